@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# All checks, as CI runs them: format, lints with warnings denied, unit and integration tests
+# against a real container engine. Prints how long each step took.
+#
+# TEST_LIMIT_SECS (1200) bounds the test run, so that a test that hangs fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
+export CLIPPY_CONF_DIR="$PWD/scripts"
+
+step() {
+    local name=$1 began=$SECONDS code=0
+    shift
+    printf '==> %s\n' "$name"
+    "$@" || code=$?
+    if [ "$code" -eq 124 ]; then
+        printf '==> %s: stopped at its time limit\n' "$name" >&2
+    fi
+    if [ "$code" -ne 0 ]; then
+        printf '==> %s: FAILED after %ss\n' "$name" $((SECONDS - began)) >&2
+        exit "$code"
+    fi
+    printf '==> %s: ok, %ss\n' "$name" $((SECONDS - began))
+}
+
+step setup ./scripts/setup.sh
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+step build cargo test --workspace --locked --no-run
+step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked
+# A dockerd of its own, restarted under the platform: only root can start one.
+if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
+    step 'engine restart' timeout --kill-after=30 300 cargo test --locked --test it -- --ignored engine_restart
+else
+    printf '==> engine restart: LEFT OUT, it needs root and dockerd\n' >&2
+fi
+printf '==> all: ok, %ss\n' "$SECONDS"

@@ -1,0 +1,313 @@
+//! `Invoke`: the envelope becomes a request, the app's answer becomes head, chunks, trailer.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
+use http_body::Body as _;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+use super::{Compute, Refusal};
+use crate::{
+    api::{
+        convert::Fields,
+        json::Limits,
+        proto::v1::{self, invoke_response::Frame},
+        status::to_status,
+    },
+    fleet::upstream,
+    gateway::{body::AppBody, headers, unpublished},
+    model::{AppId, ExecutionId, Failure, Reason, host, settings::check_path},
+};
+
+/// Answers with a Content-Length up to this come as one chunk.
+const ONE_CHUNK_BYTES: u64 = 1024 * 1024;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+impl Compute {
+    pub(super) async fn start_invoke(
+        &self,
+        request: Request<v1::InvokeRequest>,
+    ) -> Result<InvokeStream, Refusal> {
+        let began = Instant::now();
+        let (app, owner) = self.invocable(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let (metadata, _, envelope) = request.into_parts();
+        let mut outbound = outbound(envelope, self.limits)?;
+        let deployment = self
+            .gateway
+            .fleet
+            .get(&app)
+            .ok_or_else(|| self.not_running(&app, owner))?;
+        let port = deployment.with_revision(|r| r.ports[0]);
+        let label = host::label(&app, port);
+        if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
+            outbound.headers_mut().insert(header::HOST, host);
+        }
+        // The caller's trace goes on in the app unless the envelope names one of its own.
+        if let Some(trace) = metadata.as_ref().get(&TRACEPARENT)
+            && !outbound.headers().contains_key(&TRACEPARENT)
+        {
+            outbound.headers_mut().insert(TRACEPARENT, trace.clone());
+        }
+        let execution = ExecutionId(ulid::Ulid::generate());
+        let response = self
+            .gateway
+            .invoke(&deployment, port, execution, outbound, None)
+            .await
+            .map_err(|f| Refusal(f, owner))?;
+        Ok(InvokeStream::new(response, execution, began, owner))
+    }
+}
+
+impl Compute {
+    /// Why an app has no deployment; only its own organization learns that it exists.
+    fn not_running(&self, app: &AppId, owner: bool) -> Failure {
+        match owner && self.apps.get(app).is_ok() {
+            true => Failure::new(
+                Reason::NotPublished,
+                format!(
+                    "app {app} has no published version; save a draft and publish it, or use `ignite app deploy`"
+                ),
+            ),
+            false => unpublished(app),
+        }
+    }
+}
+
+/// The request that an envelope describes; defaults are POST and `/`.
+fn outbound(
+    envelope: v1::InvokeRequest,
+    limits: Limits,
+) -> Result<http::Request<upstream::Body>, Failure> {
+    limits.check_body(envelope.body.len())?;
+    let http = envelope.http.unwrap_or_default();
+    let mut fields = Fields::default();
+    let method = fields.take("http.method", method(http.method));
+    let uri = fields.take("http.path", target(&http.path, &http.query));
+    let mut map = HeaderMap::with_capacity(http.headers.len() + 4);
+    for (name, value) in &http.headers {
+        let field = format!("http.headers[{name:?}]");
+        let name = fields.take(&field, name.parse::<HeaderName>());
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| "the value has a line break or another control character in it");
+        let value = fields.take(&field, value);
+        if let (Some(name), Some(value)) = (name, value) {
+            map.append(name, value);
+        }
+    }
+    fields.check()?;
+    headers::remove_hop_by_hop(&mut map);
+    // The body's length is known here; what the envelope says of it could only be wrong.
+    for framing in [header::CONTENT_LENGTH, header::TRAILER, header::HOST] {
+        map.remove(framing);
+    }
+    // The envelope can carry trailers back.
+    map.insert(header::TE, HeaderValue::from_static("trailers"));
+    let mut request = http::Request::new(upstream::Body::from(envelope.body));
+    *request.method_mut() = method.unwrap_or(Method::POST);
+    *request.uri_mut() = uri.unwrap_or_default().into();
+    *request.headers_mut() = map;
+    Ok(request)
+}
+
+fn method(wire: i32) -> Result<Method, String> {
+    use v1::HttpMethod as M;
+    Ok(match M::try_from(wire) {
+        Ok(M::Unspecified | M::Post) => Method::POST,
+        Ok(M::Get) => Method::GET,
+        Ok(M::Put) => Method::PUT,
+        Ok(M::Delete) => Method::DELETE,
+        Ok(M::Patch) => Method::PATCH,
+        Ok(M::Head) => Method::HEAD,
+        Ok(M::Options) => Method::OPTIONS,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no HttpMethod; use HTTP_METHOD_GET, POST, PUT, DELETE, PATCH, HEAD or OPTIONS"
+            ));
+        }
+    })
+}
+
+fn target(path: &str, query: &str) -> Result<TargetUri, String> {
+    let path = if path.is_empty() { "/" } else { path };
+    check_path(path)?;
+    if query.is_empty() {
+        return path.parse().map(TargetUri).map_err(|e| e.to_string());
+    }
+    if path.contains('?') {
+        return Err(format!(
+            "{path:?} has a query in it and `http.query` is set too; use one of them"
+        ));
+    }
+    let query = query.strip_prefix('?').unwrap_or(query);
+    format!("{path}?{query}")
+        .parse()
+        .map(TargetUri)
+        .map_err(|e| format!("the query {query:?} cannot be sent: {e}"))
+}
+
+struct TargetUri(PathAndQuery);
+
+impl Default for TargetUri {
+    fn default() -> Self {
+        Self(PathAndQuery::from_static("/"))
+    }
+}
+
+impl From<TargetUri> for http::Uri {
+    fn from(target: TargetUri) -> Self {
+        target.0.into()
+    }
+}
+
+/// The frames of one answer. Dropping it disconnects the app.
+pub struct InvokeStream {
+    head: Option<v1::InvokeHead>,
+    /// `None` once the trailer or an error is out.
+    body: Option<AppBody>,
+    /// Collects an answer that comes as one chunk.
+    whole: Option<BytesMut>,
+    trailers: BTreeMap<String, String>,
+    bytes: u64,
+    /// Why the answer broke off, told after what had been collected of it.
+    broke: Option<Failure>,
+    began: Instant,
+    owner: bool,
+}
+
+impl InvokeStream {
+    fn new(
+        response: http::Response<AppBody>,
+        execution: ExecutionId,
+        began: Instant,
+        owner: bool,
+    ) -> Self {
+        let (head, body) = response.into_parts();
+        let mut response_headers = BTreeMap::new();
+        let mut repeated_headers = Vec::new();
+        for (name, value) in &head.headers {
+            let (name, value) = (name.as_str().to_owned(), text(value));
+            match response_headers.entry(name) {
+                std::collections::btree_map::Entry::Vacant(v) => {
+                    v.insert(value);
+                }
+                std::collections::btree_map::Entry::Occupied(o) => {
+                    repeated_headers.push(v1::HeaderField {
+                        name: o.key().clone(),
+                        value,
+                    })
+                }
+            }
+        }
+        let known = body.size_hint().exact().filter(|n| *n <= ONE_CHUNK_BYTES);
+        Self {
+            head: Some(v1::InvokeHead {
+                status_code: head.status.as_u16().into(),
+                response_headers,
+                execution_id: execution.to_string(),
+                repeated_headers,
+            }),
+            body: Some(body),
+            whole: known.map(|n| BytesMut::with_capacity(n as usize)),
+            trailers: BTreeMap::new(),
+            bytes: 0,
+            broke: None,
+            began,
+            owner,
+        }
+    }
+
+    fn trailer(&mut self) -> v1::InvokeResponse {
+        self.body = None;
+        frame(Frame::Trailer(v1::InvokeTrailer {
+            total_body_bytes: self.bytes as i64,
+            duration_ms: millis(self.began.elapsed()),
+            trailers: std::mem::take(&mut self.trailers),
+        }))
+    }
+
+    fn chunk(&mut self, data: Bytes) -> v1::InvokeResponse {
+        self.bytes += data.len() as u64;
+        frame(Frame::Chunk(data))
+    }
+}
+
+impl Stream for InvokeStream {
+    type Item = Result<v1::InvokeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(head) = this.head.take() {
+            return Poll::Ready(Some(Ok(frame(Frame::Head(head)))));
+        }
+        if let Some(failure) = this.broke.take() {
+            return Poll::Ready(Some(Err(to_status(&failure, this.owner))));
+        }
+        loop {
+            let Some(body) = &mut this.body else {
+                return Poll::Ready(None);
+            };
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(piece)) => match piece.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => match &mut this.whole {
+                        Some(whole) => whole.extend_from_slice(&data),
+                        None => return Poll::Ready(Some(Ok(this.chunk(data)))),
+                    },
+                    Err(piece) => {
+                        for (name, value) in piece.into_trailers().iter().flatten() {
+                            this.trailers.insert(name.as_str().to_owned(), text(value));
+                        }
+                    }
+                },
+                Some(Err(failure)) => {
+                    this.body = None;
+                    tracing::warn!(
+                        reason = failure.reason.as_str(),
+                        "An answer broke off: {}",
+                        failure.text(true)
+                    );
+                    return Poll::Ready(Some(match this.whole.take().filter(|w| !w.is_empty()) {
+                        Some(partial) => {
+                            this.broke = Some(failure);
+                            Ok(this.chunk(partial.freeze()))
+                        }
+                        None => Err(to_status(&failure, this.owner)),
+                    }));
+                }
+                None => {
+                    return Poll::Ready(Some(Ok(
+                        match this.whole.take().filter(|w| !w.is_empty()) {
+                            Some(whole) => this.chunk(whole.freeze()),
+                            None => this.trailer(),
+                        },
+                    )));
+                }
+            }
+        }
+    }
+}
+
+fn frame(frame: Frame) -> v1::InvokeResponse {
+    v1::InvokeResponse { frame: Some(frame) }
+}
+
+/// Header values may be any bytes; protobuf strings are UTF-8.
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+fn millis(d: Duration) -> i64 {
+    d.as_millis() as i64
+}

@@ -1,0 +1,496 @@
+//! `ComputeService`: who may call, wire to model, one call, model to wire.
+//!
+//! JSON calls arrive here too, through the same generated service.
+
+mod invoke;
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::future::BoxFuture;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{self, Patch},
+    json::Limits,
+    proto::v1::{self, compute_service_server::ComputeService},
+    status::to_status,
+};
+use crate::{
+    apps::{Apps, now_ms},
+    fleet::EngineState,
+    gateway::{Gateway, not_yours},
+    identity::Caller,
+    model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
+};
+
+pub use invoke::InvokeStream;
+
+/// Apps on a page of ListApps when no limit is given, as the contract says.
+const DEFAULT_PAGE: usize = 100;
+/// Most apps on a page of ListApps.
+const MAX_PAGE: usize = 1000;
+
+/// How public URLs look.
+#[derive(Debug, Clone)]
+pub struct PublicUrls {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The domain under which apps have their hosts.
+    pub base_domain: String,
+    /// The port to show; `None` for the scheme's own.
+    pub port: Option<u16>,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Compute {
+    /// The life of apps.
+    pub apps: Apps,
+    /// The way to apps, and the tokens' verifier.
+    pub gateway: Arc<Gateway>,
+    /// How public URLs look.
+    pub urls: Arc<PublicUrls>,
+    /// Sizes of requests.
+    pub limits: Limits,
+}
+
+/// What a method comes to before it is a gRPC status; the flag says that the caller owns the
+/// app and may read details.
+struct Refusal(Failure, bool);
+
+impl From<Failure> for Refusal {
+    // Before the caller is known to own the app, details stay here.
+    fn from(failure: Failure) -> Self {
+        Refusal(failure, false)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(Refusal(failure, owner): Refusal) -> Self {
+        if failure.reason.http_status() >= 500 && failure.reason != Reason::Unimplemented {
+            tracing::error!(
+                reason = failure.reason.as_str(),
+                "A call failed: {}",
+                failure.text(true)
+            );
+        }
+        to_status(&failure, owner)
+    }
+}
+
+trait ForOwner<T> {
+    fn for_owner(self) -> Result<T, Refusal>;
+}
+
+impl<T> ForOwner<T> for Result<T, Failure> {
+    fn for_owner(self) -> Result<T, Refusal> {
+        self.map_err(|f| Refusal(f, true))
+    }
+}
+
+impl Compute {
+    fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Failure> {
+        self.gateway.caller(request.metadata().as_ref())
+    }
+
+    /// The caller must belong to the organization.
+    fn owner<T>(&self, request: &Request<T>, org: &OrgName) -> Result<(), Failure> {
+        if self.caller(request)?.owns(org) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::PermissionDenied,
+            format!(
+                "the token does not belong to organization {org}; use a token of that organization"
+            ),
+        ))
+    }
+
+    /// The app that a request names, once the caller is known to own it. Who is asking comes
+    /// before what for, so that a stranger learns nothing of names.
+    fn owned<T>(&self, request: &Request<T>, org: &str, name: &str) -> Result<AppId, Failure> {
+        self.caller(request)?;
+        let id = convert::app_id(org, name)?;
+        self.owner(request, &id.org)?;
+        Ok(id)
+    }
+
+    fn public_urls(&self, app: &App) -> Vec<String> {
+        if app.active_version == 0 {
+            return Vec::new();
+        }
+        catalog::public_urls(
+            app,
+            &self.urls.scheme,
+            &self.urls.base_domain,
+            self.urls.port,
+        )
+    }
+
+    fn meta(&self, app: &App) -> v1::AppMeta {
+        convert::app_to_wire(
+            app,
+            self.apps.snapshot(&app.id).as_ref(),
+            self.public_urls(app),
+        )
+    }
+
+    async fn create(
+        &self,
+        request: Request<v1::CreateAppRequest>,
+    ) -> Result<v1::CreateAppResponse, Refusal> {
+        self.caller(&request)?;
+        let id = convert::named(
+            &request.get_ref().organization_name,
+            "name",
+            &request.get_ref().name,
+        )?;
+        self.owner(&request, &id.org)?;
+        let mut r = request.into_inner();
+        let mut settings = Settings::default();
+        Patch::of_create(&mut r).apply(&mut settings)?;
+        let source = r.code.map(|c| convert::code(Some(c))).transpose()?;
+        let app = self.apps.create(id, settings, source).await.for_owner()?;
+        Ok(v1::CreateAppResponse {
+            app_id: app.id.to_string(),
+            deployment_state: v1::DeploymentState::Created.into(),
+            applied_tier: convert::tier_to_wire(app.settings.tier).into(),
+            applied_limits: Some(convert::applied_limits(&app.settings)),
+            draft: app.draft.as_ref().map(convert::draft_to_wire),
+        })
+    }
+
+    fn list(
+        &self,
+        request: &Request<v1::ListAppsRequest>,
+    ) -> Result<v1::ListAppsResponse, Refusal> {
+        self.caller(request)?;
+        let r = request.get_ref();
+        let org = convert::org(&r.organization_name)?;
+        self.owner(request, &org)?;
+        let limit = match r.limit {
+            0 => DEFAULT_PAGE,
+            n => usize::try_from(n)
+                .map_err(|_| {
+                    Failure::field(
+                        "limit",
+                        format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
+                    )
+                })?
+                .min(MAX_PAGE),
+        };
+        let after = parse_cursor(&r.cursor)?;
+        // One more than asked for tells whether there is a next page.
+        let mut apps = self.apps.page(&org, after.as_ref(), limit + 1);
+        let more = apps.len() > limit;
+        apps.truncate(limit);
+        let next_cursor = match apps.last().filter(|_| more) {
+            Some(last) => URL_SAFE_NO_PAD.encode(last.id.name.as_str()),
+            None => String::new(),
+        };
+        Ok(v1::ListAppsResponse {
+            apps: apps.iter().map(|a| self.meta(a)).collect(),
+            next_cursor,
+        })
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateAppConfigRequest>,
+    ) -> Result<v1::UpdateAppConfigResponse, Refusal> {
+        let id = self.owned(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let patch = Patch::of_update(request.into_inner())?;
+        let app = self
+            .apps
+            .update(id, move |settings| patch.apply(settings))
+            .await
+            .for_owner()?;
+        Ok(v1::UpdateAppConfigResponse {
+            app: Some(self.meta(&app)),
+        })
+    }
+
+    async fn save(
+        &self,
+        request: Request<v1::SaveDraftRequest>,
+    ) -> Result<v1::SaveDraftResponse, Refusal> {
+        let id = self.owned(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let source = convert::code(request.into_inner().code)?;
+        let draft = self.apps.save_draft(id, source).await.for_owner()?;
+        Ok(v1::SaveDraftResponse {
+            draft: Some(convert::draft_to_wire(&draft)),
+        })
+    }
+
+    fn draft(
+        &self,
+        request: &Request<v1::GetDraftInfoRequest>,
+    ) -> Result<v1::GetDraftInfoResponse, Refusal> {
+        let id = self.owned(
+            request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let app = self.apps.get(&id).for_owner()?;
+        let draft = app.draft.as_ref().ok_or_else(|| {
+            Failure::new(
+                Reason::NotFound,
+                format!("app {id} has no draft; save one with SaveDraft (`ignite draft save`)"),
+            )
+        })?;
+        Ok(v1::GetDraftInfoResponse {
+            draft: Some(convert::draft_to_wire(draft)),
+        })
+    }
+
+    async fn publish(
+        &self,
+        request: Request<v1::PublishDraftRequest>,
+    ) -> Result<v1::PublishDraftResponse, Refusal> {
+        let id = self.owned(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let (app, version) = self.apps.publish(id).await.for_owner()?;
+        Ok(v1::PublishDraftResponse {
+            version: Some(convert::version_to_wire(&app, &version)),
+            public_urls: self.public_urls(&app),
+        })
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteAppRequest>,
+    ) -> Result<v1::DeleteAppResponse, Refusal> {
+        let id = self.owned(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let app_id = id.to_string();
+        self.apps.delete(id).await.for_owner()?;
+        Ok(v1::DeleteAppResponse { app_id })
+    }
+
+    fn health(&self) -> v1::HealthCheckResponse {
+        let (status, engine) = match &*self.gateway.fleet.engine().borrow() {
+            EngineState::Up(info) => ("ok", info.name.clone()),
+            EngineState::Unknown => ("degraded", "not asked yet".to_owned()),
+            EngineState::Down(why) => ("degraded", why.clone()),
+        };
+        v1::HealthCheckResponse {
+            status: status.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine,
+        }
+    }
+
+    /// The app of an Invoke, once the caller may invoke it; and whether the caller owns it.
+    fn invocable<T>(
+        &self,
+        request: &Request<T>,
+        org: &str,
+        name: &str,
+    ) -> Result<(AppId, bool), Failure> {
+        let caller = self.caller(request)?;
+        let id = convert::app_id(org, name)?;
+        match caller.may_invoke(&id) {
+            true => {
+                let owner = caller.owns(&id.org);
+                Ok((id, owner))
+            }
+            false => Err(not_yours(&id)),
+        }
+    }
+}
+
+fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
+    if cursor.is_empty() {
+        return Ok(None);
+    }
+    let name = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
+    name.map(Some).ok_or_else(|| {
+        Failure::field(
+            "cursor",
+            "was not made by ListApps; pass on next_cursor as it came, or leave it out",
+        )
+    })
+}
+
+/// The answer of a method that is declared and not built; strangers are told to say who they are
+/// first, as everywhere.
+pub(super) fn unbuilt<T>(compute: &Compute, request: &Request<T>, rpc: &str) -> Status {
+    let failure = compute.caller(request).err().unwrap_or_else(|| {
+        Failure::new(
+            Reason::Unimplemented,
+            format!("{rpc} is part of the contract and not built yet in this version of ignite"),
+        )
+    });
+    Refusal::from(failure).into()
+}
+
+/// Methods of the contract that answer UNIMPLEMENTED so far.
+macro_rules! later {
+    ($($method:ident($request:ident) -> $response:ty, $rpc:literal;)*) => {
+        // Spelt out as `async_trait` would, which does not see into macros.
+        $(fn $method<'life0, 'async_trait>(
+            &'life0 self,
+            request: Request<v1::$request>,
+        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move {
+                Err(unbuilt(self, &request, $rpc))
+            })
+        })*
+    };
+}
+
+type Never<T> = tokio_stream::Pending<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl ComputeService for Compute {
+    type InvokeStream = InvokeStream;
+    type WatchExecutionStream = Never<v1::WatchExecutionResponse>;
+    type StreamAppLogsStream = Never<v1::LogLine>;
+    type StreamAppEventsStream = Never<v1::AppEvent>;
+    type StreamCompileLogsStream = Never<v1::CompileLogLine>;
+
+    async fn create_app(
+        &self,
+        request: Request<v1::CreateAppRequest>,
+    ) -> Result<Response<v1::CreateAppResponse>, Status> {
+        Ok(Response::new(self.create(request).await?))
+    }
+
+    async fn get_app(
+        &self,
+        request: Request<v1::GetAppRequest>,
+    ) -> Result<Response<v1::GetAppResponse>, Status> {
+        let id = self
+            .owned(
+                &request,
+                &request.get_ref().organization_name,
+                &request.get_ref().app_name,
+            )
+            .map_err(Refusal::from)?;
+        let app = self.apps.get(&id).for_owner()?;
+        Ok(Response::new(v1::GetAppResponse {
+            app: Some(self.meta(&app)),
+        }))
+    }
+
+    async fn list_apps(
+        &self,
+        request: Request<v1::ListAppsRequest>,
+    ) -> Result<Response<v1::ListAppsResponse>, Status> {
+        Ok(Response::new(self.list(&request)?))
+    }
+
+    async fn update_app_config(
+        &self,
+        request: Request<v1::UpdateAppConfigRequest>,
+    ) -> Result<Response<v1::UpdateAppConfigResponse>, Status> {
+        Ok(Response::new(self.update(request).await?))
+    }
+
+    async fn delete_app(
+        &self,
+        request: Request<v1::DeleteAppRequest>,
+    ) -> Result<Response<v1::DeleteAppResponse>, Status> {
+        Ok(Response::new(self.delete(request).await?))
+    }
+
+    async fn get_app_state(
+        &self,
+        request: Request<v1::GetAppStateRequest>,
+    ) -> Result<Response<v1::GetAppStateResponse>, Status> {
+        let id = self
+            .owned(
+                &request,
+                &request.get_ref().organization_name,
+                &request.get_ref().app_name,
+            )
+            .map_err(Refusal::from)?;
+        let app = self.apps.get(&id).for_owner()?;
+        Ok(Response::new(convert::state_to_wire(
+            &app,
+            self.apps.snapshot(&id).as_ref(),
+            now_ms(),
+        )))
+    }
+
+    async fn save_draft(
+        &self,
+        request: Request<v1::SaveDraftRequest>,
+    ) -> Result<Response<v1::SaveDraftResponse>, Status> {
+        Ok(Response::new(self.save(request).await?))
+    }
+
+    async fn get_draft_info(
+        &self,
+        request: Request<v1::GetDraftInfoRequest>,
+    ) -> Result<Response<v1::GetDraftInfoResponse>, Status> {
+        Ok(Response::new(self.draft(&request)?))
+    }
+
+    async fn publish_draft(
+        &self,
+        request: Request<v1::PublishDraftRequest>,
+    ) -> Result<Response<v1::PublishDraftResponse>, Status> {
+        Ok(Response::new(self.publish(request).await?))
+    }
+
+    async fn invoke(
+        &self,
+        request: Request<v1::InvokeRequest>,
+    ) -> Result<Response<InvokeStream>, Status> {
+        Ok(Response::new(self.start_invoke(request).await?))
+    }
+
+    async fn health_check(
+        &self,
+        _: Request<v1::HealthCheckRequest>,
+    ) -> Result<Response<v1::HealthCheckResponse>, Status> {
+        Ok(Response::new(self.health()))
+    }
+
+    later! {
+        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
+        test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
+        list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, "ListAppVersions";
+        get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, "GetAppVersion";
+        test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, "TestAppVersion";
+        rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, "RollbackApp";
+        get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, "GetAppCode";
+        invoke_async(InvokeRequest) -> v1::InvokeAsyncResponse, "InvokeAsync";
+        get_execution(GetExecutionRequest) -> v1::GetExecutionResponse, "GetExecution";
+        watch_execution(WatchExecutionRequest) -> Self::WatchExecutionStream, "WatchExecution";
+        get_execution_stats(GetExecutionStatsRequest) -> v1::GetExecutionStatsResponse, "GetExecutionStats";
+        get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
+        stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
+        get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
+        stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
+        list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";
+        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
+        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
+        list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";
+        list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, "ListPublicCatalog";
+        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, "GetPublicCatalogDetail";
+    }
+}

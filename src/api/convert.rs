@@ -1,0 +1,465 @@
+//! Between the wire and the model: nothing is decided here, only refused or translated.
+
+use std::collections::BTreeMap;
+
+use super::proto::v1;
+use crate::{
+    apps::unix_ms,
+    fleet::Snapshot,
+    model::{
+        App, AppId, AppName, Draft, Failure, FieldViolation, ImageSource, Limits, OrgName, Reason,
+        Scaling, Tier, Version,
+        scaling::Metric,
+        settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
+    },
+};
+
+/// The runtime of code that is an image.
+const IMAGE_RUNTIME: &str = "image";
+
+/// Collects the wrong fields of one request, so that all are told at once.
+#[derive(Default)]
+pub(super) struct Fields(Vec<FieldViolation>);
+
+impl Fields {
+    pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.0.push(FieldViolation {
+            field: field.into(),
+            description: description.into(),
+        });
+    }
+
+    /// The parsed value, or a violation in its stead.
+    pub(super) fn take<T, E: std::fmt::Display>(
+        &mut self,
+        field: &str,
+        parsed: Result<T, E>,
+    ) -> Option<T> {
+        parsed.map_err(|e| self.add(field, e.to_string())).ok()
+    }
+
+    pub(super) fn check(self) -> Result<(), Failure> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::fields(self.0))
+        }
+    }
+}
+
+/// The app that a request names in its path.
+pub(super) fn app_id(org: &str, name: &str) -> Result<AppId, Failure> {
+    named(org, "app_name", name)
+}
+
+/// As [`app_id`], with the field that has the app's name.
+pub(super) fn named(org: &str, field: &str, name: &str) -> Result<AppId, Failure> {
+    let mut fields = Fields::default();
+    let org = fields.take("organization_name", org.parse::<OrgName>());
+    let name = fields.take(field, name.parse::<AppName>());
+    fields.check()?;
+    match (org, name) {
+        (Some(org), Some(name)) => Ok(AppId { org, name }),
+        _ => Err(Failure::new(
+            Reason::Internal,
+            "a name was neither taken nor refused",
+        )),
+    }
+}
+
+pub(super) fn org(name: &str) -> Result<OrgName, Failure> {
+    name.parse()
+        .map_err(|e| Failure::field("organization_name", format!("{e}")))
+}
+
+/// Settings of a request, each absent one `None`. CreateApp and UpdateAppConfig share it.
+#[derive(Default)]
+pub(super) struct Patch {
+    pub(super) tier: Option<i32>,
+    pub(super) limits: Option<v1::ResourceLimits>,
+    pub(super) env: Option<BTreeMap<String, String>>,
+    pub(super) scaling: Option<v1::ScalingConfig>,
+    pub(super) ports: Option<Vec<u32>>,
+    pub(super) health_path: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) input_schema: Option<String>,
+    pub(super) output_schema: Option<String>,
+    pub(super) mcp_enabled: Option<bool>,
+    pub(super) max_concurrency: Option<u32>,
+    pub(super) allow_unauthenticated: Option<bool>,
+    pub(super) storage_mode: Option<i32>,
+}
+
+impl Patch {
+    pub(super) fn of_create(r: &mut v1::CreateAppRequest) -> Self {
+        Self {
+            tier: Some(r.resource_tier),
+            limits: r.limits.take(),
+            env: Some(std::mem::take(&mut r.env).into_iter().collect()),
+            scaling: r.scaling.take(),
+            ports: Some(std::mem::take(&mut r.ports)),
+            health_path: Some(std::mem::take(&mut r.health_path)),
+            description: Some(std::mem::take(&mut r.description)),
+            input_schema: Some(std::mem::take(&mut r.input_schema)),
+            output_schema: Some(std::mem::take(&mut r.output_schema)),
+            mcp_enabled: Some(r.mcp_enabled),
+            max_concurrency: Some(r.max_concurrency),
+            allow_unauthenticated: Some(r.allow_unauthenticated),
+            storage_mode: Some(r.storage_mode),
+        }
+    }
+
+    pub(super) fn of_update(r: v1::UpdateAppConfigRequest) -> Result<Self, Failure> {
+        let mut fields = Fields::default();
+        if r.clear_env && !r.env.is_empty() {
+            fields.add("clear_env", "is set together with `env`; send one of them");
+        }
+        if r.clear_ports && !r.ports.is_empty() {
+            fields.add(
+                "clear_ports",
+                "is set together with `ports`; send one of them",
+            );
+        }
+        fields.check()?;
+        Ok(Self {
+            tier: r.resource_tier,
+            limits: r.limits,
+            env: (r.clear_env || !r.env.is_empty()).then(|| r.env.into_iter().collect()),
+            scaling: r.scaling,
+            ports: (r.clear_ports || !r.ports.is_empty()).then_some(r.ports),
+            health_path: r.health_path,
+            description: r.description,
+            input_schema: r.input_schema,
+            output_schema: r.output_schema,
+            mcp_enabled: r.mcp_enabled,
+            max_concurrency: r.max_concurrency,
+            allow_unauthenticated: r.allow_unauthenticated,
+            storage_mode: r.storage_mode,
+        })
+    }
+
+    /// Writes what is present over the settings.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what the model cannot express.
+    pub(super) fn apply(self, s: &mut Settings) -> Result<(), Failure> {
+        let mut fields = Fields::default();
+        fn set<T>(to: &mut T, from: Option<T>) {
+            if let Some(value) = from {
+                *to = value;
+            }
+        }
+        set(
+            &mut s.tier,
+            self.tier
+                .and_then(|t| fields.take("resource_tier", tier(t))),
+        );
+        set(
+            &mut s.storage_mode,
+            self.storage_mode
+                .and_then(|m| fields.take("storage_mode", storage_mode(m))),
+        );
+        if let Some(l) = self.limits {
+            set(&mut s.limits.memory_mb, l.memory_mb);
+            set(&mut s.limits.cpu_millicores, l.cpu_millicores);
+            set(&mut s.limits.timeout_secs, l.timeout_secs);
+        }
+        if let Some(c) = self.scaling {
+            set(&mut s.scaling.reserved_capacity, c.reserved_capacity);
+            set(&mut s.scaling.max_replicas, c.max_replicas);
+            set(
+                &mut s.scaling.metric,
+                c.scale_metric
+                    .and_then(|m| fields.take("scaling.scale_metric", metric(m))),
+            );
+            set(&mut s.scaling.threshold, c.scale_threshold);
+            set(
+                &mut s.scaling.scaledown_period_secs,
+                c.scaledown_period_secs,
+            );
+        }
+        if let Some(ports) = self.ports {
+            s.ports = Vec::with_capacity(ports.len());
+            for (i, port) in ports.into_iter().enumerate() {
+                let parsed = u16::try_from(port)
+                    .map_err(|_| format!("{port} is not a port; give one between 1 and 65535"));
+                s.ports.extend(fields.take(&format!("ports[{i}]"), parsed));
+            }
+        }
+        if let Some(path) = self.health_path {
+            s.health_path = (!path.is_empty()).then_some(path);
+        }
+        set(&mut s.env, self.env);
+        set(&mut s.description, self.description);
+        set(&mut s.input_schema, self.input_schema);
+        set(&mut s.output_schema, self.output_schema);
+        set(&mut s.mcp_enabled, self.mcp_enabled);
+        set(&mut s.max_concurrency, self.max_concurrency);
+        set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
+        fields.check()
+    }
+}
+
+fn tier(wire: i32) -> Result<Tier, String> {
+    use v1::ResourceTier as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified | W::Medium) => Tier::Medium,
+        Ok(W::Small) => Tier::Small,
+        Ok(W::Large) => Tier::Large,
+        Ok(W::Xlarge) => Tier::XLarge,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no ResourceTier; use RESOURCE_TIER_SMALL, MEDIUM, LARGE or XLARGE"
+            ));
+        }
+    })
+}
+
+pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
+    match tier {
+        Tier::Small => v1::ResourceTier::Small,
+        Tier::Medium => v1::ResourceTier::Medium,
+        Tier::Large => v1::ResourceTier::Large,
+        Tier::XLarge => v1::ResourceTier::Xlarge,
+    }
+}
+
+fn storage_mode(wire: i32) -> Result<StorageMode, String> {
+    use v1::StorageMode as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified | W::Ephemeral) => StorageMode::Ephemeral,
+        Ok(W::Persistent) => StorageMode::Persistent,
+        Ok(W::Ttl) => StorageMode::Ttl,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no StorageMode; use STORAGE_MODE_EPHEMERAL, PERSISTENT or TTL"
+            ));
+        }
+    })
+}
+
+fn metric(wire: i32) -> Result<Metric, String> {
+    use v1::ScaleMetric as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified | W::RequestRate) => Metric::RequestRate,
+        Ok(W::Concurrency) => Metric::Concurrency,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no ScaleMetric; use SCALE_METRIC_REQUEST_RATE or SCALE_METRIC_CONCURRENCY"
+            ));
+        }
+    })
+}
+
+/// The image that a request's code names.
+pub(super) fn code(code: Option<v1::CodeSource>) -> Result<ImageSource, Failure> {
+    use v1::{code_source::Source, image_source};
+    let unbuilt = |what: &str| {
+        Err(Failure::new(
+            Reason::Unimplemented,
+            format!(
+                "{what} is not built yet; build an image and send code.image.prebuilt.image_ref"
+            ),
+        ))
+    };
+    let missing = |field: &str, one_of: &str| {
+        Err(Failure::field(
+            field,
+            format!("is missing; give one of {one_of}"),
+        ))
+    };
+    match code.and_then(|c| c.source) {
+        None => missing("code", "image, compile"),
+        Some(Source::Compile(_)) => unbuilt("code.compile"),
+        Some(Source::Image(image)) => match image.source {
+            None => missing("code.image", "prebuilt, from_code, from_git"),
+            Some(image_source::Source::FromCode(_)) => unbuilt("code.image.from_code"),
+            Some(image_source::Source::FromGit(_)) => unbuilt("code.image.from_git"),
+            Some(image_source::Source::Prebuilt(p)) => {
+                check_reference(&p.image_ref)?;
+                Ok(ImageSource {
+                    image_ref: p.image_ref,
+                    registry_secret_ref: image.registry_secret_ref,
+                })
+            }
+        },
+    }
+}
+
+/// Refuses what cannot be an image reference; the engine and the registry judge the rest.
+fn check_reference(reference: &str) -> Result<(), Failure> {
+    let wrong = |why: &str| {
+        Err(Failure::field(
+            "code.image.prebuilt.image_ref",
+            format!(
+                "{reference:?} {why}; give a reference such as \"registry.example/team/app:1.2\""
+            ),
+        ))
+    };
+    if reference.is_empty() {
+        return wrong("is empty");
+    }
+    if reference.len() > 512 {
+        return wrong("is longer than 512 characters");
+    }
+    if reference
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control())
+    {
+        return wrong("has white space in it");
+    }
+    Ok(())
+}
+
+fn limits_to_wire(limits: Limits) -> v1::ResourceLimits {
+    v1::ResourceLimits {
+        memory_mb: Some(limits.memory_mb),
+        cpu_millicores: Some(limits.cpu_millicores),
+        timeout_secs: (limits.timeout_secs != 0).then_some(limits.timeout_secs),
+    }
+}
+
+/// The size that replicas get, tier and overrides together.
+pub(super) fn applied_limits(s: &Settings) -> v1::ResourceLimits {
+    let (memory_mb, cpu_millicores) = s.size();
+    limits_to_wire(Limits {
+        memory_mb,
+        cpu_millicores,
+        timeout_secs: s.limits.timeout_secs,
+    })
+}
+
+fn scaling_to_wire(s: &Scaling) -> v1::ScalingConfig {
+    let or = |v: u32, default: u32| Some(if v == 0 { default } else { v });
+    let metric = match s.metric {
+        Metric::RequestRate => v1::ScaleMetric::RequestRate,
+        Metric::Concurrency => v1::ScaleMetric::Concurrency,
+    };
+    v1::ScalingConfig {
+        reserved_capacity: Some(s.reserved_capacity),
+        max_replicas: or(s.max_replicas, crate::model::scaling::DEFAULT_MAX_REPLICAS),
+        scale_metric: Some(metric.into()),
+        scale_threshold: or(s.threshold, crate::model::scaling::DEFAULT_THRESHOLD),
+        scaledown_period_secs: or(
+            s.scaledown_period_secs,
+            crate::model::scaling::DEFAULT_SCALEDOWN_SECS,
+        ),
+    }
+}
+
+/// What an app has come to.
+pub(super) fn deployment_state(app: &App, now: Option<&Snapshot>) -> v1::DeploymentState {
+    use v1::DeploymentState as S;
+    match now {
+        _ if app.active_version == 0 => S::Created,
+        Some(s) if s.ready > 0 => S::Running,
+        Some(s) if s.failing => S::Failed,
+        Some(s) if s.starting > 0 => S::Deploying,
+        _ => S::ScaledToZero,
+    }
+}
+
+pub(super) fn app_to_wire(
+    app: &App,
+    now: Option<&Snapshot>,
+    public_urls: Vec<String>,
+) -> v1::AppMeta {
+    let s = &app.settings;
+    let storage = match s.storage_mode {
+        StorageMode::Ephemeral => v1::StorageMode::Ephemeral,
+        StorageMode::Persistent => v1::StorageMode::Persistent,
+        StorageMode::Ttl => v1::StorageMode::Ttl,
+    };
+    let has_code = app.draft.is_some() || app.active_version != 0;
+    let (runtime, mode) = match has_code {
+        true => (IMAGE_RUNTIME, v1::DeploymentMode::Image),
+        false => ("", v1::DeploymentMode::Unspecified),
+    };
+    v1::AppMeta {
+        id: app.id.to_string(),
+        name: app.id.name.to_string(),
+        runtime: runtime.to_owned(),
+        limits: Some(applied_limits(s)),
+        env: s.env.clone().into_iter().collect(),
+        resource_tier: tier_to_wire(s.tier).into(),
+        scaling: Some(scaling_to_wire(&s.scaling)),
+        storage_mode: storage.into(),
+        deployment_state: deployment_state(app, now).into(),
+        version: app.active_version,
+        organization_name: app.id.org.to_string(),
+        active_version: app.active_version,
+        description: s.description.clone(),
+        input_schema: s.input_schema.clone(),
+        output_schema: s.output_schema.clone(),
+        mcp_enabled: s.mcp_enabled,
+        max_concurrency: s.max_concurrency,
+        deployment_mode: mode.into(),
+        public_urls,
+        ports: s.ports().iter().map(|&p| p.into()).collect(),
+        health_path: s
+            .health_path
+            .clone()
+            .unwrap_or_else(|| DEFAULT_HEALTH_PATH.to_owned()),
+        allow_unauthenticated: s.allow_unauthenticated,
+        created_at_ms: app.created_at_ms,
+        updated_at_ms: app.updated_at_ms,
+    }
+}
+
+pub(super) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
+    v1::DraftInfo {
+        status: v1::VersionStatus::Draft.into(),
+        code_hash: draft.source.code_hash(),
+        created_at_ms: draft.created_at_ms,
+        code_kind: v1::CodeKind::Image.into(),
+        image_ref: draft.source.image_ref.clone(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
+    let status = if v.number == app.active_version {
+        v1::VersionStatus::Active
+    } else {
+        v1::VersionStatus::Superseded
+    };
+    v1::AppVersion {
+        version: v.number,
+        code_hash: v.source.code_hash(),
+        created_at_ms: v.created_at_ms,
+        status: status.into(),
+        resource_tier: tier_to_wire(v.settings.tier).into(),
+        runtime: IMAGE_RUNTIME.to_owned(),
+        scaling: Some(scaling_to_wire(&v.settings.scaling)),
+        code_kind: v1::CodeKind::Image.into(),
+        image_ref: v.source.image_ref.clone(),
+        image_id: v.image_id.clone(),
+    }
+}
+
+pub(super) fn state_to_wire(
+    app: &App,
+    now: Option<&Snapshot>,
+    now_ms: i64,
+) -> v1::GetAppStateResponse {
+    let mut out = v1::GetAppStateResponse {
+        deployment_state: deployment_state(app, now).into(),
+        active_version: app.active_version,
+        ..Default::default()
+    };
+    if let Some(s) = now {
+        out.running_replicas = s.ready;
+        out.starting_replicas = s.starting;
+        out.desired_replicas = s.desired;
+        out.held = s.held;
+        out.in_flight = s.in_flight;
+        if let Some((failure, at)) = &s.last_failure {
+            out.last_error = failure.text(true);
+            out.last_error_at_ms = unix_ms(*at);
+        }
+        out.last_request_at_ms = s
+            .idle_for
+            .map_or(0, |idle| now_ms - idle.as_millis() as i64);
+    }
+    out
+}

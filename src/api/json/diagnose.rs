@@ -1,0 +1,165 @@
+//! What is wrong with a request that did not parse: every field by name, off the fast path.
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
+use serde_json::{Value as Json, error::Category};
+
+use super::request::{STRICT, find};
+use crate::model::{Failure, FieldViolation, Reason};
+
+/// Most wrong fields named in one answer.
+const MAX_VIOLATIONS: usize = 20;
+
+/// Why a JSON body was refused. `error` is the parser's, used where nothing better is found.
+pub(super) fn body(
+    descriptor: &MessageDescriptor,
+    json: &[u8],
+    error: &serde_json::Error,
+) -> Failure {
+    let malformed = |e: &serde_json::Error| {
+        Failure::new(
+            Reason::MalformedRequest,
+            format!("the body is not JSON that this method takes: {e}"),
+        )
+    };
+    match serde_json::from_slice::<Json>(json) {
+        Err(e) => malformed(&e),
+        Ok(value) => {
+            let mut wrong = Vec::new();
+            message(descriptor, &value, "", &mut wrong);
+            if wrong.is_empty() || error.classify() != Category::Data {
+                malformed(error)
+            } else {
+                wrong.truncate(MAX_VIOLATIONS);
+                failure(wrong)
+            }
+        }
+    }
+}
+
+/// INVALID_ARGUMENT for fields, each with what is wrong.
+pub(super) fn failure(wrong: Vec<(String, String)>) -> Failure {
+    let violation = |(field, description)| FieldViolation { field, description };
+    Failure::fields(wrong.into_iter().map(violation).collect())
+}
+
+/// What to say of a name that a message does not have.
+pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
+    let known: Vec<String> = descriptor
+        .fields()
+        .map(|f| f.json_name().to_owned())
+        .collect();
+    match known.is_empty() {
+        true => format!("unknown field; {} has no fields", descriptor.name()),
+        false => format!(
+            "unknown field; {} has {}",
+            descriptor.name(),
+            known.join(", ")
+        ),
+    }
+}
+
+/// Reads one field by itself.
+///
+/// # Errors
+/// What is wrong with its value.
+pub(super) fn leaf(
+    descriptor: &MessageDescriptor,
+    field: &FieldDescriptor,
+    value: &Json,
+) -> Result<Value, String> {
+    if let Kind::Enum(kind) = field.kind() {
+        let given = match value {
+            Json::Array(all) => all.iter().collect(),
+            Json::Object(all) => all.values().collect(),
+            one => vec![one],
+        };
+        for name in given.into_iter().filter_map(Json::as_str) {
+            if kind.get_value_by_name(name).is_none() {
+                let known: Vec<_> = kind.values().map(|v| v.name().to_owned()).collect();
+                return Err(format!(
+                    "{name:?} is not a value of {}; it has {}",
+                    kind.name(),
+                    known.join(", ")
+                ));
+            }
+        }
+    }
+    let alone = Json::Object(
+        [(field.json_name().to_owned(), value.clone())]
+            .into_iter()
+            .collect(),
+    );
+    DynamicMessage::deserialize_with_options(descriptor.clone(), alone, &STRICT)
+        .map(|mut m| {
+            m.take_field(field)
+                .unwrap_or_else(|| Value::default_value_for_field(field))
+        })
+        .map_err(|e| e.to_string())
+}
+
+/// Adds what is wrong within one message, with paths that start with `at`.
+fn message(
+    descriptor: &MessageDescriptor,
+    value: &Json,
+    at: &str,
+    wrong: &mut Vec<(String, String)>,
+) {
+    let Json::Object(entries) = value else {
+        if !at.is_empty() {
+            wrong.push((
+                at.to_owned(),
+                format!("must be an object, not {}", kind(value)),
+            ));
+        }
+        return;
+    };
+    for (name, value) in entries {
+        let Some(field) = find(descriptor, name) else {
+            wrong.push((join(at, name), no_such_field(descriptor)));
+            continue;
+        };
+        let at = join(at, field.name());
+        match (field.kind(), value) {
+            (_, Json::Null) => {}
+            (Kind::Message(inner), _) if !opaque(&field, &inner) => match value {
+                Json::Array(all) if field.is_list() => {
+                    for (i, element) in all.iter().enumerate() {
+                        message(&inner, element, &format!("{at}[{i}]"), wrong);
+                    }
+                }
+                _ if field.is_list() => {
+                    wrong.push((at, format!("must be an array, not {}", kind(value))));
+                }
+                _ => message(&inner, value, &at, wrong),
+            },
+            _ => {
+                if let Err(why) = leaf(descriptor, &field, value) {
+                    wrong.push((at, why));
+                }
+            }
+        }
+    }
+}
+
+/// Messages whose JSON is not an object of their fields.
+fn opaque(field: &FieldDescriptor, message: &MessageDescriptor) -> bool {
+    field.is_map() || message.full_name().starts_with("google.protobuf.")
+}
+
+fn join(at: &str, name: &str) -> String {
+    match at {
+        "" => name.to_owned(),
+        _ => format!("{at}.{name}"),
+    }
+}
+
+fn kind(value: &Json) -> &'static str {
+    match value {
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a string",
+        Json::Array(_) => "an array",
+        Json::Object(_) => "an object",
+    }
+}

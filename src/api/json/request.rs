@@ -1,0 +1,212 @@
+//! HTTP request → request message: body, then query, then path variables; the later wins.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRequestParts as _, RawPathParams},
+    http::{header, request::Parts},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use percent_encoding::percent_decode_str;
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    ReflectMessage as _, Value,
+};
+use serde_json::Value as Json;
+
+use super::{Limits, diagnose, route::Binding};
+use crate::model::{Failure, Reason};
+
+/// Refuses unknown fields and enum names instead of dropping them.
+pub(super) const STRICT: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(true);
+
+/// Longest reading of a refused body, so that its sender sees the answer.
+const LINGER: Duration = Duration::from_secs(10);
+/// Most bytes of such a reading.
+const LINGER_BYTES: usize = 256 << 20;
+
+/// Builds the message of a request.
+///
+/// # Errors
+/// MALFORMED_REQUEST for what is not JSON, INVALID_ARGUMENT with the fields that are wrong,
+/// BODY_TOO_LARGE.
+pub(super) async fn read(
+    binding: &Binding,
+    parts: &mut Parts,
+    body: Body,
+    limits: Limits,
+) -> Result<DynamicMessage, Failure> {
+    let descriptor = binding.rpc.input();
+    let mut message = if binding.body {
+        let json = collect(parts, body, limits).await?;
+        parse(descriptor, &json)?
+    } else {
+        DynamicMessage::new(descriptor)
+    };
+    if let Some(payload) = message.get_field_by_name("body")
+        && let Some(payload) = payload.as_bytes()
+    {
+        limits.check_body(payload.len())?;
+    }
+
+    let mut wrong = Vec::new();
+    for pair in parts.uri.query().unwrap_or_default().split('&') {
+        if pair.is_empty() {
+            continue;
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (form_decode(name)?, form_decode(value)?);
+        if let Err(why) = set(&mut message, &name, &value) {
+            wrong.push((name, why));
+        }
+    }
+    let variables = RawPathParams::from_request_parts(parts, &()).await;
+    let variables = variables.map_err(|e| {
+        Failure::new(
+            Reason::MalformedRequest,
+            format!("the path does not decode: {e}; percent-encode it as UTF-8"),
+        )
+    })?;
+    for (name, value) in &variables {
+        if let Err(why) = set(&mut message, name, value) {
+            wrong.push((name.to_owned(), why));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(message)
+    } else {
+        Err(diagnose::failure(wrong))
+    }
+}
+
+/// Reads the whole body, up to its limit.
+async fn collect(parts: &Parts, mut body: Body, limits: Limits) -> Result<Bytes, Failure> {
+    let most = limits.json_bytes();
+    let announced = parts.headers.get(header::CONTENT_LENGTH);
+    let announced = announced
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
+        .unwrap_or_default();
+    if announced <= most
+        && let Some(whole) = gather(&mut body, announced, most).await?
+    {
+        return Ok(whole);
+    }
+    // A client that waits to be told to send is told the answer instead.
+    let waits = announced > most && parts.headers.contains_key(header::EXPECT);
+    if !waits {
+        linger(body).await;
+    }
+    Err(limits.json_too_large())
+}
+
+/// Joins a body's frames; `None` as soon as they are more than `most` bytes.
+async fn gather(body: &mut Body, announced: usize, most: usize) -> Result<Option<Bytes>, Failure> {
+    let mut whole = BytesMut::with_capacity(announced);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| {
+            Failure::new(Reason::MalformedRequest, format!("the body broke off: {e}"))
+        })?;
+        let data = frame.into_data().unwrap_or_default();
+        if whole.len() + data.len() > most {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(Some(whole.freeze()))
+}
+
+/// Reads on and drops what comes: closing while a client still sends makes its kernel throw
+/// the answer away. Bounded, for clients that never end.
+async fn linger(mut body: Body) {
+    let rest = async {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.checked_sub(frame.into_data().map_or(0, |d| d.len()))?;
+        }
+        Some(())
+    };
+    if !matches!(tokio::time::timeout(LINGER, rest).await, Ok(Some(()))) {
+        tracing::debug!("Gave up on the rest of a body that is too large");
+    }
+}
+
+/// Parses a JSON body; an empty one is `{}`.
+fn parse(descriptor: MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Failure> {
+    if json.trim_ascii().is_empty() {
+        return Ok(DynamicMessage::new(descriptor));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &STRICT)
+        .and_then(|message| reader.end().map(|()| message))
+        // The parser stops at the first error and does not know the field; the slow way finds
+        // all of them by name.
+        .map_err(|e| diagnose::body(&descriptor, json, &e))
+}
+
+/// Sets the field at a dotted path from its text; a repeated field gets one more element.
+fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), String> {
+    let (name, rest) = match path.split_once('.') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (path, None),
+    };
+    let descriptor = message.descriptor();
+    let field = find(&descriptor, name).ok_or_else(|| diagnose::no_such_field(&descriptor))?;
+    if let Some(rest) = rest {
+        return match message.get_field_mut(&field) {
+            Value::Message(inner) => set(inner, rest, text),
+            _ => Err(format!("{name} has no fields of its own")),
+        };
+    }
+    if field.is_map() || matches!(field.kind(), Kind::Message(_)) {
+        return Err(
+            "cannot be given in a URL; name its fields with dots, or use a body".to_owned(),
+        );
+    }
+    let value = scalar(&descriptor, &field, text)?;
+    match (message.get_field_mut(&field), value) {
+        (Value::List(all), Value::List(one)) => all.extend(one),
+        (slot, value) => *slot = value,
+    }
+    Ok(())
+}
+
+/// A field by its JSON or proto name.
+pub(super) fn find(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    descriptor
+        .get_field_by_json_name(name)
+        .or_else(|| descriptor.get_field_by_name(name))
+}
+
+/// The value of a scalar field from its text in a URL, by the rules of JSON.
+fn scalar(
+    descriptor: &MessageDescriptor,
+    field: &FieldDescriptor,
+    text: &str,
+) -> Result<Value, String> {
+    let json = match field.kind() {
+        Kind::Bool => text.parse().map(Json::Bool).ok(),
+        Kind::Enum(_) => text.parse::<i32>().map(Json::from).ok(),
+        _ => None,
+    };
+    let json = json.unwrap_or_else(|| Json::String(text.to_owned()));
+    let json = if field.is_list() {
+        Json::Array(vec![json])
+    } else {
+        json
+    };
+    diagnose::leaf(descriptor, field, &json)
+}
+
+/// Decodes `+` and percent escapes of a query.
+fn form_decode(text: &str) -> Result<String, Failure> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map(|s| s.into_owned()).map_err(|_| {
+        Failure::new(
+            Reason::MalformedRequest,
+            format!("{text:?} in the query does not decode to UTF-8"),
+        )
+    })
+}

@@ -1,0 +1,11 @@
+//! The Ignite API: generated contract, status mapping, JSON gateway, and the services' methods.
+//!
+//! Handlers convert and call; rules live in the modules below this one. JSON has no code per
+//! route: [`json`] transcodes by descriptors into the same services that gRPC calls.
+
+pub mod compute;
+mod convert;
+pub mod json;
+pub mod proto;
+pub mod secrets;
+pub mod status;

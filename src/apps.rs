@@ -1,0 +1,421 @@
+//! The life of an app: created, configured, given code, published, deleted.
+//!
+//! Every operation that changes an app runs to its end in a task of its own, so a client that
+//! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
+//! app. The order is always: make sure that it can work, write it down, then act on it.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    build::Images,
+    fleet::{Fleet, Snapshot},
+    gateway::Routes,
+    model::{
+        App, AppId, AppName, Draft, Failure, ImageSource, OrgName, Reason, Revision, Version,
+        catalog::not_found, host, revision::Defaults, settings::Settings,
+    },
+    store::Store,
+};
+
+/// Wait before a changed configuration that did not get ready is tried again beside the
+/// replicas that still serve.
+const ROLL_OUT_RETRY: Duration = Duration::from_secs(5);
+
+/// What the life of apps needs; clones share it.
+#[derive(Clone)]
+pub struct Apps {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    fleet: Fleet,
+    routes: Arc<Routes>,
+    images: Images,
+    defaults: Defaults,
+    turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
+    /// Configurations on their way to the replicas, called off by the app's next operation.
+    roll_outs: Mutex<HashMap<AppId, RollOut>>,
+    /// Ends all roll-outs, also those that begin later.
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A configuration on its way to the replicas.
+struct RollOut {
+    called_off: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Apps {
+    /// The apps of a store; those that are published are handed to the fleet and routed.
+    pub fn new(
+        store: Store,
+        fleet: Fleet,
+        routes: Arc<Routes>,
+        images: Images,
+        defaults: Defaults,
+    ) -> Self {
+        for app in store.catalog().iter() {
+            if let Some(revision) = Revision::of(app, defaults) {
+                routes.set(&fleet.activate(revision));
+            }
+        }
+        let shared = Shared {
+            store,
+            fleet,
+            routes,
+            images,
+            defaults,
+            turns: Mutex::default(),
+            roll_outs: Mutex::default(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Most replicas of any app.
+    pub fn max_replicas_cap(&self) -> u32 {
+        self.shared.defaults.bounds.max_replicas_cap
+    }
+
+    /// One app.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub fn get(&self, id: &AppId) -> Result<Arc<App>, Failure> {
+        self.shared
+            .store
+            .catalog()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| not_found(id))
+    }
+
+    /// At most `limit` apps of an organization by name, those after `after`.
+    pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.shared.store.catalog().page(org, after, limit)
+    }
+
+    /// What the fleet does for an app; `None` before the first publish.
+    pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
+        self.shared.fleet.get(id).map(|d| d.snapshot())
+    }
+
+    /// Makes an app, with a draft when it comes with code.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT with each wrong field; ALREADY_EXISTS for its name or a host label.
+    pub async fn create(
+        &self,
+        id: AppId,
+        settings: Settings,
+        source: Option<ImageSource>,
+    ) -> Result<Arc<App>, Failure> {
+        check(&settings, self.max_replicas_cap())?;
+        let now = now_ms();
+        let app = App {
+            id: id.clone(),
+            created_at_ms: now,
+            updated_at_ms: now,
+            settings,
+            draft: source.map(|source| Draft {
+                source,
+                created_at_ms: now,
+            }),
+            versions: Vec::new(),
+            active_version: 0,
+        };
+        self.to_the_end(move |s| async move {
+            // An app of this name that is being deleted goes first.
+            s.in_turn(&id, async {
+                s.store
+                    .commit(move |c| Ok((vec![c.create(app)?], ())))
+                    .await?;
+                s.get(&id)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Changes settings; `edit` gets those in force. Live at once, the version stays.
+    ///
+    /// # Errors
+    /// NOT_FOUND; what `edit` says; INVALID_ARGUMENT and ALREADY_EXISTS as for create.
+    pub async fn update(
+        &self,
+        id: AppId,
+        edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<Arc<App>, Failure> {
+        let cap = self.max_replicas_cap();
+        self.to_the_end(move |s| async move {
+            let of = id.clone();
+            let change = move |app: &mut App| {
+                edit(&mut app.settings)?;
+                check(&app.settings, cap)?;
+                app.updated_at_ms = now_ms();
+                Ok(())
+            };
+            s.in_turn(&id, async {
+                s.store
+                    .commit(move |c| Ok((vec![c.update(&of, change)?], ())))
+                    .await?;
+                let app = s.get(&id)?;
+                if let Some(revision) = Revision::of(&app, s.defaults) {
+                    s.roll_out(revision);
+                }
+                Ok(app)
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Stops an app's replicas, requests in flight first finishing, and removes all of it.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub async fn delete(&self, id: AppId) -> Result<(), Failure> {
+        self.to_the_end(move |s| async move {
+            let gone = id.clone();
+            s.in_turn(&id, async {
+                s.store
+                    .commit(move |c| Ok((vec![c.delete(&gone)?], ())))
+                    .await?;
+                s.routes.remove(&id);
+                s.fleet.remove(&id).await;
+                Ok(())
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Puts code into the draft; a draft that was there is replaced.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub async fn save_draft(&self, id: AppId, source: ImageSource) -> Result<Draft, Failure> {
+        let draft = Draft {
+            source,
+            created_at_ms: now_ms(),
+        };
+        self.to_the_end(move |s| async move {
+            let saved = draft.clone();
+            let edit = move |app: &mut App| {
+                app.draft = Some(draft);
+                Ok(())
+            };
+            s.store
+                .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
+                .await?;
+            Ok(saved)
+        })
+        .await
+    }
+
+    /// Makes the draft the next version and lets it serve. With replicas up, one of the new
+    /// version gets ready first and the old ones serve until then.
+    ///
+    /// # Errors
+    /// NOT_FOUND; FAILED_PRECONDITION without a draft; why the image cannot be had or the new
+    /// version does not get ready. The version before goes on in all of these.
+    pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
+        self.to_the_end(move |s| async move {
+            s.in_turn(&id, async {
+                let app = s.get(&id)?;
+                let draft = app.draft.clone().ok_or_else(|| {
+                    Failure::new(Reason::FailedPrecondition, format!("app {id} has no draft to publish; save one with SaveDraft (`ignite draft save`)"))
+                })?;
+                let image = s.images.resolve(&draft.source).await?;
+                warn_of_ports(&app, &image.exposed_ports);
+                let version = Arc::new(Version {
+                    number: app.versions.last().map_or(0, |v| v.number) + 1,
+                    source: draft.source,
+                    image_id: image.id,
+                    created_at_ms: now_ms(),
+                    settings: app.settings.clone(),
+                });
+                let revision = Revision::new(&app, &version, s.defaults);
+                let _prepared = s.fleet.prepare(&revision).await?;
+                let (of, published) = (id.clone(), version.clone());
+                let edit = move |app: &mut App| {
+                    app.active_version = published.number;
+                    app.versions.push(published);
+                    Ok(())
+                };
+                s.store.commit(move |c| Ok((vec![c.update(&of, edit)?], ()))).await?;
+                s.routes.set(&s.fleet.activate(revision));
+                Ok((s.get(&id)?, version))
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Waits until every operation has ended. New ones must not come in any more.
+    pub async fn finish(&self) {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Runs an operation in a task, so that it ends although its caller may leave.
+    async fn to_the_end<T, F>(&self, operation: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let task = self.shared.tasks.spawn(operation(self.shared.clone()));
+        task.await.unwrap_or_else(|panicked| {
+            tracing::error!(error = %panicked, "An operation on an app panicked");
+            Err(Failure::new(
+                Reason::Internal,
+                "the operation failed by a fault of the platform; its log has the cause",
+            ))
+        })
+    }
+}
+
+impl Shared {
+    fn get(&self, id: &AppId) -> Result<Arc<App>, Failure> {
+        self.store
+            .catalog()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| not_found(id))
+    }
+
+    /// Runs an operation on an app when no other one is under way. A configuration that is still
+    /// being rolled out is called off: the operation starts from the newest. When it fails and so
+    /// changes nothing, the roll-out goes on.
+    async fn in_turn<T>(
+        self: &Arc<Self>,
+        id: &AppId,
+        operation: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let _turn = self.turn(id).await;
+        // Only now: the operation before may have begun it.
+        let called_off = self.call_off(id).await;
+        let outcome = operation.await;
+        if called_off
+            && outcome.is_err()
+            && let Ok(app) = self.get(id)
+            && let Some(revision) = Revision::of(&app, self.defaults)
+        {
+            self.roll_out(revision);
+        }
+        outcome
+    }
+
+    async fn turn(&self, id: &AppId) -> OwnedSemaphorePermit {
+        let semaphore = {
+            let mut turns = self.turns.lock();
+            let known = turns.get(id).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                turns.retain(|_, turn| turn.strong_count() > 0);
+                let fresh = Arc::new(Semaphore::new(1));
+                turns.insert(id.clone(), Arc::downgrade(&fresh));
+                fresh
+            })
+        };
+        semaphore
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed")
+    }
+
+    /// Ends the app's roll-out and returns once it cannot act any more; whether there was one.
+    async fn call_off(&self, id: &AppId) -> bool {
+        let Some(roll_out) = self.roll_outs.lock().remove(id) else {
+            return false;
+        };
+        let under_way = !roll_out.task.is_finished();
+        roll_out.called_off.cancel();
+        // A panic has been reported by the runtime; the roll-out is over all the same.
+        let _ = roll_out.task.await;
+        under_way
+    }
+
+    /// Brings a changed configuration to the replicas without a gap: when containers have to be
+    /// replaced, the old ones serve until a new one is ready, for as many tries as it takes.
+    /// The caller has the app's turn; the roll-out goes on after it.
+    fn roll_out(self: &Arc<Self>, revision: Revision) {
+        if !self.fleet.must_prepare(&revision) {
+            self.routes.set(&self.fleet.activate(revision));
+            return;
+        }
+        let id = revision.app.clone();
+        let called_off = self.stopping.child_token();
+        let (shared, token) = (self.clone(), called_off.clone());
+        let replace = async move {
+            loop {
+                match shared.fleet.prepare(&revision).await {
+                    Ok(_prepared) => {
+                        shared.routes.set(&shared.fleet.activate(revision));
+                        return;
+                    }
+                    Err(failure) => {
+                        tracing::warn!(app = %revision.app, "The changed configuration does not get ready, the one before serves on: {}", failure.text(true));
+                    }
+                }
+                tokio::time::sleep(ROLL_OUT_RETRY).await;
+            }
+        };
+        let task = self.tasks.spawn(async move {
+            token.run_until_cancelled(replace).await;
+        });
+        self.roll_outs
+            .lock()
+            .insert(id, RollOut { called_off, task });
+    }
+}
+
+fn check(settings: &Settings, cap: u32) -> Result<(), Failure> {
+    let wrong = settings.check(cap);
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::fields(wrong))
+    }
+}
+
+/// An image that exposes other ports than the app's is likely to listen elsewhere.
+fn warn_of_ports(app: &App, exposed: &[u16]) {
+    let primary = app
+        .settings
+        .ports()
+        .first()
+        .copied()
+        .unwrap_or(host::DEFAULT_PORT);
+    if !exposed.is_empty() && !exposed.contains(&primary) {
+        tracing::warn!(app = %app.id, "The image exposes {exposed:?} and the app's port is {primary}; if it does not listen on $PORT, set `ports`");
+    }
+}
+
+/// Wall time in Unix milliseconds.
+pub fn now_ms() -> i64 {
+    unix_ms(SystemTime::now())
+}
+
+/// A point of wall time in Unix milliseconds.
+pub fn unix_ms(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
+}

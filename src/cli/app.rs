@@ -1,0 +1,188 @@
+//! `ignite app`: apps and their settings.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Subcommand;
+
+use super::{Context, Error, deploy, failure::note, id::AppArg, output::rows};
+use crate::{api::proto::v1, model::AppId};
+
+mod settings;
+mod tables;
+
+pub(super) use settings::Settings;
+use tables::{app_table, created_table, list_table, state_table};
+
+/// What to do with apps.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create an app; it runs nothing before the first publish.
+    Create {
+        /// The app, as org:app or app.
+        id: AppArg,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Show one app.
+    Get {
+        /// The app, as org:app or app.
+        id: AppArg,
+    },
+    /// List the organization's apps.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Most apps to list; all when left out.
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+    /// Change settings; what is not named stays as it is.
+    Update {
+        /// The app, as org:app or app.
+        id: AppArg,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Delete an app with its versions.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Show what an app is doing now.
+    State {
+        /// The app, as org:app or app.
+        id: AppArg,
+    },
+    /// Create or update an app, save its code, publish it, and print its URL.
+    Deploy(deploy::Args),
+}
+
+/// Runs one of the commands.
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Create { id, settings } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let created = session
+                .answer(session.client().create_app(settings.create(&app)))
+                .await?;
+            context
+                .format
+                .print("CreateAppResponse", &created, |_| created_table(&created))
+        }
+        Command::Get { id } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let got = session.answer(session.client().get_app(get(&app))).await?;
+            context
+                .format
+                .print("GetAppResponse", &got, |_| app_table(got.app.as_ref()))
+        }
+        Command::List { limit } => list(context, limit).await,
+        Command::Update { id, settings } => {
+            let app = context.app(id)?;
+            let request = settings.update(&app).ok_or_else(|| {
+                Error::Usage(
+                    "nothing to change; name at least one setting (`ignite app update --help`)"
+                        .to_owned(),
+                )
+            })?;
+            let session = context.connect(&app.org).await?;
+            let updated = session
+                .answer(session.client().update_app_config(request))
+                .await?;
+            context
+                .format
+                .print("UpdateAppConfigResponse", &updated, |_| {
+                    app_table(updated.app.as_ref())
+                })
+        }
+        Command::Delete { id, yes } => {
+            let app = context.app(id)?;
+            if !yes && !confirm(&app)? {
+                note("nothing was deleted");
+                return Ok(());
+            }
+            let session = context.connect(&app.org).await?;
+            let request = v1::DeleteAppRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+            };
+            let deleted = session.answer(session.client().delete_app(request)).await?;
+            context.format.print("DeleteAppResponse", &deleted, |_| {
+                rows(&[("deleted", deleted.app_id.clone())])
+            })
+        }
+        Command::State { id } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let request = v1::GetAppStateRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+            };
+            let state = session
+                .answer(session.client().get_app_state(request))
+                .await?;
+            context
+                .format
+                .print("GetAppStateResponse", &state, |_| state_table(&state))
+        }
+        Command::Deploy(args) => Box::pin(deploy::run(context, args)).await,
+    }
+}
+
+/// Asks for one app.
+pub(super) fn get(app: &AppId) -> v1::GetAppRequest {
+    v1::GetAppRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    }
+}
+
+/// Follows the pages to the end, or to `limit` apps.
+async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
+    let org = context.org()?;
+    let session = context.connect(&org).await?;
+    let mut all = v1::ListAppsResponse::default();
+    loop {
+        let left = limit
+            .map(|limit| limit.saturating_sub(u32::try_from(all.apps.len()).unwrap_or(u32::MAX)));
+        let request = v1::ListAppsRequest {
+            organization_name: org.to_string(),
+            // 0 leaves the size of a page to the server.
+            limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
+            cursor: std::mem::take(&mut all.next_cursor),
+        };
+        if left == Some(0) {
+            all.next_cursor = request.cursor;
+            break;
+        }
+        let page = session.answer(session.client().list_apps(request)).await?;
+        all.apps.extend(page.apps);
+        all.next_cursor = page.next_cursor;
+        if all.next_cursor.is_empty() {
+            break;
+        }
+    }
+    context
+        .format
+        .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))
+}
+
+/// Asks on the terminal; anything but yes is no.
+fn confirm(app: &AppId) -> Result<bool, Error> {
+    if !io::stdin().is_terminal() {
+        return Err(Error::Usage(format!(
+            "deleting {app} cannot be undone, and there is no terminal to ask on; say --yes"
+        )));
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "Delete {app} with all its versions? [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

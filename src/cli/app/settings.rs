@@ -1,0 +1,166 @@
+//! The settings of an app as flags, and the requests that carry them.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+
+use crate::{api::proto::v1, model::AppId};
+
+/// The size of a replica.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Tier {
+    Small,
+    Medium,
+    Large,
+    Xlarge,
+}
+
+/// What scaling measures.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Metric {
+    RequestRate,
+    Concurrency,
+}
+
+/// The settings of an app; what is left out keeps its default, or its value in an update.
+#[derive(Debug, Default, clap::Args)]
+pub(in crate::cli) struct Settings {
+    /// The size of a replica.
+    #[arg(short, long, value_enum, ignore_case = true)]
+    tier: Option<Tier>,
+    /// Memory of a replica in MB, over the tier's.
+    #[arg(long, value_name = "MB")]
+    memory: Option<u32>,
+    /// CPU of a replica in thousandths of a core, over the tier's.
+    #[arg(long, value_name = "MILLICORES")]
+    cpu: Option<u32>,
+    /// Longest time for one request in seconds, without the cold start.
+    #[arg(long, value_name = "SECONDS")]
+    timeout_secs: Option<u32>,
+    /// Most replicas.
+    #[arg(long, value_name = "N")]
+    max_replicas: Option<u32>,
+    /// Replicas that always run; 0 allows scale to zero.
+    #[arg(long, value_name = "N")]
+    reserved: Option<u32>,
+    /// What scaling measures.
+    #[arg(long, value_enum)]
+    scale_metric: Option<Metric>,
+    /// Target of the metric per replica.
+    #[arg(long, value_name = "N")]
+    scale_threshold: Option<u32>,
+    /// Seconds without traffic before replicas are taken away.
+    #[arg(long, value_name = "SECONDS")]
+    scaledown_period_secs: Option<u32>,
+    /// Requests at once per replica; 0 for no limit.
+    #[arg(long, value_name = "N")]
+    max_concurrency: Option<u32>,
+    /// A port that the app listens on, the primary one first; repeatable. Replaces all.
+    #[arg(long = "port", value_name = "PORT")]
+    ports: Vec<u16>,
+    /// The path that answers 2xx when the app is ready.
+    #[arg(long, value_name = "PATH")]
+    health_path: Option<String>,
+    /// For people.
+    #[arg(long)]
+    description: Option<String>,
+    /// A variable of the app's environment; repeatable. Replaces the whole environment.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Ask for no token on the app's URL (`=false` to ask again).
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    allow_unauthenticated: Option<bool>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, such as LOG_LEVEL=debug".to_owned()),
+    }
+}
+
+impl Settings {
+    fn tier(&self) -> Option<i32> {
+        let tier = match self.tier? {
+            Tier::Small => v1::ResourceTier::Small,
+            Tier::Medium => v1::ResourceTier::Medium,
+            Tier::Large => v1::ResourceTier::Large,
+            Tier::Xlarge => v1::ResourceTier::Xlarge,
+        };
+        Some(tier.into())
+    }
+
+    fn limits(&self) -> Option<v1::ResourceLimits> {
+        let limits = v1::ResourceLimits {
+            memory_mb: self.memory,
+            cpu_millicores: self.cpu,
+            timeout_secs: self.timeout_secs,
+        };
+        (limits != v1::ResourceLimits::default()).then_some(limits)
+    }
+
+    fn scaling(&self) -> Option<v1::ScalingConfig> {
+        let scaling = v1::ScalingConfig {
+            reserved_capacity: self.reserved,
+            max_replicas: self.max_replicas,
+            scale_metric: self.scale_metric.map(|metric| {
+                match metric {
+                    Metric::RequestRate => v1::ScaleMetric::RequestRate,
+                    Metric::Concurrency => v1::ScaleMetric::Concurrency,
+                }
+                .into()
+            }),
+            scale_threshold: self.scale_threshold,
+            scaledown_period_secs: self.scaledown_period_secs,
+        };
+        (scaling != v1::ScalingConfig::default()).then_some(scaling)
+    }
+
+    fn env(&self) -> BTreeMap<String, String> {
+        self.env.iter().cloned().collect()
+    }
+
+    fn ports(&self) -> Vec<u32> {
+        self.ports.iter().copied().map(u32::from).collect()
+    }
+
+    /// The request that creates the app with these settings.
+    pub(in crate::cli) fn create(&self, app: &AppId) -> v1::CreateAppRequest {
+        v1::CreateAppRequest {
+            organization_name: app.org.to_string(),
+            name: app.name.to_string(),
+            resource_tier: self.tier().unwrap_or_default(),
+            limits: self.limits(),
+            env: self.env(),
+            scaling: self.scaling(),
+            ports: self.ports(),
+            health_path: self.health_path.clone().unwrap_or_default(),
+            description: self.description.clone().unwrap_or_default(),
+            max_concurrency: self.max_concurrency.unwrap_or_default(),
+            allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
+            ..Default::default()
+        }
+    }
+
+    /// The request that changes what is named; `None` when nothing is.
+    pub(in crate::cli) fn update(&self, app: &AppId) -> Option<v1::UpdateAppConfigRequest> {
+        let names = v1::UpdateAppConfigRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            ..Default::default()
+        };
+        let request = v1::UpdateAppConfigRequest {
+            resource_tier: self.tier(),
+            limits: self.limits(),
+            env: self.env(),
+            scaling: self.scaling(),
+            ports: self.ports(),
+            health_path: self.health_path.clone(),
+            description: self.description.clone(),
+            max_concurrency: self.max_concurrency,
+            allow_unauthenticated: self.allow_unauthenticated,
+            ..names.clone()
+        };
+        (request != names).then_some(request)
+    }
+}

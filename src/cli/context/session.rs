@@ -1,0 +1,144 @@
+//! A connection to the API as one caller.
+
+use std::{io, time::Duration};
+
+use futures_util::future::LocalBoxFuture;
+use http::Uri;
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{super::Error, uses_tls};
+use crate::api::proto::v1::compute_service_client::ComputeServiceClient;
+
+/// A connection that is not there by then will not come.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lists and code are larger than tonic's 4 MiB.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// The generated client with the caller's token.
+pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Puts the token into each request.
+#[derive(Clone)]
+pub(in crate::cli) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// One connection, the time its answers may take, and what to say when the caller is not known.
+pub(in crate::cli) struct Session {
+    client: Client,
+    timeout: Duration,
+    hint: Option<String>,
+}
+
+impl Session {
+    pub(super) async fn open(
+        endpoint: Uri,
+        token: Option<String>,
+        hint: Option<String>,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let bearer = token
+            .map(|token| MetadataValue::try_from(format!("Bearer {token}")))
+            .transpose()
+            .map_err(|_| Error::Usage("the token has characters that no token has".to_owned()))?
+            .map(|mut value| {
+                value.set_sensitive(true);
+                value
+            });
+        let mut target = Endpoint::from(endpoint.clone()).connect_timeout(CONNECT_TIMEOUT);
+        if uses_tls(&endpoint) {
+            target = target
+                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .map_err(|e| Error::Other(anyhow::Error::new(e).context("cannot set TLS up")))?;
+        }
+        let channel = target
+            .connect()
+            .await
+            .map_err(|e| unreachable_at(&endpoint, &e))?;
+        let client = ComputeServiceClient::with_interceptor(channel, Bearer(bearer))
+            .max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self {
+            client,
+            timeout,
+            hint,
+        })
+    }
+
+    /// A handle for calls; cheap.
+    pub(in crate::cli) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Waits for one answer, no longer than `--timeout`.
+    ///
+    /// # Errors
+    /// What the server answered, or [`Error::TimedOut`].
+    pub(in crate::cli) fn answer<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = Result<Response<T>, Status>> + 'a,
+    ) -> LocalBoxFuture<'a, Result<T, Error>> {
+        // Boxed here once: a generated call is 18 KB.
+        let answer = async { Ok(call.await.map_err(|s| self.refused(s))?.into_inner()) };
+        Box::pin(self.within(answer))
+    }
+
+    /// Bounds any work by `--timeout`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], and those of the work.
+    pub(in crate::cli) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::time::timeout(self.timeout, work)
+            .await
+            .unwrap_or(Err(Error::TimedOut(self.timeout)))
+    }
+
+    /// The error for a status, with the hint when the server does not know the caller.
+    pub(in crate::cli) fn refused(&self, status: Status) -> Error {
+        let hint = self
+            .hint
+            .clone()
+            .filter(|_| status.code() == Code::Unauthenticated);
+        Error::Api {
+            status: Box::new(status),
+            hint,
+        }
+    }
+}
+
+/// Says in plain words why nothing was reached.
+fn unreachable_at(endpoint: &Uri, error: &tonic::transport::Error) -> Error {
+    let mut innermost: &(dyn std::error::Error + 'static) = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    let refused = innermost
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    let at = endpoint
+        .authority()
+        .map_or_else(|| endpoint.to_string(), ToString::to_string);
+    Error::Unreachable(if refused {
+        format!(
+            "`ignite serve` is not running at {at} (connection refused); start it there, or name another endpoint with --api-endpoint"
+        )
+    } else {
+        format!("the API at {at} cannot be reached: {innermost}")
+    })
+}

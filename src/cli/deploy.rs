@@ -1,0 +1,145 @@
+//! `ignite app deploy`: from an image to a URL in one go.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::Code;
+
+use super::{
+    Context, Error,
+    app::{Settings, get},
+    draft,
+    failure::note,
+    id::AppArg,
+    output,
+};
+use crate::{api::proto::v1, model::AppId};
+
+/// What to deploy, and with which settings.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The app, as org:app or app; it is created when it is not there.
+    id: AppArg,
+    #[command(flatten)]
+    source: draft::Source,
+    #[command(flatten)]
+    settings: Settings,
+    /// Show the build's log; an image that exists has none.
+    #[arg(long)]
+    follow: bool,
+}
+
+/// Creates or updates, saves, publishes, and prints the primary URL alone on stdout.
+pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
+    let app = context.app(args.id)?;
+    let session = context.connect(&app.org).await?;
+    let client = session.client();
+    let begun = Instant::now();
+
+    let existing = match session.answer(client.clone().get_app(get(&app))).await {
+        Err(e) if e.code() == Some(Code::NotFound) => false,
+        got => got.map(|_| true)?,
+    };
+    if !existing {
+        step(
+            &format!("Creating {app}"),
+            session.answer(client.clone().create_app(args.settings.create(&app))),
+        )
+        .await?;
+    } else if let Some(update) = args.settings.update(&app) {
+        step(
+            &format!("Updating {app}"),
+            session.answer(client.clone().update_app_config(update)),
+        )
+        .await?;
+    }
+    let (organization_name, app_name) = (app.org.to_string(), app.name.to_string());
+    let save = args.source.save(&app);
+    step(
+        &format!("Saving the draft with {}", args.source.image()),
+        session.answer(client.clone().save_draft(save)),
+    )
+    .await?;
+    let publish = v1::PublishDraftRequest {
+        organization_name,
+        app_name,
+    };
+    let published = step(
+        "Publishing (an image that is not there yet is pulled)",
+        session.answer(client.clone().publish_draft(publish)),
+    )
+    .await?;
+    report(context, &app, &published, begun.elapsed())
+}
+
+fn report(
+    context: &Context,
+    app: &AppId,
+    published: &v1::PublishDraftResponse,
+    took: Duration,
+) -> Result<(), Error> {
+    let version = published.version.as_ref().map_or(0, |v| v.version);
+    note(&format!(
+        "{app} is at version {version}, after {}",
+        spell(took)
+    ));
+    match context.format {
+        output::Format::Json | output::Format::Yaml => context
+            .format
+            .print_value(&output::dynamic("PublishDraftResponse", published)?),
+        output::Format::Table | output::Format::Wide => {
+            let (first, more) = match published.public_urls.as_slice() {
+                [first, more @ ..] => (first, more),
+                [] => return Ok(()),
+            };
+            for url in more {
+                note(&format!("also at {url}"));
+            }
+            output::line(first)
+        }
+    }
+}
+
+/// Says on stderr what is under way and how long it took; on a terminal, also how long so far.
+async fn step<T>(
+    what: &str,
+    mut work: impl Future<Output = Result<T, Error>> + Unpin,
+) -> Result<T, Error> {
+    let begun = Instant::now();
+    let live = io::stderr().is_terminal();
+    let show = |end: &str| {
+        // Progress is a courtesy: a stderr that is gone must not fail the deploy.
+        let _ = write!(
+            io::stderr(),
+            "\r{what} … {:<7}{end}",
+            spell(begun.elapsed())
+        );
+    };
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    if !live {
+        note(&format!("{what} …"));
+    }
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                if live {
+                    show(if done.is_ok() { "\n" } else { ", failed\n" });
+                }
+                return done;
+            }
+            _ = tick.tick(), if live => show(""),
+        }
+    }
+}
+
+/// A time for people: milliseconds up to a second, then tenths.
+fn spell(time: Duration) -> String {
+    match time.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}

@@ -1,0 +1,229 @@
+//! How a command can fail, and the exit code that says so.
+
+use std::{error::Error as _, fmt::Write as _, io, process::ExitCode, time::Duration};
+
+use prost::Message as _;
+use tonic::Code;
+
+use crate::api::proto::rpc;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// The command line asks for something that cannot be.
+    Usage(String),
+    /// No server was reached.
+    Unreachable(String),
+    /// The time given with `--timeout` is over.
+    TimedOut(Duration),
+    /// The server's answer.
+    Api {
+        /// What it said.
+        status: Box<tonic::Status>,
+        /// What the user can do about it here.
+        hint: Option<String>,
+    },
+    /// The app answered, with a status of 400 or above.
+    AppFailed(u16),
+    /// Whoever read our output has gone.
+    Closed,
+    /// Anything of this machine.
+    Other(anyhow::Error),
+}
+
+/// The command line is wrong; clap's own code, and InvalidArgument's.
+const USAGE: u8 = 2;
+
+/// The exit code of a gRPC status, as the contract has it; 1 for those it does not name.
+fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::Ok => 0,
+        Code::InvalidArgument => 2,
+        Code::Unauthenticated => 3,
+        Code::PermissionDenied => 4,
+        Code::NotFound => 5,
+        Code::AlreadyExists => 6,
+        Code::ResourceExhausted => 7,
+        Code::DeadlineExceeded => 8,
+        Code::Unavailable => 9,
+        Code::Internal => 10,
+        _ => 1,
+    }
+}
+
+impl Error {
+    /// The gRPC status, when the server gave one.
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Error::Api { status, .. } => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => USAGE,
+            Error::Unreachable(_) => exit_code(Code::Unavailable),
+            Error::TimedOut(_) => exit_code(Code::DeadlineExceeded),
+            Error::Api { status, .. } => exit_code(status.code()),
+            Error::AppFailed(_) | Error::Other(_) => 1,
+            // Who closes the pipe has seen enough: no failure.
+            Error::Closed => 0,
+        }
+    }
+
+    fn text(&self) -> Option<String> {
+        Some(match self {
+            Error::Usage(why) | Error::Unreachable(why) => why.clone(),
+            Error::TimedOut(after) => format!(
+                "no answer within {}; give more time with --timeout",
+                humantime::format_duration(*after)
+            ),
+            Error::Api { status, hint } => {
+                let mut text = describe(status);
+                if let Some(hint) = hint {
+                    let _ = write!(text, "\n{hint}");
+                }
+                text
+            }
+            Error::AppFailed(status) => format!("the app answered with status {status}"),
+            Error::Closed => return None,
+            Error::Other(e) => format!("{e:#}"),
+        })
+    }
+
+    /// Tells stderr what happened and gives the exit code.
+    pub(super) fn report(self) -> ExitCode {
+        if let Some(text) = self.text() {
+            note(&format!("error: {text}"));
+        }
+        ExitCode::from(self.exit_code())
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::BrokenPipe => Error::Closed,
+            _ => Error::Other(e.into()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(e: anyhow::Error) -> Self {
+        Error::Other(e)
+    }
+}
+
+/// A line for people. A stderr that is gone is nobody's loss.
+pub(super) fn note(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The message, the reason, and the wrong fields unless the message has them already.
+fn describe(status: &tonic::Status) -> String {
+    let mut text = match status.message() {
+        "" => format!("the server answered {:?}", status.code()),
+        message => message.to_owned(),
+    };
+    // For a broken connection tonic's own message says only that the transport failed.
+    let mut source = status.source();
+    while let Some(cause) = source {
+        if cause.source().is_none() && !text.contains(&cause.to_string()) {
+            let _ = write!(text, ": {cause}");
+        }
+        source = cause.source();
+    }
+    let Ok(details) = rpc::Status::decode(status.details()) else {
+        return text;
+    };
+    for any in details.details {
+        if any.type_url.ends_with("/google.rpc.ErrorInfo") {
+            if let Ok(info) = rpc::ErrorInfo::decode(any.value.as_ref()) {
+                let _ = write!(text, " ({})", info.reason);
+            }
+        } else if any.type_url.ends_with("/google.rpc.BadRequest")
+            && let Ok(bad) = rpc::BadRequest::decode(any.value.as_ref())
+        {
+            for wrong in bad.field_violations {
+                if !text.contains(&wrong.description) {
+                    let _ = write!(text, "\n  {}: {}", wrong.field, wrong.description);
+                }
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_the_contracts() {
+        let codes: Vec<u8> = [
+            Code::InvalidArgument,
+            Code::Unauthenticated,
+            Code::PermissionDenied,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::ResourceExhausted,
+            Code::DeadlineExceeded,
+            Code::Unavailable,
+            Code::Internal,
+        ]
+        .into_iter()
+        .map(exit_code)
+        .collect();
+        assert_eq!(codes, [2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(exit_code(Code::FailedPrecondition), 1);
+        assert_eq!(Error::Unreachable(String::new()).exit_code(), 9);
+        assert_eq!(Error::TimedOut(Duration::ZERO).exit_code(), 8);
+        assert_eq!(
+            Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit_code(),
+            0
+        );
+    }
+
+    #[test]
+    fn the_reason_and_the_fields_are_shown_once() {
+        let any = |name: &str, value: Vec<u8>| prost_types::Any {
+            type_url: format!("type.googleapis.com/google.rpc.{name}"),
+            value,
+        };
+        let info = rpc::ErrorInfo {
+            reason: "INVALID_ARGUMENT".to_owned(),
+            ..Default::default()
+        };
+        let violation = |field: &str, description: &str| rpc::bad_request::FieldViolation {
+            field: field.to_owned(),
+            description: description.to_owned(),
+        };
+        let bad = rpc::BadRequest {
+            field_violations: vec![violation("a", "is odd"), violation("b", "is long")],
+        };
+        let details = rpc::Status {
+            code: 3,
+            message: String::new(),
+            details: vec![
+                any("ErrorInfo", info.encode_to_vec()),
+                any("BadRequest", bad.encode_to_vec()),
+            ],
+        };
+        let status = tonic::Status::with_details(
+            Code::InvalidArgument,
+            "a: is odd",
+            details.encode_to_vec().into(),
+        );
+        assert_eq!(
+            describe(&status),
+            "a: is odd (INVALID_ARGUMENT)\n  b: is long"
+        );
+        assert_eq!(
+            describe(&tonic::Status::not_found("")),
+            "the server answered NotFound"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! App ids as users write them: `org:app`, or `app` in the organization in use.
+
+use super::Error;
+use crate::model::{AppId, AppName, OrgName};
+
+/// An id on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AppArg {
+    /// The organization, when the id names one.
+    pub(super) org: Option<OrgName>,
+    /// The app.
+    pub(super) name: AppName,
+}
+
+impl std::str::FromStr for AppArg {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        // The API writes ids with a slash; who pastes one means the same.
+        let (org, name) = match s.split_once([':', '/']) {
+            Some((org, name)) => (Some(org), name),
+            None => (None, s),
+        };
+        let form = |e: &dyn std::fmt::Display| format!("{e}; an app is named as org:app, or app");
+        Ok(Self {
+            org: org.map(|o| o.parse().map_err(|e| form(&e))).transpose()?,
+            name: name.parse().map_err(|e| form(&e))?,
+        })
+    }
+}
+
+impl AppArg {
+    /// The whole id, with the organization in use where this one names none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `org` cannot be had.
+    pub(super) fn within(
+        self,
+        org: impl FnOnce() -> Result<OrgName, Error>,
+    ) -> Result<AppId, Error> {
+        Ok(AppId {
+            org: self.org.map_or_else(org, Ok)?,
+            name: self.name,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_an_organization_or_take_the_one_in_use() {
+        let whole = |s: &str| {
+            let id: AppArg = s.parse().expect("valid");
+            id.within(|| Ok("local".parse().expect("a name")))
+                .expect("whole")
+                .to_string()
+        };
+        assert_eq!(whole("a.b"), "local/a.b");
+        assert_eq!(whole("acme:a"), "acme/a");
+        assert_eq!(whole("acme/a"), "acme/a");
+        for wrong in ["", ":a", "acme:", "acme:a:b", "Acme:a", "a b"] {
+            let refused = wrong.parse::<AppArg>().expect_err(wrong);
+            assert!(refused.contains("org:app"), "{refused}");
+        }
+    }
+}

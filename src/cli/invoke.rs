@@ -1,0 +1,257 @@
+//! `ignite invoke`: one request to an app, its answer on stdout as it comes.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::ValueEnum;
+use prost_reflect::DynamicMessage;
+use serde::Serialize;
+
+use super::{
+    Context, Error,
+    context::Session,
+    failure::note,
+    id::AppArg,
+    output::{self, Format},
+};
+use crate::{
+    api::proto::v1::{self, invoke_response::Frame},
+    model::AppId,
+};
+
+/// What to send, and what to show of the answer.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The app, as org:app or app.
+    id: AppArg,
+    /// The body, which must be JSON.
+    #[arg(short, long, value_name = "JSON", conflicts_with = "payload_file")]
+    payload: Option<String>,
+    /// A file with the body, whatever it is; - for stdin.
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// The method.
+    #[arg(
+        long,
+        short = 'X',
+        value_enum,
+        ignore_case = true,
+        default_value = "post"
+    )]
+    method: Method,
+    /// The path, with the query if there is one.
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// A header; repeatable.
+    #[arg(long, short = 'H', value_name = "NAME:VALUE", value_parser = header)]
+    header: Vec<(String, String)>,
+    /// Print the status and the headers before the body.
+    #[arg(long, short)]
+    include: bool,
+}
+
+/// The methods that the contract knows.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+    Patch,
+    Head,
+    Options,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        }
+        _ => Err("write NAME:VALUE, such as content-type:text/plain".to_owned()),
+    }
+}
+
+impl Args {
+    fn body(&self) -> Result<Vec<u8>, Error> {
+        if let Some(payload) = &self.payload {
+            serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|e| {
+                Error::Usage(format!(
+                    "--payload is not JSON ({e}); for any other body use --payload-file"
+                ))
+            })?;
+            return Ok(payload.clone().into_bytes());
+        }
+        let Some(path) = &self.payload_file else {
+            return Ok(Vec::new());
+        };
+        let mut body = Vec::new();
+        if path.as_os_str() == "-" {
+            io::stdin()
+                .lock()
+                .read_to_end(&mut body)
+                .context("cannot read the body from stdin")?;
+        } else {
+            body = std::fs::read(path)
+                .with_context(|| format!("cannot read the body from {}", path.display()))?;
+        }
+        Ok(body)
+    }
+
+    fn request(&self, app: &AppId) -> Result<v1::InvokeRequest, Error> {
+        let method = match self.method {
+            Method::Get => v1::HttpMethod::Get,
+            Method::Post => v1::HttpMethod::Post,
+            Method::Put => v1::HttpMethod::Put,
+            Method::Delete => v1::HttpMethod::Delete,
+            Method::Patch => v1::HttpMethod::Patch,
+            Method::Head => v1::HttpMethod::Head,
+            Method::Options => v1::HttpMethod::Options,
+        };
+        let (path, query) = self.path.split_once('?').unwrap_or((&self.path, ""));
+        if !path.starts_with('/') {
+            return Err(Error::Usage(format!("--path {path:?} must start with /")));
+        }
+        let body = self.body()?;
+        let mut headers: BTreeMap<String, String> = self.header.iter().cloned().collect();
+        if !body.is_empty() && !headers.contains_key("content-type") {
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+            let kind = if is_json {
+                "application/json"
+            } else {
+                "application/octet-stream"
+            };
+            headers.insert("content-type".to_owned(), kind.to_owned());
+        }
+        Ok(v1::InvokeRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            http: Some(v1::HttpContext {
+                method: method.into(),
+                path: path.to_owned(),
+                query: query.to_owned(),
+                headers,
+            }),
+            body: body.into(),
+        })
+    }
+}
+
+/// Sends the request and prints the answer; an app's status of 400 or above fails the command.
+pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
+    let app = context.app(args.id.clone())?;
+    let request = args.request(&app)?;
+    let session = context.connect(&app.org).await?;
+    let status = session
+        .within(receive(&session, context.format, args.include, request))
+        .await?;
+    match u16::try_from(status) {
+        Ok(status) if status >= 400 => Err(Error::AppFailed(status)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints frame by frame; what was printed before a failure stays. Returns the app's status.
+async fn receive(
+    session: &Session,
+    format: Format,
+    include: bool,
+    request: v1::InvokeRequest,
+) -> Result<i32, Error> {
+    let mut client = session.client();
+    let mut frames = client
+        .invoke(request)
+        .await
+        .map_err(|s| session.refused(s))?
+        .into_inner();
+    let structured = matches!(format, Format::Json | Format::Yaml);
+    let mut whole = Whole::default();
+    while let Some(message) = frames.message().await.map_err(|s| session.refused(s))? {
+        match message.frame {
+            Some(Frame::Head(head)) => {
+                if include && !structured {
+                    print_head(&head)?;
+                }
+                whole.head = Some(head);
+            }
+            Some(Frame::Chunk(chunk)) if structured => whole.body.extend_from_slice(&chunk),
+            Some(Frame::Chunk(chunk)) => {
+                let mut out = io::stdout().lock();
+                out.write_all(&chunk)?;
+                out.flush()?;
+            }
+            Some(Frame::Trailer(trailer)) => whole.trailer = Some(trailer),
+            None => {}
+        }
+    }
+    let Some(trailer) = &whole.trailer else {
+        return Err(Error::Other(anyhow::anyhow!(
+            "the answer ended without its trailer; it is not whole"
+        )));
+    };
+    let status = whole.head.as_ref().map_or(0, |head| head.status_code);
+    if structured {
+        format.print_value(&whole.printed()?)?;
+    } else if format == Format::Wide {
+        let id = whole
+            .head
+            .as_ref()
+            .map_or("", |head| head.execution_id.as_str());
+        note(&format!(
+            "{id}: status {status}, {} bytes, {} ms",
+            trailer.total_body_bytes, trailer.duration_ms
+        ));
+    }
+    Ok(status)
+}
+
+fn print_head(head: &v1::InvokeHead) -> Result<(), Error> {
+    let mut text = format!("HTTP {}\n", head.status_code);
+    let repeated = head
+        .repeated_headers
+        .iter()
+        .map(|field| (&field.name, &field.value));
+    for (name, value) in head.response_headers.iter().chain(repeated) {
+        text.push_str(&format!("{name}: {value}\n"));
+    }
+    output::line(&text)
+}
+
+/// The frames of one answer, for programs that want them at once.
+#[derive(Default)]
+struct Whole {
+    head: Option<v1::InvokeHead>,
+    body: Vec<u8>,
+    trailer: Option<v1::InvokeTrailer>,
+}
+
+/// [`Whole`] as it is printed.
+#[derive(Serialize)]
+struct Printed {
+    head: Option<DynamicMessage>,
+    /// In base64, as bytes are in the API's JSON.
+    body: String,
+    trailer: Option<DynamicMessage>,
+}
+
+impl Whole {
+    fn printed(&self) -> Result<Printed, Error> {
+        let head = self
+            .head
+            .as_ref()
+            .map(|head| output::dynamic("InvokeHead", head));
+        let trailer = self
+            .trailer
+            .as_ref()
+            .map(|trailer| output::dynamic("InvokeTrailer", trailer));
+        Ok(Printed {
+            head: head.transpose()?,
+            body: STANDARD.encode(&self.body),
+            trailer: trailer.transpose()?,
+        })
+    }
+}

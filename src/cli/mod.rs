@@ -1,0 +1,157 @@
+//! The command line: `serve` and `token` for who runs the platform, the rest for who uses it.
+//!
+//! Client commands speak gRPC through the generated client and nothing else. Data goes to
+//! stdout, everything for people to stderr, and the exit code follows the gRPC status
+//! (`failure.rs`). Where the server is and who calls is found out in `context.rs`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod app;
+mod configure;
+mod context;
+mod deploy;
+mod draft;
+mod failure;
+mod id;
+mod invoke;
+mod output;
+mod serve;
+mod settings;
+mod token;
+
+use context::{Context, Global};
+use failure::Error;
+
+use crate::config::process_env;
+
+/// A serverless platform on one machine: scale to zero, with requests held while apps start.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ignite",
+    version,
+    propagate_version = true,
+    infer_subcommands = false
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the platform on this machine.
+    Serve(serve::Args),
+    /// Make bearer tokens with this machine's signing key.
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Remove containers and networks left by instances that are gone.
+    Prune(serve::PruneArgs),
+    #[command(flatten)]
+    Remote(Remote),
+    /// The client's own configuration.
+    #[command(subcommand)]
+    Config(configure::Command),
+    /// Keep a token (given with --token) for the commands that follow.
+    Login,
+}
+
+/// The commands that speak to a server.
+#[derive(Debug, Subcommand)]
+enum Remote {
+    /// Apps: create, configure, deploy, delete.
+    #[command(subcommand, visible_aliases = ["function", "fn"])]
+    App(app::Command),
+    /// The code that an app will run once it is published.
+    #[command(subcommand)]
+    Draft(draft::Command),
+    /// Send a request to an app and print its answer.
+    Invoke(invoke::Args),
+}
+
+/// Parses the command line, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Serve(args) => return serve::run(args, cli.global.config),
+        Command::Prune(args) => return serve::prune(args, cli.global.config),
+        Command::Token(command) => token::run(command, cli.global.org.as_deref()),
+        Command::Config(command) => configure::run(command, &cli.global, &process_env),
+        Command::Login => configure::login(&cli.global, &process_env),
+        Command::Remote(command) => client(cli.global, command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+/// Runs a client command on a runtime of its own; one thread is enough for one call at a time.
+fn client(global: Global, command: Remote) -> Result<(), Error> {
+    let context = Context::new(global, &process_env)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| {
+            Error::Other(anyhow::Error::new(e).context("cannot start the async runtime"))
+        })?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Remote::App(command) => Box::pin(app::run(&context, command)).await,
+            Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
+            Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,
+        }
+    });
+    // A thread that still reads stdin must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contracts_spellings_parse() {
+        for line in [
+            "ignite fn create a -t large --memory 128 --cpu 250 --timeout-secs 5 --max-replicas 3 --reserved 1 --description d --env A=b=c --env D=",
+            "ignite function ls -o wide",
+            "ignite app update acme:a --allow-unauthenticated=false --org acme --debug --timeout 10s --api-endpoint h:1 --token t",
+            "ignite app deploy a --image-ref r:1 --registry-secret-ref s --tier small --health-path /h --allow-unauthenticated --follow",
+            "ignite app delete a --yes",
+            "ignite draft save a --image-ref r",
+            "ignite draft status a -o yaml",
+            "ignite draft publish acme:a",
+            "ignite invoke a -p {} --method get --path /x?y=z --header k:v --include",
+            "ignite invoke a --payload-file f",
+            "ignite token create --org o --ttl 1h --data-dir /d",
+            "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
+            "ignite prune",
+            "ignite config set api_endpoint 127.0.0.1:1",
+            "ignite config view -o json",
+            "ignite login --token t",
+        ] {
+            if let Err(e) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {e}");
+            }
+        }
+        for line in [
+            "ignite invoke a -p 1 --payload-file f",
+            "ignite app deploy a",
+            "ignite app create a --env A",
+            "ignite app list -o xml",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

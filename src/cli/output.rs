@@ -1,0 +1,164 @@
+//! Answers on stdout: tables for people, JSON and YAML for programs.
+//!
+//! JSON is the API's: the answer goes through the contract's descriptors, so names, enums and
+//! 64-bit numbers are spelled as the HTTP gateway spells them.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use comfy_table::{Table, presets::NOTHING};
+use prost_reflect::DynamicMessage;
+use serde::Serialize;
+
+use super::Error;
+use crate::api::proto;
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// The API's JSON.
+    Json,
+    /// The API's JSON as YAML.
+    Yaml,
+    /// A table with more columns.
+    Wide,
+}
+
+impl Format {
+    /// Prints a message of the contract. `name` is its name in the package; `table` is asked
+    /// for the table, with whether it may be wide.
+    pub(super) fn print<M: prost::Message>(
+        self,
+        name: &str,
+        message: &M,
+        table: impl FnOnce(bool) -> Table,
+    ) -> Result<(), Error> {
+        match self {
+            Format::Table => columns(table(false)),
+            Format::Wide => columns(table(true)),
+            Format::Json | Format::Yaml => self.print_value(&dynamic(name, message)?),
+        }
+    }
+
+    /// Prints a value as JSON or YAML; tables have no form for it and take JSON.
+    pub(super) fn print_value(self, value: &impl Serialize) -> Result<(), Error> {
+        let text = match self {
+            Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| Error::Other(e.into()))?,
+            _ => serde_json::to_string_pretty(value).map_err(|e| Error::Other(e.into()))?,
+        };
+        line(text.trim_end())
+    }
+}
+
+/// A message of the contract that serializes as proto3 JSON, in the contract's order.
+pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
+    let full = format!("dodil.ignite.v1.{name}");
+    let descriptor = proto::pool().get_message_by_name(&full).ok_or_else(|| {
+        Error::Other(anyhow::anyhow!(
+            "the contract has no message {full}; this is a bug in ignite"
+        ))
+    })?;
+    let mut dynamic = DynamicMessage::new(descriptor);
+    dynamic
+        .transcode_from(message)
+        .map_err(|e| Error::Other(e.into()))?;
+    Ok(dynamic)
+}
+
+/// One line, or several, on stdout.
+pub(super) fn line(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// A table on stdout, from the first column of the terminal on.
+pub(super) fn columns(mut table: Table) -> Result<(), Error> {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    line(&table.trim_fmt())
+}
+
+/// A table without borders, for reading and for `awk`.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    if !header.is_empty() {
+        table.set_header(header.to_vec());
+    }
+    table
+}
+
+/// A table of a name and a value in each row.
+pub(super) fn rows(rows: &[(&str, String)]) -> Table {
+    let mut table = table(&[]);
+    for (name, value) in rows {
+        table.add_row([*name, or_dash(value)]);
+    }
+    table
+}
+
+/// A name of an enum without its prefix, in lower case: `DEPLOYMENT_STATE_CREATED` → `created`.
+pub(super) fn plain(wire: &str, prefix: &str) -> String {
+    let bare = wire.strip_prefix(prefix).unwrap_or(wire);
+    bare.trim_start_matches('_')
+        .to_ascii_lowercase()
+        .replace('_', "-")
+}
+
+/// Unix milliseconds for people; `-` for none.
+pub(super) fn time(ms: i64) -> String {
+    match u64::try_from(ms) {
+        Ok(ms) if ms > 0 => UNIX_EPOCH
+            .checked_add(Duration::from_millis(ms))
+            .map_or_else(
+                || ms.to_string(),
+                |t| humantime::format_rfc3339_seconds(t).to_string(),
+            ),
+        _ => "-".to_owned(),
+    }
+}
+
+/// The text, or `-` when there is none.
+pub(super) fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::proto::v1;
+
+    #[test]
+    fn json_is_spelled_as_the_api_spells_it() {
+        let app = v1::AppMeta {
+            id: "acme/a".to_owned(),
+            resource_tier: v1::ResourceTier::Small.into(),
+            created_at_ms: 7,
+            ..Default::default()
+        };
+        let message =
+            dynamic("GetAppResponse", &v1::GetAppResponse { app: Some(app) }).expect("known");
+        let value = serde_json::to_value(message).expect("json");
+        let expected = serde_json::json!({
+            "app": { "id": "acme/a", "resourceTier": "RESOURCE_TIER_SMALL", "createdAtMs": "7" }
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn times_and_names_are_for_people() {
+        assert_eq!(
+            plain("DEPLOYMENT_STATE_SCALED_TO_ZERO", "DEPLOYMENT_STATE"),
+            "scaled-to-zero"
+        );
+        assert_eq!(time(0), "-");
+        assert_eq!(time(1_700_000_000_999), "2023-11-14T22:13:20Z");
+    }
+}

@@ -1,0 +1,204 @@
+//! `ignite serve` and `ignite prune`: flags over the configuration, then the server.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{failure::note, output};
+use crate::{
+    config::{Config, Flags, LogFormat, process_env},
+    server,
+};
+
+/// The configuration cannot be used: `EX_USAGE` of sysexits.h.
+const EXIT_BAD_CONFIG: u8 = 64;
+
+/// What `serve` can be told; each setting is in `--dump-config` with its name in the file.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where the JSON API and the app URLs listen, as address:port; port 0 takes a free one.
+    #[arg(long)]
+    http_addr: Option<String>,
+    /// Where gRPC listens, as address:port; port 0 takes a free one.
+    #[arg(long)]
+    grpc_addr: Option<String>,
+    /// Where the state is kept.
+    #[arg(long)]
+    data_dir: Option<String>,
+    /// App URLs are names under this domain.
+    #[arg(long)]
+    base_domain: Option<String>,
+    /// Scheme and port of public URLs behind a TLS proxy, such as https://:443.
+    #[arg(long)]
+    public_url: Option<String>,
+    /// Keep nothing: remove containers, network and state on exit.
+    #[arg(long)]
+    ephemeral: bool,
+    /// Leave containers running on a clean stop, for the next start to adopt.
+    #[arg(long)]
+    keep_replicas: bool,
+    /// Refuse what the platform would refuse, instead of warning.
+    #[arg(long)]
+    strict: bool,
+    /// A network of the engine that every app joins as well.
+    #[arg(long)]
+    network: Option<String>,
+    /// How containers are reached: auto, direct or published.
+    #[arg(long)]
+    reach: Option<String>,
+    /// The container engine's address.
+    #[arg(long)]
+    docker_host: Option<String>,
+    /// The organization of this machine's client when none is given.
+    #[arg(long)]
+    default_org: Option<String>,
+    /// Longest wait of a request for a replica, in seconds.
+    #[arg(long)]
+    cold_start_budget_secs: Option<String>,
+    /// Floor under the scale-down period of apps, in seconds.
+    #[arg(long)]
+    min_scaledown_secs: Option<String>,
+    /// Most replicas of one app.
+    #[arg(long)]
+    max_replicas_cap: Option<String>,
+    /// Log lines as plain or json.
+    #[arg(long)]
+    log_format: Option<String>,
+    /// A log level, or a filter such as info,ignite::fleet=debug.
+    #[arg(long)]
+    log_level: Option<String>,
+    /// Any setting by its name in the configuration file; repeatable.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// Print the configuration that results, as TOML, and exit.
+    #[arg(long)]
+    dump_config: bool,
+}
+
+/// What `prune` can be told.
+#[derive(Debug, clap::Args)]
+pub(super) struct PruneArgs {
+    /// The container engine's address.
+    #[arg(long)]
+    docker_host: Option<String>,
+    /// The data directory of the instance on this machine.
+    #[arg(long)]
+    data_dir: Option<String>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("write NAME=VALUE, such as pids_limit=1024")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Args {
+    fn overlay(&self) -> Flags {
+        let mut flags = Flags::default();
+        for (name, value) in &self.set {
+            flags.set(name, Some(value), &format!("--set {name}={value}"));
+        }
+        let switch = |on: bool| on.then_some("true");
+        for (name, value) in [
+            ("http_addr", self.http_addr.as_deref()),
+            ("grpc_addr", self.grpc_addr.as_deref()),
+            ("data_dir", self.data_dir.as_deref()),
+            ("base_domain", self.base_domain.as_deref()),
+            ("public_url", self.public_url.as_deref()),
+            ("ephemeral", switch(self.ephemeral)),
+            ("keep_replicas", switch(self.keep_replicas)),
+            ("strict", switch(self.strict)),
+            ("network", self.network.as_deref()),
+            ("reach", self.reach.as_deref()),
+            ("docker_host", self.docker_host.as_deref()),
+            ("default_org", self.default_org.as_deref()),
+            (
+                "cold_start_budget_secs",
+                self.cold_start_budget_secs.as_deref(),
+            ),
+            ("min_scaledown_secs", self.min_scaledown_secs.as_deref()),
+            ("max_replicas_cap", self.max_replicas_cap.as_deref()),
+            ("log_format", self.log_format.as_deref()),
+            ("log_level", self.log_level.as_deref()),
+        ] {
+            flags.set(name, value, &format!("--{}", name.replace('_', "-")));
+        }
+        flags
+    }
+}
+
+/// Serves until a signal: 0 after a clean stop, 64 on a bad configuration, 1 on a failed start.
+pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
+    let config = match load(&args.overlay(), file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if args.dump_config {
+        return output::line(config.to_toml().trim_end())
+            .map_or_else(super::Error::report, |()| ExitCode::SUCCESS);
+    }
+    block_on(async { Box::pin(server::run(config)).await.map(|()| Vec::new()) })
+}
+
+/// Removes what instances that are gone have left, and prints one line for each thing removed.
+pub(super) fn prune(args: PruneArgs, file: Option<PathBuf>) -> ExitCode {
+    let mut flags = Flags::default();
+    flags.set("docker_host", args.docker_host.as_deref(), "--docker-host");
+    flags.set("data_dir", args.data_dir.as_deref(), "--data-dir");
+    match load(&flags, file) {
+        Ok(config) => block_on(async { Box::pin(server::prune(config)).await }),
+        Err(code) => code,
+    }
+}
+
+/// The configuration, with the log set up by it.
+fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
+    let bad = |text: String| {
+        note(&format!("ignite: {text}"));
+        ExitCode::from(EXIT_BAD_CONFIG)
+    };
+    let config = Config::load(&process_env, file, flags).map_err(|e| bad(e.to_string()))?;
+    let filter = EnvFilter::try_new(&config.log_level).map_err(|e| {
+        bad(format!(
+            "the log level {:?} is not valid: {e}",
+            config.log_level
+        ))
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = match config.log_format {
+        LogFormat::Plain => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    installed.map_err(|e| bad(format!("the log cannot be set up: {e}")))?;
+    Ok(config)
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<Vec<String>>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            note(&format!("ignite: cannot start the async runtime: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    match outcome {
+        Ok(lines) => {
+            let printed = lines.iter().try_for_each(|l| output::line(l));
+            printed.map_or_else(super::Error::report, |()| ExitCode::SUCCESS)
+        }
+        Err(e) => {
+            note(&format!("ignite: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The layers of the configuration and the table of settings.
+//!
+//! A layer is raw text by setting, with where it stood; the highest layer that has a setting
+//! wins, and only the winner is parsed and complained about.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use super::{
+    Config,
+    forms::{Bytes, Count, Form, Listen, Maybe, Path, Plain, Secs, Span, Switch},
+};
+
+/// Where variables come from: the process's environment, or a test's closure.
+pub trait Source {
+    /// The variable's value; `None` when it is not set.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Source for F {
+    fn get(&self, name: &str) -> Option<String> {
+        self(name)
+    }
+}
+
+/// The process's environment. Text that is not UTF-8 gets replacement characters, which every
+/// check then shows.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// A configuration that cannot be used, with everything that is wrong in it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Invalid {
+    /// One sentence for each problem, naming the setting and where it stood.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid:")?;
+        self.problems
+            .iter()
+            .try_for_each(|p| write!(f, "\n  - {p}"))
+    }
+}
+
+/// What the command line sets: an overlay in which everything is optional.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    values: Vec<(String, String, String)>,
+}
+
+impl Flags {
+    /// Sets one setting by its name in the file, if there is a value; a later call wins.
+    /// `origin` is the flag as the user wrote it.
+    pub fn set(&mut self, name: &str, value: Option<&str>, origin: &str) {
+        if let Some(value) = value {
+            self.values
+                .push((name.to_owned(), value.to_owned(), origin.to_owned()));
+        }
+    }
+}
+
+/// Raw text of one setting and where it stood.
+struct Raw {
+    text: String,
+    origin: String,
+}
+
+type Winners = BTreeMap<&'static str, Raw>;
+
+macro_rules! settings {
+    ($($field:ident = $name:literal, $env:literal, $form:ty;)*) => {
+        /// Name in the file and variable of every setting.
+        const SETTINGS: &[(&str, &str)] = &[$(($name, $env),)*];
+
+        fn apply(config: &mut Config, winners: &Winners, problems: &mut Vec<String>) {
+            $(if let Some(raw) = winners.get($name) {
+                match <$form>::parse(&raw.text) {
+                    Ok(value) => config.$field = value,
+                    Err(why) => problems.push(format!("{}: {why}", raw.origin)),
+                }
+            })*
+        }
+
+        impl Config {
+            /// The configuration as the TOML file that would give it; what is not set is a comment.
+            pub fn to_toml(&self) -> String {
+                // Without `..`: a field that the table forgets does not compile.
+                let Config { $($field,)* } = self;
+                let mut out = String::new();
+                $(match <$form>::show($field) {
+                    Some(value) => out.push_str(&format!("{} = {value}\n", $name)),
+                    None => out.push_str(&format!("# {} is not set\n", $name)),
+                })*
+                out
+            }
+        }
+    };
+}
+
+settings! {
+    http_addr = "http_addr", "IGNITE_HTTP_ADDR", Listen;
+    grpc_addr = "grpc_addr", "IGNITE_API_LISTEN_ADDR", Listen;
+    data_dir = "data_dir", "IGNITE_DATA_DIR", Path;
+    base_domain = "base_domain", "IGNITE_BASE_DOMAIN", Plain;
+    public_url = "public_url", "IGNITE_PUBLIC_URL", Maybe;
+    ephemeral = "ephemeral", "IGNITE_EPHEMERAL", Switch;
+    keep_replicas = "keep_replicas", "IGNITE_KEEP_REPLICAS", Switch;
+    network = "network", "IGNITE_NETWORK", Maybe;
+    reach = "reach", "IGNITE_REACH", Plain;
+    strict = "strict", "IGNITE_STRICT", Switch;
+    docker_host = "docker_host", "DOCKER_HOST", Maybe;
+    default_org = "default_org", "IGNITE_DEFAULT_ORG", Plain;
+    cold_start_budget = "cold_start_budget_secs", "IGNITE_COLD_START_BUDGET_SECS", Secs;
+    startup_timeout = "startup_timeout_secs", "IGNITE_STARTUP_TIMEOUT_SECS", Secs;
+    min_scaledown = "min_scaledown_secs", "IGNITE_MIN_SCALEDOWN_SECS", Secs;
+    max_replicas_cap = "max_replicas_cap", "IGNITE_MAX_REPLICAS_CAP", Count;
+    app_timeout = "app_timeout_secs", "IGNITE_APP_TIMEOUT_SECS", Secs;
+    hold_max_requests = "hold_max_requests", "IGNITE_HOLD_MAX_REQUESTS", Count;
+    hold_max_bytes = "hold_max_bytes", "IGNITE_HOLD_MAX_BYTES", Bytes;
+    max_body_bytes = "max_body_bytes", "IGNITE_MAX_BODY_BYTES", Bytes;
+    max_connects_per_replica = "max_connects_per_replica", "IGNITE_MAX_CONNECTS_PER_REPLICA", Count;
+    drain_timeout = "drain_timeout_secs", "IGNITE_DRAIN_TIMEOUT_SECS", Secs;
+    stop_grace = "stop_grace_secs", "IGNITE_STOP_GRACE_SECS", Secs;
+    pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;
+    container_log_max_bytes = "container_log_max_bytes", "IGNITE_CONTAINER_LOG_MAX_BYTES", Bytes;
+    container_log_files = "container_log_files", "IGNITE_CONTAINER_LOG_FILES", Count;
+    start_retry_initial = "start_retry_initial", "IGNITE_START_RETRY_INITIAL", Span;
+    start_retry_max = "start_retry_max", "IGNITE_START_RETRY_MAX", Span;
+    readiness_poll_initial = "readiness_poll_initial", "IGNITE_READINESS_POLL_INITIAL", Span;
+    readiness_poll_max = "readiness_poll_max", "IGNITE_READINESS_POLL_MAX", Span;
+    reconcile_interval = "reconcile_interval", "IGNITE_RECONCILE_INTERVAL", Span;
+    log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
+    log_level = "log_level", "IGNITE_LOG", Plain;
+}
+
+impl Config {
+    /// Builds the configuration: defaults, then the file, then variables, then flags.
+    ///
+    /// `file` is the TOML file's path; without one `IGNITE_CONFIG` is asked. An empty variable
+    /// counts as not set.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any layer, and every relation that does not hold.
+    pub fn load(vars: &impl Source, file: Option<PathBuf>, flags: &Flags) -> Result<Self, Invalid> {
+        let mut problems = Vec::new();
+        let mut winners = Winners::new();
+        if let Some(path) = file.or_else(|| set(vars, "IGNITE_CONFIG").map(PathBuf::from)) {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => from_file(
+                    &text,
+                    &path.display().to_string(),
+                    &mut winners,
+                    &mut problems,
+                ),
+                Err(e) => problems.push(format!("the file {} cannot be read: {e}", path.display())),
+            }
+        }
+        for &(name, env) in SETTINGS {
+            if let Some(text) = set(vars, env) {
+                winners.insert(
+                    name,
+                    Raw {
+                        text,
+                        origin: env.to_owned(),
+                    },
+                );
+            }
+        }
+        for (name, value, origin) in &flags.values {
+            match known(name) {
+                Some(name) => {
+                    winners.insert(name, Raw { text: value.clone(), origin: origin.clone() });
+                }
+                None => problems.push(format!("{origin}: there is no setting {name:?}; `ignite serve --dump-config` lists them")),
+            }
+        }
+        let data_dir = default_data_dir(vars);
+        if data_dir.is_none() && !winners.contains_key("data_dir") {
+            problems.push(
+                "neither HOME nor XDG_DATA_HOME is set; say with --data-dir where the state goes"
+                    .to_owned(),
+            );
+        }
+        let mut config = Self::defaults(data_dir.unwrap_or_default());
+        apply(&mut config, &winners, &mut problems);
+        if !winners.contains_key("startup_timeout_secs") {
+            config.startup_timeout = config.cold_start_budget;
+        }
+        if let Err(Invalid {
+            problems: relations,
+        }) = config.validate()
+        {
+            problems.extend(relations);
+        }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Invalid { problems })
+        }
+    }
+}
+
+/// Where the state is kept when nothing says otherwise: `$XDG_DATA_HOME/ignite`, else
+/// `~/.local/share/ignite`. `None` without a home.
+pub fn default_data_dir(vars: &impl Source) -> Option<PathBuf> {
+    set(vars, "XDG_DATA_HOME")
+        .map(PathBuf::from)
+        // The XDG specification says that a relative path is to be ignored.
+        .filter(|p| p.is_absolute())
+        .or_else(|| set(vars, "HOME").map(|home| PathBuf::from(home).join(".local/share")))
+        .map(|base| base.join("ignite"))
+}
+
+fn set(vars: &impl Source, name: &str) -> Option<String> {
+    vars.get(name).filter(|value| !value.is_empty())
+}
+
+fn known(name: &str) -> Option<&'static str> {
+    SETTINGS
+        .iter()
+        .map(|(known, _)| *known)
+        .find(|known| *known == name)
+}
+
+fn from_file(text: &str, path: &str, winners: &mut Winners, problems: &mut Vec<String>) {
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(e) => {
+            return problems.push(format!("{path} is not TOML: {}", e.to_string().trim_end()));
+        }
+    };
+    for (name, value) in table {
+        let origin = format!("{name} in {path}");
+        let Some(name) = known(&name) else {
+            problems.push(format!("{origin}: there is no such setting"));
+            continue;
+        };
+        let text = match value {
+            toml::Value::String(s) => s,
+            toml::Value::Integer(i) => i.to_string(),
+            toml::Value::Boolean(b) => b.to_string(),
+            other => {
+                problems.push(format!(
+                    "{origin}: a TOML {} is not expected; write text, a number, true or false",
+                    other.type_str()
+                ));
+                continue;
+            }
+        };
+        winners.insert(name, Raw { text, origin });
+    }
+}

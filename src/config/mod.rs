@@ -1,0 +1,335 @@
+//! What `ignite serve` can be told: one plain struct, built from four layers.
+//!
+//! Lowest first: the defaults here, a TOML file, `IGNITE_*` variables, flags (see `layers.rs`).
+//! How one value is written (durations, sizes, switches) is in `forms.rs`; [`Config::validate`]
+//! checks what no single value shows. Everything that is wrong is reported at once, so that a
+//! setup is mended in one round. Nothing here reads the process's environment by itself.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::model::OrgName;
+
+mod forms;
+mod layers;
+mod serving;
+#[cfg(test)]
+mod tests;
+
+pub use forms::parse_duration;
+pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
+pub use serving::Serving;
+
+const MIB: u64 = 1024 * 1024;
+
+/// `*.localhost` resolves to the loopback address in browsers and in most resolvers.
+const DEFAULT_BASE_DOMAIN: &str = "ignite.localhost";
+/// The organization of tokens and ids that name none.
+const DEFAULT_ORG: &str = "local";
+/// The contract's cold-start budget.
+const DEFAULT_COLD_START_BUDGET: Duration = Duration::from_secs(600);
+/// The least stabilisation that the platform's autoscaler (KEDA) works with.
+const DEFAULT_MIN_SCALEDOWN: Duration = Duration::from_secs(30);
+/// The contract's typical platform maximum.
+const DEFAULT_MAX_REPLICAS_CAP: u32 = 5;
+/// As long as an app may stay up without traffic, so a long request fares no worse than none.
+const DEFAULT_APP_TIMEOUT: Duration = Duration::from_secs(300);
+/// A burst of a load generator fits; a runaway client does not.
+const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
+/// Ten bodies of the largest size per app, and small ones by the thousand.
+const DEFAULT_HOLD_MAX_BYTES: u64 = 64 * MIB;
+/// What large function platforms take for a synchronous payload.
+const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
+/// Under the listen backlog of 128 that many small servers use.
+const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
+/// What orchestrators usually allow a process to end in.
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The engine's own default for `stop`.
+const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+/// Enough for a JVM or a pre-forking server, and the end of a fork bomb.
+const DEFAULT_PIDS_LIMIT: u32 = 512;
+const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
+const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
+/// The first pause is short, since a port still in use is gone by then.
+const DEFAULT_START_RETRY_INITIAL: Duration = Duration::from_millis(500);
+/// A crash loop costs two starts a minute at most.
+const DEFAULT_START_RETRY_MAX: Duration = Duration::from_secs(30);
+/// A static binary listens within a few milliseconds; the poll must not be what it waits for.
+const DEFAULT_READINESS_POLL_INITIAL: Duration = Duration::from_millis(1);
+/// A slow app loses at most a tenth of a second to the poll.
+const DEFAULT_READINESS_POLL_MAX: Duration = Duration::from_millis(100);
+/// How long a missed event of the engine can stay unnoticed.
+const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything `ignite serve` can be told.
+///
+/// Each field says its name in the TOML file and its variable. A flag, where there is one, is
+/// the file's name with dashes; every setting can be given as `--set name=value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 takes
+    /// a free one. Default `127.0.0.1:8080`.
+    pub http_addr: SocketAddr,
+    /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Port 0 takes a free one.
+    /// Default `127.0.0.1:50051`.
+    pub grpc_addr: SocketAddr,
+    /// `data_dir`, `IGNITE_DATA_DIR`: where the store, the signing key and the lock live.
+    /// Default `$XDG_DATA_HOME/ignite`, else `~/.local/share/ignite`.
+    pub data_dir: PathBuf,
+    /// `base_domain`, `IGNITE_BASE_DOMAIN`: app URLs are `<label>.<base domain>`, in lower case.
+    /// Default `ignite.localhost`.
+    pub base_domain: String,
+    /// `public_url`, `IGNITE_PUBLIC_URL`: scheme and port that public URLs show, when a TLS proxy
+    /// stands before `ignite`, as `https://:443`. Default: `http` and the port that listens.
+    pub public_url: Option<PublicUrl>,
+    /// `ephemeral`, `IGNITE_EPHEMERAL`: keep nothing; containers, network and state are removed
+    /// on exit. Default `false`.
+    pub ephemeral: bool,
+    /// `keep_replicas`, `IGNITE_KEEP_REPLICAS`: on a clean stop leave containers running, for
+    /// the next start to adopt. Default `false`: they are removed.
+    pub keep_replicas: bool,
+    /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, so that
+    /// it reaches a database there. Default: none.
+    pub network: Option<String>,
+    /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
+    pub reach: Reach,
+    /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
+    /// root, a health path that answers 404). Default `false`: run it and warn.
+    pub strict: bool,
+    /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
+    /// Default: the engine's usual socket.
+    pub docker_host: Option<String>,
+    /// `default_org`, `IGNITE_DEFAULT_ORG`: the organization of the client on this machine when
+    /// none is given. Default `local`.
+    pub default_org: OrgName,
+    /// `cold_start_budget_secs`, `IGNITE_COLD_START_BUDGET_SECS`: longest wait of a request for
+    /// a replica. Default 600 s.
+    pub cold_start_budget: Duration,
+    /// `startup_timeout_secs`, `IGNITE_STARTUP_TIMEOUT_SECS`: longest a container that is alive
+    /// may take to get ready. Default: the cold-start budget.
+    pub startup_timeout: Duration,
+    /// `min_scaledown_secs`, `IGNITE_MIN_SCALEDOWN_SECS`: floor under an app's
+    /// `scaledown_period_secs`. Default 30 s.
+    pub min_scaledown: Duration,
+    /// `max_replicas_cap`, `IGNITE_MAX_REPLICAS_CAP`: most replicas of one app, whatever its
+    /// `max_replicas` says. Default 5.
+    pub max_replicas_cap: u32,
+    /// `app_timeout_secs`, `IGNITE_APP_TIMEOUT_SECS`: an app's timeout when its
+    /// `limits.timeout_secs` is 0. Default 300 s.
+    pub app_timeout: Duration,
+    /// `hold_max_requests`, `IGNITE_HOLD_MAX_REQUESTS`: most requests held per app. Default 1000.
+    pub hold_max_requests: usize,
+    /// `hold_max_bytes`, `IGNITE_HOLD_MAX_BYTES`: most bytes of bodies buffered for held requests
+    /// of one app. Default 64 MiB.
+    pub hold_max_bytes: u64,
+    /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
+    /// before base64. Default 6 MiB.
+    pub max_body_bytes: u64,
+    /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections that are
+    /// being opened to one replica at a time. Default 32.
+    pub max_connects_per_replica: usize,
+    /// `drain_timeout_secs`, `IGNITE_DRAIN_TIMEOUT_SECS`: how long requests in flight may go on
+    /// after a stop or a delete. 0 cuts them. Default 30 s.
+    pub drain_timeout: Duration,
+    /// `stop_grace_secs`, `IGNITE_STOP_GRACE_SECS`: time between SIGTERM and SIGKILL of a
+    /// container. Default 10 s.
+    pub stop_grace: Duration,
+    /// `pids_limit`, `IGNITE_PIDS_LIMIT`: most processes and threads of a container. Default 512.
+    pub pids_limit: u32,
+    /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
+    /// log file is rotated. Default 10 MiB.
+    pub container_log_max_bytes: u64,
+    /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: log files kept per container.
+    /// Default 3.
+    pub container_log_files: u32,
+    /// `start_retry_initial`, `IGNITE_START_RETRY_INITIAL`: pause after the first failed start;
+    /// it doubles with each further one. Default 500 ms.
+    pub start_retry_initial: Duration,
+    /// `start_retry_max`, `IGNITE_START_RETRY_MAX`: longest pause of a crash loop. Default 30 s.
+    pub start_retry_max: Duration,
+    /// `readiness_poll_initial`, `IGNITE_READINESS_POLL_INITIAL`: pause after the first
+    /// unanswered readiness probe; it doubles. Default 1 ms.
+    pub readiness_poll_initial: Duration,
+    /// `readiness_poll_max`, `IGNITE_READINESS_POLL_MAX`: longest pause between readiness probes.
+    /// Default 100 ms.
+    pub readiness_poll_max: Duration,
+    /// `reconcile_interval`, `IGNITE_RECONCILE_INTERVAL`: time between comparisons with the
+    /// engine's container list. Default 5 s.
+    pub reconcile_interval: Duration,
+    /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
+    pub log_format: LogFormat,
+    /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
+    /// Default `info`.
+    pub log_level: String,
+}
+
+/// How containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Directly where their addresses are routable from here, else through published ports.
+    Auto,
+    /// At their own addresses.
+    Direct,
+    /// Through ports published on this host.
+    Published,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Scheme and port of public URLs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The port to show; `None` shows none, which is the scheme's own.
+    pub port: Option<u16>,
+}
+
+impl Config {
+    /// Whether the data directory is the one that is used when none is given.
+    pub fn data_dir_is_default(&self) -> bool {
+        default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)
+    }
+
+    /// The defaults, with the state in `data_dir`.
+    pub fn defaults(data_dir: PathBuf) -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            http_addr: loopback(8080),
+            grpc_addr: loopback(50051),
+            data_dir,
+            base_domain: DEFAULT_BASE_DOMAIN.to_owned(),
+            public_url: None,
+            ephemeral: false,
+            keep_replicas: false,
+            network: None,
+            reach: Reach::Auto,
+            strict: false,
+            docker_host: None,
+            default_org: DEFAULT_ORG
+                .parse()
+                .expect("the default organization's name is valid"),
+            cold_start_budget: DEFAULT_COLD_START_BUDGET,
+            startup_timeout: DEFAULT_COLD_START_BUDGET,
+            min_scaledown: DEFAULT_MIN_SCALEDOWN,
+            max_replicas_cap: DEFAULT_MAX_REPLICAS_CAP,
+            app_timeout: DEFAULT_APP_TIMEOUT,
+            hold_max_requests: DEFAULT_HOLD_MAX_REQUESTS,
+            hold_max_bytes: DEFAULT_HOLD_MAX_BYTES,
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            max_connects_per_replica: DEFAULT_MAX_CONNECTS_PER_REPLICA,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            stop_grace: DEFAULT_STOP_GRACE,
+            pids_limit: DEFAULT_PIDS_LIMIT,
+            container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
+            container_log_files: DEFAULT_CONTAINER_LOG_FILES,
+            start_retry_initial: DEFAULT_START_RETRY_INITIAL,
+            start_retry_max: DEFAULT_START_RETRY_MAX,
+            readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,
+            readiness_poll_max: DEFAULT_READINESS_POLL_MAX,
+            reconcile_interval: DEFAULT_RECONCILE_INTERVAL,
+            log_format: LogFormat::Plain,
+            log_level: "info".to_owned(),
+        }
+    }
+
+    /// Checks what no single value shows.
+    ///
+    /// # Errors
+    /// Every relation that does not hold, each in a sentence that names both sides.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, otherwise: &str| {
+            if !holds {
+                problems.push(otherwise.to_owned());
+            }
+        };
+        require(
+            self.http_addr != self.grpc_addr || self.http_addr.port() == 0,
+            "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
+        );
+        require(
+            is_domain(&self.base_domain),
+            "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",
+        );
+        require(
+            !(self.ephemeral && self.keep_replicas),
+            "ephemeral keeps nothing and keep_replicas keeps containers; set one of them",
+        );
+        require(
+            self.max_replicas_cap > 0,
+            "max_replicas_cap must be at least 1",
+        );
+        require(
+            self.hold_max_requests > 0,
+            "hold_max_requests must be at least 1",
+        );
+        require(
+            self.max_connects_per_replica > 0,
+            "max_connects_per_replica must be at least 1",
+        );
+        require(self.pids_limit > 0, "pids_limit must be at least 1");
+        require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
+        require(
+            self.hold_max_bytes >= self.max_body_bytes,
+            "hold_max_bytes must be at least max_body_bytes, or a large request could never wait for a start",
+        );
+        require(
+            self.container_log_max_bytes > 0,
+            "container_log_max_bytes must be at least 1",
+        );
+        require(
+            self.container_log_files > 0,
+            "container_log_files must be at least 1",
+        );
+        for (name, value) in [
+            ("cold_start_budget_secs", self.cold_start_budget),
+            ("startup_timeout_secs", self.startup_timeout),
+            ("app_timeout_secs", self.app_timeout),
+            ("start_retry_initial", self.start_retry_initial),
+            ("readiness_poll_initial", self.readiness_poll_initial),
+            ("reconcile_interval", self.reconcile_interval),
+        ] {
+            require(!value.is_zero(), &format!("{name} must be more than 0"));
+        }
+        require(
+            self.start_retry_initial <= self.start_retry_max,
+            "start_retry_initial must not be longer than start_retry_max",
+        );
+        require(
+            self.readiness_poll_initial <= self.readiness_poll_max,
+            "readiness_poll_initial must not be longer than readiness_poll_max",
+        );
+        require(
+            self.readiness_poll_max < self.startup_timeout,
+            "readiness_poll_max must be shorter than startup_timeout_secs, or a start would time out between two probes",
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Invalid { problems })
+        }
+    }
+}
+
+fn is_domain(s: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
+    s.len() <= 253 - 64 && s.split('.').all(label)
+}

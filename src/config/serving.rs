@@ -1,0 +1,81 @@
+//! How the client finds a server on the same machine: `<data_dir>/serve.json`.
+//!
+//! The server writes it when it is ready and removes it when it stops. After a crash it stays,
+//! so who reads it learns only where to try.
+
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::OrgName;
+
+/// Where a server can be reached from its own machine: a listener on every address is written
+/// down with the loopback one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// Base URL of the HTTP listener, such as `http://127.0.0.1:8080`.
+    pub http: String,
+    /// URL of the gRPC listener, such as `http://127.0.0.1:50051`.
+    pub grpc: String,
+    /// The server's process id.
+    pub pid: u32,
+    /// The organization of clients that name none.
+    pub default_org: String,
+}
+
+impl Serving {
+    /// This process, listening on two addresses.
+    pub fn new(http: SocketAddr, grpc: SocketAddr, default_org: &OrgName) -> Self {
+        Self {
+            http: format!("http://{}", reachable(http)),
+            grpc: format!("http://{}", reachable(grpc)),
+            pid: std::process::id(),
+            default_org: default_org.to_string(),
+        }
+    }
+
+    /// Writes the file whole, over one that a crash left.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, data_dir: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        file.persist(path(data_dir)).map_err(|e| e.error)?;
+        Ok(())
+    }
+
+    /// Reads the file; `None` when there is none or it is not to be read.
+    pub fn read(data_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path(data_dir)).ok()?).ok()
+    }
+
+    /// Removes the file. Gone is success.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove(data_dir: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path(data_dir)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, addr.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, addr.port()).into(),
+        _ => addr,
+    }
+}
+
+fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join("serve.json")
+}

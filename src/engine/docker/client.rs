@@ -1,0 +1,108 @@
+//! One engine call: a client, a limit on time, and errors in our words.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::errors::Error as ClientError;
+
+use super::{Error, connect::Connector};
+
+/// Cheap to clone; what every part of the implementation makes its calls with.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    connector: Arc<Connector>,
+    /// The limit of an ordinary call.
+    limit: Duration,
+}
+
+impl Client {
+    pub(super) fn new(connector: Connector, limit: Duration) -> Self {
+        Self {
+            connector: Arc::new(connector),
+            limit,
+        }
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// The limit of an ordinary call.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Makes an ordinary call. `call` says what is asked, as a verb, for the error.
+    pub(super) async fn run<T, F>(
+        &self,
+        call: &'static str,
+        f: impl FnOnce(bollard::Docker) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        self.run_within(call, self.limit, f).await
+    }
+
+    /// Makes a call that may take `limit`, the body of its answer included.
+    pub(super) async fn run_within<T, F>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        f: impl FnOnce(bollard::Docker) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let client = self.connector.client()?;
+        match tokio::time::timeout(limit, f(client)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(cause)) => Err(self.translate(call, limit, cause)),
+            Err(_) => Err(Error::TimedOut { call, after: limit }),
+        }
+    }
+
+    fn translate(&self, call: &'static str, limit: Duration, cause: ClientError) -> Error {
+        match cause {
+            ClientError::DockerResponseServerError {
+                status_code,
+                message,
+            } => Error::Refused {
+                call,
+                status: status_code,
+                message: message.trim().to_owned(),
+            },
+            ClientError::DockerStreamError { error } => Error::Refused {
+                call,
+                status: 0,
+                message: error.trim().to_owned(),
+            },
+            ClientError::RequestTimeoutError => Error::TimedOut { call, after: limit },
+            // Everything that the transport says: refused, reset, closed before the answer.
+            cause @ (ClientError::HyperLegacyError { .. }
+            | ClientError::HyperResponseError { .. }
+            | ClientError::IOError { .. }
+            | ClientError::SocketNotFoundError(_)) => {
+                self.connector.forget();
+                self.connector.unreachable(&cause)
+            }
+            other => Error::Refused {
+                call,
+                status: 0,
+                message: other.to_string(),
+            },
+        }
+    }
+}
+
+/// Whether the engine answered with this HTTP status.
+pub(super) fn has_status(err: &Error, wanted: u16) -> bool {
+    matches!(err, Error::Refused { status, .. } if *status == wanted)
+}
+
+/// Turns "not found" into success, for calls that only want the thing to be gone.
+pub(super) fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(err) if has_status(&err, 404) => Ok(()),
+        other => other,
+    }
+}

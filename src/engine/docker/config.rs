@@ -1,0 +1,102 @@
+//! The settings of the engine client, and where their defaults come from.
+
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::model::InstanceId;
+
+/// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
+pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A start sets up the network namespace and cgroups; on a loaded host it takes seconds.
+pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Tens of gigabytes over a slow line; a pull is given up after that.
+pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// The health check must say "down" soon, even when the engine takes the call and is stuck.
+pub const DEFAULT_INFO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Log bytes kept per file and container, and the number of files: 30 MiB in all.
+pub const DEFAULT_LOG_MAX_BYTES: u64 = 10 << 20;
+/// See [`DEFAULT_LOG_MAX_BYTES`].
+pub const DEFAULT_LOG_MAX_FILES: u32 = 3;
+
+/// How containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// Directly where the engine is a rootful one on this Linux machine, else published.
+    #[default]
+    Auto,
+    /// At the container's own address.
+    Direct,
+    /// Through published ports.
+    Published,
+}
+
+impl FromStr for Reach {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "direct" => Ok(Self::Direct),
+            "published" => Ok(Self::Published),
+            other => Err(format!(
+                "{other:?} is not a way to reach containers; give auto, direct or published"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Published => "published",
+        })
+    }
+}
+
+/// Settings of [`super::Docker`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The instance whose containers these are.
+    pub instance: InstanceId,
+    /// Its data directory, written into the labels for `ignite prune`.
+    pub data_dir: PathBuf,
+    /// The engine's address; `None` is `DOCKER_HOST`, else the usual sockets of Docker and
+    /// Podman.
+    pub host: Option<String>,
+    /// How containers are reached.
+    pub reach: Reach,
+    /// One more network that every container joins, such as that of a developer's database.
+    /// Unlike the instance's own it may let apps talk to each other.
+    pub extra_network: Option<String>,
+    /// Most bytes per log file of a container.
+    pub log_max_bytes: u64,
+    /// Most log files per container.
+    pub log_max_files: u32,
+    /// Limit of one ordinary engine call; stopping may take the grace on top.
+    pub call_timeout: Duration,
+    /// Limit of starting one container, without its app getting ready.
+    pub start_timeout: Duration,
+    /// Limit of one pull.
+    pub pull_timeout: Duration,
+    /// Limit of the health check.
+    pub info_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults for an instance.
+    pub fn new(instance: InstanceId, data_dir: PathBuf) -> Self {
+        Self {
+            instance,
+            data_dir,
+            host: None,
+            reach: Reach::default(),
+            extra_network: None,
+            log_max_bytes: DEFAULT_LOG_MAX_BYTES,
+            log_max_files: DEFAULT_LOG_MAX_FILES,
+            call_timeout: DEFAULT_CALL_TIMEOUT,
+            start_timeout: DEFAULT_START_TIMEOUT,
+            pull_timeout: DEFAULT_PULL_TIMEOUT,
+            info_timeout: DEFAULT_INFO_TIMEOUT,
+        }
+    }
+}

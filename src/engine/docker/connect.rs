@@ -1,0 +1,372 @@
+//! Where the engine listens, and the lazily made client to it.
+//!
+//! The address comes from the configuration, else `DOCKER_HOST`, else the sockets where Docker
+//! and Podman usually listen. A bad address is refused at once; an engine that is not there is
+//! not: the client is made on first use, so `ignite` starts before its engine and finds it
+//! when it comes.
+
+use std::path::{Path, PathBuf};
+
+use bollard::{API_DEFAULT_VERSION, errors::Error as ClientError};
+use http::uri::Authority;
+use parking_lot::Mutex;
+
+use super::Error;
+
+/// The forms of address that are understood, for error messages.
+const FORMS: &str = "give unix:///path/to/socket, tcp://host:port, http://host:port or https://host:port \
+     (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for TLS)";
+/// Docker's registered ports, without and with TLS.
+const PLAIN_PORT: u16 = 2375;
+const TLS_PORT: u16 = 2376;
+/// Bollard's own limit per request, in seconds: longer than any limit of ours, which are the
+/// ones that count because they also cover the body of the answer.
+const CLIENT_TIMEOUT_SECS: u64 = 24 * 60 * 60;
+
+/// Where an engine listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// The first of these sockets that exists.
+    Unix(Vec<PathBuf>),
+    /// HTTP, host and port.
+    Plain(String),
+    /// HTTPS, host and port, and the directory of `ca.pem`, `cert.pem` and `key.pem`.
+    Tls(String, PathBuf),
+}
+
+impl Address {
+    /// Finds the address: `host`, else `DOCKER_HOST`, else the usual sockets. `env` reads a
+    /// variable.
+    ///
+    /// # Errors
+    /// [`Error::BadAddress`] for a value that is none of the accepted forms, or certificates
+    /// that are not there.
+    pub(super) fn find(
+        host: Option<&str>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let set = |name: &str| env(name).filter(|v| !v.is_empty());
+        match host
+            .map(str::to_owned)
+            .filter(|h| !h.is_empty())
+            .or_else(|| set("DOCKER_HOST"))
+        {
+            Some(value) => Self::parse(value.trim(), set),
+            None => {
+                let podman =
+                    set("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("podman/podman.sock"));
+                let sockets = [
+                    Some(PathBuf::from("/var/run/docker.sock")),
+                    podman,
+                    Some("/run/podman/podman.sock".into()),
+                ];
+                Ok(Self::Unix(sockets.into_iter().flatten().collect()))
+            }
+        }
+    }
+
+    fn parse(value: &str, set: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let refuse = |why: String| Error::BadAddress {
+            value: value.to_owned(),
+            why,
+        };
+        let Some((scheme, rest)) = value.split_once("://") else {
+            let hint = if value.starts_with('/') {
+                format!("did you mean unix://{value}? ")
+            } else {
+                String::new()
+            };
+            return Err(refuse(format!("it has no scheme; {hint}{FORMS}")));
+        };
+        let tls = match scheme {
+            "unix" if rest.starts_with('/') => return Ok(Self::Unix(vec![rest.into()])),
+            "unix" => {
+                return Err(refuse(
+                    "the socket's path is not absolute; write unix:///path/to/socket".into(),
+                ));
+            }
+            "tcp" => set("DOCKER_TLS_VERIFY").is_some(),
+            "http" => false,
+            "https" => true,
+            "ssh" => {
+                return Err(refuse(
+                    "ssh is not supported; forward the socket (ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST) \
+                     and give unix:///tmp/docker.sock"
+                        .into(),
+                ));
+            }
+            other => {
+                return Err(refuse(format!(
+                    "the scheme {other:?} is not supported; {FORMS}"
+                )));
+            }
+        };
+        let authority: Authority = rest
+            .trim_end_matches('/')
+            .parse()
+            .map_err(|_| refuse(format!("{rest:?} is not a host and port; {FORMS}")))?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(refuse(format!("{rest:?} is not a host and port; {FORMS}")));
+        }
+        // Not `Authority::port`, which takes a number that is too large for no port at all.
+        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+            None => {
+                if tls {
+                    TLS_PORT
+                } else {
+                    PLAIN_PORT
+                }
+            }
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|p| *p != 0)
+                .ok_or_else(|| refuse(format!("{port:?} is not a port between 1 and 65535")))?,
+        };
+        let target = format!("{}:{port}", authority.host());
+        if !tls {
+            return Ok(Self::Plain(target));
+        }
+        let certs = set("DOCKER_CERT_PATH")
+            .map(PathBuf::from)
+            .or_else(|| set("HOME").map(|home| Path::new(&home).join(".docker")))
+            .ok_or_else(|| {
+                refuse(
+                    "TLS needs DOCKER_CERT_PATH, the directory of ca.pem, cert.pem and key.pem"
+                        .into(),
+                )
+            })?;
+        for file in ["ca.pem", "cert.pem", "key.pem"] {
+            if let Err(cause) = std::fs::File::open(certs.join(file)) {
+                return Err(refuse(format!(
+                    "TLS needs {} ({cause}); set DOCKER_CERT_PATH to the directory of ca.pem, cert.pem and key.pem",
+                    certs.join(file).display()
+                )));
+            }
+        }
+        Ok(Self::Tls(target, certs))
+    }
+
+    /// The host of a remote engine, without brackets; `None` when it is this machine.
+    pub(super) fn remote_host(&self) -> Option<&str> {
+        let (Self::Plain(target) | Self::Tls(target, _)) = self else {
+            return None;
+        };
+        let (host, _) = target.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let here = host == "localhost"
+            || host
+                .parse()
+                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        (!here).then_some(host)
+    }
+
+    /// Whether the engine is reached by a socket file.
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+}
+
+/// The address, and the client to it once there is one.
+#[derive(Debug)]
+pub(super) struct Connector {
+    address: Address,
+    /// Held only to clone or to put; making a client reads files but never the network.
+    client: Mutex<Option<bollard::Docker>>,
+}
+
+impl Connector {
+    pub(super) fn new(address: Address) -> Self {
+        // Bollard signs with the process-wide TLS provider. An error means that one is
+        // installed already, which will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            address,
+            client: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The client; made now if this is the first call since there was a socket.
+    pub(super) fn client(&self) -> Result<bollard::Docker, Error> {
+        let mut slot = self.client.lock();
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        let client = self.connect().map_err(|cause| self.unreachable(&cause))?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Looks at the sockets anew on the next call; another engine may be there by then.
+    pub(super) fn forget(&self) {
+        *self.client.lock() = None;
+    }
+
+    /// The error for an engine that does not answer.
+    pub(super) fn unreachable(&self, cause: &ClientError) -> Error {
+        let mut text = innermost(cause);
+        if text.contains("ermission denied") {
+            text.push_str("; this user may not open the socket: add it to the group that owns it, usually docker");
+        }
+        Error::Unreachable {
+            address: self.describe(),
+            cause: text,
+        }
+    }
+
+    /// The address as a person would write it.
+    pub(super) fn describe(&self) -> String {
+        match &self.address {
+            Address::Unix(sockets) => {
+                let found = sockets.iter().find(|s| s.exists());
+                match found.or_else(|| sockets.first()) {
+                    Some(socket) => format!("unix://{}", socket.display()),
+                    None => "unix://".to_owned(),
+                }
+            }
+            Address::Plain(target) => format!("tcp://{target}"),
+            Address::Tls(target, _) => format!("https://{target}"),
+        }
+    }
+
+    fn connect(&self) -> Result<bollard::Docker, ClientError> {
+        let (limit, version) = (CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION);
+        match &self.address {
+            Address::Unix(sockets) => match sockets.iter().find(|s| s.exists()) {
+                Some(socket) => {
+                    bollard::Docker::connect_with_unix(&socket.to_string_lossy(), limit, version)
+                }
+                None => {
+                    let looked: Vec<_> = sockets.iter().map(|s| s.display().to_string()).collect();
+                    Err(ClientError::SocketNotFoundError(looked.join(", ")))
+                }
+            },
+            Address::Plain(target) => bollard::Docker::connect_with_http(target, limit, version),
+            Address::Tls(target, certs) => {
+                let file = |name| certs.join(name);
+                bollard::Docker::connect_with_ssl(
+                    target,
+                    &file("key.pem"),
+                    &file("cert.pem"),
+                    &file("ca.pem"),
+                    limit,
+                    version,
+                )
+            }
+        }
+    }
+}
+
+/// The first cause of an error: the outer ones only say "client error".
+fn innermost(err: &ClientError) -> String {
+    let mut deepest: &dyn std::error::Error = err;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(host: &str, env: &[(&str, &str)]) -> Result<Address, String> {
+        let lookup = |name: &str| {
+            env.iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, v)| (*v).to_owned())
+        };
+        Address::find(Some(host).filter(|h| !h.is_empty()), lookup).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_documented_form_is_understood() {
+        assert_eq!(
+            find("unix:///a/b.sock", &[]),
+            Ok(Address::Unix(vec!["/a/b.sock".into()]))
+        );
+        assert_eq!(
+            find("tcp://docker", &[]),
+            Ok(Address::Plain("docker:2375".into()))
+        );
+        assert_eq!(
+            find("http://10.0.0.1:99/", &[]),
+            Ok(Address::Plain("10.0.0.1:99".into()))
+        );
+        assert_eq!(
+            find("tcp://[::1]:2375", &[]),
+            Ok(Address::Plain("[::1]:2375".into()))
+        );
+        assert_eq!(
+            find("", &[("DOCKER_HOST", "tcp://h:1")]),
+            Ok(Address::Plain("h:1".into()))
+        );
+        let usual = find("", &[("XDG_RUNTIME_DIR", "/run/user/7")]).expect("no address is fine");
+        assert_eq!(
+            usual,
+            Address::Unix(vec![
+                "/var/run/docker.sock".into(),
+                "/run/user/7/podman/podman.sock".into(),
+                "/run/podman/podman.sock".into()
+            ])
+        );
+    }
+
+    #[test]
+    fn tls_needs_its_three_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().to_str().expect("plain path");
+        let env = [("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", path)];
+        std::fs::write(dir.path().join("ca.pem"), "").expect("writes");
+        assert!(
+            find("tcp://h", &env)
+                .expect_err("no cert")
+                .contains("cert.pem")
+        );
+        for file in ["cert.pem", "key.pem"] {
+            std::fs::write(dir.path().join(file), "").expect("writes");
+        }
+        assert_eq!(
+            find("tcp://h", &env),
+            Ok(Address::Tls("h:2376".into(), path.into()))
+        );
+        assert_eq!(
+            find("https://h:1", &env[1..]),
+            Ok(Address::Tls("h:1".into(), path.into()))
+        );
+    }
+
+    #[test]
+    fn bad_addresses_are_refused_with_the_remedy() {
+        let err = |host: &str| find(host, &[]).expect_err(host);
+        assert!(err("/var/run/docker.sock").contains("unix:///var/run/docker.sock"));
+        assert!(err("unix://docker.sock").contains("absolute"));
+        assert!(err("ssh://me@host").contains("forward the socket"));
+        assert!(err("npipe:////./pipe/docker").contains("\"npipe\""));
+        assert!(err("tcp://").contains("tcp://host:port"));
+        assert!(err("tcp://host:99999").contains("65535"));
+        assert!(err("tcp://host/path").contains("not a host"));
+    }
+
+    #[test]
+    fn only_another_machine_is_remote() {
+        let remote = |host: &str| {
+            find(host, &[])
+                .expect(host)
+                .remote_host()
+                .map(str::to_owned)
+        };
+        assert_eq!(
+            remote("tcp://build.example:2375").as_deref(),
+            Some("build.example")
+        );
+        assert_eq!(remote("tcp://[fd00::1]:2375").as_deref(), Some("fd00::1"));
+        assert_eq!(remote("tcp://[::1]:2375"), None);
+        assert_eq!(remote("tcp://127.0.0.1:2375"), None);
+        assert_eq!(remote("unix:///x"), None);
+    }
+}

@@ -1,0 +1,348 @@
+//! Images: found on this machine, else pulled, once for all who wait.
+//!
+//! A pull runs in a task of its own, so that it goes on when the request that asked for it
+//! gives up, and later ones join it. The tasks end with the [`Pulls`] that owns them.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bollard::{
+    auth::DockerCredentials, models::ImageInspect, query_parameters::CreateImageOptions,
+};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    Credentials, Error, Image,
+    client::{Client, has_status},
+};
+
+/// Docker Hub's name in the engine's credentials.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+/// Longest image reference that is passed on; the registry's own limits are far below.
+const MAX_REFERENCE_LEN: usize = 1024;
+
+/// What makes two pulls the same: a pull with other credentials may end differently.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    reference: String,
+    credentials: Option<(String, String, Option<String>)>,
+}
+
+/// `None` until the pull has ended.
+type Outcome = Option<Result<(), Error>>;
+type Running = Arc<Mutex<HashMap<Key, watch::Receiver<Outcome>>>>;
+
+/// The pulls under way.
+#[derive(Debug)]
+pub(super) struct Pulls {
+    running: Running,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Ends the tasks when this is dropped.
+    _on_drop: DropGuard,
+}
+
+impl Pulls {
+    pub(super) fn new() -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            running: Running::default(),
+            tasks: TaskTracker::new(),
+            _on_drop: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    /// See [`super::super::Engine::ensure_image`].
+    pub(super) async fn ensure(
+        &self,
+        client: &Client,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Image, Error> {
+        let none = |cause: String| Error::NoSuchImage {
+            reference: reference.to_owned(),
+            cause,
+        };
+        check_reference(reference).map_err(|why| none(why.to_owned()))?;
+        if let Some(image) = inspect(client, reference).await? {
+            return Ok(image);
+        }
+        if reference.starts_with("sha256:") {
+            return Err(none(
+                "no image here has this id, and an id cannot be pulled; give a name".into(),
+            ));
+        }
+        self.pull(client, reference, credentials, limit).await?;
+        inspect(client, reference)
+            .await?
+            .ok_or_else(|| none("it was pulled and removed again".into()))
+    }
+
+    async fn pull(
+        &self,
+        client: &Client,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut outcome = self.join(client, reference, credentials, limit);
+        // Bound to a name: the guard of the value must not live in the tail expression.
+        let ended = outcome
+            .wait_for(Option::is_some)
+            .await
+            .map(|value| value.clone());
+        ended.ok().flatten().unwrap_or_else(|| {
+            Err(Error::Refused {
+                call: "pull the image",
+                status: 0,
+                message: "the pull was given up".into(),
+            })
+        })
+    }
+
+    /// The pull of this reference under way, or a new one.
+    fn join(
+        &self,
+        client: &Client,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> watch::Receiver<Outcome> {
+        let key = Key {
+            reference: reference.to_owned(),
+            credentials: credentials.map(|c| {
+                (
+                    c.username.clone(),
+                    c.password.clone(),
+                    c.server_address.clone(),
+                )
+            }),
+        };
+        let mut running = self.running.lock();
+        if let Some(outcome) = running.get(&key) {
+            return outcome.clone();
+        }
+        let (done, outcome) = watch::channel(None);
+        running.insert(key.clone(), outcome.clone());
+        let entry = Entry {
+            running: Arc::clone(&self.running),
+            key,
+        };
+        let (client, stop) = (client.clone(), self.stop.clone());
+        let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
+        self.tasks.spawn(async move {
+            let pulling = pull_once(&client, &reference, credentials, limit);
+            let result = stop.run_until_cancelled(pulling).await;
+            // Out of the map before the waiters know, so that who asks after a failure starts
+            // a new pull instead of getting the old failure.
+            drop(entry);
+            if let Some(result) = result {
+                done.send_replace(Some(result));
+            }
+        });
+        outcome
+    }
+}
+
+/// Takes a pull off the list when it ends, also by a panic.
+struct Entry {
+    running: Running,
+    key: Key,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.key);
+    }
+}
+
+async fn pull_once(
+    client: &Client,
+    reference: &str,
+    credentials: Option<DockerCredentials>,
+    limit: Duration,
+) -> Result<(), Error> {
+    tracing::info!(image = reference, "Pulling an image");
+    let options = CreateImageOptions {
+        from_image: Some(with_tag(reference)),
+        ..CreateImageOptions::default()
+    };
+    let result = client
+        .run_within("pull the image", limit, |docker| async move {
+            // The engine pulls only while somebody reads, and tells failure inside the stream.
+            let mut progress = docker.create_image(Some(options), None, credentials);
+            while let Some(step) = progress.next().await {
+                step?;
+            }
+            Ok(())
+        })
+        .await;
+    match result {
+        Err(Error::Refused { message, .. }) => {
+            tracing::warn!(
+                image = reference,
+                cause = message,
+                "An image cannot be pulled"
+            );
+            Err(Error::NoSuchImage {
+                reference: reference.to_owned(),
+                cause: message,
+            })
+        }
+        other => other,
+    }
+}
+
+/// The image if it is on this machine.
+async fn inspect(client: &Client, reference: &str) -> Result<Option<Image>, Error> {
+    let found = client
+        .run("inspect the image", |docker| async move {
+            docker.inspect_image(reference).await
+        })
+        .await;
+    match found {
+        Ok(image) => Ok(Some(from_engine(image))),
+        Err(err) if has_status(&err, 404) => Ok(None),
+        // What the engine does not take for a reference at all.
+        Err(Error::Refused {
+            status: 400,
+            message,
+            ..
+        }) => Err(Error::NoSuchImage {
+            reference: reference.to_owned(),
+            cause: message,
+        }),
+        Err(err) => Err(err),
+    }
+}
+
+fn from_engine(image: ImageInspect) -> Image {
+    let config = image.config.unwrap_or_default();
+    let ports = config.exposed_ports.unwrap_or_default();
+    let mut exposed_ports: Vec<u16> = ports
+        .iter()
+        .filter_map(|port| match port.split_once('/') {
+            Some((number, "tcp")) => number.parse().ok(),
+            Some(_) => None,
+            None => port.parse().ok(),
+        })
+        .collect();
+    exposed_ports.sort_unstable();
+    Image {
+        id: image.id.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
+        exposed_ports,
+    }
+}
+
+fn for_engine(credentials: &Credentials) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(credentials.username.clone()),
+        password: Some(credentials.password.clone()),
+        serveraddress: Some(
+            credentials
+                .server_address
+                .clone()
+                .unwrap_or_else(|| DOCKER_HUB.to_owned()),
+        ),
+        ..DockerCredentials::default()
+    }
+}
+
+/// Refuses what is no reference. It becomes part of a path in the engine's API, so dots, query
+/// marks and the like must not lead elsewhere.
+fn check_reference(reference: &str) -> Result<(), &'static str> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-:/@".contains(c);
+    if reference.is_empty() {
+        return Err("the reference is empty; give one such as registry.example/app:1.0");
+    }
+    if reference.len() > MAX_REFERENCE_LEN {
+        return Err("the reference is over 1024 characters long");
+    }
+    if !reference.chars().all(legal) {
+        return Err("a reference has only letters, digits and . _ - : / @");
+    }
+    if reference
+        .split('/')
+        .any(|part| part.is_empty() || part.starts_with(['.', '-', ':', '@']))
+    {
+        return Err("a part between slashes is empty or begins with . - : or @");
+    }
+    Ok(())
+}
+
+/// The reference with `:latest` when it names neither tag nor digest; without, the engine
+/// would pull every tag there is.
+fn with_tag(reference: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    if last.contains([':', '@']) {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_without_tag_means_latest() {
+        assert_eq!(with_tag("redis"), "redis:latest");
+        assert_eq!(
+            with_tag("localhost:5000/redis"),
+            "localhost:5000/redis:latest"
+        );
+        assert_eq!(with_tag("localhost:5000/redis:7"), "localhost:5000/redis:7");
+        assert_eq!(with_tag("a/b@sha256:00"), "a/b@sha256:00");
+    }
+
+    #[test]
+    fn what_could_leave_the_path_is_no_reference() {
+        for bad in [
+            "",
+            "../containers/json",
+            "a/../b",
+            "a?all=1",
+            "a#b",
+            "a b",
+            "a%2e",
+            "/a",
+            "a//b",
+            "-a",
+            &"a".repeat(1025),
+        ] {
+            assert!(check_reference(bad).is_err(), "{bad}");
+        }
+        for good in [
+            "redis",
+            "sha256:0a",
+            "0a1b2c",
+            "reg.example:5000/a_b/c-d:1.0@sha256:00",
+        ] {
+            assert_eq!(check_reference(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn exposed_tcp_ports_are_read() {
+        let ports = ["8080/tcp", "53/udp", "80"].map(str::to_owned).to_vec();
+        let config = bollard::models::ImageConfig {
+            exposed_ports: Some(ports),
+            ..Default::default()
+        };
+        let image = from_engine(ImageInspect {
+            config: Some(config),
+            ..Default::default()
+        });
+        assert_eq!(image.exposed_ports, [80, 8080]);
+        assert_eq!(image.user, "");
+    }
+}

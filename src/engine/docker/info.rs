@@ -1,0 +1,208 @@
+//! What kind of engine this is, and what follows from it for every container.
+//!
+//! Asked once and kept, so that no start pays for it; [`fetch`] also runs on each health check
+//! of the engine, which refreshes the copy when the engine was exchanged.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bollard::models::{SystemInfo, SystemVersion};
+
+use super::{Config, Error, Info, Reach, client::Client, spec::Place};
+
+/// Who keeps the container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogDriver {
+    /// Docker's, bounded in size and number of files.
+    JsonFile,
+    /// Podman's, bounded in size.
+    K8sFile,
+    /// Whatever the engine is set to; its bounds are the engine's.
+    EngineDefault,
+}
+
+/// How containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    /// At their own address.
+    Direct,
+    /// Through ports bound to `bind` on the engine's host and reached at `at`.
+    Published {
+        /// The address on the engine's host.
+        bind: IpAddr,
+        /// The same, as seen from here.
+        at: IpAddr,
+    },
+}
+
+/// What is kept of an engine's description of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// The part that others see.
+    pub(super) info: Info,
+    /// How its containers are reached.
+    pub(super) via: Via,
+    /// Who keeps their logs.
+    pub(super) log: LogDriver,
+}
+
+impl Facts {
+    /// What goes into the spec of each container.
+    pub(super) fn place(&self) -> Place {
+        let publish = match self.via {
+            Via::Direct => None,
+            Via::Published { bind, .. } => Some(bind),
+        };
+        Place {
+            cpus: self.info.cpus,
+            publish,
+            log: self.log,
+        }
+    }
+}
+
+/// Asks the engine what it is.
+pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Error> {
+    let (system, version) = client
+        .run_within(
+            "describe itself",
+            client.limit().min(config.info_timeout),
+            |docker| async move { tokio::try_join!(docker.info(), docker.version()) },
+        )
+        .await?;
+    let address = client.connector().address();
+    let via = match address.remote_host() {
+        _ if direct(config.reach, address.is_unix(), &system) => Via::Direct,
+        None => Via::Published {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            at: Ipv4Addr::LOCALHOST.into(),
+        },
+        Some(host) => Via::Published {
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            at: resolve(client, host).await?,
+        },
+    };
+    Ok(Facts {
+        via,
+        log: log_driver(&system),
+        info: describe(&system, &version),
+    })
+}
+
+/// Whether a container's own address can be reached from this process: only a rootful engine
+/// on this Linux machine puts its bridges into our network namespace.
+fn direct(reach: Reach, unix_socket: bool, system: &SystemInfo) -> bool {
+    match reach {
+        Reach::Direct => true,
+        Reach::Published => false,
+        Reach::Auto => {
+            let desktop = system
+                .operating_system
+                .as_deref()
+                .is_some_and(|os| os.contains("Docker Desktop"));
+            let rootless = system
+                .security_options
+                .iter()
+                .flatten()
+                .any(|option| option.split(',').any(|o| o == "name=rootless"));
+            cfg!(target_os = "linux") && unix_socket && !desktop && !rootless
+        }
+    }
+}
+
+async fn resolve(client: &Client, host: &str) -> Result<IpAddr, Error> {
+    let unreachable = |cause: String| Error::Unreachable {
+        address: client.connector().describe(),
+        cause,
+    };
+    let found = tokio::time::timeout(client.limit(), tokio::net::lookup_host((host, 0))).await;
+    let mut addresses: Vec<IpAddr> = match found {
+        Ok(Ok(addresses)) => addresses.map(|a| a.ip()).collect(),
+        Ok(Err(cause)) => {
+            return Err(unreachable(format!(
+                "the name {host:?} cannot be resolved: {cause}"
+            )));
+        }
+        Err(_) => {
+            return Err(unreachable(format!(
+                "resolving the name {host:?} takes too long"
+            )));
+        }
+    };
+    // Ports are bound to 0.0.0.0, so an IPv4 address is the one that answers for certain.
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses
+        .first()
+        .copied()
+        .ok_or_else(|| unreachable(format!("the name {host:?} has no address")))
+}
+
+fn log_driver(system: &SystemInfo) -> LogDriver {
+    let known = system
+        .plugins
+        .as_ref()
+        .and_then(|p| p.log.as_deref())
+        .unwrap_or_default();
+    let has = |name: &str| known.iter().any(|driver| driver == name);
+    if has("json-file") {
+        LogDriver::JsonFile
+    } else if has("k8s-file") {
+        LogDriver::K8sFile
+    } else {
+        LogDriver::EngineDefault
+    }
+}
+
+fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
+    let podman = version
+        .components
+        .iter()
+        .flatten()
+        .any(|c| c.name.contains("Podman"));
+    let number = version
+        .version
+        .as_deref()
+        .or(system.server_version.as_deref())
+        .unwrap_or("of unknown version");
+    Info {
+        name: format!("{} {number}", if podman { "Podman" } else { "Docker" }),
+        cpus: system
+            .ncpu
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n > 0)
+            .unwrap_or(u32::MAX),
+        memory_bytes: system
+            .mem_total
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_rootful_local_engine_is_reached_directly() {
+        let plain = SystemInfo {
+            operating_system: Some("Debian GNU/Linux 12".into()),
+            ..SystemInfo::default()
+        };
+        let desktop = SystemInfo {
+            operating_system: Some("Docker Desktop".into()),
+            ..SystemInfo::default()
+        };
+        let rootless = SystemInfo {
+            security_options: Some(vec![
+                "name=seccomp,profile=default".into(),
+                "name=rootless".into(),
+            ]),
+            ..SystemInfo::default()
+        };
+        assert_eq!(direct(Reach::Auto, true, &plain), cfg!(target_os = "linux"));
+        assert!(!direct(Reach::Auto, false, &plain));
+        assert!(!direct(Reach::Auto, true, &desktop));
+        assert!(!direct(Reach::Auto, true, &rootless));
+        assert!(direct(Reach::Direct, false, &desktop));
+        assert!(!direct(Reach::Published, true, &plain));
+    }
+}

@@ -1,0 +1,106 @@
+//! The labels that say whose a container or a network is.
+//!
+//! They are the only record that survives a crash, and the only way in which containers are
+//! found: never by name. Both directions live here so that they cannot drift apart.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use super::{Config, Owner};
+use crate::model::{AppId, InstanceId};
+
+/// The instance; on every container and network that `ignite` makes.
+pub(super) const INSTANCE: &str = "io.dodil.ignite.instance";
+const DATA_DIR: &str = "io.dodil.ignite.data-dir";
+const PID: &str = "io.dodil.ignite.pid";
+const ORG: &str = "io.dodil.ignite.org";
+const APP: &str = "io.dodil.ignite.app";
+const VERSION: &str = "io.dodil.ignite.version";
+const REPLICA: &str = "io.dodil.ignite.replica";
+const CONFIG_HASH: &str = "io.dodil.ignite.config-hash";
+
+type Labels = HashMap<String, String>;
+
+/// The labels of the instance itself, which networks carry and containers too.
+pub(super) fn of_instance(config: &Config) -> Labels {
+    [
+        (INSTANCE, config.instance.to_string()),
+        (DATA_DIR, config.data_dir.to_string_lossy().into_owned()),
+        (PID, std::process::id().to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// The labels of one container.
+pub(super) fn of_container(config: &Config, owner: &Owner) -> Labels {
+    let mut labels = of_instance(config);
+    labels.extend(
+        [
+            (ORG, owner.app.org.to_string()),
+            (APP, owner.app.name.to_string()),
+            (VERSION, owner.version.to_string()),
+            (REPLICA, owner.replica.to_string()),
+            (CONFIG_HASH, owner.config_hash.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    labels
+}
+
+/// Whose container this is; `None` when a label is missing or unreadable.
+pub(super) fn owner(labels: &Labels) -> Option<Owner> {
+    let get = |key: &str| labels.get(key);
+    Some(Owner {
+        app: AppId {
+            org: get(ORG)?.parse().ok()?,
+            name: get(APP)?.parse().ok()?,
+        },
+        replica: get(REPLICA)?.parse().ok()?,
+        version: get(VERSION)?.parse().ok()?,
+        config_hash: get(CONFIG_HASH)?.clone(),
+    })
+}
+
+/// The instance that made a thing, its data directory and its process then.
+pub(super) fn maker(labels: &Labels) -> Option<(String, Option<PathBuf>, Option<u32>)> {
+    let pid = labels.get(PID).and_then(|pid| pid.parse().ok());
+    Some((
+        labels.get(INSTANCE)?.clone(),
+        labels.get(DATA_DIR).map(PathBuf::from),
+        pid,
+    ))
+}
+
+/// The engine's filter for everything of one instance.
+pub(super) fn filter(instance: &InstanceId) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{INSTANCE}={instance}")])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_survives_its_labels() {
+        let config = Config::new(InstanceId::from_random(7), "/data dir".into());
+        let before = Owner {
+            app: "acme/my.app".parse().expect("valid"),
+            replica: "0123456789".parse().expect("valid"),
+            version: 3,
+            config_hash: "abc".into(),
+        };
+        let mut labels = of_container(&config, &before);
+        assert_eq!(owner(&labels), Some(before));
+        let (instance, data_dir, pid) = maker(&labels).expect("has a maker");
+        assert_eq!(instance, "000000000007");
+        assert_eq!(data_dir, Some("/data dir".into()));
+        assert_eq!(pid, Some(std::process::id()));
+
+        labels.insert(VERSION.into(), "three".into());
+        assert_eq!(
+            owner(&labels),
+            None,
+            "an unreadable label is no owner, not a panic"
+        );
+    }
+}

@@ -1,0 +1,430 @@
+//! The engine trait over Docker's API, for Docker and for Podman's compatible socket.
+//!
+//! [`Docker`] answers the trait's calls with as few round trips as the engine allows: what the
+//! engine is (`info`), and that the instance's network exists (`network`), are asked once and
+//! kept, so a cold start costs create, start and inspect. The pure parts, from spec to engine
+//! configuration (`spec`) and from the engine's answers to our types (`read`), know no client.
+//!
+//! A container is reached at its own address where that is routable, else through published
+//! ports. Those are bound to 127.0.0.1 when the engine is on this machine; for an engine on
+//! another host (`DOCKER_HOST=tcp://…`) they are bound to 0.0.0.0 there, because nothing else
+//! can be reached from here: whoever reaches that host then reaches the apps without a token.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bollard::{
+    models::EventMessage,
+    query_parameters::{
+        CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
+        RemoveContainerOptions, StopContainerOptions,
+    },
+};
+use futures_util::{StreamExt, future, stream, stream::BoxStream};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use self::{
+    client::{Client, gone_is_fine, has_status},
+    connect::{Address, Connector},
+    image::Pulls,
+    info::Facts,
+    network::InstanceNetwork,
+};
+use super::{
+    Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
+    Image, Info, Owner,
+};
+
+mod client;
+mod config;
+mod connect;
+mod image;
+mod info;
+mod labels;
+mod logs;
+mod network;
+mod prune;
+mod read;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use config::{
+    Config, DEFAULT_CALL_TIMEOUT, DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES,
+    DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT, DEFAULT_START_TIMEOUT, Reach,
+};
+pub use prune::{InstanceOfOthers, PruneReport, prune};
+
+/// How long to wait for a started container's address or port mapping to appear; it is there
+/// at once on Docker for Linux and late by some milliseconds on others.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A real engine. Share it behind an `Arc`; it connects on first use and again after a restart
+/// of the engine. Dropping it ends the pulls it runs.
+#[derive(Debug)]
+pub struct Docker {
+    config: Config,
+    client: Client,
+    /// What the engine last said of itself; held only to read or replace.
+    facts: Mutex<Option<Arc<Facts>>>,
+    network: InstanceNetwork,
+    pulls: Pulls,
+    /// The warnings about limits are given once, not per start.
+    warned_of_cpu: AtomicBool,
+}
+
+impl Docker {
+    /// Prepares the client; the engine need not run yet.
+    ///
+    /// # Errors
+    /// [`Error::BadAddress`] when the address, from the configuration or `DOCKER_HOST`, is not
+    /// one of the accepted forms.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let address = Address::find(config.host.as_deref(), |name| std::env::var(name).ok())?;
+        Ok(Self {
+            client: Client::new(Connector::new(address), config.call_timeout),
+            config,
+            facts: Mutex::default(),
+            network: InstanceNetwork::default(),
+            pulls: Pulls::new(),
+            warned_of_cpu: AtomicBool::new(false),
+        })
+    }
+
+    /// Where the engine is looked for, as a person would write it.
+    pub fn address(&self) -> String {
+        self.client.connector().describe()
+    }
+
+    async fn facts(&self) -> Result<Arc<Facts>, Error> {
+        if let Some(facts) = &*self.facts.lock() {
+            return Ok(Arc::clone(facts));
+        }
+        self.fetch_facts().await
+    }
+
+    async fn fetch_facts(&self) -> Result<Arc<Facts>, Error> {
+        let facts = Arc::new(info::fetch(&self.client, &self.config).await?);
+        *self.facts.lock() = Some(Arc::clone(&facts));
+        Ok(facts)
+    }
+
+    fn network_name(&self) -> String {
+        spec::network_name(&self.config.instance)
+    }
+
+    fn warn_of_clamped_cpu(&self, spec: &ContainerSpec, cpus: u32) {
+        if u64::from(spec.cpu_millicores) > u64::from(cpus) * 1000
+            && !self.warned_of_cpu.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                app = %spec.owner.app, asked_millicores = spec.cpu_millicores, host_cpus = cpus,
+                "The CPU limit is above what the engine's host has; it is lowered to all of the host's cores (said once)"
+            );
+        }
+    }
+
+    async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
+        self.network.ensure(&self.client, &self.config).await?;
+        let options = CreateContainerOptions {
+            name: Some(spec::container_name(&self.config.instance, &spec.owner)),
+            ..CreateContainerOptions::default()
+        };
+        let body = spec::container(&self.config, facts.place(), spec);
+        let made = self
+            .client
+            .run("create the container", |docker| async move {
+                docker.create_container(Some(options), body).await
+            })
+            .await?;
+        Ok(ContainerId(made.id))
+    }
+
+    async fn start_once(&self, id: &ContainerId) -> Result<(), Error> {
+        self.client
+            .run_within(
+                "start the container",
+                self.config.start_timeout,
+                |docker| async move { docker.start_container(&id.0, None).await },
+            )
+            .await
+    }
+
+    /// Makes the network anew after an error that blames it; passes other errors on.
+    async fn mend_network(&self, err: Error) -> Result<(), Error> {
+        if !network::is_to_blame(&err, &self.config) {
+            return Err(err);
+        }
+        tracing::warn!(cause = %err, "The instance's network is gone; making it again");
+        self.network.forget();
+        self.network.ensure(&self.client, &self.config).await
+    }
+
+    /// The address of a container that was just started.
+    async fn address_of(&self, id: &ContainerId) -> Result<Endpoints, Error> {
+        let deadline = Instant::now() + ADDRESS_PATIENCE;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.inspect(id).await?.state {
+                ContainerState::Running(Some(endpoints)) => return Ok(endpoints),
+                ContainerState::Exited { code, oom_killed } => {
+                    return Err(Error::Ended {
+                        id: id.clone(),
+                        code,
+                        oom_killed,
+                    });
+                }
+                state if Instant::now() >= deadline => {
+                    return Err(Error::Refused {
+                        call: "give the container an address",
+                        status: 0,
+                        message: format!(
+                            "the container is {state:?} and has none in network {} nor a published port",
+                            self.network_name()
+                        ),
+                    });
+                }
+                _ => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Turns the engine's 404 into "this container is gone".
+fn or_gone<T>(result: Result<T, Error>, id: &ContainerId) -> Result<T, Error> {
+    match result {
+        Err(err) if has_status(&err, 404) => Err(Error::NoSuchContainer(id.clone())),
+        other => other,
+    }
+}
+
+impl Engine for Docker {
+    async fn info(&self) -> Result<Info, Error> {
+        Ok(self.fetch_facts().await?.info.clone())
+    }
+
+    async fn ensure_image(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Image, Error> {
+        self.pulls
+            .ensure(
+                &self.client,
+                reference,
+                credentials,
+                self.config.pull_timeout,
+            )
+            .await
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
+        let facts = self.facts().await?;
+        self.warn_of_clamped_cpu(spec, facts.info.cpus);
+        if let Some(extra) = &self.config.extra_network {
+            network::check_extra(&self.client, extra).await?;
+        }
+        let made = match self.create_once(spec, &facts).await {
+            Err(err) if network::is_to_blame(&err, &self.config) => {
+                self.mend_network(err).await?;
+                self.create_once(spec, &facts).await
+            }
+            other => other,
+        };
+        let id = made.map_err(|err| match err {
+            // Removed since the version was published; a caller may pull it again.
+            Error::Refused {
+                status: 404,
+                message,
+                ..
+            } if message.to_ascii_lowercase().contains("image") => Error::NoSuchImage {
+                reference: spec.image.clone(),
+                cause: message,
+            },
+            err => err,
+        })?;
+        if let Some(extra) = &self.config.extra_network
+            && let Err(err) = network::connect_extra(&self.client, extra, &id).await
+        {
+            if let Err(cause) = self.remove(&id).await {
+                tracing::warn!(container = %id, %cause, "A container that could not be finished was left behind");
+            }
+            return Err(err);
+        }
+        Ok(id)
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<Endpoints, Error> {
+        if let Err(err) = self.start_once(id).await {
+            if has_status(&err, 404) && !network::is_to_blame(&err, &self.config) {
+                // A 404 can also mean a missing extra network or runtime; only the engine knows.
+                self.inspect(id).await?;
+            }
+            self.mend_network(network::or_no_extra(err, &self.config))
+                .await?;
+            self.start_once(id)
+                .await
+                .map_err(|err| network::or_no_extra(err, &self.config))?;
+        }
+        self.address_of(id).await
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, Error> {
+        let facts = self.facts().await?;
+        let answer = self
+            .client
+            .run("inspect the container", |docker| async move {
+                docker.inspect_container(&id.0, None).await
+            })
+            .await;
+        Ok(read::inspected(
+            &or_gone(answer, id)?,
+            facts.via,
+            &self.network_name(),
+        ))
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
+        // The engine takes whole seconds; a fraction is rounded up, so none is cut short.
+        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
+        let options = StopContainerOptions {
+            t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
+            signal: None,
+        };
+        let limit = grace + self.config.call_timeout;
+        let stopped = self
+            .client
+            .run_within("stop the container", limit, |docker| async move {
+                docker.stop_container(&id.0, Some(options)).await
+            })
+            .await;
+        gone_is_fine(stopped)
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), Error> {
+        remove_container(&self.client, id).await
+    }
+
+    async fn log_tail(&self, id: &ContainerId, lines: u32) -> Result<Vec<String>, Error> {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: lines.to_string(),
+            ..LogsOptions::default()
+        };
+        let read = self
+            .client
+            .run("read the container's log", |docker| async move {
+                let mut frames = docker.logs(&id.0, Some(options));
+                let mut tail = logs::Tail::new(lines);
+                while let Some(frame) = frames.next().await {
+                    tail.push(frame?);
+                }
+                Ok(tail.finish())
+            })
+            .await;
+        or_gone(read, id)
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, Error> {
+        let facts = self.facts().await?;
+        let filters = labels::filter(&self.config.instance);
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(filters),
+            ..ListContainersOptions::default()
+        };
+        let answer = self
+            .client
+            .run("list containers", |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let network = self.network_name();
+        let (listed, ended): (Vec<_>, Vec<_>) = answer
+            .into_iter()
+            .map(|c| read::listed(c, facts.via, &network))
+            .partition(|(_, known)| known.is_some());
+        let mut containers: Vec<_> = listed.into_iter().filter_map(|(_, known)| known).collect();
+        // The list has no exit codes; those few are asked one by one.
+        for found in future::join_all(ended.iter().map(|(id, _)| self.inspect(id))).await {
+            match found {
+                Ok(container) => containers.push(container),
+                Err(Error::NoSuchContainer(_)) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(containers)
+    }
+
+    async fn ensure_network(&self) -> Result<(), Error> {
+        self.network.ensure(&self.client, &self.config).await
+    }
+
+    async fn remove_network(&self) -> Result<(), Error> {
+        self.network.remove(&self.client, &self.config).await
+    }
+
+    fn deaths(&self) -> BoxStream<'static, ContainerId> {
+        let client = match self.client.connector().client() {
+            Ok(client) => client,
+            Err(cause) => {
+                tracing::debug!(%cause, "No engine to hear events from");
+                return stream::empty().boxed();
+            }
+        };
+        let mut filters = labels::filter(&self.config.instance);
+        filters.insert("type".into(), vec!["container".into()]);
+        client
+            .events(Some(EventsOptions {
+                filters: Some(filters),
+                ..EventsOptions::default()
+            }))
+            // Ends the stream at the first error: whoever listens subscribes again.
+            .scan((), |(), event| {
+                future::ready(
+                    event
+                        .inspect_err(|cause| tracing::debug!(%cause, "The engine's events ended"))
+                        .ok(),
+                )
+            })
+            .filter_map(|event| future::ready(death(event)))
+            .boxed()
+    }
+}
+
+/// The container that an event says has ended. Podman says "died" where Docker says "die".
+fn death(event: EventMessage) -> Option<ContainerId> {
+    matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
+    Some(ContainerId(event.actor?.id?))
+}
+
+/// Removes a container by force; gone, or on its way there, is success.
+async fn remove_container(client: &Client, id: &ContainerId) -> Result<(), Error> {
+    let options = RemoveContainerOptions {
+        force: true,
+        v: true,
+        link: false,
+    };
+    let removed = client
+        .run("remove the container", |docker| async move {
+            docker.remove_container(&id.0, Some(options)).await
+        })
+        .await;
+    match removed {
+        Err(Error::Refused {
+            status: 409,
+            message,
+            ..
+        }) if message.contains("already in progress") => Ok(()),
+        other => gone_is_fine(other),
+    }
+}

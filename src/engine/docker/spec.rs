@@ -1,0 +1,240 @@
+//! From a [`ContainerSpec`] to the engine's container configuration: a pure function.
+//!
+//! Everything that the container contract promises or forbids is visible in [`container`]:
+//! limits, hardening, network, log bounds.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+
+use super::{Config, ContainerSpec, Owner, info::LogDriver, labels};
+use crate::model::InstanceId;
+
+/// What of this engine goes into every container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Cores of the engine's host.
+    pub(super) cpus: u32,
+    /// Where ports are published; `None` when containers are reached directly.
+    pub(super) publish: Option<IpAddr>,
+    /// Who writes the container's log.
+    pub(super) log: LogDriver,
+}
+
+/// The name of the network of an instance.
+pub(super) fn network_name(instance: &InstanceId) -> String {
+    format!("ignite-{instance}")
+}
+
+/// The name of a container: for people; nothing is ever found by it.
+pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
+    format!(
+        "ignite-{instance}-{}-{}-{}",
+        owner.app.org, owner.app.name, owner.replica
+    )
+}
+
+/// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
+pub(super) fn nano_cpus(millicores: u32, host_cpus: u32) -> i64 {
+    i64::from(millicores.min(host_cpus.saturating_mul(1000))) * 1_000_000
+}
+
+/// A container port as the engine's API names it.
+pub(super) fn port_key(port: u16) -> String {
+    format!("{port}/tcp")
+}
+
+/// The whole configuration of one replica's container.
+pub(super) fn container(
+    config: &Config,
+    place: Place,
+    spec: &ContainerSpec,
+) -> ContainerCreateBody {
+    let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
+    let bindings = place.publish.map(|ip| {
+        // Port 0 lets the engine choose; two replicas never ask for the same one.
+        let binding = PortBinding {
+            host_ip: Some(ip.to_string()),
+            host_port: Some("0".into()),
+        };
+        spec.ports
+            .iter()
+            .map(|port| (port_key(*port), Some(vec![binding.clone()])))
+            .collect()
+    });
+    let host = HostConfig {
+        memory: Some(memory),
+        // Memory and swap together: equal to memory means no swap.
+        memory_swap: Some(memory),
+        nano_cpus: Some(nano_cpus(spec.cpu_millicores, place.cpus)),
+        pids_limit: Some(i64::from(spec.pids)),
+        network_mode: Some(network_name(&config.instance)),
+        port_bindings: bindings,
+        extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
+        cap_drop: Some(vec!["ALL".into()]),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        // A non-root user may bind port 80; the namespace is the container's own.
+        sysctls: Some(HashMap::from([(
+            "net.ipv4.ip_unprivileged_port_start".into(),
+            "0".into(),
+        )])),
+        init: Some(false),
+        // `ignite` decides when something runs; the engine must not.
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        log_config: log_config(config, place.log),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        env: Some(environment(spec)),
+        exposed_ports: place
+            .publish
+            .map(|_| spec.ports.iter().map(|p| port_key(*p)).collect()),
+        labels: Some(labels::of_container(config, &spec.owner)),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn environment(spec: &ContainerSpec) -> Vec<String> {
+    let given = spec
+        .env
+        .iter()
+        .filter(|(key, _)| *key != "PORT")
+        .map(|(key, value)| format!("{key}={value}"));
+    let port = spec.ports.first().map(|port| format!("PORT={port}"));
+    given.chain(port).collect()
+}
+
+fn log_config(config: &Config, driver: LogDriver) -> Option<HostConfigLogConfig> {
+    let size = (
+        "max-size".to_owned(),
+        config.log_max_bytes.max(1).to_string(),
+    );
+    let (name, options) = match driver {
+        LogDriver::JsonFile => (
+            "json-file",
+            vec![
+                size,
+                (
+                    "max-file".to_owned(),
+                    config.log_max_files.max(1).to_string(),
+                ),
+            ],
+        ),
+        // Podman's file driver keeps one file and knows no count.
+        LogDriver::K8sFile => ("k8s-file", vec![size]),
+        LogDriver::EngineDefault => return None,
+    };
+    Some(HostConfigLogConfig {
+        typ: Some(name.into()),
+        config: Some(options.into_iter().collect()),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    pub(in super::super) fn spec() -> ContainerSpec {
+        ContainerSpec {
+            owner: Owner {
+                app: "acme/my.app".parse().expect("valid"),
+                replica: "0123456789".parse().expect("valid"),
+                version: 3,
+                config_hash: "abc".into(),
+            },
+            image: "sha256:1234".into(),
+            env: [
+                ("A".to_owned(), "b=c".to_owned()),
+                ("PORT".to_owned(), "1".to_owned()),
+            ]
+            .into(),
+            ports: vec![8080, 9090],
+            memory_bytes: 64 << 20,
+            cpu_millicores: 500,
+            pids: 100,
+        }
+    }
+
+    fn config() -> Config {
+        Config::new(InstanceId::from_random(7), "/data".into())
+    }
+
+    #[test]
+    fn limits_and_hardening_are_in_every_container() {
+        let place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::JsonFile,
+        };
+        let body = container(&config(), place, &spec());
+        assert_eq!(
+            body.env,
+            Some(vec!["A=b=c".to_owned(), "PORT=8080".to_owned()])
+        );
+        assert_eq!(body.exposed_ports, None);
+        let host = body.host_config.expect("host config");
+        assert_eq!(
+            (host.memory, host.memory_swap),
+            (Some(64 << 20), Some(64 << 20))
+        );
+        assert_eq!(
+            (host.nano_cpus, host.pids_limit),
+            (Some(500_000_000), Some(100))
+        );
+        assert_eq!(host.network_mode.as_deref(), Some("ignite-000000000007"));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(
+            host.security_opt,
+            Some(vec!["no-new-privileges".to_owned()])
+        );
+        assert_eq!(
+            host.extra_hosts,
+            Some(vec!["host.docker.internal:host-gateway".to_owned()])
+        );
+        assert_eq!(host.port_bindings, None);
+        let log = host.log_config.expect("log config");
+        assert_eq!(log.typ.as_deref(), Some("json-file"));
+        assert_eq!(log.config.expect("options").len(), 2);
+    }
+
+    #[test]
+    fn every_port_is_published_where_addresses_are_not_routable() {
+        let place = Place {
+            cpus: 2,
+            publish: Some(Ipv4Addr::LOCALHOST.into()),
+            log: LogDriver::EngineDefault,
+        };
+        let body = container(&config(), place, &spec());
+        let host = body.host_config.expect("host config");
+        assert_eq!(host.log_config, None);
+        let bindings = host.port_bindings.expect("bindings");
+        for port in ["8080/tcp", "9090/tcp"] {
+            let bound = bindings[port].as_ref().expect(port);
+            assert_eq!(bound[0].host_ip.as_deref(), Some("127.0.0.1"));
+            assert_eq!(bound[0].host_port.as_deref(), Some("0"));
+        }
+    }
+
+    #[test]
+    fn cpu_is_clamped_to_the_host() {
+        assert_eq!(nano_cpus(250, 2), 250_000_000);
+        assert_eq!(nano_cpus(4000, 2), 2_000_000_000);
+        assert_eq!(nano_cpus(u32::MAX, u32::MAX), 4_294_967_295_000_000);
+    }
+
+    #[test]
+    fn a_name_tells_instance_app_and_replica() {
+        let name = container_name(&config().instance, &spec().owner);
+        assert_eq!(name, "ignite-000000000007-acme-my.app-0123456789");
+    }
+}

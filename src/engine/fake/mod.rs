@@ -1,0 +1,410 @@
+//! A scripted engine for simulations under tokio's paused clock.
+//!
+//! A test says per image how long calls take, how they fail, when the container ends and where
+//! it is reached; [`Fake`] counts the calls and lets the test kill containers and take the
+//! whole engine away. It has no network and no process behind it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::{
+    Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
+    Image, Info,
+};
+
+mod script;
+#[cfg(test)]
+mod tests;
+
+pub use script::{Counts, Script};
+
+struct Made {
+    spec: ContainerSpec,
+    state: ContainerState,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    scripts: HashMap<String, Script>,
+    containers: BTreeMap<String, Made>,
+    counts: Counts,
+    unreachable: bool,
+    mute: bool,
+    next: usize,
+    most_running: usize,
+    listeners: Vec<mpsc::UnboundedSender<ContainerId>>,
+    /// The timers of containers that end by themselves, and calls under way in the engine.
+    timers: JoinSet<()>,
+}
+
+/// The engine; clones share one state.
+#[derive(Clone, Default)]
+pub struct Fake {
+    /// Never held across an await.
+    state: Arc<Mutex<State>>,
+}
+
+impl Fake {
+    /// An engine that runs and has no containers; every image exists and behaves by default.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the behaviour of containers of `image` from now on.
+    pub fn script(&self, image: &str, script: Script) {
+        self.state.lock().scripts.insert(image.to_owned(), script);
+    }
+
+    /// Takes the engine away or brings it back. Going away ends the event streams; containers
+    /// go on.
+    pub fn set_unreachable(&self, unreachable: bool) {
+        let mut state = self.state.lock();
+        state.unreachable = unreachable;
+        if unreachable {
+            state.listeners.clear();
+        }
+    }
+
+    /// Gives no events from now on: every stream of them ends at once.
+    pub fn mute(&self) {
+        let mut state = self.state.lock();
+        state.mute = true;
+        state.listeners.clear();
+    }
+
+    /// How often each call was made.
+    pub fn counts(&self) -> Counts {
+        self.state.lock().counts
+    }
+
+    /// The containers that exist, running or not, in the order in which they were created.
+    pub fn containers(&self) -> Vec<Container> {
+        self.state.lock().all()
+    }
+
+    /// The containers that run, in the order in which they were created.
+    pub fn live(&self) -> Vec<Container> {
+        let running = |c: &Container| matches!(c.state, ContainerState::Running(_));
+        self.containers().into_iter().filter(running).collect()
+    }
+
+    /// The most containers that ever ran at once.
+    pub fn most_running(&self) -> usize {
+        self.state.lock().most_running
+    }
+
+    /// Ends a running container with `code` and tells the listeners; others are left alone.
+    pub fn kill(&self, id: &ContainerId, code: i64) {
+        self.state.lock().end(id, code, false);
+    }
+
+    /// As [`Self::kill`], for its memory limit.
+    pub fn oom_kill(&self, id: &ContainerId) {
+        self.state.lock().end(id, 137, true);
+    }
+
+    /// As [`Self::kill`] without telling anybody, as when an event is lost.
+    pub fn kill_silently(&self, id: &ContainerId, code: i64) {
+        if let Some(made) = self.state.lock().containers.get_mut(&id.0) {
+            made.state = ContainerState::Exited {
+                code,
+                oom_killed: false,
+            };
+        }
+    }
+
+    /// Removes a container behind the platform's back.
+    pub fn vanish(&self, id: &ContainerId) {
+        let mut state = self.state.lock();
+        state.end(id, 137, false);
+        state.containers.remove(&id.0);
+    }
+
+    /// Puts a container there that was made before, as a start after a crash finds it.
+    pub fn leave_behind(&self, spec: &ContainerSpec, state: ContainerState) -> ContainerId {
+        self.state.lock().make(spec, state)
+    }
+
+    /// What the app at this address answers on its health path now: a status, or `None` when it
+    /// never answers.
+    ///
+    /// # Errors
+    /// Nothing listens there.
+    pub fn answer(&self, at: SocketAddr) -> Result<Option<u16>, Refused> {
+        let state = self.state.lock();
+        let made = state
+            .containers
+            .values()
+            .find(|made| match &made.state {
+                ContainerState::Running(Some(endpoints)) => endpoints.addr(at.port()) == Some(at),
+                _ => false,
+            })
+            .ok_or(Refused)?;
+        let script = state.script_of(&made.spec.image);
+        if made.started.elapsed() < script.ready {
+            return Err(Refused);
+        }
+        Ok(script.status)
+    }
+
+    /// Counts the call and answers whether the engine is there.
+    fn called(&self, count: impl FnOnce(&mut Counts)) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        count(&mut state.counts);
+        state.reachable()
+    }
+
+    /// After a delay: is the engine (still) there?
+    async fn after(&self, delay: Duration) -> Result<(), Error> {
+        sleep(delay).await;
+        self.state.lock().reachable()
+    }
+
+    fn script_of(&self, image: &str) -> Script {
+        self.state.lock().script_of(image)
+    }
+
+    fn script_of_container(&self, id: &ContainerId) -> Result<Script, Error> {
+        let state = self.state.lock();
+        let made = state
+            .containers
+            .get(&id.0)
+            .ok_or_else(|| Error::NoSuchContainer(id.clone()))?;
+        Ok(state.script_of(&made.spec.image))
+    }
+}
+
+/// Nothing listens at an address.
+#[derive(Debug)]
+pub struct Refused;
+
+impl State {
+    fn script_of(&self, image: &str) -> Script {
+        self.scripts.get(image).cloned().unwrap_or_default()
+    }
+
+    fn reachable(&self) -> Result<(), Error> {
+        if self.unreachable {
+            return Err(Error::Unreachable {
+                address: "fake://".into(),
+                cause: "the test took it away".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, spec: &ContainerSpec, state: ContainerState) -> ContainerId {
+        // Padded, so that the map's order is the order of creation.
+        let id = format!("{:012}", self.next);
+        self.next += 1;
+        self.containers.insert(
+            id.clone(),
+            Made {
+                spec: spec.clone(),
+                state,
+                started: Instant::now(),
+            },
+        );
+        ContainerId(id)
+    }
+
+    fn all(&self) -> Vec<Container> {
+        self.containers
+            .iter()
+            .map(|(id, made)| made.seen(id))
+            .collect()
+    }
+
+    fn end(&mut self, id: &ContainerId, code: i64, oom_killed: bool) {
+        let Some(made) = self.containers.get_mut(&id.0) else {
+            return;
+        };
+        if !matches!(
+            made.state,
+            ContainerState::Running(_) | ContainerState::Paused
+        ) {
+            return;
+        }
+        made.state = ContainerState::Exited { code, oom_killed };
+        self.listeners
+            .retain(|listener| listener.send(id.clone()).is_ok());
+    }
+}
+
+impl Made {
+    fn seen(&self, id: &str) -> Container {
+        Container {
+            id: ContainerId(id.to_owned()),
+            owner: Some(self.spec.owner.clone()),
+            state: self.state.clone(),
+        }
+    }
+}
+
+impl Engine for Fake {
+    async fn info(&self) -> Result<Info, Error> {
+        self.called(|c| c.info += 1)?;
+        Ok(Info {
+            name: "Fake 1".into(),
+            cpus: 8,
+            memory_bytes: 16 << 30,
+        })
+    }
+
+    async fn ensure_image(&self, reference: &str, _: Option<&Credentials>) -> Result<Image, Error> {
+        self.called(|c| c.ensure_image += 1)?;
+        let script = self.script_of(reference);
+        self.after(script.pull).await?;
+        match script.pull_error {
+            Some(err) => Err(err),
+            None => {
+                // On this machine from now on, so the next one does not wait.
+                if let Some(script) = self.state.lock().scripts.get_mut(reference) {
+                    script.pull = Duration::ZERO;
+                }
+                // The reference stands for the content, so that scripts apply to both.
+                Ok(Image {
+                    id: reference.to_owned(),
+                    user: script.user,
+                    exposed_ports: Vec::new(),
+                })
+            }
+        }
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
+        self.called(|c| c.create += 1)?;
+        let script = self.script_of(&spec.image);
+        let (answer, made) = oneshot::channel();
+        let (weak, spec) = (Arc::downgrade(&self.state), spec.clone());
+        let call = async move {
+            sleep(script.create).await;
+            let Some(state) = weak.upgrade() else { return };
+            let mut state = state.lock();
+            let outcome = state.reachable().and_then(|()| match script.create_error {
+                Some(error) => {
+                    if matches!(error, Error::TimedOut { .. }) {
+                        state.make(&spec, ContainerState::Created);
+                    }
+                    Err(error)
+                }
+                None => Ok(state.make(&spec, ContainerState::Created)),
+            });
+            let _ = answer.send(outcome);
+        };
+        // In the engine, not in the call: a caller that leaves does not stop it.
+        self.state.lock().timers.spawn(call);
+        made.await.expect("the engine outlives its calls")
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<Endpoints, Error> {
+        self.called(|c| c.start += 1)?;
+        let script = self.script_of_container(id)?;
+        self.after(script.start).await?;
+        if let Some(err) = script.start_error {
+            return Err(err);
+        }
+        let mut state = self.state.lock();
+        let made = state
+            .containers
+            .get_mut(&id.0)
+            .ok_or_else(|| Error::NoSuchContainer(id.clone()))?;
+        let endpoints = script.endpoints.unwrap_or_else(|| {
+            let number: u32 = id.0.parse().expect("ids are numbers");
+            Endpoints::Direct(Ipv4Addr::from_bits(0x0a00_0000 + number).into())
+        });
+        made.state = ContainerState::Running(Some(endpoints.clone()));
+        made.started = Instant::now();
+        let running = state
+            .containers
+            .values()
+            .filter(|m| matches!(m.state, ContainerState::Running(_)))
+            .count();
+        state.most_running = state.most_running.max(running);
+        if let Some((after, code)) = script.exits {
+            // Weak, so that the timers do not keep the state alive that owns them.
+            let (id, weak) = (id.clone(), Arc::downgrade(&self.state));
+            state.timers.spawn(async move {
+                sleep(after).await;
+                if let Some(state) = weak.upgrade() {
+                    state.lock().end(&id, code, false);
+                }
+            });
+        }
+        Ok(endpoints)
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, Error> {
+        self.called(|c| c.inspect += 1)?;
+        let state = self.state.lock();
+        state
+            .containers
+            .get(&id.0)
+            .map(|made| made.seen(&id.0))
+            .ok_or_else(|| Error::NoSuchContainer(id.clone()))
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
+        self.called(|c| c.stop += 1)?;
+        let Ok(script) = self.script_of_container(id) else {
+            return Ok(());
+        };
+        self.after(script.stop.min(grace)).await?;
+        let code = if script.stop > grace { 137 } else { 143 };
+        self.state.lock().end(id, code, false);
+        Ok(())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), Error> {
+        self.called(|c| c.remove += 1)?;
+        let mut state = self.state.lock();
+        state.end(id, 137, false);
+        state.containers.remove(&id.0);
+        Ok(())
+    }
+
+    async fn log_tail(&self, id: &ContainerId, lines: u32) -> Result<Vec<String>, Error> {
+        self.called(|_| {})?;
+        let log = self.script_of_container(id)?.log;
+        let skip = log
+            .len()
+            .saturating_sub(usize::try_from(lines).unwrap_or(usize::MAX));
+        Ok(log.into_iter().skip(skip).collect())
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, Error> {
+        self.called(|c| c.list += 1)?;
+        Ok(self.containers())
+    }
+
+    async fn ensure_network(&self) -> Result<(), Error> {
+        self.called(|_| {})
+    }
+
+    async fn remove_network(&self) -> Result<(), Error> {
+        self.called(|_| {})
+    }
+
+    fn deaths(&self) -> BoxStream<'static, ContainerId> {
+        let mut state = self.state.lock();
+        let (tell, hear) = mpsc::unbounded_channel();
+        if !state.unreachable && !state.mute {
+            state.listeners.push(tell);
+        }
+        UnboundedReceiverStream::new(hear).boxed()
+    }
+}

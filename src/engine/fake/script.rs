@@ -1,0 +1,78 @@
+//! What a test says of an image's containers, and what it is told of the calls.
+
+use std::time::Duration;
+
+use crate::engine::{Endpoints, Error};
+
+/// How containers of one image behave.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// How long the image's pull takes; the first [`Engine::ensure_image`] waits for it.
+    pub pull: Duration,
+    /// Why the image cannot be had, if so.
+    pub pull_error: Option<Error>,
+    /// How long a create takes.
+    pub create: Duration,
+    /// Why a create fails, if so; after the delay. [`Error::TimedOut`] leaves the container
+    /// behind all the same, as an engine does that was only slow.
+    pub create_error: Option<Error>,
+    /// How long a start takes.
+    pub start: Duration,
+    /// Why a start fails, if so; after the delay.
+    pub start_error: Option<Error>,
+    /// How long a stop takes, at most the grace.
+    pub stop: Duration,
+    /// When after its start the container ends by itself, and with which code.
+    pub exits: Option<(Duration, i64)>,
+    /// What [`Engine::log_tail`] answers.
+    pub log: Vec<String>,
+    /// Where its containers are reached; `None` gives each an address of its own.
+    pub endpoints: Option<Endpoints>,
+    /// How long after its start the app listens.
+    pub ready: Duration,
+    /// The status of its answers on the health path; `None` takes connections and never answers.
+    pub status: Option<u16>,
+    /// The image's user.
+    pub user: String,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            pull: Duration::ZERO,
+            pull_error: None,
+            create: Duration::from_millis(50),
+            create_error: None,
+            start: Duration::from_millis(200),
+            start_error: None,
+            stop: Duration::from_millis(10),
+            exits: None,
+            log: Vec::new(),
+            endpoints: None,
+            ready: Duration::ZERO,
+            status: Some(200),
+            user: "1000".into(),
+        }
+    }
+}
+
+/// How often each call was made, failed ones too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Health checks.
+    pub info: usize,
+    /// Images asked for.
+    pub ensure_image: usize,
+    /// Containers created.
+    pub create: usize,
+    /// Containers started.
+    pub start: usize,
+    /// Inspections.
+    pub inspect: usize,
+    /// Containers stopped.
+    pub stop: usize,
+    /// Containers removed.
+    pub remove: usize,
+    /// Lists taken.
+    pub list: usize,
+}

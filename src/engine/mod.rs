@@ -1,0 +1,318 @@
+//! The seam to the container engine.
+//!
+//! [`Engine`] is the only way to containers: [`docker`] speaks to a real engine (Docker, or
+//! Podman's compatible socket), `fake` is a scripted one for simulations in unit tests. Its calls are
+//! idempotent: removing or stopping what is gone succeeds. Nothing outside this module may
+//! assume more about a replica than that it has an address.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures_util::stream::BoxStream;
+
+use crate::model::{AppId, Failure, Reason, ReplicaId};
+
+pub mod docker;
+#[cfg(test)]
+pub mod fake;
+
+/// What the platform needs of a container engine.
+///
+/// # Cancel safety
+/// A call that is dropped may still take effect in the engine; callers settle such doubt with
+/// [`Engine::inspect`] or [`Engine::list`].
+pub trait Engine: Send + Sync + 'static {
+    /// Asks whether the engine answers, and what it is.
+    fn info(&self) -> impl Future<Output = Result<Info, Error>> + Send;
+
+    /// Makes sure that the image is on this machine: a local id or tag first, a pull when it is
+    /// missing. Many callers of one reference share one pull.
+    fn ensure_image(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> impl Future<Output = Result<Image, Error>> + Send;
+
+    /// Creates a container, stopped, in the instance's network (made when it is missing).
+    fn create(
+        &self,
+        spec: &ContainerSpec,
+    ) -> impl Future<Output = Result<ContainerId, Error>> + Send;
+
+    /// Starts a created container and answers where it can be reached. One that runs already
+    /// is success.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] when the container had ended before it could be asked for its address.
+    fn start(&self, id: &ContainerId) -> impl Future<Output = Result<Endpoints, Error>> + Send;
+
+    /// The state of one container.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] when it is gone.
+    fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Container, Error>> + Send;
+
+    /// Sends SIGTERM (or the image's own stop signal), waits at most `grace`, then kills. A container that is gone or has ended
+    /// is success.
+    fn stop(
+        &self,
+        id: &ContainerId,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes a container by force, with its anonymous volumes. Gone is success.
+    fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The last `lines` lines that the container wrote to stdout and stderr, oldest first.
+    fn log_tail(
+        &self,
+        id: &ContainerId,
+        lines: u32,
+    ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+
+    /// Every container of this instance, running or not.
+    fn list(&self) -> impl Future<Output = Result<Vec<Container>, Error>> + Send;
+
+    /// Makes the instance's network if it is missing, so that the first start need not.
+    fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes the instance's network. Gone is success; one still in use is an error.
+    fn remove_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Hints of containers of this instance that ended. The stream ends when the engine goes
+    /// away; the caller subscribes again and reconciles against [`Engine::list`].
+    fn deaths(&self) -> BoxStream<'static, ContainerId>;
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// Product and version, such as `Docker 20.10.24`.
+    pub name: String,
+    /// Cores of the engine's host.
+    pub cpus: u32,
+    /// Memory of the engine's host in bytes.
+    pub memory_bytes: u64,
+}
+
+/// A user and password for one registry.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The user's name.
+    pub username: String,
+    /// The password or token.
+    pub password: String,
+    /// The registry's host; `None` is Docker Hub.
+    pub server_address: Option<String>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .field("server_address", &self.server_address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An image on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The content id (`sha256:…`), which pins what a version runs.
+    pub id: String,
+    /// `Config.User` as the image has it; empty is root.
+    pub user: String,
+    /// TCP ports that the image says it exposes.
+    pub exposed_ports: Vec<u16>,
+}
+
+/// A container's id in the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContainerId(pub String);
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Twelve digits name a container everywhere in Docker's tools.
+        f.write_str(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+/// Who a container is for, kept in its labels; the labels are what survives a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The app.
+    pub app: AppId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The published version.
+    pub version: u32,
+    /// A digest of everything else in the spec that makes a container replaceable by another.
+    pub config_hash: String,
+}
+
+/// Everything needed to create one replica's container.
+#[derive(Debug, Clone)]
+pub struct ContainerSpec {
+    /// Whose container it is.
+    pub owner: Owner,
+    /// The image's content id or a reference that is on this machine.
+    pub image: String,
+    /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
+    pub env: BTreeMap<String, String>,
+    /// The ports the app listens on, the primary one first; never empty.
+    pub ports: Vec<u16>,
+    /// Memory limit in bytes (swap included).
+    pub memory_bytes: u64,
+    /// CPU limit in thousandths of a core; clamped to the host's with a warning.
+    pub cpu_millicores: u32,
+    /// Most processes and threads in the container.
+    pub pids: u32,
+}
+
+/// Where a running container can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoints {
+    /// At its own address, any port.
+    Direct(IpAddr),
+    /// Through ports published on this host: container port → host address.
+    Published(BTreeMap<u16, SocketAddr>),
+}
+
+impl Endpoints {
+    /// The address of one of the container's ports.
+    pub fn addr(&self, port: u16) -> Option<SocketAddr> {
+        match self {
+            Endpoints::Direct(ip) => Some(SocketAddr::new(*ip, port)),
+            Endpoints::Published(map) => map.get(&port).copied(),
+        }
+    }
+}
+
+/// A container as the engine sees it.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// Whose it is; `None` when the labels cannot be read (made by another version of `ignite`).
+    pub owner: Option<Owner>,
+    /// What it does now.
+    pub state: ContainerState,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made and never started.
+    Created,
+    /// Running, reachable there. From [`Engine::list`] the endpoints may be `None`.
+    Running(Option<Endpoints>),
+    /// Frozen.
+    Paused,
+    /// Ended.
+    Exited {
+        /// The exit status of its first process.
+        code: i64,
+        /// The kernel killed it for its memory limit.
+        oom_killed: bool,
+    },
+}
+
+/// Why an engine call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Nothing answers at the engine's address.
+    #[error(
+        "the container engine at {address} does not answer ({cause}); start it, or set DOCKER_HOST to where it listens"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// What the transport said.
+        cause: String,
+    },
+    /// The image is neither here nor to be pulled.
+    #[error("image {reference:?} is not on this machine and cannot be pulled: {cause}")]
+    NoSuchImage {
+        /// The reference as given.
+        reference: String,
+        /// What the engine or the registry said.
+        cause: String,
+    },
+    /// The container is gone.
+    #[error("container {0} is gone")]
+    NoSuchContainer(ContainerId),
+    /// The container ended before it could be asked for its address; it can still be inspected
+    /// and its log read.
+    #[error("container {id} ended with exit code {code} as soon as it was started")]
+    Ended {
+        /// The container.
+        id: ContainerId,
+        /// The exit status of its first process.
+        code: i64,
+        /// The kernel killed it for its memory limit.
+        oom_killed: bool,
+    },
+    /// The engine's address, from the configuration or `DOCKER_HOST`, cannot be used.
+    #[error("the engine address {value:?} cannot be used: {why}")]
+    BadAddress {
+        /// The value as given.
+        value: String,
+        /// What is wrong with it and what would be right.
+        why: String,
+    },
+    /// The engine answered with an error.
+    #[error("the container engine refused to {call}: {message}")]
+    Refused {
+        /// What was asked, as a verb.
+        call: &'static str,
+        /// HTTP status of the engine's answer, 0 when it had none.
+        status: u16,
+        /// The engine's message.
+        message: String,
+    },
+    /// The engine took too long; whether the call took effect is not known.
+    #[error("the container engine did not {call} within {}", humantime::format_duration(*.after))]
+    TimedOut {
+        /// What was asked, as a verb.
+        call: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+}
+
+impl Error {
+    /// What the error is for callers: its reason, and words that everybody may read. The
+    /// engine's own words about a container are for the app's owner.
+    pub fn to_failure(&self) -> Failure {
+        match self {
+            Error::Unreachable { .. } => Failure::new(Reason::EngineUnavailable, self.to_string())
+                .with_retry_after(Duration::from_secs(1)),
+            Error::BadAddress { .. } => Failure::new(Reason::EngineUnavailable, self.to_string()),
+            Error::NoSuchImage { .. } => Failure::new(Reason::ImageUnavailable, self.to_string()),
+            Error::NoSuchContainer(_)
+            | Error::Ended { .. }
+            | Error::Refused { .. }
+            | Error::TimedOut { .. } => {
+                Failure::new(Reason::StartFailed, "the container could not be started")
+                    .with_detail(self.to_string())
+            }
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Error::Unreachable { .. } | Error::TimedOut { .. } => true,
+            Error::Refused { status, .. } => *status >= 500,
+            Error::NoSuchImage { .. }
+            | Error::NoSuchContainer(_)
+            | Error::Ended { .. }
+            | Error::BadAddress { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! One published app's replicas and held requests.
+//!
+//! All of it is guarded by one short mutex that is never held across an await. A request calls
+//! [`Deployment::acquire`] and gets a [`Lease`], at once from a free replica or after a hold.
+//! The lease counts as in flight until it is dropped, which is when the answer's body has ended.
+//! A replica leaves service only by closing it at zero leases under the mutex, so no request is
+//! ever handed to one that is going away.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config,
+    hold::Queue,
+    lease::{Lease, Place},
+    replica::Phase,
+    state::{Closed, Pending, State, Trouble},
+};
+use crate::{
+    engine::ContainerId,
+    model::{AppId, Failure, Reason, Revision},
+};
+
+/// One published app in the fleet.
+pub struct Deployment {
+    id: AppId,
+    pub(super) config: Arc<Config>,
+    pub(super) revision: ArcSwap<Revision>,
+    pub(super) state: Mutex<State>,
+    /// Wakes the driver.
+    pub(super) wake: Notify,
+    pub(super) finished: CancellationToken,
+}
+
+/// What a deployment does now, for people and for GetAppState.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Replicas that take requests.
+    pub ready: u32,
+    /// Replicas on their way up.
+    pub starting: u32,
+    /// Replicas that finish their last requests, or are being stopped.
+    pub draining: u32,
+    /// Replicas wanted now.
+    pub desired: u32,
+    /// Requests with a replica.
+    pub in_flight: u32,
+    /// Requests that wait for one.
+    pub held: u32,
+    /// The last failure to start or death of a replica, and when it was.
+    pub last_failure: Option<(Failure, SystemTime)>,
+    /// Time since a request last came or ended; `None` when there was none in this run.
+    pub idle_for: Option<Duration>,
+    /// Starting cannot succeed now: two starts in a row failed, or the cause is certain.
+    pub failing: bool,
+}
+
+impl Deployment {
+    pub(super) fn new(config: Arc<Config>, revision: Revision) -> Arc<Self> {
+        Arc::new(Self {
+            id: revision.app.clone(),
+            config,
+            revision: ArcSwap::from_pointee(revision),
+            state: Mutex::new(State {
+                generation: 0,
+                pending: None,
+                slots: Vec::new(),
+                queue: Queue::default(),
+                in_flight: 0,
+                last_active: Instant::now(),
+                tell_when_idle: false,
+                tell_when_spare: false,
+                trouble: Trouble::default(),
+                last_failure: None,
+                last_request: None,
+                closed: None,
+                counter: 0,
+            }),
+            wake: Notify::new(),
+            finished: CancellationToken::new(),
+        })
+    }
+
+    /// The app.
+    pub fn id(&self) -> &AppId {
+        &self.id
+    }
+
+    /// The revision that serves.
+    pub fn revision(&self) -> Arc<Revision> {
+        self.revision.load_full()
+    }
+
+    /// Borrows the revision that serves, without touching its reference count.
+    pub fn with_revision<T>(&self, read: impl FnOnce(&Revision) -> T) -> T {
+        read(&self.revision.load())
+    }
+
+    /// A replica for one request, held for until `give_up_at` at most. `bytes` is what the
+    /// request keeps in memory while it waits.
+    ///
+    /// # Errors
+    /// APP_DELETED, SHUTTING_DOWN, HOLD_QUEUE_FULL, COLD_START_TIMEOUT, or why starting fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        bytes: usize,
+        give_up_at: Instant,
+    ) -> Result<Lease, Failure> {
+        let arrived;
+        let (ticket, mut answer) = {
+            let mut s = self.state.lock();
+            if let Some(closed) = &s.closed {
+                return Err(closed.why.clone());
+            }
+            if let Some(lease) = s.lease(self) {
+                return Ok(lease);
+            }
+            self.admit(&s, bytes)?;
+            arrived = Instant::now();
+            s.last_active = arrived;
+            s.last_request = Some(arrived);
+            s.queue.push(bytes)
+        };
+        self.wake.notify_one();
+        let _place = Place {
+            deployment: self,
+            ticket,
+        };
+        match tokio::time::timeout_at(give_up_at, &mut answer).await {
+            Ok(Ok(Ok(mut lease))) => {
+                // Cold only for those who waited for this very start, not for a busy replica.
+                lease.cold = lease
+                    .replica
+                    .cold
+                    .filter(|_| lease.replica.ready_at >= arrived);
+                Ok(lease)
+            }
+            Ok(Ok(Err(failure))) => Err(failure),
+            Ok(Err(_)) => Err(Failure::new(
+                Reason::ShuttingDown,
+                "the platform is stopping; try again",
+            )),
+            Err(_) => Err(self.gave_up()),
+        }
+    }
+
+    fn admit(&self, s: &State, bytes: usize) -> Result<(), Failure> {
+        let now = Instant::now();
+        if let (Some(why), Some(at)) = (&s.trouble.certain, s.trouble.retry_at)
+            && now < at
+            && !s.has_ready()
+        {
+            return Err(why.clone().with_retry_after(at - now));
+        }
+        let full = |what: String| {
+            Failure::new(
+                Reason::HoldQueueFull,
+                format!("{what} for app {}; try again later", self.id),
+            )
+            .with_retry_after(Duration::from_secs(1))
+        };
+        if s.queue.len() >= self.config.hold_max_requests {
+            return Err(full(format!(
+                "{} requests are held already (IGNITE_HOLD_MAX_REQUESTS)",
+                s.queue.len()
+            )));
+        }
+        if s.queue.bytes() + bytes > self.config.hold_max_bytes {
+            return Err(full(format!(
+                "the bodies of held requests would take more than {} bytes (IGNITE_HOLD_MAX_BYTES)",
+                self.config.hold_max_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    fn gave_up(&self) -> Failure {
+        let s = self.state.lock();
+        let starting = s
+            .slots
+            .iter()
+            .filter(|s| matches!(s.phase, Phase::Creating | Phase::Starting))
+            .count();
+        let why = if s.has_ready() {
+            "every replica is at its max_concurrency; raise it or max_replicas".to_owned()
+        } else if starting > 0 {
+            "a replica is starting and not ready yet".to_owned()
+        } else {
+            s.trouble.certain.as_ref().map_or_else(
+                || "no replica could be started".to_owned(),
+                |f| f.message.clone(),
+            )
+        };
+        Failure::new(
+            Reason::ColdStartTimeout,
+            format!("no replica of app {} was free in time: {why}", self.id),
+        )
+    }
+
+    /// What it does now.
+    pub fn snapshot(&self) -> Snapshot {
+        let s = self.state.lock();
+        let count =
+            |phases: &[Phase]| s.slots.iter().filter(|x| phases.contains(&x.phase)).count() as u32;
+        Snapshot {
+            ready: s.slots.iter().filter(|x| s.serves(x)).count() as u32,
+            starting: count(&[Phase::Creating, Phase::Starting]),
+            draining: count(&[Phase::Draining, Phase::Failed, Phase::Stopping]),
+            desired: s.desired(&self.revision.load(), Instant::now()),
+            in_flight: s.in_flight,
+            held: s.queue.len() as u32,
+            last_failure: s.last_failure.clone(),
+            idle_for: s.last_request.map(|at| at.elapsed()),
+            failing: s.trouble.certain.is_some(),
+        }
+    }
+
+    pub(super) fn activate(self: &Arc<Self>, revision: Revision) {
+        let revision = Arc::new(revision);
+        let mut s = self.state.lock();
+        let prepared = s.pending.take_if(|p| p.revision.same_container(&revision));
+        if let Some(p) = prepared {
+            s.generation = p.generation;
+        } else if !self.revision.load().same_container(&revision) {
+            s.generation = s.next_number();
+        }
+        s.abandon_pending();
+        // A publish or a change of settings is a reason to try afresh.
+        s.trouble = Trouble::default();
+        self.revision.store(revision);
+        let unsent = s.grant(self);
+        drop(s);
+        drop(unsent);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn must_prepare(&self, revision: &Revision) -> bool {
+        self.state
+            .lock()
+            .must_prepare(&self.revision.load(), revision)
+    }
+
+    /// Has a replica of the revision started beside those that serve, under the generation that
+    /// is returned; the receiver hears when it is ready and breaks when something newer comes
+    /// between. `None` when nothing serves that it would have to take over from.
+    pub(super) fn prepare(
+        &self,
+        revision: &Revision,
+    ) -> Option<(u64, oneshot::Receiver<Result<(), Failure>>)> {
+        let (tx, rx) = oneshot::channel();
+        let generation = {
+            let mut s = self.state.lock();
+            if !s.must_prepare(&self.revision.load(), revision) {
+                return None;
+            }
+            s.abandon_pending();
+            let generation = s.next_number();
+            s.pending = Some(Pending {
+                revision: Arc::new(revision.clone()),
+                generation,
+                answer: Some(tx),
+            });
+            generation
+        };
+        self.wake.notify_one();
+        Some((generation, rx))
+    }
+
+    /// Takes the replica of a generation away that was prepared and does not serve.
+    pub(super) fn abandon(&self, generation: u64) {
+        let mut s = self.state.lock();
+        if s.pending
+            .as_ref()
+            .is_some_and(|p| p.generation == generation)
+        {
+            s.abandon_pending();
+            drop(s);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Nothing is handed out or started from here on; what is held fails.
+    pub(super) fn close(&self, why: Failure, drain: bool) {
+        let mut s = self.state.lock();
+        let grace = if drain {
+            self.config.drain_timeout
+        } else {
+            Duration::ZERO
+        };
+        s.queue.fail_all(&why);
+        s.abandon_pending();
+        let drain_until = Instant::now() + grace;
+        match &mut s.closed {
+            // Deleted, and the platform stops: the shorter grace holds.
+            Some(closed) => closed.drain_until = closed.drain_until.min(drain_until),
+            None => s.closed = Some(Closed { why, drain_until }),
+        }
+        drop(s);
+        self.wake.notify_one();
+    }
+
+    pub(super) async fn finished(&self) {
+        self.finished.cancelled().await;
+    }
+
+    /// The engine does not answer. Who has no replica hears so at once, for as long as `stands`,
+    /// instead of waiting for an engine that nobody may start; replicas that are up serve on, and
+    /// a start that is under way finds out by itself.
+    pub(super) fn engine_gone(&self, why: &Failure, stands: Duration) {
+        let mut s = self.state.lock();
+        let has_some = s
+            .slots
+            .iter()
+            .any(|x| matches!(x.phase, Phase::Creating | Phase::Starting) || s.serves(x));
+        if has_some {
+            return;
+        }
+        s.queue.fail_all(why);
+        s.trouble.certain = Some(why.clone());
+        s.trouble.retry_at = Some(Instant::now() + stands);
+    }
+
+    /// The engine says that a container has ended, or does not list it any more.
+    pub(super) fn container_ended(&self, container: &ContainerId) {
+        let mut s = self.state.lock();
+        let Some(at) = s
+            .slots
+            .iter()
+            .position(|x| x.container.as_ref() == Some(container))
+        else {
+            return;
+        };
+        match s.slots[at].phase {
+            // The start task finds out why; one that has just seen it ready hears no more.
+            Phase::Creating | Phase::Starting => {
+                s.slots[at].ended = true;
+                s.slots[at].died.notify_one();
+            }
+            Phase::Failed | Phase::Stopping => {}
+            Phase::Ready | Phase::Draining => s.died(self, at),
+        }
+        drop(s);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn release(self: &Arc<Self>, key: u64) {
+        let mut s = self.state.lock();
+        s.in_flight -= 1;
+        s.last_active = Instant::now();
+        s.last_request = Some(s.last_active);
+        let mut tell = s.in_flight == 0 && std::mem::take(&mut s.tell_when_idle);
+        let spare = s.tell_when_spare;
+        if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
+            slot.in_flight -= 1;
+            tell |= slot.in_flight == 0 && (slot.phase == Phase::Draining || spare);
+        }
+        let unsent = s.grant(self);
+        drop(s);
+        drop(unsent);
+        if tell {
+            self.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The task that drives one deployment: look, act, wait, look again.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    Shared,
+    deployment::Deployment,
+    plan::Action,
+    replica::{Phase, Replica},
+    start::{self, Fault, Job},
+    state::State,
+};
+use crate::engine::{ContainerId, Engine};
+
+/// What a task of the driver came to.
+enum Done {
+    Started {
+        key: u64,
+        outcome: Result<Replica, Fault>,
+    },
+    Stopped {
+        key: u64,
+    },
+}
+
+/// Runs until the deployment is closed and its last container is gone, or the fleet stops.
+pub(super) async fn run<E: Engine>(
+    shared: Arc<Shared>,
+    engine: Arc<E>,
+    deployment: Arc<Deployment>,
+) {
+    let _finished = deployment.finished.clone().drop_guard();
+    let mut settled = shared.settled.subscribe();
+    // Nothing is started before adoption is over: it could be running already.
+    tokio::select! {
+        _ = settled.wait_for(|done| *done) => {}
+        () = closed(&deployment) => {}
+        () = shared.stop.cancelled() => return,
+    }
+    let mut tasks = JoinSet::new();
+    loop {
+        let plan = {
+            let mut s = deployment.state.lock();
+            // Asked under the lock: a fleet that keeps its containers says so before it closes.
+            if shared.stop.is_cancelled() {
+                break;
+            }
+            let plan = s.plan(&deployment.revision(), Instant::now());
+            if s.closed.is_some() && s.slots.is_empty() {
+                return;
+            }
+            plan
+        };
+        for action in plan.actions {
+            spawn(&mut tasks, &shared, &engine, &deployment, action);
+        }
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => break,
+            Some(done) = tasks.join_next() => match done {
+                Ok(done) => settle(&shared, &deployment, done),
+                Err(e) => tracing::error!(app = %deployment.id(), error = %e, "A replica's task panicked"),
+            },
+            () = deployment.wake.notified() => {}
+            () = at(plan.look_at) => {}
+        }
+    }
+    // Starts that are under way take their containers with them.
+    for slot in &deployment.state.lock().slots {
+        slot.cancel.cancel();
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn closed(deployment: &Deployment) {
+    while deployment.state.lock().closed.is_none() {
+        deployment.wake.notified().await;
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn spawn<E: Engine>(
+    tasks: &mut JoinSet<Done>,
+    shared: &Arc<Shared>,
+    engine: &Arc<E>,
+    deployment: &Arc<Deployment>,
+    action: Action,
+) {
+    let (engine, config) = (engine.clone(), shared.config.clone());
+    match action {
+        Action::Start {
+            key,
+            id,
+            revision,
+            died,
+            cancel,
+        } => {
+            let note = {
+                let deployment = deployment.clone();
+                move |container: &ContainerId| deployment.note_container(key, container)
+            };
+            let job = Job {
+                id,
+                revision,
+                died,
+                cancel,
+            };
+            tasks.spawn(async move {
+                Done::Started {
+                    key,
+                    outcome: start::run(&*engine, &config, job, note).await,
+                }
+            });
+        }
+        Action::Stop { key, container } => {
+            tasks.spawn(async move {
+                start::discard(&*engine, &container, config.stop_grace).await;
+                Done::Stopped { key }
+            });
+        }
+    }
+}
+
+fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
+    let mut s = deployment.state.lock();
+    let unsent = match done {
+        Done::Stopped { key } => {
+            s.slots.retain(|x| x.key != key);
+            Vec::new()
+        }
+        Done::Started {
+            key,
+            outcome: Ok(replica),
+        } => s.started(deployment, key, Arc::new(replica)),
+        Done::Started {
+            key,
+            outcome: Err(fault),
+        } => {
+            if matches!(
+                fault,
+                Fault::Failed {
+                    engine_down: true,
+                    ..
+                }
+            ) {
+                shared.look.notify_one();
+            }
+            s.start_failed(&shared.config, deployment, key, fault);
+            Vec::new()
+        }
+    };
+    drop(s);
+    drop(unsent);
+}
+
+impl Deployment {
+    /// Remembers which container a start has made, so that news of it finds its slot.
+    fn note_container(&self, key: u64, container: &ContainerId) {
+        let mut s = self.state.lock();
+        if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
+            slot.container = Some(container.clone());
+            slot.phase = Phase::Starting;
+        }
+    }
+}
+
+impl State {
+    /// Starting => Ready, or Starting => Draining when it is not wanted any more.
+    #[must_use]
+    pub(super) fn started(
+        &mut self,
+        deployment: &Arc<Deployment>,
+        key: u64,
+        replica: Arc<Replica>,
+    ) -> Vec<super::Lease> {
+        let closed = self.closed.is_some();
+        let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
+            return Vec::new();
+        };
+        slot.phase = if slot.cancel.is_cancelled() || closed {
+            Phase::Draining
+        } else {
+            Phase::Ready
+        };
+        slot.container = Some(replica.container.clone());
+        tracing::info!(app = %deployment.id(), replica = %replica.id, cold = ?replica.cold, "The replica is ready");
+        slot.replica = Some(replica);
+        let generation = slot.generation;
+        if slot.ended
+            && let Some(at) = self.slots.iter().position(|x| x.key == key)
+        {
+            self.died(deployment, at);
+            return Vec::new();
+        }
+        if generation == self.generation {
+            self.trouble.failed_starts = 0;
+            self.trouble.certain = None;
+            self.last_active = Instant::now();
+        }
+        if let Some(p) = self.pending.as_mut().filter(|p| p.generation == generation)
+            && let Some(answer) = p.answer.take()
+        {
+            let _ = answer.send(Ok(()));
+        }
+        self.grant(deployment)
+    }
+
+    fn start_failed(
+        &mut self,
+        config: &super::Config,
+        deployment: &Deployment,
+        key: u64,
+        fault: Fault,
+    ) {
+        let Some(at) = self.slots.iter().position(|x| x.key == key) else {
+            return;
+        };
+        let generation = self.slots.swap_remove(at).generation;
+        let (failure, certain) = match fault {
+            Fault::Cancelled => return,
+            Fault::Failed {
+                failure, certain, ..
+            } => (failure, certain),
+        };
+        tracing::warn!(app = %deployment.id(), reason = failure.reason.as_str(), "A replica did not start: {}", failure.text(true));
+        self.last_failure = Some((failure.clone(), SystemTime::now()));
+        if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
+            if let Some(answer) = p.answer {
+                let _ = answer.send(Err(failure));
+            }
+            return;
+        }
+        if generation != self.generation {
+            return;
+        }
+        self.trouble.failed_starts += 1;
+        let failures = self.trouble.failed_starts;
+        // One failure may be chance, two in a row are not; while others serve, nobody is refused.
+        let certain = certain || failures >= 2;
+        self.back_off(config, if certain { failures.max(2) } else { failures });
+        if certain {
+            if !self.has_ready() {
+                self.queue.fail_all(&failure);
+            }
+            self.trouble.certain = Some(failure);
+        }
+    }
+}

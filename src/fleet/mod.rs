@@ -1,0 +1,283 @@
+//! The replicas of every published app: who runs, who waits, who starts and stops what.
+//!
+//! | file | what |
+//! |---|---|
+//! | `deployment.rs` | one app's replicas and held requests: acquire, publish, close |
+//! | `state.rs` | what a deployment's mutex guards |
+//! | `replica.rs` | a replica and where it is in its life |
+//! | `lease.rs` | the right to send one request to a replica |
+//! | `hold.rs` | the bounded FIFO queue of held requests |
+//! | `plan.rs` | the decision what to start, drain and stop |
+//! | `driver.rs` | one task per app that carries the decisions out |
+//! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
+//! | `upstream.rs` | connections to one port of one replica |
+//! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
+//!
+//! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
+//! everything slow happens in the driver's tasks.
+
+mod deployment;
+mod driver;
+mod hold;
+mod lease;
+mod plan;
+mod replica;
+mod start;
+mod state;
+mod supervisor;
+pub mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::RwLock;
+use tokio::sync::{Notify, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use deployment::{Deployment, Snapshot};
+pub use lease::Lease;
+pub use replica::{ColdStart, Replica};
+pub use supervisor::EngineState;
+
+use crate::{
+    engine::Engine,
+    model::{AppId, Failure, Reason, Revision},
+};
+
+/// The fleet's limits and times; `config.rs` documents the settings behind them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Longest time from a container's start to its readiness.
+    pub startup_timeout: Duration,
+    /// Most requests held per app.
+    pub hold_max_requests: usize,
+    /// Most bytes of held request bodies per app.
+    pub hold_max_bytes: usize,
+    /// Concurrent connection attempts to one port of one replica.
+    pub max_connects: usize,
+    /// SIGTERM to SIGKILL when a container is stopped.
+    pub stop_grace: Duration,
+    /// How long requests in flight may finish when their app is deleted.
+    pub drain_timeout: Duration,
+    /// First wait after repeated failed starts; doubles up to `backoff_max`.
+    pub backoff_initial: Duration,
+    /// Longest wait between failed starts.
+    pub backoff_max: Duration,
+    /// First wait between readiness polls; doubles up to `poll_max`.
+    pub poll_initial: Duration,
+    /// Longest wait between readiness polls.
+    pub poll_max: Duration,
+    /// Most processes in a container.
+    pub pids_limit: u32,
+    /// Time between two comparisons with the engine's list of containers.
+    pub reconcile_interval: Duration,
+}
+
+/// A handle to the fleet; clones share it.
+#[derive(Clone)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+    /// Spawns the driver of a deployment; the one place that knows the engine's type.
+    spawn: Arc<dyn Fn(Arc<Deployment>) + Send + Sync>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
+    engine: watch::Sender<EngineState>,
+    /// True once the containers of an earlier run are adopted or removed.
+    settled: watch::Sender<bool>,
+    /// Asks the supervisor to look at the engine now.
+    look: Notify,
+    tasks: TaskTracker,
+    /// Ends the supervisor and the drivers.
+    stop: CancellationToken,
+    /// Containers outlive the fleet. Set before `stop` is cancelled.
+    keep: AtomicBool,
+}
+
+impl Fleet {
+    /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
+    pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
+        let shared = Arc::new(Shared {
+            config: Arc::new(config),
+            deployments: RwLock::default(),
+            engine: watch::Sender::new(EngineState::Unknown),
+            settled: watch::Sender::new(false),
+            look: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            keep: AtomicBool::new(false),
+        });
+        let spawn = {
+            let (shared, engine) = (shared.clone(), engine.clone());
+            Arc::new(move |d: Arc<Deployment>| {
+                shared
+                    .tasks
+                    .spawn(driver::run(shared.clone(), engine.clone(), d));
+            })
+        };
+        let starter = Starter {
+            shared: shared.clone(),
+            engine,
+        };
+        (Self { shared, spawn }, starter)
+    }
+
+    /// The deployment of a published app.
+    pub fn get(&self, id: &AppId) -> Option<Arc<Deployment>> {
+        self.shared.deployments.read().get(id).cloned()
+    }
+
+    /// Makes a revision the one that serves. Replicas of another container configuration drain.
+    pub fn activate(&self, revision: Revision) -> Arc<Deployment> {
+        let mut map = self.shared.deployments.write();
+        if let Some(d) = map.get(&revision.app) {
+            let d = d.clone();
+            drop(map);
+            d.activate(revision);
+            return d;
+        }
+        let d = Deployment::new(self.shared.config.clone(), revision);
+        map.insert(d.id().clone(), d.clone());
+        drop(map);
+        (self.spawn)(d.clone());
+        d
+    }
+
+    /// Whether replicas serve now that a revision could not take over.
+    pub fn must_prepare(&self, revision: &Revision) -> bool {
+        self.get(&revision.app)
+            .is_some_and(|d| d.must_prepare(revision))
+    }
+
+    /// When replicas serve now, starts one of the new revision beside them and returns once it is
+    /// ready; [`Fleet::activate`] then swaps without a cold start. With nothing up it returns at
+    /// once. Dropping the guard without activating takes the new replica away.
+    ///
+    /// # Errors
+    /// Why the new replica did not get ready; the old ones serve on.
+    pub async fn prepare(&self, revision: &Revision) -> Result<Prepared, Failure> {
+        let Some(d) = self.get(&revision.app) else {
+            return Ok(Prepared { surge: None });
+        };
+        let Some((generation, answer)) = d.prepare(revision) else {
+            return Ok(Prepared { surge: None });
+        };
+        // Made before the wait, so that a caller who leaves takes the new replica away.
+        let prepared = Prepared {
+            surge: Some((d, generation)),
+        };
+        answer.await.unwrap_or_else(|_| {
+            Err(Failure::new(
+                Reason::FailedPrecondition,
+                "another publish or change of this app came between; try again",
+            ))
+        })?;
+        Ok(prepared)
+    }
+
+    /// Fails what is held, lets requests in flight finish within the drain timeout, removes the
+    /// containers, and returns when all is gone.
+    pub async fn remove(&self, id: &AppId) {
+        let Some(d) = self.get(id) else { return };
+        d.close(
+            Failure::new(Reason::AppDeleted, format!("app {id} has been deleted")),
+            true,
+        );
+        d.finished().await;
+        // Only now: reconciliation takes containers of unknown deployments for orphans.
+        let mut map = self.shared.deployments.write();
+        if map.get(id).is_some_and(|now| Arc::ptr_eq(now, &d)) {
+            map.remove(id);
+        }
+    }
+
+    /// Whether the engine answers.
+    pub fn engine(&self) -> watch::Receiver<EngineState> {
+        self.shared.engine.subscribe()
+    }
+
+    /// Whether the containers of an earlier run are adopted or removed.
+    pub fn settled(&self) -> bool {
+        *self.shared.settled.borrow()
+    }
+
+    /// The failure of work that needs the engine while it does not answer.
+    ///
+    /// # Errors
+    /// ENGINE_UNAVAILABLE with the cause.
+    pub fn require_engine(&self) -> Result<(), Failure> {
+        match &*self.shared.engine.borrow() {
+            EngineState::Down(why) => Err(Failure::new(Reason::EngineUnavailable, why.clone())
+                .with_retry_after(Duration::from_secs(1))),
+            EngineState::Unknown | EngineState::Up(_) => Ok(()),
+        }
+    }
+
+    /// Ends all drivers. Requests that are held fail with SHUTTING_DOWN. Containers are stopped
+    /// and removed, or left running for the next start with `keep`.
+    pub async fn shutdown(&self, keep: bool) {
+        self.shared.keep.store(keep, Ordering::Release);
+        if keep {
+            // Before anything is closed: a driver that sees a closed deployment takes its
+            // replicas down, one that sees the end of the fleet leaves them alone.
+            self.shared.stop.cancel();
+        }
+        let all: Vec<_> = self.shared.deployments.read().values().cloned().collect();
+        for d in &all {
+            d.close(
+                Failure::new(Reason::ShuttingDown, "the platform is stopping; try again"),
+                false,
+            );
+        }
+        for d in &all {
+            d.finished().await;
+        }
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+/// Begins supervision once the stored apps are activated, so that their containers are adopted
+/// rather than removed.
+pub struct Starter<E> {
+    shared: Arc<Shared>,
+    engine: Arc<E>,
+}
+
+impl<E: Engine> Starter<E> {
+    /// Starts looking at the engine: adoption first, then reconciliation.
+    pub fn begin(self) {
+        self.shared
+            .tasks
+            .spawn(supervisor::run(self.shared.clone(), self.engine));
+    }
+}
+
+/// A new revision that has a ready replica, or needs none.
+#[must_use = "dropped, it takes the new replica away"]
+pub struct Prepared {
+    /// The deployment and the generation of its new replica.
+    surge: Option<(Arc<Deployment>, u64)>,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // After an activation this generation is not pending any more; one that came later is
+        // somebody else's.
+        if let Some((d, generation)) = &self.surge {
+            d.abandon(*generation);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! One start of a replica: create, start, poll until ready; or say precisely why not.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Config,
+    replica::{ColdStart, Replica},
+    upstream::{Body, Error as UpstreamError, Pool},
+};
+use crate::{
+    engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
+    model::{Failure, Reason, ReplicaId, Revision},
+};
+
+/// Log lines that an owner is shown when a container ends at start: a screenful.
+const LOG_LINES: u32 = 20;
+/// Longest wait for one answer on the health path; one that takes longer is asked again.
+const POLL_TIMEOUT: Duration = Duration::from_secs(5);
+/// First time between two looks at a container that is not ready; doubles up to
+/// `INSPECT_MAX`. The engine's events usually tell sooner, this is for when they do not.
+const INSPECT_INITIAL: Duration = Duration::from_millis(100);
+const INSPECT_MAX: Duration = Duration::from_secs(1);
+
+/// What to start, and how to hear that it ended or is not wanted any more.
+pub(super) struct Job {
+    pub(super) id: ReplicaId,
+    pub(super) revision: Arc<Revision>,
+    pub(super) died: Arc<Notify>,
+    pub(super) cancel: CancellationToken,
+}
+
+/// Why there is no replica.
+pub(super) enum Fault {
+    /// It was called off.
+    Cancelled,
+    /// It failed.
+    Failed {
+        failure: Failure,
+        /// The same start cannot succeed now, so nobody should wait for another try.
+        certain: bool,
+        /// The engine did not answer.
+        engine_down: bool,
+    },
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Fault::Failed {
+            failure,
+            certain: false,
+            engine_down: false,
+        }
+    }
+}
+
+/// Starts a replica. `note` hears of the container as soon as it exists. A start that fails or
+/// is called off leaves no container behind.
+pub(super) async fn run<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: Job,
+    note: impl Fn(&ContainerId),
+) -> Result<Replica, Fault> {
+    let began = Instant::now();
+    let container = match create(engine, config, &job).await {
+        // The error of a start that nobody wants is nobody's trouble.
+        Err(_) if job.cancel.is_cancelled() => return Err(Fault::Cancelled),
+        other => other?,
+    };
+    note(&container);
+    let outcome = tokio::select! {
+        biased;
+        () = job.cancel.cancelled() => Err(Fault::Cancelled),
+        outcome = bring_up(engine, config, &job, &container, began) => outcome,
+    };
+    if outcome.is_err() {
+        discard(engine, &container, Duration::ZERO).await;
+    }
+    outcome
+}
+
+/// Makes the container. Calling the start off does not cut the engine's call short, only a pull:
+/// the engine would make the container all the same, and nobody would know its id.
+async fn create<E: Engine>(engine: &E, config: &Config, job: &Job) -> Result<ContainerId, Fault> {
+    if job.cancel.is_cancelled() {
+        return Err(Fault::Cancelled);
+    }
+    let spec = spec(config, &job.id, &job.revision);
+    let made = match engine.create(&spec).await {
+        // Somebody removed the image; the reference may still bring it back.
+        Err(Error::NoSuchImage { .. }) => {
+            tokio::select! {
+                image = engine.ensure_image(&job.revision.source.image_ref, None) => {
+                    image.map_err(|e| fault(&e))?
+                }
+                () = job.cancel.cancelled() => return Err(Fault::Cancelled),
+            };
+            engine.create(&spec).await
+        }
+        other => other,
+    };
+    made.map_err(|e| fault(&e))
+}
+
+/// Starts the container and waits until it is ready.
+async fn bring_up<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: &Job,
+    container: &ContainerId,
+    began: Instant,
+) -> Result<Replica, Fault> {
+    let created = Instant::now();
+    let endpoints = match engine.start(container).await {
+        Ok(endpoints) => endpoints,
+        Err(Error::Ended {
+            code, oom_killed, ..
+        }) => {
+            return Err(exited(engine, container, code, oom_killed).await.into());
+        }
+        // A command that cannot be executed ends here, with the reason in the engine's words.
+        Err(e) => return Err(fault(&e)),
+    };
+    let started = Instant::now();
+    let pools = Replica::pools(&endpoints, &job.revision.ports, config.max_connects);
+    wait_ready(engine, config, job, container, &pools, &endpoints).await?;
+    let cold = ColdStart {
+        create: created - began,
+        start: started - created,
+        ready: started.elapsed(),
+    };
+    Ok(Replica::new(
+        job.id.clone(),
+        container.clone(),
+        Some(cold),
+        pools,
+    ))
+}
+
+/// Takes up a container that an earlier run left, once it is ready.
+pub(super) async fn adopt<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: Job,
+    container: ContainerId,
+    endpoints: Endpoints,
+) -> Result<Replica, Fault> {
+    let pools = Replica::pools(&endpoints, &job.revision.ports, config.max_connects);
+    wait_ready(engine, config, &job, &container, &pools, &endpoints).await?;
+    Ok(Replica::new(job.id, container, None, pools))
+}
+
+/// Stops and removes a container. When the engine does not answer, reconciliation does it later.
+pub(super) async fn discard<E: Engine>(engine: &E, container: &ContainerId, grace: Duration) {
+    if !grace.is_zero()
+        && let Err(error) = engine.stop(container, grace).await
+    {
+        tracing::debug!(%container, %error, "The container did not stop; removing it by force");
+    }
+    if let Err(error) = engine.remove(container).await {
+        tracing::warn!(%container, %error, "The container could not be removed now; the next reconciliation will");
+    }
+}
+
+fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
+    ContainerSpec {
+        owner: Owner {
+            app: revision.app.clone(),
+            replica: id.clone(),
+            version: revision.version,
+            config_hash: revision.config_hash.clone(),
+        },
+        image: revision.image.clone(),
+        env: revision.env.clone(),
+        ports: revision.ports.clone(),
+        memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
+        cpu_millicores: revision.cpu_millicores,
+        pids: config.pids_limit,
+    }
+}
+
+fn fault(error: &Error) -> Fault {
+    Fault::Failed {
+        failure: error.to_failure(),
+        certain: matches!(error, Error::Unreachable { .. } | Error::NoSuchImage { .. }),
+        engine_down: matches!(error, Error::Unreachable { .. }),
+    }
+}
+
+async fn wait_ready<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: &Job,
+    container: &ContainerId,
+    pools: &[(u16, Arc<Pool>)],
+    endpoints: &Endpoints,
+) -> Result<(), Fault> {
+    let Some((port, pool)) = pools.first() else {
+        let why = format!(
+            "the engine gave no address for any of the ports {:?} ({endpoints:?})",
+            job.revision.ports
+        );
+        return Err(
+            Failure::new(Reason::StartFailed, "the container has no address")
+                .with_detail(why)
+                .into(),
+        );
+    };
+    let deadline = Instant::now() + config.startup_timeout;
+    let mut last = "it was never asked".to_owned();
+    let ready = async {
+        let mut wait = config.poll_initial;
+        loop {
+            match poll(pool, &job.revision).await {
+                Ok(()) => return,
+                Err(why) => last = why,
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(config.poll_max);
+        }
+    };
+    tokio::select! {
+        () = ready => Ok(()),
+        failure = ended(engine, container, &job.died) => Err(failure.into()),
+        () = tokio::time::sleep_until(deadline) => {
+            let waited = humantime::format_duration(config.startup_timeout);
+            let failure = Failure::new(
+                Reason::NotReady,
+                format!("the container runs but did not get ready within {waited}: GET {} on port {port}: {last}", job.revision.health_path),
+            );
+            let logs = tail(engine, container).await;
+            Err(failure.with_detail(format!("make the app listen on 0.0.0.0:$PORT ({port}) and answer its health path with 2xx{logs}")).into())
+        }
+    }
+}
+
+/// Asks once whether the replica is ready; the error says what came instead.
+async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
+    let request = Request::get(revision.health_path.as_str())
+        .header(header::HOST, pool.addr().to_string())
+        .header(
+            header::USER_AGENT,
+            concat!("ignite-health/", env!("CARGO_PKG_VERSION")),
+        )
+        .body(Body::Empty)
+        .map_err(|e| e.to_string())?;
+    let exchange = async {
+        let (response, connection) = pool.send(request).await.map_err(|e| match e {
+            UpstreamError::Connect { cause, .. }
+                if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
+            {
+                "nothing listens there (connection refused)".to_owned()
+            }
+            other => other.to_string(),
+        })?;
+        let status = response.status();
+        // The body is read to its end, so that the first request finds a warm connection.
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|e| e.to_string())?;
+        }
+        connection.reuse();
+        // A health path that nobody chose may well not exist; that the app answers is enough.
+        let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
+        if tolerated {
+            tracing::warn!(
+                app = %revision.app,
+                "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
+                revision.health_path
+            );
+        }
+        if status.is_success() || tolerated {
+            Ok(())
+        } else {
+            Err(format!("it answered {status}, not 2xx"))
+        }
+    };
+    match tokio::time::timeout(POLL_TIMEOUT, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!(
+            "no answer within {}",
+            humantime::format_duration(POLL_TIMEOUT)
+        )),
+    }
+}
+
+/// Returns when the container has ended, with the reason.
+async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) -> Failure {
+    let mut wait = INSPECT_INITIAL;
+    loop {
+        tokio::select! {
+            () = died.notified() => {}
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(INSPECT_MAX),
+        }
+        match engine.inspect(container).await {
+            Ok(c) => match c.state {
+                ContainerState::Exited { code, oom_killed } => {
+                    return exited(engine, container, code, oom_killed).await;
+                }
+                ContainerState::Created | ContainerState::Running(_) | ContainerState::Paused => {}
+            },
+            Err(Error::NoSuchContainer(_)) => {
+                return Failure::new(Reason::ContainerExited, ENDED)
+                    .with_detail("somebody removed it");
+            }
+            // Not known now; the next look may tell.
+            Err(_) => {}
+        }
+    }
+}
+
+const ENDED: &str = "the container ended before it was ready";
+
+async fn exited<E: Engine>(
+    engine: &E,
+    container: &ContainerId,
+    code: i64,
+    oom_killed: bool,
+) -> Failure {
+    let what = match oom_killed {
+        true => format!(
+            "it was killed for its memory limit (exit code {code}); raise limits.memory_mb or the tier"
+        ),
+        false => format!("exit code {code}"),
+    };
+    let logs = tail(engine, container).await;
+    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}"))
+}
+
+async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {
+    match engine.log_tail(container, LOG_LINES).await {
+        Ok(lines) if lines.is_empty() => "; it wrote no log".to_owned(),
+        Ok(lines) => format!("; last log lines:\n{}", lines.join("\n")),
+        Err(e) => format!("; its log cannot be read: {e}"),
+    }
+}

@@ -1,0 +1,186 @@
+//! What the mutex of a deployment guards, and the small steps that keep it consistent.
+//!
+//! `plan.rs` and `driver.rs` have further steps, each beside the task that takes it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Config,
+    deployment::Deployment,
+    hold::Queue,
+    lease::Lease,
+    replica::{Phase, Slot},
+};
+use crate::model::{Failure, Reason, Revision};
+
+/// A replica that ran shorter than this before it died counts as a crash for the back-off.
+pub(super) const CRASH_WINDOW: Duration = Duration::from_secs(10);
+
+/// A revision whose first replica is being readied beside those that serve.
+pub(super) struct Pending {
+    pub(super) revision: Arc<Revision>,
+    pub(super) generation: u64,
+    pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
+}
+
+/// What went wrong lately.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// Failed starts since the last good one.
+    pub(super) failed_starts: u32,
+    /// Replicas in a row that died soon after they were ready.
+    pub(super) crashes: u32,
+    /// No start before this.
+    pub(super) retry_at: Option<Instant>,
+    /// Why starting cannot succeed now.
+    pub(super) certain: Option<Failure>,
+}
+
+pub(super) struct State {
+    pub(super) generation: u64,
+    pub(super) pending: Option<Pending>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) queue: Queue,
+    pub(super) in_flight: u32,
+    pub(super) last_active: Instant,
+    /// The driver wants to hear when nothing is in flight any more.
+    pub(super) tell_when_idle: bool,
+    /// There are more replicas than wanted, all busy: the driver wants to hear when one is not.
+    pub(super) tell_when_spare: bool,
+    pub(super) trouble: Trouble,
+    /// The last thing that went wrong and when, for people; outlives the trouble itself.
+    pub(super) last_failure: Option<(Failure, SystemTime)>,
+    /// When a request last came or ended.
+    pub(super) last_request: Option<Instant>,
+    /// Set when the app is deleted or the platform stops: nothing is started or handed out.
+    pub(super) closed: Option<Closed>,
+    pub(super) counter: u64,
+}
+
+pub(super) struct Closed {
+    pub(super) why: Failure,
+    /// Replicas with requests in flight are stopped from here on.
+    pub(super) drain_until: Instant,
+}
+
+impl State {
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    pub(super) fn serves(&self, slot: &Slot) -> bool {
+        slot.phase == Phase::Ready && slot.generation == self.generation
+    }
+
+    pub(super) fn must_prepare(&self, serving: &Revision, next: &Revision) -> bool {
+        self.has_ready() && self.closed.is_none() && !serving.same_container(next)
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        self.slots.iter().any(|x| self.serves(x))
+    }
+
+    /// No start until the back-off for `failures` in a row has passed; the first retry is free.
+    pub(super) fn back_off(&mut self, config: &Config, failures: u32) {
+        let wait = match failures {
+            0 | 1 => Duration::ZERO,
+            n => config
+                .backoff_initial
+                .saturating_mul(1 << (n - 2).min(16))
+                .min(config.backoff_max),
+        };
+        self.trouble.retry_at = Some(Instant::now() + wait);
+    }
+
+    /// Ready or Draining => Failed.
+    pub(super) fn died(&mut self, deployment: &Deployment, at: usize) {
+        let slot = &mut self.slots[at];
+        let served = slot.phase == Phase::Ready;
+        slot.phase = Phase::Failed;
+        let generation = slot.generation;
+        let ran = slot
+            .replica
+            .as_ref()
+            .map_or(Duration::ZERO, |r| r.ready_at.elapsed());
+        tracing::warn!(app = %deployment.id(), replica = %slot.id, ran = ?ran, "The replica died");
+        let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
+        self.last_failure = Some((why.clone(), SystemTime::now()));
+        if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
+            if let Some(answer) = p.answer {
+                let _ = answer.send(Err(why));
+            }
+        } else if served && generation == self.generation {
+            // Only the end of one that serves counts: nobody misses one on its way out.
+            self.trouble.crashes = if ran < CRASH_WINDOW {
+                self.trouble.crashes + 1
+            } else {
+                0
+            };
+            self.back_off(&deployment.config, self.trouble.crashes);
+        }
+    }
+
+    pub(super) fn abandon_pending(&mut self) {
+        if let Some(p) = self.pending.take() {
+            for slot in self
+                .slots
+                .iter_mut()
+                .filter(|x| x.generation == p.generation)
+            {
+                slot.cancel.cancel();
+            }
+        }
+    }
+
+    /// A lease on the ready replica with the fewest requests and a free slot, if there is one;
+    /// among equals the most recently used, so that spare replicas go idle.
+    pub(super) fn lease(&mut self, deployment: &Arc<Deployment>) -> Option<Lease> {
+        let revision = deployment.revision.load();
+        let limit = if revision.max_concurrency == 0 {
+            u32::MAX
+        } else {
+            revision.max_concurrency
+        };
+        let generation = self.generation;
+        let number = self.next_number();
+        let slot = self
+            .slots
+            .iter_mut()
+            .filter(|x| {
+                x.phase == Phase::Ready && x.generation == generation && x.in_flight < limit
+            })
+            .min_by_key(|x| (x.in_flight, std::cmp::Reverse(x.last_used)))?;
+        let replica = slot.replica.clone()?;
+        slot.in_flight += 1;
+        slot.last_used = number;
+        self.in_flight += 1;
+        Some(Lease {
+            deployment: deployment.clone(),
+            replica,
+            key: slot.key,
+            cold: None,
+        })
+    }
+
+    /// Hands free slots to those who wait, in order. Leases that came back must be dropped by
+    /// the caller after the lock.
+    #[must_use]
+    pub(super) fn grant(&mut self, deployment: &Arc<Deployment>) -> Vec<Lease> {
+        let mut unsent = Vec::new();
+        while !self.queue.is_empty() {
+            let Some(lease) = self.lease(deployment) else {
+                break;
+            };
+            if let Err(lease) = self.queue.grant(lease) {
+                unsent.push(lease);
+            }
+        }
+        unsent
+    }
+}

@@ -1,0 +1,323 @@
+//! Whether the engine is there, and whether its containers are what the fleet believes.
+//!
+//! One task: it asks the engine, adopts or removes what an earlier run left, listens to the
+//! engine's events, and compares with its list of containers at intervals. Events are hints,
+//! the list is the truth, so an engine that restarts or loses events does no lasting harm.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::join_all};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shared,
+    deployment::Deployment,
+    replica::{Phase, Slot},
+    start::{self, Fault, Job},
+    state::Trouble,
+};
+use crate::{
+    engine::{Container, ContainerId, ContainerState, Engine, Error, Info, Owner},
+    model::Revision,
+};
+
+/// Time between two attempts while the engine does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of the engine.
+#[derive(Debug, Clone)]
+pub enum EngineState {
+    /// It has not been asked yet.
+    Unknown,
+    /// It answers.
+    Up(Info),
+    /// It does not, for this reason.
+    Down(String),
+}
+
+pub(super) async fn run<E: Engine>(shared: Arc<Shared>, engine: Arc<E>) {
+    tokio::select! {
+        () = supervise(&shared, &engine) => {}
+        () = shared.stop.cancelled() => {}
+    }
+    let up = matches!(*shared.engine.borrow(), EngineState::Up(_));
+    if up && !shared.keep.load(Ordering::Acquire) {
+        sweep(&engine).await;
+    }
+}
+
+/// Removes what is left once every deployment is gone: containers of calls that timed out, or
+/// that could not be removed at their time.
+async fn sweep<E: Engine>(engine: &Arc<E>) {
+    match engine.list().await {
+        Ok(left) => {
+            join_all(
+                left.iter()
+                    .map(|c| start::discard(&**engine, &c.id, Duration::ZERO)),
+            )
+            .await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "Containers may be left; the next start or `ignite prune` removes them");
+        }
+    }
+}
+
+async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
+    let mut deaths = engine.deaths();
+    let mut listening = true;
+    let mut listening_since = Instant::now();
+    loop {
+        let up = look(shared, engine).await;
+        if up && !listening {
+            deaths = engine.deaths();
+            listening = true;
+            listening_since = Instant::now();
+            // What happened between the two streams is seen by one more look.
+            look(shared, engine).await;
+        }
+        let pause = if up {
+            shared.config.reconcile_interval
+        } else {
+            RETRY
+        };
+        let mut wake_at = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(wake_at) => break,
+                () = shared.look.notified() => break,
+                death = deaths.next(), if listening => match death {
+                    Some(container) => tell(shared, &container),
+                    None => {
+                        listening = false;
+                        // An engine without events must not be asked in a circle.
+                        wake_at = wake_at.min(listening_since + RETRY);
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Asks the engine, reconciles with it, and says whether it is there.
+async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
+    let was_up = matches!(*shared.engine.borrow(), EngineState::Up(_));
+    let seen = if was_up {
+        reconcile(shared, engine).await
+    } else {
+        arrive(shared, engine).await
+    };
+    match seen {
+        Ok(()) => true,
+        Err(error) if matches!(error, Error::Unreachable { .. }) => {
+            let changed = !matches!(&*shared.engine.borrow(), EngineState::Down(_));
+            if changed {
+                tracing::error!(%error, "No container engine: apps cannot start until it is back");
+            }
+            shared
+                .engine
+                .send_replace(EngineState::Down(error.to_string()));
+            let why = error.to_failure();
+            for d in shared.deployments.read().values() {
+                // Until the look after the next one: each look says it again.
+                d.engine_gone(&why, RETRY * 2);
+            }
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "The engine's containers could not be compared; trying again");
+            was_up
+        }
+    }
+}
+
+async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
+    let info = engine.info().await?;
+    tracing::info!(
+        engine = info.name,
+        cpus = info.cpus,
+        "The container engine answers"
+    );
+    if *shared.settled.borrow() {
+        reconcile(shared, engine).await?;
+    } else {
+        adopt_all(shared, engine).await?;
+        shared.settled.send_replace(true);
+    }
+    // Failures while the engine was away are no reason to back off now, nor to refuse anybody
+    // who has just heard that it is back.
+    for d in shared.deployments.read().values() {
+        d.state.lock().trouble = Trouble::default();
+        d.wake.notify_one();
+    }
+    shared.engine.send_replace(EngineState::Up(info));
+    // Off the way of the first cold start; should it fail, that one tries again. In a task that
+    // a stop waits for: cut off in the middle, the engine would make it after its removal.
+    let ahead = engine.clone();
+    shared.tasks.spawn(async move {
+        if let Err(error) = ahead.ensure_network().await {
+            tracing::debug!(%error, "The instance's network could not be made ahead of time");
+        }
+    });
+    Ok(())
+}
+
+fn tell(shared: &Shared, container: &ContainerId) {
+    for d in shared.deployments.read().values() {
+        d.container_ended(container);
+    }
+}
+
+/// Finds containers that ended unseen, and removes those that belong to no replica.
+async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
+    let deployments: Vec<_> = shared.deployments.read().values().cloned().collect();
+    // What is believed is read before the list: a container made in between is no orphan, and
+    // one that the list lacks was there when it was believed.
+    let believed: Vec<(Arc<Deployment>, ContainerId)> = deployments
+        .iter()
+        .flat_map(|d| {
+            let s = d.state.lock();
+            s.slots
+                .iter()
+                .filter(|x| matches!(x.phase, Phase::Ready | Phase::Draining))
+                .filter_map(|x| Some((d.clone(), x.container.clone()?)))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let listed = engine.list().await?;
+    let running: HashSet<_> = listed
+        .iter()
+        .filter(|c| matches!(c.state, ContainerState::Running(_)))
+        .map(|c| c.id.clone())
+        .collect();
+    for (d, container) in believed {
+        if !running.contains(&container) {
+            d.container_ended(&container);
+        }
+    }
+    let orphans = listed.into_iter().filter(|c| !is_known(shared, c));
+    join_all(orphans.map(|c| async move {
+        tracing::warn!(container = %c.id, "Removing a container that belongs to no replica");
+        start::discard(&**engine, &c.id, Duration::ZERO).await;
+    }))
+    .await;
+    Ok(())
+}
+
+fn is_known(shared: &Shared, container: &Container) -> bool {
+    let Some(owner) = &container.owner else {
+        return false;
+    };
+    let deployment = shared.deployments.read().get(&owner.app).cloned();
+    deployment.is_some_and(|d| d.state.lock().slots.iter().any(|x| x.id == owner.replica))
+}
+
+/// Takes up the containers of an earlier run that match what is published, removes the others.
+async fn adopt_all<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
+    let listed = engine.list().await?;
+    join_all(listed.into_iter().map(|c| async move {
+        let matching = c.owner.as_ref().and_then(|o| matching(shared, o));
+        match (matching, &c.state, &c.owner) {
+            (Some(deployment), ContainerState::Running(_), Some(owner)) => {
+                adopt(shared, engine, &deployment, &c.id, owner).await
+            }
+            _ => {
+                tracing::info!(container = %c.id, "Removing a container of an earlier run");
+                start::discard(&**engine, &c.id, Duration::ZERO).await;
+            }
+        }
+    }))
+    .await;
+    Ok(())
+}
+
+fn matching(shared: &Shared, owner: &Owner) -> Option<Arc<Deployment>> {
+    let d = shared.deployments.read().get(&owner.app).cloned()?;
+    d.with_revision(|r| matches(r, owner)).then_some(d)
+}
+
+fn matches(revision: &Revision, owner: &Owner) -> bool {
+    revision.version == owner.version && revision.config_hash == owner.config_hash
+}
+
+/// Puts the container into service once it answers. Runs in the background, so that one that
+/// hangs does not delay the others.
+async fn adopt<E: Engine>(
+    shared: &Arc<Shared>,
+    engine: &Arc<E>,
+    deployment: &Arc<Deployment>,
+    container: &ContainerId,
+    owner: &Owner,
+) {
+    let endpoints = match engine.inspect(container).await {
+        Ok(Container {
+            state: ContainerState::Running(Some(endpoints)),
+            ..
+        }) => endpoints,
+        _ => return start::discard(&**engine, container, Duration::ZERO).await,
+    };
+    let (died, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
+    let taken = {
+        let mut s = deployment.state.lock();
+        let revision = deployment.revision();
+        // Asked again, since a publish or a delete may have come while the engine was asked.
+        let wanted = s.closed.is_none() && matches(&revision, owner);
+        wanted.then(|| {
+            let key = s.next_number();
+            let generation = s.generation;
+            s.slots.push(Slot {
+                key,
+                id: owner.replica.clone(),
+                generation,
+                phase: Phase::Starting,
+                container: Some(container.clone()),
+                replica: None,
+                in_flight: 0,
+                last_used: 0,
+                died: died.clone(),
+                ended: false,
+                cancel: cancel.clone(),
+            });
+            (key, revision)
+        })
+    };
+    let Some((key, revision)) = taken else {
+        return start::discard(&**engine, container, Duration::ZERO).await;
+    };
+    tracing::info!(app = %deployment.id(), replica = %owner.replica, %container, "Adopting a container of an earlier run");
+    let job = Job {
+        id: owner.replica.clone(),
+        revision,
+        died,
+        cancel: cancel.clone(),
+    };
+    let (shared2, engine, deployment, container) = (
+        shared.clone(),
+        engine.clone(),
+        deployment.clone(),
+        container.clone(),
+    );
+    shared.tasks.spawn(async move {
+        let outcome = tokio::select! {
+            outcome = start::adopt(&*engine, &shared2.config, job, container.clone(), endpoints) => outcome,
+            () = cancel.cancelled() => Err(Fault::Cancelled),
+            () = shared2.stop.cancelled() => return,
+        };
+        match outcome {
+            Ok(replica) => {
+                let unsent = deployment.state.lock().started(&deployment, key, Arc::new(replica));
+                drop(unsent);
+            }
+            Err(_) => {
+                start::discard(&*engine, &container, Duration::ZERO).await;
+                deployment.state.lock().slots.retain(|x| x.key != key);
+            }
+        }
+        deployment.wake.notify_one();
+    });
+}

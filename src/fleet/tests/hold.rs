@@ -1,0 +1,141 @@
+//! Requests that wait for a replica.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::model::Reason;
+
+#[tokio::test(start_paused = true)]
+async fn one_start_serves_all_that_wait_for_it() {
+    let w = World::new(revision(1)).await;
+    let began = Instant::now();
+    let requests: Vec<_> = (0..200).map(|_| w.request()).collect();
+    let mut leases = Vec::new();
+    for r in requests {
+        leases.push(r.await.expect("no panic").expect("is served"));
+    }
+    assert!(began.elapsed() < START + ms(20), "{:?}", began.elapsed());
+    assert!(leases.iter().all(|l| l.cold().is_some()));
+    assert_eq!((w.engine.counts().create, w.engine.counts().start), (1, 1));
+    assert_eq!(w.app.snapshot().in_flight, 200);
+    assert!(w.lease().await.cold().is_none(), "that one was warm");
+    drop(leases);
+    assert_eq!(w.app.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_are_granted_in_the_order_of_arrival_and_never_over_the_limit() {
+    let w = World::new(Revision {
+        max_concurrency: 2,
+        ..revision(1)
+    })
+    .await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for i in 0..20u32 {
+        let (app, order) = (w.app.clone(), order.clone());
+        tasks.push(tokio::spawn(async move {
+            let lease = app.acquire(0, Instant::now() + LONG).await;
+            let _lease = lease.expect("is served");
+            order.lock().expect("no panic").push(i);
+            assert!(app.snapshot().in_flight <= 2);
+            tokio::time::sleep(secs(1)).await;
+        }));
+        settle().await;
+    }
+    tasks.remove(4).abort();
+    for t in tasks {
+        t.await.expect("no panic");
+    }
+    let expected: Vec<_> = (0..20).filter(|i| *i != 4).collect();
+    assert_eq!(*order.lock().expect("no panic"), expected);
+    assert_eq!(w.engine.counts().create, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queue_is_bounded_in_number_and_bytes() {
+    let w = World::with(
+        Config {
+            hold_max_requests: 3,
+            hold_max_bytes: 100,
+            ..config()
+        },
+        revision(1),
+    )
+    .await;
+    let hold = |bytes| {
+        let app = w.app.clone();
+        tokio::spawn(async move { app.acquire(bytes, Instant::now() + LONG).await })
+    };
+    let first = hold(60);
+    settle().await;
+    let full = hold(60).await.expect("no panic").expect_err("too much");
+    assert_eq!(full.reason, Reason::HoldQueueFull);
+    assert!(full.retry_after.is_some() && full.message.contains("100 bytes"));
+    first.abort();
+    settle().await;
+    let others = [hold(60), hold(0), hold(40)];
+    settle().await;
+    let full = hold(0).await.expect("no panic").expect_err("too many");
+    assert_eq!(full.reason, Reason::HoldQueueFull);
+    for o in others {
+        o.await.expect("no panic").expect("is served");
+    }
+    assert_eq!(w.app.state.lock().queue.bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_gives_up_at_its_own_deadline_and_says_what_it_waited_for() {
+    let w = World::new(revision(1)).await;
+    w.engine.script("v1", never_ready());
+    let patient = w.request();
+    let began = Instant::now();
+    let failure = w.app.acquire(0, began + secs(5)).await.expect_err("late");
+    assert_eq!(failure.reason, Reason::ColdStartTimeout);
+    assert!(failure.message.contains("is starting"), "{failure}");
+    assert!(began.elapsed() < secs(5) + ms(5));
+    assert_eq!((w.held(), w.engine.counts().create), (1, 1));
+    // The patient one is served although the first start never gets ready.
+    until("the second start", || w.engine.counts().create == 2).await;
+    w.engine.script("v1", Script::default());
+    patient.await.expect("no panic").expect("is served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_leaves_in_the_instant_of_its_grant_passes_the_lease_on() {
+    let w = World::new(Revision {
+        max_concurrency: 1,
+        ..revision(1)
+    })
+    .await;
+    let mut leaves = Box::pin(w.app.acquire(7, Instant::now() + LONG));
+    assert!(futures_util::poll!(&mut leaves).is_pending());
+    let stays = w.request();
+    until("the grant", || w.app.snapshot().in_flight == 1).await;
+    assert!(!stays.is_finished(), "the lease is on its way to the first");
+    drop(leaves);
+    let lease = stays.await.expect("no panic").expect("is served");
+    assert_eq!(w.app.snapshot().in_flight, 1);
+    drop(lease);
+    assert_eq!(w.app.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_at_any_time_leaks_nothing() {
+    let mut one_at_a_time = revision(1);
+    one_at_a_time.max_concurrency = 1;
+    one_at_a_time.scaling.scaledown = ms(100);
+    let w = World::new(one_at_a_time).await;
+    for after in (0..300).map(ms) {
+        let leaving = w.app.acquire(3, Instant::now() + LONG);
+        let other = w.request();
+        let _ = tokio::time::timeout(after, leaving).await;
+        drop(other.await.expect("no panic").expect("is served"));
+        settle().await;
+        let s = w.app.snapshot();
+        assert_eq!((s.in_flight, s.held), (0, 0), "left after {after:?}");
+        assert_eq!(w.app.state.lock().queue.bytes(), 0);
+        // Cold again, so that the next one leaves at another point of a start.
+        until("zero", || w.engine.containers().is_empty()).await;
+    }
+}

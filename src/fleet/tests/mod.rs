@@ -1,0 +1,218 @@
+//! Simulations of the fleet over the scripted engine, under a paused clock.
+//!
+//! | file | what |
+//! |---|---|
+//! | `net.rs` | connections to the scripted engine's apps, without sockets |
+//! | `hold.rs` | held requests: one start, order, bounds, deadlines, those who leave |
+//! | `scale.rs` | down to zero and up again; replicas in excess |
+//! | `trouble.rs` | failed starts and the engine's absence |
+//! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
+//! | `publish.rs` | a new revision beside the old one |
+//! | `lifecycle.rs` | delete, shutdown, adoption |
+//! | `plan.rs` | the decision of a single step |
+//! | `random.rs` | all of it at once, by seeds, against invariants |
+
+mod crash;
+mod hold;
+mod lifecycle;
+pub(super) mod net;
+mod plan;
+mod publish;
+mod random;
+mod scale;
+mod trouble;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{Config, Deployment, Fleet, Lease, Starter};
+use crate::{
+    engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
+    model::{AppId, Failure, ImageSource, Revision, scaling::Effective},
+};
+
+/// What a start takes in the engine's default script.
+const START: Duration = Duration::from_millis(250);
+/// Longer than anything a test waits for.
+const LONG: Duration = Duration::from_secs(3600);
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn config() -> Config {
+    Config {
+        startup_timeout: secs(60),
+        hold_max_requests: 300,
+        hold_max_bytes: 1000,
+        max_connects: 64,
+        stop_grace: secs(1),
+        drain_timeout: secs(30),
+        backoff_initial: secs(1),
+        backoff_max: secs(8),
+        poll_initial: ms(1),
+        poll_max: ms(100),
+        pids_limit: 100,
+        reconcile_interval: secs(10),
+    }
+}
+
+fn app() -> AppId {
+    "acme/web".parse().expect("valid")
+}
+
+/// Version `version`, of image `v<version>`: at most one replica, 30 s to zero.
+fn revision(version: u32) -> Revision {
+    Revision {
+        app: app(),
+        version,
+        image: format!("v{version}"),
+        source: ImageSource {
+            image_ref: format!("v{version}"),
+            registry_secret_ref: String::new(),
+        },
+        env: Default::default(),
+        ports: vec![8080],
+        health_path: "/".into(),
+        health_path_must_exist: false,
+        memory_mb: 64,
+        cpu_millicores: 100,
+        timeout: secs(60),
+        scaling: Effective {
+            reserved: 0,
+            max: 1,
+            scaledown: secs(30),
+        },
+        max_concurrency: 0,
+        allow_unauthenticated: false,
+        config_hash: "h".into(),
+    }
+}
+
+fn refused() -> Error {
+    Error::Refused {
+        call: "start the container",
+        status: 500,
+        message: "no".into(),
+    }
+}
+
+fn failing() -> Script {
+    Script {
+        start_error: Some(refused()),
+        ..Script::default()
+    }
+}
+
+fn never_ready() -> Script {
+    Script {
+        status: None,
+        ..Script::default()
+    }
+}
+
+/// What a container of an earlier run was made from.
+fn spec_of(revision: &Revision) -> ContainerSpec {
+    ContainerSpec {
+        owner: Owner {
+            app: revision.app.clone(),
+            replica: "0123456789".parse().expect("valid"),
+            version: revision.version,
+            config_hash: revision.config_hash.clone(),
+        },
+        image: revision.image.clone(),
+        env: Default::default(),
+        ports: revision.ports.clone(),
+        memory_bytes: 0,
+        cpu_millicores: 0,
+        pids: 0,
+    }
+}
+
+/// A fleet over a scripted engine, with one app.
+struct World {
+    engine: Fake,
+    fleet: Fleet,
+    app: Arc<Deployment>,
+}
+
+impl World {
+    /// A fleet that has looked at an engine without containers.
+    async fn new(revision: Revision) -> Self {
+        Self::with(config(), revision).await
+    }
+
+    async fn with(config: Config, revision: Revision) -> Self {
+        let (world, starter) = Self::before(Fake::new(), config, revision);
+        starter.begin();
+        until("the fleet has settled", || world.fleet.settled()).await;
+        world
+    }
+
+    /// A fleet that has not looked at its engine yet.
+    fn before(engine: Fake, config: Config, revision: Revision) -> (Self, Starter<Fake>) {
+        net::lead_to(&engine);
+        let (fleet, starter) = Fleet::new(config, Arc::new(engine.clone()));
+        let app = fleet.activate(revision);
+        (Self { engine, fleet, app }, starter)
+    }
+
+    /// A request that waits as long as it takes.
+    fn request(&self) -> JoinHandle<Result<Lease, Failure>> {
+        let app = self.app.clone();
+        tokio::spawn(async move { app.acquire(0, Instant::now() + LONG).await })
+    }
+
+    async fn lease(&self) -> Lease {
+        self.request().await.expect("no panic").expect("is served")
+    }
+
+    async fn failure(&self) -> Failure {
+        self.request().await.expect("no panic").expect_err("fails")
+    }
+
+    fn held(&self) -> u32 {
+        self.app.snapshot().held
+    }
+
+    fn live(&self) -> usize {
+        self.engine.live().len()
+    }
+
+    fn version_of(&self, lease: &Lease) -> u32 {
+        self.version_in(&lease.replica().container)
+    }
+
+    fn version_in(&self, id: &ContainerId) -> u32 {
+        let all = self.engine.containers();
+        let found = all.iter().find(|c| c.id == *id).expect("is there");
+        found.owner.as_ref().expect("has labels").version
+    }
+
+    fn only_container(&self) -> ContainerId {
+        let all = self.engine.containers();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0].id.clone()
+    }
+}
+
+/// Lets virtual time pass until it is so; panics when it never is.
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let give_up = Instant::now() + LONG;
+    while !so() {
+        assert!(Instant::now() < give_up, "never so: {what}");
+        tokio::time::sleep(ms(5)).await;
+    }
+}
+
+/// Lets everything run that can run now, without time passing.
+async fn settle() {
+    for _ in 0..40 {
+        tokio::task::yield_now().await;
+    }
+}

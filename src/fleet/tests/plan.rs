@@ -1,0 +1,161 @@
+//! The decision of one step, without the tasks around it.
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    fleet::{
+        plan::{Action, Plan},
+        replica::{Phase, Slot},
+    },
+    model::{Reason, ReplicaId},
+};
+
+fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
+    let mut r = revision(1);
+    r.scaling.reserved = reserved;
+    r.scaling.max = max;
+    Deployment::new(Arc::new(config()), r)
+}
+
+/// Adds a replica; its key is the number that orders it by use.
+fn add(d: &Deployment, generation: u64, phase: Phase, in_flight: u32) -> u64 {
+    let mut s = d.state.lock();
+    let key = s.next_number();
+    s.in_flight += in_flight;
+    s.slots.push(Slot {
+        key,
+        id: ReplicaId::generate(ulid::Ulid::generate()),
+        generation,
+        phase,
+        container: Some(ContainerId(key.to_string())),
+        replica: None,
+        in_flight,
+        last_used: key,
+        died: Arc::new(Notify::new()),
+        ended: false,
+        cancel: CancellationToken::new(),
+    });
+    key
+}
+
+fn plan(d: &Deployment) -> Plan {
+    d.state.lock().plan(&d.revision(), Instant::now())
+}
+
+fn starts(plan: &Plan) -> usize {
+    let is_start = |a: &&Action| matches!(a, Action::Start { .. });
+    plan.actions.iter().filter(is_start).count()
+}
+
+fn stops(plan: &Plan) -> Vec<u64> {
+    let key = |a: &Action| match a {
+        Action::Stop { key, .. } => Some(*key),
+        Action::Start { .. } => None,
+    };
+    plan.actions.iter().filter_map(key).collect()
+}
+
+fn called_off(d: &Deployment) -> Vec<u64> {
+    let s = d.state.lock();
+    let off = s.slots.iter().filter(|x| x.cancel.is_cancelled());
+    off.map(|x| x.key).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy() {
+    let d = fixture(4, 4);
+    let busy = add(&d, 0, Phase::Ready, 1);
+    let older = add(&d, 0, Phase::Ready, 0);
+    let newer = add(&d, 0, Phase::Ready, 0);
+    let starting = add(&d, 0, Phase::Starting, 0);
+    assert!(plan(&d).actions.is_empty());
+    let shrink = |max| {
+        let mut r = revision(1);
+        r.scaling.reserved = max;
+        r.scaling.max = max;
+        d.activate(r);
+    };
+    shrink(3);
+    assert!(stops(&plan(&d)).is_empty());
+    assert_eq!(called_off(&d), [starting]);
+    shrink(2);
+    assert_eq!(stops(&plan(&d)), [older]);
+    shrink(1);
+    assert_eq!(stops(&plan(&d)), [newer]);
+    assert!(!d.state.lock().tell_when_spare);
+    let other = add(&d, 0, Phase::Ready, 1);
+    assert!(stops(&plan(&d)).is_empty() && d.state.lock().tell_when_spare);
+    assert!(![busy, other].iter().any(|k| called_off(&d).contains(k)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_of_an_old_generation_drain_and_its_starts_are_called_off() {
+    let d = fixture(0, 1);
+    let idle = add(&d, 0, Phase::Ready, 0);
+    let busy = add(&d, 0, Phase::Ready, 1);
+    let starting = add(&d, 0, Phase::Starting, 0);
+    d.activate(revision(2));
+    let plan = plan(&d);
+    assert_eq!((stops(&plan), called_off(&d)), (vec![idle], vec![starting]));
+    // The running request is demand, which the new revision has to be up for.
+    assert_eq!(starts(&plan), 1);
+    let s = d.state.lock();
+    let phase = |key| s.slots.iter().find(|x| x.key == key).map(|x| x.phase);
+    assert_eq!(phase(busy), Some(Phase::Draining));
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
+    let d = fixture(3, 3);
+    assert_eq!(starts(&plan(&d)), 3);
+    let d = fixture(3, 3);
+    d.state.lock().trouble.failed_starts = 1;
+    assert_eq!(starts(&plan(&d)), 1);
+    assert_eq!(starts(&plan(&d)), 0, "one tries already");
+    let d = fixture(3, 3);
+    let later = Instant::now() + secs(4);
+    d.state.lock().trouble.retry_at = Some(later);
+    let waits = plan(&d);
+    assert_eq!((starts(&waits), waits.look_at), (0, Some(later)));
+    tokio::time::sleep(secs(4)).await;
+    assert_eq!(starts(&plan(&d)), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
+    let d = fixture(0, 1);
+    let key = add(&d, 0, Phase::Ready, 1);
+    assert_eq!(plan(&d).look_at, None);
+    assert!(d.state.lock().tell_when_idle);
+    {
+        let mut s = d.state.lock();
+        s.in_flight = 0;
+        s.slots[0].in_flight = 0;
+    }
+    assert_eq!(plan(&d).look_at, Some(Instant::now() + secs(30)));
+    tokio::time::sleep(secs(30)).await;
+    let end = plan(&d);
+    assert_eq!((stops(&end), end.look_at), (vec![key], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_app_waits_for_its_requests_and_then_forces() {
+    let d = fixture(1, 2);
+    let busy = add(&d, 0, Phase::Ready, 1);
+    let idle = add(&d, 0, Phase::Ready, 0);
+    let failed = add(&d, 0, Phase::Failed, 1);
+    let starting = add(&d, 0, Phase::Starting, 0);
+    d.close(Failure::new(Reason::AppDeleted, "gone"), true);
+    let first = plan(&d);
+    assert_eq!(stops(&first), [idle, failed]);
+    assert_eq!(called_off(&d), [starting]);
+    assert_eq!(first.look_at, Some(Instant::now() + secs(30)));
+    // The platform stops: no more grace.
+    d.close(Failure::new(Reason::ShuttingDown, "stops"), false);
+    let last = plan(&d);
+    assert_eq!((stops(&last), last.look_at), (vec![busy], None));
+    let why = d.acquire(0, Instant::now()).await.expect_err("is closed");
+    assert_eq!(why.reason, Reason::AppDeleted);
+}

@@ -1,0 +1,130 @@
+//! A client's connection that tells when the client is gone, whatever nobody has read yet.
+//!
+//! hyper notices the end of a connection when it reads it. While the body of a request waits
+//! unread for a replica, it does not read, and a client that left would keep its place in the
+//! hold. The kernel knows: this asks it, beside hyper, on the same socket. What it cannot know is
+//! an end that is stuck behind more unread data than the socket takes.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::Shutdown;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// The connection, for hyper to read and write.
+pub(super) struct Connection(Arc<TcpStream>);
+
+/// The same connection, to ask whether its client is there.
+#[derive(Clone)]
+pub(super) struct Presence(Arc<TcpStream>);
+
+/// The two sides of one connection.
+pub(super) fn watched(tcp: TcpStream) -> (Connection, Presence) {
+    let tcp = Arc::new(tcp);
+    (Connection(tcp.clone()), Presence(tcp))
+}
+
+impl Presence {
+    /// Returns when the client has closed its side or the connection is broken. A client that
+    /// closes only its sending side counts as gone, as it does for hyper.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(super) async fn gone(&self) {
+        use tokio::io::Interest;
+
+        // Of the interests this is the one that wakes for a closed side and not for data.
+        while let Ok(ready) = self.0.ready(Interest::PRIORITY).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Urgent data, which HTTP has no use for: forgotten until there is more.
+            let _ = self.0.try_io(Interest::PRIORITY, || -> io::Result<()> {
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+        }
+    }
+
+    /// Elsewhere the kernel is not asked; hyper notices when it reads.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(super) async fn gone(&self) {
+        std::future::pending().await
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn poll_try_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match write(&self.0) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |tcp| tcp.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_try_write(cx, |tcp| tcp.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match rustix::net::shutdown(&self.0, Shutdown::Write) {
+            // The peer was faster.
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
+            Err(e) => Poll::Ready(Err(e.into())),
+        }
+    }
+}

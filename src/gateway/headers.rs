@@ -1,0 +1,283 @@
+//! What happens to headers on their way to a replica and back.
+//!
+//! Hop-by-hop headers stay on their hop (RFC 9110, 7.6.1). Headers that the platform vouches for
+//! are removed when somebody else sent them, before ours are set. A message's framing is the
+//! HTTP library's business.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::model::{AppId, ExecutionId};
+
+/// The invocation's id, on requests to apps and on every answer.
+pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id");
+/// `org/name` of the app, on requests to it.
+pub const FUNCTION_ID: HeaderName = HeaderName::from_static("x-ignite-function-id");
+/// The app's organization, on requests to it.
+pub const ORGANIZATION_ID: HeaderName = HeaderName::from_static("x-ignite-organization-id");
+/// On answers that the platform made: the reason.
+pub const ERROR: HeaderName = HeaderName::from_static("x-ignite-error");
+/// On answers that waited for a replica to start.
+pub const COLD_START: HeaderName = HeaderName::from_static("x-ignite-cold-start");
+/// Where the time went.
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const OURS: &str = "x-ignite-";
+
+/// Removes what is meant for this hop only. `Trailer` stays: without it trailers are not sent.
+/// `TE: trailers` stays for the same reason, alone.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Both may come in several lines, which mean the same as one line with commas.
+    let named = tokens(headers, &header::CONNECTION);
+    headers.remove(header::CONNECTION);
+    for name in named {
+        if let Ok(name) = name.parse::<HeaderName>()
+            && name != header::TE
+            && name != header::HOST
+        {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::UPGRADE,
+        header::TRANSFER_ENCODING,
+    ] {
+        headers.remove(name);
+    }
+    let accepts_trailers = tokens(headers, &header::TE)
+        .iter()
+        .filter_map(|token| token.split(';').next())
+        .any(|token| token.trim().eq_ignore_ascii_case("trailers"));
+    headers.remove(header::TE);
+    if accepts_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The comma-separated parts of all lines of a header. Seldom more than one, so the copies cost
+/// nothing that matters.
+fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
+    let lines = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+    let parts = lines.flat_map(|line| line.split(','));
+    parts
+        .map(|part| part.trim().to_owned())
+        .filter(|part| !part.is_empty())
+        .collect()
+}
+
+/// Takes the platform's names out of `Trailer`: a trailer that is not announced is not sent, so
+/// nobody can say after the body what they cannot say before it.
+pub fn withhold_trailers(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::TRAILER) {
+        return;
+    }
+    let mut announced = tokens(headers, &header::TRAILER);
+    announced.retain(|name| {
+        let name = name.to_ascii_lowercase();
+        !looks_like_ours(&name) && name != header::AUTHORIZATION.as_str()
+    });
+    headers.remove(header::TRAILER);
+    if let Ok(value) = HeaderValue::from_str(&announced.join(", "))
+        && !value.is_empty()
+    {
+        headers.insert(header::TRAILER, value);
+    }
+}
+
+/// Joins the lines of `Cookie`, which HTTP/2 clients may split, as HTTP/1.1 has it in one line
+/// (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+    let parts: Vec<_> = lines.iter().map(|v| v.as_bytes()).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
+/// CGI-like servers (WSGI, Rack) cannot tell `_` from `-` in a name.
+fn looks_like_ours(name: &str) -> bool {
+    let folded = name.bytes().map(|b| if b == b'_' { b'-' } else { b });
+    folded.take(OURS.len()).eq(OURS.bytes())
+}
+
+/// Removes every `x-ignite-*` header: only the platform may say these.
+pub fn remove_ours(headers: &mut HeaderMap) {
+    let spoofed: Vec<_> = headers
+        .keys()
+        .filter(|name| looks_like_ours(name.as_str()))
+        .cloned()
+        .collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+}
+
+/// Says who is asked for what, to the app.
+pub fn identify(headers: &mut HeaderMap, app: &AppId, execution: ExecutionId) {
+    remove_ours(headers);
+    let text = |s: &str| {
+        HeaderValue::from_str(s).expect("names and ids are ASCII without control characters")
+    };
+    headers.insert(EXECUTION_ID, text(&execution.to_string()));
+    headers.insert(FUNCTION_ID, text(&app.to_string()));
+    headers.insert(ORGANIZATION_ID, text(app.org.as_str()));
+}
+
+/// Says where a request came from. What the peer says of those before it is believed when the
+/// peer is on this machine, as a TLS proxy would be; else it starts anew.
+pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
+    let trusted = peer.to_canonical().is_loopback();
+    let peer = peer.to_canonical().to_string();
+    let mut chain = match trusted {
+        true => tokens(headers, &FORWARDED_FOR),
+        false => Vec::new(),
+    };
+    chain.push(peer);
+    let chain = chain.join(", ");
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
+        headers.insert(FORWARDED_FOR, chain);
+    }
+    if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !trusted || !headers.contains_key(&FORWARDED_HOST) {
+        match host {
+            Some(host) => headers.insert(FORWARDED_HOST, host.clone()),
+            None => headers.remove(FORWARDED_HOST),
+        };
+    }
+}
+
+/// Whether a request asks to leave HTTP (`Connection: upgrade`). Not so for `h2c`, which is HTTP
+/// still: requests that went on in such a tunnel would bring headers that nobody looked at.
+pub fn asks_upgrade(headers: &HeaderMap) -> bool {
+    let to = tokens(headers, &header::UPGRADE);
+    !to.is_empty()
+        && !to
+            .iter()
+            .any(|protocol| protocol.eq_ignore_ascii_case("h2c"))
+        && tokens(headers, &header::CONNECTION)
+            .iter()
+            .any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_te_trailers_stays() {
+        let mut h = map(&[
+            ("connection", "close, X-Hop, te"),
+            ("connection", "x-other"),
+            ("x-hop", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "5"),
+            ("te", "gzip"),
+            ("te", "trailers;q=1"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-kept", "1"),
+        ]);
+        remove_hop_by_hop(&mut h);
+        assert_eq!(
+            h,
+            map(&[("trailer", "x-sum"), ("x-kept", "1"), ("te", "trailers")])
+        );
+    }
+
+    #[test]
+    fn the_platforms_headers_cannot_be_sent_by_others() {
+        let mut h = map(&[
+            ("x-ignite-organization-id", "evil"),
+            ("x-ignite-anything", "x"),
+            ("x_ignite_organization-id", "evil"),
+            ("x-ok", "1"),
+        ]);
+        let execution = "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("valid");
+        identify(&mut h, &"acme/a".parse().expect("valid"), execution);
+        assert_eq!(h.get(ORGANIZATION_ID).expect("set"), "acme");
+        assert_eq!(h.get(FUNCTION_ID).expect("set"), "acme/a");
+        assert_eq!(
+            h.get(EXECUTION_ID).expect("set"),
+            "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+        );
+        assert!(!h.contains_key("x-ignite-anything") && h.contains_key("x-ok"));
+        assert!(!h.contains_key("x_ignite_organization-id"));
+    }
+
+    #[test]
+    fn trailers_cannot_say_what_headers_cannot() {
+        let mut h = map(&[
+            ("trailer", "x-sum, X-Ignite-Function-Id"),
+            ("trailer", "Authorization"),
+        ]);
+        withhold_trailers(&mut h);
+        assert_eq!(h, map(&[("trailer", "x-sum")]));
+        let mut h = map(&[("trailer", "x-ignite-error")]);
+        withhold_trailers(&mut h);
+        assert!(h.is_empty());
+    }
+
+    #[test]
+    fn only_other_protocols_are_upgrades() {
+        let to = |protocol| {
+            asks_upgrade(&map(&[
+                ("connection", "keep-alive"),
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", protocol),
+            ]))
+        };
+        assert!(to("websocket"));
+        assert!(!to("h2c") && !to("websocket, H2C"));
+        assert!(!asks_upgrade(&map(&[("upgrade", "websocket")])));
+    }
+
+    #[test]
+    fn cookies_that_http2_split_are_one_line() {
+        let mut h = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut h);
+        assert_eq!(h, map(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn only_a_peer_on_this_machine_is_believed_about_the_way_before_it() {
+        let sent = map(&[
+            ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
+            ("x-forwarded-for", "7.7.7.7"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let mut h = sent.clone();
+        forwarded(&mut h, "127.0.0.1".parse().expect("valid"), None);
+        assert_eq!(
+            h.get("x-forwarded-for").expect("set"),
+            "9.9.9.9, 8.8.8.8, 7.7.7.7, 127.0.0.1"
+        );
+        assert_eq!(h.get("x-forwarded-proto").expect("set"), "https");
+        let mut h = sent;
+        forwarded(&mut h, "::ffff:10.0.0.7".parse().expect("valid"), None);
+        assert_eq!(h.get("x-forwarded-for").expect("set"), "10.0.0.7");
+        assert_eq!(h.get("x-forwarded-proto").expect("set"), "http");
+    }
+}

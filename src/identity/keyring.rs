@@ -1,0 +1,212 @@
+//! The signing key: made once per data directory, kept in a file only its owner reads.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use p256::{
+    SecretKey,
+    elliptic_curve::{rand_core::OsRng, sec1::ToEncodedPoint},
+    pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding},
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Clock, Verifier, verifier::unix_seconds};
+use crate::model::OrgName;
+
+/// How long a token lives when nothing is said: a working day, and some.
+pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// `iss` of the tokens made here.
+const ISSUER: &str = "ignite";
+
+/// Why the signing key cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no key yet.
+    #[error("there is no signing key at {}; it is made when `ignite serve` starts with this data directory", .0.display())]
+    Missing(PathBuf),
+    /// Others than the owner can read or change the key.
+    #[error("the signing key {path} has mode {mode:03o}, so others could make tokens with it; run `chmod 600 {path}`, or remove the file to have a new key made", path = path.display())]
+    Exposed {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file holds something else.
+    #[error("{path} does not hold a P-256 private key in PKCS#8 PEM ({cause}); restore it, or remove it to have a new one made", path = path.display())]
+    NotAKey {
+        /// The key file.
+        path: PathBuf,
+        /// What the parser said.
+        cause: String,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {path}: {cause}", path = path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// The key of one data directory.
+pub struct Keyring {
+    kid: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+}
+
+impl Keyring {
+    /// Opens the key of `data_dir`, and makes one when there is none.
+    ///
+    /// Two processes may do so at once: a key appears whole or not at all, and only the first
+    /// one stays.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`], and when directory or file cannot be written.
+    pub fn open_or_create(data_dir: &Path) -> Result<Self, Error> {
+        match Self::open(data_dir) {
+            Err(Error::Missing(path)) => {
+                create(&path)?;
+                Self::open(data_dir)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Opens the key of `data_dir`.
+    ///
+    /// # Errors
+    /// [`Error`], each with its remedy.
+    pub fn open(data_dir: &Path) -> Result<Self, Error> {
+        let path = key_path(data_dir);
+        let io = |action, cause: io::Error| match cause.kind() {
+            io::ErrorKind::NotFound => Error::Missing(path.clone()),
+            _ => Error::Io {
+                action,
+                path: path.clone(),
+                cause,
+            },
+        };
+        // Mode and content are taken from one descriptor: the path could be replaced between.
+        let mut file = fs::File::open(&path).map_err(|e| io("open", e))?;
+        let mode = file
+            .metadata()
+            .map_err(|e| io("inspect", e))?
+            .permissions()
+            .mode()
+            & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(Error::Exposed { path, mode });
+        }
+        let mut pem = String::new();
+        io::Read::read_to_string(&mut file, &mut pem).map_err(|e| io("read", e))?;
+        Self::from_pem(&pem).map_err(|cause| Error::NotAKey { path, cause })
+    }
+
+    fn from_pem(pem: &str) -> Result<Self, String> {
+        let key = SecretKey::from_pkcs8_pem(pem).map_err(|e| e.to_string())?;
+        let point = key.public_key().to_encoded_point(false);
+        let (Some(x), Some(y)) = (point.x(), point.y()) else {
+            return Err("its public point has no coordinates".to_owned());
+        };
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        Ok(Self {
+            kid: thumbprint(&x, &y),
+            signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| e.to_string())?,
+            verifying: DecodingKey::from_ec_components(&x, &y).map_err(|e| e.to_string())?,
+        })
+    }
+
+    /// The key's id: its thumbprint after RFC 7638.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// A token that makes its bearer a member of `org` from `now` until `now + ttl`.
+    pub fn mint(&self, org: &OrgName, ttl: Duration, now: SystemTime) -> String {
+        let issued = unix_seconds(now);
+        self.sign(&json!({
+            "iss": ISSUER,
+            "sub": format!("{ISSUER}:{org}"),
+            "iat": issued,
+            "nbf": issued,
+            "exp": issued.saturating_add(ttl.as_secs()),
+            "jti": ulid::Ulid::generate().to_string(),
+            "organization": { org.as_str(): { "id": org.as_str() } },
+        }))
+    }
+
+    pub(super) fn sign(&self, claims: &serde_json::Value) -> String {
+        let header = Header {
+            kid: Some(self.kid.clone()),
+            ..Header::new(Algorithm::ES256)
+        };
+        jsonwebtoken::encode(&header, claims, &self.signing)
+            .expect("a JSON object can be signed with a key that was checked when it was opened")
+    }
+
+    /// A verifier of this key's tokens.
+    pub fn verifier(&self, clock: Clock) -> Verifier {
+        Verifier::new(self.kid.clone(), self.verifying.clone(), clock)
+    }
+}
+
+fn key_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("identity").join("signing-key.pem")
+}
+
+/// RFC 7638: SHA-256 over the required members of the JWK, in this order and without spaces.
+fn thumbprint(x: &str, y: &str) -> String {
+    let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(jwk))
+}
+
+/// Writes a fresh key to `path`, unless another process was first.
+fn create(path: &Path) -> Result<(), Error> {
+    let dir = path
+        .parent()
+        .expect("the key's path ends in a directory and a file");
+    let io = |action, cause: io::Error| Error::Io {
+        action,
+        path: path.to_owned(),
+        cause,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|cause| Error::Io {
+            action: "create the directory",
+            path: dir.to_owned(),
+            cause,
+        })?;
+    let pem = SecretKey::random(&mut OsRng)
+        .to_pkcs8_pem(LineEnding::LF)
+        .map_err(|e| io("encode the key for", io::Error::other(e)))?;
+    // A temporary file has mode 0600 from the start.
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| io("create", e))?;
+    file.write_all(pem.as_bytes()).map_err(|e| io("write", e))?;
+    file.as_file().sync_all().map_err(|e| io("write", e))?;
+    match file.persist_noclobber(path) {
+        Ok(_) => fs::File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| io("write", e)),
+        // Another process was first: its key is the key.
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(io("create", e.error)),
+    }
+}

@@ -1,0 +1,20 @@
+//! `ignite`: a serverless platform on one machine with a container engine.
+//!
+//! A request comes in by app URL, `Invoke` or JSON; the gateway finds its app, `fleet` hands
+//! out a replica or holds the request while one starts, and the answer streams back. The parts,
+//! in the order in which they may know each other:
+//! `model` ← `store`, `engine` ← `build`, `fleet` ← `gateway` ← `apps` ← `api` ← `server`; `cli` speaks only
+//! through the generated client.
+
+pub mod api;
+pub mod apps;
+pub mod build;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod fleet;
+pub mod gateway;
+pub mod identity;
+pub mod model;
+pub mod server;
+pub mod store;

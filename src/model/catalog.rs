@@ -1,0 +1,285 @@
+//! All apps together: what is taken, by whom, and the rules that span apps.
+//!
+//! The store's writer applies changes to its own copy and lets readers see them once they are
+//! on disk. All of it is plain data, so the rules are tested without a store.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use super::{
+    app::App,
+    failure::{Failure, FieldViolation, Reason},
+    host::{self, MAX_LABEL_LEN},
+    id::{AppId, AppName, OrgName},
+};
+
+/// One change to the catalog, as it is written to the store.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The app is new or has changed.
+    Put(Arc<App>),
+    /// The app and its versions are gone.
+    Delete(AppId),
+}
+
+/// Every app, and which host label belongs to which.
+#[derive(Debug, Default, Clone)]
+pub struct Catalog {
+    apps: BTreeMap<AppId, Arc<App>>,
+    labels: HashMap<String, AppId>,
+}
+
+impl Catalog {
+    /// One app.
+    pub fn get(&self, id: &AppId) -> Option<&Arc<App>> {
+        self.apps.get(id)
+    }
+
+    /// Every app, by organization and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.apps.values()
+    }
+
+    /// At most `limit` apps of one organization by name, those after `after`.
+    pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        // '0' starts the range: no valid name sorts before it but '-' and '.', which cannot lead.
+        let from = match after {
+            Some(name) => Bound::Excluded(AppId {
+                org: org.clone(),
+                name: name.clone(),
+            }),
+            None => match "0".parse() {
+                Ok(name) => Bound::Included(AppId {
+                    org: org.clone(),
+                    name,
+                }),
+                Err(_) => Bound::Unbounded,
+            },
+        };
+        self.apps
+            .range((from, Bound::Unbounded))
+            .take_while(|(id, _)| id.org == *org)
+            .take(limit)
+            .map(|(_, a)| a.clone())
+            .collect()
+    }
+
+    /// Checks a new app against the others.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS for the name or a host label; INVALID_ARGUMENT for a label that is too long.
+    pub fn create(&self, app: App) -> Result<Change, Failure> {
+        if self.apps.contains_key(&app.id) {
+            return Err(Failure::new(
+                Reason::AlreadyExists,
+                format!(
+                    "app {} exists; change it with UpdateAppConfig or choose another name",
+                    app.id
+                ),
+            ));
+        }
+        self.check_labels(&app)?;
+        Ok(Change::Put(Arc::new(app)))
+    }
+
+    /// Changes one app by `edit` and checks it against the others.
+    ///
+    /// # Errors
+    /// NOT_FOUND, what `edit` says, or a label conflict as in [`Catalog::create`].
+    pub fn update(
+        &self,
+        id: &AppId,
+        edit: impl FnOnce(&mut App) -> Result<(), Failure>,
+    ) -> Result<Change, Failure> {
+        let mut app = App::clone(self.get(id).ok_or_else(|| not_found(id))?);
+        edit(&mut app)?;
+        self.check_labels(&app)?;
+        Ok(Change::Put(Arc::new(app)))
+    }
+
+    /// Deletes one app.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub fn delete(&self, id: &AppId) -> Result<Change, Failure> {
+        match self.apps.contains_key(id) {
+            true => Ok(Change::Delete(id.clone())),
+            false => Err(not_found(id)),
+        }
+    }
+
+    /// Takes a change in.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Put(app) => {
+                self.forget_labels(&app.id);
+                for (_, label) in app.labels() {
+                    self.labels.insert(label, app.id.clone());
+                }
+                self.apps.insert(app.id.clone(), app.clone());
+            }
+            Change::Delete(id) => {
+                self.forget_labels(id);
+                self.apps.remove(id);
+            }
+        }
+    }
+
+    fn forget_labels(&mut self, id: &AppId) {
+        if let Some(old) = self.apps.get(id) {
+            for (_, label) in old.labels() {
+                self.labels.remove(&label);
+            }
+        }
+    }
+
+    fn check_labels(&self, app: &App) -> Result<(), Failure> {
+        let mut wrong = Vec::new();
+        for (port, label) in app.labels() {
+            if label.len() > MAX_LABEL_LEN {
+                wrong.push(FieldViolation {
+                    field: "name".to_owned(),
+                    description: format!(
+                        "the host label {label:?} of port {port} has {} characters; DNS allows {MAX_LABEL_LEN}; shorten the app's name",
+                        label.len()
+                    ),
+                });
+            } else if let Some(other) = self.labels.get(&label).filter(|o| **o != app.id) {
+                let whose = if other.org == app.id.org {
+                    format!("app {other}")
+                } else {
+                    "an app of another organization".to_owned()
+                };
+                return Err(Failure::new(
+                    Reason::AlreadyExists,
+                    format!(
+                        "port {port} of {} would have the host label {label:?}, which {whose} has; choose another name or port",
+                        app.id
+                    ),
+                ));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::fields(wrong))
+        }
+    }
+}
+
+/// The answer for an app that does not exist.
+pub fn not_found(id: &AppId) -> Failure {
+    Failure::new(
+        Reason::NotFound,
+        format!("app {id} does not exist; create it with CreateApp (`ignite app create`)"),
+    )
+}
+
+/// The URLs of an app's ports, as `scheme://label.domain[:port]`.
+pub fn public_urls(
+    app: &App,
+    scheme: &str,
+    base_domain: &str,
+    listen_port: Option<u16>,
+) -> Vec<String> {
+    let suffix = listen_port.map(|p| format!(":{p}")).unwrap_or_default();
+    let of = |&port: &u16| {
+        format!(
+            "{scheme}://{}.{base_domain}{suffix}",
+            host::label(&app.id, port)
+        )
+    };
+    app.settings.ports().iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(id: &str, ports: &[u16]) -> App {
+        App {
+            id: id.parse().expect("valid"),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            settings: super::super::settings::Settings {
+                ports: ports.to_vec(),
+                ..Default::default()
+            },
+            draft: None,
+            versions: Vec::new(),
+            active_version: 0,
+        }
+    }
+
+    fn with(apps: &[App]) -> Catalog {
+        let mut c = Catalog::default();
+        for a in apps {
+            let change = c.create(a.clone()).expect("no conflict");
+            c.apply(&change);
+        }
+        c
+    }
+
+    #[test]
+    fn apps_whose_labels_collide_are_refused_and_the_other_named_to_its_own_org_only() {
+        let c = with(&[
+            app("c/a-b", &[]),
+            app("acme/a.b", &[]),
+            app("acme/web", &[9090]),
+        ]);
+        let foreign = c.create(app("b-c/a", &[])).expect_err("collides");
+        assert_eq!(foreign.reason, Reason::AlreadyExists);
+        assert!(
+            foreign.message.contains("another organization") && !foreign.message.contains("c/a-b")
+        );
+        let own = c.create(app("acme/a-dot-b", &[])).expect_err("collides");
+        assert!(own.message.contains("acme/a.b"), "{own}");
+        // `web` of org `acme` on port 9090 is what `web` of org `acme-9090` has on port 80.
+        assert!(c.create(app("acme-9090/web", &[])).is_err());
+        assert!(c.create(app("acme-9090/web", &[81])).is_ok());
+    }
+
+    #[test]
+    fn a_label_that_is_too_long_is_refused_with_its_length() {
+        let id = format!("{}/{}", "o".repeat(30), "a".repeat(33));
+        let e = Catalog::default()
+            .create(app(&id, &[]))
+            .expect_err("too long");
+        assert!(e.message.contains("64 characters"), "{e}");
+    }
+
+    #[test]
+    fn labels_are_free_again_after_a_change_of_ports_or_a_delete() {
+        let mut c = with(&[app("c/a-b", &[])]);
+        let moved = c.update(&"c/a-b".parse().expect("valid"), |a| {
+            a.settings.ports = vec![81];
+            Ok(())
+        });
+        c.apply(&moved.expect("valid"));
+        assert!(c.create(app("b-c/a", &[])).is_ok());
+        let gone = c.delete(&"c/a-b".parse().expect("valid")).expect("exists");
+        c.apply(&gone);
+        assert!(c.create(app("c/a-b", &[81])).is_ok());
+    }
+
+    #[test]
+    fn pages_hold_one_organization_in_order() {
+        let c = with(&[
+            app("a/x", &[]),
+            app("b/1", &[]),
+            app("b/2", &[]),
+            app("b/3", &[]),
+            app("c/x", &[]),
+        ]);
+        let org: OrgName = "b".parse().expect("valid");
+        let names = |v: Vec<Arc<App>>| v.iter().map(|a| a.id.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(c.page(&org, None, 2)), ["1", "2"]);
+        assert_eq!(
+            names(c.page(&org, Some(&"2".parse().expect("valid")), 2)),
+            ["3"]
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! Every way a request can fail, with the one table that maps it to HTTP and gRPC.
+//!
+//! A [`Failure`] is made where the cause is known and carried unchanged to the edge. The edge
+//! (`api/status.rs` for gRPC and JSON, `gateway/respond.rs` for app URLs) only renders it, so
+//! the two transports cannot drift apart. Details that belong to the app's owner (exit codes,
+//! log lines) travel in [`Failure::detail`] and are dropped for everybody else.
+
+use std::time::Duration;
+
+/// A gRPC status code; the numbers are those of `google.rpc.Code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Code {
+    /// The caller sent something wrong that no retry mends.
+    InvalidArgument = 3,
+    /// A deadline passed before the work was done.
+    DeadlineExceeded = 4,
+    /// The named thing does not exist, or not for this caller.
+    NotFound = 5,
+    /// The thing to be made exists.
+    AlreadyExists = 6,
+    /// The caller is known and may not do this.
+    PermissionDenied = 7,
+    /// A limit or quota is reached.
+    ResourceExhausted = 8,
+    /// The state of the thing does not allow the operation now.
+    FailedPrecondition = 9,
+    /// The operation is declared and not built.
+    Unimplemented = 12,
+    /// A bug in the platform.
+    Internal = 13,
+    /// Temporarily not to be had; a retry may help.
+    Unavailable = 14,
+    /// The caller is not known.
+    Unauthenticated = 16,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $wire:literal, $http:literal, $code:ident;)*) => {
+        /// Why a request failed: the value of `x-ignite-error` and of `ErrorInfo.reason`.
+        ///
+        /// The README has a line of remedy for each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The name on the wire, in SCREAMING_SNAKE_CASE.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $wire,)* }
+            }
+
+            /// The HTTP status of an answer that fails for this reason.
+            pub const fn http_status(self) -> u16 {
+                match self { $(Reason::$name => $http,)* }
+            }
+
+            /// The gRPC status code of an answer that fails for this reason.
+            pub const fn code(self) -> Code {
+                match self { $(Reason::$name => Code::$code,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// One or more fields are wrong; each is named in the violations.
+    InvalidArgument = "INVALID_ARGUMENT", 400, InvalidArgument;
+    /// The body is not the JSON, the HTTP or the protobuf that the method takes.
+    MalformedRequest = "MALFORMED_REQUEST", 400, InvalidArgument;
+    /// No such app, version, draft, execution or route.
+    NotFound = "NOT_FOUND", 404, NotFound;
+    /// An app of this name, or one with the same host label, exists.
+    AlreadyExists = "ALREADY_EXISTS", 409, AlreadyExists;
+    /// The app has no published version yet, or no draft to publish.
+    NotPublished = "NOT_PUBLISHED", 400, FailedPrecondition;
+    /// The operation does not fit the state that the app is in.
+    FailedPrecondition = "FAILED_PRECONDITION", 400, FailedPrecondition;
+    /// The app is being deleted.
+    AppDeleted = "APP_DELETED", 404, NotFound;
+    /// No bearer token, or one that does not verify.
+    Unauthenticated = "UNAUTHENTICATED", 401, Unauthenticated;
+    /// The token's organization may not do this.
+    PermissionDenied = "PERMISSION_DENIED", 403, PermissionDenied;
+    /// The method that the request used is not one the route has.
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, Unimplemented;
+    /// The request's body is over its configured limit.
+    BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
+    /// Too many requests are held for this app already.
+    HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
+    /// No replica became free within the cold-start budget.
+    ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
+    /// The app did not answer within its timeout plus the cold-start budget.
+    RequestTimeout = "REQUEST_TIMEOUT", 504, DeadlineExceeded;
+    /// The container engine does not answer.
+    EngineUnavailable = "ENGINE_UNAVAILABLE", 503, Unavailable;
+    /// The image is not on this machine and cannot be pulled.
+    ImageUnavailable = "IMAGE_UNAVAILABLE", 400, FailedPrecondition;
+    /// The container ended before it was ready.
+    ContainerExited = "CONTAINER_EXITED", 503, Unavailable;
+    /// The container runs but its health path never answered well.
+    NotReady = "NOT_READY", 503, Unavailable;
+    /// The engine refused to create or start the container.
+    StartFailed = "START_FAILED", 503, Unavailable;
+    /// The replica did not take the connection.
+    ReplicaRefused = "REPLICA_REFUSED", 502, Unavailable;
+    /// The replica ended or broke the connection before its answer was whole.
+    ReplicaBroke = "REPLICA_BROKE", 502, Unavailable;
+    /// The platform is stopping.
+    ShuttingDown = "SHUTTING_DOWN", 503, Unavailable;
+    /// The store cannot take the change.
+    StoreUnavailable = "STORE_UNAVAILABLE", 503, Unavailable;
+    /// The method is part of the contract and not built yet.
+    Unimplemented = "UNIMPLEMENTED", 501, Unimplemented;
+    /// A bug in the platform; the log has the cause.
+    Internal = "INTERNAL", 500, Internal;
+}
+
+impl Reason {
+    /// The reason with this wire name, if there is one.
+    pub fn parse(wire: &str) -> Option<Reason> {
+        Self::ALL.iter().copied().find(|r| r.as_str() == wire)
+    }
+}
+
+/// One wrong field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// The path of the field in proto spelling, such as `scaling.max_replicas`.
+    pub field: String,
+    /// What is wrong with it and what would be right.
+    pub description: String,
+}
+
+/// Why a request failed, in words for the caller.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The machine-readable cause, which fixes both status codes.
+    pub reason: Reason,
+    /// What was wrong and what to do, for anybody who may see the answer.
+    pub message: String,
+    /// What only the app's own organization may read (exit code, last log lines).
+    pub detail: Option<String>,
+    /// The wrong fields, when the reason is [`Reason::InvalidArgument`].
+    pub fields: Vec<FieldViolation>,
+    /// When a retry makes sense, for `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure with a reason and a message and nothing else.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            detail: None,
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// One wrong field.
+    pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::fields(vec![FieldViolation {
+            field: field.into(),
+            description: description.into(),
+        }])
+    }
+
+    /// Several wrong fields; the message names them all.
+    pub fn fields(fields: Vec<FieldViolation>) -> Self {
+        let message = fields
+            .iter()
+            .map(|v| format!("{}: {}", v.field, v.description))
+            .collect::<Vec<_>>()
+            .join("; ");
+        Self {
+            fields,
+            ..Self::new(Reason::InvalidArgument, message)
+        }
+    }
+
+    /// Adds what only the app's own organization may read.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds when to try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The text for one caller: with the detail for the owner, without for others.
+    pub fn text(&self, caller_owns_app: bool) -> String {
+        match (&self.detail, caller_owns_app) {
+            (Some(detail), true) => format!("{}: {detail}", self.message),
+            _ => self.message.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_distinct_names_and_parse_back() {
+        for (i, r) in Reason::ALL.iter().enumerate() {
+            assert_eq!(Reason::parse(r.as_str()), Some(*r));
+            assert!(Reason::ALL[..i].iter().all(|o| o.as_str() != r.as_str()));
+        }
+    }
+
+    #[test]
+    fn http_and_grpc_agree_with_the_google_mapping_or_are_listed() {
+        // Where HTTP has a sharper status than the mapping of the gRPC code, it is named here.
+        let sharper = [
+            Reason::BodyTooLarge,
+            Reason::MethodNotAllowed,
+            Reason::ReplicaRefused,
+            Reason::ReplicaBroke,
+        ];
+        for r in Reason::ALL.iter().filter(|r| !sharper.contains(r)) {
+            let usual = match r.code() {
+                Code::InvalidArgument | Code::FailedPrecondition => 400,
+                Code::DeadlineExceeded => 504,
+                Code::NotFound => 404,
+                Code::AlreadyExists => 409,
+                Code::PermissionDenied => 403,
+                Code::ResourceExhausted => 429,
+                Code::Unimplemented => 501,
+                Code::Internal => 500,
+                Code::Unavailable => 503,
+                Code::Unauthenticated => 401,
+            };
+            assert_eq!(r.http_status(), usual, "{r:?}");
+        }
+    }
+
+    #[test]
+    fn detail_is_for_the_owner_only() {
+        let f = Failure::new(Reason::ContainerExited, "exited").with_detail("code 3");
+        assert_eq!(f.text(true), "exited: code 3");
+        assert_eq!(f.text(false), "exited");
+    }
+}

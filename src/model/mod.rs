@@ -1,0 +1,21 @@
+//! The domain: names, apps, scaling, failures. Pure types and pure decisions.
+//!
+//! Nothing here knows tokio, sled, bollard, axum or tonic, so every rule can be tested by
+//! itself and is written once. Conversions to and from the wire live in `api/`, to and from
+//! records in `store/`.
+
+pub mod app;
+pub mod catalog;
+pub mod failure;
+pub mod host;
+pub mod id;
+pub mod revision;
+pub mod scaling;
+pub mod settings;
+
+pub use app::{App, Draft, ImageSource, Version};
+pub use failure::{Code, Failure, FieldViolation, Reason};
+pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
+pub use revision::{Defaults, Revision};
+pub use scaling::Scaling;
+pub use settings::{Limits, Settings, StorageMode, Tier};

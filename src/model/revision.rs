@@ -1,0 +1,174 @@
+//! What a replica runs and how it is driven.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    app::{App, ImageSource, Version, hex},
+    id::AppId,
+    scaling,
+    settings::DEFAULT_HEALTH_PATH,
+};
+
+/// The platform's values where an app sets none.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// Bounds on scaling.
+    pub bounds: scaling::Bounds,
+    /// Longest time for one request.
+    pub timeout: Duration,
+    /// Refuse what the cloud platform refuses.
+    pub strict: bool,
+}
+
+/// What a replica runs and how it is driven: a version together with the settings in force.
+#[derive(Debug, Clone)]
+pub struct Revision {
+    /// The app.
+    pub app: AppId,
+    /// The version.
+    pub version: u32,
+    /// The image's content id.
+    pub image: String,
+    /// The reference to pull should the image be gone from this machine.
+    pub source: ImageSource,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// What the app listens on, the primary port first; never empty.
+    pub ports: Vec<u16>,
+    /// The path asked for readiness.
+    pub health_path: String,
+    /// A 404 on the health path is a fault: its owner chose it, or the platform is strict.
+    pub health_path_must_exist: bool,
+    /// Memory limit in MB.
+    pub memory_mb: u32,
+    /// CPU limit in millicores.
+    pub cpu_millicores: u32,
+    /// Longest time for one request, without the cold start.
+    pub timeout: Duration,
+    /// When replicas come and go.
+    pub scaling: scaling::Effective,
+    /// Requests at once per replica; 0 = no limit.
+    pub max_concurrency: u32,
+    /// The app's URL asks for no token.
+    pub allow_unauthenticated: bool,
+    /// Digest of what a container is made from: two revisions that share it can share replicas.
+    pub config_hash: String,
+}
+
+impl Revision {
+    /// The app's active version under its present settings; `None` before the first publish.
+    pub fn of(app: &App, defaults: Defaults) -> Option<Self> {
+        app.active().map(|v| Self::new(app, v, defaults))
+    }
+
+    /// One version under the app's present settings.
+    pub fn new(app: &App, version: &Version, defaults: Defaults) -> Self {
+        let s = &app.settings;
+        let (memory_mb, cpu_millicores) = s.size();
+        let mut revision = Self {
+            app: app.id.clone(),
+            version: version.number,
+            image: version.image_id.clone(),
+            source: version.source.clone(),
+            env: s.env.clone(),
+            ports: s.ports().to_vec(),
+            health_path: s
+                .health_path
+                .clone()
+                .unwrap_or_else(|| DEFAULT_HEALTH_PATH.to_owned()),
+            health_path_must_exist: s.health_path.is_some() || defaults.strict,
+            memory_mb,
+            cpu_millicores,
+            timeout: match s.limits.timeout_secs {
+                0 => defaults.timeout,
+                secs => Duration::from_secs(secs.into()),
+            },
+            scaling: s.scaling.effective(defaults.bounds),
+            max_concurrency: s.max_concurrency,
+            allow_unauthenticated: s.allow_unauthenticated,
+            config_hash: String::new(),
+        };
+        revision.config_hash = revision.hash();
+        revision
+    }
+
+    /// Whether a replica of `other` serves this revision just as well.
+    pub fn same_container(&self, other: &Revision) -> bool {
+        self.version == other.version && self.config_hash == other.config_hash
+    }
+
+    fn hash(&self) -> String {
+        // Length-prefixed, so that no two different sets of fields give the same bytes.
+        let mut h = Sha256::new();
+        let mut put = |s: &str| {
+            h.update((s.len() as u64).to_be_bytes());
+            h.update(s);
+        };
+        put(&self.image);
+        for (k, v) in &self.env {
+            put(k);
+            put(v);
+        }
+        put(&format!(
+            "{:?} {} {}",
+            self.ports, self.memory_mb, self.cpu_millicores
+        ));
+        hex(&h.finalize()[..16])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::settings::{Settings, Tier},
+        *,
+    };
+
+    #[test]
+    fn the_config_hash_follows_what_a_container_is_made_from_and_nothing_else() {
+        let defaults = Defaults {
+            bounds: scaling::Bounds {
+                max_replicas_cap: 5,
+                min_scaledown: Duration::from_secs(30),
+            },
+            timeout: Duration::from_secs(300),
+            strict: false,
+        };
+        let source = ImageSource {
+            image_ref: "a:1".into(),
+            registry_secret_ref: String::new(),
+        };
+        let version = Version {
+            number: 1,
+            source,
+            image_id: "sha256:x".into(),
+            created_at_ms: 0,
+            settings: Settings::default(),
+        };
+        let app = App {
+            id: "o/a".parse().expect("valid"),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            settings: Settings::default(),
+            draft: None,
+            versions: vec![],
+            active_version: 1,
+        };
+        let with = |change: fn(&mut Settings)| {
+            let mut app = app.clone();
+            change(&mut app.settings);
+            Revision::new(&app, &version, defaults).config_hash
+        };
+        let base = with(|_| ());
+        assert_eq!(base, with(|s| s.scaling.reserved_capacity = 1));
+        assert_eq!(base, with(|s| s.description = "x".into()));
+        assert_ne!(
+            base,
+            with(|s| s.env = [("A".to_owned(), "B".to_owned())].into())
+        );
+        assert_ne!(base, with(|s| s.ports = vec![81]));
+        assert_ne!(base, with(|s| s.tier = Tier::Large));
+    }
+}

@@ -1,0 +1,321 @@
+//! Everything that the owner of an app can set, and what of it is valid.
+
+use std::collections::BTreeMap;
+
+use super::{failure::FieldViolation, host, scaling::Scaling};
+
+/// Where an app is reached when its owner names no port.
+pub const DEFAULT_PORTS: [u16; 1] = [host::DEFAULT_PORT];
+/// The contract's default health path.
+pub const DEFAULT_HEALTH_PATH: &str = "/healthz";
+/// Most ports of one app; each costs a URL and, where replicas are published, a host port.
+pub const MAX_PORTS: usize = 16;
+/// Most environment variables of one app.
+pub const MAX_ENV: usize = 512;
+/// Most bytes in all names and values of the environment: below the kernel's 128 KiB per
+/// string and well below its limit for all of them.
+pub const MAX_ENV_BYTES: usize = 96 * 1024;
+/// Longest description in bytes.
+pub const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
+/// Least memory that the engine takes for a container (6 MiB).
+pub const MIN_MEMORY_MB: u32 = 6;
+/// Most memory that can be asked for: 1 TiB, past any single machine this runs on.
+pub const MAX_MEMORY_MB: u32 = 1024 * 1024;
+/// Least CPU: one hundredth of a core, the engine's own grain.
+pub const MIN_CPU_MILLICORES: u32 = 10;
+/// Most CPU that can be asked for; the engine clamps it to the host's.
+pub const MAX_CPU_MILLICORES: u32 = 1_024_000;
+/// Longest app timeout: a day.
+pub const MAX_TIMEOUT_SECS: u32 = 86_400;
+/// Most requests at once per replica that can be asked for.
+pub const MAX_CONCURRENCY: u32 = 100_000;
+
+/// A named size of replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tier {
+    /// 256 MB, a quarter of a core.
+    Small,
+    /// 512 MB, half a core: the platform's figures, and the default.
+    #[default]
+    Medium,
+    /// 1 GB, one core.
+    Large,
+    /// 2 GB, two cores.
+    XLarge,
+}
+
+impl Tier {
+    /// Memory in MB and CPU in thousandths of a core.
+    pub const fn size(self) -> (u32, u32) {
+        match self {
+            Tier::Small => (256, 250),
+            Tier::Medium => (512, 500),
+            Tier::Large => (1024, 1000),
+            Tier::XLarge => (2048, 2000),
+        }
+    }
+}
+
+/// Explicit limits; each 0 leaves the tier's (or the platform's) value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Memory in MB.
+    pub memory_mb: u32,
+    /// CPU in thousandths of a core.
+    pub cpu_millicores: u32,
+    /// Longest time for one request in seconds, without the cold start.
+    pub timeout_secs: u32,
+}
+
+/// How long an app's files live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StorageMode {
+    /// Gone with the replica.
+    #[default]
+    Ephemeral,
+    /// Kept for the app.
+    Persistent,
+    /// Kept for a time.
+    Ttl,
+}
+
+/// Everything an owner can set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The size of a replica.
+    pub tier: Tier,
+    /// What overrides the tier.
+    pub limits: Limits,
+    /// The environment of the container.
+    pub env: BTreeMap<String, String>,
+    /// When replicas come and go.
+    pub scaling: Scaling,
+    /// What the app listens on, the primary port first; empty = [`DEFAULT_PORTS`].
+    pub ports: Vec<u16>,
+    /// The path asked for readiness; `None` = [`DEFAULT_HEALTH_PATH`], where a 404 is no fault.
+    pub health_path: Option<String>,
+    /// For people.
+    pub description: String,
+    /// JSON Schema of the input, as text.
+    pub input_schema: String,
+    /// JSON Schema of the output, as text.
+    pub output_schema: String,
+    /// Offer the app to model clients.
+    pub mcp_enabled: bool,
+    /// Requests at once per replica; 0 = no limit.
+    pub max_concurrency: u32,
+    /// The app's URL asks for no token.
+    pub allow_unauthenticated: bool,
+    /// How long its files live.
+    pub storage_mode: StorageMode,
+}
+
+impl Settings {
+    /// The ports, defaults applied.
+    pub fn ports(&self) -> &[u16] {
+        if self.ports.is_empty() {
+            &DEFAULT_PORTS
+        } else {
+            &self.ports
+        }
+    }
+
+    /// Memory in MB and CPU in millicores that a replica gets.
+    pub fn size(&self) -> (u32, u32) {
+        let (memory, cpu) = self.tier.size();
+        let or = |v: u32, d: u32| if v == 0 { d } else { v };
+        (
+            or(self.limits.memory_mb, memory),
+            or(self.limits.cpu_millicores, cpu),
+        )
+    }
+
+    /// One violation for each wrong field. `cap` is the platform's most replicas.
+    pub fn check(&self, cap: u32) -> Vec<FieldViolation> {
+        let mut out = Vec::new();
+        self.scaling.check(cap, &mut out);
+        let mut bad = |field: &str, description: String| {
+            out.push(FieldViolation {
+                field: field.to_owned(),
+                description,
+            });
+        };
+        let range = |v: u32, min: u32, max: u32| v != 0 && !(min..=max).contains(&v);
+        if range(self.limits.memory_mb, MIN_MEMORY_MB, MAX_MEMORY_MB) {
+            bad(
+                "limits.memory_mb",
+                format!(
+                    "{} is not between {MIN_MEMORY_MB} and {MAX_MEMORY_MB}",
+                    self.limits.memory_mb
+                ),
+            );
+        }
+        if range(
+            self.limits.cpu_millicores,
+            MIN_CPU_MILLICORES,
+            MAX_CPU_MILLICORES,
+        ) {
+            bad(
+                "limits.cpu_millicores",
+                format!(
+                    "{} is not between {MIN_CPU_MILLICORES} and {MAX_CPU_MILLICORES}",
+                    self.limits.cpu_millicores
+                ),
+            );
+        }
+        if self.limits.timeout_secs > MAX_TIMEOUT_SECS {
+            bad(
+                "limits.timeout_secs",
+                format!(
+                    "{} is over {MAX_TIMEOUT_SECS} (a day)",
+                    self.limits.timeout_secs
+                ),
+            );
+        }
+        if self.max_concurrency > MAX_CONCURRENCY {
+            bad(
+                "max_concurrency",
+                format!("{} is over {MAX_CONCURRENCY}", self.max_concurrency),
+            );
+        }
+        if self.description.len() > MAX_DESCRIPTION_BYTES {
+            bad(
+                "description",
+                format!(
+                    "is {} bytes long; the limit is {MAX_DESCRIPTION_BYTES}",
+                    self.description.len()
+                ),
+            );
+        }
+        check_ports(&self.ports, &mut bad);
+        check_env(&self.env, &mut bad);
+        if let Some(path) = &self.health_path
+            && let Err(why) = check_path(path)
+        {
+            bad("health_path", why);
+        }
+        for (field, schema) in [
+            ("input_schema", &self.input_schema),
+            ("output_schema", &self.output_schema),
+        ] {
+            if !schema.is_empty()
+                && let Err(e) =
+                    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(schema)
+            {
+                bad(field, format!("is not a JSON object: {e}"));
+            }
+        }
+        out
+    }
+}
+
+fn check_ports(ports: &[u16], bad: &mut impl FnMut(&str, String)) {
+    if ports.len() > MAX_PORTS {
+        bad(
+            "ports",
+            format!("has {} entries; the limit is {MAX_PORTS}", ports.len()),
+        );
+    }
+    for (i, port) in ports.iter().enumerate() {
+        if *port == 0 {
+            bad(
+                &format!("ports[{i}]"),
+                "0 is not a port; give one between 1 and 65535".to_owned(),
+            );
+        } else if ports[..i].contains(port) {
+            bad(&format!("ports[{i}]"), format!("{port} is listed twice"));
+        }
+    }
+}
+
+fn check_env(env: &BTreeMap<String, String>, bad: &mut impl FnMut(&str, String)) {
+    if env.len() > MAX_ENV {
+        bad(
+            "env",
+            format!("has {} variables; the limit is {MAX_ENV}", env.len()),
+        );
+    }
+    let bytes: usize = env.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if bytes > MAX_ENV_BYTES {
+        bad(
+            "env",
+            format!("has {bytes} bytes in all; the limit is {MAX_ENV_BYTES}"),
+        );
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            bad(
+                "env",
+                format!(
+                    "{name:?} cannot be the name of a variable: it is empty, or has '=' or NUL in it"
+                ),
+            );
+        } else if value.contains('\0') {
+            bad("env", format!("the value of {name} has a NUL in it"));
+        } else if name == "PORT" {
+            bad(
+                "env",
+                "PORT is set by the platform; choose the port with `ports`".to_owned(),
+            );
+        }
+    }
+}
+
+/// Checks that a path can be put into a request line.
+pub fn check_path(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(format!("{path:?} must start with '/'"));
+    }
+    if path.contains('#') {
+        return Err(format!(
+            "{path:?} has a '#', which is never sent to a server"
+        ));
+    }
+    path.parse::<http::uri::PathAndQuery>()
+        .map(|_| ())
+        .map_err(|e| format!("{path:?} is not a path that HTTP can carry: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_setting_has_its_own_violation() {
+        let s = Settings {
+            ports: vec![0, 80, 80],
+            health_path: Some("healthz".into()),
+            limits: Limits {
+                memory_mb: 1,
+                cpu_millicores: 1,
+                timeout_secs: MAX_TIMEOUT_SECS + 1,
+            },
+            env: [
+                ("A=B".to_owned(), String::new()),
+                ("PORT".to_owned(), "1".to_owned()),
+            ]
+            .into(),
+            input_schema: "[1]".into(),
+            max_concurrency: MAX_CONCURRENCY + 1,
+            ..Settings::default()
+        };
+        let found = s.check(5);
+        let fields: Vec<_> = found.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "limits.memory_mb",
+                "limits.cpu_millicores",
+                "limits.timeout_secs",
+                "max_concurrency",
+                "ports[0]",
+                "ports[2]",
+                "env",
+                "env",
+                "health_path",
+                "input_schema"
+            ]
+        );
+        assert!(Settings::default().check(5).is_empty());
+    }
+}

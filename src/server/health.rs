@@ -1,0 +1,73 @@
+//! `/healthz` and `/readyz`, and the answer for paths that lead nowhere.
+
+use axum::{
+    Json, Router,
+    http::{StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+
+use crate::{
+    api::status::to_response,
+    fleet::{EngineState, Fleet},
+    model::{Failure, Reason},
+    store::Store,
+};
+
+/// `/healthz`: the process answers. `/readyz`: everything that requests need is there.
+pub(super) fn router(fleet: Fleet, store: Store) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || std::future::ready(readiness(&fleet, &store))),
+        )
+}
+
+/// 200 when all checks pass, else 503; the body says of each what is wrong.
+fn readiness(fleet: &Fleet, store: &Store) -> Response {
+    let engine = match &*fleet.engine().borrow() {
+        EngineState::Up(_) => Ok(()),
+        EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
+        EngineState::Down(why) => Err(why.clone()),
+    };
+    let adopted = if fleet.settled() {
+        Ok(())
+    } else {
+        Err("containers of an earlier run are not adopted yet".to_owned())
+    };
+    let store = if store.healthy() {
+        Ok(())
+    } else {
+        Err("the last write failed; see the log".to_owned())
+    };
+    let checks = [("engine", engine), ("adoption", adopted), ("store", store)];
+    let ready = checks.iter().all(|(_, outcome)| outcome.is_ok());
+    let of = |(name, outcome): (&str, Result<(), String>)| {
+        (
+            name.to_owned(),
+            json!(outcome.err().unwrap_or_else(|| "ok".to_owned())),
+        )
+    };
+    let body = json!({"ready": ready, "checks": checks.map(of).into_iter().collect::<serde_json::Map<_, _>>()});
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(body)).into_response()
+}
+
+pub(super) async fn no_route(uri: Uri) -> Response {
+    to_response(
+        &Failure::new(
+            Reason::NotFound,
+            format!(
+                "nothing is at {}; the API is under /v1/ignite, apps answer at their host or under /_app/{{org}}/{{app}}/",
+                uri.path()
+            ),
+        ),
+        false,
+    )
+}

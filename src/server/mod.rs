@@ -1,0 +1,341 @@
+//! The composition root: the only module that knows all others.
+//!
+//! Start: lock the data directory, bind every socket, open key and store, wire the parts, say
+//! ready. Stop: accept no more, let requests finish (bounded), end operations, replicas, store.
+
+mod data_dir;
+mod health;
+mod limits;
+mod prune;
+
+use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tower::util::MapResponseLayer;
+
+use self::data_dir::DataDir;
+use crate::{
+    api::{
+        compute::{Compute, PublicUrls},
+        json,
+        proto::{
+            self,
+            v1::{
+                compute_service_server::ComputeServiceServer,
+                secret_service_server::SecretServiceServer,
+            },
+        },
+        secrets::Secrets,
+        status::{self, to_response},
+    },
+    apps::Apps,
+    build::Images,
+    config::{Config, Reach},
+    engine::{
+        Engine,
+        docker::{self, Docker},
+    },
+    fleet::{self, Fleet},
+    gateway::{
+        Gateway, Routes as AppRoutes,
+        listener::{self, Stop},
+    },
+    identity::{Keyring, system_clock},
+    model::{revision::Defaults, scaling::Bounds},
+    store::Store,
+};
+
+pub use prune::prune;
+
+/// How often the gRPC server asks a silent client whether it is there; half-open connections
+/// would otherwise stay for good.
+const GRPC_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
+/// to pass one on, shorter than a person needs to lose patience.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Why it could not start. Failures while it serves are logged and answered, never fatal.
+pub async fn run(config: Config) -> Result<()> {
+    let data = DataDir::lock(&config)?;
+    let http = bind(config.http_addr, "http_addr").await?;
+    let grpc = bind(config.grpc_addr, "grpc_addr").await?;
+    // Before any work: a signal during the start is a clean stop, not a kill.
+    let mut signals = Signals::new()?;
+    limits::raise_descriptors();
+
+    let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
+    let keyring = Keyring::open_or_create(data.path())?;
+    let store = Store::open(data.path())?;
+    let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
+    let (fleet, starter) = Fleet::new(fleet_config(&config), engine.clone());
+    let routes = Arc::new(AppRoutes::default());
+    let images = Images::new(engine.clone(), config.strict);
+    let apps = Apps::new(
+        store.clone(),
+        fleet.clone(),
+        routes.clone(),
+        images,
+        defaults(&config),
+    );
+    let gateway = Arc::new(Gateway {
+        routes,
+        fleet: fleet.clone(),
+        verifier: Arc::new(keyring.verifier(system_clock())),
+        base_domain: config.base_domain.clone(),
+        cold_start_budget: config.cold_start_budget,
+        upgrades: TaskTracker::new(),
+        render: to_response,
+    });
+    let limits = json::Limits {
+        max_body_bytes: clamp(config.max_body_bytes),
+    };
+    let compute = Compute {
+        apps: apps.clone(),
+        gateway: gateway.clone(),
+        urls: Arc::new(public_urls(&config, http_addr)),
+        limits,
+    };
+    let services = services(compute, limits).await;
+    let api = api(services.clone(), limits, &gateway, &store);
+
+    let stop = Stop::default();
+    let serving = TaskTracker::new();
+    serving.spawn(listener::run(http, gateway.clone(), api, stop.clone()));
+    serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
+    starter.begin();
+    data.announce(http_addr, grpc_addr, &config)?;
+    say_ready(http_addr, grpc_addr, data.path())?;
+    tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), "Serving");
+
+    signals.first().await;
+    tokio::select! {
+        () = shut_down(&config, &data, stop, serving, &gateway, &apps, &fleet, &engine) => {}
+        () = signals.again() => std::process::exit(130),
+    }
+    store.close();
+    data.close(&config);
+    tracing::info!("Stopped");
+    Ok(())
+}
+
+/// Stops in the order in which the parts depend on each other.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "it is the one place that takes everything down"
+)]
+async fn shut_down(
+    config: &Config,
+    data: &DataDir,
+    stop: Stop,
+    serving: TaskTracker,
+    gateway: &Gateway,
+    apps: &Apps,
+    fleet: &Fleet,
+    engine: &Docker,
+) {
+    stop.drain.cancel();
+    serving.close();
+    gateway.upgrades.close();
+    let finished = async {
+        serving.wait().await;
+        gateway.upgrades.wait().await;
+    };
+    if tokio::time::timeout(config.drain_timeout, finished)
+        .await
+        .is_err()
+    {
+        tracing::warn!(after = ?config.drain_timeout, "Requests did not finish in time and are cut off");
+        stop.force.cancel();
+        serving.wait().await;
+    }
+    apps.finish().await;
+    let keep = config.keep_replicas && !config.ephemeral;
+    data.mark_kept(keep);
+    fleet.shutdown(keep).await;
+    if !keep && let Err(error) = engine.remove_network().await {
+        tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
+    }
+}
+
+async fn bind(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {addr}; is another ignite running, or is the port taken? Choose another, or port 0 for a free one"))
+}
+
+fn clamp(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
+    docker::Config {
+        host: config.docker_host.clone(),
+        reach: match config.reach {
+            Reach::Auto => docker::Reach::Auto,
+            Reach::Direct => docker::Reach::Direct,
+            Reach::Published => docker::Reach::Published,
+        },
+        extra_network: config.network.clone(),
+        log_max_bytes: config.container_log_max_bytes,
+        log_max_files: config.container_log_files,
+        ..docker::Config::new(data.instance().clone(), data.path().to_owned())
+    }
+}
+
+fn fleet_config(c: &Config) -> fleet::Config {
+    fleet::Config {
+        startup_timeout: c.startup_timeout,
+        hold_max_requests: c.hold_max_requests,
+        hold_max_bytes: clamp(c.hold_max_bytes),
+        max_connects: c.max_connects_per_replica,
+        stop_grace: c.stop_grace,
+        drain_timeout: c.drain_timeout,
+        backoff_initial: c.start_retry_initial,
+        backoff_max: c.start_retry_max,
+        poll_initial: c.readiness_poll_initial,
+        poll_max: c.readiness_poll_max,
+        pids_limit: c.pids_limit,
+        reconcile_interval: c.reconcile_interval,
+    }
+}
+
+fn defaults(c: &Config) -> Defaults {
+    Defaults {
+        bounds: Bounds {
+            max_replicas_cap: c.max_replicas_cap,
+            min_scaledown: c.min_scaledown,
+        },
+        timeout: c.app_timeout,
+        strict: c.strict,
+    }
+}
+
+fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
+    let base_domain = config.base_domain.clone();
+    match &config.public_url {
+        Some(url) => PublicUrls {
+            scheme: url.scheme.clone(),
+            base_domain,
+            port: url.port,
+        },
+        None => PublicUrls {
+            scheme: "http".to_owned(),
+            base_domain,
+            port: Some(http.port()).filter(|p| *p != 80),
+        },
+    }
+}
+
+async fn services(compute: Compute, limits: json::Limits) -> Routes {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<ComputeServiceServer<Compute>>()
+        .await;
+    let (reflection, reflection_alpha) = proto::reflection_services();
+    let secrets = Secrets::new(compute.clone());
+    Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
+        .add_service(SecretServiceServer::new(secrets))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(reflection_alpha)
+}
+
+fn api(services: Routes, limits: json::Limits, gateway: &Arc<Gateway>, store: &Store) -> Router {
+    let fleet = gateway.fleet.clone();
+    let admit = gateway.clone();
+    let admit: json::Admit = Arc::new(move |headers| admit.caller(headers).map(drop));
+    json::router(services, limits, admit)
+        .merge(health::router(fleet, store.clone()))
+        .fallback(health::no_route)
+}
+
+async fn serve_grpc(listener: TcpListener, services: Routes, limits: json::Limits, stop: Stop) {
+    let drain = stop.drain.clone();
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(GRPC_KEEPALIVE))
+        .tcp_nodelay(true)
+        .layer(MapResponseLayer::new(move |response| {
+            status::explain_refusal(response, limits)
+        }))
+        .add_routes(services)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), drain.cancelled_owned());
+    tokio::select! {
+        ended = server => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "The gRPC listener failed");
+            }
+        }
+        () = stop.force.cancelled() => {}
+    }
+}
+
+/// One line on stdout for programs that wait for it.
+fn say_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) -> Result<()> {
+    let line = serde_json::json!({
+        "event": "ready",
+        "http": http.to_string(),
+        "grpc": grpc.to_string(),
+        "pid": std::process::id(),
+        "data_dir": data_dir,
+    });
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; that is no reason not to serve.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    Ok(())
+}
+
+/// SIGINT and SIGTERM, from before the first work on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn first(&mut self) {
+        let name = self.next().await;
+        tracing::info!(signal = name, "Stopping; a second signal stops at once");
+    }
+
+    /// The next signal that somebody sent on purpose. Wrappers such as `timeout` deliver one
+    /// signal twice, to the process and to its group; the copy is not a demand to hurry.
+    async fn again(&mut self) {
+        let first = Instant::now();
+        let name = loop {
+            let name = self.next().await;
+            if first.elapsed() >= SAME_SIGNAL {
+                break name;
+            }
+        };
+        tracing::warn!(
+            signal = name,
+            "Stopping at once; containers may stay until the next start or `ignite prune`"
+        );
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

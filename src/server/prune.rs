@@ -1,0 +1,44 @@
+//! `ignite prune`: which instances are gone.
+
+use anyhow::{Result, bail};
+
+use super::data_dir;
+use crate::{
+    config::Config,
+    engine::docker::{self, InstanceOfOthers},
+};
+
+/// Removes the containers and networks of instances whose `ignite` is gone, and says what it
+/// removed, a line each. Those that run, and those that a stop with `--keep-replicas` left, stay.
+///
+/// # Errors
+/// When the engine does not answer or something could not be removed.
+pub async fn prune(config: Config) -> Result<Vec<String>> {
+    let report = docker::prune(config.docker_host, is_gone).await?;
+    let line = |i: &InstanceOfOthers| {
+        let from = i
+            .data_dir
+            .as_ref()
+            .map_or_else(String::new, |d| format!(" of {}", d.display()));
+        format!(
+            "removed {} containers and {} networks of instance {}{from}",
+            i.containers, i.networks, i.id
+        )
+    };
+    let lines = report.removed.iter().map(line).collect();
+    if !report.failures.is_empty() {
+        bail!("{}", report.failures.join("\n"));
+    }
+    Ok(lines)
+}
+
+fn is_gone(instance: &InstanceOfOthers) -> bool {
+    match &instance.data_dir {
+        Some(dir) => !data_dir::in_use(dir) && !data_dir::kept(dir),
+        // Without a directory to ask there is only the process that made them.
+        None => !instance
+            .pids
+            .iter()
+            .any(|pid| std::path::Path::new("/proc").join(pid.to_string()).exists()),
+    }
+}

@@ -1,0 +1,73 @@
+//! Every key of the store. Byte order is logical order: apps by organization and name,
+//! versions by app and number.
+//!
+//! | first byte | rest | value |
+//! |---|---|---|
+//! | 0x01 | `format` | u32, big-endian |
+//! | 0x02 | org 0x00 name | `AppRecord` |
+//! | 0x03 | org 0x00 name 0x00 version (u32, big-endian) | `VersionRecord` |
+//!
+//! Names have no NUL in them, so the separators are unambiguous. Bytes are never reused.
+
+use crate::model::AppId;
+
+/// The row with the format version.
+pub(super) const FORMAT: &[u8] = b"\x01format";
+/// The first byte of app rows.
+pub(super) const APPS: u8 = 0x02;
+/// The first byte of version rows.
+const VERSIONS: u8 = 0x03;
+
+/// The row of an app.
+pub(super) fn app(id: &AppId) -> Vec<u8> {
+    with_kind(APPS, id)
+}
+
+/// What the rows of an app's versions start with.
+pub(super) fn versions(id: &AppId) -> Vec<u8> {
+    let mut key = with_kind(VERSIONS, id);
+    key.push(0);
+    key
+}
+
+/// The row of a version.
+pub(super) fn version(id: &AppId, number: u32) -> Vec<u8> {
+    let mut key = versions(id);
+    key.extend(number.to_be_bytes());
+    key
+}
+
+/// The app that an app row's key names.
+pub(super) fn parse_app(key: &[u8]) -> Option<AppId> {
+    let text = std::str::from_utf8(key.strip_prefix(&[APPS])?).ok()?;
+    let (org, name) = text.split_once('\0')?;
+    Some(AppId {
+        org: org.parse().ok()?,
+        name: name.parse().ok()?,
+    })
+}
+
+fn with_kind(kind: u8, id: &AppId) -> Vec<u8> {
+    let (org, name) = (id.org.as_str().as_bytes(), id.name.as_str().as_bytes());
+    [&[kind], org, &[0], name].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_keys_round_trip_and_versions_sort_by_number_within_their_app() {
+        let a: AppId = "acme/a".parse().expect("valid");
+        let ab: AppId = "acme/a.b".parse().expect("valid");
+        assert_eq!(parse_app(&app(&a)), Some(a.clone()));
+        let sorted = [
+            version(&a, 1),
+            version(&a, 2),
+            version(&a, 256),
+            version(&ab, 1),
+        ];
+        assert!(sorted.is_sorted());
+        assert!(!version(&ab, 1).starts_with(&versions(&a)));
+    }
+}

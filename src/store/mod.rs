@@ -1,0 +1,179 @@
+//! What survives a restart: apps and their versions, in sled.
+//!
+//! Readers never touch sled: they see a [`Catalog`] in memory that holds exactly what is on
+//! disk. Writers send a decision to one thread (`writer`), which applies it to the newest state,
+//! makes a whole batch durable with one flush, and only then lets readers see it. So two
+//! changes of one app can never overwrite each other, and nothing visible can be lost.
+
+mod keys;
+mod records;
+mod writer;
+
+use std::{
+    fs::{DirBuilder, File, Permissions},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::oneshot;
+
+use crate::model::{
+    Failure, Reason,
+    catalog::{Catalog, Change},
+};
+
+/// The format of the records in the store; raised when older binaries could not read it.
+const FORMAT: u32 = 1;
+/// Page cache of the database in bytes; the catalog lives in memory, so a small one is enough.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// The database's folder in the data directory.
+const FOLDER: &str = "store";
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files are there and cannot be read as a store.
+    #[error(
+        "the store in {path} cannot be opened: {cause}; restore the folder from a backup, or move it away to start empty"
+    )]
+    Corrupt {
+        /// Where it is.
+        path: String,
+        /// What sled or the record reader said.
+        cause: String,
+    },
+    /// A newer `ignite` wrote it.
+    #[error(
+        "the store in {path} has format {found}, this ignite reads up to {FORMAT}; run the newer ignite that wrote it"
+    )]
+    Newer {
+        /// Where it is.
+        path: String,
+        /// Its format.
+        found: u32,
+    },
+}
+
+/// A handle to the open store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    visible: Arc<RwLock<Catalog>>,
+    writer: Arc<writer::Writer>,
+}
+
+impl Store {
+    /// Opens or makes the store in a data directory and reads it whole.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(data_dir: &Path) -> Result<Self, Error> {
+        let path = data_dir.join(FOLDER);
+        let corrupt = |cause: String| Error::Corrupt {
+            path: path.display().to_string(),
+            cause,
+        };
+        // The records hold apps' environments, whatever the mode of the data directory.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o700)))
+            .map_err(|e| corrupt(e.to_string()))?;
+        let db = sled::Config::new()
+            .path(&path)
+            .cache_capacity(CACHE_BYTES)
+            // The writer flushes; a timer beside it would only add writes.
+            .flush_every_ms(None)
+            .open()
+            .map_err(|e| corrupt(e.to_string()))?;
+        match db.get(keys::FORMAT).map_err(|e| corrupt(e.to_string()))? {
+            Some(row) => {
+                let found = row
+                    .as_ref()
+                    .try_into()
+                    .map(u32::from_be_bytes)
+                    .map_err(|_| corrupt("the format row is damaged".into()))?;
+                if found > FORMAT {
+                    return Err(Error::Newer {
+                        path: path.display().to_string(),
+                        found,
+                    });
+                }
+            }
+            None => {
+                db.insert(keys::FORMAT, &FORMAT.to_be_bytes())
+                    .and_then(|_| db.flush())
+                    .map_err(|e| corrupt(e.to_string()))?;
+            }
+        }
+        let catalog = records::read_all(&db).map_err(corrupt)?;
+        // sled's flush is not an fsync on Linux, so the writer syncs this file itself.
+        let file = File::open(path.join("db")).map_err(|e| corrupt(e.to_string()))?;
+        let visible = Arc::new(RwLock::new(catalog));
+        let writer =
+            writer::Writer::spawn(db, file, visible.clone()).map_err(|e| corrupt(e.to_string()))?;
+        Ok(Self {
+            visible,
+            writer: Arc::new(writer),
+        })
+    }
+
+    /// The apps as they are on disk. Short reads only: a held guard delays the writer.
+    pub fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.visible.read()
+    }
+
+    /// Decides on the newest state and returns once the changes are durable and visible.
+    ///
+    /// `decide` runs on the writer's thread, after every earlier change.
+    ///
+    /// # Errors
+    /// What `decide` refuses with, or STORE_UNAVAILABLE when the disk does not take the change.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still be carried out.
+    pub async fn commit<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Catalog) -> Result<(Vec<Change>, T), Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (tx, rx) = oneshot::channel();
+        self.writer
+            .send(Box::new(move |catalog| match decide(catalog) {
+                Ok((changes, value)) => (
+                    changes,
+                    Box::new(move |outcome: Result<(), Failure>| {
+                        let _ = tx.send(outcome.map(|()| value));
+                    }),
+                ),
+                Err(refusal) => (
+                    Vec::new(),
+                    Box::new(move |_| {
+                        let _ = tx.send(Err(refusal));
+                    }),
+                ),
+            }))?;
+        rx.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Whether the last write succeeded; a store that failed refuses work until one succeeds.
+    pub fn healthy(&self) -> bool {
+        self.writer.healthy()
+    }
+
+    /// Ends the writer after everything sent before is on disk. Blocks for that long.
+    pub fn close(&self) {
+        self.writer.close();
+    }
+}
+
+fn closed() -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        "the store is closed because the platform is stopping; try again",
+    )
+}
+
+#[cfg(test)]
+mod tests;

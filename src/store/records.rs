@@ -1,0 +1,278 @@
+//! The records of the store and how the model maps to them.
+//!
+//! Protobuf messages: fields may be added, their tags are never reused. Enums are stored as the
+//! small integers below.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message;
+
+use super::keys;
+use crate::model::{
+    App, AppId, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    catalog::{Catalog, Change},
+    scaling::Metric,
+    settings::{Settings, StorageMode},
+};
+
+#[derive(Clone, PartialEq, Message)]
+struct AppRecord {
+    #[prost(int64, tag = "1")]
+    created_at_ms: i64,
+    #[prost(int64, tag = "2")]
+    updated_at_ms: i64,
+    #[prost(message, optional, tag = "3")]
+    settings: Option<SettingsRecord>,
+    #[prost(message, optional, tag = "4")]
+    draft: Option<DraftRecord>,
+    #[prost(uint32, tag = "5")]
+    active_version: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DraftRecord {
+    #[prost(message, optional, tag = "1")]
+    source: Option<SourceRecord>,
+    #[prost(int64, tag = "2")]
+    created_at_ms: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SourceRecord {
+    #[prost(string, tag = "1")]
+    image_ref: String,
+    #[prost(string, tag = "2")]
+    registry_secret_ref: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VersionRecord {
+    #[prost(uint32, tag = "1")]
+    number: u32,
+    #[prost(message, optional, tag = "2")]
+    source: Option<SourceRecord>,
+    #[prost(string, tag = "3")]
+    image_id: String,
+    #[prost(int64, tag = "4")]
+    created_at_ms: i64,
+    #[prost(message, optional, tag = "5")]
+    settings: Option<SettingsRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SettingsRecord {
+    /// 0 medium, 1 small, 2 large, 3 extra large.
+    #[prost(uint32, tag = "1")]
+    tier: u32,
+    #[prost(uint32, tag = "2")]
+    memory_mb: u32,
+    #[prost(uint32, tag = "3")]
+    cpu_millicores: u32,
+    #[prost(uint32, tag = "4")]
+    timeout_secs: u32,
+    #[prost(btree_map = "string, string", tag = "5")]
+    env: BTreeMap<String, String>,
+    #[prost(uint32, tag = "6")]
+    reserved_capacity: u32,
+    #[prost(uint32, tag = "7")]
+    max_replicas: u32,
+    /// 0 request rate, 1 concurrency.
+    #[prost(uint32, tag = "8")]
+    metric: u32,
+    #[prost(uint32, tag = "9")]
+    threshold: u32,
+    #[prost(uint32, tag = "10")]
+    scaledown_period_secs: u32,
+    #[prost(uint32, repeated, tag = "11")]
+    ports: Vec<u32>,
+    #[prost(string, optional, tag = "12")]
+    health_path: Option<String>,
+    #[prost(string, tag = "13")]
+    description: String,
+    #[prost(string, tag = "14")]
+    input_schema: String,
+    #[prost(string, tag = "15")]
+    output_schema: String,
+    #[prost(bool, tag = "16")]
+    mcp_enabled: bool,
+    #[prost(uint32, tag = "17")]
+    max_concurrency: u32,
+    #[prost(bool, tag = "18")]
+    allow_unauthenticated: bool,
+    /// 0 ephemeral, 1 persistent, 2 time to live.
+    #[prost(uint32, tag = "19")]
+    storage_mode: u32,
+}
+
+pub(super) fn encode_app(app: &App) -> Vec<u8> {
+    AppRecord {
+        created_at_ms: app.created_at_ms,
+        updated_at_ms: app.updated_at_ms,
+        settings: Some(settings_record(&app.settings)),
+        draft: app.draft.as_ref().map(|d| DraftRecord {
+            source: Some(source_record(&d.source)),
+            created_at_ms: d.created_at_ms,
+        }),
+        active_version: app.active_version,
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn encode_version(v: &Version) -> Vec<u8> {
+    VersionRecord {
+        number: v.number,
+        source: Some(source_record(&v.source)),
+        image_id: v.image_id.clone(),
+        created_at_ms: v.created_at_ms,
+        settings: Some(settings_record(&v.settings)),
+    }
+    .encode_to_vec()
+}
+
+/// Reads every app with its versions; the error says which row is damaged.
+pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
+    let mut catalog = Catalog::default();
+    for row in db.scan_prefix([keys::APPS]) {
+        let (key, value) = row.map_err(|e| e.to_string())?;
+        let id = keys::parse_app(&key).ok_or_else(|| format!("the key {key:?} names no app"))?;
+        let app = decode_app(db, id.clone(), &value)
+            .map_err(|e| format!("the record of app {id} is damaged: {e}"))?;
+        catalog.apply(&Change::Put(Arc::new(app)));
+    }
+    Ok(catalog)
+}
+
+fn decode_app(db: &sled::Db, id: AppId, value: &[u8]) -> Result<App, String> {
+    let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
+    let versions = db
+        .scan_prefix(keys::versions(&id))
+        .values()
+        .map(|row| {
+            let row = row.map_err(|e| e.to_string())?;
+            VersionRecord::decode(&*row)
+                .map_err(|e| e.to_string())
+                .and_then(version)
+                .map(Arc::new)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(App {
+        id,
+        created_at_ms: r.created_at_ms,
+        updated_at_ms: r.updated_at_ms,
+        settings: settings(r.settings.unwrap_or_default())?,
+        draft: r.draft.map(|d| Draft {
+            source: source(d.source.unwrap_or_default()),
+            created_at_ms: d.created_at_ms,
+        }),
+        versions,
+        active_version: r.active_version,
+    })
+}
+
+fn version(r: VersionRecord) -> Result<Version, String> {
+    Ok(Version {
+        number: r.number,
+        source: source(r.source.unwrap_or_default()),
+        image_id: r.image_id,
+        created_at_ms: r.created_at_ms,
+        settings: settings(r.settings.unwrap_or_default())?,
+    })
+}
+
+fn source_record(s: &ImageSource) -> SourceRecord {
+    SourceRecord {
+        image_ref: s.image_ref.clone(),
+        registry_secret_ref: s.registry_secret_ref.clone(),
+    }
+}
+
+fn source(r: SourceRecord) -> ImageSource {
+    ImageSource {
+        image_ref: r.image_ref,
+        registry_secret_ref: r.registry_secret_ref,
+    }
+}
+
+fn settings_record(s: &Settings) -> SettingsRecord {
+    SettingsRecord {
+        tier: match s.tier {
+            Tier::Medium => 0,
+            Tier::Small => 1,
+            Tier::Large => 2,
+            Tier::XLarge => 3,
+        },
+        memory_mb: s.limits.memory_mb,
+        cpu_millicores: s.limits.cpu_millicores,
+        timeout_secs: s.limits.timeout_secs,
+        env: s.env.clone(),
+        reserved_capacity: s.scaling.reserved_capacity,
+        max_replicas: s.scaling.max_replicas,
+        metric: match s.scaling.metric {
+            Metric::RequestRate => 0,
+            Metric::Concurrency => 1,
+        },
+        threshold: s.scaling.threshold,
+        scaledown_period_secs: s.scaling.scaledown_period_secs,
+        ports: s.ports.iter().map(|&p| p.into()).collect(),
+        health_path: s.health_path.clone(),
+        description: s.description.clone(),
+        input_schema: s.input_schema.clone(),
+        output_schema: s.output_schema.clone(),
+        mcp_enabled: s.mcp_enabled,
+        max_concurrency: s.max_concurrency,
+        allow_unauthenticated: s.allow_unauthenticated,
+        storage_mode: match s.storage_mode {
+            StorageMode::Ephemeral => 0,
+            StorageMode::Persistent => 1,
+            StorageMode::Ttl => 2,
+        },
+    }
+}
+
+fn settings(r: SettingsRecord) -> Result<Settings, String> {
+    let unknown = |what: &str, n: u32| Err(format!("{what} {n} is not known"));
+    Ok(Settings {
+        tier: match r.tier {
+            0 => Tier::Medium,
+            1 => Tier::Small,
+            2 => Tier::Large,
+            3 => Tier::XLarge,
+            n => return unknown("tier", n),
+        },
+        limits: Limits {
+            memory_mb: r.memory_mb,
+            cpu_millicores: r.cpu_millicores,
+            timeout_secs: r.timeout_secs,
+        },
+        env: r.env,
+        scaling: Scaling {
+            reserved_capacity: r.reserved_capacity,
+            max_replicas: r.max_replicas,
+            metric: match r.metric {
+                0 => Metric::RequestRate,
+                1 => Metric::Concurrency,
+                n => return unknown("metric", n),
+            },
+            threshold: r.threshold,
+            scaledown_period_secs: r.scaledown_period_secs,
+        },
+        ports: r
+            .ports
+            .iter()
+            .map(|&p| u16::try_from(p).map_err(|_| format!("port {p} is no port")))
+            .collect::<Result<_, _>>()?,
+        health_path: r.health_path,
+        description: r.description,
+        input_schema: r.input_schema,
+        output_schema: r.output_schema,
+        mcp_enabled: r.mcp_enabled,
+        max_concurrency: r.max_concurrency,
+        allow_unauthenticated: r.allow_unauthenticated,
+        storage_mode: match r.storage_mode {
+            0 => StorageMode::Ephemeral,
+            1 => StorageMode::Persistent,
+            2 => StorageMode::Ttl,
+            n => return unknown("storage mode", n),
+        },
+    })
+}

@@ -1,0 +1,140 @@
+use super::*;
+use crate::model::{
+    App, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    scaling::Metric,
+    settings::{Settings, StorageMode},
+};
+
+fn full_app(id: &str) -> App {
+    let source = ImageSource {
+        image_ref: "reg/a:1".into(),
+        registry_secret_ref: "s".into(),
+    };
+    let settings = Settings {
+        tier: Tier::XLarge,
+        limits: Limits {
+            memory_mb: 64,
+            cpu_millicores: 20,
+            timeout_secs: 3,
+        },
+        env: [("A".to_owned(), "B".to_owned())].into(),
+        scaling: Scaling {
+            reserved_capacity: 1,
+            max_replicas: 2,
+            metric: Metric::Concurrency,
+            threshold: 3,
+            scaledown_period_secs: 4,
+        },
+        ports: vec![80, 9090],
+        health_path: Some("/up".into()),
+        description: "d".into(),
+        input_schema: "{}".into(),
+        output_schema: "{}".into(),
+        mcp_enabled: true,
+        max_concurrency: 7,
+        allow_unauthenticated: true,
+        storage_mode: StorageMode::Ttl,
+    };
+    let version = Version {
+        number: 1,
+        source: source.clone(),
+        image_id: "sha256:1".into(),
+        created_at_ms: 5,
+        settings: settings.clone(),
+    };
+    App {
+        id: id.parse().expect("valid"),
+        created_at_ms: 1,
+        updated_at_ms: 2,
+        settings,
+        draft: Some(Draft {
+            source,
+            created_at_ms: 3,
+        }),
+        versions: vec![Arc::new(version)],
+        active_version: 1,
+    }
+}
+
+#[tokio::test]
+async fn every_field_survives_a_reopen_and_a_delete_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let app = full_app("o/a");
+    let store = Store::open(dir.path()).expect("opens");
+    let put = app.clone();
+    store
+        .commit(move |c| Ok((vec![c.create(put)?], ())))
+        .await
+        .expect("commits");
+    store.close();
+    drop(store);
+
+    let store = Store::open(dir.path()).expect("opens again");
+    assert_eq!(
+        store.catalog().get(&app.id).map(|a| App::clone(a)),
+        Some(app.clone())
+    );
+    let id = app.id.clone();
+    store
+        .commit(move |c| Ok((vec![c.delete(&id)?], ())))
+        .await
+        .expect("deletes");
+    // The same name again must not find the versions of the one before.
+    let mut again = full_app("o/a");
+    again.versions.clear();
+    again.active_version = 0;
+    let put = again.clone();
+    store
+        .commit(move |c| Ok((vec![c.create(put)?], ())))
+        .await
+        .expect("commits");
+    store.close();
+    drop(store);
+    let store = Store::open(dir.path()).expect("opens");
+    assert_eq!(
+        store.catalog().get(&again.id).map(|a| App::clone(a)),
+        Some(again)
+    );
+}
+
+#[tokio::test]
+async fn concurrent_changes_of_one_app_are_all_kept() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let store = Store::open(dir.path()).expect("opens");
+    let app = full_app("o/a");
+    let id = app.id.clone();
+    store
+        .commit(move |c| Ok((vec![c.create(app)?], ())))
+        .await
+        .expect("commits");
+    let add = |i: u32| {
+        let (store, id) = (store.clone(), id.clone());
+        async move {
+            let edit = move |a: &mut App| {
+                a.settings.env.insert(format!("V{i}"), String::new());
+                Ok(())
+            };
+            store
+                .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
+                .await
+        }
+    };
+    let done = futures_util::future::join_all((0..50).map(add)).await;
+    assert!(done.iter().all(Result::is_ok));
+    assert_eq!(
+        store.catalog().get(&id).map(|a| a.settings.env.len()),
+        Some(51)
+    );
+}
+
+#[test]
+fn a_newer_format_is_refused_in_words() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let db = sled::open(dir.path().join(FOLDER)).expect("opens");
+    db.insert(keys::FORMAT, &(FORMAT + 1).to_be_bytes())
+        .expect("writes");
+    db.flush().expect("flushes");
+    drop(db);
+    let message = Store::open(dir.path()).err().expect("refused").to_string();
+    assert!(message.contains("newer ignite"), "{message}");
+}

@@ -1,0 +1,121 @@
+//! The container engine is away: at the start, and in the middle of the work.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use crate::support::{
+    app::{App, ENGINE_LIMIT, instance, is_cold},
+    engine,
+    engine_proxy::EngineProxy,
+    eventually_ok, http,
+    ignite::Ignite,
+};
+
+async fn get(ignite: &Ignite, path: &str) -> http::Answer {
+    ignite
+        .request(Method::GET, path)
+        .send()
+        .await
+        .expect("the server answers")
+}
+
+/// Waits until `/readyz` answers this status; answers what it says of the engine.
+async fn readyz(ignite: &Ignite, wanted: StatusCode) -> String {
+    eventually_ok(ENGINE_LIMIT, || async {
+        let answer = get(ignite, "/readyz").await;
+        let status = answer.status;
+        let body = answer.json().await;
+        match status == wanted {
+            true => Ok(body["checks"]["engine"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()),
+            false => Err(format!("{status}: {body}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_engine_it_serves_says_so_and_recovers_when_the_engine_comes() {
+    let mut proxy = EngineProxy::start();
+    let mut ignite = Ignite::builder()
+        .env("DOCKER_HOST", proxy.docker_host())
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/patient", Value::Null).await;
+    assert!(ignite.terminate(ENGINE_LIMIT).await.success());
+
+    proxy.cut();
+    ignite.start().await;
+    assert_eq!(get(&ignite, "/healthz").await.status, StatusCode::OK);
+    let why = readyz(&ignite, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(why.contains("docker.sock"), "{why}");
+    let (status, answer) = app.api(&ignite, Method::GET, "", Value::Null).await;
+    assert_eq!(
+        status,
+        StatusCode::OK,
+        "what needs no engine works: {answer}"
+    );
+
+    // Neither an app nor a publish waits for an engine that is not there.
+    let soon = Duration::from_secs(10);
+    let answer = timeout(soon, app.get(&ignite, "/")).await.expect("soon");
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.header("x-ignite-error"), Some("ENGINE_UNAVAILABLE"));
+    assert!(answer.header("retry-after").is_some());
+    let (status, answer) = timeout(soon, app.publish_image(&ignite, "some/image:1"))
+        .await
+        .expect("soon");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    assert!(
+        answer.to_string().contains("ENGINE_UNAVAILABLE"),
+        "{answer}"
+    );
+
+    proxy.restore();
+    assert_eq!(readyz(&ignite, StatusCode::OK).await, "ok");
+    assert!(is_cold(&app.get_ok(&ignite, "/").await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_engine_is_away_warm_requests_go_on_and_deaths_are_noticed_after() {
+    let mut proxy = EngineProxy::start();
+    let ignite = Ignite::builder()
+        .env("DOCKER_HOST", proxy.docker_host())
+        .env("IGNITE_RECONCILE_INTERVAL", "500ms")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/warm", Value::Null).await;
+    let cold = App::deploy(&ignite, "acme/cold", Value::Null).await;
+    let dying = App::deploy(&ignite, "acme/dying", Value::Null).await;
+    let before = instance(&app.get_ok(&ignite, "/").await);
+    let others = engine::running(&ignite).await;
+    let first_life = instance(&dying.get_ok(&ignite, "/").await);
+    let both = engine::running(&ignite).await;
+    let victim = both.iter().find(|id| !others.contains(id));
+    let victim = victim.expect("a second container").clone();
+
+    proxy.cut();
+    readyz(&ignite, StatusCode::SERVICE_UNAVAILABLE).await;
+    for _ in 0..5 {
+        assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
+    }
+    let began = Instant::now();
+    let answer = cold.get(&ignite, "/").await;
+    assert_eq!(answer.header("x-ignite-error"), Some("ENGINE_UNAVAILABLE"));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    engine::kill(&victim).await;
+
+    proxy.restore();
+    readyz(&ignite, StatusCode::OK).await;
+    dying.wait_for(&ignite, "runningReplicas", 0).await;
+    let answer = dying.get_ok(&ignite, "/").await;
+    assert!(is_cold(&answer));
+    assert_ne!(instance(&answer), first_life);
+    assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
+    cold.get_ok(&ignite, "/").await;
+}

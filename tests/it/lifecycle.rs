@@ -1,0 +1,183 @@
+//! A new version, a new configuration, the end of an app: no request notices.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::support::{
+    app::{App, ENGINE_LIMIT, instance},
+    eventually, eventually_ok,
+    ignite::Ignite,
+    probe,
+};
+
+/// Clients that ask one app without a pause until they are told to stop, and fail the test with
+/// the first answer that is not 200 and whole.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: JoinSet<()>,
+}
+
+impl Load {
+    fn on(ignite: &Arc<Ignite>, app: &App) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let mut clients = JoinSet::new();
+        for client in 0..6 {
+            let (ignite, app) = (ignite.clone(), app.clone());
+            let (stop, answered) = (stop.clone(), answered.clone());
+            // Short ones, and ones that are under way whenever something changes.
+            let path = if client % 2 == 0 { "/" } else { "/stream/4/20" };
+            clients.spawn(async move {
+                while !stop.load(Relaxed) {
+                    app.get_ok(&ignite, path).await.bytes().await;
+                    answered.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        Self {
+            stop,
+            answered,
+            clients,
+        }
+    }
+
+    /// Waits for that many more answers.
+    async fn more(&self, answers: usize) {
+        let wanted = self.answered.load(Relaxed) + answers;
+        eventually(ENGINE_LIMIT, || async {
+            (self.answered.load(Relaxed) >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// Stops; answers how many requests were made, all of them answered well.
+    async fn end(mut self) -> usize {
+        self.stop.store(true, Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.expect("a request was lost");
+        }
+        self.answered.load(Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_under_load_loses_no_request() {
+    let ignite = Arc::new(Ignite::builder().start().await);
+    let app = App::deploy(&ignite, "acme/live", Value::Null).await;
+    let old = instance(&app.get_ok(&ignite, "/").await);
+    let load = Load::on(&ignite, &app);
+    load.more(30).await;
+
+    let next = probe::image_with(&[("PROBE_VERSION", "2")]).await;
+    let (status, answer) = app.publish_image(&ignite, &next).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["version"]["version"], 2, "{answer}");
+    let after = app.get_ok(&ignite, "/").await;
+    assert_eq!(
+        after.header("x-probe-version"),
+        Some("2"),
+        "live with the answer"
+    );
+    assert_ne!(instance(&after), old);
+    load.more(30).await;
+    println!("{} requests", load.end().await);
+    // The replica of the version before goes away.
+    app.wait_for(&ignite, "runningReplicas", 1).await;
+    eventually_ok(ENGINE_LIMIT, || async {
+        match ignite.containers().await.len() {
+            1 => Ok(()),
+            n => Err(format!("{n} containers")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_never_gets_ready_is_refused_and_the_old_one_serves_on() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::deploy(&ignite, "acme/careful", Value::Null).await;
+    let old = instance(&app.get_ok(&ignite, "/").await);
+    let broken = probe::image_with(&[("PROBE_EXIT_AT_START", "4"), ("PROBE_LOG", "no key")]).await;
+    let (status, answer) = app.publish_image(&ignite, &broken).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    let message = answer["message"].as_str().expect("a message");
+    assert!(
+        message.contains("exit code 4") && message.contains("no key"),
+        "{message}"
+    );
+    assert_eq!(instance(&app.get_ok(&ignite, "/").await), old);
+    assert_eq!(app.figure(&ignite, "activeVersion").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_environment_becomes_live_without_losing_a_request() {
+    let ignite = Arc::new(Ignite::builder().start().await);
+    let settings = json!({ "env": { "PROBE_VERSION": "before" } });
+    let app = App::deploy(&ignite, "acme/tuned", settings).await;
+    app.get_ok(&ignite, "/").await;
+    let load = Load::on(&ignite, &app);
+    load.more(30).await;
+    app.update(&ignite, json!({ "env": { "PROBE_VERSION": "after" } }))
+        .await;
+    eventually_ok(ENGINE_LIMIT, || async {
+        let answer = app.get_ok(&ignite, "/").await;
+        match answer.header("x-probe-version") {
+            Some("after") => Ok(()),
+            other => Err(format!("{other:?} serves")),
+        }
+    })
+    .await;
+    load.more(30).await;
+    println!("{} requests", load.end().await);
+    assert_eq!(
+        app.figure(&ignite, "activeVersion").await,
+        1,
+        "the version stays"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_lets_a_request_in_flight_finish_and_leaves_nothing() {
+    let ignite = Arc::new(Ignite::builder().start().await);
+    let app = App::deploy(&ignite, "acme/leaving", Value::Null).await;
+    // In flight for as long as its body is open.
+    let (body, chunks) = mpsc::channel::<Bytes>(1);
+    let upload = app.request(&ignite, Method::POST, "/upload");
+    let upload = tokio::spawn(upload.body_from(chunks).send());
+    app.wait_for(&ignite, "inFlight", 1).await;
+
+    let delete = {
+        let (ignite, app) = (ignite.clone(), app.clone());
+        tokio::spawn(async move { app.api(&ignite, Method::DELETE, "", Value::Null).await })
+    };
+    // From here on it is gone for new requests, while the old one goes on.
+    eventually_ok(ENGINE_LIMIT, || async {
+        match app.get(&ignite, "/").await.status {
+            StatusCode::NOT_FOUND => Ok(()),
+            status => Err(status),
+        }
+    })
+    .await;
+    assert!(!delete.is_finished(), "it waits for the request");
+    body.send("the rest".into()).await.expect("it is read");
+    drop(body);
+    let answer = upload.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.json().await["bytes"], 8);
+
+    let (status, answer) = delete.await.expect("no panic");
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(ignite.containers().await.is_empty());
+    for rest in ["", "/state", "/draft"] {
+        let (status, answer) = app.api(&ignite, Method::GET, rest, Value::Null).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{rest}: {answer}");
+    }
+    assert_eq!(app.get(&ignite, "/").await.status, StatusCode::NOT_FOUND);
+}

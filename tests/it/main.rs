@@ -1,0 +1,23 @@
+//! The tests of the whole product: the real binary, a real engine, real sockets.
+
+// What the API, the app URLs and the command line answer.
+mod api_apps;
+mod api_errors;
+mod api_invoke;
+mod app_url;
+mod cli;
+mod clients;
+mod identity;
+
+mod engine_restart;
+mod readme;
+mod smoke;
+mod support;
+
+// What the fleet does with replicas.
+mod cold_start;
+mod engine_loss;
+mod failures;
+mod lifecycle;
+mod restart;
+mod scale_to_zero;

@@ -1,0 +1,100 @@
+//! Back to zero when nobody asks, not while somebody does, and never below what is reserved.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::support::{
+    app::{App, ENGINE_LIMIT, instance, is_cold},
+    engine, eventually_ok,
+    ignite::Ignite,
+};
+
+/// A server on which apps may go to zero after a second.
+async fn ignite() -> Ignite {
+    Ignite::builder()
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+        .start()
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_goes_to_zero_after_its_scaledown_period_and_wakes_again() {
+    let ignite = ignite().await;
+    let settings = json!({ "scaling": { "scaledownPeriodSecs": 3 } });
+    let app = App::deploy(&ignite, "acme/sleepy", settings).await;
+    let first = app.get_ok(&ignite, "/").await;
+    let first_instance = instance(&first);
+    // Traffic in the middle of the period starts it anew.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let last_sent = Instant::now();
+    let warm = app.get_ok(&ignite, "/").await;
+    assert_eq!(instance(&warm), first_instance);
+
+    app.wait_for(&ignite, "runningReplicas", 0).await;
+    assert!(
+        last_sent.elapsed() >= Duration::from_secs(3),
+        "it went to zero {:?} after a request, before its period",
+        last_sent.elapsed()
+    );
+    engine::wait_for_none(&ignite).await;
+    let (_, state) = app.api(&ignite, Method::GET, "/state", json!(null)).await;
+    assert_eq!(
+        state["deploymentState"], "DEPLOYMENT_STATE_SCALED_TO_ZERO",
+        "{state}"
+    );
+
+    let woken = app.get_ok(&ignite, "/").await;
+    assert!(is_cold(&woken));
+    assert_ne!(instance(&woken), first_instance);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_the_scaledown_period_untouched() {
+    let ignite = ignite().await;
+    let settings = json!({ "scaling": { "scaledownPeriodSecs": 1 } });
+    let app = App::deploy(&ignite, "acme/stream", settings).await;
+    let began = Instant::now();
+    let answer = app.get_ok(&ignite, "/stream/32/100").await;
+    let lines: String = (1..=32).map(|n| format!("chunk {n}\n")).collect();
+    assert_eq!(answer.text().await, lines);
+    app.wait_for(&ignite, "runningReplicas", 0).await;
+    assert!(
+        began.elapsed() >= Duration::from_millis(31 * 100 + 1000),
+        "the period counts from the end of the stream, but it was at zero after {:?}",
+        began.elapsed()
+    );
+    engine::wait_for_none(&ignite).await;
+    assert_eq!(engine::created(&ignite).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reserved_replicas_are_always_up_and_replaced_when_they_die() {
+    let ignite = ignite().await;
+    let settings = json!({
+        "scaling": { "reservedCapacity": 2, "maxReplicas": 2, "scaledownPeriodSecs": 1 },
+    });
+    let app = App::deploy(&ignite, "acme/reserved", settings).await;
+    app.wait_for(&ignite, "runningReplicas", 2).await;
+    assert!(!is_cold(&app.get_ok(&ignite, "/").await), "nobody waits");
+
+    let before = engine::running(&ignite).await;
+    engine::kill(&before[0]).await;
+    eventually_ok(ENGINE_LIMIT, || async {
+        let now = engine::running(&ignite).await;
+        let replaced = now.len() == 2 && now.contains(&before[1]) && !now.contains(&before[0]);
+        match replaced && app.figure(&ignite, "runningReplicas").await == 2 {
+            true => Ok(()),
+            false => Err(format!("{now:?} run, {before:?} did")),
+        }
+    })
+    .await;
+    assert_eq!(app.get(&ignite, "/").await.status, StatusCode::OK);
+
+    app.update(&ignite, json!({ "scaling": { "reservedCapacity": 0 } }))
+        .await;
+    app.wait_for(&ignite, "runningReplicas", 0).await;
+    engine::wait_for_none(&ignite).await;
+}

@@ -1,0 +1,64 @@
+//! Removes what a data directory has left in the engine, by its label.
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result};
+use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
+use ignite_kit::owned;
+
+/// Removes a data directory's containers, then its networks. One that cannot be removed does not
+/// keep the others.
+pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
+    let mut failed = None;
+    let force = RemoveContainerOptionsBuilder::new()
+        .force(true)
+        .v(true)
+        .build();
+    for id in owned::containers(docker, data_dir, true)
+        .await?
+        .into_iter()
+        .filter_map(|found| found.id)
+    {
+        failed = docker
+            .remove_container(&id, Some(force.clone()))
+            .await
+            .err()
+            .or(failed);
+    }
+    for name in owned::networks(docker, data_dir).await? {
+        failed = docker.remove_network(&name).await.err().or(failed);
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// [`remove_all`] from code that is not async, such as `drop`: on a thread with a runtime of its
+/// own, since the caller's may be shutting down. What fails is told and does not panic.
+pub(crate) fn blocking(data_dir: &Path) {
+    let data_dir = data_dir.to_owned();
+    let cleaned = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.context("a runtime")?.block_on(async {
+            let docker = Docker::connect_with_defaults()?;
+            remove_all(&docker, &data_dir).await
+        })
+    });
+    match cleaned.join() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => eprintln!("not everything of this test is cleaned up: {error:#}"),
+        Err(_) => eprintln!("the cleaning up of this test panicked"),
+    }
+}
+
+/// Calls [`blocking`] when it is dropped, for tests that make containers themselves.
+pub(crate) struct OnDrop(pub(crate) PathBuf);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        blocking(&self.0);
+    }
+}

@@ -1,0 +1,116 @@
+//! What the engine itself says of a server's containers, and what a test does behind its back.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bollard::{Docker, query_parameters::EventsOptionsBuilder};
+use futures_util::TryStreamExt;
+use ignite_kit::owned;
+
+use super::{app::ENGINE_LIMIT, eventually_ok, ignite::Ignite};
+
+/// The engine, connected to directly.
+pub(crate) async fn docker() -> Docker {
+    ignite_kit::engine()
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+/// How many containers have ever been created for this server, those that are gone included.
+pub(crate) async fn created(ignite: &Ignite) -> usize {
+    let until = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock is past 1970");
+    let label = format!("{}={}", owned::DATA_DIR_LABEL, ignite.data_dir().display());
+    let filters = HashMap::from([
+        ("type", vec!["container".to_owned()]),
+        ("event", vec!["create".to_owned()]),
+        ("label", vec![label]),
+    ]);
+    let options = EventsOptionsBuilder::new()
+        .since("0")
+        .until(&format!("{}.{:09}", until.as_secs(), until.subsec_nanos()))
+        .filters(&filters)
+        .build();
+    let events: Vec<_> = docker()
+        .await
+        .events(Some(options))
+        .try_collect()
+        .await
+        .expect("the engine tells its events");
+    events.len()
+}
+
+/// The ids of a server's containers that run.
+pub(crate) async fn running(ignite: &Ignite) -> Vec<String> {
+    let found = owned::containers(&docker().await, ignite.data_dir(), false)
+        .await
+        .expect("the engine lists containers");
+    let mut ids: Vec<_> = found.into_iter().filter_map(|c| c.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Waits until a server has no container left, running or not.
+pub(crate) async fn wait_for_none(ignite: &Ignite) {
+    eventually_ok(ENGINE_LIMIT, || async {
+        match ignite.containers().await.len() {
+            0 => Ok(()),
+            n => Err(format!("{n} containers are left")),
+        }
+    })
+    .await;
+}
+
+/// A server's networks.
+pub(crate) async fn networks(ignite: &Ignite) -> Vec<String> {
+    owned::networks(&docker().await, ignite.data_dir())
+        .await
+        .expect("the engine lists networks")
+}
+
+/// Kills a container behind the server's back.
+pub(crate) async fn kill(id: &str) {
+    docker()
+        .await
+        .kill_container(id, None)
+        .await
+        .expect("the container runs");
+}
+
+/// Keeps `ignite prune`, which looks at the whole machine, away from tests whose server is dead
+/// for a while, in other processes too.
+pub(crate) struct PruneGuard(#[allow(dead_code, reason = "the lock goes with the file")] File);
+
+impl PruneGuard {
+    fn open() -> File {
+        let path = std::env::temp_dir().join("ignite-it-prune.lock");
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .expect("a lock file")
+    }
+
+    /// No prune while this lives.
+    pub(crate) async fn no_prune() -> Self {
+        Self::wait(File::try_lock_shared).await
+    }
+
+    /// No dead server that is still needed while this lives.
+    pub(crate) async fn prune() -> Self {
+        Self::wait(File::try_lock).await
+    }
+
+    async fn wait(lock: fn(&File) -> Result<(), std::fs::TryLockError>) -> Self {
+        let file = Self::open();
+        // As long as the longest of those tests may take.
+        eventually_ok(ENGINE_LIMIT * 6, || std::future::ready(lock(&file))).await;
+        Self(file)
+    }
+}

@@ -1,0 +1,404 @@
+//! The real binary as a process of its own, with everything that it leaves behind cleaned up.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use bollard::models::ContainerSummary;
+use hyper::{HeaderMap, Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{cleanup, eventually, eventually_ok, http};
+
+/// How long a start may take until the ready line; a loaded machine is slow.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// How a server is started, every time.
+#[derive(Default)]
+pub(crate) struct Builder {
+    env: Vec<(OsString, OsString)>,
+    args: Vec<OsString>,
+    data_dir: Option<PathBuf>,
+}
+
+impl Builder {
+    /// Sets a variable for the server (not for the cleaning up).
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds an argument after `serve`.
+    pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Uses this directory, which stays, instead of a fresh one that goes.
+    pub(crate) fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// Starts the server and waits until it listens.
+    ///
+    /// # Panics
+    /// When it ends or says anything but its ready line, with its log.
+    pub(crate) async fn start(self) -> Ignite {
+        let mut ignite = self.prepare();
+        ignite.start().await;
+        ignite
+    }
+
+    /// Starts the server and waits for it to refuse: answers how it ended and what it wrote.
+    pub(crate) fn start_and_fail(self) -> Output {
+        self.prepare().command().output().expect("the binary runs")
+    }
+
+    fn prepare(self) -> Ignite {
+        let (fresh, data_dir) = match self.data_dir {
+            Some(dir) => (None, dir),
+            None => {
+                let fresh = tempfile::Builder::new()
+                    .prefix("ignite-it-")
+                    .tempdir()
+                    .expect("a temporary directory");
+                let dir = fresh.path().to_owned();
+                (Some(fresh), dir)
+            }
+        };
+        Ignite {
+            env: self.env,
+            args: self.args,
+            // Labels carry the real path.
+            data_dir: data_dir.canonicalize().unwrap_or(data_dir),
+            _fresh: fresh,
+            log: Log::default(),
+            running: None,
+        }
+    }
+}
+
+/// A server, running or stopped, over one data directory.
+///
+/// Dropping it kills the process and removes the directory's containers and network, also when
+/// a test panics; then the server's log is printed, too.
+pub(crate) struct Ignite {
+    env: Vec<(OsString, OsString)>,
+    args: Vec<OsString>,
+    data_dir: PathBuf,
+    _fresh: Option<TempDir>,
+    log: Log,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    /// `None` until it has said where it listens.
+    ready: Option<Ready>,
+    /// Ends when the process has closed its stderr.
+    logging: thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// The process has ended: waits until the last it wrote is in the log.
+    fn ended(self) {
+        let _ = self.logging.join();
+    }
+}
+
+/// The line that says where a server listens.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub(crate) struct Ready {
+    /// Always `ready`.
+    pub(crate) event: String,
+    /// Where the JSON API and the apps are.
+    pub(crate) http: SocketAddr,
+    /// Where gRPC is.
+    pub(crate) grpc: SocketAddr,
+    /// The server's process.
+    pub(crate) pid: u32,
+    /// Its data directory.
+    pub(crate) data_dir: PathBuf,
+}
+
+impl Ignite {
+    /// A server with defaults: free ports, a fresh data directory.
+    pub(crate) fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The ready line of the current start.
+    ///
+    /// # Panics
+    /// When the server is stopped.
+    pub(crate) fn ready(&self) -> &Ready {
+        let running = self.running.as_ref().expect("the server runs");
+        running.ready.as_ref().expect("the server is ready")
+    }
+
+    /// Where HTTP is.
+    pub(crate) fn http_addr(&self) -> SocketAddr {
+        self.ready().http
+    }
+
+    /// Where HTTP is, as a URL without a slash at the end.
+    pub(crate) fn http_url(&self) -> String {
+        format!("http://{}", self.http_addr())
+    }
+
+    /// Where gRPC is.
+    pub(crate) fn grpc_addr(&self) -> SocketAddr {
+        self.ready().grpc
+    }
+
+    /// The directory that survives a restart.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// What the server has logged so far, over all its starts.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// A request to the HTTP listener; see [`http::request`].
+    pub(crate) fn request(&self, method: Method, path: &str) -> http::Request {
+        http::request(self.http_addr(), method, path)
+    }
+
+    /// One call of the JSON API; `path` starts with `/v1/ignite`, an empty token is not sent, and
+    /// null is no body.
+    pub(crate) async fn api(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        json: &Value,
+    ) -> (StatusCode, HeaderMap, Value) {
+        let mut request = self.request(method, path);
+        if !token.is_empty() {
+            request = request.token(token);
+        }
+        if !json.is_null() {
+            request = request.json(json);
+        }
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        (answer.status, answer.headers.clone(), answer.json().await)
+    }
+
+    /// A fresh token for an organization, made by the command line.
+    pub(crate) fn token(&self, org: &str) -> String {
+        let dir = self.data_dir.to_str().expect("a path of text");
+        let output = self.cli(&["token", "create", "--org", org, "--data-dir", dir]);
+        assert!(
+            output.status.success(),
+            "no token: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .expect("a token is text")
+            .trim_end()
+            .to_owned()
+    }
+
+    /// Runs a command of the command line for this server's data directory and waits for it.
+    pub(crate) fn cli(&self, args: &[&str]) -> Output {
+        let mut command = binary();
+        command
+            .args(args)
+            .env("IGNITE_DATA_DIR", &self.data_dir)
+            .stdin(Stdio::null());
+        command.output().expect("the binary runs")
+    }
+
+    /// All containers of this data directory, running or not.
+    pub(crate) async fn containers(&self) -> Vec<ContainerSummary> {
+        let docker = ignite_kit::engine()
+            .await
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        ignite_kit::owned::containers(&docker, &self.data_dir, true)
+            .await
+            .expect("the engine lists containers")
+    }
+
+    /// Starts the stopped server again and waits until it listens.
+    pub(crate) async fn start(&mut self) {
+        assert!(self.running.is_none(), "the server runs already");
+        let mut child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stdout = Log::default();
+        stdout.collect(child.stdout.take().expect("stdout is piped"));
+        let logging = self
+            .log
+            .collect(child.stderr.take().expect("stderr is piped"));
+        // From here on dropping `self` ends the process.
+        let running = self.running.insert(Running {
+            child,
+            ready: None,
+            logging,
+        });
+        let first_line = eventually_ok(READY_LIMIT, || {
+            let line = stdout
+                .text()
+                .split_once('\n')
+                .map(|(line, _)| line.to_owned());
+            let ended = running.child.try_wait().expect("the process is ours");
+            async move {
+                match (line, ended) {
+                    (Some(line), _) => Ok(Ok(line)),
+                    (None, Some(status)) => Ok(Err(status)),
+                    (None, None) => Err("ignite has not printed its ready line"),
+                }
+            }
+        })
+        .await;
+        let line = first_line.unwrap_or_else(|status| {
+            if let Some(running) = self.running.take() {
+                running.ended();
+            }
+            // The log follows when this is dropped.
+            panic!("ignite ended at start with {status}")
+        });
+        let ready: Ready = serde_json::from_str(&line).unwrap_or_else(|e| {
+            panic!("the first line on stdout is no ready line ({e}): {line:?}")
+        });
+        assert_eq!(ready.event, "ready", "{line}");
+        let running = self.running.as_mut().expect("it was started above");
+        running.ready = Some(ready);
+    }
+
+    /// Kills the server as a crash would: nothing is flushed or cleaned up.
+    pub(crate) fn kill9(&mut self) {
+        let mut running = self.running.take().expect("the server runs");
+        running.child.kill().expect("the process is ours");
+        running.child.wait().expect("the process is ours");
+        running.ended();
+    }
+
+    /// Asks the server to stop (SIGTERM) and waits for it.
+    ///
+    /// # Panics
+    /// When it still runs after `limit`.
+    pub(crate) async fn terminate(&mut self, limit: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait(limit).await
+    }
+
+    /// Sends a signal and does not wait.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        let pid = i32::try_from(running.child.id())
+            .ok()
+            .and_then(Pid::from_raw);
+        kill_process(pid.expect("a process id"), signal).expect("the process is ours");
+    }
+
+    /// Waits until the server has ended.
+    ///
+    /// # Panics
+    /// When it still runs after `limit`.
+    pub(crate) async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let child = &mut self.running.as_mut().expect("the server runs").child;
+        let status = eventually(limit, || {
+            let ended = child.try_wait().expect("the process is ours");
+            async move { ended }
+        })
+        .await;
+        if let Some(running) = self.running.take() {
+            running.ended();
+        }
+        status
+    }
+
+    fn command(&self) -> Command {
+        let mut command = binary();
+        command
+            .args([
+                "serve",
+                "--http-addr",
+                "127.0.0.1:0",
+                "--grpc-addr",
+                "127.0.0.1:0",
+                "--data-dir",
+            ])
+            .arg(&self.data_dir)
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+impl Drop for Ignite {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+            running.ended();
+        }
+        if thread::panicking() {
+            eprintln!(
+                "--- log of ignite, {} ---\n{}---",
+                self.data_dir.display(),
+                self.log()
+            );
+        }
+        cleanup::blocking(&self.data_dir);
+    }
+}
+
+/// The binary under test, free of settings from the environment of whoever runs the tests.
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ignite"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("IGNITE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// What a process writes, collected by a thread that ends with the process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Log {
+    fn collect(&self, pipe: impl std::io::Read + Send + 'static) -> thread::JoinHandle<()> {
+        let log = self.clone();
+        thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                log.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&String::from_utf8_lossy(&line));
+                line.clear();
+            }
+        })
+    }
+
+    fn text(&self) -> String {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

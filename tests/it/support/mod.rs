@@ -1,0 +1,84 @@
+//! What the tests stand on. Nothing here skips: without a container engine a test fails and
+//! says what to do.
+
+// A helper may wait for the test that needs it.
+#![allow(dead_code, unused_imports)]
+
+use std::{fmt::Display, future::Future, panic::Location, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) mod app;
+pub(crate) mod cleanup;
+pub(crate) mod contract;
+pub(crate) mod engine;
+pub(crate) mod engine_proxy;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod ignite;
+pub(crate) mod private_engine;
+pub(crate) mod probe;
+
+pub(crate) use grpc::grpc_client;
+
+/// How often a condition is looked at.
+const PACE: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` answers a value.
+///
+/// # Panics
+/// After `limit`, naming the caller.
+#[track_caller]
+pub(crate) fn eventually<T, F>(
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> impl Future<Output = T>
+where
+    F: Future<Output = Option<T>>,
+{
+    eventually_ok(limit, move || {
+        let answer = condition();
+        async move { answer.await.ok_or("it did not hold") }
+    })
+}
+
+/// Waits until `condition` succeeds.
+///
+/// # Panics
+/// After `limit`, naming the caller and the last error.
+#[track_caller]
+pub(crate) fn eventually_ok<T, E, F>(
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> impl Future<Output = T>
+where
+    E: Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let caller = Location::caller();
+    async move {
+        let deadline = Instant::now() + limit;
+        let mut last = None;
+        for tries in 1.. {
+            // A condition that hangs must not hang the test.
+            match timeout(
+                deadline.saturating_duration_since(Instant::now()),
+                condition(),
+            )
+            .await
+            {
+                Ok(Ok(value)) => return value,
+                Ok(Err(error)) => last = Some(error.to_string()),
+                Err(_) => last = last.or_else(|| Some("the first try never ended".to_owned())),
+            }
+            if Instant::now() + PACE >= deadline {
+                panic!(
+                    "{caller}: waited {limit:?} ({tries} tries); at last: {}",
+                    last.unwrap_or_default()
+                );
+            }
+            sleep(PACE).await;
+        }
+        unreachable!("the loop ends by returning or panicking")
+    }
+}

@@ -1,0 +1,36 @@
+//! The probe's image, built once per test process.
+
+use ignite_kit::image::{self, Variant};
+use tokio::sync::OnceCell;
+
+static NON_ROOT: OnceCell<String> = OnceCell::const_new();
+static ROOT: OnceCell<String> = OnceCell::const_new();
+
+/// The reference of the probe's image that runs as user 65532.
+pub(crate) async fn image() -> String {
+    NON_ROOT
+        .get_or_init(|| build(Variant::NonRoot))
+        .await
+        .clone()
+}
+
+/// The reference of the probe's image that runs as root.
+pub(crate) async fn root_image() -> String {
+    ROOT.get_or_init(|| build(Variant::Root)).await.clone()
+}
+
+/// The reference of an image that is the probe with more in its environment: another version.
+pub(crate) async fn image_with(env: &[(&str, &str)]) -> String {
+    image::with_env(&super::engine::docker().await, &image().await, env)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+async fn build(variant: Variant) -> String {
+    let docker = ignite_kit::engine()
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"));
+    image::probe(&docker, variant)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
