@@ -9,6 +9,7 @@ use std::{error::Error, path::PathBuf};
 use prost::Message as _;
 
 const FILES: &[&str] = &[
+    "dodil/ignite/local/v1/executions.proto",
     "dodil/ignite/v1/compute.proto",
     "dodil/ignite/v1/secret.proto",
     "google/rpc/code.proto",

@@ -24,6 +24,23 @@ pub mod v1 {
     tonic::include_proto!("dodil.ignite.v1");
 }
 
+/// `dodil.ignite.local.v1`: what this platform has beyond the Ignite API.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    rust_2018_idioms,
+    rustdoc::all,
+    clippy::all,
+    clippy::or_fun_call,
+    clippy::unwrap_used,
+    clippy::large_futures
+)]
+pub mod local {
+    pub mod v1 {
+        tonic::include_proto!("dodil.ignite.local.v1");
+    }
+}
+
 /// `google.rpc`: the form of errors on the wire.
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all)]
 pub mod rpc {
@@ -42,7 +59,8 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract, those that clients call.
-const SERVICES: [&str; 2] = [
+const SERVICES: [&str; 3] = [
+    "dodil.ignite.local.v1.ExecutionService",
     "dodil.ignite.v1.ComputeService",
     "dodil.ignite.v1.SecretService",
 ];

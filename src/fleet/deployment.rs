@@ -77,6 +77,7 @@ impl Deployment {
                 slots: Vec::new(),
                 queue: Queue::default(),
                 in_flight: 0,
+                backlog: 0,
                 last_active: Instant::now(),
                 tell_when_idle: false,
                 tell_when_spare: false,
@@ -208,6 +209,20 @@ impl Deployment {
             Reason::ColdStartTimeout,
             format!("no replica of app {} was free in time: {why}", self.id),
         )
+    }
+
+    /// Says how many executions wait to be sent to this app: they are demand like held requests,
+    /// though they wait outside its queue.
+    pub fn set_backlog(&self, waiting: u32) {
+        let mut s = self.state.lock();
+        if s.backlog == waiting {
+            return;
+        }
+        // The last one that leaves becomes a lease, which counts from then on.
+        s.last_active = Instant::now();
+        s.backlog = waiting;
+        drop(s);
+        self.wake.notify_one();
     }
 
     /// What it does now.

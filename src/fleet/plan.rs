@@ -49,7 +49,7 @@ impl State {
     }
 
     fn busy(&self) -> bool {
-        self.in_flight > 0 || !self.queue.is_empty()
+        self.in_flight > 0 || self.backlog > 0 || !self.queue.is_empty()
     }
 
     /// How many replicas there should be now.

@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Queue,
     pub(super) in_flight: u32,
+    /// Executions that are accepted and not sent to a replica yet.
+    pub(super) backlog: u32,
     pub(super) last_active: Instant,
     /// The driver wants to hear when nothing is in flight any more.
     pub(super) tell_when_idle: bool,
