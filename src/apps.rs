@@ -26,7 +26,7 @@ use crate::{
         App, AppId, AppName, Draft, Failure, ImageSource, OrgName, Reason, Revision, Version,
         catalog::not_found, host, revision::Defaults, settings::Settings,
     },
-    store::Store,
+    store::{Store, executions::Executions},
 };
 
 /// Wait before a changed configuration that did not get ready is tried again beside the
@@ -41,6 +41,7 @@ pub struct Apps {
 
 struct Shared {
     store: Store,
+    executions: Executions,
     fleet: Fleet,
     routes: Arc<Routes>,
     images: Images,
@@ -63,6 +64,7 @@ impl Apps {
     /// The apps of a store; those that are published are handed to the fleet and routed.
     pub fn new(
         store: Store,
+        executions: Executions,
         fleet: Fleet,
         routes: Arc<Routes>,
         images: Images,
@@ -75,6 +77,7 @@ impl Apps {
         }
         let shared = Shared {
             store,
+            executions,
             fleet,
             routes,
             images,
@@ -199,6 +202,10 @@ impl Apps {
                     .commit(move |c| Ok((vec![c.delete(&gone)?], ())))
                     .await?;
                 s.routes.remove(&id);
+                if let Err(failure) = s.executions.forget(id.clone()).await {
+                    // They are out of sight with the app, and end when their turn comes.
+                    tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
+                }
                 s.fleet.remove(&id).await;
                 Ok(())
             })

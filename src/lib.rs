@@ -12,6 +12,7 @@ pub mod build;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod executor;
 pub mod fleet;
 pub mod gateway;
 pub mod identity;

@@ -8,10 +8,11 @@ use crate::{
     fleet::Snapshot,
     model::{
         App, AppId, AppName, Draft, Failure, FieldViolation, ImageSource, Limits, OrgName, Reason,
-        Scaling, Tier, Version,
+        Scaling, Tier, Version, execution,
         scaling::Metric,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
+    store::executions::Record,
 };
 
 /// The runtime of code that is an image.
@@ -404,6 +405,91 @@ pub(super) fn app_to_wire(
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
     }
+}
+
+/// The tier as executions spell it.
+fn tier_word(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Small => "Small",
+        Tier::Medium => "Medium",
+        Tier::Large => "Large",
+        Tier::XLarge => "XLarge",
+    }
+}
+
+/// The status that a request filters by; `None` for any.
+pub(super) fn execution_status(wire: i32) -> Result<Option<execution::Status>, String> {
+    use v1::ExecutionStatus as S;
+    Ok(Some(match S::try_from(wire) {
+        Ok(S::Unspecified) => return Ok(None),
+        Ok(S::Pending) => execution::Status::Pending,
+        Ok(S::Running) => execution::Status::Running,
+        Ok(S::Completed) => execution::Status::Completed,
+        Ok(S::Failed) => execution::Status::Failed,
+        Ok(S::Timeout) => execution::Status::TimedOut,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no ExecutionStatus; use EXECUTION_STATUS_PENDING, RUNNING, COMPLETED, FAILED or TIMEOUT"
+            ));
+        }
+    }))
+}
+
+pub(super) fn execution_to_wire(record: &Record) -> v1::Execution {
+    let (identity, s) = (&record.identity, &record.state);
+    let status = match s.status {
+        execution::Status::Pending => v1::ExecutionStatus::Pending,
+        execution::Status::Running => v1::ExecutionStatus::Running,
+        execution::Status::Completed => v1::ExecutionStatus::Completed,
+        execution::Status::Failed => v1::ExecutionStatus::Failed,
+        execution::Status::TimedOut => v1::ExecutionStatus::Timeout,
+    };
+    let mut out = v1::Execution {
+        id: identity.id.to_string(),
+        app_id: identity.app.to_string(),
+        status: status.into(),
+        metrics: s.status.is_terminal().then(|| v1::ExecutionMetrics {
+            execution_ms: s.execution_ms,
+            result_size_bytes: s.result_bytes as i64,
+            resource_tier: tier_word(s.tier).to_owned(),
+        }),
+        function_version: s.version,
+        app_name: identity.app.name.to_string(),
+        error: s.error.clone(),
+        error_reason: s.reason.clone(),
+        created_at_ms: identity.created_at_ms(),
+        started_at_ms: s.started_at_ms,
+        completed_at_ms: s.completed_at_ms,
+        status_code: s.status_code.into(),
+        attempt: s.attempt,
+        ..Default::default()
+    };
+    if let Some((headers, body)) = &record.result {
+        out.result = body.clone();
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)));
+        (out.response_headers, out.repeated_headers) = split_headers(pairs);
+    }
+    out
+}
+
+/// Headers as a map, and beside it what came more than once.
+pub(super) fn split_headers(
+    headers: impl Iterator<Item = (String, String)>,
+) -> (BTreeMap<String, String>, Vec<v1::HeaderField>) {
+    let (mut first, mut repeated) = (BTreeMap::new(), Vec::new());
+    for (name, value) in headers {
+        match first.entry(name) {
+            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(value)),
+            std::collections::btree_map::Entry::Occupied(entry) => repeated.push(v1::HeaderField {
+                name: entry.key().clone(),
+                value,
+            }),
+        }
+    }
+    (first, repeated)
 }
 
 pub(super) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {

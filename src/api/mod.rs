@@ -5,6 +5,7 @@
 
 pub mod compute;
 mod convert;
+pub mod executions;
 pub mod json;
 pub mod proto;
 pub mod secrets;

@@ -131,6 +131,17 @@ settings! {
     readiness_poll_initial = "readiness_poll_initial", "IGNITE_READINESS_POLL_INITIAL", Span;
     readiness_poll_max = "readiness_poll_max", "IGNITE_READINESS_POLL_MAX", Span;
     reconcile_interval = "reconcile_interval", "IGNITE_RECONCILE_INTERVAL", Span;
+    execution_queue_max = "execution_queue_max", "IGNITE_EXECUTION_QUEUE_MAX", Count;
+    execution_concurrency = "execution_concurrency", "IGNITE_EXECUTION_CONCURRENCY", Count;
+    execution_max_running = "execution_max_running", "IGNITE_EXECUTION_MAX_RUNNING", Count;
+    max_result_bytes = "max_result_bytes", "IGNITE_MAX_RESULT_BYTES", Bytes;
+    execution_output_bytes = "execution_output_bytes", "IGNITE_EXECUTION_OUTPUT_BYTES", Bytes;
+    execution_retry_initial = "execution_retry_initial", "IGNITE_EXECUTION_RETRY_INITIAL", Span;
+    execution_retry_max = "execution_retry_max", "IGNITE_EXECUTION_RETRY_MAX", Span;
+    execution_retention = "execution_retention_secs", "IGNITE_EXECUTION_RETENTION_SECS", Secs;
+    execution_max_per_app = "execution_max_per_app", "IGNITE_EXECUTION_MAX_PER_APP", Count;
+    retention_interval = "retention_interval", "IGNITE_RETENTION_INTERVAL", Span;
+    min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

@@ -63,6 +63,22 @@ const DEFAULT_READINESS_POLL_INITIAL: Duration = Duration::from_millis(1);
 const DEFAULT_READINESS_POLL_MAX: Duration = Duration::from_millis(100);
 /// How long a missed event of the engine can stay unnoticed.
 const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+/// A burst of a batch job fits; a client in a loop is stopped.
+const DEFAULT_EXECUTION_QUEUE_MAX: usize = 10_000;
+/// Enough to keep five replicas of a typical server busy.
+const DEFAULT_EXECUTION_CONCURRENCY: usize = 64;
+/// Bounds memory and descriptors: each running one has a connection and a piece of its answer.
+const DEFAULT_EXECUTION_MAX_RUNNING: usize = 512;
+/// The first pause is short, since most trouble is a replica that has just gone.
+const DEFAULT_EXECUTION_RETRY_INITIAL: Duration = Duration::from_millis(250);
+const DEFAULT_EXECUTION_RETRY_MAX: Duration = Duration::from_secs(15);
+/// A week, so that what failed on Friday can be looked at on Monday.
+const DEFAULT_EXECUTION_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Some hundred megabytes of ordinary executions.
+const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
+const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+/// Room for what is running to end, and for the database to be written on.
+const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
 
 /// Everything `ignite serve` can be told.
 ///
@@ -159,6 +175,38 @@ pub struct Config {
     /// `reconcile_interval`, `IGNITE_RECONCILE_INTERVAL`: time between comparisons with the
     /// engine's container list. Default 5 s.
     pub reconcile_interval: Duration,
+    /// `execution_queue_max`, `IGNITE_EXECUTION_QUEUE_MAX`: most asynchronous executions of one app
+    /// that have not ended. Default 10,000.
+    pub execution_queue_max: usize,
+    /// `execution_concurrency`, `IGNITE_EXECUTION_CONCURRENCY`: most asynchronous executions of one
+    /// app that run at once; `max_concurrency` and `max_replicas` bound them too. Default 64.
+    pub execution_concurrency: usize,
+    /// `execution_max_running`, `IGNITE_EXECUTION_MAX_RUNNING`: most asynchronous executions that
+    /// run at once over all apps. Default 512.
+    pub execution_max_running: usize,
+    /// `max_result_bytes`, `IGNITE_MAX_RESULT_BYTES`: largest result of an asynchronous execution.
+    /// Default 6 MiB.
+    pub max_result_bytes: u64,
+    /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution that
+    /// is kept for late watchers. Default 1 MiB.
+    pub execution_output_bytes: u64,
+    /// `execution_retry_initial`, `IGNITE_EXECUTION_RETRY_INITIAL`: pause after an execution could
+    /// not be sent to its app; it doubles. Default 250 ms.
+    pub execution_retry_initial: Duration,
+    /// `execution_retry_max`, `IGNITE_EXECUTION_RETRY_MAX`: longest such pause. Default 15 s.
+    pub execution_retry_max: Duration,
+    /// `execution_retention_secs`, `IGNITE_EXECUTION_RETENTION_SECS`: how long ended executions are
+    /// kept. Default 7 days.
+    pub execution_retention: Duration,
+    /// `execution_max_per_app`, `IGNITE_EXECUTION_MAX_PER_APP`: most ended executions kept per app,
+    /// give or take a quarter. Default 100,000.
+    pub execution_max_per_app: u64,
+    /// `retention_interval`, `IGNITE_RETENTION_INTERVAL`: time between two looks for executions that
+    /// are not to be kept. Default 60 s.
+    pub retention_interval: Duration,
+    /// `min_free_disk_bytes`, `IGNITE_MIN_FREE_DISK_BYTES`: executions are refused while the data
+    /// directory's volume has less room than this. Default 64 MiB.
+    pub min_free_disk_bytes: u64,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -238,6 +286,17 @@ impl Config {
             readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,
             readiness_poll_max: DEFAULT_READINESS_POLL_MAX,
             reconcile_interval: DEFAULT_RECONCILE_INTERVAL,
+            execution_queue_max: DEFAULT_EXECUTION_QUEUE_MAX,
+            execution_concurrency: DEFAULT_EXECUTION_CONCURRENCY,
+            execution_max_running: DEFAULT_EXECUTION_MAX_RUNNING,
+            max_result_bytes: DEFAULT_MAX_BODY_BYTES,
+            execution_output_bytes: MIB,
+            execution_retry_initial: DEFAULT_EXECUTION_RETRY_INITIAL,
+            execution_retry_max: DEFAULT_EXECUTION_RETRY_MAX,
+            execution_retention: DEFAULT_EXECUTION_RETENTION,
+            execution_max_per_app: DEFAULT_EXECUTION_MAX_PER_APP,
+            retention_interval: DEFAULT_RETENTION_INTERVAL,
+            min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -292,7 +351,26 @@ impl Config {
             self.container_log_files > 0,
             "container_log_files must be at least 1",
         );
+        require(
+            self.execution_queue_max > 0,
+            "execution_queue_max must be at least 1",
+        );
+        require(
+            self.execution_concurrency > 0 && self.execution_max_running > 0,
+            "execution_concurrency and execution_max_running must be at least 1",
+        );
+        require(
+            self.execution_max_per_app > 0,
+            "execution_max_per_app must be at least 1",
+        );
+        require(
+            self.execution_retry_initial <= self.execution_retry_max,
+            "execution_retry_initial must not be longer than execution_retry_max",
+        );
         for (name, value) in [
+            ("execution_retry_initial", self.execution_retry_initial),
+            ("execution_retention_secs", self.execution_retention),
+            ("retention_interval", self.retention_interval),
             ("cold_start_budget_secs", self.cold_start_budget),
             ("startup_timeout_secs", self.startup_timeout),
             ("app_timeout_secs", self.app_timeout),

@@ -23,6 +23,7 @@ use super::{
     Config,
     hold::Queue,
     lease::{Lease, Place},
+    outcomes::Outcomes,
     replica::Phase,
     state::{Closed, Pending, State, Trouble},
 };
@@ -37,6 +38,8 @@ pub struct Deployment {
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
+    /// How its invocations without a record ended.
+    pub outcomes: Outcomes,
     /// Wakes the driver.
     pub(super) wake: Notify,
     pub(super) finished: CancellationToken,
@@ -70,6 +73,7 @@ impl Deployment {
         Arc::new(Self {
             id: revision.app.clone(),
             config,
+            outcomes: Outcomes::default(),
             revision: ArcSwap::from_pointee(revision),
             state: Mutex::new(State {
                 generation: 0,

@@ -6,6 +6,7 @@
 //! | `state.rs` | what a deployment's mutex guards |
 //! | `replica.rs` | a replica and where it is in its life |
 //! | `lease.rs` | the right to send one request to a replica |
+//! | `outcomes.rs` | how its invocations ended, for the statistics |
 //! | `hold.rs` | the bounded FIFO queue of held requests |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
@@ -20,6 +21,7 @@ mod deployment;
 mod driver;
 mod hold;
 mod lease;
+mod outcomes;
 mod plan;
 mod replica;
 mod start;
@@ -45,12 +47,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use deployment::{Deployment, Snapshot};
 pub use lease::Lease;
+pub use outcomes::Outcomes;
 pub use replica::{ColdStart, Replica};
 pub use supervisor::EngineState;
 
 use crate::{
     engine::Engine,
-    model::{AppId, Failure, Reason, Revision},
+    model::{AppId, Failure, Reason, Revision, stats::Tally},
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -136,6 +139,15 @@ impl Fleet {
     /// The deployment of a published app.
     pub fn get(&self, id: &AppId) -> Option<Arc<Deployment>> {
         self.shared.deployments.read().get(id).cloned()
+    }
+
+    /// How invocations without a record ended since this was last asked, by app.
+    pub fn take_outcomes(&self) -> Vec<(AppId, Tally)> {
+        let map = self.shared.deployments.read();
+        let taken = map
+            .iter()
+            .filter_map(|(id, d)| Some((id.clone(), d.outcomes.take()?)));
+        taken.collect()
     }
 
     /// Makes a revision the one that serves. Replicas of another container configuration drain.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::headers;
 use crate::{
     fleet::{Lease, upstream::Connection},
-    model::{Failure, Reason},
+    model::{Failure, Reason, stats::Outcome},
 };
 
 /// Any failure while a body is sent.
@@ -28,6 +29,8 @@ pub struct AppBody {
     incoming: Incoming,
     /// Both are let go when the body has ended.
     held: Option<(Connection, Lease)>,
+    /// The status by which the answer is counted at its end; `None` when it is not counted here.
+    counted: Option<StatusCode>,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -37,10 +40,12 @@ impl AppBody {
         connection: Connection,
         lease: Lease,
         deadline: Instant,
+        counted: Option<StatusCode>,
     ) -> Self {
         let mut body = Self {
             incoming,
             held: Some((connection, lease)),
+            counted,
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
         };
         if body.incoming.is_end_stream() {
@@ -54,19 +59,31 @@ impl AppBody {
         Self {
             incoming,
             held: None,
+            counted: None,
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
         }
     }
 
     fn finish(&mut self) {
-        if let Some((connection, _lease)) = self.held.take() {
+        if let Some((connection, lease)) = self.held.take() {
+            if let Some(status) = self.counted {
+                lease
+                    .deployment()
+                    .outcomes
+                    .add(Outcome::of_status(status.as_u16()));
+            }
             connection.reuse();
         }
     }
 
     fn broke(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         // Dropping the connection tells the app that nobody listens any more.
-        self.held = None;
+        if let (Some((_, lease)), Some(_)) = (self.held.take(), self.counted) {
+            lease
+                .deployment()
+                .outcomes
+                .add(Outcome::of_failure(&failure));
+        }
         Poll::Ready(Some(Err(failure)))
     }
 }
@@ -115,6 +132,18 @@ impl http_body::Body for AppBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl Drop for AppBody {
+    fn drop(&mut self) {
+        // The client left before the end, as one that watches a stream does: the status counts.
+        if let (Some((_, lease)), Some(status)) = (self.held.take(), self.counted) {
+            lease
+                .deployment()
+                .outcomes
+                .add(Outcome::of_status(status.as_u16()));
+        }
     }
 }
 

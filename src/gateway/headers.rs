@@ -16,6 +16,8 @@ pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution
 pub const FUNCTION_ID: HeaderName = HeaderName::from_static("x-ignite-function-id");
 /// The app's organization, on requests to it.
 pub const ORGANIZATION_ID: HeaderName = HeaderName::from_static("x-ignite-organization-id");
+/// Which attempt of an asynchronous execution a request to an app is; 1 is the first.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("x-ignite-attempt");
 /// On answers that the platform made: the reason.
 pub const ERROR: HeaderName = HeaderName::from_static("x-ignite-error");
 /// On answers that waited for a replica to start.
@@ -84,7 +86,7 @@ pub fn withhold_trailers(headers: &mut HeaderMap) {
     let mut announced = tokens(headers, &header::TRAILER);
     announced.retain(|name| {
         let name = name.to_ascii_lowercase();
-        !looks_like_ours(&name) && name != header::AUTHORIZATION.as_str()
+        !is_ours(&name) && name != header::AUTHORIZATION.as_str()
     });
     headers.remove(header::TRAILER);
     if let Ok(value) = HeaderValue::from_str(&announced.join(", "))
@@ -107,8 +109,9 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// CGI-like servers (WSGI, Rack) cannot tell `_` from `-` in a name.
-fn looks_like_ours(name: &str) -> bool {
+/// Whether a header's name, in lower case, is one that only the platform may say. CGI-like servers
+/// (WSGI, Rack) cannot tell `_` from `-` in a name, so neither does this.
+pub fn is_ours(name: &str) -> bool {
     let folded = name.bytes().map(|b| if b == b'_' { b'-' } else { b });
     folded.take(OURS.len()).eq(OURS.bytes())
 }
@@ -117,7 +120,7 @@ fn looks_like_ours(name: &str) -> bool {
 pub fn remove_ours(headers: &mut HeaderMap) {
     let spoofed: Vec<_> = headers
         .keys()
-        .filter(|name| looks_like_ours(name.as_str()))
+        .filter(|name| is_ours(name.as_str()))
         .cloned()
         .collect();
     for name in spoofed {

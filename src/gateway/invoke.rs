@@ -16,7 +16,7 @@ use crate::{
         ColdStart, Deployment, Lease,
         upstream::{self, Connection, Error},
     },
-    model::{ExecutionId, Failure, Reason},
+    model::{ExecutionId, Failure, Reason, stats::Outcome},
 };
 
 /// Replicas tried when connections are refused, before the caller hears of it.
@@ -34,10 +34,22 @@ pub struct Invocation<'a> {
     pub execution: ExecutionId,
     /// Longest wait for a replica.
     pub cold_start_budget: Duration,
+    /// What an asynchronous execution has beyond other invocations.
+    pub attempt: Option<Attempt>,
     /// Bytes that the request keeps in memory while it is held.
     pub held_bytes: usize,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: &'a TaskTracker,
+}
+
+/// One attempt of an asynchronous execution. It is counted with its record, not here.
+pub struct Attempt {
+    /// Its number; 1 is the first.
+    pub number: u32,
+    /// The replica that the executor has waited for.
+    pub lease: Lease,
+    /// When it has to have ended.
+    pub deadline: Instant,
 }
 
 /// Sends a request, whose headers are ready but for the platform's own, and returns the answer.
@@ -51,16 +63,41 @@ pub struct Invocation<'a> {
 /// Dropping the future gives up the place in the queue, or closes the connection.
 pub async fn invoke(
     invocation: Invocation<'_>,
+    request: Request<upstream::Body>,
+    client_upgrade: Option<upgrade::OnUpgrade>,
+) -> Result<Response<AppBody>, Failure> {
+    let counted = invocation.attempt.is_none();
+    let deployment = invocation.deployment;
+    let answer = answer(invocation, request, client_upgrade).await;
+    if let Err(failure) = &answer
+        && counted
+    {
+        deployment.outcomes.add(Outcome::of_failure(failure));
+    }
+    answer
+}
+
+async fn answer(
+    mut invocation: Invocation<'_>,
     mut request: Request<upstream::Body>,
     client_upgrade: Option<upgrade::OnUpgrade>,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
     let timeout = deployment.with_revision(|r| r.timeout);
-    let deadline = began + timeout + invocation.cold_start_budget;
     headers::identify(request.headers_mut(), deployment.id(), invocation.execution);
+    let counted = invocation.attempt.is_none();
+    let (deadline, lease) = match invocation.attempt.take() {
+        Some(attempt) => {
+            let number = attempt.number.into();
+            request.headers_mut().insert(headers::ATTEMPT, number);
+            (attempt.deadline, Some(attempt.lease))
+        }
+        None => (began + timeout + invocation.cold_start_budget, None),
+    };
 
-    let exchange = exchange(&invocation, request, began + invocation.cold_start_budget);
+    let give_up_at = (began + invocation.cold_start_budget).min(deadline);
+    let exchange = exchange(&invocation, lease, request, give_up_at);
     let (response, connection, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
@@ -93,12 +130,14 @@ pub async fn invoke(
             &invocation,
         ));
     }
+    let status = response.status();
     let (mut head, incoming) = response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_ours(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
-    if let Some(cold) = cold {
+    // What is stored as an execution's result is the app's alone.
+    if let Some(cold) = cold.filter(|_| counted) {
         head.headers
             .insert(headers::COLD_START, HeaderValue::from_static("true"));
         if let Ok(timing) = HeaderValue::from_str(&server_timing(waited, cold)) {
@@ -107,12 +146,19 @@ pub async fn invoke(
     }
     Ok(Response::from_parts(
         head,
-        AppBody::new(incoming, connection, lease, deadline),
+        AppBody::new(
+            incoming,
+            connection,
+            lease,
+            deadline,
+            counted.then_some(status),
+        ),
     ))
 }
 
 async fn exchange(
     invocation: &Invocation<'_>,
+    mut leased: Option<Lease>,
     mut request: Request<upstream::Body>,
     give_up_at: Instant,
 ) -> Result<(Response<Incoming>, Connection, Lease, Duration), Failure> {
@@ -120,10 +166,13 @@ async fn exchange(
     let id = invocation.deployment.id();
     let mut attempt = 1;
     loop {
-        let lease = invocation
-            .deployment
-            .acquire(invocation.held_bytes, give_up_at)
-            .await?;
+        let lease = match leased.take() {
+            Some(lease) => lease,
+            None => {
+                let held = invocation.held_bytes;
+                invocation.deployment.acquire(held, give_up_at).await?
+            }
+        };
         let waited = began.elapsed();
         let pool = lease.replica().pool(invocation.port).ok_or_else(|| {
             Failure::new(
@@ -188,6 +237,7 @@ fn switch(
     let (mut head, incoming) = response.into_parts();
     headers::remove_ours(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
+    invocation.deployment.outcomes.add(Outcome::Completed);
     let body = AppBody::without_lease(incoming, deadline);
     invocation.upgrades.spawn(async move {
         let _lease = (lease, connection);

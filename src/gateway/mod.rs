@@ -150,6 +150,7 @@ impl Gateway {
                 execution,
                 request,
                 client_upgrade,
+                None,
             )
             .await
         };
@@ -201,6 +202,7 @@ impl Gateway {
         execution: ExecutionId,
         request: Request<upstream::Body>,
         client_upgrade: Option<upgrade::OnUpgrade>,
+        attempt: Option<invoke::Attempt>,
     ) -> Result<Response<body::AppBody>, Failure> {
         let held_bytes = match request.body() {
             upstream::Body::Full(Some(bytes)) => bytes.len(),
@@ -211,6 +213,7 @@ impl Gateway {
             port,
             execution,
             cold_start_budget: self.cold_start_budget,
+            attempt,
             held_bytes,
             upgrades: &self.upgrades,
         };

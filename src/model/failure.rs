@@ -90,6 +90,10 @@ reasons! {
     BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
     /// Too many requests are held for this app already.
     HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
+    /// Too many executions of this app have not ended.
+    ExecutionQueueFull = "EXECUTION_QUEUE_FULL", 429, ResourceExhausted;
+    /// The idempotency key was used with another request.
+    IdempotencyConflict = "IDEMPOTENCY_CONFLICT", 409, AlreadyExists;
     /// No replica became free within the cold-start budget.
     ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
     /// The app did not answer within its timeout plus the cold-start budget.
@@ -119,6 +123,11 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether a deadline passed, rather than that something went wrong.
+    pub fn is_deadline(self) -> bool {
+        matches!(self, Reason::RequestTimeout | Reason::ColdStartTimeout)
+    }
+
     /// The reason with this wire name, if there is one.
     pub fn parse(wire: &str) -> Option<Reason> {
         Self::ALL.iter().copied().find(|r| r.as_str() == wire)

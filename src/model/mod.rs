@@ -6,12 +6,14 @@
 
 pub mod app;
 pub mod catalog;
+pub mod execution;
 pub mod failure;
 pub mod host;
 pub mod id;
 pub mod revision;
 pub mod scaling;
 pub mod settings;
+pub mod stats;
 
 pub use app::{App, Draft, ImageSource, Version};
 pub use failure::{Code, Failure, FieldViolation, Reason};

@@ -8,7 +8,7 @@ use super::{
     app::{App, ImageSource, Version, hex},
     id::AppId,
     scaling,
-    settings::DEFAULT_HEALTH_PATH,
+    settings::{DEFAULT_HEALTH_PATH, Tier},
 };
 
 /// The platform's values where an app sets none.
@@ -41,6 +41,8 @@ pub struct Revision {
     pub health_path: String,
     /// A 404 on the health path is a fault: its owner chose it, or the platform is strict.
     pub health_path_must_exist: bool,
+    /// The tier, for those who read about it; the limits below are what counts.
+    pub tier: Tier,
     /// Memory limit in MB.
     pub memory_mb: u32,
     /// CPU limit in millicores.
@@ -79,6 +81,7 @@ impl Revision {
                 .clone()
                 .unwrap_or_else(|| DEFAULT_HEALTH_PATH.to_owned()),
             health_path_must_exist: s.health_path.is_some() || defaults.strict,
+            tier: s.tier,
             memory_mb,
             cpu_millicores,
             timeout: match s.limits.timeout_secs {

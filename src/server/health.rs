@@ -12,21 +12,21 @@ use crate::{
     api::status::to_response,
     fleet::{EngineState, Fleet},
     model::{Failure, Reason},
-    store::Store,
+    store::{Store, executions::Executions},
 };
 
 /// `/healthz`: the process answers. `/readyz`: everything that requests need is there.
-pub(super) fn router(fleet: Fleet, store: Store) -> Router {
+pub(super) fn router(fleet: Fleet, store: Store, executions: Executions) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/readyz",
-            get(move || std::future::ready(readiness(&fleet, &store))),
+            get(move || std::future::ready(readiness(&fleet, &store, &executions))),
         )
 }
 
 /// 200 when all checks pass, else 503; the body says of each what is wrong.
-fn readiness(fleet: &Fleet, store: &Store) -> Response {
+fn readiness(fleet: &Fleet, store: &Store, executions: &Executions) -> Response {
     let engine = match &*fleet.engine().borrow() {
         EngineState::Up(_) => Ok(()),
         EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
@@ -42,7 +42,13 @@ fn readiness(fleet: &Fleet, store: &Store) -> Response {
     } else {
         Err("the last write failed; see the log".to_owned())
     };
-    let checks = [("engine", engine), ("adoption", adopted), ("store", store)];
+    let executions = executions.trouble().map_or(Ok(()), Err);
+    let checks = [
+        ("engine", engine),
+        ("adoption", adopted),
+        ("store", store),
+        ("executions", executions),
+    ];
     let ready = checks.iter().all(|(_, outcome)| outcome.is_ok());
     let of = |(name, outcome): (&str, Result<(), String>)| {
         (

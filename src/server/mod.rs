@@ -25,10 +25,12 @@ use tower::util::MapResponseLayer;
 use self::data_dir::DataDir;
 use crate::{
     api::{
+        self,
         compute::{Compute, PublicUrls},
         json,
         proto::{
             self,
+            local::v1::execution_service_server::ExecutionServiceServer,
             v1::{
                 compute_service_server::ComputeServiceServer,
                 secret_service_server::SecretServiceServer,
@@ -44,6 +46,7 @@ use crate::{
         Engine,
         docker::{self, Docker},
     },
+    executor::{self, Executor},
     fleet::{self, Fleet},
     gateway::{
         Gateway, Routes as AppRoutes,
@@ -51,7 +54,10 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     model::{revision::Defaults, scaling::Bounds},
-    store::Store,
+    store::{
+        Store,
+        executions::{self, Executions},
+    },
 };
 
 pub use prune::prune;
@@ -79,12 +85,15 @@ pub async fn run(config: Config) -> Result<()> {
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let keyring = Keyring::open_or_create(data.path())?;
     let store = Store::open(data.path())?;
+    let (executions, accepted) =
+        Executions::open(data.path(), executions_config(&config), known(&store))?;
     let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
     let (fleet, starter) = Fleet::new(fleet_config(&config), engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), config.strict);
     let apps = Apps::new(
         store.clone(),
+        executions.clone(),
         fleet.clone(),
         routes.clone(),
         images,
@@ -102,29 +111,40 @@ pub async fn run(config: Config) -> Result<()> {
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),
     };
+    let stop = Stop::default();
     let compute = Compute {
         apps: apps.clone(),
         gateway: gateway.clone(),
         urls: Arc::new(public_urls(&config, http_addr)),
         limits,
+        executions: executions.clone(),
+        retention: config.execution_retention,
+        stopping: stop.drain.clone(),
     };
     let services = services(compute, limits).await;
-    let api = api(services.clone(), limits, &gateway, &store);
+    let api = api(services.clone(), limits, &gateway, &store, &executions);
 
-    let stop = Stop::default();
     let serving = TaskTracker::new();
     serving.spawn(listener::run(http, gateway.clone(), api, stop.clone()));
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
+    let executor = Executor::start(
+        executor_config(&config),
+        executions.clone(),
+        accepted,
+        gateway.clone(),
+    );
     data.announce(http_addr, grpc_addr, &config)?;
     say_ready(http_addr, grpc_addr, data.path())?;
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), "Serving");
 
     signals.first().await;
     tokio::select! {
-        () = shut_down(&config, &data, stop, serving, &gateway, &apps, &fleet, &engine) => {}
+        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
     }
+    executor.count_the_last();
+    executions.close();
     store.close();
     data.close(&config);
     tracing::info!("Stopped");
@@ -142,16 +162,19 @@ async fn shut_down(
     stop: Stop,
     serving: TaskTracker,
     gateway: &Gateway,
+    executor: &Executor,
     apps: &Apps,
     fleet: &Fleet,
     engine: &Docker,
 ) {
+    executor.stop();
     stop.drain.cancel();
     serving.close();
     gateway.upgrades.close();
     let finished = async {
         serving.wait().await;
         gateway.upgrades.wait().await;
+        executor.finished().await;
     };
     if tokio::time::timeout(config.drain_timeout, finished)
         .await
@@ -159,7 +182,9 @@ async fn shut_down(
     {
         tracing::warn!(after = ?config.drain_timeout, "Requests did not finish in time and are cut off");
         stop.force.cancel();
+        executor.force();
         serving.wait().await;
+        executor.finished().await;
     }
     apps.finish().await;
     let keep = config.keep_replicas && !config.ephemeral;
@@ -212,6 +237,38 @@ fn fleet_config(c: &Config) -> fleet::Config {
     }
 }
 
+fn executions_config(c: &Config) -> executions::Config {
+    executions::Config {
+        queue_max: c.execution_queue_max,
+        retention: c.execution_retention,
+        max_per_app: c.execution_max_per_app,
+        min_free_bytes: c.min_free_disk_bytes,
+        output_keep: clamp(c.execution_output_bytes),
+        retention_interval: c.retention_interval,
+        clock: system_clock(),
+    }
+}
+
+/// The executions' view of the catalog.
+fn known(store: &Store) -> executions::Known {
+    let store = store.clone();
+    Arc::new(move |app| {
+        let since = store.catalog().get(app).map(|a| a.created_at_ms);
+        since.map(|ms| u64::try_from(ms).unwrap_or(0))
+    })
+}
+
+fn executor_config(c: &Config) -> executor::Config {
+    executor::Config {
+        per_app: c.execution_concurrency,
+        overall: c.execution_max_running,
+        max_result_bytes: c.max_result_bytes,
+        cold_start_budget: c.cold_start_budget,
+        retry_initial: c.execution_retry_initial,
+        retry_max: c.execution_retry_max,
+    }
+}
+
 fn defaults(c: &Config) -> Defaults {
     Defaults {
         bounds: Bounds {
@@ -246,19 +303,27 @@ async fn services(compute: Compute, limits: json::Limits) -> Routes {
         .await;
     let (reflection, reflection_alpha) = proto::reflection_services();
     let secrets = Secrets::new(compute.clone());
+    let executions = api::executions::Executions::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
+        .add_service(ExecutionServiceServer::new(executions))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)
 }
 
-fn api(services: Routes, limits: json::Limits, gateway: &Arc<Gateway>, store: &Store) -> Router {
+fn api(
+    services: Routes,
+    limits: json::Limits,
+    gateway: &Arc<Gateway>,
+    store: &Store,
+    executions: &Executions,
+) -> Router {
     let fleet = gateway.fleet.clone();
     let admit = gateway.clone();
     let admit: json::Admit = Arc::new(move |headers| admit.caller(headers).map(drop));
     json::router(services, limits, admit)
-        .merge(health::router(fleet, store.clone()))
+        .merge(health::router(fleet, store.clone(), executions.clone()))
         .fallback(health::no_route)
 }
 

@@ -11,8 +11,6 @@
 
 use crate::model::AppId;
 
-/// The row with the format version.
-pub(super) const FORMAT: &[u8] = b"\x01format";
 /// The first byte of app rows.
 pub(super) const APPS: u8 = 0x02;
 /// The first byte of version rows.

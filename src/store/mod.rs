@@ -1,24 +1,22 @@
-//! What survives a restart: apps and their versions, in sled.
+//! What survives a restart: apps and their versions, in sled; executions in `executions/`.
 //!
 //! Readers never touch sled: they see a [`Catalog`] in memory that holds exactly what is on
 //! disk. Writers send a decision to one thread (`writer`), which applies it to the newest state,
 //! makes a whole batch durable with one flush, and only then lets readers see it. So two
 //! changes of one app can never overwrite each other, and nothing visible can be lost.
 
+mod db;
+pub mod executions;
 mod keys;
 mod records;
 mod writer;
 
-use std::{
-    fs::{DirBuilder, File, Permissions},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
+use self::db::Database;
 use crate::model::{
     Failure, Reason,
     catalog::{Catalog, Change},
@@ -36,7 +34,7 @@ const FOLDER: &str = "store";
 pub enum Error {
     /// The files are there and cannot be read as a store.
     #[error(
-        "the store in {path} cannot be opened: {cause}; restore the folder from a backup, or move it away to start empty"
+        "the store in {path} cannot be opened: {cause}; `ignite store check` says what can be read; restore the folder from a backup, or move it away to start without it"
     )]
     Corrupt {
         /// Where it is.
@@ -46,13 +44,15 @@ pub enum Error {
     },
     /// A newer `ignite` wrote it.
     #[error(
-        "the store in {path} has format {found}, this ignite reads up to {FORMAT}; run the newer ignite that wrote it"
+        "the store in {path} has format {found}, this ignite reads up to {known}; run the newer ignite that wrote it"
     )]
     Newer {
         /// Where it is.
         path: String,
         /// Its format.
         found: u32,
+        /// The newest format that this binary reads.
+        known: u32,
     },
 }
 
@@ -74,46 +74,11 @@ impl Store {
             path: path.display().to_string(),
             cause,
         };
-        // The records hold apps' environments, whatever the mode of the data directory.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o700)))
-            .map_err(|e| corrupt(e.to_string()))?;
-        let db = sled::Config::new()
-            .path(&path)
-            .cache_capacity(CACHE_BYTES)
-            // The writer flushes; a timer beside it would only add writes.
-            .flush_every_ms(None)
-            .open()
-            .map_err(|e| corrupt(e.to_string()))?;
-        match db.get(keys::FORMAT).map_err(|e| corrupt(e.to_string()))? {
-            Some(row) => {
-                let found = row
-                    .as_ref()
-                    .try_into()
-                    .map(u32::from_be_bytes)
-                    .map_err(|_| corrupt("the format row is damaged".into()))?;
-                if found > FORMAT {
-                    return Err(Error::Newer {
-                        path: path.display().to_string(),
-                        found,
-                    });
-                }
-            }
-            None => {
-                db.insert(keys::FORMAT, &FORMAT.to_be_bytes())
-                    .and_then(|_| db.flush())
-                    .map_err(|e| corrupt(e.to_string()))?;
-            }
-        }
-        let catalog = records::read_all(&db).map_err(corrupt)?;
-        // sled's flush is not an fsync on Linux, so the writer syncs this file itself.
-        let file = File::open(path.join("db")).map_err(|e| corrupt(e.to_string()))?;
+        let database = Database::open(&path, FORMAT, CACHE_BYTES)?;
+        let catalog = records::read_all(&database.tree).map_err(corrupt)?;
         let visible = Arc::new(RwLock::new(catalog));
         let writer =
-            writer::Writer::spawn(db, file, visible.clone()).map_err(|e| corrupt(e.to_string()))?;
+            writer::Writer::spawn(database, visible.clone()).map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             visible,
             writer: Arc::new(writer),

@@ -131,7 +131,7 @@ async fn concurrent_changes_of_one_app_are_all_kept() {
 fn a_newer_format_is_refused_in_words() {
     let dir = tempfile::tempdir().expect("temp dir");
     let db = sled::open(dir.path().join(FOLDER)).expect("opens");
-    db.insert(keys::FORMAT, &(FORMAT + 1).to_be_bytes())
+    db.insert(db::FORMAT_KEY, &(FORMAT + 1).to_be_bytes())
         .expect("writes");
     db.flush().expect("flushes");
     drop(db);

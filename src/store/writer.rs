@@ -4,7 +4,6 @@
 //! changes, so everything goes through here.
 
 use std::{
-    fs::File,
     io,
     sync::{
         Arc,
@@ -16,7 +15,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{closed, keys, records};
+use super::{closed, db::Database, keys, records};
 use crate::model::{
     Failure, Reason,
     catalog::{Catalog, Change},
@@ -37,17 +36,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(
-        db: sled::Db,
-        file: File,
-        visible: Arc<RwLock<Catalog>>,
-    ) -> io::Result<Self> {
+    pub(super) fn spawn(database: Database, visible: Arc<RwLock<Catalog>>) -> io::Result<Self> {
         let (tx, rx) = mpsc::channel();
         let healthy = Arc::new(AtomicBool::new(true));
         let health = healthy.clone();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&db, &file, &visible, &rx, &health))?;
+            .spawn(move || run(&database, &visible, &rx, &health))?;
         Ok(Self {
             commands: Mutex::new(Some(tx)),
             thread: Mutex::new(Some(thread)),
@@ -78,8 +73,7 @@ impl Writer {
 }
 
 fn run(
-    db: &sled::Db,
-    file: &File,
+    database: &Database,
     visible: &RwLock<Catalog>,
     commands: &mpsc::Receiver<Command>,
     healthy: &AtomicBool,
@@ -101,7 +95,7 @@ fn run(
         let outcome = if changes.is_empty() {
             Ok(())
         } else {
-            write(db, file, batch)
+            database.commit(batch)
         };
         healthy.store(outcome.is_ok(), Ordering::Relaxed);
         match &outcome {
@@ -123,15 +117,9 @@ fn run(
             }));
         }
     }
-    if let Err(cause) = db.flush() {
+    if let Err(cause) = database.tree.flush() {
         tracing::error!(%cause, "The store did not flush at its end");
     }
-}
-
-fn write(db: &sled::Db, file: &File, batch: sled::Batch) -> Result<(), String> {
-    db.apply_batch(batch).map_err(|e| e.to_string())?;
-    db.flush().map_err(|e| e.to_string())?;
-    file.sync_data().map_err(|e| e.to_string())
 }
 
 fn stage(batch: &mut sled::Batch, before: &Catalog, change: &Change) {

@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 use super::{Compute, Refusal};
 use crate::{
     api::{
-        convert::Fields,
+        convert::{Fields, split_headers},
         json::Limits,
         proto::v1::{self, invoke_response::Frame},
         status::to_status,
@@ -63,7 +63,7 @@ impl Compute {
         let execution = ExecutionId(ulid::Ulid::generate());
         let response = self
             .gateway
-            .invoke(&deployment, port, execution, outbound, None)
+            .invoke(&deployment, port, execution, outbound, None, None)
             .await
             .map_err(|f| Refusal(f, owner))?;
         Ok(InvokeStream::new(response, execution, began, owner))
@@ -72,7 +72,7 @@ impl Compute {
 
 impl Compute {
     /// Why an app has no deployment; only its own organization learns that it exists.
-    fn not_running(&self, app: &AppId, owner: bool) -> Failure {
+    pub(super) fn not_running(&self, app: &AppId, owner: bool) -> Failure {
         match owner && self.apps.get(app).is_ok() {
             true => Failure::new(
                 Reason::NotPublished,
@@ -86,7 +86,7 @@ impl Compute {
 }
 
 /// The request that an envelope describes; defaults are POST and `/`.
-fn outbound(
+pub(super) fn outbound(
     envelope: v1::InvokeRequest,
     limits: Limits,
 ) -> Result<http::Request<upstream::Body>, Failure> {
@@ -194,22 +194,11 @@ impl InvokeStream {
         owner: bool,
     ) -> Self {
         let (head, body) = response.into_parts();
-        let mut response_headers = BTreeMap::new();
-        let mut repeated_headers = Vec::new();
-        for (name, value) in &head.headers {
-            let (name, value) = (name.as_str().to_owned(), text(value));
-            match response_headers.entry(name) {
-                std::collections::btree_map::Entry::Vacant(v) => {
-                    v.insert(value);
-                }
-                std::collections::btree_map::Entry::Occupied(o) => {
-                    repeated_headers.push(v1::HeaderField {
-                        name: o.key().clone(),
-                        value,
-                    })
-                }
-            }
-        }
+        let pairs = head
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_str().to_owned(), text(v)));
+        let (response_headers, repeated_headers) = split_headers(pairs);
         let known = body.size_hint().exact().filter(|n| *n <= ONE_CHUNK_BYTES);
         Self {
             head: Some(v1::InvokeHead {

@@ -2,12 +2,14 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod executions;
 mod invoke;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -22,8 +24,10 @@ use crate::{
     gateway::{Gateway, not_yours},
     identity::Caller,
     model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
+    store::executions::Executions,
 };
 
+pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 
 /// Apps on a page of ListApps when no limit is given, as the contract says.
@@ -53,11 +57,17 @@ pub struct Compute {
     pub urls: Arc<PublicUrls>,
     /// Sizes of requests.
     pub limits: Limits,
+    /// The asynchronous executions.
+    pub executions: Executions,
+    /// How long counts are kept by the minute.
+    pub retention: Duration,
+    /// Cancelled when the platform stops: streams without an end of their own end then.
+    pub stopping: CancellationToken,
 }
 
 /// What a method comes to before it is a gRPC status; the flag says that the caller owns the
 /// app and may read details.
-struct Refusal(Failure, bool);
+pub(super) struct Refusal(Failure, bool);
 
 impl From<Failure> for Refusal {
     // Before the caller is known to own the app, details stay here.
@@ -366,7 +376,7 @@ type Never<T> = tokio_stream::Pending<Result<T, Status>>;
 #[tonic::async_trait]
 impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
-    type WatchExecutionStream = Never<v1::WatchExecutionResponse>;
+    type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = Never<v1::LogLine>;
     type StreamAppEventsStream = Never<v1::AppEvent>;
     type StreamCompileLogsStream = Never<v1::CompileLogLine>;
@@ -463,6 +473,34 @@ impl ComputeService for Compute {
         Ok(Response::new(self.start_invoke(request).await?))
     }
 
+    async fn invoke_async(
+        &self,
+        request: Request<v1::InvokeRequest>,
+    ) -> Result<Response<v1::InvokeAsyncResponse>, Status> {
+        Ok(Response::new(self.submit(request).await?))
+    }
+
+    async fn get_execution(
+        &self,
+        request: Request<v1::GetExecutionRequest>,
+    ) -> Result<Response<v1::GetExecutionResponse>, Status> {
+        Ok(Response::new(self.execution(request).await?))
+    }
+
+    async fn watch_execution(
+        &self,
+        request: Request<v1::WatchExecutionRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        Ok(Response::new(self.watch(request).await?))
+    }
+
+    async fn get_execution_stats(
+        &self,
+        request: Request<v1::GetExecutionStatsRequest>,
+    ) -> Result<Response<v1::GetExecutionStatsResponse>, Status> {
+        Ok(Response::new(self.stats(request).await?))
+    }
+
     async fn health_check(
         &self,
         _: Request<v1::HealthCheckRequest>,
@@ -478,10 +516,6 @@ impl ComputeService for Compute {
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, "TestAppVersion";
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, "RollbackApp";
         get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, "GetAppCode";
-        invoke_async(InvokeRequest) -> v1::InvokeAsyncResponse, "InvokeAsync";
-        get_execution(GetExecutionRequest) -> v1::GetExecutionResponse, "GetExecution";
-        watch_execution(WatchExecutionRequest) -> Self::WatchExecutionStream, "WatchExecution";
-        get_execution_stats(GetExecutionStatsRequest) -> v1::GetExecutionStatsResponse, "GetExecutionStats";
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
         get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";

@@ -1,0 +1,404 @@
+//! Asynchronous executions: submit, read, watch, count, list, cancel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
+use sha2::{Digest as _, Sha256};
+use tonic::{Request, Status};
+
+use super::{Compute, Refusal, invoke::outbound};
+use crate::{
+    api::{
+        convert::{self, Fields},
+        proto::{local::v1 as local, v1},
+        status::to_status,
+    },
+    apps::now_ms,
+    fleet::upstream,
+    identity::Caller,
+    model::{
+        ExecutionId, Failure, OrgName, Reason,
+        execution::{Change, Ending, MAX_IDEMPOTENCY_KEY, State},
+        stats::{Asked, Buckets},
+    },
+    store::executions::{Filter, Live, Record, StoredRequest, Submission, Update, Watcher},
+};
+
+/// Makes a repeated submit return the first id.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Executions on a page of ListExecutions when no limit is given.
+const DEFAULT_PAGE: usize = 100;
+/// Most executions on a page of ListExecutions.
+const MAX_PAGE: usize = 1000;
+
+/// The answer of WatchExecution.
+pub type WatchStream = BoxStream<'static, Result<v1::WatchExecutionResponse, Status>>;
+
+impl Compute {
+    pub(super) async fn submit(
+        &self,
+        request: Request<v1::InvokeRequest>,
+    ) -> Result<v1::InvokeAsyncResponse, Refusal> {
+        let caller = self.caller(&request)?;
+        let (app, owner) = self.invocable(
+            &request,
+            &request.get_ref().organization_name,
+            &request.get_ref().app_name,
+        )?;
+        let refuse = |f| Refusal(f, owner);
+        let idempotency_key = idempotency_key(request.metadata().as_ref())?;
+        let outbound = outbound(request.into_inner(), self.limits)?;
+        if self.gateway.fleet.get(&app).is_none() {
+            return Err(refuse(self.not_running(&app, owner)));
+        }
+        let (head, body) = outbound.into_parts();
+        let body = match body {
+            upstream::Body::Full(bytes) => bytes.unwrap_or_default(),
+            _ => Bytes::new(),
+        };
+        let (method, target) = (head.method.to_string(), head.uri.to_string());
+        let digest = digest(&method, &target, &body);
+        let mut spool = self.executions.spool();
+        let spooled = async {
+            spool.push(&body).await?;
+            spool.finish().await
+        };
+        let body = spooled.await.map_err(|e| refuse(unwritable(&e)))?;
+        let headers = head.headers.iter();
+        let submission = Submission {
+            app,
+            submitters: caller.orgs.clone(),
+            idempotency_key,
+            digest,
+            request: StoredRequest {
+                method,
+                target,
+                headers: headers
+                    .map(|(n, v)| (n.as_str().to_owned(), Bytes::copy_from_slice(v.as_bytes())))
+                    .collect(),
+                body,
+            },
+        };
+        let submitted = self.executions.submit(submission).await.map_err(refuse)?;
+        Ok(v1::InvokeAsyncResponse {
+            execution_id: submitted.id.to_string(),
+        })
+    }
+
+    pub(super) async fn execution(
+        &self,
+        request: Request<v1::GetExecutionRequest>,
+    ) -> Result<v1::GetExecutionResponse, Refusal> {
+        let caller = self.caller(&request)?;
+        let record = self
+            .readable(&caller, &request.get_ref().execution_id)
+            .await?;
+        Ok(v1::GetExecutionResponse {
+            execution: Some(convert::execution_to_wire(&record)),
+        })
+    }
+
+    pub(super) async fn watch(
+        &self,
+        request: Request<v1::WatchExecutionRequest>,
+    ) -> Result<WatchStream, Refusal> {
+        let caller = self.caller(&request)?;
+        let id = execution_id(&request.get_ref().execution_id)?;
+        // Before the look that tells whether it may be seen: nothing is missed in between.
+        let live = self.executions.live(id);
+        let record = self
+            .readable(&caller, &request.get_ref().execution_id)
+            .await?;
+        let Some(live) = live.filter(|_| !record.state.status.is_terminal()) else {
+            let last = state_update(&record);
+            return Ok(stream::once(future::ready(Ok(last))).boxed());
+        };
+        let follow = Follow {
+            watcher: live.watch(),
+            live,
+            compute: self.clone(),
+        };
+        Ok(stream::unfold(Some(follow), Follow::step).boxed())
+    }
+
+    pub(super) async fn stats(
+        &self,
+        request: Request<v1::GetExecutionStatsRequest>,
+    ) -> Result<v1::GetExecutionStatsResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let refuse = |f| Refusal(f, true);
+        let app = self.apps.get(&id).map_err(refuse)?;
+        let asked = Asked {
+            start_ms: r.start_ms,
+            end_ms: r.end_ms,
+            bucket_secs: r.bucket_secs,
+        };
+        let now = now_ms();
+        let fine_since = now - self.retention.as_millis() as i64;
+        let buckets = Buckets::new(asked, now, fine_since).map_err(refuse)?;
+        let (first, last) = buckets.minutes();
+        // An app of this name before this one is not this one.
+        let first = first.max(crate::model::stats::minute_of_ms(app.created_at_ms));
+        let counts = match first <= last {
+            true => self
+                .executions
+                .counts(id, first, last)
+                .await
+                .map_err(refuse)?,
+            false => Vec::new(),
+        };
+        let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        Ok(v1::GetExecutionStatsResponse {
+            buckets: buckets
+                .fill(&counts)
+                .into_iter()
+                .map(|(timestamp_ms, tally)| v1::ExecutionBucket {
+                    timestamp_ms,
+                    completed: count(tally.completed),
+                    failed: count(tally.failed),
+                    timeout: count(tally.timeout),
+                })
+                .collect(),
+            bucket_secs: i32::try_from(buckets.width).unwrap_or(i32::MAX),
+            partial_clusters: Vec::new(),
+        })
+    }
+
+    /// A page of executions, for `ExecutionService`.
+    pub(in crate::api) async fn list_executions(
+        &self,
+        request: Request<local::ListExecutionsRequest>,
+    ) -> Result<local::ListExecutionsResponse, Refusal> {
+        self.caller(&request)?;
+        let r = request.get_ref();
+        let mut fields = Fields::default();
+        let org = fields.take("organization_name", r.organization_name.parse::<OrgName>());
+        let status = fields.take("status", convert::execution_status(r.status));
+        let limit = fields.take("limit", page_size(r.limit));
+        let before = match r.cursor.as_str() {
+            "" => Some(None),
+            cursor => fields
+                .take("cursor", cursor.parse::<ExecutionId>().map_err(|_| "was not made by ListExecutions; pass on next_cursor as it came, or leave it out"))
+                .map(Some),
+        };
+        for (field, value) in [("from_ms", r.from_ms), ("to_ms", r.to_ms)] {
+            if value < 0 {
+                fields.add(
+                    field,
+                    format!("{value} is negative; give Unix milliseconds, or leave it out"),
+                );
+            }
+        }
+        fields.check()?;
+        let (Some(org), Some(status), Some(limit), Some(before)) = (org, status, limit, before)
+        else {
+            return Err(Failure::new(Reason::Internal, "a checked field is missing").into());
+        };
+        self.owner(&request, &org)?;
+        let refuse = |f| Refusal(f, true);
+        let apps = match r.app_name.as_str() {
+            "" => self
+                .apps
+                .page(&org, None, usize::MAX)
+                .iter()
+                .map(|a| a.id.clone())
+                .collect(),
+            name => {
+                let id = convert::app_id(org.as_str(), name)?;
+                vec![self.apps.get(&id).map_err(refuse)?.id.clone()]
+            }
+        };
+        let filter = Filter {
+            apps,
+            status,
+            from_ms: r.from_ms.unsigned_abs(),
+            to_ms: match r.to_ms {
+                0 => u64::MAX,
+                ms => ms.unsigned_abs(),
+            },
+            before,
+            // One more than asked for tells whether there is a next page.
+            limit: limit + 1,
+        };
+        let mut records = self.executions.list(filter).await.map_err(refuse)?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        Ok(local::ListExecutionsResponse {
+            next_cursor: match records.last().filter(|_| more) {
+                Some(last) => last.identity.id.to_string(),
+                None => String::new(),
+            },
+            executions: records.iter().map(convert::execution_to_wire).collect(),
+        })
+    }
+
+    /// Ends an execution, for `ExecutionService`.
+    pub(in crate::api) async fn cancel(
+        &self,
+        request: Request<local::CancelExecutionRequest>,
+    ) -> Result<local::CancelExecutionResponse, Refusal> {
+        let caller = self.caller(&request)?;
+        let record = self
+            .readable(&caller, &request.get_ref().execution_id)
+            .await?;
+        let owner = caller.owns(&record.identity.app.org);
+        let id = record.identity.id;
+        let change = Change::End(Ending::cancelled());
+        match self.executions.change(id, change, None).await {
+            Ok(Ok(state)) => Ok(local::CancelExecutionResponse {
+                execution: Some(convert::execution_to_wire(&Record { state, ..record })),
+            }),
+            Ok(Err(_)) => Err(Refusal(
+                Failure::new(
+                    Reason::FailedPrecondition,
+                    format!("{id} has ended already; GetExecution says how"),
+                ),
+                owner,
+            )),
+            Err(failure) => Err(Refusal(failure, owner)),
+        }
+    }
+
+    /// An execution that the caller may read: of an app of its own, or submitted by it.
+    async fn readable(&self, caller: &Caller, id: &str) -> Result<Record, Failure> {
+        let id = execution_id(id)?;
+        let record = self.executions.get(id).await?;
+        let may_read = |r: &Record| {
+            caller.owns(&r.identity.app.org) || r.identity.submitters.iter().any(|o| caller.owns(o))
+        };
+        // Whose it is says nothing to strangers, not even that it is there.
+        record.filter(may_read).ok_or_else(|| {
+            Failure::new(
+                Reason::NotFound,
+                format!("execution {id} does not exist; only InvokeAsync makes executions, and they are kept for a limited time"),
+            )
+        })
+    }
+}
+
+/// A watcher's way through one execution.
+struct Follow {
+    live: Arc<Live>,
+    watcher: Watcher,
+    compute: Compute,
+}
+
+impl Follow {
+    async fn step(
+        follow: Option<Self>,
+    ) -> Option<(Result<v1::WatchExecutionResponse, Status>, Option<Self>)> {
+        let mut follow = follow?;
+        let update = tokio::select! {
+            biased;
+            update = follow.watcher.next() => update,
+            () = follow.compute.stopping.cancelled() => {
+                let failure = Failure::new(
+                    Reason::ShuttingDown,
+                    "the platform is stopping; the execution goes on after its next start: watch it again then",
+                );
+                return Some((Err(to_status(&failure, true)), None));
+            }
+        };
+        Some(match update {
+            Update::Output(output_chunk) => (
+                Ok(v1::WatchExecutionResponse {
+                    execution: None,
+                    output_chunk,
+                }),
+                Some(follow),
+            ),
+            Update::State(state) if state.status.is_terminal() => (follow.last(state).await, None),
+            Update::State(state) => {
+                let record = follow.record(state);
+                (Ok(state_update(&record)), Some(follow))
+            }
+        })
+    }
+
+    /// The end, with its result, which only the disk has.
+    async fn last(&self, state: Arc<State>) -> Result<v1::WatchExecutionResponse, Status> {
+        let read = self.compute.executions.get(self.live.identity.id).await;
+        match read {
+            Ok(Some(record)) => Ok(state_update(&record)),
+            // The app was deleted; how this ended is still worth telling.
+            Ok(None) => Ok(state_update(&self.record(state))),
+            Err(failure) => Err(to_status(&failure, true)),
+        }
+    }
+
+    fn record(&self, state: Arc<State>) -> Record {
+        Record {
+            identity: self.live.identity.clone(),
+            state,
+            result: None,
+        }
+    }
+}
+
+fn state_update(record: &Record) -> v1::WatchExecutionResponse {
+    v1::WatchExecutionResponse {
+        execution: Some(convert::execution_to_wire(record)),
+        output_chunk: Bytes::new(),
+    }
+}
+
+fn execution_id(text: &str) -> Result<ExecutionId, Failure> {
+    text.parse()
+        .map_err(|e: crate::model::id::InvalidName| Failure::field("execution_id", e.to_string()))
+}
+
+fn idempotency_key(headers: &http::HeaderMap) -> Result<Option<String>, Failure> {
+    let wrong = |why: String| {
+        Err(Failure::field(
+            IDEMPOTENCY_KEY,
+            format!(
+                "{why}; send one of 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters, such as a UUID"
+            ),
+        ))
+    };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return wrong("there is more than one".to_owned());
+    }
+    match value.to_str() {
+        Ok("") => wrong("it is empty".to_owned()),
+        Ok(key) if key.len() > MAX_IDEMPOTENCY_KEY => {
+            wrong(format!("it has {} characters", key.len()))
+        }
+        Ok(key) => Ok(Some(key.to_owned())),
+        Err(_) => wrong("it has other characters in it".to_owned()),
+    }
+}
+
+/// Tells two requests apart: everything but the headers, which differ between tries (traces).
+fn digest(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for part in [method.as_bytes(), target.as_bytes(), body] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().to_vec()
+}
+
+fn page_size(limit: i32) -> Result<usize, String> {
+    match limit {
+        0 => Ok(DEFAULT_PAGE),
+        n => usize::try_from(n)
+            .map(|n| n.min(MAX_PAGE))
+            .map_err(|_| format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")),
+    }
+}
+
+fn unwritable(e: &std::io::Error) -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        format!(
+            "the body could not be written ({e}); free disk space on the data directory's volume and try again"
+        ),
+    )
+}

@@ -1,0 +1,252 @@
+//! One execution on a replica: begin, send, take the answer in, end. An answer is final; a
+//! request that never reached the app is tried again within the deadline.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::{Backoff, Leased, Permits, STORE_RETRY, Shared, log_unsaved};
+use crate::{
+    fleet::{Lease, upstream},
+    gateway::{headers, invoke::Attempt},
+    model::{
+        Failure, Reason,
+        execution::{Change, Ending, cause},
+        host,
+    },
+    store::executions::{Live, LoadedRequest, StoredResult},
+};
+
+/// What one attempt came to.
+enum Outcome {
+    /// It is over.
+    Ended(Ending, Option<StoredResult>),
+    /// The app did not see the request.
+    Again(Failure),
+    /// The platform stops; it runs again after the next start.
+    Left,
+}
+
+/// Runs an execution to its end, or until the platform stops.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    lease: Lease,
+    deadline: Instant,
+    _permits: Permits,
+) {
+    let mut lease = Some(lease);
+    let mut retries = Backoff::new(&shared.config);
+    loop {
+        let lease = match lease.take() {
+            Some(lease) => lease,
+            None => match shared.lease_again(&live, deadline).await {
+                Leased::Ready(lease, _) => lease,
+                Leased::Over | Leased::Stopped => return,
+            },
+        };
+        let Some(number) = begin(&shared, &live, &lease).await else {
+            return;
+        };
+        let outcome = tokio::select! {
+            biased;
+            // Dropped, the attempt closes its connection to the app.
+            () = live.cancelled.cancelled() => return,
+            () = shared.force.cancelled() => return,
+            outcome = attempt(&shared, &live, lease, number, deadline) => outcome,
+        };
+        match outcome {
+            Outcome::Ended(ending, result) => {
+                let change = Change::Finish {
+                    attempt: number,
+                    ending,
+                };
+                let id = live.identity.id;
+                if let Err(failure) = shared.executions.change(id, change, result).await {
+                    log_unsaved(&live, &failure);
+                }
+                return;
+            }
+            Outcome::Left => return,
+            Outcome::Again(failure) => {
+                tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt did not reach the app; trying again: {}", failure.text(true));
+                let at = Instant::now() + retries.next();
+                if at >= deadline {
+                    return shared.end(&live, Ending::never_ran(&failure)).await;
+                }
+                tokio::select! {
+                    biased;
+                    () = shared.stop.cancelled() => return,
+                    () = live.cancelled.cancelled() => return,
+                    () = tokio::time::sleep_until(at) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A replica for another attempt, within the deadline of the first.
+    async fn lease_again(&self, live: &Live, deadline: Instant) -> Leased {
+        let whole = self
+            .gateway
+            .fleet
+            .get(&live.identity.app)
+            .map(|d| d.with_revision(|r| r.timeout) + self.config.cold_start_budget);
+        let from = deadline - whole.unwrap_or_default();
+        self.lease(live, from, &mut None).await
+    }
+}
+
+/// Makes the attempt durable; its number, or `None` when it is not to run.
+async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
+    let (version, tier) = lease.deployment().with_revision(|r| (r.version, r.tier));
+    loop {
+        let change = Change::Begin { version, tier };
+        match shared
+            .executions
+            .change(live.identity.id, change, None)
+            .await
+        {
+            Ok(Ok(state)) => return Some(state.attempt),
+            Ok(Err(_)) => return None,
+            Err(failure) => {
+                tracing::error!(execution = %live.identity.id, "An execution cannot begin: {}", failure.text(true));
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return None,
+            () = live.cancelled.cancelled() => return None,
+            () = tokio::time::sleep(STORE_RETRY) => {}
+        }
+    }
+}
+
+async fn attempt(
+    shared: &Shared,
+    live: &Live,
+    lease: Lease,
+    number: u32,
+    deadline: Instant,
+) -> Outcome {
+    let id = live.identity.id;
+    let deployment = lease.deployment().clone();
+    let port = deployment.with_revision(|r| r.ports[0]);
+    let label = host::label(deployment.id(), port);
+    let host = format!("{label}.{}", shared.gateway.base_domain);
+    let request = match shared.executions.request(id).await {
+        Ok(loaded) => request(loaded, &host),
+        Err(failure) => return Outcome::Ended(Ending::platform(&failure), None),
+    };
+    let began = Instant::now();
+    let attempt = Attempt {
+        number,
+        lease,
+        deadline,
+    };
+    let answer = shared
+        .gateway
+        .invoke(&deployment, port, id, request, None, Some(attempt))
+        .await;
+    let (head, mut body) = match answer {
+        Ok(response) => response.into_parts(),
+        Err(failure) => return failed(failure),
+    };
+    let status = head.status.as_u16();
+    // An answer of unknown length is a stream, which watchers follow as it comes.
+    let streams = body.size_hint().exact().is_none();
+    let mut spool = shared.executions.spool();
+    while let Some(frame) = body.frame().await {
+        let piece: Bytes = match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(_trailers)) => continue,
+            Err(failure) => return failed(failure),
+        };
+        if spool.len() + piece.len() as u64 > shared.config.max_result_bytes {
+            let mut ending = Ending::failed(
+                cause::RESULT_TOO_LARGE,
+                format!(
+                    "the answer is over {} bytes (IGNITE_MAX_RESULT_BYTES); let the app store it and answer where",
+                    shared.config.max_result_bytes
+                ),
+            );
+            ending.status_code = status;
+            ending.ran = began.elapsed();
+            return Outcome::Ended(ending, None);
+        }
+        if let Err(e) = spool.push(&piece).await {
+            return unsaved(&e);
+        }
+        if streams && !piece.is_empty() {
+            live.put_out(piece, shared.executions.output_keep());
+        }
+    }
+    let len = spool.len();
+    let ran = began.elapsed();
+    match spool.finish().await {
+        Ok(body) => {
+            let all = head.headers.iter();
+            let pair = |(n, v): (&HeaderName, &HeaderValue)| {
+                (n.as_str().to_owned(), Bytes::copy_from_slice(v.as_bytes()))
+            };
+            // What the gateway adds speaks of the transport, not of the result.
+            let of_app = all.filter(|(name, _)| !headers::is_ours(name.as_str()));
+            let result = StoredResult {
+                headers: of_app.map(pair).collect(),
+                body,
+            };
+            Outcome::Ended(Ending::answered(status, ran, len), Some(result))
+        }
+        Err(e) => unsaved(&e),
+    }
+}
+
+/// What a failure means: the app may have seen the request, or not.
+fn failed(failure: Failure) -> Outcome {
+    match failure.reason {
+        Reason::ShuttingDown => Outcome::Left,
+        Reason::ReplicaRefused
+        | Reason::EngineUnavailable
+        | Reason::ImageUnavailable
+        | Reason::ContainerExited
+        | Reason::NotReady
+        | Reason::StartFailed
+        | Reason::HoldQueueFull
+        | Reason::ColdStartTimeout => Outcome::Again(failure),
+        _ => Outcome::Ended(Ending::platform(&failure), None),
+    }
+}
+
+fn unsaved(e: &std::io::Error) -> Outcome {
+    let failure = Failure::new(
+        Reason::StoreUnavailable,
+        format!("the result could not be written: {e}"),
+    );
+    Outcome::Ended(Ending::platform(&failure), None)
+}
+
+/// The request as it was accepted. What the platform says beside it is the gateway's.
+fn request(loaded: LoadedRequest, host: &str) -> Request<upstream::Body> {
+    let mut map = HeaderMap::with_capacity(loaded.headers.len() + 6);
+    for (name, value) in loaded.headers {
+        // They were headers when they were accepted.
+        if let (Ok(name), Ok(value)) = (
+            name.parse::<HeaderName>(),
+            HeaderValue::from_maybe_shared(value),
+        ) {
+            map.append(name, value);
+        }
+    }
+    if let Ok(host) = HeaderValue::from_str(host) {
+        map.insert(header::HOST, host);
+    }
+    let mut request = Request::new(upstream::Body::from(loaded.body));
+    *request.method_mut() = loaded.method.parse().unwrap_or(Method::POST);
+    *request.uri_mut() = loaded.target.parse().unwrap_or_default();
+    *request.headers_mut() = map;
+    request
+}

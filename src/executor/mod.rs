@@ -1,0 +1,356 @@
+//! Runs what was accepted: due executions → lease → forward → commit.
+//!
+//! Every app has a dispatcher while it has executions that wait. It takes them first in, first
+//! out, waits for a replica for the first (which wakes the app and counts as its demand), and
+//! hands it to an attempt of its own (`attempt.rs`). How many run at once is bounded per app and
+//! over all, the latter in the order of asking, so no app starves another.
+//!
+//! The fleet and the forward path are those of every other request; states and results are the
+//! store's.
+
+mod attempt;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    fleet::{Deployment, Lease},
+    gateway::Gateway,
+    model::{
+        AppId, Failure, Reason,
+        execution::{Change, Ending},
+    },
+    store::executions::{Accepted, Executions, Live},
+};
+
+/// How often invocations without a record are handed to the statistics; what a crash may lose.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// Wait before the store is asked again after it refused a change.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Limits and times; `config` documents the settings behind them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most executions of one app that run at once.
+    pub per_app: usize,
+    /// Most executions that run at once.
+    pub overall: usize,
+    /// Most bytes of a result.
+    pub max_result_bytes: u64,
+    /// Longest wait for a replica, and what is added to the app's timeout.
+    pub cold_start_budget: Duration,
+    /// First wait after a failure of the platform; doubles up to `retry_max`.
+    pub retry_initial: Duration,
+    /// Longest wait between two tries.
+    pub retry_max: Duration,
+}
+
+/// The running executor; clones share it.
+#[derive(Clone)]
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    executions: Executions,
+    gateway: Arc<Gateway>,
+    queues: Mutex<HashMap<AppId, Queue>>,
+    running: Arc<Semaphore>,
+    /// Nothing new is sent to apps.
+    stop: CancellationToken,
+    /// What runs is given up; it runs again after the next start.
+    force: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The executions of one app that wait, in the order of acceptance.
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    dispatching: bool,
+    /// Bounds how many of them run at once.
+    at_once: Arc<Semaphore>,
+}
+
+struct Waiting {
+    live: Arc<Live>,
+    since: Instant,
+}
+
+/// Permits that an execution holds while it runs.
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Executor {
+    /// Begins to run what is accepted.
+    pub fn start(
+        config: Config,
+        executions: Executions,
+        accepted: Accepted,
+        gateway: Arc<Gateway>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            running: Arc::new(Semaphore::new(config.overall)),
+            config,
+            executions,
+            gateway,
+            queues: Mutex::default(),
+            stop: CancellationToken::new(),
+            force: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared.tasks.spawn(shared.clone().take_in(accepted));
+        shared.tasks.spawn(shared.clone().count());
+        Self { shared }
+    }
+
+    /// Sends nothing new to apps; what waits is run after the next start.
+    pub fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+    }
+
+    /// Returns once nothing runs any more.
+    pub async fn finished(&self) {
+        self.shared.tasks.wait().await;
+    }
+
+    /// Hands the statistics what has not been counted yet, when no request runs any more.
+    pub fn count_the_last(&self) {
+        self.shared.count_now();
+    }
+
+    /// Gives up what still runs; it runs again after the next start.
+    pub fn force(&self) {
+        self.shared.force.cancel();
+    }
+}
+
+impl Shared {
+    async fn take_in(self: Arc<Self>, mut accepted: Accepted) {
+        loop {
+            let live = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                next = accepted.recv() => match next {
+                    Some(live) => live,
+                    None => return,
+                },
+            };
+            let app = live.identity.app.clone();
+            let waiting = Waiting {
+                live,
+                since: Instant::now(),
+            };
+            let begin = {
+                let mut queues = self.queues.lock();
+                let queue = queues.entry(app.clone()).or_insert_with(|| Queue {
+                    waiting: VecDeque::new(),
+                    dispatching: false,
+                    at_once: Arc::new(Semaphore::new(self.config.per_app)),
+                });
+                queue.waiting.push_back(waiting);
+                self.tell_fleet(&app, queue);
+                let begin = !std::mem::replace(&mut queue.dispatching, true);
+                begin.then(|| queue.at_once.clone())
+            };
+            if let Some(at_once) = begin {
+                self.tasks.spawn(self.clone().dispatch(app, at_once));
+            }
+        }
+    }
+
+    /// Sends the executions of one app on, until none waits.
+    async fn dispatch(self: Arc<Self>, app: AppId, at_once: Arc<Semaphore>) {
+        // Since when the app cannot be run; all who wait for it share its fate.
+        let mut trouble: Option<Instant> = None;
+        loop {
+            let permits = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                permits = self.permits(&at_once) => permits,
+            };
+            let Some(waiting) = self.next(&app) else {
+                return;
+            };
+            let first_dispatched = Instant::now();
+            let from = trouble.map_or(first_dispatched, |since| since.max(waiting.since));
+            match self.lease(&waiting.live, from, &mut trouble).await {
+                Leased::Ready(lease, deadline) => {
+                    let run = attempt::run(self.clone(), waiting.live, lease, deadline, permits);
+                    self.tasks.spawn(run);
+                }
+                Leased::Over => {}
+                Leased::Stopped => return,
+            }
+        }
+    }
+
+    async fn permits(&self, at_once: &Arc<Semaphore>) -> Permits {
+        let closed = "the semaphores are never closed";
+        let of_app = at_once.clone().acquire_owned().await.expect(closed);
+        (
+            of_app,
+            self.running.clone().acquire_owned().await.expect(closed),
+        )
+    }
+
+    fn next(&self, app: &AppId) -> Option<Waiting> {
+        let mut queues = self.queues.lock();
+        let queue = queues.get_mut(app)?;
+        let next = queue.waiting.pop_front();
+        self.tell_fleet(app, queue);
+        if next.is_none() {
+            queue.dispatching = false;
+            // Those that run still count; the caller has the one permit that is not theirs.
+            if queue.at_once.available_permits() + 1 >= self.config.per_app {
+                queues.remove(app);
+            }
+        }
+        next
+    }
+
+    /// Executions that wait are demand, though they are not in the app's hold queue.
+    fn tell_fleet(&self, app: &AppId, queue: &Queue) {
+        if let Some(deployment) = self.gateway.fleet.get(app) {
+            deployment.set_backlog(u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// A replica for an execution whose deadline runs from `from`.
+    async fn lease(&self, live: &Live, from: Instant, trouble: &mut Option<Instant>) -> Leased {
+        let app = &live.identity.app;
+        let mut retries = Backoff::new(&self.config);
+        let mut deadline = None;
+        loop {
+            if live.cancelled.is_cancelled() {
+                return Leased::Over;
+            }
+            let there = self.executions.has_app(live);
+            let Some(deployment) = self.gateway.fleet.get(app).filter(|_| there) else {
+                // Deleted while the platform was down, or just now.
+                let why = format!("app {app} has been deleted");
+                let gone = Failure::new(Reason::AppDeleted, why);
+                self.end(live, Ending::platform(&gone)).await;
+                return Leased::Over;
+            };
+            let whole = deployment.with_revision(|r| r.timeout) + self.config.cold_start_budget;
+            let give_up_at = *deadline.get_or_insert(from + whole);
+            let outcome = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Leased::Stopped,
+                () = live.cancelled.cancelled() => return Leased::Over,
+                outcome = deployment.acquire(0, give_up_at) => outcome,
+            };
+            let failure = match outcome {
+                Ok(lease) => {
+                    *trouble = None;
+                    return Leased::Ready(
+                        lease,
+                        give_up_at.max(Instant::now() + whole - self.config.cold_start_budget),
+                    );
+                }
+                Err(failure) => failure,
+            };
+            match failure.reason {
+                Reason::ShuttingDown => return Leased::Stopped,
+                Reason::AppDeleted => {
+                    self.end(live, Ending::platform(&failure)).await;
+                    return Leased::Over;
+                }
+                // Others keep it busy: that is a queue, no failure.
+                Reason::ColdStartTimeout if serves(&deployment) => {
+                    deadline = None;
+                    continue;
+                }
+                Reason::HoldQueueFull => {}
+                _ => {
+                    trouble.get_or_insert(from);
+                }
+            }
+            if Instant::now() >= give_up_at {
+                self.end(live, Ending::never_ran(&failure)).await;
+                return Leased::Over;
+            }
+            let wait = retries.next().max(failure.retry_after.unwrap_or_default());
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Leased::Stopped,
+                () = live.cancelled.cancelled() => return Leased::Over,
+                () = tokio::time::sleep_until(give_up_at.min(Instant::now() + wait)) => {}
+            }
+        }
+    }
+
+    /// Ends an execution that never got to an attempt.
+    async fn end(&self, live: &Live, ending: Ending) {
+        let id = live.identity.id;
+        if let Err(failure) = self.executions.change(id, Change::End(ending), None).await {
+            log_unsaved(live, &failure);
+        }
+    }
+
+    async fn count(self: Arc<Self>) {
+        while tokio::time::timeout(COUNT_INTERVAL, self.stop.cancelled())
+            .await
+            .is_err()
+        {
+            self.count_now();
+        }
+    }
+
+    fn count_now(&self) {
+        let taken = self.gateway.fleet.take_outcomes();
+        if !taken.is_empty() {
+            self.executions.count(taken);
+        }
+    }
+}
+
+/// What waiting for a replica came to.
+enum Leased {
+    /// A replica, and when the execution has to have ended.
+    Ready(Lease, Instant),
+    /// The execution has ended.
+    Over,
+    /// The platform stops.
+    Stopped,
+}
+
+fn serves(deployment: &Deployment) -> bool {
+    deployment.snapshot().ready > 0
+}
+
+fn log_unsaved(live: &Live, failure: &Failure) {
+    tracing::error!(execution = %live.identity.id, "The end of an execution could not be saved; it runs again after the next start: {}", failure.text(true));
+}
+
+/// Waits that double.
+struct Backoff {
+    next: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    fn new(config: &Config) -> Self {
+        Self {
+            next: config.retry_initial,
+            most: config.retry_max,
+        }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.most);
+        wait
+    }
+}

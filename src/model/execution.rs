@@ -1,0 +1,356 @@
+//! An asynchronous execution and how it may change: `PENDING → RUNNING → COMPLETED | FAILED |
+//! TIMEOUT`.
+//!
+//! Pure decisions. The store makes each change durable before anybody sees it; the executor
+//! asks for the changes. An end is final, and only the newest attempt may bring it about: the
+//! attempt's number is its token.
+
+use std::time::Duration;
+
+use super::{AppId, ExecutionId, Failure, OrgName, Tier};
+
+/// How long an idempotency key holds, as the API promises.
+pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Longest idempotency key in bytes; a UUID or a hash fits several times.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// Values up to this many bytes live in the database, larger ones in files beside it.
+pub const INLINE_BYTES: usize = 64 * 1024;
+
+/// Why an execution failed, where it is no reason of the platform's table.
+pub mod cause {
+    /// The app answered with 400 or above.
+    pub const APP_ERROR: &str = "APP_ERROR";
+    /// Somebody cancelled it.
+    pub const CANCELLED: &str = "CANCELLED";
+    /// The answer was over the configured limit.
+    pub const RESULT_TOO_LARGE: &str = "RESULT_TOO_LARGE";
+}
+
+/// How far an execution has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Status {
+    /// Accepted, not begun.
+    Pending = 1,
+    /// Begun.
+    Running = 2,
+    /// The app answered with a status below 400.
+    Completed = 3,
+    /// The app answered with 400 or above, or could not be run, or it was cancelled.
+    Failed = 4,
+    /// The deadline passed.
+    TimedOut = 5,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Status; 5] = [
+        Status::Pending,
+        Status::Running,
+        Status::Completed,
+        Status::Failed,
+        Status::TimedOut,
+    ];
+
+    /// The status with this number in the store.
+    pub fn from_number(n: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| *s as u32 == n)
+    }
+
+    /// Whether nothing changes any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Status::Completed | Status::Failed | Status::TimedOut)
+    }
+}
+
+/// What never changes about an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id; ids sort by the time of acceptance.
+    pub id: ExecutionId,
+    /// The app.
+    pub app: AppId,
+    /// The organizations of whoever submitted it, who may read it beside the app's own.
+    pub submitters: Vec<OrgName>,
+}
+
+impl Identity {
+    /// When it was accepted, Unix milliseconds: the id's own time.
+    pub fn created_at_ms(&self) -> i64 {
+        self.id.0.timestamp_ms() as i64
+    }
+}
+
+/// How an execution stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// How far it has come.
+    pub status: Status,
+    /// Attempts so far; the newest one's token.
+    pub attempt: u32,
+    /// The version that ran it; 0 before it has begun.
+    pub version: u32,
+    /// The tier it ran with.
+    pub tier: Tier,
+    /// When the newest attempt began, Unix milliseconds; 0 before.
+    pub started_at_ms: i64,
+    /// When it ended, Unix milliseconds; 0 before.
+    pub completed_at_ms: i64,
+    /// The app's HTTP status; 0 when it gave none.
+    pub status_code: u16,
+    /// From the first byte sent to the app to the end of its answer; 0 when it never ran.
+    pub execution_ms: i64,
+    /// Bytes of the result.
+    pub result_bytes: u64,
+    /// Why it failed, for programs; empty when it did not.
+    pub reason: String,
+    /// Why it failed, in words; empty when it did not.
+    pub error: String,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            status: Status::Pending,
+            attempt: 0,
+            version: 0,
+            tier: Tier::Medium,
+            started_at_ms: 0,
+            completed_at_ms: 0,
+            status_code: 0,
+            execution_ms: 0,
+            result_bytes: 0,
+            reason: String::new(),
+            error: String::new(),
+        }
+    }
+}
+
+/// How an execution ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// COMPLETED, FAILED or TIMEOUT.
+    pub status: Status,
+    /// The app's HTTP status; 0 when it gave none.
+    pub status_code: u16,
+    /// From the first byte sent to the app to the end of its answer.
+    pub ran: Duration,
+    /// Bytes of the result.
+    pub result_bytes: u64,
+    /// Why it failed, for programs.
+    pub reason: String,
+    /// Why it failed, in words.
+    pub error: String,
+}
+
+impl Ending {
+    /// The app answered: below 400 is success.
+    pub fn answered(status_code: u16, ran: Duration, result_bytes: u64) -> Self {
+        let ok = status_code < 400;
+        Self {
+            status: if ok {
+                Status::Completed
+            } else {
+                Status::Failed
+            },
+            status_code,
+            ran,
+            result_bytes,
+            reason: if ok {
+                String::new()
+            } else {
+                cause::APP_ERROR.to_owned()
+            },
+            error: if ok {
+                String::new()
+            } else {
+                format!("the app answered with HTTP status {status_code}")
+            },
+        }
+    }
+
+    /// It failed for a reason that the app did not give.
+    pub fn failed(reason: &str, error: impl Into<String>) -> Self {
+        Self {
+            status: Status::Failed,
+            status_code: 0,
+            ran: Duration::ZERO,
+            result_bytes: 0,
+            reason: reason.to_owned(),
+            error: error.into(),
+        }
+    }
+
+    /// The platform's failure ends it: a deadline is TIMEOUT, all else FAILED.
+    pub fn platform(failure: &Failure) -> Self {
+        Self {
+            status: if failure.reason.is_deadline() {
+                Status::TimedOut
+            } else {
+                Status::Failed
+            },
+            ..Self::failed(failure.reason.as_str(), failure.text(true))
+        }
+    }
+
+    /// The deadline passed while it could not be run; `last` says why not.
+    pub fn never_ran(last: &Failure) -> Self {
+        Self {
+            status: Status::TimedOut,
+            ..Self::failed(
+                last.reason.as_str(),
+                format!(
+                    "the deadline passed before it could be run: {}",
+                    last.text(true)
+                ),
+            )
+        }
+    }
+
+    /// Somebody cancelled it.
+    pub fn cancelled() -> Self {
+        Self::failed(cause::CANCELLED, "it was cancelled")
+    }
+}
+
+/// A change that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A new attempt begins.
+    Begin {
+        /// The version that is to run it.
+        version: u32,
+        /// The tier of the app then.
+        tier: Tier,
+    },
+    /// An attempt brought it to its end.
+    Finish {
+        /// Which attempt; one that is not the newest any more changes nothing.
+        attempt: u32,
+        /// How.
+        ending: Ending,
+    },
+    /// It ends whatever runs.
+    End(Ending),
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It had ended.
+    Ended,
+    /// A newer attempt has begun.
+    Outdated,
+}
+
+impl State {
+    /// The state after a change, at `now_ms`.
+    ///
+    /// # Errors
+    /// When the change comes too late.
+    pub fn after(&self, change: Change, now_ms: i64) -> Result<State, Refused> {
+        if self.status.is_terminal() {
+            return Err(Refused::Ended);
+        }
+        let ending = match change {
+            Change::Begin { version, tier } => {
+                return Ok(State {
+                    status: Status::Running,
+                    attempt: self.attempt + 1,
+                    version,
+                    tier,
+                    started_at_ms: now_ms,
+                    ..State::default()
+                });
+            }
+            Change::Finish { attempt, .. } if attempt != self.attempt => {
+                return Err(Refused::Outdated);
+            }
+            Change::Finish { ending, .. } | Change::End(ending) => ending,
+        };
+        Ok(State {
+            status: ending.status,
+            completed_at_ms: now_ms,
+            status_code: ending.status_code,
+            execution_ms: ending.ran.as_millis() as i64,
+            result_bytes: ending.result_bytes,
+            reason: ending.reason,
+            error: ending.error,
+            ..self.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Reason;
+
+    fn change() -> impl Strategy<Value = Change> {
+        let ending = prop_oneof![
+            (100u16..600).prop_map(|s| Ending::answered(s, Duration::from_millis(3), 7)),
+            Just(Ending::cancelled()),
+            Just(Ending::platform(&Failure::new(
+                Reason::RequestTimeout,
+                "late"
+            ))),
+        ];
+        prop_oneof![
+            (1u32..9).prop_map(|version| Change::Begin {
+                version,
+                tier: Tier::Small
+            }),
+            (0u32..6, ending.clone())
+                .prop_map(|(attempt, ending)| Change::Finish { attempt, ending }),
+            ending.prop_map(Change::End),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is asked for in whatever order: an end stays as it is, attempts only grow, and
+        /// an attempt that is not the newest brings nothing about.
+        #[test]
+        fn ends_are_final_and_old_attempts_powerless(changes in prop::collection::vec(change(), 1..40)) {
+            let mut state = State::default();
+            for (at, change) in changes.into_iter().enumerate() {
+                match state.after(change.clone(), at as i64 + 1) {
+                    Err(Refused::Ended) => prop_assert!(state.status.is_terminal()),
+                    Err(Refused::Outdated) => {
+                        let stale = matches!(change, Change::Finish { attempt, .. } if attempt != state.attempt);
+                        prop_assert!(stale);
+                    }
+                    Ok(next) => {
+                        prop_assert!(!state.status.is_terminal());
+                        prop_assert!(next.attempt >= state.attempt);
+                        prop_assert_eq!(next.completed_at_ms > 0, next.status.is_terminal());
+                        let failed = matches!(next.status, Status::Failed | Status::TimedOut);
+                        prop_assert_eq!(failed, !next.reason.is_empty());
+                        prop_assert!(next.status != Status::Pending);
+                        state = next;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_below_400_is_success_and_the_deadlines_reasons_are_timeouts() {
+        let of = |code| Ending::answered(code, Duration::ZERO, 0).status;
+        assert_eq!((of(399), of(400)), (Status::Completed, Status::Failed));
+        for reason in Reason::ALL {
+            let ending = Ending::platform(&Failure::new(*reason, "x"));
+            assert_eq!(ending.status == Status::TimedOut, reason.is_deadline());
+            assert_eq!(ending.reason, reason.as_str());
+        }
+    }
+
+    #[test]
+    fn numbers_of_statuses_round_trip() {
+        for status in Status::ALL {
+            assert_eq!(Status::from_number(status as u32), Some(status));
+        }
+        assert_eq!(Status::from_number(0), None);
+    }
+}

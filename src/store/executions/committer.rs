@@ -1,0 +1,523 @@
+//! The one thread that writes executions: collect, decide, write, flush, sync, show, answer.
+//!
+//! One flush serves everything that came while the one before was under way. A change is shown
+//! to readers only once it is on disk.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, atomic::Ordering, mpsc},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use super::{
+    super::db::sync_folder,
+    Shared, StoredBody, Submission, Submitted,
+    live::Live,
+    rows::{self, KeyRecord, RequestRecord, ResultRecord},
+    segment::Segment,
+    stats,
+};
+use crate::model::{
+    AppId, ExecutionId, Failure, Reason,
+    catalog::not_found,
+    execution::{Change, Ending, IDEMPOTENCY_TTL, Identity, Refused, State},
+    stats::{Outcome, Tally, minute_of_ms},
+};
+
+/// Most commands that share one flush; bounds how long the first of them waits.
+const BATCH: usize = 1024;
+/// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
+const COUNTS_AT_HAND: usize = 4096;
+
+/// The answer of an app, as it is stored.
+#[derive(Debug, Default)]
+pub struct StoredResult {
+    /// Its headers.
+    pub headers: Vec<(String, bytes::Bytes)>,
+    /// Its body.
+    pub body: StoredBody,
+}
+
+/// What a change came to.
+pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
+
+pub(super) enum Command {
+    Submit {
+        submission: Submission,
+        answer: oneshot::Sender<Result<Submitted, Failure>>,
+    },
+    Change {
+        id: ExecutionId,
+        change: Change,
+        result: Option<StoredResult>,
+        answer: oneshot::Sender<Changed>,
+    },
+    /// Ends everything of an app that is gone.
+    Forget {
+        app: AppId,
+        answer: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// Counts invocations that leave no record.
+    Count {
+        minute: u32,
+        tallies: Vec<(AppId, Tally)>,
+    },
+    /// Work on the statistics that must not overlap with counting.
+    Statistics(Box<dyn FnOnce(&Shared) + Send>),
+}
+
+/// What happens once the batch is on disk, or is told why not.
+enum Effect {
+    Accepted(Arc<Live>, oneshot::Sender<Result<Submitted, Failure>>),
+    Known(ExecutionId, oneshot::Sender<Result<Submitted, Failure>>),
+    Changed(Arc<Live>, Arc<State>, Option<oneshot::Sender<Changed>>),
+    Forgotten(oneshot::Sender<Result<(), Failure>>),
+}
+
+/// The rows of one batch for one segment.
+struct Part {
+    segment: Arc<Segment>,
+    rows: sled::Batch,
+    files: bool,
+}
+
+/// Everything that one flush makes durable.
+#[derive(Default)]
+struct Batch {
+    parts: BTreeMap<u64, Part>,
+    effects: Vec<Effect>,
+    /// States decided in this batch, over those that are shown.
+    states: HashMap<ExecutionId, State>,
+    /// Idempotency keys taken in this batch.
+    keys: HashMap<Vec<u8>, KeyRecord>,
+    /// Executions accepted and ended in this batch, by app.
+    unfinished: HashMap<AppId, isize>,
+    counts: HashSet<(u64, AppId, u32)>,
+    sync_counts: Vec<(u32, Vec<(AppId, Tally)>)>,
+}
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    ids: ulid::Generator,
+    /// Ended executions by segment, app and minute, as on disk or in the batch.
+    counts: HashMap<(u64, AppId, u32), Tally>,
+}
+
+impl Committer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            ids: ulid::Generator::new(),
+            counts: HashMap::new(),
+        }
+    }
+
+    /// Works until the last sender is gone.
+    pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
+        while let Ok(first) = commands.recv() {
+            let mut batch = Batch::default();
+            let room = self.shared.room();
+            let mut statistics = Vec::new();
+            let waiting = std::iter::from_fn(|| commands.try_recv().ok());
+            for command in std::iter::once(first).chain(waiting).take(BATCH) {
+                match command {
+                    Command::Submit { submission, answer } => {
+                        match room
+                            .clone()
+                            .and_then(|()| self.submit(&mut batch, submission))
+                        {
+                            Ok(Ok(live)) => batch.effects.push(Effect::Accepted(live, answer)),
+                            Ok(Err(known)) => batch.effects.push(Effect::Known(known, answer)),
+                            Err(failure) => drop(answer.send(Err(failure))),
+                        }
+                    }
+                    Command::Change {
+                        id,
+                        change,
+                        result,
+                        answer,
+                    } => match self.change(&mut batch, id, change, result) {
+                        Ok(Ok((live, state))) => {
+                            batch
+                                .effects
+                                .push(Effect::Changed(live, state, Some(answer)));
+                        }
+                        Ok(Err(refused)) => drop(answer.send(Ok(Err(refused)))),
+                        Err(failure) => drop(answer.send(Err(failure))),
+                    },
+                    Command::Forget { app, answer } => match self.forget(&mut batch, &app) {
+                        Ok(()) => batch.effects.push(Effect::Forgotten(answer)),
+                        Err(failure) => drop(answer.send(Err(failure))),
+                    },
+                    Command::Count { minute, tallies } => batch.sync_counts.push((minute, tallies)),
+                    Command::Statistics(work) => statistics.push(work),
+                }
+            }
+            self.finish(batch);
+            for work in statistics {
+                work(&self.shared);
+            }
+        }
+    }
+
+    /// Decides on a submission: accepted, or (the inner error) known by its idempotency key.
+    fn submit(
+        &mut self,
+        batch: &mut Batch,
+        submission: Submission,
+    ) -> Result<Result<Arc<Live>, ExecutionId>, Failure> {
+        let shared = self.shared.clone();
+        let app = &submission.app;
+        let key = submission
+            .idempotency_key
+            .as_ref()
+            .map(|text| rows::idempotency(app, text));
+        if let Some(key) = &key
+            && let Some(known) = self.known(batch, app, key)?
+        {
+            let id = known.id().ok_or_else(|| damaged("an idempotency key"))?;
+            if known.digest != submission.digest {
+                return Err(Failure::new(
+                    Reason::IdempotencyConflict,
+                    format!(
+                        "the idempotency key was used for {id} with another request within the last 24 hours; repeat that request as it was, or send a new key"
+                    ),
+                ));
+            }
+            return Ok(Err(id));
+        }
+        if shared.app_since(app).is_none() {
+            return Err(not_found(app));
+        }
+        let ended_now = batch.unfinished.get(app).copied().unwrap_or(0);
+        let unfinished = shared.live.count(app).saturating_add_signed(ended_now);
+        if unfinished >= shared.config.queue_max {
+            return Err(Failure::new(
+                Reason::ExecutionQueueFull,
+                format!("{unfinished} executions of app {app} have not ended, which is the limit (IGNITE_EXECUTION_QUEUE_MAX); try again later"),
+            )
+            .with_retry_after(Duration::from_secs(1)));
+        }
+
+        let id = self.next_id();
+        let segment = self.segment_for(id)?;
+        let file = format!("{}.request", id.0);
+        let record = RequestRecord {
+            app: app.to_string(),
+            submitters: submission
+                .submitters
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            method: submission.request.method,
+            target: submission.request.target,
+            headers: rows::headers(&submission.request.headers),
+            body: Some(rows::body_record(&submission.request.body, &file)),
+        };
+        let part = batch.part(&segment);
+        part.keep(submission.request.body, &file)?;
+        part.rows
+            .insert(&rows::by_id(rows::REQUESTS, id)[..], record.encode_to_vec());
+        let state = State::default();
+        part.rows.insert(
+            &rows::by_id(rows::LIVE, id)[..],
+            rows::live_record(&state).encode_to_vec(),
+        );
+        if let Some(key) = key {
+            let record = KeyRecord {
+                id: id.0.to_bytes().to_vec(),
+                digest: submission.digest,
+            };
+            part.rows.insert(key.clone(), record.encode_to_vec());
+            batch.keys.insert(key, record);
+        }
+        *batch.unfinished.entry(submission.app.clone()).or_default() += 1;
+        let identity = Identity {
+            id,
+            app: submission.app,
+            submitters: submission.submitters,
+        };
+        Ok(Ok(Arc::new(Live::new(identity, state))))
+    }
+
+    /// Who has taken an idempotency key within its time to live.
+    fn known(&self, batch: &Batch, app: &AppId, key: &[u8]) -> Result<Option<KeyRecord>, Failure> {
+        if let Some(record) = batch.keys.get(key) {
+            return Ok(Some(record.clone()));
+        }
+        let since = self
+            .shared
+            .now_ms()
+            .saturating_sub(IDEMPOTENCY_TTL.as_millis() as u64);
+        // Keys of an app of this name that was deleted are not this one's.
+        let since = since.max(self.shared.app_since(app).unwrap_or(0));
+        for segment in self.shared.segments.all().iter().rev() {
+            let row = segment.database()?.tree.get(key).map_err(broken)?;
+            if let Some(row) = row {
+                let record = KeyRecord::decode(&*row).map_err(|_| damaged("an idempotency key"))?;
+                let fresh = record.id().is_some_and(|id| id.0.timestamp_ms() >= since);
+                return Ok(fresh.then_some(record));
+            }
+            if segment.start_ms < since {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn change(
+        &mut self,
+        batch: &mut Batch,
+        id: ExecutionId,
+        change: Change,
+        result: Option<StoredResult>,
+    ) -> Result<Result<(Arc<Live>, Arc<State>), Refused>, Failure> {
+        let Some(live) = self.shared.live.get(id) else {
+            return Ok(Err(Refused::Ended));
+        };
+        let shown = live.state();
+        let now = batch.states.get(&id).unwrap_or(&shown);
+        let next = match now.after(change, self.shared.now_ms() as i64) {
+            Ok(next) => next,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let segment = self
+            .shared
+            .segments
+            .of(id)
+            .ok_or_else(|| damaged("a segment"))?;
+        let part = batch.part(&segment);
+        if next.status.is_terminal() {
+            let app = &live.identity.app;
+            if let Some(result) = result {
+                let file = format!("{}.{}.result", id.0, next.attempt);
+                let record = ResultRecord {
+                    headers: rows::headers(&result.headers),
+                    body: Some(rows::body_record(&result.body, &file)),
+                };
+                part.keep(result.body, &file)?;
+                part.rows
+                    .insert(&rows::by_id(rows::RESULTS, id)[..], record.encode_to_vec());
+            }
+            part.rows
+                .insert(rows::end(app, id), rows::end_record(&next).encode_to_vec());
+            part.rows.remove(&rows::by_id(rows::LIVE, id)[..]);
+            *batch.unfinished.entry(app.clone()).or_default() -= 1;
+            self.count(batch, &segment, app, &next)?;
+        } else {
+            part.rows.insert(
+                &rows::by_id(rows::LIVE, id)[..],
+                rows::live_record(&next).encode_to_vec(),
+            );
+        }
+        batch.states.insert(id, next.clone());
+        Ok(Ok((live, Arc::new(next))))
+    }
+
+    /// Counts an end in its minute, in the batch that makes it durable.
+    fn count(
+        &mut self,
+        batch: &mut Batch,
+        segment: &Segment,
+        app: &AppId,
+        state: &State,
+    ) -> Result<(), Failure> {
+        let minute = minute_of_ms(state.completed_at_ms);
+        let place = (segment.start_ms, app.clone(), minute);
+        let tally = match self.counts.get(&place) {
+            Some(known) => *known,
+            None => {
+                let row = segment
+                    .database()?
+                    .tree
+                    .get(rows::count(app, minute))
+                    .map_err(broken)?;
+                row.and_then(|row| stats::from_bytes(&row))
+                    .unwrap_or_default()
+            }
+        };
+        if let Some(outcome) = Outcome::of_execution(state.status) {
+            self.counts.insert(place.clone(), tally.with(outcome));
+            batch.counts.insert(place);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, batch: &mut Batch, app: &AppId) -> Result<(), Failure> {
+        for live in self.shared.live.of_app(app) {
+            let ending = Ending::failed(
+                Reason::AppDeleted.as_str(),
+                format!("app {app} has been deleted"),
+            );
+            let id = live.identity.id;
+            if let Ok((live, state)) = self.change(batch, id, Change::End(ending), None)? {
+                batch.effects.push(Effect::Changed(live, state, None));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next id. Ids never go back in time, though the clock may be set back: so only the
+    /// newest segment ever gets new ones.
+    fn next_id(&mut self) -> ExecutionId {
+        let newest = Duration::from_millis(self.shared.newest_ms.load(Ordering::Relaxed));
+        loop {
+            let now = (self.shared.config.clock)().max(UNIX_EPOCH + newest);
+            // It fails only when one millisecond has more ids than there are random numbers.
+            match self.ids.generate_from_datetime(now) {
+                Ok(id) => return ExecutionId(id),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// The segment of a new id: the newest, or one that begins with it when that is full or its
+    /// time is over.
+    fn segment_for(&self, id: ExecutionId) -> Result<Arc<Segment>, Failure> {
+        let (at, config) = (id.0.timestamp_ms(), &self.shared.config);
+        let newest = self.shared.segments.of(id).filter(|s| {
+            let over = at
+                >= s.start_ms
+                    .saturating_add(config.segment_width().as_millis() as u64);
+            let full = s.accepted.load(Ordering::Relaxed) >= config.segment_rows();
+            // Two segments cannot share a millisecond.
+            let may_begin = at > self.shared.newest_ms.load(Ordering::Relaxed);
+            !(may_begin && (over || full))
+        });
+        let segment = match newest {
+            Some(segment) => segment,
+            None => {
+                let made = self.shared.segments.create(at);
+                made.map_err(|e| unavailable(&e.to_string()))?
+            }
+        };
+        segment.accepted.fetch_add(1, Ordering::Relaxed);
+        self.shared.newest_ms.fetch_max(at, Ordering::Relaxed);
+        Ok(segment)
+    }
+
+    /// Makes the batch durable, then shows it; or undoes it and says so.
+    fn finish(&mut self, mut batch: Batch) {
+        for place in std::mem::take(&mut batch.counts) {
+            let (start, app, minute) = &place;
+            if let (Some(part), Some(tally)) = (batch.parts.get_mut(start), self.counts.get(&place))
+            {
+                part.rows
+                    .insert(rows::count(app, *minute), &stats::to_bytes(*tally)[..]);
+            }
+        }
+        let mut outcome = batch.parts.values_mut().try_for_each(|part| {
+            if part.files {
+                sync_folder(&part.segment.files()).map_err(|e| e.to_string())?;
+            }
+            let rows = std::mem::take(&mut part.rows);
+            part.segment.open().map_err(|e| e.to_string())?.commit(rows)
+        });
+        if outcome.is_ok() && !batch.sync_counts.is_empty() {
+            outcome = self
+                .shared
+                .stats
+                .add(std::mem::take(&mut batch.sync_counts));
+        }
+        if !batch.parts.is_empty() || outcome.is_err() {
+            self.shared
+                .healthy
+                .store(outcome.is_ok(), Ordering::Relaxed);
+        }
+        if let Err(cause) = &outcome {
+            tracing::error!(%cause, "The executions could not be written; what was asked for is refused");
+        }
+        if outcome.is_err() || self.counts.len() > COUNTS_AT_HAND {
+            self.counts.clear();
+        }
+        let failed = outcome.err().map(|cause| unavailable(&cause));
+        for effect in batch.effects {
+            self.show(effect, failed.as_ref());
+        }
+    }
+
+    fn show(&self, effect: Effect, failed: Option<&Failure>) {
+        let shared = &self.shared;
+        match (effect, failed) {
+            (Effect::Accepted(live, answer), None) => {
+                let id = live.identity.id;
+                if let Some(segment) = shared.segments.of(id) {
+                    segment.live.fetch_add(1, Ordering::Relaxed);
+                }
+                shared.live.insert(live.clone());
+                let _ = answer.send(Ok(Submitted { id, known: false }));
+                let _ = shared.accepted.send(live);
+            }
+            (Effect::Known(id, answer), None) => {
+                let _ = answer.send(Ok(Submitted { id, known: true }));
+            }
+            (Effect::Accepted(_, answer) | Effect::Known(_, answer), Some(why)) => {
+                let _ = answer.send(Err(why.clone()));
+            }
+            (Effect::Changed(live, state, answer), None) => {
+                live.show(state.clone());
+                if state.status.is_terminal() {
+                    if let Some(segment) = shared.segments.of(live.identity.id) {
+                        segment.live.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    shared.live.remove(&live);
+                    live.cancelled.cancel();
+                }
+                if let Some(answer) = answer {
+                    let _ = answer.send(Ok(Ok(state)));
+                }
+            }
+            (Effect::Changed(_, _, answer), Some(why)) => {
+                if let Some(answer) = answer {
+                    let _ = answer.send(Err(why.clone()));
+                }
+            }
+            (Effect::Forgotten(answer), failed) => {
+                let _ = answer.send(failed.map_or(Ok(()), |why| Err(why.clone())));
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn part(&mut self, segment: &Arc<Segment>) -> &mut Part {
+        self.parts.entry(segment.start_ms).or_insert_with(|| Part {
+            segment: segment.clone(),
+            rows: sled::Batch::default(),
+            files: false,
+        })
+    }
+}
+
+impl Part {
+    /// Gives a large body its place beside the rows.
+    fn keep(&mut self, body: StoredBody, name: &str) -> Result<(), Failure> {
+        if let StoredBody::File(mut spooled) = body {
+            spooled
+                .keep(&self.segment.files().join(name))
+                .map_err(|e| unavailable(&e.to_string()))?;
+            self.files = true;
+        }
+        Ok(())
+    }
+}
+
+fn broken(e: sled::Error) -> Failure {
+    unavailable(&e.to_string())
+}
+
+fn damaged(what: &str) -> Failure {
+    unavailable(&format!("{what} is damaged; run `ignite store check`"))
+}
+
+fn unavailable(cause: &str) -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        format!(
+            "the executions cannot be written ({cause}); free disk space on the data directory's volume and start ignite again: until then nothing is accepted"
+        ),
+    )
+}

@@ -1,0 +1,224 @@
+//! The executions that have not ended, in memory: who they are, how they stand as last flushed,
+//! what they put out, and who watches.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{
+    AppId, ExecutionId,
+    execution::{Identity, State},
+};
+
+/// States that a watcher who lags behind still gets; more changes than an execution has attempts
+/// in ordinary trouble.
+const KEPT_STATES: usize = 32;
+
+/// One execution that has not ended, or has just ended while somebody watches.
+pub struct Live {
+    /// What never changes about it.
+    pub identity: Identity,
+    /// Cancelled when it ends without its attempt having brought that about.
+    pub cancelled: CancellationToken,
+    feed: Mutex<Feed>,
+    /// Told after every change of the feed.
+    changed: watch::Sender<()>,
+}
+
+/// What watchers read. Each has its own place in it, so a slow one holds nobody back.
+struct Feed {
+    /// The newest states; the last one is how it stands.
+    states: VecDeque<Arc<State>>,
+    /// How many states came before those.
+    states_gone: usize,
+    /// The newest output.
+    output: VecDeque<Bytes>,
+    output_bytes: usize,
+    /// How many pieces of output came before those.
+    output_gone: usize,
+}
+
+/// One thing that a watcher hears.
+#[derive(Debug, Clone)]
+pub enum Update {
+    /// It stands so now.
+    State(Arc<State>),
+    /// The app put this out.
+    Output(Bytes),
+}
+
+impl Live {
+    pub(super) fn new(identity: Identity, state: State) -> Self {
+        Self {
+            identity,
+            cancelled: CancellationToken::new(),
+            feed: Mutex::new(Feed {
+                states: VecDeque::from([Arc::new(state)]),
+                states_gone: 0,
+                output: VecDeque::new(),
+                output_bytes: 0,
+                output_gone: 0,
+            }),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// How it stands, as it is on disk.
+    pub fn state(&self) -> Arc<State> {
+        let feed = self.feed.lock();
+        feed.states.back().expect("there is always a state").clone()
+    }
+
+    /// Shows a state that is on disk now.
+    pub(super) fn show(&self, state: Arc<State>) {
+        {
+            let mut feed = self.feed.lock();
+            if !state.status.is_terminal() {
+                // A new attempt puts out its own.
+                feed.output_gone += feed.output.len();
+                feed.output.clear();
+                feed.output_bytes = 0;
+            }
+            feed.states.push_back(state);
+            if feed.states.len() > KEPT_STATES {
+                feed.states.pop_front();
+                feed.states_gone += 1;
+            }
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Adds a piece of output for watchers; the oldest goes when more than `keep` bytes are kept.
+    pub fn put_out(&self, piece: Bytes, keep: usize) {
+        {
+            let mut feed = self.feed.lock();
+            feed.output_bytes += piece.len();
+            feed.output.push_back(piece);
+            while feed.output_bytes > keep && feed.output.len() > 1 {
+                if let Some(oldest) = feed.output.pop_front() {
+                    feed.output_bytes -= oldest.len();
+                    feed.output_gone += 1;
+                }
+            }
+        }
+        self.changed.send_replace(());
+    }
+
+    /// A watcher that begins with the present state and the output that is kept.
+    pub fn watch(self: &Arc<Self>) -> Watcher {
+        let changed = self.changed.subscribe();
+        let feed = self.feed.lock();
+        Watcher {
+            next_state: feed.states_gone + feed.states.len() - 1,
+            next_output: feed.output_gone,
+            changed,
+            live: self.clone(),
+        }
+    }
+}
+
+/// Follows one execution.
+pub struct Watcher {
+    live: Arc<Live>,
+    changed: watch::Receiver<()>,
+    next_state: usize,
+    next_output: usize,
+}
+
+impl Watcher {
+    /// The next thing that happened; for ever pending after the end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Update {
+        loop {
+            self.changed.mark_unchanged();
+            if let Some(update) = self.take() {
+                return update;
+            }
+            if self.changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// States before output and the end after it: output belongs to the attempt before it.
+    fn take(&mut self) -> Option<Update> {
+        let feed = self.live.feed.lock();
+        self.next_state = self.next_state.max(feed.states_gone);
+        self.next_output = self.next_output.max(feed.output_gone);
+        let state = feed.states.get(self.next_state - feed.states_gone);
+        if let Some(state) = state.filter(|s| !s.status.is_terminal()) {
+            self.next_state += 1;
+            return Some(Update::State(state.clone()));
+        }
+        if let Some(piece) = feed.output.get(self.next_output - feed.output_gone) {
+            self.next_output += 1;
+            return Some(Update::Output(piece.clone()));
+        }
+        let state = state?.clone();
+        self.next_state += 1;
+        Some(Update::State(state))
+    }
+}
+
+/// Every execution that has not ended.
+#[derive(Default)]
+pub(super) struct Table {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    by_id: HashMap<ExecutionId, Arc<Live>>,
+    by_app: HashMap<AppId, BTreeMap<ExecutionId, Arc<Live>>>,
+}
+
+impl Table {
+    pub(super) fn get(&self, id: ExecutionId) -> Option<Arc<Live>> {
+        self.inner.read().by_id.get(&id).cloned()
+    }
+
+    /// How many of an app have not ended.
+    pub(super) fn count(&self, app: &AppId) -> usize {
+        self.inner.read().by_app.get(app).map_or(0, BTreeMap::len)
+    }
+
+    /// Those of an app, the oldest first.
+    pub(super) fn of_app(&self, app: &AppId) -> Vec<Arc<Live>> {
+        let inner = self.inner.read();
+        let all = inner.by_app.get(app).into_iter().flat_map(BTreeMap::values);
+        all.cloned().collect()
+    }
+
+    /// All of them, in the order of acceptance.
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<_> = self.inner.read().by_id.values().cloned().collect();
+        all.sort_unstable_by_key(|live| live.identity.id);
+        all
+    }
+
+    pub(super) fn insert(&self, live: Arc<Live>) {
+        let mut inner = self.inner.write();
+        let app = inner.by_app.entry(live.identity.app.clone()).or_default();
+        app.insert(live.identity.id, live.clone());
+        inner.by_id.insert(live.identity.id, live);
+    }
+
+    pub(super) fn remove(&self, live: &Live) {
+        let mut inner = self.inner.write();
+        inner.by_id.remove(&live.identity.id);
+        if let Some(app) = inner.by_app.get_mut(&live.identity.app) {
+            app.remove(&live.identity.id);
+            if app.is_empty() {
+                inner.by_app.remove(&live.identity.app);
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Asynchronous executions on disk: accepted only once they are durable, and never lost after.
+//!
+//! | file | what |
+//! |---|---|
+//! | `committer.rs` | the one thread that writes |
+//! | `live.rs` | what has not ended, in memory, and who watches |
+//! | `segment.rs` | the databases, one for a span of time |
+//! | `rows.rs` | keys and records |
+//! | `spool.rs` | large bodies, in files |
+//! | `read.rs` | one execution; pages of them |
+//! | `stats.rs` | counts by app and minute |
+//! | `retention.rs` | what goes when, and how the disk gets its space back |
+//! | `tools.rs` | check, compact, export |
+//!
+//! Readers see an execution as it was last flushed: from memory until it has ended, from disk
+//! after. The executor hears of every accepted one through a channel and asks for its changes.
+
+mod committer;
+mod live;
+mod read;
+mod retention;
+mod rows;
+mod segment;
+mod spool;
+mod stats;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc as std_mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::{
+    committer::StoredResult,
+    live::{Live, Update, Watcher},
+    read::{Filter, Record},
+    spool::{Spool, StoredBody},
+};
+use self::{
+    committer::{Changed, Command, Committer},
+    segment::Segments,
+    stats::Stats,
+};
+use super::{Error, db::private_folder};
+use crate::model::{
+    AppId, ExecutionId, Failure, OrgName, Reason,
+    execution::Change,
+    stats::{Tally, minute_of_ms},
+};
+
+/// The executions' folder in the data directory.
+const FOLDER: &str = "executions";
+
+/// Wall time, for ids, timestamps and retention; a function so that tests can move it.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Since when (Unix milliseconds) there is an app of this name; `None` when there is none.
+pub type Known = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
+
+/// Limits and times; `config` documents the settings behind them.
+#[derive(Clone)]
+pub struct Config {
+    /// Most executions of one app that have not ended.
+    pub queue_max: usize,
+    /// How long ended executions are kept.
+    pub retention: Duration,
+    /// Most ended executions kept per app.
+    pub max_per_app: u64,
+    /// Nothing is accepted while the disk has less room than this, in bytes.
+    pub min_free_bytes: u64,
+    /// Output kept for late watchers per execution, in bytes.
+    pub output_keep: usize,
+    /// Time between two rounds of retention.
+    pub retention_interval: Duration,
+    /// Wall time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// A segment's span: a seventh of what is kept, so that the disk follows retention closely.
+    fn segment_width(&self) -> Duration {
+        const LEAST: Duration = Duration::from_secs(60);
+        const MOST: Duration = Duration::from_secs(24 * 3600);
+        (self.retention / 7).clamp(LEAST, MOST)
+    }
+
+    /// Most executions in one segment: a part of what one app may keep, so that going over the
+    /// number frees a segment before it is far over.
+    fn segment_rows(&self) -> u64 {
+        (self.max_per_app / 4).clamp(16, 50_000)
+    }
+}
+
+/// The HTTP request of an execution.
+#[derive(Debug, Default)]
+pub struct StoredRequest {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The headers that the caller gave.
+    pub headers: Vec<(String, Bytes)>,
+    /// The body.
+    pub body: StoredBody,
+}
+
+/// What a caller submits.
+#[derive(Debug)]
+pub struct Submission {
+    /// The app.
+    pub app: AppId,
+    /// The caller's organizations.
+    pub submitters: Vec<OrgName>,
+    /// Makes a repeated submit return the first id.
+    pub idempotency_key: Option<String>,
+    /// Tells two requests with one idempotency key apart.
+    pub digest: Vec<u8>,
+    /// The request.
+    pub request: StoredRequest,
+}
+
+/// An accepted submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The execution's id.
+    pub id: ExecutionId,
+    /// It was accepted before, under the same idempotency key.
+    pub known: bool,
+}
+
+/// A request read back, with its body whole.
+pub struct LoadedRequest {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The headers.
+    pub headers: Vec<(String, Bytes)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+struct Shared {
+    config: Config,
+    known: Known,
+    folder: PathBuf,
+    segments: Segments,
+    live: live::Table,
+    stats: Stats,
+    accepted: mpsc::UnboundedSender<Arc<Live>>,
+    /// The newest id's time that was given out.
+    newest_ms: AtomicU64,
+    /// The last write succeeded.
+    healthy: AtomicBool,
+    /// The disk has room for more.
+    roomy: AtomicBool,
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        let since = (self.config.clock)().duration_since(UNIX_EPOCH);
+        since.map_or(0, |d| d.as_millis() as u64)
+    }
+
+    fn app_since(&self, app: &AppId) -> Option<u64> {
+        (self.known)(app)
+    }
+
+    /// Whether an execution belongs to an app that is there, and not to one of its name before.
+    fn is_visible(&self, app: &AppId, id: ExecutionId) -> bool {
+        self.app_since(app)
+            .is_some_and(|since| id.0.timestamp_ms() >= since)
+    }
+
+    /// Refuses new work before the disk is full, so that what is accepted can still end.
+    fn room(&self) -> Result<(), Failure> {
+        let free = match rustix::fs::statvfs(&self.folder) {
+            Ok(s) => s.f_bavail.saturating_mul(s.f_frsize),
+            Err(_) => u64::MAX,
+        };
+        let roomy = free >= self.config.min_free_bytes;
+        if self.roomy.swap(roomy, Ordering::Relaxed) != roomy {
+            if roomy {
+                tracing::info!(free, "The disk has room again; executions are accepted");
+            } else {
+                tracing::error!(
+                    free,
+                    wanted = self.config.min_free_bytes,
+                    "The disk is almost full; executions are refused until it is not"
+                );
+            }
+        }
+        if roomy {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::StoreUnavailable,
+            format!("the data directory's volume has {free} bytes left, less than the {} that must stay free (IGNITE_MIN_FREE_DISK_BYTES); free disk space and try again", self.config.min_free_bytes),
+        )
+        .with_retry_after(Duration::from_secs(10)))
+    }
+}
+
+/// A handle to the executions; clones share it.
+#[derive(Clone)]
+pub struct Executions {
+    shared: Arc<Shared>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    // `None` once closed: dropping the sender ends the thread after what was sent before.
+    commands: Mutex<Option<std_mpsc::Sender<Command>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    retention: Mutex<Option<retention::Worker>>,
+}
+
+/// Every execution to be run: those that had not ended when the store was opened, in the order
+/// of acceptance, and from then on each that is accepted.
+pub type Accepted = mpsc::UnboundedReceiver<Arc<Live>>;
+
+impl Executions {
+    /// Opens or makes the executions of a data directory. Those whose app is gone are ended.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(data_dir: &Path, config: Config, known: Known) -> Result<(Self, Accepted), Error> {
+        let folder = data_dir.join(FOLDER);
+        let io = |e: std::io::Error| Error::Corrupt {
+            path: folder.display().to_string(),
+            cause: e.to_string(),
+        };
+        private_folder(&folder).map_err(io)?;
+        let incoming = folder.join("incoming");
+        match std::fs::remove_dir_all(&incoming) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+            _ => private_folder(&incoming).map_err(io)?,
+        }
+        let segments = Segments::open(folder.join("segments")).map_err(io)?;
+        let stats = Stats::open(&folder.join("stats"))?;
+        let (accepted, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            config,
+            known,
+            folder: folder.clone(),
+            segments,
+            live: live::Table::default(),
+            stats,
+            accepted,
+            newest_ms: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+            roomy: AtomicBool::new(true),
+        });
+        shared.recover()?;
+        let (tx, rx) = std_mpsc::channel();
+        let committer = Committer::new(shared.clone());
+        let thread = std::thread::Builder::new()
+            .name("executions".into())
+            .spawn(move || committer.run(&rx))
+            .map_err(io)?;
+        let executions = Self {
+            inner: Arc::new(Inner {
+                commands: Mutex::new(Some(tx)),
+                thread: Mutex::new(Some(thread)),
+                retention: Mutex::new(None),
+            }),
+            shared,
+        };
+        let worker = retention::Worker::spawn(&executions).map_err(io)?;
+        *executions.inner.retention.lock() = Some(worker);
+        Ok((executions, receiver))
+    }
+
+    /// Accepts an execution: its id, once it is on disk.
+    ///
+    /// # Errors
+    /// EXECUTION_QUEUE_FULL, IDEMPOTENCY_CONFLICT, STORE_UNAVAILABLE.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still be carried out.
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, Failure> {
+        let (answer, rx) = oneshot::channel();
+        self.send(Command::Submit { submission, answer })?;
+        rx.await.unwrap_or_else(|_| Err(super::closed()))
+    }
+
+    /// Makes a change durable and yields the new state, or why it was not made.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE; the change may be asked for again.
+    pub async fn change(
+        &self,
+        id: ExecutionId,
+        change: Change,
+        result: Option<StoredResult>,
+    ) -> Changed {
+        let (answer, rx) = oneshot::channel();
+        self.send(Command::Change {
+            id,
+            change,
+            result,
+            answer,
+        })?;
+        rx.await.unwrap_or_else(|_| Err(super::closed()))
+    }
+
+    /// Ends what has not ended of an app that is gone. Its records are out of sight with it.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn forget(&self, app: AppId) -> Result<(), Failure> {
+        let (answer, rx) = oneshot::channel();
+        self.send(Command::Forget { app, answer })?;
+        rx.await.unwrap_or_else(|_| Err(super::closed()))
+    }
+
+    /// Counts invocations that leave no record, as of now.
+    pub fn count(&self, tallies: Vec<(AppId, Tally)>) {
+        let minute = minute_of_ms(self.shared.now_ms() as i64);
+        // A store that is closing takes no more; these are the counts that may be lost.
+        let _ = self.send(Command::Count { minute, tallies });
+    }
+
+    /// A place for a body that is still coming.
+    pub fn spool(&self) -> Spool {
+        Spool::new(self.shared.folder.join("incoming"))
+    }
+
+    /// An execution that has not ended.
+    pub fn live(&self, id: ExecutionId) -> Option<Arc<Live>> {
+        self.shared.live.get(id)
+    }
+
+    /// Whether the app that an execution was submitted to is there still.
+    pub fn has_app(&self, live: &Live) -> bool {
+        self.shared.is_visible(&live.identity.app, live.identity.id)
+    }
+
+    /// Output kept for late watchers per execution, in bytes.
+    pub fn output_keep(&self) -> usize {
+        self.shared.config.output_keep
+    }
+
+    /// Why new work is refused at present, if it is.
+    pub fn trouble(&self) -> Option<String> {
+        if !self.shared.healthy.load(Ordering::Relaxed) {
+            return Some("the last write of executions failed; see the log".to_owned());
+        }
+        // Asked anew, since nothing may have been submitted since the disk filled or emptied.
+        self.shared.room().err().map(|f| f.message)
+    }
+
+    /// Ends the threads after everything sent before is on disk. Blocks for that long.
+    pub fn close(&self) {
+        self.inner.retention.lock().take();
+        self.inner.commands.lock().take();
+        let thread = self.inner.thread.lock().take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("The executions' committer panicked");
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), Failure> {
+        let commands = self.inner.commands.lock();
+        let sent = commands.as_ref().is_some_and(|tx| tx.send(command).is_ok());
+        if sent { Ok(()) } else { Err(super::closed()) }
+    }
+
+    /// Runs blocking work on the store.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or_else(|_| Err(super::closed()))
+    }
+}
+
+impl Shared {
+    /// Finds what had not ended, and hands it to the executor.
+    fn recover(&self) -> Result<(), Error> {
+        for segment in self.segments.all() {
+            let is_newest = self.segments.end_ms(&segment).is_none();
+            if segment.is_sealed() && !is_newest {
+                continue;
+            }
+            let corrupt = |cause: String| Error::Corrupt {
+                path: segment.files().display().to_string(),
+                cause,
+            };
+            let database = segment.open()?;
+            if is_newest {
+                let ids = || database.tree.scan_prefix([rows::REQUESTS]).keys();
+                let accepted = ids().count() as u64;
+                segment.accepted.store(accepted, Ordering::Relaxed);
+                if let Some(Ok(key)) = ids().next_back()
+                    && let Some(id) = rows::id_of(&key)
+                {
+                    self.newest_ms.store(id.0.timestamp_ms(), Ordering::Relaxed);
+                }
+            }
+            for row in database.tree.scan_prefix([rows::LIVE]) {
+                let (key, value) = row.map_err(|e| corrupt(e.to_string()))?;
+                let live = self
+                    .live_of(&database, &key, &value)
+                    .ok_or_else(|| corrupt(format!("the row {key:?} is damaged")))?;
+                segment.live.fetch_add(1, Ordering::Relaxed);
+                self.live.insert(Arc::new(live));
+            }
+        }
+        for live in self.live.all() {
+            let _ = self.accepted.send(live);
+        }
+        Ok(())
+    }
+
+    fn live_of(&self, database: &super::db::Database, key: &[u8], value: &[u8]) -> Option<Live> {
+        let id = rows::id_of(key)?;
+        let state = rows::live_state(&rows::LiveRecord::decode(value).ok()?);
+        let request = database.tree.get(rows::by_id(rows::REQUESTS, id)).ok()??;
+        let request = rows::RequestRecord::decode(&*request).ok()?;
+        Some(Live::new(rows::identity(id, &request)?, state))
+    }
+}

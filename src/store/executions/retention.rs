@@ -1,0 +1,318 @@
+//! What goes when: whole segments by age, the oldest of an app by number, and what belongs to
+//! apps that are gone. Executions that have not ended are never touched.
+//!
+//! sled gives space back slowly when rows are deleted one at a time. So a segment is dropped
+//! whole, or, when at least half of it is to go, what stays is copied to a fresh one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::Path,
+    sync::{
+        Arc, Weak,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use prost::Message as _;
+
+use super::{
+    Executions, Shared,
+    committer::Command,
+    rows::{self, BodyRecord, RequestRecord, ResultRecord},
+    segment::Segment,
+    stats,
+};
+use crate::model::{AppId, ExecutionId, execution::IDEMPOTENCY_TTL};
+
+/// A segment that nobody asked for this long is closed.
+const CLOSE_AFTER: Duration = Duration::from_secs(60);
+/// Rows written at once while a segment is copied.
+const COPY_BATCH: usize = 1000;
+const MS_PER_MINUTE: u64 = 60_000;
+
+/// The thread that tidies up.
+pub(super) struct Worker {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    pub(super) fn spawn(executions: &Executions) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let interval = executions.shared.config.retention_interval;
+        let (shared, inner) = (executions.shared.clone(), Arc::downgrade(&executions.inner));
+        let thread = std::thread::Builder::new()
+            .name("retention".into())
+            .spawn(move || {
+                let mut ended = Ended::default();
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(cause) = round(&shared, &inner, &mut ended) {
+                        tracing::error!(%cause, "Old executions could not be tidied up; trying again later");
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.take();
+        if self.thread.take().is_some_and(|t| t.join().is_err()) {
+            tracing::error!("The executions' retention panicked");
+        }
+    }
+}
+
+/// How many ended executions of an app a segment has, and between which times.
+#[derive(Clone, Copy)]
+struct Share {
+    count: u64,
+    oldest_ms: u64,
+    newest_ms: u64,
+}
+
+/// What is known of segments that do not change any more.
+#[derive(Default)]
+struct Ended(HashMap<u64, Arc<HashMap<AppId, Share>>>);
+
+fn round(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
+    by_age(shared, inner)?;
+    by_number(shared, inner, ended)?;
+    for segment in shared.segments.all() {
+        let is_newest = shared.segments.end_ms(&segment).is_none();
+        if !is_newest {
+            segment.close_if_idle(CLOSE_AFTER);
+        }
+    }
+    let now = shared.now_ms();
+    let minute = |since: Duration| {
+        u32::try_from(now.saturating_sub(since.as_millis() as u64) / MS_PER_MINUTE).unwrap_or(0)
+    };
+    let (fine, kept) = (minute(shared.config.retention), minute(stats::KEPT));
+    in_turn(inner, move |shared| shared.stats.age(fine, kept))
+}
+
+/// Drops the segments whose time is over.
+fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
+    let now = shared.now_ms();
+    let oldest_kept = now.saturating_sub(shared.config.retention.as_millis() as u64);
+    for segment in shared.segments.all() {
+        let width = shared.config.segment_width().as_millis() as u64;
+        let end = shared
+            .segments
+            .end_ms(&segment)
+            .unwrap_or_else(|| segment.start_ms.saturating_add(width));
+        if end <= oldest_kept && segment.live.load(Ordering::Relaxed) == 0 {
+            remove(shared, inner, &segment)?;
+            tracing::info!(
+                start_ms = segment.start_ms,
+                "Dropped executions that are older than the retention"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Drops or shrinks the segments of which much is to go.
+fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
+    let segments = shared.segments.all();
+    ended
+        .0
+        .retain(|start, _| segments.iter().any(|s| s.start_ms == *start));
+    let mut shares = Vec::with_capacity(segments.len());
+    let mut totals: HashMap<AppId, u64> = HashMap::new();
+    for segment in &segments {
+        let share = share(shared, segment, ended)?;
+        for (app, s) in share.iter().filter(|(app, s)| lives(shared, app, s)) {
+            *totals.entry(app.clone()).or_default() += s.count;
+        }
+        shares.push(share);
+    }
+    // The oldest first: what goes of each app is at the beginning.
+    for (segment, share) in segments.iter().zip(shares) {
+        let mut goes: HashMap<AppId, u64> = HashMap::new();
+        for (app, s) in &*share {
+            let surplus = match lives(shared, app, s) {
+                true => totals
+                    .get(app)
+                    .map_or(0, |total| total.saturating_sub(shared.config.max_per_app)),
+                false => s.count,
+            };
+            let gone = surplus.min(s.count);
+            if gone > 0 {
+                goes.insert(app.clone(), gone);
+            }
+        }
+        let all: u64 = share.values().map(|s| s.count).sum();
+        let gone: u64 = goes.values().sum();
+        let settled =
+            shared.segments.end_ms(segment).is_some() && segment.live.load(Ordering::Relaxed) == 0;
+        if gone == 0 || gone * 2 < all || !settled {
+            continue;
+        }
+        for (app, gone) in &goes {
+            if let Some(total) = totals.get_mut(app) {
+                *total = total.saturating_sub(*gone);
+            }
+        }
+        // The keys in it may still be asked for.
+        let keys_count = segment.start_ms + IDEMPOTENCY_TTL.as_millis() as u64 > shared.now_ms();
+        if gone == all && !keys_count {
+            remove(shared, inner, segment)?;
+        } else {
+            compact(shared, segment, &goes)?;
+        }
+        ended.0.remove(&segment.start_ms);
+        tracing::info!(
+            start_ms = segment.start_ms,
+            gone,
+            kept = all - gone,
+            "Dropped executions beyond the number that is kept"
+        );
+    }
+    Ok(())
+}
+
+/// Whether an app's executions in a segment are those of an app that is there.
+fn lives(shared: &Shared, app: &AppId, share: &Share) -> bool {
+    shared
+        .app_since(app)
+        .is_some_and(|since| share.newest_ms >= since)
+}
+
+fn share(
+    shared: &Shared,
+    segment: &Segment,
+    ended: &mut Ended,
+) -> Result<Arc<HashMap<AppId, Share>>, String> {
+    if let Some(known) = ended.0.get(&segment.start_ms) {
+        return Ok(known.clone());
+    }
+    // Asked before the rows are read: what ends in between is counted the next time.
+    let settled =
+        shared.segments.end_ms(segment).is_some() && segment.live.load(Ordering::Relaxed) == 0;
+    let database = segment.open().map_err(|e| e.to_string())?;
+    let mut shares: HashMap<AppId, Share> = HashMap::new();
+    for key in database.tree.scan_prefix([rows::ENDS]).keys() {
+        let key = key.map_err(|e| e.to_string())?;
+        let (Some(app), Some(id)) = (rows::app_of(&key), rows::id_of(&key)) else {
+            continue;
+        };
+        let at = id.0.timestamp_ms();
+        let share = shares.entry(app).or_insert(Share {
+            count: 0,
+            oldest_ms: at,
+            newest_ms: at,
+        });
+        share.count += 1;
+        share.oldest_ms = share.oldest_ms.min(at);
+        share.newest_ms = share.newest_ms.max(at);
+    }
+    let shares = Arc::new(shares);
+    if settled {
+        segment.seal().map_err(|e| e.to_string())?;
+        ended.0.insert(segment.start_ms, shares.clone());
+    }
+    Ok(shares)
+}
+
+/// Removes a segment, once its counts are safe.
+fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Result<(), String> {
+    let database = segment.open().map_err(|e| e.to_string())?;
+    let start = segment.start_ms;
+    in_turn(inner, move |shared| shared.stats.fold(start, &database))?;
+    shared.segments.remove(segment).map_err(|e| e.to_string())?;
+    in_turn(inner, move |shared| shared.stats.unmark(start))
+}
+
+/// Copies what stays of a segment into a fresh one; of each app in `goes` the given number of
+/// the oldest goes.
+pub(super) fn compact(
+    shared: &Shared,
+    segment: &Segment,
+    goes: &HashMap<AppId, u64>,
+) -> Result<(), String> {
+    let from = segment.open().map_err(|e| e.to_string())?;
+    let mut gone: HashSet<ExecutionId> = HashSet::new();
+    for (app, count) in goes {
+        let keys = from.tree.scan_prefix(rows::of_app(rows::ENDS, app)).keys();
+        for key in keys.take(usize::try_from(*count).unwrap_or(usize::MAX)) {
+            let key = key.map_err(|e| e.to_string())?;
+            gone.extend(rows::id_of(&key));
+        }
+    }
+    let files = segment.files();
+    shared.segments.replace(segment, |to, to_files| {
+        let mut batch = sled::Batch::default();
+        let mut rows_in_batch = 0;
+        for row in from.tree.iter() {
+            let (key, value) = row.map_err(|e| e.to_string())?;
+            let body = match key.first().copied() {
+                Some(rows::REQUESTS) => RequestRecord::decode(&*value).ok().and_then(|r| r.body),
+                Some(rows::RESULTS) => ResultRecord::decode(&*value).ok().and_then(|r| r.body),
+                _ => None,
+            };
+            let of_one = matches!(
+                key.first().copied(),
+                Some(rows::REQUESTS | rows::LIVE | rows::ENDS | rows::RESULTS)
+            );
+            if of_one && rows::id_of(&key).is_some_and(|id| gone.contains(&id)) {
+                continue;
+            }
+            if let Some(BodyRecord { file, .. }) = body.filter(|b| !b.file.is_empty()) {
+                link(&files, to_files, &file)?;
+            }
+            batch.insert(key, value);
+            rows_in_batch += 1;
+            if rows_in_batch == COPY_BATCH {
+                to.tree
+                    .apply_batch(std::mem::take(&mut batch))
+                    .map_err(|e| e.to_string())?;
+                rows_in_batch = 0;
+            }
+        }
+        to.commit(batch)
+    })
+}
+
+/// A file of a segment in its successor as well; file systems without links get a copy.
+fn link(from: &Path, to: &Path, name: &str) -> Result<(), String> {
+    let (from, to) = (from.join(name), to.join(name));
+    match std::fs::hard_link(&from, &to) {
+        Ok(()) => Ok(()),
+        // `store check` reports it; the rows are worth keeping.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => std::fs::copy(&from, &to)
+            .map(drop)
+            .map_err(|e| e.to_string()),
+    }
+}
+
+/// Has the committer do work on the statistics between its batches.
+fn in_turn(
+    inner: &Weak<super::Inner>,
+    work: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
+) -> Result<(), String> {
+    let closing = || "the store is closing".to_owned();
+    let (tx, rx) = mpsc::channel();
+    {
+        let inner = inner.upgrade().ok_or_else(closing)?;
+        let commands = inner.commands.lock();
+        let sent = commands.as_ref().is_some_and(|commands| {
+            let work = Box::new(move |shared: &Shared| drop(tx.send(work(shared))));
+            commands.send(Command::Statistics(work)).is_ok()
+        });
+        if !sent {
+            return Err(closing());
+        }
+    }
+    rx.recv().unwrap_or_else(|_| Err(closing()))
+}

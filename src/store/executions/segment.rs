@@ -1,0 +1,234 @@
+//! The time segments of the executions: each a database and a folder of large bodies, dropped
+//! whole when everything in it is old.
+//!
+//! Which segment an execution is in follows from its id's own time alone: the newest segment
+//! that does not start after it. A segment is opened when it is needed; those that nobody asks
+//! for are closed again, so that a long history costs no memory.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        Error,
+        db::{Database, private_folder, sync_folder},
+    },
+    rows,
+};
+use crate::model::{ExecutionId, Failure, Reason};
+
+/// Page cache of one segment: enough for the rows that are being written.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// Marks a segment in which everything has ended, so that a start need not look into it.
+const SEALED: &str = "sealed";
+/// What a folder's name starts with while it replaces, is replaced, or is removed.
+const FRESH: &str = "fresh-";
+const REPLACED: &str = "replaced-";
+const REMOVED: &str = "removed-";
+
+/// One segment.
+pub(super) struct Segment {
+    /// The first millisecond that belongs to it.
+    pub(super) start_ms: u64,
+    folder: PathBuf,
+    database: Mutex<Option<Arc<Database>>>,
+    used: Mutex<Instant>,
+    /// Executions in it that have not ended.
+    pub(super) live: AtomicUsize,
+    /// Executions accepted into it, as far as this run knows.
+    pub(super) accepted: AtomicU64,
+}
+
+impl Segment {
+    fn new(folder: PathBuf, start_ms: u64) -> Self {
+        Self {
+            start_ms,
+            folder,
+            database: Mutex::new(None),
+            used: Mutex::new(Instant::now()),
+            live: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+        }
+    }
+
+    /// The database, opened if it is not. Blocks for that long.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub(super) fn open(&self) -> Result<Arc<Database>, Error> {
+        *self.used.lock() = Instant::now();
+        let mut slot = self.database.lock();
+        if let Some(open) = &*slot {
+            return Ok(open.clone());
+        }
+        let opened = Arc::new(Database::open(
+            &self.folder.join("rows"),
+            rows::FORMAT,
+            CACHE_BYTES,
+        )?);
+        *slot = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// As [`Segment::open`], for work on behalf of a request.
+    pub(super) fn database(&self) -> Result<Arc<Database>, Failure> {
+        self.open().map_err(|e| {
+            tracing::error!(error = %e, "A segment of the executions cannot be opened");
+            Failure::new(Reason::StoreUnavailable, e.to_string())
+        })
+    }
+
+    /// Closes the database when nobody used it for `idle`.
+    pub(super) fn close_if_idle(&self, idle: Duration) {
+        let mut slot = self.database.lock();
+        if self.used.lock().elapsed() >= idle
+            && slot.as_ref().is_some_and(|db| Arc::strong_count(db) == 1)
+        {
+            *slot = None;
+        }
+    }
+
+    /// Where large bodies are.
+    pub(super) fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    /// Whether everything in it was known to have ended when it was last looked at.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.folder.join(SEALED).exists()
+    }
+
+    /// Remembers that everything in it has ended.
+    pub(super) fn seal(&self) -> io::Result<()> {
+        fs::write(self.folder.join(SEALED), b"")
+    }
+}
+
+/// All segments of a data directory.
+pub(super) struct Segments {
+    folder: PathBuf,
+    by_start: RwLock<BTreeMap<u64, Arc<Segment>>>,
+}
+
+impl Segments {
+    /// Reads which there are. What a crash left of a replacement or a removal is tidied up.
+    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
+        private_folder(&folder)?;
+        let names: Vec<String> = fs::read_dir(&folder)?
+            .map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_, _>>()?;
+        for name in &names {
+            if let Some(start) = name.strip_prefix(REPLACED)
+                && !names.iter().any(|n| n == start)
+            {
+                // The crash came between the two renames: the old one is whole.
+                fs::rename(folder.join(name), folder.join(start))?;
+            } else if [FRESH, REPLACED, REMOVED]
+                .iter()
+                .any(|p| name.starts_with(p))
+            {
+                fs::remove_dir_all(folder.join(name))?;
+            }
+        }
+        let mut by_start = BTreeMap::new();
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if let Ok(start) = entry.file_name().to_string_lossy().parse::<u64>() {
+                by_start.insert(start, Arc::new(Segment::new(entry.path(), start)));
+            }
+        }
+        Ok(Self {
+            folder,
+            by_start: RwLock::new(by_start),
+        })
+    }
+
+    /// The segment of an id.
+    pub(super) fn of(&self, id: ExecutionId) -> Option<Arc<Segment>> {
+        let all = self.by_start.read();
+        let (_, segment) = all.range(..=id.0.timestamp_ms()).next_back()?;
+        Some(segment.clone())
+    }
+
+    /// Every segment, the oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_start.read().values().cloned().collect()
+    }
+
+    /// Where a segment's time ends: the start of the next one.
+    pub(super) fn end_ms(&self, segment: &Segment) -> Option<u64> {
+        let all = self.by_start.read();
+        all.range(segment.start_ms + 1..)
+            .next()
+            .map(|(start, _)| *start)
+    }
+
+    /// Makes a segment that starts at a time.
+    pub(super) fn create(&self, start_ms: u64) -> Result<Arc<Segment>, Error> {
+        let folder = self.folder.join(start_ms.to_string());
+        let segment = Arc::new(Segment::new(folder, start_ms));
+        let io = |e: io::Error| Error::Corrupt {
+            path: segment.folder.display().to_string(),
+            cause: e.to_string(),
+        };
+        private_folder(&segment.files()).map_err(io)?;
+        segment.open()?;
+        sync_folder(&segment.folder).map_err(io)?;
+        sync_folder(&self.folder).map_err(io)?;
+        self.by_start.write().insert(start_ms, segment.clone());
+        Ok(segment)
+    }
+
+    /// Removes a segment from sight and from the disk. Readers that have it finish first.
+    pub(super) fn remove(&self, segment: &Segment) -> io::Result<()> {
+        let away = self.folder.join(format!("{REMOVED}{}", segment.start_ms));
+        fs::rename(&segment.folder, &away)?;
+        self.by_start.write().remove(&segment.start_ms);
+        sync_folder(&self.folder)?;
+        fs::remove_dir_all(away)
+    }
+
+    /// Puts what `fill` writes into a fresh database and folder of files in a segment's stead.
+    pub(super) fn replace(
+        &self,
+        segment: &Segment,
+        fill: impl FnOnce(&Database, &Path) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let text = |e: io::Error| e.to_string();
+        let fresh = self.folder.join(format!("{FRESH}{}", segment.start_ms));
+        let replaced = self.folder.join(format!("{REPLACED}{}", segment.start_ms));
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).map_err(text)?;
+        }
+        private_folder(&fresh.join("files")).map_err(text)?;
+        {
+            let database = Database::open(&fresh.join("rows"), rows::FORMAT, CACHE_BYTES)
+                .map_err(|e| e.to_string())?;
+            fill(&database, &fresh.join("files"))?;
+        }
+        sync_folder(&fresh.join("files")).map_err(text)?;
+        fs::write(fresh.join(SEALED), b"").map_err(text)?;
+        sync_folder(&fresh).map_err(text)?;
+        fs::rename(&segment.folder, &replaced).map_err(text)?;
+        fs::rename(&fresh, &segment.folder).map_err(text)?;
+        sync_folder(&self.folder).map_err(text)?;
+        let next = Segment::new(segment.folder.clone(), segment.start_ms);
+        next.accepted
+            .store(segment.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.by_start
+            .write()
+            .insert(segment.start_ms, Arc::new(next));
+        fs::remove_dir_all(replaced).map_err(text)
+    }
+}

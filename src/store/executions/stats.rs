@@ -1,0 +1,204 @@
+//! How many invocations completed, failed and timed out, by app and minute.
+//!
+//! Asynchronous ones are counted in their segment, in the very batch that ends them. The others
+//! are counted here, in a database of their own, once a second. Before a segment is dropped its
+//! counts are folded into hours here, which are kept as long as the API can ask for them.
+//!
+//! | first byte | rest | value |
+//! |---|---|---|
+//! | 0x01 | `format` | u32, big-endian |
+//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record |
+//! | 0x03 | app 0x00 hour (u32) | counts of what is older |
+//! | 0x04 | start of a segment (u64) | empty: its counts have been folded into the hours |
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use super::{
+    super::{Error, db::Database},
+    rows,
+    segment::Segments,
+};
+use crate::model::{
+    AppId,
+    stats::{MAX_RANGE_SECS, Tally, minute_of_ms},
+};
+
+const FORMAT: u32 = 1;
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+const MINUTES: u8 = 0x02;
+const HOURS: u8 = 0x03;
+const FOLDED: u8 = 0x04;
+
+const MINUTES_PER_HOUR: u32 = 60;
+/// How far back the API can ask.
+pub(super) const KEPT: Duration = Duration::from_secs(MAX_RANGE_SECS as u64);
+
+/// A tally as a row has it.
+pub(super) fn to_bytes(tally: Tally) -> [u8; 12] {
+    let mut out = [0; 12];
+    out[..4].copy_from_slice(&tally.completed.to_be_bytes());
+    out[4..8].copy_from_slice(&tally.failed.to_be_bytes());
+    out[8..].copy_from_slice(&tally.timeout.to_be_bytes());
+    out
+}
+
+/// The tally of a row.
+pub(super) fn from_bytes(bytes: &[u8]) -> Option<Tally> {
+    let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    Some(Tally {
+        completed: number(0)?,
+        failed: number(4)?,
+        timeout: number(8)?,
+    })
+}
+
+/// The database of counts.
+pub(super) struct Stats {
+    database: Database,
+}
+
+impl Stats {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            database: Database::open(path, FORMAT, CACHE_BYTES)?,
+        })
+    }
+
+    /// Adds counts to their minutes.
+    pub(super) fn add(&self, counts: Vec<(u32, Vec<(AppId, Tally)>)>) -> Result<(), String> {
+        let mut sums = Sums::default();
+        for (minute, tallies) in counts {
+            for (app, tally) in tallies {
+                sums.add(key(MINUTES, &app, minute), tally);
+            }
+        }
+        self.database.commit(self.batch(sums)?)
+    }
+
+    /// Takes over what a segment has counted, once however often it is asked.
+    pub(super) fn fold(&self, start_ms: u64, segment: &Database) -> Result<(), String> {
+        let marker = [&[FOLDED][..], &start_ms.to_be_bytes()].concat();
+        if self.database.tree.contains_key(&marker).map_err(text)? {
+            return Ok(());
+        }
+        let mut sums = Sums::default();
+        for row in segment.tree.scan_prefix([rows::COUNTS]) {
+            let (from, value) = row.map_err(text)?;
+            sums.add_as_hour(&from, &value);
+        }
+        let mut batch = self.batch(sums)?;
+        batch.insert(marker, &[][..]);
+        self.database.commit(batch)
+    }
+
+    /// Forgets that a segment was folded, once it is gone.
+    pub(super) fn unmark(&self, start_ms: u64) -> Result<(), String> {
+        let mut batch = sled::Batch::default();
+        batch.remove([&[FOLDED][..], &start_ms.to_be_bytes()].concat());
+        self.database.commit(batch)
+    }
+
+    /// Moves minutes before `fine_since` into hours, and drops what nobody can ask for.
+    pub(super) fn age(&self, fine_since: u32, kept_since: u32) -> Result<(), String> {
+        let mut sums = Sums::default();
+        let mut gone = Vec::new();
+        for row in self.database.tree.scan_prefix([MINUTES]) {
+            let (from, value) = row.map_err(text)?;
+            if rows::minute_of(&from).is_some_and(|minute| minute < fine_since) {
+                sums.add_as_hour(&from, &value);
+                gone.push(from);
+            }
+        }
+        for row in self.database.tree.scan_prefix([HOURS]).keys() {
+            let from = row.map_err(text)?;
+            if rows::minute_of(&from)
+                .is_some_and(|hour| hour.saturating_mul(MINUTES_PER_HOUR) < kept_since)
+            {
+                sums.0.remove(&from[..]);
+                gone.push(from);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut batch = self.batch(sums)?;
+        gone.into_iter().for_each(|key| batch.remove(key));
+        self.database.commit(batch)
+    }
+
+    /// Every count of an app in a range of minutes, as (minute, counts); a minute may come more
+    /// than once, and what is older comes at the first minute of its hour.
+    pub(super) fn read(
+        &self,
+        segments: &Segments,
+        app: &AppId,
+        from: u32,
+        to: u32,
+    ) -> Result<Vec<(u32, Tally)>, String> {
+        let mut out = Vec::new();
+        let mut collect = |tree: &sled::Db, kind: u8, unit: u32| -> Result<(), String> {
+            let first = key(kind, app, from / unit);
+            let last = key(kind, app, to / unit);
+            for row in tree.range(first..=last) {
+                let (at, value) = row.map_err(text)?;
+                if let (Some(at), Some(tally)) = (rows::minute_of(&at), from_bytes(&value)) {
+                    out.push((at.saturating_mul(unit), tally));
+                }
+            }
+            Ok(())
+        };
+        collect(&self.database.tree, MINUTES, 1)?;
+        collect(&self.database.tree, HOURS, MINUTES_PER_HOUR)?;
+        for segment in segments.all() {
+            let marker = [&[FOLDED][..], &segment.start_ms.to_be_bytes()].concat();
+            // What began after the range has nothing in it.
+            let began = minute_of_ms(segment.start_ms as i64);
+            if began <= to && !self.database.tree.contains_key(&marker).map_err(text)? {
+                let database = segment.open().map_err(|e| e.to_string())?;
+                collect(&database.tree, rows::COUNTS, 1)?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// A batch that adds sums to what the rows hold.
+    fn batch(&self, sums: Sums) -> Result<sled::Batch, String> {
+        let mut batch = sled::Batch::default();
+        for (key, tally) in sums.0 {
+            let known = self.database.tree.get(&key).map_err(text)?;
+            let known = known.and_then(|row| from_bytes(&row)).unwrap_or_default();
+            batch.insert(key, &to_bytes(known.plus(tally))[..]);
+        }
+        Ok(batch)
+    }
+}
+
+/// Sums by row.
+#[derive(Default)]
+struct Sums(BTreeMap<Vec<u8>, Tally>);
+
+impl Sums {
+    fn add(&mut self, key: Vec<u8>, tally: Tally) {
+        let sum = self.0.entry(key).or_default();
+        *sum = sum.plus(tally);
+    }
+
+    /// Adds a minute's row to its hour's.
+    fn add_as_hour(&mut self, from: &[u8], value: &[u8]) {
+        if let (Some(app), Some(minute), Some(tally)) =
+            (rows::app_of(from), rows::minute_of(from), from_bytes(value))
+        {
+            self.add(key(HOURS, &app, minute / MINUTES_PER_HOUR), tally);
+        }
+    }
+}
+
+fn key(kind: u8, app: &AppId, at: u32) -> Vec<u8> {
+    let mut key = rows::of_app(kind, app);
+    key.extend(at.to_be_bytes());
+    key
+}
+
+fn text(e: sled::Error) -> String {
+    e.to_string()
+}

@@ -1,0 +1,1 @@
+//! What `ignite store` does to executions while nothing serves: check, compact, export.
