@@ -68,6 +68,11 @@ impl Database {
     /// Writes a batch whole or not at all, and returns once it is on disk.
     pub(super) fn commit(&self, batch: sled::Batch) -> Result<(), String> {
         self.tree.apply_batch(batch).map_err(|e| e.to_string())?;
+        self.flush()
+    }
+
+    /// Returns once everything that was applied is on disk.
+    pub(super) fn flush(&self) -> Result<(), String> {
         self.tree.flush().map_err(|e| e.to_string())?;
         self.log.sync_data().map_err(|e| e.to_string())
     }

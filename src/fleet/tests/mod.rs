@@ -80,6 +80,7 @@ fn revision(version: u32) -> Revision {
         ports: vec![8080],
         health_path: "/".into(),
         health_path_must_exist: false,
+        tier: crate::model::Tier::Medium,
         memory_mb: 64,
         cpu_millicores: 100,
         timeout: secs(60),

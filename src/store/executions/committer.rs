@@ -1,20 +1,27 @@
-//! The one thread that writes executions: collect, decide, write, flush, sync, show, answer.
+//! The one thread that writes executions: collect, decide, append to the journal, apply to the
+//! databases, show, answer.
 //!
-//! One flush serves everything that came while the one before was under way. A change is shown
+//! One sync serves everything that came while the one before was under way. A change is shown
 //! to readers only once it is on disk.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, atomic::Ordering, mpsc},
+    future::Future,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
 use prost::Message as _;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use super::{
-    super::db::sync_folder,
+    super::db::{Database, sync_folder},
     Shared, StoredBody, Submission, Submitted,
+    journal::{Journal, Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::Segment,
@@ -29,6 +36,10 @@ use crate::model::{
 
 /// Most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
+/// The journal is emptied when it is this long: a start applies so much within a second or two.
+const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+/// And when nothing came for this long.
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
 /// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
 const COUNTS_AT_HAND: usize = 4096;
 
@@ -43,6 +54,9 @@ pub struct StoredResult {
 
 /// What a change came to.
 pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
+
+/// An execution and the state that was decided on for it.
+type Decided = (Arc<Live>, Arc<State>);
 
 pub(super) enum Command {
     Submit {
@@ -77,17 +91,44 @@ enum Effect {
     Forgotten(oneshot::Sender<Result<(), Failure>>),
 }
 
-/// The rows of one batch for one segment.
-struct Part {
-    segment: Arc<Segment>,
-    rows: sled::Batch,
-    files: bool,
+/// An answer on its way to whoever asked.
+enum Answer {
+    Submitted(
+        oneshot::Sender<Result<Submitted, Failure>>,
+        Result<Submitted, Failure>,
+    ),
+    Changed(oneshot::Sender<Changed>, Changed),
+    Forgotten(oneshot::Sender<Result<(), Failure>>, Result<(), Failure>),
 }
 
-/// Everything that one flush makes durable.
+/// Where the committer puts the answers of a batch, and the task that hands them out: waking
+/// that one task and letting it wake the others costs far less than waking each from outside
+/// the runtime.
+pub(super) struct Answers(tokio_mpsc::UnboundedSender<Vec<Answer>>);
+
+pub(super) fn answers() -> (Answers, impl Future<Output = ()>) {
+    let (tx, mut rx) = tokio_mpsc::unbounded_channel::<Vec<Answer>>();
+    let hand_out = async move {
+        while let Some(batch) = rx.recv().await {
+            for answer in batch {
+                // Whoever has left does not want it any more.
+                match answer {
+                    Answer::Submitted(to, what) => drop(to.send(what)),
+                    Answer::Changed(to, what) => drop(to.send(what)),
+                    Answer::Forgotten(to, what) => drop(to.send(what)),
+                }
+            }
+        }
+    };
+    (Answers(tx), hand_out)
+}
+
+/// Everything that one sync makes durable.
 #[derive(Default)]
 struct Batch {
-    parts: BTreeMap<u64, Part>,
+    operations: Vec<Operation>,
+    /// The segments that are written to; the flag says that files were put beside their rows.
+    segments: BTreeMap<u64, (Arc<Segment>, bool)>,
     effects: Vec<Effect>,
     /// States decided in this batch, over those that are shown.
     states: HashMap<ExecutionId, State>,
@@ -96,20 +137,26 @@ struct Batch {
     /// Executions accepted and ended in this batch, by app.
     unfinished: HashMap<AppId, isize>,
     counts: HashSet<(u64, AppId, u32)>,
-    sync_counts: Vec<(u32, Vec<(AppId, Tally)>)>,
 }
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
+    journal: Journal,
+    answers: Answers,
+    /// Databases that are ahead of their last flush.
+    dirty: BTreeMap<u64, Arc<Database>>,
     ids: ulid::Generator,
     /// Ended executions by segment, app and minute, as on disk or in the batch.
     counts: HashMap<(u64, AppId, u32), Tally>,
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, journal: Journal, answers: Answers) -> Self {
         Self {
             shared,
+            journal,
+            answers,
+            dirty: BTreeMap::new(),
             ids: ulid::Generator::new(),
             counts: HashMap::new(),
         }
@@ -117,7 +164,16 @@ impl Committer {
 
     /// Works until the last sender is gone.
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
-        while let Ok(first) = commands.recv() {
+        loop {
+            let first = match commands.recv_timeout(CHECKPOINT_IDLE) {
+                Ok(first) => first,
+                // Nothing to do: the time to bring the databases up to date.
+                Err(RecvTimeoutError::Timeout) => {
+                    self.checkpoint();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.checkpoint(),
+            };
             let mut batch = Batch::default();
             let room = self.shared.room();
             let mut statistics = Vec::new();
@@ -152,11 +208,20 @@ impl Committer {
                         Ok(()) => batch.effects.push(Effect::Forgotten(answer)),
                         Err(failure) => drop(answer.send(Err(failure))),
                     },
-                    Command::Count { minute, tallies } => batch.sync_counts.push((minute, tallies)),
+                    Command::Count { minute, tallies } => {
+                        if let Err(cause) = self.count_sync(&mut batch, minute, tallies) {
+                            tracing::error!(%cause, "Invocations could not be counted");
+                        }
+                    }
                     Command::Statistics(work) => statistics.push(work),
                 }
             }
             self.finish(batch);
+            if !statistics.is_empty() {
+                // They write past the journal, which must have nothing older to say then.
+                self.checkpoint();
+                self.counts.clear();
+            }
             for work in statistics {
                 work(&self.shared);
             }
@@ -217,21 +282,18 @@ impl Committer {
             headers: rows::headers(&submission.request.headers),
             body: Some(rows::body_record(&submission.request.body, &file)),
         };
-        let part = batch.part(&segment);
-        part.keep(submission.request.body, &file)?;
-        part.rows
-            .insert(&rows::by_id(rows::REQUESTS, id)[..], record.encode_to_vec());
+        batch.keep(&segment, submission.request.body, &file)?;
+        let key_of = |kind| rows::by_id(kind, id).to_vec();
+        batch.put(&segment, key_of(rows::REQUESTS), record.encode_to_vec());
         let state = State::default();
-        part.rows.insert(
-            &rows::by_id(rows::LIVE, id)[..],
-            rows::live_record(&state).encode_to_vec(),
-        );
+        let live = rows::live_record(&state).encode_to_vec();
+        batch.put(&segment, key_of(rows::LIVE), live);
         if let Some(key) = key {
             let record = KeyRecord {
                 id: id.0.to_bytes().to_vec(),
                 digest: submission.digest,
             };
-            part.rows.insert(key.clone(), record.encode_to_vec());
+            batch.put(&segment, key.clone(), record.encode_to_vec());
             batch.keys.insert(key, record);
         }
         *batch.unfinished.entry(submission.app.clone()).or_default() += 1;
@@ -274,7 +336,7 @@ impl Committer {
         id: ExecutionId,
         change: Change,
         result: Option<StoredResult>,
-    ) -> Result<Result<(Arc<Live>, Arc<State>), Refused>, Failure> {
+    ) -> Result<Result<Decided, Refused>, Failure> {
         let Some(live) = self.shared.live.get(id) else {
             return Ok(Err(Refused::Ended));
         };
@@ -289,7 +351,7 @@ impl Committer {
             .segments
             .of(id)
             .ok_or_else(|| damaged("a segment"))?;
-        let part = batch.part(&segment);
+        let key_of = |kind| rows::by_id(kind, id).to_vec();
         if next.status.is_terminal() {
             let app = &live.identity.app;
             if let Some(result) = result {
@@ -298,20 +360,17 @@ impl Committer {
                     headers: rows::headers(&result.headers),
                     body: Some(rows::body_record(&result.body, &file)),
                 };
-                part.keep(result.body, &file)?;
-                part.rows
-                    .insert(&rows::by_id(rows::RESULTS, id)[..], record.encode_to_vec());
+                batch.keep(&segment, result.body, &file)?;
+                batch.put(&segment, key_of(rows::RESULTS), record.encode_to_vec());
             }
-            part.rows
-                .insert(rows::end(app, id), rows::end_record(&next).encode_to_vec());
-            part.rows.remove(&rows::by_id(rows::LIVE, id)[..]);
+            let end = rows::end_record(&next).encode_to_vec();
+            batch.put(&segment, rows::end(app, id), end);
+            batch.remove(&segment, key_of(rows::LIVE));
             *batch.unfinished.entry(app.clone()).or_default() -= 1;
             self.count(batch, &segment, app, &next)?;
         } else {
-            part.rows.insert(
-                &rows::by_id(rows::LIVE, id)[..],
-                rows::live_record(&next).encode_to_vec(),
-            );
+            let live = rows::live_record(&next).encode_to_vec();
+            batch.put(&segment, key_of(rows::LIVE), live);
         }
         batch.states.insert(id, next.clone());
         Ok(Ok((live, Arc::new(next))))
@@ -399,34 +458,42 @@ impl Committer {
         Ok(segment)
     }
 
+    /// Counts invocations without a record.
+    fn count_sync(
+        &mut self,
+        batch: &mut Batch,
+        minute: u32,
+        tallies: Vec<(AppId, Tally)>,
+    ) -> Result<(), String> {
+        for (app, tally) in tallies {
+            let place = (STATISTICS, app, minute);
+            let known = match self.counts.get(&place) {
+                Some(known) => *known,
+                None => self.shared.stats.minute(&place.1, minute)?,
+            };
+            self.counts.insert(place.clone(), known.plus(tally));
+            batch.counts.insert(place);
+        }
+        Ok(())
+    }
+
     /// Makes the batch durable, then shows it; or undoes it and says so.
     fn finish(&mut self, mut batch: Batch) {
         for place in std::mem::take(&mut batch.counts) {
-            let (start, app, minute) = &place;
-            if let (Some(part), Some(tally)) = (batch.parts.get_mut(start), self.counts.get(&place))
-            {
-                part.rows
-                    .insert(rows::count(app, *minute), &stats::to_bytes(*tally)[..]);
-            }
+            let Some(tally) = self.counts.get(&place) else {
+                continue;
+            };
+            let (target, app, minute) = place;
+            batch.operations.push(Operation {
+                target,
+                key: match target {
+                    STATISTICS => stats::minute_key(&app, minute),
+                    _ => rows::count(&app, minute),
+                },
+                value: Some(stats::to_bytes(*tally).to_vec()),
+            });
         }
-        let mut outcome = batch.parts.values_mut().try_for_each(|part| {
-            if part.files {
-                sync_folder(&part.segment.files()).map_err(|e| e.to_string())?;
-            }
-            let rows = std::mem::take(&mut part.rows);
-            part.segment.open().map_err(|e| e.to_string())?.commit(rows)
-        });
-        if outcome.is_ok() && !batch.sync_counts.is_empty() {
-            outcome = self
-                .shared
-                .stats
-                .add(std::mem::take(&mut batch.sync_counts));
-        }
-        if !batch.parts.is_empty() || outcome.is_err() {
-            self.shared
-                .healthy
-                .store(outcome.is_ok(), Ordering::Relaxed);
-        }
+        let outcome = self.write(&mut batch);
         if let Err(cause) = &outcome {
             tracing::error!(%cause, "The executions could not be written; what was asked for is refused");
         }
@@ -434,74 +501,140 @@ impl Committer {
             self.counts.clear();
         }
         let failed = outcome.err().map(|cause| unavailable(&cause));
+        let mut answers = Vec::with_capacity(batch.effects.len());
         for effect in batch.effects {
-            self.show(effect, failed.as_ref());
+            answers.extend(self.show(effect, failed.as_ref()));
+        }
+        let _ = self.answers.0.send(answers);
+        if self.journal.len() >= CHECKPOINT_BYTES {
+            self.checkpoint();
         }
     }
 
-    fn show(&self, effect: Effect, failed: Option<&Failure>) {
+    fn write(&mut self, batch: &mut Batch) -> Result<(), String> {
+        if batch.operations.is_empty() {
+            return Ok(());
+        }
+        let written = batch
+            .segments
+            .values()
+            .filter(|(_, files)| *files)
+            .try_for_each(|(segment, _)| sync_folder(&segment.files()))
+            .and_then(|()| self.journal.append(&batch.operations));
+        let healthy = &self.shared.healthy;
+        healthy.store(written.is_ok(), Ordering::Relaxed);
+        written.map_err(|e| e.to_string())?;
+        // On disk now. Should the databases fail, a start applies it from the journal.
+        let applied = self
+            .shared
+            .apply(std::mem::take(&mut batch.operations), &mut self.dirty);
+        if let Err(cause) = applied {
+            tracing::error!(%cause, "A database of the executions failed; start ignite again");
+            healthy.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Brings the databases up to the journal and empties it. When that fails the journal goes on.
+    fn checkpoint(&mut self) {
+        if self.journal.len() == 0 {
+            return;
+        }
+        let flushed = self
+            .dirty
+            .values()
+            .try_for_each(|database| database.flush());
+        let outcome = flushed.and_then(|()| self.journal.reset().map_err(|e| e.to_string()));
+        match outcome {
+            Ok(()) => self.dirty.clear(),
+            Err(cause) => {
+                tracing::error!(%cause, "The databases of the executions could not be flushed; the journal keeps what is in it");
+                self.shared.healthy.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Lets readers see what is on disk now; yields the answer to whoever asked for it.
+    fn show(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
         let shared = &self.shared;
-        match (effect, failed) {
+        Some(match (effect, failed) {
             (Effect::Accepted(live, answer), None) => {
                 let id = live.identity.id;
                 if let Some(segment) = shared.segments.of(id) {
                     segment.live.fetch_add(1, Ordering::Relaxed);
                 }
                 shared.live.insert(live.clone());
-                let _ = answer.send(Ok(Submitted { id, known: false }));
                 let _ = shared.accepted.send(live);
+                Answer::Submitted(answer, Ok(Submitted { id, known: false }))
             }
             (Effect::Known(id, answer), None) => {
-                let _ = answer.send(Ok(Submitted { id, known: true }));
+                Answer::Submitted(answer, Ok(Submitted { id, known: true }))
             }
             (Effect::Accepted(_, answer) | Effect::Known(_, answer), Some(why)) => {
-                let _ = answer.send(Err(why.clone()));
+                Answer::Submitted(answer, Err(why.clone()))
             }
             (Effect::Changed(live, state, answer), None) => {
-                live.show(state.clone());
                 if state.status.is_terminal() {
+                    // From here on it is read from disk; watchers have it still.
+                    shared.live.remove(&live);
                     if let Some(segment) = shared.segments.of(live.identity.id) {
                         segment.live.fetch_sub(1, Ordering::Relaxed);
                     }
-                    shared.live.remove(&live);
+                }
+                live.show(state.clone());
+                if state.status.is_terminal() {
                     live.cancelled.cancel();
                 }
-                if let Some(answer) = answer {
-                    let _ = answer.send(Ok(Ok(state)));
-                }
+                Answer::Changed(answer?, Ok(Ok(state)))
             }
             (Effect::Changed(_, _, answer), Some(why)) => {
-                if let Some(answer) = answer {
-                    let _ = answer.send(Err(why.clone()));
-                }
+                Answer::Changed(answer?, Err(why.clone()))
             }
             (Effect::Forgotten(answer), failed) => {
-                let _ = answer.send(failed.map_or(Ok(()), |why| Err(why.clone())));
+                Answer::Forgotten(answer, failed.map_or(Ok(()), |why| Err(why.clone())))
             }
-        }
-    }
-}
-
-impl Batch {
-    fn part(&mut self, segment: &Arc<Segment>) -> &mut Part {
-        self.parts.entry(segment.start_ms).or_insert_with(|| Part {
-            segment: segment.clone(),
-            rows: sled::Batch::default(),
-            files: false,
         })
     }
 }
 
-impl Part {
+impl Batch {
+    fn put(&mut self, segment: &Arc<Segment>, key: Vec<u8>, value: Vec<u8>) {
+        self.touch(segment);
+        self.operations.push(Operation {
+            target: segment.start_ms,
+            key,
+            value: Some(value),
+        });
+    }
+
+    fn remove(&mut self, segment: &Arc<Segment>, key: Vec<u8>) {
+        self.touch(segment);
+        self.operations.push(Operation {
+            target: segment.start_ms,
+            key,
+            value: None,
+        });
+    }
+
     /// Gives a large body its place beside the rows.
-    fn keep(&mut self, body: StoredBody, name: &str) -> Result<(), Failure> {
+    fn keep(
+        &mut self,
+        segment: &Arc<Segment>,
+        body: StoredBody,
+        name: &str,
+    ) -> Result<(), Failure> {
         if let StoredBody::File(mut spooled) = body {
             spooled
-                .keep(&self.segment.files().join(name))
+                .keep(&segment.files().join(name))
                 .map_err(|e| unavailable(&e.to_string()))?;
-            self.files = true;
+            *self.touch(segment) = true;
         }
         Ok(())
+    }
+
+    fn touch(&mut self, segment: &Arc<Segment>) -> &mut bool {
+        let entry = self.segments.entry(segment.start_ms);
+        &mut entry.or_insert_with(|| (segment.clone(), false)).1
     }
 }
 

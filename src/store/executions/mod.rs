@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `committer.rs` | the one thread that writes |
+//! | `journal.rs` | what makes a write durable |
 //! | `live.rs` | what has not ended, in memory, and who watches |
 //! | `segment.rs` | the databases, one for a span of time |
 //! | `rows.rs` | keys and records |
@@ -16,6 +17,7 @@
 //! after. The executor hears of every accepted one through a channel and asks for its changes.
 
 mod committer;
+mod journal;
 mod live;
 mod read;
 mod retention;
@@ -28,6 +30,7 @@ mod tests;
 pub mod tools;
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -42,6 +45,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::{
     committer::StoredResult,
@@ -51,10 +55,14 @@ pub use self::{
 };
 use self::{
     committer::{Changed, Command, Committer},
+    journal::{Journal, Operation, STATISTICS},
     segment::Segments,
     stats::Stats,
 };
-use super::{Error, db::private_folder};
+use super::{
+    Error,
+    db::{Database, private_folder},
+};
 use crate::model::{
     AppId, ExecutionId, Failure, OrgName, Reason,
     execution::Change,
@@ -225,6 +233,8 @@ struct Inner {
     // `None` once closed: dropping the sender ends the thread after what was sent before.
     commands: Mutex<Option<std_mpsc::Sender<Command>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Hands the committer's answers out. It ends with the committer.
+    _answers: AbortOnDropHandle<()>,
     retention: Mutex<Option<retention::Worker>>,
 }
 
@@ -233,7 +243,7 @@ struct Inner {
 pub type Accepted = mpsc::UnboundedReceiver<Arc<Live>>;
 
 impl Executions {
-    /// Opens or makes the executions of a data directory. Those whose app is gone are ended.
+    /// Opens or makes the executions of a data directory. Within a tokio runtime.
     ///
     /// # Errors
     /// See [`Error`].
@@ -264,9 +274,11 @@ impl Executions {
             healthy: AtomicBool::new(true),
             roomy: AtomicBool::new(true),
         });
+        let journal = shared.replay().map_err(io)?;
         shared.recover()?;
         let (tx, rx) = std_mpsc::channel();
-        let committer = Committer::new(shared.clone());
+        let (answers, hand_out) = committer::answers();
+        let committer = Committer::new(shared.clone(), journal, answers);
         let thread = std::thread::Builder::new()
             .name("executions".into())
             .spawn(move || committer.run(&rx))
@@ -275,6 +287,7 @@ impl Executions {
             inner: Arc::new(Inner {
                 commands: Mutex::new(Some(tx)),
                 thread: Mutex::new(Some(thread)),
+                _answers: AbortOnDropHandle::new(tokio::spawn(hand_out)),
                 retention: Mutex::new(None),
             }),
             shared,
@@ -392,6 +405,53 @@ impl Executions {
 }
 
 impl Shared {
+    /// Applies operations that are in the journal. Those of a segment that is gone are void.
+    fn apply(
+        &self,
+        operations: Vec<Operation>,
+        dirty: &mut BTreeMap<u64, Arc<Database>>,
+    ) -> Result<(), String> {
+        // Row by row: the journal is what makes a batch whole, and sled's own batches cost more.
+        for Operation { target, key, value } in operations {
+            let database = match dirty.entry(target) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(place) if target == STATISTICS => place.insert(self.stats.database()),
+                Entry::Vacant(place) => match self.segments.starting_at(target) {
+                    Some(segment) => place.insert(segment.open().map_err(|e| e.to_string())?),
+                    None => continue,
+                },
+            };
+            match value {
+                Some(value) => database.tree.insert(key, value),
+                None => database.tree.remove(key),
+            }
+            .map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Brings the databases up to what a crash left in the journal, and empties it.
+    fn replay(&self) -> std::io::Result<Journal> {
+        let mut dirty = BTreeMap::new();
+        let mut batches = 0_u64;
+        let mut journal = Journal::open(&self.folder.join("journal"), |operations| {
+            batches += 1;
+            self.apply(operations, &mut dirty)
+                .map_err(std::io::Error::other)
+        })?;
+        if batches > 0 {
+            for database in dirty.values() {
+                database.flush().map_err(std::io::Error::other)?;
+            }
+            journal.reset()?;
+            tracing::info!(
+                batches,
+                "Recovered what was written just before the last stop"
+            );
+        }
+        Ok(journal)
+    }
+
     /// Finds what had not ended, and hands it to the executor.
     fn recover(&self) -> Result<(), Error> {
         for segment in self.segments.all() {

@@ -168,6 +168,8 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         if gone == all && !keys_count {
             remove(shared, inner, segment)?;
         } else {
+            // The journal must have nothing to say of what goes.
+            in_turn(inner, |_| Ok(()))?;
             compact(shared, segment, &goes)?;
         }
         ended.0.remove(&segment.start_ms);

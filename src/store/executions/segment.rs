@@ -161,6 +161,11 @@ impl Segments {
         Some(segment.clone())
     }
 
+    /// The segment that starts at a time.
+    pub(super) fn starting_at(&self, start_ms: u64) -> Option<Arc<Segment>> {
+        self.by_start.read().get(&start_ms).cloned()
+    }
+
     /// Every segment, the oldest first.
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.by_start.read().values().cloned().collect()

@@ -11,7 +11,7 @@
 //! | 0x03 | app 0x00 hour (u32) | counts of what is older |
 //! | 0x04 | start of a segment (u64) | empty: its counts have been folded into the hours |
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use super::{
     super::{Error, db::Database},
@@ -54,25 +54,28 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Option<Tally> {
 
 /// The database of counts.
 pub(super) struct Stats {
-    database: Database,
+    database: Arc<Database>,
 }
 
 impl Stats {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         Ok(Self {
-            database: Database::open(path, FORMAT, CACHE_BYTES)?,
+            database: Arc::new(Database::open(path, FORMAT, CACHE_BYTES)?),
         })
     }
 
-    /// Adds counts to their minutes.
-    pub(super) fn add(&self, counts: Vec<(u32, Vec<(AppId, Tally)>)>) -> Result<(), String> {
-        let mut sums = Sums::default();
-        for (minute, tallies) in counts {
-            for (app, tally) in tallies {
-                sums.add(key(MINUTES, &app, minute), tally);
-            }
-        }
-        self.database.commit(self.batch(sums)?)
+    pub(super) fn database(&self) -> Arc<Database> {
+        self.database.clone()
+    }
+
+    /// The counts of invocations without a record in one minute.
+    pub(super) fn minute(&self, app: &AppId, minute: u32) -> Result<Tally, String> {
+        let row = self
+            .database
+            .tree
+            .get(minute_key(app, minute))
+            .map_err(text)?;
+        Ok(row.and_then(|row| from_bytes(&row)).unwrap_or_default())
     }
 
     /// Takes over what a segment has counted, once however often it is asked.
@@ -191,6 +194,11 @@ impl Sums {
             self.add(key(HOURS, &app, minute / MINUTES_PER_HOUR), tally);
         }
     }
+}
+
+/// The row of one minute's invocations without a record.
+pub(super) fn minute_key(app: &AppId, minute: u32) -> Vec<u8> {
+    key(MINUTES, app, minute)
 }
 
 fn key(kind: u8, app: &AppId, at: u32) -> Vec<u8> {
