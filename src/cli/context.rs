@@ -62,7 +62,7 @@ pub(super) struct Global {
     /// Speak without TLS [env: IGNITE_DEBUG].
     #[arg(long, global = true)]
     pub(super) debug: bool,
-    /// How long an answer may take, such as 30s [default: 5m].
+    /// How long an answer may take, such as 30s [default: 5m; for following an execution none].
     #[arg(long, global = true, value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
     /// The configuration: TOML for `serve` [env: IGNITE_CONFIG], else the client's config.yaml.
@@ -73,7 +73,10 @@ pub(super) struct Global {
 /// Everything that is known before a server is spoken to.
 pub(super) struct Context {
     pub(super) format: Format,
-    pub(super) timeout: Duration,
+    /// How long an execution is followed: only as long as somebody asked for, since it may take
+    /// longer than any default.
+    pub(super) follow_limit: Option<Duration>,
+    timeout: Duration,
     endpoint: Uri,
     token: Option<String>,
     org: Option<String>,
@@ -115,11 +118,13 @@ impl Context {
             || is_this_machine(&endpoint)
             || named.as_ref() == serving.as_ref().map(|s| &s.grpc);
 
-        let timeout = match (global.timeout, settings.timeout.as_deref()) {
-            (Some(timeout), _) => timeout,
-            (None, Some(text)) => parse_duration(text)
-                .map_err(|e| Error::Usage(format!("`timeout` in the configuration: {e}")))?,
-            (None, None) => DEFAULT_TIMEOUT,
+        let follow_limit = match (global.timeout, settings.timeout.as_deref()) {
+            (Some(timeout), _) => Some(timeout),
+            (None, Some(text)) => Some(
+                parse_duration(text)
+                    .map_err(|e| Error::Usage(format!("`timeout` in the configuration: {e}")))?,
+            ),
+            (None, None) => None,
         };
         let format = global.output.or(settings.format()?).unwrap_or_default();
         let token = global
@@ -140,7 +145,8 @@ impl Context {
             .unwrap_or_else(|| DEFAULT_ORG.to_owned());
         Ok(Self {
             format,
-            timeout,
+            follow_limit,
+            timeout: follow_limit.unwrap_or(DEFAULT_TIMEOUT),
             endpoint,
             token,
             org,
@@ -168,6 +174,13 @@ impl Context {
     /// As [`Context::org`].
     pub(super) fn app(&self, id: AppArg) -> Result<AppId, Error> {
         id.within(|| self.org())
+    }
+
+    /// What to do when `org` is only a guess and nothing was found in it.
+    pub(super) fn guess_hint(&self, org: &OrgName) -> Option<String> {
+        (self.token.is_none() && self.org.is_none()).then(|| {
+            format!("it was looked for as organization {org}; name another one with --org")
+        })
     }
 
     /// Connects as a member of `org`.

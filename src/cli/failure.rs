@@ -25,6 +25,8 @@ pub(super) enum Error {
     },
     /// The app answered, with a status of 400 or above.
     AppFailed(u16),
+    /// An execution ended, and not well; in words.
+    ExecutionFailed(String),
     /// Whoever read our output has gone.
     Closed,
     /// Anything of this machine.
@@ -60,13 +62,24 @@ impl Error {
         }
     }
 
+    /// Says what may help, when the server found nothing and has nothing better to say.
+    #[must_use]
+    pub(super) fn or_hint(self, what: Option<String>) -> Self {
+        match self {
+            Error::Api { status, hint: None } if status.code() == Code::NotFound => {
+                Error::Api { status, hint: what }
+            }
+            other => other,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => USAGE,
             Error::Unreachable(_) => exit_code(Code::Unavailable),
             Error::TimedOut(_) => exit_code(Code::DeadlineExceeded),
             Error::Api { status, .. } => exit_code(status.code()),
-            Error::AppFailed(_) | Error::Other(_) => 1,
+            Error::AppFailed(_) | Error::ExecutionFailed(_) | Error::Other(_) => 1,
             // Who closes the pipe has seen enough: no failure.
             Error::Closed => 0,
         }
@@ -74,7 +87,9 @@ impl Error {
 
     fn text(&self) -> Option<String> {
         Some(match self {
-            Error::Usage(why) | Error::Unreachable(why) => why.clone(),
+            Error::Usage(why) | Error::Unreachable(why) | Error::ExecutionFailed(why) => {
+                why.clone()
+            }
             Error::TimedOut(after) => format!(
                 "no answer within {}; give more time with --timeout",
                 humantime::format_duration(*after)

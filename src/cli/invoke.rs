@@ -1,8 +1,8 @@
-//! `ignite invoke`: one request to an app, its answer on stdout as it comes.
+//! `ignite invoke`: one request to an app, its answer on stdout as it comes, or later (`later.rs`).
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::PathBuf,
 };
 
@@ -11,6 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 use prost_reflect::DynamicMessage;
 use serde::Serialize;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{
     Context, Error,
@@ -23,6 +24,8 @@ use crate::{
     api::proto::v1::{self, invoke_response::Frame},
     model::AppId,
 };
+
+mod later;
 
 /// What to send, and what to show of the answer.
 #[derive(Debug, clap::Args)]
@@ -53,6 +56,20 @@ pub(super) struct Args {
     /// Print the status and the headers before the body.
     #[arg(long, short)]
     include: bool,
+    /// Leave the request to run and print the id of its execution alone, once it is on disk.
+    #[arg(long = "async")]
+    detached: bool,
+    /// Wait for the end of the execution and print its result.
+    // Without the result there is nothing that `--include` could come before.
+    #[arg(
+        long,
+        requires = "detached",
+        required_if_eq_all = [("detached", "true"), ("include", "true")]
+    )]
+    wait: bool,
+    /// Makes a repeated --async with this key return the first id, for a day.
+    #[arg(long, value_name = "KEY", requires = "detached", value_parser = later::key)]
+    idempotency_key: Option<MetadataValue<Ascii>>,
 }
 
 /// The methods that the contract knows.
@@ -146,6 +163,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id.clone())?;
     let request = args.request(&app)?;
     let session = context.connect(&app.org).await?;
+    if args.detached {
+        return Box::pin(later::run(context, &session, args, request)).await;
+    }
     let status = session
         .within(receive(&session, context.format, args.include, request))
         .await?;
@@ -168,22 +188,22 @@ async fn receive(
         .await
         .map_err(|s| session.refused(s))?
         .into_inner();
-    let structured = matches!(format, Format::Json | Format::Yaml);
+    let structured = format.is_structured();
     let mut whole = Whole::default();
     while let Some(message) = frames.message().await.map_err(|s| session.refused(s))? {
         match message.frame {
             Some(Frame::Head(head)) => {
                 if include && !structured {
-                    print_head(&head)?;
+                    print_head(
+                        head.status_code,
+                        &head.response_headers,
+                        &head.repeated_headers,
+                    )?;
                 }
                 whole.head = Some(head);
             }
             Some(Frame::Chunk(chunk)) if structured => whole.body.extend_from_slice(&chunk),
-            Some(Frame::Chunk(chunk)) => {
-                let mut out = io::stdout().lock();
-                out.write_all(&chunk)?;
-                out.flush()?;
-            }
+            Some(Frame::Chunk(chunk)) => output::raw(&chunk)?,
             Some(Frame::Trailer(trailer)) => whole.trailer = Some(trailer),
             None => {}
         }
@@ -209,13 +229,14 @@ async fn receive(
     Ok(status)
 }
 
-fn print_head(head: &v1::InvokeHead) -> Result<(), Error> {
-    let mut text = format!("HTTP {}\n", head.status_code);
-    let repeated = head
-        .repeated_headers
-        .iter()
-        .map(|field| (&field.name, &field.value));
-    for (name, value) in head.response_headers.iter().chain(repeated) {
+fn print_head(
+    status: i32,
+    headers: &BTreeMap<String, String>,
+    repeated: &[v1::HeaderField],
+) -> Result<(), Error> {
+    let mut text = format!("HTTP {status}\n");
+    let repeated = repeated.iter().map(|field| (&field.name, &field.value));
+    for (name, value) in headers.iter().chain(repeated) {
         text.push_str(&format!("{name}: {value}\n"));
     }
     output::line(&text)

@@ -13,7 +13,9 @@ mod configure;
 mod context;
 mod deploy;
 mod draft;
+mod execution;
 mod failure;
+mod follow;
 mod id;
 mod invoke;
 mod output;
@@ -68,8 +70,11 @@ enum Remote {
     /// The code that an app will run once it is published.
     #[command(subcommand)]
     Draft(draft::Command),
-    /// Send a request to an app and print its answer.
+    /// Send a request to an app and print its answer, or leave it to run with --async.
     Invoke(invoke::Args),
+    /// Asynchronous executions: what `invoke --async` began.
+    #[command(subcommand, visible_alias = "exec")]
+    Execution(execution::Command),
 }
 
 /// Parses the command line, runs the command, and says how it went.
@@ -103,6 +108,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
             Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
             Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,
+            Remote::Execution(command) => Box::pin(execution::run(&context, command)).await,
         }
     });
     // A thread that still reads stdin must not keep the process.
@@ -134,6 +140,16 @@ mod tests {
             "ignite draft publish acme:a",
             "ignite invoke a -p {} --method get --path /x?y=z --header k:v --include",
             "ignite invoke a --payload-file f",
+            "ignite invoke a --async",
+            "ignite invoke a --async --wait --include --idempotency-key k -o json",
+            "ignite execution get exec_01HZX9AAAAAAAAAAAAAAAAAAAA",
+            "ignite exec get exec_01HZX9AAAAAAAAAAAAAAAAAAAA --result",
+            "ignite exec list",
+            "ignite exec ls acme:a --status Failed --since 1h --limit 5 -o wide",
+            "ignite exec watch exec_01HZX9AAAAAAAAAAAAAAAAAAAA -o json",
+            "ignite exec stream exec_01HZX9AAAAAAAAAAAAAAAAAAAA",
+            "ignite exec cancel exec_01HZX9AAAAAAAAAAAAAAAAAAAA",
+            "ignite exec stats a --bucket 1h --since 24h",
             "ignite token create --org o --ttl 1h --data-dir /d",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
@@ -147,6 +163,14 @@ mod tests {
         }
         for line in [
             "ignite invoke a -p 1 --payload-file f",
+            "ignite invoke a --wait",
+            "ignite invoke a --idempotency-key k",
+            "ignite invoke a --async --include",
+            "ignite exec get 7",
+            "ignite exec list --limit 0",
+            "ignite exec list --status odd",
+            "ignite exec list --since 1",
+            "ignite exec stats a --bucket 0",
             "ignite app deploy a",
             "ignite app create a --env A",
             "ignite app list -o xml",

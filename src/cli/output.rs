@@ -30,7 +30,12 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Prints a message of the contract. `name` is its name in the package; `table` is asked
+    /// Whether programs read it.
+    pub(super) fn is_structured(self) -> bool {
+        matches!(self, Format::Json | Format::Yaml)
+    }
+
+    /// Prints a message of the contract. `name` is as for [`dynamic`]; `table` is asked
     /// for the table, with whether it may be wide.
     pub(super) fn print<M: prost::Message>(
         self,
@@ -55,9 +60,13 @@ impl Format {
     }
 }
 
-/// A message of the contract that serializes as proto3 JSON, in the contract's order.
+/// A message of the contract that serializes as proto3 JSON, in the contract's order. `name` is
+/// its name in `dodil.ignite.v1`, or its full name.
 pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
-    let full = format!("dodil.ignite.v1.{name}");
+    let full = match name.contains('.') {
+        true => name.to_owned(),
+        false => format!("dodil.ignite.v1.{name}"),
+    };
     let descriptor = proto::pool().get_message_by_name(&full).ok_or_else(|| {
         Error::Other(anyhow::anyhow!(
             "the contract has no message {full}; this is a bug in ignite"
@@ -68,6 +77,13 @@ pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<Dyna
         .transcode_from(message)
         .map_err(|e| Error::Other(e.into()))?;
     Ok(dynamic)
+}
+
+/// Bytes on stdout as they are, at once.
+pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
 }
 
 /// One line, or several, on stdout.

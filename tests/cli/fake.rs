@@ -8,12 +8,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use ignite::api::proto::{rpc, v1};
+use futures_util::{StreamExt as _, stream};
+use ignite::api::proto::{local::v1::execution_service_server::ExecutionServiceServer, rpc, v1};
 use prost::Message;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 use v1::invoke_response::Frame;
+
+pub(crate) mod executions;
 
 /// The scripted server; it stops when this is dropped.
 pub(crate) struct Fake {
@@ -37,7 +40,8 @@ impl Fake {
         let service = Script(Arc::clone(&calls));
         runtime.spawn(
             tonic::transport::Server::builder()
-                .add_service(service)
+                .add_service(service.clone())
+                .add_service(ExecutionServiceServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         Self {
@@ -213,6 +217,20 @@ impl tower::Service<http::Request<Body>> for Script {
                 })
             };
         }
+        macro_rules! plain {
+            ($request:ty, $name:ident => $answer:expr) => {
+                Box::pin(async move {
+                    let answer = tower::service_fn(move |request: Request<$request>| {
+                        let $name = request.into_inner();
+                        let answer: Result<_, Status> = $answer;
+                        std::future::ready(answer.map(Response::new))
+                    });
+                    Ok(Grpc::new(ProstCodec::default())
+                        .unary(answer, request)
+                        .await)
+                })
+            };
+        }
         match method.as_str() {
             "GetApp" => unary!(v1::GetAppRequest, r => get_app(r).await?),
             "CreateApp" => {
@@ -230,6 +248,46 @@ impl tower::Service<http::Request<Body>> for Script {
                 unary!(v1::DeleteAppRequest, r => v1::DeleteAppResponse { app_id: r.app_name })
             }
             "ListApps" => unary!(v1::ListAppsRequest, r => list_apps(&r)),
+            "GetExecution" => plain!(v1::GetExecutionRequest, r => executions::get(&r)),
+            "GetExecutionStats" => {
+                let noted = self.clone();
+                plain!(v1::GetExecutionStatsRequest, r => {
+                    let range = if r.start_ms > 0 { "given" } else { "usual" };
+                    let what = format!("{} {range} {}", r.app_name, r.bucket_secs);
+                    noted.note("GetExecutionStats", &r.organization_name, &what);
+                    Ok(executions::stats(&r))
+                })
+            }
+            "InvokeAsync" => {
+                let noted = self.clone();
+                let key = request
+                    .headers()
+                    .get("idempotency-key")
+                    .map_or_else(String::new, |key| format!(" key={key:?}"));
+                plain!(v1::InvokeRequest, r => {
+                    let body = String::from_utf8_lossy(&r.body).into_owned();
+                    let what = format!("{} {body}{key}", r.app_name);
+                    noted.note("InvokeAsync", &r.organization_name, &what);
+                    Ok(executions::accept(&r))
+                })
+            }
+            "WatchExecution" => Box::pin(async move {
+                let answer = tower::service_fn(|request: Request<v1::WatchExecutionRequest>| {
+                    let watched = executions::watch(request.get_ref());
+                    async move {
+                        let (updates, ends) = watched?;
+                        let rest = match ends {
+                            true => stream::empty().boxed(),
+                            false => stream::pending().boxed(),
+                        };
+                        let updates = stream::iter(updates.into_iter().map(Ok)).chain(rest);
+                        Result::<_, Status>::Ok(Response::new(updates))
+                    }
+                });
+                Ok(Grpc::new(ProstCodec::default())
+                    .server_streaming(answer, request)
+                    .await)
+            }),
             "Invoke" => Box::pin(async move {
                 let answer = tower::service_fn(move |request: Request<v1::InvokeRequest>| {
                     let this = this.clone();

@@ -3,6 +3,7 @@
 //! What the server does with a request is tested elsewhere; here it is what the client sends,
 //! prints and exits with.
 
+mod executions;
 mod fake;
 
 use std::{
@@ -292,6 +293,7 @@ fn a_reader_that_leaves_is_no_panic() {
     for args in [
         &["app", "list"][..],
         &["invoke", "there", "--path", "/ok"],
+        &["execution", "stream", fake::executions::STREAMING],
         &["serve", "--dump-config"],
     ] {
         let (reader, writer) = std::io::pipe().expect("a pipe");

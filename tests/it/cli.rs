@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::support::{ignite::Ignite, probe};
 
 /// One run of the command line.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-fn ran(output: Output) -> Ran {
+pub(crate) fn ran(output: Output) -> Ran {
     Ran {
         code: output.status.code().expect("no signal"),
         out: String::from_utf8(output.stdout).expect("text"),
@@ -24,7 +24,7 @@ fn ran(output: Output) -> Ran {
 
 /// Runs what must succeed; answers stdout.
 #[track_caller]
-fn ok(ignite: &Ignite, args: &[&str]) -> String {
+pub(crate) fn ok(ignite: &Ignite, args: &[&str]) -> String {
     let ran = ran(ignite.cli(args));
     assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.out, ran.err);
     ran.out
@@ -32,7 +32,7 @@ fn ok(ignite: &Ignite, args: &[&str]) -> String {
 
 /// Runs what must fail, with this code, these words on stderr, and nothing on stdout.
 #[track_caller]
-fn fails(ignite: &Ignite, args: &[&str], code: i32, words: &[&str]) {
+pub(crate) fn fails(ignite: &Ignite, args: &[&str], code: i32, words: &[&str]) {
     let ran = ran(ignite.cli(args));
     assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
     assert_eq!(ran.out, "", "{args:?}: data only on stdout");
@@ -45,12 +45,12 @@ fn fails(ignite: &Ignite, args: &[&str], code: i32, words: &[&str]) {
     }
 }
 
-fn parsed(text: &str) -> Value {
+pub(crate) fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
 /// The values of a table's rows by their names.
-fn row<'a>(table: &'a str, name: &str) -> &'a str {
+pub(crate) fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let line = table.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no row {name} in\n{table}"))
         .trim()

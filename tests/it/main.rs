@@ -6,6 +6,7 @@ mod api_errors;
 mod api_invoke;
 mod app_url;
 mod cli;
+mod cli_executions;
 mod clients;
 mod identity;
 

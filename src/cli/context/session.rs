@@ -12,15 +12,23 @@ use tonic::{
 };
 
 use super::{super::Error, uses_tls};
-use crate::api::proto::v1::compute_service_client::ComputeServiceClient;
+use crate::api::proto::{
+    local::v1::execution_service_client::ExecutionServiceClient,
+    v1::compute_service_client::ComputeServiceClient,
+};
 
 /// A connection that is not there by then will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Lists and code are larger than tonic's 4 MiB.
-const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+/// Protobuf's own limit. How large a result may be is for the server to say, and lists and code
+/// are larger than tonic's 4 MiB, too.
+const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
+/// Whoever follows an execution may hear nothing for hours; this finds a lost connection.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The generated client with the caller's token.
 pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
+/// The client of what this platform can do with executions beyond the Ignite API.
+pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Puts the token into each request.
 #[derive(Clone)]
@@ -40,6 +48,7 @@ impl Interceptor for Bearer {
 /// One connection, the time its answers may take, and what to say when the caller is not known.
 pub(in crate::cli) struct Session {
     client: Client,
+    executions: Executions,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -59,7 +68,9 @@ impl Session {
                 value.set_sensitive(true);
                 value
             });
-        let mut target = Endpoint::from(endpoint.clone()).connect_timeout(CONNECT_TIMEOUT);
+        let mut target = Endpoint::from(endpoint.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Some(TCP_KEEPALIVE));
         if uses_tls(&endpoint) {
             target = target
                 .tls_config(ClientTlsConfig::new().with_native_roots())
@@ -69,10 +80,14 @@ impl Session {
             .connect()
             .await
             .map_err(|e| unreachable_at(&endpoint, &e))?;
-        let client = ComputeServiceClient::with_interceptor(channel, Bearer(bearer))
+        let bearer = Bearer(bearer);
+        let client = ComputeServiceClient::with_interceptor(channel.clone(), bearer.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES);
+        let executions = ExecutionServiceClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(Self {
             client,
+            executions,
             timeout,
             hint,
         })
@@ -81,6 +96,11 @@ impl Session {
     /// A handle for calls; cheap.
     pub(in crate::cli) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// A handle for calls of `dodil.ignite.local.v1`; cheap.
+    pub(in crate::cli) fn executions(&self) -> Executions {
+        self.executions.clone()
     }
 
     /// Waits for one answer, no longer than `--timeout`.

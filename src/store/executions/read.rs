@@ -50,11 +50,14 @@ impl Executions {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn get(&self, id: ExecutionId) -> Result<Option<Record>, Failure> {
-        if let Some(live) = self.live(id) {
+        let live = self.live(id).map(|live| (live.state(), live));
+        // Shown as ended it is on disk, and only the disk has its result: a moment before it leaves
+        // the table of the living is no reason to answer without.
+        if let Some((state, live)) = live.filter(|(state, _)| !state.status.is_terminal()) {
             let visible = self.shared.is_visible(&live.identity.app, id);
             return Ok(visible.then(|| Record {
                 identity: live.identity.clone(),
-                state: live.state(),
+                state,
                 result: None,
             }));
         }
@@ -193,8 +196,8 @@ impl Shared {
                     }
                 }
                 // One that ended while this page was read may be in both.
-                live.next_if(|l| l.identity.id == id);
-                if let Some(record) = self.end_of(segment, app, id)?
+                let in_both = live.next_if(|l| l.identity.id == id).map(of_live);
+                if let Some(record) = self.end_of(segment, app, id)?.or(in_both)
                     && !push(record)
                 {
                     return Ok(page);

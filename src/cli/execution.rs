@@ -1,0 +1,72 @@
+//! `ignite execution`: what `ignite invoke --async` began.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+
+use super::{Context, Error, context::Session};
+use crate::model::ExecutionId;
+
+mod cancel;
+mod get;
+mod list;
+mod stats;
+mod stream;
+mod tables;
+mod watch;
+
+/// What to do with executions.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show one execution with its result.
+    Get(get::Args),
+    /// List executions, the newest first.
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+    /// Print each change until the end; fails when the execution does.
+    Watch(Id),
+    /// Print the app's output as it comes; fails when the execution does.
+    #[command(
+        long_about = "Print the app's output as it comes, and nothing else, whatever -o says. Of an app that does not stream it is the result, at the end. Fails when the execution does."
+    )]
+    Stream(Id),
+    /// End an execution that has not ended.
+    Cancel(Id),
+    /// Count how an app's invocations ended, by time.
+    Stats(stats::Args),
+}
+
+/// Names one execution.
+#[derive(Debug, clap::Args)]
+pub(super) struct Id {
+    /// The execution's id, exec_...
+    id: ExecutionId,
+}
+
+/// Runs one of the commands.
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Get(args) => Box::pin(get::run(context, args)).await,
+        Command::List(args) => Box::pin(list::run(context, args)).await,
+        Command::Watch(Id { id }) => Box::pin(watch::run(context, id)).await,
+        Command::Stream(Id { id }) => Box::pin(stream::run(context, id)).await,
+        Command::Cancel(Id { id }) => Box::pin(cancel::run(context, id)).await,
+        Command::Stats(args) => Box::pin(stats::run(context, args)).await,
+    }
+}
+
+/// Connects as a member of the organization in use, since an execution's id does not tell its
+/// own. Answers also what to say when it is not found there.
+async fn connect(context: &Context) -> Result<(Session, Option<String>), Error> {
+    let org = context.org()?;
+    let session = context.connect(&org).await?;
+    Ok((session, context.guess_hint(&org)))
+}
+
+/// That long ago, in Unix milliseconds.
+fn ms_ago(since: Duration) -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(i64::MAX)
+}
