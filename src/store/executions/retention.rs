@@ -81,9 +81,13 @@ struct Share {
 
 /// What is known of segments that do not change any more.
 #[derive(Default)]
-struct Ended(HashMap<u64, Arc<HashMap<AppId, Share>>>);
+pub(super) struct Ended(HashMap<u64, Arc<HashMap<AppId, Share>>>);
 
-fn round(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
+pub(super) fn round(
+    shared: &Shared,
+    inner: &Weak<super::Inner>,
+    ended: &mut Ended,
+) -> Result<(), String> {
     by_age(shared, inner)?;
     by_number(shared, inner, ended)?;
     for segment in shared.segments.all() {
@@ -106,10 +110,10 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
     let oldest_kept = now.saturating_sub(shared.config.retention.as_millis() as u64);
     for segment in shared.segments.all() {
         let width = shared.config.segment_width().as_millis() as u64;
-        let end = shared
-            .segments
-            .end_ms(&segment)
-            .unwrap_or_else(|| segment.start_ms.saturating_add(width));
+        // Nothing comes into a segment after its time, though the next one may begin much later.
+        let over = segment.start_ms.saturating_add(width);
+        let next = shared.segments.end_ms(&segment);
+        let end = next.map_or(over, |next| next.min(over));
         if end <= oldest_kept && segment.live.load(Ordering::Relaxed) == 0 {
             remove(shared, inner, &segment)?;
             tracing::info!(
@@ -299,7 +303,7 @@ fn link(from: &Path, to: &Path, name: &str) -> Result<(), String> {
 }
 
 /// Has the committer do work on the statistics between its batches.
-fn in_turn(
+pub(super) fn in_turn(
     inner: &Weak<super::Inner>,
     work: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,
 ) -> Result<(), String> {

@@ -1,1 +1,570 @@
+//! The store of executions on a real disk, with a clock that the tests set.
 
+use std::{collections::HashMap, path::Path, sync::atomic::AtomicU64};
+
+use parking_lot::Mutex as PlMutex;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::execution::{Ending, Refused, Status};
+
+const HOUR: u64 = 3600 * 1000;
+const DAY: u64 = 24 * HOUR;
+/// Some day in 2027.
+const START: u64 = 1_800_000_000_000;
+
+/// A store with apps and a clock of its own.
+struct Bench {
+    dir: TempDir,
+    now: Arc<AtomicU64>,
+    apps: Arc<PlMutex<HashMap<AppId, u64>>>,
+    config: Config,
+}
+
+impl Bench {
+    fn new(adjust: impl FnOnce(&mut Config)) -> Self {
+        let now = Arc::new(AtomicU64::new(START));
+        let clock = now.clone();
+        let mut config = Config {
+            queue_max: 10_000,
+            retention: Duration::from_millis(7 * DAY),
+            max_per_app: 100_000,
+            min_free_bytes: 0,
+            output_keep: 1024,
+            // Rounds are run by the tests.
+            retention_interval: Duration::from_secs(3600),
+            clock: Arc::new(move || {
+                UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))
+            }),
+        };
+        adjust(&mut config);
+        let apps = HashMap::from([(id("o/a"), 0), (id("o/b"), 0)]);
+        Self {
+            dir: tempfile::tempdir().expect("temp dir"),
+            now,
+            apps: Arc::new(PlMutex::new(apps)),
+            config,
+        }
+    }
+
+    fn open(&self) -> (Executions, Accepted) {
+        self.open_at(self.dir.path())
+    }
+
+    fn open_at(&self, dir: &Path) -> (Executions, Accepted) {
+        let apps = self.apps.clone();
+        let known: Known = Arc::new(move |app| apps.lock().get(app).copied());
+        Executions::open(dir, self.config.clone(), known).expect("opens")
+    }
+
+    fn later(&self, ms: u64) {
+        self.now.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+fn id(app: &str) -> AppId {
+    app.parse().expect("valid")
+}
+
+fn submission(app: &str, body: &[u8]) -> Submission {
+    Submission {
+        app: id(app),
+        submitters: vec!["o".parse().expect("valid")],
+        idempotency_key: None,
+        digest: body.to_vec(),
+        request: StoredRequest {
+            method: "POST".into(),
+            target: "/x?y".into(),
+            headers: vec![("a".into(), Bytes::from_static(b"\xffb"))],
+            body: StoredBody::Inline(Bytes::copy_from_slice(body)),
+        },
+    }
+}
+
+fn keyed(app: &str, body: &[u8], key: &str) -> Submission {
+    Submission {
+        idempotency_key: Some(key.to_owned()),
+        ..submission(app, body)
+    }
+}
+
+async fn accept(store: &Executions, app: &str) -> ExecutionId {
+    let accepted = store.submit(submission(app, b"body")).await;
+    accepted.expect("accepted").id
+}
+
+async fn begin(store: &Executions, id: ExecutionId) -> u32 {
+    let change = Change::Begin {
+        version: 3,
+        tier: crate::model::Tier::Large,
+    };
+    let state = store.change(id, change, None).await.expect("saved");
+    state.expect("begins").attempt
+}
+
+async fn finish(store: &Executions, id: ExecutionId, status: u16, body: &[u8]) {
+    let attempt = begin(store, id).await;
+    let mut spool = store.spool();
+    spool.push(body).await.expect("spooled");
+    let body = spool.finish().await.expect("spooled");
+    let ending = Ending::answered(status, Duration::from_millis(5), body.len());
+    let result = StoredResult {
+        headers: vec![("h".into(), Bytes::from_static(b"v"))],
+        body,
+    };
+    let change = Change::Finish { attempt, ending };
+    let state = store.change(id, change, Some(result)).await.expect("saved");
+    assert!(state.expect("ends").status.is_terminal());
+}
+
+async fn get(store: &Executions, id: ExecutionId) -> Option<Record> {
+    store.get(id).await.expect("readable")
+}
+
+fn tidy(store: &Executions) {
+    let mut ended = retention::Ended::default();
+    // Twice: what the first round learns the second acts on.
+    for _ in 0..2 {
+        retention::round(&store.shared, &Arc::downgrade(&store.inner), &mut ended).expect("tidies");
+    }
+}
+
+/// Bytes on disk, with the journal emptied into the databases.
+fn settled_size(bench: &Bench, store: &Executions) -> u64 {
+    retention::in_turn(&Arc::downgrade(&store.inner), |_| Ok(())).expect("settles");
+    size(bench.dir.path())
+}
+
+fn size(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let of = |e: std::fs::DirEntry| match e.metadata() {
+        Ok(m) if m.is_dir() => size(&e.path()),
+        Ok(m) => m.len(),
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes a folder");
+    for entry in std::fs::read_dir(from).expect("reads").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("copies")),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_there_after_a_crash_and_what_had_not_ended_runs_again_in_order() {
+    let bench = Bench::new(|_| ());
+    let (store, mut accepted) = bench.open();
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        bench.later(1);
+        ids.push(accept(&store, "o/a").await);
+        assert_eq!(
+            accepted.recv().await.expect("handed over").identity.id,
+            ids[ids.len() - 1]
+        );
+    }
+    let large = vec![7; 3 * INLINE];
+    finish(&store, ids[3], 200, b"small").await;
+    finish(&store, ids[4], 404, &large).await;
+    assert_eq!(begin(&store, ids[5]).await, 1);
+    // The files as a crash leaves them now: mostly in the journal, not in the databases.
+    let copied = tempfile::tempdir().expect("temp dir");
+    copy(bench.dir.path(), copied.path());
+    store.close();
+    drop(store);
+
+    let (store, mut accepted) = bench.open_at(copied.path());
+    let mut again = Vec::new();
+    while let Ok(live) = accepted.try_recv() {
+        again.push((live.identity.id, live.state().attempt));
+    }
+    let open: Vec<_> = ids
+        .iter()
+        .filter(|id| ![ids[3], ids[4]].contains(id))
+        .collect();
+    assert_eq!(again.iter().map(|(id, _)| id).collect::<Vec<_>>(), open);
+    assert!(again.contains(&(ids[5], 1)) && again.contains(&(ids[0], 0)));
+    assert_eq!(
+        begin(&store, ids[5]).await,
+        2,
+        "the attempt goes on counting"
+    );
+    let small = get(&store, ids[3]).await.expect("there");
+    assert_eq!(
+        (small.state.status, small.state.version),
+        (Status::Completed, 3)
+    );
+    assert_eq!(small.result.expect("a result").1, "small");
+    let failed = get(&store, ids[4]).await.expect("there");
+    assert_eq!(
+        (failed.state.status, failed.state.status_code),
+        (Status::Failed, 404)
+    );
+    assert_eq!(failed.result.expect("a result").1, large);
+    let request = store.request(ids[0]).await.expect("readable");
+    assert_eq!(
+        (request.method.as_str(), request.target.as_str()),
+        ("POST", "/x?y")
+    );
+    assert_eq!(request.headers[0].1, &b"\xffb"[..]);
+    assert_eq!(request.body, "body");
+    // An end is final.
+    let late = store
+        .change(ids[3], Change::End(Ending::cancelled()), None)
+        .await;
+    assert_eq!(late.expect("saved"), Err(Refused::Ended));
+    store.close();
+}
+
+const INLINE: usize = crate::model::execution::INLINE_BYTES;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_yields_the_first_id_for_a_day_and_only_for_the_same_request() {
+    let bench = Bench::new(|_| ());
+    let (store, _accepted) = bench.open();
+    let submit = |s: Submission| store.submit(s);
+    let first = submit(keyed("o/a", b"1", "k")).await.expect("accepted");
+    assert!(!first.known);
+    bench.later(DAY / 2);
+    accept(&store, "o/a").await;
+    // Many at once, also across a restart and in another segment.
+    let again =
+        futures_util::future::join_all((0..50).map(|_| submit(keyed("o/a", b"1", "k")))).await;
+    for a in again {
+        assert_eq!(
+            a.expect("accepted"),
+            Submitted {
+                id: first.id,
+                known: true
+            }
+        );
+    }
+    let fresh =
+        futures_util::future::join_all((0..50).map(|_| submit(keyed("o/a", b"1", "new")))).await;
+    let fresh: std::collections::HashSet<_> =
+        fresh.into_iter().map(|f| f.expect("accepted").id).collect();
+    assert_eq!(fresh.len(), 1, "submits that come at once are one");
+    let other = submit(keyed("o/a", b"2", "k"))
+        .await
+        .expect_err("another body");
+    assert_eq!(other.reason, Reason::IdempotencyConflict);
+    let elsewhere = submit(keyed("o/b", b"2", "k")).await.expect("another app");
+    assert_ne!(elsewhere.id, first.id);
+    store.close();
+    drop(store);
+
+    let (store, _accepted) = bench.open();
+    let known = store
+        .submit(keyed("o/a", b"1", "k"))
+        .await
+        .expect("accepted");
+    assert_eq!(known.id, first.id);
+    bench.later(DAY / 2 + 1);
+    let next_day = store
+        .submit(keyed("o/a", b"2", "k"))
+        .await
+        .expect("accepted");
+    assert!(!next_day.known);
+    // The app is deleted and made again: its keys are gone with it.
+    bench.later(1);
+    bench
+        .apps
+        .lock()
+        .insert(id("o/a"), bench.now.load(Ordering::SeqCst));
+    let reborn = store
+        .submit(keyed("o/a", b"3", "k"))
+        .await
+        .expect("accepted");
+    assert!(!reborn.known);
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_is_bounded_per_app_and_a_full_disk_refuses_before_it_is_full() {
+    let bench = Bench::new(|c| c.queue_max = 3);
+    let (store, _accepted) = bench.open();
+    let all =
+        futures_util::future::join_all((0..10).map(|_| store.submit(submission("o/a", b"x"))))
+            .await;
+    let refused: Vec<_> = all.iter().filter_map(|r| r.as_ref().err()).collect();
+    assert_eq!(refused.len(), 7);
+    assert!(
+        refused
+            .iter()
+            .all(|f| f.reason == Reason::ExecutionQueueFull && f.retry_after.is_some())
+    );
+    accept(&store, "o/b").await;
+    let gone = store
+        .submit(submission("o/none", b"x"))
+        .await
+        .expect_err("no such app");
+    assert_eq!(gone.reason, Reason::NotFound);
+    let ended = all
+        .iter()
+        .find_map(|r| r.as_ref().ok())
+        .expect("one was accepted")
+        .id;
+    finish(&store, ended, 200, b"").await;
+    accept(&store, "o/a").await;
+    store.close();
+
+    let bench = Bench::new(|c| c.min_free_bytes = u64::MAX);
+    let (store, _accepted) = bench.open();
+    let full = store
+        .submit(submission("o/a", b"x"))
+        .await
+        .expect_err("no room");
+    assert_eq!(full.reason, Reason::StoreUnavailable);
+    assert!(
+        full.message.contains("IGNITE_MIN_FREE_DISK_BYTES"),
+        "{full}"
+    );
+    assert!(store.trouble().is_some());
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_segments_go_by_age_what_has_not_ended_stays_and_counts_outlive_them() {
+    let bench = Bench::new(|_| ());
+    let (store, _accepted) = bench.open();
+    let old = accept(&store, "o/a").await;
+    finish(&store, old, 200, &vec![1; 2 * INLINE]).await;
+    store.count(vec![(
+        id("o/a"),
+        Tally {
+            completed: 2,
+            failed: 1,
+            timeout: 0,
+        },
+    )]);
+    bench.later(2 * DAY);
+    let (kept, waiting) = (accept(&store, "o/a").await, accept(&store, "o/a").await);
+    finish(&store, kept, 500, b"").await;
+    bench.later(2 * DAY);
+    let young = accept(&store, "o/a").await;
+    bench.later(3 * DAY + DAY);
+    let before = settled_size(&bench, &store);
+    tidy(&store);
+    assert!(get(&store, old).await.is_none(), "over 7 days");
+    assert!(settled_size(&bench, &store) < before, "the disk follows");
+    assert!(get(&store, young).await.is_some());
+    bench.later(3 * DAY);
+    tidy(&store);
+    assert_eq!(
+        get(&store, waiting).await.expect("kept").state.status,
+        Status::Pending
+    );
+    assert!(
+        get(&store, kept).await.is_some(),
+        "it shares the segment of one that has not ended"
+    );
+    finish(&store, waiting, 200, b"").await;
+    tidy(&store);
+    assert!(get(&store, waiting).await.is_none());
+    let counts = store
+        .counts(id("o/a"), 0, u32::MAX)
+        .await
+        .expect("readable");
+    let sum = counts
+        .iter()
+        .fold(Tally::default(), |sum, (_, t)| sum.plus(*t));
+    assert_eq!(
+        sum,
+        Tally {
+            completed: 4,
+            failed: 2,
+            timeout: 0
+        }
+    );
+    bench.later(91 * DAY);
+    finish(&store, young, 200, b"").await;
+    tidy(&store);
+    let counts = store
+        .counts(id("o/a"), 0, u32::MAX)
+        .await
+        .expect("readable");
+    assert_eq!(
+        counts.iter().map(|(_, t)| t.completed).sum::<u32>(),
+        1,
+        "90 days"
+    );
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() {
+    let bench = Bench::new(|c| c.max_per_app = 64);
+    let (store, _accepted) = bench.open();
+    let other = accept(&store, "o/b").await;
+    finish(&store, other, 200, &vec![9; 2 * INLINE]).await;
+    let mut ids = Vec::new();
+    for _ in 0..400 {
+        bench.later(1);
+        let id = accept(&store, "o/a").await;
+        finish(&store, id, 200, &vec![1; 20_000]).await;
+        ids.push(id);
+    }
+    let waiting = accept(&store, "o/a").await;
+    bench.later(2 * DAY);
+    let before = settled_size(&bench, &store);
+    tidy(&store);
+    let after = settled_size(&bench, &store);
+    assert!(after < before / 2, "{before} → {after}");
+    let filter = Filter {
+        apps: vec![id("o/a")],
+        status: Some(Status::Completed),
+        from_ms: 0,
+        to_ms: u64::MAX,
+        before: None,
+        limit: 1000,
+    };
+    let left = store.list(filter.clone()).await.expect("readable");
+    assert!((64..=64 + 24).contains(&left.len()), "{}", left.len());
+    let newest: Vec<_> = ids.iter().rev().take(left.len()).copied().collect();
+    assert_eq!(
+        left.iter().map(|r| r.identity.id).collect::<Vec<_>>(),
+        newest
+    );
+    assert_eq!(
+        get(&store, waiting).await.expect("kept").state.status,
+        Status::Pending
+    );
+    let other = get(&store, other).await.expect("another app's stays");
+    assert_eq!(
+        other.result.expect("a result").1.len(),
+        2 * INLINE,
+        "with its file"
+    );
+    // All of it reads the same after a restart.
+    store.close();
+    drop(store);
+    let (store, mut accepted) = bench.open();
+    assert_eq!(
+        accepted.try_recv().expect("handed over").identity.id,
+        waiting
+    );
+    assert_eq!(
+        store.list(filter).await.expect("readable").len(),
+        left.len()
+    );
+    // What belongs to a deleted app is out of sight at once, and goes.
+    bench.apps.lock().remove(&id("o/a"));
+    store.forget(id("o/a")).await.expect("forgotten");
+    assert!(get(&store, newest[0]).await.is_none() && store.live(waiting).is_none());
+    let before = settled_size(&bench, &store);
+    tidy(&store);
+    assert!(settled_size(&bench, &store) < before);
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_newest_first_over_apps_segments_and_what_has_not_ended() {
+    let bench = Bench::new(|_| ());
+    let (store, _accepted) = bench.open();
+    let mut ids = Vec::new();
+    for n in 0..30 {
+        bench.later(HOUR * 3);
+        let id = accept(&store, if n % 3 == 0 { "o/b" } else { "o/a" }).await;
+        match n % 4 {
+            0 => {}
+            1 => drop(begin(&store, id).await),
+            _ => finish(&store, id, 200, b"").await,
+        }
+        ids.push(id);
+    }
+    ids.reverse();
+    let all = Filter {
+        apps: vec![id("o/a"), id("o/b")],
+        status: None,
+        from_ms: 0,
+        to_ms: u64::MAX,
+        before: None,
+        limit: 7,
+    };
+    let mut seen = Vec::new();
+    let mut filter = all.clone();
+    loop {
+        let page = store.list(filter.clone()).await.expect("readable");
+        seen.extend(page.iter().map(|r| r.identity.id));
+        match page.last() {
+            Some(last) if page.len() == 7 => filter.before = Some(last.identity.id),
+            _ => break,
+        }
+    }
+    assert_eq!(seen, ids);
+    let within = Filter {
+        from_ms: ids[20].0.timestamp_ms(),
+        to_ms: ids[10].0.timestamp_ms(),
+        status: Some(Status::Completed),
+        limit: 100,
+        ..all
+    };
+    let page = store.list(within).await.expect("readable");
+    let wanted: Vec<_> = (11..=20)
+        .filter(|at| (29 - at) % 4 >= 2)
+        .map(|at| ids[at])
+        .collect();
+    assert_eq!(
+        page.iter().map(|r| r.identity.id).collect::<Vec<_>>(),
+        wanted
+    );
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_watcher_gets_what_is_kept_then_what_comes_and_the_end_and_a_slow_one_holds_nobody()
+{
+    let bench = Bench::new(|_| ());
+    let (store, mut accepted) = bench.open();
+    let id = accept(&store, "o/a").await;
+    let live = accepted.recv().await.expect("handed over");
+    let mut early = live.watch();
+    let attempt = begin(&store, id).await;
+    // 1024 bytes are kept: the first of three pieces is gone for those who come late.
+    for n in 0..3u8 {
+        live.put_out(Bytes::from(vec![n; 500]), store.output_keep());
+    }
+    let mut late = live.watch();
+    let ending = Ending::answered(200, Duration::ZERO, 0);
+    let change = Change::Finish { attempt, ending };
+    store
+        .change(id, change, None)
+        .await
+        .expect("saved")
+        .expect("ends");
+    let mut heard = Vec::new();
+    for watcher in [&mut early, &mut late] {
+        loop {
+            match watcher.next().await {
+                Update::Output(piece) => heard.push(format!("output {}", piece[0])),
+                Update::State(state) => {
+                    heard.push(format!("{:?}", state.status));
+                    if state.status.is_terminal() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(
+        heard,
+        [
+            "Pending",
+            "Running",
+            "output 1",
+            "output 2",
+            "Completed", //
+            "Running",
+            "output 1",
+            "output 2",
+            "Completed"
+        ]
+    );
+    store.close();
+}
