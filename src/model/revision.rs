@@ -99,6 +99,18 @@ impl Revision {
         self.version == other.version && self.config_hash == other.config_hash
     }
 
+    /// The same containers under the settings of `next` that need no others.
+    #[must_use]
+    pub fn driven_as(&self, next: &Revision) -> Self {
+        Self {
+            timeout: next.timeout,
+            scaling: next.scaling,
+            max_concurrency: next.max_concurrency,
+            allow_unauthenticated: next.allow_unauthenticated,
+            ..self.clone()
+        }
+    }
+
     fn hash(&self) -> String {
         // Length-prefixed, so that no two different sets of fields give the same bytes.
         let mut h = Sha256::new();
