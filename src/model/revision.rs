@@ -20,6 +20,8 @@ pub struct Defaults {
     pub timeout: Duration,
     /// Refuse what the cloud platform refuses.
     pub strict: bool,
+    /// Digest of the platform's own settings that every container is made with.
+    pub containers: u64,
 }
 
 /// What a replica runs and how it is driven: a version together with the settings in force.
@@ -90,7 +92,7 @@ impl Revision {
             allow_unauthenticated: s.allow_unauthenticated,
             config_hash: String::new(),
         };
-        revision.config_hash = revision.hash();
+        revision.config_hash = revision.hash(defaults.containers);
         revision
     }
 
@@ -111,7 +113,7 @@ impl Revision {
         }
     }
 
-    fn hash(&self) -> String {
+    fn hash(&self, platform: u64) -> String {
         // Length-prefixed, so that no two different sets of fields give the same bytes.
         let mut h = Sha256::new();
         let mut put = |s: &str| {
@@ -124,7 +126,7 @@ impl Revision {
             put(v);
         }
         put(&format!(
-            "{:?} {} {}",
+            "{:?} {} {} {platform:x}",
             self.ports, self.memory_mb, self.cpu_millicores
         ));
         hex(&h.finalize()[..16])
@@ -147,6 +149,7 @@ mod tests {
             },
             timeout: Duration::from_secs(300),
             strict: false,
+            containers: 0,
         };
         let source = ImageSource {
             image_ref: "a:1".into(),
