@@ -65,6 +65,14 @@ const GRPC_KEEPALIVE: Duration = Duration::from_secs(60);
 /// to pass one on, shorter than a person needs to lose patience.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
+/// Says what is wrong with a configuration beyond its forms, before anything is touched.
+///
+/// # Errors
+/// The setting, and what is wrong with it.
+pub fn check(config: &Config) -> Result<()> {
+    Docker::check_address(config.docker_host.as_deref()).context("docker_host")
+}
+
 /// Serves until SIGINT or SIGTERM.
 ///
 /// # Errors
