@@ -49,7 +49,7 @@ struct Shared {
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
     roll_outs: Mutex<HashMap<AppId, RollOut>>,
-    /// Ends all roll-outs, also those that begin later.
+    /// Ends all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -250,7 +250,7 @@ impl Apps {
                 let draft = app.draft.clone().ok_or_else(|| {
                     Failure::new(Reason::FailedPrecondition, format!("app {id} has no draft to publish; save one with SaveDraft (`ignite draft save`)"))
                 })?;
-                let image = s.images.resolve(&draft.source).await?;
+                let image = s.unless_stopping(s.images.resolve(&draft.source)).await?;
                 warn_of_ports(&app, &image.exposed_ports);
                 let version = Arc::new(Version {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,
@@ -260,7 +260,7 @@ impl Apps {
                     settings: app.settings.clone(),
                 });
                 let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = s.fleet.prepare(&revision).await?;
+                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
                 let (of, published) = (id.clone(), version.clone());
                 let edit = move |app: &mut App| {
                     app.active_version = published.number;
@@ -276,7 +276,8 @@ impl Apps {
         .await
     }
 
-    /// Waits until every operation has ended. New ones must not come in any more.
+    /// Waits until every operation has ended, calling off what waits for a pull or a start. New
+    /// ones must not come in any more.
     pub async fn finish(&self) {
         self.shared.stopping.cancel();
         self.shared.tasks.close();
@@ -331,6 +332,20 @@ impl Shared {
         outcome
     }
 
+    /// Does what may take as long as a pull or a start, unless the platform stops meanwhile.
+    async fn unless_stopping<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let outcome = self.stopping.run_until_cancelled(work).await;
+        outcome.unwrap_or_else(|| {
+            Err(Failure::new(
+                Reason::ShuttingDown,
+                "the platform is stopping, nothing has changed; try again when it is back",
+            ))
+        })
+    }
+
     async fn turn(&self, id: &AppId) -> OwnedSemaphorePermit {
         let semaphore = {
             let mut turns = self.turns.lock();
@@ -361,7 +376,8 @@ impl Shared {
     }
 
     /// Brings a changed configuration to the replicas without a gap: when containers have to be
-    /// replaced, the old ones serve until a new one is ready, for as many tries as it takes.
+    /// replaced, the old ones serve until a new one is ready, for as many tries as it takes; what
+    /// needs no other container holds for them at once, above all who may call them.
     /// The caller has the app's turn; the roll-out goes on after it.
     fn roll_out(self: &Arc<Self>, revision: Revision) {
         if !self.fleet.must_prepare(&revision) {
@@ -369,6 +385,10 @@ impl Shared {
             return;
         }
         let id = revision.app.clone();
+        if let Some(serving) = self.fleet.get(&id) {
+            let serving = serving.with_revision(|r| r.driven_as(&revision));
+            self.fleet.activate(serving);
+        }
         let called_off = self.stopping.child_token();
         let (shared, token) = (self.clone(), called_off.clone());
         let replace = async move {

@@ -175,6 +175,7 @@ fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
         LogFormat::Json => log.json().try_init(),
     };
     installed.map_err(|e| bad(format!("the log cannot be set up: {e}")))?;
+    server::check(&config).map_err(|e| bad(format!("{e:#}")))?;
     Ok(config)
 }
 

@@ -1,11 +1,13 @@
 //! The bodies of answers.
 //!
 //! An app's body keeps the lease, so that the replica counts as busy until the last byte is
-//! out, and the connection, which goes back to the pool only when the answer ended well.
+//! out, and the connection, which goes back to the pool only when the answer ended well. A
+//! client that stops reading keeps neither beyond the request's deadline.
 
 use std::{
     future::Future as _,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +15,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::headers;
 use crate::{
@@ -26,12 +30,53 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An app's answer, streamed.
 pub struct AppBody {
+    /// `None` once it broke off or its time was over. Shared with `guard` alone.
+    exchange: Arc<Mutex<Option<Exchange>>>,
+    deadline: Pin<Box<Sleep>>,
+    /// Ends the exchange at the deadline while nobody polls, as the server does not for as long
+    /// as the client does not read. Most answers end with their first piece and need none.
+    guard: Option<AbortOnDropHandle<()>>,
+}
+
+struct Exchange {
     incoming: Incoming,
     /// Both are let go when the body has ended.
     held: Option<(Connection, Lease)>,
     /// The status by which the answer is counted at its end; `None` when it is not counted here.
     counted: Option<StatusCode>,
-    deadline: Pin<Box<Sleep>>,
+}
+
+impl Exchange {
+    /// The answer ended well.
+    fn finish(&mut self) {
+        if let Some((connection, lease)) = self.held.take() {
+            self.count(&lease, |status| Outcome::of_status(status.as_u16()));
+            connection.reuse();
+        }
+    }
+
+    /// The answer did not end well. Dropping the connection tells the app that nobody listens any
+    /// more.
+    fn break_off(mut self, failure: &Failure) {
+        if let Some((_connection, lease)) = self.held.take() {
+            self.count(&lease, |_| Outcome::of_failure(failure));
+        }
+    }
+
+    fn count(&self, lease: &Lease, outcome: impl FnOnce(StatusCode) -> Outcome) {
+        if let Some(status) = self.counted {
+            lease.deployment().outcomes.add(outcome(status));
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        // The client left before the end, as one that watches a stream does: the status counts.
+        if let Some((_connection, lease)) = self.held.take() {
+            self.count(&lease, |status| Outcome::of_status(status.as_u16()));
+        }
+    }
 }
 
 impl AppBody {
@@ -42,47 +87,52 @@ impl AppBody {
         deadline: Instant,
         counted: Option<StatusCode>,
     ) -> Self {
-        let mut body = Self {
+        let mut exchange = Exchange {
             incoming,
             held: Some((connection, lease)),
             counted,
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
         };
-        if body.incoming.is_end_stream() {
-            body.finish();
+        if exchange.incoming.is_end_stream() {
+            exchange.finish();
         }
-        body
+        Self::of(exchange, deadline)
     }
 
     /// The empty body of an upgrade's answer; the lease stays with the upgraded connection.
     pub(super) fn without_lease(incoming: Incoming, deadline: Instant) -> Self {
-        Self {
+        let exchange = Exchange {
             incoming,
             held: None,
             counted: None,
+        };
+        Self::of(exchange, deadline)
+    }
+
+    fn of(exchange: Exchange, deadline: Instant) -> Self {
+        Self {
+            exchange: Arc::new(Mutex::new(Some(exchange))),
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
+            guard: None,
         }
     }
 
-    fn finish(&mut self) {
-        if let Some((connection, lease)) = self.held.take() {
-            if let Some(status) = self.counted {
-                lease
-                    .deployment()
-                    .outcomes
-                    .add(Outcome::of_status(status.as_u16()));
-            }
-            connection.reuse();
-        }
+    fn guard(&mut self) {
+        let (exchange, deadline) = (self.exchange.clone(), self.deadline.deadline());
+        self.guard.get_or_insert_with(|| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::sleep_until(deadline).await;
+                let overdue = exchange.lock().take();
+                if let Some(overdue) = overdue {
+                    overdue.break_off(&too_late());
+                }
+            }))
+        });
     }
 
     fn broke(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        // Dropping the connection tells the app that nobody listens any more.
-        if let (Some((_, lease)), Some(_)) = (self.held.take(), self.counted) {
-            lease
-                .deployment()
-                .outcomes
-                .add(Outcome::of_failure(&failure));
+        let broken = self.exchange.lock().take();
+        if let Some(broken) = broken {
+            broken.break_off(&failure);
         }
         Poll::Ready(Some(Err(failure)))
     }
@@ -96,54 +146,65 @@ impl http_body::Body for AppBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let this = &mut *self;
+        let mut shared = this.exchange.lock();
+        let Some(exchange) = shared.as_mut() else {
+            return Poll::Ready(Some(Err(too_late())));
+        };
         // A stream that never pauses would not see the timer below.
-        if self.held.is_some() && Instant::now() >= self.deadline.deadline() {
-            return self.broke(too_late());
+        if exchange.held.is_some() && Instant::now() >= this.deadline.deadline() {
+            drop(shared);
+            return this.broke(too_late());
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match Pin::new(&mut exchange.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::remove_ours(trailers);
                 }
                 // The server does not poll past the end that it knows of.
-                if self.incoming.is_end_stream() {
-                    self.finish();
+                if exchange.incoming.is_end_stream() {
+                    exchange.finish();
+                }
+                let goes_on = exchange.held.is_some();
+                drop(shared);
+                if goes_on {
+                    this.guard();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(e))) => self.broke(Failure::new(
-                Reason::ReplicaBroke,
-                format!("the replica broke off its answer ({e}); what came before is not complete"),
-            )),
+            Poll::Ready(Some(Err(e))) => {
+                drop(shared);
+                this.broke(Failure::new(
+                    Reason::ReplicaBroke,
+                    format!(
+                        "the replica broke off its answer ({e}); what came before is not complete"
+                    ),
+                ))
+            }
             Poll::Ready(None) => {
-                self.finish();
+                exchange.finish();
                 Poll::Ready(None)
             }
-            Poll::Pending if self.held.is_some() && self.deadline.as_mut().poll(cx).is_ready() => {
-                self.broke(too_late())
+            Poll::Pending => {
+                let overdue = exchange.held.is_some() && this.deadline.as_mut().poll(cx).is_ready();
+                drop(shared);
+                if overdue {
+                    return this.broke(too_late());
+                }
+                Poll::Pending
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        let shared = self.exchange.lock();
+        shared.as_ref().is_some_and(|e| e.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for AppBody {
-    fn drop(&mut self) {
-        // The client left before the end, as one that watches a stream does: the status counts.
-        if let (Some((_, lease)), Some(status)) = (self.held.take(), self.counted) {
-            lease
-                .deployment()
-                .outcomes
-                .add(Outcome::of_status(status.as_u16()));
-        }
+        let shared = self.exchange.lock();
+        let hint = shared.as_ref().map(|e| e.incoming.size_hint());
+        hint.unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,6 +19,12 @@ use super::{Gateway, client};
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Silence after which a client is asked whether it is there, how often it is asked again, and
+/// how many times before its connection is given up: two minutes in all.
+const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_ASK_AGAIN: Duration = Duration::from_secs(15);
+const SILENCE_ASKS: u32 = 4;
 
 /// The two ways to end the listener's connections.
 #[derive(Clone, Default)]
@@ -51,7 +58,7 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop
             () = stop.drain.cancelled() => break,
         };
         // A failure here means that the peer is gone already.
-        let _ = tcp.set_nodelay(true);
+        let _ = tcp.set_nodelay(true).and_then(|()| notice_silence(&tcp));
         connections.spawn(serve(
             builder.clone(),
             tcp,
@@ -117,6 +124,15 @@ where
         ended = connection => Some(ended),
         () = stop.force.cancelled() => None,
     }
+}
+
+/// Has the kernel ask a silent peer whether it is there. One that went without a word (a laptop
+/// that sleeps, a cable that was pulled) would keep an upgraded connection's replica up for good.
+fn notice_silence(tcp: &tokio::net::TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(tcp, SILENCE)?;
+    sockopt::set_tcp_keepintvl(tcp, SILENCE_ASK_AGAIN)?;
+    sockopt::set_tcp_keepcnt(tcp, SILENCE_ASKS)?;
+    Ok(sockopt::set_socket_keepalive(tcp, true)?)
 }
 
 async fn pause_after(error: &io::Error) {

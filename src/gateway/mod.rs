@@ -330,6 +330,11 @@ fn outbound(
     let body = if empty {
         upstream::Body::Empty
     } else {
+        if http_body::Body::size_hint(&incoming).exact().is_none() {
+            // hyper sends a GET or HEAD without its body when nothing says that there is one.
+            let chunked = HeaderValue::from_static("chunked");
+            head.headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
         upstream::Body::Incoming(incoming)
     };
     let mut request = Request::from_parts(head, body);

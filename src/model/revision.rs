@@ -20,6 +20,8 @@ pub struct Defaults {
     pub timeout: Duration,
     /// Refuse what the cloud platform refuses.
     pub strict: bool,
+    /// Digest of the platform's own settings that every container is made with.
+    pub containers: u64,
 }
 
 /// What a replica runs and how it is driven: a version together with the settings in force.
@@ -93,7 +95,7 @@ impl Revision {
             allow_unauthenticated: s.allow_unauthenticated,
             config_hash: String::new(),
         };
-        revision.config_hash = revision.hash();
+        revision.config_hash = revision.hash(defaults.containers);
         revision
     }
 
@@ -102,7 +104,19 @@ impl Revision {
         self.version == other.version && self.config_hash == other.config_hash
     }
 
-    fn hash(&self) -> String {
+    /// The same containers under the settings of `next` that need no others.
+    #[must_use]
+    pub fn driven_as(&self, next: &Revision) -> Self {
+        Self {
+            timeout: next.timeout,
+            scaling: next.scaling,
+            max_concurrency: next.max_concurrency,
+            allow_unauthenticated: next.allow_unauthenticated,
+            ..self.clone()
+        }
+    }
+
+    fn hash(&self, platform: u64) -> String {
         // Length-prefixed, so that no two different sets of fields give the same bytes.
         let mut h = Sha256::new();
         let mut put = |s: &str| {
@@ -115,7 +129,7 @@ impl Revision {
             put(v);
         }
         put(&format!(
-            "{:?} {} {}",
+            "{:?} {} {} {platform:x}",
             self.ports, self.memory_mb, self.cpu_millicores
         ));
         hex(&h.finalize()[..16])
@@ -138,6 +152,7 @@ mod tests {
             },
             timeout: Duration::from_secs(300),
             strict: false,
+            containers: 0,
         };
         let source = ImageSource {
             image_ref: "a:1".into(),

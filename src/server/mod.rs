@@ -12,6 +12,7 @@ use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context as _, Result};
 use axum::Router;
+use sha2::{Digest as _, Sha256};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -69,6 +70,14 @@ const GRPC_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
 /// to pass one on, shorter than a person needs to lose patience.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Says what is wrong with a configuration beyond its forms, before anything is touched.
+///
+/// # Errors
+/// The setting, and what is wrong with it.
+pub fn check(config: &Config) -> Result<()> {
+    Docker::check_address(config.docker_host.as_deref()).context("docker_host")
+}
 
 /// Serves until SIGINT or SIGTERM.
 ///
@@ -277,7 +286,21 @@ fn defaults(c: &Config) -> Defaults {
         },
         timeout: c.app_timeout,
         strict: c.strict,
+        containers: container_digest(c),
     }
+}
+
+/// What the platform's settings put into every container, so that one of an earlier run under
+/// others (without a network that apps need by now, say) is replaced and not adopted.
+fn container_digest(c: &Config) -> u64 {
+    let settings = format!(
+        "{:?} {:?} {} {} {}",
+        c.network, c.reach, c.pids_limit, c.container_log_max_bytes, c.container_log_files
+    );
+    let digest: [u8; 32] = Sha256::digest(settings).into();
+    digest[..8]
+        .iter()
+        .fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {

@@ -332,6 +332,25 @@ fn a_bad_configuration_is_64_and_a_token_is_all_of_stdout() {
         "{}",
         bad.err
     );
+    let data = home.path().join("data");
+    let data_dir = data.to_str().expect("text");
+    let nowhere = run(ignite(
+        home.path(),
+        &[
+            "serve",
+            "--docker-host",
+            "ssh://x",
+            "--data-dir",
+            data_dir,
+            "--http-addr",
+            "127.0.0.1:0",
+            "--grpc-addr",
+            "127.0.0.1:0",
+        ],
+    ));
+    assert_eq!(nowhere.code, Some(64), "{}", nowhere.err);
+    assert!(nowhere.err.contains("docker_host"), "{}", nowhere.err);
+    assert!(!data.exists(), "nothing is touched before");
 
     let data = home.path().join("data");
     let dir = data.to_str().expect("UTF-8");

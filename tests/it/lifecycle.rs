@@ -144,6 +144,60 @@ async fn a_changed_environment_becomes_live_without_losing_a_request() {
     );
 }
 
+/// Closing an app to strangers must not wait for a container that may never get ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_new_container_is_live_at_once_though_the_rest_never_gets_ready() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::deploy(
+        &ignite,
+        "acme/closing",
+        json!({ "allowUnauthenticated": true }),
+    )
+    .await;
+    let old = instance(&app.get_ok(&ignite, "/").await);
+    let stranger = || async {
+        let request = ignite.request(Method::GET, "/_app/acme/closing/").send();
+        request.await.expect("an answer").status
+    };
+    assert_eq!(stranger().await, StatusCode::OK);
+    let broken = json!({
+        "env": { "PROBE_EXIT_AT_START": "3" },
+        "allowUnauthenticated": false,
+    });
+    app.update(&ignite, broken).await;
+    assert_eq!(stranger().await, StatusCode::UNAUTHORIZED);
+    assert_eq!(instance(&app.get_ok(&ignite, "/").await), old);
+    // The same while the roll-out is under way already.
+    app.update(&ignite, json!({ "allowUnauthenticated": true }))
+        .await;
+    assert_eq!(stranger().await, StatusCode::OK);
+}
+
+/// A stop used to wait for a publish, and so for a start, which may take ten minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_publish_that_does_not_get_ready() {
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_DRAIN_TIMEOUT_SECS", "1")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/stuck", Value::Null).await;
+    app.get_ok(&ignite, "/").await;
+    let hangs = probe::image_with(&[("PROBE_HEALTH_STATUS", "500")]).await;
+    let path = "/v1/ignite/app/acme/stuck/draft";
+    let draft = json!({ "code": { "image": { "prebuilt": { "imageRef": hangs } } } });
+    ignite.api(Method::POST, path, &app.token, &draft).await;
+    let publish = ignite
+        .request(Method::POST, &format!("{path}/publish"))
+        .token(&app.token)
+        .json(&json!({}));
+    let publish = tokio::spawn(publish.send());
+    app.wait_for(&ignite, "startingReplicas", 1).await;
+    let status = ignite.terminate(ENGINE_LIMIT).await;
+    assert!(status.success(), "{status}: {}", ignite.log());
+    assert!(ignite.containers().await.is_empty());
+    drop(publish);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_lets_a_request_in_flight_finish_and_leaves_nothing() {
     let ignite = Arc::new(Ignite::builder().start().await);

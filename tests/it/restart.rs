@@ -100,6 +100,25 @@ async fn what_matches_no_app_or_an_old_configuration_is_removed_by_the_next_star
     );
 }
 
+/// One that lacks a network which apps need by now would serve on without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_settings_of_the_platform_have_made_is_not_adopted() {
+    let _guard = PruneGuard::no_prune().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut first = Ignite::builder().data_dir(dir.path()).start().await;
+    let app = deployed(&first, "acme/elsewhere").await;
+    let before = instance(&app.get_ok(&first, "/").await);
+    first.kill9();
+    let next = Ignite::builder()
+        .data_dir(dir.path())
+        .env("IGNITE_PIDS_LIMIT", "77");
+    let next = next.start().await;
+    let answer = app.get_ok(&next, "/").await;
+    assert_ne!(instance(&answer), before);
+    assert!(is_cold(&answer));
+    assert_eq!(engine::running(&next).await.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keep_replicas_leaves_them_running_for_the_next_start() {
     let _guard = PruneGuard::no_prune().await;

@@ -70,6 +70,42 @@ async fn a_stream_outlives_the_scaledown_period_untouched() {
     assert_eq!(engine::created(&ignite).await, 1);
 }
 
+/// A connection that is open and full keeps nothing up for longer than its request may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_keeps_its_replica_until_the_deadline_and_no_longer() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+        .env("IGNITE_COLD_START_BUDGET_SECS", "2")
+        .start()
+        .await;
+    let settings = json!({
+        "limits": { "timeoutSecs": 1 },
+        "scaling": { "scaledownPeriodSecs": 1 },
+    });
+    let app = App::deploy(&ignite, "acme/stuck", settings).await;
+    let began = Instant::now();
+    // More than all buffers on the way take.
+    let mut unread = app.get_ok(&ignite, "/bytes/200000000").await;
+    app.wait_for(&ignite, "inFlight", 1).await;
+    app.wait_for(&ignite, "inFlight", 0).await;
+    assert!(
+        began.elapsed() >= Duration::from_secs(3),
+        "the deadline is timeout and budget together, not {:?}",
+        began.elapsed()
+    );
+    app.wait_for(&ignite, "runningReplicas", 0).await;
+    engine::wait_for_none(&ignite).await;
+    // What was cut off never looks whole.
+    let broken = loop {
+        match unread.chunk().await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => break true,
+            None => break false,
+        }
+    };
+    assert!(broken, "the answer ended as if it were whole");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reserved_replicas_are_always_up_and_replaced_when_they_die() {
     let ignite = ignite().await;

@@ -80,6 +80,14 @@ pub struct Docker {
 }
 
 impl Docker {
+    /// Whether the engine could be looked for at `host`, or where the environment says.
+    ///
+    /// # Errors
+    /// As [`Docker::new`].
+    pub fn check_address(host: Option<&str>) -> Result<(), Error> {
+        Address::find(host, |name| std::env::var(name).ok()).map(drop)
+    }
+
     /// Prepares the client; the engine need not run yet.
     ///
     /// # Errors
