@@ -4,6 +4,8 @@
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
 //! app. The order is always: make sure that it can work, write it down, then act on it.
 
+mod versions;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -28,6 +30,8 @@ use crate::{
     },
     store::{Store, executions::Executions},
 };
+
+pub use versions::Code;
 
 /// Wait before a changed configuration that did not get ready is tried again beside the
 /// replicas that still serve.
@@ -264,6 +268,7 @@ impl Apps {
                 let (of, published) = (id.clone(), version.clone());
                 let edit = move |app: &mut App| {
                     app.active_version = published.number;
+                    app.updated_at_ms = now_ms();
                     app.versions.push(published);
                     Ok(())
                 };

@@ -503,6 +503,19 @@ pub(super) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
     }
 }
 
+/// The code as SaveDraft took it.
+pub(super) fn code_to_wire(source: &ImageSource) -> v1::CodeSource {
+    let image = v1::ImageSource {
+        source: Some(v1::image_source::Source::Prebuilt(v1::PrebuiltImage {
+            image_ref: source.image_ref.clone(),
+        })),
+        registry_secret_ref: source.registry_secret_ref.clone(),
+    };
+    v1::CodeSource {
+        source: Some(v1::code_source::Source::Image(image)),
+    }
+}
+
 pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
     let status = if v.number == app.active_version {
         v1::VersionStatus::Active

@@ -56,6 +56,35 @@ impl Images {
                 ),
                 e => e.to_failure(),
             })?;
+        self.judge(source, &image)?;
+        Ok(image)
+    }
+
+    /// The image that a version was published with, pulled by its name if it is not here.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`], and IMAGE_UNAVAILABLE when the name stands for another image now.
+    pub async fn pinned(&self, source: &ImageSource, id: &str) -> Result<(), Failure> {
+        match (self.ensure)(id.to_owned()).await {
+            Ok(_) => return Ok(()),
+            Err(Error::NoSuchImage { .. }) => {}
+            Err(e) => return Err(e.to_failure()),
+        }
+        let image = self.resolve(source).await?;
+        if image.id == id {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::ImageUnavailable,
+            format!(
+                "the image {id} that this version was published with is gone from this machine, and {:?} names another one now; bring it back (`docker load`), or publish again",
+                source.image_ref
+            ),
+        ))
+    }
+
+    /// Says what the platform would refuse about an image; a strict one does.
+    fn judge(&self, source: &ImageSource, image: &Image) -> Result<(), Failure> {
         if let Err(objection) = check_user(&image.user) {
             let text = format!("image {:?} {objection}", source.image_ref);
             if self.strict {
@@ -63,7 +92,7 @@ impl Images {
             }
             tracing::warn!("{text}; it runs here because --strict is off");
         }
-        Ok(image)
+        Ok(())
     }
 }
 

@@ -114,7 +114,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
     }
 }
 
-fn status_name(status: i32) -> String {
+/// The status of a draft or version, for people.
+pub(super) fn status_name(status: i32) -> String {
     plain(
         v1::VersionStatus::try_from(status)
             .unwrap_or_default()

@@ -22,6 +22,7 @@ mod output;
 mod serve;
 mod settings;
 mod token;
+mod version;
 
 use context::{Context, Global};
 use failure::Error;
@@ -70,6 +71,9 @@ enum Remote {
     /// The code that an app will run once it is published.
     #[command(subcommand)]
     Draft(draft::Command),
+    /// What was published, and the way back to it.
+    #[command(subcommand)]
+    Version(version::Command),
     /// Send a request to an app and print its answer, or leave it to run with --async.
     Invoke(invoke::Args),
     /// Asynchronous executions: what `invoke --async` began.
@@ -107,6 +111,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
         match command {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
             Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
+            Remote::Version(command) => Box::pin(version::run(&context, command)).await,
             Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,
             Remote::Execution(command) => Box::pin(execution::run(&context, command)).await,
         }
@@ -138,6 +143,12 @@ mod tests {
             "ignite draft save a --image-ref r",
             "ignite draft status a -o yaml",
             "ignite draft publish acme:a",
+            "ignite version list a --limit 5 -o wide",
+            "ignite version ls acme:a",
+            "ignite version get a 1",
+            "ignite version rollback acme:a 3",
+            "ignite version code a",
+            "ignite version code a 2",
             "ignite invoke a -p {} --method get --path /x?y=z --header k:v --include",
             "ignite invoke a --payload-file f",
             "ignite invoke a --async",

@@ -56,7 +56,7 @@ pub struct App {
     pub id: AppId,
     /// When it was created, Unix milliseconds.
     pub created_at_ms: i64,
-    /// When its settings last changed, Unix milliseconds.
+    /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,

@@ -15,18 +15,26 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 11] = [
+const BUILT: [&str; 19] = [
     "CreateApp",
     "DeleteApp",
     "GetApp",
+    "GetAppCode",
     "GetAppState",
+    "GetAppVersion",
     "GetDraftInfo",
+    "GetExecution",
+    "GetExecutionStats",
     "HealthCheck",
     "Invoke",
+    "InvokeAsync",
+    "ListAppVersions",
     "ListApps",
     "PublishDraft",
+    "RollbackApp",
     "SaveDraft",
     "UpdateAppConfig",
+    "WatchExecution",
 ];
 
 fn id(name: &str) -> Value {

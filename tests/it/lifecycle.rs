@@ -1,72 +1,19 @@
 //! A new version, a new configuration, the end of an app: no request notices.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::mpsc;
 
 use crate::support::{
     app::{App, ENGINE_LIMIT, instance},
-    eventually, eventually_ok,
+    eventually_ok,
     ignite::Ignite,
+    load::Load,
     probe,
 };
-
-/// Clients that ask one app without a pause until they are told to stop, and fail the test with
-/// the first answer that is not 200 and whole.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    clients: JoinSet<()>,
-}
-
-impl Load {
-    fn on(ignite: &Arc<Ignite>, app: &App) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicUsize::new(0));
-        let mut clients = JoinSet::new();
-        for client in 0..6 {
-            let (ignite, app) = (ignite.clone(), app.clone());
-            let (stop, answered) = (stop.clone(), answered.clone());
-            // Short ones, and ones that are under way whenever something changes.
-            let path = if client % 2 == 0 { "/" } else { "/stream/4/20" };
-            clients.spawn(async move {
-                while !stop.load(Relaxed) {
-                    app.get_ok(&ignite, path).await.bytes().await;
-                    answered.fetch_add(1, Relaxed);
-                }
-            });
-        }
-        Self {
-            stop,
-            answered,
-            clients,
-        }
-    }
-
-    /// Waits for that many more answers.
-    async fn more(&self, answers: usize) {
-        let wanted = self.answered.load(Relaxed) + answers;
-        eventually(ENGINE_LIMIT, || async {
-            (self.answered.load(Relaxed) >= wanted).then_some(())
-        })
-        .await;
-    }
-
-    /// Stops; answers how many requests were made, all of them answered well.
-    async fn end(mut self) -> usize {
-        self.stop.store(true, Relaxed);
-        while let Some(ended) = self.clients.join_next().await {
-            ended.expect("a request was lost");
-        }
-        self.answered.load(Relaxed)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_load_loses_no_request() {

@@ -22,3 +22,4 @@ mod failures;
 mod lifecycle;
 mod restart;
 mod scale_to_zero;
+mod versions;

@@ -4,6 +4,7 @@
 
 mod executions;
 mod invoke;
+mod versions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,9 +31,9 @@ use crate::{
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 
-/// Apps on a page of ListApps when no limit is given, as the contract says.
+/// Entries on a page of a list when no limit is given, as the contract says.
 const DEFAULT_PAGE: usize = 100;
-/// Most apps on a page of ListApps.
+/// Most entries on a page of a list.
 const MAX_PAGE: usize = 1000;
 
 /// How public URLs look.
@@ -179,17 +180,7 @@ impl Compute {
         let r = request.get_ref();
         let org = convert::org(&r.organization_name)?;
         self.owner(request, &org)?;
-        let limit = match r.limit {
-            0 => DEFAULT_PAGE,
-            n => usize::try_from(n)
-                .map_err(|_| {
-                    Failure::field(
-                        "limit",
-                        format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
-                    )
-                })?
-                .min(MAX_PAGE),
-        };
+        let limit = page_size(r.limit)?;
         let after = parse_cursor(&r.cursor)?;
         // One more than asked for tells whether there is a next page.
         let mut apps = self.apps.page(&org, after.as_ref(), limit + 1);
@@ -324,6 +315,19 @@ impl Compute {
     }
 }
 
+/// How many entries a page has for this `limit`.
+pub(in crate::api) fn page_size(limit: i32) -> Result<usize, Failure> {
+    match limit {
+        0 => Ok(DEFAULT_PAGE),
+        n => usize::try_from(n).map(|n| n.min(MAX_PAGE)).map_err(|_| {
+            Failure::field(
+                "limit",
+                format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
+            )
+        }),
+    }
+}
+
 fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     if cursor.is_empty() {
         return Ok(None);
@@ -367,6 +371,22 @@ macro_rules! later {
             Box::pin(async move {
                 Err(unbuilt(self, &request, $rpc))
             })
+        })*
+    };
+}
+
+/// Methods whose file has a method that does all of it.
+macro_rules! answered {
+    ($($method:ident($request:ident) -> $response:ty, $by:ident;)*) => {
+        $(fn $method<'life0, 'async_trait>(
+            &'life0 self,
+            request: Request<v1::$request>,
+        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move { Ok(Response::new(self.$by(request).await?)) })
         })*
     };
 }
@@ -508,14 +528,17 @@ impl ComputeService for Compute {
         Ok(Response::new(self.health()))
     }
 
+    answered! {
+        list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
+        get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
+        rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
+        get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, code;
+    }
+
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
         test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
-        list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, "ListAppVersions";
-        get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, "GetAppVersion";
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, "TestAppVersion";
-        rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, "RollbackApp";
-        get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, "GetAppCode";
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
         get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";

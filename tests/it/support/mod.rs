@@ -16,6 +16,7 @@ pub(crate) mod engine_proxy;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod ignite;
+pub(crate) mod load;
 pub(crate) mod private_engine;
 pub(crate) mod probe;
 

@@ -1,0 +1,197 @@
+//! Published versions: listed, read, and returned to.
+
+use std::sync::Arc;
+
+use super::{Apps, now_ms};
+use crate::model::{App, AppId, Draft, Failure, ImageSource, Reason, Revision, Version};
+
+/// The code of a draft or of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    /// Where its image comes from.
+    pub source: ImageSource,
+    /// The version it belongs to; 0 is the draft.
+    pub version: u32,
+}
+
+impl Apps {
+    /// An app with at most `limit` of its versions, newest first, those older than `before`.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub fn versions(
+        &self,
+        id: &AppId,
+        before: Option<u32>,
+        limit: usize,
+    ) -> Result<(Arc<App>, Vec<Arc<Version>>), Failure> {
+        let app = self.get(id)?;
+        let older = |v: &&Arc<Version>| before.is_none_or(|b| v.number < b);
+        let page = app.versions.iter().rev().filter(older).take(limit);
+        let page = page.cloned().collect();
+        Ok((app, page))
+    }
+
+    /// An app and one of its versions.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app or the version; INVALID_ARGUMENT for version 0.
+    pub fn version(&self, id: &AppId, number: u32) -> Result<(Arc<App>, Arc<Version>), Failure> {
+        let app = self.get(id)?;
+        let version = find(&app, number)?;
+        Ok((app, version))
+    }
+
+    /// The code of a version, or of the draft for version 0.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app, the version or the draft.
+    pub fn code(&self, id: &AppId, number: u32) -> Result<Code, Failure> {
+        let app = self.get(id)?;
+        let source = match number {
+            0 => draft(&app)?.source.clone(),
+            n => find(&app, n)?.source.clone(),
+        };
+        Ok(Code {
+            source,
+            version: number,
+        })
+    }
+
+    /// Lets an earlier version serve again, with the settings that it was published with; who may
+    /// call the app stays as it is. With replicas up, one of that version gets ready first and
+    /// the others serve until then. Answers the app and the version that was active before.
+    ///
+    /// Returning to the active version takes back what was configured since it was published.
+    ///
+    /// # Errors
+    /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host
+    /// label meanwhile; why its image cannot be had or it does not get ready. What was active
+    /// goes on in all of these.
+    pub async fn roll_back(&self, id: AppId, number: u32) -> Result<(Arc<App>, u32), Failure> {
+        self.to_the_end(move |s| async move {
+            s.in_turn(&id, async {
+                let app = s.get(&id)?;
+                let previous = app.active_version;
+                let version = find(&app, number)?;
+                let pinned = s.images.pinned(&version.source, &version.image_id);
+                s.unless_stopping(pinned).await?;
+                let restored = restore(&app, &version);
+                // Refused before anything is started, and again on the newest state below.
+                let labels = restored.clone();
+                s.store.catalog().update(&id, |app| {
+                    *app = labels;
+                    Ok(())
+                })?;
+                let revision = Revision::new(&restored, &version, s.defaults);
+                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
+                let of = id.clone();
+                let edit = move |app: &mut App| {
+                    *app = restore(app, &version);
+                    Ok(())
+                };
+                s.store
+                    .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
+                    .await?;
+                s.routes.set(&s.fleet.activate(revision));
+                Ok((s.get(&id)?, previous))
+            })
+            .await
+        })
+        .await
+    }
+}
+
+/// The app with a version's snapshot in force. A rollback mends an app; it must not open to
+/// strangers what has been closed to them since.
+fn restore(app: &App, version: &Version) -> App {
+    let mut restored = app.clone();
+    restored.settings = version.settings.clone();
+    restored.settings.allow_unauthenticated = app.settings.allow_unauthenticated;
+    restored.active_version = version.number;
+    restored.updated_at_ms = now_ms();
+    restored
+}
+
+/// One of an app's versions.
+fn find(app: &App, number: u32) -> Result<Arc<Version>, Failure> {
+    if number == 0 {
+        return Err(Failure::field(
+            "version",
+            "is 0 or missing; versions count from 1",
+        ));
+    }
+    let found = app.versions.iter().rfind(|v| v.number == number);
+    found.cloned().ok_or_else(|| {
+        let there = match app.versions.last() {
+            Some(newest) => format!(
+                "its newest is {}; ListAppVersions (`ignite version list`) has them all",
+                newest.number
+            ),
+            None => "nothing has been published yet".to_owned(),
+        };
+        Failure::new(
+            Reason::NotFound,
+            format!("app {} has no version {number}: {there}", app.id),
+        )
+    })
+}
+
+/// An app's draft.
+fn draft(app: &App) -> Result<&Draft, Failure> {
+    app.draft.as_ref().ok_or_else(|| {
+        Failure::new(
+            Reason::NotFound,
+            format!(
+                "app {} has no draft; save one with SaveDraft (`ignite draft save`)",
+                app.id
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::settings::Settings;
+
+    #[test]
+    fn a_rollback_restores_the_snapshot_and_leaves_who_may_call() {
+        let source = ImageSource {
+            image_ref: "a:1".into(),
+            registry_secret_ref: String::new(),
+        };
+        let published = Settings {
+            env: [("A".to_owned(), "1".to_owned())].into(),
+            allow_unauthenticated: true,
+            ..Settings::default()
+        };
+        let version = Arc::new(Version {
+            number: 1,
+            source,
+            image_id: "sha256:1".into(),
+            created_at_ms: 0,
+            settings: published,
+        });
+        let app = App {
+            id: "o/a".parse().expect("valid"),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            settings: Settings {
+                description: "later".into(),
+                ..Settings::default()
+            },
+            draft: None,
+            versions: vec![version.clone()],
+            active_version: 2,
+        };
+        let restored = restore(&app, &version);
+        assert_eq!(restored.active_version, 1);
+        assert_eq!(restored.settings.env["A"], "1");
+        assert_eq!(restored.settings.description, "");
+        assert!(!restored.settings.allow_unauthenticated, "it stays closed");
+        assert!(find(&app, 0).is_err());
+        let missing = find(&app, 3).expect_err("not there");
+        assert!(missing.message.contains("newest is 1"), "{missing}");
+    }
+}

@@ -1,0 +1,208 @@
+//! `ignite version`: what was published, and the way back to it.
+
+use clap::Subcommand;
+use comfy_table::Table;
+
+use super::{
+    Context, Error,
+    draft::status_name,
+    id::AppArg,
+    output::{or_dash, plain, rows, table, time},
+};
+use crate::api::proto::v1;
+
+/// What to do with versions.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the published versions, the newest first.
+    #[command(visible_alias = "ls")]
+    List {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Most versions to list; all when left out.
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+    /// Show one version.
+    Get {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Its number.
+        #[arg(value_name = "VERSION")]
+        number: u32,
+    },
+    /// Let an earlier version serve again, with the settings it was published with.
+    Rollback {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Its number.
+        #[arg(value_name = "VERSION")]
+        number: u32,
+    },
+    /// Show the code of a version, or of the draft when no version is named.
+    Code {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Its number.
+        #[arg(value_name = "VERSION")]
+        number: Option<u32>,
+    },
+}
+
+/// Runs one of the commands.
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::List { id, limit } => list(context, id, limit).await,
+        Command::Get { id, number } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let request = v1::GetAppVersionRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+                version: number,
+            };
+            let got = session
+                .answer(session.client().get_app_version(request))
+                .await?;
+            context.format.print("GetAppVersionResponse", &got, |_| {
+                version_table(got.version.as_ref())
+            })
+        }
+        Command::Rollback { id, number } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let request = v1::RollbackAppRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+                version: number,
+            };
+            let done = session
+                .answer(session.client().rollback_app(request))
+                .await?;
+            context.format.print("RollbackAppResponse", &done, |_| {
+                rows(&[
+                    ("active version", done.active_version.to_string()),
+                    ("before", done.previous_version.to_string()),
+                ])
+            })
+        }
+        Command::Code { id, number } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let request = v1::GetAppCodeRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+                version: number.unwrap_or_default(),
+            };
+            let code = session
+                .answer(session.client().get_app_code(request))
+                .await?;
+            context
+                .format
+                .print("GetAppCodeResponse", &code, |_| code_table(&code))
+        }
+    }
+}
+
+/// Follows the pages to the end, or to `limit` versions.
+async fn list(context: &Context, id: AppArg, limit: Option<u32>) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let session = context.connect(&app.org).await?;
+    let mut all = v1::ListAppVersionsResponse::default();
+    loop {
+        let have = u32::try_from(all.versions.len()).unwrap_or(u32::MAX);
+        let left = limit.map(|limit| limit.saturating_sub(have));
+        if left == Some(0) {
+            break;
+        }
+        let request = v1::ListAppVersionsRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            // 0 leaves the size of a page to the server.
+            limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
+            cursor: std::mem::take(&mut all.next_cursor),
+        };
+        let page = session
+            .answer(session.client().list_app_versions(request))
+            .await?;
+        all.versions.extend(page.versions);
+        all.next_cursor = page.next_cursor;
+        if all.next_cursor.is_empty() {
+            break;
+        }
+    }
+    context
+        .format
+        .print("ListAppVersionsResponse", &all, |wide| {
+            list_table(&all.versions, wide)
+        })
+}
+
+fn tier_name(version: &v1::AppVersion) -> String {
+    plain(version.resource_tier().as_str_name(), "RESOURCE_TIER")
+}
+
+fn list_table(versions: &[v1::AppVersion], wide: bool) -> Table {
+    let mut header = vec!["VERSION", "STATUS", "TIER", "IMAGE", "PUBLISHED"];
+    if wide {
+        header.extend(["RUNTIME", "IMAGE ID", "HASH"]);
+    }
+    let mut table = table(&header);
+    for version in versions {
+        let mut row = vec![
+            version.version.to_string(),
+            status_name(version.status),
+            tier_name(version),
+            or_dash(&version.image_ref).to_owned(),
+            time(version.created_at_ms),
+        ];
+        if wide {
+            row.push(version.runtime.clone());
+            row.push(version.image_id.clone());
+            row.push(version.code_hash.clone());
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+fn version_table(version: Option<&v1::AppVersion>) -> Table {
+    let version = version.cloned().unwrap_or_default();
+    let scaling = version.scaling.unwrap_or_default();
+    rows(&[
+        ("version", version.version.to_string()),
+        ("status", status_name(version.status)),
+        ("published", time(version.created_at_ms)),
+        ("tier", tier_name(&version)),
+        ("runtime", version.runtime.clone()),
+        (
+            "replicas",
+            format!("{}-{}", scaling.reserved_capacity(), scaling.max_replicas()),
+        ),
+        ("image", version.image_ref.clone()),
+        ("image id", version.image_id.clone()),
+        ("hash", version.code_hash.clone()),
+    ])
+}
+
+fn code_table(answer: &v1::GetAppCodeResponse) -> Table {
+    use v1::{code_source::Source, image_source};
+    let belongs_to = match answer.version {
+        0 => "draft".to_owned(),
+        n => format!("version {n}"),
+    };
+    let mut all = vec![
+        ("code of", belongs_to),
+        ("kind", plain(answer.code_kind().as_str_name(), "CODE_KIND")),
+    ];
+    if let Some(Source::Image(image)) = answer.code.as_ref().and_then(|c| c.source.as_ref()) {
+        if let Some(image_source::Source::Prebuilt(prebuilt)) = &image.source {
+            all.push(("image", prebuilt.image_ref.clone()));
+        }
+        if !image.registry_secret_ref.is_empty() {
+            all.push(("registry secret", image.registry_secret_ref.clone()));
+        }
+    }
+    all.push(("hash", answer.code_hash.clone()));
+    rows(&all)
+}
