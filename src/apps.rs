@@ -254,7 +254,7 @@ impl Apps {
                 let draft = app.draft.clone().ok_or_else(|| {
                     Failure::new(Reason::FailedPrecondition, format!("app {id} has no draft to publish; save one with SaveDraft (`ignite draft save`)"))
                 })?;
-                let image = s.unless_stopping(s.images.resolve(&draft.source)).await?;
+                let image = s.unless_stopping(s.images.resolve(&id.org, &draft.source)).await?;
                 warn_of_ports(&app, &image.exposed_ports);
                 let version = Arc::new(Version {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,

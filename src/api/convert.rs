@@ -10,6 +10,7 @@ use crate::{
         App, AppId, AppName, Draft, Failure, FieldViolation, ImageSource, Limits, OrgName, Reason,
         Scaling, Tier, Version, execution,
         scaling::Metric,
+        secret::SecretName,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
     store::executions::Record,
@@ -278,6 +279,14 @@ pub(super) fn code(code: Option<v1::CodeSource>) -> Result<ImageSource, Failure>
             Some(image_source::Source::FromGit(_)) => unbuilt("code.image.from_git"),
             Some(image_source::Source::Prebuilt(p)) => {
                 check_reference(&p.image_ref)?;
+                if !image.registry_secret_ref.is_empty()
+                    && let Err(e) = image.registry_secret_ref.parse::<SecretName>()
+                {
+                    return Err(Failure::field(
+                        "code.image.registry_secret_ref",
+                        e.to_string(),
+                    ));
+                }
                 Ok(ImageSource {
                     image_ref: p.image_ref,
                     registry_secret_ref: image.registry_secret_ref,

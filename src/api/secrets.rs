@@ -1,22 +1,188 @@
-//! `SecretService`: declared, and not built yet.
+//! `SecretService`: the organization of the token, wire to model, one call, model to wire.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::{Request, Response, Status};
 
 use super::{
-    compute::{Compute, unbuilt},
-    proto::v1::{self, secret_service_server::SecretService},
+    compute::{Compute, Refusal, page_size},
+    convert::Fields,
+    proto::v1::{self, secret_service_server::SecretService, secret_value},
+};
+use crate::{
+    apps::now_ms,
+    model::{
+        Failure, OrgName, Reason,
+        secret::{Kind, Sealed, SecretName, Value},
+    },
+    store::secrets,
 };
 
 /// The service.
 pub struct Secrets {
     compute: Compute,
+    secrets: secrets::Secrets,
 }
 
 impl Secrets {
     /// Secrets for the callers that `compute` knows.
-    pub fn new(compute: Compute) -> Self {
-        Self { compute }
+    pub fn new(compute: Compute, secrets: secrets::Secrets) -> Self {
+        Self { compute, secrets }
     }
+
+    /// Whose secrets the caller means: the organization of the token, of which there must be one.
+    fn org<T>(&self, request: &Request<T>) -> Result<OrgName, Failure> {
+        let caller = self.compute.gateway.caller(request.metadata().as_ref())?;
+        match caller.orgs.as_slice() {
+            [org] => Ok(org.clone()),
+            orgs => {
+                let names: Vec<_> = orgs.iter().map(OrgName::as_str).collect();
+                Err(Failure::new(
+                    Reason::PermissionDenied,
+                    format!(
+                        "the token is for {} organizations ({}), and a secret belongs to one; use a token of that organization alone",
+                        names.len(),
+                        names.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        request: Request<v1::CreateSecretRequest>,
+    ) -> Result<v1::CreateSecretResponse, Failure> {
+        let org = self.org(&request)?;
+        let r = request.into_inner();
+        let mut fields = Fields::default();
+        let name = fields.take("name", r.name.parse::<SecretName>());
+        let value = fields.take("value", from_wire(r.value));
+        if let Some(value) = &value {
+            for wrong in value.check() {
+                fields.add(wrong.field, wrong.description);
+            }
+        }
+        fields.check()?;
+        let (Some(name), Some(value)) = (name, value) else {
+            return Err(Failure::new(Reason::Internal, "a checked field is missing"));
+        };
+        let secret = self.secrets.put(org, name, value, now_ms()).await?;
+        Ok(v1::CreateSecretResponse {
+            secret: Some(metadata(&secret)),
+        })
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetSecretRequest>,
+    ) -> Result<v1::GetSecretResponse, Failure> {
+        let org = self.org(&request)?;
+        let name = name(&request.get_ref().name)?;
+        let (secret, value) = self.secrets.get(&org, &name).await?;
+        Ok(v1::GetSecretResponse {
+            secret: Some(metadata(&secret)),
+            value: Some(to_wire(value)),
+        })
+    }
+
+    fn list(
+        &self,
+        request: &Request<v1::ListSecretsRequest>,
+    ) -> Result<v1::ListSecretsResponse, Failure> {
+        let org = self.org(request)?;
+        let r = request.get_ref();
+        let limit = page_size(r.limit)?;
+        let after = parse_cursor(&r.cursor)?;
+        // One more than asked for tells whether there is a next page.
+        let mut page = self.secrets.page(&org, after.as_ref(), limit + 1);
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let next_cursor = match page.last().filter(|_| more) {
+            Some(last) => URL_SAFE_NO_PAD.encode(last.name.as_str()),
+            None => String::new(),
+        };
+        Ok(v1::ListSecretsResponse {
+            secrets: page.iter().map(|s| metadata(s)).collect(),
+            next_cursor,
+        })
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteSecretRequest>,
+    ) -> Result<v1::DeleteSecretResponse, Failure> {
+        let org = self.org(&request)?;
+        let name = name(&request.get_ref().name)?;
+        self.secrets.delete(org, name).await?;
+        Ok(v1::DeleteSecretResponse {})
+    }
+}
+
+fn name(text: &str) -> Result<SecretName, Failure> {
+    text.parse()
+        .map_err(|e| Failure::field("name", format!("{e}")))
+}
+
+fn parse_cursor(cursor: &str) -> Result<Option<SecretName>, Failure> {
+    if cursor.is_empty() {
+        return Ok(None);
+    }
+    let name = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
+    name.map(Some).ok_or_else(|| {
+        Failure::field(
+            "cursor",
+            "was not made by ListSecrets; pass on next_cursor as it came, or leave it out",
+        )
+    })
+}
+
+fn from_wire(value: Option<v1::SecretValue>) -> Result<Value, &'static str> {
+    match value.and_then(|v| v.value) {
+        None => Err("is missing; give one of git_secret, registry_secret"),
+        Some(secret_value::Value::GitSecret(s)) => Ok(Value {
+            kind: Kind::Git,
+            username: s.username,
+            password: s.token,
+            server_address: String::new(),
+        }),
+        Some(secret_value::Value::RegistrySecret(s)) => Ok(Value {
+            kind: Kind::Registry,
+            username: s.username,
+            password: s.password,
+            server_address: s.server_address,
+        }),
+    }
+}
+
+fn to_wire(value: Value) -> v1::SecretValue {
+    let value = match value.kind {
+        Kind::Git => secret_value::Value::GitSecret(v1::GitSecret {
+            username: value.username,
+            token: value.password,
+        }),
+        Kind::Registry => secret_value::Value::RegistrySecret(v1::RegistrySecret {
+            username: value.username,
+            password: value.password,
+            server_address: value.server_address,
+        }),
+    };
+    v1::SecretValue { value: Some(value) }
+}
+
+fn metadata(secret: &Sealed) -> v1::SecretMetadata {
+    v1::SecretMetadata {
+        name: secret.name.to_string(),
+        r#type: secret.kind.as_str().to_owned(),
+        created_at_ms: secret.created_at_ms,
+        updated_at_ms: secret.updated_at_ms,
+    }
+}
+
+fn refuse(failure: Failure) -> Status {
+    Refusal::for_owner(failure).into()
 }
 
 #[tonic::async_trait]
@@ -25,27 +191,33 @@ impl SecretService for Secrets {
         &self,
         request: Request<v1::CreateSecretRequest>,
     ) -> Result<Response<v1::CreateSecretResponse>, Status> {
-        Err(unbuilt(&self.compute, &request, "CreateSecret"))
+        self.create(request)
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 
     async fn get_secret(
         &self,
         request: Request<v1::GetSecretRequest>,
     ) -> Result<Response<v1::GetSecretResponse>, Status> {
-        Err(unbuilt(&self.compute, &request, "GetSecret"))
+        self.get(request).await.map(Response::new).map_err(refuse)
     }
 
     async fn list_secrets(
         &self,
         request: Request<v1::ListSecretsRequest>,
     ) -> Result<Response<v1::ListSecretsResponse>, Status> {
-        Err(unbuilt(&self.compute, &request, "ListSecrets"))
+        self.list(&request).map(Response::new).map_err(refuse)
     }
 
     async fn delete_secret(
         &self,
         request: Request<v1::DeleteSecretRequest>,
     ) -> Result<Response<v1::DeleteSecretResponse>, Status> {
-        Err(unbuilt(&self.compute, &request, "DeleteSecret"))
+        self.delete(request)
+            .await
+            .map(Response::new)
+            .map_err(refuse)
     }
 }

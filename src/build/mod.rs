@@ -5,45 +5,45 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    engine::{Engine, Error, Image},
-    model::{Failure, ImageSource, Reason},
+    engine::{Credentials, Engine, Error, Image, Keychain},
+    model::{Failure, ImageSource, OrgName, Reason},
 };
 
-type Ensure = dyn Fn(String) -> BoxFuture<'static, Result<Image, Error>> + Send + Sync;
+type Ensured = BoxFuture<'static, Result<Image, Error>>;
+type Ensure = dyn Fn(String, Option<Credentials>) -> Ensured + Send + Sync;
 
 /// Makes images available; the engine's type ends here.
 #[derive(Clone)]
 pub struct Images {
     ensure: Arc<Ensure>,
+    keychain: Keychain,
     strict: bool,
 }
 
 impl Images {
-    /// Images of an engine. `strict` refuses those that the platform would refuse.
-    pub fn new<E: Engine>(engine: Arc<E>, strict: bool) -> Self {
-        let ensure = move |reference: String| -> BoxFuture<'static, Result<Image, Error>> {
+    /// Images of an engine, pulled with what the keychain has. `strict` refuses those that the
+    /// platform would refuse.
+    pub fn new<E: Engine>(engine: Arc<E>, keychain: Keychain, strict: bool) -> Self {
+        let ensure = move |reference: String, credentials: Option<Credentials>| -> Ensured {
             let engine = engine.clone();
-            Box::pin(async move { engine.ensure_image(&reference, None).await })
+            Box::pin(async move { engine.ensure_image(&reference, credentials.as_ref()).await })
         };
         Self {
             ensure: Arc::new(ensure),
+            keychain,
             strict,
         }
     }
 
-    /// The image of a source, pulled if it is not here.
+    /// The image of an organization's source, pulled if it is not here. A secret that the source
+    /// names must be usable even then, since a later pull will need it.
     ///
     /// # Errors
     /// IMAGE_UNAVAILABLE, ENGINE_UNAVAILABLE, or FAILED_PRECONDITION for an image that a strict
-    /// platform refuses.
-    pub async fn resolve(&self, source: &ImageSource) -> Result<Image, Failure> {
-        if !source.registry_secret_ref.is_empty() {
-            return Err(Failure::new(
-                Reason::Unimplemented,
-                "registry_secret_ref is not supported yet; make the image available on this machine (`docker pull`) and leave the field empty",
-            ));
-        }
-        let image = (self.ensure)(source.image_ref.clone())
+    /// platform refuses or a secret that cannot be used.
+    pub async fn resolve(&self, org: &OrgName, source: &ImageSource) -> Result<Image, Failure> {
+        let credentials = self.keychain.of(org, source).await?;
+        let image = (self.ensure)(source.image_ref.clone(), credentials)
             .await
             .map_err(|e| match e {
                 // Not a start that failed: the image could not be had for a reason of the engine's.
@@ -64,13 +64,18 @@ impl Images {
     ///
     /// # Errors
     /// As [`Images::resolve`], and IMAGE_UNAVAILABLE when the name stands for another image now.
-    pub async fn pinned(&self, source: &ImageSource, id: &str) -> Result<(), Failure> {
-        match (self.ensure)(id.to_owned()).await {
+    pub async fn pinned(
+        &self,
+        org: &OrgName,
+        source: &ImageSource,
+        id: &str,
+    ) -> Result<(), Failure> {
+        match (self.ensure)(id.to_owned(), None).await {
             Ok(_) => return Ok(()),
             Err(Error::NoSuchImage { .. }) => {}
             Err(e) => return Err(e.to_failure()),
         }
-        let image = self.resolve(source).await?;
+        let image = self.resolve(org, source).await?;
         if image.id == id {
             return Ok(());
         }

@@ -19,6 +19,7 @@ mod follow;
 mod id;
 mod invoke;
 mod output;
+mod secret;
 mod serve;
 mod settings;
 mod token;
@@ -79,6 +80,9 @@ enum Remote {
     /// Asynchronous executions: what `invoke --async` began.
     #[command(subcommand, visible_alias = "exec")]
     Execution(execution::Command),
+    /// Credentials for registries and git servers, of the organization in use.
+    #[command(subcommand)]
+    Secret(secret::Command),
 }
 
 /// Parses the command line, runs the command, and says how it went.
@@ -114,6 +118,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
             Remote::Version(command) => Box::pin(version::run(&context, command)).await,
             Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,
             Remote::Execution(command) => Box::pin(execution::run(&context, command)).await,
+            Remote::Secret(command) => Box::pin(secret::run(&context, command)).await,
         }
     });
     // A thread that still reads stdin must not keep the process.
@@ -161,6 +166,11 @@ mod tests {
             "ignite exec stream exec_01HZX9AAAAAAAAAAAAAAAAAAAA",
             "ignite exec cancel exec_01HZX9AAAAAAAAAAAAAAAAAAAA",
             "ignite exec stats a --bucket 1h --since 24h",
+            "ignite secret create reg --username u --password p --server registry.example:5000",
+            "ignite secret create git --type git --password-stdin",
+            "ignite secret get reg -o json",
+            "ignite secret list --org acme",
+            "ignite secret delete reg",
             "ignite token create --org o --ttl 1h --data-dir /d",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
@@ -182,6 +192,9 @@ mod tests {
             "ignite exec list --status odd",
             "ignite exec list --since 1",
             "ignite exec stats a --bucket 0",
+            "ignite secret create reg",
+            "ignite secret create a.b --password p",
+            "ignite secret create reg --password p --password-stdin",
             "ignite app deploy a",
             "ignite app create a --env A",
             "ignite app list -o xml",

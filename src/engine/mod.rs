@@ -20,6 +20,9 @@ use crate::model::{AppId, Failure, Reason, ReplicaId};
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
+mod keychain;
+
+pub use keychain::Keychain;
 
 /// What the platform needs of a container engine.
 ///

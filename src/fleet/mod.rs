@@ -52,7 +52,7 @@ pub use replica::{ColdStart, Replica};
 pub use supervisor::EngineState;
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, Keychain},
     model::{AppId, Failure, Reason, Revision, stats::Tally},
 };
 
@@ -83,6 +83,8 @@ pub struct Config {
     pub pids_limit: u32,
     /// Time between two comparisons with the engine's list of containers.
     pub reconcile_interval: Duration,
+    /// What images that are gone are pulled with again.
+    pub keychain: Keychain,
 }
 
 /// A handle to the fleet; clones share it.

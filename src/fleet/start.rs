@@ -95,9 +95,7 @@ async fn create<E: Engine>(engine: &E, config: &Config, job: &Job) -> Result<Con
         // Somebody removed the image; the reference may still bring it back.
         Err(Error::NoSuchImage { .. }) => {
             tokio::select! {
-                image = engine.ensure_image(&job.revision.source.image_ref, None) => {
-                    image.map_err(|e| fault(&e))?
-                }
+                pulled = pull_again(engine, config, &job.revision) => pulled?,
                 () = job.cancel.cancelled() => return Err(Fault::Cancelled),
             };
             engine.create(&spec).await
@@ -105,6 +103,34 @@ async fn create<E: Engine>(engine: &E, config: &Config, job: &Job) -> Result<Con
         other => other,
     };
     made.map_err(|e| fault(&e))
+}
+
+/// Pulls the image of a revision by its name, with the credentials as they are now.
+async fn pull_again<E: Engine>(
+    engine: &E,
+    config: &Config,
+    revision: &Revision,
+) -> Result<(), Fault> {
+    let certain = |failure| Fault::Failed {
+        failure,
+        certain: true,
+        engine_down: false,
+    };
+    let source = &revision.source;
+    let credentials = config.keychain.of(&revision.app.org, source).await;
+    let credentials = credentials.map_err(certain)?;
+    let image = engine
+        .ensure_image(&source.image_ref, credentials.as_ref())
+        .await
+        .map_err(|e| fault(&e))?;
+    if image.id != revision.image {
+        let why = format!(
+            "the image that version {} was published with is gone from this machine, and {:?} names another one now; bring it back (`docker load`), or publish again",
+            revision.version, source.image_ref
+        );
+        return Err(certain(Failure::new(Reason::ImageUnavailable, why)));
+    }
+    Ok(())
 }
 
 /// Starts the container and waits until it is ready.

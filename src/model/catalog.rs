@@ -14,6 +14,7 @@ use super::{
     failure::{Failure, FieldViolation, Reason},
     host::{self, MAX_LABEL_LEN},
     id::{AppId, AppName, OrgName},
+    secret::{Sealed, SecretName},
 };
 
 /// One change to the catalog, as it is written to the store.
@@ -23,6 +24,10 @@ pub enum Change {
     Put(Arc<App>),
     /// The app and its versions are gone.
     Delete(AppId),
+    /// The secret is new or was overwritten.
+    PutSecret(Arc<Sealed>),
+    /// The secret is gone.
+    DeleteSecret(OrgName, SecretName),
 }
 
 /// Every app, and which host label belongs to which.
@@ -30,6 +35,8 @@ pub enum Change {
 pub struct Catalog {
     apps: BTreeMap<AppId, Arc<App>>,
     labels: HashMap<String, AppId>,
+    /// Read and paged in `secret.rs`.
+    pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
 }
 
 impl Catalog {
@@ -124,6 +131,13 @@ impl Catalog {
             Change::Delete(id) => {
                 self.forget_labels(id);
                 self.apps.remove(id);
+            }
+            Change::PutSecret(secret) => {
+                let slot = (secret.org.clone(), secret.name.clone());
+                self.secrets.insert(slot, secret.clone());
+            }
+            Change::DeleteSecret(org, name) => {
+                self.secrets.remove(&(org.clone(), name.clone()));
             }
         }
     }

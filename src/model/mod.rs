@@ -12,6 +12,7 @@ pub mod host;
 pub mod id;
 pub mod revision;
 pub mod scaling;
+pub mod secret;
 pub mod settings;
 pub mod stats;
 

@@ -37,14 +37,14 @@ use crate::{
                 secret_service_server::SecretServiceServer,
             },
         },
-        secrets::Secrets,
+        secrets::Secrets as SecretsApi,
         status::{self, to_response},
     },
     apps::Apps,
     build::Images,
     config::{Config, Reach},
     engine::{
-        Engine,
+        Credentials, Engine, Keychain,
         docker::{self, Docker},
     },
     executor::{self, Executor},
@@ -58,6 +58,7 @@ use crate::{
     store::{
         Store,
         executions::{self, Executions},
+        secrets::Secrets,
     },
 };
 
@@ -97,9 +98,12 @@ pub async fn run(config: Config) -> Result<()> {
     let (executions, accepted) =
         Executions::open(data.path(), executions_config(&config), known(&store))?;
     let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
-    let (fleet, starter) = Fleet::new(fleet_config(&config), engine.clone());
+    let secrets = Secrets::new(store.clone(), data.path());
+    let keychain = keychain(&secrets);
+    let fleet_config = fleet_config(&config, keychain.clone());
+    let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
-    let images = Images::new(engine.clone(), config.strict);
+    let images = Images::new(engine.clone(), keychain, config.strict);
     let apps = Apps::new(
         store.clone(),
         executions.clone(),
@@ -130,7 +134,7 @@ pub async fn run(config: Config) -> Result<()> {
         retention: config.execution_retention,
         stopping: stop.drain.clone(),
     };
-    let services = services(compute, limits).await;
+    let services = services(compute, secrets, limits).await;
     let api = api(services.clone(), limits, &gateway, &store, &executions);
 
     let serving = TaskTracker::new();
@@ -229,7 +233,7 @@ fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
     }
 }
 
-fn fleet_config(c: &Config) -> fleet::Config {
+fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
         hold_max_requests: c.hold_max_requests,
@@ -243,7 +247,25 @@ fn fleet_config(c: &Config) -> fleet::Config {
         poll_max: c.readiness_poll_max,
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
+        keychain,
     }
+}
+
+/// The secrets, as the engine's side sees them.
+fn keychain(secrets: &Secrets) -> Keychain {
+    let secrets = secrets.clone();
+    Keychain::new(move |org, source| {
+        let secrets = secrets.clone();
+        Box::pin(async move {
+            let name = &source.registry_secret_ref;
+            let found = secrets.for_image(&org, name, &source.image_ref).await?;
+            Ok(Credentials {
+                username: found.username,
+                password: found.password,
+                server_address: Some(found.server_address).filter(|a| !a.is_empty()),
+            })
+        })
+    })
 }
 
 fn executions_config(c: &Config) -> executions::Config {
@@ -319,13 +341,13 @@ fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
     }
 }
 
-async fn services(compute: Compute, limits: json::Limits) -> Routes {
+async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<ComputeServiceServer<Compute>>()
         .await;
     let (reflection, reflection_alpha) = proto::reflection_services();
-    let secrets = Secrets::new(compute.clone());
+    let secrets = SecretsApi::new(compute.clone(), secrets);
     let executions = api::executions::Executions::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))

@@ -6,15 +6,18 @@
 //! | 0x01 | `format` | u32, big-endian |
 //! | 0x02 | org 0x00 name | `AppRecord` |
 //! | 0x03 | org 0x00 name 0x00 version (u32, big-endian) | `VersionRecord` |
+//! | 0x04 | org 0x00 name | `SecretRecord` |
 //!
 //! Names have no NUL in them, so the separators are unambiguous. Bytes are never reused.
 
-use crate::model::AppId;
+use crate::model::{AppId, OrgName, secret::SecretName};
 
 /// The first byte of app rows.
 pub(super) const APPS: u8 = 0x02;
 /// The first byte of version rows.
 const VERSIONS: u8 = 0x03;
+/// The first byte of secrets' rows.
+pub(super) const SECRETS: u8 = 0x04;
 
 /// The row of an app.
 pub(super) fn app(id: &AppId) -> Vec<u8> {
@@ -45,6 +48,19 @@ pub(super) fn parse_app(key: &[u8]) -> Option<AppId> {
     })
 }
 
+/// The row of a secret.
+pub(super) fn secret(org: &OrgName, name: &SecretName) -> Vec<u8> {
+    let (org, name) = (org.as_str().as_bytes(), name.as_str().as_bytes());
+    [&[SECRETS], org, &[0], name].concat()
+}
+
+/// The secret that a secret row's key names.
+pub(super) fn parse_secret(key: &[u8]) -> Option<(OrgName, SecretName)> {
+    let text = std::str::from_utf8(key.strip_prefix(&[SECRETS])?).ok()?;
+    let (org, name) = text.split_once('\0')?;
+    Some((org.parse().ok()?, name.parse().ok()?))
+}
+
 fn with_kind(kind: u8, id: &AppId) -> Vec<u8> {
     let (org, name) = (id.org.as_str().as_bytes(), id.name.as_str().as_bytes());
     [&[kind], org, &[0], name].concat()
@@ -59,6 +75,8 @@ mod tests {
         let a: AppId = "acme/a".parse().expect("valid");
         let ab: AppId = "acme/a.b".parse().expect("valid");
         assert_eq!(parse_app(&app(&a)), Some(a.clone()));
+        let slot = (a.org.clone(), "Key_1".parse().expect("valid"));
+        assert_eq!(parse_secret(&secret(&slot.0, &slot.1)), Some(slot));
         let sorted = [
             version(&a, 1),
             version(&a, 2),

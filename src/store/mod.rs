@@ -1,4 +1,4 @@
-//! What survives a restart: apps and their versions, in sled; executions in `executions/`.
+//! What survives a restart: apps, their versions and secrets, in sled; executions in `executions/`.
 //!
 //! Readers never touch sled: they see a [`Catalog`] in memory that holds exactly what is on
 //! disk. Writers send a decision to one thread (`writer`), which applies it to the newest state,
@@ -9,6 +9,7 @@ mod db;
 pub mod executions;
 mod keys;
 mod records;
+pub mod secrets;
 mod writer;
 
 use std::{path::Path, sync::Arc};

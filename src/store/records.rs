@@ -9,9 +9,10 @@ use prost::Message;
 
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Tier, Version,
     catalog::{Catalog, Change},
     scaling::Metric,
+    secret::{self, Sealed, SecretName},
     settings::{Settings, StorageMode},
 };
 
@@ -57,6 +58,20 @@ struct VersionRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "5")]
     settings: Option<SettingsRecord>,
+}
+
+/// The name and the owner are in the key.
+#[derive(Clone, PartialEq, Message)]
+struct SecretRecord {
+    /// 0 git, 1 registry.
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(int64, tag = "2")]
+    created_at_ms: i64,
+    #[prost(int64, tag = "3")]
+    updated_at_ms: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    sealed: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,7 +144,36 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// Reads every app with its versions; the error says which row is damaged.
+pub(super) fn encode_secret(s: &Sealed) -> Vec<u8> {
+    SecretRecord {
+        kind: match s.kind {
+            secret::Kind::Git => 0,
+            secret::Kind::Registry => 1,
+        },
+        created_at_ms: s.created_at_ms,
+        updated_at_ms: s.updated_at_ms,
+        sealed: s.sealed.clone(),
+    }
+    .encode_to_vec()
+}
+
+fn decode_secret(org: OrgName, name: SecretName, value: &[u8]) -> Result<Sealed, String> {
+    let r = SecretRecord::decode(value).map_err(|e| e.to_string())?;
+    Ok(Sealed {
+        org,
+        name,
+        kind: match r.kind {
+            0 => secret::Kind::Git,
+            1 => secret::Kind::Registry,
+            n => return Err(format!("kind {n} is not known")),
+        },
+        created_at_ms: r.created_at_ms,
+        updated_at_ms: r.updated_at_ms,
+        sealed: r.sealed,
+    })
+}
+
+/// Reads every app with its versions, and every secret; the error says which row is damaged.
 pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
     let mut catalog = Catalog::default();
     for row in db.scan_prefix([keys::APPS]) {
@@ -138,6 +182,14 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
         let app = decode_app(db, id.clone(), &value)
             .map_err(|e| format!("the record of app {id} is damaged: {e}"))?;
         catalog.apply(&Change::Put(Arc::new(app)));
+    }
+    for row in db.scan_prefix([keys::SECRETS]) {
+        let (key, value) = row.map_err(|e| e.to_string())?;
+        let (org, name) =
+            keys::parse_secret(&key).ok_or_else(|| format!("the key {key:?} names no secret"))?;
+        let damaged = format!("the record of secret {org}/{name} is damaged");
+        let secret = decode_secret(org, name, &value).map_err(|e| format!("{damaged}: {e}"))?;
+        catalog.apply(&Change::PutSecret(Arc::new(secret)));
     }
     Ok(catalog)
 }

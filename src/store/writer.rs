@@ -141,5 +141,10 @@ fn stage(batch: &mut sled::Batch, before: &Catalog, change: &Change) {
                 batch.remove(keys::version(id, version.number));
             }
         }
+        Change::PutSecret(secret) => {
+            let row = records::encode_secret(secret);
+            batch.insert(keys::secret(&secret.org, &secret.name), row);
+        }
+        Change::DeleteSecret(org, name) => batch.remove(keys::secret(org, name)),
     }
 }

@@ -15,9 +15,11 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 19] = [
+const BUILT: [&str; 23] = [
     "CreateApp",
+    "CreateSecret",
     "DeleteApp",
+    "DeleteSecret",
     "GetApp",
     "GetAppCode",
     "GetAppState",
@@ -25,11 +27,13 @@ const BUILT: [&str; 19] = [
     "GetDraftInfo",
     "GetExecution",
     "GetExecutionStats",
+    "GetSecret",
     "HealthCheck",
     "Invoke",
     "InvokeAsync",
     "ListAppVersions",
     "ListApps",
+    "ListSecrets",
     "PublishDraft",
     "RollbackApp",
     "SaveDraft",

@@ -22,4 +22,5 @@ mod failures;
 mod lifecycle;
 mod restart;
 mod scale_to_zero;
+mod secrets;
 mod versions;

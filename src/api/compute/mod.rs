@@ -70,6 +70,13 @@ pub struct Compute {
 /// app and may read details.
 pub(super) struct Refusal(Failure, bool);
 
+impl Refusal {
+    /// For a caller who may read the details.
+    pub(super) fn for_owner(failure: Failure) -> Self {
+        Refusal(failure, true)
+    }
+}
+
 impl From<Failure> for Refusal {
     // Before the caller is known to own the app, details stay here.
     fn from(failure: Failure) -> Self {
@@ -346,7 +353,7 @@ fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
 
 /// The answer of a method that is declared and not built; strangers are told to say who they are
 /// first, as everywhere.
-pub(super) fn unbuilt<T>(compute: &Compute, request: &Request<T>, rpc: &str) -> Status {
+fn unbuilt<T>(compute: &Compute, request: &Request<T>, rpc: &str) -> Status {
     let failure = compute.caller(request).err().unwrap_or_else(|| {
         Failure::new(
             Reason::Unimplemented,

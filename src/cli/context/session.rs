@@ -14,7 +14,9 @@ use tonic::{
 use super::{super::Error, uses_tls};
 use crate::api::proto::{
     local::v1::execution_service_client::ExecutionServiceClient,
-    v1::compute_service_client::ComputeServiceClient,
+    v1::{
+        compute_service_client::ComputeServiceClient, secret_service_client::SecretServiceClient,
+    },
 };
 
 /// A connection that is not there by then will not come.
@@ -29,6 +31,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of what this platform can do with executions beyond the Ignite API.
 pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// The client of the organization's secrets.
+pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Puts the token into each request.
 #[derive(Clone)]
@@ -49,6 +54,7 @@ impl Interceptor for Bearer {
 pub(in crate::cli) struct Session {
     client: Client,
     executions: Executions,
+    secrets: Secrets,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -83,11 +89,13 @@ impl Session {
         let bearer = Bearer(bearer);
         let client = ComputeServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
+        let secrets = SecretServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let executions = ExecutionServiceClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(Self {
             client,
             executions,
+            secrets,
             timeout,
             hint,
         })
@@ -101,6 +109,11 @@ impl Session {
     /// A handle for calls of `dodil.ignite.local.v1`; cheap.
     pub(in crate::cli) fn executions(&self) -> Executions {
         self.executions.clone()
+    }
+
+    /// A handle for calls about secrets; cheap.
+    pub(in crate::cli) fn secrets(&self) -> Secrets {
+        self.secrets.clone()
     }
 
     /// Waits for one answer, no longer than `--timeout`.

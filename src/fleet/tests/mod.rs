@@ -59,6 +59,7 @@ fn config() -> Config {
         poll_max: ms(100),
         pids_limit: 100,
         reconcile_interval: secs(10),
+        keychain: Default::default(),
     }
 }
 

@@ -122,12 +122,14 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(value.to_str().expect("header text").to_owned())
 }
 
-/// A method of ComputeService.
+/// A method of ComputeService or SecretService.
 pub(crate) fn method(name: &str) -> MethodDescriptor {
-    let service = pool()
-        .get_service_by_name("dodil.ignite.v1.ComputeService")
-        .expect("the service");
-    let mut methods = service.methods();
+    let services = ["ComputeService", "SecretService"].map(|service| {
+        pool()
+            .get_service_by_name(&format!("dodil.ignite.v1.{service}"))
+            .expect("the service")
+    });
+    let mut methods = services.iter().flat_map(|s| s.methods());
     methods
         .find(|m| m.name() == name)
         .unwrap_or_else(|| panic!("the contract has no {name}"))

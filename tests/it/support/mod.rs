@@ -19,6 +19,7 @@ pub(crate) mod ignite;
 pub(crate) mod load;
 pub(crate) mod private_engine;
 pub(crate) mod probe;
+pub(crate) mod registry;
 
 pub(crate) use grpc::grpc_client;
 

@@ -1,0 +1,160 @@
+//! The key that secrets are sealed with: made at first use, in a file only its owner reads.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use parking_lot::Mutex;
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    rand::{SecureRandom as _, SystemRandom},
+};
+use std::sync::OnceLock;
+
+use crate::model::{Failure, Reason};
+
+/// Bytes of a ChaCha20-Poly1305 key.
+const KEY_BYTES: usize = 32;
+
+/// A key in memory.
+pub(super) struct Key(LessSafeKey);
+
+impl Key {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, bytes).ok()?;
+        Some(Self(LessSafeKey::new(key)))
+    }
+
+    /// Encrypts, bound to `slot`: a fresh random nonce, then the text with its tag.
+    pub(super) fn seal(&self, mut plain: Vec<u8>, slot: &[u8]) -> Option<Vec<u8>> {
+        // 96 random bits are enough for far more secrets than are ever written.
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).ok()?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.0
+            .seal_in_place_append_tag(unique, Aad::from(slot), &mut plain)
+            .ok()?;
+        Some([&nonce[..], &plain].concat())
+    }
+
+    /// Decrypts what was sealed with this key for this slot.
+    pub(super) fn open(&self, sealed: &[u8], slot: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut text = text.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let plain = self.0.open_in_place(nonce, Aad::from(slot), &mut text);
+        plain.ok().map(|plain| plain.to_vec())
+    }
+}
+
+/// The key's file, read once.
+pub(super) struct KeyFile {
+    path: PathBuf,
+    read: OnceLock<Key>,
+    /// One at a time looks at the file.
+    turn: Mutex<()>,
+}
+
+impl KeyFile {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        Self {
+            path: data_dir.join("identity").join("secrets.key"),
+            read: OnceLock::new(),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// The key. Blocks on the disk the first time.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION; the log has the file and what is wrong with it.
+    pub(super) fn open(&self) -> Result<&Key, Failure> {
+        let _turn = self.turn.lock();
+        if let Some(key) = self.read.get() {
+            return Ok(key);
+        }
+        match self.load() {
+            Ok(key) => Ok(self.read.get_or_init(|| key)),
+            Err(Trouble::Missing) => Err(self.unusable(
+                "it is missing; restore the file from a backup, or delete the secrets and create them again",
+            )),
+            Err(Trouble::Other(why)) => Err(self.unusable(&why)),
+        }
+    }
+
+    /// The key, made when there is none; with secrets there already it must not be.
+    ///
+    /// # Errors
+    /// As [`KeyFile::open`], and when the file cannot be written.
+    pub(super) fn open_or_create(&self, have_secrets: bool) -> Result<&Key, Failure> {
+        if have_secrets || self.read.get().is_some() || self.path.exists() {
+            return self.open();
+        }
+        create(&self.path).map_err(|e| self.unusable(&format!("it cannot be made: {e}")))?;
+        self.open()
+    }
+
+    fn load(&self) -> Result<Key, Trouble> {
+        // Mode and content are taken from one descriptor: the path could be replaced between.
+        let mut file = fs::File::open(&self.path)?;
+        let mode = file.metadata()?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(Trouble::Other(format!(
+                "it has mode {mode:03o}, so others can read it; run `chmod 600` on it"
+            )));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let bytes = STANDARD.decode(text.trim()).unwrap_or_default();
+        Key::new(&bytes)
+            .ok_or_else(|| Trouble::Other(format!("it does not hold {KEY_BYTES} bytes in base64")))
+    }
+
+    fn unusable(&self, why: &str) -> Failure {
+        tracing::error!(path = %self.path.display(), "The key of the secrets cannot be used: {why}");
+        Failure::new(
+            Reason::FailedPrecondition,
+            "the platform's key for secrets cannot be used; its log says which file it is and what is wrong with it",
+        )
+    }
+}
+
+/// Why there is no key.
+enum Trouble {
+    Missing,
+    Other(String),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::NotFound => Trouble::Missing,
+            _ => Trouble::Other(e.to_string()),
+        }
+    }
+}
+
+/// Writes a fresh key, whole or not at all.
+fn create(path: &Path) -> io::Result<()> {
+    let dir = path
+        .parent()
+        .ok_or_else(|| io::Error::other("the path has no folder"))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
+    let mut bytes = [0; KEY_BYTES];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| io::Error::other("the system gives no random bytes"))?;
+    // A temporary file has mode 0600 from the start.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(file, "{}", STANDARD.encode(bytes))?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|e| e.error)?;
+    fs::File::open(dir)?.sync_all()
+}

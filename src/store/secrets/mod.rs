@@ -1,0 +1,214 @@
+//! Secrets: sealed with a key that is not in the store, opened only to be used or told.
+//!
+//! The rows are in the store like everything else, so that they are durable in the same way; a
+//! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
+//! their slot: a row that is moved to another name or organization does not open.
+
+mod key;
+
+use std::{path::Path, sync::Arc};
+
+use self::key::{Key, KeyFile};
+use super::Store;
+use crate::model::{
+    Failure, OrgName, Reason,
+    catalog::Change,
+    secret::{Kind, Sealed, SecretName, Value, registry_of_address, registry_of_image},
+};
+
+/// A handle to the secrets of a store; clones share it.
+#[derive(Clone)]
+pub struct Secrets {
+    store: Store,
+    key: Arc<KeyFile>,
+}
+
+impl Secrets {
+    /// The secrets of a store. The key's file is made when the first one is put.
+    pub fn new(store: Store, data_dir: &Path) -> Self {
+        Self {
+            store,
+            key: Arc::new(KeyFile::new(data_dir)),
+        }
+    }
+
+    /// Creates a secret or overwrites it; returns once it is durable.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT with each wrong field; FAILED_PRECONDITION when the key cannot be used.
+    pub async fn put(
+        &self,
+        org: OrgName,
+        name: SecretName,
+        value: Value,
+        now_ms: i64,
+    ) -> Result<Arc<Sealed>, Failure> {
+        let wrong = value.check();
+        if !wrong.is_empty() {
+            return Err(Failure::fields(wrong));
+        }
+        let key = self.key.clone();
+        self.store
+            .commit(move |catalog| {
+                // On the writer's thread: nobody else makes a key or a secret meanwhile.
+                let key = key.open_or_create(catalog.has_secrets())?;
+                let before = catalog.secret(&org, &name);
+                let secret = Arc::new(Sealed {
+                    sealed: seal(key, &org, &name, &value)?,
+                    kind: value.kind,
+                    created_at_ms: before.map_or(now_ms, |s| s.created_at_ms),
+                    updated_at_ms: now_ms,
+                    org,
+                    name,
+                });
+                Ok((vec![Change::PutSecret(secret.clone())], secret))
+            })
+            .await
+    }
+
+    /// A secret with its value.
+    ///
+    /// # Errors
+    /// NOT_FOUND; FAILED_PRECONDITION when it cannot be opened.
+    pub async fn get(
+        &self,
+        org: &OrgName,
+        name: &SecretName,
+    ) -> Result<(Arc<Sealed>, Value), Failure> {
+        let secret = self.store.catalog().secret(org, name).cloned();
+        let secret = secret.ok_or_else(|| {
+            Failure::new(
+                Reason::NotFound,
+                format!("organization {org} has no secret {name}; create it with CreateSecret (`ignite secret create`)"),
+            )
+        })?;
+        let value = self.open(secret.clone()).await?;
+        Ok((secret, value))
+    }
+
+    /// At most `limit` secrets of an organization by name, those after `after`.
+    pub fn page(
+        &self,
+        org: &OrgName,
+        after: Option<&SecretName>,
+        limit: usize,
+    ) -> Vec<Arc<Sealed>> {
+        self.store.catalog().secrets(org, after, limit)
+    }
+
+    /// Deletes a secret; one that is not there is fine.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn delete(&self, org: OrgName, name: SecretName) -> Result<(), Failure> {
+        self.store
+            .commit(move |catalog| {
+                let change = catalog
+                    .secret(&org, &name)
+                    .map(|_| Change::DeleteSecret(org.clone(), name.clone()));
+                Ok((change.into_iter().collect(), ()))
+            })
+            .await
+    }
+
+    /// The credentials that an organization's secret of this name has for an image, as they are
+    /// now.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION, with a detail for the owner: there is no such secret, it is no
+    /// registry's, or another registry's.
+    pub async fn for_image(
+        &self,
+        org: &OrgName,
+        name: &str,
+        image: &str,
+    ) -> Result<Value, Failure> {
+        let refuse = |why: String| {
+            Failure::new(
+                Reason::FailedPrecondition,
+                "the credentials for the app's image cannot be used",
+            )
+            .with_detail(why)
+        };
+        let found = name
+            .parse()
+            .ok()
+            .and_then(|name| self.store.catalog().secret(org, &name).cloned());
+        let secret = found.ok_or_else(|| {
+            refuse(format!(
+                "registry_secret_ref {name:?}: organization {org} has no such secret; create it with CreateSecret (`ignite secret create {name}`)"
+            ))
+        })?;
+        if secret.kind != Kind::Registry {
+            return Err(refuse(format!(
+                "registry_secret_ref {name:?}: the secret is a {}, and a registry_secret is needed",
+                secret.kind.as_str()
+            )));
+        }
+        let value = self.open(secret).await?;
+        let (has, wants) = (
+            registry_of_address(&value.server_address),
+            registry_of_image(image),
+        );
+        if has != wants {
+            return Err(refuse(format!(
+                "registry_secret_ref {name:?}: the secret is for the registry {has}, and {image:?} is at {wants}; set its server_address to {wants} or use another secret"
+            )));
+        }
+        Ok(value)
+    }
+
+    async fn open(&self, secret: Arc<Sealed>) -> Result<Value, Failure> {
+        let key = self.key.clone();
+        let opened = tokio::task::spawn_blocking(move || open(key.open()?, &secret)).await;
+        opened.unwrap_or_else(|_| {
+            Err(Failure::new(
+                Reason::Internal,
+                "a secret could not be opened by a fault of the platform",
+            ))
+        })
+    }
+}
+
+fn seal(key: &Key, org: &OrgName, name: &SecretName, value: &Value) -> Result<Vec<u8>, Failure> {
+    let plain = serde_json::to_vec(&(&value.username, &value.password, &value.server_address));
+    let sealed = plain
+        .ok()
+        .and_then(|plain| key.seal(plain, slot(org, name, value.kind).as_bytes()));
+    sealed.ok_or_else(|| {
+        Failure::new(
+            Reason::Internal,
+            "the secret could not be encrypted; nothing was stored",
+        )
+    })
+}
+
+fn open(key: &Key, secret: &Sealed) -> Result<Value, Failure> {
+    let slot = slot(&secret.org, &secret.name, secret.kind);
+    let plain = key.open(&secret.sealed, slot.as_bytes());
+    let fields = plain.and_then(|plain| serde_json::from_slice(&plain).ok());
+    let (username, password, server_address) = fields.ok_or_else(|| {
+        tracing::error!(org = %secret.org, secret = %secret.name, "A secret does not open with the key of this data directory");
+        Failure::new(
+            Reason::FailedPrecondition,
+            format!(
+                "secret {} was sealed with another key than the platform has now; create it again",
+                secret.name
+            ),
+        )
+    })?;
+    Ok(Value {
+        kind: secret.kind,
+        username,
+        password,
+        server_address,
+    })
+}
+
+/// What a sealed value is bound to.
+fn slot(org: &OrgName, name: &SecretName, kind: Kind) -> String {
+    format!("{org}\0{name}\0{}", kind.as_str())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn registry(password: &str) -> Value {
+    Value {
+        kind: Kind::Registry,
+        username: "user".into(),
+        password: password.into(),
+        server_address: "registry.example".into(),
+    }
+}
+
+fn name(name: &str) -> SecretName {
+    name.parse().expect("valid")
+}
+
+fn org(name: &str) -> OrgName {
+    name.parse().expect("valid")
+}
+
+fn open_secrets(dir: &Path) -> (Store, Secrets) {
+    let store = Store::open(dir).expect("opens");
+    (store.clone(), Secrets::new(store, dir))
+}
+
+/// Whether any file below has these bytes in it.
+fn on_disk(dir: &Path, needle: &[u8]) -> bool {
+    std::fs::read_dir(dir).expect("a folder").any(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => on_disk(&path, needle),
+            false => {
+                let bytes = std::fs::read(&path).expect("readable");
+                bytes.windows(needle.len()).any(|w| w == needle)
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn secrets_survive_a_restart_and_are_never_legible_on_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = dir.path().join("identity/secrets.key");
+    let (store, secrets) = open_secrets(dir.path());
+    assert!(!key.exists(), "made at first use");
+    let first = registry("plain-to-see-1");
+    let put = |value, at| secrets.put(org("acme"), name("reg"), value, at);
+    put(first, 1).await.expect("stored");
+    let again = put(registry("plain-to-see-2"), 2).await.expect("stored");
+    assert_eq!((again.created_at_ms, again.updated_at_ms), (1, 2));
+    let mode = std::fs::metadata(&key).expect("a key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    store.close();
+    drop((store, secrets));
+    assert!(!on_disk(dir.path(), b"plain-to-see"));
+
+    let (store, secrets) = open_secrets(dir.path());
+    let (meta, value) = secrets
+        .get(&org("acme"), &name("reg"))
+        .await
+        .expect("there");
+    assert_eq!(value, registry("plain-to-see-2"));
+    assert_eq!(meta.updated_at_ms, 2);
+    for _ in 0..2 {
+        let gone = secrets.delete(org("acme"), name("reg")).await;
+        gone.expect("idempotent");
+    }
+    assert!(secrets.page(&org("acme"), None, 9).is_empty());
+    store.close();
+}
+
+#[tokio::test]
+async fn pages_hold_one_organization_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, secrets) = open_secrets(dir.path());
+    for (owner, n) in [("a", "z"), ("b", "2"), ("b", "1"), ("b", "_3"), ("c", "0")] {
+        let put = secrets.put(org(owner), name(n), registry("x"), 1);
+        put.await.expect("stored");
+    }
+    let names = |after: Option<&str>, limit| {
+        let page = secrets.page(&org("b"), after.map(name).as_ref(), limit);
+        page.iter().map(|s| s.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(None, 2), ["1", "2"]);
+    assert_eq!(names(Some("2"), 2), ["_3"]);
+    store.close();
+}
+
+#[tokio::test]
+async fn a_secret_opens_in_its_own_slot_only() {
+    let key = {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = KeyFile::new(dir.path());
+        let key = file.open_or_create(false).expect("made");
+        seal(key, &org("acme"), &name("a"), &registry("x")).map(|sealed| (file, sealed))
+    };
+    let (file, sealed) = key.expect("sealed");
+    let key = file.open().expect("kept in memory");
+    let secret = |owner: &str, n: &str, kind, sealed: &[u8]| Sealed {
+        org: org(owner),
+        name: name(n),
+        kind,
+        created_at_ms: 0,
+        updated_at_ms: 0,
+        sealed: sealed.to_vec(),
+    };
+    let opens = |s: Sealed| open(key, &s).is_ok();
+    assert!(opens(secret("acme", "a", Kind::Registry, &sealed)));
+    assert!(!opens(secret("acme", "b", Kind::Registry, &sealed)));
+    assert!(!opens(secret("other", "a", Kind::Registry, &sealed)));
+    assert!(!opens(secret("acme", "a", Kind::Git, &sealed)));
+    assert!(!opens(secret("acme", "a", Kind::Registry, &sealed[1..])));
+    assert!(!opens(secret("acme", "a", Kind::Registry, b"")));
+}
+
+#[tokio::test]
+async fn a_key_that_is_gone_exposed_or_another_one_is_told_and_never_replaced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = dir.path().join("identity/secrets.key");
+    let (store, secrets) = open_secrets(dir.path());
+    let put = secrets.put(org("acme"), name("a"), registry("x"), 1);
+    put.await.expect("stored");
+    let kept = std::fs::read(&key).expect("a key");
+    let refused = |words: &'static str| {
+        // As after a restart: the key is read again.
+        let secrets = Secrets::new(store.clone(), dir.path());
+        async move {
+            let got = secrets.get(&org("acme"), &name("a")).await;
+            let failure = got.expect_err("not to be opened");
+            assert_eq!(failure.reason, Reason::FailedPrecondition);
+            assert!(failure.message.contains(words), "{failure}");
+        }
+    };
+    std::fs::remove_file(&key).expect("removed");
+    refused("key for secrets cannot be used").await;
+    let put = Secrets::new(store.clone(), dir.path());
+    let put = put.put(org("acme"), name("b"), registry("x"), 1).await;
+    put.expect_err("it would make the others illegible for good");
+    assert!(!key.exists());
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::write(&key, &kept).expect("restored");
+    std::fs::set_permissions(&key, mode(0o644)).expect("ours");
+    refused("key for secrets cannot be used").await;
+    std::fs::write(&key, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("written");
+    std::fs::set_permissions(&key, mode(0o600)).expect("ours");
+    refused("another key").await;
+    store.close();
+}
+
+#[tokio::test]
+async fn a_reference_is_refused_with_what_is_wrong_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, secrets) = open_secrets(dir.path());
+    let git = Value {
+        kind: Kind::Git,
+        server_address: String::new(),
+        ..registry("x")
+    };
+    let hub = Value {
+        server_address: String::new(),
+        ..registry("x")
+    };
+    for (n, value) in [("git", git), ("hub", hub), ("reg", registry("x"))] {
+        let put = secrets.put(org("acme"), name(n), value, 1);
+        put.await.expect("stored");
+    }
+    let image = "registry.example/team/app:1";
+    for (owner, n, words) in [
+        ("acme", "nope", "no such secret"),
+        ("acme", "no name", "no such secret"),
+        ("other", "reg", "no such secret"),
+        ("acme", "git", "is a git_secret"),
+        ("acme", "hub", "for the registry docker.io"),
+    ] {
+        let refused = secrets.for_image(&org(owner), n, image).await;
+        let failure = refused.expect_err(n);
+        assert_eq!(failure.reason, Reason::FailedPrecondition);
+        assert!(failure.text(true).contains(words), "{}", failure.text(true));
+        assert!(!failure.text(false).contains(n), "for the owner only");
+    }
+    let found = secrets.for_image(&org("acme"), "reg", image).await;
+    assert_eq!(found.expect("fits"), registry("x"));
+    store.close();
+}
