@@ -146,6 +146,8 @@ pub(super) struct Committer {
     /// Databases that are ahead of their last flush.
     dirty: BTreeMap<u64, Arc<Database>>,
     ids: ulid::Generator,
+    /// How every execution begins.
+    pending: Arc<State>,
     /// Ended executions by segment, app and minute, as on disk or in the batch.
     counts: HashMap<(u64, AppId, u32), Tally>,
 }
@@ -158,6 +160,7 @@ impl Committer {
             answers,
             dirty: BTreeMap::new(),
             ids: ulid::Generator::new(),
+            pending: Arc::new(State::default()),
             counts: HashMap::new(),
         }
     }
@@ -285,8 +288,7 @@ impl Committer {
         batch.keep(&segment, submission.request.body, &file)?;
         let key_of = |kind| rows::by_id(kind, id).to_vec();
         batch.put(&segment, key_of(rows::REQUESTS), record.encode_to_vec());
-        let state = State::default();
-        let live = rows::live_record(&state).encode_to_vec();
+        let live = rows::live_record(&self.pending).encode_to_vec();
         batch.put(&segment, key_of(rows::LIVE), live);
         if let Some(key) = key {
             let record = KeyRecord {
@@ -302,7 +304,7 @@ impl Committer {
             app: submission.app,
             submitters: submission.submitters,
         };
-        Ok(Ok(Arc::new(Live::new(identity, state))))
+        Ok(Ok(Arc::new(Live::new(identity, self.pending.clone()))))
     }
 
     /// Who has taken an idempotency key within its time to live.
@@ -582,9 +584,6 @@ impl Committer {
                     }
                 }
                 live.show(state.clone());
-                if state.status.is_terminal() {
-                    live.cancelled.cancel();
-                }
                 Answer::Changed(answer?, Ok(Ok(state)))
             }
             (Effect::Changed(_, _, answer), Some(why)) => {

@@ -494,6 +494,6 @@ impl Shared {
         let state = rows::live_state(&rows::LiveRecord::decode(value).ok()?);
         let request = database.tree.get(rows::by_id(rows::REQUESTS, id)).ok()??;
         let request = rows::RequestRecord::decode(&*request).ok()?;
-        Some(Live::new(rows::identity(id, &request)?, state))
+        Some(Live::new(rows::identity(id, &request)?, Arc::new(state)))
     }
 }
