@@ -30,6 +30,14 @@ struct Known {
     ids: HashMap<String, Option<Value>>,
 }
 
+impl Known {
+    /// One that was not seen to have ended.
+    fn some_open(&self) -> Option<String> {
+        let open = self.ids.iter().find(|(_, seen)| seen.is_none())?;
+        Some(open.0.clone())
+    }
+}
+
 /// Bytes that differ from run to run; the test says what it used when it fails.
 fn random() -> u64 {
     ulid::Ulid::generate().random() as u64
@@ -53,7 +61,7 @@ async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
             clients.spawn(client.run());
         }
         // At a random moment: from the first requests on to well into the load.
-        let moment = Duration::from_millis(20 + random() % 300);
+        let moment = Duration::from_millis(20 + random() % 900);
         tokio::time::sleep(moment).await;
         ignite.kill9();
         stop.store(true, SeqCst);
@@ -119,7 +127,6 @@ impl Client {
             "/status/500",
             "/chunked/100000",
         ];
-        let mut mine = Vec::new();
         while !self.stop.load(SeqCst) {
             let random = random();
             // Now and then a body that has a file of its own, to a path that reads it.
@@ -143,18 +150,18 @@ impl Client {
                 .expect("not poisoned")
                 .ids
                 .insert(id.clone(), None);
-            mine.push(id);
             // Whatever was seen to have ended may never look otherwise again.
-            let id = mine.swap_remove(random as usize % mine.len());
+            let Some(id) = self.known.lock().expect("not poisoned").some_open() else {
+                continue;
+            };
             let path = format!("/v1/ignite/executions/{id}");
             let get = http::request(self.addr, Method::GET, &path);
-            match self.ask(get).await {
-                Some((StatusCode::OK, answer)) if is_terminal(&answer["execution"]) => {
-                    let seen = answer["execution"].clone();
-                    let mut known = self.known.lock().expect("not poisoned");
-                    known.ids.insert(id, Some(seen));
-                }
-                _ => mine.push(id),
+            if let Some((StatusCode::OK, answer)) = self.ask(get).await
+                && is_terminal(&answer["execution"])
+            {
+                let seen = answer["execution"].clone();
+                let mut known = self.known.lock().expect("not poisoned");
+                known.ids.insert(id, Some(seen));
             }
         }
     }
