@@ -39,6 +39,7 @@ pub(super) async fn run(
     deadline: Instant,
     _permits: Permits,
 ) {
+    let over = live.over();
     let mut lease = Some(lease);
     let mut retries = Backoff::new(&shared.config);
     loop {
@@ -55,7 +56,7 @@ pub(super) async fn run(
         let outcome = tokio::select! {
             biased;
             // Dropped, the attempt closes its connection to the app.
-            () = live.cancelled.cancelled() => return,
+            () = over.cancelled() => return,
             () = shared.force.cancelled() => return,
             outcome = attempt(&shared, &live, lease, number, deadline) => outcome,
         };
@@ -81,7 +82,7 @@ pub(super) async fn run(
                 tokio::select! {
                     biased;
                     () = shared.stop.cancelled() => return,
-                    () = live.cancelled.cancelled() => return,
+                    () = over.cancelled() => return,
                     () = tokio::time::sleep_until(at) => {}
                 }
             }
@@ -104,6 +105,7 @@ impl Shared {
 
 /// Makes the attempt durable; its number, or `None` when it is not to run.
 async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
+    let over = live.over();
     let (version, tier) = lease.deployment().with_revision(|r| (r.version, r.tier));
     loop {
         let change = Change::Begin { version, tier };
@@ -120,7 +122,7 @@ async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
         }
         tokio::select! {
             () = shared.stop.cancelled() => return None,
-            () = live.cancelled.cancelled() => return None,
+            () = over.cancelled() => return None,
             () = tokio::time::sleep(STORE_RETRY) => {}
         }
     }

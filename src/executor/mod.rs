@@ -231,8 +231,9 @@ impl Shared {
         let app = &live.identity.app;
         let mut retries = Backoff::new(&self.config);
         let mut deadline = None;
+        let over = live.over();
         loop {
-            if live.cancelled.is_cancelled() {
+            if over.is_cancelled() {
                 return Leased::Over;
             }
             let there = self.executions.has_app(live);
@@ -248,7 +249,7 @@ impl Shared {
             let outcome = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Leased::Stopped,
-                () = live.cancelled.cancelled() => return Leased::Over,
+                () = over.cancelled() => return Leased::Over,
                 outcome = deployment.acquire(0, give_up_at) => outcome,
             };
             let failure = match outcome {
@@ -285,7 +286,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Leased::Stopped,
-                () = live.cancelled.cancelled() => return Leased::Over,
+                () = over.cancelled() => return Leased::Over,
                 () = tokio::time::sleep_until(give_up_at.min(Instant::now() + wait)) => {}
             }
         }

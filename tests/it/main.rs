@@ -8,9 +8,12 @@ mod app_url;
 mod cli;
 mod cli_executions;
 mod clients;
+mod executions;
 mod identity;
 
 mod engine_restart;
+mod execution_crash;
+mod execution_order;
 mod readme;
 mod smoke;
 mod support;

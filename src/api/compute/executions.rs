@@ -370,8 +370,8 @@ fn idempotency_key(headers: &http::HeaderMap) -> Result<Option<String>, Failure>
         Ok(key) if key.len() > MAX_IDEMPOTENCY_KEY => {
             wrong(format!("it has {} characters", key.len()))
         }
-        Ok(key) => Ok(Some(key.to_owned())),
-        Err(_) => wrong("it has other characters in it".to_owned()),
+        Ok(key) if key.bytes().all(|b| b.is_ascii_graphic()) => Ok(Some(key.to_owned())),
+        _ => wrong("it has other characters in it".to_owned()),
     }
 }
 

@@ -20,19 +20,22 @@ use crate::model::{
 /// in ordinary trouble.
 const KEPT_STATES: usize = 32;
 
-/// One execution that has not ended, or has just ended while somebody watches.
+/// One execution that has not ended, or has just ended while somebody watches. There may be very
+/// many that only wait, so what watching and running need is made when it is first asked for.
 pub struct Live {
     /// What never changes about it.
     pub identity: Identity,
-    /// Cancelled when it ends without its attempt having brought that about.
-    pub cancelled: CancellationToken,
-    feed: Mutex<Feed>,
-    /// Told after every change of the feed.
-    changed: watch::Sender<()>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// How it stands.
+    state: Arc<State>,
+    followed: Option<Box<Followed>>,
 }
 
 /// What watchers read. Each has its own place in it, so a slow one holds nobody back.
-struct Feed {
+struct Followed {
     /// The newest states; the last one is how it stands.
     states: VecDeque<Arc<State>>,
     /// How many states came before those.
@@ -42,6 +45,10 @@ struct Feed {
     output_bytes: usize,
     /// How many pieces of output came before those.
     output_gone: usize,
+    /// Told after every change of the above.
+    changed: watch::Sender<()>,
+    /// Cancelled when it has ended.
+    over: CancellationToken,
 }
 
 /// One thing that a watcher hears.
@@ -54,72 +61,101 @@ pub enum Update {
 }
 
 impl Live {
-    pub(super) fn new(identity: Identity, state: State) -> Self {
+    pub(super) fn new(identity: Identity, state: Arc<State>) -> Self {
         Self {
             identity,
-            cancelled: CancellationToken::new(),
-            feed: Mutex::new(Feed {
-                states: VecDeque::from([Arc::new(state)]),
-                states_gone: 0,
-                output: VecDeque::new(),
-                output_bytes: 0,
-                output_gone: 0,
+            inner: Mutex::new(Inner {
+                state,
+                followed: None,
             }),
-            changed: watch::Sender::new(()),
         }
     }
 
     /// How it stands, as it is on disk.
     pub fn state(&self) -> Arc<State> {
-        let feed = self.feed.lock();
-        feed.states.back().expect("there is always a state").clone()
+        self.inner.lock().state.clone()
+    }
+
+    /// Cancelled when it has ended, by whatever brought that about.
+    pub fn over(&self) -> CancellationToken {
+        self.inner.lock().followed().over.clone()
     }
 
     /// Shows a state that is on disk now.
     pub(super) fn show(&self, state: Arc<State>) {
-        {
-            let mut feed = self.feed.lock();
-            if !state.status.is_terminal() {
-                // A new attempt puts out its own.
-                feed.output_gone += feed.output.len();
-                feed.output.clear();
-                feed.output_bytes = 0;
-            }
-            feed.states.push_back(state);
-            if feed.states.len() > KEPT_STATES {
-                feed.states.pop_front();
-                feed.states_gone += 1;
-            }
+        let mut inner = self.inner.lock();
+        inner.state = state.clone();
+        let Some(followed) = &mut inner.followed else {
+            return;
+        };
+        let ended = state.status.is_terminal();
+        if !ended {
+            // A new attempt puts out its own.
+            followed.output_gone += followed.output.len();
+            followed.output.clear();
+            followed.output_bytes = 0;
         }
-        self.changed.send_replace(());
+        followed.states.push_back(state);
+        if followed.states.len() > KEPT_STATES {
+            followed.states.pop_front();
+            followed.states_gone += 1;
+        }
+        let (changed, over) = (followed.changed.clone(), followed.over.clone());
+        drop(inner);
+        changed.send_replace(());
+        if ended {
+            over.cancel();
+        }
     }
 
     /// Adds a piece of output for watchers; the oldest goes when more than `keep` bytes are kept.
     pub fn put_out(&self, piece: Bytes, keep: usize) {
-        {
-            let mut feed = self.feed.lock();
-            feed.output_bytes += piece.len();
-            feed.output.push_back(piece);
-            while feed.output_bytes > keep && feed.output.len() > 1 {
-                if let Some(oldest) = feed.output.pop_front() {
-                    feed.output_bytes -= oldest.len();
-                    feed.output_gone += 1;
-                }
+        let mut inner = self.inner.lock();
+        let followed = inner.followed();
+        followed.output_bytes += piece.len();
+        followed.output.push_back(piece);
+        while followed.output_bytes > keep && followed.output.len() > 1 {
+            if let Some(oldest) = followed.output.pop_front() {
+                followed.output_bytes -= oldest.len();
+                followed.output_gone += 1;
             }
         }
-        self.changed.send_replace(());
+        let changed = followed.changed.clone();
+        drop(inner);
+        changed.send_replace(());
     }
 
     /// A watcher that begins with the present state and the output that is kept.
     pub fn watch(self: &Arc<Self>) -> Watcher {
-        let changed = self.changed.subscribe();
-        let feed = self.feed.lock();
+        let mut inner = self.inner.lock();
+        let followed = inner.followed();
         Watcher {
-            next_state: feed.states_gone + feed.states.len() - 1,
-            next_output: feed.output_gone,
-            changed,
+            next_state: followed.states_gone + followed.states.len() - 1,
+            next_output: followed.output_gone,
+            changed: followed.changed.subscribe(),
             live: self.clone(),
         }
+    }
+}
+
+impl Inner {
+    fn followed(&mut self) -> &mut Followed {
+        let state = &self.state;
+        self.followed.get_or_insert_with(|| {
+            let over = CancellationToken::new();
+            if state.status.is_terminal() {
+                over.cancel();
+            }
+            Box::new(Followed {
+                states: VecDeque::from([state.clone()]),
+                states_gone: 0,
+                output: VecDeque::new(),
+                output_bytes: 0,
+                output_gone: 0,
+                changed: watch::Sender::new(()),
+                over,
+            })
+        })
     }
 }
 
@@ -150,15 +186,17 @@ impl Watcher {
 
     /// States before output and the end after it: output belongs to the attempt before it.
     fn take(&mut self) -> Option<Update> {
-        let feed = self.live.feed.lock();
-        self.next_state = self.next_state.max(feed.states_gone);
-        self.next_output = self.next_output.max(feed.output_gone);
-        let state = feed.states.get(self.next_state - feed.states_gone);
+        let mut inner = self.live.inner.lock();
+        let followed = inner.followed();
+        self.next_state = self.next_state.max(followed.states_gone);
+        self.next_output = self.next_output.max(followed.output_gone);
+        let state = followed.states.get(self.next_state - followed.states_gone);
         if let Some(state) = state.filter(|s| !s.status.is_terminal()) {
             self.next_state += 1;
             return Some(Update::State(state.clone()));
         }
-        if let Some(piece) = feed.output.get(self.next_output - feed.output_gone) {
+        let piece = followed.output.get(self.next_output - followed.output_gone);
+        if let Some(piece) = piece {
             self.next_output += 1;
             return Some(Update::Output(piece.clone()));
         }
@@ -171,11 +209,11 @@ impl Watcher {
 /// Every execution that has not ended.
 #[derive(Default)]
 pub(super) struct Table {
-    inner: RwLock<Inner>,
+    inner: RwLock<Maps>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Maps {
     by_id: HashMap<ExecutionId, Arc<Live>>,
     by_app: HashMap<AppId, BTreeMap<ExecutionId, Arc<Live>>>,
 }

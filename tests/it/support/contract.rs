@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes};
 use hyper::{HeaderMap, Method, StatusCode};
 use ignite::api::proto::{pool, rpc};
 use prost::Message;
-use prost_reflect::{DynamicMessage, MethodDescriptor, ReflectMessage};
+use prost_reflect::{DynamicMessage, MethodDescriptor, ReflectMessage, ServiceDescriptor};
 use serde_json::{Value, json};
 use tonic::{
     Status,
@@ -122,16 +122,14 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(value.to_str().expect("header text").to_owned())
 }
 
-/// A method of ComputeService or SecretService.
+/// A method of any of the services.
 pub(crate) fn method(name: &str) -> MethodDescriptor {
-    let services = ["ComputeService", "SecretService"].map(|service| {
-        pool()
-            .get_service_by_name(&format!("dodil.ignite.v1.{service}"))
-            .expect("the service")
-    });
-    let mut methods = services.iter().flat_map(|s| s.methods());
-    methods
-        .find(|m| m.name() == name)
+    let ours = |service: &ServiceDescriptor| service.package_name().starts_with("dodil.ignite.");
+    pool()
+        .services()
+        .filter(ours)
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .find(|method| method.name() == name)
         .unwrap_or_else(|| panic!("the contract has no {name}"))
 }
 

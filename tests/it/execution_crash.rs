@@ -1,0 +1,203 @@
+//! Executions and a server that is killed: nothing acknowledged is lost, nothing that has ended
+//! changes, and what was running runs again.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    executions::{LIMIT, ended, get, is_terminal, served, submit},
+    support::{contract::Via, eventually_ok, http, ignite::Ignite},
+};
+
+/// How often the server is killed.
+const KILLS: u32 = 30;
+const CLIENTS: usize = 4;
+
+/// What the clients know: each acknowledged id, and how it ended if they saw that.
+#[derive(Default)]
+struct Known {
+    ids: HashMap<String, Option<Value>>,
+}
+
+impl Known {
+    /// One that was not seen to have ended.
+    fn some_open(&self) -> Option<String> {
+        let open = self.ids.iter().find(|(_, seen)| seen.is_none())?;
+        Some(open.0.clone())
+    }
+}
+
+/// Bytes that differ from run to run; the test says what it used when it fails.
+fn random() -> u64 {
+    ulid::Ulid::generate().random() as u64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
+    let (mut ignite, _app, token) =
+        served(Ignite::builder(), json!({ "max_concurrency": 8 })).await;
+    let known = Arc::new(Mutex::new(Known::default()));
+    for round in 0..KILLS {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let client = Client {
+                addr: ignite.http_addr(),
+                token: token.clone(),
+                known: known.clone(),
+                stop: stop.clone(),
+            };
+            clients.spawn(client.run());
+        }
+        // At a random moment: from the first requests on to well into the load.
+        let moment = Duration::from_millis(20 + random() % 900);
+        tokio::time::sleep(moment).await;
+        ignite.kill9();
+        stop.store(true, SeqCst);
+        while clients.join_next().await.is_some() {}
+        ignite.start().await;
+        let log = ignite.log();
+        assert!(
+            !log.contains("panicked"),
+            "round {round}, killed after {moment:?}: {log}"
+        );
+    }
+    let ids: Vec<(String, Option<Value>)> = known
+        .lock()
+        .expect("not poisoned")
+        .ids
+        .clone()
+        .into_iter()
+        .collect();
+    assert!(
+        ids.len() > 2 * KILLS as usize,
+        "only {} were acknowledged",
+        ids.len()
+    );
+    let mut repeated = 0;
+    for (id, seen) in &ids {
+        let done = ended(&ignite, Via::Json, &token, id).await;
+        assert_ne!(done["status"], "EXECUTION_STATUS_TIMEOUT", "{done}");
+        if let Some(seen) = seen {
+            assert_eq!(seen, &done, "an end that was seen has changed");
+        }
+        let attempt = done["attempt"].as_i64().expect("an attempt");
+        assert_eq!(
+            done["responseHeaders"]["x-probe-attempt"],
+            attempt.to_string(),
+            "{done}"
+        );
+        repeated += i64::from(attempt > 1);
+    }
+    let seen = ids.iter().filter(|(_, seen)| seen.is_some()).count();
+    println!(
+        "{KILLS} kills, {} acknowledged, {seen} seen ended before, {repeated} ran again",
+        ids.len()
+    );
+    assert!(seen > 0, "no end was seen before a kill");
+    assert!(repeated > 0, "no kill hit a running execution");
+}
+
+struct Client {
+    addr: std::net::SocketAddr,
+    token: String,
+    known: Arc<Mutex<Known>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Submits and reads until the server is gone.
+    async fn run(self) {
+        let paths = [
+            "/sleep/1",
+            "/sleep/30",
+            "/sleep/120",
+            "/bytes/100",
+            "/status/500",
+            "/chunked/100000",
+        ];
+        while !self.stop.load(SeqCst) {
+            let random = random();
+            // Now and then a body that has a file of its own, to a path that reads it.
+            let (path, size) = match random.is_multiple_of(16) {
+                true => ("/upload", 100_000),
+                false => (paths[random as usize % paths.len()], 200),
+            };
+            let body =
+                json!({ "http": { "path": path }, "body": STANDARD.encode(vec![b'x'; size]) });
+            let submit = http::request(
+                self.addr,
+                Method::POST,
+                "/v1/ignite/app/acme/app/invoke-async",
+            );
+            let Some((StatusCode::OK, answer)) = self.ask(submit.json(&body)).await else {
+                continue;
+            };
+            let id = answer["executionId"].as_str().expect("an id").to_owned();
+            self.known
+                .lock()
+                .expect("not poisoned")
+                .ids
+                .insert(id.clone(), None);
+            // Whatever was seen to have ended may never look otherwise again.
+            let Some(id) = self.known.lock().expect("not poisoned").some_open() else {
+                continue;
+            };
+            let path = format!("/v1/ignite/executions/{id}");
+            let get = http::request(self.addr, Method::GET, &path);
+            if let Some((StatusCode::OK, answer)) = self.ask(get).await
+                && is_terminal(&answer["execution"])
+            {
+                let seen = answer["execution"].clone();
+                let mut known = self.known.lock().expect("not poisoned");
+                known.ids.insert(id, Some(seen));
+            }
+        }
+    }
+
+    /// A whole answer, or `None` when the server is gone in the middle.
+    async fn ask(&self, request: http::Request) -> Option<(StatusCode, Value)> {
+        let answer = request.token(&self.token).send().await.ok()?;
+        let status = answer.status;
+        let (body, _) = answer.whole().await.ok()?;
+        Some((status, serde_json::from_slice(&body).ok()?))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attempt() {
+    let builder = Ignite::builder().env("IGNITE_DRAIN_TIMEOUT_SECS", "0");
+    let (mut ignite, app, token) = served(builder, json!({})).await;
+    let id = submit(&ignite, Via::Json, &app, &token, "/sleep/2000", b"").await;
+    for attempt in 1..=3 {
+        eventually_ok(LIMIT, || async {
+            let now = get(&ignite, Via::Json, &token, &id).await;
+            let runs = now["status"] == "EXECUTION_STATUS_RUNNING" && now["attempt"] == attempt;
+            if runs { Ok(()) } else { Err(now.to_string()) }
+        })
+        .await;
+        match attempt {
+            1 => ignite.kill9(),
+            2 => assert!(ignite.terminate(LIMIT).await.success()),
+            _ => break,
+        }
+        ignite.start().await;
+    }
+    let done = ended(&ignite, Via::Grpc, &token, &id).await;
+    assert_eq!(
+        (&done["status"], &done["attempt"]),
+        (&json!("EXECUTION_STATUS_COMPLETED"), &json!(3))
+    );
+    assert_eq!(done["responseHeaders"]["x-probe-attempt"], "3");
+}
