@@ -16,6 +16,7 @@ pub mod executor;
 pub mod fleet;
 pub mod gateway;
 pub mod identity;
+pub mod logs;
 pub mod model;
 pub mod server;
 pub mod store;

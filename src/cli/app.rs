@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Subcommand;
 
-use super::{Context, Error, deploy, failure::note, id::AppArg, output::rows};
+use super::{Context, Error, deploy, failure::note, id::AppArg, logs, output::rows};
 use crate::{api::proto::v1, model::AppId};
 
 mod settings;
@@ -56,6 +56,8 @@ pub(super) enum Command {
         /// The app, as org:app or app.
         id: AppArg,
     },
+    /// Print what an app's replicas wrote, by time.
+    Logs(logs::Args),
     /// Create or update an app, save its code, publish it, and print its URL.
     Deploy(deploy::Args),
 }
@@ -130,6 +132,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 .format
                 .print("GetAppStateResponse", &state, |_| state_table(&state))
         }
+        Command::Logs(args) => Box::pin(logs::run(context, args)).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, args)).await,
     }
 }

@@ -18,6 +18,7 @@ mod failure;
 mod follow;
 mod id;
 mod invoke;
+mod logs;
 mod output;
 mod secret;
 mod serve;
@@ -145,6 +146,8 @@ mod tests {
             "ignite app update acme:a --allow-unauthenticated=false --org acme --debug --timeout 10s --api-endpoint h:1 --token t",
             "ignite app deploy a --image-ref r:1 --registry-secret-ref s --tier small --health-path /h --allow-unauthenticated --follow",
             "ignite app delete a --yes",
+            "ignite app logs a",
+            "ignite fn logs acme:a -f --replica 0123456789 --since 10m --limit 5 -o json",
             "ignite draft save a --image-ref r",
             "ignite draft status a -o yaml",
             "ignite draft publish acme:a",
@@ -195,6 +198,8 @@ mod tests {
             "ignite secret create reg",
             "ignite secret create a.b --password p",
             "ignite secret create reg --password p --password-stdin",
+            "ignite app logs a --limit 0",
+            "ignite app logs a --since 10",
             "ignite app deploy a",
             "ignite app create a --env A",
             "ignite app list -o xml",

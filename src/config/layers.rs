@@ -142,6 +142,7 @@ settings! {
     execution_max_per_app = "execution_max_per_app", "IGNITE_EXECUTION_MAX_PER_APP", Count;
     retention_interval = "retention_interval", "IGNITE_RETENTION_INTERVAL", Span;
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
+    log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

@@ -80,6 +80,9 @@ const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// Room for what is running to end, and for the database to be written on.
 const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
 
+/// Some MB of ordinary lines, read and sorted in memory for one answer.
+const DEFAULT_LOG_MAX_LINES: usize = 10_000;
+
 /// Everything `ignite serve` can be told.
 ///
 /// Each field says its name in the TOML file and its variable. A flag, where there is one, is
@@ -207,6 +210,9 @@ pub struct Config {
     /// `min_free_disk_bytes`, `IGNITE_MIN_FREE_DISK_BYTES`: executions are refused while the data
     /// directory's volume has less room than this. Default 64 MiB.
     pub min_free_disk_bytes: u64,
+    /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
+    /// most that following it begins with. Default 10,000.
+    pub log_max_lines: usize,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -297,6 +303,7 @@ impl Config {
             execution_max_per_app: DEFAULT_EXECUTION_MAX_PER_APP,
             retention_interval: DEFAULT_RETENTION_INTERVAL,
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
+            log_max_lines: DEFAULT_LOG_MAX_LINES,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }

@@ -21,8 +21,10 @@ pub mod docker;
 #[cfg(test)]
 pub mod fake;
 mod keychain;
+mod log;
 
 pub use keychain::Keychain;
+pub use log::{LogAsk, LogLine, LogStream};
 
 /// What the platform needs of a container engine.
 ///
@@ -77,6 +79,10 @@ pub trait Engine: Send + Sync + 'static {
         id: &ContainerId,
         lines: u32,
     ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
+
+    /// The lines that the container wrote, each with its time, in the order in which they ended.
+    /// The stream ends with the log, or with the first error.
+    fn logs(&self, id: &ContainerId, ask: LogAsk) -> BoxStream<'static, Result<LogLine, Error>>;
 
     /// Every container of this instance, running or not.
     fn list(&self) -> impl Future<Output = Result<Vec<Container>, Error>> + Send;

@@ -24,12 +24,12 @@ use super::{
     hold::Queue,
     lease::{Lease, Place},
     outcomes::Outcomes,
-    replica::Phase,
+    replica::{Phase, Slot},
     state::{Closed, Pending, State, Trouble},
 };
 use crate::{
     engine::ContainerId,
-    model::{AppId, Failure, Reason, Revision},
+    model::{AppId, Failure, Reason, ReplicaId, Revision},
 };
 
 /// One published app in the fleet.
@@ -227,6 +227,13 @@ impl Deployment {
         s.backlog = waiting;
         drop(s);
         self.wake.notify_one();
+    }
+
+    /// The replicas that have a container, whatever they do, and which it is.
+    pub fn containers(&self) -> Vec<(ReplicaId, ContainerId)> {
+        let s = self.state.lock();
+        let made = |slot: &Slot| Some((slot.id.clone(), slot.container.clone()?));
+        s.slots.iter().filter_map(made).collect()
     }
 
     /// What it does now.

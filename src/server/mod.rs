@@ -54,6 +54,7 @@ use crate::{
         listener::{self, Stop},
     },
     identity::{Keyring, system_clock},
+    logs::Logs,
     model::{revision::Defaults, scaling::Bounds},
     store::{
         Store,
@@ -132,6 +133,8 @@ pub async fn run(config: Config) -> Result<()> {
         limits,
         executions: executions.clone(),
         retention: config.execution_retention,
+        app_logs: Logs::new(apps.clone(), fleet.clone(), engine.clone()),
+        log_max_lines: config.log_max_lines,
         stopping: stop.drain.clone(),
     };
     let services = services(compute, secrets, limits).await;

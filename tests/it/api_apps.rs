@@ -15,13 +15,14 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 23] = [
+const BUILT: [&str; 25] = [
     "CreateApp",
     "CreateSecret",
     "DeleteApp",
     "DeleteSecret",
     "GetApp",
     "GetAppCode",
+    "GetAppLogs",
     "GetAppState",
     "GetAppVersion",
     "GetDraftInfo",
@@ -37,6 +38,7 @@ const BUILT: [&str; 23] = [
     "PublishDraft",
     "RollbackApp",
     "SaveDraft",
+    "StreamAppLogs",
     "UpdateAppConfig",
     "WatchExecution",
 ];

@@ -23,6 +23,7 @@ mod cold_start;
 mod engine_loss;
 mod failures;
 mod lifecycle;
+mod logs;
 mod restart;
 mod scale_to_zero;
 mod secrets;

@@ -4,6 +4,7 @@
 
 mod executions;
 mod invoke;
+mod logs;
 mod versions;
 
 use std::{sync::Arc, time::Duration};
@@ -24,12 +25,14 @@ use crate::{
     fleet::EngineState,
     gateway::{Gateway, not_yours},
     identity::Caller,
+    logs::Logs,
     model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
     store::executions::Executions,
 };
 
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
+pub use logs::LogsStream;
 
 /// Entries on a page of a list when no limit is given, as the contract says.
 const DEFAULT_PAGE: usize = 100;
@@ -62,6 +65,10 @@ pub struct Compute {
     pub executions: Executions,
     /// How long counts are kept by the minute.
     pub retention: Duration,
+    /// What the apps wrote.
+    pub app_logs: Logs,
+    /// Most lines of a log in one answer.
+    pub log_max_lines: usize,
     /// Cancelled when the platform stops: streams without an end of their own end then.
     pub stopping: CancellationToken,
 }
@@ -404,7 +411,7 @@ type Never<T> = tokio_stream::Pending<Result<T, Status>>;
 impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
-    type StreamAppLogsStream = Never<v1::LogLine>;
+    type StreamAppLogsStream = LogsStream;
     type StreamAppEventsStream = Never<v1::AppEvent>;
     type StreamCompileLogsStream = Never<v1::CompileLogLine>;
 
@@ -540,14 +547,14 @@ impl ComputeService for Compute {
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
         get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, code;
+        get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, logs;
+        stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, follow_logs;
     }
 
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
         test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, "TestAppVersion";
-        get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
-        stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
         get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
         stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
         list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";

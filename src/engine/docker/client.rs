@@ -61,7 +61,13 @@ impl Client {
         }
     }
 
-    fn translate(&self, call: &'static str, limit: Duration, cause: ClientError) -> Error {
+    /// An error of the client in our words.
+    pub(super) fn translate(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        cause: ClientError,
+    ) -> Error {
         match cause {
             ClientError::DockerResponseServerError {
                 status_code,

@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, Owner,
+    Image, Info, LogAsk, LogLine, LogStream, Owner,
 };
 
 mod client;
@@ -47,6 +47,7 @@ mod connect;
 mod image;
 mod info;
 mod labels;
+mod lines;
 mod logs;
 mod network;
 mod prune;
@@ -340,6 +341,10 @@ impl Engine for Docker {
             })
             .await;
         or_gone(read, id)
+    }
+
+    fn logs(&self, id: &ContainerId, ask: LogAsk) -> BoxStream<'static, Result<LogLine, Error>> {
+        lines::read(&self.client, id, ask)
     }
 
     async fn list(&self) -> Result<Vec<Container>, Error> {

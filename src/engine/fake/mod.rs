@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info,
+    Image, Info, LogAsk, LogLine, LogStream,
 };
 
 mod script;
@@ -384,6 +384,19 @@ impl Engine for Fake {
             .len()
             .saturating_sub(usize::try_from(lines).unwrap_or(usize::MAX));
         Ok(log.into_iter().skip(skip).collect())
+    }
+
+    fn logs(&self, id: &ContainerId, _: LogAsk) -> BoxStream<'static, Result<LogLine, Error>> {
+        let lines = match self.script_of_container(id) {
+            Ok(script) => script.log.into_iter().enumerate().map(Ok).collect(),
+            Err(gone) => vec![Err(gone)],
+        };
+        let line = |(n, text): (usize, String)| LogLine {
+            at_ns: i64::try_from(n).unwrap_or_default(),
+            stream: LogStream::Stdout,
+            text,
+        };
+        futures_util::stream::iter(lines.into_iter().map(move |l| l.map(line))).boxed()
     }
 
     async fn list(&self) -> Result<Vec<Container>, Error> {

@@ -1,0 +1,150 @@
+//! `ignite app logs`: what an app's replicas wrote.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{
+    Context, Error,
+    context::Session,
+    id::AppArg,
+    output::{self, Format},
+};
+use crate::{api::proto::v1, config::parse_duration, model::AppId};
+
+/// Older lines that following begins with when no limit is given: as `tail -f` does.
+const FOLLOW_TAIL: u32 = 10;
+
+/// Which lines are wanted.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The app, as org:app or app.
+    id: AppArg,
+    /// Go on with lines as they come, of replicas that start later too.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only this replica's.
+    #[arg(long, value_name = "ID")]
+    replica: Option<String>,
+    /// Only lines that are not older, such as 10m.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    since: Option<Duration>,
+    /// Most lines, the newest; with --follow, how many older ones to begin with.
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
+    limit: Option<u32>,
+}
+
+/// Prints the lines.
+pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
+    let app = context.app(args.id)?;
+    let since_ms = args.since.map_or(0, |since| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(i64::MAX)
+    });
+    let replica_id = args.replica.unwrap_or_default();
+    let lines = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let session = context.connect(&app.org).await?;
+    if args.follow {
+        // What is too old is left out here: the contract's stream only counts lines.
+        let all = if since_ms > 0 {
+            i32::MAX as u32
+        } else {
+            FOLLOW_TAIL
+        };
+        let request = v1::StreamAppLogsRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            replica_id,
+            tail: lines(args.limit.unwrap_or(all)),
+        };
+        return follow(context, &session, request, since_ms).await;
+    }
+    let request = v1::GetAppLogsRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        limit: args.limit.map_or(0, lines),
+        replica_id,
+        since_ms,
+    };
+    print(context, &session, request, &app).await
+}
+
+async fn print(
+    context: &Context,
+    session: &Session,
+    request: v1::GetAppLogsRequest,
+    app: &AppId,
+) -> Result<(), Error> {
+    let log = session
+        .answer(session.client().get_app_logs(request))
+        .await?;
+    if context.format.is_structured() {
+        return context
+            .format
+            .print_value(&output::dynamic("GetAppLogsResponse", &log)?);
+    }
+    if log.lines.is_empty() {
+        super::failure::note(&format!(
+            "no replica of {app} has written anything that is still there; a log goes with its replica"
+        ));
+    }
+    log.lines
+        .iter()
+        .try_for_each(|line| output::line(&text(line, context.format)))
+}
+
+async fn follow(
+    context: &Context,
+    session: &Session,
+    request: v1::StreamAppLogsRequest,
+    since_ms: i64,
+) -> Result<(), Error> {
+    let format = context.format;
+    let mut lines = session
+        .answer(session.client().stream_app_logs(request))
+        .await?;
+    let follow = async {
+        while let Some(line) = lines.message().await.map_err(|s| session.refused(s))? {
+            if line.timestamp_ms < since_ms {
+                continue;
+            }
+            match format {
+                // One line a line, as the HTTP gateway has it.
+                Format::Json => output::line(
+                    &serde_json::to_string(&output::dynamic("LogLine", &line)?)
+                        .map_err(|e| Error::Other(e.into()))?,
+                )?,
+                Format::Yaml => {
+                    output::line("---")?;
+                    format.print_value(&output::dynamic("LogLine", &line)?)?;
+                }
+                Format::Table | Format::Wide => output::line(&text(&line, format))?,
+            }
+        }
+        Ok(())
+    };
+    let Some(limit) = context.follow_limit else {
+        return follow.await;
+    };
+    match tokio::time::timeout(limit, follow).await {
+        Ok(ended) => ended,
+        Err(_) => Err(Error::TimedOut(limit)),
+    }
+}
+
+/// A line for people; `wide` has version and output too.
+fn text(line: &v1::LogLine, format: Format) -> String {
+    let ms = u64::try_from(line.timestamp_ms).unwrap_or_default();
+    let at = UNIX_EPOCH
+        .checked_add(Duration::from_millis(ms))
+        .unwrap_or(UNIX_EPOCH);
+    let at = humantime::format_rfc3339_millis(at);
+    let (replica, message) = (&line.replica_id, &line.message);
+    match format {
+        Format::Wide => {
+            let stream = output::plain(line.stream().as_str_name(), "LOG_STREAM");
+            format!("{at} {replica} v{} {stream} {message}", line.version)
+        }
+        _ => format!("{at} {replica} {message}"),
+    }
+}

@@ -1,0 +1,243 @@
+//! A container's log line by line, with times, from the frames that the engine sends.
+//!
+//! Asked for times, the engine puts one before each piece that it kept. A line longer than its
+//! buffer (16 KiB in Docker) is several pieces, of which only the last has a line end; the time
+//! of a line is that of its first piece.
+
+use std::future;
+
+use bollard::{container::LogOutput, errors::Error as ClientError, query_parameters::LogsOptions};
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
+
+use super::{ContainerId, Error, LogAsk, LogLine, LogStream, client::Client};
+
+/// Longest line that is told, in bytes; the rest of it is dropped and marked.
+const MAX_LINE: usize = 64 * 1024;
+const CALL: &str = "read the container's log";
+
+/// The lines of a container as asked.
+pub(super) fn read(
+    client: &Client,
+    id: &ContainerId,
+    ask: LogAsk,
+) -> BoxStream<'static, Result<LogLine, Error>> {
+    let docker = match client.connector().client() {
+        Ok(docker) => docker,
+        Err(cause) => return stream::once(future::ready(Err(cause))).boxed(),
+    };
+    let options = LogsOptions {
+        follow: ask.follow,
+        stdout: true,
+        stderr: true,
+        timestamps: true,
+        // The engine takes whole seconds; the rest is left out below.
+        since: i32::try_from(ask.since_ms / 1000).unwrap_or(i32::MAX),
+        tail: ask.tail.map_or_else(|| "all".to_owned(), |n| n.to_string()),
+        ..LogsOptions::default()
+    };
+    let (client, id) = (client.clone(), id.clone());
+    let since_ns = ask.since_ms.saturating_mul(1_000_000);
+    docker
+        .logs(&id.0, Some(options))
+        .map(Some)
+        .chain(stream::once(future::ready(None)))
+        .scan(Lines::default(), move |lines, frame| {
+            let told: Vec<_> = match frame {
+                Some(Ok(frame)) => lines.push(frame).into_iter().map(Ok).collect(),
+                Some(Err(cause)) => vec![Err(translate(&client, &id, cause))],
+                None => lines.finish().into_iter().map(Ok).collect(),
+            };
+            future::ready(Some(stream::iter(told)))
+        })
+        .flatten()
+        .try_filter(move |line| future::ready(line.at_ns >= since_ns))
+        .boxed()
+}
+
+fn translate(client: &Client, id: &ContainerId, cause: ClientError) -> Error {
+    super::or_gone::<()>(Err(client.translate(CALL, client.limit(), cause)), id)
+        .err()
+        .unwrap_or_else(|| Error::NoSuchContainer(id.clone()))
+}
+
+/// Puts lines together, for each of the two outputs.
+#[derive(Default)]
+struct Lines {
+    out: Option<Open>,
+    err: Option<Open>,
+}
+
+/// A line that has not ended yet.
+struct Open {
+    at_ns: i64,
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Lines {
+    /// Takes one frame; the lines that ended with it.
+    fn push(&mut self, frame: LogOutput) -> Vec<LogLine> {
+        let stream = match frame {
+            LogOutput::StdErr { .. } => LogStream::Stderr,
+            _ => LogStream::Stdout,
+        };
+        let open = match stream {
+            LogStream::Stdout => &mut self.out,
+            LogStream::Stderr => &mut self.err,
+        };
+        let mut ended = Vec::new();
+        for piece in frame.into_bytes().split_inclusive(|b| *b == b'\n') {
+            let (at_ns, text) = match split_time(piece) {
+                Some((at_ns, text)) => (Some(at_ns), text),
+                None => (None, piece),
+            };
+            let line = open.get_or_insert_with(|| Open {
+                at_ns: at_ns.unwrap_or_default(),
+                bytes: Vec::new(),
+                cut: false,
+            });
+            let whole = text.strip_suffix(b"\n");
+            line.add(whole.unwrap_or(text));
+            if whole.is_some() {
+                ended.extend(open.take().map(|line| line.end(stream)));
+            }
+        }
+        ended
+    }
+
+    /// What had no line end.
+    fn finish(&mut self) -> Vec<LogLine> {
+        let rest = [
+            (self.out.take(), LogStream::Stdout),
+            (self.err.take(), LogStream::Stderr),
+        ];
+        let lines = rest.into_iter();
+        lines
+            .filter_map(|(open, stream)| open.map(|line| line.end(stream)))
+            .collect()
+    }
+}
+
+impl Open {
+    fn add(&mut self, piece: &[u8]) {
+        let room = MAX_LINE - self.bytes.len();
+        self.cut |= piece.len() > room;
+        self.bytes
+            .extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+
+    fn end(self, stream: LogStream) -> LogLine {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let mut text = text.strip_suffix('\r').unwrap_or(&text).to_owned();
+        if self.cut {
+            text.push_str(" … (cut)");
+        }
+        LogLine {
+            at_ns: self.at_ns,
+            stream,
+            text,
+        }
+    }
+}
+
+/// The time before a piece, and what comes after it.
+fn split_time(piece: &[u8]) -> Option<(i64, &[u8])> {
+    // The longest is 2026-01-02T03:04:05.123456789+01:00.
+    let end = piece.iter().take(40).position(|b| *b == b' ')?;
+    let at_ns = parse_time(std::str::from_utf8(&piece[..end]).ok()?)?;
+    Some((at_ns, &piece[end + 1..]))
+}
+
+/// RFC 3339 in Unix nanoseconds. Docker writes UTC, Podman the host's own time.
+fn parse_time(text: &str) -> Option<i64> {
+    let (utc, ahead_secs) = match text.strip_suffix('Z') {
+        Some(_) => (text.to_owned(), 0),
+        None => {
+            let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+            let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+            let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
+            let secs = hours * 3600 + minutes * 60;
+            let ahead = match offset.as_bytes()[0] {
+                b'+' => secs,
+                b'-' => -secs,
+                _ => return None,
+            };
+            (format!("{time}Z"), ahead)
+        }
+    };
+    let at = humantime::parse_rfc3339(&utc).ok()?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let ns = i64::try_from(since.as_nanos()).ok()?;
+    ns.checked_sub(ahead_secs * 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(text: &str) -> LogOutput {
+        LogOutput::StdOut {
+            message: text.to_owned().into(),
+        }
+    }
+
+    fn err(text: &str) -> LogOutput {
+        LogOutput::StdErr {
+            message: text.to_owned().into(),
+        }
+    }
+
+    #[test]
+    fn lines_come_with_the_time_of_their_first_piece() {
+        let mut lines = Lines::default();
+        assert_eq!(
+            lines.push(out("2026-01-02T03:04:05.000000001Z a long ")),
+            []
+        );
+        let whoops = lines.push(err("2026-01-02T03:04:06Z whoops\r\n"));
+        assert_eq!(
+            (whoops[0].text.as_str(), whoops[0].stream),
+            ("whoops", LogStream::Stderr)
+        );
+        let long = lines.push(out(
+            "2026-01-02T03:04:07Z line\n2026-01-02T03:04:08Z no end",
+        ));
+        assert_eq!(long.len(), 1);
+        assert_eq!(long[0].text, "a long line");
+        assert_eq!(long[0].at_ns % 1_000_000_000, 1);
+        let rest = lines.finish();
+        assert_eq!(rest[0].text, "no end");
+        assert!(rest[0].at_ns > whoops[0].at_ns && whoops[0].at_ns > long[0].at_ns);
+        assert_eq!(lines.finish(), []);
+    }
+
+    #[test]
+    fn times_are_read_in_utc_and_with_an_offset() {
+        let utc = parse_time("2026-01-02T03:04:05.5Z").expect("a time");
+        assert_eq!(parse_time("2026-01-02T04:34:05.5+01:30"), Some(utc));
+        assert_eq!(parse_time("2026-01-02T02:04:05.5-01:00"), Some(utc));
+        for bad in [
+            "",
+            "x",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "yesterday-01:00",
+        ] {
+            assert_eq!(parse_time(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_says_so() {
+        let mut lines = Lines::default();
+        lines.push(out(&format!("2026-01-02T03:04:05Z {}", "x".repeat(40_000))));
+        let line = lines.push(out(&format!(
+            "2026-01-02T03:04:05Z {}\n",
+            "x".repeat(40_000)
+        )));
+        assert!(line[0].text.ends_with("x … (cut)") && line[0].text.len() < MAX_LINE + 20);
+    }
+}

@@ -1,0 +1,340 @@
+//! What an app's replicas wrote: the newest lines, and lines as they come.
+//!
+//! Everything is read from the engine, which keeps a log as long as its container. Several
+//! replicas are merged by time. A reader that follows looks again and again at which replicas
+//! there are, so it hears those that start later from their first line on, and takes up one whose
+//! log broke off (with the engine, say) after the last line that it has told.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::{BoxFuture, try_join_all},
+    stream::{self, BoxStream, SelectAll},
+};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::{
+    apps::Apps,
+    engine::{Container, ContainerId, Engine, Error, LogAsk, LogLine},
+    fleet::Fleet,
+    model::{AppId, Failure, Reason, ReplicaId},
+};
+
+/// Time between two looks at which replicas there are; a new one's lines are late by that much.
+const LOOK: Duration = Duration::from_millis(200);
+/// Longest reading of one container's log up to now.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
+type Read =
+    dyn Fn(&ContainerId, LogAsk) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
+type Inspect = dyn Fn(ContainerId) -> BoxFuture<'static, Result<Container, Error>> + Send + Sync;
+
+/// The logs of apps; clones share it. The engine's type ends here.
+#[derive(Clone)]
+pub struct Logs {
+    apps: Apps,
+    fleet: Fleet,
+    read: Arc<Read>,
+    inspect: Arc<Inspect>,
+}
+
+/// One line of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The replica that wrote it.
+    pub replica: ReplicaId,
+    /// The version that the replica runs; 0 when that is not known any more.
+    pub version: u32,
+    /// What it wrote.
+    pub line: LogLine,
+}
+
+/// A container of an app.
+#[derive(Clone)]
+struct Origin {
+    replica: ReplicaId,
+    container: ContainerId,
+}
+
+impl Logs {
+    /// The logs that an engine has of a fleet's replicas.
+    pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>) -> Self {
+        let inspecting = engine.clone();
+        let inspect = move |id: ContainerId| -> BoxFuture<'static, Result<Container, Error>> {
+            let engine = inspecting.clone();
+            async move { engine.inspect(&id).await }.boxed()
+        };
+        Self {
+            apps,
+            fleet,
+            read: Arc::new(move |id: &ContainerId, ask| engine.logs(id, ask)),
+            inspect: Arc::new(inspect),
+        }
+    }
+
+    /// The newest `limit` lines from `since_ms` on, in order of time, of one replica or of all.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app or the replica; ENGINE_UNAVAILABLE.
+    pub async fn newest(
+        &self,
+        app: &AppId,
+        replica: Option<&ReplicaId>,
+        since_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Failure> {
+        self.apps.get(app)?;
+        let origins = self.required(app, replica)?;
+        let ask = LogAsk {
+            tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
+            since_ms,
+            follow: false,
+        };
+        let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
+        Ok(merge(all.map_err(|e| e.to_failure())?, limit))
+    }
+
+    /// The newest `tail` lines, then lines as they come: of one replica until it is gone, or of
+    /// all, those that start later included, until the app is deleted.
+    ///
+    /// # Errors
+    /// As [`Logs::newest`].
+    pub async fn follow(
+        &self,
+        app: AppId,
+        replica: Option<ReplicaId>,
+        tail: usize,
+    ) -> Result<Follow, Failure> {
+        self.apps.get(&app)?;
+        let origins = self.required(&app, replica.as_ref())?;
+        // At least one of each: its time is where following begins.
+        let ask = LogAsk {
+            tail: Some(u32::try_from(tail).unwrap_or(u32::MAX).max(1)),
+            ..LogAsk::default()
+        };
+        let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
+        let all = all.map_err(|e| e.to_failure())?;
+        let known = std::iter::zip(origins, &all).map(|(origin, lines)| {
+            let told_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
+            let version = lines.last().map(|entry| entry.version);
+            (origin.container, Known { told_ns, version })
+        });
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Follow {
+            known: known.collect(),
+            told: merge(all, tail).into(),
+            open: HashSet::new(),
+            live: SelectAll::new(),
+            logs: self.clone(),
+            app,
+            replica,
+            look,
+        })
+    }
+
+    /// The app's containers, or that of one replica.
+    fn origins(&self, app: &AppId, replica: Option<&ReplicaId>) -> Vec<Origin> {
+        let deployment = self.fleet.get(app);
+        let all = deployment.map(|d| d.containers()).unwrap_or_default();
+        all.into_iter()
+            .filter(|(id, _)| replica.is_none_or(|wanted| wanted == id))
+            .map(|(replica, container)| Origin { replica, container })
+            .collect()
+    }
+
+    fn required(&self, app: &AppId, replica: Option<&ReplicaId>) -> Result<Vec<Origin>, Failure> {
+        let origins = self.origins(app, replica);
+        match replica {
+            Some(id) if origins.is_empty() => Err(Failure::new(
+                Reason::NotFound,
+                format!(
+                    "app {app} has no replica {id} now, and a log goes with its replica; leave replica_id out for those that run"
+                ),
+            )),
+            _ => Ok(origins),
+        }
+    }
+
+    /// What a container has written up to now; nothing when it is gone.
+    async fn read_whole(&self, origin: &Origin, ask: LogAsk) -> Result<Vec<Entry>, Error> {
+        let lines = (self.read)(&origin.container, ask).try_collect::<Vec<_>>();
+        let lines = match tokio::time::timeout(READ_LIMIT, lines).await {
+            Ok(Ok(lines)) => lines,
+            Ok(Err(Error::NoSuchContainer(_))) => return Ok(Vec::new()),
+            Ok(Err(e)) => return Err(e),
+            Err(_) => {
+                return Err(Error::TimedOut {
+                    call: "read the container's log",
+                    after: READ_LIMIT,
+                });
+            }
+        };
+        let version = match lines.is_empty() {
+            true => 0,
+            false => self.version(&origin.container).await.unwrap_or_default(),
+        };
+        let entry = |line| Entry {
+            replica: origin.replica.clone(),
+            version,
+            line,
+        };
+        Ok(lines.into_iter().map(entry).collect())
+    }
+
+    /// The version that a container runs, from its labels.
+    async fn version(&self, container: &ContainerId) -> Option<u32> {
+        let found = (self.inspect)(container.clone()).await.ok()?;
+        Some(found.owner?.version)
+    }
+}
+
+/// All lines by time, the newest `limit` of them.
+fn merge(all: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
+    let mut lines: Vec<Entry> = all.into_iter().flatten().collect();
+    // Stable: lines of one container stay in their order.
+    lines.sort_by_key(|entry| entry.line.at_ns);
+    let surplus = lines.len().saturating_sub(limit);
+    lines.drain(..surplus);
+    lines
+}
+
+/// How far a container's log has been told.
+struct Known {
+    told_ns: i64,
+    version: Option<u32>,
+}
+
+/// What a container's log yields.
+enum Piece {
+    Version(Option<u32>),
+    Line(LogLine),
+    Ended,
+}
+
+/// A reader of lines as they come.
+pub struct Follow {
+    logs: Logs,
+    app: AppId,
+    replica: Option<ReplicaId>,
+    /// By container, those that are gone removed.
+    known: HashMap<ContainerId, Known>,
+    /// Lines to be told first.
+    told: VecDeque<Entry>,
+    /// The containers whose logs are being read.
+    open: HashSet<ContainerId>,
+    live: SelectAll<BoxStream<'static, (Origin, Piece)>>,
+    look: Interval,
+}
+
+impl Follow {
+    /// The next line; `None` when the one replica is gone.
+    ///
+    /// # Errors
+    /// APP_DELETED.
+    ///
+    /// # Cancel safety
+    /// No line is lost when the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<Entry>, Failure> {
+        loop {
+            if let Some(entry) = self.told.pop_front() {
+                return Ok(Some(entry));
+            }
+            tokio::select! {
+                Some((origin, piece)) = self.live.next(), if !self.live.is_empty() => {
+                    self.take(origin, piece);
+                }
+                _ = self.look.tick() => {
+                    if !self.look_around()? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, origin: Origin, piece: Piece) {
+        let Some(known) = self.known.get_mut(&origin.container) else {
+            return;
+        };
+        match piece {
+            Piece::Version(version) => known.version = version,
+            Piece::Line(line) if line.at_ns > known.told_ns => {
+                known.told_ns = line.at_ns;
+                self.told.push_back(Entry {
+                    replica: origin.replica,
+                    version: known.version.unwrap_or_default(),
+                    line,
+                });
+            }
+            Piece::Line(_) => {}
+            Piece::Ended => {
+                self.open.remove(&origin.container);
+            }
+        }
+    }
+
+    /// Opens the logs that are not being read; whether there is or can be anything to follow.
+    fn look_around(&mut self) -> Result<bool, Failure> {
+        if self.logs.apps.get(&self.app).is_err() {
+            return Err(Failure::new(
+                Reason::AppDeleted,
+                format!("app {} has been deleted, its log with it", self.app),
+            ));
+        }
+        let origins = self.logs.origins(&self.app, self.replica.as_ref());
+        let open = &self.open;
+        self.known
+            .retain(|id, _| open.contains(id) || origins.iter().any(|o| o.container == *id));
+        if self.replica.is_some() && origins.is_empty() && self.open.is_empty() {
+            return Ok(false);
+        }
+        for origin in origins {
+            if self.open.insert(origin.container.clone()) {
+                self.open(origin);
+            }
+        }
+        Ok(true)
+    }
+
+    fn open(&mut self, origin: Origin) {
+        let known = self.known.entry(origin.container.clone()).or_insert(Known {
+            told_ns: 0,
+            version: None,
+        });
+        let ask = LogAsk {
+            tail: None,
+            since_ms: known.told_ns / 1_000_000,
+            follow: true,
+        };
+        let lines = (self.logs.read)(&origin.container, ask);
+        let version = match known.version {
+            Some(_) => None,
+            None => {
+                let (logs, container) = (self.logs.clone(), origin.container.clone());
+                Some(async move { Piece::Version(logs.version(&container).await) })
+            }
+        };
+        let version = stream::iter(version).then(|asked| asked);
+        let lines = lines
+            .take_while(|line| {
+                if let Err(error) = line {
+                    tracing::debug!(%error, "A log broke off; it is read on if its replica is there");
+                }
+                std::future::ready(line.is_ok())
+            })
+            .filter_map(|line| std::future::ready(line.ok()))
+            .map(Piece::Line);
+        let ended = stream::once(std::future::ready(Piece::Ended));
+        let pieces = version
+            .chain(lines)
+            .chain(ended)
+            .map(move |piece| (origin.clone(), piece));
+        self.live.push(pieces.boxed());
+    }
+}
