@@ -4,6 +4,7 @@
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
 //! app. The order is always: make sure that it can work, write it down, then act on it.
 
+mod trials;
 mod versions;
 
 use std::{

@@ -20,3 +20,4 @@ pub mod logs;
 pub mod model;
 pub mod server;
 pub mod store;
+pub mod trials;

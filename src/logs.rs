@@ -21,7 +21,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::{
     apps::Apps,
     engine::{Container, ContainerId, Engine, Error, LogAsk, LogLine},
-    fleet::Fleet,
+    fleet::{Deployment, Fleet},
     model::{AppId, Failure, Reason, ReplicaId},
 };
 
@@ -136,6 +136,23 @@ impl Logs {
             replica,
             look,
         })
+    }
+
+    /// The newest `limit` lines of a deployment's containers, as far as they can be read.
+    pub async fn of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
+        let ask = LogAsk {
+            tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
+            ..LogAsk::default()
+        };
+        let mut all = Vec::new();
+        for (replica, container) in deployment.containers() {
+            let origin = Origin { replica, container };
+            match self.read_whole(&origin, ask).await {
+                Ok(lines) => all.push(lines),
+                Err(error) => tracing::debug!(%error, "The log of a test run cannot be read"),
+            }
+        }
+        merge(all, limit)
     }
 
     /// The app's containers, or that of one replica.

@@ -104,7 +104,7 @@ impl Apps {
 
 /// The app with a version's snapshot in force. A rollback mends an app; it must not open to
 /// strangers what has been closed to them since.
-fn restore(app: &App, version: &Version) -> App {
+pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();
     restored.settings.allow_unauthenticated = app.settings.allow_unauthenticated;
@@ -114,7 +114,7 @@ fn restore(app: &App, version: &Version) -> App {
 }
 
 /// One of an app's versions.
-fn find(app: &App, number: u32) -> Result<Arc<Version>, Failure> {
+pub(super) fn find(app: &App, number: u32) -> Result<Arc<Version>, Failure> {
     if number == 0 {
         return Err(Failure::field(
             "version",
@@ -138,7 +138,7 @@ fn find(app: &App, number: u32) -> Result<Arc<Version>, Failure> {
 }
 
 /// An app's draft.
-fn draft(app: &App) -> Result<&Draft, Failure> {
+pub(super) fn draft(app: &App) -> Result<&Draft, Failure> {
     app.draft.as_ref().ok_or_else(|| {
         Failure::new(
             Reason::NotFound,

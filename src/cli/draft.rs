@@ -6,7 +6,9 @@ use comfy_table::Table;
 use super::{
     Context, Error,
     id::AppArg,
+    invoke::Sent,
     output::{plain, rows, time},
+    test,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -25,6 +27,13 @@ pub(super) enum Command {
     Info {
         /// The app, as org:app or app.
         id: AppArg,
+    },
+    /// Send a request to the draft in a container of its own and print the answer.
+    Test {
+        /// The app, as org:app or app.
+        id: AppArg,
+        #[command(flatten)]
+        sent: Sent,
     },
     /// Make the draft the active version.
     Publish {
@@ -94,6 +103,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             context.format.print("GetDraftInfoResponse", &info, |_| {
                 draft_table(info.draft.as_ref())
             })
+        }
+        Command::Test { id, sent } => {
+            let app = context.app(id)?;
+            Box::pin(test::run(context, &app, None, sent)).await
         }
         Command::Publish { id } => {
             let app = context.app(id)?;

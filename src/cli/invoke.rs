@@ -32,6 +32,30 @@ mod later;
 pub(super) struct Args {
     /// The app, as org:app or app.
     id: AppArg,
+    #[command(flatten)]
+    sent: Sent,
+    /// Print the status and the headers before the body.
+    #[arg(long, short)]
+    include: bool,
+    /// Leave the request to run and print the id of its execution alone, once it is on disk.
+    #[arg(long = "async")]
+    detached: bool,
+    /// Wait for the end of the execution and print its result.
+    // Without the result there is nothing that `--include` could come before.
+    #[arg(
+        long,
+        requires = "detached",
+        required_if_eq_all = [("detached", "true"), ("include", "true")]
+    )]
+    wait: bool,
+    /// Makes a repeated --async with this key return the first id, for a day.
+    #[arg(long, value_name = "KEY", requires = "detached", value_parser = later::key)]
+    idempotency_key: Option<MetadataValue<Ascii>>,
+}
+
+/// The request to an app.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sent {
     /// The body, which must be JSON.
     #[arg(short, long, value_name = "JSON", conflicts_with = "payload_file")]
     payload: Option<String>,
@@ -53,23 +77,6 @@ pub(super) struct Args {
     /// A header; repeatable.
     #[arg(long, short = 'H', value_name = "NAME:VALUE", value_parser = header)]
     header: Vec<(String, String)>,
-    /// Print the status and the headers before the body.
-    #[arg(long, short)]
-    include: bool,
-    /// Leave the request to run and print the id of its execution alone, once it is on disk.
-    #[arg(long = "async")]
-    detached: bool,
-    /// Wait for the end of the execution and print its result.
-    // Without the result there is nothing that `--include` could come before.
-    #[arg(
-        long,
-        requires = "detached",
-        required_if_eq_all = [("detached", "true"), ("include", "true")]
-    )]
-    wait: bool,
-    /// Makes a repeated --async with this key return the first id, for a day.
-    #[arg(long, value_name = "KEY", requires = "detached", value_parser = later::key)]
-    idempotency_key: Option<MetadataValue<Ascii>>,
 }
 
 /// The methods that the contract knows.
@@ -93,7 +100,7 @@ fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-impl Args {
+impl Sent {
     fn body(&self) -> Result<Vec<u8>, Error> {
         if let Some(payload) = &self.payload {
             serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|e| {
@@ -119,7 +126,8 @@ impl Args {
         Ok(body)
     }
 
-    fn request(&self, app: &AppId) -> Result<v1::InvokeRequest, Error> {
+    /// The envelope with it.
+    pub(super) fn request(&self, app: &AppId) -> Result<v1::InvokeRequest, Error> {
         let method = match self.method {
             Method::Get => v1::HttpMethod::Get,
             Method::Post => v1::HttpMethod::Post,
@@ -161,7 +169,7 @@ impl Args {
 /// Sends the request and prints the answer; an app's status of 400 or above fails the command.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id.clone())?;
-    let request = args.request(&app)?;
+    let request = args.sent.request(&app)?;
     let session = context.connect(&app.org).await?;
     if args.detached {
         return Box::pin(later::run(context, &session, args, request)).await;

@@ -23,6 +23,7 @@ mod output;
 mod secret;
 mod serve;
 mod settings;
+mod test;
 mod token;
 mod version;
 
@@ -151,6 +152,8 @@ mod tests {
             "ignite draft save a --image-ref r",
             "ignite draft status a -o yaml",
             "ignite draft publish acme:a",
+            "ignite draft test a -p {}",
+            "ignite version test acme:a 2 --method get --path /x",
             "ignite version list a --limit 5 -o wide",
             "ignite version ls acme:a",
             "ignite version get a 1",

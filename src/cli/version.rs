@@ -7,7 +7,9 @@ use super::{
     Context, Error,
     draft::status_name,
     id::AppArg,
+    invoke::Sent,
     output::{or_dash, plain, rows, table, time},
+    test,
 };
 use crate::api::proto::v1;
 
@@ -38,6 +40,16 @@ pub(super) enum Command {
         /// Its number.
         #[arg(value_name = "VERSION")]
         number: u32,
+    },
+    /// Send a request to a version in a container of its own and print the answer.
+    Test {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Its number.
+        #[arg(value_name = "VERSION")]
+        number: u32,
+        #[command(flatten)]
+        sent: Sent,
     },
     /// Show the code of a version, or of the draft when no version is named.
     Code {
@@ -85,6 +97,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                     ("before", done.previous_version.to_string()),
                 ])
             })
+        }
+        Command::Test { id, number, sent } => {
+            let app = context.app(id)?;
+            Box::pin(test::run(context, &app, Some(number), sent)).await
         }
         Command::Code { id, number } => {
             let app = context.app(id)?;

@@ -143,6 +143,7 @@ settings! {
     retention_interval = "retention_interval", "IGNITE_RETENTION_INTERVAL", Span;
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
+    test_max_running = "test_max_running", "IGNITE_TEST_MAX_RUNNING", Count;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

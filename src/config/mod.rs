@@ -83,6 +83,9 @@ const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
 /// Some MB of ordinary lines, read and sorted in memory for one answer.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
 
+/// As many as a small machine starts side by side.
+const DEFAULT_TEST_MAX_RUNNING: usize = 4;
+
 /// Everything `ignite serve` can be told.
 ///
 /// Each field says its name in the TOML file and its variable. A flag, where there is one, is
@@ -213,6 +216,9 @@ pub struct Config {
     /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
     /// most that following it begins with. Default 10,000.
     pub log_max_lines: usize,
+    /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
+    /// each in a container of its own; further ones wait. Default 4.
+    pub test_max_running: usize,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -304,6 +310,7 @@ impl Config {
             retention_interval: DEFAULT_RETENTION_INTERVAL,
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
+            test_max_running: DEFAULT_TEST_MAX_RUNNING,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -335,6 +342,10 @@ impl Config {
         require(
             self.max_replicas_cap > 0,
             "max_replicas_cap must be at least 1",
+        );
+        require(
+            self.test_max_running > 0,
+            "test_max_running must be at least 1",
         );
         require(
             self.hold_max_requests > 0,

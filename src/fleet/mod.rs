@@ -11,6 +11,7 @@
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
+//! | `trial.rs` | a replica beside the published ones, for tests |
 //! | `upstream.rs` | connections to one port of one replica |
 //! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
 //!
@@ -27,6 +28,7 @@ mod replica;
 mod start;
 mod state;
 mod supervisor;
+mod trial;
 pub mod upstream;
 
 #[cfg(test)]
@@ -35,7 +37,7 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -50,6 +52,7 @@ pub use lease::Lease;
 pub use outcomes::Outcomes;
 pub use replica::{ColdStart, Replica};
 pub use supervisor::EngineState;
+pub use trial::Trial;
 
 use crate::{
     engine::{Engine, Keychain},
@@ -98,6 +101,8 @@ pub struct Fleet {
 struct Shared {
     config: Arc<Config>,
     deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
+    /// Alive as long as somebody tests, or their containers are not gone.
+    trials: RwLock<Vec<Weak<Deployment>>>,
     engine: watch::Sender<EngineState>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -116,6 +121,7 @@ impl Fleet {
         let shared = Arc::new(Shared {
             config: Arc::new(config),
             deployments: RwLock::default(),
+            trials: RwLock::default(),
             engine: watch::Sender::new(EngineState::Unknown),
             settled: watch::Sender::new(false),
             look: Notify::new(),
@@ -247,7 +253,7 @@ impl Fleet {
             // replicas down, one that sees the end of the fleet leaves them alone.
             self.shared.stop.cancel();
         }
-        let all: Vec<_> = self.shared.deployments.read().values().cloned().collect();
+        let all = self.shared.everyone();
         for d in &all {
             d.close(
                 Failure::new(Reason::ShuttingDown, "the platform is stopping; try again"),

@@ -123,7 +123,7 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
                 .engine
                 .send_replace(EngineState::Down(error.to_string()));
             let why = error.to_failure();
-            for d in shared.deployments.read().values() {
+            for d in shared.everyone() {
                 // Until the look after the next one: each look says it again.
                 d.engine_gone(&why, RETRY * 2);
             }
@@ -168,14 +168,14 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
 }
 
 fn tell(shared: &Shared, container: &ContainerId) {
-    for d in shared.deployments.read().values() {
+    for d in shared.everyone() {
         d.container_ended(container);
     }
 }
 
 /// Finds containers that ended unseen, and removes those that belong to no replica.
 async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
-    let deployments: Vec<_> = shared.deployments.read().values().cloned().collect();
+    let deployments = shared.everyone();
     // What is believed is read before the list: a container made in between is no orphan, and
     // one that the list lacks was there when it was believed.
     let believed: Vec<(Arc<Deployment>, ContainerId)> = deployments
@@ -213,8 +213,9 @@ fn is_known(shared: &Shared, container: &Container) -> bool {
     let Some(owner) = &container.owner else {
         return false;
     };
-    let deployment = shared.deployments.read().get(&owner.app).cloned();
-    deployment.is_some_and(|d| d.state.lock().slots.iter().any(|x| x.id == owner.replica))
+    let has = |d: &Arc<Deployment>| d.state.lock().slots.iter().any(|x| x.id == owner.replica);
+    let mut all = shared.everyone().into_iter();
+    all.any(|d| *d.id() == owner.app && has(&d))
 }
 
 /// Takes up the containers of an earlier run that match what is published, removes the others.

@@ -61,6 +61,7 @@ use crate::{
         executions::{self, Executions},
         secrets::Secrets,
     },
+    trials::{self, Trials},
 };
 
 pub use prune::prune;
@@ -126,6 +127,13 @@ pub async fn run(config: Config) -> Result<()> {
         max_body_bytes: clamp(config.max_body_bytes),
     };
     let stop = Stop::default();
+    let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone());
+    let trials = Trials::new(
+        apps.clone(),
+        gateway.clone(),
+        app_logs.clone(),
+        trial_bounds(&config),
+    );
     let compute = Compute {
         apps: apps.clone(),
         gateway: gateway.clone(),
@@ -133,7 +141,8 @@ pub async fn run(config: Config) -> Result<()> {
         limits,
         executions: executions.clone(),
         retention: config.execution_retention,
-        app_logs: Logs::new(apps.clone(), fleet.clone(), engine.clone()),
+        app_logs,
+        trials,
         log_max_lines: config.log_max_lines,
         stopping: stop.drain.clone(),
     };
@@ -251,6 +260,14 @@ fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
         keychain,
+    }
+}
+
+fn trial_bounds(c: &Config) -> trials::Bounds {
+    trials::Bounds {
+        running: c.test_max_running,
+        answer_bytes: clamp(c.max_body_bytes),
+        lines: c.log_max_lines,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 25] = [
+const BUILT: [&str; 27] = [
     "CreateApp",
     "CreateSecret",
     "DeleteApp",
@@ -39,6 +39,8 @@ const BUILT: [&str; 25] = [
     "RollbackApp",
     "SaveDraft",
     "StreamAppLogs",
+    "TestAppVersion",
+    "TestDraft",
     "UpdateAppConfig",
     "WatchExecution",
 ];

@@ -27,4 +27,5 @@ mod logs;
 mod restart;
 mod scale_to_zero;
 mod secrets;
+mod trials;
 mod versions;

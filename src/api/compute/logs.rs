@@ -99,7 +99,7 @@ fn replica(text: &str) -> Result<Option<ReplicaId>, String> {
     }
 }
 
-fn to_wire(entry: Entry) -> v1::LogLine {
+pub(super) fn to_wire(entry: Entry) -> v1::LogLine {
     let stream = match entry.line.stream {
         LogStream::Stdout => v1::LogStream::Stdout,
         LogStream::Stderr => v1::LogStream::Stderr,

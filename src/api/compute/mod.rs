@@ -5,6 +5,7 @@
 mod executions;
 mod invoke;
 mod logs;
+mod trials;
 mod versions;
 
 use std::{sync::Arc, time::Duration};
@@ -28,6 +29,7 @@ use crate::{
     logs::Logs,
     model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
     store::executions::Executions,
+    trials::Trials,
 };
 
 pub use executions::WatchStream;
@@ -67,6 +69,8 @@ pub struct Compute {
     pub retention: Duration,
     /// What the apps wrote.
     pub app_logs: Logs,
+    /// Tests of drafts and versions.
+    pub trials: Trials,
     /// Most lines of a log in one answer.
     pub log_max_lines: usize,
     /// Cancelled when the platform stops: streams without an end of their own end then.
@@ -547,14 +551,14 @@ impl ComputeService for Compute {
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
         get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, code;
+        test_draft(TestDraftRequest) -> v1::TestDraftResponse, run_draft;
+        test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, run_version;
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, logs;
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, follow_logs;
     }
 
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
-        test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
-        test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, "TestAppVersion";
         get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
         stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
         list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";

@@ -1,0 +1,52 @@
+//! A replica beside the published ones, for requests that test a draft or a version.
+
+use std::sync::{Arc, Weak};
+
+use super::{Deployment, Fleet, Shared};
+use crate::model::{Failure, Reason, Revision};
+
+/// A deployment of one replica that no route leads to. Dropping it stops and removes its
+/// container.
+pub struct Trial(Arc<Deployment>);
+
+impl Trial {
+    /// The deployment, to send requests to.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.0
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        let why = Failure::new(Reason::AppDeleted, "the test run is over");
+        // Its driver takes the container away and ends.
+        self.0.close(why, false);
+    }
+}
+
+impl Fleet {
+    /// Makes room for a replica of a revision apart from what serves. It starts with the first
+    /// request.
+    pub fn trial(&self, mut revision: Revision) -> Trial {
+        revision.scaling.reserved = 0;
+        revision.scaling.max = 1;
+        // After a crash nobody takes its container for one that serves.
+        revision.config_hash.push_str("-trial");
+        let deployment = Deployment::new(self.shared.config.clone(), revision);
+        let mut trials = self.shared.trials.write();
+        trials.retain(|trial| trial.strong_count() > 0);
+        trials.push(Arc::downgrade(&deployment));
+        drop(trials);
+        (self.spawn)(deployment.clone());
+        Trial(deployment)
+    }
+}
+
+impl Shared {
+    /// Every deployment: the published ones, and the trials whose containers are not gone yet.
+    pub(super) fn everyone(&self) -> Vec<Arc<Deployment>> {
+        let mut all: Vec<_> = self.deployments.read().values().cloned().collect();
+        all.extend(self.trials.read().iter().filter_map(Weak::upgrade));
+        all
+    }
+}

@@ -1,0 +1,130 @@
+//! One request to a draft or a version, apart from what serves: a container of its own that gets
+//! no other request and is gone afterwards.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::Request;
+use http_body_util::BodyExt as _;
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    apps::Apps,
+    fleet::upstream,
+    gateway::Gateway,
+    logs::{Entry, Logs},
+    model::{AppId, ExecutionId, Failure, Reason},
+};
+
+/// Runs tests; clones share it.
+#[derive(Clone)]
+pub struct Trials {
+    apps: Apps,
+    gateway: Arc<Gateway>,
+    logs: Logs,
+    /// One for each test that may run now.
+    permits: Arc<Semaphore>,
+    max_answer_bytes: usize,
+    max_lines: usize,
+}
+
+/// What may be of an answer, and how many tests may run.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most tests at once; others wait.
+    pub running: usize,
+    /// Largest body of an answer.
+    pub answer_bytes: usize,
+    /// Most lines of the log.
+    pub lines: usize,
+}
+
+/// What came of a test.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The app's HTTP status.
+    pub status: u16,
+    /// The app's headers, several values of one joined by `, `.
+    pub headers: BTreeMap<String, String>,
+    /// The app's body.
+    pub body: Bytes,
+    /// From the call to the end of the body, the start included.
+    pub took: Duration,
+    /// What the app wrote.
+    pub log: Vec<Entry>,
+}
+
+impl Trials {
+    /// Tests of these apps.
+    pub fn new(apps: Apps, gateway: Arc<Gateway>, logs: Logs, bounds: Bounds) -> Self {
+        Self {
+            apps,
+            gateway,
+            logs,
+            permits: Arc::new(Semaphore::new(bounds.running)),
+            max_answer_bytes: bounds.answer_bytes,
+            max_lines: bounds.lines,
+        }
+    }
+
+    /// Sends a request to a version, or to the draft when none is named.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app, the draft or the version; why the image cannot be had, the
+    /// container does not get ready or does not answer; BODY_TOO_LARGE for its answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the container away.
+    pub async fn run(
+        &self,
+        app: AppId,
+        version: Option<u32>,
+        request: Request<upstream::Body>,
+    ) -> Result<Outcome, Failure> {
+        let began = Instant::now();
+        let _permit = self.permits.acquire().await;
+        let trial = self.apps.trial(&app, version).await?;
+        let deployment = trial.deployment();
+        let port = deployment.with_revision(|r| r.ports[0]);
+        let execution = ExecutionId(ulid::Ulid::generate());
+        let answer = self
+            .gateway
+            .invoke(deployment, port, execution, request, None, None)
+            .await?;
+        let (head, mut incoming) = answer.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                if body.len() + data.len() > self.max_answer_bytes {
+                    return Err(Failure::new(
+                        Reason::BodyTooLarge,
+                        format!(
+                            "the answer is over {} bytes (IGNITE_MAX_BODY_BYTES); test with a request whose answer is smaller",
+                            self.max_answer_bytes
+                        ),
+                    ));
+                }
+                body.extend_from_slice(&data);
+            }
+        }
+        let took = began.elapsed();
+        let mut headers = BTreeMap::<String, String>::new();
+        for (name, value) in &head.headers {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            headers
+                .entry(name.as_str().to_owned())
+                .and_modify(|all| {
+                    all.push_str(", ");
+                    all.push_str(&value);
+                })
+                .or_insert_with(|| value.into_owned());
+        }
+        Ok(Outcome {
+            status: head.status.as_u16(),
+            headers,
+            body: body.freeze(),
+            took,
+            log: self.logs.of(deployment, self.max_lines).await,
+        })
+    }
+}
