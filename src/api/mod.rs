@@ -6,6 +6,7 @@
 pub mod compute;
 mod convert;
 pub mod executions;
+pub(crate) mod export;
 pub mod json;
 pub mod proto;
 pub mod secrets;

@@ -21,6 +21,7 @@ mod invoke;
 mod output;
 mod serve;
 mod settings;
+mod store;
 mod token;
 
 use context::{Context, Global};
@@ -52,6 +53,9 @@ enum Command {
     Token(token::Command),
     /// Remove containers and networks left by instances that are gone.
     Prune(serve::PruneArgs),
+    /// Check, compact or export the store in the data directory, while nothing serves from it.
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(flatten)]
     Remote(Remote),
     /// The client's own configuration.
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => return serve::run(args, cli.global.config),
         Command::Prune(args) => return serve::prune(args, cli.global.config),
+        Command::Store(command) => return store::run(command, &cli.global),
         Command::Token(command) => token::run(command, cli.global.org.as_deref()),
         Command::Config(command) => configure::run(command, &cli.global, &process_env),
         Command::Login => configure::login(&cli.global, &process_env),
@@ -153,6 +158,9 @@ mod tests {
             "ignite token create --org o --ttl 1h --data-dir /d",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
+            "ignite store check --data-dir /d -o json",
+            "ignite store compact --config f",
+            "ignite store export",
             "ignite config set api_endpoint 127.0.0.1:1",
             "ignite config view -o json",
             "ignite login --token t",

@@ -153,7 +153,7 @@ pub(super) fn prune(args: PruneArgs, file: Option<PathBuf>) -> ExitCode {
 }
 
 /// The configuration, with the log set up by it.
-fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
+pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
     let bad = |text: String| {
         note(&format!("ignite: {text}"));
         ExitCode::from(EXIT_BAD_CONFIG)

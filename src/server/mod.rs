@@ -7,6 +7,7 @@ mod data_dir;
 mod health;
 mod limits;
 mod prune;
+pub mod store;
 
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 

@@ -135,26 +135,31 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
     for row in db.scan_prefix([keys::APPS]) {
         let (key, value) = row.map_err(|e| e.to_string())?;
         let id = keys::parse_app(&key).ok_or_else(|| format!("the key {key:?} names no app"))?;
-        let app = decode_app(db, id.clone(), &value)
+        let app = decode_versions(db, &id)
+            .and_then(|versions| decode_app(id.clone(), &value, versions))
             .map_err(|e| format!("the record of app {id} is damaged: {e}"))?;
         catalog.apply(&Change::Put(Arc::new(app)));
     }
     Ok(catalog)
 }
 
-fn decode_app(db: &sled::Db, id: AppId, value: &[u8]) -> Result<App, String> {
-    let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
-    let versions = db
-        .scan_prefix(keys::versions(&id))
+fn decode_versions(db: &sled::Db, id: &AppId) -> Result<Vec<Arc<Version>>, String> {
+    db.scan_prefix(keys::versions(id))
         .values()
-        .map(|row| {
-            let row = row.map_err(|e| e.to_string())?;
-            VersionRecord::decode(&*row)
-                .map_err(|e| e.to_string())
-                .and_then(version)
-                .map(Arc::new)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|row| decode_version(&row.map_err(|e| e.to_string())?).map(Arc::new))
+        .collect()
+}
+
+pub(super) fn decode_version(value: &[u8]) -> Result<Version, String> {
+    version(VersionRecord::decode(value).map_err(|e| e.to_string())?)
+}
+
+pub(super) fn decode_app(
+    id: AppId,
+    value: &[u8],
+    versions: Vec<Arc<Version>>,
+) -> Result<App, String> {
+    let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
     Ok(App {
         id,
         created_at_ms: r.created_at_ms,

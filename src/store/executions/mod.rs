@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `committer.rs` | the one thread that writes |
 //! | `journal.rs` | what makes a write durable |
-//! | `apply.rs` | how it reaches the databases behind the journal |
 //! | `live.rs` | what has not ended, in memory, and who watches |
 //! | `segment.rs` | the databases, one for a span of time |
 //! | `rows.rs` | keys and records |
@@ -17,7 +16,6 @@
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
 //! after. The executor hears of every accepted one through a channel and asks for its changes.
 
-mod apply;
 mod committer;
 mod journal;
 mod live;
@@ -32,6 +30,7 @@ mod tests;
 pub mod tools;
 
 use std::{
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -48,22 +47,21 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{
-    apply::Applier,
-    committer::{Changed, Command, Committer},
-    journal::Journal,
-    segment::Segments,
-    stats::Stats,
-};
 pub use self::{
     committer::StoredResult,
     live::{Live, Update, Watcher},
     read::{Filter, Record},
     spool::{Spool, StoredBody},
 };
+use self::{
+    committer::{Changed, Command, Committer},
+    journal::{Journal, Operation, STATISTICS},
+    segment::Segments,
+    stats::Stats,
+};
 use super::{
     Error,
-    db::{Database, private_folder},
+    db::{Database, guarded, private_folder},
 };
 use crate::model::{
     AppId, ExecutionId, Failure, OrgName, Reason,
@@ -73,6 +71,10 @@ use crate::model::{
 
 /// The executions' folder in the data directory.
 const FOLDER: &str = "executions";
+/// Within it: the segments, the statistics, and bodies that are still coming.
+const SEGMENTS: &str = "segments";
+const STATS: &str = "stats";
+const INCOMING: &str = "incoming";
 
 /// Wall time, for ids, timestamps and retention; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -256,28 +258,16 @@ impl Executions {
             cause: e.to_string(),
         };
         private_folder(&folder).map_err(io)?;
-        let incoming = folder.join("incoming");
+        let incoming = folder.join(INCOMING);
         match std::fs::remove_dir_all(&incoming) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
             _ => private_folder(&incoming).map_err(io)?,
         }
-        let segments = Segments::open(folder.join("segments")).map_err(io)?;
-        let stats = Stats::open(&folder.join("stats"))?;
         let (accepted, receiver) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            config,
-            known,
-            folder: folder.clone(),
-            segments,
-            live: live::Table::default(),
-            stats,
-            accepted,
-            newest_ms: AtomicU64::new(0),
-            healthy: AtomicBool::new(true),
-            roomy: AtomicBool::new(true),
-        });
-        let journal = shared.replay().map_err(io)?;
-        shared.recover()?;
+        let shared = Arc::new(Shared::open(folder.clone(), config, known, accepted)?);
+        let text = |cause: String| io(std::io::Error::other(cause));
+        let journal = guarded(|| shared.replay().map_err(|e| e.to_string())).map_err(text)?;
+        guarded(|| Ok(shared.recover())).map_err(text)??;
         let (tx, rx) = std_mpsc::channel();
         let (answers, hand_out) = committer::answers();
         let committer = Committer::new(shared.clone(), journal, answers);
@@ -351,7 +341,7 @@ impl Executions {
 
     /// A place for a body that is still coming.
     pub fn spool(&self) -> Spool {
-        Spool::new(self.shared.folder.join("incoming"))
+        Spool::new(self.shared.folder.join(INCOMING))
     }
 
     /// An execution that has not ended.
@@ -400,25 +390,79 @@ impl Executions {
         work: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .unwrap_or_else(|_| Err(super::closed()))
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or_else(|e| match e.is_panic() {
+            // sled asserts some of what it reads.
+            true => Err(read::unreadable("its files contradict each other")),
+            false => Err(super::closed()),
+        })
     }
 }
 
 impl Shared {
+    /// Opens what is on disk; the journal is not replayed yet.
+    fn open(
+        folder: PathBuf,
+        config: Config,
+        known: Known,
+        accepted: mpsc::UnboundedSender<Arc<Live>>,
+    ) -> Result<Self, Error> {
+        let segments = Segments::open(folder.join(SEGMENTS)).map_err(|e| Error::Corrupt {
+            path: folder.display().to_string(),
+            cause: e.to_string(),
+        })?;
+        Ok(Self {
+            config,
+            known,
+            segments,
+            live: live::Table::default(),
+            stats: Stats::open(&folder.join(STATS))?,
+            accepted,
+            newest_ms: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+            roomy: AtomicBool::new(true),
+            folder,
+        })
+    }
+
+    /// Applies operations that are in the journal. Those of a segment that is gone are void.
+    fn apply(
+        &self,
+        operations: Vec<Operation>,
+        dirty: &mut BTreeMap<u64, Arc<Database>>,
+    ) -> Result<(), String> {
+        // Row by row: the journal is what makes a batch whole, and sled's own batches cost more.
+        for Operation { target, key, value } in operations {
+            let database = match dirty.entry(target) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(place) if target == STATISTICS => place.insert(self.stats.database()),
+                Entry::Vacant(place) => match self.segments.starting_at(target) {
+                    Some(segment) => place.insert(segment.open().map_err(|e| e.to_string())?),
+                    None => continue,
+                },
+            };
+            match value {
+                Some(value) => database.tree.insert(key, value),
+                None => database.tree.remove(key),
+            }
+            .map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Brings the databases up to what a crash left in the journal, and empties it.
     fn replay(&self) -> std::io::Result<Journal> {
-        let mut applier = Applier::default();
+        let mut dirty = BTreeMap::new();
         let mut batches = 0_u64;
         let mut journal = Journal::open(&self.folder.join("journal"), |operations| {
             batches += 1;
-            applier
-                .apply(self, operations)
+            self.apply(operations, &mut dirty)
                 .map_err(std::io::Error::other)
         })?;
         if batches > 0 {
-            applier.flush(self).map_err(std::io::Error::other)?;
+            for database in dirty.values() {
+                database.flush().map_err(std::io::Error::other)?;
+            }
             journal.reset()?;
             tracing::info!(
                 batches,
@@ -436,7 +480,7 @@ impl Shared {
                 continue;
             }
             let corrupt = |cause: String| Error::Corrupt {
-                path: segment.files().display().to_string(),
+                path: segment.rows().display().to_string(),
                 cause,
             };
             let database = segment.open()?;
@@ -465,7 +509,7 @@ impl Shared {
         Ok(())
     }
 
-    fn live_of(&self, database: &Database, key: &[u8], value: &[u8]) -> Option<Live> {
+    fn live_of(&self, database: &super::db::Database, key: &[u8], value: &[u8]) -> Option<Live> {
         let id = rows::id_of(key)?;
         let state = rows::live_state(&rows::LiveRecord::decode(value).ok()?);
         let request = database.tree.get(rows::by_id(rows::REQUESTS, id)).ok()??;
