@@ -5,8 +5,7 @@
 //! to readers only once it is on disk.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    future::Future,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::Ordering,
@@ -16,11 +15,14 @@ use std::{
 };
 
 use prost::Message as _;
-use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
-    super::db::{Database, sync_folder},
+    super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
+    answers::{Answer, Answers},
+    apply::Applier,
+    batch::{Batch, Effect, unavailable},
     journal::{Journal, Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
@@ -83,68 +85,11 @@ pub(super) enum Command {
     Statistics(Box<dyn FnOnce(&Shared) + Send>),
 }
 
-/// What happens once the batch is on disk, or is told why not.
-enum Effect {
-    Accepted(Arc<Live>, oneshot::Sender<Result<Submitted, Failure>>),
-    Known(ExecutionId, oneshot::Sender<Result<Submitted, Failure>>),
-    Changed(Arc<Live>, Arc<State>, Option<oneshot::Sender<Changed>>),
-    Forgotten(oneshot::Sender<Result<(), Failure>>),
-}
-
-/// An answer on its way to whoever asked.
-enum Answer {
-    Submitted(
-        oneshot::Sender<Result<Submitted, Failure>>,
-        Result<Submitted, Failure>,
-    ),
-    Changed(oneshot::Sender<Changed>, Changed),
-    Forgotten(oneshot::Sender<Result<(), Failure>>, Result<(), Failure>),
-}
-
-/// Where the committer puts the answers of a batch, and the task that hands them out: waking
-/// that one task and letting it wake the others costs far less than waking each from outside
-/// the runtime.
-pub(super) struct Answers(tokio_mpsc::UnboundedSender<Vec<Answer>>);
-
-pub(super) fn answers() -> (Answers, impl Future<Output = ()>) {
-    let (tx, mut rx) = tokio_mpsc::unbounded_channel::<Vec<Answer>>();
-    let hand_out = async move {
-        while let Some(batch) = rx.recv().await {
-            for answer in batch {
-                // Whoever has left does not want it any more.
-                match answer {
-                    Answer::Submitted(to, what) => drop(to.send(what)),
-                    Answer::Changed(to, what) => drop(to.send(what)),
-                    Answer::Forgotten(to, what) => drop(to.send(what)),
-                }
-            }
-        }
-    };
-    (Answers(tx), hand_out)
-}
-
-/// Everything that one sync makes durable.
-#[derive(Default)]
-struct Batch {
-    operations: Vec<Operation>,
-    /// The segments that are written to; the flag says that files were put beside their rows.
-    segments: BTreeMap<u64, (Arc<Segment>, bool)>,
-    effects: Vec<Effect>,
-    /// States decided in this batch, over those that are shown.
-    states: HashMap<ExecutionId, State>,
-    /// Idempotency keys taken in this batch.
-    keys: HashMap<Vec<u8>, KeyRecord>,
-    /// Executions accepted and ended in this batch, by app.
-    unfinished: HashMap<AppId, isize>,
-    counts: HashSet<(u64, AppId, u32)>,
-}
-
 pub(super) struct Committer {
     shared: Arc<Shared>,
     journal: Journal,
     answers: Answers,
-    /// Databases that are ahead of their last flush.
-    dirty: BTreeMap<u64, Arc<Database>>,
+    applier: Applier,
     ids: ulid::Generator,
     /// How every execution begins.
     pending: Arc<State>,
@@ -158,7 +103,7 @@ impl Committer {
             shared,
             journal,
             answers,
-            dirty: BTreeMap::new(),
+            applier: Applier::default(),
             ids: ulid::Generator::new(),
             pending: Arc::new(State::default()),
             counts: HashMap::new(),
@@ -495,25 +440,34 @@ impl Committer {
                 value: Some(stats::to_bytes(*tally).to_vec()),
             });
         }
-        let outcome = self.write(&mut batch);
+        let outcome = self.write(&batch);
         if let Err(cause) = &outcome {
             tracing::error!(%cause, "The executions could not be written; what was asked for is refused");
         }
         if outcome.is_err() || self.counts.len() > COUNTS_AT_HAND {
             self.counts.clear();
         }
+        let written = outcome.is_ok();
         let failed = outcome.err().map(|cause| unavailable(&cause));
-        let mut answers = Vec::with_capacity(batch.effects.len());
-        for effect in batch.effects {
-            answers.extend(self.show(effect, failed.as_ref()));
+        // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
+        let is_change =
+            |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
+        let (changes, submits): (Vec<_>, Vec<_>) = batch.effects.into_iter().partition(is_change);
+        self.show(submits, failed.as_ref());
+        if written {
+            // On disk already. Should the databases fail, a start applies it from the journal.
+            if let Err(cause) = self.applier.apply(&self.shared, batch.operations) {
+                tracing::error!(%cause, "A database of the executions failed; start ignite again");
+                self.shared.healthy.store(false, Ordering::Relaxed);
+            }
         }
-        let _ = self.answers.0.send(answers);
+        self.show(changes, failed.as_ref());
         if self.journal.len() >= CHECKPOINT_BYTES {
             self.checkpoint();
         }
     }
 
-    fn write(&mut self, batch: &mut Batch) -> Result<(), String> {
+    fn write(&mut self, batch: &Batch) -> Result<(), String> {
         if batch.operations.is_empty() {
             return Ok(());
         }
@@ -525,16 +479,7 @@ impl Committer {
             .and_then(|()| self.journal.append(&batch.operations));
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
-        written.map_err(|e| e.to_string())?;
-        // On disk now. Should the databases fail, a start applies it from the journal.
-        let applied = self
-            .shared
-            .apply(std::mem::take(&mut batch.operations), &mut self.dirty);
-        if let Err(cause) = applied {
-            tracing::error!(%cause, "A database of the executions failed; start ignite again");
-            healthy.store(false, Ordering::Relaxed);
-        }
-        Ok(())
+        written.map_err(|e| e.to_string())
     }
 
     /// Brings the databases up to the journal and empties it. When that fails the journal goes on.
@@ -542,13 +487,10 @@ impl Committer {
         if self.journal.len() == 0 {
             return;
         }
-        let flushed = self
-            .dirty
-            .values()
-            .try_for_each(|database| database.flush());
+        let flushed = self.applier.flush(&self.shared);
         let outcome = flushed.and_then(|()| self.journal.reset().map_err(|e| e.to_string()));
         match outcome {
-            Ok(()) => self.dirty.clear(),
+            Ok(()) => {}
             Err(cause) => {
                 tracing::error!(%cause, "The databases of the executions could not be flushed; the journal keeps what is in it");
                 self.shared.healthy.store(false, Ordering::Relaxed);
@@ -556,8 +498,18 @@ impl Committer {
         }
     }
 
-    /// Lets readers see what is on disk now; yields the answer to whoever asked for it.
-    fn show(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
+    /// Lets readers see what is on disk now, and answers whoever asked for it.
+    fn show(&self, effects: Vec<Effect>, failed: Option<&Failure>) {
+        if effects.is_empty() {
+            return;
+        }
+        let answers = effects
+            .into_iter()
+            .filter_map(|effect| self.show_one(effect, failed));
+        self.answers.send(answers.collect());
+    }
+
+    fn show_one(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
         let shared = &self.shared;
         Some(match (effect, failed) {
             (Effect::Accepted(live, answer), None) => {
@@ -596,60 +548,10 @@ impl Committer {
     }
 }
 
-impl Batch {
-    fn put(&mut self, segment: &Arc<Segment>, key: Vec<u8>, value: Vec<u8>) {
-        self.touch(segment);
-        self.operations.push(Operation {
-            target: segment.start_ms,
-            key,
-            value: Some(value),
-        });
-    }
-
-    fn remove(&mut self, segment: &Arc<Segment>, key: Vec<u8>) {
-        self.touch(segment);
-        self.operations.push(Operation {
-            target: segment.start_ms,
-            key,
-            value: None,
-        });
-    }
-
-    /// Gives a large body its place beside the rows.
-    fn keep(
-        &mut self,
-        segment: &Arc<Segment>,
-        body: StoredBody,
-        name: &str,
-    ) -> Result<(), Failure> {
-        if let StoredBody::File(mut spooled) = body {
-            spooled
-                .keep(&segment.files().join(name))
-                .map_err(|e| unavailable(&e.to_string()))?;
-            *self.touch(segment) = true;
-        }
-        Ok(())
-    }
-
-    fn touch(&mut self, segment: &Arc<Segment>) -> &mut bool {
-        let entry = self.segments.entry(segment.start_ms);
-        &mut entry.or_insert_with(|| (segment.clone(), false)).1
-    }
-}
-
 fn broken(e: sled::Error) -> Failure {
     unavailable(&e.to_string())
 }
 
 fn damaged(what: &str) -> Failure {
     unavailable(&format!("{what} is damaged; run `ignite store check`"))
-}
-
-fn unavailable(cause: &str) -> Failure {
-    Failure::new(
-        Reason::StoreUnavailable,
-        format!(
-            "the executions cannot be written ({cause}); free disk space on the data directory's volume and start ignite again: until then nothing is accepted"
-        ),
-    )
 }
