@@ -19,8 +19,9 @@ use prost::Message as _;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
 use super::{
-    super::db::{Database, sync_folder},
+    super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
+    apply::Applier,
     journal::{Journal, Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
@@ -143,8 +144,7 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     journal: Journal,
     answers: Answers,
-    /// Databases that are ahead of their last flush.
-    dirty: BTreeMap<u64, Arc<Database>>,
+    applier: Applier,
     ids: ulid::Generator,
     /// How every execution begins.
     pending: Arc<State>,
@@ -158,7 +158,7 @@ impl Committer {
             shared,
             journal,
             answers,
-            dirty: BTreeMap::new(),
+            applier: Applier::default(),
             ids: ulid::Generator::new(),
             pending: Arc::new(State::default()),
             counts: HashMap::new(),
@@ -495,25 +495,34 @@ impl Committer {
                 value: Some(stats::to_bytes(*tally).to_vec()),
             });
         }
-        let outcome = self.write(&mut batch);
+        let outcome = self.write(&batch);
         if let Err(cause) = &outcome {
             tracing::error!(%cause, "The executions could not be written; what was asked for is refused");
         }
         if outcome.is_err() || self.counts.len() > COUNTS_AT_HAND {
             self.counts.clear();
         }
+        let written = outcome.is_ok();
         let failed = outcome.err().map(|cause| unavailable(&cause));
-        let mut answers = Vec::with_capacity(batch.effects.len());
-        for effect in batch.effects {
-            answers.extend(self.show(effect, failed.as_ref()));
+        // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
+        let is_change =
+            |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
+        let (changes, submits): (Vec<_>, Vec<_>) = batch.effects.into_iter().partition(is_change);
+        self.show(submits, failed.as_ref());
+        if written {
+            // On disk already. Should the databases fail, a start applies it from the journal.
+            if let Err(cause) = self.applier.apply(&self.shared, batch.operations) {
+                tracing::error!(%cause, "A database of the executions failed; start ignite again");
+                self.shared.healthy.store(false, Ordering::Relaxed);
+            }
         }
-        let _ = self.answers.0.send(answers);
+        self.show(changes, failed.as_ref());
         if self.journal.len() >= CHECKPOINT_BYTES {
             self.checkpoint();
         }
     }
 
-    fn write(&mut self, batch: &mut Batch) -> Result<(), String> {
+    fn write(&mut self, batch: &Batch) -> Result<(), String> {
         if batch.operations.is_empty() {
             return Ok(());
         }
@@ -525,16 +534,7 @@ impl Committer {
             .and_then(|()| self.journal.append(&batch.operations));
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
-        written.map_err(|e| e.to_string())?;
-        // On disk now. Should the databases fail, a start applies it from the journal.
-        let applied = self
-            .shared
-            .apply(std::mem::take(&mut batch.operations), &mut self.dirty);
-        if let Err(cause) = applied {
-            tracing::error!(%cause, "A database of the executions failed; start ignite again");
-            healthy.store(false, Ordering::Relaxed);
-        }
-        Ok(())
+        written.map_err(|e| e.to_string())
     }
 
     /// Brings the databases up to the journal and empties it. When that fails the journal goes on.
@@ -542,13 +542,10 @@ impl Committer {
         if self.journal.len() == 0 {
             return;
         }
-        let flushed = self
-            .dirty
-            .values()
-            .try_for_each(|database| database.flush());
+        let flushed = self.applier.flush(&self.shared);
         let outcome = flushed.and_then(|()| self.journal.reset().map_err(|e| e.to_string()));
         match outcome {
-            Ok(()) => self.dirty.clear(),
+            Ok(()) => {}
             Err(cause) => {
                 tracing::error!(%cause, "The databases of the executions could not be flushed; the journal keeps what is in it");
                 self.shared.healthy.store(false, Ordering::Relaxed);
@@ -556,8 +553,19 @@ impl Committer {
         }
     }
 
-    /// Lets readers see what is on disk now; yields the answer to whoever asked for it.
-    fn show(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
+    /// Lets readers see what is on disk now, and answers whoever asked for it.
+    fn show(&self, effects: Vec<Effect>, failed: Option<&Failure>) {
+        if effects.is_empty() {
+            return;
+        }
+        let answers = effects
+            .into_iter()
+            .filter_map(|effect| self.show_one(effect, failed));
+        // Nobody takes them once the store is closed.
+        let _ = self.answers.0.send(answers.collect());
+    }
+
+    fn show_one(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
         let shared = &self.shared;
         Some(match (effect, failed) {
             (Effect::Accepted(live, answer), None) => {

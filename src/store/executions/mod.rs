@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `committer.rs` | the one thread that writes |
 //! | `journal.rs` | what makes a write durable |
+//! | `apply.rs` | how it reaches the databases behind the journal |
 //! | `live.rs` | what has not ended, in memory, and who watches |
 //! | `segment.rs` | the databases, one for a span of time |
 //! | `rows.rs` | keys and records |
@@ -16,6 +17,7 @@
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
 //! after. The executor hears of every accepted one through a channel and asks for its changes.
 
+mod apply;
 mod committer;
 mod journal;
 mod live;
@@ -30,7 +32,6 @@ mod tests;
 pub mod tools;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -47,17 +48,18 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::{
+    apply::Applier,
+    committer::{Changed, Command, Committer},
+    journal::Journal,
+    segment::Segments,
+    stats::Stats,
+};
 pub use self::{
     committer::StoredResult,
     live::{Live, Update, Watcher},
     read::{Filter, Record},
     spool::{Spool, StoredBody},
-};
-use self::{
-    committer::{Changed, Command, Committer},
-    journal::{Journal, Operation, STATISTICS},
-    segment::Segments,
-    stats::Stats,
 };
 use super::{
     Error,
@@ -425,44 +427,18 @@ impl Shared {
         })
     }
 
-    /// Applies operations that are in the journal. Those of a segment that is gone are void.
-    fn apply(
-        &self,
-        operations: Vec<Operation>,
-        dirty: &mut BTreeMap<u64, Arc<Database>>,
-    ) -> Result<(), String> {
-        // Row by row: the journal is what makes a batch whole, and sled's own batches cost more.
-        for Operation { target, key, value } in operations {
-            let database = match dirty.entry(target) {
-                Entry::Occupied(open) => open.into_mut(),
-                Entry::Vacant(place) if target == STATISTICS => place.insert(self.stats.database()),
-                Entry::Vacant(place) => match self.segments.starting_at(target) {
-                    Some(segment) => place.insert(segment.open().map_err(|e| e.to_string())?),
-                    None => continue,
-                },
-            };
-            match value {
-                Some(value) => database.tree.insert(key, value),
-                None => database.tree.remove(key),
-            }
-            .map_err(|e| e.to_string())?;
-        }
-        Ok(())
-    }
-
     /// Brings the databases up to what a crash left in the journal, and empties it.
     fn replay(&self) -> std::io::Result<Journal> {
-        let mut dirty = BTreeMap::new();
+        let mut applier = Applier::default();
         let mut batches = 0_u64;
         let mut journal = Journal::open(&self.folder.join("journal"), |operations| {
             batches += 1;
-            self.apply(operations, &mut dirty)
+            applier
+                .apply(self, operations)
                 .map_err(std::io::Error::other)
         })?;
         if batches > 0 {
-            for database in dirty.values() {
-                database.flush().map_err(std::io::Error::other)?;
-            }
+            applier.flush(self).map_err(std::io::Error::other)?;
             journal.reset()?;
             tracing::info!(
                 batches,
@@ -509,7 +485,7 @@ impl Shared {
         Ok(())
     }
 
-    fn live_of(&self, database: &super::db::Database, key: &[u8], value: &[u8]) -> Option<Live> {
+    fn live_of(&self, database: &Database, key: &[u8], value: &[u8]) -> Option<Live> {
         let id = rows::id_of(key)?;
         let state = rows::live_state(&rows::LiveRecord::decode(value).ok()?);
         let request = database.tree.get(rows::by_id(rows::REQUESTS, id)).ok()??;
