@@ -11,6 +11,7 @@ mod clients;
 mod executions;
 mod identity;
 
+mod disk_full;
 mod engine_restart;
 mod execution_crash;
 mod execution_order;
