@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::{Context, Error, deploy, failure::note, id::AppArg, output::rows};
 use crate::{api::proto::v1, model::AppId};
 
+mod replicas;
 mod settings;
 mod tables;
 
@@ -55,6 +56,22 @@ pub(super) enum Command {
     State {
         /// The app, as org:app or app.
         id: AppArg,
+    },
+    /// List an app's replicas, those in warm standby included.
+    Replicas {
+        /// The app, as org:app or app.
+        id: AppArg,
+    },
+    /// Show what happened to an app: replicas, scaling decisions, failures.
+    Events {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How many of the newest.
+        #[arg(long, default_value_t = 100)]
+        limit: u16,
+        /// Go on with those that happen from now on.
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Create or update an app, save its code, publish it, and print its URL.
     Deploy(deploy::Args),
@@ -130,6 +147,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 .format
                 .print("GetAppStateResponse", &state, |_| state_table(&state))
         }
+        Command::Replicas { id } => replicas::list(context, id).await,
+        Command::Events { id, limit, follow } => replicas::events(context, id, limit, follow).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, args)).await,
     }
 }

@@ -129,6 +129,8 @@ mod tests {
             "ignite app update acme:a --allow-unauthenticated=false --org acme --debug --timeout 10s --api-endpoint h:1 --token t",
             "ignite app deploy a --image-ref r:1 --registry-secret-ref s --tier small --health-path /h --allow-unauthenticated --follow",
             "ignite app delete a --yes",
+            "ignite app replicas acme:a -o wide",
+            "ignite app events a -f --limit 5",
             "ignite draft save a --image-ref r",
             "ignite draft status a -o yaml",
             "ignite draft publish acme:a",

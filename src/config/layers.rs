@@ -131,6 +131,9 @@ settings! {
     readiness_poll_initial = "readiness_poll_initial", "IGNITE_READINESS_POLL_INITIAL", Span;
     readiness_poll_max = "readiness_poll_max", "IGNITE_READINESS_POLL_MAX", Span;
     reconcile_interval = "reconcile_interval", "IGNITE_RECONCILE_INTERVAL", Span;
+    liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
+    liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
+    liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

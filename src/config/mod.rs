@@ -63,6 +63,11 @@ const DEFAULT_READINESS_POLL_INITIAL: Duration = Duration::from_millis(1);
 const DEFAULT_READINESS_POLL_MAX: Duration = Duration::from_millis(100);
 /// How long a missed event of the engine can stay unnoticed.
 const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+/// As often as orchestrators usually ask.
+const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
+/// An app with one thread that is busy with a request may answer late.
+const DEFAULT_LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 
 /// Everything `ignite serve` can be told.
 ///
@@ -159,6 +164,15 @@ pub struct Config {
     /// `reconcile_interval`, `IGNITE_RECONCILE_INTERVAL`: time between comparisons with the
     /// engine's container list. Default 5 s.
     pub reconcile_interval: Duration,
+    /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between questions to a ready replica
+    /// on its health path. 0 asks none. Default 10 s.
+    pub liveness_interval: Duration,
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for such an answer.
+    /// Default 5 s.
+    pub liveness_timeout: Duration,
+    /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
+    /// replica is replaced. Default 3.
+    pub liveness_failures: u32,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -238,6 +252,9 @@ impl Config {
             readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,
             readiness_poll_max: DEFAULT_READINESS_POLL_MAX,
             reconcile_interval: DEFAULT_RECONCILE_INTERVAL,
+            liveness_interval: DEFAULT_LIVENESS_INTERVAL,
+            liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
+            liveness_failures: DEFAULT_LIVENESS_FAILURES,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -278,6 +295,10 @@ impl Config {
             self.max_connects_per_replica > 0,
             "max_connects_per_replica must be at least 1",
         );
+        require(
+            self.liveness_failures > 0,
+            "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
+        );
         require(self.pids_limit > 0, "pids_limit must be at least 1");
         require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
         require(
@@ -299,6 +320,7 @@ impl Config {
             ("start_retry_initial", self.start_retry_initial),
             ("readiness_poll_initial", self.readiness_poll_initial),
             ("reconcile_interval", self.reconcile_interval),
+            ("liveness_timeout", self.liveness_timeout),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    demand::Meter,
+    events::{EventKind, Events},
     hold::Queue,
     lease::{Lease, Place},
-    replica::Phase,
+    replica::{Phase, ReplicaView, Slot},
     state::{Closed, Pending, State, Trouble},
 };
 use crate::{
@@ -37,6 +39,7 @@ pub struct Deployment {
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
+    events: Events,
     /// Wakes the driver.
     pub(super) wake: Notify,
     pub(super) finished: CancellationToken,
@@ -51,6 +54,8 @@ pub struct Snapshot {
     pub starting: u32,
     /// Replicas that finish their last requests, or are being stopped.
     pub draining: u32,
+    /// Replicas in warm standby.
+    pub standby: u32,
     /// Replicas wanted now.
     pub desired: u32,
     /// Requests with a replica.
@@ -67,9 +72,11 @@ pub struct Snapshot {
 
 impl Deployment {
     pub(super) fn new(config: Arc<Config>, revision: Revision) -> Arc<Self> {
+        let events = Events::default();
         Arc::new(Self {
             id: revision.app.clone(),
             config,
+            events: events.clone(),
             revision: ArcSwap::from_pointee(revision),
             state: Mutex::new(State {
                 generation: 0,
@@ -86,6 +93,8 @@ impl Deployment {
                 last_request: None,
                 closed: None,
                 counter: 0,
+                meter: Meter::new(Instant::now()),
+                events,
             }),
             wake: Notify::new(),
             finished: CancellationToken::new(),
@@ -120,17 +129,23 @@ impl Deployment {
         bytes: usize,
         give_up_at: Instant,
     ) -> Result<Lease, Failure> {
-        let arrived;
+        let arrived = Instant::now();
         let (ticket, mut answer) = {
             let mut s = self.state.lock();
             if let Some(closed) = &s.closed {
                 return Err(closed.why.clone());
             }
             if let Some(lease) = s.lease(self) {
+                s.meter.arrived(arrived);
+                let more = s.sample(&self.revision.load(), arrived);
+                drop(s);
+                if more {
+                    self.wake.notify_one();
+                }
                 return Ok(lease);
             }
             self.admit(&s, bytes)?;
-            arrived = Instant::now();
+            s.meter.arrived(arrived);
             s.last_active = arrived;
             s.last_request = Some(arrived);
             s.queue.push(bytes)
@@ -212,35 +227,53 @@ impl Deployment {
     }
 
     /// Says how many executions wait to be sent to this app: they are demand like held requests,
-    /// though they wait outside its queue.
+    /// though they wait outside its queue. Cheap: the driver hears of it only when there is
+    /// something to do.
     pub fn set_backlog(&self, waiting: u32) {
         let mut s = self.state.lock();
         if s.backlog == waiting {
             return;
         }
+        let now = Instant::now();
         // The last one that leaves becomes a lease, which counts from then on.
-        s.last_active = Instant::now();
-        s.backlog = waiting;
+        s.last_active = now;
+        let before = std::mem::replace(&mut s.backlog, waiting);
+        let more = s.sample(&self.revision.load(), now);
         drop(s);
-        self.wake.notify_one();
+        if more || before == 0 || waiting == 0 {
+            self.wake.notify_one();
+        }
     }
 
     /// What it does now.
     pub fn snapshot(&self) -> Snapshot {
-        let s = self.state.lock();
+        let mut guard = self.state.lock();
+        let desired = guard.desired(&self.revision.load(), Instant::now());
+        let s = &*guard;
         let count =
             |phases: &[Phase]| s.slots.iter().filter(|x| phases.contains(&x.phase)).count() as u32;
         Snapshot {
             ready: s.slots.iter().filter(|x| s.serves(x)).count() as u32,
             starting: count(&[Phase::Creating, Phase::Starting]),
             draining: count(&[Phase::Draining, Phase::Failed, Phase::Stopping]),
-            desired: s.desired(&self.revision.load(), Instant::now()),
+            standby: 0,
+            desired,
             in_flight: s.in_flight,
             held: s.queue.len() as u32,
             last_failure: s.last_failure.clone(),
             idle_for: s.last_request.map(|at| at.elapsed()),
             failing: s.trouble.certain.is_some(),
         }
+    }
+
+    /// Its replicas, the oldest first.
+    pub fn replicas(&self) -> Vec<ReplicaView> {
+        self.state.lock().slots.iter().map(Slot::view).collect()
+    }
+
+    /// What happened to it.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(super) fn activate(self: &Arc<Self>, revision: Revision) {
@@ -255,6 +288,19 @@ impl Deployment {
         s.abandon_pending();
         // A publish or a change of settings is a reason to try afresh.
         s.trouble = Trouble::default();
+        let before = self.revision.load();
+        if before.scaling != revision.scaling {
+            // What was wanted by other rules says nothing.
+            s.meter.reset(Instant::now(), 0);
+        }
+        if !before.same_container(&revision) {
+            s.events.push(
+                EventKind::Activated,
+                None,
+                revision.version,
+                format!("version {} serves from now on", revision.version),
+            );
+        }
         self.revision.store(revision);
         let unsent = s.grant(self);
         drop(s);
@@ -317,6 +363,7 @@ impl Deployment {
         };
         s.queue.fail_all(&why);
         s.abandon_pending();
+        s.events.end();
         let drain_until = Instant::now() + grace;
         match &mut s.closed {
             // Deleted, and the platform stops: the shorter grace holds.
@@ -374,8 +421,9 @@ impl Deployment {
     pub(super) fn release(self: &Arc<Self>, key: u64) {
         let mut s = self.state.lock();
         s.in_flight -= 1;
-        s.last_active = Instant::now();
-        s.last_request = Some(s.last_active);
+        let now = Instant::now();
+        s.last_active = now;
+        s.last_request = Some(now);
         let mut tell = s.in_flight == 0 && std::mem::take(&mut s.tell_when_idle);
         let spare = s.tell_when_spare;
         if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
@@ -383,6 +431,8 @@ impl Deployment {
             tell |= slot.in_flight == 0 && (slot.phase == Phase::Draining || spare);
         }
         let unsent = s.grant(self);
+        // After the grant: a slot that goes to the next in line is no fall in demand.
+        s.sample(&self.revision.load(), now);
         drop(s);
         drop(unsent);
         if tell {

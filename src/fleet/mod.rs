@@ -7,6 +7,9 @@
 //! | `replica.rs` | a replica and where it is in its life |
 //! | `lease.rs` | the right to send one request to a replica |
 //! | `hold.rs` | the bounded FIFO queue of held requests |
+//! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
+//! | `events.rs` | what happened to an app |
+//! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
@@ -16,10 +19,13 @@
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
 //! everything slow happens in the driver's tasks.
 
+mod demand;
 mod deployment;
 mod driver;
+mod events;
 mod hold;
 mod lease;
+mod liveness;
 mod plan;
 mod replica;
 mod start;
@@ -44,8 +50,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use deployment::{Deployment, Snapshot};
+pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
-pub use replica::{ColdStart, Replica};
+pub use replica::{ColdStart, Replica, ReplicaView};
 pub use supervisor::EngineState;
 
 use crate::{
@@ -80,6 +87,12 @@ pub struct Config {
     pub pids_limit: u32,
     /// Time between two comparisons with the engine's list of containers.
     pub reconcile_interval: Duration,
+    /// Time between two questions to a ready replica on its health path; 0 asks none.
+    pub liveness_interval: Duration,
+    /// Longest wait for the answer.
+    pub liveness_timeout: Duration,
+    /// Bad answers in a row after which a replica is replaced.
+    pub liveness_failures: u32,
 }
 
 /// A handle to the fleet; clones share it.
@@ -221,6 +234,13 @@ impl Fleet {
             EngineState::Down(why) => Err(Failure::new(Reason::EngineUnavailable, why.clone())
                 .with_retry_after(Duration::from_secs(1))),
             EngineState::Unknown | EngineState::Up(_) => Ok(()),
+        }
+    }
+
+    /// Lets go of everybody who follows events, so that they do not keep a stop waiting.
+    pub fn end_followers(&self) {
+        for d in self.shared.deployments.read().values() {
+            d.events().end();
         }
     }
 

@@ -9,12 +9,15 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    replica::{Phase, Slot},
+    Config,
+    demand::LOOK_EVERY,
+    events::EventKind,
+    replica::{Phase, Replica, Slot},
     state::State,
 };
 use crate::{
     engine::ContainerId,
-    model::{ReplicaId, Revision, scaling},
+    model::{ReplicaId, Revision},
 };
 
 /// What the driver has to do.
@@ -29,6 +32,13 @@ pub(super) enum Action {
     },
     /// Stop and remove a container.
     Stop { key: u64, container: ContainerId },
+    /// Ask a ready replica on its health path until it is told to stop.
+    Watch {
+        key: u64,
+        replica: Arc<Replica>,
+        revision: Arc<Revision>,
+        stop: CancellationToken,
+    },
 }
 
 /// The actions, and when to look again if nothing happens before.
@@ -44,38 +54,21 @@ impl State {
             && !slot.cancel.is_cancelled()
     }
 
-    fn up(&self) -> u32 {
+    pub(super) fn up(&self) -> u32 {
         self.slots.iter().filter(|x| self.is_up(x)).count() as u32
     }
 
-    fn busy(&self) -> bool {
-        self.in_flight > 0 || self.backlog > 0 || !self.queue.is_empty()
-    }
-
-    /// How many replicas there should be now.
-    pub(super) fn desired(&self, revision: &Revision, now: Instant) -> u32 {
-        if self.closed.is_some() {
-            return 0;
-        }
-        let idle_for = now.saturating_duration_since(self.last_active);
-        scaling::desired(
-            &revision.scaling,
-            scaling::Demand {
-                busy: self.busy(),
-                up: self.up(),
-                idle_for,
-            },
-        )
-    }
-
     /// Marks what is to happen and lists it.
-    pub(super) fn plan(&mut self, revision: &Arc<Revision>, now: Instant) -> Plan {
+    pub(super) fn plan(&mut self, revision: &Arc<Revision>, config: &Config, now: Instant) -> Plan {
         let mut plan = Plan {
             actions: Vec::new(),
             look_at: None,
         };
         self.retire_old_generations();
-        let want = self.desired(revision, now);
+        let want = self.decide_and_record(revision, now);
+        if self.up() < want {
+            self.revive(want - self.up());
+        }
         let up = self.up();
         if up < want {
             match self.trouble.retry_at {
@@ -85,10 +78,10 @@ impl State {
                     plan.actions.push(action);
                 }),
             }
-        } else if up > want {
+        } else {
             self.shed(up - want);
         }
-        self.tell_when_spare = self.up() > want;
+        self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
         if let Some((generation, revision)) = self
             .pending
             .as_ref()
@@ -99,8 +92,31 @@ impl State {
             plan.actions.push(action);
         }
         self.stop_drained(now, &mut plan);
+        if !config.liveness_interval.is_zero() {
+            self.watch_ready(revision, &mut plan);
+        }
         self.next_look(revision, now, want, &mut plan);
         plan
+    }
+
+    /// Replicas in excess that finish their requests and could serve again.
+    fn reviving(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let generation = self.generation;
+        self.slots.iter_mut().filter(move |x| {
+            x.phase == Phase::Draining
+                && x.generation == generation
+                && x.in_flight > 0
+                && x.drain_until.is_none()
+        })
+    }
+
+    /// Draining => Ready: sooner and cheaper than a start.
+    fn revive(&mut self, missing: u32) {
+        if self.closed.is_none() {
+            for slot in self.reviving().take(missing as usize) {
+                slot.enter(Phase::Ready);
+            }
+        }
     }
 
     /// How many of the missing replicas to start at once. While starts fail, one at a time tries
@@ -126,30 +142,80 @@ impl State {
             .filter(|x| x.generation != current && Some(x.generation) != pending)
         {
             match slot.phase {
-                Phase::Ready => slot.phase = Phase::Draining,
+                Phase::Ready => slot.enter(Phase::Draining),
                 Phase::Creating | Phase::Starting => slot.cancel.cancel(),
                 Phase::Draining | Phase::Failed | Phase::Stopping => {}
             }
         }
     }
 
-    /// Takes `surplus` replicas out of service: starting ones first, then idle ones, the least
-    /// recently used first; busy ones only when all must go.
+    /// Takes `surplus` replicas out of service: starting ones first, then those with the fewest
+    /// requests, the least recently used first. A busy one takes no more and finishes those it
+    /// has; should another be idle before, that one goes in its stead.
     fn shed(&mut self, surplus: u32) {
-        let closing = self.closed.is_some();
         let mut keys: Vec<_> = self
             .slots
             .iter()
-            .filter(|x| self.is_up(x) && (closing || x.in_flight == 0))
-            .map(|x| (x.phase == Phase::Ready, x.last_used, x.key))
+            .filter(|x| self.is_up(x))
+            .map(|x| (x.phase == Phase::Ready, x.in_flight, x.last_used, x.key))
             .collect();
         keys.sort_unstable();
-        for (ready, _, key) in keys.into_iter().take(surplus as usize) {
+        for (ready, in_flight, _, key) in keys.into_iter().take(surplus as usize) {
+            let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
+                continue;
+            };
+            match ready {
+                true => slot.enter(Phase::Draining),
+                false => slot.cancel.cancel(),
+            }
+            if in_flight > 0 {
+                self.events.push(
+                    EventKind::ReplicaDraining,
+                    Some(&slot.id),
+                    slot.version,
+                    format!("finishes {in_flight} requests"),
+                );
+            }
+        }
+        if self.closed.is_some() {
+            return;
+        }
+        let generation = self.generation;
+        let mut idle: Vec<_> = self
+            .slots
+            .iter_mut()
+            .filter(|x| x.phase == Phase::Ready && x.generation == generation && x.in_flight == 0)
+            .map(|x| (x.last_used, x.key))
+            .collect();
+        idle.sort_unstable();
+        for (_, key) in idle {
+            let Some(busy) = self.reviving().next() else {
+                break;
+            };
+            busy.enter(Phase::Ready);
             if let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) {
-                match ready {
-                    true => slot.phase = Phase::Draining,
-                    false => slot.cancel.cancel(),
-                }
+                slot.enter(Phase::Draining);
+            }
+        }
+    }
+
+    /// Has the liveness of each ready replica watched that is not yet.
+    fn watch_ready(&mut self, revision: &Arc<Revision>, plan: &mut Plan) {
+        let generation = self.generation;
+        for slot in self
+            .slots
+            .iter_mut()
+            .filter(|x| x.phase == Phase::Ready && x.generation == generation && x.watch.is_none())
+        {
+            if let Some(replica) = slot.replica.clone() {
+                let stop = CancellationToken::new();
+                slot.watch = Some(stop.clone().drop_guard());
+                plan.actions.push(Action::Watch {
+                    key: slot.key,
+                    replica,
+                    revision: revision.clone(),
+                    stop,
+                });
             }
         }
     }
@@ -157,20 +223,21 @@ impl State {
     fn start(&mut self, generation: u64, revision: Arc<Revision>) -> Action {
         let key = self.next_number();
         let id = ReplicaId::generate(ulid::Ulid::generate());
-        let (died, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
-        self.slots.push(Slot {
+        let slot = Slot::new(
             key,
-            id: id.clone(),
+            id.clone(),
             generation,
-            phase: Phase::Creating,
-            container: None,
-            replica: None,
-            in_flight: 0,
-            last_used: 0,
-            died: died.clone(),
-            ended: false,
-            cancel: cancel.clone(),
-        });
+            revision.version,
+            Phase::Creating,
+        );
+        let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
+        self.events.push(
+            EventKind::ReplicaCreating,
+            Some(&id),
+            revision.version,
+            "its container is being created",
+        );
+        self.slots.push(slot);
         Action::Start {
             key,
             id,
@@ -185,14 +252,15 @@ impl State {
         let force = self.closed.as_ref().is_some_and(|c| now >= c.drain_until);
         for slot in &mut self.slots {
             let dead = slot.phase == Phase::Failed;
-            let drained = slot.phase == Phase::Draining && (force || slot.in_flight == 0);
+            let over = force || slot.drain_until.is_some_and(|at| now >= at);
+            let drained = slot.phase == Phase::Draining && (over || slot.in_flight == 0);
             if let (true, Some(container)) = (dead || drained, &slot.container) {
-                slot.phase = Phase::Stopping;
-                slot.replica = None;
                 plan.actions.push(Action::Stop {
                     key: slot.key,
                     container: container.clone(),
                 });
+                slot.enter(Phase::Stopping);
+                slot.replica = None;
             }
         }
     }
@@ -200,12 +268,17 @@ impl State {
     fn next_look(&mut self, revision: &Revision, now: Instant, want: u32, plan: &mut Plan) {
         let mut sooner =
             |at: Instant| plan.look_at = Some(plan.look_at.map_or(at, |other| other.min(at)));
+        for slot in self.slots.iter().filter(|x| x.phase == Phase::Draining) {
+            slot.drain_until.into_iter().for_each(&mut sooner);
+        }
         if let Some(closed) = &self.closed {
             if now < closed.drain_until {
                 sooner(closed.drain_until);
             }
-        } else if want > revision.scaling.reserved {
-            if self.busy() {
+        } else if want > revision.scaling.reserved && self.meter.frozen.is_none() {
+            if want > revision.scaling.reserved.max(1) {
+                sooner(now + LOOK_EVERY);
+            } else if self.busy() {
                 self.tell_when_idle = true;
             } else {
                 sooner(self.last_active + revision.scaling.scaledown);

@@ -1,9 +1,13 @@
 //! A replica, and the fleet's record of where it is in its life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::upstream::Pool;
 use crate::{
@@ -62,6 +66,16 @@ impl Replica {
             .collect()
     }
 
+    /// Where its primary port is reached.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.pools.first().map(|(_, pool)| pool.addr())
+    }
+
+    /// The connections to its primary port.
+    pub(super) fn primary(&self) -> Option<&Arc<Pool>> {
+        self.pools.first().map(|(_, pool)| pool)
+    }
+
     /// The connections to one port of the app.
     pub fn pool(&self, port: u16) -> Option<&Arc<Pool>> {
         self.pools
@@ -88,12 +102,33 @@ pub(super) enum Phase {
     Stopping,
 }
 
+impl Phase {
+    /// Whether it runs, or how deep it sleeps.
+    pub(super) fn depth(self) -> &'static str {
+        "running"
+    }
+
+    /// The word for people and for the API.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Phase::Creating => "creating",
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Draining => "draining",
+            Phase::Failed => "failed",
+            Phase::Stopping => "stopping",
+        }
+    }
+}
+
 /// The fleet's record of one replica.
 pub(super) struct Slot {
     pub(super) key: u64,
     pub(super) id: ReplicaId,
     /// Which activation it belongs to; only those of the current one serve.
     pub(super) generation: u64,
+    /// The version it runs.
+    pub(super) version: u32,
     pub(super) phase: Phase,
     pub(super) container: Option<ContainerId>,
     pub(super) replica: Option<Arc<Replica>>,
@@ -106,4 +141,84 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// Calls the start off.
     pub(super) cancel: CancellationToken,
+    /// Ends the liveness probes; there are some while it is ready.
+    pub(super) watch: Option<DropGuard>,
+    /// It is stopped from here on although requests may be in flight.
+    pub(super) drain_until: Option<Instant>,
+    /// When its container was started, and when it was ready.
+    pub(super) started_at: Option<SystemTime>,
+    pub(super) ready_at: Option<SystemTime>,
+}
+
+impl Slot {
+    pub(super) fn new(
+        key: u64,
+        id: ReplicaId,
+        generation: u64,
+        version: u32,
+        phase: Phase,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            generation,
+            version,
+            phase,
+            container: None,
+            replica: None,
+            in_flight: 0,
+            last_used: 0,
+            died: Arc::default(),
+            ended: false,
+            cancel: CancellationToken::new(),
+            watch: None,
+            drain_until: None,
+            started_at: None,
+            ready_at: None,
+        }
+    }
+
+    /// Into another phase; what belongs to the one before ends.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        if phase != Phase::Ready {
+            self.watch = None;
+        }
+    }
+}
+
+/// What one replica does now, for people and for ListAppReplicas.
+#[derive(Debug, Clone)]
+pub struct ReplicaView {
+    /// Its id.
+    pub id: ReplicaId,
+    /// What it does: creating, starting, ready, draining and the like.
+    pub state: &'static str,
+    /// Whether it runs, or how deep it sleeps.
+    pub depth: &'static str,
+    /// The version it runs.
+    pub version: u32,
+    /// Requests that it is answering.
+    pub in_flight: u32,
+    /// Where its primary port is reached.
+    pub address: Option<SocketAddr>,
+    /// When its container was started.
+    pub started_at: Option<SystemTime>,
+    /// When it became ready.
+    pub ready_at: Option<SystemTime>,
+}
+
+impl Slot {
+    pub(super) fn view(&self) -> ReplicaView {
+        ReplicaView {
+            id: self.id.clone(),
+            state: self.phase.word(),
+            depth: self.phase.depth(),
+            version: self.version,
+            in_flight: self.in_flight,
+            address: self.replica.as_ref().and_then(|r| r.address()),
+            started_at: self.started_at,
+            ready_at: self.ready_at,
+        }
+    }
 }

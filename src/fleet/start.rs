@@ -241,6 +241,22 @@ async fn wait_ready<E: Engine>(
 
 /// Asks once whether the replica is ready; the error says what came instead.
 async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
+    if ask(pool, revision, POLL_TIMEOUT).await? == StatusCode::NOT_FOUND {
+        tracing::warn!(
+            app = %revision.app,
+            "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
+            revision.health_path
+        );
+    }
+    Ok(())
+}
+
+/// Asks once on the health path; the error says what came instead of a good answer.
+pub(super) async fn ask(
+    pool: &Arc<Pool>,
+    revision: &Revision,
+    limit: Duration,
+) -> Result<StatusCode, String> {
     let request = Request::get(revision.health_path.as_str())
         .header(header::HOST, pool.addr().to_string())
         .header(
@@ -267,24 +283,17 @@ async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
         connection.reuse();
         // A health path that nobody chose may well not exist; that the app answers is enough.
         let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
-        if tolerated {
-            tracing::warn!(
-                app = %revision.app,
-                "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
-                revision.health_path
-            );
-        }
         if status.is_success() || tolerated {
-            Ok(())
+            Ok(status)
         } else {
             Err(format!("it answered {status}, not 2xx"))
         }
     };
-    match tokio::time::timeout(POLL_TIMEOUT, exchange).await {
+    match tokio::time::timeout(limit, exchange).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!(
             "no answer within {}",
-            humantime::format_duration(POLL_TIMEOUT)
+            humantime::format_duration(limit)
         )),
     }
 }

@@ -11,7 +11,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Config,
+    demand::Meter,
     deployment::Deployment,
+    events::{EventKind, Events},
     hold::Queue,
     lease::Lease,
     replica::{Phase, Slot},
@@ -62,6 +64,10 @@ pub(super) struct State {
     /// Set when the app is deleted or the platform stops: nothing is started or handed out.
     pub(super) closed: Option<Closed>,
     pub(super) counter: u64,
+    /// What the autoscaler remembers.
+    pub(super) meter: Meter,
+    /// What happened.
+    pub(super) events: Events,
 }
 
 pub(super) struct Closed {
@@ -104,7 +110,7 @@ impl State {
     pub(super) fn died(&mut self, deployment: &Deployment, at: usize) {
         let slot = &mut self.slots[at];
         let served = slot.phase == Phase::Ready;
-        slot.phase = Phase::Failed;
+        slot.enter(Phase::Failed);
         let generation = slot.generation;
         let ran = slot
             .replica
@@ -112,6 +118,12 @@ impl State {
             .map_or(Duration::ZERO, |r| r.ready_at.elapsed());
         tracing::warn!(app = %deployment.id(), replica = %slot.id, ran = ?ran, "The replica died");
         let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
+        self.events.push(
+            EventKind::ReplicaFailed,
+            Some(&slot.id),
+            slot.version,
+            "its container ended by itself",
+        );
         self.last_failure = Some((why.clone(), SystemTime::now()));
         if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
             if let Some(answer) = p.answer {

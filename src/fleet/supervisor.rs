@@ -11,8 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, future::join_all};
-use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use super::{
     Shared,
@@ -261,7 +260,6 @@ async fn adopt<E: Engine>(
         }) => endpoints,
         _ => return start::discard(&**engine, container, Duration::ZERO).await,
     };
-    let (died, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
     let taken = {
         let mut s = deployment.state.lock();
         let revision = deployment.revision();
@@ -269,24 +267,20 @@ async fn adopt<E: Engine>(
         let wanted = s.closed.is_none() && matches(&revision, owner);
         wanted.then(|| {
             let key = s.next_number();
-            let generation = s.generation;
-            s.slots.push(Slot {
+            let mut slot = Slot::new(
                 key,
-                id: owner.replica.clone(),
-                generation,
-                phase: Phase::Starting,
-                container: Some(container.clone()),
-                replica: None,
-                in_flight: 0,
-                last_used: 0,
-                died: died.clone(),
-                ended: false,
-                cancel: cancel.clone(),
-            });
-            (key, revision)
+                owner.replica.clone(),
+                s.generation,
+                revision.version,
+                Phase::Starting,
+            );
+            slot.container = Some(container.clone());
+            let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
+            s.slots.push(slot);
+            (key, revision, died, cancel)
         })
     };
-    let Some((key, revision)) = taken else {
+    let Some((key, revision, died, cancel)) = taken else {
         return start::discard(&**engine, container, Duration::ZERO).await;
     };
     tracing::info!(app = %deployment.id(), replica = %owner.replica, %container, "Adopting a container of an earlier run");

@@ -147,6 +147,7 @@ async fn shut_down(
     engine: &Docker,
 ) {
     stop.drain.cancel();
+    fleet.end_followers();
     serving.close();
     gateway.upgrades.close();
     let finished = async {
@@ -209,6 +210,9 @@ fn fleet_config(c: &Config) -> fleet::Config {
         poll_max: c.readiness_poll_max,
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
+        liveness_interval: c.liveness_interval,
+        liveness_timeout: c.liveness_timeout,
+        liveness_failures: c.liveness_failures,
     }
 }
 

@@ -21,3 +21,4 @@ mod failures;
 mod lifecycle;
 mod restart;
 mod scale_to_zero;
+mod scaling;

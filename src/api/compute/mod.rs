@@ -3,6 +3,7 @@
 //! JSON calls arrive here too, through the same generated service.
 
 mod invoke;
+mod replicas;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use invoke::InvokeStream;
+pub use replicas::EventStream;
 
 /// Apps on a page of ListApps when no limit is given, as the contract says.
 const DEFAULT_PAGE: usize = 100;
@@ -368,7 +370,7 @@ impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = Never<v1::WatchExecutionResponse>;
     type StreamAppLogsStream = Never<v1::LogLine>;
-    type StreamAppEventsStream = Never<v1::AppEvent>;
+    type StreamAppEventsStream = EventStream;
     type StreamCompileLogsStream = Never<v1::CompileLogLine>;
 
     async fn create_app(
@@ -470,6 +472,27 @@ impl ComputeService for Compute {
         Ok(Response::new(self.health()))
     }
 
+    async fn get_app_events(
+        &self,
+        request: Request<v1::GetAppEventsRequest>,
+    ) -> Result<Response<v1::GetAppEventsResponse>, Status> {
+        Ok(Response::new(self.app_events(&request)?))
+    }
+
+    async fn stream_app_events(
+        &self,
+        request: Request<v1::StreamAppEventsRequest>,
+    ) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(self.follow_events(&request)?))
+    }
+
+    async fn list_app_replicas(
+        &self,
+        request: Request<v1::ListAppReplicasRequest>,
+    ) -> Result<Response<v1::ListAppReplicasResponse>, Status> {
+        Ok(Response::new(self.replicas(&request)?))
+    }
+
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
         test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
@@ -484,9 +507,6 @@ impl ComputeService for Compute {
         get_execution_stats(GetExecutionStatsRequest) -> v1::GetExecutionStatsResponse, "GetExecutionStats";
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
-        get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
-        stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
-        list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";
         get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
         stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
         list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `net.rs` | connections to the scripted engine's apps, without sockets |
+//! | `formula.rs` | the number of replicas, liveness |
 //! | `hold.rs` | held requests: one start, order, bounds, deadlines, those who leave |
 //! | `scale.rs` | down to zero and up again; replicas in excess |
 //! | `trouble.rs` | failed starts and the engine's absence |
@@ -13,6 +14,7 @@
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
 mod crash;
+mod formula;
 mod hold;
 mod lifecycle;
 pub(super) mod net;
@@ -26,10 +28,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Config, Deployment, Fleet, Lease, Starter};
+use super::{Config, Deployment, EventKind, Fleet, Lease, Starter};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
-    model::{AppId, Failure, ImageSource, Revision, scaling::Effective},
+    model::{
+        AppId, Failure, ImageSource, Revision,
+        scaling::{Effective, Metric},
+    },
 };
 
 /// What a start takes in the engine's default script.
@@ -59,6 +64,9 @@ fn config() -> Config {
         poll_max: ms(100),
         pids_limit: 100,
         reconcile_interval: secs(10),
+        liveness_interval: Duration::ZERO,
+        liveness_timeout: secs(1),
+        liveness_failures: 3,
     }
 }
 
@@ -87,6 +95,8 @@ fn revision(version: u32) -> Revision {
             reserved: 0,
             max: 1,
             scaledown: secs(30),
+            metric: Metric::Concurrency,
+            threshold: 10,
         },
         max_concurrency: 0,
         allow_unauthenticated: false,

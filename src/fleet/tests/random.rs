@@ -72,6 +72,11 @@ impl Sim {
                 reserved: (random.below(3) as u32).min(max),
                 max,
                 scaledown: secs(5),
+                metric: match random.chance(50) {
+                    true => Metric::Concurrency,
+                    false => Metric::RequestRate,
+                },
+                threshold: 1 + random.below(3) as u32,
             },
             ..revision(1)
         };
