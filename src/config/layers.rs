@@ -131,6 +131,11 @@ settings! {
     readiness_poll_initial = "readiness_poll_initial", "IGNITE_READINESS_POLL_INITIAL", Span;
     readiness_poll_max = "readiness_poll_max", "IGNITE_READINESS_POLL_MAX", Span;
     reconcile_interval = "reconcile_interval", "IGNITE_RECONCILE_INTERVAL", Span;
+    standby = "standby", "IGNITE_STANDBY", Plain;
+    standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;
+    standby_memory = "standby_memory", "IGNITE_STANDBY_MEMORY", Bytes;
+    teardown_after = "teardown_after", "IGNITE_TEARDOWN_AFTER", Span;
+    freezer = "freezer", "IGNITE_FREEZER", Plain;
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
     liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
     liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;

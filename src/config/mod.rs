@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::OrgName;
+use crate::model::{OrgName, Standby};
 
 mod forms;
 mod layers;
@@ -63,6 +63,12 @@ const DEFAULT_READINESS_POLL_INITIAL: Duration = Duration::from_millis(1);
 const DEFAULT_READINESS_POLL_MAX: Duration = Duration::from_millis(100);
 /// How long a missed event of the engine can stay unnoticed.
 const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+/// Some minutes: who comes back does so within them, and memory is cheap for that long.
+const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
+/// A few dozen small apps, or one large one.
+const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
+/// The contract speaks of "long idle" without a figure.
+const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// As often as orchestrators usually ask.
 const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// An app with one thread that is busy with a request may answer late.
@@ -164,6 +170,22 @@ pub struct Config {
     /// `reconcile_interval`, `IGNITE_RECONCILE_INTERVAL`: time between comparisons with the
     /// engine's container list. Default 5 s.
     pub reconcile_interval: Duration,
+    /// `standby`, `IGNITE_STANDBY`: what becomes of replicas that are not needed: `pause` (frozen,
+    /// later prepared), `prepared` (their process ends, container and network are kept) or `none`.
+    /// Default `pause`.
+    pub standby: Standby,
+    /// `standby_pause_for`, `IGNITE_STANDBY_PAUSE_FOR`: how long a replica stays frozen before it
+    /// is prepared. Default 10 min.
+    pub standby_pause_for: Duration,
+    /// `standby_memory`, `IGNITE_STANDBY_MEMORY`: most memory that frozen replicas of all apps
+    /// keep; the least recently used are prepared above it. Default 1 GiB.
+    pub standby_memory: u64,
+    /// `teardown_after`, `IGNITE_TEARDOWN_AFTER`: time without a request after which an app's
+    /// standby is removed. Default 24 h.
+    pub teardown_after: Duration,
+    /// `freezer`, `IGNITE_FREEZER`: who freezes containers: `engine`, `cgroup` (written directly,
+    /// faster) or `auto`, which writes cgroups where that is safe. Default `auto`.
+    pub freezer: Freezer,
     /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between questions to a ready replica
     /// on its health path. 0 asks none. Default 10 s.
     pub liveness_interval: Duration,
@@ -189,6 +211,17 @@ pub enum Reach {
     Direct,
     /// Through ports published on this host.
     Published,
+}
+
+/// Who freezes containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    /// The cgroup where that is safe, else the engine.
+    Auto,
+    /// The engine.
+    Engine,
+    /// The cgroup.
+    Cgroup,
 }
 
 /// How log lines look.
@@ -252,6 +285,11 @@ impl Config {
             readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,
             readiness_poll_max: DEFAULT_READINESS_POLL_MAX,
             reconcile_interval: DEFAULT_RECONCILE_INTERVAL,
+            standby: Standby::Pause,
+            standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
+            standby_memory: DEFAULT_STANDBY_MEMORY,
+            teardown_after: DEFAULT_TEARDOWN_AFTER,
+            freezer: Freezer::Auto,
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
@@ -321,6 +359,7 @@ impl Config {
             ("readiness_poll_initial", self.readiness_poll_initial),
             ("reconcile_interval", self.reconcile_interval),
             ("liveness_timeout", self.liveness_timeout),
+            ("teardown_after", self.teardown_after),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

@@ -95,6 +95,9 @@ impl Deployment {
                 counter: 0,
                 meter: Meter::new(Instant::now()),
                 events,
+                rest_at: None,
+                cannot_pause: false,
+                cannot_prepare: false,
             }),
             wake: Notify::new(),
             finished: CancellationToken::new(),
@@ -148,6 +151,7 @@ impl Deployment {
             s.meter.arrived(arrived);
             s.last_active = arrived;
             s.last_request = Some(arrived);
+            s.rest_at = None;
             s.queue.push(bytes)
         };
         self.wake.notify_one();
@@ -253,10 +257,14 @@ impl Deployment {
         let count =
             |phases: &[Phase]| s.slots.iter().filter(|x| phases.contains(&x.phase)).count() as u32;
         Snapshot {
-            ready: s.slots.iter().filter(|x| s.serves(x)).count() as u32,
-            starting: count(&[Phase::Creating, Phase::Starting]),
+            ready: s
+                .slots
+                .iter()
+                .filter(|x| s.serves(x) && x.phase == Phase::Ready)
+                .count() as u32,
+            starting: count(&[Phase::Creating, Phase::Starting, Phase::Resuming]),
             draining: count(&[Phase::Draining, Phase::Failed, Phase::Stopping]),
-            standby: 0,
+            standby: s.slots.iter().filter(|x| x.phase.rests()).count() as u32,
             desired,
             in_flight: s.in_flight,
             held: s.queue.len() as u32,
@@ -411,9 +419,27 @@ impl Deployment {
                 s.slots[at].ended = true;
                 s.slots[at].died.notify_one();
             }
-            Phase::Failed | Phase::Stopping => {}
-            Phase::Ready | Phase::Draining => s.died(self, at),
+            // The task that freezes it finds out.
+            Phase::Pausing => s.slots[at].ended = true,
+            Phase::Failed | Phase::Stopping | Phase::Preparing | Phase::Prepared => {}
+            Phase::Ready | Phase::Draining | Phase::Paused | Phase::Resuming => s.died(self, at),
         }
+        drop(s);
+        self.wake.notify_one();
+    }
+
+    /// The engine's list does not have a replica's containers as they should be, which was so
+    /// unless the replica has moved since.
+    pub(super) fn not_as_believed(&self, (key, phase, since): (u64, Phase, Instant)) {
+        let mut s = self.state.lock();
+        let Some(at) = s
+            .slots
+            .iter()
+            .position(|x| x.key == key && x.phase == phase && x.since == since)
+        else {
+            return;
+        };
+        s.died(self, at);
         drop(s);
         self.wake.notify_one();
     }

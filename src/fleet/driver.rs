@@ -1,8 +1,12 @@
 //! The task that drives one deployment: look, act, wait, look again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -11,11 +15,12 @@ use super::{
     liveness,
     plan::Action,
     replica::{Phase, Replica},
+    rouse,
     start::{self, Fault, Job},
     state::State,
 };
 use crate::{
-    engine::{ContainerId, Engine},
+    engine::{ContainerId, Engine, Error, Prepared},
     model::{Failure, Reason},
 };
 
@@ -27,6 +32,26 @@ enum Done {
     },
     Stopped {
         key: u64,
+    },
+    /// A replica was frozen, with so much memory, or was not.
+    Paused {
+        key: u64,
+        outcome: Result<u64, Error>,
+    },
+    /// A replica was thawed, or was not.
+    Resumed {
+        key: u64,
+        outcome: Result<(), Error>,
+    },
+    /// A container was prepared, or was not.
+    Prepared {
+        key: u64,
+        outcome: Result<Prepared, Error>,
+    },
+    /// A prepared container was started, or was not.
+    Woken {
+        key: u64,
+        outcome: Result<Replica, Fault>,
     },
     /// A replica does not answer well on its health path.
     Unhealthy {
@@ -63,6 +88,10 @@ pub(super) async fn run<E: Engine>(
             if s.closed.is_some() && s.slots.is_empty() {
                 return;
             }
+            // To those that are thawed from now on, requests are sent at once.
+            let unsent = s.grant(&deployment);
+            drop(s);
+            drop(unsent);
             plan
         };
         for action in plan.actions {
@@ -133,10 +162,71 @@ fn spawn<E: Engine>(
                 }
             });
         }
-        Action::Stop { key, container } => {
+        Action::Stop {
+            key,
+            container,
+            holder,
+            frozen,
+        } => {
             tasks.spawn(async move {
-                start::discard(&*engine, &container, config.stop_grace).await;
+                rouse::end(&*engine, &container, frozen, config.stop_grace).await;
+                if let Some(holder) = holder {
+                    start::discard(&*engine, &holder, Duration::ZERO).await;
+                }
                 Done::Stopped { key }
+            });
+        }
+        Action::Pause { key, container } => {
+            tasks.spawn(async move {
+                let outcome = rouse::pause(&*engine, &container).await;
+                Done::Paused { key, outcome }
+            });
+        }
+        Action::Resume { key, container } => {
+            tasks.spawn(async move {
+                let outcome = rouse::resume(&*engine, &container).await;
+                Done::Resumed { key, outcome }
+            });
+        }
+        Action::Prepare {
+            key,
+            id,
+            revision,
+            container,
+            holder,
+            frozen,
+        } => {
+            let job = Job {
+                id,
+                revision,
+                died: Arc::default(),
+                cancel: CancellationToken::new(),
+            };
+            tasks.spawn(async move {
+                let outcome =
+                    rouse::prepare(&*engine, &config, &job, container, holder, frozen).await;
+                Done::Prepared { key, outcome }
+            });
+        }
+        Action::StartPrepared {
+            key,
+            id,
+            revision,
+            container,
+            endpoints,
+            died,
+            cancel,
+        } => {
+            let job = Job {
+                id,
+                revision,
+                died,
+                cancel,
+            };
+            tasks.spawn(async move {
+                let outcome =
+                    rouse::start_prepared(&*engine, &config, job, container, endpoints).await;
+                Done::Woken { key, outcome }
             });
         }
         Action::Watch {
@@ -161,6 +251,29 @@ fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
     let unsent = match done {
         Done::Stopped { key } => {
             s.stopped(key);
+            Vec::new()
+        }
+        Done::Paused { key, outcome } => {
+            s.paused(key, outcome);
+            Vec::new()
+        }
+        Done::Resumed { key, outcome } => {
+            s.resumed(key, outcome);
+            Vec::new()
+        }
+        Done::Prepared { key, outcome } => {
+            s.prepared(key, outcome);
+            Vec::new()
+        }
+        Done::Woken {
+            key,
+            outcome: Ok(replica),
+        } => s.started(deployment, key, Arc::new(replica)),
+        Done::Woken {
+            key,
+            outcome: Err(fault),
+        } => {
+            s.wake_failed(key, fault);
             Vec::new()
         }
         Done::Unhealthy { key, why } => {

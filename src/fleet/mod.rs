@@ -12,6 +12,9 @@
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
+//! | `standby.rs` | warm standby: the steps into it and out of it |
+//! | `rouse.rs` | the slow parts of these: freeze, thaw, prepare |
+//! | `thaw.rs` | a request to a replica that is being thawed |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
 //! | `upstream.rs` | connections to one port of one replica |
 //! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
@@ -28,9 +31,12 @@ mod lease;
 mod liveness;
 mod plan;
 mod replica;
+mod rouse;
+mod standby;
 mod start;
 mod state;
 mod supervisor;
+mod thaw;
 pub mod upstream;
 
 #[cfg(test)]
@@ -57,7 +63,7 @@ pub use supervisor::EngineState;
 
 use crate::{
     engine::Engine,
-    model::{AppId, Failure, Reason, Revision},
+    model::{AppId, Failure, Reason, Revision, Standby},
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -87,6 +93,14 @@ pub struct Config {
     pub pids_limit: u32,
     /// Time between two comparisons with the engine's list of containers.
     pub reconcile_interval: Duration,
+    /// Where replicas go that are not needed.
+    pub standby: Standby,
+    /// How long one stays frozen before it is prepared.
+    pub standby_pause_for: Duration,
+    /// Most bytes of memory that frozen replicas keep, over all apps.
+    pub standby_memory: u64,
+    /// Time without a request after which an app's standby is removed.
+    pub teardown_after: Duration,
     /// Time between two questions to a ready replica on its health path; 0 asks none.
     pub liveness_interval: Duration,
     /// Longest wait for the answer.

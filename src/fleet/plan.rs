@@ -16,7 +16,7 @@ use super::{
     state::State,
 };
 use crate::{
-    engine::ContainerId,
+    engine::{ContainerId, Endpoints},
     model::{ReplicaId, Revision},
 };
 
@@ -31,7 +31,37 @@ pub(super) enum Action {
         cancel: CancellationToken,
     },
     /// Stop and remove a container.
-    Stop { key: u64, container: ContainerId },
+    Stop {
+        key: u64,
+        container: ContainerId,
+        /// What keeps its network goes with it.
+        holder: Option<ContainerId>,
+        /// It may be frozen.
+        frozen: bool,
+    },
+    /// Freeze a container.
+    Pause { key: u64, container: ContainerId },
+    /// Thaw a container.
+    Resume { key: u64, container: ContainerId },
+    /// End a replica's process and create a container in its network.
+    Prepare {
+        key: u64,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        container: Option<ContainerId>,
+        holder: Option<ContainerId>,
+        frozen: bool,
+    },
+    /// Start a prepared container.
+    StartPrepared {
+        key: u64,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        container: ContainerId,
+        endpoints: Endpoints,
+        died: Arc<Notify>,
+        cancel: CancellationToken,
+    },
     /// Ask a ready replica on its health path until it is told to stop.
     Watch {
         key: u64,
@@ -47,10 +77,20 @@ pub(super) struct Plan {
     pub(super) look_at: Option<Instant>,
 }
 
+impl Plan {
+    /// Look again at this time, if not sooner.
+    pub(super) fn sooner(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
+    }
+}
+
 impl State {
     fn is_up(&self, slot: &Slot) -> bool {
         slot.generation == self.generation
-            && matches!(slot.phase, Phase::Creating | Phase::Starting | Phase::Ready)
+            && matches!(
+                slot.phase,
+                Phase::Creating | Phase::Starting | Phase::Ready | Phase::Resuming
+            )
             && !slot.cancel.is_cancelled()
     }
 
@@ -71,9 +111,10 @@ impl State {
         }
         let up = self.up();
         if up < want {
+            let missing = self.wake(want - up, revision, &mut plan);
             match self.trouble.retry_at {
-                Some(at) if now < at => plan.look_at = Some(at),
-                _ => (0..self.may_start(want - up)).for_each(|_| {
+                Some(at) if missing > 0 && now < at => plan.look_at = Some(at),
+                _ => (0..self.may_start(missing)).for_each(|_| {
                     let action = self.start(self.generation, revision.clone());
                     plan.actions.push(action);
                 }),
@@ -91,7 +132,8 @@ impl State {
             let action = self.start(generation, revision);
             plan.actions.push(action);
         }
-        self.stop_drained(now, &mut plan);
+        self.age(revision, config, now, &mut plan);
+        self.stop_drained(revision, config, now, &mut plan);
         if !config.liveness_interval.is_zero() {
             self.watch_ready(revision, &mut plan);
         }
@@ -125,7 +167,7 @@ impl State {
         let trying = self
             .slots
             .iter()
-            .any(|x| self.is_up(x) && x.phase != Phase::Ready);
+            .any(|x| self.is_up(x) && !x.phase.takes_requests());
         match self.trouble.failed_starts {
             0 => missing,
             _ if trying => 0,
@@ -135,15 +177,20 @@ impl State {
 
     /// Replicas of a revision that serves no more drain; starts of one are called off.
     fn retire_old_generations(&mut self) {
+        let closed = self.closed.is_some();
         let (current, pending) = (self.generation, self.pending.as_ref().map(|p| p.generation));
         for slot in self
             .slots
             .iter_mut()
-            .filter(|x| x.generation != current && Some(x.generation) != pending)
+            .filter(|x| closed || (x.generation != current && Some(x.generation) != pending))
         {
             match slot.phase {
-                Phase::Ready => slot.enter(Phase::Draining),
+                // Those that serve are shed, so that a close leaves them to their requests.
+                Phase::Ready if slot.generation == current => {}
+                Phase::Ready | Phase::Paused | Phase::Prepared => slot.enter(Phase::Draining),
                 Phase::Creating | Phase::Starting => slot.cancel.cancel(),
+                // Their tasks end soon, and are followed by another look.
+                Phase::Pausing | Phase::Resuming | Phase::Preparing => {}
                 Phase::Draining | Phase::Failed | Phase::Stopping => {}
             }
         }
@@ -157,6 +204,8 @@ impl State {
             .slots
             .iter()
             .filter(|x| self.is_up(x))
+            // One that is being thawed is left alone: it is ready in no time.
+            .filter(|x| x.phase != Phase::Resuming)
             .map(|x| (x.phase == Phase::Ready, x.in_flight, x.last_used, x.key))
             .collect();
         keys.sort_unstable();
@@ -248,16 +297,29 @@ impl State {
     }
 
     /// Containers without requests (or whose time to drain is over) are stopped.
-    fn stop_drained(&mut self, now: Instant, plan: &mut Plan) {
+    fn stop_drained(
+        &mut self,
+        revision: &Arc<Revision>,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
         let force = self.closed.as_ref().is_some_and(|c| now >= c.drain_until);
-        for slot in &mut self.slots {
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
             let dead = slot.phase == Phase::Failed;
             let over = force || slot.drain_until.is_some_and(|at| now >= at);
             let drained = slot.phase == Phase::Draining && (over || slot.in_flight == 0);
+            if drained && self.rest(at, revision, config, plan) {
+                continue;
+            }
+            let slot = &mut self.slots[at];
             if let (true, Some(container)) = (dead || drained, &slot.container) {
                 plan.actions.push(Action::Stop {
                     key: slot.key,
                     container: container.clone(),
+                    holder: slot.holder.clone(),
+                    frozen: slot.frozen,
                 });
                 slot.enter(Phase::Stopping);
                 slot.replica = None;
@@ -266,22 +328,20 @@ impl State {
     }
 
     fn next_look(&mut self, revision: &Revision, now: Instant, want: u32, plan: &mut Plan) {
-        let mut sooner =
-            |at: Instant| plan.look_at = Some(plan.look_at.map_or(at, |other| other.min(at)));
         for slot in self.slots.iter().filter(|x| x.phase == Phase::Draining) {
-            slot.drain_until.into_iter().for_each(&mut sooner);
+            slot.drain_until.into_iter().for_each(|at| plan.sooner(at));
         }
         if let Some(closed) = &self.closed {
             if now < closed.drain_until {
-                sooner(closed.drain_until);
+                plan.sooner(closed.drain_until);
             }
         } else if want > revision.scaling.reserved && self.meter.frozen.is_none() {
             if want > revision.scaling.reserved.max(1) {
-                sooner(now + LOOK_EVERY);
+                plan.sooner(now + LOOK_EVERY);
             } else if self.busy() {
                 self.tell_when_idle = true;
             } else {
-                sooner(self.last_active + revision.scaling.scaledown);
+                plan.sooner(self.last_active + revision.scaling.scaledown);
             }
         }
     }

@@ -6,10 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::upstream::Pool;
+use super::{thaw::Thaw, upstream::Pool};
 use crate::{
     engine::{ContainerId, Endpoints},
     model::ReplicaId,
@@ -66,6 +69,13 @@ impl Replica {
             .collect()
     }
 
+    /// Closes its connections: an app's keep-alive timers run out while it is frozen.
+    pub(super) fn drop_idle(&self) {
+        for (_, pool) in &self.pools {
+            pool.drop_idle();
+        }
+    }
+
     /// Where its primary port is reached.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.pools.first().map(|(_, pool)| pool.addr())
@@ -100,12 +110,36 @@ pub(super) enum Phase {
     Failed,
     /// Its container is being stopped and removed.
     Stopping,
+    /// Its container is being frozen.
+    Pausing,
+    /// Its container is frozen.
+    Paused,
+    /// Its container is being thawed; requests are sent to it already.
+    Resuming,
+    /// Its process is being ended, and a container created in its stead.
+    Preparing,
+    /// A container in its kept network can be started at any time.
+    Prepared,
 }
 
 impl Phase {
     /// Whether it runs, or how deep it sleeps.
     pub(super) fn depth(self) -> &'static str {
-        "running"
+        match self {
+            Phase::Pausing | Phase::Paused => "paused",
+            Phase::Preparing | Phase::Prepared => "prepared",
+            _ => "running",
+        }
+    }
+
+    /// Whether it is in warm standby, or on its way there.
+    pub(super) fn rests(self) -> bool {
+        self.depth() != "running"
+    }
+
+    /// Whether requests may be sent to it.
+    pub(super) fn takes_requests(self) -> bool {
+        matches!(self, Phase::Ready | Phase::Resuming)
     }
 
     /// The word for people and for the API.
@@ -117,6 +151,11 @@ impl Phase {
             Phase::Draining => "draining",
             Phase::Failed => "failed",
             Phase::Stopping => "stopping",
+            Phase::Pausing => "pausing",
+            Phase::Paused => "paused",
+            Phase::Resuming => "resuming",
+            Phase::Preparing => "preparing",
+            Phase::Prepared => "prepared",
         }
     }
 }
@@ -148,6 +187,20 @@ pub(super) struct Slot {
     /// When its container was started, and when it was ready.
     pub(super) started_at: Option<SystemTime>,
     pub(super) ready_at: Option<SystemTime>,
+    /// When it came into its phase.
+    pub(super) since: Instant,
+    /// It may be frozen, so it is thawed before it is stopped.
+    pub(super) frozen: bool,
+    /// Bytes that it kept when it was frozen.
+    pub(super) memory: u64,
+    /// Its memory is needed elsewhere.
+    pub(super) evict: bool,
+    /// Tells those who have sent to it how its thaw ends.
+    pub(super) thaw: Option<watch::Sender<Thaw>>,
+    /// The container that keeps its network, once it was prepared.
+    pub(super) holder: Option<ContainerId>,
+    /// Where it will be reached when it is started from prepared.
+    pub(super) endpoints: Option<Endpoints>,
 }
 
 impl Slot {
@@ -175,14 +228,28 @@ impl Slot {
             drain_until: None,
             started_at: None,
             ready_at: None,
+            since: Instant::now(),
+            frozen: false,
+            memory: 0,
+            evict: false,
+            thaw: None,
+            holder: None,
+            endpoints: None,
         }
     }
 
     /// Into another phase; what belongs to the one before ends.
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
+        self.since = Instant::now();
         if phase != Phase::Ready {
             self.watch = None;
+        }
+        if let Some(thaw) = self.thaw.take() {
+            thaw.send_replace(match phase {
+                Phase::Ready => Thaw::Awake,
+                _ => Thaw::Failed,
+            });
         }
     }
 }

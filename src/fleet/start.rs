@@ -167,7 +167,7 @@ pub(super) async fn discard<E: Engine>(engine: &E, container: &ContainerId, grac
     }
 }
 
-fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
+pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
     ContainerSpec {
         owner: Owner {
             app: revision.app.clone(),
@@ -184,7 +184,7 @@ fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
     }
 }
 
-fn fault(error: &Error) -> Fault {
+pub(super) fn fault(error: &Error) -> Fault {
     Fault::Failed {
         failure: error.to_failure(),
         certain: matches!(error, Error::Unreachable { .. } | Error::NoSuchImage { .. }),
@@ -192,7 +192,7 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
-async fn wait_ready<E: Engine>(
+pub(super) async fn wait_ready<E: Engine>(
     engine: &E,
     config: &Config,
     job: &Job,
@@ -311,7 +311,9 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
                 ContainerState::Exited { code, oom_killed } => {
                     return exited(engine, container, code, oom_killed).await;
                 }
-                ContainerState::Created | ContainerState::Running(_) | ContainerState::Paused => {}
+                ContainerState::Created
+                | ContainerState::Running(_)
+                | ContainerState::Paused(_) => {}
             },
             Err(Error::NoSuchContainer(_)) => {
                 return Failure::new(Reason::ContainerExited, ENDED)

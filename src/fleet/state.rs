@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     Config,
@@ -18,7 +21,7 @@ use super::{
     lease::Lease,
     replica::{Phase, Slot},
 };
-use crate::model::{Failure, Reason, Revision};
+use crate::model::{Failure, Reason, Revision, Standby};
 
 /// A replica that ran shorter than this before it died counts as a crash for the back-off.
 pub(super) const CRASH_WINDOW: Duration = Duration::from_secs(10);
@@ -68,6 +71,12 @@ pub(super) struct State {
     pub(super) meter: Meter,
     /// What happened.
     pub(super) events: Events,
+    /// How deep the app rests until it is asked again, chosen by hand.
+    pub(super) rest_at: Option<Standby>,
+    /// The engine refused to freeze one of its replicas.
+    pub(super) cannot_pause: bool,
+    /// The engine refused to prepare one.
+    pub(super) cannot_prepare: bool,
 }
 
 pub(super) struct Closed {
@@ -83,7 +92,7 @@ impl State {
     }
 
     pub(super) fn serves(&self, slot: &Slot) -> bool {
-        slot.phase == Phase::Ready && slot.generation == self.generation
+        slot.phase.takes_requests() && slot.generation == self.generation
     }
 
     pub(super) fn must_prepare(&self, serving: &Revision, next: &Revision) -> bool {
@@ -167,9 +176,13 @@ impl State {
             .slots
             .iter_mut()
             .filter(|x| {
-                x.phase == Phase::Ready && x.generation == generation && x.in_flight < limit
+                x.phase.takes_requests() && x.generation == generation && x.in_flight < limit
             })
-            .min_by_key(|x| (x.in_flight, std::cmp::Reverse(x.last_used)))?;
+            .min_by_key(|x| {
+                // Among equals one that is awake.
+                let asleep = x.phase != Phase::Ready;
+                (x.in_flight, asleep, std::cmp::Reverse(x.last_used))
+            })?;
         let replica = slot.replica.clone()?;
         slot.in_flight += 1;
         slot.last_used = number;
@@ -179,6 +192,7 @@ impl State {
             replica,
             key: slot.key,
             cold: None,
+            thaw: slot.thaw.as_ref().map(watch::Sender::subscribe),
         })
     }
 

@@ -12,6 +12,7 @@ pub mod id;
 pub mod revision;
 pub mod scaling;
 pub mod settings;
+mod standby;
 
 pub use app::{App, Draft, ImageSource, Version};
 pub use failure::{Code, Failure, FieldViolation, Reason};
@@ -19,3 +20,4 @@ pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};
 pub use scaling::Scaling;
 pub use settings::{Limits, Settings, StorageMode, Tier};
+pub use standby::Standby;

@@ -22,3 +22,4 @@ mod lifecycle;
 mod restart;
 mod scale_to_zero;
 mod scaling;
+mod standby;

@@ -6,6 +6,7 @@
 //! | `formula.rs` | the number of replicas, liveness |
 //! | `hold.rs` | held requests: one start, order, bounds, deadlines, those who leave |
 //! | `scale.rs` | down to zero and up again; replicas in excess |
+//! | `standby.rs` | frozen and prepared replicas, and the way back |
 //! | `trouble.rs` | failed starts and the engine's absence |
 //! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
 //! | `publish.rs` | a new revision beside the old one |
@@ -22,6 +23,7 @@ mod plan;
 mod publish;
 mod random;
 mod scale;
+mod standby;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};
@@ -32,7 +34,7 @@ use super::{Config, Deployment, EventKind, Fleet, Lease, Starter};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
-        AppId, Failure, ImageSource, Revision,
+        AppId, Failure, ImageSource, Revision, Standby,
         scaling::{Effective, Metric},
     },
 };
@@ -64,6 +66,10 @@ fn config() -> Config {
         poll_max: ms(100),
         pids_limit: 100,
         reconcile_interval: secs(10),
+        standby: Standby::None,
+        standby_pause_for: secs(600),
+        standby_memory: 1 << 30,
+        teardown_after: secs(24 * 3600),
         liveness_interval: Duration::ZERO,
         liveness_timeout: secs(1),
         liveness_failures: 3,
@@ -100,6 +106,7 @@ fn revision(version: u32) -> Revision {
         },
         max_concurrency: 0,
         allow_unauthenticated: false,
+        standby: None,
         config_hash: "h".into(),
     }
 }

@@ -44,7 +44,7 @@ fn starts(plan: &Plan) -> usize {
 fn stops(plan: &Plan) -> Vec<u64> {
     let key = |a: &Action| match a {
         Action::Stop { key, .. } => Some(*key),
-        Action::Start { .. } | Action::Watch { .. } => None,
+        _ => None,
     };
     plan.actions.iter().filter_map(key).collect()
 }
