@@ -7,5 +7,6 @@ pub mod compute;
 mod convert;
 pub mod json;
 pub mod proto;
+pub mod scaling;
 pub mod secrets;
 pub mod status;

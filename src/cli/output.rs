@@ -57,7 +57,11 @@ impl Format {
 
 /// A message of the contract that serializes as proto3 JSON, in the contract's order.
 pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
-    let full = format!("dodil.ignite.v1.{name}");
+    // A name with its package is taken as it is.
+    let full = match name.contains('.') {
+        true => name.to_owned(),
+        false => format!("dodil.ignite.v1.{name}"),
+    };
     let descriptor = proto::pool().get_message_by_name(&full).ok_or_else(|| {
         Error::Other(anyhow::anyhow!(
             "the contract has no message {full}; this is a bug in ignite"

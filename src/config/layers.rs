@@ -135,6 +135,9 @@ settings! {
     standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;
     standby_memory = "standby_memory", "IGNITE_STANDBY_MEMORY", Bytes;
     teardown_after = "teardown_after", "IGNITE_TEARDOWN_AFTER", Span;
+    memory_budget = "memory_budget", "IGNITE_MEMORY_BUDGET", Bytes;
+    replica_budget = "replica_budget", "IGNITE_REPLICA_BUDGET", Count;
+    room_wait = "room_wait", "IGNITE_ROOM_WAIT", Span;
     freezer = "freezer", "IGNITE_FREEZER", Plain;
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
     liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;

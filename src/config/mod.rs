@@ -69,6 +69,8 @@ const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
 const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
 /// The contract speaks of "long idle" without a figure.
 const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Long enough for another app to go to standby, short enough to be told what is wrong.
+const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
 /// As often as orchestrators usually ask.
 const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// An app with one thread that is busy with a request may answer late.
@@ -183,6 +185,15 @@ pub struct Config {
     /// `teardown_after`, `IGNITE_TEARDOWN_AFTER`: time without a request after which an app's
     /// standby is removed. Default 24 h.
     pub teardown_after: Duration,
+    /// `memory_budget`, `IGNITE_MEMORY_BUDGET`: most memory of all replicas together, running ones
+    /// by their limit, frozen ones as measured. 0 is what the engine's host has. Default 0.
+    pub memory_budget: u64,
+    /// `replica_budget`, `IGNITE_REPLICA_BUDGET`: most replicas of all apps that run at a time.
+    /// 0 sets no bound. Default 0.
+    pub replica_budget: u32,
+    /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for room within these budgets
+    /// before they are refused. Default 30 s.
+    pub room_wait: Duration,
     /// `freezer`, `IGNITE_FREEZER`: who freezes containers: `engine`, `cgroup` (written directly,
     /// faster) or `auto`, which writes cgroups where that is safe. Default `auto`.
     pub freezer: Freezer,
@@ -289,6 +300,9 @@ impl Config {
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
             standby_memory: DEFAULT_STANDBY_MEMORY,
             teardown_after: DEFAULT_TEARDOWN_AFTER,
+            memory_budget: 0,
+            replica_budget: 0,
+            room_wait: DEFAULT_ROOM_WAIT,
             freezer: Freezer::Auto,
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,

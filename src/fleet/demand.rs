@@ -28,6 +28,10 @@ pub(super) struct Meter {
     decided: u32,
     /// Set while the autoscaler is frozen: the number that somebody chose.
     pub(super) frozen: Option<u32>,
+    /// At least so many until then, chosen by hand.
+    floor: Option<(u32, Instant)>,
+    /// Zero was chosen by hand, and nothing has been asked since.
+    at_rest: bool,
 }
 
 impl Meter {
@@ -38,6 +42,8 @@ impl Meter {
             peak: Peak::default(),
             decided: 0,
             frozen: None,
+            floor: None,
+            at_rest: false,
         }
     }
 
@@ -49,6 +55,22 @@ impl Meter {
     pub(super) fn arrived(&mut self, now: Instant) {
         let at = self.at(now);
         self.rate.add(at);
+        self.at_rest = false;
+    }
+
+    /// Somebody wants `n` replicas now and for some time, whatever the load was.
+    pub(super) fn choose(&mut self, now: Instant, n: u32, until: Instant) {
+        self.reset(now, 0);
+        self.floor = (n > 0).then_some((n, until));
+        self.at_rest = n == 0;
+        if self.frozen.is_some() {
+            self.frozen = Some(n);
+        }
+    }
+
+    /// When the number chosen by hand is not kept any more.
+    pub(super) fn chosen_until(&self) -> Option<Instant> {
+        self.floor.map(|(_, until)| until)
     }
 
     /// Forgets the demand of the past but for this number of replicas.
@@ -95,14 +117,27 @@ impl State {
             return (n.min(revision.scaling.max), None);
         }
         self.sample(revision, now);
+        self.meter.floor.take_if(|(_, until)| *until <= now);
+        let floor = self
+            .meter
+            .floor
+            .map_or(0, |(n, _)| n)
+            .min(revision.scaling.max);
         let at = self.meter.at(now);
         let demand = Demand {
             observed: self.observed(now),
             peak: self.meter.peak.largest(at, revision.scaling.scaledown),
             up: self.up(),
-            idle_for: now.saturating_duration_since(self.last_active),
+            idle_for: match self.meter.at_rest {
+                true => Duration::MAX,
+                false => now.saturating_duration_since(self.last_active),
+            },
         };
-        (scaling::desired(&revision.scaling, demand), Some(demand))
+        let desired = scaling::desired(&revision.scaling, demand);
+        if floor > desired {
+            return (floor, None);
+        }
+        (desired, Some(demand))
     }
 
     /// Decides, and writes a change of mind down with its reason.
@@ -111,7 +146,7 @@ impl State {
         let before = std::mem::replace(&mut self.meter.decided, want);
         if want != before && self.closed.is_none() {
             let why = demand.map_or_else(
-                || "chosen by hand, the autoscaler is frozen".to_owned(),
+                || "chosen by hand".to_owned(),
                 |d| scaling::reason(&revision.scaling, d),
             );
             self.events.push(

@@ -26,6 +26,7 @@ use super::{
     hold::Queue,
     lease::{Lease, Place},
     replica::{Phase, ReplicaView, Slot},
+    room::Ledger,
     state::{Closed, Pending, State, Trouble},
 };
 use crate::{
@@ -41,7 +42,7 @@ pub struct Deployment {
     pub(super) state: Mutex<State>,
     events: Events,
     /// Wakes the driver.
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     pub(super) finished: CancellationToken,
 }
 
@@ -54,8 +55,16 @@ pub struct Snapshot {
     pub starting: u32,
     /// Replicas that finish their last requests, or are being stopped.
     pub draining: u32,
-    /// Replicas in warm standby.
+    /// Replicas in warm standby, or on their way there.
     pub standby: u32,
+    /// Of these, frozen.
+    pub paused: u32,
+    /// Of these, prepared.
+    pub prepared: u32,
+    /// Of these, on their way.
+    pub moving: u32,
+    /// The autoscaler is frozen.
+    pub frozen: bool,
     /// Replicas wanted now.
     pub desired: u32,
     /// Requests with a replica.
@@ -71,7 +80,8 @@ pub struct Snapshot {
 }
 
 impl Deployment {
-    pub(super) fn new(config: Arc<Config>, revision: Revision) -> Arc<Self> {
+    pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
+        let wake = Arc::new(Notify::new());
         let events = Events::default();
         Arc::new(Self {
             id: revision.app.clone(),
@@ -95,11 +105,14 @@ impl Deployment {
                 counter: 0,
                 meter: Meter::new(Instant::now()),
                 events,
+                ledger,
+                wake: wake.clone(),
+                no_room: None,
                 rest_at: None,
                 cannot_pause: false,
                 cannot_prepare: false,
             }),
-            wake: Notify::new(),
+            wake,
             finished: CancellationToken::new(),
         })
     }
@@ -185,6 +198,11 @@ impl Deployment {
         {
             return Err(why.clone().with_retry_after(at - now));
         }
+        if let Some(why) = s.no_room.as_ref().and_then(|n| n.refused.as_ref())
+            && !s.has_ready()
+        {
+            return Err(why.clone());
+        }
         let full = |what: String| {
             Failure::new(
                 Reason::HoldQueueFull,
@@ -265,6 +283,10 @@ impl Deployment {
             starting: count(&[Phase::Creating, Phase::Starting, Phase::Resuming]),
             draining: count(&[Phase::Draining, Phase::Failed, Phase::Stopping]),
             standby: s.slots.iter().filter(|x| x.phase.rests()).count() as u32,
+            paused: count(&[Phase::Paused]),
+            prepared: count(&[Phase::Prepared]),
+            moving: count(&[Phase::Pausing, Phase::Preparing]),
+            frozen: s.meter.frozen.is_some(),
             desired,
             in_flight: s.in_flight,
             held: s.queue.len() as u32,
@@ -294,6 +316,7 @@ impl Deployment {
             s.generation = s.next_number();
         }
         s.abandon_pending();
+        s.no_room = None;
         // A publish or a change of settings is a reason to try afresh.
         s.trouble = Trouble::default();
         let before = self.revision.load();

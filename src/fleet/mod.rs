@@ -12,6 +12,8 @@
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
+//! | `room.rs` | the room on this machine, and who has it |
+//! | `control.rs` | moving replicas by hand, and waiting for them |
 //! | `standby.rs` | warm standby: the steps into it and out of it |
 //! | `rouse.rs` | the slow parts of these: freeze, thaw, prepare |
 //! | `thaw.rs` | a request to a replica that is being thawed |
@@ -22,6 +24,7 @@
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
 //! everything slow happens in the driver's tasks.
 
+mod control;
 mod demand;
 mod deployment;
 mod driver;
@@ -31,6 +34,7 @@ mod lease;
 mod liveness;
 mod plan;
 mod replica;
+mod room;
 mod rouse;
 mod standby;
 mod start;
@@ -55,12 +59,15 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use control::Until;
 pub use deployment::{Deployment, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
 pub use replica::{ColdStart, Replica, ReplicaView};
+pub use room::Bounds;
 pub use supervisor::EngineState;
 
+use self::room::Ledger;
 use crate::{
     engine::Engine,
     model::{AppId, Failure, Reason, Revision, Standby},
@@ -97,8 +104,10 @@ pub struct Config {
     pub standby: Standby,
     /// How long one stays frozen before it is prepared.
     pub standby_pause_for: Duration,
-    /// Most bytes of memory that frozen replicas keep, over all apps.
-    pub standby_memory: u64,
+    /// Bounds over all apps.
+    pub bounds: Bounds,
+    /// How long requests wait for room on this machine before they are refused.
+    pub room_wait: Duration,
     /// Time without a request after which an app's standby is removed.
     pub teardown_after: Duration,
     /// Time between two questions to a ready replica on its health path; 0 asks none.
@@ -120,6 +129,7 @@ pub struct Fleet {
 struct Shared {
     config: Arc<Config>,
     deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
+    ledger: Arc<Ledger>,
     engine: watch::Sender<EngineState>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -136,6 +146,7 @@ impl Fleet {
     /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
+            ledger: Ledger::new(config.bounds),
             config: Arc::new(config),
             deployments: RwLock::default(),
             engine: watch::Sender::new(EngineState::Unknown),
@@ -174,7 +185,11 @@ impl Fleet {
             d.activate(revision);
             return d;
         }
-        let d = Deployment::new(self.shared.config.clone(), revision);
+        let d = Deployment::new(
+            self.shared.config.clone(),
+            self.shared.ledger.clone(),
+            revision,
+        );
         map.insert(d.id().clone(), d.clone());
         drop(map);
         (self.spawn)(d.clone());

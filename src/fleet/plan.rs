@@ -13,12 +13,18 @@ use super::{
     demand::LOOK_EVERY,
     events::EventKind,
     replica::{Phase, Replica, Slot},
-    state::State,
+    room::Room,
+    state::{NoRoom, State},
 };
 use crate::{
     engine::{ContainerId, Endpoints},
-    model::{ReplicaId, Revision},
+    model::{Failure, ReplicaId, Revision},
 };
+
+/// What a replica that runs takes of the machine's memory.
+pub(super) fn bytes(revision: &Revision) -> u64 {
+    u64::from(revision.memory_mb) << 20
+}
 
 /// What the driver has to do.
 pub(super) enum Action {
@@ -105,19 +111,18 @@ impl State {
             look_at: None,
         };
         self.retire_old_generations();
+        self.no_room
+            .take_if(|_| self.ledger.has_room(bytes(revision), &self.wake));
         let want = self.decide_and_record(revision, now);
         if self.up() < want {
             self.revive(want - self.up());
         }
         let up = self.up();
         if up < want {
-            let missing = self.wake(want - up, revision, &mut plan);
+            let missing = self.wake(want - up, revision, config, now, &mut plan);
             match self.trouble.retry_at {
-                Some(at) if missing > 0 && now < at => plan.look_at = Some(at),
-                _ => (0..self.may_start(missing)).for_each(|_| {
-                    let action = self.start(self.generation, revision.clone());
-                    plan.actions.push(action);
-                }),
+                Some(at) if missing > 0 && now < at => plan.sooner(at),
+                _ => self.start_missing(self.may_start(missing), revision, config, now, &mut plan),
             }
         } else {
             self.shed(up - want);
@@ -129,7 +134,11 @@ impl State {
             .map(|p| (p.generation, p.revision.clone()))
             && !self.slots.iter().any(|x| x.generation == generation)
         {
-            let action = self.start(generation, revision);
+            // Over the bounds if need be: it is one, and for a short time.
+            let room = self
+                .ledger
+                .take_anyway(&revision.app, &self.wake, bytes(&revision));
+            let action = self.start(generation, revision, room);
             plan.actions.push(action);
         }
         self.age(revision, config, now, &mut plan);
@@ -269,16 +278,68 @@ impl State {
         }
     }
 
-    fn start(&mut self, generation: u64, revision: Arc<Revision>) -> Action {
+    /// Starts so many, as far as the machine has room.
+    fn start_missing(
+        &mut self,
+        missing: u32,
+        revision: &Arc<Revision>,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
+        for _ in 0..missing {
+            match self.ledger.take(&revision.app, &self.wake, bytes(revision)) {
+                Ok(room) => {
+                    let action = self.start(self.generation, revision.clone(), room);
+                    plan.actions.push(action);
+                }
+                Err(failure) => return self.without_room(failure, revision, config, now, plan),
+            }
+        }
+    }
+
+    /// Those who wait go on waiting for some time, since others may leave; then they are refused,
+    /// unless somebody serves.
+    pub(super) fn without_room(
+        &mut self,
+        failure: Failure,
+        revision: &Revision,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
+        let since = self.no_room.as_ref().map_or(now, |n| n.since);
+        if self.no_room.is_none() {
+            tracing::warn!(app = %revision.app, "{}", failure.message);
+            self.events.push(
+                EventKind::NoRoom,
+                None,
+                revision.version,
+                failure.text(true),
+            );
+        }
+        let refuse_at = since + config.room_wait;
+        let refused = (now >= refuse_at && self.up() == 0).then(|| {
+            self.queue.fail_all(&failure);
+            failure
+        });
+        if refused.is_none() && now < refuse_at {
+            plan.sooner(refuse_at);
+        }
+        self.no_room = Some(NoRoom { since, refused });
+    }
+
+    fn start(&mut self, generation: u64, revision: Arc<Revision>, room: Room) -> Action {
         let key = self.next_number();
         let id = ReplicaId::generate(ulid::Ulid::generate());
-        let slot = Slot::new(
+        let mut slot = Slot::new(
             key,
             id.clone(),
             generation,
             revision.version,
             Phase::Creating,
         );
+        slot.room = Some(room);
         let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
         self.events.push(
             EventKind::ReplicaCreating,
@@ -336,6 +397,9 @@ impl State {
                 plan.sooner(closed.drain_until);
             }
         } else if want > revision.scaling.reserved && self.meter.frozen.is_none() {
+            if let Some(at) = self.meter.chosen_until() {
+                plan.sooner(at);
+            }
             if want > revision.scaling.reserved.max(1) {
                 plan.sooner(now + LOOK_EVERY);
             } else if self.busy() {

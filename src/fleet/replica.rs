@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{thaw::Thaw, upstream::Pool};
+use super::{room::Room, thaw::Thaw, upstream::Pool};
 use crate::{
     engine::{ContainerId, Endpoints},
     model::ReplicaId,
@@ -191,10 +191,8 @@ pub(super) struct Slot {
     pub(super) since: Instant,
     /// It may be frozen, so it is thawed before it is stopped.
     pub(super) frozen: bool,
-    /// Bytes that it kept when it was frozen.
-    pub(super) memory: u64,
-    /// Its memory is needed elsewhere.
-    pub(super) evict: bool,
+    /// What it takes of the machine; given back with the slot.
+    pub(super) room: Option<Room>,
     /// Tells those who have sent to it how its thaw ends.
     pub(super) thaw: Option<watch::Sender<Thaw>>,
     /// The container that keeps its network, once it was prepared.
@@ -230,8 +228,7 @@ impl Slot {
             ready_at: None,
             since: Instant::now(),
             frozen: false,
-            memory: 0,
-            evict: false,
+            room: None,
             thaw: None,
             holder: None,
             endpoints: None,

@@ -17,8 +17,9 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Config,
     events::EventKind,
-    plan::{Action, Plan},
+    plan::{Action, Plan, bytes},
     replica::{Phase, Slot},
+    room::Room,
     start::Fault,
     state::State,
     thaw::Thaw,
@@ -53,6 +54,8 @@ impl State {
         &mut self,
         mut missing: u32,
         revision: &Arc<Revision>,
+        config: &Config,
+        now: Instant,
         plan: &mut Plan,
     ) -> u32 {
         let generation = self.generation;
@@ -82,6 +85,14 @@ impl State {
             let Some(container) = slot.container.clone() else {
                 continue;
             };
+            let awake = slot.phase != Phase::Pausing;
+            if awake
+                && let Some(room) = &slot.room
+                && let Err(failure) = room.run(&revision.app, &self.wake, bytes(revision))
+            {
+                self.without_room(failure, revision, config, now, plan);
+                return 0;
+            }
             match slot.phase {
                 Phase::Paused => {
                     slot.enter(Phase::Resuming);
@@ -168,7 +179,8 @@ impl State {
                 }
                 Phase::Paused => {
                     let due = slot.since + config.standby_pause_for;
-                    if standby == Standby::Pause && !slot.evict && now < due {
+                    let must_go = slot.room.as_ref().is_some_and(Room::must_go);
+                    if standby == Standby::Pause && !must_go && now < due {
                         plan.sooner(due.min(torn_down));
                     } else if may_prepare {
                         prepare(slot, revision, plan);
@@ -176,7 +188,7 @@ impl State {
                         slot.enter(Phase::Draining);
                     }
                 }
-                Phase::Prepared if long_idle || slot.evict || standby == Standby::None => {
+                Phase::Prepared if long_idle || standby == Standby::None => {
                     slot.enter(Phase::Draining);
                 }
                 Phase::Prepared => plan.sooner(torn_down),
@@ -201,7 +213,9 @@ impl State {
         match outcome {
             Ok(bytes) if !slot.ended => {
                 slot.enter(Phase::Paused);
-                slot.memory = bytes;
+                if let Some(room) = &slot.room {
+                    room.freeze(bytes);
+                }
                 let text = format!("frozen with {} MB of memory", bytes >> 20);
                 self.events
                     .push(EventKind::ReplicaPaused, Some(&slot.id), slot.version, text);
@@ -237,7 +251,6 @@ impl State {
             Ok(()) => {
                 slot.enter(Phase::Ready);
                 slot.frozen = false;
-                slot.evict = false;
                 self.last_active = Instant::now();
                 let text = format!("awake after {took:.1?}");
                 self.events
@@ -287,6 +300,9 @@ impl State {
                 slot.container = Some(prepared.container);
                 slot.holder = Some(prepared.holder);
                 slot.endpoints = Some(prepared.endpoints);
+                if let Some(room) = &slot.room {
+                    room.prepare();
+                }
                 slot.started_at = None;
                 slot.ready_at = None;
                 self.events.push(
@@ -314,8 +330,6 @@ impl State {
 /// Paused or Draining => Preparing.
 fn prepare(slot: &mut Slot, revision: &Arc<Revision>, plan: &mut Plan) {
     slot.enter(Phase::Preparing);
-    slot.evict = false;
-    slot.memory = 0;
     slot.replica = None;
     plan.actions.push(Action::Prepare {
         key: slot.key,

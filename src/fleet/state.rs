@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
@@ -20,6 +20,7 @@ use super::{
     hold::Queue,
     lease::Lease,
     replica::{Phase, Slot},
+    room::Ledger,
 };
 use crate::model::{Failure, Reason, Revision, Standby};
 
@@ -31,6 +32,13 @@ pub(super) struct Pending {
     pub(super) revision: Arc<Revision>,
     pub(super) generation: u64,
     pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
+}
+
+/// A start that is wanted finds no room.
+pub(super) struct NoRoom {
+    pub(super) since: Instant,
+    /// Nobody waits for it any more: what everybody is told.
+    pub(super) refused: Option<Failure>,
 }
 
 /// What went wrong lately.
@@ -71,6 +79,12 @@ pub(super) struct State {
     pub(super) meter: Meter,
     /// What happened.
     pub(super) events: Events,
+    /// The room on this machine.
+    pub(super) ledger: Arc<Ledger>,
+    /// Wakes the driver; the ledger does, when there is room.
+    pub(super) wake: Arc<Notify>,
+    /// Set while a start is wanted and finds no room.
+    pub(super) no_room: Option<NoRoom>,
     /// How deep the app rests until it is asked again, chosen by hand.
     pub(super) rest_at: Option<Standby>,
     /// The engine refused to freeze one of its replicas.

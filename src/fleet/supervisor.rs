@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{
     Shared,
     deployment::Deployment,
+    plan::bytes,
     replica::{Phase, Replica, Slot},
     rouse,
     start::{self, Fault, Job},
@@ -155,6 +156,7 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
         d.state.lock().trouble = Trouble::default();
         d.wake.notify_one();
     }
+    shared.ledger.set_host_memory(info.memory_bytes);
     shared.engine.send_replace(EngineState::Up(info));
     // Off the way of the first cold start; should it fail, that one tries again. In a task that
     // a stop waits for: cut off in the middle, the engine would make it after its removal.
@@ -314,6 +316,10 @@ async fn adopt<E: Engine>(
         ) => endpoints,
         _ => return refuse(&**engine, found).await,
     };
+    let memory = match frozen {
+        true => engine.memory(container).await.unwrap_or(0),
+        false => 0,
+    };
     let taken = {
         let mut s = deployment.state.lock();
         let revision = deployment.revision();
@@ -331,13 +337,19 @@ async fn adopt<E: Engine>(
             );
             slot.container = Some(container.clone());
             slot.holder = holder.clone();
+            // It runs already, whatever the bounds are now.
+            let room = s
+                .ledger
+                .take_anyway(&revision.app, &s.wake, bytes(&revision));
             if frozen {
                 let pools = Replica::pools(&endpoints, &revision.ports, shared.config.max_connects);
                 let replica = Replica::new(owner.replica.clone(), container.clone(), None, pools);
                 slot.replica = Some(Arc::new(replica));
                 slot.frozen = true;
                 slot.enter(Phase::Paused);
+                room.freeze(memory);
             }
+            slot.room = Some(room);
             let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
             s.slots.push(slot);
             (key, revision, died, cancel)

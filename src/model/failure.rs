@@ -90,6 +90,10 @@ reasons! {
     BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
     /// Too many requests are held for this app already.
     HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
+    /// The machine has no room for the replica that is needed.
+    NoRoom = "NO_ROOM", 429, ResourceExhausted;
+    /// What was waited for did not come about in time.
+    WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.
     ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
     /// The app did not answer within its timeout plus the cold-start budget.

@@ -29,11 +29,13 @@ use crate::{
         json,
         proto::{
             self,
+            local::v1::scaling_service_server::ScalingServiceServer,
             v1::{
                 compute_service_server::ComputeServiceServer,
                 secret_service_server::SecretServiceServer,
             },
         },
+        scaling::Scaling,
         secrets::Secrets,
         status::{self, to_response},
     },
@@ -217,7 +219,12 @@ fn fleet_config(c: &Config) -> fleet::Config {
         reconcile_interval: c.reconcile_interval,
         standby: c.standby,
         standby_pause_for: c.standby_pause_for,
-        standby_memory: c.standby_memory,
+        bounds: fleet::Bounds {
+            memory: c.memory_budget,
+            replicas: c.replica_budget,
+            standby_memory: c.standby_memory,
+        },
+        room_wait: c.room_wait,
         teardown_after: c.teardown_after,
         liveness_interval: c.liveness_interval,
         liveness_timeout: c.liveness_timeout,
@@ -259,8 +266,10 @@ async fn services(compute: Compute, limits: json::Limits) -> Routes {
         .await;
     let (reflection, reflection_alpha) = proto::reflection_services();
     let secrets = Secrets::new(compute.clone());
+    let scaling = Scaling::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
+        .add_service(ScalingServiceServer::new(scaling))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

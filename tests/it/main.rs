@@ -16,6 +16,7 @@ mod support;
 
 // What the fleet does with replicas.
 mod cold_start;
+mod control;
 mod engine_loss;
 mod failures;
 mod lifecycle;

@@ -59,7 +59,7 @@ pub struct Compute {
 
 /// What a method comes to before it is a gRPC status; the flag says that the caller owns the
 /// app and may read details.
-struct Refusal(Failure, bool);
+pub(super) struct Refusal(Failure, bool);
 
 impl From<Failure> for Refusal {
     // Before the caller is known to own the app, details stay here.
@@ -81,7 +81,7 @@ impl From<Refusal> for Status {
     }
 }
 
-trait ForOwner<T> {
+pub(super) trait ForOwner<T> {
     fn for_owner(self) -> Result<T, Refusal>;
 }
 
@@ -111,7 +111,12 @@ impl Compute {
 
     /// The app that a request names, once the caller is known to own it. Who is asking comes
     /// before what for, so that a stranger learns nothing of names.
-    fn owned<T>(&self, request: &Request<T>, org: &str, name: &str) -> Result<AppId, Failure> {
+    pub(super) fn owned<T>(
+        &self,
+        request: &Request<T>,
+        org: &str,
+        name: &str,
+    ) -> Result<AppId, Failure> {
         self.caller(request)?;
         let id = convert::app_id(org, name)?;
         self.owner(request, &id.org)?;

@@ -12,7 +12,10 @@ use tonic::{
 };
 
 use super::{super::Error, uses_tls};
-use crate::api::proto::v1::compute_service_client::ComputeServiceClient;
+use crate::api::proto::{
+    local::v1::scaling_service_client::ScalingServiceClient,
+    v1::compute_service_client::ComputeServiceClient,
+};
 
 /// A connection that is not there by then will not come.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +24,9 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 
 /// The generated client with the caller's token.
 pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// The client of what this platform does with replicas beyond the contract.
+pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Puts the token into each request.
 #[derive(Clone)]
@@ -40,6 +46,7 @@ impl Interceptor for Bearer {
 /// One connection, the time its answers may take, and what to say when the caller is not known.
 pub(in crate::cli) struct Session {
     client: Client,
+    scaling: Scaling,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -69,10 +76,13 @@ impl Session {
             .connect()
             .await
             .map_err(|e| unreachable_at(&endpoint, &e))?;
-        let client = ComputeServiceClient::with_interceptor(channel, Bearer(bearer))
+        let bearer = Bearer(bearer);
+        let scaling = ScalingServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let client = ComputeServiceClient::with_interceptor(channel, bearer)
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         Ok(Self {
             client,
+            scaling,
             timeout,
             hint,
         })
@@ -81,6 +91,11 @@ impl Session {
     /// A handle for calls; cheap.
     pub(in crate::cli) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// A handle for calls about replicas; cheap.
+    pub(in crate::cli) fn scaling(&self) -> Scaling {
+        self.scaling.clone()
     }
 
     /// Waits for one answer, no longer than `--timeout`.

@@ -30,7 +30,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Config, Deployment, EventKind, Fleet, Lease, Starter};
+use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
@@ -68,7 +68,12 @@ fn config() -> Config {
         reconcile_interval: secs(10),
         standby: Standby::None,
         standby_pause_for: secs(600),
-        standby_memory: 1 << 30,
+        bounds: Bounds {
+            memory: 0,
+            replicas: 0,
+            standby_memory: 1 << 30,
+        },
+        room_wait: secs(20),
         teardown_after: secs(24 * 3600),
         liveness_interval: Duration::ZERO,
         liveness_timeout: secs(1),

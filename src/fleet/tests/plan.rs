@@ -13,7 +13,11 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
     let mut r = revision(1);
     r.scaling.reserved = reserved;
     r.scaling.max = max;
-    Deployment::new(Arc::new(config()), r)
+    {
+        let config = config();
+        let ledger = crate::fleet::room::Ledger::new(config.bounds);
+        Deployment::new(Arc::new(config), ledger, r)
+    }
 }
 
 /// Adds a replica; its key is the number that orders it by use.

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     engine::{Container, ContainerState},
     fleet::upstream::Body,
+    model::Reason,
 };
 
 fn pausing() -> Config {
@@ -278,4 +279,89 @@ async fn the_next_run_takes_up_what_is_frozen_and_removes_what_is_prepared() {
     let (w, starter) = World::before(w.engine.clone(), preparing(), revision(1));
     starter.begin();
     until("they are removed", || w.engine.containers().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_they_are_told() {
+    let mut config = pausing();
+    // Two replicas of 64 MB and a bit.
+    config.bounds.memory = 150 << 20;
+    let w = World::with(config, revision(1)).await;
+    let script = Script {
+        memory: 60 << 20,
+        ..Script::default()
+    };
+    w.engine.script("v1", script);
+    put_to_sleep(&w, "paused").await;
+    let other = |name: &str| {
+        let mut r = revision(1);
+        r.app = name.parse().expect("valid");
+        w.fleet.activate(r)
+    };
+    let (b, c) = (other("acme/b"), other("acme/c"));
+    let far = Instant::now() + LONG;
+    let first = b.acquire(0, far).await.expect("room");
+    // The frozen one is prepared for the third.
+    let second = c.acquire(0, far).await.expect("room after a while");
+    assert_eq!(depths(&w), ["prepared"]);
+    // The first app again: no room. It waits, then is told.
+    let began = Instant::now();
+    let why = w.failure().await;
+    assert_eq!((why.reason, began.elapsed()), (Reason::NoRoom, secs(20)));
+    let text = why.text(true);
+    assert!(text.contains("acme/b 1 replicas with 64 MB"), "{text}");
+    let began = Instant::now();
+    assert_eq!(w.failure().await.reason, Reason::NoRoom);
+    assert!(began.elapsed() < ms(5), "at once by now");
+    // Room that is given back is used, also by one that waits.
+    drop(second);
+    until("it is frozen", || c.snapshot().paused == 1).await;
+    let lease = ask(&w).await;
+    drop((lease, first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_are_moved_and_waited_for_by_hand() {
+    use crate::fleet::Until;
+    let mut r = revision(1);
+    r.scaling.max = 3;
+    let w = World::with(pausing(), r).await;
+    w.app.scale(3).expect("within bounds");
+    let s = w.app.wait(Until::Replicas(3), secs(5)).await;
+    assert_eq!(s.expect("three").ready, 3);
+    assert!(w.app.scale(4).is_err());
+    w.app.scale(1).expect("within bounds");
+    w.app.wait(Until::Replicas(1), secs(5)).await.expect("one");
+    assert_eq!(w.app.snapshot().paused, 2);
+    w.app.idle(Some(Standby::Prepared)).expect("nobody asks");
+    let deep = Until::Idle(Some(Standby::Prepared));
+    w.app.wait(deep, secs(5)).await.expect("prepared");
+    assert_eq!(w.app.snapshot().prepared, 3);
+    w.app.idle(Some(Standby::None)).expect("nobody asks");
+    w.app
+        .wait(Until::Idle(Some(Standby::None)), secs(5))
+        .await
+        .expect("gone");
+    assert!(w.engine.containers().is_empty());
+    let late = w
+        .app
+        .wait(Until::Replicas(1), secs(5))
+        .await
+        .expect_err("never");
+    assert_eq!(late.reason, Reason::WaitTimeout);
+    // Frozen at zero, requests are held until it is unfrozen.
+    w.app.freeze(true).expect("open");
+    let held = w.request();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(w.held(), 1);
+    w.app.freeze(false).expect("open");
+    let lease = held.await.expect("no panic").expect("served");
+    assert!(w.app.idle(None).is_err(), "it is asked");
+    drop(lease);
+    // Scaled by hand it goes back to what the load needs after the period.
+    w.app.scale(2).expect("within bounds");
+    tokio::time::sleep(secs(29)).await;
+    assert_eq!(w.app.snapshot().ready, 2);
+    tokio::time::sleep(secs(40)).await;
+    assert_eq!(w.app.snapshot().ready, 0);
 }
