@@ -24,6 +24,9 @@ use crate::{
     model::{Failure, Reason},
 };
 
+/// Least time between two looks that nothing but time is the reason for.
+const NEXT_LOOK: Duration = Duration::from_millis(1);
+
 /// What a task of the driver came to.
 enum Done {
     Started {
@@ -124,7 +127,9 @@ async fn closed(deployment: &Deployment) {
 
 async fn at(when: Option<Instant>) {
     match when {
-        Some(when) => tokio::time::sleep_until(when).await,
+        // A plan may not ask for a look that is due already, which would be a circle; should one
+        // do so nevertheless, it costs little.
+        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + NEXT_LOOK)).await,
         None => std::future::pending().await,
     }
 }

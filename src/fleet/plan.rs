@@ -390,22 +390,23 @@ impl State {
 
     fn next_look(&mut self, revision: &Revision, now: Instant, want: u32, plan: &mut Plan) {
         for slot in self.slots.iter().filter(|x| x.phase == Phase::Draining) {
-            slot.drain_until.into_iter().for_each(|at| plan.sooner(at));
+            // One whose time is over is waited for: its container is being made or stopped.
+            let over = slot.drain_until.filter(|at| *at > now);
+            over.into_iter().for_each(|at| plan.sooner(at));
         }
         if let Some(closed) = &self.closed {
             if now < closed.drain_until {
                 plan.sooner(closed.drain_until);
             }
         } else if want > revision.scaling.reserved && self.meter.frozen.is_none() {
-            if let Some(at) = self.meter.chosen_until() {
-                plan.sooner(at);
-            }
+            let chosen_until = self.meter.chosen_until();
             if want > revision.scaling.reserved.max(1) {
                 plan.sooner(now + LOOK_EVERY);
             } else if self.busy() {
                 self.tell_when_idle = true;
             } else {
-                plan.sooner(self.last_active + revision.scaling.scaledown);
+                let idle_at = self.last_active + revision.scaling.scaledown;
+                plan.sooner(chosen_until.map_or(idle_at, |at| at.max(idle_at)));
             }
         }
     }

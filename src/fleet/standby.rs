@@ -170,8 +170,10 @@ impl State {
     ) {
         let standby = self.standby(revision, config);
         let may_prepare = standby != Standby::None && !self.cannot_prepare;
-        let torn_down = self.last_active + config.teardown_after;
-        let long_idle = now >= torn_down && revision.scaling.reserved == 0;
+        // Apps with reserved capacity are exempt.
+        let torn_down =
+            (revision.scaling.reserved == 0).then(|| self.last_active + config.teardown_after);
+        let long_idle = torn_down.is_some_and(|at| now >= at);
         for slot in &mut self.slots {
             match slot.phase {
                 Phase::Paused if long_idle || standby == Standby::None => {
@@ -181,7 +183,7 @@ impl State {
                     let due = slot.since + config.standby_pause_for;
                     let must_go = slot.room.as_ref().is_some_and(Room::must_go);
                     if standby == Standby::Pause && !must_go && now < due {
-                        plan.sooner(due.min(torn_down));
+                        plan.sooner(torn_down.map_or(due, |at| at.min(due)));
                     } else if may_prepare {
                         prepare(slot, revision, plan);
                     } else {
@@ -191,7 +193,7 @@ impl State {
                 Phase::Prepared if long_idle || standby == Standby::None => {
                     slot.enter(Phase::Draining);
                 }
-                Phase::Prepared => plan.sooner(torn_down),
+                Phase::Prepared => torn_down.into_iter().for_each(|at| plan.sooner(at)),
                 _ => continue,
             }
             // What leaves standby here goes for good.
@@ -230,9 +232,13 @@ impl State {
                 );
             }
             Err(error) => {
-                tracing::warn!(replica = %slot.id, %error, "A replica cannot be frozen; this app's standby goes without from now on");
+                tracing::warn!(replica = %slot.id, %error, "A replica could not be frozen");
                 slot.enter(Phase::Draining);
-                self.cannot_pause = matches!(error, Error::Refused { .. });
+                match error {
+                    Error::Refused { .. } => self.cannot_pause = true,
+                    // Nothing better can be expected of another try, which would follow at once.
+                    _ => slot.drain_until = Some(Instant::now()),
+                }
             }
         }
     }

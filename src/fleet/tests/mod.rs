@@ -11,6 +11,7 @@
 //! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
 //! | `publish.rs` | a new revision beside the old one |
 //! | `lifecycle.rs` | delete, shutdown, adoption |
+//! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
@@ -18,6 +19,7 @@ mod crash;
 mod formula;
 mod hold;
 mod lifecycle;
+mod many;
 pub(super) mod net;
 mod plan;
 mod publish;
