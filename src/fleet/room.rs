@@ -55,10 +55,34 @@ struct Entry {
 struct Inner {
     entries: BTreeMap<u64, Entry>,
     next: u64,
+    /// Sums over the entries, kept so that a start costs the same however many apps there are.
+    taken: u64,
+    frozen: u64,
+    running: u32,
     /// What the engine's host has, once it is known.
     host_memory: u64,
     /// Those who found no room, to be told when there may be some.
     waiting: Vec<Weak<Notify>>,
+}
+
+impl Inner {
+    fn count(&mut self, kind: Use, bytes: u64) {
+        self.taken += bytes;
+        match kind {
+            Use::Running => self.running += 1,
+            Use::Frozen => self.frozen += bytes,
+            Use::Prepared => {}
+        }
+    }
+
+    fn discount(&mut self, kind: Use, bytes: u64) {
+        self.taken -= bytes;
+        match kind {
+            Use::Running => self.running -= 1,
+            Use::Frozen => self.frozen -= bytes,
+            Use::Prepared => {}
+        }
+    }
 }
 
 /// The ledger.
@@ -108,10 +132,8 @@ impl Ledger {
     /// `wake` hears when there may be some.
     pub(super) fn has_room(&self, bytes: u64, wake: &Arc<Notify>) -> bool {
         let mut inner = self.inner.lock();
-        let frozen = inner.entries.values().filter(|e| e.kind == Use::Frozen);
-        let could_go: u64 = frozen.map(|e| e.bytes).sum();
         let (missing, too_many) = self.shortage(&inner, bytes, None);
-        let room = missing <= could_go && too_many == 0;
+        let room = missing <= inner.frozen && too_many == 0;
         if !room {
             wait(&mut inner, wake);
         }
@@ -126,6 +148,7 @@ impl Ledger {
         bytes: u64,
     ) -> Room {
         inner.next += 1;
+        inner.count(Use::Running, bytes);
         let (key, evict) = (inner.next, Arc::new(AtomicBool::new(false)));
         inner.entries.insert(
             key,
@@ -155,9 +178,9 @@ impl Ledger {
 
     /// Bytes and replicas that are missing for one more that runs; `but` is not counted.
     fn shortage(&self, inner: &Inner, bytes: u64, but: Option<u64>) -> (u64, u32) {
-        let others = || inner.entries.iter().filter(|(k, _)| Some(**k) != but);
-        let taken: u64 = others().map(|(_, e)| e.bytes).sum();
-        let running = others().filter(|(_, e)| e.kind == Use::Running).count() as u32;
+        let own = but.and_then(|key| inner.entries.get(&key));
+        let taken = inner.taken - own.map_or(0, |e| e.bytes);
+        let running = inner.running - u32::from(own.is_some_and(|e| e.kind == Use::Running));
         let replicas = match self.bounds.replicas {
             0 => u32::MAX,
             n => n,
@@ -288,6 +311,9 @@ impl Room {
     pub(super) fn freeze(&self, bytes: u64) {
         let mut inner = self.ledger.inner.lock();
         self.turn(&mut inner, Use::Frozen, bytes);
+        if inner.frozen <= self.ledger.bounds.standby_memory {
+            return tell_waiting(&mut inner);
+        }
         let frozen: u64 = inner
             .entries
             .values()
@@ -317,8 +343,11 @@ impl Room {
         inner.next += 1;
         let used = inner.next;
         if let Some(entry) = inner.entries.get_mut(&self.key) {
+            let before = (entry.kind, entry.bytes);
             (entry.kind, entry.bytes, entry.used) = (kind, bytes, used);
             entry.evict.store(false, Ordering::Release);
+            inner.discount(before.0, before.1);
+            inner.count(kind, bytes);
         }
     }
 }
@@ -337,7 +366,9 @@ fn evict_more(inner: &mut Inner, bytes: u64) {
 impl Drop for Room {
     fn drop(&mut self) {
         let mut inner = self.ledger.inner.lock();
-        inner.entries.remove(&self.key);
+        if let Some(entry) = inner.entries.remove(&self.key) {
+            inner.discount(entry.kind, entry.bytes);
+        }
         tell_waiting(&mut inner);
     }
 }
