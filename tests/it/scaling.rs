@@ -283,5 +283,7 @@ async fn ten_thousand_held_requests_are_served_by_one_start_per_replica() {
         "{REQUESTS} held requests, all served; most memory of ignite: {} MB",
         peak / 1024
     );
-    assert!(peak < 300 * 1024, "{peak} kB");
+    // Futures and frames are larger without optimization.
+    let bound = if cfg!(debug_assertions) { 350 } else { 300 };
+    assert!(peak < bound * 1024, "{peak} kB");
 }
