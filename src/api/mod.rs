@@ -9,5 +9,6 @@ pub mod executions;
 pub(crate) mod export;
 pub mod json;
 pub mod proto;
+pub mod scaling;
 pub mod secrets;
 pub mod status;

@@ -32,18 +32,22 @@ use crate::{
         json,
         proto::{
             self,
-            local::v1::execution_service_server::ExecutionServiceServer,
+            local::v1::{
+                execution_service_server::ExecutionServiceServer,
+                scaling_service_server::ScalingServiceServer,
+            },
             v1::{
                 compute_service_server::ComputeServiceServer,
                 secret_service_server::SecretServiceServer,
             },
         },
+        scaling::Scaling,
         secrets::Secrets,
         status::{self, to_response},
     },
     apps::Apps,
     build::Images,
-    config::{Config, Reach},
+    config::{Config, Freezer, Reach},
     engine::{
         Engine,
         docker::{self, Docker},
@@ -179,6 +183,7 @@ async fn shut_down(
 ) {
     executor.stop();
     stop.drain.cancel();
+    fleet.end_followers();
     serving.close();
     gateway.upgrades.close();
     let finished = async {
@@ -223,6 +228,11 @@ fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
             Reach::Direct => docker::Reach::Direct,
             Reach::Published => docker::Reach::Published,
         },
+        freezer: match config.freezer {
+            Freezer::Auto => docker::Freezer::Auto,
+            Freezer::Engine => docker::Freezer::Engine,
+            Freezer::Cgroup => docker::Freezer::Cgroup,
+        },
         extra_network: config.network.clone(),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
@@ -244,6 +254,18 @@ fn fleet_config(c: &Config) -> fleet::Config {
         poll_max: c.readiness_poll_max,
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
+        standby: c.standby,
+        standby_pause_for: c.standby_pause_for,
+        bounds: fleet::Bounds {
+            memory: c.memory_budget,
+            replicas: c.replica_budget,
+            standby_memory: c.standby_memory,
+        },
+        room_wait: c.room_wait,
+        teardown_after: c.teardown_after,
+        liveness_interval: c.liveness_interval,
+        liveness_timeout: c.liveness_timeout,
+        liveness_failures: c.liveness_failures,
     }
 }
 
@@ -328,9 +350,11 @@ async fn services(compute: Compute, limits: json::Limits) -> Routes {
     let (reflection, reflection_alpha) = proto::reflection_services();
     let secrets = Secrets::new(compute.clone());
     let executions = api::executions::Executions::new(compute.clone());
+    let scaling = Scaling::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
         .add_service(ExecutionServiceServer::new(executions))
+        .add_service(ScalingServiceServer::new(scaling))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    App, AppId, Draft, ImageSource, Limits, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
     scaling::Metric,
     settings::{Settings, StorageMode},
@@ -102,6 +102,9 @@ struct SettingsRecord {
     /// 0 ephemeral, 1 persistent, 2 time to live.
     #[prost(uint32, tag = "19")]
     storage_mode: u32,
+    /// 0 not set, 1 pause, 2 prepared, 3 none.
+    #[prost(uint32, tag = "20")]
+    standby: u32,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -231,6 +234,12 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             StorageMode::Persistent => 1,
             StorageMode::Ttl => 2,
         },
+        standby: match s.standby {
+            None => 0,
+            Some(Standby::Pause) => 1,
+            Some(Standby::Prepared) => 2,
+            Some(Standby::None) => 3,
+        },
     }
 }
 
@@ -278,6 +287,13 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             1 => StorageMode::Persistent,
             2 => StorageMode::Ttl,
             n => return unknown("storage mode", n),
+        },
+        standby: match r.standby {
+            0 => None,
+            1 => Some(Standby::Pause),
+            2 => Some(Standby::Prepared),
+            3 => Some(Standby::None),
+            n => return unknown("standby", n),
         },
     })
 }

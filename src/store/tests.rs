@@ -34,6 +34,7 @@ pub(super) fn full_app(id: &str) -> App {
         max_concurrency: 7,
         allow_unauthenticated: true,
         storage_mode: StorageMode::Ttl,
+        standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {
         number: 1,

@@ -15,17 +15,20 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 11] = [
+const BUILT: [&str; 14] = [
     "CreateApp",
     "DeleteApp",
     "GetApp",
+    "GetAppEvents",
     "GetAppState",
     "GetDraftInfo",
     "HealthCheck",
     "Invoke",
+    "ListAppReplicas",
     "ListApps",
     "PublishDraft",
     "SaveDraft",
+    "StreamAppEvents",
     "UpdateAppConfig",
 ];
 

@@ -21,8 +21,11 @@ mod support;
 
 // What the fleet does with replicas.
 mod cold_start;
+mod control;
 mod engine_loss;
 mod failures;
 mod lifecycle;
 mod restart;
 mod scale_to_zero;
+mod scaling;
+mod standby;

@@ -4,6 +4,7 @@
 
 mod executions;
 mod invoke;
+mod replicas;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ use crate::{
 
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
+pub use replicas::EventStream;
 
 /// Apps on a page of ListApps when no limit is given, as the contract says.
 const DEFAULT_PAGE: usize = 100;
@@ -89,7 +91,7 @@ impl From<Refusal> for Status {
     }
 }
 
-trait ForOwner<T> {
+pub(super) trait ForOwner<T> {
     fn for_owner(self) -> Result<T, Refusal>;
 }
 
@@ -119,7 +121,12 @@ impl Compute {
 
     /// The app that a request names, once the caller is known to own it. Who is asking comes
     /// before what for, so that a stranger learns nothing of names.
-    fn owned<T>(&self, request: &Request<T>, org: &str, name: &str) -> Result<AppId, Failure> {
+    pub(super) fn owned<T>(
+        &self,
+        request: &Request<T>,
+        org: &str,
+        name: &str,
+    ) -> Result<AppId, Failure> {
         self.caller(request)?;
         let id = convert::app_id(org, name)?;
         self.owner(request, &id.org)?;
@@ -378,7 +385,7 @@ impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = Never<v1::LogLine>;
-    type StreamAppEventsStream = Never<v1::AppEvent>;
+    type StreamAppEventsStream = EventStream;
     type StreamCompileLogsStream = Never<v1::CompileLogLine>;
 
     async fn create_app(
@@ -508,6 +515,27 @@ impl ComputeService for Compute {
         Ok(Response::new(self.health()))
     }
 
+    async fn get_app_events(
+        &self,
+        request: Request<v1::GetAppEventsRequest>,
+    ) -> Result<Response<v1::GetAppEventsResponse>, Status> {
+        Ok(Response::new(self.app_events(&request)?))
+    }
+
+    async fn stream_app_events(
+        &self,
+        request: Request<v1::StreamAppEventsRequest>,
+    ) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(self.follow_events(&request)?))
+    }
+
+    async fn list_app_replicas(
+        &self,
+        request: Request<v1::ListAppReplicasRequest>,
+    ) -> Result<Response<v1::ListAppReplicasResponse>, Status> {
+        Ok(Response::new(self.replicas(&request)?))
+    }
+
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
         test_draft(TestDraftRequest) -> v1::TestDraftResponse, "TestDraft";
@@ -518,9 +546,6 @@ impl ComputeService for Compute {
         get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, "GetAppCode";
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, "GetAppLogs";
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, "StreamAppLogs";
-        get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
-        stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
-        list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";
         get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
         stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
         list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";

@@ -14,6 +14,7 @@ use tonic::{
 use super::{super::Error, uses_tls};
 use crate::api::proto::{
     local::v1::execution_service_client::ExecutionServiceClient,
+    local::v1::scaling_service_client::ScalingServiceClient,
     v1::compute_service_client::ComputeServiceClient,
 };
 
@@ -29,6 +30,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of what this platform can do with executions beyond the Ignite API.
 pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// The client of what this platform does with replicas beyond the contract.
+pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// Puts the token into each request.
 #[derive(Clone)]
@@ -49,6 +53,7 @@ impl Interceptor for Bearer {
 pub(in crate::cli) struct Session {
     client: Client,
     executions: Executions,
+    scaling: Scaling,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -83,11 +88,13 @@ impl Session {
         let bearer = Bearer(bearer);
         let client = ComputeServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
-        let executions = ExecutionServiceClient::with_interceptor(channel, bearer)
+        let executions = ExecutionServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
+        let scaling = ScalingServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             client,
             executions,
+            scaling,
             timeout,
             hint,
         })
@@ -101,6 +108,11 @@ impl Session {
     /// A handle for calls of `dodil.ignite.local.v1`; cheap.
     pub(in crate::cli) fn executions(&self) -> Executions {
         self.executions.clone()
+    }
+
+    /// A handle for calls about replicas; cheap.
+    pub(in crate::cli) fn scaling(&self) -> Scaling {
+        self.scaling.clone()
     }
 
     /// Waits for one answer, no longer than `--timeout`.
