@@ -225,12 +225,17 @@ pub fn reason(scaling: &Effective, demand: Demand) -> String {
         };
     }
     let seen = match scaling.metric {
+        Metric::RequestRate if o.held > 0 => format!(
+            "{:.2} requests/s, {} waiting",
+            f64::from(o.arrivals) / f64::from(RATE_WINDOW_SECS),
+            o.held
+        ),
         Metric::Concurrency if o.held > 0 => {
             format!("{} in flight, {} waiting", o.in_flight, o.held)
         }
         Metric::Concurrency => format!("{} in flight", o.in_flight),
         Metric::RequestRate => format!(
-            "{:.1} requests/s",
+            "{:.2} requests/s",
             f64::from(o.arrivals) / f64::from(RATE_WINDOW_SECS)
         ),
     };
