@@ -15,21 +15,25 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 14] = [
+const BUILT: [&str; 18] = [
     "CreateApp",
     "DeleteApp",
     "GetApp",
     "GetAppEvents",
     "GetAppState",
     "GetDraftInfo",
+    "GetExecution",
+    "GetExecutionStats",
     "HealthCheck",
     "Invoke",
+    "InvokeAsync",
     "ListAppReplicas",
     "ListApps",
     "PublishDraft",
     "SaveDraft",
     "StreamAppEvents",
     "UpdateAppConfig",
+    "WatchExecution",
 ];
 
 fn id(name: &str) -> Value {
