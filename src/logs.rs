@@ -59,6 +59,21 @@ pub struct Entry {
 struct Origin {
     replica: ReplicaId,
     container: ContainerId,
+    /// It has a process, so that there can be something to follow.
+    runs: bool,
+}
+
+/// The containers of a deployment, whatever they do.
+fn origins(deployment: &Deployment) -> Vec<Origin> {
+    let replicas = deployment.replicas().into_iter();
+    let made = replicas.filter_map(|r| {
+        Some(Origin {
+            runs: r.has_process(),
+            replica: r.id,
+            container: r.container?,
+        })
+    });
+    made.collect()
 }
 
 impl Logs {
@@ -145,8 +160,7 @@ impl Logs {
             ..LogAsk::default()
         };
         let mut all = Vec::new();
-        for (replica, container) in deployment.containers() {
-            let origin = Origin { replica, container };
+        for origin in origins(deployment) {
             match self.read_whole(&origin, ask).await {
                 Ok(lines) => all.push(lines),
                 Err(error) => tracing::debug!(%error, "The log of a test run cannot be read"),
@@ -158,11 +172,9 @@ impl Logs {
     /// The app's containers, or that of one replica.
     fn origins(&self, app: &AppId, replica: Option<&ReplicaId>) -> Vec<Origin> {
         let deployment = self.fleet.get(app);
-        let all = deployment.map(|d| d.containers()).unwrap_or_default();
-        all.into_iter()
-            .filter(|(id, _)| replica.is_none_or(|wanted| wanted == id))
-            .map(|(replica, container)| Origin { replica, container })
-            .collect()
+        let mut all = deployment.map(|d| origins(&d)).unwrap_or_default();
+        all.retain(|o| replica.is_none_or(|wanted| *wanted == o.replica));
+        all
     }
 
     fn required(&self, app: &AppId, replica: Option<&ReplicaId>) -> Result<Vec<Origin>, Failure> {
@@ -311,7 +323,7 @@ impl Follow {
         if self.replica.is_some() && origins.is_empty() && self.open.is_empty() {
             return Ok(false);
         }
-        for origin in origins {
+        for origin in origins.into_iter().filter(|o| o.runs) {
             if self.open.insert(origin.container.clone()) {
                 self.open(origin);
             }

@@ -561,6 +561,7 @@ pub(super) fn state_to_wire(
         out.desired_replicas = s.desired;
         out.held = s.held;
         out.in_flight = s.in_flight;
+        out.standby_replicas = s.standby;
         if let Some((failure, at)) = &s.last_failure {
             out.last_error = failure.text(true);
             out.last_error_at_ms = unix_ms(*at);

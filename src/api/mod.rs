@@ -6,7 +6,9 @@
 pub mod compute;
 mod convert;
 pub mod executions;
+pub(crate) mod export;
 pub mod json;
 pub mod proto;
+pub mod scaling;
 pub mod secrets;
 pub mod status;

@@ -59,8 +59,9 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract, those that clients call.
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     "dodil.ignite.local.v1.ExecutionService",
+    "dodil.ignite.local.v1.ScalingService",
     "dodil.ignite.v1.ComputeService",
     "dodil.ignite.v1.SecretService",
 ];

@@ -1,12 +1,17 @@
 //! `ignite app`: apps and their settings.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    time::Duration,
+};
 
 use clap::Subcommand;
 
 use super::{Context, Error, deploy, failure::note, id::AppArg, logs, output::rows};
-use crate::{api::proto::v1, model::AppId};
+use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
+mod replicas;
+mod scale;
 mod settings;
 mod tables;
 
@@ -58,6 +63,51 @@ pub(super) enum Command {
     },
     /// Print what an app's replicas wrote, by time.
     Logs(logs::Args),
+    /// List an app's replicas, those in warm standby included.
+    Replicas {
+        /// The app, as org:app or app.
+        id: AppArg,
+    },
+    /// Show what happened to an app: replicas, scaling decisions, failures.
+    Events {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How many of the newest.
+        #[arg(long, default_value_t = 100)]
+        limit: u16,
+        /// Go on with those that happen from now on.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Have so many replicas run now; the autoscaler goes on from there.
+    Scale {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How many.
+        replicas: u32,
+    },
+    /// Put an app that nobody asks to zero now.
+    Idle {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How deep.
+        #[arg(long, value_enum)]
+        depth: Option<scale::Depth>,
+    },
+    /// Wait until an app has so many replicas, or is idle.
+    Wait {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How many ready replicas; without it, wait until the app is idle.
+        #[arg(long, conflicts_with = "depth")]
+        replicas: Option<u32>,
+        /// How deep it has to be idle.
+        #[arg(long, value_enum)]
+        depth: Option<scale::Depth>,
+        /// Longest wait, such as 30s.
+        #[arg(long = "within", default_value = "60s", value_parser = parse_duration)]
+        limit: Duration,
+    },
     /// Create or update an app, save its code, publish it, and print its URL.
     Deploy(deploy::Args),
 }
@@ -133,6 +183,16 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 .print("GetAppStateResponse", &state, |_| state_table(&state))
         }
         Command::Logs(args) => Box::pin(logs::run(context, args)).await,
+        Command::Replicas { id } => replicas::list(context, id).await,
+        Command::Events { id, limit, follow } => replicas::events(context, id, limit, follow).await,
+        Command::Scale { id, replicas } => scale::scale(context, id, replicas).await,
+        Command::Idle { id, depth } => scale::idle(context, id, depth).await,
+        Command::Wait {
+            id,
+            replicas,
+            depth,
+            limit,
+        } => scale::wait(context, id, replicas, depth, limit).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, args)).await,
     }
 }

@@ -23,6 +23,7 @@ mod output;
 mod secret;
 mod serve;
 mod settings;
+mod store;
 mod test;
 mod token;
 mod version;
@@ -56,6 +57,9 @@ enum Command {
     Token(token::Command),
     /// Remove containers and networks left by instances that are gone.
     Prune(serve::PruneArgs),
+    /// Check, compact or export the store in the data directory, while nothing serves from it.
+    #[command(subcommand)]
+    Store(store::Command),
     #[command(flatten)]
     Remote(Remote),
     /// The client's own configuration.
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => return serve::run(args, cli.global.config),
         Command::Prune(args) => return serve::prune(args, cli.global.config),
+        Command::Store(command) => return store::run(command, &cli.global),
         Command::Token(command) => token::run(command, cli.global.org.as_deref()),
         Command::Config(command) => configure::run(command, &cli.global, &process_env),
         Command::Login => configure::login(&cli.global, &process_env),
@@ -149,6 +154,12 @@ mod tests {
             "ignite app delete a --yes",
             "ignite app logs a",
             "ignite fn logs acme:a -f --replica 0123456789 --since 10m --limit 5 -o json",
+            "ignite app replicas acme:a -o wide",
+            "ignite app events a -f --limit 5",
+            "ignite app scale a 3",
+            "ignite app idle a --depth prepared",
+            "ignite app wait a --replicas 3 --within 5s",
+            "ignite app wait a --depth paused",
             "ignite draft save a --image-ref r",
             "ignite draft status a -o yaml",
             "ignite draft publish acme:a",
@@ -180,6 +191,9 @@ mod tests {
             "ignite token create --org o --ttl 1h --data-dir /d",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
+            "ignite store check --data-dir /d -o json",
+            "ignite store compact --config f",
+            "ignite store export",
             "ignite config set api_endpoint 127.0.0.1:1",
             "ignite config view -o json",
             "ignite login --token t",

@@ -63,6 +63,7 @@ impl Format {
 /// A message of the contract that serializes as proto3 JSON, in the contract's order. `name` is
 /// its name in `dodil.ignite.v1`, or its full name.
 pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
+    // A name with its package is taken as it is.
     let full = match name.contains('.') {
         true => name.to_owned(),
         false => format!("dodil.ignite.v1.{name}"),

@@ -61,6 +61,12 @@ pub(super) struct Args {
     /// Most replicas of one app.
     #[arg(long)]
     max_replicas_cap: Option<String>,
+    /// What becomes of replicas that are not needed: pause, prepared or none.
+    #[arg(long)]
+    standby: Option<String>,
+    /// Who freezes containers: engine, cgroup or auto.
+    #[arg(long)]
+    freezer: Option<String>,
     /// Log lines as plain or json.
     #[arg(long)]
     log_format: Option<String>,
@@ -119,6 +125,8 @@ impl Args {
             ),
             ("min_scaledown_secs", self.min_scaledown_secs.as_deref()),
             ("max_replicas_cap", self.max_replicas_cap.as_deref()),
+            ("standby", self.standby.as_deref()),
+            ("freezer", self.freezer.as_deref()),
             ("log_format", self.log_format.as_deref()),
             ("log_level", self.log_level.as_deref()),
         ] {
@@ -153,7 +161,7 @@ pub(super) fn prune(args: PruneArgs, file: Option<PathBuf>) -> ExitCode {
 }
 
 /// The configuration, with the log set up by it.
-fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
+pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
     let bad = |text: String| {
         note(&format!("ignite: {text}"));
         ExitCode::from(EXIT_BAD_CONFIG)

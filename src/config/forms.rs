@@ -5,7 +5,7 @@
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{LogFormat, PublicUrl, Reach};
+use super::{Freezer, LogFormat, PublicUrl, Reach};
 
 /// No wait is longer: a deadline this far ahead still fits the clock's arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -259,4 +259,5 @@ macro_rules! words {
 }
 
 words!(Reach { Auto = "auto", Direct = "direct", Published = "published" }, "auto, direct or published");
+words!(Freezer { Auto = "auto", Engine = "engine", Cgroup = "cgroup" }, "auto, engine or cgroup");
 words!(LogFormat { Plain = "plain", Json = "json" }, "plain or json");

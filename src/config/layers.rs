@@ -144,6 +144,17 @@ settings! {
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
     test_max_running = "test_max_running", "IGNITE_TEST_MAX_RUNNING", Count;
+    standby = "standby", "IGNITE_STANDBY", Plain;
+    standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;
+    standby_memory = "standby_memory", "IGNITE_STANDBY_MEMORY", Bytes;
+    teardown_after = "teardown_after", "IGNITE_TEARDOWN_AFTER", Span;
+    memory_budget = "memory_budget", "IGNITE_MEMORY_BUDGET", Bytes;
+    replica_budget = "replica_budget", "IGNITE_REPLICA_BUDGET", Count;
+    room_wait = "room_wait", "IGNITE_ROOM_WAIT", Span;
+    freezer = "freezer", "IGNITE_FREEZER", Plain;
+    liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
+    liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
+    liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::model::OrgName;
+use crate::model::{OrgName, Standby};
 
 mod forms;
 mod layers;
@@ -79,6 +79,19 @@ const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
 const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// Room for what is running to end, and for the database to be written on.
 const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
+/// Some minutes: who comes back does so within them, and memory is cheap for that long.
+const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
+/// A few dozen small apps, or one large one.
+const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
+/// The contract speaks of "long idle" without a figure.
+const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Long enough for another app to go to standby, short enough to be told what is wrong.
+const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
+/// As often as orchestrators usually ask.
+const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
+/// An app with one thread that is busy with a request may answer late.
+const DEFAULT_LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 
 /// Some MB of ordinary lines, read and sorted in memory for one answer.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
@@ -219,6 +232,40 @@ pub struct Config {
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
     pub test_max_running: usize,
+    /// `standby`, `IGNITE_STANDBY`: what becomes of replicas that are not needed: `pause` (frozen,
+    /// later prepared), `prepared` (their process ends, container and network are kept) or `none`.
+    /// Default `pause`.
+    pub standby: Standby,
+    /// `standby_pause_for`, `IGNITE_STANDBY_PAUSE_FOR`: how long a replica stays frozen before it
+    /// is prepared. Default 10 min.
+    pub standby_pause_for: Duration,
+    /// `standby_memory`, `IGNITE_STANDBY_MEMORY`: most memory that frozen replicas of all apps
+    /// keep; the least recently used are prepared above it. Default 1 GiB.
+    pub standby_memory: u64,
+    /// `teardown_after`, `IGNITE_TEARDOWN_AFTER`: time without a request after which an app's
+    /// standby is removed. Default 24 h.
+    pub teardown_after: Duration,
+    /// `memory_budget`, `IGNITE_MEMORY_BUDGET`: most memory of all replicas together, running ones
+    /// by their limit, frozen ones as measured. 0 is what the engine's host has. Default 0.
+    pub memory_budget: u64,
+    /// `replica_budget`, `IGNITE_REPLICA_BUDGET`: most replicas of all apps that run at a time.
+    /// 0 sets no bound. Default 0.
+    pub replica_budget: u32,
+    /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for room within these budgets
+    /// before they are refused. Default 30 s.
+    pub room_wait: Duration,
+    /// `freezer`, `IGNITE_FREEZER`: who freezes containers: `engine`, `cgroup` (written directly,
+    /// faster) or `auto`, which writes cgroups where that is safe. Default `auto`.
+    pub freezer: Freezer,
+    /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between questions to a ready replica
+    /// on its health path. 0 asks none. Default 10 s.
+    pub liveness_interval: Duration,
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for such an answer.
+    /// Default 5 s.
+    pub liveness_timeout: Duration,
+    /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
+    /// replica is replaced. Default 3.
+    pub liveness_failures: u32,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -235,6 +282,17 @@ pub enum Reach {
     Direct,
     /// Through ports published on this host.
     Published,
+}
+
+/// Who freezes containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    /// The cgroup where that is safe, else the engine.
+    Auto,
+    /// The engine.
+    Engine,
+    /// The cgroup.
+    Cgroup,
 }
 
 /// How log lines look.
@@ -311,6 +369,17 @@ impl Config {
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
             test_max_running: DEFAULT_TEST_MAX_RUNNING,
+            standby: Standby::Pause,
+            standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
+            standby_memory: DEFAULT_STANDBY_MEMORY,
+            teardown_after: DEFAULT_TEARDOWN_AFTER,
+            memory_budget: 0,
+            replica_budget: 0,
+            room_wait: DEFAULT_ROOM_WAIT,
+            freezer: Freezer::Auto,
+            liveness_interval: DEFAULT_LIVENESS_INTERVAL,
+            liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
+            liveness_failures: DEFAULT_LIVENESS_FAILURES,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -355,6 +424,10 @@ impl Config {
             self.max_connects_per_replica > 0,
             "max_connects_per_replica must be at least 1",
         );
+        require(
+            self.liveness_failures > 0,
+            "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
+        );
         require(self.pids_limit > 0, "pids_limit must be at least 1");
         require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
         require(
@@ -395,6 +468,8 @@ impl Config {
             ("start_retry_initial", self.start_retry_initial),
             ("readiness_poll_initial", self.readiness_poll_initial),
             ("reconcile_interval", self.reconcile_interval),
+            ("liveness_timeout", self.liveness_timeout),
+            ("teardown_after", self.teardown_after),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

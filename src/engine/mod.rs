@@ -70,6 +70,34 @@ pub trait Engine: Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Freezes a running container: no CPU, memory kept. One that is frozen is success.
+    fn pause(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Lets a frozen container go on. One that runs is success.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After any error it
+    /// has not gone on.
+    fn resume(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Lets a container of an earlier run go on that may be frozen in any way. One that is not
+    /// is success.
+    fn thaw_left(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Bytes of memory that a container uses.
+    fn memory(&self, id: &ContainerId) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// Creates a container, stopped, in a network namespace that is there already: that of
+    /// `holder`, or of a new one. After an error there is no holder either.
+    fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        holder: Option<&ContainerId>,
+    ) -> impl Future<Output = Result<Prepared, Error>> + Send;
+
+    /// Starts a prepared container; it is reached where [`Prepared`] says.
+    fn start_prepared(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Removes a container by force, with its anonymous volumes. Gone is success.
     fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -202,11 +230,26 @@ impl Endpoints {
     }
 }
 
+/// A container that is created in a kept network and can be started at any time.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The container.
+    pub container: ContainerId,
+    /// The one that keeps the network.
+    pub holder: ContainerId,
+    /// Where the container will be reached.
+    pub endpoints: Endpoints,
+}
+
 /// A container as the engine sees it.
 #[derive(Debug, Clone)]
 pub struct Container {
     /// Its id.
     pub id: ContainerId,
+    /// The one whose network it is in, when it was prepared.
+    pub holder: Option<ContainerId>,
+    /// It runs nothing and keeps the network of a replica.
+    pub is_holder: bool,
     /// Whose it is; `None` when the labels cannot be read (made by another version of `ignite`).
     pub owner: Option<Owner>,
     /// What it does now.
@@ -220,8 +263,8 @@ pub enum ContainerState {
     Created,
     /// Running, reachable there. From [`Engine::list`] the endpoints may be `None`.
     Running(Option<Endpoints>),
-    /// Frozen.
-    Paused,
+    /// Frozen, reachable there once it goes on. From [`Engine::list`] the endpoints may be `None`.
+    Paused(Option<Endpoints>),
     /// Ended.
     Exited {
         /// The exit status of its first process.

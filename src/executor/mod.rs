@@ -171,8 +171,8 @@ impl Shared {
 
     /// Sends the executions of one app on, until none waits.
     async fn dispatch(self: Arc<Self>, app: AppId, at_once: Arc<Semaphore>) {
-        // Since when the app cannot be run; all who wait for it share its fate.
-        let mut trouble: Option<Instant> = None;
+        // All who wait for an app that cannot be run share its fate.
+        let mut trouble: Option<Trouble> = None;
         loop {
             let permits = tokio::select! {
                 biased;
@@ -183,7 +183,9 @@ impl Shared {
                 return;
             };
             let first_dispatched = Instant::now();
-            let from = trouble.map_or(first_dispatched, |since| since.max(waiting.since));
+            let from = trouble
+                .as_ref()
+                .map_or(first_dispatched, |t| t.since.max(waiting.since));
             match self.lease(&waiting.live, from, &mut trouble).await {
                 Leased::Ready(lease, deadline) => {
                     let run = attempt::run(self.clone(), waiting.live, lease, deadline, permits);
@@ -227,7 +229,7 @@ impl Shared {
     }
 
     /// A replica for an execution whose deadline runs from `from`.
-    async fn lease(&self, live: &Live, from: Instant, trouble: &mut Option<Instant>) -> Leased {
+    async fn lease(&self, live: &Live, from: Instant, trouble: &mut Option<Trouble>) -> Leased {
         let app = &live.identity.app;
         let mut retries = Backoff::new(&self.config);
         let mut deadline = None;
@@ -274,12 +276,20 @@ impl Shared {
                     continue;
                 }
                 Reason::HoldQueueFull => {}
-                _ => {
-                    trouble.get_or_insert(from);
+                reason => {
+                    let trouble = trouble.get_or_insert_with(|| Trouble {
+                        since: from,
+                        why: failure.clone(),
+                    });
+                    // Why it does not start says more than that it has not.
+                    if !reason.is_deadline() {
+                        trouble.why = failure.clone();
+                    }
                 }
             }
             if Instant::now() >= give_up_at {
-                self.end(live, Ending::never_ran(&failure)).await;
+                let why = trouble.as_ref().map_or(&failure, |t| &t.why);
+                self.end(live, Ending::never_ran(why)).await;
                 return Leased::Over;
             }
             let wait = retries.next().max(failure.retry_after.unwrap_or_default());
@@ -315,6 +325,12 @@ impl Shared {
             self.executions.count(taken);
         }
     }
+}
+
+/// An app that cannot be run.
+struct Trouble {
+    since: Instant,
+    why: Failure,
 }
 
 /// What waiting for a replica came to.

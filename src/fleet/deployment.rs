@@ -21,15 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    demand::Meter,
+    events::{EventKind, Events},
     hold::Queue,
     lease::{Lease, Place},
     outcomes::Outcomes,
-    replica::{Phase, Slot},
+    replica::{Phase, ReplicaView, Slot},
+    room::Ledger,
     state::{Closed, Pending, State, Trouble},
 };
 use crate::{
     engine::ContainerId,
-    model::{AppId, Failure, Reason, ReplicaId, Revision},
+    model::{AppId, Failure, Reason, Revision},
 };
 
 /// One published app in the fleet.
@@ -40,8 +43,9 @@ pub struct Deployment {
     pub(super) state: Mutex<State>,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
+    events: Events,
     /// Wakes the driver.
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     pub(super) finished: CancellationToken,
 }
 
@@ -54,6 +58,16 @@ pub struct Snapshot {
     pub starting: u32,
     /// Replicas that finish their last requests, or are being stopped.
     pub draining: u32,
+    /// Replicas in warm standby, or on their way there.
+    pub standby: u32,
+    /// Of these, frozen.
+    pub paused: u32,
+    /// Of these, prepared.
+    pub prepared: u32,
+    /// Of these, on their way.
+    pub moving: u32,
+    /// The autoscaler is frozen.
+    pub frozen: bool,
     /// Replicas wanted now.
     pub desired: u32,
     /// Requests with a replica.
@@ -69,11 +83,14 @@ pub struct Snapshot {
 }
 
 impl Deployment {
-    pub(super) fn new(config: Arc<Config>, revision: Revision) -> Arc<Self> {
+    pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
+        let wake = Arc::new(Notify::new());
+        let events = Events::default();
         Arc::new(Self {
             id: revision.app.clone(),
             config,
             outcomes: Outcomes::default(),
+            events: events.clone(),
             revision: ArcSwap::from_pointee(revision),
             state: Mutex::new(State {
                 generation: 0,
@@ -90,8 +107,16 @@ impl Deployment {
                 last_request: None,
                 closed: None,
                 counter: 0,
+                meter: Meter::new(Instant::now()),
+                events,
+                ledger,
+                wake: wake.clone(),
+                no_room: None,
+                rest_at: None,
+                cannot_pause: false,
+                cannot_prepare: false,
             }),
-            wake: Notify::new(),
+            wake,
             finished: CancellationToken::new(),
         })
     }
@@ -124,19 +149,26 @@ impl Deployment {
         bytes: usize,
         give_up_at: Instant,
     ) -> Result<Lease, Failure> {
-        let arrived;
+        let arrived = Instant::now();
         let (ticket, mut answer) = {
             let mut s = self.state.lock();
             if let Some(closed) = &s.closed {
                 return Err(closed.why.clone());
             }
             if let Some(lease) = s.lease(self) {
+                s.meter.arrived(arrived);
+                let more = s.sample(&self.revision.load(), arrived);
+                drop(s);
+                if more {
+                    self.wake.notify_one();
+                }
                 return Ok(lease);
             }
             self.admit(&s, bytes)?;
-            arrived = Instant::now();
+            s.meter.arrived(arrived);
             s.last_active = arrived;
             s.last_request = Some(arrived);
+            s.rest_at = None;
             s.queue.push(bytes)
         };
         self.wake.notify_one();
@@ -169,6 +201,11 @@ impl Deployment {
             && !s.has_ready()
         {
             return Err(why.clone().with_retry_after(at - now));
+        }
+        if let Some(why) = s.no_room.as_ref().and_then(|n| n.refused.as_ref())
+            && !s.has_ready()
+        {
+            return Err(why.clone());
         }
         let full = |what: String| {
             Failure::new(
@@ -216,42 +253,61 @@ impl Deployment {
     }
 
     /// Says how many executions wait to be sent to this app: they are demand like held requests,
-    /// though they wait outside its queue.
+    /// though they wait outside its queue. Cheap: the driver hears of it only when there is
+    /// something to do.
     pub fn set_backlog(&self, waiting: u32) {
         let mut s = self.state.lock();
         if s.backlog == waiting {
             return;
         }
+        let now = Instant::now();
         // The last one that leaves becomes a lease, which counts from then on.
-        s.last_active = Instant::now();
-        s.backlog = waiting;
+        s.last_active = now;
+        let before = std::mem::replace(&mut s.backlog, waiting);
+        let more = s.sample(&self.revision.load(), now);
         drop(s);
-        self.wake.notify_one();
-    }
-
-    /// The replicas that have a container, whatever they do, and which it is.
-    pub fn containers(&self) -> Vec<(ReplicaId, ContainerId)> {
-        let s = self.state.lock();
-        let made = |slot: &Slot| Some((slot.id.clone(), slot.container.clone()?));
-        s.slots.iter().filter_map(made).collect()
+        if more || before == 0 || waiting == 0 {
+            self.wake.notify_one();
+        }
     }
 
     /// What it does now.
     pub fn snapshot(&self) -> Snapshot {
-        let s = self.state.lock();
+        let mut guard = self.state.lock();
+        let desired = guard.desired(&self.revision.load(), Instant::now());
+        let s = &*guard;
         let count =
             |phases: &[Phase]| s.slots.iter().filter(|x| phases.contains(&x.phase)).count() as u32;
         Snapshot {
-            ready: s.slots.iter().filter(|x| s.serves(x)).count() as u32,
-            starting: count(&[Phase::Creating, Phase::Starting]),
+            ready: s
+                .slots
+                .iter()
+                .filter(|x| s.serves(x) && x.phase == Phase::Ready)
+                .count() as u32,
+            starting: count(&[Phase::Creating, Phase::Starting, Phase::Resuming]),
             draining: count(&[Phase::Draining, Phase::Failed, Phase::Stopping]),
-            desired: s.desired(&self.revision.load(), Instant::now()),
+            standby: s.slots.iter().filter(|x| x.phase.rests()).count() as u32,
+            paused: count(&[Phase::Paused]),
+            prepared: count(&[Phase::Prepared]),
+            moving: count(&[Phase::Pausing, Phase::Preparing]),
+            frozen: s.meter.frozen.is_some(),
+            desired,
             in_flight: s.in_flight,
             held: s.queue.len() as u32,
             last_failure: s.last_failure.clone(),
             idle_for: s.last_request.map(|at| at.elapsed()),
             failing: s.trouble.certain.is_some(),
         }
+    }
+
+    /// Its replicas, the oldest first.
+    pub fn replicas(&self) -> Vec<ReplicaView> {
+        self.state.lock().slots.iter().map(Slot::view).collect()
+    }
+
+    /// What happened to it.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(super) fn activate(self: &Arc<Self>, revision: Revision) {
@@ -264,8 +320,22 @@ impl Deployment {
             s.generation = s.next_number();
         }
         s.abandon_pending();
+        s.no_room = None;
         // A publish or a change of settings is a reason to try afresh.
         s.trouble = Trouble::default();
+        let before = self.revision.load();
+        if before.scaling != revision.scaling {
+            // What was wanted by other rules says nothing.
+            s.meter.reset(Instant::now(), 0);
+        }
+        if !before.same_container(&revision) {
+            s.events.push(
+                EventKind::Activated,
+                None,
+                revision.version,
+                format!("version {} serves from now on", revision.version),
+            );
+        }
         self.revision.store(revision);
         let unsent = s.grant(self);
         drop(s);
@@ -328,6 +398,7 @@ impl Deployment {
         };
         s.queue.fail_all(&why);
         s.abandon_pending();
+        s.events.end();
         let drain_until = Instant::now() + grace;
         match &mut s.closed {
             // Deleted, and the platform stops: the shorter grace holds.
@@ -375,9 +446,27 @@ impl Deployment {
                 s.slots[at].ended = true;
                 s.slots[at].died.notify_one();
             }
-            Phase::Failed | Phase::Stopping => {}
-            Phase::Ready | Phase::Draining => s.died(self, at),
+            // The task that freezes it finds out.
+            Phase::Pausing => s.slots[at].ended = true,
+            Phase::Failed | Phase::Stopping | Phase::Preparing | Phase::Prepared => {}
+            Phase::Ready | Phase::Draining | Phase::Paused | Phase::Resuming => s.died(self, at),
         }
+        drop(s);
+        self.wake.notify_one();
+    }
+
+    /// The engine's list does not have a replica's containers as they should be, which was so
+    /// unless the replica has moved since.
+    pub(super) fn not_as_believed(&self, (key, phase, since): (u64, Phase, Instant)) {
+        let mut s = self.state.lock();
+        let Some(at) = s
+            .slots
+            .iter()
+            .position(|x| x.key == key && x.phase == phase && x.since == since)
+        else {
+            return;
+        };
+        s.died(self, at);
         drop(s);
         self.wake.notify_one();
     }
@@ -385,8 +474,9 @@ impl Deployment {
     pub(super) fn release(self: &Arc<Self>, key: u64) {
         let mut s = self.state.lock();
         s.in_flight -= 1;
-        s.last_active = Instant::now();
-        s.last_request = Some(s.last_active);
+        let now = Instant::now();
+        s.last_active = now;
+        s.last_request = Some(now);
         let mut tell = s.in_flight == 0 && std::mem::take(&mut s.tell_when_idle);
         let spare = s.tell_when_spare;
         if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
@@ -394,6 +484,8 @@ impl Deployment {
             tell |= slot.in_flight == 0 && (slot.phase == Phase::Draining || spare);
         }
         let unsent = s.grant(self);
+        // After the grant: a slot that goes to the next in line is no fall in demand.
+        s.sample(&self.revision.load(), now);
         drop(s);
         drop(unsent);
         if tell {

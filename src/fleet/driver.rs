@@ -1,18 +1,31 @@
 //! The task that drives one deployment: look, act, wait, look again.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
     deployment::Deployment,
+    events::EventKind,
+    liveness,
     plan::Action,
     replica::{Phase, Replica},
+    rouse,
     start::{self, Fault, Job},
     state::State,
 };
-use crate::engine::{ContainerId, Engine};
+use crate::{
+    engine::{ContainerId, Engine, Error, Prepared},
+    model::{Failure, Reason},
+};
+
+/// Least time between two looks that nothing but time is the reason for.
+const NEXT_LOOK: Duration = Duration::from_millis(1);
 
 /// What a task of the driver came to.
 enum Done {
@@ -23,6 +36,33 @@ enum Done {
     Stopped {
         key: u64,
     },
+    /// A replica was frozen, with so much memory, or was not.
+    Paused {
+        key: u64,
+        outcome: Result<u64, Error>,
+    },
+    /// A replica was thawed, or was not.
+    Resumed {
+        key: u64,
+        outcome: Result<(), Error>,
+    },
+    /// A container was prepared, or was not.
+    Prepared {
+        key: u64,
+        outcome: Result<Prepared, Error>,
+    },
+    /// A prepared container was started, or was not.
+    Woken {
+        key: u64,
+        outcome: Result<Replica, Fault>,
+    },
+    /// A replica does not answer well on its health path.
+    Unhealthy {
+        key: u64,
+        why: String,
+    },
+    /// It left service before that.
+    Unwatched,
 }
 
 /// Runs until the deployment is closed and its last container is gone, or the fleet stops.
@@ -47,10 +87,14 @@ pub(super) async fn run<E: Engine>(
             if shared.stop.is_cancelled() {
                 break;
             }
-            let plan = s.plan(&deployment.revision(), Instant::now());
+            let plan = s.plan(&deployment.revision(), &shared.config, Instant::now());
             if s.closed.is_some() && s.slots.is_empty() {
                 return;
             }
+            // To those that are thawed from now on, requests are sent at once.
+            let unsent = s.grant(&deployment);
+            drop(s);
+            drop(unsent);
             plan
         };
         for action in plan.actions {
@@ -68,8 +112,9 @@ pub(super) async fn run<E: Engine>(
         }
     }
     // Starts that are under way take their containers with them.
-    for slot in &deployment.state.lock().slots {
+    for slot in &mut deployment.state.lock().slots {
         slot.cancel.cancel();
+        slot.watch = None;
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -82,7 +127,9 @@ async fn closed(deployment: &Deployment) {
 
 async fn at(when: Option<Instant>) {
     match when {
-        Some(when) => tokio::time::sleep_until(when).await,
+        // A plan may not ask for a look that is due already, which would be a circle; should one
+        // do so nevertheless, it costs little.
+        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + NEXT_LOOK)).await,
         None => std::future::pending().await,
     }
 }
@@ -120,10 +167,85 @@ fn spawn<E: Engine>(
                 }
             });
         }
-        Action::Stop { key, container } => {
+        Action::Stop {
+            key,
+            container,
+            holder,
+            frozen,
+        } => {
             tasks.spawn(async move {
-                start::discard(&*engine, &container, config.stop_grace).await;
+                rouse::end(&*engine, &container, frozen, config.stop_grace).await;
+                if let Some(holder) = holder {
+                    start::discard(&*engine, &holder, Duration::ZERO).await;
+                }
                 Done::Stopped { key }
+            });
+        }
+        Action::Pause { key, container } => {
+            tasks.spawn(async move {
+                let outcome = rouse::pause(&*engine, &container).await;
+                Done::Paused { key, outcome }
+            });
+        }
+        Action::Resume { key, container } => {
+            tasks.spawn(async move {
+                let outcome = rouse::resume(&*engine, &container).await;
+                Done::Resumed { key, outcome }
+            });
+        }
+        Action::Prepare {
+            key,
+            id,
+            revision,
+            container,
+            holder,
+            frozen,
+        } => {
+            let job = Job {
+                id,
+                revision,
+                died: Arc::default(),
+                cancel: CancellationToken::new(),
+            };
+            tasks.spawn(async move {
+                let outcome =
+                    rouse::prepare(&*engine, &config, &job, container, holder, frozen).await;
+                Done::Prepared { key, outcome }
+            });
+        }
+        Action::StartPrepared {
+            key,
+            id,
+            revision,
+            container,
+            endpoints,
+            died,
+            cancel,
+        } => {
+            let job = Job {
+                id,
+                revision,
+                died,
+                cancel,
+            };
+            tasks.spawn(async move {
+                let outcome =
+                    rouse::start_prepared(&*engine, &config, job, container, endpoints).await;
+                Done::Woken { key, outcome }
+            });
+        }
+        Action::Watch {
+            key,
+            replica,
+            revision,
+            stop,
+        } => {
+            tasks.spawn(async move {
+                let probes = liveness::watch(&config, &replica, &revision);
+                match stop.run_until_cancelled(probes).await {
+                    Some(why) => Done::Unhealthy { key, why },
+                    None => Done::Unwatched,
+                }
             });
         }
     }
@@ -133,9 +255,37 @@ fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
     let mut s = deployment.state.lock();
     let unsent = match done {
         Done::Stopped { key } => {
-            s.slots.retain(|x| x.key != key);
+            s.stopped(key);
             Vec::new()
         }
+        Done::Paused { key, outcome } => {
+            s.paused(key, outcome);
+            Vec::new()
+        }
+        Done::Resumed { key, outcome } => {
+            s.resumed(key, outcome);
+            Vec::new()
+        }
+        Done::Prepared { key, outcome } => {
+            s.prepared(key, outcome);
+            Vec::new()
+        }
+        Done::Woken {
+            key,
+            outcome: Ok(replica),
+        } => s.started(deployment, key, Arc::new(replica)),
+        Done::Woken {
+            key,
+            outcome: Err(fault),
+        } => {
+            s.wake_failed(key, fault);
+            Vec::new()
+        }
+        Done::Unhealthy { key, why } => {
+            s.unhealthy(&shared.config, deployment, key, &why);
+            Vec::new()
+        }
+        Done::Unwatched => Vec::new(),
         Done::Started {
             key,
             outcome: Ok(replica),
@@ -167,7 +317,12 @@ impl Deployment {
         let mut s = self.state.lock();
         if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
             slot.container = Some(container.clone());
-            slot.phase = Phase::Starting;
+            slot.enter(Phase::Starting);
+            slot.started_at = Some(SystemTime::now());
+            let (id, version) = (slot.id.clone(), slot.version);
+            let text = format!("container {container} is being started");
+            s.events
+                .push(EventKind::ReplicaStarting, Some(&id), version, text);
         }
     }
 }
@@ -185,13 +340,20 @@ impl State {
         let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
             return Vec::new();
         };
-        slot.phase = if slot.cancel.is_cancelled() || closed {
+        slot.enter(if slot.cancel.is_cancelled() || closed {
             Phase::Draining
         } else {
             Phase::Ready
-        };
+        });
+        slot.ready_at = Some(SystemTime::now());
         slot.container = Some(replica.container.clone());
         tracing::info!(app = %deployment.id(), replica = %replica.id, cold = ?replica.cold, "The replica is ready");
+        let took = replica.cold.map_or_else(
+            || "adopted from an earlier run".to_owned(),
+            |c| format!("ready after {:.0?}", c.create + c.start + c.ready),
+        );
+        self.events
+            .push(EventKind::ReplicaReady, Some(&slot.id), slot.version, took);
         slot.replica = Some(replica);
         let generation = slot.generation;
         if slot.ended
@@ -223,13 +385,29 @@ impl State {
         let Some(at) = self.slots.iter().position(|x| x.key == key) else {
             return;
         };
-        let generation = self.slots.swap_remove(at).generation;
+        // In order: the list is told oldest first.
+        let slot = self.slots.remove(at);
+        let generation = slot.generation;
         let (failure, certain) = match fault {
-            Fault::Cancelled => return,
+            Fault::Cancelled => {
+                self.events.push(
+                    EventKind::ReplicaStopped,
+                    Some(&slot.id),
+                    slot.version,
+                    "its start was called off",
+                );
+                return;
+            }
             Fault::Failed {
                 failure, certain, ..
             } => (failure, certain),
         };
+        self.events.push(
+            EventKind::StartFailed,
+            Some(&slot.id),
+            slot.version,
+            failure.text(true),
+        );
         tracing::warn!(app = %deployment.id(), reason = failure.reason.as_str(), "A replica did not start: {}", failure.text(true));
         self.last_failure = Some((failure.clone(), SystemTime::now()));
         if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
@@ -252,5 +430,45 @@ impl State {
             }
             self.trouble.certain = Some(failure);
         }
+    }
+
+    /// Stopping => gone.
+    fn stopped(&mut self, key: u64) {
+        if let Some(at) = self.slots.iter().position(|x| x.key == key) {
+            let slot = self.slots.remove(at);
+            self.events.push(
+                EventKind::ReplicaStopped,
+                Some(&slot.id),
+                slot.version,
+                "its container is gone",
+            );
+        }
+    }
+
+    /// Ready => Draining, for good: another takes its place, and what it has in flight may end
+    /// within the drain timeout.
+    fn unhealthy(&mut self, config: &super::Config, deployment: &Deployment, key: u64, why: &str) {
+        let Some(slot) = self
+            .slots
+            .iter_mut()
+            .find(|x| x.key == key && x.phase == Phase::Ready)
+        else {
+            return;
+        };
+        tracing::warn!(app = %deployment.id(), replica = %slot.id, "The replica is not healthy and is replaced: {why}");
+        slot.enter(Phase::Draining);
+        slot.drain_until = Some(Instant::now() + config.drain_timeout);
+        self.events.push(
+            EventKind::ReplicaFailed,
+            Some(&slot.id),
+            slot.version,
+            format!("it is replaced: {why}"),
+        );
+        let failure = Failure::new(
+            Reason::NotReady,
+            "a replica stopped answering its health path",
+        )
+        .with_detail(why);
+        self.last_failure = Some((failure, SystemTime::now()));
     }
 }

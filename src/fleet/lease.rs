@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+
 use super::{
     deployment::Deployment,
     hold::Ticket,
     replica::{ColdStart, Replica},
+    thaw::{self, Thaw},
+    upstream::{self, Connection, Pool},
 };
 
 /// A place in the queue, given up when the request is dropped.
@@ -26,9 +32,29 @@ pub struct Lease {
     pub(super) replica: Arc<Replica>,
     pub(super) key: u64,
     pub(super) cold: Option<ColdStart>,
+    /// How the replica's thaw ends, when it was not awake yet.
+    pub(super) thaw: Option<watch::Receiver<Thaw>>,
 }
 
 impl Lease {
+    /// Sends a request to the replica through one of its pools; while it is being thawed already.
+    ///
+    /// # Errors
+    /// See [`upstream::Error`]. A thaw that fails gives the request back unsent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, so the app sees the client leave.
+    pub async fn send(
+        &self,
+        pool: &Arc<Pool>,
+        request: Request<upstream::Body>,
+    ) -> Result<(Response<Incoming>, Connection), upstream::Error> {
+        match &self.thaw {
+            None => pool.send(request).await,
+            Some(thaw) => Box::pin(thaw::send(thaw.clone(), pool, request)).await,
+        }
+    }
+
     /// The replica.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica

@@ -8,8 +8,16 @@
 //! | `lease.rs` | the right to send one request to a replica |
 //! | `outcomes.rs` | how its invocations ended, for the statistics |
 //! | `hold.rs` | the bounded FIFO queue of held requests |
+//! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
+//! | `events.rs` | what happened to an app |
+//! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
+//! | `room.rs` | the room on this machine, and who has it |
+//! | `control.rs` | moving replicas by hand, and waiting for them |
+//! | `standby.rs` | warm standby: the steps into it and out of it |
+//! | `rouse.rs` | the slow parts of these: freeze, thaw, prepare |
+//! | `thaw.rs` | a request to a replica that is being thawed |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
 //! | `trial.rs` | a replica beside the published ones, for tests |
 //! | `upstream.rs` | connections to one port of one replica |
@@ -18,16 +26,24 @@
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
 //! everything slow happens in the driver's tasks.
 
+mod control;
+mod demand;
 mod deployment;
 mod driver;
+mod events;
 mod hold;
 mod lease;
+mod liveness;
 mod outcomes;
 mod plan;
 mod replica;
+mod room;
+mod rouse;
+mod standby;
 mod start;
 mod state;
 mod supervisor;
+mod thaw;
 mod trial;
 pub mod upstream;
 
@@ -47,16 +63,20 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use control::Until;
 pub use deployment::{Deployment, Snapshot};
+pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
 pub use outcomes::Outcomes;
-pub use replica::{ColdStart, Replica};
+pub use replica::{ColdStart, Replica, ReplicaView};
+pub use room::Bounds;
 pub use supervisor::EngineState;
 pub use trial::Trial;
 
+use self::room::Ledger;
 use crate::{
     engine::{Engine, Keychain},
-    model::{AppId, Failure, Reason, Revision, stats::Tally},
+    model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -88,6 +108,22 @@ pub struct Config {
     pub reconcile_interval: Duration,
     /// What images that are gone are pulled with again.
     pub keychain: Keychain,
+    /// Where replicas go that are not needed.
+    pub standby: Standby,
+    /// How long one stays frozen before it is prepared.
+    pub standby_pause_for: Duration,
+    /// Bounds over all apps.
+    pub bounds: Bounds,
+    /// How long requests wait for room on this machine before they are refused.
+    pub room_wait: Duration,
+    /// Time without a request after which an app's standby is removed.
+    pub teardown_after: Duration,
+    /// Time between two questions to a ready replica on its health path; 0 asks none.
+    pub liveness_interval: Duration,
+    /// Longest wait for the answer.
+    pub liveness_timeout: Duration,
+    /// Bad answers in a row after which a replica is replaced.
+    pub liveness_failures: u32,
 }
 
 /// A handle to the fleet; clones share it.
@@ -103,6 +139,7 @@ struct Shared {
     deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
     /// Alive as long as somebody tests, or their containers are not gone.
     trials: RwLock<Vec<Weak<Deployment>>>,
+    ledger: Arc<Ledger>,
     engine: watch::Sender<EngineState>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -119,6 +156,7 @@ impl Fleet {
     /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
+            ledger: Ledger::new(config.bounds),
             config: Arc::new(config),
             deployments: RwLock::default(),
             trials: RwLock::default(),
@@ -167,7 +205,11 @@ impl Fleet {
             d.activate(revision);
             return d;
         }
-        let d = Deployment::new(self.shared.config.clone(), revision);
+        let d = Deployment::new(
+            self.shared.config.clone(),
+            self.shared.ledger.clone(),
+            revision,
+        );
         map.insert(d.id().clone(), d.clone());
         drop(map);
         (self.spawn)(d.clone());
@@ -241,6 +283,13 @@ impl Fleet {
             EngineState::Down(why) => Err(Failure::new(Reason::EngineUnavailable, why.clone())
                 .with_retry_after(Duration::from_secs(1))),
             EngineState::Unknown | EngineState::Up(_) => Ok(()),
+        }
+    }
+
+    /// Lets go of everybody who follows events, so that they do not keep a stop waiting.
+    pub fn end_followers(&self) {
+        for d in self.shared.deployments.read().values() {
+            d.events().end();
         }
     }
 

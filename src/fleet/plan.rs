@@ -9,13 +9,22 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    replica::{Phase, Slot},
-    state::State,
+    Config,
+    demand::LOOK_EVERY,
+    events::EventKind,
+    replica::{Phase, Replica, Slot},
+    room::Room,
+    state::{NoRoom, State},
 };
 use crate::{
-    engine::ContainerId,
-    model::{ReplicaId, Revision, scaling},
+    engine::{ContainerId, Endpoints},
+    model::{Failure, ReplicaId, Revision},
 };
+
+/// What a replica that runs takes of the machine's memory.
+pub(super) fn bytes(revision: &Revision) -> u64 {
+    u64::from(revision.memory_mb) << 20
+}
 
 /// What the driver has to do.
 pub(super) enum Action {
@@ -28,7 +37,44 @@ pub(super) enum Action {
         cancel: CancellationToken,
     },
     /// Stop and remove a container.
-    Stop { key: u64, container: ContainerId },
+    Stop {
+        key: u64,
+        container: ContainerId,
+        /// What keeps its network goes with it.
+        holder: Option<ContainerId>,
+        /// It may be frozen.
+        frozen: bool,
+    },
+    /// Freeze a container.
+    Pause { key: u64, container: ContainerId },
+    /// Thaw a container.
+    Resume { key: u64, container: ContainerId },
+    /// End a replica's process and create a container in its network.
+    Prepare {
+        key: u64,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        container: Option<ContainerId>,
+        holder: Option<ContainerId>,
+        frozen: bool,
+    },
+    /// Start a prepared container.
+    StartPrepared {
+        key: u64,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        container: ContainerId,
+        endpoints: Endpoints,
+        died: Arc<Notify>,
+        cancel: CancellationToken,
+    },
+    /// Ask a ready replica on its health path until it is told to stop.
+    Watch {
+        key: u64,
+        replica: Arc<Replica>,
+        revision: Arc<Revision>,
+        stop: CancellationToken,
+    },
 }
 
 /// The actions, and when to look again if nothing happens before.
@@ -37,70 +83,91 @@ pub(super) struct Plan {
     pub(super) look_at: Option<Instant>,
 }
 
+impl Plan {
+    /// Look again at this time, if not sooner.
+    pub(super) fn sooner(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
+    }
+}
+
 impl State {
     fn is_up(&self, slot: &Slot) -> bool {
         slot.generation == self.generation
-            && matches!(slot.phase, Phase::Creating | Phase::Starting | Phase::Ready)
+            && matches!(
+                slot.phase,
+                Phase::Creating | Phase::Starting | Phase::Ready | Phase::Resuming
+            )
             && !slot.cancel.is_cancelled()
     }
 
-    fn up(&self) -> u32 {
+    pub(super) fn up(&self) -> u32 {
         self.slots.iter().filter(|x| self.is_up(x)).count() as u32
     }
 
-    fn busy(&self) -> bool {
-        self.in_flight > 0 || self.backlog > 0 || !self.queue.is_empty()
-    }
-
-    /// How many replicas there should be now.
-    pub(super) fn desired(&self, revision: &Revision, now: Instant) -> u32 {
-        if self.closed.is_some() {
-            return 0;
-        }
-        let idle_for = now.saturating_duration_since(self.last_active);
-        scaling::desired(
-            &revision.scaling,
-            scaling::Demand {
-                busy: self.busy(),
-                up: self.up(),
-                idle_for,
-            },
-        )
-    }
-
     /// Marks what is to happen and lists it.
-    pub(super) fn plan(&mut self, revision: &Arc<Revision>, now: Instant) -> Plan {
+    pub(super) fn plan(&mut self, revision: &Arc<Revision>, config: &Config, now: Instant) -> Plan {
         let mut plan = Plan {
             actions: Vec::new(),
             look_at: None,
         };
         self.retire_old_generations();
-        let want = self.desired(revision, now);
+        self.no_room
+            .take_if(|_| self.ledger.has_room(bytes(revision), &self.wake));
+        let want = self.decide_and_record(revision, now);
+        if self.up() < want {
+            self.revive(want - self.up());
+        }
         let up = self.up();
         if up < want {
+            let missing = self.wake(want - up, revision, config, now, &mut plan);
             match self.trouble.retry_at {
-                Some(at) if now < at => plan.look_at = Some(at),
-                _ => (0..self.may_start(want - up)).for_each(|_| {
-                    let action = self.start(self.generation, revision.clone());
-                    plan.actions.push(action);
-                }),
+                Some(at) if missing > 0 && now < at => plan.sooner(at),
+                _ => self.start_missing(self.may_start(missing), revision, config, now, &mut plan),
             }
-        } else if up > want {
+        } else {
             self.shed(up - want);
         }
-        self.tell_when_spare = self.up() > want;
+        self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
         if let Some((generation, revision)) = self
             .pending
             .as_ref()
             .map(|p| (p.generation, p.revision.clone()))
             && !self.slots.iter().any(|x| x.generation == generation)
         {
-            let action = self.start(generation, revision);
+            // Over the bounds if need be: it is one, and for a short time.
+            let room = self
+                .ledger
+                .take_anyway(&revision.app, &self.wake, bytes(&revision));
+            let action = self.start(generation, revision, room);
             plan.actions.push(action);
         }
-        self.stop_drained(now, &mut plan);
+        self.age(revision, config, now, &mut plan);
+        self.stop_drained(revision, config, now, &mut plan);
+        if !config.liveness_interval.is_zero() {
+            self.watch_ready(revision, &mut plan);
+        }
         self.next_look(revision, now, want, &mut plan);
         plan
+    }
+
+    /// Replicas in excess that finish their requests and could serve again.
+    fn reviving(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let generation = self.generation;
+        self.slots.iter_mut().filter(move |x| {
+            x.phase == Phase::Draining
+                && x.generation == generation
+                && x.in_flight > 0
+                && x.drain_until.is_none()
+        })
+    }
+
+    /// Draining => Ready: sooner and cheaper than a start.
+    fn revive(&mut self, missing: u32) {
+        if self.closed.is_none() {
+            for slot in self.reviving().take(missing as usize) {
+                slot.enter(Phase::Ready);
+            }
+        }
     }
 
     /// How many of the missing replicas to start at once. While starts fail, one at a time tries
@@ -109,7 +176,7 @@ impl State {
         let trying = self
             .slots
             .iter()
-            .any(|x| self.is_up(x) && x.phase != Phase::Ready);
+            .any(|x| self.is_up(x) && !x.phase.takes_requests());
         match self.trouble.failed_starts {
             0 => missing,
             _ if trying => 0,
@@ -119,58 +186,168 @@ impl State {
 
     /// Replicas of a revision that serves no more drain; starts of one are called off.
     fn retire_old_generations(&mut self) {
+        let closed = self.closed.is_some();
         let (current, pending) = (self.generation, self.pending.as_ref().map(|p| p.generation));
         for slot in self
             .slots
             .iter_mut()
-            .filter(|x| x.generation != current && Some(x.generation) != pending)
+            .filter(|x| closed || (x.generation != current && Some(x.generation) != pending))
         {
             match slot.phase {
-                Phase::Ready => slot.phase = Phase::Draining,
+                // Those that serve are shed, so that a close leaves them to their requests.
+                Phase::Ready if slot.generation == current => {}
+                Phase::Ready | Phase::Paused | Phase::Prepared => slot.enter(Phase::Draining),
                 Phase::Creating | Phase::Starting => slot.cancel.cancel(),
+                // Their tasks end soon, and are followed by another look.
+                Phase::Pausing | Phase::Resuming | Phase::Preparing => {}
                 Phase::Draining | Phase::Failed | Phase::Stopping => {}
             }
         }
     }
 
-    /// Takes `surplus` replicas out of service: starting ones first, then idle ones, the least
-    /// recently used first; busy ones only when all must go.
+    /// Takes `surplus` replicas out of service: starting ones first, then those with the fewest
+    /// requests, the least recently used first. A busy one takes no more and finishes those it
+    /// has; should another be idle before, that one goes in its stead.
     fn shed(&mut self, surplus: u32) {
-        let closing = self.closed.is_some();
         let mut keys: Vec<_> = self
             .slots
             .iter()
-            .filter(|x| self.is_up(x) && (closing || x.in_flight == 0))
-            .map(|x| (x.phase == Phase::Ready, x.last_used, x.key))
+            .filter(|x| self.is_up(x))
+            // One that is being thawed is left alone: it is ready in no time.
+            .filter(|x| x.phase != Phase::Resuming)
+            .map(|x| (x.phase == Phase::Ready, x.in_flight, x.last_used, x.key))
             .collect();
         keys.sort_unstable();
-        for (ready, _, key) in keys.into_iter().take(surplus as usize) {
+        for (ready, in_flight, _, key) in keys.into_iter().take(surplus as usize) {
+            let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
+                continue;
+            };
+            match ready {
+                true => slot.enter(Phase::Draining),
+                false => slot.cancel.cancel(),
+            }
+            if in_flight > 0 {
+                self.events.push(
+                    EventKind::ReplicaDraining,
+                    Some(&slot.id),
+                    slot.version,
+                    format!("finishes {in_flight} requests"),
+                );
+            }
+        }
+        if self.closed.is_some() {
+            return;
+        }
+        let generation = self.generation;
+        let mut idle: Vec<_> = self
+            .slots
+            .iter_mut()
+            .filter(|x| x.phase == Phase::Ready && x.generation == generation && x.in_flight == 0)
+            .map(|x| (x.last_used, x.key))
+            .collect();
+        idle.sort_unstable();
+        for (_, key) in idle {
+            let Some(busy) = self.reviving().next() else {
+                break;
+            };
+            busy.enter(Phase::Ready);
             if let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) {
-                match ready {
-                    true => slot.phase = Phase::Draining,
-                    false => slot.cancel.cancel(),
-                }
+                slot.enter(Phase::Draining);
             }
         }
     }
 
-    fn start(&mut self, generation: u64, revision: Arc<Revision>) -> Action {
+    /// Has the liveness of each ready replica watched that is not yet.
+    fn watch_ready(&mut self, revision: &Arc<Revision>, plan: &mut Plan) {
+        let generation = self.generation;
+        for slot in self
+            .slots
+            .iter_mut()
+            .filter(|x| x.phase == Phase::Ready && x.generation == generation && x.watch.is_none())
+        {
+            if let Some(replica) = slot.replica.clone() {
+                let stop = CancellationToken::new();
+                slot.watch = Some(stop.clone().drop_guard());
+                plan.actions.push(Action::Watch {
+                    key: slot.key,
+                    replica,
+                    revision: revision.clone(),
+                    stop,
+                });
+            }
+        }
+    }
+
+    /// Starts so many, as far as the machine has room.
+    fn start_missing(
+        &mut self,
+        missing: u32,
+        revision: &Arc<Revision>,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
+        for _ in 0..missing {
+            match self.ledger.take(&revision.app, &self.wake, bytes(revision)) {
+                Ok(room) => {
+                    let action = self.start(self.generation, revision.clone(), room);
+                    plan.actions.push(action);
+                }
+                Err(failure) => return self.without_room(failure, revision, config, now, plan),
+            }
+        }
+    }
+
+    /// Those who wait go on waiting for some time, since others may leave; then they are refused,
+    /// unless somebody serves.
+    pub(super) fn without_room(
+        &mut self,
+        failure: Failure,
+        revision: &Revision,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
+        let since = self.no_room.as_ref().map_or(now, |n| n.since);
+        if self.no_room.is_none() {
+            tracing::warn!(app = %revision.app, "{}", failure.message);
+            self.events.push(
+                EventKind::NoRoom,
+                None,
+                revision.version,
+                failure.text(true),
+            );
+        }
+        let refuse_at = since + config.room_wait;
+        let refused = (now >= refuse_at && self.up() == 0).then(|| {
+            self.queue.fail_all(&failure);
+            failure
+        });
+        if refused.is_none() && now < refuse_at {
+            plan.sooner(refuse_at);
+        }
+        self.no_room = Some(NoRoom { since, refused });
+    }
+
+    fn start(&mut self, generation: u64, revision: Arc<Revision>, room: Room) -> Action {
         let key = self.next_number();
         let id = ReplicaId::generate(ulid::Ulid::generate());
-        let (died, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
-        self.slots.push(Slot {
+        let mut slot = Slot::new(
             key,
-            id: id.clone(),
+            id.clone(),
             generation,
-            phase: Phase::Creating,
-            container: None,
-            replica: None,
-            in_flight: 0,
-            last_used: 0,
-            died: died.clone(),
-            ended: false,
-            cancel: cancel.clone(),
-        });
+            revision.version,
+            Phase::Creating,
+        );
+        slot.room = Some(room);
+        let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
+        self.events.push(
+            EventKind::ReplicaCreating,
+            Some(&id),
+            revision.version,
+            "its container is being created",
+        );
+        self.slots.push(slot);
         Action::Start {
             key,
             id,
@@ -181,34 +358,55 @@ impl State {
     }
 
     /// Containers without requests (or whose time to drain is over) are stopped.
-    fn stop_drained(&mut self, now: Instant, plan: &mut Plan) {
+    fn stop_drained(
+        &mut self,
+        revision: &Arc<Revision>,
+        config: &Config,
+        now: Instant,
+        plan: &mut Plan,
+    ) {
         let force = self.closed.as_ref().is_some_and(|c| now >= c.drain_until);
-        for slot in &mut self.slots {
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
             let dead = slot.phase == Phase::Failed;
-            let drained = slot.phase == Phase::Draining && (force || slot.in_flight == 0);
+            let over = force || slot.drain_until.is_some_and(|at| now >= at);
+            let drained = slot.phase == Phase::Draining && (over || slot.in_flight == 0);
+            if drained && self.rest(at, revision, config, plan) {
+                continue;
+            }
+            let slot = &mut self.slots[at];
             if let (true, Some(container)) = (dead || drained, &slot.container) {
-                slot.phase = Phase::Stopping;
-                slot.replica = None;
                 plan.actions.push(Action::Stop {
                     key: slot.key,
                     container: container.clone(),
+                    holder: slot.holder.clone(),
+                    frozen: slot.frozen,
                 });
+                slot.enter(Phase::Stopping);
+                slot.replica = None;
             }
         }
     }
 
     fn next_look(&mut self, revision: &Revision, now: Instant, want: u32, plan: &mut Plan) {
-        let mut sooner =
-            |at: Instant| plan.look_at = Some(plan.look_at.map_or(at, |other| other.min(at)));
+        for slot in self.slots.iter().filter(|x| x.phase == Phase::Draining) {
+            // One whose time is over is waited for: its container is being made or stopped.
+            let over = slot.drain_until.filter(|at| *at > now);
+            over.into_iter().for_each(|at| plan.sooner(at));
+        }
         if let Some(closed) = &self.closed {
             if now < closed.drain_until {
-                sooner(closed.drain_until);
+                plan.sooner(closed.drain_until);
             }
-        } else if want > revision.scaling.reserved {
-            if self.busy() {
+        } else if want > revision.scaling.reserved && self.meter.frozen.is_none() {
+            let chosen_until = self.meter.chosen_until();
+            if want > revision.scaling.reserved.max(1) {
+                plan.sooner(now + LOOK_EVERY);
+            } else if self.busy() {
                 self.tell_when_idle = true;
             } else {
-                sooner(self.last_active + revision.scaling.scaledown);
+                let idle_at = self.last_active + revision.scaling.scaledown;
+                plan.sooner(chosen_until.map_or(idle_at, |at| at.max(idle_at)));
             }
         }
     }

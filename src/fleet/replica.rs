@@ -1,11 +1,18 @@
 //! A replica, and the fleet's record of where it is in its life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::upstream::Pool;
+use super::{room::Room, thaw::Thaw, upstream::Pool};
 use crate::{
     engine::{ContainerId, Endpoints},
     model::ReplicaId,
@@ -62,6 +69,23 @@ impl Replica {
             .collect()
     }
 
+    /// Closes its connections: an app's keep-alive timers run out while it is frozen.
+    pub(super) fn drop_idle(&self) {
+        for (_, pool) in &self.pools {
+            pool.drop_idle();
+        }
+    }
+
+    /// Where its primary port is reached.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.pools.first().map(|(_, pool)| pool.addr())
+    }
+
+    /// The connections to its primary port.
+    pub(super) fn primary(&self) -> Option<&Arc<Pool>> {
+        self.pools.first().map(|(_, pool)| pool)
+    }
+
     /// The connections to one port of the app.
     pub fn pool(&self, port: u16) -> Option<&Arc<Pool>> {
         self.pools
@@ -86,6 +110,54 @@ pub(super) enum Phase {
     Failed,
     /// Its container is being stopped and removed.
     Stopping,
+    /// Its container is being frozen.
+    Pausing,
+    /// Its container is frozen.
+    Paused,
+    /// Its container is being thawed; requests are sent to it already.
+    Resuming,
+    /// Its process is being ended, and a container created in its stead.
+    Preparing,
+    /// A container in its kept network can be started at any time.
+    Prepared,
+}
+
+impl Phase {
+    /// Whether it runs, or how deep it sleeps.
+    pub(super) fn depth(self) -> &'static str {
+        match self {
+            Phase::Pausing | Phase::Paused => "paused",
+            Phase::Preparing | Phase::Prepared => "prepared",
+            _ => "running",
+        }
+    }
+
+    /// Whether it is in warm standby, or on its way there.
+    pub(super) fn rests(self) -> bool {
+        self.depth() != "running"
+    }
+
+    /// Whether requests may be sent to it.
+    pub(super) fn takes_requests(self) -> bool {
+        matches!(self, Phase::Ready | Phase::Resuming)
+    }
+
+    /// The word for people and for the API.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Phase::Creating => "creating",
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Draining => "draining",
+            Phase::Failed => "failed",
+            Phase::Stopping => "stopping",
+            Phase::Pausing => "pausing",
+            Phase::Paused => "paused",
+            Phase::Resuming => "resuming",
+            Phase::Preparing => "preparing",
+            Phase::Prepared => "prepared",
+        }
+    }
 }
 
 /// The fleet's record of one replica.
@@ -94,6 +166,8 @@ pub(super) struct Slot {
     pub(super) id: ReplicaId,
     /// Which activation it belongs to; only those of the current one serve.
     pub(super) generation: u64,
+    /// The version it runs.
+    pub(super) version: u32,
     pub(super) phase: Phase,
     pub(super) container: Option<ContainerId>,
     pub(super) replica: Option<Arc<Replica>>,
@@ -106,4 +180,119 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// Calls the start off.
     pub(super) cancel: CancellationToken,
+    /// Ends the liveness probes; there are some while it is ready.
+    pub(super) watch: Option<DropGuard>,
+    /// It is stopped from here on although requests may be in flight.
+    pub(super) drain_until: Option<Instant>,
+    /// When its container was started, and when it was ready.
+    pub(super) started_at: Option<SystemTime>,
+    pub(super) ready_at: Option<SystemTime>,
+    /// When it came into its phase.
+    pub(super) since: Instant,
+    /// It may be frozen, so it is thawed before it is stopped.
+    pub(super) frozen: bool,
+    /// What it takes of the machine; given back with the slot.
+    pub(super) room: Option<Room>,
+    /// Tells those who have sent to it how its thaw ends.
+    pub(super) thaw: Option<watch::Sender<Thaw>>,
+    /// The container that keeps its network, once it was prepared.
+    pub(super) holder: Option<ContainerId>,
+    /// Where it will be reached when it is started from prepared.
+    pub(super) endpoints: Option<Endpoints>,
+}
+
+impl Slot {
+    pub(super) fn new(
+        key: u64,
+        id: ReplicaId,
+        generation: u64,
+        version: u32,
+        phase: Phase,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            generation,
+            version,
+            phase,
+            container: None,
+            replica: None,
+            in_flight: 0,
+            last_used: 0,
+            died: Arc::default(),
+            ended: false,
+            cancel: CancellationToken::new(),
+            watch: None,
+            drain_until: None,
+            started_at: None,
+            ready_at: None,
+            since: Instant::now(),
+            frozen: false,
+            room: None,
+            thaw: None,
+            holder: None,
+            endpoints: None,
+        }
+    }
+
+    /// Into another phase; what belongs to the one before ends.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+        if phase != Phase::Ready {
+            self.watch = None;
+        }
+        if let Some(thaw) = self.thaw.take() {
+            thaw.send_replace(match phase {
+                Phase::Ready => Thaw::Awake,
+                _ => Thaw::Failed,
+            });
+        }
+    }
+}
+
+/// What one replica does now, for people and for ListAppReplicas.
+#[derive(Debug, Clone)]
+pub struct ReplicaView {
+    /// Its id.
+    pub id: ReplicaId,
+    /// What it does: creating, starting, ready, draining and the like.
+    pub state: &'static str,
+    /// Whether it runs, or how deep it sleeps.
+    pub depth: &'static str,
+    /// The version it runs.
+    pub version: u32,
+    /// Its container, once there is one.
+    pub container: Option<ContainerId>,
+    /// Requests that it is answering.
+    pub in_flight: u32,
+    /// Where its primary port is reached.
+    pub address: Option<SocketAddr>,
+    /// When its container was started.
+    pub started_at: Option<SystemTime>,
+    /// When it became ready.
+    pub ready_at: Option<SystemTime>,
+}
+
+impl ReplicaView {
+    /// Whether its container has been started, or is about to be.
+    pub fn has_process(&self) -> bool {
+        self.state != Phase::Prepared.word()
+    }
+}
+
+impl Slot {
+    pub(super) fn view(&self) -> ReplicaView {
+        ReplicaView {
+            id: self.id.clone(),
+            state: self.phase.word(),
+            depth: self.phase.depth(),
+            version: self.version,
+            container: self.container.clone(),
+            in_flight: self.in_flight,
+            address: self.replica.as_ref().and_then(|r| r.address()),
+            started_at: self.started_at,
+            ready_at: self.ready_at,
+        }
+    }
 }

@@ -193,7 +193,7 @@ pub(super) async fn discard<E: Engine>(engine: &E, container: &ContainerId, grac
     }
 }
 
-fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
+pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
     ContainerSpec {
         owner: Owner {
             app: revision.app.clone(),
@@ -210,7 +210,7 @@ fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> ContainerSpec {
     }
 }
 
-fn fault(error: &Error) -> Fault {
+pub(super) fn fault(error: &Error) -> Fault {
     Fault::Failed {
         failure: error.to_failure(),
         certain: matches!(error, Error::Unreachable { .. } | Error::NoSuchImage { .. }),
@@ -218,7 +218,7 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
-async fn wait_ready<E: Engine>(
+pub(super) async fn wait_ready<E: Engine>(
     engine: &E,
     config: &Config,
     job: &Job,
@@ -267,6 +267,22 @@ async fn wait_ready<E: Engine>(
 
 /// Asks once whether the replica is ready; the error says what came instead.
 async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
+    if ask(pool, revision, POLL_TIMEOUT).await? == StatusCode::NOT_FOUND {
+        tracing::warn!(
+            app = %revision.app,
+            "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
+            revision.health_path
+        );
+    }
+    Ok(())
+}
+
+/// Asks once on the health path; the error says what came instead of a good answer.
+pub(super) async fn ask(
+    pool: &Arc<Pool>,
+    revision: &Revision,
+    limit: Duration,
+) -> Result<StatusCode, String> {
     let request = Request::get(revision.health_path.as_str())
         .header(header::HOST, pool.addr().to_string())
         .header(
@@ -293,24 +309,17 @@ async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
         connection.reuse();
         // A health path that nobody chose may well not exist; that the app answers is enough.
         let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
-        if tolerated {
-            tracing::warn!(
-                app = %revision.app,
-                "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
-                revision.health_path
-            );
-        }
         if status.is_success() || tolerated {
-            Ok(())
+            Ok(status)
         } else {
             Err(format!("it answered {status}, not 2xx"))
         }
     };
-    match tokio::time::timeout(POLL_TIMEOUT, exchange).await {
+    match tokio::time::timeout(limit, exchange).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!(
             "no answer within {}",
-            humantime::format_duration(POLL_TIMEOUT)
+            humantime::format_duration(limit)
         )),
     }
 }
@@ -328,7 +337,9 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
                 ContainerState::Exited { code, oom_killed } => {
                     return exited(engine, container, code, oom_killed).await;
                 }
-                ContainerState::Created | ContainerState::Running(_) | ContainerState::Paused => {}
+                ContainerState::Created
+                | ContainerState::Running(_)
+                | ContainerState::Paused(_) => {}
             },
             Err(Error::NoSuchContainer(_)) => {
                 return Failure::new(Reason::ContainerExited, ENDED)

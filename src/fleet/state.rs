@@ -7,16 +7,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     Config,
+    demand::Meter,
     deployment::Deployment,
+    events::{EventKind, Events},
     hold::Queue,
     lease::Lease,
     replica::{Phase, Slot},
+    room::Ledger,
 };
-use crate::model::{Failure, Reason, Revision};
+use crate::model::{Failure, Reason, Revision, Standby};
 
 /// A replica that ran shorter than this before it died counts as a crash for the back-off.
 pub(super) const CRASH_WINDOW: Duration = Duration::from_secs(10);
@@ -26,6 +32,13 @@ pub(super) struct Pending {
     pub(super) revision: Arc<Revision>,
     pub(super) generation: u64,
     pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
+}
+
+/// A start that is wanted finds no room.
+pub(super) struct NoRoom {
+    pub(super) since: Instant,
+    /// Nobody waits for it any more: what everybody is told.
+    pub(super) refused: Option<Failure>,
 }
 
 /// What went wrong lately.
@@ -62,6 +75,22 @@ pub(super) struct State {
     /// Set when the app is deleted or the platform stops: nothing is started or handed out.
     pub(super) closed: Option<Closed>,
     pub(super) counter: u64,
+    /// What the autoscaler remembers.
+    pub(super) meter: Meter,
+    /// What happened.
+    pub(super) events: Events,
+    /// The room on this machine.
+    pub(super) ledger: Arc<Ledger>,
+    /// Wakes the driver; the ledger does, when there is room.
+    pub(super) wake: Arc<Notify>,
+    /// Set while a start is wanted and finds no room.
+    pub(super) no_room: Option<NoRoom>,
+    /// How deep the app rests until it is asked again, chosen by hand.
+    pub(super) rest_at: Option<Standby>,
+    /// The engine refused to freeze one of its replicas.
+    pub(super) cannot_pause: bool,
+    /// The engine refused to prepare one.
+    pub(super) cannot_prepare: bool,
 }
 
 pub(super) struct Closed {
@@ -77,7 +106,7 @@ impl State {
     }
 
     pub(super) fn serves(&self, slot: &Slot) -> bool {
-        slot.phase == Phase::Ready && slot.generation == self.generation
+        slot.phase.takes_requests() && slot.generation == self.generation
     }
 
     pub(super) fn must_prepare(&self, serving: &Revision, next: &Revision) -> bool {
@@ -104,7 +133,7 @@ impl State {
     pub(super) fn died(&mut self, deployment: &Deployment, at: usize) {
         let slot = &mut self.slots[at];
         let served = slot.phase == Phase::Ready;
-        slot.phase = Phase::Failed;
+        slot.enter(Phase::Failed);
         let generation = slot.generation;
         let ran = slot
             .replica
@@ -112,6 +141,12 @@ impl State {
             .map_or(Duration::ZERO, |r| r.ready_at.elapsed());
         tracing::warn!(app = %deployment.id(), replica = %slot.id, ran = ?ran, "The replica died");
         let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
+        self.events.push(
+            EventKind::ReplicaFailed,
+            Some(&slot.id),
+            slot.version,
+            "its container ended by itself",
+        );
         self.last_failure = Some((why.clone(), SystemTime::now()));
         if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
             if let Some(answer) = p.answer {
@@ -155,9 +190,13 @@ impl State {
             .slots
             .iter_mut()
             .filter(|x| {
-                x.phase == Phase::Ready && x.generation == generation && x.in_flight < limit
+                x.phase.takes_requests() && x.generation == generation && x.in_flight < limit
             })
-            .min_by_key(|x| (x.in_flight, std::cmp::Reverse(x.last_used)))?;
+            .min_by_key(|x| {
+                // Among equals one that is awake.
+                let asleep = x.phase != Phase::Ready;
+                (x.in_flight, asleep, std::cmp::Reverse(x.last_used))
+            })?;
         let replica = slot.replica.clone()?;
         slot.in_flight += 1;
         slot.last_used = number;
@@ -167,6 +206,7 @@ impl State {
             replica,
             key: slot.key,
             cold: None,
+            thaw: slot.thaw.as_ref().map(watch::Sender::subscribe),
         })
     }
 

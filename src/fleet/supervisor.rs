@@ -5,25 +5,26 @@
 //! the list is the truth, so an engine that restarts or loses events does no lasting harm.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{StreamExt, future::join_all};
-use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use super::{
     Shared,
     deployment::Deployment,
-    replica::{Phase, Slot},
+    plan::bytes,
+    replica::{Phase, Replica, Slot},
+    rouse,
     start::{self, Fault, Job},
     state::Trouble,
 };
 use crate::{
     engine::{Container, ContainerId, ContainerState, Engine, Error, Info, Owner},
-    model::Revision,
+    model::{Revision, Standby},
 };
 
 /// Time between two attempts while the engine does not answer.
@@ -151,10 +152,11 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     }
     // Failures while the engine was away are no reason to back off now, nor to refuse anybody
     // who has just heard that it is back.
-    for d in shared.deployments.read().values() {
+    for d in shared.everyone() {
         d.state.lock().trouble = Trouble::default();
         d.wake.notify_one();
     }
+    shared.ledger.set_host_memory(info.memory_bytes);
     shared.engine.send_replace(EngineState::Up(info));
     // Off the way of the first cold start; should it fail, that one tries again. In a task that
     // a stop waits for: cut off in the middle, the engine would make it after its removal.
@@ -178,28 +180,47 @@ async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
     let deployments = shared.everyone();
     // What is believed is read before the list: a container made in between is no orphan, and
     // one that the list lacks was there when it was believed.
-    let believed: Vec<(Arc<Deployment>, ContainerId)> = deployments
+    let believed: Vec<_> = deployments
         .iter()
         .flat_map(|d| {
             let s = d.state.lock();
             s.slots
                 .iter()
-                .filter(|x| matches!(x.phase, Phase::Ready | Phase::Draining))
-                .filter_map(|x| Some((d.clone(), x.container.clone()?)))
+                .filter(|x| {
+                    matches!(
+                        x.phase,
+                        Phase::Ready | Phase::Draining | Phase::Paused | Phase::Prepared
+                    )
+                })
+                .filter_map(|x| {
+                    let seen = (x.key, x.phase, x.since);
+                    Some((d.clone(), seen, x.container.clone()?, x.holder.clone()))
+                })
                 .collect::<Vec<_>>()
         })
         .collect();
     let listed = engine.list().await?;
-    let running: HashSet<_> = listed
-        .iter()
-        .filter(|c| matches!(c.state, ContainerState::Running(_)))
-        .map(|c| c.id.clone())
-        .collect();
-    for (d, container) in believed {
-        if !running.contains(&container) {
-            d.container_ended(&container);
+    let states: HashMap<_, _> = listed.iter().map(|c| (&c.id, &c.state)).collect();
+    for (d, seen, container, holder) in believed {
+        let state = states.get(&container);
+        let as_believed = match seen.1 {
+            // Frozen by its cgroup, it runs as far as the engine knows.
+            Phase::Paused => matches!(
+                state,
+                Some(ContainerState::Running(_) | ContainerState::Paused(_))
+            ),
+            Phase::Prepared => {
+                let holds = holder
+                    .is_some_and(|h| matches!(states.get(&h), Some(ContainerState::Running(_))));
+                holds && matches!(state, Some(ContainerState::Created))
+            }
+            _ => matches!(state, Some(ContainerState::Running(_))),
+        };
+        if !as_believed {
+            d.not_as_believed(seen);
         }
     }
+    drop(states);
     let orphans = listed.into_iter().filter(|c| !is_known(shared, c));
     join_all(orphans.map(|c| async move {
         tracing::warn!(container = %c.id, "Removing a container that belongs to no replica");
@@ -221,15 +242,33 @@ fn is_known(shared: &Shared, container: &Container) -> bool {
 /// Takes up the containers of an earlier run that match what is published, removes the others.
 async fn adopt_all<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
     let listed = engine.list().await?;
-    join_all(listed.into_iter().map(|c| async move {
-        let matching = c.owner.as_ref().and_then(|o| matching(shared, o));
-        match (matching, &c.state, &c.owner) {
-            (Some(deployment), ContainerState::Running(_), Some(owner)) => {
-                adopt(shared, engine, &deployment, &c.id, owner).await
-            }
-            _ => {
-                tracing::info!(container = %c.id, "Removing a container of an earlier run");
-                start::discard(&**engine, &c.id, Duration::ZERO).await;
+    let wanted = |c: &Container| {
+        let runs = matches!(
+            c.state,
+            ContainerState::Running(_) | ContainerState::Paused(_)
+        );
+        let owner = c.owner.as_ref().filter(|_| runs && !c.is_holder)?;
+        Some((matching(shared, owner)?, owner.clone()))
+    };
+    // What keeps the network of one that is taken up is needed on.
+    let holders: HashSet<_> = listed
+        .iter()
+        .filter(|c| wanted(c).is_some())
+        .filter_map(|c| c.holder.clone())
+        .collect();
+    join_all(listed.iter().map(|c| {
+        let holders = &holders;
+        async move {
+            match wanted(c) {
+                Some((deployment, owner)) => adopt(shared, engine, &deployment, c, &owner).await,
+                None if holders.contains(&c.id) => {}
+                None => {
+                    tracing::info!(container = %c.id, "Removing a container of an earlier run");
+                    if let Err(error) = engine.thaw_left(&c.id).await {
+                        tracing::debug!(container = %c.id, %error, "Could not thaw a container on its way out");
+                    }
+                    start::discard(&**engine, &c.id, Duration::ZERO).await;
+                }
             }
         }
     }))
@@ -246,51 +285,84 @@ fn matches(revision: &Revision, owner: &Owner) -> bool {
     revision.version == owner.version && revision.config_hash == owner.config_hash
 }
 
-/// Puts the container into service once it answers. Runs in the background, so that one that
+/// Removes a container that cannot be taken up after all, with what keeps its network.
+async fn refuse<E: Engine>(engine: &E, found: &Container) {
+    let frozen = matches!(found.state, ContainerState::Paused(_));
+    rouse::end(engine, &found.id, frozen, Duration::ZERO).await;
+    if let Some(holder) = &found.holder {
+        start::discard(engine, holder, Duration::ZERO).await;
+    }
+}
+
+/// Puts the container into service once it answers, or into standby when it is frozen. Runs in the background, so that one that
 /// hangs does not delay the others.
 async fn adopt<E: Engine>(
     shared: &Arc<Shared>,
     engine: &Arc<E>,
     deployment: &Arc<Deployment>,
-    container: &ContainerId,
+    found: &Container,
     owner: &Owner,
 ) {
-    let endpoints = match engine.inspect(container).await {
-        Ok(Container {
-            state: ContainerState::Running(Some(endpoints)),
-            ..
-        }) => endpoints,
-        _ => return start::discard(&**engine, container, Duration::ZERO).await,
+    let (container, holder) = (&found.id, found.holder.clone());
+    let frozen = matches!(found.state, ContainerState::Paused(_));
+    // The engine does not know of one that was frozen by its cgroup.
+    let thawed = match frozen {
+        true => Ok(()),
+        false => engine.thaw_left(container).await,
     };
-    let (died, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
+    let endpoints = match (thawed, engine.inspect(container).await.map(|c| c.state)) {
+        (
+            Ok(()),
+            Ok(ContainerState::Running(Some(endpoints)) | ContainerState::Paused(Some(endpoints))),
+        ) => endpoints,
+        _ => return refuse(&**engine, found).await,
+    };
+    let memory = match frozen {
+        true => engine.memory(container).await.unwrap_or(0),
+        false => 0,
+    };
     let taken = {
         let mut s = deployment.state.lock();
         let revision = deployment.revision();
         // Asked again, since a publish or a delete may have come while the engine was asked.
-        let wanted = s.closed.is_none() && matches(&revision, owner);
+        let rests = s.standby(&revision, &shared.config) == Standby::Pause;
+        let wanted = s.closed.is_none() && matches(&revision, owner) && (rests || !frozen);
         wanted.then(|| {
             let key = s.next_number();
-            let generation = s.generation;
-            s.slots.push(Slot {
+            let mut slot = Slot::new(
                 key,
-                id: owner.replica.clone(),
-                generation,
-                phase: Phase::Starting,
-                container: Some(container.clone()),
-                replica: None,
-                in_flight: 0,
-                last_used: 0,
-                died: died.clone(),
-                ended: false,
-                cancel: cancel.clone(),
-            });
-            (key, revision)
+                owner.replica.clone(),
+                s.generation,
+                revision.version,
+                Phase::Starting,
+            );
+            slot.container = Some(container.clone());
+            slot.holder = holder.clone();
+            // It runs already, whatever the bounds are now.
+            let room = s
+                .ledger
+                .take_anyway(&revision.app, &s.wake, bytes(&revision));
+            if frozen {
+                let pools = Replica::pools(&endpoints, &revision.ports, shared.config.max_connects);
+                let replica = Replica::new(owner.replica.clone(), container.clone(), None, pools);
+                slot.replica = Some(Arc::new(replica));
+                slot.frozen = true;
+                slot.enter(Phase::Paused);
+                room.freeze(memory);
+            }
+            slot.room = Some(room);
+            let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
+            s.slots.push(slot);
+            (key, revision, died, cancel)
         })
     };
-    let Some((key, revision)) = taken else {
-        return start::discard(&**engine, container, Duration::ZERO).await;
+    let Some((key, revision, died, cancel)) = taken else {
+        return refuse(&**engine, found).await;
     };
     tracing::info!(app = %deployment.id(), replica = %owner.replica, %container, "Adopting a container of an earlier run");
+    if frozen {
+        return deployment.wake.notify_one();
+    }
     let job = Job {
         id: owner.replica.clone(),
         revision,
@@ -316,6 +388,9 @@ async fn adopt<E: Engine>(
             }
             Err(_) => {
                 start::discard(&*engine, &container, Duration::ZERO).await;
+                if let Some(holder) = &holder {
+                    start::discard(&*engine, holder, Duration::ZERO).await;
+                }
                 deployment.state.lock().slots.retain(|x| x.key != key);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::{Deployment, Fleet, Shared};
-use crate::model::{Failure, Reason, Revision};
+use crate::model::{Failure, Reason, Revision, Standby};
 
 /// A deployment of one replica that no route leads to. Dropping it stops and removes its
 /// container.
@@ -25,14 +25,20 @@ impl Drop for Trial {
 }
 
 impl Fleet {
-    /// Makes room for a replica of a revision apart from what serves. It starts with the first
-    /// request.
+    /// A place for a replica of a revision apart from what serves. It starts with the first
+    /// request, takes its share of the room on this machine, and never rests.
     pub fn trial(&self, mut revision: Revision) -> Trial {
         revision.scaling.reserved = 0;
         revision.scaling.max = 1;
+        // Nobody comes back to it: it goes for good.
+        revision.standby = Some(Standby::None);
         // After a crash nobody takes its container for one that serves.
         revision.config_hash.push_str("-trial");
-        let deployment = Deployment::new(self.shared.config.clone(), revision);
+        let deployment = Deployment::new(
+            self.shared.config.clone(),
+            self.shared.ledger.clone(),
+            revision,
+        );
         let mut trials = self.shared.trials.write();
         trials.retain(|trial| trial.strong_count() > 0);
         trials.push(Arc::downgrade(&deployment));

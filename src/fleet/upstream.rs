@@ -222,6 +222,11 @@ impl Pool {
         Ok(sender)
     }
 
+    /// Drops the connections that nobody uses.
+    pub(super) fn drop_idle(&self) {
+        self.idle.lock().clear();
+    }
+
     /// Drops every connection, also those in use.
     pub fn close(&self) {
         self.closed.cancel();

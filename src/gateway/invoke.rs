@@ -181,7 +181,7 @@ async fn exchange(
                 format!("the replica of app {id} has no port {}", invocation.port),
             )
         })?;
-        match pool.send(request).await {
+        match lease.send(pool, request).await {
             Ok((response, connection)) => return Ok((response, connection, lease, waited)),
             Err(Error::Connect {
                 unsent: Some(unsent),

@@ -94,6 +94,10 @@ reasons! {
     ExecutionQueueFull = "EXECUTION_QUEUE_FULL", 429, ResourceExhausted;
     /// The idempotency key was used with another request.
     IdempotencyConflict = "IDEMPOTENCY_CONFLICT", 409, AlreadyExists;
+    /// The machine has no room for the replica that is needed.
+    NoRoom = "NO_ROOM", 429, ResourceExhausted;
+    /// What was waited for did not come about in time.
+    WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.
     ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
     /// The app did not answer within its timeout plus the cold-start budget.

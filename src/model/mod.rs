@@ -14,6 +14,7 @@ pub mod revision;
 pub mod scaling;
 pub mod secret;
 pub mod settings;
+mod standby;
 pub mod stats;
 
 pub use app::{App, Draft, ImageSource, Version};
@@ -22,3 +23,4 @@ pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};
 pub use scaling::Scaling;
 pub use settings::{Limits, Settings, StorageMode, Tier};
+pub use standby::Standby;

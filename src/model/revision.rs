@@ -9,6 +9,7 @@ use super::{
     id::AppId,
     scaling,
     settings::{DEFAULT_HEALTH_PATH, Tier},
+    standby::Standby,
 };
 
 /// The platform's values where an app sets none.
@@ -57,6 +58,8 @@ pub struct Revision {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
+    /// How deep it sleeps at zero; `None` = as the platform is set.
+    pub standby: Option<Standby>,
     /// Digest of what a container is made from: two revisions that share it can share replicas.
     pub config_hash: String,
 }
@@ -93,6 +96,7 @@ impl Revision {
             scaling: s.scaling.effective(defaults.bounds),
             max_concurrency: s.max_concurrency,
             allow_unauthenticated: s.allow_unauthenticated,
+            standby: s.standby,
             config_hash: String::new(),
         };
         revision.config_hash = revision.hash(defaults.containers);
@@ -112,6 +116,7 @@ impl Revision {
             scaling: next.scaling,
             max_concurrency: next.max_concurrency,
             allow_unauthenticated: next.allow_unauthenticated,
+            standby: next.standby,
             ..self.clone()
         }
     }

@@ -1,8 +1,12 @@
-//! How many replicas an app may have, and when it returns to zero.
+//! How many replicas an app should have, and when it returns to zero: pure decisions.
+
+mod window;
 
 use std::time::Duration;
 
 use super::failure::FieldViolation;
+
+pub use window::{Peak, RATE_WINDOW_SECS, RateWindow};
 
 /// What the autoscaler compares with the threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +64,10 @@ pub struct Effective {
     pub max: u32,
     /// Time without traffic before scaling down.
     pub scaledown: Duration,
+    /// What is measured.
+    pub metric: Metric,
+    /// Target per replica for the metric, at least 1.
+    pub threshold: u32,
 }
 
 impl Scaling {
@@ -74,6 +82,8 @@ impl Scaling {
             reserved: self.reserved_capacity.min(max),
             max,
             scaledown: Duration::from_secs(period.into()).max(bounds.min_scaledown),
+            metric: self.metric,
+            threshold: or(self.threshold, DEFAULT_THRESHOLD),
         }
     }
 
@@ -131,23 +141,115 @@ impl Scaling {
     }
 }
 
+/// What is seen of an app at one moment, summed over its replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Requests with a replica.
+    pub in_flight: u32,
+    /// Requests and executions that wait for one.
+    pub held: u32,
+    /// Requests that came in the last [`RATE_WINDOW_SECS`].
+    pub arrivals: u32,
+}
+
+impl Observed {
+    /// Whether anybody is served or waits.
+    pub fn busy(&self) -> bool {
+        self.in_flight > 0 || self.held > 0
+    }
+}
+
+impl Effective {
+    /// What the formula asks for, at most `max`, and at least 1 while anybody is served or waits.
+    ///
+    /// KEDA and the HPA multiply the observation per pod by the number of pods before they divide
+    /// by the target, so the sum over all pods is what counts.
+    pub fn wanted(&self, observed: Observed) -> u32 {
+        let (total, per_replica) = match self.metric {
+            Metric::Concurrency => (
+                u64::from(observed.in_flight) + u64::from(observed.held),
+                u64::from(self.threshold),
+            ),
+            Metric::RequestRate => (
+                observed.arrivals.into(),
+                u64::from(self.threshold) * u64::from(RATE_WINDOW_SECS),
+            ),
+        };
+        let replicas = total.div_ceil(per_replica.max(1));
+        u32::try_from(replicas)
+            .unwrap_or(u32::MAX)
+            .max(observed.busy().into())
+            .min(self.max)
+    }
+}
+
 /// What the number of replicas is decided from.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
-    /// Requests held or in flight.
-    pub busy: bool,
+    /// What is seen now.
+    pub observed: Observed,
+    /// The most that was [wanted](Effective::wanted) within the last scale-down period.
+    pub peak: u32,
     /// Replicas up or on their way.
     pub up: u32,
     /// Time since the last lease ended or request was held.
     pub idle_for: Duration,
 }
 
-/// How many replicas an app should have now: from zero on any demand, to the reserved number
-/// when nothing was asked for a whole scale-down period.
+impl Demand {
+    /// Whether the app has to be up: somebody is served or waits, or was so within the period.
+    /// What the rate's window still says wakes nobody.
+    fn active(&self, scaling: &Effective) -> bool {
+        self.observed.busy() || (self.up > 0 && self.idle_for < scaling.scaledown)
+    }
+}
+
+/// How many replicas an app should have now: up at once as the formula says, down to the largest
+/// demand of the last period, and to the reserved number when nothing was asked for all of it.
 pub fn desired(scaling: &Effective, demand: Demand) -> u32 {
-    let lingering = demand.up > 0 && demand.idle_for < scaling.scaledown;
-    let active = u32::from(demand.busy || lingering);
-    active.max(scaling.reserved).min(scaling.max)
+    let needed = match demand.active(scaling) {
+        true => scaling.wanted(demand.observed).max(demand.peak).max(1),
+        false => 0,
+    };
+    needed.max(scaling.reserved).min(scaling.max)
+}
+
+/// Why an app has as many replicas as [`desired`] says, for people.
+pub fn reason(scaling: &Effective, demand: Demand) -> String {
+    let o = demand.observed;
+    let period = humantime::format_duration(scaling.scaledown);
+    if !demand.active(scaling) {
+        return match scaling.reserved {
+            0 => format!("nothing was asked for {period}"),
+            n => format!("{n} reserved"),
+        };
+    }
+    let seen = match scaling.metric {
+        Metric::RequestRate if o.held > 0 => format!(
+            "{:.2} requests/s, {} waiting",
+            f64::from(o.arrivals) / f64::from(RATE_WINDOW_SECS),
+            o.held
+        ),
+        Metric::Concurrency if o.held > 0 => {
+            format!("{} in flight, {} waiting", o.in_flight, o.held)
+        }
+        Metric::Concurrency => format!("{} in flight", o.in_flight),
+        Metric::RequestRate => format!(
+            "{:.2} requests/s",
+            f64::from(o.arrivals) / f64::from(RATE_WINDOW_SECS)
+        ),
+    };
+    let mut text = format!("{seen} / {} per replica", scaling.threshold);
+    let wanted = scaling.wanted(o).max(1);
+    if demand.peak > wanted {
+        text.push_str(&format!(", {} within the last {period}", demand.peak));
+    }
+    if wanted.max(demand.peak) < scaling.reserved {
+        text.push_str(&format!(", {} reserved", scaling.reserved));
+    } else if wanted == scaling.max {
+        text.push_str(&format!(", at most {}", scaling.max));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -169,7 +271,9 @@ mod tests {
             Effective {
                 reserved: 0,
                 max: 5,
-                scaledown: Duration::from_secs(300)
+                scaledown: Duration::from_secs(300),
+                metric: Metric::RequestRate,
+                threshold: 10,
             }
         );
         let short = Scaling {
@@ -201,17 +305,97 @@ mod tests {
         );
     }
 
+    fn effective(metric: Metric, threshold: u32, max: u32) -> Effective {
+        Effective {
+            reserved: 0,
+            max,
+            scaledown: Duration::from_secs(300),
+            metric,
+            threshold,
+        }
+    }
+
+    #[test]
+    fn the_formula_sums_over_all_replicas() {
+        let by_load = effective(Metric::Concurrency, 10, 100);
+        let seen = |in_flight, held, arrivals| Observed {
+            in_flight,
+            held,
+            arrivals,
+        };
+        for (o, n) in [
+            (seen(0, 0, 900), 0),
+            (seen(1, 0, 0), 1),
+            (seen(10, 0, 0), 1),
+            (seen(10, 1, 0), 2),
+            (seen(40, 7, 0), 5),
+            (seen(u32::MAX, u32::MAX, 0), 100),
+        ] {
+            assert_eq!(by_load.wanted(o), n, "{o:?}");
+        }
+        let by_rate = effective(Metric::RequestRate, 10, 100);
+        for (o, n) in [
+            (seen(0, 0, 0), 0),
+            (seen(900, 900, 0), 1),
+            (seen(0, 0, 600), 1),
+            (seen(0, 0, 601), 2),
+            // Four replicas at 10 requests/s each ask for four, not for one.
+            (seen(0, 0, 2400), 4),
+        ] {
+            assert_eq!(by_rate.wanted(o), n, "{o:?}");
+        }
+    }
+
+    #[test]
+    fn a_decision_says_why() {
+        let s = effective(Metric::Concurrency, 10, 5);
+        let mut demand = Demand {
+            observed: Observed {
+                in_flight: 47,
+                ..Observed::default()
+            },
+            peak: 5,
+            up: 3,
+            idle_for: Duration::ZERO,
+        };
+        assert_eq!(
+            reason(&s, demand),
+            "47 in flight / 10 per replica, at most 5"
+        );
+        demand.observed.in_flight = 12;
+        assert_eq!(
+            reason(&s, demand),
+            "12 in flight / 10 per replica, 5 within the last 5m"
+        );
+        demand.observed.in_flight = 0;
+        demand.idle_for = s.scaledown;
+        assert_eq!(reason(&s, demand), "nothing was asked for 5m");
+        let s = Effective { reserved: 2, ..s };
+        assert_eq!(reason(&s, demand), "2 reserved");
+    }
+
     proptest! {
         #[test]
         fn desired_stays_in_bounds_and_follows_demand(
-            reserved in 0u32..4, max in 1u32..6, busy: bool, up in 0u32..6, idle in 0u64..600,
+            reserved in 0u32..4, max in 1u32..9, rate: bool, threshold in 1u32..20,
+            in_flight in 0u32..100, held in 0u32..100, arrivals in 0u32..9000,
+            peak in 0u32..9, up in 0u32..9, idle in 0u64..600,
         ) {
-            let s = Effective { reserved: reserved.min(max), max, scaledown: Duration::from_secs(300) };
-            let n = desired(&s, Demand { busy, up, idle_for: Duration::from_secs(idle) });
+            let metric = if rate { Metric::RequestRate } else { Metric::Concurrency };
+            let s = Effective { reserved: reserved.min(max), ..effective(metric, threshold, max) };
+            let observed = Observed { in_flight, held, arrivals };
+            let demand = Demand { observed, peak: peak.min(max), up, idle_for: Duration::from_secs(idle) };
+            let n = desired(&s, demand);
             prop_assert!(n >= s.reserved && n <= s.max);
-            if busy { prop_assert!(n >= 1) }
+            let busy = observed.busy();
+            if busy {
+                prop_assert!(n >= s.wanted(observed) && n >= 1 && n >= demand.peak.min(s.max));
+                let more = Observed { held: held + 1, arrivals: arrivals + 1, ..observed };
+                prop_assert!(desired(&s, Demand { observed: more, ..demand }) >= n, "monotonic");
+            }
             if !busy && idle >= 300 { prop_assert_eq!(n, s.reserved) }
             if !busy && up == 0 { prop_assert_eq!(n, s.reserved) }
+            prop_assert!(!reason(&s, demand).is_empty());
         }
     }
 }

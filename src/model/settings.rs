@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{failure::FieldViolation, host, scaling::Scaling};
+use super::{failure::FieldViolation, host, scaling::Scaling, standby::Standby};
 
 /// Where an app is reached when its owner names no port.
 pub const DEFAULT_PORTS: [u16; 1] = [host::DEFAULT_PORT];
@@ -108,6 +108,8 @@ pub struct Settings {
     pub allow_unauthenticated: bool,
     /// How long its files live.
     pub storage_mode: StorageMode,
+    /// How deep it sleeps at zero; `None` = as the platform is set.
+    pub standby: Option<Standby>,
 }
 
 impl Settings {

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `lock` | held while an `ignite` serves; has its pid |
+//! | `lock` | held while an `ignite` serves, or works on the store; has its pid |
 //! | `instance` | the id in the labels of this directory's containers |
 //! | `identity/`, `store/` | the signing key; the database |
 //! | `serve.json` | where this `ignite` listens, for the client on this machine |
@@ -128,6 +128,11 @@ pub(super) fn in_use(data_dir: &Path) -> bool {
 /// Whether the last stop left containers on purpose.
 pub(super) fn kept(data_dir: &Path) -> bool {
     data_dir.join(KEPT).exists()
+}
+
+/// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.
+pub(super) fn hold(data_dir: &Path) -> Result<File> {
+    take(data_dir)
 }
 
 fn take(path: &Path) -> Result<File> {

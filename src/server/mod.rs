@@ -7,6 +7,7 @@ mod data_dir;
 mod health;
 mod limits;
 mod prune;
+pub mod store;
 
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -31,18 +32,22 @@ use crate::{
         json,
         proto::{
             self,
-            local::v1::execution_service_server::ExecutionServiceServer,
+            local::v1::{
+                execution_service_server::ExecutionServiceServer,
+                scaling_service_server::ScalingServiceServer,
+            },
             v1::{
                 compute_service_server::ComputeServiceServer,
                 secret_service_server::SecretServiceServer,
             },
         },
+        scaling::Scaling,
         secrets::Secrets as SecretsApi,
         status::{self, to_response},
     },
     apps::Apps,
     build::Images,
-    config::{Config, Reach},
+    config::{Config, Freezer, Reach},
     engine::{
         Credentials, Engine, Keychain,
         docker::{self, Docker},
@@ -194,6 +199,7 @@ async fn shut_down(
 ) {
     executor.stop();
     stop.drain.cancel();
+    fleet.end_followers();
     serving.close();
     gateway.upgrades.close();
     let finished = async {
@@ -238,6 +244,11 @@ fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
             Reach::Direct => docker::Reach::Direct,
             Reach::Published => docker::Reach::Published,
         },
+        freezer: match config.freezer {
+            Freezer::Auto => docker::Freezer::Auto,
+            Freezer::Engine => docker::Freezer::Engine,
+            Freezer::Cgroup => docker::Freezer::Cgroup,
+        },
         extra_network: config.network.clone(),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
@@ -260,6 +271,18 @@ fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
         keychain,
+        standby: c.standby,
+        standby_pause_for: c.standby_pause_for,
+        bounds: fleet::Bounds {
+            memory: c.memory_budget,
+            replicas: c.replica_budget,
+            standby_memory: c.standby_memory,
+        },
+        room_wait: c.room_wait,
+        teardown_after: c.teardown_after,
+        liveness_interval: c.liveness_interval,
+        liveness_timeout: c.liveness_timeout,
+        liveness_failures: c.liveness_failures,
     }
 }
 
@@ -369,9 +392,11 @@ async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> R
     let (reflection, reflection_alpha) = proto::reflection_services();
     let secrets = SecretsApi::new(compute.clone(), secrets);
     let executions = api::executions::Executions::new(compute.clone());
+    let scaling = Scaling::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
         .add_service(ExecutionServiceServer::new(executions))
+        .add_service(ScalingServiceServer::new(scaling))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

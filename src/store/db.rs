@@ -1,16 +1,38 @@
 //! One sled database on disk: opened with care, written so that it survives a power cut.
+//!
+//! What sled does with damage was measured: with a good snapshot it notices a damaged log, at the
+//! start or when it reads. Without one it takes what it can read of the log for all there ever
+//! was, down to nothing at all. So a snapshot is set aside only when the snapshot itself is what
+//! is damaged, and a database that has lost its format row is refused, not made anew.
 
 use std::{
-    fs::{DirBuilder, File, Permissions},
+    cell::Cell,
+    fs::{self, DirBuilder, File, Permissions},
+    io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    panic::AssertUnwindSafe,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    sync::Once,
+    time::Duration,
 };
 
 use super::Error;
 
 /// The row with the format version, the same in every database.
 pub(super) const FORMAT_KEY: &[u8] = b"\x01format";
+/// Rows written at once while a database is rewritten.
+const COPY_BATCH: usize = 1000;
+/// How often, and how long apart, a database that was just closed is tried again.
+const CLOSING_LOOKS: u32 = 400;
+const CLOSING_WAIT: Duration = Duration::from_millis(5);
+/// Says that a database is being made: until it goes, a missing format row is no damage.
+const MAKING: &str = "making";
+/// What sled's snapshots and those set aside are called.
+const SNAPSHOT: &str = "snap.";
+const ASIDE: &str = "damaged-snap.";
+/// What the folder beside a database is called while it replaces, or is replaced.
+const FRESH: &str = "fresh";
+const REPLACED: &str = "replaced";
 
 /// An open database.
 pub(super) struct Database {
@@ -29,18 +51,20 @@ impl Database {
             path: path.display().to_string(),
             cause,
         };
-        private_folder(path).map_err(|e| corrupt(e.to_string()))?;
-        let tree = open_tree(path, cache_bytes)
-            .or_else(|cause| match set_snapshots_aside(path) {
-                // A snapshot that an abrupt stop left half written can be made again from the log.
-                Ok(aside) if !aside.is_empty() && !is_lock(&cause) => {
-                    tracing::warn!(path = %path.display(), %cause, ?aside, "The database does not open; trying without its snapshot");
-                    open_tree(path, cache_bytes)
-                }
-                _ => Err(cause),
-            })
-            .map_err(corrupt)?;
-        match tree.get(FORMAT_KEY).map_err(|e| corrupt(e.to_string()))? {
+        let io = |e: io::Error| corrupt(e.to_string());
+        settle(path).map_err(io)?;
+        private_folder(path).map_err(io)?;
+        let is_new = begin(path).map_err(io)?;
+        let aside = set_damaged_snapshots_aside(path).map_err(io)?;
+        if !aside.is_empty() {
+            tracing::warn!(path = %path.display(), ?aside, "A snapshot of the database is damaged; it is made again from the log");
+        }
+        let tree = open_tree(path, cache_bytes).map_err(corrupt)?;
+        let log = File::open(path.join("db")).map_err(io)?;
+        let database = Self { tree, log };
+        match guarded(|| database.tree.get(FORMAT_KEY).map_err(|e| e.to_string()))
+            .map_err(corrupt)?
+        {
             Some(row) => {
                 let found = row
                     .as_ref()
@@ -55,14 +79,53 @@ impl Database {
                     });
                 }
             }
+            None if is_new => {
+                let mut batch = sled::Batch::default();
+                batch.insert(FORMAT_KEY, &format.to_be_bytes());
+                database.commit(batch).map_err(corrupt)?;
+            }
             None => {
-                tree.insert(FORMAT_KEY, &format.to_be_bytes())
-                    .and_then(|_| tree.flush())
-                    .map_err(|e| corrupt(e.to_string()))?;
+                return Err(corrupt(
+                    "its file `db` is damaged: the format row is not in it".into(),
+                ));
             }
         }
-        let log = File::open(path.join("db")).map_err(|e| corrupt(e.to_string()))?;
-        Ok(Self { tree, log })
+        if is_new {
+            fs::remove_file(path.join(MAKING)).map_err(io)?;
+            sync_folder(path).map_err(io)?;
+        }
+        Ok(database)
+    }
+
+    /// Writes everything in the database in `path` into a fresh one, which takes its place.
+    ///
+    /// A crash leaves the old one or the new one: see [`settle`].
+    pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64) -> Result<(), String> {
+        let text = |e: io::Error| e.to_string();
+        let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
+        {
+            let from = Self::open(path, format, cache_bytes).map_err(|e| e.to_string())?;
+            let to = Self::open(&fresh, format, cache_bytes).map_err(|e| e.to_string())?;
+            guarded(|| from.copy_to(&to))?;
+        }
+        sync_folder(&fresh).map_err(text)?;
+        fs::rename(path, &replaced).map_err(text)?;
+        fs::rename(&fresh, path).map_err(text)?;
+        sync_folder(parent(path)).map_err(text)?;
+        fs::remove_dir_all(replaced).map_err(text)
+    }
+
+    fn copy_to(&self, to: &Self) -> Result<(), String> {
+        let mut batch = sled::Batch::default();
+        for (n, row) in self.tree.iter().enumerate() {
+            let (key, value) = row.map_err(|e| e.to_string())?;
+            batch.insert(key, value);
+            if (n + 1) % COPY_BATCH == 0 {
+                let full = std::mem::take(&mut batch);
+                to.tree.apply_batch(full).map_err(|e| e.to_string())?;
+            }
+        }
+        to.commit(batch)
     }
 
     /// Writes a batch whole or not at all, and returns once it is on disk.
@@ -79,14 +142,51 @@ impl Database {
 }
 
 /// Makes a folder that only its owner can look into: records hold environments and payloads.
-pub(super) fn private_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+    fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// Makes what was created or renamed in a folder survive a power cut.
-pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Runs work that reads sled's files, which asserts some of what it finds in them: damage must end
+/// in words, not in a crash.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
+    static QUIET: Once = Once::new();
+    // The caller tells of it; a backtrace beside that would only frighten.
+    QUIET.call_once(|| {
+        let loud = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                loud(info);
+            }
+        }));
+    });
+    let before = GUARDED.replace(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(before);
+    outcome.unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no more is known");
+        Err(format!("its files contradict each other ({said})"))
+    })
+}
+
+/// Whether there is a database in `path`, if only one that a crash left aside.
+pub(super) fn is_there(path: &Path) -> bool {
+    path.exists() || beside(path, REPLACED).exists()
+}
+
+/// Whether a file of a database's folder is a snapshot that was set aside.
+pub(super) fn is_aside(name: &str) -> bool {
+    name.starts_with(ASIDE)
 }
 
 fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
@@ -95,28 +195,103 @@ fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
         .cache_capacity(cache_bytes)
         // The committers flush; a timer beside them would only add writes.
         .flush_every_ms(None);
-    // sled asserts some of what it reads; damage must end in words, not in a crash.
-    match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(opened) => opened.map_err(|e| e.to_string()),
-        Err(_) => Err("sled found its files inconsistent".to_owned()),
-    }
-}
-
-fn is_lock(cause: &str) -> bool {
-    cause.contains("lock")
-}
-
-/// Renames sled's snapshots so that it does not see them; their names.
-fn set_snapshots_aside(path: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut aside = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("snap.") {
-            let to = path.join(format!("damaged-{}", name.to_string_lossy()));
-            std::fs::rename(entry.path(), &to)?;
-            aside.push(to);
+    // sled's threads let go of a database a little after it was closed, and a segment may be asked
+    // for again at once. Other processes are kept out by the data directory's lock.
+    for _ in 0..CLOSING_LOOKS {
+        match guarded(|| config.open().map_err(|e| e.to_string())) {
+            Err(cause) if cause.contains("could not acquire lock") => {
+                std::thread::sleep(CLOSING_WAIT);
+            }
+            outcome => return outcome,
         }
     }
-    Ok(aside)
+    Err("it is still open; stop ignite and start it again".to_owned())
 }
+
+/// Finishes or undoes a rewriting that a crash cut short: an old database without a successor
+/// goes back to its place, and what else is beside it goes.
+fn settle(path: &Path) -> io::Result<()> {
+    let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
+    if replaced.exists() {
+        if path.exists() {
+            fs::remove_dir_all(replaced)?;
+        } else {
+            fs::rename(replaced, path)?;
+            sync_folder(parent(path))?;
+        }
+    }
+    match fs::remove_dir_all(fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the database is new, which is marked until it is whole. What has lost its main file is
+/// not new: sled would start it empty.
+fn begin(path: &Path) -> io::Result<bool> {
+    let there = |name: &str| path.join(name).exists();
+    if there(MAKING) {
+        return Ok(true);
+    }
+    if there("db") {
+        return Ok(false);
+    }
+    if there("conf") {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "its file `db` is missing",
+        ));
+    }
+    fs::write(path.join(MAKING), b"")?;
+    sync_folder(path)?;
+    Ok(true)
+}
+
+/// Renames sled's snapshots so that it does not see them, when the one that it would read is
+/// damaged; their new names. The log has all that is in them.
+fn set_damaged_snapshots_aside(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(SNAPSHOT) && !name.ends_with(".generating") {
+            names.push(name);
+        }
+    }
+    let Some(newest) = names.iter().max() else {
+        return Ok(Vec::new());
+    };
+    if is_whole_snapshot(&fs::read(path.join(newest))?) {
+        return Ok(Vec::new());
+    }
+    let aside = |name: String| {
+        let to = path.join(name.replacen(SNAPSHOT, ASIDE, 1));
+        fs::rename(path.join(name), &to).map(|()| to)
+    };
+    names.into_iter().map(aside).collect()
+}
+
+/// A snapshot ends with its length before compression (u64) and its CRC-32, little-endian.
+fn is_whole_snapshot(content: &[u8]) -> bool {
+    let Some((rest, crc)) = content.split_last_chunk::<4>() else {
+        return false;
+    };
+    let Some((body, _)) = rest.split_last_chunk::<8>() else {
+        return false;
+    };
+    !body.is_empty() && crc32fast::hash(body) == u32::from_le_bytes(*crc)
+}
+
+/// A folder's neighbour: `store` and `store.fresh`.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(what);
+    name.into()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests;

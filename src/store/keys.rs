@@ -15,7 +15,7 @@ use crate::model::{AppId, OrgName, secret::SecretName};
 /// The first byte of app rows.
 pub(super) const APPS: u8 = 0x02;
 /// The first byte of version rows.
-const VERSIONS: u8 = 0x03;
+pub(super) const VERSIONS: u8 = 0x03;
 /// The first byte of secrets' rows.
 pub(super) const SECRETS: u8 = 0x04;
 
@@ -40,7 +40,18 @@ pub(super) fn version(id: &AppId, number: u32) -> Vec<u8> {
 
 /// The app that an app row's key names.
 pub(super) fn parse_app(key: &[u8]) -> Option<AppId> {
-    let text = std::str::from_utf8(key.strip_prefix(&[APPS])?).ok()?;
+    parse_id(key.strip_prefix(&[APPS])?)
+}
+
+/// The app and the number that a version row's key names.
+pub(super) fn parse_version(key: &[u8]) -> Option<(AppId, u32)> {
+    let (id, number) = key.strip_prefix(&[VERSIONS])?.split_last_chunk::<4>()?;
+    let id = parse_id(id.strip_suffix(&[0])?)?;
+    Some((id, u32::from_be_bytes(*number)))
+}
+
+fn parse_id(text: &[u8]) -> Option<AppId> {
+    let text = std::str::from_utf8(text).ok()?;
     let (org, name) = text.split_once('\0')?;
     Some(AppId {
         org: org.parse().ok()?,
@@ -77,6 +88,7 @@ mod tests {
         assert_eq!(parse_app(&app(&a)), Some(a.clone()));
         let slot = (a.org.clone(), "Key_1".parse().expect("valid"));
         assert_eq!(parse_secret(&secret(&slot.0, &slot.1)), Some(slot));
+        assert_eq!(parse_version(&version(&a, 256)), Some((a.clone(), 256)));
         let sorted = [
             version(&a, 1),
             version(&a, 2),

@@ -10,6 +10,7 @@ pub mod executions;
 mod keys;
 mod records;
 pub mod secrets;
+pub mod tools;
 mod writer;
 
 use std::{path::Path, sync::Arc};
@@ -76,7 +77,7 @@ impl Store {
             cause,
         };
         let database = Database::open(&path, FORMAT, CACHE_BYTES)?;
-        let catalog = records::read_all(&database.tree).map_err(corrupt)?;
+        let catalog = db::guarded(|| records::read_all(&database.tree)).map_err(corrupt)?;
         let visible = Arc::new(RwLock::new(catalog));
         let writer =
             writer::Writer::spawn(database, visible.clone()).map_err(|e| corrupt(e.to_string()))?;

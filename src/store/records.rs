@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Tier, Version,
+    App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
     scaling::Metric,
     secret::{self, Sealed, SecretName},
@@ -117,6 +117,9 @@ struct SettingsRecord {
     /// 0 ephemeral, 1 persistent, 2 time to live.
     #[prost(uint32, tag = "19")]
     storage_mode: u32,
+    /// 0 not set, 1 pause, 2 prepared, 3 none.
+    #[prost(uint32, tag = "20")]
+    standby: u32,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -157,7 +160,11 @@ pub(super) fn encode_secret(s: &Sealed) -> Vec<u8> {
     .encode_to_vec()
 }
 
-fn decode_secret(org: OrgName, name: SecretName, value: &[u8]) -> Result<Sealed, String> {
+pub(super) fn decode_secret(
+    org: OrgName,
+    name: SecretName,
+    value: &[u8],
+) -> Result<Sealed, String> {
     let r = SecretRecord::decode(value).map_err(|e| e.to_string())?;
     Ok(Sealed {
         org,
@@ -179,7 +186,8 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
     for row in db.scan_prefix([keys::APPS]) {
         let (key, value) = row.map_err(|e| e.to_string())?;
         let id = keys::parse_app(&key).ok_or_else(|| format!("the key {key:?} names no app"))?;
-        let app = decode_app(db, id.clone(), &value)
+        let app = decode_versions(db, &id)
+            .and_then(|versions| decode_app(id.clone(), &value, versions))
             .map_err(|e| format!("the record of app {id} is damaged: {e}"))?;
         catalog.apply(&Change::Put(Arc::new(app)));
     }
@@ -194,19 +202,23 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
     Ok(catalog)
 }
 
-fn decode_app(db: &sled::Db, id: AppId, value: &[u8]) -> Result<App, String> {
-    let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
-    let versions = db
-        .scan_prefix(keys::versions(&id))
+fn decode_versions(db: &sled::Db, id: &AppId) -> Result<Vec<Arc<Version>>, String> {
+    db.scan_prefix(keys::versions(id))
         .values()
-        .map(|row| {
-            let row = row.map_err(|e| e.to_string())?;
-            VersionRecord::decode(&*row)
-                .map_err(|e| e.to_string())
-                .and_then(version)
-                .map(Arc::new)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|row| decode_version(&row.map_err(|e| e.to_string())?).map(Arc::new))
+        .collect()
+}
+
+pub(super) fn decode_version(value: &[u8]) -> Result<Version, String> {
+    version(VersionRecord::decode(value).map_err(|e| e.to_string())?)
+}
+
+pub(super) fn decode_app(
+    id: AppId,
+    value: &[u8],
+    versions: Vec<Arc<Version>>,
+) -> Result<App, String> {
+    let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
     Ok(App {
         id,
         created_at_ms: r.created_at_ms,
@@ -278,6 +290,12 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             StorageMode::Persistent => 1,
             StorageMode::Ttl => 2,
         },
+        standby: match s.standby {
+            None => 0,
+            Some(Standby::Pause) => 1,
+            Some(Standby::Prepared) => 2,
+            Some(Standby::None) => 3,
+        },
     }
 }
 
@@ -325,6 +343,13 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             1 => StorageMode::Persistent,
             2 => StorageMode::Ttl,
             n => return unknown("storage mode", n),
+        },
+        standby: match r.standby {
+            0 => None,
+            1 => Some(Standby::Pause),
+            2 => Some(Standby::Prepared),
+            3 => Some(Standby::None),
+            n => return unknown("standby", n),
         },
     })
 }

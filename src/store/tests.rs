@@ -5,7 +5,7 @@ use crate::model::{
     settings::{Settings, StorageMode},
 };
 
-fn full_app(id: &str) -> App {
+pub(super) fn full_app(id: &str) -> App {
     let source = ImageSource {
         image_ref: "reg/a:1".into(),
         registry_secret_ref: "s".into(),
@@ -34,6 +34,7 @@ fn full_app(id: &str) -> App {
         max_concurrency: 7,
         allow_unauthenticated: true,
         storage_mode: StorageMode::Ttl,
+        standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {
         number: 1,

@@ -5,6 +5,7 @@
 
 mod executions;
 mod fake;
+mod store;
 
 use std::{
     path::Path,

@@ -15,13 +15,14 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 27] = [
+const BUILT: [&str; 30] = [
     "CreateApp",
     "CreateSecret",
     "DeleteApp",
     "DeleteSecret",
     "GetApp",
     "GetAppCode",
+    "GetAppEvents",
     "GetAppLogs",
     "GetAppState",
     "GetAppVersion",
@@ -32,12 +33,14 @@ const BUILT: [&str; 27] = [
     "HealthCheck",
     "Invoke",
     "InvokeAsync",
+    "ListAppReplicas",
     "ListAppVersions",
     "ListApps",
     "ListSecrets",
     "PublishDraft",
     "RollbackApp",
     "SaveDraft",
+    "StreamAppEvents",
     "StreamAppLogs",
     "TestAppVersion",
     "TestDraft",

@@ -11,9 +11,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::{
-    app::ENGINE_LIMIT, contract::Published, engine, eventually_ok, http, ignite::Ignite,
-};
+use crate::support::{contract::Published, engine, eventually_ok, http, ignite::Ignite};
 
 /// A server with one open app, whose requests need no token.
 async fn open_app(settings: Value) -> (Ignite, Published) {
@@ -386,15 +384,7 @@ async fn an_answer_that_the_app_breaks_off_is_never_ended_as_if_it_were_whole() 
         let before = engine::running(&ignite).await;
         answer.whole().await.expect_err(path);
         if dies {
-            // A process on its way down may still take a connection and not answer.
-            eventually_ok(ENGINE_LIMIT, || async {
-                let now = engine::running(&ignite).await;
-                match now.iter().any(|c| before.contains(c)) {
-                    false => Ok(()),
-                    true => Err(format!("{now:?} run")),
-                }
-            })
-            .await;
+            engine::wait_for_end_of(&ignite, &before).await;
         }
     }
     // Before its head, the platform answers.

@@ -18,7 +18,9 @@ use crate::support::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_under_load_loses_no_request() {
     let ignite = Arc::new(Ignite::builder().start().await);
-    let app = App::deploy(&ignite, "acme/live", Value::Null).await;
+    // One replica, so that the load's own scaling does not blur the picture.
+    let settings = json!({ "scaling": { "maxReplicas": 1 } });
+    let app = App::deploy(&ignite, "acme/live", settings).await;
     let old = instance(&app.get_ok(&ignite, "/").await);
     let load = Load::on(&ignite, &app);
     load.more(30).await;

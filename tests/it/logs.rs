@@ -58,9 +58,10 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
         .ok(Via::Grpc, "GetAppLogs", &app.token, id("a"))
         .await;
     assert_eq!(nothing, json!({}), "no replica, no log");
-    for path in ["/log/one", "/log/two/err"] {
-        app.get_ok(&ignite, path).await;
-    }
+    app.get_ok(&ignite, "/log/one").await;
+    // The engine reads the two streams apart, and its times say when it did.
+    wait_for(&ignite, &app, &["begin", "one"]).await;
+    app.get_ok(&ignite, "/log/two/err").await;
     let log = wait_for(&ignite, &app, &["begin", "one", "two"]).await;
     for via in BOTH {
         let again = ignite.ok(via, "GetAppLogs", &app.token, id("a")).await;
@@ -262,6 +263,37 @@ async fn a_stream_follows_replicas_as_they_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_when_a_replica_wakes_from_standby() {
+    for (standby, kept) in [
+        ("pause", vec!["begin", "one", "two"]),
+        // Its first process is gone, and the log with it.
+        ("prepared", vec!["begin", "two"]),
+    ] {
+        let ignite = Ignite::builder()
+            .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+            .env("IGNITE_STANDBY", standby)
+            .start()
+            .await;
+        let settings = json!({
+            "env": { "PROBE_LOG": "begin" },
+            "scaling": { "scaledownPeriodSecs": 1 },
+        });
+        let app = App::deploy(&ignite, "acme/a", settings).await;
+        let mut stream = Lines::open(Via::Json, &ignite, &app, "", 5).await;
+        app.get_ok(&ignite, "/log/one").await;
+        stream.expect("begin", 1).await;
+        stream.expect("one", 1).await;
+        app.wait_for(&ignite, "standbyReplicas", 1).await;
+        app.get_ok(&ignite, "/log/two").await;
+        if standby == "prepared" {
+            stream.expect("begin", 1).await;
+        }
+        stream.expect("two", 1).await;
+        wait_for(&ignite, &app, &kept).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_the_streams_and_wrong_ones_are_refused() {
     let mut ignite = Ignite::builder().start().await;
     let app = App::deploy(&ignite, "acme/a", Value::Null).await;
@@ -320,9 +352,9 @@ async fn the_command_line_prints_and_follows_the_log() {
         code == Some(0) && out.is_empty() && err.contains("goes with its replica"),
         "{err}"
     );
-    for path in ["/log/one", "/log/two/err"] {
-        app.get_ok(&ignite, path).await;
-    }
+    app.get_ok(&ignite, "/log/one").await;
+    wait_for(&ignite, &app, &["one"]).await;
+    app.get_ok(&ignite, "/log/two/err").await;
     wait_for(&ignite, &app, &["one", "two"]).await;
     let (code, out, _) = run(&["app", "logs", "acme:a", "--limit", "1", "-o", "wide"]);
     assert!(

@@ -11,6 +11,7 @@ mod clients;
 mod executions;
 mod identity;
 
+mod disk_full;
 mod engine_restart;
 mod execution_crash;
 mod execution_order;
@@ -20,12 +21,15 @@ mod support;
 
 // What the fleet does with replicas.
 mod cold_start;
+mod control;
 mod engine_loss;
 mod failures;
 mod lifecycle;
 mod logs;
 mod restart;
 mod scale_to_zero;
+mod scaling;
 mod secrets;
+mod standby;
 mod trials;
 mod versions;

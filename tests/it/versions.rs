@@ -288,12 +288,9 @@ async fn a_rollback_to_a_version_that_cannot_run_is_refused_and_nothing_changes(
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_and_rolling_back_twenty_times_under_load_loses_no_request() {
     let ignite = Arc::new(Ignite::builder().start().await);
-    let app = App::deploy(
-        &ignite,
-        "acme/live",
-        json!({ "env": { "PROBE_VERSION": "0" } }),
-    )
-    .await;
+    // One replica, so that the load's own scaling does not blur the picture.
+    let settings = json!({ "env": { "PROBE_VERSION": "0" }, "scaling": { "maxReplicas": 1 } });
+    let app = App::deploy(&ignite, "acme/live", settings).await;
     app.get_ok(&ignite, "/").await;
     let load = Load::on(&ignite, &app);
     for round in 1..=10_u32 {

@@ -5,6 +5,7 @@
 mod executions;
 mod invoke;
 mod logs;
+mod replicas;
 mod trials;
 mod versions;
 
@@ -35,6 +36,7 @@ use crate::{
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 pub use logs::LogsStream;
+pub use replicas::EventStream;
 
 /// Entries on a page of a list when no limit is given, as the contract says.
 const DEFAULT_PAGE: usize = 100;
@@ -108,7 +110,7 @@ impl From<Refusal> for Status {
     }
 }
 
-trait ForOwner<T> {
+pub(super) trait ForOwner<T> {
     fn for_owner(self) -> Result<T, Refusal>;
 }
 
@@ -138,7 +140,12 @@ impl Compute {
 
     /// The app that a request names, once the caller is known to own it. Who is asking comes
     /// before what for, so that a stranger learns nothing of names.
-    fn owned<T>(&self, request: &Request<T>, org: &str, name: &str) -> Result<AppId, Failure> {
+    pub(super) fn owned<T>(
+        &self,
+        request: &Request<T>,
+        org: &str,
+        name: &str,
+    ) -> Result<AppId, Failure> {
         self.caller(request)?;
         let id = convert::app_id(org, name)?;
         self.owner(request, &id.org)?;
@@ -416,7 +423,7 @@ impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = LogsStream;
-    type StreamAppEventsStream = Never<v1::AppEvent>;
+    type StreamAppEventsStream = EventStream;
     type StreamCompileLogsStream = Never<v1::CompileLogLine>;
 
     async fn create_app(
@@ -546,6 +553,27 @@ impl ComputeService for Compute {
         Ok(Response::new(self.health()))
     }
 
+    async fn get_app_events(
+        &self,
+        request: Request<v1::GetAppEventsRequest>,
+    ) -> Result<Response<v1::GetAppEventsResponse>, Status> {
+        Ok(Response::new(self.app_events(&request)?))
+    }
+
+    async fn stream_app_events(
+        &self,
+        request: Request<v1::StreamAppEventsRequest>,
+    ) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(self.follow_events(&request)?))
+    }
+
+    async fn list_app_replicas(
+        &self,
+        request: Request<v1::ListAppReplicasRequest>,
+    ) -> Result<Response<v1::ListAppReplicasResponse>, Status> {
+        Ok(Response::new(self.replicas(&request)?))
+    }
+
     answered! {
         list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
@@ -559,9 +587,6 @@ impl ComputeService for Compute {
 
     later! {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
-        get_app_events(GetAppEventsRequest) -> v1::GetAppEventsResponse, "GetAppEvents";
-        stream_app_events(StreamAppEventsRequest) -> Self::StreamAppEventsStream, "StreamAppEvents";
-        list_app_replicas(ListAppReplicasRequest) -> v1::ListAppReplicasResponse, "ListAppReplicas";
         get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
         stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
         list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";

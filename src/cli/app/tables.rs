@@ -143,8 +143,11 @@ pub(super) fn state_table(state: &v1::GetAppStateResponse) -> Table {
         (
             "replicas",
             format!(
-                "{} running, {} starting, {} desired",
-                state.running_replicas, state.starting_replicas, state.desired_replicas
+                "{} running, {} starting, {} desired, {} in standby",
+                state.running_replicas,
+                state.starting_replicas,
+                state.desired_replicas,
+                state.standby_replicas
             ),
         ),
         (

@@ -14,6 +14,7 @@ use tonic::{
 use super::{super::Error, uses_tls};
 use crate::api::proto::{
     local::v1::execution_service_client::ExecutionServiceClient,
+    local::v1::scaling_service_client::ScalingServiceClient,
     v1::{
         compute_service_client::ComputeServiceClient, secret_service_client::SecretServiceClient,
     },
@@ -32,6 +33,8 @@ pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel
 /// The client of what this platform can do with executions beyond the Ignite API.
 pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<Channel, Bearer>>;
 
+/// The client of what this platform does with replicas beyond the contract.
+pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the organization's secrets.
 pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -55,6 +58,7 @@ pub(in crate::cli) struct Session {
     client: Client,
     executions: Executions,
     secrets: Secrets,
+    scaling: Scaling,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -90,12 +94,14 @@ impl Session {
         let client = ComputeServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         let secrets = SecretServiceClient::with_interceptor(channel.clone(), bearer.clone());
-        let executions = ExecutionServiceClient::with_interceptor(channel, bearer)
+        let executions = ExecutionServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
+        let scaling = ScalingServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             client,
             executions,
             secrets,
+            scaling,
             timeout,
             hint,
         })
@@ -114,6 +120,11 @@ impl Session {
     /// A handle for calls about secrets; cheap.
     pub(in crate::cli) fn secrets(&self) -> Secrets {
         self.secrets.clone()
+    }
+
+    /// A handle for calls about replicas; cheap.
+    pub(in crate::cli) fn scaling(&self) -> Scaling {
+        self.scaling.clone()
     }
 
     /// Waits for one answer, no longer than `--timeout`.

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use super::Freezer;
 use crate::model::InstanceId;
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
@@ -65,6 +66,8 @@ pub struct Config {
     pub host: Option<String>,
     /// How containers are reached.
     pub reach: Reach,
+    /// Who freezes containers.
+    pub freezer: Freezer,
     /// One more network that every container joins, such as that of a developer's database.
     /// Unlike the instance's own it may let apps talk to each other.
     pub extra_network: Option<String>,
@@ -90,6 +93,7 @@ impl Config {
             data_dir,
             host: None,
             reach: Reach::default(),
+            freezer: Freezer::default(),
             extra_network: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,

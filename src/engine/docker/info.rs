@@ -43,6 +43,8 @@ pub(super) struct Facts {
     pub(super) via: Via,
     /// Who keeps their logs.
     pub(super) log: LogDriver,
+    /// The architecture of its host as `uname -m` names it.
+    pub(super) architecture: String,
 }
 
 impl Facts {
@@ -84,6 +86,7 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
     Ok(Facts {
         via,
         log: log_driver(&system),
+        architecture: system.architecture.clone().unwrap_or_default(),
         info: describe(&system, &version),
     })
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use super::{Config, Owner};
+use super::{Config, ContainerId, Owner};
 use crate::model::{AppId, InstanceId};
 
 /// The instance; on every container and network that `ignite` makes.
@@ -17,6 +17,11 @@ const APP: &str = "io.dodil.ignite.app";
 const VERSION: &str = "io.dodil.ignite.version";
 const REPLICA: &str = "io.dodil.ignite.replica";
 const CONFIG_HASH: &str = "io.dodil.ignite.config-hash";
+/// On a container in another one's network: that one's id.
+const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
+/// On a container that only keeps a network.
+const ROLE: &str = "io.dodil.ignite.role";
+const HOLDER: &str = "holder";
 
 type Labels = HashMap<String, String>;
 
@@ -59,6 +64,30 @@ pub(super) fn owner(labels: &Labels) -> Option<Owner> {
         version: get(VERSION)?.parse().ok()?,
         config_hash: get(CONFIG_HASH)?.clone(),
     })
+}
+
+/// The labels of a container in the network of a holder.
+pub(super) fn of_prepared(config: &Config, owner: &Owner, holder: &ContainerId) -> Labels {
+    let mut labels = of_container(config, owner);
+    labels.insert(IN_NETWORK_OF.to_owned(), holder.0.clone());
+    labels
+}
+
+/// The labels of a holder.
+pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
+    let mut labels = of_container(config, owner);
+    labels.insert(ROLE.to_owned(), HOLDER.to_owned());
+    labels
+}
+
+/// The holder whose network a container is in.
+pub(super) fn holder(labels: &Labels) -> Option<ContainerId> {
+    labels.get(IN_NETWORK_OF).cloned().map(ContainerId)
+}
+
+/// Whether a container only keeps a network.
+pub(super) fn is_holder(labels: &Labels) -> bool {
+    labels.get(ROLE).is_some_and(|role| role == HOLDER)
 }
 
 /// The instance that made a thing, its data directory and its process then.

@@ -11,6 +11,7 @@
 //! can be reached from here: whoever reaches that host then reaches the apps without a token.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use bollard::{
-    models::EventMessage,
+    models::{ContainerCreateBody, EventMessage},
     query_parameters::{
         CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
         RemoveContainerOptions, StopContainerOptions,
@@ -32,18 +33,22 @@ use tokio::time::Instant;
 use self::{
     client::{Client, gone_is_fine, has_status},
     connect::{Address, Connector},
+    freezer::Cgroup,
+    holder::HolderImage,
     image::Pulls,
     info::Facts,
     network::InstanceNetwork,
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Owner,
+    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared,
 };
 
 mod client;
 mod config;
 mod connect;
+mod freezer;
+mod holder;
 mod image;
 mod info;
 mod labels;
@@ -53,6 +58,7 @@ mod network;
 mod prune;
 mod read;
 mod spec;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +66,7 @@ pub use config::{
     Config, DEFAULT_CALL_TIMEOUT, DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES,
     DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT, DEFAULT_START_TIMEOUT, Reach,
 };
+pub use freezer::Freezer;
 pub use prune::{InstanceOfOthers, PruneReport, prune};
 
 /// How long to wait for a started container's address or port mapping to appear; it is there
@@ -76,6 +83,9 @@ pub struct Docker {
     facts: Mutex<Option<Arc<Facts>>>,
     network: InstanceNetwork,
     pulls: Pulls,
+    holder_image: HolderImage,
+    /// What was frozen by its cgroup, which the engine does not know of.
+    frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     /// The warnings about limits are given once, not per start.
     warned_of_cpu: AtomicBool,
 }
@@ -102,6 +112,8 @@ impl Docker {
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
             pulls: Pulls::new(),
+            holder_image: HolderImage::default(),
+            frozen: Mutex::default(),
             warned_of_cpu: AtomicBool::new(false),
         })
     }
@@ -141,11 +153,20 @@ impl Docker {
 
     async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
         self.network.ensure(&self.client, &self.config).await?;
+        let name = spec::container_name(&self.config.instance, &spec.owner);
+        let body = spec::container(&self.config, facts.place(), spec);
+        self.create_named(name, body).await
+    }
+
+    async fn create_named(
+        &self,
+        name: String,
+        body: ContainerCreateBody,
+    ) -> Result<ContainerId, Error> {
         let options = CreateContainerOptions {
-            name: Some(spec::container_name(&self.config.instance, &spec.owner)),
+            name: Some(name),
             ..CreateContainerOptions::default()
         };
-        let body = spec::container(&self.config, facts.place(), spec);
         let made = self
             .client
             .run("create the container", |docker| async move {
@@ -173,6 +194,22 @@ impl Docker {
         tracing::warn!(cause = %err, "The instance's network is gone; making it again");
         self.network.forget();
         self.network.ensure(&self.client, &self.config).await
+    }
+
+    /// A container as its own inspection shows it.
+    async fn inspect_alone(&self, id: &ContainerId) -> Result<Container, Error> {
+        let facts = self.facts().await?;
+        let answer = self
+            .client
+            .run("inspect the container", |docker| async move {
+                docker.inspect_container(&id.0, None).await
+            })
+            .await;
+        Ok(read::inspected(
+            &or_gone(answer, id)?,
+            facts.via,
+            &self.network_name(),
+        ))
     }
 
     /// The address of a container that was just started.
@@ -287,21 +324,40 @@ impl Engine for Docker {
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, Error> {
-        let facts = self.facts().await?;
-        let answer = self
-            .client
-            .run("inspect the container", |docker| async move {
-                docker.inspect_container(&id.0, None).await
-            })
-            .await;
-        Ok(read::inspected(
-            &or_gone(answer, id)?,
-            facts.via,
-            &self.network_name(),
-        ))
+        let found = self.inspect_alone(id).await?;
+        self.reached_through(found).await
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), Error> {
+        self.freeze(id).await
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<(), Error> {
+        self.thaw(id).await
+    }
+
+    async fn thaw_left(&self, id: &ContainerId) -> Result<(), Error> {
+        Docker::thaw_left(self, id).await
+    }
+
+    async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
+        self.memory_of(id).await
+    }
+
+    async fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        holder: Option<&ContainerId>,
+    ) -> Result<Prepared, Error> {
+        self.prepare_in(spec, holder).await
+    }
+
+    async fn start_prepared(&self, id: &ContainerId) -> Result<(), Error> {
+        self.start_in(id).await
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
+        self.thaw_before_the_end(id);
         // The engine takes whole seconds; a fraction is rounded up, so none is cut short.
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let options = StopContainerOptions {
@@ -319,6 +375,7 @@ impl Engine for Docker {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), Error> {
+        self.thaw_before_the_end(id);
         remove_container(&self.client, id).await
     }
 

@@ -12,7 +12,7 @@ use bollard::query_parameters::ListContainersOptions;
 
 use super::{
     Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, labels, network,
-    remove_container,
+    remove_container, standby,
 };
 
 /// An instance that has something in the engine.
@@ -68,6 +68,7 @@ pub async fn prune(
             continue;
         }
         for id in &found.containers {
+            standby::thaw_orphan(&client, id).await;
             if let Err(cause) = remove_container(&client, id).await {
                 report.failures.push(format!(
                     "container {id} of instance {} stays: {cause}",

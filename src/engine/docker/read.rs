@@ -17,6 +17,8 @@ pub(super) fn inspected(answer: &ContainerInspectResponse, via: Via, network: &s
     let labels = answer.config.as_ref().and_then(|c| c.labels.as_ref());
     Container {
         id: ContainerId(answer.id.clone().unwrap_or_default()),
+        holder: labels.and_then(labels::holder),
+        is_holder: labels.is_some_and(labels::is_holder),
         owner: labels.and_then(labels::owner),
         state: state(answer, via, network),
     }
@@ -26,7 +28,7 @@ fn state(answer: &ContainerInspectResponse, via: Via, network: &str) -> Containe
     let state = answer.state.clone().unwrap_or_default();
     match state.status {
         Some(Status::CREATED) => ContainerState::Created,
-        Some(Status::PAUSED) => ContainerState::Paused,
+        Some(Status::PAUSED) => ContainerState::Paused(endpoints(answer, via, network)),
         Some(Status::EXITED | Status::DEAD | Status::REMOVING) => ContainerState::Exited {
             code: state.exit_code.unwrap_or_default(),
             oom_killed: state.oom_killed.unwrap_or_default(),
@@ -84,7 +86,7 @@ pub(super) fn listed(
     let id = ContainerId(answer.id.unwrap_or_default());
     let state = match answer.state {
         Some(Listed::CREATED) => ContainerState::Created,
-        Some(Listed::PAUSED) => ContainerState::Paused,
+        Some(Listed::PAUSED) => ContainerState::Paused(None),
         Some(Listed::RUNNING) => {
             let networks = answer
                 .network_settings
@@ -107,8 +109,15 @@ pub(super) fn listed(
         }
         _ => return (id, None),
     };
-    let owner = answer.labels.as_ref().and_then(labels::owner);
-    (id.clone(), Some(Container { id, owner, state }))
+    let labels = answer.labels.unwrap_or_default();
+    let container = Container {
+        id: id.clone(),
+        holder: labels::holder(&labels),
+        is_holder: labels::is_holder(&labels),
+        owner: labels::owner(&labels),
+        state,
+    };
+    (id, Some(container))
 }
 
 #[cfg(test)]

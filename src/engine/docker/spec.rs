@@ -10,7 +10,7 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
-use super::{Config, ContainerSpec, Owner, info::LogDriver, labels};
+use super::{Config, ContainerId, ContainerSpec, Owner, info::LogDriver, labels};
 use crate::model::InstanceId;
 
 /// What of this engine goes into every container.
@@ -24,6 +24,11 @@ pub(super) struct Place {
     pub(super) log: LogDriver,
 }
 
+/// Under some 6 MB engines refuse a limit; the holder itself needs a page or two.
+const HOLDER_MEMORY: i64 = 16 << 20;
+/// One process; some room for how engines start it.
+const HOLDER_PIDS: i64 = 16;
+
 /// The name of the network of an instance.
 pub(super) fn network_name(instance: &InstanceId) -> String {
     format!("ignite-{instance}")
@@ -35,6 +40,11 @@ pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
         "ignite-{instance}-{}-{}-{}",
         owner.app.org, owner.app.name, owner.replica
     )
+}
+
+/// The name of a container that keeps another one's network.
+pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
+    format!("{}-net", container_name(instance, owner))
 }
 
 /// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
@@ -100,6 +110,49 @@ pub(super) fn container(
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+/// The configuration of a container in the network of a holder: ports, addresses of hosts and
+/// the settings of the network's kernel are the holder's.
+pub(super) fn within(
+    config: &Config,
+    place: Place,
+    spec: &ContainerSpec,
+    holder: &ContainerId,
+) -> ContainerCreateBody {
+    let mut body = container(config, place, spec);
+    body.exposed_ports = None;
+    body.labels = Some(labels::of_prepared(config, &spec.owner, holder));
+    if let Some(host) = &mut body.host_config {
+        host.network_mode = Some(format!("container:{}", holder.0));
+        host.port_bindings = None;
+        host.extra_hosts = None;
+        host.sysctls = None;
+    }
+    body
+}
+
+/// The configuration of a holder for a container: its network and nothing else of it.
+pub(super) fn holder(
+    config: &Config,
+    place: Place,
+    spec: &ContainerSpec,
+    image: &str,
+) -> ContainerCreateBody {
+    let mut body = container(config, place, spec);
+    body.image = Some(image.to_owned());
+    body.entrypoint = Some(vec![super::holder::PROGRAM.to_owned()]);
+    body.env = None;
+    // Any but root; it has no files and asks for nothing.
+    body.user = Some("65534:65534".to_owned());
+    body.labels = Some(labels::of_holder(config, &spec.owner));
+    if let Some(host) = &mut body.host_config {
+        host.memory = Some(HOLDER_MEMORY);
+        host.memory_swap = Some(HOLDER_MEMORY);
+        host.pids_limit = Some(HOLDER_PIDS);
+        host.readonly_rootfs = Some(true);
+    }
+    body
 }
 
 fn environment(spec: &ContainerSpec) -> Vec<String> {

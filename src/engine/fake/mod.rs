@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream,
+    Image, Info, LogAsk, LogLine, LogStream, Prepared,
 };
 
 mod script;
@@ -35,6 +35,8 @@ struct Made {
     spec: ContainerSpec,
     state: ContainerState,
     started: Instant,
+    holder: Option<ContainerId>,
+    is_holder: bool,
 }
 
 #[derive(Default)]
@@ -98,7 +100,7 @@ impl Fake {
 
     /// The containers that run, in the order in which they were created.
     pub fn live(&self) -> Vec<Container> {
-        let running = |c: &Container| matches!(c.state, ContainerState::Running(_));
+        let running = |c: &Container| !c.is_holder && matches!(c.state, ContainerState::Running(_));
         self.containers().into_iter().filter(running).collect()
     }
 
@@ -146,19 +148,30 @@ impl Fake {
     /// Nothing listens there.
     pub fn answer(&self, at: SocketAddr) -> Result<Option<u16>, Refused> {
         let state = self.state.lock();
+        let here = |made: &&Made| made.is_at(at) && !made.is_holder;
+        // Most are where their own number says; the others are looked for.
+        let own = match at.ip() {
+            std::net::IpAddr::V4(ip) => format!("{:012}", ip.to_bits().wrapping_sub(0x0a00_0000)),
+            std::net::IpAddr::V6(_) => String::new(),
+        };
         let made = state
             .containers
-            .values()
-            .find(|made| match &made.state {
-                ContainerState::Running(Some(endpoints)) => endpoints.addr(at.port()) == Some(at),
-                _ => false,
-            })
+            .get(&own)
+            .filter(here)
+            .or_else(|| state.containers.values().find(here))
             .ok_or(Refused)?;
         let script = state.script_of(&made.spec.image);
         if made.started.elapsed() < script.ready {
             return Err(Refused);
         }
         Ok(script.status)
+    }
+
+    /// Whether the app at this address is frozen; it takes connections then and answers none.
+    pub fn frozen(&self, at: SocketAddr) -> bool {
+        let state = self.state.lock();
+        let frozen = |made: &Made| matches!(made.state, ContainerState::Paused(_));
+        state.containers.values().any(|m| m.is_at(at) && frozen(m))
     }
 
     /// Counts the call and answers whether the engine is there.
@@ -192,7 +205,24 @@ impl Fake {
 #[derive(Debug)]
 pub struct Refused;
 
+fn ended(id: &ContainerId, state: &ContainerState) -> Error {
+    match state {
+        ContainerState::Exited { code, oom_killed } => Error::Ended {
+            id: id.clone(),
+            code: *code,
+            oom_killed: *oom_killed,
+        },
+        _ => Error::NoSuchContainer(id.clone()),
+    }
+}
+
 impl State {
+    fn made(&mut self, id: &ContainerId) -> Result<&mut Made, Error> {
+        self.containers
+            .get_mut(&id.0)
+            .ok_or_else(|| Error::NoSuchContainer(id.clone()))
+    }
+
     fn script_of(&self, image: &str) -> Script {
         self.scripts.get(image).cloned().unwrap_or_default()
     }
@@ -217,6 +247,8 @@ impl State {
                 spec: spec.clone(),
                 state,
                 started: Instant::now(),
+                holder: None,
+                is_holder: false,
             },
         );
         ContainerId(id)
@@ -235,7 +267,7 @@ impl State {
         };
         if !matches!(
             made.state,
-            ContainerState::Running(_) | ContainerState::Paused
+            ContainerState::Running(_) | ContainerState::Paused(_)
         ) {
             return;
         }
@@ -246,9 +278,20 @@ impl State {
 }
 
 impl Made {
+    fn is_at(&self, at: SocketAddr) -> bool {
+        match &self.state {
+            ContainerState::Running(Some(e)) | ContainerState::Paused(Some(e)) => {
+                e.addr(at.port()) == Some(at)
+            }
+            _ => false,
+        }
+    }
+
     fn seen(&self, id: &str) -> Container {
         Container {
             id: ContainerId(id.to_owned()),
+            holder: self.holder.clone(),
+            is_holder: self.is_holder,
             owner: Some(self.spec.owner.clone()),
             state: self.state.clone(),
         }
@@ -324,7 +367,9 @@ impl Engine for Fake {
             .get_mut(&id.0)
             .ok_or_else(|| Error::NoSuchContainer(id.clone()))?;
         let endpoints = script.endpoints.unwrap_or_else(|| {
-            let number: u32 = id.0.parse().expect("ids are numbers");
+            // In another one's network it is where that one is.
+            let at = made.holder.as_ref().unwrap_or(id);
+            let number: u32 = at.0.parse().expect("ids are numbers");
             Endpoints::Direct(Ipv4Addr::from_bits(0x0a00_0000 + number).into())
         });
         made.state = ContainerState::Running(Some(endpoints.clone()));
@@ -332,7 +377,7 @@ impl Engine for Fake {
         let running = state
             .containers
             .values()
-            .filter(|m| matches!(m.state, ContainerState::Running(_)))
+            .filter(|m| !m.is_holder && matches!(m.state, ContainerState::Running(_)))
             .count();
         state.most_running = state.most_running.max(running);
         if let Some((after, code)) = script.exits {
@@ -356,6 +401,100 @@ impl Engine for Fake {
             .get(&id.0)
             .map(|made| made.seen(&id.0))
             .ok_or_else(|| Error::NoSuchContainer(id.clone()))
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), Error> {
+        self.called(|c| c.pause += 1)?;
+        let script = self.script_of_container(id)?;
+        self.after(script.pause).await?;
+        if let Some(err) = script.pause_error {
+            return Err(err);
+        }
+        let mut state = self.state.lock();
+        let made = state.made(id)?;
+        match made.state.clone() {
+            ContainerState::Running(at) | ContainerState::Paused(at) => {
+                made.state = ContainerState::Paused(at);
+                Ok(())
+            }
+            other => Err(ended(id, &other)),
+        }
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<(), Error> {
+        self.called(|c| c.resume += 1)?;
+        let script = self.script_of_container(id)?;
+        self.after(script.resume).await?;
+        if let Some(err) = script.resume_error {
+            return Err(err);
+        }
+        let mut state = self.state.lock();
+        let made = state.made(id)?;
+        match made.state.clone() {
+            ContainerState::Running(at) | ContainerState::Paused(at) => {
+                made.state = ContainerState::Running(at);
+                Ok(())
+            }
+            other => Err(ended(id, &other)),
+        }
+    }
+
+    async fn thaw_left(&self, id: &ContainerId) -> Result<(), Error> {
+        self.called(|_| {})?;
+        if let Ok(made) = self.state.lock().made(id)
+            && let ContainerState::Paused(at) = made.state.clone()
+        {
+            made.state = ContainerState::Running(at);
+        }
+        Ok(())
+    }
+
+    async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
+        self.called(|_| {})?;
+        Ok(self.script_of_container(id)?.memory)
+    }
+
+    async fn prepare(
+        &self,
+        spec: &ContainerSpec,
+        holder: Option<&ContainerId>,
+    ) -> Result<Prepared, Error> {
+        self.called(|c| c.prepare += 1)?;
+        let script = self.script_of(&spec.image);
+        self.after(script.create).await?;
+        let mut state = self.state.lock();
+        if let Some(err) = script.prepare_error {
+            if let Some(holder) = holder {
+                state.containers.remove(&holder.0);
+            }
+            return Err(err);
+        }
+        let holder = match holder {
+            Some(holder) => holder.clone(),
+            None => {
+                let holder = state.make(spec, ContainerState::Created);
+                let number: u32 = holder.0.parse().expect("ids are numbers");
+                let at = Endpoints::Direct(Ipv4Addr::from_bits(0x0a00_0000 + number).into());
+                let made = state.made(&holder)?;
+                made.is_holder = true;
+                made.state = ContainerState::Running(Some(at));
+                holder
+            }
+        };
+        let ContainerState::Running(Some(endpoints)) = state.made(&holder)?.state.clone() else {
+            return Err(Error::NoSuchContainer(holder));
+        };
+        let container = state.make(spec, ContainerState::Created);
+        state.made(&container)?.holder = Some(holder.clone());
+        Ok(Prepared {
+            container,
+            holder,
+            endpoints,
+        })
+    }
+
+    async fn start_prepared(&self, id: &ContainerId) -> Result<(), Error> {
+        self.start(id).await.map(drop)
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {

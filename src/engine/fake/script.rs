@@ -22,6 +22,18 @@ pub struct Script {
     pub start_error: Option<Error>,
     /// How long a stop takes, at most the grace.
     pub stop: Duration,
+    /// How long a freeze takes.
+    pub pause: Duration,
+    /// Why it fails, if so.
+    pub pause_error: Option<Error>,
+    /// How long a thaw takes.
+    pub resume: Duration,
+    /// Why it fails, if so.
+    pub resume_error: Option<Error>,
+    /// Why a container cannot be prepared, if so; that takes as long as a create.
+    pub prepare_error: Option<Error>,
+    /// The memory that a container is said to use.
+    pub memory: u64,
     /// When after its start the container ends by itself, and with which code.
     pub exits: Option<(Duration, i64)>,
     /// What [`Engine::log_tail`] answers.
@@ -46,6 +58,12 @@ impl Default for Script {
             start: Duration::from_millis(200),
             start_error: None,
             stop: Duration::from_millis(10),
+            pause: Duration::from_millis(15),
+            pause_error: None,
+            resume: Duration::from_millis(10),
+            resume_error: None,
+            prepare_error: None,
+            memory: 1 << 20,
             exits: None,
             log: Vec::new(),
             endpoints: None,
@@ -67,6 +85,12 @@ pub struct Counts {
     pub create: usize,
     /// Containers started.
     pub start: usize,
+    /// Containers frozen.
+    pub pause: usize,
+    /// Containers thawed.
+    pub resume: usize,
+    /// Containers prepared.
+    pub prepare: usize,
     /// Inspections.
     pub inspect: usize,
     /// Containers stopped.

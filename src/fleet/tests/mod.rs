@@ -3,33 +3,44 @@
 //! | file | what |
 //! |---|---|
 //! | `net.rs` | connections to the scripted engine's apps, without sockets |
+//! | `formula.rs` | the number of replicas, liveness |
 //! | `hold.rs` | held requests: one start, order, bounds, deadlines, those who leave |
 //! | `scale.rs` | down to zero and up again; replicas in excess |
+//! | `standby.rs` | frozen and prepared replicas, and the way back |
 //! | `trouble.rs` | failed starts and the engine's absence |
 //! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
 //! | `publish.rs` | a new revision beside the old one |
 //! | `lifecycle.rs` | delete, shutdown, adoption |
+//! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
+//! | `trial.rs` | a replica beside the published ones |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
 mod crash;
+mod formula;
 mod hold;
 mod lifecycle;
+mod many;
 pub(super) mod net;
 mod plan;
 mod publish;
 mod random;
 mod scale;
+mod standby;
+mod trial;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Config, Deployment, Fleet, Lease, Starter};
+use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
-    model::{AppId, Failure, ImageSource, Revision, scaling::Effective},
+    model::{
+        AppId, Failure, ImageSource, Revision, Standby,
+        scaling::{Effective, Metric},
+    },
 };
 
 /// What a start takes in the engine's default script.
@@ -60,6 +71,18 @@ fn config() -> Config {
         pids_limit: 100,
         reconcile_interval: secs(10),
         keychain: Default::default(),
+        standby: Standby::None,
+        standby_pause_for: secs(600),
+        bounds: Bounds {
+            memory: 0,
+            replicas: 0,
+            standby_memory: 1 << 30,
+        },
+        room_wait: secs(20),
+        teardown_after: secs(24 * 3600),
+        liveness_interval: Duration::ZERO,
+        liveness_timeout: secs(1),
+        liveness_failures: 3,
     }
 }
 
@@ -89,9 +112,12 @@ fn revision(version: u32) -> Revision {
             reserved: 0,
             max: 1,
             scaledown: secs(30),
+            metric: Metric::Concurrency,
+            threshold: 10,
         },
         max_concurrency: 0,
         allow_unauthenticated: false,
+        standby: None,
         config_hash: "h".into(),
     }
 }

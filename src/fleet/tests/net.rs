@@ -66,6 +66,10 @@ async fn answer(engine: Fake, addr: SocketAddr, mut pipe: DuplexStream) {
             continue;
         }
         seen.clear();
+        // A frozen app has the request and answers when it goes on.
+        while engine.frozen(addr) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         let head = match engine.answer(addr) {
             Ok(Some(status)) => format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n"),
             Ok(None) => continue,

@@ -72,10 +72,19 @@ impl Sim {
                 reserved: (random.below(3) as u32).min(max),
                 max,
                 scaledown: secs(5),
+                metric: match random.chance(50) {
+                    true => Metric::Concurrency,
+                    false => Metric::RequestRate,
+                },
+                threshold: 1 + random.below(3) as u32,
             },
             ..revision(1)
         };
+        let standby = [Standby::Pause, Standby::Prepared, Standby::None];
         let config = Config {
+            standby: standby[random.below(3) as usize],
+            standby_pause_for: secs(1 + random.below(20)),
+            teardown_after: secs(if random.chance(50) { 30 } else { 3600 }),
             hold_max_requests: 8,
             startup_timeout: secs(15),
             reconcile_interval: secs(7),
@@ -151,7 +160,26 @@ impl Sim {
     }
 
     fn misbehave(&mut self) {
-        let script = match self.random.below(7) {
+        let script = match self.random.below(11) {
+            7 => Script {
+                pause_error: Some(refused()),
+                ..Script::default()
+            },
+            8 => Script {
+                resume_error: Some(refused()),
+                resume: ms(self.random.below(7_000)),
+                ..Script::default()
+            },
+            9 => Script {
+                prepare_error: Some(refused()),
+                ..Script::default()
+            },
+            10 => Script {
+                pause: secs(2),
+                resume: secs(1),
+                stop: ms(self.random.below(1_500)),
+                ..Script::default()
+            },
             0 => failing(),
             1 => never_ready(),
             2 => Script {
@@ -179,9 +207,13 @@ impl Sim {
     }
 
     fn somebody(&mut self) -> Option<ContainerId> {
-        let live = self.w.engine.live();
-        let at = self.random.below(live.len().max(1) as u64) as usize;
-        live.get(at).map(|c| c.id.clone())
+        // Those in standby and their holders too.
+        let all = match self.random.chance(50) {
+            true => self.w.engine.live(),
+            false => self.w.engine.containers(),
+        };
+        let at = self.random.below(all.len().max(1) as u64) as usize;
+        all.get(at).map(|c| c.id.clone())
     }
 
     fn step(&mut self) {
@@ -230,7 +262,12 @@ impl Sim {
         assert_eq!(s.in_flight, self.tally.holding.load(Relaxed));
         assert!(s.slots.iter().map(|x| x.in_flight).sum::<u32>() <= s.in_flight);
         let up = |generation| {
-            let up = [Phase::Creating, Phase::Starting, Phase::Ready];
+            let up = [
+                Phase::Creating,
+                Phase::Starting,
+                Phase::Ready,
+                Phase::Resuming,
+            ];
             let of = s.slots.iter().filter(|x| x.generation == generation);
             of.filter(|x| up.contains(&x.phase) && !x.cancel.is_cancelled())
                 .count()
@@ -241,7 +278,9 @@ impl Sim {
             assert!(slot.in_flight <= limit);
             let runs = live.iter().any(|c| Some(&c.id) == slot.container.as_ref());
             let leaving = slot.phase == Phase::Stopping;
-            assert!(!(leaving && runs && slot.in_flight > 0), "stopped in use");
+            // One whose thaw failed answers nobody.
+            let used = slot.in_flight > 0 && !slot.frozen;
+            assert!(!(leaving && runs && used), "stopped in use");
             let free = slot.in_flight < limit;
             assert!(
                 !(s.serves(slot) && free) || s.queue.is_empty(),
@@ -273,10 +312,18 @@ impl Sim {
         let reserved = self.w.app.revision().scaling.reserved as usize;
         let s = self.w.app.state.lock();
         assert_eq!((s.in_flight, s.queue.len(), s.queue.bytes()), (0, 0, 0));
-        assert!(s.pending.is_none() && s.slots.iter().all(|x| s.serves(x)));
-        assert_eq!(s.slots.len(), reserved);
+        assert!(s.pending.is_none());
+        let rests = |x: &&crate::fleet::replica::Slot| {
+            matches!(x.phase, Phase::Paused | Phase::Prepared) && x.generation == s.generation
+        };
+        let resting = s.slots.iter().filter(rests).count();
+        assert_eq!(s.slots.iter().filter(|x| s.serves(x)).count(), reserved);
+        assert_eq!(s.slots.len(), reserved + resting);
+        // One or two containers for each, and none that nobody knows.
+        let known = s.slots.iter().map(|x| 1 + usize::from(x.holder.is_some()));
+        let known: usize = known.sum();
         drop(s);
-        assert_eq!(self.w.engine.containers().len(), reserved, "lost or left");
+        assert_eq!(self.w.engine.containers().len(), known, "lost or left");
         assert_eq!(self.w.live(), reserved);
     }
 

@@ -5,8 +5,7 @@
 //! to readers only once it is on disk.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    future::Future,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::Ordering,
@@ -16,12 +15,14 @@ use std::{
 };
 
 use prost::Message as _;
-use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
+    answers::{Answer, Answers},
     apply::Applier,
+    batch::{Batch, Effect, unavailable},
     journal::{Journal, Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
@@ -82,62 +83,6 @@ pub(super) enum Command {
     },
     /// Work on the statistics that must not overlap with counting.
     Statistics(Box<dyn FnOnce(&Shared) + Send>),
-}
-
-/// What happens once the batch is on disk, or is told why not.
-enum Effect {
-    Accepted(Arc<Live>, oneshot::Sender<Result<Submitted, Failure>>),
-    Known(ExecutionId, oneshot::Sender<Result<Submitted, Failure>>),
-    Changed(Arc<Live>, Arc<State>, Option<oneshot::Sender<Changed>>),
-    Forgotten(oneshot::Sender<Result<(), Failure>>),
-}
-
-/// An answer on its way to whoever asked.
-enum Answer {
-    Submitted(
-        oneshot::Sender<Result<Submitted, Failure>>,
-        Result<Submitted, Failure>,
-    ),
-    Changed(oneshot::Sender<Changed>, Changed),
-    Forgotten(oneshot::Sender<Result<(), Failure>>, Result<(), Failure>),
-}
-
-/// Where the committer puts the answers of a batch, and the task that hands them out: waking
-/// that one task and letting it wake the others costs far less than waking each from outside
-/// the runtime.
-pub(super) struct Answers(tokio_mpsc::UnboundedSender<Vec<Answer>>);
-
-pub(super) fn answers() -> (Answers, impl Future<Output = ()>) {
-    let (tx, mut rx) = tokio_mpsc::unbounded_channel::<Vec<Answer>>();
-    let hand_out = async move {
-        while let Some(batch) = rx.recv().await {
-            for answer in batch {
-                // Whoever has left does not want it any more.
-                match answer {
-                    Answer::Submitted(to, what) => drop(to.send(what)),
-                    Answer::Changed(to, what) => drop(to.send(what)),
-                    Answer::Forgotten(to, what) => drop(to.send(what)),
-                }
-            }
-        }
-    };
-    (Answers(tx), hand_out)
-}
-
-/// Everything that one sync makes durable.
-#[derive(Default)]
-struct Batch {
-    operations: Vec<Operation>,
-    /// The segments that are written to; the flag says that files were put beside their rows.
-    segments: BTreeMap<u64, (Arc<Segment>, bool)>,
-    effects: Vec<Effect>,
-    /// States decided in this batch, over those that are shown.
-    states: HashMap<ExecutionId, State>,
-    /// Idempotency keys taken in this batch.
-    keys: HashMap<Vec<u8>, KeyRecord>,
-    /// Executions accepted and ended in this batch, by app.
-    unfinished: HashMap<AppId, isize>,
-    counts: HashSet<(u64, AppId, u32)>,
 }
 
 pub(super) struct Committer {
@@ -561,8 +506,7 @@ impl Committer {
         let answers = effects
             .into_iter()
             .filter_map(|effect| self.show_one(effect, failed));
-        // Nobody takes them once the store is closed.
-        let _ = self.answers.0.send(answers.collect());
+        self.answers.send(answers.collect());
     }
 
     fn show_one(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
@@ -604,60 +548,10 @@ impl Committer {
     }
 }
 
-impl Batch {
-    fn put(&mut self, segment: &Arc<Segment>, key: Vec<u8>, value: Vec<u8>) {
-        self.touch(segment);
-        self.operations.push(Operation {
-            target: segment.start_ms,
-            key,
-            value: Some(value),
-        });
-    }
-
-    fn remove(&mut self, segment: &Arc<Segment>, key: Vec<u8>) {
-        self.touch(segment);
-        self.operations.push(Operation {
-            target: segment.start_ms,
-            key,
-            value: None,
-        });
-    }
-
-    /// Gives a large body its place beside the rows.
-    fn keep(
-        &mut self,
-        segment: &Arc<Segment>,
-        body: StoredBody,
-        name: &str,
-    ) -> Result<(), Failure> {
-        if let StoredBody::File(mut spooled) = body {
-            spooled
-                .keep(&segment.files().join(name))
-                .map_err(|e| unavailable(&e.to_string()))?;
-            *self.touch(segment) = true;
-        }
-        Ok(())
-    }
-
-    fn touch(&mut self, segment: &Arc<Segment>) -> &mut bool {
-        let entry = self.segments.entry(segment.start_ms);
-        &mut entry.or_insert_with(|| (segment.clone(), false)).1
-    }
-}
-
 fn broken(e: sled::Error) -> Failure {
     unavailable(&e.to_string())
 }
 
 fn damaged(what: &str) -> Failure {
     unavailable(&format!("{what} is damaged; run `ignite store check`"))
-}
-
-fn unavailable(cause: &str) -> Failure {
-    Failure::new(
-        Reason::StoreUnavailable,
-        format!(
-            "the executions cannot be written ({cause}); free disk space on the data directory's volume and start ignite again: until then nothing is accepted"
-        ),
-    )
 }

@@ -2,7 +2,9 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `committer.rs` | the one thread that writes |
+//! | `committer.rs` | the one thread that writes: what it decides |
+//! | `batch.rs` | what one sync makes durable |
+//! | `answers.rs` | how those who asked hear of it |
 //! | `journal.rs` | what makes a write durable |
 //! | `apply.rs` | how it reaches the databases behind the journal |
 //! | `live.rs` | what has not ended, in memory, and who watches |
@@ -17,7 +19,9 @@
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
 //! after. The executor hears of every accepted one through a channel and asks for its changes.
 
+mod answers;
 mod apply;
+mod batch;
 mod committer;
 mod journal;
 mod live;
@@ -63,7 +67,7 @@ pub use self::{
 };
 use super::{
     Error,
-    db::{Database, private_folder},
+    db::{Database, guarded, private_folder},
 };
 use crate::model::{
     AppId, ExecutionId, Failure, OrgName, Reason,
@@ -73,6 +77,10 @@ use crate::model::{
 
 /// The executions' folder in the data directory.
 const FOLDER: &str = "executions";
+/// Within it: the segments, the statistics, and bodies that are still coming.
+const SEGMENTS: &str = "segments";
+const STATS: &str = "stats";
+const INCOMING: &str = "incoming";
 
 /// Wall time, for ids, timestamps and retention; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -256,30 +264,18 @@ impl Executions {
             cause: e.to_string(),
         };
         private_folder(&folder).map_err(io)?;
-        let incoming = folder.join("incoming");
+        let incoming = folder.join(INCOMING);
         match std::fs::remove_dir_all(&incoming) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
             _ => private_folder(&incoming).map_err(io)?,
         }
-        let segments = Segments::open(folder.join("segments")).map_err(io)?;
-        let stats = Stats::open(&folder.join("stats"))?;
         let (accepted, receiver) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
-            config,
-            known,
-            folder: folder.clone(),
-            segments,
-            live: live::Table::default(),
-            stats,
-            accepted,
-            newest_ms: AtomicU64::new(0),
-            healthy: AtomicBool::new(true),
-            roomy: AtomicBool::new(true),
-        });
-        let journal = shared.replay().map_err(io)?;
-        shared.recover()?;
+        let shared = Arc::new(Shared::open(folder.clone(), config, known, accepted)?);
+        let text = |cause: String| io(std::io::Error::other(cause));
+        let journal = guarded(|| shared.replay().map_err(|e| e.to_string())).map_err(text)?;
+        guarded(|| Ok(shared.recover())).map_err(text)??;
         let (tx, rx) = std_mpsc::channel();
-        let (answers, hand_out) = committer::answers();
+        let (answers, hand_out) = answers::channel();
         let committer = Committer::new(shared.clone(), journal, answers);
         let thread = std::thread::Builder::new()
             .name("executions".into())
@@ -351,7 +347,7 @@ impl Executions {
 
     /// A place for a body that is still coming.
     pub fn spool(&self) -> Spool {
-        Spool::new(self.shared.folder.join("incoming"))
+        Spool::new(self.shared.folder.join(INCOMING))
     }
 
     /// An execution that has not ended.
@@ -400,13 +396,41 @@ impl Executions {
         work: impl FnOnce(&Shared) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || work(&shared))
-            .await
-            .unwrap_or_else(|_| Err(super::closed()))
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or_else(|e| match e.is_panic() {
+            // sled asserts some of what it reads.
+            true => Err(read::unreadable("its files contradict each other")),
+            false => Err(super::closed()),
+        })
     }
 }
 
 impl Shared {
+    /// Opens what is on disk; the journal is not replayed yet.
+    fn open(
+        folder: PathBuf,
+        config: Config,
+        known: Known,
+        accepted: mpsc::UnboundedSender<Arc<Live>>,
+    ) -> Result<Self, Error> {
+        let segments = Segments::open(folder.join(SEGMENTS)).map_err(|e| Error::Corrupt {
+            path: folder.display().to_string(),
+            cause: e.to_string(),
+        })?;
+        Ok(Self {
+            config,
+            known,
+            segments,
+            live: live::Table::default(),
+            stats: Stats::open(&folder.join(STATS))?,
+            accepted,
+            newest_ms: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
+            roomy: AtomicBool::new(true),
+            folder,
+        })
+    }
+
     /// Brings the databases up to what a crash left in the journal, and empties it.
     fn replay(&self) -> std::io::Result<Journal> {
         let mut applier = Applier::default();
@@ -436,7 +460,7 @@ impl Shared {
                 continue;
             }
             let corrupt = |cause: String| Error::Corrupt {
-                path: segment.files().display().to_string(),
+                path: segment.rows().display().to_string(),
                 cause,
             };
             let database = segment.open()?;

@@ -303,11 +303,15 @@ impl Iterator for Merged {
     }
 }
 
-fn pairs(headers: Vec<HeaderRecord>) -> Vec<(String, Bytes)> {
+pub(super) fn pairs(headers: Vec<HeaderRecord>) -> Vec<(String, Bytes)> {
     headers.into_iter().map(|h| (h.name, h.value)).collect()
 }
 
-fn body(segment: &Segment, record: BodyRecord, id: ExecutionId) -> Result<Bytes, Failure> {
+pub(super) fn body(
+    segment: &Segment,
+    record: BodyRecord,
+    id: ExecutionId,
+) -> Result<Bytes, Failure> {
     if record.file.is_empty() {
         return Ok(record.inline);
     }
@@ -327,7 +331,7 @@ fn damaged(id: ExecutionId) -> Failure {
     unreadable(&format!("the record of {id} is damaged"))
 }
 
-fn unreadable(cause: &str) -> Failure {
+pub(super) fn unreadable(cause: &str) -> Failure {
     tracing::error!(%cause, "The executions cannot be read");
     Failure::new(
         Reason::StoreUnavailable,

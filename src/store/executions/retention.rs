@@ -174,7 +174,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         } else {
             // The journal must have nothing to say of what goes.
             in_turn(inner, |_| Ok(()))?;
-            compact(shared, segment, &goes)?;
+            compact(shared, segment, &goes, true)?;
         }
         ended.0.remove(&segment.start_ms);
         tracing::info!(
@@ -240,11 +240,12 @@ fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Res
 }
 
 /// Copies what stays of a segment into a fresh one; of each app in `goes` the given number of
-/// the oldest goes.
+/// the oldest goes. `sealed` is as for [`Segments::replace`](super::segment::Segments::replace).
 pub(super) fn compact(
     shared: &Shared,
     segment: &Segment,
     goes: &HashMap<AppId, u64>,
+    sealed: bool,
 ) -> Result<(), String> {
     let from = segment.open().map_err(|e| e.to_string())?;
     let mut gone: HashSet<ExecutionId> = HashSet::new();
@@ -256,7 +257,7 @@ pub(super) fn compact(
         }
     }
     let files = segment.files();
-    shared.segments.replace(segment, |to, to_files| {
+    shared.segments.replace(segment, sealed, |to, to_files| {
         let mut batch = sled::Batch::default();
         let mut rows_in_batch = 0;
         for row in from.tree.iter() {

@@ -72,11 +72,7 @@ impl Segment {
         if let Some(open) = &*slot {
             return Ok(open.clone());
         }
-        let opened = Arc::new(Database::open(
-            &self.folder.join("rows"),
-            rows::FORMAT,
-            CACHE_BYTES,
-        )?);
+        let opened = Arc::new(Database::open(&self.rows(), rows::FORMAT, CACHE_BYTES)?);
         *slot = Some(opened.clone());
         Ok(opened)
     }
@@ -97,6 +93,11 @@ impl Segment {
         {
             *slot = None;
         }
+    }
+
+    /// Where the database is.
+    pub(super) fn rows(&self) -> PathBuf {
+        self.folder.join("rows")
     }
 
     /// Where large bodies are.
@@ -205,9 +206,11 @@ impl Segments {
     }
 
     /// Puts what `fill` writes into a fresh database and folder of files in a segment's stead.
+    /// `sealed` says that everything in it has ended, and that it is not the newest.
     pub(super) fn replace(
         &self,
         segment: &Segment,
+        sealed: bool,
         fill: impl FnOnce(&Database, &Path) -> Result<(), String>,
     ) -> Result<(), String> {
         let text = |e: io::Error| e.to_string();
@@ -223,7 +226,9 @@ impl Segments {
             fill(&database, &fresh.join("files"))?;
         }
         sync_folder(&fresh.join("files")).map_err(text)?;
-        fs::write(fresh.join(SEALED), b"").map_err(text)?;
+        if sealed {
+            fs::write(fresh.join(SEALED), b"").map_err(text)?;
+        }
         sync_folder(&fresh).map_err(text)?;
         fs::rename(&segment.folder, &replaced).map_err(text)?;
         fs::rename(&fresh, &segment.folder).map_err(text)?;

@@ -23,8 +23,8 @@ use crate::model::{
     stats::{MAX_RANGE_SECS, Tally, minute_of_ms},
 };
 
-const FORMAT: u32 = 1;
-const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const FORMAT: u32 = 1;
+pub(super) const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const MINUTES: u8 = 0x02;
 const HOURS: u8 = 0x03;
 const FOLDED: u8 = 0x04;
@@ -193,6 +193,21 @@ impl Sums {
         {
             self.add(key(HOURS, &app, minute / MINUTES_PER_HOUR), tally);
         }
+    }
+}
+
+/// What a row is, if it is whole; the format's row is everybody's.
+pub(super) fn kind_of(key: &[u8], value: &[u8]) -> Option<&'static str> {
+    let is_count = || {
+        rows::app_of(key)
+            .zip(rows::minute_of(key))
+            .zip(from_bytes(value).filter(|_| value.len() == 12))
+    };
+    match key.first().copied()? {
+        MINUTES => is_count().map(|_| "minutes"),
+        HOURS => is_count().map(|_| "hours"),
+        FOLDED => (key.len() == 9 && value.is_empty()).then_some("folded segments"),
+        _ => None,
     }
 }
 

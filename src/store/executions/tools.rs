@@ -1,1 +1,249 @@
 //! What `ignite store` does to executions while nothing serves: check, compact, export.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use super::{
+    super::{
+        Error,
+        db::{Database, guarded},
+        tools::{self, Problem, Report},
+    },
+    Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared, read,
+    read::Record,
+    retention,
+    rows::{self, BodyRecord, EndRecord, LiveRecord, RequestRecord, ResultRecord},
+    segment::{Segment, Segments},
+    stats,
+};
+use crate::model::{Failure, execution::State};
+
+mod check;
+
+/// An execution with everything that is kept of it.
+pub struct Execution {
+    /// Who it is and how it stands, with the result.
+    pub record: Record,
+    /// The method of its request.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The headers.
+    pub headers: Vec<(String, Bytes)>,
+    /// The body; `None` when it cannot be read.
+    pub body: Option<Bytes>,
+}
+
+/// Where the executions of a data directory are.
+pub(in crate::store) fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join(FOLDER)
+}
+
+/// Reads every row and file of the executions and their statistics.
+pub(in crate::store) fn check(data_dir: &Path, report: &mut Report) {
+    let folder = folder(data_dir);
+    if !folder.exists() {
+        return;
+    }
+    let statistics = folder.join(STATS);
+    match open(&folder) {
+        Ok(shared) => {
+            if let Err(cause) = replay(&shared) {
+                report.problems.push(Problem {
+                    path: folder.join("journal"),
+                    what: format!("what the last run wrote at its end cannot be applied: {cause}"),
+                    remedy: "do first what is said of the other databases; when there is nothing, run the ignite that wrote it, or restore the folder of the executions from a backup".to_owned(),
+                });
+            }
+            check::statistics(&shared.stats.database(), &statistics, report);
+            check::segments(&shared.segments, report);
+        }
+        Err(error) => {
+            report.problems.push(Problem::unopened(&statistics, error));
+            // The executions can be read without their statistics.
+            match Segments::open(folder.join(SEGMENTS)) {
+                Ok(segments) => check::segments(&segments, report),
+                Err(e) => report
+                    .problems
+                    .push(Problem::unreadable(&folder, e.to_string())),
+            }
+        }
+    }
+}
+
+/// Rewrites every segment and the statistics.
+///
+/// # Errors
+/// When the journal cannot be applied, without which nothing may be touched.
+pub(in crate::store) fn compact(data_dir: &Path, left: &mut Vec<Problem>) -> Result<(), String> {
+    let folder = folder(data_dir);
+    if !folder.exists() {
+        return Ok(());
+    }
+    {
+        let shared = open(&folder).map_err(|e| e.to_string())?;
+        replay(&shared)?;
+        for segment in shared.segments.all() {
+            if let Err(cause) = compact_segment(&shared, &segment) {
+                left.push(tools::not_compacted(&segment.rows(), &cause));
+            }
+        }
+    }
+    match fs::remove_dir_all(folder.join(INCOMING)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.to_string()),
+        _ => {}
+    }
+    tools::rewrite(&folder.join(STATS), stats::FORMAT, stats::CACHE_BYTES, left);
+    Ok(())
+}
+
+/// Hands out every execution, the oldest first; what cannot be read goes to `problems`.
+///
+/// # Errors
+/// What `each` says, which ends it.
+pub(in crate::store) fn export<E>(
+    data_dir: &Path,
+    problems: &mut Vec<Problem>,
+    each: &mut impl FnMut(Execution) -> Result<(), E>,
+) -> Result<(), E> {
+    let folder = folder(data_dir);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let shared = match open(&folder) {
+        Ok(shared) => shared,
+        Err(e) => {
+            problems.push(Problem::unopened(&folder, e));
+            return Ok(());
+        }
+    };
+    if let Err(cause) = replay(&shared) {
+        problems.push(Problem::unreadable(&folder.join("journal"), cause));
+    }
+    for segment in shared.segments.all() {
+        let mut stopped = None;
+        let mut wrong = Vec::new();
+        let all = guarded(|| {
+            let database = segment.open().map_err(|e| e.to_string())?;
+            for row in database.tree.scan_prefix([rows::REQUESTS]) {
+                let (key, value) = row.map_err(|e| e.to_string())?;
+                match load(&segment, &database, &key, &value, &mut wrong) {
+                    Ok(execution) => {
+                        if let Err(e) = each(execution) {
+                            stopped = Some(e);
+                            break;
+                        }
+                    }
+                    Err(what) => wrong.push(what),
+                }
+            }
+            Ok(())
+        });
+        segment.close_if_idle(Duration::ZERO);
+        if let Some(e) = stopped {
+            return Err(e);
+        }
+        let path = segment.rows();
+        problems.extend(wrong.into_iter().map(|what| Problem {
+            path: path.clone(),
+            what,
+            remedy: "`ignite store check` says more".to_owned(),
+        }));
+        if let Err(cause) = all {
+            problems.push(Problem::unreadable(&path, cause));
+        }
+    }
+    Ok(())
+}
+
+/// What is on disk, with nobody to accept or to tidy up.
+fn open(folder: &Path) -> Result<Shared, Error> {
+    let config = Config {
+        queue_max: 0,
+        retention: Duration::MAX,
+        max_per_app: u64::MAX,
+        min_free_bytes: 0,
+        output_keep: 0,
+        retention_interval: Duration::MAX,
+        clock: Arc::new(SystemTime::now),
+    };
+    let (accepted, _) = mpsc::unbounded_channel();
+    Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0)), accepted)
+}
+
+fn replay(shared: &Shared) -> Result<(), String> {
+    guarded(|| shared.replay().map(drop).map_err(|e| e.to_string()))
+}
+
+fn compact_segment(shared: &Shared, segment: &Segment) -> Result<(), String> {
+    // The successor gets only the files that its rows name: so all of them must be legible.
+    let mut found = Report::default();
+    let is_legible = check::segment(&shared.segments, segment, &mut found);
+    if !is_legible {
+        let first = found.problems.into_iter().next();
+        return Err(first.map_or_else(|| "it is damaged".to_owned(), |p| p.what));
+    }
+    guarded(|| {
+        let has_live = {
+            let database = segment.open().map_err(|e| e.to_string())?;
+            database.tree.scan_prefix([rows::LIVE]).next().is_some()
+        };
+        let is_newest = shared.segments.end_ms(segment).is_none();
+        retention::compact(shared, segment, &HashMap::new(), !has_live && !is_newest)
+    })
+}
+
+fn load(
+    segment: &Segment,
+    database: &Database,
+    key: &[u8],
+    value: &[u8],
+    wrong: &mut Vec<String>,
+) -> Result<Execution, String> {
+    let id = rows::id_of(key).ok_or("a key names no execution")?;
+    let damaged = |what: &str| format!("{id}: the {what} is damaged");
+    let get = |key: &[u8]| database.tree.get(key).map_err(|e| e.to_string());
+    let request = RequestRecord::decode(value).map_err(|_| damaged("request"))?;
+    let identity = rows::identity(id, &request).ok_or_else(|| damaged("request"))?;
+    let state = match get(&rows::end(&identity.app, id))? {
+        Some(row) => EndRecord::decode(&*row).ok().and_then(rows::end_state),
+        None => match get(&rows::by_id(rows::LIVE, id))? {
+            Some(row) => LiveRecord::decode(&*row).ok().map(|r| rows::live_state(&r)),
+            None => None,
+        },
+    };
+    let state: State = state.ok_or_else(|| damaged("state"))?;
+    let mut body_of = |record: Option<BodyRecord>| {
+        let read = read::body(segment, record.unwrap_or_default(), id);
+        read.map_err(|failure: Failure| wrong.push(failure.message))
+            .ok()
+    };
+    let body = body_of(request.body);
+    let result = match get(&rows::by_id(rows::RESULTS, id))? {
+        None => None,
+        Some(row) => {
+            let result = ResultRecord::decode(&*row).map_err(|_| damaged("result"))?;
+            body_of(result.body).map(|body| (read::pairs(result.headers), body))
+        }
+    };
+    Ok(Execution {
+        record: Record {
+            identity,
+            state: Arc::new(state),
+            result,
+        },
+        method: request.method,
+        target: request.target,
+        headers: read::pairs(request.headers),
+        body,
+    })
+}

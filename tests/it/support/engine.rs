@@ -54,6 +54,19 @@ pub(crate) async fn running(ignite: &Ignite) -> Vec<String> {
     ids
 }
 
+/// Waits until none of these containers runs. A process on its way down may still take a
+/// connection and not answer.
+pub(crate) async fn wait_for_end_of(ignite: &Ignite, before: &[String]) {
+    eventually_ok(ENGINE_LIMIT, || async {
+        let now = running(ignite).await;
+        match now.iter().any(|c| before.contains(c)) {
+            false => Ok(()),
+            true => Err(format!("{now:?} run")),
+        }
+    })
+    .await;
+}
+
 /// Waits until a server has no container left, running or not.
 pub(crate) async fn wait_for_none(ignite: &Ignite) {
     eventually_ok(ENGINE_LIMIT, || async {

@@ -340,6 +340,8 @@ impl Ignite {
                 "--data-dir",
             ])
             .arg(&self.data_dir)
+            // Most tests count containers at zero; those of standby say otherwise.
+            .env("IGNITE_STANDBY", "none")
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
         command

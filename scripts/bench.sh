@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Benchmarks against a real engine, each with raw figures of the same run beside it.
+#
+#   scripts/bench.sh wake     a request to an app at zero, from each depth of standby
+#   scripts/bench.sh scale    step loads: time, observed, desired, ready
+#   scripts/bench.sh idle     what many apps at zero cost
+#
+# A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+
+note() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
+die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
+
+part=${1:-}
+parts=$(cd scripts/bench && ls -- *.sh | sed 's/\.sh$//' | paste -sd' ')
+[ -n "$part" ] && [ -f "scripts/bench/$part.sh" ] || die "give one of: $parts"
+shift
+
+./scripts/setup.sh >&2
+note "Building"
+cargo build --release --locked --package ignite --package ignite-kit >&2
+ignite=$root/target/release/ignite kit=$root/target/release/ignite-kit
+image=$("$kit" image)
+
+work=$(mktemp -d) server=
+# The server must not inherit settings of whoever runs this.
+for name in $(compgen -e IGNITE_ || true) $(compgen -e DODIL_ || true); do unset "$name"; done
+export IGNITE_DATA_DIR="$work/data"
+mkdir "$IGNITE_DATA_DIR"
+
+stop_server() {
+    if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
+        kill -TERM "$server" && wait "$server" || true
+    fi
+    server=
+}
+finish() {
+    local code=$?
+    trap - EXIT
+    stop_server
+    if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then
+        printf '\nthe end of the server log:\n' >&2
+        tail -n 30 "$work/log" >&2
+    fi
+    rm -rf "$work"
+    exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# A number or a text from one line of JSON, by its key.
+field() { sed -n "s/.*\"$1\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n1; }
+
+# Starts a server with these variables (NAME=VALUE …); sets http, grpc and token.
+start_server() {
+    : >"$work/ready"
+    env "$@" "$ignite" serve --ephemeral --data-dir "$IGNITE_DATA_DIR" \
+        --http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 >"$work/ready" 2>>"$work/log" &
+    server=$!
+    for _ in $(seq 200); do
+        if [ -s "$work/ready" ]; then break; fi
+        kill -0 "$server" 2>/dev/null || die "the server ended at start"
+        sleep 0.05
+    done
+    http=$(field http <"$work/ready") grpc=$(field grpc <"$work/ready")
+    [ -n "$http" ] || die "the server has not printed its ready line"
+    token=$("$ignite" token create --org bench --data-dir "$IGNITE_DATA_DIR")
+    # Ephemeral servers remove the directory.
+    mkdir -p "$IGNITE_DATA_DIR"
+}
+
+# One call of the JSON API: METHOD PATH [BODY].
+api() {
+    curl -fsS -X "$1" "http://$http$2" -H "Authorization: Bearer $token" \
+        -H 'Content-Type: application/json' ${3:+-d "$3"}
+}
+
+# Creates and publishes an app of the probe: NAME [SETTINGS as JSON fields with a leading comma].
+deploy() {
+    api POST /v1/ignite/app/bench "{\"name\":\"$1\"${2:-},\"code\":{\"image\":{\"prebuilt\":{\"imageRef\":\"$image\"}}}}" >/dev/null
+    api POST "/v1/ignite/app/bench/$1/draft/publish" '{}' >/dev/null
+}
+
+. "$root/scripts/bench/$part.sh"

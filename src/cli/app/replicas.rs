@@ -1,0 +1,104 @@
+//! `ignite app replicas` and `ignite app events`.
+
+use crate::{
+    api::proto::v1,
+    cli::{
+        Context, Error,
+        id::AppArg,
+        output::{Format, dynamic, line, or_dash, table, time},
+    },
+};
+
+/// Lists the replicas.
+pub(super) async fn list(context: &Context, id: AppArg) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let session = context.connect(&app.org).await?;
+    let request = v1::ListAppReplicasRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    let listed = session
+        .answer(session.client().list_app_replicas(request))
+        .await?;
+    context
+        .format
+        .print("ListAppReplicasResponse", &listed, |_| {
+            let mut table = table(&[
+                "REPLICA",
+                "STATE",
+                "DEPTH",
+                "VERSION",
+                "IN FLIGHT",
+                "ADDRESS",
+                "STARTED",
+            ]);
+            for r in &listed.replicas {
+                table.add_row([
+                    r.replica_id.clone(),
+                    r.state.clone(),
+                    r.depth.clone(),
+                    r.version.to_string(),
+                    r.in_flight.to_string(),
+                    or_dash(&r.address).to_owned(),
+                    time(r.started_at_ms),
+                ]);
+            }
+            table
+        })
+}
+
+/// Prints events, one a line, and goes on with `follow`.
+pub(super) async fn events(
+    context: &Context,
+    id: AppArg,
+    limit: u16,
+    follow: bool,
+) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let session = context.connect(&app.org).await?;
+    if !follow {
+        let request = v1::GetAppEventsRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            limit: limit.into(),
+        };
+        let got = session
+            .answer(session.client().get_app_events(request))
+            .await?;
+        if matches!(context.format, Format::Json | Format::Yaml) {
+            return context
+                .format
+                .print_value(&dynamic("GetAppEventsResponse", &got)?);
+        }
+        return got.events.iter().try_for_each(|e| print(context.format, e));
+    }
+    let request = v1::StreamAppEventsRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        tail: limit.into(),
+    };
+    let mut stream = session
+        .answer(session.client().stream_app_events(request))
+        .await?;
+    while let Some(event) = stream.message().await.map_err(|s| session.refused(s))? {
+        print(context.format, &event)?;
+    }
+    Ok(())
+}
+
+fn print(format: Format, e: &v1::AppEvent) -> Result<(), Error> {
+    match format {
+        Format::Json | Format::Yaml => {
+            let event = dynamic("AppEvent", e)?;
+            // A line each, so that a program can read them as they come.
+            line(&serde_json::to_string(&event).map_err(|e| Error::Other(e.into()))?)
+        }
+        Format::Table | Format::Wide => line(&format!(
+            "{}  {:<17}  {}  {}",
+            time(e.timestamp_ms),
+            e.r#type,
+            or_dash(&e.replica_id),
+            e.message
+        )),
+    }
+}

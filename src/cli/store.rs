@@ -1,0 +1,154 @@
+//! `ignite store`: the store in the data directory, while nothing serves from it.
+
+use std::process::ExitCode;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Error, context::Global, failure::note, output, serve};
+use crate::{
+    config::{Config, Flags},
+    server::store::{self, Item},
+    store::tools::{Compacted, Execution, Problem, Report},
+};
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Read everything and say what is damaged and what to do; ends with 1 when something is.
+    Check(Args),
+    /// Give the disk back what deleted and overwritten records still take.
+    Compact(Args),
+    /// Print every app and every execution as a line of JSON.
+    Export(Args),
+}
+
+/// Which store.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The data directory [env: IGNITE_DATA_DIR].
+    #[arg(long)]
+    data_dir: Option<String>,
+}
+
+/// Runs the command: 0 when all is well, 64 on a bad configuration, 1 otherwise.
+pub(super) fn run(command: Command, global: &Global) -> ExitCode {
+    let (Command::Check(args) | Command::Compact(args) | Command::Export(args)) = &command;
+    let mut flags = Flags::default();
+    flags.set("data_dir", args.data_dir.as_deref(), "--data-dir");
+    let config = match serve::load(&flags, global.config.clone()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let format = global.output.unwrap_or_default();
+    let outcome = match command {
+        Command::Check(_) => check(&config, format),
+        Command::Compact(_) => compact(&config, format),
+        Command::Export(_) => export(&config),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => error.report(),
+    }
+}
+
+fn check(config: &Config, format: output::Format) -> Result<bool, Error> {
+    let report = store::check(config).map_err(Error::Other)?;
+    match format.is_structured() {
+        true => format.print_value(&report)?,
+        false => output::line(&text(&report))?,
+    }
+    Ok(report.problems.is_empty())
+}
+
+fn compact(config: &Config, format: output::Format) -> Result<bool, Error> {
+    let done = store::compact(config).map_err(Error::Other)?;
+    let Compacted {
+        before,
+        after,
+        left,
+    } = &done;
+    match format.is_structured() {
+        true => format.print_value(&done)?,
+        false => output::line(&format!("{before} bytes before, {after} after"))?,
+    }
+    left.iter().for_each(|problem| note(&line_of(problem)));
+    Ok(left.is_empty())
+}
+
+fn export(config: &Config) -> Result<bool, Error> {
+    let problems = store::export(config, |item| {
+        let value = match item {
+            Item::App(app) => app_json(*app)?,
+            Item::Execution(execution, stored) => json!({
+                "execution": output::dynamic("Execution", &*execution)?,
+                "request": request_json(&stored),
+            }),
+        };
+        output::line(&value.to_string())
+    })?;
+    problems.iter().for_each(|p| note(&line_of(p)));
+    Ok(problems.is_empty())
+}
+
+fn app_json(app: store::App) -> Result<Value, Error> {
+    let mut value = json!({
+        "app": output::dynamic("AppMeta", &app.app)?,
+        "versions": app
+            .versions
+            .iter()
+            .map(|(version, published)| {
+                Ok(json!({
+                    "version": output::dynamic("AppVersion", version)?,
+                    "app": output::dynamic("AppMeta", published)?,
+                }))
+            })
+            .collect::<Result<Vec<_>, Error>>()?,
+    });
+    if let Some(draft) = &app.draft {
+        value["draft"] = json!(output::dynamic("DraftInfo", draft)?);
+    }
+    Ok(value)
+}
+
+fn request_json(stored: &Execution) -> Value {
+    let headers = stored.headers.iter();
+    let headers: Vec<_> = headers
+        .map(|(name, value)| json!({ "name": name, "value": String::from_utf8_lossy(value) }))
+        .collect();
+    json!({
+        "method": stored.method,
+        "target": stored.target,
+        "headers": headers,
+        "body": stored.body.as_ref().map(|body| BASE64_STANDARD.encode(body)),
+    })
+}
+
+/// A line for each database, each problem, and the end.
+fn text(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for database in &report.databases {
+        let rows = database.rows.0.iter();
+        let counts: Vec<_> = rows.map(|(kind, n)| format!("{n} {kind}")).collect();
+        lines.push(format!("{}: {}", database.name, counts.join(", ")));
+    }
+    lines.extend(report.problems.iter().map(line_of));
+    for leftover in &report.leftovers {
+        lines.push(format!(
+            "leftover: {leftover}; `ignite store compact` removes it"
+        ));
+    }
+    lines.push(match report.problems.len() {
+        0 => "all is well".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    });
+    lines.join("\n")
+}
+
+fn line_of(problem: &Problem) -> String {
+    let Problem { path, what, remedy } = problem;
+    format!("problem: {}: {what}; {remedy}", path.display())
+}

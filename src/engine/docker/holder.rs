@@ -1,0 +1,226 @@
+//! The holder: a process that does nothing and keeps a network namespace alive.
+//!
+//! Its program is written here byte by byte, an ELF file of some 150 bytes that waits in the
+//! kernel for ever, so whoever has the `ignite` binary has it too, for the engine's architecture
+//! whatever our own is, and no compiler or image from elsewhere is needed. It is imported as an
+//! image with that file and nothing else.
+
+use bollard::{body_full, query_parameters::CreateImageOptions};
+use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+
+use super::{Error, client::Client};
+
+/// The holder's repository on the engine; the tag is a digest of the program.
+const REPOSITORY: &str = "ignite-holder";
+/// Where the program is in the image.
+pub(super) const PROGRAM: &str = "/hold";
+
+/// `pause()` in a circle: it returns only when a signal was handled.
+const X86_64: [u8; 9] = [
+    0xb8, 0x22, 0x00, 0x00, 0x00, // mov eax, 34 (pause)
+    0x0f, 0x05, // syscall
+    0xeb, 0xf7, // jmp to the beginning
+];
+
+/// `ppoll(NULL, 0, NULL, NULL, 0)` in a circle; there is no `pause` on this architecture.
+const AARCH64: [u32; 8] = [
+    0xd280_0000, // mov x0, 0
+    0xd280_0001, // mov x1, 0
+    0xd280_0002, // mov x2, 0
+    0xd280_0003, // mov x3, 0
+    0xd280_0004, // mov x4, 0
+    0xd280_0928, // mov x8, 73 (ppoll)
+    0xd400_0001, // svc 0
+    0x17ff_fff9, // b to the beginning
+];
+
+/// The holder's image on the engine, made on first use.
+#[derive(Debug, Default)]
+pub(super) struct HolderImage(OnceCell<String>);
+
+impl HolderImage {
+    /// The image's reference; it is on the engine then.
+    ///
+    /// # Errors
+    /// For an architecture without a program, or what the engine says.
+    pub(super) async fn ensure(
+        &self,
+        client: &Client,
+        architecture: &str,
+    ) -> Result<String, Error> {
+        self.0
+            .get_or_try_init(|| find_or_import(client, architecture))
+            .await
+            .cloned()
+    }
+}
+
+async fn find_or_import(client: &Client, architecture: &str) -> Result<String, Error> {
+    let program = program(architecture).ok_or_else(|| Error::Refused {
+        call: "keep a network for a prepared replica",
+        status: 0,
+        message: format!(
+            "there is no holder for the architecture {architecture:?}, only for x86_64 and aarch64"
+        ),
+    })?;
+    let digest = Sha256::digest(&program);
+    let tag: String = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
+    let reference = format!("{REPOSITORY}:{tag}");
+    let known = client
+        .run("look for the holder's image", |docker| {
+            let reference = reference.clone();
+            async move { docker.inspect_image(&reference).await }
+        })
+        .await;
+    if known.is_ok() {
+        return Ok(reference);
+    }
+    let options = CreateImageOptions {
+        from_src: Some("-".to_owned()),
+        repo: Some(REPOSITORY.to_owned()),
+        tag: Some(tag),
+        ..CreateImageOptions::default()
+    };
+    client
+        .run("import the holder's image", |docker| async move {
+            let body = body_full(archive(PROGRAM.trim_start_matches('/'), &program).into());
+            let mut progress = docker.create_image(Some(options), Some(body), None);
+            while let Some(step) = progress.next().await {
+                step?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(reference)
+}
+
+/// The program for an architecture as `uname -m` names it.
+fn program(architecture: &str) -> Option<Vec<u8>> {
+    let (machine, code): (u16, Vec<u8>) = match architecture {
+        "x86_64" | "amd64" => (62, X86_64.to_vec()),
+        "aarch64" | "arm64" => (183, AARCH64.iter().flat_map(|i| i.to_le_bytes()).collect()),
+        _ => return None,
+    };
+    Some(elf(machine, &code))
+}
+
+/// A static executable of one loadable segment: both headers, then the code.
+fn elf(machine: u16, code: &[u8]) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let size = HEADERS + code.len() as u64;
+    let mut out = Vec::new();
+    // ELF, 64 bits, little endian, version 1.
+    out.extend([0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+    out.extend([0; 8]);
+    let half = |out: &mut Vec<u8>, n: u16| out.extend(n.to_le_bytes());
+    let word = |out: &mut Vec<u8>, n: u32| out.extend(n.to_le_bytes());
+    let long = |out: &mut Vec<u8>, n: u64| out.extend(n.to_le_bytes());
+    half(&mut out, 2); // executable
+    half(&mut out, machine);
+    word(&mut out, 1);
+    long(&mut out, BASE + HEADERS); // entry
+    long(&mut out, 64); // program headers
+    long(&mut out, 0); // no sections
+    word(&mut out, 0);
+    half(&mut out, 64);
+    half(&mut out, 56);
+    half(&mut out, 1); // one program header
+    half(&mut out, 64);
+    half(&mut out, 0);
+    half(&mut out, 0);
+    word(&mut out, 1); // to be loaded,
+    word(&mut out, 5); // read and executed,
+    long(&mut out, 0); // from the beginning of the file
+    long(&mut out, BASE);
+    long(&mut out, BASE);
+    long(&mut out, size);
+    long(&mut out, size);
+    long(&mut out, 0x1_0000); // alignment: the largest page of both architectures
+    out.extend(code);
+    out
+}
+
+/// A tar archive (ustar) of one executable file.
+fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut header = [0u8; 512];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name.as_bytes());
+    put(100, b"0000755\0");
+    put(108, b"0000000\0");
+    put(116, b"0000000\0");
+    put(124, format!("{:011o}\0", content.len()).as_bytes());
+    put(136, b"00000000000\0");
+    put(148, b"        "); // the checksum counts its own field as blanks
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut out = header.to_vec();
+    out.extend(content);
+    out.resize(out.len().next_multiple_of(512) + 1024, 0);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_a_small_static_executable() {
+        for (name, machine) in [("x86_64", 62), ("aarch64", 183)] {
+            let elf = program(name).expect("known");
+            assert!(elf.len() < 200);
+            assert_eq!(&elf[..4], b"\x7fELF");
+            assert_eq!(u16::from_le_bytes([elf[18], elf[19]]), machine);
+            let entry = u64::from_le_bytes(elf[24..32].try_into().expect("eight"));
+            assert_eq!(entry, 0x40_0078, "right behind the headers");
+        }
+        assert!(program("riscv64").is_none());
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn the_program_runs_and_waits() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("hold");
+        std::fs::write(&path, program("x86_64").expect("known")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        let mut child = std::process::Command::new(&path)
+            .spawn()
+            .expect("it starts");
+        // Its wait shows in the kernel's own words once it is in it.
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
+            stat.ok()?
+                .rsplit_once(") ")
+                .map(|(_, rest)| rest.chars().next())?
+        };
+        let begun = std::time::SystemTime::now();
+        while state() != Some('S') {
+            assert!(
+                begun.elapsed().expect("forward").as_secs() < 10,
+                "{:?}",
+                state()
+            );
+            std::thread::yield_now();
+        }
+        child.kill().expect("it runs");
+        let status = child.wait().expect("it ends");
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+    }
+
+    #[test]
+    fn the_archive_has_one_file_and_two_blocks_of_end() {
+        let tar = archive("hold", b"abc");
+        assert_eq!(tar.len(), 512 * 4);
+        assert_eq!(&tar[512..515], b"abc");
+        assert_eq!(&tar[257..262], b"ustar");
+    }
+}

@@ -1,0 +1,211 @@
+//! What happened to an app: a bounded record, and a way to follow it.
+//!
+//! A leaf: written under the deployment's mutex, it takes a short lock of its own and calls
+//! nothing. Followers read from a number on, so one that is slow misses the oldest events and
+//! never holds anybody up.
+
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::model::ReplicaId;
+
+/// Events kept per app: some minutes of a busy one, and about 30 KB.
+const KEPT: usize = 256;
+
+/// What kind of thing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// Another number of replicas is wanted.
+    Scaled,
+    /// A revision serves from now on.
+    Activated,
+    /// A replica's container is being created.
+    ReplicaCreating,
+    /// Its container runs and is not ready.
+    ReplicaStarting,
+    /// It takes requests.
+    ReplicaReady,
+    /// It takes no more requests and finishes those it has.
+    ReplicaDraining,
+    /// It is gone.
+    ReplicaStopped,
+    /// It ended or stopped answering by itself.
+    ReplicaFailed,
+    /// It did not get ready.
+    StartFailed,
+    /// It is frozen.
+    ReplicaPaused,
+    /// It is being thawed.
+    ReplicaResuming,
+    /// Its process is gone, its container and network are kept.
+    ReplicaPrepared,
+    /// There is no room for a start on this machine.
+    NoRoom,
+}
+
+impl EventKind {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scaled => "SCALED",
+            Self::Activated => "ACTIVATED",
+            Self::ReplicaCreating => "REPLICA_CREATING",
+            Self::ReplicaStarting => "REPLICA_STARTING",
+            Self::ReplicaReady => "REPLICA_READY",
+            Self::ReplicaDraining => "REPLICA_DRAINING",
+            Self::ReplicaStopped => "REPLICA_STOPPED",
+            Self::ReplicaFailed => "REPLICA_FAILED",
+            Self::StartFailed => "START_FAILED",
+            Self::ReplicaPaused => "REPLICA_PAUSED",
+            Self::ReplicaResuming => "REPLICA_RESUMING",
+            Self::ReplicaPrepared => "REPLICA_PREPARED",
+            Self::NoRoom => "NO_ROOM",
+        }
+    }
+
+    /// Whether the owner should look at it.
+    pub const fn is_warning(self) -> bool {
+        matches!(self, Self::ReplicaFailed | Self::StartFailed | Self::NoRoom)
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Its number within the app; later ones are larger.
+    pub number: u64,
+    /// When.
+    pub at: SystemTime,
+    /// What.
+    pub kind: EventKind,
+    /// To which replica; `None` when it concerns the app.
+    pub replica: Option<ReplicaId>,
+    /// The version concerned; 0 = none.
+    pub version: u32,
+    /// In words.
+    pub message: String,
+}
+
+/// The record of one app; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<Record>);
+
+#[derive(Debug, Default)]
+struct Record {
+    ring: Mutex<VecDeque<Event>>,
+    head: watch::Sender<Head>,
+}
+
+/// What followers watch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head {
+    /// The number of the next event.
+    next: u64,
+    /// The app is gone: nothing comes any more.
+    ended: bool,
+}
+
+impl Events {
+    pub(super) fn push(
+        &self,
+        kind: EventKind,
+        replica: Option<&ReplicaId>,
+        version: u32,
+        message: impl Into<String>,
+    ) {
+        let mut ring = self.0.ring.lock();
+        let number = self.0.head.borrow().next;
+        if ring.len() >= KEPT {
+            ring.pop_front();
+        }
+        ring.push_back(Event {
+            number,
+            at: SystemTime::now(),
+            kind,
+            replica: replica.cloned(),
+            version,
+            message: message.into(),
+        });
+        self.0.head.send_modify(|head| head.next = number + 1);
+    }
+
+    /// Lets go of the followers.
+    pub(super) fn end(&self) {
+        self.0.head.send_modify(|head| head.ended = true);
+    }
+
+    /// The newest `limit` events in order of time.
+    pub fn newest(&self, limit: usize) -> Vec<Event> {
+        let ring = self.0.ring.lock();
+        ring.iter()
+            .skip(ring.len().saturating_sub(limit))
+            .cloned()
+            .collect()
+    }
+
+    /// Follows the events that happen from now on, after the newest `tail` of those before.
+    pub fn follow(&self, tail: usize) -> Follower {
+        let head = self.0.head.subscribe();
+        let next = head.borrow().next;
+        let from = next.saturating_sub(tail.min(KEPT) as u64);
+        Follower {
+            events: self.clone(),
+            head,
+            from,
+        }
+    }
+}
+
+/// A place in the record of an app.
+#[derive(Debug)]
+pub struct Follower {
+    events: Events,
+    head: watch::Receiver<Head>,
+    from: u64,
+}
+
+impl Follower {
+    /// The events since the last call, waiting for one; `None` once the app is gone.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Vec<Event>> {
+        let from = self.from;
+        let head = *self
+            .head
+            .wait_for(|head| head.next > from || head.ended)
+            .await
+            .ok()?;
+        if head.next <= from {
+            return None;
+        }
+        let ring = self.events.0.ring.lock();
+        let new: Vec<_> = ring.iter().filter(|e| e.number >= from).cloned().collect();
+        drop(ring);
+        self.from = new.last().map_or(from, |e| e.number + 1);
+        Some(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_record_is_bounded_and_followers_hear_what_comes_later() {
+        let events = Events::default();
+        let push = |n: usize| events.push(EventKind::Scaled, None, 1, n.to_string());
+        (0..KEPT + 10).for_each(push);
+        assert_eq!(events.newest(usize::MAX).len(), KEPT);
+        let last = events.newest(2);
+        assert_eq!((&*last[0].message, &*last[1].message), ("264", "265"));
+        let mut follower = events.follow(0);
+        push(1);
+        push(2);
+        events.end();
+        assert_eq!(follower.next().await.expect("two").len(), 2);
+        assert!(follower.next().await.is_none(), "the app is gone");
+    }
+}

@@ -1,0 +1,30 @@
+//! Whether a ready replica still answers on its health path.
+
+use super::{Config, replica::Replica, start};
+use crate::model::Revision;
+
+/// Asks at intervals, and returns why the replica should be replaced once enough answers in a
+/// row were missing or bad.
+pub(super) async fn watch(config: &Config, replica: &Replica, revision: &Revision) -> String {
+    let Some(pool) = replica.primary() else {
+        // It has no port to ask on; only its end can be noticed.
+        return std::future::pending().await;
+    };
+    let mut failures = 0;
+    loop {
+        tokio::time::sleep(config.liveness_interval).await;
+        match start::ask(pool, revision, config.liveness_timeout).await {
+            Ok(_) => failures = 0,
+            Err(why) => {
+                failures += 1;
+                tracing::debug!(app = %revision.app, replica = %replica.id, failures, "A liveness probe failed: {why}");
+                if failures >= config.liveness_failures {
+                    return format!(
+                        "GET {} failed {failures} times in a row: {why}",
+                        revision.health_path
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The slow parts of warm standby: freeze, thaw, prepare, start what is prepared.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Config,
+    replica::{ColdStart, Replica},
+    start::{self, Fault, Job},
+};
+use crate::engine::{ContainerId, Endpoints, Engine, Error, Prepared};
+
+/// A thaw that takes longer is given up for the next depth; it usually takes milliseconds.
+const WAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Freezes a container and says how much memory it keeps.
+pub(super) async fn pause<E: Engine>(engine: &E, container: &ContainerId) -> Result<u64, Error> {
+    engine.pause(container).await?;
+    // Not known is no reason to thaw it again.
+    Ok(engine.memory(container).await.unwrap_or(0))
+}
+
+/// Thaws a container within a bounded time.
+pub(super) async fn resume<E: Engine>(engine: &E, container: &ContainerId) -> Result<(), Error> {
+    tokio::time::timeout(WAKE_LIMIT, engine.resume(container))
+        .await
+        .unwrap_or(Err(Error::TimedOut {
+            call: "thaw the container",
+            after: WAKE_LIMIT,
+        }))
+}
+
+/// Ends the replica's process as any stop does, so that its volumes lose nothing, and creates a
+/// container in its stead that can be started at any time.
+pub(super) async fn prepare<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: &Job,
+    container: Option<ContainerId>,
+    holder: Option<ContainerId>,
+    frozen: bool,
+) -> Result<Prepared, Error> {
+    if let Some(container) = &container {
+        end(engine, container, frozen, config.stop_grace).await;
+    }
+    engine
+        .prepare(
+            &start::spec(config, &job.id, &job.revision),
+            holder.as_ref(),
+        )
+        .await
+}
+
+/// Thaws, stops and removes a container.
+pub(super) async fn end<E: Engine>(
+    engine: &E,
+    container: &ContainerId,
+    frozen: bool,
+    grace: Duration,
+) {
+    if frozen && let Err(error) = resume(engine, container).await {
+        tracing::debug!(%container, %error, "Could not thaw a container on its way out");
+    }
+    start::discard(engine, container, grace).await;
+}
+
+/// Starts a prepared container and waits until it is ready. After a failure it is still there.
+pub(super) async fn start_prepared<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: Job,
+    container: ContainerId,
+    endpoints: Endpoints,
+) -> Result<Replica, Fault> {
+    let began = Instant::now();
+    engine
+        .start_prepared(&container)
+        .await
+        .map_err(|e| start::fault(&e))?;
+    let started = Instant::now();
+    let pools = Replica::pools(&endpoints, &job.revision.ports, config.max_connects);
+    let cancel = job.cancel.clone();
+    let ready = start::wait_ready(engine, config, &job, &container, &pools, &endpoints);
+    cancel
+        .run_until_cancelled(ready)
+        .await
+        .unwrap_or(Err(Fault::Cancelled))?;
+    let cold = ColdStart {
+        create: Duration::ZERO,
+        start: started - began,
+        ready: started.elapsed(),
+    };
+    Ok(Replica::new(job.id, container, Some(cold), pools))
+}

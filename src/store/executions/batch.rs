@@ -1,0 +1,89 @@
+//! What one sync makes durable, and what happens once it has.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    StoredBody, Submitted, committer::Changed, journal::Operation, live::Live, rows::KeyRecord,
+    segment::Segment,
+};
+use crate::model::{AppId, ExecutionId, Failure, Reason, execution::State};
+
+/// What happens once the batch is on disk, or is told why not.
+pub(super) enum Effect {
+    Accepted(Arc<Live>, oneshot::Sender<Result<Submitted, Failure>>),
+    Known(ExecutionId, oneshot::Sender<Result<Submitted, Failure>>),
+    Changed(Arc<Live>, Arc<State>, Option<oneshot::Sender<Changed>>),
+    Forgotten(oneshot::Sender<Result<(), Failure>>),
+}
+
+/// Everything that one sync makes durable.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) operations: Vec<Operation>,
+    /// The segments that are written to; the flag says that files were put beside their rows.
+    pub(super) segments: BTreeMap<u64, (Arc<Segment>, bool)>,
+    pub(super) effects: Vec<Effect>,
+    /// States decided in this batch, over those that are shown.
+    pub(super) states: HashMap<ExecutionId, State>,
+    /// Idempotency keys taken in this batch.
+    pub(super) keys: HashMap<Vec<u8>, KeyRecord>,
+    /// Executions accepted and ended in this batch, by app.
+    pub(super) unfinished: HashMap<AppId, isize>,
+    pub(super) counts: HashSet<(u64, AppId, u32)>,
+}
+
+impl Batch {
+    pub(super) fn put(&mut self, segment: &Arc<Segment>, key: Vec<u8>, value: Vec<u8>) {
+        self.touch(segment);
+        self.operations.push(Operation {
+            target: segment.start_ms,
+            key,
+            value: Some(value),
+        });
+    }
+
+    pub(super) fn remove(&mut self, segment: &Arc<Segment>, key: Vec<u8>) {
+        self.touch(segment);
+        self.operations.push(Operation {
+            target: segment.start_ms,
+            key,
+            value: None,
+        });
+    }
+
+    /// Gives a large body its place beside the rows.
+    pub(super) fn keep(
+        &mut self,
+        segment: &Arc<Segment>,
+        body: StoredBody,
+        name: &str,
+    ) -> Result<(), Failure> {
+        if let StoredBody::File(mut spooled) = body {
+            spooled
+                .keep(&segment.files().join(name))
+                .map_err(|e| unavailable(&e.to_string()))?;
+            *self.touch(segment) = true;
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, segment: &Arc<Segment>) -> &mut bool {
+        let entry = self.segments.entry(segment.start_ms);
+        &mut entry.or_insert_with(|| (segment.clone(), false)).1
+    }
+}
+
+/// The answer to work that could not be written.
+pub(super) fn unavailable(cause: &str) -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        format!(
+            "the executions cannot be written ({cause}); free disk space on the data directory's volume and start ignite again: until then nothing is accepted"
+        ),
+    )
+}

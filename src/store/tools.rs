@@ -1,0 +1,340 @@
+//! What `ignite store` does while nothing serves: check, compact, export. Whoever calls holds the
+//! data directory's lock.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    CACHE_BYTES, Error, FOLDER, FORMAT,
+    db::{self, Database, guarded},
+    executions::tools as executions,
+    keys, records,
+};
+use crate::model::{App, AppId, catalog::Catalog};
+
+pub use super::executions::tools::Execution;
+
+/// What a check found.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Each database that could be opened.
+    pub databases: Vec<Checked>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What is of no use any more and does no harm, such as what a crash left.
+    pub leftovers: Vec<String>,
+}
+
+/// One database and what is in it.
+#[derive(Debug, Serialize)]
+pub struct Checked {
+    /// What it holds, for people.
+    pub name: String,
+    /// Its folder.
+    pub path: PathBuf,
+    /// How many rows there are of each kind.
+    pub rows: Counts,
+}
+
+/// Numbers by name, in the order in which they are worth reading.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Counts(pub Vec<(&'static str, u64)>);
+
+/// Something that is wrong.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    /// The folder or file.
+    pub path: PathBuf,
+    /// What is wrong there.
+    pub what: String,
+    /// What can be done.
+    pub remedy: String,
+}
+
+/// What a compaction came to.
+#[derive(Debug, Serialize)]
+pub struct Compacted {
+    /// Bytes of the files before.
+    pub before: u64,
+    /// Bytes of the files after.
+    pub after: u64,
+    /// What was left as it is, since it is damaged.
+    pub left: Vec<Problem>,
+}
+
+/// One thing of the store, to be taken elsewhere.
+pub enum Exported {
+    /// An app with its versions.
+    App(Arc<App>),
+    /// An execution with its request and result.
+    Execution(Box<Execution>),
+}
+
+// === impl Counts ===
+
+impl Counts {
+    pub(super) fn add(&mut self, kind: &'static str) {
+        match self.0.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, n)) => *n += 1,
+            None => self.0.push((kind, 1)),
+        }
+    }
+}
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A database that cannot be opened.
+    pub(super) fn unopened(path: &Path, error: Error) -> Self {
+        match error {
+            Error::Corrupt { path, cause } => Self::unreadable(Path::new(&path), cause),
+            Error::Newer { found, known, .. } => Self {
+                path: path.to_owned(),
+                what: format!("it has format {found}, and this ignite reads up to {known}"),
+                remedy: "run the newer ignite that wrote it".to_owned(),
+            },
+        }
+    }
+
+    /// A database that cannot be read to its end.
+    pub(super) fn unreadable(path: &Path, cause: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            what: format!("the database cannot be read: {cause}"),
+            remedy: "restore the folder from a backup, or move it away: ignite then starts without what was in it".to_owned(),
+        }
+    }
+}
+
+/// Whether a data directory has a store at all.
+pub fn is_there(data_dir: &Path) -> bool {
+    db::is_there(&data_dir.join(FOLDER)) || executions::folder(data_dir).exists()
+}
+
+/// Reads every row and every file. What is on disk means the same afterwards: only what a crash
+/// left in the journal is applied, as a start would do.
+pub fn check(data_dir: &Path) -> Report {
+    let mut report = Report::default();
+    let path = data_dir.join(FOLDER);
+    if db::is_there(&path) {
+        match Database::open(&path, FORMAT, CACHE_BYTES) {
+            Ok(database) => check_apps(&database, &path, &mut report),
+            Err(e) => report.problems.push(Problem::unopened(&path, e)),
+        }
+    }
+    executions::check(data_dir, &mut report);
+    report
+}
+
+/// Rewrites every database without the space that nothing needs any more, and drops leftovers.
+/// Each old database stays until its successor is on disk.
+///
+/// # Errors
+/// What the disk or a damaged database says; what was done until then stays done.
+pub fn compact(data_dir: &Path) -> Result<Compacted, String> {
+    let size = || size(data_dir).map_err(|e| e.to_string());
+    let before = size()?;
+    let path = data_dir.join(FOLDER);
+    let mut left = Vec::new();
+    if db::is_there(&path) {
+        rewrite(&path, FORMAT, CACHE_BYTES, &mut left);
+    }
+    executions::compact(data_dir, &mut left)?;
+    Ok(Compacted {
+        before,
+        after: size()?,
+        left,
+    })
+}
+
+/// Hands out every app and every execution that the API would show, and no secret; the answer is what could not
+/// be read.
+///
+/// # Errors
+/// What `each` says, which ends it.
+pub fn export<E>(
+    data_dir: &Path,
+    each: &mut impl FnMut(Exported) -> Result<(), E>,
+) -> Result<Vec<Problem>, E> {
+    let mut problems = Vec::new();
+    let path = data_dir.join(FOLDER);
+    // Without the catalog nobody knows which executions are out of sight: then all are shown.
+    let mut catalog = None;
+    if db::is_there(&path) {
+        match read_apps(&path) {
+            Ok(apps) => catalog = Some(apps),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    for app in catalog.iter().flat_map(Catalog::iter) {
+        each(Exported::App(app.clone()))?;
+    }
+    let since = |app: &AppId| match &catalog {
+        Some(catalog) => catalog.get(app).map(|a| a.created_at_ms),
+        None => Some(0),
+    };
+    let is_visible = |e: &Execution| {
+        let identity = &e.record.identity;
+        since(&identity.app).is_some_and(|since| identity.created_at_ms() >= since)
+    };
+    executions::export(
+        data_dir,
+        &mut problems,
+        &mut |execution| match is_visible(&execution) {
+            true => each(Exported::Execution(Box::new(execution))),
+            false => Ok(()),
+        },
+    )?;
+    Ok(problems)
+}
+
+/// Rewrites one database, or says why it stays as it is.
+pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64, left: &mut Vec<Problem>) {
+    if let Err(cause) = Database::rewrite(path, format, cache_bytes) {
+        left.push(not_compacted(path, &cause));
+    }
+}
+
+/// Something that stays as it is, and why.
+pub(super) fn not_compacted(path: &Path, cause: &str) -> Problem {
+    Problem {
+        path: path.to_owned(),
+        what: format!("it was left as it is: {cause}"),
+        remedy: "run `ignite store check`, do what it says, and compact again".to_owned(),
+    }
+}
+
+fn read_apps(path: &Path) -> Result<Catalog, Problem> {
+    let database =
+        Database::open(path, FORMAT, CACHE_BYTES).map_err(|e| Problem::unopened(path, e))?;
+    guarded(|| records::read_all(&database.tree)).map_err(|e| Problem::unreadable(path, e))
+}
+
+fn check_apps(database: &Database, path: &Path, report: &mut Report) {
+    let mut rows = Counts(vec![("apps", 0), ("versions", 0)]);
+    let mut wrong = Vec::new();
+    let read = guarded(|| read_rows(database, &mut rows, &mut wrong));
+    let problem = |what: String| {
+        Problem {
+        path: path.to_owned(),
+        what,
+        remedy: "ignite does not start with it: restore the folder from a backup, or move it away and deploy the apps again; `ignite store export` still gives out the executions".to_owned(),
+    }
+    };
+    report.problems.extend(wrong.into_iter().map(problem));
+    if let Err(cause) = read {
+        report.problems.push(Problem::unreadable(path, cause));
+    }
+    leftover_snapshots(path, report);
+    report.databases.push(Checked {
+        name: "catalog".to_owned(),
+        path: path.to_owned(),
+        rows,
+    });
+}
+
+fn read_rows(
+    database: &Database,
+    rows: &mut Counts,
+    wrong: &mut Vec<String>,
+) -> Result<(), String> {
+    let mut active: HashMap<AppId, u32> = HashMap::new();
+    let mut versions: HashSet<(AppId, u32)> = HashSet::new();
+    for row in database.tree.iter() {
+        let (key, value) = row.map_err(|e| e.to_string())?;
+        let kind = key.first().copied();
+        if let (Some(keys::APPS), Some(id)) = (kind, keys::parse_app(&key)) {
+            rows.add("apps");
+            match records::decode_app(id.clone(), &value, Vec::new()) {
+                Ok(app) => drop(active.insert(id, app.active_version)),
+                Err(e) => wrong.push(format!("the record of app {id} is damaged: {e}")),
+            }
+        } else if let (Some(keys::VERSIONS), Some((id, n))) = (kind, keys::parse_version(&key)) {
+            rows.add("versions");
+            match records::decode_version(&value) {
+                Ok(v) if v.number == n => drop(versions.insert((id, n))),
+                Ok(v) => wrong.push(format!(
+                    "version {n} of app {id} has the record of version {}",
+                    v.number
+                )),
+                Err(e) => wrong.push(format!("version {n} of app {id} is damaged: {e}")),
+            }
+        } else if let (Some(keys::SECRETS), Some((org, name))) = (kind, keys::parse_secret(&key)) {
+            rows.add("secrets");
+            let damaged = format!("the record of secret {org}/{name} is damaged");
+            if let Err(e) = records::decode_secret(org, name, &value) {
+                wrong.push(format!("{damaged}: {e}"));
+            }
+        } else if &*key != db::FORMAT_KEY {
+            wrong.push(format!(
+                "the key {} names nothing known",
+                key.escape_ascii()
+            ));
+        }
+    }
+    let mut missing: Vec<_> = active
+        .iter()
+        .filter(|(id, n)| **n != 0 && !versions.contains(&((*id).clone(), **n)))
+        .map(|(id, n)| format!("app {id} runs version {n}, which cannot be read"))
+        .collect();
+    missing.extend(
+        versions
+            .iter()
+            .filter(|(id, _)| !active.contains_key(id))
+            .map(|(id, n)| format!("version {n} is of app {id}, which cannot be read")),
+    );
+    missing.sort();
+    wrong.append(&mut missing);
+    Ok(())
+}
+
+/// Notes the snapshots that a start set aside: the log has what was in them.
+pub(super) fn leftover_snapshots(path: &Path, report: &mut Report) {
+    // A folder that cannot be listed has been told of by its database.
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in entries {
+        if db::is_aside(&entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            report
+                .leftovers
+                .push(format!("{}: a damaged snapshot", path.display()));
+        }
+    }
+}
+
+/// Bytes of all databases and files.
+fn size(data_dir: &Path) -> io::Result<u64> {
+    Ok(folder_size(&data_dir.join(FOLDER))? + folder_size(&executions::folder(data_dir))?)
+}
+
+fn folder_size(path: &Path) -> io::Result<u64> {
+    let entries = match std::fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut sum = 0;
+    for entry in entries {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        sum += match meta.is_dir() {
+            true => folder_size(&entry.path())?,
+            false => meta.len(),
+        };
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests;
