@@ -1,5 +1,6 @@
-//! One execution on a replica: begin, send, take the answer in, end. An answer is final; a
-//! request that never reached the app is tried again within the deadline.
+//! One execution on a replica: begin, send, take the answer in, end. A whole answer is final. A
+//! request that never reached the app is tried again within the deadline; one whose connection
+//! broke before the answer was whole a few times, since it may be what breaks the app.
 
 use std::sync::Arc;
 
@@ -21,12 +22,18 @@ use crate::{
     store::executions::{Live, LoadedRequest, StoredResult},
 };
 
+/// Attempts that may break off before the execution has failed: a replica that is killed takes
+/// what it runs with it, a request that kills its replicas should not do so for ever.
+const BROKEN_ATTEMPTS: u32 = 3;
+
 /// What one attempt came to.
 enum Outcome {
     /// It is over.
     Ended(Ending, Option<StoredResult>),
     /// The app did not see the request.
     Again(Failure),
+    /// The connection broke before the answer was whole.
+    Broke(Failure),
     /// The platform stops; it runs again after the next start.
     Left,
 }
@@ -42,6 +49,7 @@ pub(super) async fn run(
     let over = live.over();
     let mut lease = Some(lease);
     let mut retries = Backoff::new(&shared.config);
+    let mut broken = 0;
     loop {
         let lease = match lease.take() {
             Some(lease) => lease,
@@ -60,21 +68,15 @@ pub(super) async fn run(
             () = shared.force.cancelled() => return,
             outcome = attempt(&shared, &live, lease, number, deadline) => outcome,
         };
-        match outcome {
-            Outcome::Ended(ending, result) => {
-                let change = Change::Finish {
-                    attempt: number,
-                    ending,
-                };
-                let id = live.identity.id;
-                if let Err(failure) = shared.executions.change(id, change, result).await {
-                    log_unsaved(&live, &failure);
-                }
-                return;
-            }
+        broken += u32::from(matches!(outcome, Outcome::Broke(_)));
+        let (ending, result) = match outcome {
             Outcome::Left => return,
-            Outcome::Again(failure) => {
-                tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt did not reach the app; trying again: {}", failure.text(true));
+            Outcome::Ended(ending, result) => (ending, result),
+            Outcome::Broke(failure) if broken >= BROKEN_ATTEMPTS => {
+                (Ending::platform(&failure), None)
+            }
+            Outcome::Again(failure) | Outcome::Broke(failure) => {
+                tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt had no answer; trying again: {}", failure.text(true));
                 let at = Instant::now() + retries.next();
                 if at >= deadline {
                     return shared.end(&live, Ending::never_ran(&failure)).await;
@@ -83,10 +85,19 @@ pub(super) async fn run(
                     biased;
                     () = shared.stop.cancelled() => return,
                     () = over.cancelled() => return,
-                    () = tokio::time::sleep_until(at) => {}
+                    () = tokio::time::sleep_until(at) => continue,
                 }
             }
+        };
+        let change = Change::Finish {
+            attempt: number,
+            ending,
+        };
+        let id = live.identity.id;
+        if let Err(failure) = shared.executions.change(id, change, result).await {
+            log_unsaved(&live, &failure);
         }
+        return;
     }
 }
 
@@ -219,6 +230,7 @@ fn failed(failure: Failure) -> Outcome {
         | Reason::StartFailed
         | Reason::HoldQueueFull
         | Reason::ColdStartTimeout => Outcome::Again(failure),
+        Reason::ReplicaBroke => Outcome::Broke(failure),
         _ => Outcome::Ended(Ending::platform(&failure), None),
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     executions::{LIMIT, ended, get, is_terminal, served, submit},
-    support::{contract::Via, eventually_ok, http, ignite::Ignite},
+    support::{contract::Via, engine, eventually_ok, http, ignite::Ignite},
 };
 
 /// How often the server is killed.
@@ -200,4 +200,22 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
         (&json!("EXECUTION_STATUS_COMPLETED"), &json!(3))
     );
     assert_eq!(done["responseHeaders"]["x-probe-attempt"], "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_killed_takes_no_execution_with_it() {
+    let (ignite, app, token) = served(Ignite::builder(), json!({})).await;
+    let id = submit(&ignite, Via::Json, &app, &token, "/sleep/1500", b"").await;
+    eventually_ok(LIMIT, || async {
+        let now = get(&ignite, Via::Json, &token, &id).await;
+        let runs = now["status"] == "EXECUTION_STATUS_RUNNING";
+        if runs { Ok(()) } else { Err(now.to_string()) }
+    })
+    .await;
+    for container in engine::running(&ignite).await {
+        engine::kill(&container).await;
+    }
+    let done = ended(&ignite, Via::Grpc, &token, &id).await;
+    assert_eq!(done["status"], "EXECUTION_STATUS_COMPLETED", "{done}");
+    assert_eq!(done["responseHeaders"]["x-probe-attempt"], "2", "{done}");
 }

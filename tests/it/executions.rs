@@ -196,6 +196,9 @@ async fn ends_other_than_success_keep_the_apps_status_and_say_why() {
                 "{path}: {done}"
             );
             assert_eq!(number(&done["statusCode"]), code, "{path}");
+            // Only what had no whole answer is tried again.
+            let attempts = if reason == "REPLICA_BROKE" { 3 } else { 1 };
+            assert_eq!(number(&done["attempt"]), attempts, "{path}: {done}");
             assert_eq!(
                 done["errorReason"].as_str().unwrap_or_default(),
                 reason,
