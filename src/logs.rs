@@ -16,7 +16,7 @@ use futures_util::{
     future::{BoxFuture, try_join_all},
     stream::{self, BoxStream, SelectAll},
 };
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::{
     apps::Apps,
@@ -29,6 +29,10 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 /// Longest reading of one container's log up to now.
 const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// A log in which nothing comes for this long is taken for complete, and longest wait for that.
+const CALM: Duration = Duration::from_millis(100);
+const CALM_LIMIT: Duration = Duration::from_secs(1);
 
 type Read =
     dyn Fn(&ContainerId, LogAsk) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
@@ -153,8 +157,23 @@ impl Logs {
         })
     }
 
-    /// The newest `limit` lines of a deployment's containers, as far as they can be read.
+    /// The newest `limit` lines of a deployment's containers, as far as they can be read. The
+    /// engine may be behind with what was written before an answer came, so this waits a little
+    /// until no more comes.
     pub async fn of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
+        let give_up = Instant::now() + CALM_LIMIT;
+        let mut lines = self.now_of(deployment, limit).await;
+        loop {
+            tokio::time::sleep(CALM).await;
+            let again = self.now_of(deployment, limit).await;
+            if again == lines || Instant::now() >= give_up {
+                return again;
+            }
+            lines = again;
+        }
+    }
+
+    async fn now_of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
         let ask = LogAsk {
             tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
             ..LogAsk::default()
