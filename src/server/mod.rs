@@ -411,7 +411,11 @@ fn api(
 ) -> Router {
     let fleet = gateway.fleet.clone();
     let admit = gateway.clone();
-    let admit: json::Admit = Arc::new(move |headers| admit.caller(headers).map(drop));
+    let admit: json::Admit = Arc::new(move |parts| {
+        let caller = admit.caller(&parts.headers)?;
+        parts.extensions.insert(caller);
+        Ok(())
+    });
     json::router(services, limits, admit)
         .merge(health::router(fleet, store.clone(), executions.clone()))
         .fallback(health::no_route)

@@ -19,10 +19,12 @@ use crate::{
     identity::Caller,
     model::{
         ExecutionId, Failure, OrgName, Reason,
-        execution::{Change, Ending, MAX_IDEMPOTENCY_KEY, State},
+        execution::{Change, Ending, INLINE_BYTES, MAX_IDEMPOTENCY_KEY, State},
         stats::{Asked, Buckets},
     },
-    store::executions::{Filter, Live, Record, StoredRequest, Submission, Update, Watcher},
+    store::executions::{
+        Filter, Live, Record, StoredBody, StoredRequest, Submission, Update, Watcher,
+    },
 };
 
 /// Makes a repeated submit return the first id.
@@ -42,7 +44,7 @@ impl Compute {
     ) -> Result<v1::InvokeAsyncResponse, Refusal> {
         let caller = self.caller(&request)?;
         let (app, owner) = self.invocable(
-            &request,
+            &caller,
             &request.get_ref().organization_name,
             &request.get_ref().app_name,
         )?;
@@ -58,13 +60,17 @@ impl Compute {
             _ => Bytes::new(),
         };
         let (method, target) = (head.method.to_string(), head.uri.to_string());
-        let digest = digest(&method, &target, &body);
-        let mut spool = self.executions.spool();
-        let spooled = async {
-            spool.push(&body).await?;
-            spool.finish().await
+        let digest = match idempotency_key {
+            Some(_) => digest(&method, &target, &body),
+            None => Vec::new(),
         };
-        let body = spooled.await.map_err(|e| refuse(unwritable(&e)))?;
+        let body = match body.len() <= INLINE_BYTES {
+            true => StoredBody::Inline(body),
+            false => self
+                .spooled(&body)
+                .await
+                .map_err(|e| refuse(unwritable(&e)))?,
+        };
         let headers = head.headers.iter();
         let submission = Submission {
             app,
@@ -84,6 +90,12 @@ impl Compute {
         Ok(v1::InvokeAsyncResponse {
             execution_id: submitted.id.to_string(),
         })
+    }
+
+    async fn spooled(&self, body: &[u8]) -> std::io::Result<StoredBody> {
+        let mut spool = self.executions.spool();
+        spool.push(body).await?;
+        spool.finish().await
     }
 
     pub(super) async fn execution(

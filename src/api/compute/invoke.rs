@@ -37,8 +37,9 @@ impl Compute {
         request: Request<v1::InvokeRequest>,
     ) -> Result<InvokeStream, Refusal> {
         let began = Instant::now();
+        let caller = self.caller(&request)?;
         let (app, owner) = self.invocable(
-            &request,
+            &caller,
             &request.get_ref().organization_name,
             &request.get_ref().app_name,
         )?;

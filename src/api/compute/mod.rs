@@ -122,7 +122,11 @@ impl<T> ForOwner<T> for Result<T, Failure> {
 
 impl Compute {
     fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Failure> {
-        self.gateway.caller(request.metadata().as_ref())
+        // Extensions are made in this process alone: the JSON gateway has looked already.
+        match request.extensions().get::<Arc<Caller>>() {
+            Some(known) => Ok(known.clone()),
+            None => self.gateway.caller(request.metadata().as_ref()),
+        }
     }
 
     /// The caller must belong to the organization.
@@ -322,13 +326,7 @@ impl Compute {
     }
 
     /// The app of an Invoke, once the caller may invoke it; and whether the caller owns it.
-    fn invocable<T>(
-        &self,
-        request: &Request<T>,
-        org: &str,
-        name: &str,
-    ) -> Result<(AppId, bool), Failure> {
-        let caller = self.caller(request)?;
+    fn invocable(&self, caller: &Caller, org: &str, name: &str) -> Result<(AppId, bool), Failure> {
         let id = convert::app_id(org, name)?;
         match caller.may_invoke(&id) {
             true => {

@@ -24,7 +24,7 @@ use axum::{
     Router,
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, Response, header},
+    http::{HeaderValue, Method, Response, header, request::Parts},
     routing::any,
 };
 use prost::Message as _;
@@ -135,8 +135,9 @@ pub fn router(grpc: Routes, limits: Limits, admit: Admit) -> Router {
     router
 }
 
-/// Whether a request's headers name a caller.
-pub type Admit = Arc<dyn Fn(&HeaderMap) -> Result<(), Failure> + Send + Sync>;
+/// Whether a request's headers name a caller; who it is may go on in the extensions, which the
+/// services see.
+pub type Admit = Arc<dyn Fn(&mut Parts) -> Result<(), Failure> + Send + Sync>;
 
 struct Gateway {
     grpc: Routes,
@@ -167,7 +168,7 @@ impl Gateway {
     async fn answer(&self, binding: &Binding, request: Request) -> Result<Response<Body>, Failure> {
         let (mut parts, body) = request.into_parts();
         if binding.body {
-            (self.admit)(&parts.headers)?;
+            (self.admit)(&mut parts)?;
         }
         let message = request::read(binding, &mut parts, body, self.limits).await?;
         // Text is not shrunk by decoding, as base64 is: what passed as JSON may be too much here.
