@@ -4,6 +4,8 @@
 #   scripts/bench.sh wake     a request to an app at zero, from each depth of standby
 #   scripts/bench.sh scale    step loads: time, observed, desired, ready
 #   scripts/bench.sh idle     what many apps at zero cost
+#   scripts/bench.sh async    durable accepts beside Redis, and executions run to their end
+#   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
 #
 # A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
 set -euo pipefail
@@ -26,6 +28,8 @@ ignite=$root/target/release/ignite kit=$root/target/release/ignite-kit
 image=$("$kit" image)
 
 work=$(mktemp -d) server=
+# Empty in a part that starts a server again over what the one before left.
+ephemeral=--ephemeral
 # The server must not inherit settings of whoever runs this.
 for name in $(compgen -e IGNITE_ || true) $(compgen -e DODIL_ || true); do unset "$name"; done
 export IGNITE_DATA_DIR="$work/data"
@@ -58,7 +62,7 @@ field() { sed -n "s/.*\"$1\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n1; }
 # Starts a server with these variables (NAME=VALUE …); sets http, grpc and token.
 start_server() {
     : >"$work/ready"
-    env "$@" "$ignite" serve --ephemeral --data-dir "$IGNITE_DATA_DIR" \
+    env "$@" "$ignite" serve $ephemeral --data-dir "$IGNITE_DATA_DIR" \
         --http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 >"$work/ready" 2>>"$work/log" &
     server=$!
     for _ in $(seq 200); do

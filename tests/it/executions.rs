@@ -754,3 +754,44 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
     let id = submit(&ignite, Via::Json, &again, &owner, "/", b"").await;
     assert_eq!(ended(&ignite, Via::Json, &owner, &id).await["attempt"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_watchers_of_one_pending_execution_each_see_every_state_once_and_in_order() {
+    const WATCHERS: usize = 1000;
+    /// Fewer than what an HTTP/2 server usually allows on one connection.
+    const PER_CONNECTION: usize = 100;
+    let settings = json!({ "max_concurrency": 1, "scaling": { "max_replicas": 1 } });
+    let (ignite, app, token) = served(Ignite::builder(), settings).await;
+    let first = submit(&ignite, Via::Json, &app, &token, "/sleep/60000", b"").await;
+    let id = submit(&ignite, Via::Json, &app, &token, "/", b"").await;
+    let mut watchers = tokio::task::JoinSet::new();
+    for _ in 0..WATCHERS / PER_CONNECTION {
+        let mut client = grpc_client(&ignite, &token).await;
+        for _ in 0..PER_CONNECTION {
+            let request = ignite::api::proto::v1::WatchExecutionRequest {
+                execution_id: id.clone(),
+            };
+            let watched = client.watch_execution(request).await;
+            let mut stream = watched.expect("watched").into_inner();
+            // It is there once it has said how the execution stands.
+            let now = stream.message().await.expect("an update");
+            let mut seen = vec![now.and_then(|u| u.execution).expect("a state").status];
+            watchers.spawn(async move {
+                while let Some(update) = stream.message().await.expect("an update") {
+                    seen.push(update.execution.expect("a state").status);
+                }
+                seen
+            });
+        }
+    }
+    ignite
+        .ok(Via::Json, "CancelExecution", &token, by_id(&first))
+        .await;
+    let (pending, running, completed) = (1, 2, 3);
+    let mut heard = 0;
+    while let Some(seen) = watchers.join_next().await {
+        assert_eq!(seen.expect("no panic"), [pending, running, completed]);
+        heard += 1;
+    }
+    assert_eq!(heard, WATCHERS);
+}
