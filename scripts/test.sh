@@ -30,7 +30,7 @@ step build cargo test --workspace --locked --no-run
 step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked
 # A dockerd of its own, restarted under the platform, and a disk that fills up: only root can.
 if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
-    step 'tests for root' timeout --kill-after=30 300 cargo test --locked --test it -- --ignored
+    step 'tests for root' timeout --kill-after=30 300 cargo test --workspace --locked --test it -- --ignored
 else
     printf '==> tests for root: LEFT OUT, they need root and dockerd\n' >&2
 fi
