@@ -40,6 +40,11 @@ impl Fields {
         parsed.map_err(|e| self.add(field, e.to_string())).ok()
     }
 
+    /// As [`Fields::take`], for what names its fields itself.
+    pub(super) fn take_all<T>(&mut self, parsed: Result<T, Failure>) -> Option<T> {
+        parsed.map_err(|failure| self.0.extend(failure.fields)).ok()
+    }
+
     pub(super) fn check(self) -> Result<(), Failure> {
         if self.0.is_empty() {
             Ok(())

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use hyper::{Method, StatusCode};
-use ignite::api::proto::{pool, v1::HealthCheckRequest};
+use ignite::api::proto::pool;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tonic_reflection::pb;
 
 use crate::support::{
     contract::{BOTH, Via, bindings, merge, method, prebuilt},
-    grpc, grpc_client,
+    grpc,
     ignite::Ignite,
     probe,
 };
@@ -337,30 +336,6 @@ async fn every_method_that_is_not_built_says_unimplemented_and_names_itself() {
         asked.len() + BUILT.len(),
         36,
         "the contract's methods: {asked:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_over_grpc_waits_for_no_delayed_acknowledgement() {
-    const CALLS: u32 = 20;
-    let ignite = Ignite::builder().start().await;
-    let token = ignite.token("acme");
-    let mut client = grpc_client(&ignite, &token).await;
-    let began = Instant::now();
-    for _ in 0..CALLS {
-        let health = client.health_check(HealthCheckRequest {}).await;
-        health.expect("an answer");
-    }
-    let over_grpc = began.elapsed();
-    // The same over HTTP with a connection each; an acknowledgement takes a hundred times as long.
-    let began = Instant::now();
-    for _ in 0..CALLS {
-        ignite.ok(Via::Json, "HealthCheck", "", json!({})).await;
-    }
-    let over_http = began.elapsed();
-    assert!(
-        over_grpc < over_http * 10,
-        "{over_grpc:?} against {over_http:?}"
     );
 }
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, invoke::outbound};
+use super::{Compute, Refusal, invoke::outbound, page_size};
 use crate::{
     api::{
         convert::{self, Fields},
@@ -29,10 +29,6 @@ use crate::{
 
 /// Makes a repeated submit return the first id.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Executions on a page of ListExecutions when no limit is given.
-const DEFAULT_PAGE: usize = 100;
-/// Most executions on a page of ListExecutions.
-const MAX_PAGE: usize = 1000;
 
 /// The answer of WatchExecution.
 pub type WatchStream = BoxStream<'static, Result<v1::WatchExecutionResponse, Status>>;
@@ -188,7 +184,7 @@ impl Compute {
         let mut fields = Fields::default();
         let org = fields.take("organization_name", r.organization_name.parse::<OrgName>());
         let status = fields.take("status", convert::execution_status(r.status));
-        let limit = fields.take("limit", page_size(r.limit));
+        let limit = fields.take_all(page_size(r.limit));
         let before = match r.cursor.as_str() {
             "" => Some(None),
             cursor => fields
@@ -395,15 +391,6 @@ fn digest(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
         hash.update(part);
     }
     hash.finalize().to_vec()
-}
-
-fn page_size(limit: i32) -> Result<usize, String> {
-    match limit {
-        0 => Ok(DEFAULT_PAGE),
-        n => usize::try_from(n)
-            .map(|n| n.min(MAX_PAGE))
-            .map_err(|_| format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")),
-    }
 }
 
 fn unwritable(e: &std::io::Error) -> Failure {
