@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
     hold::Ticket,
     replica::{ColdStart, Replica},
     thaw::{self, Thaw},
-    upstream::{self, Connection, Pool},
+    upstream::{self, Answer, Pool},
 };
 
 /// A place in the queue, given up when the request is dropped.
@@ -48,7 +47,7 @@ impl Lease {
         &self,
         pool: &Arc<Pool>,
         request: Request<upstream::Body>,
-    ) -> Result<(Response<Incoming>, Connection), upstream::Error> {
+    ) -> Result<Response<Answer>, upstream::Error> {
         match &self.thaw {
             None => pool.send(request).await,
             Some(thaw) => Box::pin(thaw::send(thaw.clone(), pool, request)).await,

@@ -292,7 +292,7 @@ pub(super) async fn ask(
         .body(Body::Empty)
         .map_err(|e| e.to_string())?;
     let exchange = async {
-        let (response, connection) = pool.send(request).await.map_err(|e| match e {
+        let response = pool.send(request).await.map_err(|e| match e {
             UpstreamError::Connect { cause, .. }
                 if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
             {
@@ -306,7 +306,6 @@ pub(super) async fn ask(
         while let Some(frame) = body.frame().await {
             frame.map_err(|e| e.to_string())?;
         }
-        connection.reuse();
         // A health path that nobody chose may well not exist; that the app answers is enough.
         let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
         if status.is_success() || tolerated {

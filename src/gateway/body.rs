@@ -1,8 +1,8 @@
 //! The bodies of answers.
 //!
 //! An app's body keeps the lease, so that the replica counts as busy until the last byte is
-//! out, and the connection, which goes back to the pool only when the answer ended well. A
-//! client that stops reading keeps neither beyond the request's deadline.
+//! out, and with the answer the connection. A client that stops reading keeps neither beyond the
+//! request's deadline.
 
 use std::{
     future::Future as _,
@@ -14,14 +14,13 @@ use std::{
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::headers;
 use crate::{
-    fleet::{Lease, upstream::Connection},
+    fleet::{Lease, upstream::Answer},
     model::{Failure, Reason, stats::Outcome},
 };
 
@@ -30,6 +29,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An app's answer, streamed.
 pub struct AppBody {
+    /// `None` when there is no body.
+    streamed: Option<Streamed>,
+}
+
+struct Streamed {
     /// `None` once it broke off or its time was over. Shared with `guard` alone.
     exchange: Arc<Mutex<Option<Exchange>>>,
     deadline: Pin<Box<Sleep>>,
@@ -39,9 +43,9 @@ pub struct AppBody {
 }
 
 struct Exchange {
-    incoming: Incoming,
-    /// Both are let go when the body has ended.
-    held: Option<(Connection, Lease)>,
+    incoming: Answer,
+    /// Let go when the body has ended.
+    held: Option<Lease>,
     /// The status by which the answer is counted at its end; `None` when it is not counted here.
     counted: Option<StatusCode>,
 }
@@ -49,16 +53,15 @@ struct Exchange {
 impl Exchange {
     /// The answer ended well.
     fn finish(&mut self) {
-        if let Some((connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
-            connection.reuse();
         }
     }
 
     /// The answer did not end well. Dropping the connection tells the app that nobody listens any
     /// more.
     fn break_off(mut self, failure: &Failure) {
-        if let Some((_connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |_| Outcome::of_failure(failure));
         }
     }
@@ -73,7 +76,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // The client left before the end, as one that watches a stream does: the status counts.
-        if let Some((_connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
         }
     }
@@ -81,41 +84,35 @@ impl Drop for Exchange {
 
 impl AppBody {
     pub(super) fn new(
-        incoming: Incoming,
-        connection: Connection,
+        incoming: Answer,
         lease: Lease,
         deadline: Instant,
         counted: Option<StatusCode>,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
-            held: Some((connection, lease)),
+            held: Some(lease),
             counted,
         };
         if exchange.incoming.is_end_stream() {
             exchange.finish();
         }
-        Self::of(exchange, deadline)
-    }
-
-    /// The empty body of an upgrade's answer; the lease stays with the upgraded connection.
-    pub(super) fn without_lease(incoming: Incoming, deadline: Instant) -> Self {
-        let exchange = Exchange {
-            incoming,
-            held: None,
-            counted: None,
-        };
-        Self::of(exchange, deadline)
-    }
-
-    fn of(exchange: Exchange, deadline: Instant) -> Self {
         Self {
-            exchange: Arc::new(Mutex::new(Some(exchange))),
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
-            guard: None,
+            streamed: Some(Streamed {
+                exchange: Arc::new(Mutex::new(Some(exchange))),
+                deadline: Box::pin(tokio::time::sleep_until(deadline)),
+                guard: None,
+            }),
         }
     }
 
+    /// Nothing, as the answer to an upgrade has.
+    pub(super) fn none() -> Self {
+        Self { streamed: None }
+    }
+}
+
+impl Streamed {
     fn guard(&mut self) {
         let (exchange, deadline) = (self.exchange.clone(), self.deadline.deadline());
         self.guard.get_or_insert_with(|| {
@@ -146,7 +143,9 @@ impl http_body::Body for AppBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let this = &mut *self;
+        let Some(this) = &mut self.streamed else {
+            return Poll::Ready(None);
+        };
         let mut shared = this.exchange.lock();
         let Some(exchange) = shared.as_mut() else {
             return Poll::Ready(Some(Err(too_late())));
@@ -197,12 +196,17 @@ impl http_body::Body for AppBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let shared = self.exchange.lock();
-        shared.as_ref().is_some_and(|e| e.incoming.is_end_stream())
+        self.streamed.as_ref().is_none_or(|streamed| {
+            let shared = streamed.exchange.lock();
+            shared.as_ref().is_some_and(|e| e.incoming.is_end_stream())
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let shared = self.exchange.lock();
+        let Some(streamed) = &self.streamed else {
+            return SizeHint::with_exact(0);
+        };
+        let shared = streamed.exchange.lock();
         let hint = shared.as_ref().map(|e| e.incoming.size_hint());
         hint.unwrap_or_default()
     }

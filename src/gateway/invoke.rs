@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, upgrade};
+use hyper::upgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -14,7 +14,7 @@ use super::{body::AppBody, headers};
 use crate::{
     fleet::{
         ColdStart, Deployment, Lease,
-        upstream::{self, Connection, Error},
+        upstream::{self, Answer, Error},
     },
     model::{ExecutionId, Failure, Reason, stats::Outcome},
 };
@@ -99,7 +99,7 @@ async fn answer(
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
     let exchange = exchange(&invocation, lease, request, give_up_at);
-    let (response, connection, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
+    let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
             format!(
@@ -122,14 +122,7 @@ async fn answer(
                 ),
             )
         })?;
-        return Ok(switch(
-            response,
-            client,
-            connection,
-            lease,
-            deadline,
-            &invocation,
-        ));
+        return Ok(switch(response, client, lease, &invocation));
     }
     let status = response.status();
     let (mut head, incoming) = response.into_parts();
@@ -147,13 +140,7 @@ async fn answer(
     }
     Ok(Response::from_parts(
         head,
-        AppBody::new(
-            incoming,
-            connection,
-            lease,
-            deadline,
-            counted.then_some(status),
-        ),
+        AppBody::new(incoming, lease, deadline, counted.then_some(status)),
     ))
 }
 
@@ -162,7 +149,7 @@ async fn exchange(
     mut leased: Option<Lease>,
     mut request: Request<upstream::Body>,
     give_up_at: Instant,
-) -> Result<(Response<Incoming>, Connection, Lease, Duration), Failure> {
+) -> Result<(Response<Answer>, Lease, Duration), Failure> {
     let began = Instant::now();
     let id = invocation.deployment.id();
     let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
@@ -182,7 +169,7 @@ async fn exchange(
             )
         })?;
         match lease.send(pool, request).await {
-            Ok((response, connection)) => return Ok((response, connection, lease, waited)),
+            Ok(response) => return Ok((response, lease, waited)),
             Err(Error::Connect {
                 unsent: Some(unsent),
                 ..
@@ -228,23 +215,24 @@ fn name_execution(headers: &mut HeaderMap, execution: ExecutionId) {
 
 /// Joins the two connections after a 101 and keeps the lease until one of them ends.
 fn switch(
-    mut response: Response<Incoming>,
+    mut response: Response<Answer>,
     client: upgrade::OnUpgrade,
-    connection: Connection,
     lease: Lease,
-    deadline: Instant,
     invocation: &Invocation<'_>,
 ) -> Response<AppBody> {
     let replica = upgrade::on(&mut response);
-    let (mut head, incoming) = response.into_parts();
+    let (mut head, connection) = response.into_parts();
     headers::remove_ours(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
     invocation.deployment.outcomes.add(Outcome::Completed);
-    let body = AppBody::without_lease(incoming, deadline);
     invocation.upgrades.spawn(async move {
-        let _lease = (lease, connection);
-        match tokio::try_join!(client, replica) {
-            Ok((client, replica)) => {
+        let _lease = lease;
+        let leave = async {
+            connection.leave_http().await;
+            Ok(())
+        };
+        match tokio::try_join!(client, replica, leave) {
+            Ok((client, replica, ())) => {
                 let (mut client, mut replica) = (TokioIo::new(client), TokioIo::new(replica));
                 // Either side may end it, rudely or not; there is nobody left to tell.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
@@ -252,7 +240,7 @@ fn switch(
             Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
         }
     });
-    Response::from_parts(head, body)
+    Response::from_parts(head, AppBody::none())
 }
 
 fn server_timing(waited: Duration, cold: ColdStart) -> String {

@@ -326,17 +326,12 @@ fn outbound(
     };
     // Replicas are spoken to in HTTP/1.1 whatever the client used.
     head.version = Version::HTTP_11;
-    let empty = http_body::Body::is_end_stream(&incoming);
-    let body = if empty {
-        upstream::Body::Empty
-    } else {
-        if http_body::Body::size_hint(&incoming).exact().is_none() {
-            // hyper sends a GET or HEAD without its body when nothing says that there is one.
-            let chunked = HeaderValue::from_static("chunked");
-            head.headers.insert(header::TRANSFER_ENCODING, chunked);
-        }
-        upstream::Body::Incoming(incoming)
-    };
+    let body = upstream::Body::from(incoming);
+    if http_body::Body::size_hint(&body).exact().is_none() {
+        // hyper sends a GET or HEAD without its body when nothing says that there is one.
+        let chunked = HeaderValue::from_static("chunked");
+        head.headers.insert(header::TRANSFER_ENCODING, chunked);
+    }
     let mut request = Request::from_parts(head, body);
     if let Some(protocol) = protocol {
         invoke::keep_upgrade(&mut request, protocol);

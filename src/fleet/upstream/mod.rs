@@ -1,0 +1,177 @@
+//! HTTP/1.1 connections to one port of one replica.
+//!
+//! A connection is driven by the task that waits for an answer on it (`link.rs`); idle ones lie in
+//! the pool and are reused last in, first out. A request that found its reused connection
+//! closed before a byte was sent goes out again on another; anything later is the caller's to
+//! judge, since the app may have seen the request.
+
+mod body;
+mod link;
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+#[cfg(not(test))]
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use self::link::Link;
+pub use self::{body::Body, link::Answer};
+// Simulations run under a paused clock, which does not wait for real sockets.
+#[cfg(test)]
+use super::tests::net::TcpStream;
+
+/// Idle connections kept per port and replica: enough for the concurrency one replica can have
+/// on a machine of this kind, small beside the usual descriptor limit.
+const MAX_IDLE: usize = 256;
+/// Longest wait for a TCP connection to a container on this machine; a listener that is there
+/// answers in microseconds, one whose backlog is full when the kernel retries after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an error is moved once; boxing would not pay"
+)]
+pub enum Error {
+    /// No connection; the request was not sent.
+    #[error("connection to {addr} failed: {cause}")]
+    Connect {
+        /// Where to.
+        addr: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+        /// The request, unharmed, to be sent elsewhere.
+        unsent: Option<Box<Request<Body>>>,
+    },
+    /// The connection broke; the app may have seen the request.
+    #[error("the connection broke before the answer began: {0}")]
+    Broke(#[source] hyper::Error),
+}
+
+/// The connections to one port of one replica.
+pub struct Pool {
+    addr: SocketAddr,
+    /// Those that carry nothing. Nobody drives them meanwhile.
+    idle: Mutex<Vec<Link>>,
+    /// Bounds concurrent connects, so that many held requests let go at once do not overflow
+    /// the app's accept queue.
+    connects: Semaphore,
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(addr: SocketAddr, max_connects: usize) -> Arc<Self> {
+        Arc::new(Self {
+            addr,
+            idle: Mutex::default(),
+            connects: Semaphore::new(max_connects.max(1)),
+        })
+    }
+
+    /// Where its connections go.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, so the app sees the client leave.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Answer>, Error> {
+        loop {
+            let (mut link, reused) = match poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await {
+                Some(link) => (link, true),
+                None => match self.connect().await {
+                    Ok(link) => (link, false),
+                    Err(cause) => {
+                        return Err(Error::Connect {
+                            addr: self.addr,
+                            cause,
+                            unsent: Some(Box::new(request)),
+                        });
+                    }
+                },
+            };
+            let taken = request.body().taken();
+            match link.send(request).await {
+                Ok(response) => {
+                    return Ok(response.map(|incoming| {
+                        Answer::new(incoming, link, self.clone(), taken.wholly())
+                    }));
+                }
+                Err(mut e) => match e.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(Error::Broke(e.into_error())),
+                },
+            }
+        }
+    }
+
+    /// The connection that was used last and is still good.
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Link> {
+        loop {
+            // Looked at outside the lock: it may have to be closed.
+            let mut link = self.idle.lock().pop()?;
+            if link.is_ready(cx) {
+                return Some(link);
+            }
+        }
+    }
+
+    fn give_back(&self, link: Link) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(link);
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Link> {
+        let _turn = self.connects.acquire().await.map_err(io::Error::other)?;
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        tcp.set_nodelay(true)?;
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .handshake(TokioIo::new(tcp))
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Link::new(sender, connection.with_upgrades()))
+    }
+
+    /// Closes the idle connections that the app has closed: nobody is told of that while they
+    /// are idle.
+    pub(super) fn sweep(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        let mut cx = Context::from_waker(Waker::noop());
+        let open: Vec<_> = idle
+            .into_iter()
+            .filter_map(|mut link| link.is_ready(&mut cx).then_some(link))
+            .collect();
+        // In front of what came meanwhile, which was used later.
+        self.idle.lock().splice(..0, open);
+    }
+
+    /// Drops the connections that nobody uses.
+    pub(super) fn drop_idle(&self) {
+        self.idle.lock().clear();
+    }
+}
