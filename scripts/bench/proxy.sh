@@ -58,8 +58,8 @@ errors() { awk '{ n += $4 } END { print n }' "$work/of/$1"; }
 ratio() { paste -d' ' "$work/of/$1" "$work/of/$2" | awk -v c="$3" '{ print $c / $(c + 5) }' | median; }
 
 row() { printf '| %s | %s | %s | %s | %s | %s |\n' "$@"; }
-show() { # LABEL CASE
-    row "$1, $2" "$(column "$1" 1 | awk '{ printf "%.0f", $1 }')" "$(column "$1" 2)" "$(column "$1" 3)" \
+show() { # LABEL TITLE
+    row "$2" "$(column "$1" 1 | awk '{ printf "%.0f", $1 }')" "$(column "$1" 2)" "$(column "$1" 3)" \
         "$(column "$1" 5 | awk '{ printf "%.1f", $1 }')" "$(errors "$1")"
 }
 targets=()
@@ -86,7 +86,7 @@ against_peers() { # CLIENTS
         one ignite "$1" "$http" "$server"
         one haproxy "$1" "$haproxy_at" "$haproxy"
     done
-    for name in direct nginx haproxy ignite; do show "$name" "$1 connections"; done
+    for name in direct nginx haproxy ignite; do show "$name" "$name, $1 connections"; done
     if [ "$1" -eq 1 ]; then
         peer=$(better 2 min)
         target "1 connection: p50 of $peer's" "$(ratio ignite "$peer" 2)" 'at most' 1.1
@@ -145,8 +145,8 @@ many_apps() {
         one many 32 "$http" "$server"
         kill -CONT "$few"
     done
-    show few 'of 1 app'
-    show many "of $apps apps"
+    show few 'ignite, 1 app'
+    show many "ignite, $apps apps"
     target "$apps apps: requests/s of 1 app's" "$(ratio many few 1)" 'at least' 0.97
     target "$apps apps: errors" "$(errors many)" 'at most' 0
 }
