@@ -6,18 +6,9 @@
 
 rounds=${ROUNDS:-5} secs=${SECS:-5} clients=32
 
-missing=()
-for pair in redis-server:redis-server redis-benchmark:redis-tools wrk:wrk h2load:nghttp2-client; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null \
-        || die "install ${missing[*]} first; only root on Debian or Ubuntu gets them installed from here"
-    apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-fi
-cargo build --release --locked --package ignite-load >&2
-load=$root/target/release/ignite-load
+need redis-server:redis-server redis-benchmark:redis-tools wrk:wrk h2load:nghttp2-client
+build ignite-load
+load=$bin/ignite-load
 
 # 192 bytes as they travel in JSON; Redis and gRPC get the same text.
 body=$(head -c 192 /dev/urandom | base64 -w0)
@@ -36,8 +27,6 @@ wrk.headers["Content-Type"] = "application/json"
 LUA
 
 "$load" frame --grpc "$grpc" --token "$token" --app bench/accept --body "$body" >"$work/frame"
-
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
 json_round() {
     wrk -t1 -c$clients -d"${secs}s" --latency -s "$work/post.lua" \
