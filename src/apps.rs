@@ -26,8 +26,9 @@ use crate::{
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
-        App, AppId, AppName, Draft, Failure, ImageSource, OrgName, Reason, Revision, Version,
-        catalog::not_found, host, revision::Defaults, settings::Settings,
+        App, AppId, AppName, Draft, Failure, FieldViolation, ImageFacts, ImageSource, OrgName,
+        Reason, Revision, Version, catalog::not_found, host, revision::Defaults,
+        settings::Settings,
     },
     store::{Store, executions::Executions},
 };
@@ -135,7 +136,7 @@ impl Apps {
         settings: Settings,
         source: Option<ImageSource>,
     ) -> Result<Arc<App>, Failure> {
-        check(&settings, self.max_replicas_cap())?;
+        check(&settings, &self.shared.defaults)?;
         let now = now_ms();
         let app = App {
             id: id.clone(),
@@ -171,12 +172,12 @@ impl Apps {
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
     ) -> Result<Arc<App>, Failure> {
-        let cap = self.max_replicas_cap();
+        let defaults = self.shared.defaults;
         self.to_the_end(move |s| async move {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
-                check(&app.settings, cap)?;
+                check(&app.settings, &defaults)?;
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
@@ -261,6 +262,10 @@ impl Apps {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,
                     source: draft.source,
                     image_id: image.id,
+                    facts: ImageFacts {
+                        user: Some(image.user),
+                        home: image.home,
+                    },
                     created_at_ms: now_ms(),
                     settings: app.settings.clone(),
                 });
@@ -420,8 +425,15 @@ impl Shared {
     }
 }
 
-fn check(settings: &Settings, cap: u32) -> Result<(), Failure> {
-    let wrong = settings.check(cap);
+fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
+    let mut wrong = settings.check(defaults.bounds.max_replicas_cap);
+    if settings.writable_root_fs && defaults.strict {
+        wrong.push(FieldViolation {
+            field: "writable_root_fs".to_owned(),
+            description: "is not to be had from a strict platform; write to $HOME or /tmp"
+                .to_owned(),
+        });
+    }
     if wrong.is_empty() {
         Ok(())
     } else {

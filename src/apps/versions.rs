@@ -170,6 +170,7 @@ mod tests {
             number: 1,
             source,
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 0,
             settings: published,
         });

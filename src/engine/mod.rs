@@ -15,7 +15,10 @@ use std::{
 
 use futures_util::stream::BoxStream;
 
-use crate::model::{AppId, Failure, Reason, ReplicaId};
+use crate::model::{
+    AppId, Failure, Reason, ReplicaId,
+    files::{Files, Home},
+};
 
 pub mod docker;
 #[cfg(test)]
@@ -164,6 +167,8 @@ pub struct Image {
     pub id: String,
     /// `Config.User` as the image has it; empty is root.
     pub user: String,
+    /// Where that user is at home.
+    pub home: Home,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
 }
@@ -201,6 +206,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
     pub env: BTreeMap<String, String>,
+    /// What can be written to; `HOME` follows from it when the root file system is read-only.
+    pub files: Files,
     /// The ports the app listens on, the primary one first; never empty.
     pub ports: Vec<u16>,
     /// Memory limit in bytes (swap included).

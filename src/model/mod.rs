@@ -8,6 +8,7 @@ pub mod app;
 pub mod catalog;
 pub mod execution;
 pub mod failure;
+pub mod files;
 pub mod host;
 pub mod id;
 pub mod revision;
@@ -17,7 +18,7 @@ pub mod settings;
 mod standby;
 pub mod stats;
 
-pub use app::{App, Draft, ImageSource, Version};
+pub use app::{App, Draft, ImageFacts, ImageSource, Version};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};

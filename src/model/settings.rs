@@ -108,6 +108,8 @@ pub struct Settings {
     pub allow_unauthenticated: bool,
     /// How long its files live.
     pub storage_mode: StorageMode,
+    /// The whole root file system can be written to, which the platform does not allow.
+    pub writable_root_fs: bool,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
 }

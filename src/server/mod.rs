@@ -350,6 +350,7 @@ fn defaults(c: &Config) -> Defaults {
         },
         timeout: c.app_timeout,
         strict: c.strict,
+        scratch_percent: c.scratch_percent,
         containers: container_digest(c),
     }
 }

@@ -44,6 +44,7 @@ fn app() -> App {
             number: 1,
             source,
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 4,
             settings: settings.clone(),
         })],

@@ -70,6 +70,9 @@ pub(in crate::cli) struct Settings {
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
+    /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
+    #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    writable_root_fs: Option<bool>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -138,6 +141,7 @@ impl Settings {
             description: self.description.clone().unwrap_or_default(),
             max_concurrency: self.max_concurrency.unwrap_or_default(),
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
+            writable_root_fs: self.writable_root_fs.unwrap_or_default(),
             ..Default::default()
         }
     }
@@ -159,6 +163,7 @@ impl Settings {
             description: self.description.clone(),
             max_concurrency: self.max_concurrency,
             allow_unauthenticated: self.allow_unauthenticated,
+            writable_root_fs: self.writable_root_fs,
             ..names.clone()
         };
         (request != names).then_some(request)

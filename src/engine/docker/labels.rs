@@ -22,6 +22,8 @@ const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
 /// On a container that only keeps a network.
 const ROLE: &str = "io.dodil.ignite.role";
 const HOLDER: &str = "holder";
+/// On a container that is only looked into: which look made it.
+const LOOK: &str = "io.dodil.ignite.look";
 
 type Labels = HashMap<String, String>;
 
@@ -78,6 +80,18 @@ pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
     let mut labels = of_container(config, owner);
     labels.insert(ROLE.to_owned(), HOLDER.to_owned());
     labels
+}
+
+/// The labels of a container that is only looked into, by those who call themselves `by`.
+pub(super) fn of_look(config: &Config, by: &str) -> Labels {
+    let mut labels = of_instance(config);
+    labels.insert(LOOK.to_owned(), by.to_owned());
+    labels
+}
+
+/// Who looks into this container.
+pub(super) fn look(labels: &Labels) -> Option<&str> {
+    labels.get(LOOK).map(String::as_str)
 }
 
 /// The holder whose network a container is in.

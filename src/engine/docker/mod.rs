@@ -35,6 +35,7 @@ use self::{
     connect::{Address, Connector},
     freezer::Cgroup,
     holder::HolderImage,
+    home::Homes,
     image::Pulls,
     info::Facts,
     network::InstanceNetwork,
@@ -49,6 +50,7 @@ mod config;
 mod connect;
 mod freezer;
 mod holder;
+mod home;
 mod image;
 mod info;
 mod labels;
@@ -84,6 +86,7 @@ pub struct Docker {
     network: InstanceNetwork,
     pulls: Pulls,
     holder_image: HolderImage,
+    homes: Homes,
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     /// The warnings about limits are given once, not per start.
@@ -113,6 +116,7 @@ impl Docker {
             network: InstanceNetwork::default(),
             pulls: Pulls::new(),
             holder_image: HolderImage::default(),
+            homes: Homes::new(),
             frozen: Mutex::default(),
             warned_of_cpu: AtomicBool::new(false),
         })
@@ -262,14 +266,12 @@ impl Engine for Docker {
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> Result<Image, Error> {
-        self.pulls
-            .ensure(
-                &self.client,
-                reference,
-                credentials,
-                self.config.pull_timeout,
-            )
-            .await
+        let limit = self.config.pull_timeout;
+        let found = self
+            .pulls
+            .ensure(&self.client, reference, credentials, limit)
+            .await?;
+        self.homes.find(&self.client, &self.config, found).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -421,6 +423,7 @@ impl Engine for Docker {
         let network = self.network_name();
         let (listed, ended): (Vec<_>, Vec<_>) = answer
             .into_iter()
+            .filter(|c| !self.homes.is_looking_through(c.labels.as_ref()))
             .map(|c| read::listed(c, facts.via, &network))
             .partition(|(_, known)| known.is_some());
         let mut containers: Vec<_> = listed.into_iter().filter_map(|(_, known)| known).collect();

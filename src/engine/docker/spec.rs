@@ -6,12 +6,12 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
+    PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use super::{Config, ContainerId, ContainerSpec, Owner, info::LogDriver, labels};
-use crate::model::InstanceId;
+use crate::model::{InstanceId, files::TMP};
 
 /// What of this engine goes into every container.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,9 @@ pub(super) fn container(
             maximum_retry_count: None,
         }),
         log_config: log_config(config, place.log),
+        readonly_rootfs: Some(spec.files.read_only),
+        tmpfs: tmpfs(spec),
+        mounts: home(config, spec).map(|mount| vec![mount]),
         ..HostConfig::default()
     };
     ContainerCreateBody {
@@ -151,18 +154,52 @@ pub(super) fn holder(
         host.memory_swap = Some(HOLDER_MEMORY);
         host.pids_limit = Some(HOLDER_PIDS);
         host.readonly_rootfs = Some(true);
+        host.tmpfs = None;
+        host.mounts = None;
     }
     body
 }
 
 fn environment(spec: &ContainerSpec) -> Vec<String> {
+    let ours = |key: &str| key == "PORT" || (key == "HOME" && spec.files.read_only);
     let given = spec
         .env
         .iter()
-        .filter(|(key, _)| *key != "PORT")
+        .filter(|(key, _)| !ours(key))
         .map(|(key, value)| format!("{key}={value}"));
     let port = spec.ports.first().map(|port| format!("PORT={port}"));
-    given.chain(port).collect()
+    // Said even where the image says the same: engines look it up in the image's users.
+    let home = (spec.files.read_only).then(|| format!("HOME={}", spec.files.home.path));
+    given.chain(port).chain(home).collect()
+}
+
+/// What is writable in memory: `/tmp`, and a home directory without files of the image. Programs
+/// may be run from there, as they may from a writable root file system.
+fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
+    let files = &spec.files;
+    let options = format!(
+        "rw,exec,nosuid,nodev,mode=1777,size={}",
+        files.scratch_bytes
+    );
+    let home = (!files.home.in_image).then(|| files.home.path.clone());
+    let paths = home.into_iter().chain([TMP.to_owned()]);
+    (files.read_only).then(|| paths.map(|path| (path, options.clone())).collect())
+}
+
+/// A home directory with files of the image: an anonymous volume, into which the engine copies
+/// them, and which goes with the container.
+fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
+    let files = &spec.files;
+    let kept = files.read_only && files.home.in_image && files.home.path != TMP;
+    kept.then(|| Mount {
+        target: Some(files.home.path.clone()),
+        typ: Some(MountType::VOLUME),
+        volume_options: Some(MountVolumeOptions {
+            labels: Some(labels::of_instance(config)),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    })
 }
 
 fn log_config(config: &Config, driver: LogDriver) -> Option<HostConfigLogConfig> {
@@ -196,6 +233,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::model::files::{Files, Home};
 
     pub(in super::super) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -211,6 +249,14 @@ pub(super) mod tests {
                 ("PORT".to_owned(), "1".to_owned()),
             ]
             .into(),
+            files: Files {
+                read_only: true,
+                home: Home {
+                    path: "/home/app".into(),
+                    in_image: false,
+                },
+                scratch_bytes: 1 << 20,
+            },
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,
             cpu_millicores: 500,
@@ -232,7 +278,11 @@ pub(super) mod tests {
         let body = container(&config(), place, &spec());
         assert_eq!(
             body.env,
-            Some(vec!["A=b=c".to_owned(), "PORT=8080".to_owned()])
+            Some(vec![
+                "A=b=c".to_owned(),
+                "PORT=8080".to_owned(),
+                "HOME=/home/app".to_owned()
+            ])
         );
         assert_eq!(body.exposed_ports, None);
         let host = body.host_config.expect("host config");
@@ -255,6 +305,13 @@ pub(super) mod tests {
             Some(vec!["host.docker.internal:host-gateway".to_owned()])
         );
         assert_eq!(host.port_bindings, None);
+        assert_eq!(host.readonly_rootfs, Some(true));
+        let mut scratch: Vec<_> = host.tmpfs.expect("scratch").into_iter().collect();
+        scratch.sort();
+        assert_eq!(scratch[0].0, "/home/app");
+        assert_eq!(scratch[1].0, "/tmp");
+        assert!(scratch[1].1.contains("size=1048576"), "{scratch:?}");
+        assert_eq!(host.mounts, None);
         let log = host.log_config.expect("log config");
         assert_eq!(log.typ.as_deref(), Some("json-file"));
         assert_eq!(log.config.expect("options").len(), 2);
@@ -276,6 +333,37 @@ pub(super) mod tests {
             assert_eq!(bound[0].host_ip.as_deref(), Some("127.0.0.1"));
             assert_eq!(bound[0].host_port.as_deref(), Some("0"));
         }
+    }
+
+    #[test]
+    fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
+        let place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::EngineDefault,
+        };
+        let mut spec = spec();
+        spec.files.home.in_image = true;
+        let host = container(&config(), place, &spec).host_config;
+        let host = host.expect("host config");
+        let paths: Vec<_> = host.tmpfs.expect("scratch").into_keys().collect();
+        assert_eq!(paths, ["/tmp"]);
+        let mounts = host.mounts.expect("a volume");
+        assert_eq!(mounts[0].target.as_deref(), Some("/home/app"));
+        assert_eq!(mounts[0].source, None, "it goes with the container");
+
+        spec.files.read_only = false;
+        let body = container(&config(), place, &spec);
+        assert!(
+            !body
+                .env
+                .expect("some")
+                .iter()
+                .any(|e| e.starts_with("HOME"))
+        );
+        let host = body.host_config.expect("host config");
+        assert_eq!((host.tmpfs, host.mounts), (None, None));
+        assert_eq!(host.readonly_rootfs, Some(false));
     }
 
     #[test]

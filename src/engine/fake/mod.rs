@@ -323,6 +323,7 @@ impl Engine for Fake {
                 Ok(Image {
                     id: reference.to_owned(),
                     user: script.user,
+                    home: Default::default(),
                     exposed_ports: Vec::new(),
                 })
             }
