@@ -24,6 +24,7 @@ mod cold_start;
 mod control;
 mod engine_loss;
 mod failures;
+mod files;
 mod lifecycle;
 mod logs;
 mod restart;

@@ -17,8 +17,8 @@ use moka::sync::Cache;
 
 use super::{
     Config, ContainerId, Error, Image,
-    client::{Client, has_status},
-    labels, remove_container,
+    client::{Client, has_status, or_gone, remove_container},
+    labels,
 };
 use crate::model::files::{Home, normal};
 
@@ -198,7 +198,7 @@ async fn there<T>(
                     docker.inspect_container(&id.0, None).await
                 })
                 .await;
-            super::or_gone(container, id).map(|_| None)
+            or_gone(container, id).map(|_| None)
         }
         Err(err) => Err(err),
     }

@@ -23,7 +23,7 @@ use bollard::{
     models::{ContainerCreateBody, EventMessage},
     query_parameters::{
         CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
-        RemoveContainerOptions, StopContainerOptions,
+        StopContainerOptions,
     },
 };
 use futures_util::{StreamExt, future, stream, stream::BoxStream};
@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
-    client::{Client, gone_is_fine, has_status},
+    client::{Client, gone_is_fine, has_status, or_gone, remove_container},
     connect::{Address, Connector},
     freezer::Cgroup,
     holder::HolderImage,
@@ -245,14 +245,6 @@ impl Docker {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
-    }
-}
-
-/// Turns the engine's 404 into "this container is gone".
-fn or_gone<T>(result: Result<T, Error>, id: &ContainerId) -> Result<T, Error> {
-    match result {
-        Err(err) if has_status(&err, 404) => Err(Error::NoSuchContainer(id.clone())),
-        other => other,
     }
 }
 
@@ -478,26 +470,4 @@ impl Engine for Docker {
 fn death(event: EventMessage) -> Option<ContainerId> {
     matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
     Some(ContainerId(event.actor?.id?))
-}
-
-/// Removes a container by force; gone, or on its way there, is success.
-async fn remove_container(client: &Client, id: &ContainerId) -> Result<(), Error> {
-    let options = RemoveContainerOptions {
-        force: true,
-        v: true,
-        link: false,
-    };
-    let removed = client
-        .run("remove the container", |docker| async move {
-            docker.remove_container(&id.0, Some(options)).await
-        })
-        .await;
-    match removed {
-        Err(Error::Refused {
-            status: 409,
-            message,
-            ..
-        }) if message.contains("already in progress") => Ok(()),
-        other => gone_is_fine(other),
-    }
 }

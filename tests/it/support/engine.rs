@@ -28,7 +28,8 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
         ("event", vec!["create".to_owned()]),
-        ("label", vec![label]),
+        // What is only looked into is for no app.
+        ("label", vec![label, "io.dodil.ignite.app".to_owned()]),
     ]);
     let options = EventsOptionsBuilder::new()
         .since("0")
