@@ -31,6 +31,7 @@ use crate::{
         settings::Settings,
     },
     store::{Store, executions::Executions},
+    upkeep::Volumes,
 };
 
 pub use versions::Code;
@@ -51,6 +52,7 @@ struct Shared {
     fleet: Fleet,
     routes: Arc<Routes>,
     images: Images,
+    volumes: Volumes,
     defaults: Defaults,
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
@@ -74,6 +76,7 @@ impl Apps {
         fleet: Fleet,
         routes: Arc<Routes>,
         images: Images,
+        volumes: Volumes,
         defaults: Defaults,
     ) -> Self {
         for app in store.catalog().iter() {
@@ -87,6 +90,7 @@ impl Apps {
             fleet,
             routes,
             images,
+            volumes,
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
@@ -142,6 +146,7 @@ impl Apps {
             id: id.clone(),
             created_at_ms: now,
             updated_at_ms: now,
+            used_at_ms: now,
             settings,
             draft: source.map(|source| Draft {
                 source,
@@ -213,6 +218,7 @@ impl Apps {
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
+                s.volumes.remove_of(&id).await;
                 Ok(())
             })
             .await

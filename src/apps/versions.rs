@@ -178,6 +178,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings {
                 description: "later".into(),
                 ..Settings::default()

@@ -121,6 +121,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the instance's network if it is missing, so that the first start need not.
     fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// The volumes of this instance's apps.
+    fn volumes(&self) -> impl Future<Output = Result<Vec<Volume>, Error>> + Send;
+
+    /// Removes a volume. Gone is success; one that a container has is an error.
+    fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Removes the instance's network. Gone is success; one still in use is an error.
     fn remove_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -171,6 +177,17 @@ pub struct Image {
     pub home: Home,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
+}
+
+/// The volume of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name in the engine.
+    pub name: String,
+    /// The app.
+    pub app: AppId,
+    /// When that app was created, Unix milliseconds.
+    pub since: i64,
 }
 
 /// A container's id in the engine.

@@ -69,6 +69,9 @@ pub struct App {
     pub created_at_ms: i64,
     /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
+    /// When the app was last seen in use, Unix milliseconds; kept up to date only where a volume
+    /// lives by it.
+    pub used_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,
     /// The code that waits for a publish.

@@ -3,8 +3,12 @@
 //! The contract has the root file system read-only and `$HOME` writable. `/tmp` is writable too,
 //! since hardly any program goes without. Where home is comes from the app's environment, else
 //! from the image; where both leave it open, or say `/`, it is [`DEFAULT_HOME`].
+//!
+//! An app that keeps its files has a volume there, one for all of its replicas.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use super::settings::StorageMode;
 
 /// Home where neither the app nor the image has one of its own.
 pub const DEFAULT_HOME: &str = "/home/ignite";
@@ -54,6 +58,24 @@ pub struct Files {
     /// Most bytes in `/tmp`, and most in a home without files of the image. They are memory of
     /// the replica and count against its limit.
     pub scratch_bytes: u64,
+    /// The app's volume is its home: when the app was created (Unix milliseconds), which tells
+    /// its volume from that of an earlier app of the same name. `None` keeps nothing.
+    pub kept_since: Option<i64>,
+}
+
+impl Files {
+    /// Whether home is the platform's to choose and mount.
+    pub fn has_home(&self) -> bool {
+        self.read_only || self.kept_since.is_some()
+    }
+}
+
+/// Whether the volume of an app can go: `used_at_ms` is when the app was last in use.
+pub fn is_expired(mode: StorageMode, used_at_ms: i64, now_ms: i64, ttl: Duration) -> bool {
+    let idle = now_ms.saturating_sub(used_at_ms);
+    // Also where nothing is to be kept any more: whoever turned that off by mistake has the time
+    // to turn it on again.
+    mode != StorageMode::Persistent && u128::try_from(idle).is_ok_and(|ms| ms > ttl.as_millis())
 }
 
 /// A path without what makes no difference; empty for `/`, for what is no absolute path, and for
@@ -96,6 +118,18 @@ mod tests {
         for bad in ["", "0", "0:0", "root", "nobody:nogroup"] {
             assert!(objection_to_user(bad).is_some(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_volume_goes_when_its_time_is_over_and_never_when_it_is_persistent() {
+        let ttl = Duration::from_secs(10);
+        for mode in [StorageMode::Ttl, StorageMode::Ephemeral] {
+            assert!(is_expired(mode, 5_000, 15_001, ttl));
+            assert!(!is_expired(mode, 5_000, 15_000, ttl));
+            // The clock was set back.
+            assert!(!is_expired(mode, 5_000, 0, ttl));
+        }
+        assert!(!is_expired(StorageMode::Persistent, 0, i64::MAX, ttl));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     files::{self, Files, Home},
     id::AppId,
     scaling,
-    settings::{DEFAULT_HEALTH_PATH, Settings, Tier},
+    settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode, Tier},
     standby::Standby,
 };
 
@@ -87,7 +87,7 @@ impl Revision {
             image: version.image_id.clone(),
             source: version.source.clone(),
             env: s.env.clone(),
-            files: files_of(s, version, memory_mb, defaults),
+            files: files_of(app, version, memory_mb, defaults),
             objections: objections(s, version, defaults),
             ports: s.ports().to_vec(),
             health_path: s
@@ -150,19 +150,25 @@ impl Revision {
             read_only,
             home,
             scratch_bytes,
+            kept_since,
         } = &self.files;
         put(&home.path);
-        put(&format!("{read_only} {} {scratch_bytes}", home.in_image));
+        put(&format!(
+            "{read_only} {} {scratch_bytes} {kept_since:?}",
+            home.in_image
+        ));
         hex(&h.finalize()[..16])
     }
 }
 
-fn files_of(s: &Settings, version: &Version, memory_mb: u32, defaults: Defaults) -> Files {
+fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) -> Files {
+    let s = &app.settings;
     let memory = u64::from(memory_mb) * 1024 * 1024;
     Files {
         read_only: !s.writable_root_fs || defaults.strict,
         home: Home::of(&s.env, &version.facts.home),
         scratch_bytes: memory * u64::from(defaults.scratch_percent) / 100,
+        kept_since: (s.storage_mode != StorageMode::Ephemeral).then_some(app.created_at_ms),
     }
 }
 
@@ -211,6 +217,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings::default(),
             draft: None,
             versions: vec![],
@@ -231,6 +238,9 @@ mod tests {
         assert_ne!(base, with(|s| s.ports = vec![81]));
         assert_ne!(base, with(|s| s.tier = Tier::Large));
         assert_ne!(base, with(|s| s.writable_root_fs = true));
+        let kept = with(|s| s.storage_mode = StorageMode::Persistent);
+        assert_ne!(base, kept);
+        assert_eq!(kept, with(|s| s.storage_mode = StorageMode::Ttl));
         let home = |s: &mut Settings| s.env = [("HOME".to_owned(), "/h".to_owned())].into();
         assert_ne!(base, with(home));
     }

@@ -29,6 +29,8 @@ struct AppRecord {
     draft: Option<DraftRecord>,
     #[prost(uint32, tag = "5")]
     active_version: u32,
+    #[prost(int64, tag = "20")]
+    used_at_ms: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -147,6 +149,7 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
             created_at_ms: d.created_at_ms,
         }),
         active_version: app.active_version,
+        used_at_ms: app.used_at_ms,
     }
     .encode_to_vec()
 }
@@ -243,6 +246,7 @@ pub(super) fn decode_app(
         id,
         created_at_ms: r.created_at_ms,
         updated_at_ms: r.updated_at_ms,
+        used_at_ms: r.used_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
         draft: r.draft.map(|d| Draft {
             source: source(d.source.unwrap_or_default()),

@@ -55,6 +55,7 @@ pub(super) fn full_app(id: &str) -> App {
         id: id.parse().expect("valid"),
         created_at_ms: 1,
         updated_at_ms: 2,
+        used_at_ms: 7,
         settings,
         draft: Some(Draft {
             source,

@@ -4,31 +4,12 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{
-    app::{App, instance},
+    app::{App, instance, read, write},
     contract::{BOTH, merge},
+    engine::volumes,
     ignite::Ignite,
     probe,
 };
-
-/// Writes a file in the app's container; the error is what the kernel said.
-async fn write(ignite: &Ignite, app: &App, path: &str, content: &str) -> Result<(), String> {
-    let request = app.request(ignite, Method::PUT, &format!("/write{path}"));
-    let answer = request.body(content.to_owned()).send().await;
-    let answer = answer.expect("an answer");
-    match answer.status {
-        StatusCode::OK => Ok(()),
-        _ => Err(answer.text().await),
-    }
-}
-
-/// Reads a file in the app's container.
-async fn read(ignite: &Ignite, app: &App, path: &str) -> Result<String, String> {
-    let answer = app.get(ignite, &format!("/read{path}")).await;
-    match answer.status {
-        StatusCode::OK => Ok(answer.text().await),
-        _ => Err(answer.text().await),
-    }
-}
 
 async fn home(ignite: &Ignite, app: &App) -> String {
     let environment = read(ignite, app, "/proc/self/environ").await.expect("it");
@@ -115,14 +96,6 @@ async fn files_of_the_image_in_home_stay_and_can_be_changed() {
     let (status, _) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(volumes(&ignite).await, Vec::<String>::new());
-}
-
-/// The volumes of a server.
-async fn volumes(ignite: &Ignite) -> Vec<String> {
-    let docker = crate::support::engine::docker().await;
-    ignite_kit::owned::volumes(&docker, ignite.data_dir())
-        .await
-        .expect("the engine lists volumes")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod execution_crash;
 mod execution_order;
 mod readme;
 mod smoke;
+mod storage;
 mod support;
 
 // What the fleet does with replicas.

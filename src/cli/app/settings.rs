@@ -22,6 +22,14 @@ pub(super) enum Metric {
     Concurrency,
 }
 
+/// What becomes of an app's files.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Storage {
+    Ephemeral,
+    Persistent,
+    Ttl,
+}
+
 /// The settings of an app; what is left out keeps its default, or its value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
@@ -70,6 +78,9 @@ pub(in crate::cli) struct Settings {
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
+    /// What becomes of the files in its home directory.
+    #[arg(long, value_enum)]
+    storage: Option<Storage>,
     /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
@@ -91,6 +102,15 @@ impl Settings {
             Tier::Xlarge => v1::ResourceTier::Xlarge,
         };
         Some(tier.into())
+    }
+
+    fn storage_mode(&self) -> Option<i32> {
+        let mode = match self.storage? {
+            Storage::Ephemeral => v1::StorageMode::Ephemeral,
+            Storage::Persistent => v1::StorageMode::Persistent,
+            Storage::Ttl => v1::StorageMode::Ttl,
+        };
+        Some(mode.into())
     }
 
     fn limits(&self) -> Option<v1::ResourceLimits> {
@@ -142,6 +162,7 @@ impl Settings {
             max_concurrency: self.max_concurrency.unwrap_or_default(),
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
             writable_root_fs: self.writable_root_fs.unwrap_or_default(),
+            storage_mode: self.storage_mode().unwrap_or_default(),
             ..Default::default()
         }
     }
@@ -164,6 +185,7 @@ impl Settings {
             max_concurrency: self.max_concurrency,
             allow_unauthenticated: self.allow_unauthenticated,
             writable_root_fs: self.writable_root_fs,
+            storage_mode: self.storage_mode(),
             ..names.clone()
         };
         (request != names).then_some(request)

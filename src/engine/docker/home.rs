@@ -45,6 +45,11 @@ impl Homes {
         }
     }
 
+    /// What tells the containers of this process that are only looked into or written into.
+    pub(super) fn by(&self) -> &str {
+        &self.by
+    }
+
     /// Whether a container with these labels is one that is being looked into.
     pub(super) fn is_looking_through(&self, labels: Option<&HashMap<String, String>>) -> bool {
         labels.and_then(labels::look) == Some(self.by.as_str())

@@ -39,10 +39,11 @@ use self::{
     image::Pulls,
     info::Facts,
     network::InstanceNetwork,
+    volumes::Volumes,
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared,
+    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, Volume,
 };
 
 mod client;
@@ -63,6 +64,7 @@ mod spec;
 mod standby;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use config::{
     Config, DEFAULT_CALL_TIMEOUT, DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES,
@@ -87,6 +89,7 @@ pub struct Docker {
     pulls: Pulls,
     holder_image: HolderImage,
     homes: Homes,
+    volumes: Volumes,
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     /// The warnings about limits are given once, not per start.
@@ -117,6 +120,7 @@ impl Docker {
             pulls: Pulls::new(),
             holder_image: HolderImage::default(),
             homes: Homes::new(),
+            volumes: Volumes::new(),
             frozen: Mutex::default(),
             warned_of_cpu: AtomicBool::new(false),
         })
@@ -157,9 +161,17 @@ impl Docker {
 
     async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
         self.network.ensure(&self.client, &self.config).await?;
+        self.open_volume(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.place(), spec);
         self.create_named(name, body).await
+    }
+
+    async fn open_volume(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        let by = self.homes.by();
+        self.volumes
+            .open_to_all(&self.client, &self.config, spec, by)
+            .await
     }
 
     async fn create_named(
@@ -432,6 +444,14 @@ impl Engine for Docker {
 
     async fn ensure_network(&self) -> Result<(), Error> {
         self.network.ensure(&self.client, &self.config).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, Error> {
+        volumes::list(&self.client, labels::filter(&self.config.instance)).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        volumes::remove(&self.client, name).await
     }
 
     async fn remove_network(&self) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use bollard::models::{
 };
 
 use super::{Config, ContainerId, ContainerSpec, Owner, info::LogDriver, labels};
-use crate::model::{InstanceId, files::TMP};
+use crate::model::{AppId, InstanceId, files::TMP};
 
 /// What of this engine goes into every container.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,12 @@ pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
 /// The name of a container that keeps another one's network.
 pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
     format!("{}-net", container_name(instance, owner))
+}
+
+/// The name of an app's volume: for people, and the same for every replica.
+pub(super) fn volume_name(instance: &InstanceId, app: &AppId, since: i64) -> String {
+    // Names of organizations and apps have no underscore.
+    format!("ignite-{instance}_{}_{}_{since}", app.org, app.name)
 }
 
 /// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
@@ -161,7 +167,8 @@ pub(super) fn holder(
 }
 
 fn environment(spec: &ContainerSpec) -> Vec<String> {
-    let ours = |key: &str| key == "PORT" || (key == "HOME" && spec.files.read_only);
+    let has_home = spec.files.has_home();
+    let ours = |key: &str| key == "PORT" || (key == "HOME" && has_home);
     let given = spec
         .env
         .iter()
@@ -169,7 +176,7 @@ fn environment(spec: &ContainerSpec) -> Vec<String> {
         .map(|(key, value)| format!("{key}={value}"));
     let port = spec.ports.first().map(|port| format!("PORT={port}"));
     // Said even where the image says the same: engines look it up in the image's users.
-    let home = (spec.files.read_only).then(|| format!("HOME={}", spec.files.home.path));
+    let home = has_home.then(|| format!("HOME={}", spec.files.home.path));
     given.chain(port).chain(home).collect()
 }
 
@@ -181,21 +188,30 @@ fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
         "rw,exec,nosuid,nodev,mode=1777,size={}",
         files.scratch_bytes
     );
-    let home = (!files.home.in_image).then(|| files.home.path.clone());
-    let paths = home.into_iter().chain([TMP.to_owned()]);
+    let in_memory = !files.home.in_image && files.kept_since.is_none();
+    let home = in_memory.then(|| files.home.path.clone());
+    // A volume for a home there is writable already.
+    let tmp = (files.kept_since.is_none() || files.home.path != TMP).then(|| TMP.to_owned());
+    let paths = home.into_iter().chain(tmp);
     (files.read_only).then(|| paths.map(|path| (path, options.clone())).collect())
 }
 
-/// A home directory with files of the image: an anonymous volume, into which the engine copies
-/// them, and which goes with the container.
+/// The app's volume as its home; or, for a home with files of the image, an anonymous one which
+/// goes with the container. The engine copies those files into a volume that is empty.
 fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
     let files = &spec.files;
-    let kept = files.read_only && files.home.in_image && files.home.path != TMP;
-    kept.then(|| Mount {
+    let app = &spec.owner.app;
+    let kept = files.kept_since;
+    let of_container = files.read_only && files.home.in_image && files.home.path != TMP;
+    (kept.is_some() || of_container).then(|| Mount {
+        source: kept.map(|since| volume_name(&config.instance, app, since)),
         target: Some(files.home.path.clone()),
         typ: Some(MountType::VOLUME),
         volume_options: Some(MountVolumeOptions {
-            labels: Some(labels::of_instance(config)),
+            labels: Some(match kept {
+                Some(since) => labels::of_volume(config, app, since),
+                None => labels::of_instance(config),
+            }),
             ..MountVolumeOptions::default()
         }),
         ..Mount::default()
@@ -256,6 +272,7 @@ pub(super) mod tests {
                     in_image: false,
                 },
                 scratch_bytes: 1 << 20,
+                kept_since: None,
             },
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,
@@ -352,6 +369,18 @@ pub(super) mod tests {
         assert_eq!(mounts[0].target.as_deref(), Some("/home/app"));
         assert_eq!(mounts[0].source, None, "it goes with the container");
 
+        spec.files.kept_since = Some(5);
+        let host = container(&config(), place, &spec).host_config;
+        let volume = host.and_then(|h| h.mounts).expect("a volume").remove(0);
+        assert_eq!(
+            volume.source.as_deref(),
+            Some("ignite-000000000007_acme_my.app_5")
+        );
+        let labels = volume.volume_options.and_then(|o| o.labels);
+        let whose = labels::kept_for(&labels.expect("labels"));
+        assert_eq!(whose, Some((spec.owner.app.clone(), 5)));
+
+        spec.files.kept_since = None;
         spec.files.read_only = false;
         let body = container(&config(), place, &spec);
         assert!(

@@ -19,6 +19,7 @@ fn spec() -> ContainerSpec {
             read_only: true,
             home: Default::default(),
             scratch_bytes: 0,
+            kept_since: None,
         },
         ports: vec![80],
         memory_bytes: 0,

@@ -130,6 +130,7 @@ fn files() -> Files {
         read_only: true,
         home: Home::default(),
         scratch_bytes: 1 << 20,
+        kept_since: None,
     }
 }
 

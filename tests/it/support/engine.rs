@@ -86,6 +86,13 @@ pub(crate) async fn networks(ignite: &Ignite) -> Vec<String> {
         .expect("the engine lists networks")
 }
 
+/// A server's volumes.
+pub(crate) async fn volumes(ignite: &Ignite) -> Vec<String> {
+    owned::volumes(&docker().await, ignite.data_dir())
+        .await
+        .expect("the engine lists volumes")
+}
+
 /// Kills a container behind the server's back.
 pub(crate) async fn kill(id: &str) {
     docker()
