@@ -13,6 +13,7 @@ pub mod host;
 pub mod id;
 pub mod revision;
 pub mod scaling;
+pub mod schema;
 pub mod secret;
 pub mod settings;
 mod standby;
