@@ -26,10 +26,12 @@ use crate::{
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
-        App, AppId, AppName, Draft, Failure, ImageSource, OrgName, Reason, Revision, Version,
-        catalog::not_found, host, revision::Defaults, settings::Settings,
+        App, AppId, AppName, Draft, Failure, FieldViolation, ImageFacts, ImageSource, OrgName,
+        Reason, Revision, Version, catalog::not_found, host, revision::Defaults,
+        settings::Settings,
     },
     store::{Store, executions::Executions},
+    upkeep::Volumes,
 };
 
 pub use versions::Code;
@@ -50,6 +52,7 @@ struct Shared {
     fleet: Fleet,
     routes: Arc<Routes>,
     images: Images,
+    volumes: Volumes,
     defaults: Defaults,
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
@@ -73,6 +76,7 @@ impl Apps {
         fleet: Fleet,
         routes: Arc<Routes>,
         images: Images,
+        volumes: Volumes,
         defaults: Defaults,
     ) -> Self {
         for app in store.catalog().iter() {
@@ -86,6 +90,7 @@ impl Apps {
             fleet,
             routes,
             images,
+            volumes,
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
@@ -135,12 +140,13 @@ impl Apps {
         settings: Settings,
         source: Option<ImageSource>,
     ) -> Result<Arc<App>, Failure> {
-        check(&settings, self.max_replicas_cap())?;
+        check(&settings, &self.shared.defaults)?;
         let now = now_ms();
         let app = App {
             id: id.clone(),
             created_at_ms: now,
             updated_at_ms: now,
+            used_at_ms: now,
             settings,
             draft: source.map(|source| Draft {
                 source,
@@ -171,12 +177,12 @@ impl Apps {
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
     ) -> Result<Arc<App>, Failure> {
-        let cap = self.max_replicas_cap();
+        let defaults = self.shared.defaults;
         self.to_the_end(move |s| async move {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
-                check(&app.settings, cap)?;
+                check(&app.settings, &defaults)?;
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
@@ -212,6 +218,7 @@ impl Apps {
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
+                s.volumes.remove_of(&id).await;
                 Ok(())
             })
             .await
@@ -261,6 +268,10 @@ impl Apps {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,
                     source: draft.source,
                     image_id: image.id,
+                    facts: ImageFacts {
+                        user: Some(image.user),
+                        home: image.home,
+                    },
                     created_at_ms: now_ms(),
                     settings: app.settings.clone(),
                 });
@@ -420,8 +431,15 @@ impl Shared {
     }
 }
 
-fn check(settings: &Settings, cap: u32) -> Result<(), Failure> {
-    let wrong = settings.check(cap);
+fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
+    let mut wrong = settings.check(defaults.bounds.max_replicas_cap);
+    if settings.writable_root_fs && defaults.strict {
+        wrong.push(FieldViolation {
+            field: "writable_root_fs".to_owned(),
+            description: "is not to be had from a strict platform; write to $HOME or /tmp"
+                .to_owned(),
+        });
+    }
     if wrong.is_empty() {
         Ok(())
     } else {

@@ -95,6 +95,7 @@ pub(super) struct Patch {
     pub(super) max_concurrency: Option<u32>,
     pub(super) allow_unauthenticated: Option<bool>,
     pub(super) storage_mode: Option<i32>,
+    pub(super) writable_root_fs: Option<bool>,
 }
 
 impl Patch {
@@ -113,6 +114,7 @@ impl Patch {
             max_concurrency: Some(r.max_concurrency),
             allow_unauthenticated: Some(r.allow_unauthenticated),
             storage_mode: Some(r.storage_mode),
+            writable_root_fs: Some(r.writable_root_fs),
         }
     }
 
@@ -142,6 +144,7 @@ impl Patch {
             max_concurrency: r.max_concurrency,
             allow_unauthenticated: r.allow_unauthenticated,
             storage_mode: r.storage_mode,
+            writable_root_fs: r.writable_root_fs,
         })
     }
 
@@ -203,6 +206,7 @@ impl Patch {
         set(&mut s.mcp_enabled, self.mcp_enabled);
         set(&mut s.max_concurrency, self.max_concurrency);
         set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
+        set(&mut s.writable_root_fs, self.writable_root_fs);
         fields.check()
     }
 }
@@ -418,6 +422,7 @@ pub(super) fn app_to_wire(
         allow_unauthenticated: s.allow_unauthenticated,
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
+        writable_root_fs: s.writable_root_fs,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     fleet::Trial,
-    model::{AppId, Failure, Revision, Version},
+    model::{AppId, Failure, ImageFacts, Revision, Version},
 };
 
 impl Apps {
@@ -27,10 +27,15 @@ impl Apps {
             None => {
                 let draft = draft(&app)?;
                 let image = s.images.resolve(&id.org, &draft.source);
+                let image = s.unless_stopping(image).await?;
                 let version = Version {
                     number: 0,
                     source: draft.source.clone(),
-                    image_id: s.unless_stopping(image).await?.id,
+                    image_id: image.id,
+                    facts: ImageFacts {
+                        user: Some(image.user),
+                        home: image.home,
+                    },
                     created_at_ms: draft.created_at_ms,
                     settings: app.settings.clone(),
                 };

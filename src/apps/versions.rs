@@ -170,6 +170,7 @@ mod tests {
             number: 1,
             source,
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 0,
             settings: published,
         });
@@ -177,6 +178,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings {
                 description: "later".into(),
                 ..Settings::default()

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     engine::{Credentials, Engine, Error, Image, Keychain},
-    model::{Failure, ImageSource, OrgName, Reason},
+    model::{Failure, ImageSource, OrgName, Reason, files::objection_to_user},
 };
 
 type Ensured = BoxFuture<'static, Result<Image, Error>>;
@@ -90,7 +90,7 @@ impl Images {
 
     /// Says what the platform would refuse about an image; a strict one does.
     fn judge(&self, source: &ImageSource, image: &Image) -> Result<(), Failure> {
-        if let Err(objection) = check_user(&image.user) {
+        if let Some(objection) = objection_to_user(&image.user) {
             let text = format!("image {:?} {objection}", source.image_ref);
             if self.strict {
                 return Err(Failure::new(Reason::FailedPrecondition, text));
@@ -98,30 +98,5 @@ impl Images {
             tracing::warn!("{text}; it runs here because --strict is off");
         }
         Ok(())
-    }
-}
-
-/// The platform takes images with a numeric user that is not root.
-fn check_user(user: &str) -> Result<(), String> {
-    let name = user.split(':').next().unwrap_or_default();
-    match name.parse::<u32>() {
-        Ok(0) => Err("runs as root (USER 0), which the platform refuses; set a numeric USER such as 65532".to_owned()),
-        Ok(_) => Ok(()),
-        Err(_) if name.is_empty() => Err("names no USER and so runs as root, which the platform refuses; set a numeric USER such as 65532".to_owned()),
-        Err(_) => Err(format!("has the USER {name:?}; the platform takes numeric ones only, such as 65532")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_numeric_users_other_than_root_pass() {
-        assert!(check_user("65532").is_ok());
-        assert!(check_user("1000:1000").is_ok());
-        for bad in ["", "0", "0:0", "root", "nobody:nogroup"] {
-            assert!(check_user(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -123,6 +123,9 @@ settings! {
     max_connects_per_replica = "max_connects_per_replica", "IGNITE_MAX_CONNECTS_PER_REPLICA", Count;
     drain_timeout = "drain_timeout_secs", "IGNITE_DRAIN_TIMEOUT_SECS", Secs;
     stop_grace = "stop_grace_secs", "IGNITE_STOP_GRACE_SECS", Secs;
+    storage_ttl = "storage_ttl_secs", "IGNITE_STORAGE_TTL_SECS", Secs;
+    upkeep_interval = "upkeep_interval", "IGNITE_UPKEEP_INTERVAL", Span;
+    scratch_percent = "scratch_percent", "IGNITE_SCRATCH_PERCENT", Count;
     pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;
     container_log_max_bytes = "container_log_max_bytes", "IGNITE_CONTAINER_LOG_MAX_BYTES", Bytes;
     container_log_files = "container_log_files", "IGNITE_CONTAINER_LOG_FILES", Count;

@@ -51,6 +51,12 @@ const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 /// Enough for a JVM or a pre-forking server, and the end of a fork bomb.
 const DEFAULT_PIDS_LIMIT: u32 = 512;
+/// Files of an app that is used on working days live over a weekend.
+const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
+/// Nobody waits for it.
+const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// `/tmp` and home full, half of the memory is left to the processes.
+const DEFAULT_SCRATCH_PERCENT: u32 = 25;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
 /// The first pause is short, since a port still in use is gone by then.
@@ -174,6 +180,15 @@ pub struct Config {
     pub stop_grace: Duration,
     /// `pids_limit`, `IGNITE_PIDS_LIMIT`: most processes and threads of a container. Default 512.
     pub pids_limit: u32,
+    /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
+    /// volume when its storage mode is not persistent. Default 3 days.
+    pub storage_ttl: Duration,
+    /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two looks for volumes and images
+    /// that are not to be kept. Default 60 s.
+    pub upkeep_interval: Duration,
+    /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
+    /// may take, and as much again its home directory. Default 25.
+    pub scratch_percent: u32,
     /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
     /// log file is rotated. Default 10 MiB.
     pub container_log_max_bytes: u64,
@@ -349,6 +364,9 @@ impl Config {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             stop_grace: DEFAULT_STOP_GRACE,
             pids_limit: DEFAULT_PIDS_LIMIT,
+            storage_ttl: DEFAULT_STORAGE_TTL,
+            upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
+            scratch_percent: DEFAULT_SCRATCH_PERCENT,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
             container_log_files: DEFAULT_CONTAINER_LOG_FILES,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,
@@ -429,6 +447,10 @@ impl Config {
             "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
         );
         require(self.pids_limit > 0, "pids_limit must be at least 1");
+        require(
+            (1..=100).contains(&self.scratch_percent),
+            "scratch_percent must be between 1 and 100",
+        );
         require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
         require(
             self.hold_max_bytes >= self.max_body_bytes,
@@ -470,6 +492,8 @@ impl Config {
             ("reconcile_interval", self.reconcile_interval),
             ("liveness_timeout", self.liveness_timeout),
             ("teardown_after", self.teardown_after),
+            ("storage_ttl_secs", self.storage_ttl),
+            ("upkeep_interval", self.upkeep_interval),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

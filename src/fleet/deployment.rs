@@ -86,6 +86,7 @@ impl Deployment {
     pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let events = Events::default();
+        events.object(&revision);
         Arc::new(Self {
             id: revision.app.clone(),
             config,
@@ -335,6 +336,7 @@ impl Deployment {
                 revision.version,
                 format!("version {} serves from now on", revision.version),
             );
+            s.events.object(&revision);
         }
         self.revision.store(revision);
         let unsent = s.grant(self);

@@ -203,6 +203,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         },
         image: revision.image.clone(),
         env: revision.env.clone(),
+        files: revision.files.clone(),
         ports: revision.ports.clone(),
         memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
         cpu_millicores: revision.cpu_millicores,
@@ -365,7 +366,13 @@ async fn exited<E: Engine>(
         false => format!("exit code {code}"),
     };
     let logs = tail(engine, container).await;
-    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}"))
+    let hint = match logs.to_ascii_lowercase() {
+        log if log.contains("read-only file system") || log.contains("erofs") => {
+            "\nthe root file system is read-only, as in the cloud: write to $HOME or /tmp, or set writable_root_fs (`--writable-root`)"
+        }
+        _ => "",
+    };
+    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}{hint}"))
 }
 
 async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {

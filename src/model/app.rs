@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{host, id::AppId, settings::Settings};
+use super::{files::Home, host, id::AppId, settings::Settings};
 
 /// Where the image of a version comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,15 @@ pub struct Draft {
     pub created_at_ms: i64,
 }
 
+/// What was found out of an image when it was published, and holds for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageFacts {
+    /// Its user as the image has it, empty for root; `None` when nobody looked.
+    pub user: Option<String>,
+    /// Where that user is at home.
+    pub home: Home,
+}
+
 /// A published snapshot; never changed afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
@@ -43,6 +52,8 @@ pub struct Version {
     pub source: ImageSource,
     /// The image's content id at publish.
     pub image_id: String,
+    /// What the image is like.
+    pub facts: ImageFacts,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
     /// The settings at publish.
@@ -58,6 +69,9 @@ pub struct App {
     pub created_at_ms: i64,
     /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
+    /// When the app was last seen in use, Unix milliseconds; kept up to date only where a volume
+    /// lives by it.
+    pub used_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,
     /// The code that waits for a publish.

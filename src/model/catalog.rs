@@ -218,6 +218,7 @@ mod tests {
             id: id.parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: super::super::settings::Settings {
                 ports: ports.to_vec(),
                 ..Default::default()

@@ -6,9 +6,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     app::{App, ImageSource, Version, hex},
+    files::{self, Files, Home},
     id::AppId,
     scaling,
-    settings::{DEFAULT_HEALTH_PATH, Tier},
+    settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode, Tier},
     standby::Standby,
 };
 
@@ -21,6 +22,8 @@ pub struct Defaults {
     pub timeout: Duration,
     /// Refuse what the cloud platform refuses.
     pub strict: bool,
+    /// Percent of a replica's memory that `/tmp` may take, and a home of its own once more.
+    pub scratch_percent: u32,
     /// Digest of the platform's own settings that every container is made with.
     pub containers: u64,
 }
@@ -38,6 +41,10 @@ pub struct Revision {
     pub source: ImageSource,
     /// The environment.
     pub env: BTreeMap<String, String>,
+    /// What of its file system can be written to.
+    pub files: Files,
+    /// What the platform would refuse about it, a sentence each.
+    pub objections: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
     /// The path asked for readiness.
@@ -80,6 +87,8 @@ impl Revision {
             image: version.image_id.clone(),
             source: version.source.clone(),
             env: s.env.clone(),
+            files: files_of(app, version, memory_mb, defaults),
+            objections: objections(s, version, defaults),
             ports: s.ports().to_vec(),
             health_path: s
                 .health_path
@@ -137,8 +146,40 @@ impl Revision {
             "{:?} {} {} {platform:x}",
             self.ports, self.memory_mb, self.cpu_millicores
         ));
+        let Files {
+            read_only,
+            home,
+            scratch_bytes,
+            kept_since,
+        } = &self.files;
+        put(&home.path);
+        put(&format!(
+            "{read_only} {} {scratch_bytes} {kept_since:?}",
+            home.in_image
+        ));
         hex(&h.finalize()[..16])
     }
+}
+
+fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) -> Files {
+    let s = &app.settings;
+    let memory = u64::from(memory_mb) * 1024 * 1024;
+    Files {
+        read_only: !s.writable_root_fs || defaults.strict,
+        home: Home::of(&s.env, &version.facts.home),
+        scratch_bytes: memory * u64::from(defaults.scratch_percent) / 100,
+        kept_since: (s.storage_mode != StorageMode::Ephemeral).then_some(app.created_at_ms),
+    }
+}
+
+fn objections(s: &Settings, version: &Version, defaults: Defaults) -> Vec<String> {
+    let user = version.facts.user.as_deref();
+    let user = user.and_then(files::objection_to_user);
+    let user = user.map(|why| format!("image {:?} {why}", version.source.image_ref));
+    let root = (s.writable_root_fs && !defaults.strict).then(|| {
+        "the root file system is writable, which the platform does not allow; write to $HOME or /tmp and set writable_root_fs to false (`--writable-root=false`)".to_owned()
+    });
+    user.into_iter().chain(root).collect()
 }
 
 #[cfg(test)]
@@ -157,6 +198,7 @@ mod tests {
             },
             timeout: Duration::from_secs(300),
             strict: false,
+            scratch_percent: 25,
             containers: 0,
         };
         let source = ImageSource {
@@ -167,6 +209,7 @@ mod tests {
             number: 1,
             source,
             image_id: "sha256:x".into(),
+            facts: Default::default(),
             created_at_ms: 0,
             settings: Settings::default(),
         };
@@ -174,6 +217,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings::default(),
             draft: None,
             versions: vec![],
@@ -193,5 +237,11 @@ mod tests {
         );
         assert_ne!(base, with(|s| s.ports = vec![81]));
         assert_ne!(base, with(|s| s.tier = Tier::Large));
+        assert_ne!(base, with(|s| s.writable_root_fs = true));
+        let kept = with(|s| s.storage_mode = StorageMode::Persistent);
+        assert_ne!(base, kept);
+        assert_eq!(kept, with(|s| s.storage_mode = StorageMode::Ttl));
+        let home = |s: &mut Settings| s.env = [("HOME".to_owned(), "/h".to_owned())].into();
+        assert_ne!(base, with(home));
     }
 }

@@ -130,6 +130,16 @@ pub(super) fn kept(data_dir: &Path) -> bool {
     data_dir.join(KEPT).exists()
 }
 
+/// Whether a data directory is no more that of an instance, or was for one run only.
+pub(super) fn is_forgotten(data_dir: &Path, instance: &str) -> bool {
+    let there = match fs::read_to_string(data_dir.join(INSTANCE)) {
+        Ok(text) => text.trim() == instance,
+        // What cannot be read may be there all the same.
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    };
+    !there || data_dir.join(EPHEMERAL).exists()
+}
+
 /// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.
 pub(super) fn hold(data_dir: &Path) -> Result<File> {
     take(data_dir)

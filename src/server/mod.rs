@@ -66,6 +66,7 @@ use crate::{
         secrets::Secrets,
     },
     trials::{self, Trials},
+    upkeep::{self, Upkeep, Volumes},
 };
 
 pub use prune::prune;
@@ -110,13 +111,21 @@ pub async fn run(config: Config) -> Result<()> {
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
+    let volumes = Volumes::new(engine.clone());
     let apps = Apps::new(
         store.clone(),
         executions.clone(),
         fleet.clone(),
         routes.clone(),
         images,
+        volumes.clone(),
         defaults(&config),
+    );
+    let upkeep = Upkeep::start(
+        upkeep_config(&config),
+        store.clone(),
+        fleet.clone(),
+        volumes,
     );
     let gateway = Arc::new(Gateway {
         routes,
@@ -169,7 +178,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     signals.first().await;
     tokio::select! {
-        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, &fleet, &engine) => {}
+        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
     }
     executor.count_the_last();
@@ -193,6 +202,7 @@ async fn shut_down(
     gateway: &Gateway,
     executor: &Executor,
     apps: &Apps,
+    upkeep: Upkeep,
     fleet: &Fleet,
     engine: &Docker,
 ) {
@@ -217,9 +227,13 @@ async fn shut_down(
         executor.finished().await;
     }
     apps.finish().await;
+    let volumes = upkeep.stop().await;
     let keep = config.keep_replicas && !config.ephemeral;
     data.mark_kept(keep);
     fleet.shutdown(keep).await;
+    if config.ephemeral {
+        volumes.remove_all().await;
+    }
     if !keep && let Err(error) = engine.remove_network().await {
         tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
     }
@@ -282,6 +296,13 @@ fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
         liveness_interval: c.liveness_interval,
         liveness_timeout: c.liveness_timeout,
         liveness_failures: c.liveness_failures,
+    }
+}
+
+fn upkeep_config(c: &Config) -> upkeep::Config {
+    upkeep::Config {
+        interval: c.upkeep_interval,
+        storage_ttl: c.storage_ttl,
     }
 }
 
@@ -350,6 +371,7 @@ fn defaults(c: &Config) -> Defaults {
         },
         timeout: c.app_timeout,
         strict: c.strict,
+        scratch_percent: c.scratch_percent,
         containers: container_digest(c),
     }
 }

@@ -9,8 +9,9 @@ use prost::Message;
 
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
+    App, AppId, Draft, ImageFacts, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
+    files::Home,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
     settings::{Settings, StorageMode},
@@ -28,6 +29,8 @@ struct AppRecord {
     draft: Option<DraftRecord>,
     #[prost(uint32, tag = "5")]
     active_version: u32,
+    #[prost(int64, tag = "20")]
+    used_at_ms: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,6 +61,18 @@ struct VersionRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "5")]
     settings: Option<SettingsRecord>,
+    #[prost(message, optional, tag = "20")]
+    facts: Option<FactsRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FactsRecord {
+    #[prost(string, optional, tag = "1")]
+    user: Option<String>,
+    #[prost(string, tag = "2")]
+    home: String,
+    #[prost(bool, tag = "3")]
+    home_in_image: bool,
 }
 
 /// The name and the owner are in the key.
@@ -120,6 +135,8 @@ struct SettingsRecord {
     /// 0 not set, 1 pause, 2 prepared, 3 none.
     #[prost(uint32, tag = "20")]
     standby: u32,
+    #[prost(bool, tag = "30")]
+    writable_root_fs: bool,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -132,6 +149,7 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
             created_at_ms: d.created_at_ms,
         }),
         active_version: app.active_version,
+        used_at_ms: app.used_at_ms,
     }
     .encode_to_vec()
 }
@@ -143,6 +161,11 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
         image_id: v.image_id.clone(),
         created_at_ms: v.created_at_ms,
         settings: Some(settings_record(&v.settings)),
+        facts: Some(FactsRecord {
+            user: v.facts.user.clone(),
+            home: v.facts.home.path.clone(),
+            home_in_image: v.facts.home.in_image,
+        }),
     }
     .encode_to_vec()
 }
@@ -223,6 +246,7 @@ pub(super) fn decode_app(
         id,
         created_at_ms: r.created_at_ms,
         updated_at_ms: r.updated_at_ms,
+        used_at_ms: r.used_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
         draft: r.draft.map(|d| Draft {
             source: source(d.source.unwrap_or_default()),
@@ -238,9 +262,20 @@ fn version(r: VersionRecord) -> Result<Version, String> {
         number: r.number,
         source: source(r.source.unwrap_or_default()),
         image_id: r.image_id,
+        facts: facts(r.facts.unwrap_or_default()),
         created_at_ms: r.created_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
     })
+}
+
+fn facts(r: FactsRecord) -> ImageFacts {
+    ImageFacts {
+        user: r.user,
+        home: Home {
+            path: r.home,
+            in_image: r.home_in_image,
+        },
+    }
 }
 
 fn source_record(s: &ImageSource) -> SourceRecord {
@@ -296,6 +331,7 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Some(Standby::Prepared) => 2,
             Some(Standby::None) => 3,
         },
+        writable_root_fs: s.writable_root_fs,
     }
 }
 
@@ -351,5 +387,6 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             3 => Some(Standby::None),
             n => return unknown("standby", n),
         },
+        writable_root_fs: r.writable_root_fs,
     })
 }

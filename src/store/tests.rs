@@ -34,12 +34,20 @@ pub(super) fn full_app(id: &str) -> App {
         max_concurrency: 7,
         allow_unauthenticated: true,
         storage_mode: StorageMode::Ttl,
+        writable_root_fs: true,
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {
         number: 1,
         source: source.clone(),
         image_id: "sha256:1".into(),
+        facts: crate::model::ImageFacts {
+            user: Some(String::new()),
+            home: crate::model::files::Home {
+                path: "/root".into(),
+                in_image: true,
+            },
+        },
         created_at_ms: 5,
         settings: settings.clone(),
     };
@@ -47,6 +55,7 @@ pub(super) fn full_app(id: &str) -> App {
         id: id.parse().expect("valid"),
         created_at_ms: 1,
         updated_at_ms: 2,
+        used_at_ms: 7,
         settings,
         draft: Some(Draft {
             source,

@@ -36,6 +36,7 @@ fn app() -> App {
         id: "o/a".parse().expect("valid"),
         created_at_ms: 1,
         updated_at_ms: 2,
+        used_at_ms: 0,
         draft: Some(Draft {
             source: source.clone(),
             created_at_ms: 3,
@@ -44,6 +45,7 @@ fn app() -> App {
             number: 1,
             source,
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 4,
             settings: settings.clone(),
         })],

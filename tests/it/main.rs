@@ -2,6 +2,7 @@
 
 // What the API, the app URLs and the command line answer.
 mod api_apps;
+mod api_config;
 mod api_errors;
 mod api_invoke;
 mod app_url;
@@ -17,6 +18,7 @@ mod execution_crash;
 mod execution_order;
 mod readme;
 mod smoke;
+mod storage;
 mod support;
 
 // What the fleet does with replicas.
@@ -24,6 +26,7 @@ mod cold_start;
 mod control;
 mod engine_loss;
 mod failures;
+mod files;
 mod lifecycle;
 mod logs;
 mod restart;

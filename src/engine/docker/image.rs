@@ -20,6 +20,7 @@ use super::{
     Credentials, Error, Image,
     client::{Client, has_status},
 };
+use crate::model::files::{Home, normal};
 
 /// Docker Hub's name in the engine's credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -238,8 +239,18 @@ fn from_engine(image: ImageInspect) -> Image {
     Image {
         id: image.id.unwrap_or_default(),
         user: config.user.unwrap_or_default(),
+        home: Home {
+            path: home_in(&config.env.unwrap_or_default()),
+            in_image: false,
+        },
         exposed_ports,
     }
+}
+
+/// The home directory that an image sets in its environment; empty for none.
+fn home_in(env: &[String]) -> String {
+    let home = env.iter().find_map(|pair| pair.strip_prefix("HOME="));
+    normal(home.unwrap_or_default())
 }
 
 fn for_engine(credentials: &Credentials) -> DockerCredentials {

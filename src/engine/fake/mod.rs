@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Prepared,
+    Image, Info, LogAsk, LogLine, LogStream, Prepared, Volume,
 };
 
 mod script;
@@ -323,6 +323,7 @@ impl Engine for Fake {
                 Ok(Image {
                     id: reference.to_owned(),
                     user: script.user,
+                    home: Default::default(),
                     exposed_ports: Vec::new(),
                 })
             }
@@ -544,6 +545,15 @@ impl Engine for Fake {
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {
+        self.called(|_| {})
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, Error> {
+        self.called(|_| {})?;
+        Ok(Vec::new())
+    }
+
+    async fn remove_volume(&self, _: &str) -> Result<(), Error> {
         self.called(|_| {})
     }
 

@@ -39,6 +39,7 @@ use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
         AppId, Failure, ImageSource, Revision, Standby,
+        files::{Files, Home},
         scaling::{Effective, Metric},
     },
 };
@@ -101,6 +102,8 @@ fn revision(version: u32) -> Revision {
             registry_secret_ref: String::new(),
         },
         env: Default::default(),
+        files: files(),
+        objections: Vec::new(),
         ports: vec![8080],
         health_path: "/".into(),
         health_path_must_exist: false,
@@ -119,6 +122,15 @@ fn revision(version: u32) -> Revision {
         allow_unauthenticated: false,
         standby: None,
         config_hash: "h".into(),
+    }
+}
+
+fn files() -> Files {
+    Files {
+        read_only: true,
+        home: Home::default(),
+        scratch_bytes: 1 << 20,
+        kept_since: None,
     }
 }
 
@@ -155,6 +167,7 @@ fn spec_of(revision: &Revision) -> ContainerSpec {
         },
         image: revision.image.clone(),
         env: Default::default(),
+        files: files(),
         ports: revision.ports.clone(),
         memory_bytes: 0,
         cpu_millicores: 0,
