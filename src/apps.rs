@@ -16,6 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
@@ -60,6 +61,8 @@ struct Shared {
     /// Ends all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
+    /// Where they run: not on the thread that happens to carry a caller's connection.
+    runtime: Handle,
 }
 
 /// A configuration on its way to the replicas.
@@ -96,6 +99,7 @@ impl Apps {
             roll_outs: Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         };
         Self {
             shared: Arc::new(shared),
@@ -307,7 +311,11 @@ impl Apps {
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let task = self.shared.tasks.spawn(operation(self.shared.clone()));
+        let shared = self.shared.clone();
+        let task = self
+            .shared
+            .tasks
+            .spawn_on(operation(shared), &self.shared.runtime);
         task.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "An operation on an app panicked");
             Err(Failure::new(
@@ -422,9 +430,10 @@ impl Shared {
                 tokio::time::sleep(ROLL_OUT_RETRY).await;
             }
         };
-        let task = self.tasks.spawn(async move {
+        let replaced = async move {
             token.run_until_cancelled(replace).await;
-        });
+        };
+        let task = self.tasks.spawn_on(replaced, &self.runtime);
         self.roll_outs
             .lock()
             .insert(id, RollOut { called_off, task });

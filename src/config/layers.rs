@@ -120,6 +120,7 @@ settings! {
     hold_max_requests = "hold_max_requests", "IGNITE_HOLD_MAX_REQUESTS", Count;
     hold_max_bytes = "hold_max_bytes", "IGNITE_HOLD_MAX_BYTES", Bytes;
     max_body_bytes = "max_body_bytes", "IGNITE_MAX_BODY_BYTES", Bytes;
+    http_threads = "http_threads", "IGNITE_HTTP_THREADS", Count;
     max_connects_per_replica = "max_connects_per_replica", "IGNITE_MAX_CONNECTS_PER_REPLICA", Count;
     drain_timeout = "drain_timeout_secs", "IGNITE_DRAIN_TIMEOUT_SECS", Secs;
     stop_grace = "stop_grace_secs", "IGNITE_STOP_GRACE_SECS", Secs;

@@ -7,7 +7,9 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     path::PathBuf,
+    thread::available_parallelism,
     time::Duration,
 };
 
@@ -43,6 +45,8 @@ const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
 const DEFAULT_HOLD_MAX_BYTES: u64 = 64 * MIB;
 /// What large function platforms take for a synchronous payload.
 const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
+/// More than any machine has use for, and few enough to be started.
+const MAX_HTTP_THREADS: usize = 256;
 /// Under the listen backlog of 128 that many small servers use.
 const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
 /// What orchestrators usually allow a process to end in.
@@ -169,6 +173,9 @@ pub struct Config {
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
     pub max_body_bytes: u64,
+    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads that carry HTTP connections; by default one
+    /// for each CPU.
+    pub http_threads: usize,
     /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections that are
     /// being opened to one replica at a time. Default 32.
     pub max_connects_per_replica: usize,
@@ -360,6 +367,9 @@ impl Config {
             hold_max_requests: DEFAULT_HOLD_MAX_REQUESTS,
             hold_max_bytes: DEFAULT_HOLD_MAX_BYTES,
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            http_threads: available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(MAX_HTTP_THREADS),
             max_connects_per_replica: DEFAULT_MAX_CONNECTS_PER_REPLICA,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             stop_grace: DEFAULT_STOP_GRACE,
@@ -437,6 +447,10 @@ impl Config {
         require(
             self.hold_max_requests > 0,
             "hold_max_requests must be at least 1",
+        );
+        require(
+            (1..=MAX_HTTP_THREADS).contains(&self.http_threads),
+            "http_threads must be from 1 to 256",
         );
         require(
             self.max_connects_per_replica > 0,

@@ -60,7 +60,10 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use control::Until;
@@ -169,10 +172,11 @@ impl Fleet {
         });
         let spawn = {
             let (shared, engine) = (shared.clone(), engine.clone());
+            // Not on the thread that happens to carry the request which brought the app.
+            let runtime = Handle::current();
             Arc::new(move |d: Arc<Deployment>| {
-                shared
-                    .tasks
-                    .spawn(driver::run(shared.clone(), engine.clone(), d));
+                let driver = driver::run(shared.clone(), engine.clone(), d);
+                shared.tasks.spawn_on(driver, &runtime);
             })
         };
         let starter = Starter {

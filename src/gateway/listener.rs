@@ -13,7 +13,10 @@ use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Gateway, client};
+use super::{
+    Gateway, client,
+    workers::{Serve, Workers},
+};
 
 /// Longest wait for the whole head of a request: a client that needs more is stuck or hostile.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,7 +39,13 @@ pub struct Stop {
 }
 
 /// Serves until `stop.drain`, then until every connection has ended or `stop.force`.
-pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop: Stop) {
+pub async fn run(
+    listener: TcpListener,
+    workers: Arc<Workers>,
+    gateway: Arc<Gateway>,
+    api: Router,
+    stop: Stop,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -46,6 +55,13 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop
     builder.http2().timer(TokioTimer::new());
     let builder = Arc::new(builder);
     let connections = TaskTracker::new();
+    let carry: Serve = {
+        let stop = stop.clone();
+        Arc::new(move |tcp, peer| {
+            let (builder, gateway, api) = (builder.clone(), gateway.clone(), api.clone());
+            Box::pin(serve(builder, tcp, peer, gateway, api, stop.clone()))
+        })
+    };
     loop {
         let (tcp, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -59,14 +75,9 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop
         };
         // A failure here means that the peer is gone already.
         let _ = tcp.set_nodelay(true).and_then(|()| notice_silence(&tcp));
-        connections.spawn(serve(
-            builder.clone(),
-            tcp,
-            peer,
-            gateway.clone(),
-            api.clone(),
-            stop.clone(),
-        ));
+        if let Err(error) = workers.serve(tcp, peer, &carry, &connections) {
+            pause_after(&error).await;
+        }
     }
     drop(listener);
     connections.close();

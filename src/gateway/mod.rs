@@ -7,7 +7,8 @@
 //! | anything else | the API's router |
 //!
 //! `routes.rs` knows the apps, `invoke.rs` carries one request out, `headers.rs` has the rules
-//! for headers, `listener.rs` accepts and drains connections, `client.rs` sees clients leave.
+//! for headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that
+//! carry them, `client.rs` sees clients leave.
 
 pub mod body;
 mod client;
@@ -15,6 +16,7 @@ pub mod headers;
 pub mod invoke;
 pub mod listener;
 mod routes;
+pub mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

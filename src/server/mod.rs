@@ -56,6 +56,7 @@ use crate::{
     gateway::{
         Gateway, Routes as AppRoutes,
         listener::{self, Stop},
+        workers::Workers,
     },
     identity::{Keyring, system_clock},
     logs::Logs,
@@ -163,7 +164,10 @@ pub async fn run(config: Config) -> Result<()> {
     let api = api(services.clone(), limits, &gateway, &store, &executions);
 
     let serving = TaskTracker::new();
-    serving.spawn(listener::run(http, gateway.clone(), api, stop.clone()));
+    // Until the end of this function: they carry what requests leave running.
+    let workers = Arc::new(Workers::start(config.http_threads).context("http_threads")?);
+    let listening = listener::run(http, workers.clone(), gateway.clone(), api, stop.clone());
+    serving.spawn(listening);
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
     let executor = Executor::start(
@@ -184,6 +188,7 @@ pub async fn run(config: Config) -> Result<()> {
     executor.count_the_last();
     executions.close();
     store.close();
+    drop(workers);
     data.close(&config);
     tracing::info!("Stopped");
     Ok(())

@@ -26,6 +26,8 @@ type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// An open connection.
 pub(super) struct Link {
+    /// The thread whose events move it.
+    pub(super) home: usize,
     sender: http1::SendRequest<Body>,
     /// `None` once it has ended, or is driven by a task.
     driver: Option<Driver>,
@@ -33,10 +35,12 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(
+        home: usize,
         sender: http1::SendRequest<Body>,
         driver: impl Future<Output = hyper::Result<()>> + Send + 'static,
     ) -> Self {
         Self {
+            home,
             sender,
             driver: Some(Box::pin(driver)),
         }

@@ -9,6 +9,7 @@ mod body;
 mod link;
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io,
     net::SocketAddr,
@@ -58,6 +59,17 @@ pub enum Error {
     /// The connection broke; the app may have seen the request.
     #[error("the connection broke before the answer began: {0}")]
     Broke(#[source] hyper::Error),
+}
+
+thread_local! {
+    /// Whose connections this thread uses; see [`connections_of`].
+    static HOME: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on this thread uses the connections that it made, and no other thread does, so that
+/// their events never have to cross over. All threads that say nothing are one, 0.
+pub fn connections_of(home: usize) {
+    HOME.set(home);
 }
 
 /// The connections to one port of one replica.
@@ -129,7 +141,11 @@ impl Pool {
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Link> {
         loop {
             // Looked at outside the lock: it may have to be closed.
-            let mut link = self.idle.lock().pop()?;
+            let mut link = {
+                let mut idle = self.idle.lock();
+                let mine = idle.iter().rposition(|link| link.home == HOME.get())?;
+                idle.remove(mine)
+            };
             if link.is_ready(cx) {
                 return Some(link);
             }
@@ -154,7 +170,7 @@ impl Pool {
             .handshake(TokioIo::new(tcp))
             .await
             .map_err(io::Error::other)?;
-        Ok(Link::new(sender, connection.with_upgrades()))
+        Ok(Link::new(HOME.get(), sender, connection.with_upgrades()))
     }
 
     /// Closes the idle connections that the app has closed: nobody is told of that while they
