@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -38,6 +39,7 @@ use crate::{
 /// One published app in the fleet.
 pub struct Deployment {
     id: AppId,
+    names: Names,
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
@@ -82,6 +84,25 @@ pub struct Snapshot {
     pub failing: bool,
 }
 
+/// An app's names as headers have them, made once.
+pub struct Names {
+    /// `org/name`.
+    pub function: HeaderValue,
+    /// The organization.
+    pub organization: HeaderValue,
+}
+
+impl Names {
+    /// The names of an app.
+    pub fn of(id: &AppId) -> Self {
+        let value = |name: String| HeaderValue::try_from(name).expect("names are ASCII");
+        Self {
+            function: value(id.to_string()),
+            organization: value(id.org.to_string()),
+        }
+    }
+}
+
 impl Deployment {
     pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
@@ -89,6 +110,7 @@ impl Deployment {
         events.object(&revision);
         Arc::new(Self {
             id: revision.app.clone(),
+            names: Names::of(&revision.app),
             config,
             outcomes: Outcomes::default(),
             events: events.clone(),
@@ -125,6 +147,11 @@ impl Deployment {
     /// The app.
     pub fn id(&self) -> &AppId {
         &self.id
+    }
+
+    /// Its names, for headers.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The revision that serves.

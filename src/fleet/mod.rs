@@ -67,7 +67,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use control::Until;
-pub use deployment::{Deployment, Snapshot};
+pub use deployment::{Deployment, Names, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
 pub use outcomes::Outcomes;

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::net::Shutdown;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -39,8 +39,6 @@ impl Presence {
     /// Nothing is lost.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) async fn gone(&self) {
-        use tokio::io::Interest;
-
         // Of the interests this is the one that wakes for a closed side and not for data.
         while let Ok(ready) = self.0.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
@@ -71,15 +69,28 @@ impl AsyncRead for Connection {
         }
         loop {
             ready!(self.0.poll_read_ready(cx))?;
+            let room = buf.remaining();
             match self.0.try_read_buf(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => {
+                    if read.as_ref().is_ok_and(|n| (1..room).contains(n)) {
+                        self.emptied();
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }
 }
 
 impl Connection {
+    /// Waits for the kernel to report more instead of asking it in vain. Nothing is missed: this
+    /// thread alone takes in the events of its connections, and not now.
+    fn emptied(&self) {
+        let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        let _ = self.0.try_io(Interest::READABLE, nothing);
+    }
+
     fn poll_try_write(
         &self,
         cx: &mut Context<'_>,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::model::{AppId, ExecutionId};
+use crate::{fleet::Names, model::ExecutionId};
 
 /// The invocation's id, on requests to apps and on every answer.
 pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id");
@@ -129,28 +129,29 @@ pub fn remove_ours(headers: &mut HeaderMap) {
 }
 
 /// Says who is asked for what, to the app.
-pub fn identify(headers: &mut HeaderMap, app: &AppId, execution: ExecutionId) {
+pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     remove_ours(headers);
-    let text = |s: &str| {
-        HeaderValue::from_str(s).expect("names and ids are ASCII without control characters")
-    };
-    headers.insert(EXECUTION_ID, text(&execution.to_string()));
-    headers.insert(FUNCTION_ID, text(&app.to_string()));
-    headers.insert(ORGANIZATION_ID, text(app.org.as_str()));
+    headers.insert(EXECUTION_ID, execution);
+    headers.insert(FUNCTION_ID, app.function.clone());
+    headers.insert(ORGANIZATION_ID, app.organization.clone());
+}
+
+/// An invocation's id as the value of a header.
+pub fn execution_value(id: ExecutionId) -> HeaderValue {
+    HeaderValue::try_from(id.to_string()).expect("an id is ASCII")
 }
 
 /// Says where a request came from. What the peer says of those before it is believed when the
 /// peer is on this machine, as a TLS proxy would be; else it starts anew.
 pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
     let trusted = peer.to_canonical().is_loopback();
-    let peer = peer.to_canonical().to_string();
-    let mut chain = match trusted {
-        true => tokens(headers, &FORWARDED_FOR),
-        false => Vec::new(),
-    };
-    chain.push(peer);
-    let chain = chain.join(", ");
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
+    let mut chain = peer.to_canonical().to_string();
+    if trusted && headers.contains_key(&FORWARDED_FOR) {
+        let mut before = tokens(headers, &FORWARDED_FOR);
+        before.push(chain);
+        chain = before.join(", ");
+    }
+    if let Ok(chain) = HeaderValue::try_from(chain) {
         headers.insert(FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
@@ -219,7 +220,8 @@ mod tests {
             ("x-ok", "1"),
         ]);
         let execution = "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("valid");
-        identify(&mut h, &"acme/a".parse().expect("valid"), execution);
+        let names = Names::of(&"acme/a".parse().expect("valid"));
+        identify(&mut h, &names, execution_value(execution));
         assert_eq!(h.get(ORGANIZATION_ID).expect("set"), "acme");
         assert_eq!(h.get(FUNCTION_ID).expect("set"), "acme/a");
         assert_eq!(

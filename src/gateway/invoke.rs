@@ -86,7 +86,8 @@ async fn answer(
     let deployment = invocation.deployment;
     let began = Instant::now();
     let timeout = deployment.with_revision(|r| r.timeout);
-    headers::identify(request.headers_mut(), deployment.id(), invocation.execution);
+    let execution = headers::execution_value(invocation.execution);
+    headers::identify(request.headers_mut(), deployment.names(), execution);
     let counted = invocation.attempt.is_none();
     let (deadline, lease) = match invocation.attempt.take() {
         Some(attempt) => {
@@ -209,8 +210,7 @@ async fn exchange(
 }
 
 fn name_execution(headers: &mut HeaderMap, execution: ExecutionId) {
-    let id = HeaderValue::from_str(&execution.to_string()).expect("an id is ASCII");
-    headers.insert(headers::EXECUTION_ID, id);
+    headers.insert(headers::EXECUTION_ID, headers::execution_value(execution));
 }
 
 /// Joins the two connections after a 101 and keeps the lease until one of them ends.

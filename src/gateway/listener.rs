@@ -3,7 +3,9 @@
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Request;
+use http_body::Body as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -102,6 +104,10 @@ async fn serve(
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, api, presence) = (gateway.clone(), api.clone(), presence.clone());
         async move {
+            if request.body().is_end_stream() {
+                // hyper reads on while it waits, and notices by itself that the client leaves.
+                return Ok(gateway.handle(&api, request, peer).await);
+            }
             tokio::select! {
                 biased;
                 response = gateway.handle(&api, request, peer) => Ok(response),
@@ -127,9 +133,13 @@ async fn drained<C, T>(
 where
     C: Future<Output = T>,
 {
+    // In a set, which looks at it only when it is woken: looked at with every piece of every
+    // request, the token's lock would be what all threads wait for.
+    let mut draining = FuturesUnordered::from_iter([stop.drain.cancelled()]);
     tokio::select! {
+        biased;
         ended = connection.as_mut() => return Some(ended),
-        () = stop.drain.cancelled() => finish(connection.as_mut()),
+        _ = draining.next() => finish(connection.as_mut()),
     }
     tokio::select! {
         ended = connection => Some(ended),

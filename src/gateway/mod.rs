@@ -161,9 +161,8 @@ impl Gateway {
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
                 let mut response = self.failure(&failure, owner);
-                if let Ok(id) = HeaderValue::from_str(&execution.to_string()) {
-                    response.headers_mut().insert(headers::EXECUTION_ID, id);
-                }
+                let id = headers::execution_value(execution);
+                response.headers_mut().insert(headers::EXECUTION_ID, id);
                 response
             }
         }
