@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     build::Images,
+    engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
@@ -264,14 +265,12 @@ impl Apps {
                 })?;
                 let image = s.unless_stopping(s.images.resolve(&id.org, &draft.source)).await?;
                 warn_of_ports(&app, &image.exposed_ports);
+                let facts = facts(&image, &draft.source);
                 let version = Arc::new(Version {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,
                     source: draft.source,
                     image_id: image.id,
-                    facts: ImageFacts {
-                        user: Some(image.user),
-                        home: image.home,
-                    },
+                    facts,
                     created_at_ms: now_ms(),
                     settings: app.settings.clone(),
                 });
@@ -444,6 +443,15 @@ fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::fields(wrong))
+    }
+}
+
+/// What a version keeps of its image.
+fn facts(image: &Image, source: &ImageSource) -> ImageFacts {
+    ImageFacts {
+        user: Some(image.user.clone()),
+        home: image.home.clone(),
+        digest_ref: crate::model::app::digest_ref(&source.image_ref, &image.digests),
     }
 }
 

@@ -53,6 +53,10 @@ const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_PIDS_LIMIT: u32 = 512;
 /// Files of an app that is used on working days live over a weekend.
 const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A few steps back without a pull.
+const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
+/// Tests of a draft, and a delete that is followed by a new deploy, find the image there.
+const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
 /// Nobody waits for it.
 const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// `/tmp` and home full, half of the memory is left to the processes.
@@ -183,6 +187,12 @@ pub struct Config {
     /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
     /// volume when its storage mode is not persistent. Default 3 days.
     pub storage_ttl: Duration,
+    /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose pulled
+    /// images stay on this machine, beside the active one's. Default 5.
+    pub image_versions_kept: usize,
+    /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: how long a pulled image stays at least, counted
+    /// from the pull. Default 1 h.
+    pub image_keep_for: Duration,
     /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two looks for volumes and images
     /// that are not to be kept. Default 60 s.
     pub upkeep_interval: Duration,
@@ -365,6 +375,8 @@ impl Config {
             stop_grace: DEFAULT_STOP_GRACE,
             pids_limit: DEFAULT_PIDS_LIMIT,
             storage_ttl: DEFAULT_STORAGE_TTL,
+            image_versions_kept: DEFAULT_IMAGE_VERSIONS_KEPT,
+            image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
             upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
             scratch_percent: DEFAULT_SCRATCH_PERCENT,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    app::App,
+    app::{App, Pulled},
     failure::{Failure, FieldViolation, Reason},
     host::{self, MAX_LABEL_LEN},
     id::{AppId, AppName, OrgName},
@@ -28,6 +28,10 @@ pub enum Change {
     PutSecret(Arc<Sealed>),
     /// The secret is gone.
     DeleteSecret(OrgName, SecretName),
+    /// The image is being pulled, or has been.
+    PutPulled(Arc<Pulled>),
+    /// The image is gone, or is not ours.
+    DeletePulled(String),
 }
 
 /// Every app, and which host label belongs to which.
@@ -37,6 +41,7 @@ pub struct Catalog {
     labels: HashMap<String, AppId>,
     /// Read and paged in `secret.rs`.
     pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
+    pulled: BTreeMap<String, Arc<Pulled>>,
 }
 
 impl Catalog {
@@ -48,6 +53,11 @@ impl Catalog {
     /// Every app, by organization and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<App>> {
         self.apps.values()
+    }
+
+    /// The images that the platform pulled or is pulling.
+    pub fn pulled(&self) -> impl Iterator<Item = &Arc<Pulled>> {
+        self.pulled.values()
     }
 
     /// At most `limit` apps of one organization by name, those after `after`.
@@ -139,6 +149,10 @@ impl Catalog {
             Change::DeleteSecret(org, name) => {
                 self.secrets.remove(&(org.clone(), name.clone()));
             }
+            Change::PutPulled(image) => {
+                self.pulled.insert(image.key().to_owned(), image.clone());
+            }
+            Change::DeletePulled(key) => drop(self.pulled.remove(key)),
         }
     }
 

@@ -104,7 +104,8 @@ pub async fn run(config: Config) -> Result<()> {
     let store = Store::open(data.path())?;
     let (executions, accepted) =
         Executions::open(data.path(), executions_config(&config), known(&store))?;
-    let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
+    let engine =
+        Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
     let keychain = keychain(&secrets);
     let fleet_config = fleet_config(&config, keychain.clone());
@@ -126,6 +127,7 @@ pub async fn run(config: Config) -> Result<()> {
         store.clone(),
         fleet.clone(),
         volumes,
+        engine.clone(),
     );
     let gateway = Arc::new(Gateway {
         routes,
@@ -249,7 +251,7 @@ fn clamp(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
+fn engine_config(config: &Config, data: &DataDir, store: &Store) -> docker::Config {
     docker::Config {
         host: config.docker_host.clone(),
         reach: match config.reach {
@@ -265,6 +267,7 @@ fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
         extra_network: config.network.clone(),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
+        pull_record: upkeep::pull_record(store),
         ..docker::Config::new(data.instance().clone(), data.path().to_owned())
     }
 }
@@ -303,6 +306,8 @@ fn upkeep_config(c: &Config) -> upkeep::Config {
     upkeep::Config {
         interval: c.upkeep_interval,
         storage_ttl: c.storage_ttl,
+        versions_kept: c.image_versions_kept,
+        image_keep_for: c.image_keep_for,
     }
 }
 

@@ -11,6 +11,7 @@ mod cli_executions;
 mod clients;
 mod executions;
 mod identity;
+mod images;
 
 mod disk_full;
 mod engine_restart;
