@@ -126,6 +126,11 @@ impl Apps {
         self.shared.store.catalog().page(org, after, limit)
     }
 
+    /// As [`Apps::page`], of the published ones.
+    pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.shared.store.catalog().published(org, after, limit)
+    }
+
     /// What the fleet does for an app; `None` before the first publish.
     pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
         self.shared.fleet.get(id).map(|d| d.snapshot())

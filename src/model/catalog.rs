@@ -62,6 +62,21 @@ impl Catalog {
 
     /// At most `limit` apps of one organization by name, those after `after`.
     pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.page_of(org, after, limit, |_| true)
+    }
+
+    /// As [`Catalog::page`], of the published ones.
+    pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.page_of(org, after, limit, |app| app.active_version != 0)
+    }
+
+    fn page_of(
+        &self,
+        org: &OrgName,
+        after: Option<&AppName>,
+        limit: usize,
+        shown: impl Fn(&App) -> bool,
+    ) -> Vec<Arc<App>> {
         // '0' starts the range: no valid name sorts before it but '-' and '.', which cannot lead.
         let from = match after {
             Some(name) => Bound::Excluded(AppId {
@@ -79,6 +94,7 @@ impl Catalog {
         self.apps
             .range((from, Bound::Unbounded))
             .take_while(|(id, _)| id.org == *org)
+            .filter(|(_, app)| shown(app))
             .take(limit)
             .map(|(_, a)| a.clone())
             .collect()
@@ -308,6 +324,19 @@ mod tests {
         assert_eq!(names(c.page(&org, None, 2)), ["1", "2"]);
         assert_eq!(
             names(c.page(&org, Some(&"2".parse().expect("valid")), 2)),
+            ["3"]
+        );
+        let mut c = c;
+        for id in ["b/2", "b/3"] {
+            let published = c.update(&id.parse().expect("valid"), |app| {
+                app.active_version = 1;
+                Ok(())
+            });
+            c.apply(&published.expect("there"));
+        }
+        assert_eq!(names(c.published(&org, None, 1)), ["2"]);
+        assert_eq!(
+            names(c.published(&org, Some(&"2".parse().expect("valid")), 2)),
             ["3"]
         );
     }
