@@ -14,12 +14,14 @@ use std::{
 use crate::model::{OrgName, Standby};
 
 mod forms;
+mod kinds;
 mod layers;
 mod serving;
 #[cfg(test)]
 mod tests;
 
 pub use forms::parse_duration;
+pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use serving::Serving;
 
@@ -296,46 +298,6 @@ pub struct Config {
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
     /// Default `info`.
     pub log_level: String,
-}
-
-/// How containers are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Directly where their addresses are routable from here, else through published ports.
-    Auto,
-    /// At their own addresses.
-    Direct,
-    /// Through ports published on this host.
-    Published,
-}
-
-/// Who freezes containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freezer {
-    /// The cgroup where that is safe, else the engine.
-    Auto,
-    /// The engine.
-    Engine,
-    /// The cgroup.
-    Cgroup,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Scheme and port of public URLs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicUrl {
-    /// `http` or `https`.
-    pub scheme: String,
-    /// The port to show; `None` shows none, which is the scheme's own.
-    pub port: Option<u16>,
 }
 
 impl Config {

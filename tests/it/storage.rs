@@ -86,6 +86,28 @@ async fn persistent_files_outlive_replicas_publishes_standby_and_crashes_until_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_image_fill_a_new_volume_and_never_an_old_one() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::create(&ignite, "acme/a", persistent()).await;
+    let home = [("HOME", "/home/app")];
+    for (content, expected) in [("one", "one"), ("two", "one changed")] {
+        let image = probe::image_with_files(&[("/home/app/seed", content)], &home).await;
+        let (status, answer) = app.publish_image(&ignite, &image).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let found = read(&ignite, &app, "/home/app/seed").await;
+        assert_eq!(found, Ok(expected.to_owned()));
+        let changed = write(&ignite, &app, "/home/app/seed", "one changed").await;
+        assert_eq!(changed, Ok(()));
+    }
+    // An image without a home shares the same files.
+    let (status, answer) = app.publish_image(&ignite, &probe::image().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let found = read(&ignite, &app, "/home/ignite/seed").await;
+    assert_eq!(found, Ok("one changed".to_owned()));
+    assert_eq!(write(&ignite, &app, FILE, "new").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_one_volume_and_a_change_of_mode_takes_effect_at_once() {
     let ignite = Ignite::builder().start().await;
     for via in BOTH {

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bollard::{
-    models::{ContainerCreateBody, EventMessage},
+    models::ContainerCreateBody,
     query_parameters::{
         CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
         StopContainerOptions,
@@ -489,13 +489,7 @@ impl Engine for Docker {
                         .ok(),
                 )
             })
-            .filter_map(|event| future::ready(death(event)))
+            .filter_map(|event| future::ready(read::death(event)))
             .boxed()
     }
-}
-
-/// The container that an event says has ended. Podman says "died" where Docker says "die".
-fn death(event: EventMessage) -> Option<ContainerId> {
-    matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
-    Some(ContainerId(event.actor?.id?))
 }
