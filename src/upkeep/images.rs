@@ -152,3 +152,189 @@ async fn put(store: &Store, pulled: Pulled) -> Result<(), Failure> {
 async fn commit(store: &Store, changes: Vec<Change>) -> Result<(), Failure> {
     store.commit(move |_| Ok((changes, ()))).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::model::{App, Draft, ImageSource, Version};
+
+    const TAG: &str = "r.example/app:1";
+    const HOUR: i64 = 3_600_000;
+
+    /// Names on the engine and the ids that they stand for; those in use cannot be taken away.
+    #[derive(Default)]
+    struct Names {
+        ids: HashMap<String, String>,
+        in_use: bool,
+    }
+
+    struct World {
+        store: Store,
+        names: Arc<Mutex<Names>>,
+        images: Images,
+        _dir: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new(names: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let ids = names.iter().map(|(n, id)| ((*n).into(), (*id).into()));
+            let names = Arc::new(Mutex::new(Names {
+                ids: ids.collect(),
+                in_use: false,
+            }));
+            let (find, untag) = (names.clone(), names.clone());
+            let images = Images {
+                find: Box::new(move |name| {
+                    let id = find.lock().ids.get(&name).cloned();
+                    let image = id.map(|id| Image {
+                        digests: vec![digest(&id)],
+                        id,
+                        user: String::new(),
+                        home: Default::default(),
+                        exposed_ports: Vec::new(),
+                    });
+                    Box::pin(async move { Ok(image) })
+                }),
+                untag: Box::new(move |name| {
+                    let mut names = untag.lock();
+                    let outcome = match names.in_use {
+                        true => Err(Error::Refused {
+                            call: "remove the image",
+                            status: 409,
+                            message: "in use".into(),
+                        }),
+                        false => Ok(drop(names.ids.remove(&name))),
+                    };
+                    Box::pin(async move { outcome })
+                }),
+            };
+            Self {
+                store: Store::open(dir.path()).expect("opens"),
+                names,
+                images,
+                _dir: dir,
+            }
+        }
+
+        async fn write(&self, id: &str, at_ms: i64) {
+            let digest_ref = if id.is_empty() {
+                String::new()
+            } else {
+                digest(id)
+            };
+            let pulled = Pulled {
+                reference: TAG.into(),
+                id: id.into(),
+                digest_ref,
+                at_ms,
+            };
+            put(&self.store, pulled).await.expect("written");
+        }
+
+        /// An app whose draft names the tag, and whose versions have these images.
+        async fn app(&self, versions: &[&str]) {
+            let source = ImageSource {
+                image_ref: TAG.into(),
+                registry_secret_ref: String::new(),
+            };
+            let version = |(n, id): (usize, &&str)| {
+                Arc::new(Version {
+                    number: n as u32 + 1,
+                    source: source.clone(),
+                    image_id: (*id).to_owned(),
+                    facts: Default::default(),
+                    created_at_ms: 0,
+                    settings: Default::default(),
+                })
+            };
+            let app = App {
+                id: "o/a".parse().expect("valid"),
+                created_at_ms: 0,
+                updated_at_ms: 0,
+                used_at_ms: 0,
+                settings: Default::default(),
+                draft: Some(Draft {
+                    source: source.clone(),
+                    created_at_ms: 0,
+                }),
+                versions: versions.iter().enumerate().map(version).collect(),
+                active_version: 1,
+            };
+            let put = Change::Put(Arc::new(app));
+            commit(&self.store, vec![put]).await.expect("written");
+        }
+
+        async fn look(&self) {
+            let keep_for = Duration::from_secs(60);
+            self.images.look(&self.store, 1, keep_for).await;
+        }
+
+        fn records(&self) -> Vec<String> {
+            let catalog = self.store.catalog();
+            catalog.pulled().map(|p| p.key().to_owned()).collect()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> = self.names.lock().ids.keys().cloned().collect();
+            names.sort_unstable();
+            names
+        }
+    }
+
+    fn digest(id: &str) -> String {
+        format!("r.example/app@sha256:{id}")
+    }
+
+    #[tokio::test]
+    async fn a_pull_whose_end_nobody_wrote_down_is_settled_by_what_is_there() {
+        let begun = now_ms() - HOUR;
+        let w = World::new(&[(TAG, "1"), (&digest("1"), "1")]);
+        w.write("", begun).await;
+        w.look().await;
+        assert_eq!(w.records(), [digest("1")], "it came");
+        w.look().await;
+        assert_eq!((w.names(), w.records()), (vec![], vec![]), "and goes");
+
+        w.write("", begun).await;
+        w.look().await;
+        assert_eq!(w.records(), [TAG], "it may still be under way");
+        w.write("", now_ms() - 3 * HOUR).await;
+        w.look().await;
+        assert_eq!(w.records(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_young_in_use_or_renamed_stays() {
+        let old = now_ms() - HOUR;
+        let names = [(TAG, "3"), (&digest("1"), "1"), (&digest("2"), "2")];
+        let w = World::new(&names);
+        // 1 is active, 2 is neither that nor the newest, and the tag stands for 3 by now.
+        w.app(&["1", "2", "4"]).await;
+        w.write("1", old).await;
+        w.write("2", now_ms()).await;
+        w.look().await;
+        assert_eq!(w.names().len(), 3, "2 is young");
+        w.write("2", old).await;
+        w.names.lock().in_use = true;
+        w.look().await;
+        assert_eq!((w.names().len(), w.records().len()), (3, 2));
+        w.names.lock().in_use = false;
+        w.look().await;
+        assert_eq!(w.names(), [TAG.to_owned(), digest("1")]);
+        assert_eq!(w.records(), [digest("1")]);
+        // What a draft names stays for as long as its name stands for it.
+        w.write("3", old).await;
+        w.look().await;
+        assert_eq!(w.records(), [digest("1"), digest("3")]);
+        let id = "o/a".parse().expect("valid");
+        let gone = vec![Change::Delete(id)];
+        commit(&w.store, gone).await.expect("written");
+        w.look().await;
+        assert_eq!((w.names(), w.records()), (vec![], vec![]));
+    }
+}
