@@ -28,7 +28,10 @@ use crate::{
     gateway::Routes,
     model::{
         App, AppId, AppName, Draft, Failure, FieldViolation, ImageFacts, ImageSource, OrgName,
-        Reason, Revision, Version, catalog::not_found, host, revision::Defaults,
+        Reason, Revision, Version,
+        catalog::{Change, not_found},
+        host,
+        revision::Defaults,
         settings::Settings,
     },
     store::{Store, executions::Executions},
@@ -215,8 +218,13 @@ impl Apps {
         self.to_the_end(move |s| async move {
             let gone = id.clone();
             s.in_turn(&id, async {
-                s.store
-                    .commit(move |c| Ok((vec![c.delete(&gone)?], ())))
+                let since = s
+                    .store
+                    .commit(move |c| {
+                        let deleted = c.delete(&gone)?;
+                        let since = c.get(&gone).map_or(0, |app| app.created_at_ms);
+                        Ok((vec![deleted, Change::DoomVolume(gone, since)], since))
+                    })
                     .await?;
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
@@ -224,7 +232,7 @@ impl Apps {
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
-                s.volumes.remove_of(&id).await;
+                s.volumes.remove_of(&id, since).await;
                 Ok(())
             })
             .await

@@ -4,7 +4,7 @@
 //! on disk. All of it is plain data, so the rules are tested without a store.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
 };
@@ -32,6 +32,10 @@ pub enum Change {
     PutPulled(Arc<Pulled>),
     /// The image is gone, or is not ours.
     DeletePulled(String),
+    /// The volume of an app that was created then is to go.
+    DoomVolume(AppId, i64),
+    /// It is gone.
+    VolumeGone(AppId, i64),
 }
 
 /// Every app, and which host label belongs to which.
@@ -42,6 +46,7 @@ pub struct Catalog {
     /// Read and paged in `secret.rs`.
     pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
     pulled: BTreeMap<String, Arc<Pulled>>,
+    doomed: BTreeSet<(AppId, i64)>,
 }
 
 impl Catalog {
@@ -58,6 +63,11 @@ impl Catalog {
     /// The images that the platform pulled or is pulling.
     pub fn pulled(&self) -> impl Iterator<Item = &Arc<Pulled>> {
         self.pulled.values()
+    }
+
+    /// The apps, and when they were created, whose volumes are to go.
+    pub fn doomed(&self) -> &BTreeSet<(AppId, i64)> {
+        &self.doomed
     }
 
     /// At most `limit` apps of one organization by name, those after `after`.
@@ -169,6 +179,8 @@ impl Catalog {
                 self.pulled.insert(image.key().to_owned(), image.clone());
             }
             Change::DeletePulled(key) => drop(self.pulled.remove(key)),
+            Change::DoomVolume(id, since) => drop(self.doomed.insert((id.clone(), *since))),
+            Change::VolumeGone(id, since) => drop(self.doomed.remove(&(id.clone(), *since))),
         }
     }
 

@@ -266,6 +266,12 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
         let pulled = decode_pulled(&value).map_err(|e| format!("{damaged}: {e}"))?;
         catalog.apply(&Change::PutPulled(Arc::new(pulled)));
     }
+    for key in db.scan_prefix([keys::DOOMED]).keys() {
+        let key = key.map_err(|e| e.to_string())?;
+        let (id, since) =
+            keys::parse_doomed(&key).ok_or_else(|| format!("the key {key:?} names no volume"))?;
+        catalog.apply(&Change::DoomVolume(id, since));
+    }
     Ok(catalog)
 }
 

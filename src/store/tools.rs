@@ -283,6 +283,8 @@ fn read_rows(
             if let Err(e) = records::decode_pulled(&value) {
                 wrong.push(format!("{damaged}: {e}"));
             }
+        } else if kind == Some(keys::DOOMED) && keys::parse_doomed(&key).is_some() {
+            rows.add("volumes to go");
         } else if &*key != db::FORMAT_KEY {
             wrong.push(format!(
                 "the key {} names nothing known",

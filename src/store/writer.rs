@@ -150,5 +150,7 @@ fn stage(batch: &mut sled::Batch, before: &Catalog, change: &Change) {
             batch.insert(keys::pulled(image.key()), records::encode_pulled(image));
         }
         Change::DeletePulled(key) => batch.remove(keys::pulled(key)),
+        Change::DoomVolume(id, since) => batch.insert(keys::doomed(id, *since), &[]),
+        Change::VolumeGone(id, since) => batch.remove(keys::doomed(id, *since)),
     }
 }

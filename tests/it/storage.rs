@@ -233,6 +233,68 @@ async fn prune_leaves_files_that_somebody_can_come_back_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_loses_no_files() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .env("IGNITE_LOG", "info,ignite::upkeep=debug")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    ignite.terminate(ENGINE_LIMIT).await;
+    let store = ignite.data_dir().join("store");
+    let aside = ignite.data_dir().join("store-aside");
+    std::fs::rename(&store, &aside).expect("it moves");
+    ignite.start().await;
+    // It has been looked at, more than once.
+    eventually_ok(ENGINE_LIMIT, || async {
+        match ignite.log().matches("is left alone").count() {
+            0 | 1 => Err("it was not looked at"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    ignite.terminate(ENGINE_LIMIT).await;
+    std::fs::remove_dir_all(&store).expect("it goes");
+    std::fs::rename(&aside, &store).expect("it moves back");
+    ignite.start().await;
+    assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
+    // A crash after a delete that could not remove the volume: the next start does.
+    let docker = engine::docker().await;
+    let held = hold_volume(&docker, &volumes(&ignite).await[0]).await;
+    delete(&ignite, &app).await;
+    assert_eq!(volumes(&ignite).await.len(), 1, "somebody has it");
+    ignite.kill9();
+    let force = bollard::query_parameters::RemoveContainerOptionsBuilder::new().force(true);
+    let removed = docker.remove_container(&held, Some(force.build())).await;
+    removed.expect("it goes");
+    ignite.start().await;
+    wait_for_volumes(&ignite, 0).await;
+}
+
+/// A container of somebody else that has a volume; answers its id.
+async fn hold_volume(docker: &bollard::Docker, volume: &str) -> String {
+    let mount = bollard::models::Mount {
+        source: Some(volume.to_owned()),
+        target: Some("/held".to_owned()),
+        typ: Some(bollard::models::MountType::VOLUME),
+        ..Default::default()
+    };
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(probe::image().await),
+        host_config: Some(bollard::models::HostConfig {
+            mounts: Some(vec![mount]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let none = None::<bollard::query_parameters::CreateContainerOptions>;
+    let made = docker.create_container(none, body).await;
+    made.expect("a container").id
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ephemeral_platform_leaves_no_volume() {
     let mut ignite = Ignite::builder().arg("--ephemeral").start().await;
     let output = ignite.cli(&["app", "create", "local:a", "--storage", "persistent"]);
