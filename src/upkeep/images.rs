@@ -208,7 +208,10 @@ mod tests {
                             status: 409,
                             message: "in use".into(),
                         }),
-                        false => Ok(drop(names.ids.remove(&name))),
+                        false => {
+                            names.ids.remove(&name);
+                            Ok(())
+                        }
                     };
                     Box::pin(async move { outcome })
                 }),
