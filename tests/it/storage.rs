@@ -233,6 +233,28 @@ async fn prune_leaves_files_that_somebody_can_come_back_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_not_to_be_kept_any_more_are_found_on_the_way_back() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    for (mode, there) in [("EPHEMERAL", false), ("PERSISTENT", true)] {
+        let mode = json!({ "storageMode": format!("STORAGE_MODE_{mode}") });
+        app.update(&ignite, mode).await;
+        eventually_ok(ENGINE_LIMIT, || async {
+            match read(&ignite, &app, FILE).await {
+                found if found.is_ok() == there => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    }
+    assert_eq!(volumes(&ignite).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_store_loses_no_files() {
     let _guard = PruneGuard::no_prune().await;
     let mut ignite = Ignite::builder()
