@@ -393,7 +393,7 @@ impl Config {
             "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
         );
         require(
-            is_domain(&self.base_domain),
+            forms::is_domain(&self.base_domain),
             "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",
         );
         require(
@@ -489,16 +489,4 @@ impl Config {
             Err(Invalid { problems })
         }
     }
-}
-
-fn is_domain(s: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
-    s.len() <= 253 - 64 && s.split('.').all(label)
 }
