@@ -24,11 +24,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     build::Images,
+    engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
         App, AppId, AppName, Draft, Failure, FieldViolation, ImageFacts, ImageSource, OrgName,
-        Reason, Revision, Version, catalog::not_found, host, revision::Defaults,
+        Reason, Revision, Version,
+        catalog::{Change, not_found},
+        host,
+        revision::Defaults,
         settings::Settings,
     },
     store::{Store, executions::Executions},
@@ -129,6 +133,11 @@ impl Apps {
         self.shared.store.catalog().page(org, after, limit)
     }
 
+    /// As [`Apps::page`], of the published ones.
+    pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.shared.store.catalog().published(org, after, limit)
+    }
+
     /// What the fleet does for an app; `None` before the first publish.
     pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
         self.shared.fleet.get(id).map(|d| d.snapshot())
@@ -213,8 +222,13 @@ impl Apps {
         self.to_the_end(move |s| async move {
             let gone = id.clone();
             s.in_turn(&id, async {
-                s.store
-                    .commit(move |c| Ok((vec![c.delete(&gone)?], ())))
+                let since = s
+                    .store
+                    .commit(move |c| {
+                        let deleted = c.delete(&gone)?;
+                        let since = c.get(&gone).map_or(0, |app| app.created_at_ms);
+                        Ok((vec![deleted, Change::DoomVolume(gone, since)], since))
+                    })
                     .await?;
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
@@ -222,7 +236,7 @@ impl Apps {
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
-                s.volumes.remove_of(&id).await;
+                s.volumes.remove_of(&id, since).await;
                 Ok(())
             })
             .await
@@ -268,14 +282,12 @@ impl Apps {
                 })?;
                 let image = s.unless_stopping(s.images.resolve(&id.org, &draft.source)).await?;
                 warn_of_ports(&app, &image.exposed_ports);
+                let facts = facts(&image, &draft.source);
                 let version = Arc::new(Version {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,
                     source: draft.source,
                     image_id: image.id,
-                    facts: ImageFacts {
-                        user: Some(image.user),
-                        home: image.home,
-                    },
+                    facts,
                     created_at_ms: now_ms(),
                     settings: app.settings.clone(),
                 });
@@ -453,6 +465,15 @@ fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::fields(wrong))
+    }
+}
+
+/// What a version keeps of its image.
+fn facts(image: &Image, source: &ImageSource) -> ImageFacts {
+    ImageFacts {
+        user: Some(image.user.clone()),
+        home: image.home.clone(),
+        digest_ref: crate::model::app::digest_ref(&source.image_ref, &image.digests),
     }
 }
 

@@ -552,6 +552,7 @@ pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
         code_kind: v1::CodeKind::Image.into(),
         image_ref: v.source.image_ref.clone(),
         image_id: v.image_id.clone(),
+        image_digest: v.facts.digest_ref.clone(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! A draft or a version made ready to be tested.
 
 use super::{
-    Apps,
+    Apps, facts,
     versions::{draft, find, restore},
 };
 use crate::{
     fleet::Trial,
-    model::{AppId, Failure, ImageFacts, Revision, Version},
+    model::{AppId, Failure, Revision, Version},
 };
 
 impl Apps {
@@ -20,7 +20,8 @@ impl Apps {
         let revision = match number {
             Some(number) => {
                 let version = find(&app, number)?;
-                let pinned = s.images.pinned(&id.org, &version.source, &version.image_id);
+                let source = version.pull_source();
+                let pinned = s.images.pinned(&id.org, &source, &version.image_id);
                 s.unless_stopping(pinned).await?;
                 Revision::new(&restore(&app, &version), &version, s.defaults)
             }
@@ -28,14 +29,12 @@ impl Apps {
                 let draft = draft(&app)?;
                 let image = s.images.resolve(&id.org, &draft.source);
                 let image = s.unless_stopping(image).await?;
+                let facts = facts(&image, &draft.source);
                 let version = Version {
                     number: 0,
                     source: draft.source.clone(),
                     image_id: image.id,
-                    facts: ImageFacts {
-                        user: Some(image.user),
-                        home: image.home,
-                    },
+                    facts,
                     created_at_ms: draft.created_at_ms,
                     settings: app.settings.clone(),
                 };

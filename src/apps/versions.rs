@@ -74,7 +74,8 @@ impl Apps {
                 let app = s.get(&id)?;
                 let previous = app.active_version;
                 let version = find(&app, number)?;
-                let pinned = s.images.pinned(&id.org, &version.source, &version.image_id);
+                let source = version.pull_source();
+                let pinned = s.images.pinned(&id.org, &source, &version.image_id);
                 s.unless_stopping(pinned).await?;
                 let restored = restore(&app, &version);
                 // Refused before anything is started, and again on the newest state below.

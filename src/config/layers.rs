@@ -125,6 +125,8 @@ settings! {
     drain_timeout = "drain_timeout_secs", "IGNITE_DRAIN_TIMEOUT_SECS", Secs;
     stop_grace = "stop_grace_secs", "IGNITE_STOP_GRACE_SECS", Secs;
     storage_ttl = "storage_ttl_secs", "IGNITE_STORAGE_TTL_SECS", Secs;
+    image_versions_kept = "image_versions_kept", "IGNITE_IMAGE_VERSIONS_KEPT", Count;
+    image_keep_for = "image_keep_for", "IGNITE_IMAGE_KEEP_FOR", Span;
     upkeep_interval = "upkeep_interval", "IGNITE_UPKEEP_INTERVAL", Span;
     scratch_percent = "scratch_percent", "IGNITE_SCRATCH_PERCENT", Count;
     pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;

@@ -16,12 +16,14 @@ use std::{
 use crate::model::{OrgName, Standby};
 
 mod forms;
+mod kinds;
 mod layers;
 mod serving;
 #[cfg(test)]
 mod tests;
 
 pub use forms::parse_duration;
+pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use serving::Serving;
 
@@ -57,6 +59,10 @@ const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_PIDS_LIMIT: u32 = 512;
 /// Files of an app that is used on working days live over a weekend.
 const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A few steps back without a pull.
+const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
+/// Tests of a draft, and a delete that is followed by a new deploy, find the image there.
+const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
 /// Nobody waits for it.
 const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// `/tmp` and home full, half of the memory is left to the processes.
@@ -190,6 +196,12 @@ pub struct Config {
     /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
     /// volume when its storage mode is not persistent. Default 3 days.
     pub storage_ttl: Duration,
+    /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose pulled
+    /// images stay on this machine, beside the active one's. Default 5.
+    pub image_versions_kept: usize,
+    /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: how long a pulled image stays at least, counted
+    /// from the pull. Default 1 h.
+    pub image_keep_for: Duration,
     /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two looks for volumes and images
     /// that are not to be kept. Default 60 s.
     pub upkeep_interval: Duration,
@@ -295,46 +307,6 @@ pub struct Config {
     pub log_level: String,
 }
 
-/// How containers are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Directly where their addresses are routable from here, else through published ports.
-    Auto,
-    /// At their own addresses.
-    Direct,
-    /// Through ports published on this host.
-    Published,
-}
-
-/// Who freezes containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freezer {
-    /// The cgroup where that is safe, else the engine.
-    Auto,
-    /// The engine.
-    Engine,
-    /// The cgroup.
-    Cgroup,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Scheme and port of public URLs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicUrl {
-    /// `http` or `https`.
-    pub scheme: String,
-    /// The port to show; `None` shows none, which is the scheme's own.
-    pub port: Option<u16>,
-}
-
 impl Config {
     /// Whether the data directory is the one that is used when none is given.
     pub fn data_dir_is_default(&self) -> bool {
@@ -375,6 +347,8 @@ impl Config {
             stop_grace: DEFAULT_STOP_GRACE,
             pids_limit: DEFAULT_PIDS_LIMIT,
             storage_ttl: DEFAULT_STORAGE_TTL,
+            image_versions_kept: DEFAULT_IMAGE_VERSIONS_KEPT,
+            image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
             upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
             scratch_percent: DEFAULT_SCRATCH_PERCENT,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
@@ -429,7 +403,7 @@ impl Config {
             "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
         );
         require(
-            is_domain(&self.base_domain),
+            forms::is_domain(&self.base_domain),
             "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",
         );
         require(
@@ -529,16 +503,4 @@ impl Config {
             Err(Invalid { problems })
         }
     }
-}
-
-fn is_domain(s: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
-    s.len() <= 253 - 64 && s.split('.').all(label)
 }

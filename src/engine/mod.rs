@@ -25,9 +25,11 @@ pub mod docker;
 pub mod fake;
 mod keychain;
 mod log;
+mod pulled;
 
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
+pub use pulled::{PullRecord, WritePulls, Written};
 
 /// What the platform needs of a container engine.
 ///
@@ -45,6 +47,16 @@ pub trait Engine: Send + Sync + 'static {
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<Image, Error>> + Send;
+
+    /// The image if it is on this machine.
+    fn find_image(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<Option<Image>, Error>> + Send;
+
+    /// Takes this name from the image that has it; one without any name left goes. Gone is
+    /// success; an image that a container needs is an error.
+    fn untag_image(&self, reference: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Creates a container, stopped, in the instance's network (made when it is missing).
     fn create(
@@ -171,6 +183,8 @@ impl fmt::Debug for Credentials {
 pub struct Image {
     /// The content id (`sha256:…`), which pins what a version runs.
     pub id: String,
+    /// Its names by digest in the registries that it came from.
+    pub digests: Vec<String>,
     /// `Config.User` as the image has it; empty is root.
     pub user: String,
     /// Where that user is at home.

@@ -41,6 +41,9 @@ pub struct ImageFacts {
     pub user: Option<String>,
     /// Where that user is at home.
     pub home: Home,
+    /// Its name by digest in the registry that it is from, which stands for it for ever; empty for
+    /// one that is on this machine only.
+    pub digest_ref: String,
 }
 
 /// A published snapshot; never changed afterwards.
@@ -58,6 +61,62 @@ pub struct Version {
     pub created_at_ms: i64,
     /// The settings at publish.
     pub settings: Settings,
+}
+
+impl Version {
+    /// What to pull should the image be gone: by digest, so that a tag that has moved changes
+    /// nothing.
+    pub fn pull_source(&self) -> ImageSource {
+        let mut source = self.source.clone();
+        if !self.facts.digest_ref.is_empty() {
+            source.image_ref.clone_from(&self.facts.digest_ref);
+        }
+        source
+    }
+}
+
+/// The name by digest of an image that `reference` named, among those that the engine knows;
+/// empty when it is from another place or from none.
+pub fn digest_ref(reference: &str, known: &[String]) -> String {
+    let wanted = repository(reference);
+    let found = known.iter().find(|name| repository(name) == wanted);
+    found.cloned().unwrap_or_default()
+}
+
+/// The repository of a reference, without what Docker Hub's may be written with or without.
+fn repository(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or_default();
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = match name[last..].find(':') {
+        Some(colon) => &name[..last + colon],
+        None => name,
+    };
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+/// An image that the platform pulled, and so may remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// What was asked for.
+    pub reference: String,
+    /// Its content id; empty while it is being pulled.
+    pub id: String,
+    /// Its name by digest; may be empty.
+    pub digest_ref: String,
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+}
+
+impl Pulled {
+    /// What it is known by: a tag that moves may be pulled once more, with another image, so what
+    /// has been pulled goes by its digest.
+    pub fn key(&self) -> &str {
+        match self.digest_ref.as_str() {
+            "" => &self.reference,
+            digest => digest,
+        }
+    }
 }
 
 /// An app with everything that is known of it.
@@ -90,6 +149,18 @@ impl App {
             .rfind(|v| v.number == self.active_version)
     }
 
+    /// The versions whose images are kept: the active one, and the `newest` ones.
+    pub fn kept_versions(&self, newest: usize) -> impl Iterator<Item = &Arc<Version>> + '_ {
+        let old = self.versions.len().saturating_sub(newest);
+        let kept =
+            move |(n, v): &(usize, &Arc<Version>)| *n >= old || v.number == self.active_version;
+        self.versions
+            .iter()
+            .enumerate()
+            .filter(kept)
+            .map(|(_, v)| v)
+    }
+
     /// The host labels of its ports, in their order.
     pub fn labels(&self) -> impl Iterator<Item = (u16, String)> + '_ {
         self.settings
@@ -108,4 +179,30 @@ pub(super) fn hex(bytes: &[u8]) -> String {
             let _ = write!(s, "{b:02x}");
             s
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_that_of_the_repository_that_was_named() {
+        let known = ["nginx@sha256:1", "reg.example:5000/team/app@sha256:2"].map(str::to_owned);
+        for (reference, digest) in [
+            ("nginx", "nginx@sha256:1"),
+            ("docker.io/library/nginx:1.27", "nginx@sha256:1"),
+            (
+                "reg.example:5000/team/app",
+                "reg.example:5000/team/app@sha256:2",
+            ),
+            (
+                "reg.example:5000/team/app:1@sha256:2",
+                "reg.example:5000/team/app@sha256:2",
+            ),
+            ("reg.example/team/app:1", ""),
+            ("sha256:00", ""),
+        ] {
+            assert_eq!(digest_ref(reference, &known), digest, "{reference}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub mod settings;
 mod standby;
 pub mod stats;
 
-pub use app::{App, Draft, ImageFacts, ImageSource, Version};
+pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};

@@ -85,7 +85,7 @@ impl Revision {
             app: app.id.clone(),
             version: version.number,
             image: version.image_id.clone(),
-            source: version.source.clone(),
+            source: version.pull_source(),
             env: s.env.clone(),
             files: files_of(app, version, memory_mb, defaults),
             objections: objections(s, version, defaults),

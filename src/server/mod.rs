@@ -6,6 +6,7 @@
 mod data_dir;
 mod health;
 mod limits;
+mod parts;
 mod prune;
 pub mod store;
 
@@ -23,7 +24,13 @@ use tokio_util::task::TaskTracker;
 use tonic::{service::Routes, transport::server::TcpIncoming};
 use tower::util::MapResponseLayer;
 
-use self::data_dir::DataDir;
+use self::{
+    data_dir::DataDir,
+    parts::{
+        engine_config, executions_config, executor_config, fleet_config, trial_bounds,
+        upkeep_config,
+    },
+};
 use crate::{
     api::{
         self,
@@ -46,13 +53,10 @@ use crate::{
     },
     apps::Apps,
     build::Images,
-    config::{Config, Freezer, Reach},
-    engine::{
-        Credentials, Engine, Keychain,
-        docker::{self, Docker},
-    },
-    executor::{self, Executor},
-    fleet::{self, Fleet},
+    config::Config,
+    engine::{Credentials, Engine, Keychain, docker::Docker},
+    executor::Executor,
+    fleet::Fleet,
     gateway::{
         Gateway, Routes as AppRoutes,
         listener::{self, Stop},
@@ -66,8 +70,8 @@ use crate::{
         executions::{self, Executions},
         secrets::Secrets,
     },
-    trials::{self, Trials},
-    upkeep::{self, Upkeep, Volumes},
+    trials::Trials,
+    upkeep::{Upkeep, Volumes},
 };
 
 pub use prune::prune;
@@ -105,7 +109,8 @@ pub async fn run(config: Config) -> Result<()> {
     let store = Store::open(data.path())?;
     let (executions, accepted) =
         Executions::open(data.path(), executions_config(&config), known(&store))?;
-    let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
+    let engine =
+        Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
     let keychain = keychain(&secrets);
     let fleet_config = fleet_config(&config, keychain.clone());
@@ -127,6 +132,7 @@ pub async fn run(config: Config) -> Result<()> {
         store.clone(),
         fleet.clone(),
         volumes,
+        engine.clone(),
     );
     let gateway = Arc::new(Gateway {
         routes,
@@ -254,71 +260,6 @@ fn clamp(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
-    docker::Config {
-        host: config.docker_host.clone(),
-        reach: match config.reach {
-            Reach::Auto => docker::Reach::Auto,
-            Reach::Direct => docker::Reach::Direct,
-            Reach::Published => docker::Reach::Published,
-        },
-        freezer: match config.freezer {
-            Freezer::Auto => docker::Freezer::Auto,
-            Freezer::Engine => docker::Freezer::Engine,
-            Freezer::Cgroup => docker::Freezer::Cgroup,
-        },
-        extra_network: config.network.clone(),
-        log_max_bytes: config.container_log_max_bytes,
-        log_max_files: config.container_log_files,
-        ..docker::Config::new(data.instance().clone(), data.path().to_owned())
-    }
-}
-
-fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
-    fleet::Config {
-        startup_timeout: c.startup_timeout,
-        hold_max_requests: c.hold_max_requests,
-        hold_max_bytes: clamp(c.hold_max_bytes),
-        max_connects: c.max_connects_per_replica,
-        stop_grace: c.stop_grace,
-        drain_timeout: c.drain_timeout,
-        backoff_initial: c.start_retry_initial,
-        backoff_max: c.start_retry_max,
-        poll_initial: c.readiness_poll_initial,
-        poll_max: c.readiness_poll_max,
-        pids_limit: c.pids_limit,
-        reconcile_interval: c.reconcile_interval,
-        keychain,
-        standby: c.standby,
-        standby_pause_for: c.standby_pause_for,
-        bounds: fleet::Bounds {
-            memory: c.memory_budget,
-            replicas: c.replica_budget,
-            standby_memory: c.standby_memory,
-        },
-        room_wait: c.room_wait,
-        teardown_after: c.teardown_after,
-        liveness_interval: c.liveness_interval,
-        liveness_timeout: c.liveness_timeout,
-        liveness_failures: c.liveness_failures,
-    }
-}
-
-fn upkeep_config(c: &Config) -> upkeep::Config {
-    upkeep::Config {
-        interval: c.upkeep_interval,
-        storage_ttl: c.storage_ttl,
-    }
-}
-
-fn trial_bounds(c: &Config) -> trials::Bounds {
-    trials::Bounds {
-        running: c.test_max_running,
-        answer_bytes: clamp(c.max_body_bytes),
-        lines: c.log_max_lines,
-    }
-}
-
 /// The secrets, as the engine's side sees them.
 fn keychain(secrets: &Secrets) -> Keychain {
     let secrets = secrets.clone();
@@ -336,18 +277,6 @@ fn keychain(secrets: &Secrets) -> Keychain {
     })
 }
 
-fn executions_config(c: &Config) -> executions::Config {
-    executions::Config {
-        queue_max: c.execution_queue_max,
-        retention: c.execution_retention,
-        max_per_app: c.execution_max_per_app,
-        min_free_bytes: c.min_free_disk_bytes,
-        output_keep: clamp(c.execution_output_bytes),
-        retention_interval: c.retention_interval,
-        clock: system_clock(),
-    }
-}
-
 /// The executions' view of the catalog.
 fn known(store: &Store) -> executions::Known {
     let store = store.clone();
@@ -355,17 +284,6 @@ fn known(store: &Store) -> executions::Known {
         let since = store.catalog().get(app).map(|a| a.created_at_ms);
         since.map(|ms| u64::try_from(ms).unwrap_or(0))
     })
-}
-
-fn executor_config(c: &Config) -> executor::Config {
-    executor::Config {
-        per_app: c.execution_concurrency,
-        overall: c.execution_max_running,
-        max_result_bytes: c.max_result_bytes,
-        cold_start_budget: c.cold_start_budget,
-        retry_initial: c.execution_retry_initial,
-        retry_max: c.execution_retry_max,
-    }
 }
 
 fn defaults(c: &Config) -> Defaults {

@@ -9,7 +9,8 @@ use prost::Message;
 
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageFacts, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
+    App, AppId, Draft, ImageFacts, ImageSource, Limits, OrgName, Pulled, Scaling, Standby, Tier,
+    Version,
     catalog::{Catalog, Change},
     files::Home,
     scaling::Metric,
@@ -73,6 +74,8 @@ struct FactsRecord {
     home: String,
     #[prost(bool, tag = "3")]
     home_in_image: bool,
+    #[prost(string, tag = "4")]
+    digest_ref: String,
 }
 
 /// The name and the owner are in the key.
@@ -87,6 +90,18 @@ struct SecretRecord {
     updated_at_ms: i64,
     #[prost(bytes = "vec", tag = "4")]
     sealed: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PulledRecord {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    digest_ref: String,
+    #[prost(int64, tag = "3")]
+    at_ms: i64,
+    #[prost(string, tag = "4")]
+    reference: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -165,6 +180,7 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
             user: v.facts.user.clone(),
             home: v.facts.home.path.clone(),
             home_in_image: v.facts.home.in_image,
+            digest_ref: v.facts.digest_ref.clone(),
         }),
     }
     .encode_to_vec()
@@ -181,6 +197,26 @@ pub(super) fn encode_secret(s: &Sealed) -> Vec<u8> {
         sealed: s.sealed.clone(),
     }
     .encode_to_vec()
+}
+
+pub(super) fn encode_pulled(p: &Pulled) -> Vec<u8> {
+    PulledRecord {
+        id: p.id.clone(),
+        digest_ref: p.digest_ref.clone(),
+        at_ms: p.at_ms,
+        reference: p.reference.clone(),
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn decode_pulled(value: &[u8]) -> Result<Pulled, String> {
+    let r = PulledRecord::decode(value).map_err(|e| e.to_string())?;
+    Ok(Pulled {
+        reference: r.reference,
+        id: r.id,
+        digest_ref: r.digest_ref,
+        at_ms: r.at_ms,
+    })
 }
 
 pub(super) fn decode_secret(
@@ -221,6 +257,20 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
         let damaged = format!("the record of secret {org}/{name} is damaged");
         let secret = decode_secret(org, name, &value).map_err(|e| format!("{damaged}: {e}"))?;
         catalog.apply(&Change::PutSecret(Arc::new(secret)));
+    }
+    for row in db.scan_prefix([keys::PULLED]) {
+        let (key, value) = row.map_err(|e| e.to_string())?;
+        let image =
+            keys::parse_pulled(&key).ok_or_else(|| format!("the key {key:?} names no image"))?;
+        let damaged = format!("the record of the pulled image {image} is damaged");
+        let pulled = decode_pulled(&value).map_err(|e| format!("{damaged}: {e}"))?;
+        catalog.apply(&Change::PutPulled(Arc::new(pulled)));
+    }
+    for key in db.scan_prefix([keys::DOOMED]).keys() {
+        let key = key.map_err(|e| e.to_string())?;
+        let (id, since) =
+            keys::parse_doomed(&key).ok_or_else(|| format!("the key {key:?} names no volume"))?;
+        catalog.apply(&Change::DoomVolume(id, since));
     }
     Ok(catalog)
 }
@@ -275,6 +325,7 @@ fn facts(r: FactsRecord) -> ImageFacts {
             path: r.home,
             in_image: r.home_in_image,
         },
+        digest_ref: r.digest_ref,
     }
 }
 

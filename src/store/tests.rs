@@ -47,6 +47,7 @@ pub(super) fn full_app(id: &str) -> App {
                 path: "/root".into(),
                 in_image: true,
             },
+            digest_ref: "r.example/a@sha256:1".into(),
         },
         created_at_ms: 5,
         settings: settings.clone(),

@@ -277,6 +277,14 @@ fn read_rows(
             if let Err(e) = records::decode_secret(org, name, &value) {
                 wrong.push(format!("{damaged}: {e}"));
             }
+        } else if let (Some(keys::PULLED), Some(image)) = (kind, keys::parse_pulled(&key)) {
+            rows.add("images");
+            let damaged = format!("the record of the pulled image {image} is damaged");
+            if let Err(e) = records::decode_pulled(&value) {
+                wrong.push(format!("{damaged}: {e}"));
+            }
+        } else if kind == Some(keys::DOOMED) && keys::parse_doomed(&key).is_some() {
+            rows.add("volumes to go");
         } else if &*key != db::FORMAT_KEY {
             wrong.push(format!(
                 "the key {} names nothing known",

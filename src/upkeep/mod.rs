@@ -2,14 +2,16 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `images.rs` | images that were pulled: removed when no version needs them |
 //! | `volumes.rs` | the volumes of apps: removed with the app, and when their time is over |
 //!
 //! A crash at any point is mended by the next look: what is to be kept follows from the store,
 //! and what is there is asked of the engine.
 
+mod images;
 mod volumes;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     task::JoinHandle,
@@ -17,8 +19,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{fleet::Fleet, store::Store};
+use self::images::Images;
+use crate::{engine::Engine, fleet::Fleet, store::Store};
 
+pub use images::pull_record;
 pub use volumes::Volumes;
 
 /// When to look, and what is kept.
@@ -28,6 +32,10 @@ pub struct Config {
     pub interval: Duration,
     /// How long an app that is not used keeps a volume that is not persistent.
     pub storage_ttl: Duration,
+    /// Newest versions of each app whose images stay.
+    pub versions_kept: usize,
+    /// How long an image stays at least, counted from its pull.
+    pub image_keep_for: Duration,
 }
 
 /// The task that looks.
@@ -39,7 +47,14 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Looks from now on.
-    pub fn start(config: Config, store: Store, fleet: Fleet, volumes: Volumes) -> Self {
+    pub fn start<E: Engine>(
+        config: Config,
+        store: Store,
+        fleet: Fleet,
+        volumes: Volumes,
+        engine: Arc<E>,
+    ) -> Self {
+        let images = Images::new(engine);
         let stop = CancellationToken::new();
         let (token, own) = (stop.clone(), volumes.clone());
         let task = tokio::spawn(async move {
@@ -49,6 +64,8 @@ impl Upkeep {
                 loop {
                     tick.tick().await;
                     own.look(&store, &fleet, config.storage_ttl).await;
+                    let keep_for = config.image_keep_for;
+                    images.look(&store, config.versions_kept, keep_for).await;
                 }
             };
             token.run_until_cancelled(looking).await;

@@ -1,4 +1,7 @@
 //! The volumes of apps: removed with the app, and when their time is over.
+//!
+//! A volume of which the store says nothing is left alone, since the store may have been lost and
+//! be restored: what goes with its app is written down in the same step in which the app is deleted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +11,7 @@ use crate::{
     apps::now_ms,
     engine::{Engine, Error, Volume},
     fleet::{Fleet, Snapshot, Until},
-    model::{App, AppId, Failure, Standby, StorageMode, files::is_expired},
+    model::{App, AppId, Failure, Standby, StorageMode, catalog::Change, files::is_expired},
     store::Store,
 };
 
@@ -43,8 +46,9 @@ impl Volumes {
 
     /// Removes what an app that has no container any more has left. What cannot be removed now
     /// is by the next look.
-    pub async fn remove_of(&self, app: &AppId) {
-        self.remove_where(|v| v.app == *app).await;
+    pub async fn remove_of(&self, app: &AppId, since: i64) {
+        self.remove_where(|v| v.app == *app && v.since == since)
+            .await;
     }
 
     /// Removes everything, for an instance that keeps nothing.
@@ -75,10 +79,27 @@ impl Volumes {
                 return;
             }
         };
+        let doomed = store.catalog().doomed().clone();
+        for (app, since) in &doomed {
+            let of_it = |v: &&Volume| v.app == *app && v.since == *since;
+            if all.iter().any(|v| of_it(&v)) {
+                continue;
+            }
+            let gone = Change::VolumeGone(app.clone(), *since);
+            if let Err(failure) = store.commit(move |_| Ok((vec![gone], ()))).await {
+                tracing::debug!("{}", failure.text(true));
+            }
+        }
         for volume in all {
             let app = store.catalog().get(&volume.app).cloned();
             match app.filter(|app| app.created_at_ms == volume.since) {
-                None => self.remove(&volume, "its app is gone").await,
+                None if doomed.contains(&(volume.app.clone(), volume.since)) => {
+                    self.remove(&volume, "its app is gone").await;
+                }
+                None => tracing::debug!(
+                    volume = volume.name,
+                    "A volume of an app that the store does not know is left alone"
+                ),
                 Some(app) if app.settings.storage_mode == StorageMode::Persistent => {}
                 Some(app) => self.look_at(&volume, &app, store, fleet, ttl).await,
             }

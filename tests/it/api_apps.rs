@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 30] = [
+const BUILT: [&str; 33] = [
     "CreateApp",
     "CreateSecret",
     "DeleteApp",
@@ -29,6 +29,7 @@ const BUILT: [&str; 30] = [
     "GetDraftInfo",
     "GetExecution",
     "GetExecutionStats",
+    "GetPublicCatalogDetail",
     "GetSecret",
     "HealthCheck",
     "Invoke",
@@ -36,6 +37,8 @@ const BUILT: [&str; 30] = [
     "ListAppReplicas",
     "ListAppVersions",
     "ListApps",
+    "ListCatalog",
+    "ListPublicCatalog",
     "ListSecrets",
     "PublishDraft",
     "RollbackApp",

@@ -149,6 +149,19 @@ async fn a_writable_root_is_chosen_per_app_and_said_to_be_refused_in_the_cloud()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_dies_of_a_read_only_file_system_is_told_what_to_do() {
+    let ignite = Ignite::builder().start().await;
+    let env = json!({
+        "PROBE_EXIT_AT_START": "3", "PROBE_LOG": "cannot open /app/x: Read-only file system",
+    });
+    let app = App::deploy(&ignite, "acme/a", json!({ "env": env })).await;
+    let answer = app.get(&ignite, "/").await;
+    assert_eq!(answer.header("x-ignite-error"), Some("CONTAINER_EXITED"));
+    let text = answer.text().await;
+    assert!(text.contains("--writable-root"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_strict_platform_has_no_writable_root() {
     let ignite = Ignite::builder().arg("--strict").start().await;
     let token = ignite.token("acme");

@@ -2,6 +2,7 @@
 
 // What the API, the app URLs and the command line answer.
 mod api_apps;
+mod api_catalog;
 mod api_config;
 mod api_errors;
 mod api_invoke;
@@ -11,6 +12,7 @@ mod cli_executions;
 mod clients;
 mod executions;
 mod identity;
+mod images;
 
 mod disk_full;
 mod engine_restart;

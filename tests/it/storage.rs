@@ -86,6 +86,28 @@ async fn persistent_files_outlive_replicas_publishes_standby_and_crashes_until_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_image_fill_a_new_volume_and_never_an_old_one() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::create(&ignite, "acme/a", persistent()).await;
+    let home = [("HOME", "/home/app")];
+    for (content, expected) in [("one", "one"), ("two", "one changed")] {
+        let image = probe::image_with_files(&[("/home/app/seed", content)], &home).await;
+        let (status, answer) = app.publish_image(&ignite, &image).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let found = read(&ignite, &app, "/home/app/seed").await;
+        assert_eq!(found, Ok(expected.to_owned()));
+        let changed = write(&ignite, &app, "/home/app/seed", "one changed").await;
+        assert_eq!(changed, Ok(()));
+    }
+    // An image without a home shares the same files.
+    let (status, answer) = app.publish_image(&ignite, &probe::image().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let found = read(&ignite, &app, "/home/ignite/seed").await;
+    assert_eq!(found, Ok("one changed".to_owned()));
+    assert_eq!(write(&ignite, &app, FILE, "new").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_share_one_volume_and_a_change_of_mode_takes_effect_at_once() {
     let ignite = Ignite::builder().start().await;
     for via in BOTH {
@@ -208,6 +230,90 @@ async fn prune_leaves_files_that_somebody_can_come_back_to() {
     );
     assert_eq!(volumes(&ignite).await, Vec::<String>::new());
     assert!(engine::networks(&ignite).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_not_to_be_kept_any_more_are_found_on_the_way_back() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    for (mode, there) in [("EPHEMERAL", false), ("PERSISTENT", true)] {
+        let mode = json!({ "storageMode": format!("STORAGE_MODE_{mode}") });
+        app.update(&ignite, mode).await;
+        eventually_ok(ENGINE_LIMIT, || async {
+            match read(&ignite, &app, FILE).await {
+                found if found.is_ok() == there => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    }
+    assert_eq!(volumes(&ignite).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_loses_no_files() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .env("IGNITE_LOG", "info,ignite::upkeep=debug")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    ignite.terminate(ENGINE_LIMIT).await;
+    let store = ignite.data_dir().join("store");
+    let aside = ignite.data_dir().join("store-aside");
+    std::fs::rename(&store, &aside).expect("it moves");
+    ignite.start().await;
+    // It has been looked at, more than once.
+    eventually_ok(ENGINE_LIMIT, || async {
+        match ignite.log().matches("is left alone").count() {
+            0 | 1 => Err("it was not looked at"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    ignite.terminate(ENGINE_LIMIT).await;
+    std::fs::remove_dir_all(&store).expect("it goes");
+    std::fs::rename(&aside, &store).expect("it moves back");
+    ignite.start().await;
+    assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
+    // A crash after a delete that could not remove the volume: the next start does.
+    let docker = engine::docker().await;
+    let held = hold_volume(&docker, &volumes(&ignite).await[0]).await;
+    delete(&ignite, &app).await;
+    assert_eq!(volumes(&ignite).await.len(), 1, "somebody has it");
+    ignite.kill9();
+    let force = bollard::query_parameters::RemoveContainerOptionsBuilder::new().force(true);
+    let removed = docker.remove_container(&held, Some(force.build())).await;
+    removed.expect("it goes");
+    ignite.start().await;
+    wait_for_volumes(&ignite, 0).await;
+}
+
+/// A container of somebody else that has a volume; answers its id.
+async fn hold_volume(docker: &bollard::Docker, volume: &str) -> String {
+    let mount = bollard::models::Mount {
+        source: Some(volume.to_owned()),
+        target: Some("/held".to_owned()),
+        typ: Some(bollard::models::MountType::VOLUME),
+        ..Default::default()
+    };
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(probe::image().await),
+        host_config: Some(bollard::models::HostConfig {
+            mounts: Some(vec![mount]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let none = None::<bollard::query_parameters::CreateContainerOptions>;
+    let made = docker.create_container(none, body).await;
+    made.expect("a container").id
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod catalog;
 mod executions;
 mod invoke;
 mod logs;
@@ -28,7 +29,9 @@ use crate::{
     gateway::{Gateway, not_yours},
     identity::Caller,
     logs::Logs,
-    model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
+    model::{
+        App, AppId, AppName, Failure, OrgName, Reason, catalog::public_urls, settings::Settings,
+    },
     store::executions::Executions,
     trials::Trials,
 };
@@ -160,7 +163,7 @@ impl Compute {
         if app.active_version == 0 {
             return Vec::new();
         }
-        catalog::public_urls(
+        public_urls(
             app,
             &self.urls.scheme,
             &self.urls.base_domain,
@@ -215,10 +218,7 @@ impl Compute {
         let mut apps = self.apps.page(&org, after.as_ref(), limit + 1);
         let more = apps.len() > limit;
         apps.truncate(limit);
-        let next_cursor = match apps.last().filter(|_| more) {
-            Some(last) => URL_SAFE_NO_PAD.encode(last.id.name.as_str()),
-            None => String::new(),
-        };
+        let next_cursor = next_cursor(apps.last().filter(|_| more));
         Ok(v1::ListAppsResponse {
             apps: apps.iter().map(|a| self.meta(a)).collect(),
             next_cursor,
@@ -351,6 +351,13 @@ pub(in crate::api) fn page_size(limit: i32) -> Result<usize, Failure> {
     }
 }
 
+/// What asks for the page after this app; empty after the last page.
+fn next_cursor(last: Option<&Arc<App>>) -> String {
+    last.map_or_else(String::new, |last| {
+        URL_SAFE_NO_PAD.encode(last.id.name.as_str())
+    })
+}
+
 fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     if cursor.is_empty() {
         return Ok(None);
@@ -362,7 +369,7 @@ fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     name.map(Some).ok_or_else(|| {
         Failure::field(
             "cursor",
-            "was not made by ListApps; pass on next_cursor as it came, or leave it out",
+            "was not made by this method; pass on next_cursor as it came, or leave it out",
         )
     })
 }
@@ -573,6 +580,9 @@ impl ComputeService for Compute {
     }
 
     answered! {
+        list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, catalog;
+        list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, public_catalog;
+        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, public_entry;
         list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
@@ -587,8 +597,5 @@ impl ComputeService for Compute {
         compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
         get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
         stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
-        list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";
-        list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, "ListPublicCatalog";
-        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, "GetPublicCatalogDetail";
     }
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bollard::{
-    models::{ContainerCreateBody, EventMessage},
+    models::ContainerCreateBody,
     query_parameters::{
         CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
         StopContainerOptions,
@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, Volume,
+    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
 };
 
 mod client;
@@ -114,10 +114,10 @@ impl Docker {
         let address = Address::find(config.host.as_deref(), |name| std::env::var(name).ok())?;
         Ok(Self {
             client: Client::new(Connector::new(address), config.call_timeout),
-            config,
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
-            pulls: Pulls::new(),
+            pulls: Pulls::new(config.pull_record.clone()),
+            config,
             holder_image: HolderImage::default(),
             homes: Homes::new(),
             volumes: Volumes::new(),
@@ -276,6 +276,14 @@ impl Engine for Docker {
             .ensure(&self.client, reference, credentials, limit)
             .await?;
         self.homes.find(&self.client, &self.config, found).await
+    }
+
+    async fn find_image(&self, reference: &str) -> Result<Option<Image>, Error> {
+        image::inspect(&self.client, reference).await
+    }
+
+    async fn untag_image(&self, reference: &str) -> Result<(), Error> {
+        image::untag(&self.client, reference).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -481,13 +489,7 @@ impl Engine for Docker {
                         .ok(),
                 )
             })
-            .filter_map(|event| future::ready(death(event)))
+            .filter_map(|event| future::ready(read::death(event)))
             .boxed()
     }
-}
-
-/// The container that an event says has ended. Podman says "died" where Docker says "die".
-fn death(event: EventMessage) -> Option<ContainerId> {
-    matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
-    Some(ContainerId(event.actor?.id?))
 }

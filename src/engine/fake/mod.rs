@@ -322,12 +322,22 @@ impl Engine for Fake {
                 // The reference stands for the content, so that scripts apply to both.
                 Ok(Image {
                     id: reference.to_owned(),
+                    digests: Vec::new(),
                     user: script.user,
                     home: Default::default(),
                     exposed_ports: Vec::new(),
                 })
             }
         }
+    }
+
+    async fn find_image(&self, _: &str) -> Result<Option<Image>, Error> {
+        self.called(|_| {})?;
+        Ok(None)
+    }
+
+    async fn untag_image(&self, _: &str) -> Result<(), Error> {
+        self.called(|_| {})
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
