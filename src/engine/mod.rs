@@ -17,12 +17,14 @@ use futures_util::stream::BoxStream;
 
 use crate::model::{AppId, Failure, Reason, ReplicaId};
 
+mod build;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
 mod keychain;
 mod log;
 
+pub use build::{BuildNews, BuildOrder, ImageBuilder};
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
 

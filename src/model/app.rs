@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{host, id::AppId, settings::Settings};
+use super::{
+    code::{Built, CodeSource},
+    host,
+    id::AppId,
+    settings::Settings,
+};
 
-/// Where the image of a version comes from.
+/// An image that exists, and how it is pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSource {
     /// An image reference or a local image id.
@@ -28,10 +33,19 @@ impl ImageSource {
 /// The code that the next publish takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
-    /// The image.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
     /// When it was saved, Unix milliseconds.
     pub created_at_ms: i64,
+    /// How its last build ended; `None` when none has.
+    pub built: Option<Built>,
+}
+
+impl Draft {
+    /// Whether it is the draft that `other` was, whatever has been built since.
+    pub fn is_same(&self, other: &Draft) -> bool {
+        self.created_at_ms == other.created_at_ms && self.source == other.source
+    }
 }
 
 /// A published snapshot; never changed afterwards.
@@ -39,14 +53,26 @@ pub struct Draft {
 pub struct Version {
     /// 1 for the first.
     pub number: u32,
-    /// The image as it was named.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
+    /// The image's name: as the owner wrote it, or as it was built.
+    pub image_ref: String,
     /// The image's content id at publish.
     pub image_id: String,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
     /// The settings at publish.
     pub settings: Settings,
+}
+
+impl Version {
+    /// What to pull should the image be gone; `None` for one that was built here.
+    pub fn pull(&self) -> Option<&ImageSource> {
+        match &self.source {
+            CodeSource::Prebuilt(image) => Some(image),
+            _ => None,
+        }
+    }
 }
 
 /// An app with everything that is known of it.

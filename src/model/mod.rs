@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod catalog;
+pub mod code;
 pub mod execution;
 pub mod failure;
 pub mod host;
@@ -18,6 +19,7 @@ mod standby;
 pub mod stats;
 
 pub use app::{App, Draft, ImageSource, Version};
+pub use code::{Blob, BuildId, CodeSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};

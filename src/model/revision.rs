@@ -34,8 +34,8 @@ pub struct Revision {
     pub version: u32,
     /// The image's content id.
     pub image: String,
-    /// The reference to pull should the image be gone from this machine.
-    pub source: ImageSource,
+    /// What to pull should the image be gone from this machine; `None` when it was built here.
+    pub source: Option<ImageSource>,
     /// The environment.
     pub env: BTreeMap<String, String>,
     /// What the app listens on, the primary port first; never empty.
@@ -78,7 +78,7 @@ impl Revision {
             app: app.id.clone(),
             version: version.number,
             image: version.image_id.clone(),
-            source: version.source.clone(),
+            source: version.pull().cloned(),
             env: s.env.clone(),
             ports: s.ports().to_vec(),
             health_path: s
@@ -144,7 +144,10 @@ impl Revision {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::settings::{Settings, Tier},
+        super::{
+            code::CodeSource,
+            settings::{Settings, Tier},
+        },
         *,
     };
 
@@ -159,13 +162,14 @@ mod tests {
             strict: false,
             containers: 0,
         };
-        let source = ImageSource {
+        let source = CodeSource::Prebuilt(ImageSource {
             image_ref: "a:1".into(),
             registry_secret_ref: String::new(),
-        };
+        });
         let version = Version {
             number: 1,
             source,
+            image_ref: "a:1".into(),
             image_id: "sha256:x".into(),
             created_at_ms: 0,
             settings: Settings::default(),

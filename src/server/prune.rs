@@ -21,8 +21,8 @@ pub async fn prune(config: Config) -> Result<Vec<String>> {
             .as_ref()
             .map_or_else(String::new, |d| format!(" of {}", d.display()));
         format!(
-            "removed {} containers and {} networks of instance {}{from}",
-            i.containers, i.networks, i.id
+            "removed {} containers, {} networks and {} images of instance {}{from}",
+            i.containers, i.networks, i.images, i.id
         )
     };
     let lines = report.removed.iter().map(line).collect();

@@ -5,6 +5,7 @@ mod api_apps;
 mod api_errors;
 mod api_invoke;
 mod app_url;
+mod builds;
 mod cli;
 mod cli_executions;
 mod clients;

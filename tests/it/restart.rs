@@ -195,7 +195,7 @@ async fn prune_removes_what_dead_instances_left_and_spares_the_others() {
     let line = format!("of {}", data_dir.display());
     assert!(
         said.lines()
-            .any(|l| l.starts_with("removed 1 containers and 1 networks") && l.ends_with(&line)),
+            .any(|l| l.starts_with("removed 1 containers, 1 networks and 0 images") && l.ends_with(&line)),
         "{said}"
     );
     let docker = engine::docker().await;

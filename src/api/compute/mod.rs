@@ -2,6 +2,7 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod builds;
 mod executions;
 mod invoke;
 mod logs;
@@ -33,6 +34,7 @@ use crate::{
     trials::Trials,
 };
 
+pub use builds::CompileLogStream;
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 pub use logs::LogsStream;
@@ -190,14 +192,14 @@ impl Compute {
         let mut r = request.into_inner();
         let mut settings = Settings::default();
         Patch::of_create(&mut r).apply(&mut settings)?;
-        let source = r.code.map(|c| convert::code(Some(c))).transpose()?;
+        let source = r.code.map(|c| self.taken(Some(c))).transpose()?;
         let app = self.apps.create(id, settings, source).await.for_owner()?;
         Ok(v1::CreateAppResponse {
             app_id: app.id.to_string(),
             deployment_state: v1::DeploymentState::Created.into(),
             applied_tier: convert::tier_to_wire(app.settings.tier).into(),
             applied_limits: Some(convert::applied_limits(&app.settings)),
-            draft: app.draft.as_ref().map(convert::draft_to_wire),
+            draft: self.apps.view(&app).as_ref().map(convert::view_to_wire),
         })
     }
 
@@ -242,43 +244,6 @@ impl Compute {
             .for_owner()?;
         Ok(v1::UpdateAppConfigResponse {
             app: Some(self.meta(&app)),
-        })
-    }
-
-    async fn save(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<v1::SaveDraftResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let source = convert::code(request.into_inner().code)?;
-        let draft = self.apps.save_draft(id, source).await.for_owner()?;
-        Ok(v1::SaveDraftResponse {
-            draft: Some(convert::draft_to_wire(&draft)),
-        })
-    }
-
-    fn draft(
-        &self,
-        request: &Request<v1::GetDraftInfoRequest>,
-    ) -> Result<v1::GetDraftInfoResponse, Refusal> {
-        let id = self.owned(
-            request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let app = self.apps.get(&id).for_owner()?;
-        let draft = app.draft.as_ref().ok_or_else(|| {
-            Failure::new(
-                Reason::NotFound,
-                format!("app {id} has no draft; save one with SaveDraft (`ignite draft save`)"),
-            )
-        })?;
-        Ok(v1::GetDraftInfoResponse {
-            draft: Some(convert::draft_to_wire(draft)),
         })
     }
 
@@ -414,15 +379,13 @@ macro_rules! answered {
     };
 }
 
-type Never<T> = tokio_stream::Pending<Result<T, Status>>;
-
 #[tonic::async_trait]
 impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = LogsStream;
     type StreamAppEventsStream = EventStream;
-    type StreamCompileLogsStream = Never<v1::CompileLogLine>;
+    type StreamCompileLogsStream = CompileLogStream;
 
     async fn create_app(
         &self,
@@ -486,20 +449,6 @@ impl ComputeService for Compute {
             self.apps.snapshot(&id).as_ref(),
             now_ms(),
         )))
-    }
-
-    async fn save_draft(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<Response<v1::SaveDraftResponse>, Status> {
-        Ok(Response::new(self.save(request).await?))
-    }
-
-    async fn get_draft_info(
-        &self,
-        request: Request<v1::GetDraftInfoRequest>,
-    ) -> Result<Response<v1::GetDraftInfoResponse>, Status> {
-        Ok(Response::new(self.draft(&request)?))
     }
 
     async fn publish_draft(
@@ -581,12 +530,14 @@ impl ComputeService for Compute {
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, run_version;
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, logs;
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, follow_logs;
+        save_draft(SaveDraftRequest) -> v1::SaveDraftResponse, save;
+        get_draft_info(GetDraftInfoRequest) -> v1::GetDraftInfoResponse, draft;
+        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, compile;
+        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, build_log;
+        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, follow_build;
     }
 
     later! {
-        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
-        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
-        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
         list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";
         list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, "ListPublicCatalog";
         get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, "GetPublicCatalogDetail";

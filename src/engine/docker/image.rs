@@ -242,7 +242,7 @@ fn from_engine(image: ImageInspect) -> Image {
     }
 }
 
-fn for_engine(credentials: &Credentials) -> DockerCredentials {
+pub(super) fn for_engine(credentials: &Credentials) -> DockerCredentials {
     DockerCredentials {
         username: Some(credentials.username.clone()),
         password: Some(credentials.password.clone()),

@@ -44,6 +44,7 @@ use super::{
     Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared,
 };
 
+mod build;
 mod client;
 mod config;
 mod connect;

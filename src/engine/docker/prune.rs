@@ -1,4 +1,5 @@
 //! `ignite prune`: removes what instances that are gone have left in the engine.
+//! Containers and networks first, then the images that they built.
 //!
 //! It looks at every instance's containers and networks, whoever made them; whether an instance
 //! is gone is the caller's to say, who can try the lock on its data directory.
@@ -11,7 +12,7 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, labels, network,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, network,
     remove_container, standby,
 };
 
@@ -28,6 +29,8 @@ pub struct InstanceOfOthers {
     pub containers: usize,
     /// How many networks it has.
     pub networks: usize,
+    /// How many names of images that it built there are.
+    pub images: usize,
 }
 
 /// What [`prune`] did.
@@ -46,9 +49,10 @@ struct Found {
     instance: InstanceOfOthers,
     containers: Vec<ContainerId>,
     networks: Vec<String>,
+    images: Vec<String>,
 }
 
-/// Removes the containers, then the networks, of every instance that `is_gone` calls gone.
+/// Removes the containers, then the networks and the images, of every instance that `is_gone` calls gone.
 /// What cannot be removed is reported and does not keep the rest from being removed.
 ///
 /// `host` is the engine's address as in [`super::Config::host`].
@@ -84,6 +88,14 @@ pub async fn prune(
                 ));
             }
         }
+        for tag in &found.images {
+            if let Err(cause) = build::remove(&client, tag).await {
+                report.failures.push(format!(
+                    "image {tag} of instance {} stays: {cause}",
+                    found.instance.id
+                ));
+            }
+        }
         report.removed.push(found.instance);
     }
     Ok(report)
@@ -103,7 +115,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
         .await?;
     let networks = network::list(client, filters).await?;
 
-    let mut all = BTreeMap::new();
+    let mut all = BTreeMap::<String, Found>::new();
     for container in containers {
         if let (Some(found), Some(id)) = (entry(&mut all, container.labels.as_ref()), container.id)
         {
@@ -116,6 +128,13 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             found.instance.networks += 1;
             found.networks.push(id);
         }
+    }
+    for image in build::list(client, build::BUILT_BY.to_owned()).await? {
+        let found = all.entry(image.instance.clone()).or_default();
+        found.instance.id = image.instance;
+        found.instance.data_dir = found.instance.data_dir.take().or(image.data_dir);
+        found.instance.images += image.tags.len();
+        found.images.extend(image.tags);
     }
     Ok(all)
 }

@@ -96,10 +96,10 @@ fn revision(version: u32) -> Revision {
         app: app(),
         version,
         image: format!("v{version}"),
-        source: ImageSource {
+        source: Some(ImageSource {
             image_ref: format!("v{version}"),
             registry_secret_ref: String::new(),
-        },
+        }),
         env: Default::default(),
         ports: vec![8080],
         health_path: "/".into(),

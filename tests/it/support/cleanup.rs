@@ -6,10 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
+use bollard::{
+    Docker,
+    query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptions},
+};
 use ignite_kit::owned;
 
-/// Removes a data directory's containers, then its networks. One that cannot be removed does not
+/// Removes a data directory's containers, then its networks and the images built for it. One that cannot be removed does not
 /// keep the others.
 pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     let mut failed = None;
@@ -30,6 +33,10 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     }
     for name in owned::networks(docker, data_dir).await? {
         failed = docker.remove_network(&name).await.err().or(failed);
+    }
+    for name in owned::images(docker, data_dir).await? {
+        let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+        failed = removed.await.err().or(failed);
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
