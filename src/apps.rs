@@ -31,11 +31,7 @@ use crate::{
         App, AppId, AppName, CodeSource, Draft, Failure, OrgName, Reason, Revision,
         catalog::not_found, host, revision::Defaults, settings::Settings,
     },
-    store::{
-        Store,
-        blobs::{Blobs, NewBlob},
-        executions::Executions,
-    },
+    store::{Store, blobs::Blobs, executions::Executions},
 };
 
 pub use drafts::DraftView;
@@ -177,7 +173,9 @@ impl Apps {
                 s.store
                     .commit(move |c| Ok((vec![c.create(app)?], ())))
                     .await?;
-                file.map(NewBlob::keep);
+                if let Some(file) = file {
+                    file.keep();
+                }
                 s.get(&id)
             })
             .await

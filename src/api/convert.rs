@@ -9,8 +9,8 @@ use crate::{
     apps::unix_ms,
     fleet::Snapshot,
     model::{
-        App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling, Tier,
-        Version, execution,
+        App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
+        Tier, Version, execution,
         scaling::Metric,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
@@ -319,7 +319,7 @@ pub(super) fn app_to_wire(
     };
     // What serves, else what will.
     let source = app.active().map(|v| &v.source);
-    let source = source.or(app.draft.as_ref().map(|d| &d.source));
+    let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
     let runtime = source.map_or("", |source| source.runtime());
     let mode = match source {
         Some(CodeSource::Compile(_)) => v1::DeploymentMode::Sdk,

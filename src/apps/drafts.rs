@@ -15,8 +15,7 @@ use crate::{
     engine::Image,
     model::{
         App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Revision, Version,
-        code::BuiltImage,
-        catalog::not_found,
+        catalog::not_found, code::BuiltImage,
     },
     store::blobs::NewBlob,
 };
@@ -62,7 +61,9 @@ impl Apps {
                     Ok((vec![change], before))
                 })
                 .await?;
-            file.map(NewBlob::keep);
+            if let Some(file) = file {
+                file.keep();
+            }
             s.builder.cancel_all_but(&id, Some(&saved));
             s.collect(&before).await;
             Ok(DraftView {
@@ -189,13 +190,23 @@ impl Shared {
         source: CodeSource<Bytes>,
     ) -> Result<(CodeSource, Option<NewBlob>), Failure> {
         let Some(bytes) = source.bytes().cloned() else {
-            let same = source.try_map(|_| Err(Failure::new(Reason::Internal, "code without bytes has some")));
+            let same = source.try_map(|_| {
+                Err(Failure::new(
+                    Reason::Internal,
+                    "code without bytes has some",
+                ))
+            });
             return Ok((same?, None));
         };
         let limits = self.builder.config().limits;
         let source = tokio::task::spawn_blocking(move || check(&source, limits).map(|()| source))
             .await
-            .unwrap_or_else(|_| Err(Failure::new(Reason::Internal, "the code could not be looked at by a fault of the platform")))?;
+            .unwrap_or_else(|_| {
+                Err(Failure::new(
+                    Reason::Internal,
+                    "the code could not be looked at by a fault of the platform",
+                ))
+            })?;
         let file = self.blobs.put(bytes).await?;
         let source = source.try_map(|_| Ok::<_, Failure>(file.blob().clone()))?;
         Ok((source, Some(file)))
@@ -210,11 +221,17 @@ impl Shared {
     }
 
     /// Starts the build of a draft, or joins the one under way.
-    pub(super) fn build(self: &Arc<Self>, id: &AppId, draft: &Draft) -> Result<Arc<Build>, Failure> {
+    pub(super) fn build(
+        self: &Arc<Self>,
+        id: &AppId,
+        draft: &Draft,
+    ) -> Result<Arc<Build>, Failure> {
         let (shared, of, wanted) = (self.clone(), id.clone(), draft.clone());
         let record: build::Record = Box::new(move |built| {
             async move {
-                let replaced = format!("the draft of app {of} was replaced while it was built; build it again");
+                let replaced = format!(
+                    "the draft of app {of} was replaced while it was built; build it again"
+                );
                 let edit = move |app: &mut App| match &mut app.draft {
                     Some(draft) if draft.is_same(&wanted) => {
                         draft.built = Some(built);
@@ -261,7 +278,10 @@ impl Shared {
 fn gone(image: &BuiltImage) -> Failure {
     Failure::new(
         Reason::ImageUnavailable,
-        format!("the image {} was removed as soon as it was built; build it again", image.image_ref),
+        format!(
+            "the image {} was removed as soon as it was built; build it again",
+            image.image_ref
+        ),
     )
 }
 
@@ -283,7 +303,8 @@ fn check(source: &CodeSource<Bytes>, limits: build::Limits) -> Result<(), Failur
         CodeSource::FromCode(code) => {
             let entries = build::look(&code.archive, limits)
                 .map_err(|why| Failure::field("code.image.from_code.archive", why))?;
-            let has_file = |path: &str| matches!(entries.get(path), Some(build::Entry::File { .. }));
+            let has_file =
+                |path: &str| matches!(entries.get(path), Some(build::Entry::File { .. }));
             let all = || entries.keys().map(String::as_str).collect();
             build::dockerfile_in(&code.dockerfile_path, has_file, all)
                 .map(drop)

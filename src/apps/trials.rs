@@ -34,7 +34,12 @@ impl Apps {
                     }
                     _ => match s.unless_stopping(s.built(id, draft)).await? {
                         Some(built) => built,
-                        None => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
+                        None => {
+                            return Err(Failure::new(
+                                Reason::Internal,
+                                "the draft has no image after its build",
+                            ));
+                        }
                     },
                 };
                 let version = Version {

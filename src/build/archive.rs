@@ -99,8 +99,9 @@ impl Unpacker {
         let parts: Vec<&str> = path.split('/').collect();
         for part in &parts[..parts.len() - 1] {
             folder = join(&folder, part);
-            self.folder(&folder)
-                .map_err(|_| format!("its entry {name:?} is below {folder:?}, which is no folder"))?;
+            self.folder(&folder).map_err(|_| {
+                format!("its entry {name:?} is below {folder:?}, which is no folder")
+            })?;
         }
         Ok(Some(path))
     }
@@ -108,7 +109,9 @@ impl Unpacker {
     fn folder(&mut self, path: &str) -> Result<(), String> {
         match self.entries.get(path) {
             Some(Entry::Dir) => Ok(()),
-            Some(_) => Err(format!("its entry {path:?} is there twice, once as a folder")),
+            Some(_) => Err(format!(
+                "its entry {path:?} is there twice, once as a folder"
+            )),
             None => {
                 self.note(path, Entry::Dir)?;
                 match self.on_disk(path) {
@@ -161,7 +164,10 @@ impl Unpacker {
     }
 
     fn link(&mut self, path: &str, target: String) -> Result<(), String> {
-        if matches!(self.entries.get(path), Some(Entry::Dir | Entry::File { .. })) {
+        if matches!(
+            self.entries.get(path),
+            Some(Entry::Dir | Entry::File { .. })
+        ) {
             return Err(format!("its entry {path:?} is there twice, once as a link"));
         }
         self.note(path, Entry::Link(target))
@@ -227,7 +233,8 @@ fn untar(bytes: &[u8], unpacker: &mut Unpacker) -> Result<(), String> {
         } else if kind.is_file() || kind.is_contiguous() {
             let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
             let modified = entry.header().mtime().ok();
-            let modified = modified.and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)));
+            let modified =
+                modified.and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)));
             unpacker.file(&path, executable, modified, &mut entry)?;
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default().into_owned();
@@ -249,7 +256,8 @@ fn untar(bytes: &[u8], unpacker: &mut Unpacker) -> Result<(), String> {
 
 /// A second name for a file that came before: a file of its own here.
 fn copy(unpacker: &mut Unpacker, path: &str, of: &str) -> Result<(), String> {
-    let of = clean(of).map_err(|why| format!("its entry {path:?} is a second name for what {why}"))?;
+    let of =
+        clean(of).map_err(|why| format!("its entry {path:?} is a second name for what {why}"))?;
     let Some(Entry::File { len, executable }) = unpacker.entries.get(&of).cloned() else {
         return Err(format!(
             "its entry {path:?} is a second name for {of:?}, which is no file before it"
@@ -311,7 +319,8 @@ impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.read += n as u64;
-        if self.read > self.most || (self.read > RATIO_FROM.saturating_mul(4) && self.read > self.ratio)
+        if self.read > self.most
+            || (self.read > RATIO_FROM.saturating_mul(4) && self.read > self.ratio)
         {
             return Err(io::Error::other(
                 "it unpacks to more than IGNITE_CODE_MAX_UNPACKED_BYTES and IGNITE_CODE_MAX_RATIO allow",

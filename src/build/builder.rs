@@ -330,7 +330,8 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
         }
     };
     // A panic is an end, too: whoever waits must not wait for ever.
-    let guarded = std::panic::AssertUnwindSafe(build.cancel.run_until_cancelled(work)).catch_unwind();
+    let guarded =
+        std::panic::AssertUnwindSafe(build.cancel.run_until_cancelled(work)).catch_unwind();
     let mut outcome = match guarded.await {
         Ok(Some(outcome)) => outcome,
         Ok(None) if shared.stop.is_cancelled() => Err(stopping()),

@@ -46,9 +46,11 @@ impl Context {
     /// # Errors
     /// BUILD_FAILED when there is no Dockerfile, or the `.dockerignore` is not valid.
     pub fn whole(source: Source, dockerfile: &str) -> Result<Self, Failure> {
-        let dockerfile = dockerfile_in(dockerfile, |path| source.has_file(path), || {
-            source.entries().keys().map(String::as_str).collect()
-        })
+        let dockerfile = dockerfile_in(
+            dockerfile,
+            |path| source.has_file(path),
+            || source.entries().keys().map(String::as_str).collect(),
+        )
         .map_err(failed)?;
         let rules = match source.read(ignorefile::NAME, MAX_IGNOREFILE) {
             Some(text) => Rules::parse(&String::from_utf8_lossy(&text)).map_err(failed)?,
@@ -172,7 +174,11 @@ pub fn dockerfile_in<'a>(
     if has_file(&cleaned) {
         return Ok(cleaned);
     }
-    let is_one = |p: &&str| p.rsplit('/').next().is_some_and(|n| n.contains(DEFAULT_DOCKERFILE));
+    let is_one = |p: &&str| {
+        p.rsplit('/')
+            .next()
+            .is_some_and(|n| n.contains(DEFAULT_DOCKERFILE))
+    };
     let others: Vec<&str> = all().into_iter().filter(is_one).take(3).collect();
     Err(match others.as_slice() {
         [] => format!("there is no Dockerfile at {cleaned:?}, nor anywhere else; add one"),

@@ -99,11 +99,26 @@ mod tests {
         );
         let rules = rules.expect("valid");
         for ignored in [
-            "target", "target/x/y", "a.log", "cache", "a/b/cache/x", "b1", "README.md", "docs/b",
+            "target",
+            "target/x/y",
+            "a.log",
+            "cache",
+            "a/b/cache/x",
+            "b1",
+            "README.md",
+            "docs/b",
         ] {
             assert!(rules.ignores(ignored), "{ignored}");
         }
-        for kept in ["a/target", "a/b.log", "target/keep/x", "c.md", "b", "docs/ab", "#a"] {
+        for kept in [
+            "a/target",
+            "a/b.log",
+            "target/keep/x",
+            "c.md",
+            "b",
+            "docs/ab",
+            "#a",
+        ] {
             assert!(!rules.ignores(kept), "{kept}");
         }
         assert!(Rules::parse("[").is_err());

@@ -34,14 +34,19 @@ pub(super) const TAIL: usize = 15;
 pub(super) async fn run(shared: &Shared, build: &Build) -> Result<BuiltImage, Failure> {
     let (context, registry) = match &build.draft.source {
         CodeSource::Prebuilt(image) => {
-            build.log.line(format!("Looking for the image {}", image.image_ref));
+            build
+                .log
+                .line(format!("Looking for the image {}", image.image_ref));
             let found = shared.images.resolve(&build.app.org, image).await?;
             return Ok(BuiltImage {
                 image_ref: image.image_ref.clone(),
                 image_id: found.id,
             });
         }
-        CodeSource::FromCode(code) => (from_code(shared, build, code).await?, &code.registry_secret_ref),
+        CodeSource::FromCode(code) => (
+            from_code(shared, build, code).await?,
+            &code.registry_secret_ref,
+        ),
         CodeSource::FromGit(_) => {
             return Err(Failure::new(
                 Reason::Unimplemented,
@@ -73,7 +78,9 @@ async fn from_code(shared: &Shared, build: &Build, code: &FromCode) -> Result<Co
 
 async fn compile(shared: &Shared, build: &Build, code: &Compile) -> Result<Context, Failure> {
     let bytes = shared.blobs.get(&code.source).await?;
-    build.log.line(format!("Reading {} bytes of source", bytes.len()));
+    build
+        .log
+        .line(format!("Reading {} bytes of source", bytes.len()));
     let config = shared.config.clone();
     let folder = scratch(&config.scratch)?;
     let code = code.clone();
@@ -129,8 +136,11 @@ async fn engine(
             context.pack(io::BufWriter::new(file))?;
             std::fs::File::open(&at)
         });
-        let packed = packed
-            .map_err(|e| failed(format!("the build context cannot be packed on this machine: {e}")))?;
+        let packed = packed.map_err(|e| {
+            failed(format!(
+                "the build context cannot be packed on this machine: {e}"
+            ))
+        })?;
         Ok((context, packed))
     })
     .await?;
@@ -145,7 +155,11 @@ async fn engine(
     // The packed context is open; the tree is of no use any more.
     drop(context);
     listen(shared, build, order).await?;
-    let image = shared.images.named(&tag).await.map_err(|e| e.to_failure())?;
+    let image = shared
+        .images
+        .named(&tag)
+        .await
+        .map_err(|e| e.to_failure())?;
     Ok(BuiltImage {
         image_ref: tag,
         image_id: image.id,
@@ -190,7 +204,10 @@ async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<(),
 /// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.
 pub(super) fn tag(shared: &Shared, app: &AppId, build: BuildId) -> String {
     let id = build.0.to_string().to_lowercase();
-    format!("ignite-{}/{}/{}:{id}", shared.config.instance, app.org, app.name)
+    format!(
+        "ignite-{}/{}/{}:{id}",
+        shared.config.instance, app.org, app.name
+    )
 }
 
 fn scratch(folder: &Path) -> Result<TempDir, Failure> {

@@ -35,7 +35,8 @@ impl Builder {
             catalog.iter().flat_map(of_app).collect()
         };
         for tag in built {
-            if !busy.contains(&tag) && !named.contains(&tag)
+            if !busy.contains(&tag)
+                && !named.contains(&tag)
                 && let Err(error) = engine.remove_image(&tag).await
             {
                 tracing::debug!(%error, image = tag, "An image of no use stays for now");

@@ -340,7 +340,11 @@ mod tests {
 
     #[test]
     fn only_urls_and_refs_that_run_nothing_pass() {
-        for good in ["https://git.example/a/b.git", "https://h:8443/a", "file:///srv/a"] {
+        for good in [
+            "https://git.example/a/b.git",
+            "https://h:8443/a",
+            "file:///srv/a",
+        ] {
             assert_eq!(check_git_url(good), Ok(()), "{good}");
         }
         for bad in [

@@ -69,7 +69,10 @@ impl Blobs {
         let named: HashSet<&str> = catalog.iter().flat_map(|app| names(app)).collect();
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            let known = entry.file_name().to_str().is_some_and(|n| named.contains(n));
+            let known = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|n| named.contains(n));
             if !known && let Err(error) = fs::remove_file(entry.path()) {
                 tracing::warn!(%error, "{} is of no use and could not be removed", entry.path().display());
             }
@@ -196,7 +199,12 @@ mod tests {
     fn files(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(dir.join(FOLDER))
             .expect("a folder")
-            .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+            .map(|e| {
+                e.expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("text")
+            })
             .collect();
         names.sort_unstable();
         names

@@ -65,7 +65,7 @@ pub(super) fn full_app(id: &str) -> App {
             source: code,
             created_at_ms: 3,
             built: Some(Built {
-                id: BuildId::generate(),
+                id: BuildId(ulid::Ulid(7)),
                 outcome: Ok(BuiltImage {
                     image_ref: "i:1".into(),
                     image_id: "sha256:2".into(),

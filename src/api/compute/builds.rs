@@ -118,7 +118,9 @@ impl Compute {
         let none = || {
             Failure::new(
                 Reason::FailedPrecondition,
-                format!("no build of app {id}'s draft is under way; GetDraftInfo (`ignite draft info`) says how the last one ended"),
+                format!(
+                    "no build of app {id}'s draft is under way; GetDraftInfo (`ignite draft info`) says how the last one ended"
+                ),
             )
         };
         let build = match r.build_id.as_str() {

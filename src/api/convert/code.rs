@@ -93,7 +93,9 @@ fn from_code(
     if let Some(name) = code.build_args.keys().find(wrong) {
         return Err(Failure::field(
             at("build_args"),
-            format!("{name:?} cannot be the name of an argument: it is empty, or has '=' or NUL in it"),
+            format!(
+                "{name:?} cannot be the name of an argument: it is empty, or has '=' or NUL in it"
+            ),
         ));
     }
     Ok(FromCode {

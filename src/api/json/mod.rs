@@ -132,7 +132,8 @@ impl Limits {
 impl Bound {
     /// Most bytes of a JSON body: the payload grown by base64, and 256 KiB for the rest.
     fn json_bytes(self) -> usize {
-        self.message_bytes().saturating_add(self.payload.div_ceil(3))
+        self.message_bytes()
+            .saturating_add(self.payload.div_ceil(3))
     }
 
     /// Most bytes of the message that it becomes.

@@ -8,9 +8,7 @@ use std::{collections::HashMap, path::PathBuf};
 use bollard::{
     body_try_stream,
     models::BuildInfo,
-    query_parameters::{
-        BuildImageOptions, ListImagesOptions, RemoveImageOptions,
-    },
+    query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
 };
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -83,7 +81,11 @@ fn build(
         while let Some(info) = answer.next().await {
             let told = match info {
                 Ok(info) => read(info).map(Ok),
-                Err(cause) => Some(Err(client.translate("build the image", client.limit(), cause))),
+                Err(cause) => Some(Err(client.translate(
+                    "build the image",
+                    client.limit(),
+                    cause,
+                ))),
             };
             if let Some(told) = told
                 && news.send(told).await.is_err()
@@ -135,7 +137,10 @@ pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
     };
     let removed = client
         .run("remove the image", |docker| async move {
-            docker.remove_image(tag, Some(options), None).await.map(drop)
+            docker
+                .remove_image(tag, Some(options), None)
+                .await
+                .map(drop)
         })
         .await;
     gone_is_fine(removed)

@@ -162,12 +162,7 @@ impl Secrets {
     ///
     /// # Errors
     /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind.
-    pub async fn for_build(
-        &self,
-        org: &OrgName,
-        name: &str,
-        kind: Kind,
-    ) -> Result<Value, Failure> {
+    pub async fn for_build(&self, org: &OrgName, name: &str, kind: Kind) -> Result<Value, Failure> {
         let field = match kind {
             Kind::Git => "secret_ref",
             Kind::Registry => "registry_secret_ref",
