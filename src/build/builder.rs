@@ -50,8 +50,10 @@ pub struct Config {
     pub logs_kept: usize,
     /// The network of steps that run commands; `None` is the engine's own choice.
     pub network: Option<String>,
-    /// Longest time for one git command.
+    /// Longest time to fetch a repository.
     pub git_timeout: Duration,
+    /// Refuse what the platform refuses.
+    pub strict: bool,
 }
 
 /// Finds an organization's secret of a kind by its name.

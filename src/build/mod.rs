@@ -12,6 +12,7 @@
 mod archive;
 mod builder;
 mod context;
+mod git;
 mod ignorefile;
 mod images;
 mod log;

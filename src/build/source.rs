@@ -79,7 +79,6 @@ impl Source {
     ///
     /// # Errors
     /// A sentence, when it is over a limit or something in it is no file, folder or link within.
-    #[expect(dead_code, reason = "for git repositories, which come next")]
     pub(super) fn scan(root: TempDir, below: &Path, limits: Limits) -> Result<Self, String> {
         let mut entries = Entries::new();
         let mut bytes = 0;

@@ -10,13 +10,13 @@ use super::{
     Build, Context, Source,
     archive::{self, Format},
     builder::Shared,
-    runtime,
+    git, runtime,
 };
 use crate::{
     engine::{BuildNews, BuildOrder, Credentials},
     model::{
         AppId, BuildId, CodeSource, Failure, Reason,
-        code::{BuiltImage, Compile, FromCode, Runtime},
+        code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
         secret,
     },
 };
@@ -47,12 +47,10 @@ pub(super) async fn run(shared: &Shared, build: &Build) -> Result<BuiltImage, Fa
             from_code(shared, build, code).await?,
             &code.registry_secret_ref,
         ),
-        CodeSource::FromGit(_) => {
-            return Err(Failure::new(
-                Reason::Unimplemented,
-                "code.image.from_git is not built yet; send an archive as code.image.from_code",
-            ));
-        }
+        CodeSource::FromGit(git) => (
+            from_git(shared, build, git).await?,
+            &git.registry_secret_ref,
+        ),
         CodeSource::Compile(code) => (compile(shared, build, code).await?, &NO_SECRET),
     };
     engine(shared, build, context, registry).await
@@ -74,6 +72,13 @@ async fn from_code(shared: &Shared, build: &Build, code: &FromCode) -> Result<Co
         Ok(context)
     })
     .await
+}
+
+async fn from_git(shared: &Shared, build: &Build, from: &FromGit) -> Result<Context, Failure> {
+    let folder = scratch(&shared.config.scratch)?;
+    let source = git::fetch(shared, build, from, folder).await?;
+    let dockerfile = from.dockerfile_path.clone();
+    blocking(move || Context::whole(source, &dockerfile)).await
 }
 
 async fn compile(shared: &Shared, build: &Build, code: &Compile) -> Result<Context, Failure> {
@@ -228,7 +233,7 @@ pub(super) fn failed(message: impl Into<String>) -> Failure {
 
 /// Work on files, away from what serves requests. It goes on when the build is cancelled, and
 /// then drops what it made.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {

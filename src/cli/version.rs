@@ -212,12 +212,25 @@ fn code_table(answer: &v1::GetAppCodeResponse) -> Table {
         ("kind", plain(answer.code_kind().as_str_name(), "CODE_KIND")),
     ];
     if let Some(Source::Image(image)) = answer.code.as_ref().and_then(|c| c.source.as_ref()) {
-        if let Some(image_source::Source::Prebuilt(prebuilt)) = &image.source {
-            all.push(("image", prebuilt.image_ref.clone()));
+        match &image.source {
+            Some(image_source::Source::Prebuilt(prebuilt)) => {
+                all.push(("image", prebuilt.image_ref.clone()));
+            }
+            Some(image_source::Source::FromCode(code)) => {
+                all.push(("archive", format!("{} bytes", code.archive.len())));
+            }
+            Some(image_source::Source::FromGit(git)) => {
+                all.push(("repository", git.url.clone()));
+                all.push(("ref", git.r#ref.clone()));
+            }
+            None => {}
         }
         if !image.registry_secret_ref.is_empty() {
             all.push(("registry secret", image.registry_secret_ref.clone()));
         }
+    }
+    if let Some(Source::Compile(compile)) = answer.code.as_ref().and_then(|c| c.source.as_ref()) {
+        all.push(("source", format!("{} bytes", compile.source_code.len())));
     }
     all.push(("hash", answer.code_hash.clone()));
     rows(&all)

@@ -28,6 +28,7 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         logs_kept: c.build_logs_kept,
         network: c.build_network.clone(),
         git_timeout: c.git_timeout,
+        strict: c.strict,
     }
 }
 

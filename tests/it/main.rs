@@ -6,6 +6,8 @@ mod api_errors;
 mod api_invoke;
 mod app_url;
 mod builds;
+mod builds_cli;
+mod builds_git;
 mod cli;
 mod cli_executions;
 mod clients;
