@@ -75,14 +75,6 @@ impl Images {
         }
     }
 
-    /// An image by a name that was just given to it.
-    ///
-    /// # Errors
-    /// What the engine says.
-    pub(super) async fn named(&self, reference: &str) -> Result<Image, Error> {
-        (self.ensure)(reference.to_owned(), None).await
-    }
-
     /// The image that a version was published with, pulled by its name if it is not here.
     ///
     /// # Errors

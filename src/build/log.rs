@@ -9,6 +9,8 @@ use crate::apps::now_ms;
 
 /// Longest line that is kept; what is longer is cut.
 const MAX_LINE: usize = 8 * 1024;
+/// Longest text of last lines: it is kept with the draft, and goes into a status.
+const MAX_TAIL: usize = 4 * 1024;
 /// What a line costs beside its text.
 const LINE_OVERHEAD: usize = 32;
 
@@ -98,11 +100,22 @@ impl Log {
         (lines, kept.dropped + kept.lines.len() as u64)
     }
 
-    /// The last `most` lines as one text.
+    /// At most the last `most` lines as one text, fewer when they are long.
     pub(super) fn tail(&self, most: usize) -> String {
         let kept = self.kept.lock();
-        let skip = kept.lines.len().saturating_sub(most);
-        let texts: Vec<&str> = kept.lines.iter().skip(skip).map(|l| &*l.text).collect();
+        let mut room = MAX_TAIL;
+        let mut texts: Vec<&str> = Vec::new();
+        for line in kept.lines.iter().rev().take(most) {
+            let start = line
+                .text
+                .ceil_char_boundary(line.text.len().saturating_sub(room));
+            room -= line.text.len() - start;
+            texts.push(&line.text[start..]);
+            if room == 0 {
+                break;
+            }
+        }
+        texts.reverse();
         texts.join("\n")
     }
 
@@ -162,5 +175,6 @@ mod tests {
         log.line("x".repeat(MAX_LINE * 2));
         let (lines, _) = log.since(next);
         assert!(lines[0].text.len() <= MAX_LINE + '…'.len_utf8());
+        assert!(log.tail(5).len() <= MAX_TAIL);
     }
 }

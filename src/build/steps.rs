@@ -159,22 +159,18 @@ async fn engine(
     };
     // The packed context is open; the tree is of no use any more.
     drop(context);
-    listen(shared, build, order).await?;
-    let image = shared
-        .images
-        .named(&tag)
-        .await
-        .map_err(|e| e.to_failure())?;
+    let image_id = listen(shared, build, order).await?;
     Ok(BuiltImage {
         image_ref: tag,
-        image_id: image.id,
+        image_id,
     })
 }
 
-/// Follows the engine's build to its end.
-async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<(), Failure> {
+/// Follows the engine's build to its end; answers the image's content id.
+async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<String, Failure> {
     let mut news = shared.engine.build(order);
     let mut step = String::new();
+    let mut image = None;
     while let Some(told) = news.next().await {
         match told {
             Ok(BuildNews::Output(text)) => {
@@ -184,6 +180,7 @@ async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<(),
                 build.log.output(&text);
             }
             Ok(BuildNews::Status(line)) => build.log.line(line),
+            Ok(BuildNews::Built(id)) => image = Some(id),
             Ok(BuildNews::Failed(why)) => {
                 let at = match step.is_empty() {
                     true => String::new(),
@@ -203,7 +200,10 @@ async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<(),
             }
         }
     }
-    Ok(())
+    image.ok_or_else(|| {
+        failed("the engine ended the build without an image; its log may say why")
+            .with_detail(build.log.tail(TAIL))
+    })
 }
 
 /// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.

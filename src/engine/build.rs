@@ -9,8 +9,8 @@ use super::{Credentials, Error};
 
 /// The part of an engine that makes images.
 pub trait ImageBuilder: Send + Sync + 'static {
-    /// Builds an image and tells what happens. The image is there when the stream ends without
-    /// [`BuildNews::Failed`] or an error.
+    /// Builds an image and tells what happens. The image is there when the stream ends with
+    /// [`BuildNews::Built`] and without an error.
     ///
     /// # Cancel safety
     /// Dropping the stream ends the build in the engine.
@@ -55,6 +55,8 @@ pub enum BuildNews {
     Output(String),
     /// How a pull goes on, a line.
     Status(String),
+    /// The content id of the image that was made.
+    Built(String),
     /// The build failed, in the engine's words. The last of all news.
     Failed(String),
 }

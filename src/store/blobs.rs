@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::tools::{Checked, Counts, Problem, Report};
 use crate::model::{App, Blob, Failure, Reason, catalog::Catalog};
 
 /// The folder in the data directory.
@@ -173,6 +174,52 @@ pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
         .chain(versions)
         .filter_map(|source| source.bytes())
         .map(|blob| blob.id.as_str())
+}
+
+/// Reads every file that a record names, and notes those that none names.
+pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
+    let folder = data_dir.join(FOLDER);
+    let mut named = HashSet::new();
+    let mut rows = Counts(vec![("files", 0)]);
+    for app in catalog.iter() {
+        let sources = app.draft.iter().map(|d| &d.source);
+        let sources = sources.chain(app.versions.iter().map(|v| &v.source));
+        for blob in sources.filter_map(|source| source.bytes()) {
+            // A version and the draft that it came from share one.
+            if !named.insert(blob.id.clone()) {
+                continue;
+            }
+            let path = folder.join(&blob.id);
+            let what = match fs::read(&path) {
+                Ok(bytes) if hex(&Sha256::digest(&bytes)) == blob.sha256 => {
+                    rows.add("files");
+                    continue;
+                }
+                Ok(_) => "its content is not what was saved".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            report.problems.push(Problem {
+                path,
+                what: format!("code of app {}: {what}", app.id),
+                remedy: "what is published runs on; restore the file from a backup, or save the code again".to_owned(),
+            });
+        }
+    }
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        if !named.contains(&*entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            report
+                .leftovers
+                .push(format!("{}: code that nothing names", path.display()));
+        }
+    }
+    if folder.is_dir() {
+        report.databases.push(Checked {
+            name: "code".to_owned(),
+            path: folder,
+            rows,
+        });
+    }
 }
 
 async fn in_the_background<T: Send + 'static>(

@@ -13,8 +13,9 @@ pub(super) fn full_app(id: &str) -> App {
     });
     let blob = Blob {
         id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
-        len: 7,
-        sha256: "ab".into(),
+        len: 4,
+        // Of "code".
+        sha256: "5694d08a2e53ffcae0c3103e5ad6f6076abd960eb1f8a56577040bc1028f702b".into(),
     };
     let code = CodeSource::FromCode(FromCode {
         archive: blob,

@@ -15,7 +15,8 @@ use crate::support::{
 };
 
 /// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 30] = [
+const BUILT: [&str; 33] = [
+    "CompileDraft",
     "CreateApp",
     "CreateSecret",
     "DeleteApp",
@@ -26,6 +27,7 @@ const BUILT: [&str; 30] = [
     "GetAppLogs",
     "GetAppState",
     "GetAppVersion",
+    "GetBuildLog",
     "GetDraftInfo",
     "GetExecution",
     "GetExecutionStats",
@@ -42,6 +44,7 @@ const BUILT: [&str; 30] = [
     "SaveDraft",
     "StreamAppEvents",
     "StreamAppLogs",
+    "StreamCompileLogs",
     "TestAppVersion",
     "TestDraft",
     "UpdateAppConfig",

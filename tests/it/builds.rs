@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use crate::support::{
     app::App,
     code::{dockerfile, from_code, tar_gz, zip},
-    contract::{BOTH, Refusal, Via, merge},
+    contract::{BOTH, Refusal, Via, merge, prebuilt},
     engine, eventually_ok,
     ignite::Ignite,
+    probe,
 };
 
 /// What a build takes at most on a machine that is busy with tests.
@@ -479,4 +480,59 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
         }
     })
     .await;
+    // And of a rollback.
+    let back = with(id("a"), json!({ "version": 1 }));
+    let rollback = ignite
+        .request(hyper::Method::POST, "/v1/ignite/app/acme/a/rollback")
+        .token(&app.token)
+        .json(&json!({ "version": 1 }));
+    let rollback = tokio::spawn(rollback.send());
+    ignite.kill9();
+    let _ = rollback.await;
+    ignite.start().await;
+    let active = ignite.ok(Via::Json, "RollbackApp", &app.token, back).await;
+    assert_eq!(active["activeVersion"], 1, "{active}");
+    let answer = app.get_ok(&ignite, "/").await;
+    assert_eq!(answer.header("x-probe-version"), Some("survivor"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_exists_is_compiled_by_looking_for_it() {
+    let ignite = Ignite::builder().start().await;
+    let app = bare(&ignite, "a").await;
+    let image = probe::image().await;
+    for via in BOTH {
+        for (image, status) in [
+            (&image[..], "VERSION_STATUS_READY"),
+            ("127.0.0.1:1/none:1", "VERSION_STATUS_FAILED"),
+        ] {
+            save(&ignite, via, &app, prebuilt(image)).await;
+            ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+            let built = ended(&ignite, &app).await;
+            assert_eq!(built["status"], status, "{built}");
+            assert_eq!(built["imageRef"], image);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
+    let _guard = engine::PruneGuard::prune().await;
+    let archive = tar_gz(&[("Dockerfile", dockerfile("gone").await.as_bytes())]);
+    let deploy = async |ignite: &Ignite| {
+        let app = bare(ignite, "a").await;
+        save(ignite, Via::Json, &app, from_code(&archive, json!({}))).await;
+        let publish = ignite.ok(Via::Json, "PublishDraft", &app.token, id("a"));
+        publish.await;
+        assert_eq!(ignite.images().await.len(), 1);
+    };
+    let mut ephemeral = Ignite::builder().arg("--ephemeral").start().await;
+    deploy(&ephemeral).await;
+    assert!(ephemeral.terminate(BUILD_LIMIT).await.success());
+    assert_eq!(ephemeral.images().await, [""; 0]);
+    let mut killed = Ignite::builder().start().await;
+    deploy(&killed).await;
+    killed.kill9();
+    assert!(killed.cli(&["prune"]).status.success());
+    assert_eq!(killed.images().await, [""; 0]);
 }

@@ -109,6 +109,9 @@ fn read(info: BuildInfo) -> Option<BuildNews> {
         let message = error.message.unwrap_or_else(|| "no reason given".into());
         return Some(BuildNews::Failed(message.trim().to_owned()));
     }
+    if let Some(id) = info.aux.and_then(|aux| aux.id) {
+        return Some(BuildNews::Built(id));
+    }
     if let Some(text) = info.stream {
         return Some(BuildNews::Output(text));
     }
