@@ -90,7 +90,7 @@ impl Images {
             return Err(Failure::new(
                 Reason::ImageUnavailable,
                 format!(
-                    "the image {id} that version {} was built into is gone from this machine; save the version's code (`ignite version code`) as a draft and publish it to build it anew",
+                    "the image {id} that version {} was built into is gone from this machine; save the version's code as a draft again (`ignite version code --to FILE`, `ignite draft save --code FILE`) and publish it to build it anew",
                     version.number
                 ),
             ));

@@ -1,5 +1,11 @@
 //! `ignite version`: what was published, and the way back to it.
 
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use comfy_table::Table;
 
@@ -58,6 +64,9 @@ pub(super) enum Command {
         /// Its number.
         #[arg(value_name = "VERSION")]
         number: Option<u32>,
+        /// Write the archive or source file there, to save or build it again.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
 }
 
@@ -102,7 +111,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             Box::pin(test::run(context, &app, Some(number), sent)).await
         }
-        Command::Code { id, number } => {
+        Command::Code { id, number, to } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
             let request = v1::GetAppCodeRequest {
@@ -113,6 +122,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let code = session
                 .answer(session.client().get_app_code(request))
                 .await?;
+            if let Some(to) = to {
+                write_code(&code, &to)?;
+            }
             context
                 .format
                 .print("GetAppCodeResponse", &code, |_| code_table(&code))
@@ -199,6 +211,28 @@ fn version_table(version: Option<&v1::AppVersion>) -> Table {
         ("image id", version.image_id.clone()),
         ("hash", version.code_hash.clone()),
     ])
+}
+
+/// Writes the bytes of code to a file that is not there yet.
+fn write_code(answer: &v1::GetAppCodeResponse, to: &Path) -> Result<(), Error> {
+    use v1::{code_source::Source, image_source};
+    let bytes = match answer.code.as_ref().and_then(|c| c.source.as_ref()) {
+        Some(Source::Compile(compile)) => &compile.source_code,
+        Some(Source::Image(v1::ImageSource {
+            source: Some(image_source::Source::FromCode(code)),
+            ..
+        })) => &code.archive,
+        _ => {
+            return Err(Error::Usage(
+                "this code is an image or a repository, not an archive that could be written to a file"
+                    .to_owned(),
+            ));
+        }
+    };
+    let written = std::fs::File::create_new(to).and_then(|mut f| f.write_all(bytes));
+    written
+        .with_context(|| format!("cannot write {}", to.display()))
+        .map_err(Error::Other)
 }
 
 fn code_table(answer: &v1::GetAppCodeResponse) -> Table {

@@ -147,9 +147,16 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
             "{lines:?}"
         );
 
+        // Somebody removes it: the publish makes it anew.
+        let docker = engine::docker().await;
+        let options = None::<bollard::query_parameters::RemoveImageOptions>;
+        let removed = docker.remove_image(&image, options, None).await;
+        removed.expect("it was there");
         let published = ignite
             .ok(via, "PublishDraft", &app.token, id(&app.name))
             .await;
+        let image = draft(&ignite, via, &app).await["imageRef"].clone();
+        let image = image.as_str().expect("an image").to_owned();
         assert_eq!(published["version"]["imageRef"], image.as_str());
         assert_eq!(
             published["version"]["codeKind"],

@@ -90,6 +90,19 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     assert_eq!(version_of(&ignite, &app).await, "zip");
     let code = ok(&ignite, &["version", "code", "a", "1"]);
     assert_eq!(row(&code, "kind"), "image-from-code");
+    let back = folder.path().join("back.zip");
+    let to = [
+        "version",
+        "code",
+        "a",
+        "2",
+        "--to",
+        back.to_str().expect("text"),
+    ];
+    ok(&ignite, &to);
+    let (sent, got) = (std::fs::read(archive), std::fs::read(&back));
+    assert_eq!(got.expect("written"), sent.expect("there"));
+    fails(&ignite, &to, 1, &["cannot write"]);
 
     let broken = format!("{}RUN [\"/none\"]\n", dockerfile("x").await);
     write(folder.path(), &[("Dockerfile", broken.as_bytes())]);
@@ -247,6 +260,28 @@ async fn a_build_is_started_followed_and_cancelled() {
         }
     })
     .await;
+    // Who has seen enough leaves it alone.
+    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_ignite"))
+        .args(["draft", "compile-logs", "a"])
+        .env("IGNITE_DATA_DIR", ignite.data_dir())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut first = String::new();
+    let mut stdout = std::io::BufReader::new(watching.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut stdout, &mut first).expect("a line");
+    let pid = i32::try_from(watching.id()).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
+    let watched = ran(watching.wait_with_output().expect("it ends"));
+    assert_eq!(watched.code, 130, "{}", watched.err);
+    assert!(
+        watched.err.contains("ignite draft cancel acme:a"),
+        "{}",
+        watched.err
+    );
+
     let cancelled = ok(&ignite, &["draft", "cancel", "a"]);
     assert_eq!(row(&cancelled, "status"), "failed");
     assert!(
