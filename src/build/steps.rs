@@ -13,7 +13,7 @@ use super::{
     git, runtime,
 };
 use crate::{
-    engine::{BuildNews, BuildOrder, Credentials},
+    engine::{BuildNews, BuildOrder, Credentials, Error},
     model::{
         AppId, BuildId, CodeSource, Failure, Reason,
         code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
@@ -181,29 +181,24 @@ async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<Str
             }
             Ok(BuildNews::Status(line)) => build.log.line(line),
             Ok(BuildNews::Built(id)) => image = Some(id),
-            Ok(BuildNews::Failed(why)) => {
-                let at = match step.is_empty() {
-                    true => String::new(),
-                    false => format!(" at {step:?}"),
-                };
-                let failure = failed(format!("the build failed{at}: {why}"));
-                return Err(failure.with_detail(build.log.tail(TAIL)));
-            }
-            Err(error) => {
-                return Err(match error {
-                    crate::engine::Error::Refused { message, .. } => {
-                        failed(format!("the build failed: {message}"))
-                            .with_detail(build.log.tail(TAIL))
-                    }
-                    error => error.to_failure(),
-                });
-            }
+            Ok(BuildNews::Failed(why)) => return Err(broke(build, &step, &why)),
+            Err(Error::Refused { message, .. }) => return Err(broke(build, &step, &message)),
+            Err(error) => return Err(error.to_failure()),
         }
     }
     image.ok_or_else(|| {
         failed("the engine ended the build without an image; its log may say why")
             .with_detail(build.log.tail(TAIL))
     })
+}
+
+/// The failure of a step.
+fn broke(build: &Build, step: &str, why: &str) -> Failure {
+    let at = match step.is_empty() {
+        true => String::new(),
+        false => format!(" at {step:?}"),
+    };
+    failed(format!("the build failed{at}: {why}")).with_detail(build.log.tail(TAIL))
 }
 
 /// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.

@@ -315,7 +315,7 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
             9,
             400,
             "BUILD_FAILED",
-            &["Step 5/", "/none", "---> Running in"],
+            &["failed at \"Step 5/", "/none", "---> Running in"],
         )
     };
     for via in BOTH {
