@@ -46,14 +46,7 @@ impl Builder {
 
     /// Removes every image that was built here.
     pub async fn remove_all_images(&self) {
-        let engine = &self.shared.engine;
-        let removed = async {
-            for tag in engine.built().await? {
-                engine.remove_image(&tag).await?;
-            }
-            Ok::<_, crate::engine::Error>(())
-        };
-        if let Err(error) = removed.await {
+        if let Err(error) = self.shared.engine.remove_all().await {
             tracing::warn!(%error, "Images that were built here stay; `ignite prune` removes them");
         }
     }

@@ -21,6 +21,9 @@ pub trait ImageBuilder: Send + Sync + 'static {
 
     /// Removes a name, and its image when it has no other. Gone is success.
     fn remove_image<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes all images of this instance, and what marks them as its.
+    fn remove_all(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// One image to be built.

@@ -9,12 +9,13 @@ use crate::{
 };
 
 /// Removes the containers and networks of instances whose `ignite` is gone, and says what it
-/// removed, a line each. Those that run, and those that a stop with `--keep-replicas` left, stay.
+/// removed, a line each. Those that run, and those that a stop with `--keep-replicas` left, stay. So do
+/// images that were built for a data directory that is still there.
 ///
 /// # Errors
 /// When the engine does not answer or something could not be removed.
 pub async fn prune(config: Config) -> Result<Vec<String>> {
-    let report = docker::prune(config.docker_host, is_gone).await?;
+    let report = docker::prune(config.docker_host, is_gone, needs_images).await?;
     let line = |i: &InstanceOfOthers| {
         let from = i
             .data_dir
@@ -41,4 +42,10 @@ fn is_gone(instance: &InstanceOfOthers) -> bool {
             .iter()
             .any(|pid| std::path::Path::new("/proc").join(pid.to_string()).exists()),
     }
+}
+
+/// A data directory that can be served from again runs the images that its versions name.
+fn needs_images(instance: &InstanceOfOthers) -> bool {
+    let dir = instance.data_dir.as_ref();
+    dir.is_some_and(|dir| data_dir::can_serve(dir, &instance.id))
 }

@@ -1,13 +1,18 @@
 //! Builds through the engine's classic builder, and the images that they leave.
 //!
-//! An image carries the instance in labels of its own: those of containers would pass on to every
-//! container made from it, and say that it is ours.
+//! An image is known as ours by its name, `ignite-<instance>/<org>/<app>:<build>`: a label on it
+//! would be one more step of every build, which costs a second on slow storage, and would pass on
+//! to what others build from it. Whose instance that is says one empty image, the mark, which is
+//! made before the first build and has the data directory in its labels.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use bollard::{
-    body_try_stream,
-    models::BuildInfo,
+    body_full, body_try_stream,
+    models::{BuildInfo, ImageSummary},
     query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
 };
 use futures_util::{
@@ -19,15 +24,14 @@ use futures_util::{
 use super::{
     Config, Docker, Error,
     client::{Client, gone_is_fine},
+    holder::archive,
     image::for_engine,
 };
-use crate::{
-    engine::{BuildNews, BuildOrder, ImageBuilder},
-    model::InstanceId,
-};
+use crate::engine::{BuildNews, BuildOrder, ImageBuilder};
 
-/// The instance that built an image.
+/// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
+/// On the mark: its data directory.
 const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
@@ -36,11 +40,22 @@ impl ImageBuilder for Docker {
     }
 
     fn built(&self) -> BoxFuture<'_, Result<Vec<String>, Error>> {
-        built(&self.client, &self.config.instance).boxed()
+        built(&self.client, self.config.instance.as_str()).boxed()
     }
 
     fn remove_image<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         remove(&self.client, tag).boxed()
+    }
+
+    fn remove_all(&self) -> BoxFuture<'_, Result<(), Error>> {
+        let all = async {
+            let instance = self.config.instance.as_str();
+            for tag in built(&self.client, instance).await? {
+                remove(&self.client, &tag).await?;
+            }
+            remove(&self.client, &mark(instance)).await
+        };
+        all.boxed()
     }
 }
 
@@ -68,15 +83,19 @@ fn build(
         // Without it a step that fails leaves its container.
         forcerm: true,
         buildargs: Some(order.build_args.into_iter().collect()),
-        labels: Some(labels(config)),
         networkmode: order.network,
         ..BuildImageOptions::default()
     };
-    let client = client.clone();
+    let (client, config) = (client.clone(), config.clone());
     let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
     let (news, heard) = tokio::sync::mpsc::channel(64);
     let reading = async move {
+        if let Err(error) = ensure_mark(&client, &config).await {
+            // Whoever would hear it has gone, or ends with it.
+            let _ = news.send(Err(error)).await;
+            return;
+        }
         let mut answer = docker.build_image(options, Some(credentials), Some(context));
         while let Some(info) = answer.next().await {
             let told = match info {
@@ -124,11 +143,54 @@ fn read(info: BuildInfo) -> Option<BuildNews> {
     })
 }
 
+/// The name of an instance's mark.
+fn mark(instance: &str) -> String {
+    format!("ignite-{instance}:mark")
+}
+
+/// Makes the mark of this instance where it is missing.
+async fn ensure_mark(client: &Client, config: &Config) -> Result<(), Error> {
+    let name = mark(config.instance.as_str());
+    let known = client
+        .run("look for the instance's mark", |docker| {
+            let name = name.clone();
+            async move { docker.inspect_image(&name).await }
+        })
+        .await;
+    if known.is_ok() {
+        return Ok(());
+    }
+    let labels = [
+        (BUILT_BY, config.instance.to_string()),
+        (BUILT_IN, config.data_dir.to_string_lossy().into_owned()),
+    ];
+    let options = BuildImageOptions {
+        dockerfile: "Dockerfile".to_owned(),
+        t: Some(name),
+        rm: true,
+        forcerm: true,
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..BuildImageOptions::default()
+    };
+    client
+        .run("mark the instance's images", |docker| async move {
+            let context = archive("Dockerfile", b"FROM scratch\n");
+            let mut answer = docker.build_image(options, None, Some(body_full(context.into())));
+            while let Some(step) = answer.next().await {
+                step?;
+            }
+            Ok(())
+        })
+        .await
+}
+
 /// The names of the images that an instance has built.
-async fn built(client: &Client, instance: &InstanceId) -> Result<Vec<String>, Error> {
-    let ours = format!("{BUILT_BY}={instance}");
-    let all = list(client, ours).await?;
-    Ok(all.into_iter().flat_map(|image| image.tags).collect())
+async fn built(client: &Client, instance: &str) -> Result<Vec<String>, Error> {
+    let prefix = format!("ignite-{instance}/");
+    let found = list(client, "reference", format!("{prefix}*/*")).await?;
+    let tags = found.into_iter().flat_map(|image| image.repo_tags);
+    // An image can have names of others, too.
+    Ok(tags.filter(|tag| tag.starts_with(&prefix)).collect())
 }
 
 /// Removes an image's name, and the image when it has no other. Gone is success, and so is one
@@ -149,46 +211,41 @@ pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
     gone_is_fine(removed)
 }
 
-/// An image that some instance has built.
-pub(super) struct BuiltImage {
-    pub(super) instance: String,
+/// What an instance has built.
+#[derive(Default)]
+pub(super) struct BuiltImages {
     pub(super) data_dir: Option<PathBuf>,
+    /// The names of its images, the mark among them.
     pub(super) tags: Vec<String>,
 }
 
-/// The images with a label, as `name` or `name=value`.
-pub(super) async fn list(client: &Client, label: String) -> Result<Vec<BuiltImage>, Error> {
+/// What every instance has built, by its id.
+pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>, Error> {
+    let mut all = BTreeMap::new();
+    for found in list(client, "label", BUILT_BY.to_owned()).await? {
+        let Some(id) = found.labels.get(BUILT_BY) else {
+            continue;
+        };
+        // Another image with these labels was made from a mark, and is somebody else's.
+        let Some(tag) = found.repo_tags.iter().find(|tag| **tag == mark(id)) else {
+            continue;
+        };
+        let mut tags = built(client, id).await?;
+        tags.push(tag.clone());
+        let data_dir = found.labels.get(BUILT_IN).map(PathBuf::from);
+        all.insert(id.clone(), BuiltImages { data_dir, tags });
+    }
+    Ok(all)
+}
+
+async fn list(client: &Client, filter: &str, value: String) -> Result<Vec<ImageSummary>, Error> {
     let options = ListImagesOptions {
-        filters: Some(HashMap::from([("label".to_owned(), vec![label])])),
+        filters: Some(HashMap::from([(filter.to_owned(), vec![value])])),
         ..ListImagesOptions::default()
     };
-    let found = client
+    client
         .run("list images", |docker| async move {
             docker.list_images(Some(options)).await
         })
-        .await?;
-    Ok(found
-        .into_iter()
-        .filter_map(|image| {
-            let instance = image.labels.get(BUILT_BY)?.clone();
-            let data_dir = image.labels.get(BUILT_IN).map(PathBuf::from);
-            // An image that somebody built from one of ours has the labels and other names.
-            let prefix = format!("ignite-{instance}/");
-            let tags = image.repo_tags.into_iter();
-            Some(BuiltImage {
-                data_dir,
-                tags: tags.filter(|tag| tag.starts_with(&prefix)).collect(),
-                instance,
-            })
-        })
-        .collect())
-}
-
-fn labels(config: &Config) -> HashMap<String, String> {
-    [
-        (BUILT_BY, config.instance.to_string()),
-        (BUILT_IN, config.data_dir.to_string_lossy().into_owned()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+        .await
 }

@@ -55,6 +55,8 @@ struct Found {
 /// Removes the containers, then the networks and the images, of every instance that `is_gone` calls gone.
 /// What cannot be removed is reported and does not keep the rest from being removed.
 ///
+/// The images of those that `needs_images` says yes to stay: their next start runs them.
+///
 /// `host` is the engine's address as in [`super::Config::host`].
 ///
 /// # Errors
@@ -62,11 +64,20 @@ struct Found {
 pub async fn prune(
     host: Option<String>,
     is_gone: impl Fn(&InstanceOfOthers) -> bool + Send,
+    needs_images: impl Fn(&InstanceOfOthers) -> bool + Send,
 ) -> Result<PruneReport, Error> {
     let address = Address::find(host.as_deref(), |name| std::env::var(name).ok())?;
     let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
     let mut report = PruneReport::default();
-    for found in find_all(&client).await?.into_values() {
+    for mut found in find_all(&client).await?.into_values() {
+        if needs_images(&found.instance) {
+            found.images.clear();
+            found.instance.images = 0;
+        }
+        let left = found.containers.len() + found.networks.len() + found.images.len();
+        if left == 0 {
+            continue;
+        }
         if !is_gone(&found.instance) {
             report.kept.push(found.instance);
             continue;
@@ -129,12 +140,12 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             found.networks.push(id);
         }
     }
-    for image in build::list(client, build::BUILT_BY.to_owned()).await? {
-        let found = all.entry(image.instance.clone()).or_default();
-        found.instance.id = image.instance;
-        found.instance.data_dir = found.instance.data_dir.take().or(image.data_dir);
-        found.instance.images += image.tags.len();
-        found.images.extend(image.tags);
+    for (id, built) in build::all(client).await? {
+        let found = all.entry(id.clone()).or_default();
+        found.instance.id = id;
+        found.instance.data_dir = found.instance.data_dir.take().or(built.data_dir);
+        found.instance.images = built.tags.len();
+        found.images = built.tags;
     }
     Ok(all)
 }

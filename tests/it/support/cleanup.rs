@@ -34,7 +34,8 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     for name in owned::networks(docker, data_dir).await? {
         failed = docker.remove_network(&name).await.err().or(failed);
     }
-    for name in owned::images(docker, data_dir).await? {
+    let (images, marks) = owned::images(docker, data_dir).await?;
+    for name in images.into_iter().chain(marks) {
         let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
         failed = removed.await.err().or(failed);
     }

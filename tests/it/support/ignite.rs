@@ -242,6 +242,7 @@ impl Ignite {
         ignite_kit::owned::images(&docker, &self.data_dir)
             .await
             .expect("the engine lists images")
+            .0
     }
 
     /// Starts the stopped server again and waits until it listens.
