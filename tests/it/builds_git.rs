@@ -1,15 +1,21 @@
 //! From a git repository to an answer.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{ok, ran},
     support::{
-        app::App,
+        app::{App, ENGINE_LIMIT},
         code::{dockerfile, write},
         contract::{BOTH, Via, merge},
+        eventually,
         ignite::Ignite,
     },
 };
@@ -215,4 +221,121 @@ async fn what_cannot_be_fetched_is_refused_with_the_reason() {
         .await;
     let failed = ran(strict.cli(&["app", "deploy", "g", "--git-url", &url]));
     assert!(failed.err.contains("--strict"), "{}", failed.err);
+}
+
+/// A server of private repositories; it ends when this is dropped.
+struct GitServer {
+    process: std::process::Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    port: u16,
+}
+
+impl GitServer {
+    /// Serves the repositories in a folder, with a certificate that is made there.
+    fn start(folder: &Path, user: &str, token: &str) -> Self {
+        let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+        let made = Command::new("openssl")
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
+            ])
+            .args(["-subj", "/CN=127.0.0.1", "-addext"])
+            .arg("subjectAltName=IP:127.0.0.1,DNS:localhost")
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .expect("openssl is there");
+        assert!(made.status.success(), "{made:?}");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/git_server.py");
+        let mut process = Command::new("python3")
+            .arg(script)
+            .args([folder, &certificate, &key])
+            .args([user, token])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("Python runs");
+        let mut stdout = BufReader::new(process.stdout.take().expect("piped")).lines();
+        let port = stdout.next().expect("a line").expect("text");
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = lines.clone();
+        std::thread::spawn(move || {
+            for line in stdout.map_while(Result::ok) {
+                heard.lock().expect("not poisoned").push(line);
+            }
+        });
+        Self {
+            process,
+            lines,
+            port: port.parse().expect("a port"),
+        }
+    }
+}
+
+impl Drop for GitServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_repository_is_fetched_with_its_secret_which_no_other_host_gets() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let repo = folder.path().join("app");
+    std::fs::create_dir(&repo).expect("made");
+    git(&repo, &["init", "-q"]);
+    commit(&repo, "", "private").await;
+    let server = GitServer::start(folder.path(), "robot", "s3cr3t-t0ken");
+    let ignite = Ignite::builder()
+        .env("GIT_SSL_CAINFO", folder.path().join("cert.pem"))
+        .env("IGNITE_DEFAULT_ORG", "acme")
+        .start()
+        .await;
+    let app = App {
+        org: "acme".into(),
+        name: "g".into(),
+        token: ignite.token("acme"),
+    };
+    let value = json!({ "git_secret": { "username": "robot", "token": "s3cr3t-t0ken" } });
+    let create = json!({ "name": "mine", "value": value });
+    ignite
+        .ok(Via::Json, "CreateSecret", &app.token, create)
+        .await;
+    let at = |path: &str| format!("https://127.0.0.1:{}/{path}", server.port);
+    let deploy = |url: &str, more: &[&str]| {
+        ran(ignite.cli(&[&["app", "deploy", "g", "--git-url", url][..], more].concat()))
+    };
+    let url = at("app/.git");
+    let secret = ["--git-secret-ref", "mine"];
+    let without = deploy(&url, &[]);
+    assert_eq!(without.code, 1, "{}", without.err);
+    assert!(without.err.contains("secret_ref"), "{}", without.err);
+    let with = deploy(&url, &secret);
+    assert_eq!(with.code, 0, "{}", with.err);
+    assert_eq!(version_of(&ignite, &app).await, "private");
+
+    let moved = deploy(&at("moved/app/.git"), &secret);
+    assert_eq!(moved.code, 1, "{}", moved.err);
+    let elsewhere = |line: &&String| line.starts_with("localhost");
+    let lines = eventually(ENGINE_LIMIT, || async {
+        let lines = server.lines.lock().expect("not poisoned").clone();
+        lines.iter().any(|line| elsewhere(&line)).then_some(lines)
+    })
+    .await;
+    assert!(
+        lines.iter().any(|line| line.ends_with(" token")),
+        "{lines:?}"
+    );
+    for line in lines.iter().filter(elsewhere) {
+        assert!(line.ends_with(" none"), "{line}");
+    }
+    let logs = [
+        without.err,
+        with.err,
+        moved.err,
+        ignite.log(),
+        ran(ignite.cli(&["draft", "compile-logs", "g"])).out,
+    ];
+    assert!(!logs.concat().contains("s3cr3t"), "{logs:?}");
 }
