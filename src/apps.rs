@@ -4,6 +4,7 @@
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
 //! app. The order is always: make sure that it can work, write it down, then act on it.
 
+mod drafts;
 mod trials;
 mod versions;
 
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -23,22 +25,23 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    build::Images,
+    build::{Builder, Images},
     engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
-        App, AppId, AppName, Draft, Failure, FieldViolation, ImageFacts, ImageSource, OrgName,
-        Reason, Revision, Version,
+        App, AppId, AppName, CodeSource, Draft, Failure, FieldViolation, ImageFacts, OrgName,
+        Reason, Revision,
         catalog::{Change, not_found},
         host,
         revision::Defaults,
         settings::Settings,
     },
-    store::{Store, executions::Executions},
+    store::{Store, blobs::Blobs, executions::Executions},
     upkeep::Volumes,
 };
 
+pub use drafts::DraftView;
 pub use versions::Code;
 
 /// Wait before a changed configuration that did not get ready is tried again beside the
@@ -58,6 +61,8 @@ struct Shared {
     routes: Arc<Routes>,
     images: Images,
     volumes: Volumes,
+    builder: Builder,
+    blobs: Blobs,
     defaults: Defaults,
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
@@ -82,15 +87,18 @@ impl Apps {
         executions: Executions,
         fleet: Fleet,
         routes: Arc<Routes>,
-        images: Images,
+        making: (Images, Builder, Blobs),
         volumes: Volumes,
         defaults: Defaults,
     ) -> Self {
+        let (images, builder, blobs) = making;
         for app in store.catalog().iter() {
             if let Some(revision) = Revision::of(app, defaults) {
                 routes.set(&fleet.activate(revision));
             }
         }
+        // What a crash has left.
+        builder.sweep(&store);
         let shared = Shared {
             store,
             executions,
@@ -98,6 +106,8 @@ impl Apps {
             routes,
             images,
             volumes,
+            builder,
+            blobs,
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
@@ -151,29 +161,40 @@ impl Apps {
         &self,
         id: AppId,
         settings: Settings,
-        source: Option<ImageSource>,
+        source: Option<CodeSource<Bytes>>,
     ) -> Result<Arc<App>, Failure> {
         check(&settings, &self.shared.defaults)?;
-        let now = now_ms();
-        let app = App {
-            id: id.clone(),
-            created_at_ms: now,
-            updated_at_ms: now,
-            used_at_ms: now,
-            settings,
-            draft: source.map(|source| Draft {
-                source,
-                created_at_ms: now,
-            }),
-            versions: Vec::new(),
-            active_version: 0,
-        };
         self.to_the_end(move |s| async move {
+            let (source, file) = match source {
+                Some(source) => {
+                    let (source, file) = s.take_in(source).await?;
+                    (Some(source), file)
+                }
+                None => (None, None),
+            };
+            let now = now_ms();
+            let app = App {
+                id: id.clone(),
+                created_at_ms: now,
+                updated_at_ms: now,
+                used_at_ms: now,
+                settings,
+                draft: source.map(|source| Draft {
+                    source,
+                    created_at_ms: now,
+                    built: None,
+                }),
+                versions: Vec::new(),
+                active_version: 0,
+            };
             // An app of this name that is being deleted goes first.
             s.in_turn(&id, async {
                 s.store
                     .commit(move |c| Ok((vec![c.create(app)?], ())))
                     .await?;
+                if let Some(file) = file {
+                    file.keep();
+                }
                 s.get(&id)
             })
             .await
@@ -222,14 +243,16 @@ impl Apps {
         self.to_the_end(move |s| async move {
             let gone = id.clone();
             s.in_turn(&id, async {
-                let since = s
+                let (before, since) = s
                     .store
                     .commit(move |c| {
+                        let before = c.get(&gone).cloned();
                         let deleted = c.delete(&gone)?;
-                        let since = c.get(&gone).map_or(0, |app| app.created_at_ms);
-                        Ok((vec![deleted, Change::DoomVolume(gone, since)], since))
+                        let since = before.as_ref().map_or(0, |app| app.created_at_ms);
+                        Ok((vec![deleted, Change::DoomVolume(gone, since)], (before, since)))
                     })
                     .await?;
+                s.builder.cancel_all_but(&id, None);
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
                     // They are out of sight with the app, and end when their turn comes.
@@ -237,72 +260,10 @@ impl Apps {
                 }
                 s.fleet.remove(&id).await;
                 s.volumes.remove_of(&id, since).await;
+                if let Some(before) = before {
+                    s.collect(&before).await;
+                }
                 Ok(())
-            })
-            .await
-        })
-        .await
-    }
-
-    /// Puts code into the draft; a draft that was there is replaced.
-    ///
-    /// # Errors
-    /// NOT_FOUND.
-    pub async fn save_draft(&self, id: AppId, source: ImageSource) -> Result<Draft, Failure> {
-        let draft = Draft {
-            source,
-            created_at_ms: now_ms(),
-        };
-        self.to_the_end(move |s| async move {
-            let saved = draft.clone();
-            let edit = move |app: &mut App| {
-                app.draft = Some(draft);
-                Ok(())
-            };
-            s.store
-                .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
-                .await?;
-            Ok(saved)
-        })
-        .await
-    }
-
-    /// Makes the draft the next version and lets it serve. With replicas up, one of the new
-    /// version gets ready first and the old ones serve until then.
-    ///
-    /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft; why the image cannot be had or the new
-    /// version does not get ready. The version before goes on in all of these.
-    pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
-        self.to_the_end(move |s| async move {
-            s.in_turn(&id, async {
-                let app = s.get(&id)?;
-                let draft = app.draft.clone().ok_or_else(|| {
-                    Failure::new(Reason::FailedPrecondition, format!("app {id} has no draft to publish; save one with SaveDraft (`ignite draft save`)"))
-                })?;
-                let image = s.unless_stopping(s.images.resolve(&id.org, &draft.source)).await?;
-                warn_of_ports(&app, &image.exposed_ports);
-                let facts = facts(&image, &draft.source);
-                let version = Arc::new(Version {
-                    number: app.versions.last().map_or(0, |v| v.number) + 1,
-                    source: draft.source,
-                    image_id: image.id,
-                    facts,
-                    created_at_ms: now_ms(),
-                    settings: app.settings.clone(),
-                });
-                let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
-                let (of, published) = (id.clone(), version.clone());
-                let edit = move |app: &mut App| {
-                    app.active_version = published.number;
-                    app.updated_at_ms = now_ms();
-                    app.versions.push(published);
-                    Ok(())
-                };
-                s.store.commit(move |c| Ok((vec![c.update(&of, edit)?], ()))).await?;
-                s.routes.set(&s.fleet.activate(revision));
-                Ok((s.get(&id)?, version))
             })
             .await
         })
@@ -313,6 +274,7 @@ impl Apps {
     /// ones must not come in any more.
     pub async fn finish(&self) {
         self.shared.stopping.cancel();
+        self.shared.builder.finish().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
@@ -469,11 +431,11 @@ fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
 }
 
 /// What a version keeps of its image.
-fn facts(image: &Image, source: &ImageSource) -> ImageFacts {
+fn facts(image: &Image, image_ref: &str) -> ImageFacts {
     ImageFacts {
         user: Some(image.user.clone()),
         home: image.home.clone(),
-        digest_ref: crate::model::app::digest_ref(&source.image_ref, &image.digests),
+        digest_ref: crate::model::app::digest_ref(image_ref, &image.digests),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Between the wire and the model: nothing is decided here, only refused or translated.
 
+mod code;
+
 use std::collections::BTreeMap;
 
 use super::proto::v1;
@@ -7,17 +9,15 @@ use crate::{
     apps::unix_ms,
     fleet::Snapshot,
     model::{
-        App, AppId, AppName, Draft, Failure, FieldViolation, ImageSource, Limits, OrgName, Reason,
-        Scaling, Tier, Version, execution,
+        App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
+        Tier, Version, execution,
         scaling::Metric,
-        secret::SecretName,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
     store::executions::Record,
 };
 
-/// The runtime of code that is an image.
-const IMAGE_RUNTIME: &str = "image";
+pub(super) use code::{code, code_to_wire, draft_to_wire, kind as code_kind, view_to_wire};
 
 /// Collects the wrong fields of one request, so that all are told at once.
 #[derive(Default)]
@@ -262,74 +262,6 @@ fn metric(wire: i32) -> Result<Metric, String> {
     })
 }
 
-/// The image that a request's code names.
-pub(super) fn code(code: Option<v1::CodeSource>) -> Result<ImageSource, Failure> {
-    use v1::{code_source::Source, image_source};
-    let unbuilt = |what: &str| {
-        Err(Failure::new(
-            Reason::Unimplemented,
-            format!(
-                "{what} is not built yet; build an image and send code.image.prebuilt.image_ref"
-            ),
-        ))
-    };
-    let missing = |field: &str, one_of: &str| {
-        Err(Failure::field(
-            field,
-            format!("is missing; give one of {one_of}"),
-        ))
-    };
-    match code.and_then(|c| c.source) {
-        None => missing("code", "image, compile"),
-        Some(Source::Compile(_)) => unbuilt("code.compile"),
-        Some(Source::Image(image)) => match image.source {
-            None => missing("code.image", "prebuilt, from_code, from_git"),
-            Some(image_source::Source::FromCode(_)) => unbuilt("code.image.from_code"),
-            Some(image_source::Source::FromGit(_)) => unbuilt("code.image.from_git"),
-            Some(image_source::Source::Prebuilt(p)) => {
-                check_reference(&p.image_ref)?;
-                if !image.registry_secret_ref.is_empty()
-                    && let Err(e) = image.registry_secret_ref.parse::<SecretName>()
-                {
-                    return Err(Failure::field(
-                        "code.image.registry_secret_ref",
-                        e.to_string(),
-                    ));
-                }
-                Ok(ImageSource {
-                    image_ref: p.image_ref,
-                    registry_secret_ref: image.registry_secret_ref,
-                })
-            }
-        },
-    }
-}
-
-/// Refuses what cannot be an image reference; the engine and the registry judge the rest.
-fn check_reference(reference: &str) -> Result<(), Failure> {
-    let wrong = |why: &str| {
-        Err(Failure::field(
-            "code.image.prebuilt.image_ref",
-            format!(
-                "{reference:?} {why}; give a reference such as \"registry.example/team/app:1.2\""
-            ),
-        ))
-    };
-    if reference.is_empty() {
-        return wrong("is empty");
-    }
-    if reference.len() > 512 {
-        return wrong("is longer than 512 characters");
-    }
-    if reference
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control())
-    {
-        return wrong("has white space in it");
-    }
-    Ok(())
-}
-
 fn limits_to_wire(limits: Limits) -> v1::ResourceLimits {
     v1::ResourceLimits {
         memory_mb: Some(limits.memory_mb),
@@ -389,10 +321,14 @@ pub(super) fn app_to_wire(
         StorageMode::Persistent => v1::StorageMode::Persistent,
         StorageMode::Ttl => v1::StorageMode::Ttl,
     };
-    let has_code = app.draft.is_some() || app.active_version != 0;
-    let (runtime, mode) = match has_code {
-        true => (IMAGE_RUNTIME, v1::DeploymentMode::Image),
-        false => ("", v1::DeploymentMode::Unspecified),
+    // What serves, else what will.
+    let source = app.active().map(|v| &v.source);
+    let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
+    let runtime = source.map_or("", |source| source.runtime());
+    let mode = match source {
+        Some(CodeSource::Compile(_)) => v1::DeploymentMode::Sdk,
+        Some(_) => v1::DeploymentMode::Image,
+        None => v1::DeploymentMode::Unspecified,
     };
     v1::AppMeta {
         id: app.id.to_string(),
@@ -511,30 +447,6 @@ pub(super) fn split_headers(
     (first, repeated)
 }
 
-pub(super) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
-    v1::DraftInfo {
-        status: v1::VersionStatus::Draft.into(),
-        code_hash: draft.source.code_hash(),
-        created_at_ms: draft.created_at_ms,
-        code_kind: v1::CodeKind::Image.into(),
-        image_ref: draft.source.image_ref.clone(),
-        ..Default::default()
-    }
-}
-
-/// The code as SaveDraft took it.
-pub(super) fn code_to_wire(source: &ImageSource) -> v1::CodeSource {
-    let image = v1::ImageSource {
-        source: Some(v1::image_source::Source::Prebuilt(v1::PrebuiltImage {
-            image_ref: source.image_ref.clone(),
-        })),
-        registry_secret_ref: source.registry_secret_ref.clone(),
-    };
-    v1::CodeSource {
-        source: Some(v1::code_source::Source::Image(image)),
-    }
-}
-
 pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
     let status = if v.number == app.active_version {
         v1::VersionStatus::Active
@@ -547,10 +459,10 @@ pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
         created_at_ms: v.created_at_ms,
         status: status.into(),
         resource_tier: tier_to_wire(v.settings.tier).into(),
-        runtime: IMAGE_RUNTIME.to_owned(),
+        runtime: v.source.runtime().to_owned(),
         scaling: Some(scaling_to_wire(&v.settings.scaling)),
-        code_kind: v1::CodeKind::Image.into(),
-        image_ref: v.source.image_ref.clone(),
+        code_kind: code_kind(&v.source).into(),
+        image_ref: v.image_ref.clone(),
         image_id: v.image_id.clone(),
         image_digest: v.facts.digest_ref.clone(),
     }

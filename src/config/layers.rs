@@ -150,6 +150,17 @@ settings! {
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
     test_max_running = "test_max_running", "IGNITE_TEST_MAX_RUNNING", Count;
+    max_code_bytes = "max_code_bytes", "IGNITE_MAX_CODE_BYTES", Bytes;
+    code_max_unpacked_bytes = "code_max_unpacked_bytes", "IGNITE_CODE_MAX_UNPACKED_BYTES", Bytes;
+    code_max_files = "code_max_files", "IGNITE_CODE_MAX_FILES", Count;
+    code_max_ratio = "code_max_ratio", "IGNITE_CODE_MAX_RATIO", Count;
+    build_concurrency = "build_concurrency", "IGNITE_BUILD_CONCURRENCY", Count;
+    build_queue_max = "build_queue_max", "IGNITE_BUILD_QUEUE_MAX", Count;
+    build_timeout = "build_timeout_secs", "IGNITE_BUILD_TIMEOUT_SECS", Secs;
+    build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
+    build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
+    build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
+    git_timeout = "git_timeout_secs", "IGNITE_GIT_TIMEOUT_SECS", Secs;
     standby = "standby", "IGNITE_STANDBY", Plain;
     standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;
     standby_memory = "standby_memory", "IGNITE_STANDBY_MEMORY", Bytes;

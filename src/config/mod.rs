@@ -112,6 +112,24 @@ const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 /// Some MB of ordinary lines, read and sorted in memory for one answer.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
 
+/// A folder of source with a few assets; base64 and all it is still taken in one message.
+const DEFAULT_MAX_CODE_BYTES: u64 = 50 * MIB;
+/// Ten times that: what large function platforms take for an unpacked archive, and some more.
+const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
+const DEFAULT_CODE_MAX_FILES: usize = 50_000;
+/// Text packs to a tenth, a file of zeros to a thousandth.
+const DEFAULT_CODE_MAX_RATIO: u64 = 200;
+/// A build takes a core or more; two leave a small machine usable.
+const DEFAULT_BUILD_CONCURRENCY: usize = 2;
+const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
+/// Compilers take their time on small machines.
+const DEFAULT_BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Some thousand lines.
+const DEFAULT_BUILD_LOG_BYTES: u64 = MIB;
+const DEFAULT_BUILD_LOGS_KEPT: usize = 50;
+/// One commit of a large repository over a slow line.
+const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// As many as a small machine starts side by side.
 const DEFAULT_TEST_MAX_RUNNING: usize = 4;
 
@@ -266,6 +284,38 @@ pub struct Config {
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
     pub test_max_running: usize,
+    /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or source file of a draft.
+    /// Default 50 MiB.
+    pub max_code_bytes: u64,
+    /// `code_max_unpacked_bytes`, `IGNITE_CODE_MAX_UNPACKED_BYTES`: most bytes of all files of an
+    /// archive or repository. Default 512 MiB.
+    pub code_max_unpacked_bytes: u64,
+    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most files, folders and links of an archive or
+    /// repository. Default 50,000.
+    pub code_max_files: usize,
+    /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each
+    /// of its own. Default 200.
+    pub code_max_ratio: u64,
+    /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
+    /// of one app run one after another. Default 2.
+    pub build_concurrency: usize,
+    /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most builds that wait. Default 64.
+    pub build_queue_max: usize,
+    /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest time for one build. Default
+    /// 1800 s.
+    pub build_timeout: Duration,
+    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of one build's log; the newest
+    /// lines are kept. Default 1 MiB.
+    pub build_log_bytes: u64,
+    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most ended builds whose logs are kept, in
+    /// memory. Default 50.
+    pub build_logs_kept: usize,
+    /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
+    /// as `host` or `none`. Left out, it is the engine's default.
+    pub build_network: Option<String>,
+    /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
+    /// 300 s.
+    pub git_timeout: Duration,
     /// `standby`, `IGNITE_STANDBY`: what becomes of replicas that are not needed: `pause` (frozen,
     /// later prepared), `prepared` (their process ends, container and network are kept) or `none`.
     /// Default `pause`.
@@ -371,6 +421,17 @@ impl Config {
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
             test_max_running: DEFAULT_TEST_MAX_RUNNING,
+            max_code_bytes: DEFAULT_MAX_CODE_BYTES,
+            code_max_unpacked_bytes: DEFAULT_CODE_MAX_UNPACKED_BYTES,
+            code_max_files: DEFAULT_CODE_MAX_FILES,
+            code_max_ratio: DEFAULT_CODE_MAX_RATIO,
+            build_concurrency: DEFAULT_BUILD_CONCURRENCY,
+            build_queue_max: DEFAULT_BUILD_QUEUE_MAX,
+            build_timeout: DEFAULT_BUILD_TIMEOUT,
+            build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
+            build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
+            build_network: None,
+            git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
             standby_memory: DEFAULT_STANDBY_MEMORY,
@@ -417,6 +478,18 @@ impl Config {
         require(
             self.test_max_running > 0,
             "test_max_running must be at least 1",
+        );
+        require(
+            self.build_concurrency > 0,
+            "build_concurrency must be at least 1",
+        );
+        require(
+            self.max_code_bytes > 0 && self.code_max_unpacked_bytes > 0,
+            "max_code_bytes and code_max_unpacked_bytes must be at least 1",
+        );
+        require(
+            self.code_max_files > 0 && self.code_max_ratio > 0,
+            "code_max_files and code_max_ratio must be at least 1",
         );
         require(
             self.hold_max_requests > 0,
@@ -482,6 +555,8 @@ impl Config {
             ("teardown_after", self.teardown_after),
             ("storage_ttl_secs", self.storage_ttl),
             ("upkeep_interval", self.upkeep_interval),
+            ("build_timeout_secs", self.build_timeout),
+            ("git_timeout_secs", self.git_timeout),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

@@ -20,6 +20,7 @@ use crate::model::{
     files::{Files, Home},
 };
 
+mod build;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
@@ -27,6 +28,7 @@ mod keychain;
 mod log;
 mod pulled;
 
+pub use build::{BuildNews, BuildOrder, ImageBuilder};
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
 pub use pulled::{PullRecord, WritePulls, Written};

@@ -116,7 +116,13 @@ async fn pull_again<E: Engine>(
         certain: true,
         engine_down: false,
     };
-    let source = &revision.source;
+    let Some(source) = &revision.source else {
+        let why = format!(
+            "the image that version {} was built into is gone from this machine; publish again to build it anew",
+            revision.version
+        );
+        return Err(certain(Failure::new(Reason::ImageUnavailable, why)));
+    };
     let credentials = config.keychain.of(&revision.app.org, source).await;
     let credentials = credentials.map_err(certain)?;
     let image = engine

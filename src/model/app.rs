@@ -4,9 +4,15 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{files::Home, host, id::AppId, settings::Settings};
+use super::{
+    code::{Built, CodeSource},
+    files::Home,
+    host,
+    id::AppId,
+    settings::Settings,
+};
 
-/// Where the image of a version comes from.
+/// An image that exists, and how it is pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSource {
     /// An image reference or a local image id.
@@ -28,10 +34,19 @@ impl ImageSource {
 /// The code that the next publish takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
-    /// The image.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
     /// When it was saved, Unix milliseconds.
     pub created_at_ms: i64,
+    /// How its last build ended; `None` when none has.
+    pub built: Option<Built>,
+}
+
+impl Draft {
+    /// Whether it is the draft that `other` was, whatever has been built since.
+    pub fn is_same(&self, other: &Draft) -> bool {
+        self.created_at_ms == other.created_at_ms && self.source == other.source
+    }
 }
 
 /// What was found out of an image when it was published, and holds for ever.
@@ -51,8 +66,10 @@ pub struct ImageFacts {
 pub struct Version {
     /// 1 for the first.
     pub number: u32,
-    /// The image as it was named.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
+    /// The image's name: as the owner wrote it, or as it was built.
+    pub image_ref: String,
     /// The image's content id at publish.
     pub image_id: String,
     /// What the image is like.
@@ -65,13 +82,13 @@ pub struct Version {
 
 impl Version {
     /// What to pull should the image be gone: by digest, so that a tag that has moved changes
-    /// nothing.
-    pub fn pull_source(&self) -> ImageSource {
-        let mut source = self.source.clone();
+    /// nothing; `None` for one that was built here.
+    pub fn pull_source(&self) -> Option<ImageSource> {
+        let mut source = self.source.prebuilt()?.clone();
         if !self.facts.digest_ref.is_empty() {
             source.image_ref.clone_from(&self.facts.digest_ref);
         }
-        source
+        Some(source)
     }
 }
 

@@ -106,6 +106,14 @@ reasons! {
     EngineUnavailable = "ENGINE_UNAVAILABLE", 503, Unavailable;
     /// The image is not on this machine and cannot be pulled.
     ImageUnavailable = "IMAGE_UNAVAILABLE", 400, FailedPrecondition;
+    /// The code cannot be made an image.
+    BuildFailed = "BUILD_FAILED", 400, FailedPrecondition;
+    /// The build was cancelled, or its draft was replaced.
+    BuildCancelled = "BUILD_CANCELLED", 400, FailedPrecondition;
+    /// The build took longer than it may.
+    BuildTimeout = "BUILD_TIMEOUT", 504, DeadlineExceeded;
+    /// Too many builds wait already.
+    BuildQueueFull = "BUILD_QUEUE_FULL", 429, ResourceExhausted;
     /// The container ended before it was ready.
     ContainerExited = "CONTAINER_EXITED", 503, Unavailable;
     /// The container runs but its health path never answered well.

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod catalog;
+pub mod code;
 pub mod execution;
 pub mod failure;
 pub mod files;
@@ -20,6 +21,7 @@ mod standby;
 pub mod stats;
 
 pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
+pub use code::{Blob, BuildId, CodeSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};

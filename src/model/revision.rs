@@ -37,8 +37,8 @@ pub struct Revision {
     pub version: u32,
     /// The image's content id.
     pub image: String,
-    /// The reference to pull should the image be gone from this machine.
-    pub source: ImageSource,
+    /// What to pull should the image be gone from this machine; `None` when it was built here.
+    pub source: Option<ImageSource>,
     /// The environment.
     pub env: BTreeMap<String, String>,
     /// What of its file system can be written to.
@@ -175,7 +175,7 @@ fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) ->
 fn objections(s: &Settings, version: &Version, defaults: Defaults) -> Vec<String> {
     let user = version.facts.user.as_deref();
     let user = user.and_then(files::objection_to_user);
-    let user = user.map(|why| format!("image {:?} {why}", version.source.image_ref));
+    let user = user.map(|why| format!("image {:?} {why}", version.image_ref));
     let root = (s.writable_root_fs && !defaults.strict).then(|| {
         "the root file system is writable, which the platform does not allow; write to $HOME or /tmp and set writable_root_fs to false (`--writable-root=false`)".to_owned()
     });
@@ -185,7 +185,10 @@ fn objections(s: &Settings, version: &Version, defaults: Defaults) -> Vec<String
 #[cfg(test)]
 mod tests {
     use super::{
-        super::settings::{Settings, Tier},
+        super::{
+            code::CodeSource,
+            settings::{Settings, Tier},
+        },
         *,
     };
 
@@ -201,13 +204,14 @@ mod tests {
             scratch_percent: 25,
             containers: 0,
         };
-        let source = ImageSource {
+        let source = CodeSource::Prebuilt(ImageSource {
             image_ref: "a:1".into(),
             registry_secret_ref: String::new(),
-        };
+        });
         let version = Version {
             number: 1,
             source,
+            image_ref: "a:1".into(),
             image_id: "sha256:x".into(),
             facts: Default::default(),
             created_at_ms: 0,

@@ -3,6 +3,7 @@
 //! Start: lock the data directory, bind every socket, open key and store, wire the parts, say
 //! ready. Stop: accept no more, let requests finish (bounded), end operations, replicas, store.
 
+mod building;
 mod data_dir;
 mod health;
 mod limits;
@@ -39,6 +40,7 @@ use crate::{
         proto::{
             self,
             local::v1::{
+                build_service_server::BuildServiceServer,
                 execution_service_server::ExecutionServiceServer,
                 scaling_service_server::ScalingServiceServer,
             },
@@ -52,7 +54,7 @@ use crate::{
         status::{self, to_response},
     },
     apps::Apps,
-    build::Images,
+    build::{Builder, Images},
     config::Config,
     engine::{Credentials, Engine, Keychain, docker::Docker},
     executor::Executor,
@@ -67,6 +69,7 @@ use crate::{
     model::{revision::Defaults, scaling::Bounds},
     store::{
         Store,
+        blobs::Blobs,
         executions::{self, Executions},
         secrets::Secrets,
     },
@@ -118,12 +121,21 @@ pub async fn run(config: Config) -> Result<()> {
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
     let volumes = Volumes::new(engine.clone());
+    let blobs = Blobs::open(data.path(), &store.catalog()).context("the folder of saved code")?;
+    let builder = Builder::new(
+        building::config(&config, &data),
+        engine.clone(),
+        images.clone(),
+        blobs.clone(),
+        building::vault(&secrets),
+    )
+    .context("the folder for builds")?;
     let apps = Apps::new(
         store.clone(),
         executions.clone(),
         fleet.clone(),
         routes.clone(),
-        images,
+        (images, builder.clone(), blobs),
         volumes.clone(),
         defaults(&config),
     );
@@ -145,6 +157,7 @@ pub async fn run(config: Config) -> Result<()> {
     });
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),
+        max_code_bytes: clamp(config.max_code_bytes),
     };
     let stop = Stop::default();
     let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone());
@@ -190,6 +203,9 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::select! {
         () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
+    }
+    if config.ephemeral {
+        builder.remove_all_images().await;
     }
     executor.count_the_last();
     executions.close();
@@ -337,10 +353,12 @@ async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> R
     let secrets = SecretsApi::new(compute.clone(), secrets);
     let executions = api::executions::Executions::new(compute.clone());
     let scaling = Scaling::new(compute.clone());
+    let builds = api::builds::Builds::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
+        .add_service(BuildServiceServer::new(builds))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

@@ -3,14 +3,16 @@
 //! Protobuf messages: fields may be added, their tags are never reused. Enums are stored as the
 //! small integers below.
 
+mod code;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 
+use self::code::{BuiltRecord, SourceRecord, built, built_record, source, source_record};
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageFacts, ImageSource, Limits, OrgName, Pulled, Scaling, Standby, Tier,
-    Version,
+    App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
     files::Home,
     scaling::Metric,
@@ -40,14 +42,8 @@ struct DraftRecord {
     source: Option<SourceRecord>,
     #[prost(int64, tag = "2")]
     created_at_ms: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SourceRecord {
-    #[prost(string, tag = "1")]
-    image_ref: String,
-    #[prost(string, tag = "2")]
-    registry_secret_ref: String,
+    #[prost(message, optional, tag = "3")]
+    built: Option<BuiltRecord>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,6 +58,9 @@ struct VersionRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "5")]
     settings: Option<SettingsRecord>,
+    /// Empty in records of before there were builds: the source names the image.
+    #[prost(string, tag = "6")]
+    image_ref: String,
     #[prost(message, optional, tag = "20")]
     facts: Option<FactsRecord>,
 }
@@ -162,6 +161,7 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
         draft: app.draft.as_ref().map(|d| DraftRecord {
             source: Some(source_record(&d.source)),
             created_at_ms: d.created_at_ms,
+            built: d.built.as_ref().map(built_record),
         }),
         active_version: app.active_version,
         used_at_ms: app.used_at_ms,
@@ -176,6 +176,7 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
         image_id: v.image_id.clone(),
         created_at_ms: v.created_at_ms,
         settings: Some(settings_record(&v.settings)),
+        image_ref: v.image_ref.clone(),
         facts: Some(FactsRecord {
             user: v.facts.user.clone(),
             home: v.facts.home.path.clone(),
@@ -298,19 +299,30 @@ pub(super) fn decode_app(
         updated_at_ms: r.updated_at_ms,
         used_at_ms: r.used_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
-        draft: r.draft.map(|d| Draft {
-            source: source(d.source.unwrap_or_default()),
-            created_at_ms: d.created_at_ms,
-        }),
+        draft: r.draft.map(draft).transpose()?,
         versions,
         active_version: r.active_version,
     })
 }
 
+fn draft(r: DraftRecord) -> Result<Draft, String> {
+    Ok(Draft {
+        source: source(r.source.unwrap_or_default())?,
+        created_at_ms: r.created_at_ms,
+        built: r.built.map(built).transpose()?,
+    })
+}
+
 fn version(r: VersionRecord) -> Result<Version, String> {
+    let code = r.source.unwrap_or_default();
+    let image_ref = match r.image_ref.is_empty() {
+        true => code.image_ref.clone(),
+        false => r.image_ref,
+    };
     Ok(Version {
         number: r.number,
-        source: source(r.source.unwrap_or_default()),
+        source: source(code)?,
+        image_ref,
         image_id: r.image_id,
         facts: facts(r.facts.unwrap_or_default()),
         created_at_ms: r.created_at_ms,
@@ -326,20 +338,6 @@ fn facts(r: FactsRecord) -> ImageFacts {
             in_image: r.home_in_image,
         },
         digest_ref: r.digest_ref,
-    }
-}
-
-fn source_record(s: &ImageSource) -> SourceRecord {
-    SourceRecord {
-        image_ref: s.image_ref.clone(),
-        registry_secret_ref: s.registry_secret_ref.clone(),
-    }
-}
-
-fn source(r: SourceRecord) -> ImageSource {
-    ImageSource {
-        image_ref: r.image_ref,
-        registry_secret_ref: r.registry_secret_ref,
     }
 }
 

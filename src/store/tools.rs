@@ -11,7 +11,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::{
-    CACHE_BYTES, Error, FOLDER, FORMAT,
+    CACHE_BYTES, Error, FOLDER, FORMAT, blobs,
     db::{self, Database, guarded},
     executions::tools as executions,
     keys, records,
@@ -130,7 +130,13 @@ pub fn check(data_dir: &Path) -> Report {
     let path = data_dir.join(FOLDER);
     if db::is_there(&path) {
         match Database::open(&path, FORMAT, CACHE_BYTES) {
-            Ok(database) => check_apps(&database, &path, &mut report),
+            Ok(database) => {
+                check_apps(&database, &path, &mut report);
+                // What cannot be read has been told of.
+                if let Ok(catalog) = guarded(|| records::read_all(&database.tree)) {
+                    blobs::check(data_dir, &catalog, &mut report);
+                }
+            }
             Err(e) => report.problems.push(Problem::unopened(&path, e)),
         }
     }

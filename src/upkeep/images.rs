@@ -73,7 +73,10 @@ impl Images {
             let drafts = catalog.iter().filter_map(|app| app.draft.as_ref());
             let needed = Needed {
                 ids: kept.map(|v| v.image_id.clone()).collect(),
-                references: drafts.map(|d| d.source.image_ref.clone()).collect(),
+                references: drafts
+                    .filter_map(|d| d.source.prebuilt())
+                    .map(|source| source.image_ref.clone())
+                    .collect(),
             };
             let pulled: Vec<Arc<Pulled>> = catalog.pulled().cloned().collect();
             (pulled, needed)
@@ -160,7 +163,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::model::{App, Draft, ImageSource, Version};
+    use crate::model::{App, CodeSource, Draft, ImageSource, Version};
 
     const TAG: &str = "r.example/app:1";
     const HOUR: i64 = 3_600_000;
@@ -241,14 +244,15 @@ mod tests {
 
         /// An app whose draft names the tag, and whose versions have these images.
         async fn app(&self, versions: &[&str]) {
-            let source = ImageSource {
+            let source = CodeSource::Prebuilt(ImageSource {
                 image_ref: TAG.into(),
                 registry_secret_ref: String::new(),
-            };
+            });
             let version = |(n, id): (usize, &&str)| {
                 Arc::new(Version {
                     number: n as u32 + 1,
                     source: source.clone(),
+                    image_ref: TAG.into(),
                     image_id: (*id).to_owned(),
                     facts: Default::default(),
                     created_at_ms: 0,
@@ -264,6 +268,7 @@ mod tests {
                 draft: Some(Draft {
                     source: source.clone(),
                     created_at_ms: 0,
+                    built: None,
                 }),
                 versions: versions.iter().enumerate().map(version).collect(),
                 active_version: 1,

@@ -2,6 +2,7 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod builds;
 mod catalog;
 mod executions;
 mod invoke;
@@ -36,6 +37,7 @@ use crate::{
     trials::Trials,
 };
 
+pub use builds::CompileLogStream;
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 pub use logs::LogsStream;
@@ -193,14 +195,14 @@ impl Compute {
         let mut r = request.into_inner();
         let mut settings = Settings::default();
         Patch::of_create(&mut r).apply(&mut settings)?;
-        let source = r.code.map(|c| convert::code(Some(c))).transpose()?;
+        let source = r.code.map(|c| self.taken(Some(c))).transpose()?;
         let app = self.apps.create(id, settings, source).await.for_owner()?;
         Ok(v1::CreateAppResponse {
             app_id: app.id.to_string(),
             deployment_state: v1::DeploymentState::Created.into(),
             applied_tier: convert::tier_to_wire(app.settings.tier).into(),
             applied_limits: Some(convert::applied_limits(&app.settings)),
-            draft: app.draft.as_ref().map(convert::draft_to_wire),
+            draft: self.apps.view(&app).as_ref().map(convert::view_to_wire),
         })
     }
 
@@ -242,43 +244,6 @@ impl Compute {
             .for_owner()?;
         Ok(v1::UpdateAppConfigResponse {
             app: Some(self.meta(&app)),
-        })
-    }
-
-    async fn save(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<v1::SaveDraftResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let source = convert::code(request.into_inner().code)?;
-        let draft = self.apps.save_draft(id, source).await.for_owner()?;
-        Ok(v1::SaveDraftResponse {
-            draft: Some(convert::draft_to_wire(&draft)),
-        })
-    }
-
-    fn draft(
-        &self,
-        request: &Request<v1::GetDraftInfoRequest>,
-    ) -> Result<v1::GetDraftInfoResponse, Refusal> {
-        let id = self.owned(
-            request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let app = self.apps.get(&id).for_owner()?;
-        let draft = app.draft.as_ref().ok_or_else(|| {
-            Failure::new(
-                Reason::NotFound,
-                format!("app {id} has no draft; save one with SaveDraft (`ignite draft save`)"),
-            )
-        })?;
-        Ok(v1::GetDraftInfoResponse {
-            draft: Some(convert::draft_to_wire(draft)),
         })
     }
 
@@ -374,37 +339,6 @@ fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     })
 }
 
-/// The answer of a method that is declared and not built; strangers are told to say who they are
-/// first, as everywhere.
-fn unbuilt<T>(compute: &Compute, request: &Request<T>, rpc: &str) -> Status {
-    let failure = compute.caller(request).err().unwrap_or_else(|| {
-        Failure::new(
-            Reason::Unimplemented,
-            format!("{rpc} is part of the contract and not built yet in this version of ignite"),
-        )
-    });
-    Refusal::from(failure).into()
-}
-
-/// Methods of the contract that answer UNIMPLEMENTED so far.
-macro_rules! later {
-    ($($method:ident($request:ident) -> $response:ty, $rpc:literal;)*) => {
-        // Spelt out as `async_trait` would, which does not see into macros.
-        $(fn $method<'life0, 'async_trait>(
-            &'life0 self,
-            request: Request<v1::$request>,
-        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
-        where
-            'life0: 'async_trait,
-            Self: 'async_trait,
-        {
-            Box::pin(async move {
-                Err(unbuilt(self, &request, $rpc))
-            })
-        })*
-    };
-}
-
 /// Methods whose file has a method that does all of it.
 macro_rules! answered {
     ($($method:ident($request:ident) -> $response:ty, $by:ident;)*) => {
@@ -421,15 +355,13 @@ macro_rules! answered {
     };
 }
 
-type Never<T> = tokio_stream::Pending<Result<T, Status>>;
-
 #[tonic::async_trait]
 impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = LogsStream;
     type StreamAppEventsStream = EventStream;
-    type StreamCompileLogsStream = Never<v1::CompileLogLine>;
+    type StreamCompileLogsStream = CompileLogStream;
 
     async fn create_app(
         &self,
@@ -493,20 +425,6 @@ impl ComputeService for Compute {
             self.apps.snapshot(&id).as_ref(),
             now_ms(),
         )))
-    }
-
-    async fn save_draft(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<Response<v1::SaveDraftResponse>, Status> {
-        Ok(Response::new(self.save(request).await?))
-    }
-
-    async fn get_draft_info(
-        &self,
-        request: Request<v1::GetDraftInfoRequest>,
-    ) -> Result<Response<v1::GetDraftInfoResponse>, Status> {
-        Ok(Response::new(self.draft(&request)?))
     }
 
     async fn publish_draft(
@@ -591,11 +509,10 @@ impl ComputeService for Compute {
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, run_version;
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, logs;
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, follow_logs;
-    }
-
-    later! {
-        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
-        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
-        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
+        save_draft(SaveDraftRequest) -> v1::SaveDraftResponse, save;
+        get_draft_info(GetDraftInfoRequest) -> v1::GetDraftInfoResponse, draft;
+        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, compile;
+        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, build_log;
+        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, follow_build;
     }
 }

@@ -292,7 +292,7 @@ fn home_in(env: &[String]) -> String {
     normal(home.unwrap_or_default())
 }
 
-fn for_engine(credentials: &Credentials) -> DockerCredentials {
+pub(super) fn for_engine(credentials: &Credentials) -> DockerCredentials {
     DockerCredentials {
         username: Some(credentials.username.clone()),
         password: Some(credentials.password.clone()),

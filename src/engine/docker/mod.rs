@@ -46,6 +46,7 @@ use super::{
     Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
 };
 
+mod build;
 mod client;
 mod config;
 mod connect;

@@ -1,4 +1,5 @@
 //! `ignite prune`: removes what instances that are gone have left in the engine.
+//! Containers and networks first, then the images that they built.
 //!
 //! It looks at every instance's containers and networks, whoever made them; whether an instance
 //! is gone is the caller's to say, who can try the lock on its data directory.
@@ -11,7 +12,7 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, labels, network,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, network,
     remove_container, standby, volumes,
 };
 
@@ -32,6 +33,8 @@ pub struct InstanceOfOthers {
     pub volumes: usize,
     /// How many volumes it has that apps keep their files in.
     pub kept_volumes: usize,
+    /// How many names of images that it built there are.
+    pub images: usize,
 }
 
 /// What [`prune`] did.
@@ -52,11 +55,14 @@ struct Found {
     networks: Vec<String>,
     volumes: Vec<String>,
     kept_volumes: Vec<String>,
+    images: Vec<String>,
 }
 
-/// Removes the containers, then the networks and volumes, of every instance that `is_gone` calls
-/// gone; volumes that apps keep their files in only if `is_forgotten` says that nobody can come
+/// Removes the containers, then the networks, volumes and images, of every instance that `is_gone`
+/// calls gone; volumes that apps keep their files in only if `is_forgotten` says that nobody can come
 /// back to them. What cannot be removed is reported and does not keep the rest from being removed.
+///
+/// The images of those that `needs_images` says yes to stay: their next start runs them.
 ///
 /// `host` is the engine's address as in [`super::Config::host`].
 ///
@@ -66,6 +72,7 @@ pub async fn prune(
     host: Option<String>,
     is_gone: impl Fn(&InstanceOfOthers) -> bool + Send,
     is_forgotten: impl Fn(&InstanceOfOthers) -> bool + Send,
+    needs_images: impl Fn(&InstanceOfOthers) -> bool + Send,
 ) -> Result<PruneReport, Error> {
     let address = Address::find(host.as_deref(), |name| std::env::var(name).ok())?;
     let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
@@ -76,6 +83,10 @@ pub async fn prune(
             found.volumes.append(&mut found.kept_volumes);
             found.instance.volumes = found.volumes.len();
             found.instance.kept_volumes = 0;
+        }
+        if needs_images(&found.instance) {
+            found.images.clear();
+            found.instance.images = 0;
         }
         if !gone || found.has_nothing_to_remove() {
             report.kept.push(found.instance);
@@ -106,6 +117,14 @@ pub async fn prune(
                 ));
             }
         }
+        for tag in &found.images {
+            if let Err(cause) = build::remove(&client, tag).await {
+                report.failures.push(format!(
+                    "image {tag} of instance {} stays: {cause}",
+                    found.instance.id
+                ));
+            }
+        }
         report.removed.push(found.instance);
     }
     Ok(report)
@@ -132,7 +151,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
     let networks = network::list(client, filters.clone()).await?;
     let volumes = volumes::list_all(client, filters).await?;
 
-    let mut all = BTreeMap::new();
+    let mut all = BTreeMap::<String, Found>::new();
     for container in containers {
         if let (Some(found), Some(id)) = (entry(&mut all, container.labels.as_ref()), container.id)
         {
@@ -158,6 +177,13 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             found.instance.volumes += 1;
             found.volumes.push(name);
         }
+    }
+    for (id, built) in build::all(client).await? {
+        let found = all.entry(id.clone()).or_default();
+        found.instance.id = id;
+        found.instance.data_dir = found.instance.data_dir.take().or(built.data_dir);
+        found.instance.images = built.tags.len();
+        found.images = built.tags;
     }
     Ok(all)
 }

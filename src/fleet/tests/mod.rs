@@ -97,10 +97,10 @@ fn revision(version: u32) -> Revision {
         app: app(),
         version,
         image: format!("v{version}"),
-        source: ImageSource {
+        source: Some(ImageSource {
             image_ref: format!("v{version}"),
             registry_secret_ref: String::new(),
-        },
+        }),
         env: Default::default(),
         files: files(),
         objections: Vec::new(),

@@ -8,11 +8,12 @@ use std::{
 use anyhow::{Context, Result};
 use bollard::{
     Docker,
-    query_parameters::{RemoveContainerOptionsBuilder, RemoveVolumeOptions},
+    query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions},
 };
 use ignite_kit::owned;
 
-/// Removes a data directory's containers, then its networks and volumes. One that cannot be removed does not
+/// Removes a data directory's containers, then its networks, volumes and the images built for it. One
+/// that cannot be removed does not
 /// keep the others.
 pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     let mut failed = None;
@@ -39,6 +40,11 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
             .remove_volume(&name, None::<RemoveVolumeOptions>)
             .await;
         failed = gone.err().or(failed);
+    }
+    let (images, marks) = owned::images(docker, data_dir).await?;
+    for name in images.into_iter().chain(marks) {
+        let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+        failed = removed.await.err().or(failed);
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
