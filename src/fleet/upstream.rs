@@ -1,21 +1,18 @@
-//! HTTP/1.1 connections to one port of one replica.
+//! Connections to one port of one replica: HTTP/1.1, or HTTP/2 for requests that ask for it.
 //!
 //! Idle connections are reused last in, first out. A request that found its reused connection
 //! closed before a byte was sent goes out again on another; anything later is the caller's to
 //! judge, since the app may have seen the request.
+//!
+//! `body.rs` has what is sent, `link.rs` the socket, `h2.rs` HTTP/2.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod body;
+mod h2;
+mod link;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response, Version};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -23,6 +20,10 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::link::{Link, Wire};
+
+pub use self::body::{Body, let_the_app_ask};
 
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
@@ -34,59 +35,6 @@ const MAX_IDLE: usize = 256;
 /// Longest wait for a TCP connection to a container on this machine; a listener that is there
 /// answers in microseconds, one whose backlog is full when the kernel retries after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A request's body on its way to a replica; never buffered here.
-#[derive(Debug)]
-pub enum Body {
-    /// Nothing.
-    Empty,
-    /// Bytes in memory (an invocation envelope's body).
-    Full(Option<Bytes>),
-    /// A client's body, streamed.
-    Incoming(Incoming),
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            Body::Empty => Poll::Ready(None),
-            Body::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Body::Incoming(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Body::Empty => true,
-            Body::Full(bytes) => bytes.is_none(),
-            Body::Incoming(body) => http_body::Body::is_end_stream(body),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Body::Empty => SizeHint::with_exact(0),
-            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Body::Incoming(body) => http_body::Body::size_hint(body),
-        }
-    }
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        if bytes.is_empty() {
-            Body::Empty
-        } else {
-            Body::Full(Some(bytes))
-        }
-    }
-}
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +58,17 @@ pub enum Error {
     Broke(#[source] hyper::Error),
 }
 
+/// An HTTP/1.1 connection, to send the next request on.
+struct Sender {
+    http: http1::SendRequest<Body>,
+    wire: Arc<Wire>,
+}
+
 /// The connections to one port of one replica.
 pub struct Pool {
     addr: SocketAddr,
-    idle: Mutex<Vec<http1::SendRequest<Body>>>,
+    idle: Mutex<Vec<Sender>>,
+    shared: h2::Shared,
     /// Bounds concurrent connects, so that many held requests let go at once do not overflow
     /// the app's accept queue.
     connects: Semaphore,
@@ -128,6 +83,7 @@ impl Pool {
         Arc::new(Self {
             addr,
             idle: Mutex::default(),
+            shared: h2::Shared::default(),
             connects: Semaphore::new(max_connects.max(1)),
             tasks: TaskTracker::new(),
             closed: CancellationToken::new(),
@@ -139,7 +95,7 @@ impl Pool {
         self.addr
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request, in HTTP/2 if that is its version, and waits for the head of the answer.
     ///
     /// # Errors
     /// See [`Error`].
@@ -150,65 +106,85 @@ impl Pool {
         self: &Arc<Self>,
         mut request: Request<Body>,
     ) -> Result<(Response<Incoming>, Connection), Error> {
+        if request.version() == Version::HTTP_2 {
+            let (response, load) = Box::pin(h2::send(self, request)).await?;
+            return Ok((response, self.connection(Carriage::Shared(load))));
+        }
         loop {
             let (mut sender, reused) = match self.take_idle() {
                 Some(sender) => (sender, true),
                 None => match self.connect().await {
                     Ok(sender) => (sender, false),
-                    Err(cause) => {
-                        return Err(Error::Connect {
-                            addr: self.addr,
-                            cause,
-                            unsent: Some(Box::new(request)),
-                        });
-                    }
+                    Err(cause) => return Err(self.not_connected(cause, request)),
                 },
             };
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    let connection = Connection {
-                        sender: Some(sender),
-                        pool: self.clone(),
-                    };
-                    return Ok((response, connection));
-                }
+            request.body_mut().attach(&sender.wire);
+            match sender.http.try_send_request(request).await {
+                Ok(response) => return Ok((response, self.connection(Carriage::Own(sender)))),
                 Err(mut e) => match e.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(Error::Broke(e.into_error())),
+                    Some(mut unsent) => {
+                        unsent.body_mut().detach();
+                        if !reused {
+                            return Err(self.not_connected(io::Error::other(e.into_error()), unsent));
+                        }
+                        request = unsent;
+                    }
+                    None => return Err(Error::Broke(e.into_error())),
                 },
             }
         }
     }
 
-    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    fn connection(self: &Arc<Self>, carriage: Carriage) -> Connection {
+        Connection {
+            carriage: Some(carriage),
+            pool: self.clone(),
+        }
+    }
+
+    fn not_connected(&self, cause: io::Error, unsent: Request<Body>) -> Error {
+        Error::Connect {
+            addr: self.addr,
+            cause,
+            unsent: Some(Box::new(unsent)),
+        }
+    }
+
+    fn take_idle(&self) -> Option<Sender> {
         let mut idle = self.idle.lock();
         // One whose last exchange is still winding down is not ready yet and stays.
-        let at = idle.iter().rposition(http1::SendRequest::is_ready)?;
+        let at = idle.iter().rposition(|s| s.http.is_ready())?;
         Some(idle.swap_remove(at))
     }
 
-    fn give_back(&self, sender: http1::SendRequest<Body>) {
-        if sender.is_closed() || self.closed.is_cancelled() {
+    fn give_back(&self, sender: Sender) {
+        if sender.http.is_closed() || self.closed.is_cancelled() {
             return;
         }
         let mut idle = self.idle.lock();
         if idle.len() >= MAX_IDLE {
-            idle.retain(|s| !s.is_closed());
+            idle.retain(|s| !s.http.is_closed());
         }
         if idle.len() < MAX_IDLE {
             idle.push(sender);
         }
     }
 
-    async fn connect(&self) -> io::Result<http1::SendRequest<Body>> {
+    async fn dial(&self) -> io::Result<TcpStream> {
         let _turn = self.connects.acquire().await.map_err(io::Error::other)?;
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         tcp.set_nodelay(true)?;
-        let (sender, connection) = http1::Builder::new()
+        Ok(tcp)
+    }
+
+    async fn connect(&self) -> io::Result<Sender> {
+        let tcp = self.dial().await?;
+        let wire = Arc::new(Wire::default());
+        let (http, connection) = http1::Builder::new()
             .preserve_header_case(true)
-            .handshake(TokioIo::new(tcp))
+            .handshake(TokioIo::new(Link::new(tcp, wire.clone())))
             .await
             .map_err(io::Error::other)?;
         let closed = self.closed.clone();
@@ -219,18 +195,20 @@ impl Pool {
                 () = closed.cancelled() => {}
             }
         });
-        Ok(sender)
+        Ok(Sender { http, wire })
     }
 
     /// Drops the connections that nobody uses.
     pub(super) fn drop_idle(&self) {
         self.idle.lock().clear();
+        self.shared.clear();
     }
 
     /// Drops every connection, also those in use.
     pub fn close(&self) {
         self.closed.cancel();
         self.idle.lock().clear();
+        self.shared.clear();
     }
 }
 
@@ -243,15 +221,37 @@ impl Drop for Pool {
 /// A connection that carries an exchange. [`Connection::reuse`] it when the answer has ended;
 /// dropped before, it is closed.
 pub struct Connection {
-    sender: Option<http1::SendRequest<Body>>,
+    carriage: Option<Carriage>,
     pool: Arc<Pool>,
 }
 
+enum Carriage {
+    /// HTTP/1.1: nobody else's meanwhile.
+    Own(Sender),
+    /// HTTP/2: the token that counts the exchange.
+    Shared(#[allow(dead_code, reason = "it counts by being there")] Arc<()>),
+}
+
 impl Connection {
-    /// Back to the pool.
+    /// Back to the pool. One that is still sending the request, of which the app wants no more
+    /// since it has answered, is closed.
     pub fn reuse(mut self) {
-        if let Some(sender) = self.sender.take() {
-            self.pool.give_back(sender);
+        if let Some(Carriage::Own(sender)) = self.carriage.take() {
+            if sender.wire.is_sending() {
+                sender.wire.cut();
+            } else {
+                self.pool.give_back(sender);
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(Carriage::Own(sender)) = &self.carriage
+            && sender.wire.is_sending()
+        {
+            sender.wire.cut();
         }
     }
 }

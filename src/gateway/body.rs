@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::headers;
+use super::{GrpcTrailers, headers};
 use crate::{
     fleet::{Lease, upstream::Connection},
     model::{Failure, Reason, stats::Outcome},
@@ -36,6 +36,8 @@ pub struct AppBody {
     /// Ends the exchange at the deadline while nobody polls, as the server does not for as long
     /// as the client does not read. Most answers end with their first piece and need none.
     guard: Option<AbortOnDropHandle<()>>,
+    /// How a gRPC call is told that the answer broke off.
+    grpc: Option<GrpcTrailers>,
 }
 
 struct Exchange {
@@ -86,6 +88,7 @@ impl AppBody {
         lease: Lease,
         deadline: Instant,
         counted: Option<StatusCode>,
+        grpc: Option<GrpcTrailers>,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
@@ -95,7 +98,10 @@ impl AppBody {
         if exchange.incoming.is_end_stream() {
             exchange.finish();
         }
-        Self::of(exchange, deadline)
+        Self {
+            grpc,
+            ..Self::of(exchange, deadline)
+        }
     }
 
     /// The empty body of an upgrade's answer; the lease stays with the upgraded connection.
@@ -113,6 +119,7 @@ impl AppBody {
             exchange: Arc::new(Mutex::new(Some(exchange))),
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
             guard: None,
+            grpc: None,
         }
     }
 
@@ -134,7 +141,16 @@ impl AppBody {
         if let Some(broken) = broken {
             broken.break_off(&failure);
         }
-        Poll::Ready(Some(Err(failure)))
+        self.ended_by(failure)
+    }
+
+    /// The last that the client hears: trailers of a gRPC call, which then ends in order, else an
+    /// error, at which its connection or stream is broken off.
+    fn ended_by(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        Poll::Ready(Some(match self.grpc.take() {
+            Some(trailers) => Ok(Frame::trailers(trailers(&failure, false))),
+            None => Err(failure),
+        }))
     }
 }
 
@@ -149,7 +165,8 @@ impl http_body::Body for AppBody {
         let this = &mut *self;
         let mut shared = this.exchange.lock();
         let Some(exchange) = shared.as_mut() else {
-            return Poll::Ready(Some(Err(too_late())));
+            drop(shared);
+            return this.ended_by(too_late());
         };
         // A stream that never pauses would not see the timer below.
         if exchange.held.is_some() && Instant::now() >= this.deadline.deadline() {
@@ -221,6 +238,12 @@ pub enum Body {
     App(AppBody),
     /// From the API, or made here.
     Api(axum::body::Body),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::Api(axum::body::Body::empty())
+    }
 }
 
 impl http_body::Body for Body {

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::Shutdown;
@@ -32,6 +33,29 @@ pub(super) fn watched(tcp: TcpStream) -> (Connection, Presence) {
 }
 
 impl Presence {
+    /// Takes in what the client still sends after the server has closed its side, until it closes
+    /// too, for `limit` at most. Unread data would make the kernel reset the connection, and
+    /// the client could lose the answer that it has not read yet. A connection that has left HTTP
+    /// is not ours any more and left alone.
+    pub(super) async fn linger(self, limit: Duration) {
+        if Arc::strong_count(&self.0) > 1 {
+            return;
+        }
+        let drain = async {
+            let mut scrap = [0; 4096];
+            while self.0.readable().await.is_ok() {
+                match self.0.try_read(&mut scrap) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        // A client that goes on for longer has had its chance.
+        let _ = tokio::time::timeout(limit, drain).await;
+    }
+
     /// Returns when the client has closed its side or the connection is broken. A client that
     /// closes only its sending side counts as gone, as it does for hyper.
     ///

@@ -96,6 +96,26 @@ pub fn withhold_trailers(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out of a client's trailers what it could not say in a header either.
+pub fn withhold(trailers: &mut HeaderMap) {
+    remove_ours(trailers);
+    trailers.remove(header::AUTHORIZATION);
+}
+
+/// Whether a request is a gRPC call. Not so gRPC-Web, which is HTTP/1.1 as well and answered in a
+/// way of its own.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let rest = kind.and_then(|k| k.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Whether a client waits for `100 Continue` before it sends its body.
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Joins the lines of `Cookie`, which HTTP/2 clients may split, as HTTP/1.1 has it in one line
 /// (RFC 9113, 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
@@ -255,6 +275,14 @@ mod tests {
         assert!(to("websocket"));
         assert!(!to("h2c") && !to("websocket, H2C"));
         assert!(!asks_upgrade(&map(&[("upgrade", "websocket")])));
+    }
+
+    #[test]
+    fn grpc_is_told_from_its_like() {
+        let is = |kind| is_grpc(&map(&[("content-type", kind)]));
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc;x"));
+        assert!(!is("application/grpc-web") && !is("application/json"));
+        assert!(!is_grpc(&map(&[])));
     }
 
     #[test]

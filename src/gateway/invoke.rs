@@ -4,19 +4,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, upgrade};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{body::AppBody, headers};
+use super::{GrpcTrailers, body::AppBody, headers};
 use crate::{
     fleet::{
         ColdStart, Deployment, Lease,
         upstream::{self, Connection, Error},
     },
-    model::{ExecutionId, Failure, Reason, stats::Outcome},
+    model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
 
 /// Tries when connections are refused, before the caller hears of it.
@@ -43,6 +43,15 @@ pub struct Invocation<'a> {
     pub upgrades: &'a TaskTracker,
 }
 
+/// What the other side of an app URL's request can do.
+#[derive(Default)]
+pub struct Client {
+    /// Its connection, when it asks to leave HTTP.
+    pub upgrade: Option<upgrade::OnUpgrade>,
+    /// It makes a gRPC call, and an answer that breaks off ends in these trailers.
+    pub grpc: Option<GrpcTrailers>,
+}
+
 /// One attempt of an asynchronous execution. It is counted with its record, not here.
 pub struct Attempt {
     /// Its number; 1 is the first.
@@ -65,11 +74,11 @@ pub struct Attempt {
 pub async fn invoke(
     invocation: Invocation<'_>,
     request: Request<upstream::Body>,
-    client_upgrade: Option<upgrade::OnUpgrade>,
+    client: Client,
 ) -> Result<Response<AppBody>, Failure> {
     let counted = invocation.attempt.is_none();
     let deployment = invocation.deployment;
-    let answer = answer(invocation, request, client_upgrade).await;
+    let answer = answer(invocation, request, client).await;
     if let Err(failure) = &answer
         && counted
     {
@@ -81,11 +90,20 @@ pub async fn invoke(
 async fn answer(
     mut invocation: Invocation<'_>,
     mut request: Request<upstream::Body>,
-    client_upgrade: Option<upgrade::OnUpgrade>,
+    client: Client,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
-    let timeout = deployment.with_revision(|r| r.timeout);
+    let (timeout, protocol) = deployment.with_revision(|r| (r.timeout, r.protocol));
+    let http2 = match protocol {
+        Protocol::Auto => headers::is_grpc(request.headers()),
+        Protocol::Http1 => false,
+        // Upgrades are of HTTP/1.1.
+        Protocol::H2c => client.upgrade.is_none(),
+    };
+    if http2 {
+        *request.version_mut() = Version::HTTP_2;
+    }
     headers::identify(request.headers_mut(), deployment.id(), invocation.execution);
     let counted = invocation.attempt.is_none();
     let (deadline, lease) = match invocation.attempt.take() {
@@ -113,7 +131,7 @@ async fn answer(
 
     let cold = lease.cold();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = client_upgrade.ok_or_else(|| {
+        let client = client.upgrade.ok_or_else(|| {
             Failure::new(
                 Reason::ReplicaBroke,
                 format!(
@@ -153,6 +171,7 @@ async fn answer(
             lease,
             deadline,
             counted.then_some(status),
+            client.grpc,
         ),
     ))
 }
@@ -209,7 +228,7 @@ async fn exchange(
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,
-                    format!("the replica of app {id} sent an answer that is not valid HTTP/1.1"),
+                    format!("the replica of app {id} sent an answer that is not valid HTTP/1.1; is its protocol setting right?"),
                 )
                 .with_detail(e.to_string()));
             }

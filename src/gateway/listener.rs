@@ -17,6 +17,8 @@ use super::{Gateway, client};
 
 /// Longest wait for the whole head of a request: a client that needs more is stuck or hostile.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long what a client still sends is taken in after its connection was closed from here.
+const LINGER: Duration = Duration::from_secs(2);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -88,6 +90,23 @@ async fn serve(
     stop: Stop,
 ) {
     let (io, presence) = client::watched(tcp);
+    let lingering = presence.clone();
+    serve_http(builder, io, presence, peer, gateway, api, &stop).await;
+    tokio::select! {
+        () = lingering.linger(LINGER) => {}
+        () = stop.drain.cancelled() => {}
+    }
+}
+
+async fn serve_http(
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    io: client::Connection,
+    presence: client::Presence,
+    peer: SocketAddr,
+    gateway: Arc<Gateway>,
+    api: Router,
+    stop: &Stop,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, api, presence) = (gateway.clone(), api.clone(), presence.clone());
         async move {
@@ -101,7 +120,7 @@ async fn serve(
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let ended = drained(connection.as_mut(), &stop, |c| c.graceful_shutdown()).await;
+    let ended = drained(connection.as_mut(), stop, |c| c.graceful_shutdown()).await;
     if let Some(Err(error)) = ended {
         tracing::debug!(%peer, %error, "A connection ended badly");
     }

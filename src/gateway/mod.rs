@@ -11,6 +11,7 @@
 
 pub mod body;
 mod client;
+mod cors;
 pub mod headers;
 pub mod invoke;
 pub mod listener;
@@ -26,7 +27,11 @@ use hyper::{body::Incoming, upgrade};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use self::{body::Body, invoke::Invocation, routes::Route};
+use self::{
+    body::Body,
+    invoke::{Client, Invocation},
+    routes::Route,
+};
 use crate::{
     fleet::{Deployment, Fleet, upstream},
     identity::{self, Caller, Verifier},
@@ -54,7 +59,12 @@ pub struct Gateway {
     pub upgrades: TaskTracker,
     /// Renders a failure as the API does; the flag says whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
+    /// The same for gRPC callers, as the trailers that end a call.
+    pub grpc_trailers: GrpcTrailers,
 }
+
+/// Renders a failure as the trailers of a gRPC call.
+pub type GrpcTrailers = fn(&Failure, bool) -> HeaderMap;
 
 impl Gateway {
     /// Answers one request of the HTTP listener.
@@ -64,23 +74,25 @@ impl Gateway {
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Response<Body> {
+        // A gRPC call, which is understood in gRPC only, is HTTP/2.
+        let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
         if let Err(failure) = check(&request) {
-            return self.failure(&failure, false);
+            return self.failure(&failure, false, grpc);
         }
         let label = host_of(&request).and_then(|h| host::label_of_host(h, &self.base_domain));
         if let Some(label) = label {
             return match self.routes.find(label) {
-                Some(route) => self.app(route, request, peer, None).await,
-                None => self.failure(&unknown_host(label, &self.base_domain), false),
+                Some(route) => self.app(route, request, peer, None, grpc).await,
+                None => self.failure(&unknown_host(label, &self.base_domain), false, grpc),
             };
         }
         if let Some(rest) = request.uri().path().strip_prefix(BY_PATH) {
             return match self.by_path(rest) {
                 Ok((route, path)) => {
                     let path = path.to_owned();
-                    self.app(route, request, peer, Some(path)).await
+                    self.app(route, request, peer, Some(path), grpc).await
                 }
-                Err(failure) => self.failure(&failure, false),
+                Err(failure) => self.failure(&failure, false, grpc),
             };
         }
         match api.clone().oneshot(request).await {
@@ -98,7 +110,15 @@ impl Gateway {
             .verify(identity::bearer(headers)?.ok_or_else(no_token)?)
     }
 
-    fn failure(&self, failure: &Failure, caller_owns_app: bool) -> Response<Body> {
+    fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
+        if grpc {
+            // Nothing but the trailers, which then stand in the head.
+            let mut response = Response::new(Body::default());
+            *response.headers_mut() = (self.grpc_trailers)(failure, caller_owns_app);
+            let kind = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            return response;
+        }
         (self.render)(failure, caller_owns_app).map(Body::Api)
     }
 
@@ -129,7 +149,16 @@ impl Gateway {
         mut request: Request<Incoming>,
         peer: SocketAddr,
         path: Option<String>,
+        grpc: bool,
     ) -> Response<Body> {
+        let cors = route
+            .deployment
+            .with_revision(|r| cors::Answer::of(r, request.headers()));
+        if let Some(cors) = &cors
+            && let Some(answer) = cors.preflight(request.method(), request.headers())
+        {
+            return answer;
+        }
         let execution = ExecutionId(ulid::Ulid::generate());
         let mut owner = false;
         let outcome = async {
@@ -149,22 +178,29 @@ impl Gateway {
                 route.port,
                 execution,
                 request,
-                client_upgrade,
+                Client {
+                    upgrade: client_upgrade,
+                    grpc: grpc.then_some(self.grpc_trailers),
+                },
                 None,
             )
             .await
         };
-        match outcome.await {
+        let mut response = match outcome.await {
             Ok(response) => response.map(Body::App),
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
-                let mut response = self.failure(&failure, owner);
+                let mut response = self.failure(&failure, owner, grpc);
                 if let Ok(id) = HeaderValue::from_str(&execution.to_string()) {
                     response.headers_mut().insert(headers::EXECUTION_ID, id);
                 }
                 response
             }
+        };
+        if let Some(cors) = cors {
+            cors.put(response.headers_mut());
         }
+        response
     }
 
     /// Checks the token, and takes it out of the headers: apps never see the platform's tokens.
@@ -201,7 +237,7 @@ impl Gateway {
         port: u16,
         execution: ExecutionId,
         request: Request<upstream::Body>,
-        client_upgrade: Option<upgrade::OnUpgrade>,
+        client: Client,
         attempt: Option<invoke::Attempt>,
     ) -> Result<Response<body::AppBody>, Failure> {
         let held_bytes = match request.body() {
@@ -217,7 +253,7 @@ impl Gateway {
             held_bytes,
             upgrades: &self.upgrades,
         };
-        invoke::invoke(invocation, request, client_upgrade).await
+        invoke::invoke(invocation, request, client).await
     }
 }
 
@@ -316,6 +352,12 @@ fn outbound(
     if let Some(host) = host {
         head.headers.insert(header::HOST, host);
     }
+    let expects = headers::expects_continue(&head.headers);
+    if expects && head.version == Version::HTTP_10 {
+        // It has no interim answers (RFC 9110, 10.1.1).
+        head.headers.remove(header::EXPECT);
+    }
+    let expects = expects && head.version != Version::HTTP_10;
     head.uri = match path {
         Some(path) => rebased(path, head.uri.query())?,
         None => head
@@ -335,9 +377,12 @@ fn outbound(
             let chunked = HeaderValue::from_static("chunked");
             head.headers.insert(header::TRANSFER_ENCODING, chunked);
         }
-        upstream::Body::Incoming(incoming)
+        upstream::Body::streamed(incoming, headers::withhold)
     };
     let mut request = Request::from_parts(head, body);
+    if expects {
+        upstream::let_the_app_ask(&mut request);
+    }
     if let Some(protocol) = protocol {
         invoke::keep_upgrade(&mut request, protocol);
     }

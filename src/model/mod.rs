@@ -10,6 +10,7 @@ pub mod execution;
 pub mod failure;
 pub mod host;
 pub mod id;
+pub mod reach;
 pub mod revision;
 pub mod scaling;
 pub mod secret;

@@ -126,6 +126,7 @@ pub async fn run(config: Config) -> Result<()> {
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
         render: to_response,
+        grpc_trailers: status::to_trailers,
     });
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),

@@ -11,6 +11,7 @@ use super::keys;
 use crate::model::{
     App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
+    reach::Protocol,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
     settings::{Settings, StorageMode},
@@ -120,6 +121,11 @@ struct SettingsRecord {
     /// 0 not set, 1 pause, 2 prepared, 3 none.
     #[prost(uint32, tag = "20")]
     standby: u32,
+    /// 0 not set, 1 HTTP/1.1, 2 HTTP/2 without TLS.
+    #[prost(uint32, tag = "21")]
+    protocol: u32,
+    #[prost(string, repeated, tag = "22")]
+    cors_origins: Vec<String>,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -296,6 +302,12 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Some(Standby::Prepared) => 2,
             Some(Standby::None) => 3,
         },
+        protocol: match s.protocol {
+            Protocol::Auto => 0,
+            Protocol::Http1 => 1,
+            Protocol::H2c => 2,
+        },
+        cors_origins: s.cors_origins.clone(),
     }
 }
 
@@ -351,5 +363,12 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             3 => Some(Standby::None),
             n => return unknown("standby", n),
         },
+        protocol: match r.protocol {
+            0 => Protocol::Auto,
+            1 => Protocol::Http1,
+            2 => Protocol::H2c,
+            n => return unknown("protocol", n),
+        },
+        cors_origins: r.cors_origins,
     })
 }

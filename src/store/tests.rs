@@ -33,6 +33,8 @@ pub(super) fn full_app(id: &str) -> App {
         mcp_enabled: true,
         max_concurrency: 7,
         allow_unauthenticated: true,
+        protocol: crate::model::reach::Protocol::H2c,
+        cors_origins: vec!["https://a.example".to_owned()],
         storage_mode: StorageMode::Ttl,
         standby: Some(crate::model::Standby::Prepared),
     };

@@ -22,6 +22,14 @@ pub(super) enum Metric {
     Concurrency,
 }
 
+/// Which HTTP containers are spoken to in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Protocol {
+    Auto,
+    Http1,
+    H2c,
+}
+
 /// The settings of an app; what is left out keeps its default, or its value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
@@ -70,6 +78,14 @@ pub(in crate::cli) struct Settings {
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
+    /// Which HTTP the app's containers are spoken to in: HTTP/1.1 but for gRPC calls (auto),
+    /// always, or HTTP/2 without TLS.
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    /// An origin whose web pages may call the app's URL; repeatable. `*` for any, `none` to leave
+    /// CORS to the app. Replaces all.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -88,6 +104,15 @@ impl Settings {
             Tier::Xlarge => v1::ResourceTier::Xlarge,
         };
         Some(tier.into())
+    }
+
+    fn protocol(&self) -> Option<i32> {
+        let protocol = match self.protocol? {
+            Protocol::Auto => v1::AppProtocol::Unspecified,
+            Protocol::Http1 => v1::AppProtocol::Http1,
+            Protocol::H2c => v1::AppProtocol::H2c,
+        };
+        Some(protocol.into())
     }
 
     fn limits(&self) -> Option<v1::ResourceLimits> {
@@ -138,6 +163,8 @@ impl Settings {
             description: self.description.clone().unwrap_or_default(),
             max_concurrency: self.max_concurrency.unwrap_or_default(),
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
+            protocol: self.protocol().unwrap_or_default(),
+            cors_origins: self.cors_origins.clone(),
             ..Default::default()
         }
     }
@@ -159,6 +186,8 @@ impl Settings {
             description: self.description.clone(),
             max_concurrency: self.max_concurrency,
             allow_unauthenticated: self.allow_unauthenticated,
+            protocol: self.protocol(),
+            cors_origins: self.cors_origins.clone(),
             ..names.clone()
         };
         (request != names).then_some(request)

@@ -117,6 +117,8 @@ fn revision(version: u32) -> Revision {
         },
         max_concurrency: 0,
         allow_unauthenticated: false,
+        protocol: Default::default(),
+        cors_origins: Vec::new(),
         standby: None,
         config_hash: "h".into(),
     }

@@ -1,0 +1,201 @@
+//! A request's body on its way to a replica; never buffered here.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, Request, StatusCode};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::link::Wire;
+
+/// How long an app is given to say whether it wants the body of a request with
+/// `Expect: 100-continue`. Many servers never say it and wait for the body, and clients send it
+/// unasked after about as long.
+const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A request's body.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// Bytes in memory (an invocation envelope's body).
+    Full(Option<Bytes>),
+    /// A client's body, streamed.
+    Streamed(Streamed),
+}
+
+/// A client's body. It is asked for when the replica takes it, so a client that waits for
+/// `100 Continue` gets it only then.
+#[derive(Debug)]
+pub struct Streamed {
+    incoming: Incoming,
+    /// Takes out of the trailers what no client may say.
+    withhold: fn(&mut HeaderMap),
+    /// Where the app says that it wants the body; `None` when nobody asked.
+    gate: Option<Waiting>,
+    /// The connection that it is sent on.
+    wire: Option<Arc<Wire>>,
+}
+
+impl Body {
+    /// A client's body.
+    pub fn streamed(incoming: Incoming, withhold: fn(&mut HeaderMap)) -> Self {
+        Body::Streamed(Streamed {
+            incoming,
+            withhold,
+            gate: None,
+            wire: None,
+        })
+    }
+
+    /// Says on which connection it goes out, until it is dropped.
+    pub(super) fn attach(&mut self, wire: &Arc<Wire>) {
+        if let Body::Streamed(body) = self {
+            wire.set_sending(true);
+            body.wire = Some(wire.clone());
+        }
+    }
+
+    /// Takes it back from a connection that has not sent any of it.
+    pub(super) fn detach(&mut self) {
+        if let Body::Streamed(body) = self {
+            body.let_go();
+        }
+    }
+
+    /// Sends it without asking first.
+    pub(super) fn do_not_wait(&mut self) {
+        if let Body::Streamed(body) = self {
+            body.gate = None;
+        }
+    }
+}
+
+impl Streamed {
+    fn let_go(&mut self) {
+        if let Some(wire) = self.wire.take() {
+            wire.set_sending(false);
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Leaves it to the app whether the body of a request with `Expect: 100-continue` is sent.
+pub fn let_the_app_ask(request: &mut Request<Body>) {
+    let gate = Arc::new(Gate::default());
+    let opens = gate.clone();
+    if let Body::Streamed(body) = request.body_mut() {
+        body.gate = Some(Waiting {
+            gate,
+            patience: None,
+        });
+        hyper::ext::on_informational(request, move |answer| {
+            if answer.status() == StatusCode::CONTINUE {
+                opens.open();
+            }
+        });
+    }
+}
+
+/// Whether the app has asked for the body.
+#[derive(Debug, Default)]
+struct Gate {
+    open: AtomicBool,
+    body: AtomicWaker,
+}
+
+impl Gate {
+    fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.body.wake();
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    gate: Arc<Gate>,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.gate.body.register(cx.waker());
+        if self.gate.open.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(EXPECT_PATIENCE)));
+        patience.as_mut().poll(cx)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Body::Empty => Poll::Ready(None),
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Body::Streamed(body) => {
+                if let Some(waiting) = &mut body.gate {
+                    ready!(waiting.poll(cx));
+                    body.gate = None;
+                }
+                let mut frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    (body.withhold)(trailers);
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Empty => true,
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Streamed(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Empty => SizeHint::with_exact(0),
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Body::Streamed(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            Body::Empty
+        } else {
+            Body::Full(Some(bytes))
+        }
+    }
+}
