@@ -89,7 +89,14 @@ impl Trials {
         let execution = ExecutionId(ulid::Ulid::generate());
         let answer = self
             .gateway
-            .invoke(deployment, port, execution, request, Client::default(), None)
+            .invoke(
+                deployment,
+                port,
+                execution,
+                request,
+                Client::default(),
+                None,
+            )
             .await?;
         let (head, mut incoming) = answer.into_parts();
         let mut body = BytesMut::new();

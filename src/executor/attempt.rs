@@ -166,7 +166,14 @@ async fn attempt(
     };
     let answer = shared
         .gateway
-        .invoke(&deployment, port, id, request, Client::default(), Some(attempt))
+        .invoke(
+            &deployment,
+            port,
+            id,
+            request,
+            Client::default(),
+            Some(attempt),
+        )
         .await;
     let (head, mut body) = match answer {
         Ok(response) => response.into_parts(),

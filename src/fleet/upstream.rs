@@ -125,7 +125,9 @@ impl Pool {
                     Some(mut unsent) => {
                         unsent.body_mut().detach();
                         if !reused {
-                            return Err(self.not_connected(io::Error::other(e.into_error()), unsent));
+                            return Err(
+                                self.not_connected(io::Error::other(e.into_error()), unsent)
+                            );
                         }
                         request = unsent;
                     }

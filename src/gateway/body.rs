@@ -5,6 +5,7 @@
 //! client that stops reading keeps neither beyond the request's deadline.
 
 use std::{
+    error::Error as _,
     future::Future as _,
     pin::Pin,
     sync::Arc,
@@ -191,10 +192,11 @@ impl http_body::Body for AppBody {
             }
             Poll::Ready(Some(Err(e))) => {
                 drop(shared);
+                let cause = e.source().map(|c| format!(": {c}")).unwrap_or_default();
                 this.broke(Failure::new(
                     Reason::ReplicaBroke,
                     format!(
-                        "the replica broke off its answer ({e}); what came before is not complete"
+                        "the replica broke off its answer ({e}{cause}); what came before is not complete"
                     ),
                 ))
             }

@@ -17,7 +17,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
 /// Which of the platform's headers a page may read, besides the app's own simple ones.
-const EXPOSED: HeaderValue = HeaderValue::from_static("x-ignite-execution-id, x-ignite-error, retry-after");
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("x-ignite-execution-id, x-ignite-error, retry-after");
 
 /// What one answer has to say; `None` for requests that no web page made.
 pub(super) struct Answer {

@@ -40,7 +40,12 @@ pub fn cors(origins: &[String], open: bool, origin: &[u8]) -> Cors {
         [] => Cors::Silent,
         [only] if only == CORS_NONE => Cors::Silent,
         all if all.iter().any(|o| o == CORS_ANY) => Cors::Any,
-        all if all.iter().any(|o| o.as_bytes().eq_ignore_ascii_case(origin)) => Cors::This,
+        all if all
+            .iter()
+            .any(|o| o.as_bytes().eq_ignore_ascii_case(origin)) =>
+        {
+            Cors::This
+        }
         _ => Cors::Other,
     }
 }
@@ -83,16 +88,32 @@ mod tests {
         assert_eq!(of(&[], false), Cors::Silent);
         assert_eq!(of(&["none"], true), Cors::Silent);
         assert_eq!(of(&["https://b.example"], true), Cors::Other);
-        assert_eq!(of(&["https://b.example", "HTTPS://A.example"], false), Cors::This);
+        assert_eq!(
+            of(&["https://b.example", "HTTPS://A.example"], false),
+            Cors::This
+        );
         assert_eq!(of(&["*"], false), Cors::Any);
     }
 
     #[test]
     fn an_origin_has_a_scheme_and_a_host_and_nothing_after_it() {
-        for good in ["*", "none", "https://a.example:8443", "http://[::1]:3000", "app+x://y"] {
+        for good in [
+            "*",
+            "none",
+            "https://a.example:8443",
+            "http://[::1]:3000",
+            "app+x://y",
+        ] {
             check_origin(good).expect(good);
         }
-        for bad in ["", "a.example", "https://", "https://a/", "https://a b", "null"] {
+        for bad in [
+            "",
+            "a.example",
+            "https://",
+            "https://a/",
+            "https://a b",
+            "null",
+        ] {
             check_origin(bad).expect_err(bad);
         }
     }

@@ -64,7 +64,14 @@ impl Compute {
         let execution = ExecutionId(ulid::Ulid::generate());
         let response = self
             .gateway
-            .invoke(&deployment, port, execution, outbound, Client::default(), None)
+            .invoke(
+                &deployment,
+                port,
+                execution,
+                outbound,
+                Client::default(),
+                None,
+            )
             .await
             .map_err(|f| Refusal(f, owner))?;
         Ok(InvokeStream::new(response, execution, began, owner))

@@ -163,6 +163,14 @@ impl http_body::Body for Body {
                     body.gate = None;
                 }
                 let mut frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                // Peers allow a connection few empty pieces (they are a way to flood), and this one
+                // may be shared with other clients' requests.
+                while let Some(Ok(piece)) = &frame
+                    && piece.data_ref().is_some_and(Bytes::is_empty)
+                    && !body.incoming.is_end_stream()
+                {
+                    frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+                }
                 if let Some(Ok(frame)) = &mut frame
                     && let Some(trailers) = frame.trailers_mut()
                 {

@@ -77,7 +77,9 @@ pub(super) async fn send(
             Ok(response) => return Ok((response, carrier.load)),
             Err(mut e) => match e.take_message() {
                 Some(unsent) if reused => request = unsent,
-                Some(unsent) => return Err(pool.not_connected(io::Error::other(e.into_error()), unsent)),
+                Some(unsent) => {
+                    return Err(pool.not_connected(io::Error::other(e.into_error()), unsent));
+                }
                 None => return Err(Error::Broke(e.into_error())),
             },
         }
