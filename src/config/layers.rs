@@ -155,6 +155,7 @@ settings! {
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
     liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
     liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
+    trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

@@ -15,12 +15,14 @@ use crate::model::{OrgName, Standby};
 
 mod forms;
 mod layers;
+mod proxies;
 mod serving;
 #[cfg(test)]
 mod tests;
 
 pub use forms::parse_duration;
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
+pub use proxies::Proxies;
 pub use serving::Serving;
 
 const MIB: u64 = 1024 * 1024;
@@ -266,6 +268,10 @@ pub struct Config {
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
+    /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
+    /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
+    /// loopback addresses.
+    pub trusted_proxies: Proxies,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -380,6 +386,7 @@ impl Config {
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
+            trusted_proxies: Proxies::loopback(),
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }

@@ -159,11 +159,43 @@ pub fn identify(headers: &mut HeaderMap, app: &AppId, execution: ExecutionId) {
     headers.insert(ORGANIZATION_ID, text(app.org.as_str()));
 }
 
-/// Says where a request came from. What the peer says of those before it is believed when the
-/// peer is on this machine, as a TLS proxy would be; else it starts anew.
-pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
-    let trusted = peer.to_canonical().is_loopback();
-    let peer = peer.to_canonical().to_string();
+/// From whom a request came.
+#[derive(Debug, Clone, Copy)]
+pub struct Came {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// What it says of the way before it is believed.
+    pub trusted: bool,
+}
+
+/// Whether a header, in lower case, says where a request came from.
+fn is_of_the_way(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+}
+
+/// Removes what says where a request came from: all of it when the peer is not believed, and what
+/// is spelled with `_` always, since servers that cannot tell it from `-` would take it for ours.
+fn remove_way(headers: &mut HeaderMap, trusted: bool) {
+    let goes = |name: &str| match name.contains('_') {
+        true => is_of_the_way(&name.replace('_', "-")),
+        false => !trusted && is_of_the_way(name),
+    };
+    let doubtful: Vec<_> = headers
+        .keys()
+        .filter(|name| goes(name.as_str()))
+        .cloned()
+        .collect();
+    for name in doubtful {
+        headers.remove(name);
+    }
+}
+
+/// Says where a request came from. What the peer says of those before it is continued when it is
+/// believed; else it starts anew.
+pub fn forwarded(headers: &mut HeaderMap, came: Came, host: Option<&HeaderValue>) {
+    let trusted = came.trusted;
+    remove_way(headers, trusted);
+    let peer = came.peer.to_canonical().to_string();
     let mut chain = match trusted {
         true => tokens(headers, &FORWARDED_FOR),
         false => Vec::new(),
@@ -293,21 +325,33 @@ mod tests {
     }
 
     #[test]
-    fn only_a_peer_on_this_machine_is_believed_about_the_way_before_it() {
+    fn only_a_trusted_peer_is_believed_about_the_way_before_it() {
         let sent = map(&[
             ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
             ("x-forwarded-for", "7.7.7.7"),
             ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_proto", "evil"),
+            ("x-real-ip", "9.9.9.9"),
+            ("forwarded", "for=9.9.9.9"),
         ]);
+        let came = |peer: &str, trusted| Came {
+            peer: peer.parse().expect("valid"),
+            trusted,
+        };
         let mut h = sent.clone();
-        forwarded(&mut h, "127.0.0.1".parse().expect("valid"), None);
+        forwarded(&mut h, came("127.0.0.1", true), None);
+        assert!(h.contains_key("x-real-ip") && h.contains_key("x-forwarded-port"));
+        assert!(!h.keys().any(|name| name.as_str().contains('_')), "{h:?}");
         assert_eq!(
             h.get("x-forwarded-for").expect("set"),
             "9.9.9.9, 8.8.8.8, 7.7.7.7, 127.0.0.1"
         );
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "https");
         let mut h = sent;
-        forwarded(&mut h, "::ffff:10.0.0.7".parse().expect("valid"), None);
+        forwarded(&mut h, came("::ffff:10.0.0.7", false), None);
+        assert_eq!(h.len(), 2, "{h:?}");
         assert_eq!(h.get("x-forwarded-for").expect("set"), "10.0.0.7");
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "http");
     }

@@ -29,10 +29,12 @@ use tower::ServiceExt;
 
 use self::{
     body::Body,
+    headers::Came,
     invoke::{Client, Invocation},
     routes::Route,
 };
 use crate::{
+    config::Proxies,
     fleet::{Deployment, Fleet, upstream},
     identity::{self, Caller, Verifier},
     model::{AppId, ExecutionId, Failure, Reason, host},
@@ -57,6 +59,8 @@ pub struct Gateway {
     pub cold_start_budget: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
+    /// Whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Proxies,
     /// Renders a failure as the API does; the flag says whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
     /// The same for gRPC callers, as the trailers that end a call.
@@ -165,7 +169,11 @@ impl Gateway {
             let caller = self.admit(&route.deployment, request.headers_mut())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = asks_upgrade(&request).then(|| upgrade::on(&mut request));
-            let mut request = outbound(request, peer, path.as_deref(), client_upgrade.is_some())?;
+            let came = Came {
+                peer: peer.ip(),
+                trusted: self.trusted_proxies.contain(peer.ip()),
+            };
+            let mut request = outbound(request, came, path.as_deref(), client_upgrade.is_some())?;
             if !request.headers().contains_key(header::HOST) {
                 // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
                 let label = host::label(route.deployment.id(), route.port);
@@ -306,6 +314,14 @@ fn check(request: &Request<Incoming>) -> Result<(), Failure> {
             "CONNECT is not allowed: this is no proxy to other hosts",
         ));
     }
+    // Without the codings that are undone here the app would take the body for what it is not, and
+    // whoever reads a list of codings in another way sees another end of the request.
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return malformed("Transfer-Encoding has to be chunked, said once and alone");
+    }
     match request.headers().get_all(header::HOST).iter().count() {
         0 if request.version() == Version::HTTP_11 => {
             malformed("the request has no Host header, which HTTP/1.1 demands")
@@ -334,7 +350,7 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 /// The client's request in the form that a replica gets.
 fn outbound(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    came: Came,
     path: Option<&str>,
     upgrade: bool,
 ) -> Result<Request<upstream::Body>, Failure> {
@@ -348,7 +364,7 @@ fn outbound(
     headers::remove_hop_by_hop(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     headers::join_cookies(&mut head.headers);
-    headers::forwarded(&mut head.headers, peer.ip(), host.as_ref());
+    headers::forwarded(&mut head.headers, came, host.as_ref());
     if let Some(host) = host {
         head.headers.insert(header::HOST, host);
     }

@@ -125,6 +125,7 @@ pub async fn run(config: Config) -> Result<()> {
         base_domain: config.base_domain.clone(),
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
+        trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,
     });

@@ -11,6 +11,7 @@ mod clients;
 mod executions;
 mod identity;
 mod protocols;
+mod smuggling;
 
 mod disk_full;
 mod engine_restart;
