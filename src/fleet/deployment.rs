@@ -25,6 +25,7 @@ use super::{
     events::{EventKind, Events},
     hold::Queue,
     lease::{Lease, Place},
+    load::Load,
     outcomes::Outcomes,
     replica::{Phase, ReplicaView, Slot},
     room::Ledger,
@@ -41,6 +42,7 @@ pub struct Deployment {
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
+    pub(super) load: Load,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
@@ -83,12 +85,18 @@ pub struct Snapshot {
 }
 
 impl Deployment {
-    pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
+    pub(super) fn new(
+        config: Arc<Config>,
+        ledger: Arc<Ledger>,
+        load: Load,
+        revision: Revision,
+    ) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let events = Events::default();
         Arc::new(Self {
             id: revision.app.clone(),
             config,
+            load,
             outcomes: Outcomes::default(),
             events: events.clone(),
             revision: ArcSwap::from_pointee(revision),

@@ -10,6 +10,7 @@
 //! | `hold.rs` | the bounded FIFO queue of held requests |
 //! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
 //! | `events.rs` | what happened to an app |
+//! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
@@ -34,6 +35,7 @@ mod events;
 mod hold;
 mod lease;
 mod liveness;
+mod load;
 mod outcomes;
 mod plan;
 mod replica;
@@ -54,12 +56,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -67,16 +69,17 @@ pub use control::Until;
 pub use deployment::{Deployment, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
+pub use load::Seat;
 pub use outcomes::Outcomes;
 pub use replica::{ColdStart, Replica, ReplicaView};
 pub use room::Bounds;
 pub use supervisor::EngineState;
 pub use trial::Trial;
 
-use self::room::Ledger;
+use self::{load::Load, room::Ledger};
 use crate::{
     engine::{Engine, Keychain},
-    model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
+    model::{AppId, Failure, OrgName, Reason, Revision, Standby, stats::Tally},
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -86,6 +89,10 @@ pub struct Config {
     pub startup_timeout: Duration,
     /// Most requests held per app.
     pub hold_max_requests: usize,
+    /// Most requests under way per app, held ones included.
+    pub max_in_flight_per_app: usize,
+    /// Most requests under way per organization, held ones included.
+    pub max_in_flight_per_org: usize,
     /// Most bytes of held request bodies per app.
     pub hold_max_bytes: usize,
     /// Concurrent connection attempts to one port of one replica.
@@ -140,6 +147,8 @@ struct Shared {
     /// Alive as long as somebody tests, or their containers are not gone.
     trials: RwLock<Vec<Weak<Deployment>>>,
     ledger: Arc<Ledger>,
+    /// The requests under way of each organization that has apps.
+    orgs: Mutex<HashMap<OrgName, Weak<AtomicUsize>>>,
     engine: watch::Sender<EngineState>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -152,11 +161,26 @@ struct Shared {
     keep: AtomicBool,
 }
 
+impl Shared {
+    /// The counts of another app of an organization.
+    fn load(&self, org: &OrgName) -> Load {
+        let mut orgs = self.orgs.lock();
+        let known = orgs.get(org).and_then(Weak::upgrade);
+        Load::new(known.unwrap_or_else(|| {
+            orgs.retain(|_, count| count.strong_count() > 0);
+            let fresh = Arc::default();
+            orgs.insert(org.clone(), Arc::downgrade(&fresh));
+            fresh
+        }))
+    }
+}
+
 impl Fleet {
     /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
             ledger: Ledger::new(config.bounds),
+            orgs: Mutex::default(),
             config: Arc::new(config),
             deployments: RwLock::default(),
             trials: RwLock::default(),
@@ -208,6 +232,7 @@ impl Fleet {
         let d = Deployment::new(
             self.shared.config.clone(),
             self.shared.ledger.clone(),
+            self.shared.load(&revision.app.org),
             revision,
         );
         map.insert(d.id().clone(), d.clone());

@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -39,12 +40,16 @@ pub struct AppBody {
     guard: Option<AbortOnDropHandle<()>>,
     /// How a gRPC call is told that the answer broke off.
     grpc: Option<GrpcTrailers>,
+    /// How long the client may take nothing; 0 for no bound.
+    stall: Duration,
 }
 
 struct Exchange {
     incoming: Incoming,
     /// Both are let go when the body has ended.
     held: Option<(Connection, Lease)>,
+    /// Since when the client has taken nothing of what there is; `None` while it waits for more.
+    given: Option<Instant>,
     /// The status by which the answer is counted at its end; `None` when it is not counted here.
     counted: Option<StatusCode>,
 }
@@ -90,10 +95,12 @@ impl AppBody {
         deadline: Instant,
         counted: Option<StatusCode>,
         grpc: Option<GrpcTrailers>,
+        stall: Duration,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
             held: Some((connection, lease)),
+            given: None,
             counted,
         };
         if exchange.incoming.is_end_stream() {
@@ -101,6 +108,7 @@ impl AppBody {
         }
         Self {
             grpc,
+            stall,
             ..Self::of(exchange, deadline)
         }
     }
@@ -110,6 +118,7 @@ impl AppBody {
         let exchange = Exchange {
             incoming,
             held: None,
+            given: None,
             counted: None,
         };
         Self::of(exchange, deadline)
@@ -121,17 +130,19 @@ impl AppBody {
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
             guard: None,
             grpc: None,
+            stall: Duration::ZERO,
         }
     }
 
     fn guard(&mut self) {
         let (exchange, deadline) = (self.exchange.clone(), self.deadline.deadline());
+        let stall = self.stall;
         self.guard.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep_until(deadline).await;
+                let why = overdue(&exchange, deadline, stall).await;
                 let overdue = exchange.lock().take();
                 if let Some(overdue) = overdue {
-                    overdue.break_off(&too_late());
+                    overdue.break_off(&why);
                 }
             }))
         });
@@ -169,13 +180,16 @@ impl http_body::Body for AppBody {
             drop(shared);
             return this.ended_by(too_late());
         };
+        let now = Instant::now();
         // A stream that never pauses would not see the timer below.
-        if exchange.held.is_some() && Instant::now() >= this.deadline.deadline() {
+        if exchange.held.is_some() && now >= this.deadline.deadline() {
             drop(shared);
             return this.broke(too_late());
         }
+        exchange.given = None;
         match Pin::new(&mut exchange.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                exchange.given = Some(now);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::remove_ours(trailers);
                 }
@@ -224,6 +238,34 @@ impl http_body::Body for AppBody {
         let shared = self.exchange.lock();
         let hint = shared.as_ref().map(|e| e.incoming.size_hint());
         hint.unwrap_or_default()
+    }
+}
+
+/// Returns why an exchange has to end: its time is over, or its client takes nothing.
+async fn overdue(
+    exchange: &Mutex<Option<Exchange>>,
+    deadline: Instant,
+    stall: Duration,
+) -> Failure {
+    let mut look = deadline;
+    if !stall.is_zero() {
+        look = look.min(Instant::now() + stall);
+    }
+    loop {
+        tokio::time::sleep_until(look).await;
+        let now = Instant::now();
+        if now >= deadline {
+            return too_late();
+        }
+        let given = exchange.lock().as_ref().and_then(|e| e.given);
+        let until = given.unwrap_or(now) + stall;
+        if until <= now {
+            return Failure::new(
+                Reason::ClientTooSlow,
+                "the client took nothing of the answer for longer than it may (IGNITE_CLIENT_STALL_TIMEOUT)",
+            );
+        }
+        look = until.min(deadline);
     }
 }
 

@@ -19,20 +19,38 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::limits::Place;
+
 /// The connection, for hyper to read and write.
-pub(super) struct Connection(Arc<TcpStream>);
+pub(super) struct Connection(
+    Arc<TcpStream>,
+    #[allow(dead_code, reason = "it counts by being there")] Arc<Place>,
+);
 
 /// The same connection, to ask whether its client is there.
 #[derive(Clone)]
 pub(super) struct Presence(Arc<TcpStream>);
 
-/// The two sides of one connection.
-pub(super) fn watched(tcp: TcpStream) -> (Connection, Presence) {
+/// The two sides of one connection. Its place is taken for as long as hyper, or what it was
+/// upgraded to, has it.
+pub(super) fn watched(tcp: TcpStream, place: Arc<Place>) -> (Connection, Presence) {
     let tcp = Arc::new(tcp);
-    (Connection(tcp.clone()), Presence(tcp))
+    (Connection(tcp.clone(), place), Presence(tcp))
 }
 
 impl Presence {
+    /// A connection that hyper never gets.
+    pub(super) fn alone(tcp: TcpStream) -> Self {
+        Self(Arc::new(tcp))
+    }
+
+    /// Closes the server's side, and lingers.
+    pub(super) async fn let_go(self, limit: Duration) {
+        if rustix::net::shutdown(&self.0, Shutdown::Write).is_ok() {
+            self.linger(limit).await;
+        }
+    }
+
     /// Takes in what the client still sends after the server has closed its side, until it closes
     /// too, for `limit` at most. Unread data would make the kernel reset the connection, and
     /// the client could lose the answer that it has not read yet. A connection that has left HTTP

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::{GrpcTrailers, body::AppBody, headers};
 use crate::{
     fleet::{
-        ColdStart, Deployment, Lease,
+        ColdStart, Deployment, Lease, Seat,
         upstream::{self, Connection, Error},
     },
     model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
@@ -37,6 +37,8 @@ pub struct Invocation<'a> {
     pub cold_start_budget: Duration,
     /// What an asynchronous execution has beyond other invocations.
     pub attempt: Option<Attempt>,
+    /// Longest time for the client to take nothing of the answer; 0 for no bound.
+    pub stall: Duration,
     /// Bytes that the request keeps in memory while it is held.
     pub held_bytes: usize,
     /// Owns the tasks that carry upgraded connections.
@@ -106,6 +108,8 @@ async fn answer(
     }
     headers::identify(request.headers_mut(), deployment.id(), invocation.execution);
     let counted = invocation.attempt.is_none();
+    // Executions have bounds of their own.
+    let seat = counted.then(|| deployment.seat()).transpose()?;
     let (deadline, lease) = match invocation.attempt.take() {
         Some(attempt) => {
             let number = attempt.number.into();
@@ -116,7 +120,7 @@ async fn answer(
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let exchange = exchange(&invocation, lease, request, give_up_at);
+    let exchange = exchange(&invocation, lease, seat, request, give_up_at);
     let (response, connection, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
@@ -172,6 +176,7 @@ async fn answer(
             deadline,
             counted.then_some(status),
             client.grpc,
+            invocation.stall,
         ),
     ))
 }
@@ -179,6 +184,7 @@ async fn answer(
 async fn exchange(
     invocation: &Invocation<'_>,
     mut leased: Option<Lease>,
+    mut seat: Option<Seat>,
     mut request: Request<upstream::Body>,
     give_up_at: Instant,
 ) -> Result<(Response<Incoming>, Connection, Lease, Duration), Failure> {
@@ -186,7 +192,7 @@ async fn exchange(
     let id = invocation.deployment.id();
     let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
     loop {
-        let lease = match leased.take() {
+        let mut lease = match leased.take() {
             Some(lease) => lease,
             None => {
                 let held = invocation.held_bytes;
@@ -201,7 +207,10 @@ async fn exchange(
             )
         })?;
         match lease.send(pool, request).await {
-            Ok((response, connection)) => return Ok((response, connection, lease, waited)),
+            Ok((response, connection)) => {
+                lease.seat = seat.take();
+                return Ok((response, connection, lease, waited));
+            }
             Err(Error::Connect {
                 unsent: Some(unsent),
                 ..
@@ -218,6 +227,9 @@ async fn exchange(
                     format!("the replica of app {id} does not take connections on port {}; does the app still listen there?", invocation.port),
                 )
                 .with_detail(e.to_string()));
+            }
+            Err(Error::Broke(e)) if upstream::too_large(&e).is_some() => {
+                return Err(body_too_large(upstream::too_large(&e).unwrap_or_default()));
             }
             Err(Error::Broke(e)) if e.is_user() => {
                 return Err(Failure::new(
@@ -238,6 +250,16 @@ async fn exchange(
             }
         }
     }
+}
+
+/// The answer to a request whose body is over the bound of app URLs.
+pub(super) fn body_too_large(most: u64) -> Failure {
+    Failure::new(
+        Reason::BodyTooLarge,
+        format!(
+            "the request's body is over {most} bytes (IGNITE_MAX_REQUEST_BODY_BYTES); send it in parts, or raise the limit"
+        ),
+    )
 }
 
 fn name_execution(headers: &mut HeaderMap, execution: ExecutionId) {

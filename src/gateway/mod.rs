@@ -14,6 +14,7 @@ mod client;
 mod cors;
 pub mod headers;
 pub mod invoke;
+pub mod limits;
 pub mod listener;
 mod routes;
 
@@ -57,6 +58,10 @@ pub struct Gateway {
     pub base_domain: String,
     /// Longest wait for a replica.
     pub cold_start_budget: Duration,
+    /// Largest body of a request to an app URL; 0 for no bound.
+    pub max_request_body_bytes: u64,
+    /// Longest time for a client to take nothing of an answer; 0 for no bound.
+    pub client_stall_timeout: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
     /// Whose `X-Forwarded-*` headers are believed.
@@ -126,6 +131,16 @@ impl Gateway {
         (self.render)(failure, caller_owns_app).map(Body::Api)
     }
 
+    /// Refuses a body that says itself that it is too large; others are stopped when they are.
+    fn check_length(&self, request: &Request<Incoming>) -> Result<(), Failure> {
+        let most = self.max_request_body_bytes;
+        let length = http_body::Body::size_hint(request.body()).lower();
+        if most == 0 || length <= most {
+            return Ok(());
+        }
+        Err(invoke::body_too_large(most))
+    }
+
     fn by_path<'a>(&self, rest: &'a str) -> Result<(Route, &'a str), Failure> {
         let mut parts = rest.splitn(3, '/');
         let (org, name) = (
@@ -173,7 +188,14 @@ impl Gateway {
                 peer: peer.ip(),
                 trusted: self.trusted_proxies.contain(peer.ip()),
             };
-            let mut request = outbound(request, came, path.as_deref(), client_upgrade.is_some())?;
+            self.check_length(&request)?;
+            let mut request = outbound(
+                request,
+                came,
+                self.max_request_body_bytes,
+                path.as_deref(),
+                client_upgrade.is_some(),
+            )?;
             if !request.headers().contains_key(header::HOST) {
                 // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
                 let label = host::label(route.deployment.id(), route.port);
@@ -258,6 +280,7 @@ impl Gateway {
             execution,
             cold_start_budget: self.cold_start_budget,
             attempt,
+            stall: self.client_stall_timeout,
             held_bytes,
             upgrades: &self.upgrades,
         };
@@ -351,6 +374,7 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 fn outbound(
     request: Request<Incoming>,
     came: Came,
+    max_body: u64,
     path: Option<&str>,
     upgrade: bool,
 ) -> Result<Request<upstream::Body>, Failure> {
@@ -393,7 +417,7 @@ fn outbound(
             let chunked = HeaderValue::from_static("chunked");
             head.headers.insert(header::TRANSFER_ENCODING, chunked);
         }
-        upstream::Body::streamed(incoming, headers::withhold)
+        upstream::Body::streamed(incoming, max_body, headers::withhold)
     };
     let mut request = Request::from_parts(head, body);
     if expects {

@@ -54,7 +54,7 @@ use crate::{
     executor::{self, Executor},
     fleet::{self, Fleet},
     gateway::{
-        Gateway, Routes as AppRoutes,
+        self, Gateway, Routes as AppRoutes,
         listener::{self, Stop},
     },
     identity::{Keyring, system_clock},
@@ -125,6 +125,8 @@ pub async fn run(config: Config) -> Result<()> {
         base_domain: config.base_domain.clone(),
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
+        max_request_body_bytes: config.max_request_body_bytes,
+        client_stall_timeout: config.client_stall_timeout,
         trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,
@@ -156,7 +158,13 @@ pub async fn run(config: Config) -> Result<()> {
     let api = api(services.clone(), limits, &gateway, &store, &executions);
 
     let serving = TaskTracker::new();
-    serving.spawn(listener::run(http, gateway.clone(), api, stop.clone()));
+    serving.spawn(listener::run(
+        http,
+        gateway.clone(),
+        api,
+        http_limits(&config),
+        stop.clone(),
+    ));
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
     let executor = Executor::start(
@@ -261,6 +269,8 @@ fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
         hold_max_requests: c.hold_max_requests,
+        max_in_flight_per_app: c.max_in_flight_per_app,
+        max_in_flight_per_org: c.max_in_flight_per_org,
         hold_max_bytes: clamp(c.hold_max_bytes),
         max_connects: c.max_connects_per_replica,
         stop_grace: c.stop_grace,
@@ -284,6 +294,18 @@ fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
         liveness_interval: c.liveness_interval,
         liveness_timeout: c.liveness_timeout,
         liveness_failures: c.liveness_failures,
+    }
+}
+
+fn http_limits(c: &Config) -> gateway::limits::Limits {
+    gateway::limits::Limits {
+        max_connections: c.max_connections,
+        max_connections_per_ip: c.max_connections_per_ip,
+        header_read_timeout: c.header_read_timeout,
+        keep_alive_timeout: c.keep_alive_timeout,
+        max_headers: c.max_headers,
+        max_header_bytes: clamp(c.max_header_bytes),
+        max_streams: c.max_streams,
     }
 }
 

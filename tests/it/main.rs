@@ -10,6 +10,7 @@ mod cli_executions;
 mod clients;
 mod executions;
 mod identity;
+mod limits;
 mod protocols;
 mod smuggling;
 

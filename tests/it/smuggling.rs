@@ -437,7 +437,7 @@ async fn a_host_is_said_once_and_the_one_that_was_routed_by_is_the_one_that_the_
             Some(host),
         ),
         (
-            format!("GET http://else.where/b HTTP/1.1"),
+            "GET http://else.where/b HTTP/1.1".to_owned(),
             host.to_owned(),
             None,
         ),
@@ -528,7 +528,8 @@ async fn nothing_is_smuggled_on_the_way_from_http_2_to_http_1() {
     let method = "GET /smuggled HTTP/1.1\r\nx: y\r\nGET";
     let odd_host = format!("user@{host}");
     // Each class with the fields that differ from those of a plain request, and a body.
-    let cases: &[(&str, &[(&str, &str)], &str, Fate)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, Fate);
+    let cases: &[Case<'_>] = &[
         ("a plain request", &[], "hello", Framed),
         ("CRLF in a value", &[("x-a", injected)], "", Refused),
         ("LF in a value", &[("x-a", "b\nx-c: d")], "", Refused),

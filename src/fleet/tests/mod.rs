@@ -60,6 +60,8 @@ fn config() -> Config {
     Config {
         startup_timeout: secs(60),
         hold_max_requests: 300,
+        max_in_flight_per_app: 1000,
+        max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
         max_connects: 64,
         stop_grace: secs(1),

@@ -1,6 +1,7 @@
 //! A request's body on its way to a replica; never buffered here.
 
 use std::{
+    error::Error as _,
     pin::Pin,
     sync::{
         Arc,
@@ -35,11 +36,32 @@ pub enum Body {
     Streamed(Streamed),
 }
 
+/// Why a body cannot be sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client broke it off, or what came is no HTTP.
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    /// It is longer than it may be.
+    #[error("the body is over {0} bytes")]
+    TooLarge(u64),
+}
+
+/// The bound that a body was over, when that is why it could not be sent.
+pub fn too_large(e: &hyper::Error) -> Option<u64> {
+    match e.source()?.downcast_ref()? {
+        BodyError::TooLarge(most) => Some(*most),
+        BodyError::Client(_) => None,
+    }
+}
+
 /// A client's body. It is asked for when the replica takes it, so a client that waits for
 /// `100 Continue` gets it only then.
 #[derive(Debug)]
 pub struct Streamed {
     incoming: Incoming,
+    /// Most bytes of it, and those that may still come; `None` for no bound.
+    bound: Option<(u64, u64)>,
     /// Takes out of the trailers what no client may say.
     withhold: fn(&mut HeaderMap),
     /// Where the app says that it wants the body; `None` when nobody asked.
@@ -49,10 +71,11 @@ pub struct Streamed {
 }
 
 impl Body {
-    /// A client's body.
-    pub fn streamed(incoming: Incoming, withhold: fn(&mut HeaderMap)) -> Self {
+    /// A client's body of at most `most` bytes; 0 for no bound.
+    pub fn streamed(incoming: Incoming, most: u64, withhold: fn(&mut HeaderMap)) -> Self {
         Body::Streamed(Streamed {
             incoming,
+            bound: (most > 0).then_some((most, most)),
             withhold,
             gate: None,
             wire: None,
@@ -148,12 +171,12 @@ impl Waiting {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Body::Empty => Poll::Ready(None),
             Body::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
@@ -176,7 +199,16 @@ impl http_body::Body for Body {
                 {
                     (body.withhold)(trailers);
                 }
-                Poll::Ready(frame)
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                    && let Some((most, left)) = &mut body.bound
+                {
+                    match left.checked_sub(data.len() as u64) {
+                        Some(rest) => *left = rest,
+                        None => return Poll::Ready(Some(Err(BodyError::TooLarge(*most)))),
+                    }
+                }
+                Poll::Ready(frame.map(|f| f.map_err(Into::into)))
             }
         }
     }
