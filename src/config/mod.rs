@@ -321,8 +321,8 @@ pub struct Config {
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,
     /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
-    /// answer for this long, while there is more, loses it; 0 waits as long as the request may
-    /// take. Default 60s.
+    /// answer while there is more, or sends nothing of a body whose length it announced, loses the
+    /// exchange after this; 0 waits as long as the request may take. Default 60s.
     pub client_stall_timeout: Duration,
     /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
     /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's

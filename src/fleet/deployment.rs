@@ -85,18 +85,13 @@ pub struct Snapshot {
 }
 
 impl Deployment {
-    pub(super) fn new(
-        config: Arc<Config>,
-        ledger: Arc<Ledger>,
-        load: Load,
-        revision: Revision,
-    ) -> Arc<Self> {
+    pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let events = Events::default();
         Arc::new(Self {
             id: revision.app.clone(),
             config,
-            load,
+            load: ledger.orgs.load(&revision.app.org),
             outcomes: Outcomes::default(),
             events: events.clone(),
             revision: ArcSwap::from_pointee(revision),

@@ -4,29 +4,45 @@
 //! own; two atomic counters are enough to say no.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use super::Deployment;
-use crate::model::{Failure, Reason};
+use crate::model::{Failure, OrgName, Reason};
 
 /// When a refused request may come back.
 const COME_BACK: Duration = Duration::from_secs(1);
 
 /// The requests of one app, and of its organization.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Load {
     app: AtomicUsize,
     org: Arc<AtomicUsize>,
 }
 
-impl Load {
-    pub(super) fn new(org: Arc<AtomicUsize>) -> Self {
-        Self {
+/// The counts of the organizations that have apps.
+#[derive(Debug, Default)]
+pub(super) struct Orgs(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
+
+impl Orgs {
+    /// The counts of another app of an organization.
+    pub(super) fn load(&self, org: &OrgName) -> Load {
+        let mut orgs = self.0.lock();
+        let known = orgs.get(org).and_then(Weak::upgrade);
+        let org = known.unwrap_or_else(|| {
+            orgs.retain(|_, count| count.strong_count() > 0);
+            let fresh = Arc::default();
+            orgs.insert(org.clone(), Arc::downgrade(&fresh));
+            fresh
+        });
+        Load {
             app: AtomicUsize::new(0),
             org,
         }

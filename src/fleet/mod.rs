@@ -56,12 +56,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -76,10 +76,10 @@ pub use room::Bounds;
 pub use supervisor::EngineState;
 pub use trial::Trial;
 
-use self::{load::Load, room::Ledger};
+use self::room::Ledger;
 use crate::{
     engine::{Engine, Keychain},
-    model::{AppId, Failure, OrgName, Reason, Revision, Standby, stats::Tally},
+    model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -147,8 +147,6 @@ struct Shared {
     /// Alive as long as somebody tests, or their containers are not gone.
     trials: RwLock<Vec<Weak<Deployment>>>,
     ledger: Arc<Ledger>,
-    /// The requests under way of each organization that has apps.
-    orgs: Mutex<HashMap<OrgName, Weak<AtomicUsize>>>,
     engine: watch::Sender<EngineState>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -161,26 +159,11 @@ struct Shared {
     keep: AtomicBool,
 }
 
-impl Shared {
-    /// The counts of another app of an organization.
-    fn load(&self, org: &OrgName) -> Load {
-        let mut orgs = self.orgs.lock();
-        let known = orgs.get(org).and_then(Weak::upgrade);
-        Load::new(known.unwrap_or_else(|| {
-            orgs.retain(|_, count| count.strong_count() > 0);
-            let fresh = Arc::default();
-            orgs.insert(org.clone(), Arc::downgrade(&fresh));
-            fresh
-        }))
-    }
-}
-
 impl Fleet {
     /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
             ledger: Ledger::new(config.bounds),
-            orgs: Mutex::default(),
             config: Arc::new(config),
             deployments: RwLock::default(),
             trials: RwLock::default(),
@@ -232,7 +215,6 @@ impl Fleet {
         let d = Deployment::new(
             self.shared.config.clone(),
             self.shared.ledger.clone(),
-            self.shared.load(&revision.app.org),
             revision,
         );
         map.insert(d.id().clone(), d.clone());

@@ -37,7 +37,6 @@ impl Fleet {
         let deployment = Deployment::new(
             self.shared.config.clone(),
             self.shared.ledger.clone(),
-            self.shared.load(&revision.app.org),
             revision,
         );
         let mut trials = self.shared.trials.write();

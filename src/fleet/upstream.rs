@@ -23,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::link::{Link, Wire};
 
-pub use self::body::{Body, let_the_app_ask, too_large};
+pub use self::body::{Body, BodyError, Bounds, let_the_app_ask, why_unsent};
 
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{GrpcTrailers, body::AppBody, headers};
 use crate::{
     fleet::{
         ColdStart, Deployment, Lease, Seat,
-        upstream::{self, Connection, Error},
+        upstream::{self, BodyError, Connection, Error},
     },
     model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
@@ -228,15 +228,7 @@ async fn exchange(
                 )
                 .with_detail(e.to_string()));
             }
-            Err(Error::Broke(e)) if upstream::too_large(&e).is_some() => {
-                return Err(body_too_large(upstream::too_large(&e).unwrap_or_default()));
-            }
-            Err(Error::Broke(e)) if e.is_user() => {
-                return Err(Failure::new(
-                    Reason::MalformedRequest,
-                    format!("the request's body broke off before its end: {e}"),
-                ));
-            }
+            Err(Error::Broke(e)) if e.is_user() => return Err(unsent(&e)),
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,
@@ -249,6 +241,23 @@ async fn exchange(
                     .with_detail(e.to_string()));
             }
         }
+    }
+}
+
+/// What was wrong with a body that could not be sent.
+fn unsent(e: &hyper::Error) -> Failure {
+    match upstream::why_unsent(e) {
+        Some(BodyError::TooLarge(most)) => body_too_large(*most),
+        Some(stalled @ BodyError::Stalled(_)) => Failure::new(
+            Reason::ClientTooSlow,
+            format!(
+                "{stalled} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
+            ),
+        ),
+        _ => Failure::new(
+            Reason::MalformedRequest,
+            format!("the request's body broke off before its end: {e}"),
+        ),
     }
 }
 

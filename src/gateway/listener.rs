@@ -63,8 +63,14 @@ pub async fn run(
     limits: Limits,
     stop: Stop,
 ) {
-    let builder = Arc::new(builder(&limits));
     let doors = Doors::new(limits.clone(), &gateway).await;
+    let shared = Arc::new(Shared {
+        builder: builder(&limits),
+        keep_alive: limits.keep_alive_timeout,
+        gateway,
+        api,
+        stop: stop.clone(),
+    });
     let connections = TaskTracker::new();
     loop {
         let (tcp, peer) = tokio::select! {
@@ -84,16 +90,7 @@ pub async fn run(
             doors.refuse(tcp, &connections);
             continue;
         };
-        connections.spawn(serve(
-            builder.clone(),
-            limits.keep_alive_timeout,
-            tcp,
-            place,
-            peer,
-            gateway.clone(),
-            api.clone(),
-            stop.clone(),
-        ));
+        connections.spawn(serve(shared.clone(), tcp, place, peer));
     }
     drop(listener);
     connections.close();
@@ -104,6 +101,15 @@ pub async fn run(
             connections.wait().await;
         }
     }
+}
+
+/// What all connections of the listener share.
+struct Shared {
+    builder: auto::Builder<TokioExecutor>,
+    keep_alive: Duration,
+    gateway: Arc<Gateway>,
+    api: Router,
+    stop: Stop,
 }
 
 /// HTTP as this listener speaks it. Floods of HTTP/2 resets are bounded by the library.
@@ -130,59 +136,55 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 }
 
 async fn serve(
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    keep_alive: Duration,
+    shared: Arc<Shared>,
     tcp: tokio::net::TcpStream,
     place: Arc<Place>,
     peer: SocketAddr,
-    gateway: Arc<Gateway>,
-    api: Router,
-    stop: Stop,
 ) {
     let (io, presence) = client::watched(tcp, place.clone());
     let lingering = presence.clone();
-    serve_http(builder, keep_alive, io, presence, peer, gateway, api, &stop).await;
+    serve_http(&shared, io, presence, peer).await;
     tokio::select! {
         () = lingering.linger(LINGER) => {}
-        () = stop.drain.cancelled() => {}
+        () = shared.stop.drain.cancelled() => {}
     }
     drop(place);
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a connection is made of these, and they are named where it is begun"
-)]
 async fn serve_http(
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    keep_alive: Duration,
+    shared: &Arc<Shared>,
     io: client::Connection,
     presence: client::Presence,
     peer: SocketAddr,
-    gateway: Arc<Gateway>,
-    api: Router,
-    stop: &Stop,
 ) {
     let activity = Arc::new(Activity::default());
     let idle = activity.clone();
+    let here = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, api, presence) = (gateway.clone(), api.clone(), presence.clone());
+        let (here, presence) = (here.clone(), presence.clone());
         let busy = activity.begin();
         async move {
             let _busy = busy;
             tokio::select! {
                 biased;
-                response = gateway.handle(&api, request, peer) => Ok(response),
+                response = here.gateway.handle(&here.api, request, peer) => Ok(response),
                 // Whatever the request was waiting for is given up with it.
                 () = presence.gone() => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
         }
     });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    let connection = shared
+        .builder
+        .serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let ended = drained(connection.as_mut(), stop, idle.ceases(keep_alive), |c| {
-        c.graceful_shutdown();
-    })
+    let ended = drained(
+        connection.as_mut(),
+        &shared.stop,
+        idle.ceases(shared.keep_alive),
+        |c| {
+            c.graceful_shutdown();
+        },
+    )
     .await;
     if let Some(Err(error)) = ended {
         tracing::debug!(%peer, %error, "A connection ended badly");

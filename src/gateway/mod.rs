@@ -189,10 +189,14 @@ impl Gateway {
                 trusted: self.trusted_proxies.contain(peer.ip()),
             };
             self.check_length(&request)?;
+            let bounds = upstream::Bounds {
+                bytes: self.max_request_body_bytes,
+                pause: self.client_stall_timeout,
+            };
             let mut request = outbound(
                 request,
                 came,
-                self.max_request_body_bytes,
+                bounds,
                 path.as_deref(),
                 client_upgrade.is_some(),
             )?;
@@ -374,7 +378,7 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 fn outbound(
     request: Request<Incoming>,
     came: Came,
-    max_body: u64,
+    bounds: upstream::Bounds,
     path: Option<&str>,
     upgrade: bool,
 ) -> Result<Request<upstream::Body>, Failure> {
@@ -417,7 +421,7 @@ fn outbound(
             let chunked = HeaderValue::from_static("chunked");
             head.headers.insert(header::TRANSFER_ENCODING, chunked);
         }
-        upstream::Body::streamed(incoming, max_body, headers::withhold)
+        upstream::Body::streamed(incoming, bounds, headers::withhold)
     };
     let mut request = Request::from_parts(head, body);
     if expects {

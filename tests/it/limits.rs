@@ -281,6 +281,16 @@ async fn who_takes_nothing_of_an_answer_gives_the_replica_back_and_who_waits_for
     // What was sent before is there; the rest never comes, nor an end as if it were whole.
     let taken = rest(&mut stalled).await.len();
     assert!(taken < 200_000_000, "{taken}");
+    // Half a body of a length, and silence.
+    let mut half = connect(&ignite).await;
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nhost: {}\r\ncontent-length: 10\r\n\r\nhello",
+        app.host()
+    );
+    half.write_all(head.as_bytes()).await.expect("sent");
+    let answer = rest(&mut half).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("CLIENT_TOO_SLOW"), "{answer}");
     let quiet = ignite.request(Method::GET, "/sse/2/3000").host(app.host());
     let text = quiet.send().await.expect("an answer").text().await;
     assert!(text.contains("event 2"), "{text}");

@@ -8,6 +8,7 @@ mod app_url;
 mod cli;
 mod cli_executions;
 mod clients;
+mod downgrade;
 mod executions;
 mod identity;
 mod limits;

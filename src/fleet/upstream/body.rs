@@ -14,9 +14,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Request, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::link::Wire;
 
@@ -42,17 +42,27 @@ pub enum BodyError {
     /// The client broke it off, or what came is no HTTP.
     #[error(transparent)]
     Client(#[from] hyper::Error),
+    /// Nothing more of it came in time.
+    #[error("nothing more of the body came for {}", humantime::format_duration(*.0))]
+    Stalled(Duration),
     /// It is longer than it may be.
     #[error("the body is over {0} bytes")]
     TooLarge(u64),
 }
 
-/// The bound that a body was over, when that is why it could not be sent.
-pub fn too_large(e: &hyper::Error) -> Option<u64> {
-    match e.source()?.downcast_ref()? {
-        BodyError::TooLarge(most) => Some(*most),
-        BodyError::Client(_) => None,
-    }
+/// Why a body could not be sent to its end, when that is what broke an exchange.
+pub fn why_unsent(e: &hyper::Error) -> Option<&BodyError> {
+    e.source()?.downcast_ref()
+}
+
+/// What a client's body may take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bounds {
+    /// Most bytes; 0 for no bound.
+    pub bytes: u64,
+    /// Longest time without a piece of a body whose length was announced; 0 for no bound. One of
+    /// unknown length is a stream, which may pause.
+    pub pause: Duration,
 }
 
 /// A client's body. It is asked for when the replica takes it, so a client that waits for
@@ -60,8 +70,12 @@ pub fn too_large(e: &hyper::Error) -> Option<u64> {
 #[derive(Debug)]
 pub struct Streamed {
     incoming: Incoming,
-    /// Most bytes of it, and those that may still come; `None` for no bound.
-    bound: Option<(u64, u64)>,
+    bounds: Bounds,
+    /// Bytes that may still come.
+    left: u64,
+    /// Runs while nothing comes.
+    pause: Option<Pin<Box<Sleep>>>,
+    pausing: bool,
     /// Takes out of the trailers what no client may say.
     withhold: fn(&mut HeaderMap),
     /// Where the app says that it wants the body; `None` when nobody asked.
@@ -71,11 +85,17 @@ pub struct Streamed {
 }
 
 impl Body {
-    /// A client's body of at most `most` bytes; 0 for no bound.
-    pub fn streamed(incoming: Incoming, most: u64, withhold: fn(&mut HeaderMap)) -> Self {
+    /// A client's body.
+    pub fn streamed(incoming: Incoming, bounds: Bounds, withhold: fn(&mut HeaderMap)) -> Self {
         Body::Streamed(Streamed {
+            left: match bounds.bytes {
+                0 => u64::MAX,
+                most => most,
+            },
+            bounds,
+            pause: None,
+            pausing: false,
             incoming,
-            bound: (most > 0).then_some((most, most)),
             withhold,
             gate: None,
             wire: None,
@@ -106,6 +126,50 @@ impl Body {
 }
 
 impl Streamed {
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Poll::Ready(mut frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+                return self.poll_pause(cx);
+            };
+            self.pausing = false;
+            if let Some(Ok(piece)) = &mut frame {
+                if let Some(trailers) = piece.trailers_mut() {
+                    (self.withhold)(trailers);
+                }
+                let len = piece.data_ref().map(Bytes::len);
+                // Peers allow a connection few empty pieces (they are a way to flood), and this one
+                // may be shared with other clients' requests.
+                if len == Some(0) && !self.incoming.is_end_stream() {
+                    continue;
+                }
+                match self.left.checked_sub(len.unwrap_or_default() as u64) {
+                    Some(left) => self.left = left,
+                    None => return Poll::Ready(Some(Err(BodyError::TooLarge(self.bounds.bytes)))),
+                }
+            }
+            return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
+        }
+    }
+
+    /// Waits for more, for as long as it may take.
+    fn poll_pause<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BodyError>>> {
+        let most = self.bounds.pause;
+        if most.is_zero() || self.incoming.size_hint().exact().is_none() {
+            return Poll::Pending;
+        }
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(most)));
+        if !std::mem::replace(&mut self.pausing, true) {
+            pause.as_mut().reset(Instant::now() + most);
+        }
+        ready!(pause.as_mut().poll(cx));
+        Poll::Ready(Some(Err(BodyError::Stalled(most))))
+    }
+
     fn let_go(&mut self) {
         if let Some(wire) = self.wire.take() {
             wire.set_sending(false);
@@ -185,30 +249,7 @@ impl http_body::Body for Body {
                     ready!(waiting.poll(cx));
                     body.gate = None;
                 }
-                let mut frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
-                // Peers allow a connection few empty pieces (they are a way to flood), and this one
-                // may be shared with other clients' requests.
-                while let Some(Ok(piece)) = &frame
-                    && piece.data_ref().is_some_and(Bytes::is_empty)
-                    && !body.incoming.is_end_stream()
-                {
-                    frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
-                }
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    (body.withhold)(trailers);
-                }
-                if let Some(Ok(frame)) = &frame
-                    && let Some(data) = frame.data_ref()
-                    && let Some((most, left)) = &mut body.bound
-                {
-                    match left.checked_sub(data.len() as u64) {
-                        Some(rest) => *left = rest,
-                        None => return Poll::Ready(Some(Err(BodyError::TooLarge(*most)))),
-                    }
-                }
-                Poll::Ready(frame.map(|f| f.map_err(Into::into)))
+                body.poll_piece(cx)
             }
         }
     }
