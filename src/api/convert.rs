@@ -11,6 +11,7 @@ use crate::{
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
         Tier, Version, execution,
+        reach::Protocol,
         scaling::Metric,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
@@ -94,6 +95,8 @@ pub(super) struct Patch {
     pub(super) mcp_enabled: Option<bool>,
     pub(super) max_concurrency: Option<u32>,
     pub(super) allow_unauthenticated: Option<bool>,
+    pub(super) protocol: Option<i32>,
+    pub(super) cors_origins: Option<Vec<String>>,
     pub(super) storage_mode: Option<i32>,
     pub(super) writable_root_fs: Option<bool>,
 }
@@ -113,6 +116,8 @@ impl Patch {
             mcp_enabled: Some(r.mcp_enabled),
             max_concurrency: Some(r.max_concurrency),
             allow_unauthenticated: Some(r.allow_unauthenticated),
+            protocol: Some(r.protocol),
+            cors_origins: Some(std::mem::take(&mut r.cors_origins)),
             storage_mode: Some(r.storage_mode),
             writable_root_fs: Some(r.writable_root_fs),
         }
@@ -129,6 +134,12 @@ impl Patch {
                 "is set together with `ports`; send one of them",
             );
         }
+        if r.clear_cors_origins && !r.cors_origins.is_empty() {
+            fields.add(
+                "clear_cors_origins",
+                "is set together with `cors_origins`; send one of them",
+            );
+        }
         fields.check()?;
         Ok(Self {
             tier: r.resource_tier,
@@ -143,6 +154,9 @@ impl Patch {
             mcp_enabled: r.mcp_enabled,
             max_concurrency: r.max_concurrency,
             allow_unauthenticated: r.allow_unauthenticated,
+            protocol: r.protocol,
+            cors_origins: (r.clear_cors_origins || !r.cors_origins.is_empty())
+                .then_some(r.cors_origins),
             storage_mode: r.storage_mode,
             writable_root_fs: r.writable_root_fs,
         })
@@ -207,6 +221,12 @@ impl Patch {
         set(&mut s.max_concurrency, self.max_concurrency);
         set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
         set(&mut s.writable_root_fs, self.writable_root_fs);
+        set(
+            &mut s.protocol,
+            self.protocol
+                .and_then(|p| fields.take("protocol", protocol(p))),
+        );
+        set(&mut s.cors_origins, self.cors_origins);
         fields.check()
     }
 }
@@ -233,6 +253,20 @@ pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
         Tier::Large => v1::ResourceTier::Large,
         Tier::XLarge => v1::ResourceTier::Xlarge,
     }
+}
+
+fn protocol(wire: i32) -> Result<Protocol, String> {
+    use v1::AppProtocol as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified) => Protocol::Auto,
+        Ok(W::Http1) => Protocol::Http1,
+        Ok(W::H2c) => Protocol::H2c,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no AppProtocol; use APP_PROTOCOL_HTTP1 or APP_PROTOCOL_H2C"
+            ));
+        }
+    })
 }
 
 fn storage_mode(wire: i32) -> Result<StorageMode, String> {
@@ -359,6 +393,13 @@ pub(super) fn app_to_wire(
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
         writable_root_fs: s.writable_root_fs,
+        protocol: match s.protocol {
+            Protocol::Auto => v1::AppProtocol::Unspecified,
+            Protocol::Http1 => v1::AppProtocol::Http1,
+            Protocol::H2c => v1::AppProtocol::H2c,
+        }
+        .into(),
+        cors_origins: s.cors_origins.clone(),
     }
 }
 

@@ -118,6 +118,10 @@ pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();
     restored.settings.allow_unauthenticated = app.settings.allow_unauthenticated;
+    restored
+        .settings
+        .cors_origins
+        .clone_from(&app.settings.cors_origins);
     restored.active_version = version.number;
     restored.updated_at_ms = now_ms();
     restored

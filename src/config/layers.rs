@@ -172,6 +172,18 @@ settings! {
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
     liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
     liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
+    max_connections = "max_connections", "IGNITE_MAX_CONNECTIONS", Count;
+    max_connections_per_ip = "max_connections_per_ip", "IGNITE_MAX_CONNECTIONS_PER_IP", Count;
+    max_headers = "max_headers", "IGNITE_MAX_HEADERS", Count;
+    max_header_bytes = "max_header_bytes", "IGNITE_MAX_HEADER_BYTES", Bytes;
+    header_read_timeout = "header_read_timeout", "IGNITE_HEADER_READ_TIMEOUT", Span;
+    keep_alive_timeout = "keep_alive_timeout", "IGNITE_KEEP_ALIVE_TIMEOUT", Span;
+    max_streams = "max_streams", "IGNITE_MAX_STREAMS", Count;
+    max_in_flight_per_app = "max_in_flight_per_app", "IGNITE_MAX_IN_FLIGHT_PER_APP", Count;
+    max_in_flight_per_org = "max_in_flight_per_org", "IGNITE_MAX_IN_FLIGHT_PER_ORG", Count;
+    max_request_body_bytes = "max_request_body_bytes", "IGNITE_MAX_REQUEST_BODY_BYTES", Bytes;
+    client_stall_timeout = "client_stall_timeout", "IGNITE_CLIENT_STALL_TIMEOUT", Span;
+    trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

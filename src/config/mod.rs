@@ -18,6 +18,7 @@ use crate::model::{OrgName, Standby};
 mod forms;
 mod kinds;
 mod layers;
+mod proxies;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,11 @@ mod tests;
 pub use forms::parse_duration;
 pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
+pub use proxies::Proxies;
 pub use serving::Serving;
+
+/// The least buffer that the HTTP library works with.
+const MIN_HEADER_BYTES: u64 = 8 * 1024;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -132,6 +137,25 @@ const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// As many as a small machine starts side by side.
 const DEFAULT_TEST_MAX_RUNNING: usize = 4;
+
+/// As many descriptors as many systems allow, with as many again for the way to replicas.
+const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
+/// What the HTTP library parses without allocating.
+const DEFAULT_MAX_HEADERS: usize = 100;
+/// Eight times what common servers take.
+const DEFAULT_MAX_HEADER_BYTES: u64 = 64 * 1024;
+/// A phone in a tunnel gets its head through; who needs longer is stuck or hostile.
+const DEFAULT_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// As long as common servers and proxies keep idle connections.
+const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Twice what a server should at least allow.
+const DEFAULT_MAX_STREAMS: u32 = 200;
+/// No single app takes more than there are connections by default.
+const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
+/// Two apps at their bound.
+const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
+/// What common proxies allow between two writes.
+const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Everything `ignite serve` can be told.
 ///
@@ -350,6 +374,44 @@ pub struct Config {
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
+    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to the HTTP listener; more
+    /// are refused with 503. Default 16384.
+    pub max_connections: usize,
+    /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one
+    /// address; 0 sets no bound, as behind a proxy. Default 0.
+    pub max_connections_per_ip: usize,
+    /// `max_headers`, `IGNITE_MAX_HEADERS`: most header lines of an HTTP/1.1 request; other values
+    /// than 100 cost each request an allocation. Default 100.
+    pub max_headers: usize,
+    /// `max_header_bytes`, `IGNITE_MAX_HEADER_BYTES`: most bytes of a request's head, answered
+    /// with 431 beyond; also the size of a connection's buffer. Default 64 KiB.
+    pub max_header_bytes: u64,
+    /// `header_read_timeout`, `IGNITE_HEADER_READ_TIMEOUT`: longest time for the head of an
+    /// HTTP/1.1 request to come. Default 60s.
+    pub header_read_timeout: Duration,
+    /// `keep_alive_timeout`, `IGNITE_KEEP_ALIVE_TIMEOUT`: a connection without a request is closed
+    /// after this, or half as much again. Default 60s.
+    pub keep_alive_timeout: Duration,
+    /// `max_streams`, `IGNITE_MAX_STREAMS`: most requests at a time on one HTTP/2 connection.
+    /// Default 200.
+    pub max_streams: u32,
+    /// `max_in_flight_per_app`, `IGNITE_MAX_IN_FLIGHT_PER_APP`: most requests of one app under
+    /// way, held ones included; more are refused with 429. Default 16384.
+    pub max_in_flight_per_app: usize,
+    /// `max_in_flight_per_org`, `IGNITE_MAX_IN_FLIGHT_PER_ORG`: most requests of all apps of one
+    /// organization under way. Default 32768.
+    pub max_in_flight_per_org: usize,
+    /// `max_request_body_bytes`, `IGNITE_MAX_REQUEST_BODY_BYTES`: largest body of a request to an
+    /// app URL; 0 sets no bound, since bodies stream. Default 0.
+    pub max_request_body_bytes: u64,
+    /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
+    /// answer while there is more, or sends nothing of a body whose length it announced, loses the
+    /// exchange after this; 0 waits as long as the request may take. Default 60s.
+    pub client_stall_timeout: Duration,
+    /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
+    /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
+    /// loopback addresses.
+    pub trusted_proxies: Proxies,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
@@ -443,6 +505,18 @@ impl Config {
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_per_ip: 0,
+            max_headers: DEFAULT_MAX_HEADERS,
+            max_header_bytes: DEFAULT_MAX_HEADER_BYTES,
+            header_read_timeout: DEFAULT_HEADER_READ_TIMEOUT,
+            keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
+            max_streams: DEFAULT_MAX_STREAMS,
+            max_in_flight_per_app: DEFAULT_MAX_IN_FLIGHT_PER_APP,
+            max_in_flight_per_org: DEFAULT_MAX_IN_FLIGHT_PER_ORG,
+            max_request_body_bytes: 0,
+            client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
+            trusted_proxies: Proxies::loopback(),
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -507,6 +581,23 @@ impl Config {
             self.liveness_failures > 0,
             "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
         );
+        for (name, value) in [
+            ("max_connections", self.max_connections),
+            ("max_headers", self.max_headers),
+            ("max_streams", self.max_streams as usize),
+            ("max_in_flight_per_app", self.max_in_flight_per_app),
+            ("max_in_flight_per_org", self.max_in_flight_per_org),
+        ] {
+            require(value > 0, &format!("{name} must be at least 1"));
+        }
+        require(
+            self.max_header_bytes >= MIN_HEADER_BYTES,
+            "max_header_bytes must be at least 8KiB, the least buffer of a connection",
+        );
+        require(
+            self.keep_alive_timeout <= self.header_read_timeout,
+            "keep_alive_timeout must not be longer than header_read_timeout, which runs on an idle HTTP/1.1 connection as well",
+        );
         require(self.pids_limit > 0, "pids_limit must be at least 1");
         require(
             (1..=100).contains(&self.scratch_percent),
@@ -545,6 +636,8 @@ impl Config {
             ("execution_retry_initial", self.execution_retry_initial),
             ("execution_retention_secs", self.execution_retention),
             ("retention_interval", self.retention_interval),
+            ("header_read_timeout", self.header_read_timeout),
+            ("keep_alive_timeout", self.keep_alive_timeout),
             ("cold_start_budget_secs", self.cold_start_budget),
             ("startup_timeout_secs", self.startup_timeout),
             ("app_timeout_secs", self.app_timeout),

@@ -26,6 +26,7 @@ use super::{
     events::{EventKind, Events},
     hold::Queue,
     lease::{Lease, Place},
+    load::Load,
     outcomes::Outcomes,
     replica::{Phase, ReplicaView, Slot},
     room::Ledger,
@@ -43,6 +44,7 @@ pub struct Deployment {
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
+    pub(super) load: Load,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
@@ -112,6 +114,7 @@ impl Deployment {
             id: revision.app.clone(),
             names: Names::of(&revision.app),
             config,
+            load: ledger.orgs.load(&revision.app.org),
             outcomes: Outcomes::default(),
             events: events.clone(),
             revision: ArcSwap::from_pointee(revision),

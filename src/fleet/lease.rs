@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::{
     deployment::Deployment,
     hold::Ticket,
+    load::Seat,
     replica::{ColdStart, Replica},
     thaw::{self, Thaw},
     upstream::{self, Answer, Pool},
@@ -33,6 +34,8 @@ pub struct Lease {
     pub(super) cold: Option<ColdStart>,
     /// How the replica's thaw ends, when it was not awake yet.
     pub(super) thaw: Option<watch::Receiver<Thaw>>,
+    /// The request's place in the counts of app and organization, given back with the lease.
+    pub seat: Option<Seat>,
 }
 
 impl Lease {

@@ -10,6 +10,7 @@
 //! | `hold.rs` | the bounded FIFO queue of held requests |
 //! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
 //! | `events.rs` | what happened to an app |
+//! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
@@ -34,6 +35,7 @@ mod events;
 mod hold;
 mod lease;
 mod liveness;
+mod load;
 mod outcomes;
 mod plan;
 mod replica;
@@ -70,6 +72,7 @@ pub use control::Until;
 pub use deployment::{Deployment, Names, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
+pub use load::Seat;
 pub use outcomes::Outcomes;
 pub use replica::{ColdStart, Replica, ReplicaView};
 pub use room::Bounds;
@@ -89,6 +92,10 @@ pub struct Config {
     pub startup_timeout: Duration,
     /// Most requests held per app.
     pub hold_max_requests: usize,
+    /// Most requests under way per app, held ones included.
+    pub max_in_flight_per_app: usize,
+    /// Most requests under way per organization, held ones included.
+    pub max_in_flight_per_org: usize,
     /// Most bytes of held request bodies per app.
     pub hold_max_bytes: usize,
     /// Concurrent connection attempts to one port of one replica.

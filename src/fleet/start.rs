@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
-    model::{Failure, Reason, ReplicaId, Revision},
+    model::{Failure, Reason, ReplicaId, Revision, reach::Protocol},
 };
 
 /// Log lines that an owner is shown when a container ends at start: a screenful.
@@ -290,7 +290,7 @@ pub(super) async fn ask(
     revision: &Revision,
     limit: Duration,
 ) -> Result<StatusCode, String> {
-    let request = Request::get(revision.health_path.as_str())
+    let mut request = Request::get(revision.health_path.as_str())
         .header(header::HOST, pool.addr().to_string())
         .header(
             header::USER_AGENT,
@@ -298,6 +298,10 @@ pub(super) async fn ask(
         )
         .body(Body::Empty)
         .map_err(|e| e.to_string())?;
+    let over_http2 = revision.protocol == Protocol::H2c;
+    if over_http2 {
+        *request.version_mut() = Version::HTTP_2;
+    }
     let exchange = async {
         let response = pool.send(request).await.map_err(|e| match e {
             UpstreamError::Connect { cause, .. }
@@ -313,8 +317,10 @@ pub(super) async fn ask(
         while let Some(frame) = body.frame().await {
             frame.map_err(|e| e.to_string())?;
         }
-        // A health path that nobody chose may well not exist; that the app answers is enough.
-        let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
+        // A health path that nobody chose may well not exist; that the app answers is enough. A
+        // gRPC server may refuse what is no gRPC in ways of its own.
+        let tolerated = !revision.health_path_must_exist
+            && (status == StatusCode::NOT_FOUND || over_http2 && status.is_client_error());
         if status.is_success() || tolerated {
             Ok(status)
         } else {

@@ -5,10 +5,12 @@
 //! request's deadline.
 
 use std::{
+    error::Error as _,
     future::Future as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::headers;
+use super::{GrpcTrailers, headers};
 use crate::{
     fleet::{Lease, upstream::Answer},
     model::{Failure, Reason, stats::Outcome},
@@ -40,12 +42,18 @@ struct Streamed {
     /// Ends the exchange at the deadline while nobody polls, as the server does not for as long
     /// as the client does not read. Most answers end with their first piece and need none.
     guard: Option<AbortOnDropHandle<()>>,
+    /// How a gRPC call is told that the answer broke off.
+    grpc: Option<GrpcTrailers>,
+    /// How long the client may take nothing; 0 for no bound.
+    stall: Duration,
 }
 
 struct Exchange {
     incoming: Answer,
     /// Let go when the body has ended.
     held: Option<Lease>,
+    /// Since when the client has taken nothing of what there is; `None` while it waits for more.
+    given: Option<Instant>,
     /// The status by which the answer is counted at its end; `None` when it is not counted here.
     counted: Option<StatusCode>,
 }
@@ -88,10 +96,13 @@ impl AppBody {
         lease: Lease,
         deadline: Instant,
         counted: Option<StatusCode>,
+        grpc: Option<GrpcTrailers>,
+        stall: Duration,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
             held: Some(lease),
+            given: None,
             counted,
         };
         if exchange.incoming.is_end_stream() {
@@ -102,6 +113,8 @@ impl AppBody {
                 exchange: Arc::new(Mutex::new(Some(exchange))),
                 deadline: Box::pin(tokio::time::sleep_until(deadline)),
                 guard: None,
+                grpc,
+                stall,
             }),
         }
     }
@@ -115,12 +128,13 @@ impl AppBody {
 impl Streamed {
     fn guard(&mut self) {
         let (exchange, deadline) = (self.exchange.clone(), self.deadline.deadline());
+        let stall = self.stall;
         self.guard.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep_until(deadline).await;
+                let why = overdue(&exchange, deadline, stall).await;
                 let overdue = exchange.lock().take();
                 if let Some(overdue) = overdue {
-                    overdue.break_off(&too_late());
+                    overdue.break_off(&why);
                 }
             }))
         });
@@ -131,7 +145,16 @@ impl Streamed {
         if let Some(broken) = broken {
             broken.break_off(&failure);
         }
-        Poll::Ready(Some(Err(failure)))
+        self.ended_by(failure)
+    }
+
+    /// The last that the client hears: trailers of a gRPC call, which then ends in order, else an
+    /// error, at which its connection or stream is broken off.
+    fn ended_by(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        Poll::Ready(Some(match self.grpc.take() {
+            Some(trailers) => Ok(Frame::trailers(trailers(&failure, false))),
+            None => Err(failure),
+        }))
     }
 }
 
@@ -148,15 +171,19 @@ impl http_body::Body for AppBody {
         };
         let mut shared = this.exchange.lock();
         let Some(exchange) = shared.as_mut() else {
-            return Poll::Ready(Some(Err(too_late())));
+            drop(shared);
+            return this.ended_by(too_late());
         };
+        let now = Instant::now();
         // A stream that never pauses would not see the timer below.
-        if exchange.held.is_some() && Instant::now() >= this.deadline.deadline() {
+        if exchange.held.is_some() && now >= this.deadline.deadline() {
             drop(shared);
             return this.broke(too_late());
         }
+        exchange.given = None;
         match Pin::new(&mut exchange.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                exchange.given = Some(now);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::remove_ours(trailers);
                 }
@@ -173,10 +200,11 @@ impl http_body::Body for AppBody {
             }
             Poll::Ready(Some(Err(e))) => {
                 drop(shared);
+                let cause = e.source().map(|c| format!(": {c}")).unwrap_or_default();
                 this.broke(Failure::new(
                     Reason::ReplicaBroke,
                     format!(
-                        "the replica broke off its answer ({e}); what came before is not complete"
+                        "the replica broke off its answer ({e}{cause}); what came before is not complete"
                     ),
                 ))
             }
@@ -212,6 +240,34 @@ impl http_body::Body for AppBody {
     }
 }
 
+/// Returns why an exchange has to end: its time is over, or its client takes nothing.
+async fn overdue(
+    exchange: &Mutex<Option<Exchange>>,
+    deadline: Instant,
+    stall: Duration,
+) -> Failure {
+    let mut look = deadline;
+    if !stall.is_zero() {
+        look = look.min(Instant::now() + stall);
+    }
+    loop {
+        tokio::time::sleep_until(look).await;
+        let now = Instant::now();
+        if now >= deadline {
+            return too_late();
+        }
+        let given = exchange.lock().as_ref().and_then(|e| e.given);
+        let until = given.unwrap_or(now) + stall;
+        if until <= now {
+            return Failure::new(
+                Reason::ClientTooSlow,
+                "the client took nothing of the answer for longer than it may (IGNITE_CLIENT_STALL_TIMEOUT)",
+            );
+        }
+        look = until.min(deadline);
+    }
+}
+
 fn too_late() -> Failure {
     Failure::new(
         Reason::RequestTimeout,
@@ -225,6 +281,12 @@ pub enum Body {
     App(AppBody),
     /// From the API, or made here.
     Api(axum::body::Body),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::Api(axum::body::Body::empty())
+    }
 }
 
 impl http_body::Body for Body {

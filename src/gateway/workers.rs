@@ -9,8 +9,7 @@
 
 use std::{
     future::Future,
-    io,
-    net::{self, SocketAddr},
+    io, net,
     pin::Pin,
     sync::{
         Arc,
@@ -24,9 +23,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::fleet::upstream;
 
-/// What is done with a connection.
+/// What is done with a connection, on the thread that carries it.
 pub(super) type Serve =
-    Arc<dyn Fn(TcpStream, SocketAddr) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+    Box<dyn FnOnce(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// The threads. Dropping this ends them and what still runs there.
 pub struct Workers {
@@ -41,7 +40,6 @@ struct Worker {
 
 struct Accepted {
     tcp: net::TcpStream,
-    peer: SocketAddr,
     serve: Serve,
     /// Counts the connection with its thread's for as long as it is there.
     open: Open,
@@ -77,8 +75,7 @@ impl Workers {
     pub(super) fn serve(
         &self,
         tcp: TcpStream,
-        peer: SocketAddr,
-        serve: &Serve,
+        serve: Serve,
         tracker: &TaskTracker,
     ) -> io::Result<()> {
         let fewest = self
@@ -89,8 +86,7 @@ impl Workers {
         worker.open.fetch_add(1, Ordering::Relaxed);
         let accepted = Accepted {
             tcp: tcp.into_std()?,
-            peer,
-            serve: serve.clone(),
+            serve,
             open: Open(worker.open.clone()),
             tracker: tracker.clone(),
         };
@@ -130,7 +126,6 @@ impl Worker {
 async fn take_in(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     while let Some(Accepted {
         tcp,
-        peer,
         serve,
         open,
         tracker,
@@ -138,13 +133,13 @@ async fn take_in(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     {
         match TcpStream::from_std(tcp) {
             Ok(tcp) => {
-                let connection = serve(tcp, peer);
+                let connection = serve(tcp);
                 tracker.spawn(async move {
                     let _open = open;
                     connection.await;
                 });
             }
-            Err(error) => tracing::warn!(%peer, %error, "A connection could not be taken in"),
+            Err(error) => tracing::warn!(%error, "A connection could not be taken in"),
         }
     }
     // Nothing comes any more; what runs here goes on.

@@ -90,6 +90,12 @@ reasons! {
     BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
     /// Too many requests are held for this app already.
     HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
+    /// Too many requests of this app or organization are under way.
+    TooManyRequests = "TOO_MANY_REQUESTS", 429, ResourceExhausted;
+    /// Too many connections are open.
+    TooManyConnections = "TOO_MANY_CONNECTIONS", 503, Unavailable;
+    /// The client did not send or take what it should in time.
+    ClientTooSlow = "CLIENT_TOO_SLOW", 408, DeadlineExceeded;
     /// Too many executions of this app have not ended.
     ExecutionQueueFull = "EXECUTION_QUEUE_FULL", 429, ResourceExhausted;
     /// The idempotency key was used with another request.
@@ -247,6 +253,7 @@ mod tests {
             Reason::MethodNotAllowed,
             Reason::ReplicaRefused,
             Reason::ReplicaBroke,
+            Reason::ClientTooSlow,
         ];
         for r in Reason::ALL.iter().filter(|r| !sharper.contains(r)) {
             let usual = match r.code() {

@@ -8,6 +8,7 @@ use super::{
     app::{App, ImageSource, Version, hex},
     files::{self, Files, Home},
     id::AppId,
+    reach::Protocol,
     scaling,
     settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode, Tier},
     standby::Standby,
@@ -65,6 +66,10 @@ pub struct Revision {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
+    /// Which HTTP its containers are spoken to in.
+    pub protocol: Protocol,
+    /// Origins whose web pages may call it.
+    pub cors_origins: Vec<String>,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
     /// Digest of what a container is made from: two revisions that share it can share replicas.
@@ -105,6 +110,8 @@ impl Revision {
             scaling: s.scaling.effective(defaults.bounds),
             max_concurrency: s.max_concurrency,
             allow_unauthenticated: s.allow_unauthenticated,
+            protocol: s.protocol,
+            cors_origins: s.cors_origins.clone(),
             standby: s.standby,
             config_hash: String::new(),
         };
@@ -125,6 +132,8 @@ impl Revision {
             scaling: next.scaling,
             max_concurrency: next.max_concurrency,
             allow_unauthenticated: next.allow_unauthenticated,
+            protocol: next.protocol,
+            cors_origins: next.cors_origins.clone(),
             standby: next.standby,
             ..self.clone()
         }

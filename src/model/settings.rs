@@ -2,7 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{failure::FieldViolation, host, scaling::Scaling, schema, standby::Standby};
+use super::{
+    failure::FieldViolation,
+    host,
+    reach::{CORS_NONE, MAX_CORS_ORIGINS, Protocol, check_origin},
+    scaling::Scaling,
+    schema,
+    standby::Standby,
+};
 
 /// Where an app is reached when its owner names no port.
 pub const DEFAULT_PORTS: [u16; 1] = [host::DEFAULT_PORT];
@@ -110,6 +117,10 @@ pub struct Settings {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
+    /// Which HTTP its containers are spoken to in.
+    pub protocol: Protocol,
+    /// Origins whose web pages may call it; see [`super::reach::cors`].
+    pub cors_origins: Vec<String>,
     /// How long its files live.
     pub storage_mode: StorageMode,
     /// The whole root file system can be written to, which the platform does not allow.
@@ -196,6 +207,7 @@ impl Settings {
             );
         }
         check_ports(&self.ports, &mut bad);
+        check_origins(&self.cors_origins, &mut bad);
         check_env(&self.env, &mut bad);
         if let Some(path) = &self.health_path {
             let checked = match path.len() > MAX_HEALTH_PATH_BYTES {
@@ -238,6 +250,28 @@ fn check_ports(ports: &[u16], bad: &mut impl FnMut(&str, String)) {
             );
         } else if ports[..i].contains(port) {
             bad(&format!("ports[{i}]"), format!("{port} is listed twice"));
+        }
+    }
+}
+
+fn check_origins(origins: &[String], bad: &mut impl FnMut(&str, String)) {
+    if origins.len() > MAX_CORS_ORIGINS {
+        bad(
+            "cors_origins",
+            format!(
+                "has {} entries; the limit is {MAX_CORS_ORIGINS}",
+                origins.len()
+            ),
+        );
+    }
+    for (i, origin) in origins.iter().enumerate() {
+        if let Err(why) = check_origin(origin) {
+            bad(&format!("cors_origins[{i}]"), why);
+        } else if origin == CORS_NONE && origins.len() > 1 {
+            bad(
+                &format!("cors_origins[{i}]"),
+                format!("{CORS_NONE:?} leaves CORS to the app and stands alone"),
+            );
         }
     }
 }

@@ -28,7 +28,7 @@ use tower::util::MapResponseLayer;
 use self::{
     data_dir::DataDir,
     parts::{
-        engine_config, executions_config, executor_config, fleet_config, trial_bounds,
+        engine_config, executions_config, executor_config, fleet_config, http_limits, trial_bounds,
         upkeep_config,
     },
 };
@@ -153,7 +153,11 @@ pub async fn run(config: Config) -> Result<()> {
         base_domain: config.base_domain.clone(),
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
+        max_request_body_bytes: config.max_request_body_bytes,
+        client_stall_timeout: config.client_stall_timeout,
+        trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
+        grpc_trailers: status::to_trailers,
     });
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),
@@ -185,8 +189,14 @@ pub async fn run(config: Config) -> Result<()> {
     let serving = TaskTracker::new();
     // Until the end of this function: they carry what requests leave running.
     let workers = Arc::new(Workers::start(config.http_threads).context("http_threads")?);
-    let listening = listener::run(http, workers.clone(), gateway.clone(), api, stop.clone());
-    serving.spawn(listening);
+    serving.spawn(listener::run(
+        http,
+        workers.clone(),
+        gateway.clone(),
+        api,
+        http_limits(&config),
+        stop.clone(),
+    ));
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
     let executor = Executor::start(

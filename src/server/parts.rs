@@ -4,7 +4,7 @@ use super::{clamp, data_dir::DataDir};
 use crate::{
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
-    executor, fleet,
+    executor, fleet, gateway,
     identity::system_clock,
     store::{Store, executions},
     trials, upkeep,
@@ -31,10 +31,24 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
     }
 }
 
+pub(super) fn http_limits(c: &Config) -> gateway::limits::Limits {
+    gateway::limits::Limits {
+        max_connections: c.max_connections,
+        max_connections_per_ip: c.max_connections_per_ip,
+        header_read_timeout: c.header_read_timeout,
+        keep_alive_timeout: c.keep_alive_timeout,
+        max_headers: c.max_headers,
+        max_header_bytes: clamp(c.max_header_bytes),
+        max_streams: c.max_streams,
+    }
+}
+
 pub(super) fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
         hold_max_requests: c.hold_max_requests,
+        max_in_flight_per_app: c.max_in_flight_per_app,
+        max_in_flight_per_org: c.max_in_flight_per_org,
         hold_max_bytes: clamp(c.hold_max_bytes),
         max_connects: c.max_connects_per_replica,
         stop_grace: c.stop_grace,

@@ -15,6 +15,7 @@ use crate::model::{
     App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
     files::Home,
+    reach::Protocol,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
     settings::{Settings, StorageMode},
@@ -149,6 +150,11 @@ struct SettingsRecord {
     /// 0 not set, 1 pause, 2 prepared, 3 none.
     #[prost(uint32, tag = "20")]
     standby: u32,
+    /// 0 not set, 1 HTTP/1.1, 2 HTTP/2 without TLS.
+    #[prost(uint32, tag = "21")]
+    protocol: u32,
+    #[prost(string, repeated, tag = "22")]
+    cors_origins: Vec<String>,
     #[prost(bool, tag = "30")]
     writable_root_fs: bool,
 }
@@ -381,6 +387,12 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Some(Standby::None) => 3,
         },
         writable_root_fs: s.writable_root_fs,
+        protocol: match s.protocol {
+            Protocol::Auto => 0,
+            Protocol::Http1 => 1,
+            Protocol::H2c => 2,
+        },
+        cors_origins: s.cors_origins.clone(),
     }
 }
 
@@ -437,5 +449,12 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             n => return unknown("standby", n),
         },
         writable_root_fs: r.writable_root_fs,
+        protocol: match r.protocol {
+            0 => Protocol::Auto,
+            1 => Protocol::Http1,
+            2 => Protocol::H2c,
+            n => return unknown("protocol", n),
+        },
+        cors_origins: r.cors_origins,
     })
 }

@@ -46,6 +46,8 @@ pub(super) fn full_app(id: &str) -> App {
         mcp_enabled: true,
         max_concurrency: 7,
         allow_unauthenticated: true,
+        protocol: crate::model::reach::Protocol::H2c,
+        cors_origins: vec!["https://a.example".to_owned()],
         storage_mode: StorageMode::Ttl,
         writable_root_fs: true,
         standby: Some(crate::model::Standby::Prepared),

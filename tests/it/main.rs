@@ -13,9 +13,13 @@ mod builds_git;
 mod cli;
 mod cli_executions;
 mod clients;
+mod downgrade;
 mod executions;
 mod identity;
 mod images;
+mod limits;
+mod protocols;
+mod smuggling;
 
 mod disk_full;
 mod engine_restart;

@@ -30,6 +30,14 @@ pub(super) enum Storage {
     Ttl,
 }
 
+/// Which HTTP containers are spoken to in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Protocol {
+    Auto,
+    Http1,
+    H2c,
+}
+
 /// The settings of an app; what is left out keeps its default, or its value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
@@ -90,6 +98,14 @@ pub(in crate::cli) struct Settings {
     /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
+    /// Which HTTP the app's containers are spoken to in: HTTP/1.1 but for gRPC calls (auto),
+    /// always, or HTTP/2 without TLS.
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    /// An origin whose web pages may call the app's URL; repeatable. `*` for any, `none` to leave
+    /// CORS to the app. Replaces all.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -125,6 +141,15 @@ impl Settings {
             Storage::Ttl => v1::StorageMode::Ttl,
         };
         Some(mode.into())
+    }
+
+    fn protocol(&self) -> Option<i32> {
+        let protocol = match self.protocol? {
+            Protocol::Auto => v1::AppProtocol::Unspecified,
+            Protocol::Http1 => v1::AppProtocol::Http1,
+            Protocol::H2c => v1::AppProtocol::H2c,
+        };
+        Some(protocol.into())
     }
 
     fn limits(&self) -> Option<v1::ResourceLimits> {
@@ -179,6 +204,8 @@ impl Settings {
             input_schema: self.input_schema.clone().unwrap_or_default(),
             output_schema: self.output_schema.clone().unwrap_or_default(),
             storage_mode: self.storage_mode().unwrap_or_default(),
+            protocol: self.protocol().unwrap_or_default(),
+            cors_origins: self.cors_origins.clone(),
             ..Default::default()
         }
     }
@@ -204,6 +231,8 @@ impl Settings {
             input_schema: self.input_schema.clone(),
             output_schema: self.output_schema.clone(),
             storage_mode: self.storage_mode(),
+            protocol: self.protocol(),
+            cors_origins: self.cors_origins.clone(),
             ..names.clone()
         };
         (request != names).then_some(request)

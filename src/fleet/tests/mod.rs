@@ -61,6 +61,8 @@ fn config() -> Config {
     Config {
         startup_timeout: secs(60),
         hold_max_requests: 300,
+        max_in_flight_per_app: 1000,
+        max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
         max_connects: 64,
         stop_grace: secs(1),
@@ -120,6 +122,8 @@ fn revision(version: u32) -> Revision {
         },
         max_concurrency: 0,
         allow_unauthenticated: false,
+        protocol: Default::default(),
+        cors_origins: Vec::new(),
         standby: None,
         config_hash: "h".into(),
     }

@@ -1,184 +1,167 @@
-//! One connection to a replica, and the answer that comes over it.
+//! The socket under one HTTP/1.1 connection to a replica, and what hyper cannot be told about it.
 //!
-//! Whoever waits for an answer drives the connection too: in one task, a request costs no
-//! hand-over to another and back, which would be most of what a small one costs.
+//! An app may answer before it has read the request, and close. What is still being sent then
+//! fails, while the answer lies readable in the socket. hyper takes the failed write for the end
+//! of everything; so a write that fails here waits instead, and the reads, which hyper goes on
+//! with, say how the connection really ended: with an answer, or without.
 
 use std::{
-    future::Future,
+    io,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Body, Pool};
+/// Whether a client's body is being sent on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Wire(AtomicBool);
 
-/// Moves bytes of one connection for as long as it is polled; ends with the connection.
-type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+impl Wire {
+    /// A streamed body begins, or has left hyper's hands.
+    pub(super) fn set_sending(&self, sending: bool) {
+        self.0.store(sending, Ordering::Release);
+    }
 
-/// An open connection.
-pub(super) struct Link {
-    /// The thread whose events move it.
-    pub(super) home: usize,
-    sender: http1::SendRequest<Body>,
-    /// `None` once it has ended, or is driven by a task.
-    driver: Option<Driver>,
+    /// Whether a streamed body is still being sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
-impl Link {
-    pub(super) fn new(
-        home: usize,
-        sender: http1::SendRequest<Body>,
-        driver: impl Future<Output = hyper::Result<()>> + Send + 'static,
-    ) -> Self {
-        Self {
-            home,
-            sender,
-            driver: Some(Box::pin(driver)),
-        }
+/// A socket that goes on reading when it can no longer write.
+pub(super) struct Link<T> {
+    io: T,
+    /// Why writing failed.
+    broken: Option<io::ErrorKind>,
+}
+
+impl<T> Link<T> {
+    pub(super) fn new(io: T) -> Self {
+        Self { io, broken: None }
     }
 
-    /// Moves what can be moved.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        let Some(driver) = &mut self.driver else {
-            return;
-        };
-        // Its end, good or bad, reaches the request or the answer.
-        if driver.as_mut().poll(cx).is_ready() {
-            self.driver = None;
-        }
-    }
-
-    /// Whether it still takes requests: nobody has looked since the last answer, and the app may
-    /// have closed it since.
-    pub(super) fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
-        self.driver.is_some() && self.sender.is_ready()
-    }
-
-    /// Sends a request and waits for the head of the answer.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
-        let answer = self.sender.try_send_request(request);
-        tokio::pin!(answer);
-        let driver = &mut self.driver;
-        std::future::poll_fn(|cx| {
-            let ended = driver.as_mut().map(|d| d.as_mut().poll(cx).is_ready());
-            if ended == Some(true) {
-                *driver = None;
+    /// Remembers a failed write, which from then on waits: the read side ends the connection.
+    fn written(&mut self, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                self.broken = Some(e.kind());
+                Poll::Pending
             }
-            // Nothing but the driver gives the answer, so this needs no waking of its own.
-            answer
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-        })
-        .await
-    }
-}
-
-/// The body of a replica's answer. The connection goes back to its pool when the answer has ended
-/// well; dropped before, it is closed, so that the app sees that nobody listens any more.
-pub struct Answer {
-    incoming: Incoming,
-    over: Option<(Link, Arc<Pool>)>,
-    /// Drives the connection when more than the answer is under way on it.
-    _task: Option<AbortOnDropHandle<()>>,
-}
-
-impl Answer {
-    /// `sent` says whether the request is out with all of its body.
-    pub(super) fn new(incoming: Incoming, mut link: Link, pool: Arc<Pool>, sent: bool) -> Self {
-        // An answer that nobody reads must not hold up what is left of the request.
-        let driver = link.driver.take_if(|_| !sent);
-        let task = driver.map(|driver| {
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                let _ = driver.await;
-            }))
-        });
-        let mut answer = Self {
-            incoming,
-            over: Some((link, pool)),
-            _task: task,
-        };
-        answer.note_end();
-        answer
-    }
-
-    /// Joins the connection, which has left HTTP, until it can be used otherwise.
-    pub async fn leave_http(mut self) {
-        if let Some((
-            Link {
-                driver: Some(driver),
-                ..
-            },
-            _,
-        )) = &mut self.over
-        {
-            let _ = driver.await;
-        }
-    }
-
-    /// hyper does not poll past an end that it knows of.
-    fn note_end(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.finish();
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some((link, pool)) = self.over.take()
-            // One that a task drives has not done with its request.
-            && link.driver.is_some()
-        {
-            pool.give_back(link);
+            other => Poll::Ready(other),
         }
     }
 }
 
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
+impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
+    fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        if let Some((link, _)) = &mut this.over {
-            link.drive(cx);
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        // The kernel tells of a reset once. When the write was told, the end that the read sees is
+        // no orderly one, and an answer that goes on until the end must not look whole.
+        if buf.filled().len() == before
+            && buf.remaining() > 0
+            && self.broken == Some(io::ErrorKind::ConnectionReset)
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.note_end();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(None) => {
-                this.finish();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(e))) => {
-                this.over = None;
-                Poll::Ready(Some(Err(e)))
-            }
-            Poll::Pending => Poll::Pending,
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.broken.is_some() {
+            return Poll::Pending;
         }
+        let outcome = ready!(Pin::new(&mut self.io).poll_write(cx, data));
+        self.written(outcome)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.broken.is_some() {
+            return Poll::Pending;
+        }
+        let outcome = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
+        self.written(outcome)
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// A link, and the socket at its other end.
+    async fn linked() -> (Link<TcpStream>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("bound");
+        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let link = Link::new(near.expect("connected"));
+        (link, far.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn what_the_peer_said_before_it_reset_is_read_and_its_end_is_no_orderly_one() {
+        let (mut link, mut far) = linked().await;
+        far.write_all(b"early").await.expect("sent");
+        // Unread data makes the close a reset.
+        link.write_all(b"unread").await.expect("sent");
+        far.readable().await.expect("it came");
+        drop(far);
+        let failed = std::future::poll_fn(|cx| {
+            loop {
+                match Pin::new(&mut link).poll_write(cx, &[0; 65536]) {
+                    Poll::Ready(written) => assert!(written.is_ok(), "{written:?}"),
+                    Poll::Pending => match link.broken {
+                        Some(kind) => return Poll::Ready(kind),
+                        None => return Poll::Pending,
+                    },
+                }
+            }
+        })
+        .await;
+        let mut seen = Vec::new();
+        let end = link.read_to_end(&mut seen).await;
+        assert_eq!(seen, b"early");
+        assert_eq!(
+            end.is_err(),
+            failed == io::ErrorKind::ConnectionReset,
+            "{failed:?}: {end:?}"
+        );
     }
 }

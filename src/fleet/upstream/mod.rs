@@ -1,11 +1,13 @@
-//! HTTP/1.1 connections to one port of one replica.
+//! Connections to one port of one replica: HTTP/1.1, or HTTP/2 for requests that ask for it.
 //!
-//! A connection is driven by the task that waits for an answer on it (`link.rs`); idle ones lie in
+//! A connection is driven by the task that waits for an answer on it (`answer.rs`); idle ones lie in
 //! the pool and are reused last in, first out. A request that found its reused connection
 //! closed before a byte was sent goes out again on another; anything later is the caller's to
 //! judge, since the app may have seen the request.
 
+mod answer;
 mod body;
+mod h2;
 mod link;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -26,8 +28,14 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use self::link::Link;
-pub use self::{body::Body, link::Answer};
+pub use self::{
+    answer::Answer,
+    body::{Body, BodyError, Bounds, let_the_app_ask, why_unsent},
+};
+use self::{
+    answer::Line,
+    link::{Link, Wire},
+};
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
 use super::tests::net::TcpStream;
@@ -76,7 +84,8 @@ pub fn connections_of(home: usize) {
 pub struct Pool {
     addr: SocketAddr,
     /// Those that carry nothing. Nobody drives them meanwhile.
-    idle: Mutex<Vec<Link>>,
+    idle: Mutex<Vec<Line>>,
+    shared: h2::Shared,
     /// Bounds concurrent connects, so that many held requests let go at once do not overflow
     /// the app's accept queue.
     connects: Semaphore,
@@ -88,6 +97,7 @@ impl Pool {
         Arc::new(Self {
             addr,
             idle: Mutex::default(),
+            shared: h2::Shared::default(),
             connects: Semaphore::new(max_connects.max(1)),
         })
     }
@@ -97,7 +107,7 @@ impl Pool {
         self.addr
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request, in HTTP/2 if that is its version, and waits for the head of the answer.
     ///
     /// # Errors
     /// See [`Error`].
@@ -108,69 +118,88 @@ impl Pool {
         self: &Arc<Self>,
         mut request: Request<Body>,
     ) -> Result<Response<Answer>, Error> {
+        if request.version() == Version::HTTP_2 {
+            let (response, load) = Box::pin(h2::send(self, request)).await?;
+            return Ok(response.map(|incoming| Answer::shared(incoming, load)));
+        }
         loop {
-            let (mut link, reused) = match poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await {
-                Some(link) => (link, true),
+            let (mut line, reused) = match poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await {
+                Some(line) => (line, true),
                 None => match self.connect().await {
-                    Ok(link) => (link, false),
-                    Err(cause) => {
-                        return Err(Error::Connect {
-                            addr: self.addr,
-                            cause,
-                            unsent: Some(Box::new(request)),
-                        });
-                    }
+                    Ok(line) => (line, false),
+                    Err(cause) => return Err(self.not_connected(cause, request)),
                 },
             };
-            let taken = request.body().taken();
-            match link.send(request).await {
+            request.body_mut().attach(&line.wire);
+            match line.send(request).await {
                 Ok(response) => {
-                    return Ok(response.map(|incoming| {
-                        Answer::new(incoming, link, self.clone(), taken.wholly())
-                    }));
+                    return Ok(response.map(|incoming| Answer::new(incoming, line, self.clone())));
                 }
                 Err(mut e) => match e.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(Error::Broke(e.into_error())),
+                    Some(mut unsent) => {
+                        unsent.body_mut().detach();
+                        if !reused {
+                            return Err(
+                                self.not_connected(io::Error::other(e.into_error()), unsent)
+                            );
+                        }
+                        request = unsent;
+                    }
+                    None => return Err(Error::Broke(e.into_error())),
                 },
             }
+        }
+    }
+
+    fn not_connected(&self, cause: io::Error, unsent: Request<Body>) -> Error {
+        Error::Connect {
+            addr: self.addr,
+            cause,
+            unsent: Some(Box::new(unsent)),
         }
     }
 
     /// The connection that was used last and is still good.
-    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Link> {
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Line> {
         loop {
             // Looked at outside the lock: it may have to be closed.
-            let mut link = {
+            let mut line = {
                 let mut idle = self.idle.lock();
-                let mine = idle.iter().rposition(|link| link.home == HOME.get())?;
+                let mine = idle.iter().rposition(|line| line.home == HOME.get())?;
                 idle.remove(mine)
             };
-            if link.is_ready(cx) {
-                return Some(link);
+            if line.is_ready(cx) {
+                return Some(line);
             }
         }
     }
 
-    fn give_back(&self, link: Link) {
+    fn give_back(&self, line: Line) {
         let mut idle = self.idle.lock();
         if idle.len() < MAX_IDLE {
-            idle.push(link);
+            idle.push(line);
         }
     }
 
-    async fn connect(&self) -> io::Result<Link> {
+    async fn dial(&self) -> io::Result<TcpStream> {
         let _turn = self.connects.acquire().await.map_err(io::Error::other)?;
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         tcp.set_nodelay(true)?;
+        Ok(tcp)
+    }
+
+    async fn connect(&self) -> io::Result<Line> {
+        let tcp = self.dial().await?;
+        let wire = Arc::new(Wire::default());
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
-            .handshake(TokioIo::new(tcp))
+            .handshake(TokioIo::new(Link::new(tcp)))
             .await
             .map_err(io::Error::other)?;
-        Ok(Link::new(HOME.get(), sender, connection.with_upgrades()))
+        let driver = Box::pin(connection.with_upgrades());
+        Ok(Line::new(HOME.get(), sender, driver, wire))
     }
 
     /// Closes the idle connections that the app has closed: nobody is told of that while they
@@ -180,7 +209,7 @@ impl Pool {
         let mut cx = Context::from_waker(Waker::noop());
         let open: Vec<_> = idle
             .into_iter()
-            .filter_map(|mut link| link.is_ready(&mut cx).then_some(link))
+            .filter_map(|mut line| line.is_ready(&mut cx).then_some(line))
             .collect();
         // In front of what came meanwhile, which was used later.
         self.idle.lock().splice(..0, open);
@@ -189,5 +218,6 @@ impl Pool {
     /// Drops the connections that nobody uses.
     pub(super) fn drop_idle(&self) {
         self.idle.lock().clear();
+        self.shared.clear();
     }
 }
