@@ -303,7 +303,15 @@ pub(super) async fn ask(
         *request.version_mut() = Version::HTTP_2;
     }
     let exchange = async {
-        let response = pool.send(request).await.map_err(|e| match e {
+        let sent = pool.send(request).await;
+        if over_http2
+            && !revision.health_path_must_exist
+            && sent.as_ref().is_err_and(UpstreamError::is_reset_by_app)
+        {
+            // As gRPC servers of the C family do with whatever is no call.
+            return Ok(StatusCode::NOT_FOUND);
+        }
+        let response = sent.map_err(|e| match e {
             UpstreamError::Connect { cause, .. }
                 if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
             {
@@ -392,5 +400,35 @@ async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {
         Ok(lines) if lines.is_empty() => "; it wrote no log".to_owned(),
         Ok(lines) => format!("; last log lines:\n{}", lines.join("\n")),
         Err(e) => format!("; its log cannot be read: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fleet::tests::revision;
+
+    /// gRPC's C core resets what is no call, so an app in Python never got ready.
+    #[tokio::test]
+    async fn a_grpc_server_that_resets_what_is_no_call_is_there_unless_a_path_was_chosen() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let pool = Pool::new(listener.local_addr().expect("bound"), 1);
+        let server = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            let mut http2 = h2::server::handshake(tcp).await.expect("HTTP/2");
+            while let Some(Ok((_, mut respond))) = http2.accept().await {
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+        });
+        let mut revision = revision(1);
+        revision.protocol = Protocol::H2c;
+        revision.health_path_must_exist = false;
+        let limit = Duration::from_secs(10);
+        assert!(ask(&pool, &revision, limit).await.is_ok());
+        revision.health_path_must_exist = true;
+        assert!(ask(&pool, &revision, limit).await.is_err());
+        server.abort();
     }
 }

@@ -4,17 +4,20 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::Router;
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Request;
-use http_body::Body as _;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -25,7 +28,9 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Gateway, client,
+    Gateway,
+    body::{Body, BoxError},
+    client,
     limits::{Doors, Limits, Place},
     workers::{Serve, Workers},
 };
@@ -172,14 +177,16 @@ async fn serve_http(
         let (here, presence) = (here.clone(), presence.clone());
         let busy = activity.begin();
         async move {
-            let _busy = busy;
             if request.body().is_end_stream() {
                 // hyper reads on while it waits, and notices by itself that the client leaves.
-                return Ok(here.gateway.handle(&here.api, request, peer).await);
+                let response = here.gateway.handle(&here.api, request, peer).await;
+                return Ok(response.map(|body| Answer { body, _busy: busy }));
             }
             tokio::select! {
                 biased;
-                response = here.gateway.handle(&here.api, request, peer) => Ok(response),
+                response = here.gateway.handle(&here.api, request, peer) => {
+                    Ok(response.map(|body| Answer { body, _busy: busy }))
+                }
                 // Whatever the request was waiting for is given up with it.
                 () = presence.gone() => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
@@ -210,8 +217,34 @@ struct Activity {
     ended: AtomicU64,
 }
 
-/// One of them, until it has its answer.
+/// One of them, until its answer has ended.
 struct Busy(Arc<Activity>);
+
+/// An answer's body, which keeps its connection from being taken for idle.
+struct Answer {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {

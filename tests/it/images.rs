@@ -123,7 +123,7 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
     let _guard = engine::PruneGuard::no_prune().await;
     let mut ignite = Ignite::builder()
         .env("IGNITE_IMAGE_VERSIONS_KEPT", "1")
-        .env("IGNITE_IMAGE_KEEP_FOR", "0s")
+        .env("IGNITE_IMAGE_KEEP_FOR", "2s")
         .env("IGNITE_UPKEEP_INTERVAL", "100ms")
         .start()
         .await;

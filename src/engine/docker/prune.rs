@@ -132,7 +132,10 @@ pub async fn prune(
 
 impl Found {
     fn has_nothing_to_remove(&self) -> bool {
-        self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
+        [&self.networks, &self.volumes, &self.images]
+            .iter()
+            .all(|names| names.is_empty())
+            && self.containers.is_empty()
     }
 }
 

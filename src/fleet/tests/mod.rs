@@ -94,7 +94,7 @@ fn app() -> AppId {
 }
 
 /// Version `version`, of image `v<version>`: at most one replica, 30 s to zero.
-fn revision(version: u32) -> Revision {
+pub(super) fn revision(version: u32) -> Revision {
     Revision {
         app: app(),
         version,

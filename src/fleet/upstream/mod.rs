@@ -80,6 +80,17 @@ pub fn connections_of(home: usize) {
     HOME.set(home);
 }
 
+impl Error {
+    /// Whether the app refused the request by resetting its HTTP/2 stream, and so is there.
+    pub(super) fn is_reset_by_app(&self) -> bool {
+        let Error::Broke(e) = self else {
+            return false;
+        };
+        let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<::h2::Error>());
+        cause.is_some_and(|c| c.is_reset() && c.is_remote())
+    }
+}
+
 /// The connections to one port of one replica.
 pub struct Pool {
     addr: SocketAddr,
