@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
 use super::{
@@ -58,6 +59,8 @@ pub(super) async fn follow(
     deploy_id: &str,
     lines: Lines,
 ) -> Result<(), Error> {
+    // Before the first line: who has seen one can have had enough.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
     let request = v1::StreamCompileLogsRequest {
         deploy_id: deploy_id.to_owned(),
     };
@@ -76,8 +79,7 @@ pub(super) async fn follow(
     };
     tokio::select! {
         ended = bounded => ended,
-        pressed = tokio::signal::ctrl_c() => {
-            pressed.map_err(|e| Error::Other(e.into()))?;
+        _ = interrupt.recv() => {
             note(&format!(
                 "\nthe build {deploy_id} goes on; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
                 app.org, app.name, app.org, app.name
