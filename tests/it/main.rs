@@ -10,6 +10,7 @@ mod cli_executions;
 mod clients;
 mod executions;
 mod identity;
+mod python_server;
 
 mod disk_full;
 mod engine_restart;

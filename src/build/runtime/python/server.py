@@ -367,7 +367,7 @@ class Server:
             listener = await asyncio.start_server(
                 self.connection, "0.0.0.0", port, limit=MAX_HEAD, backlog=BACKLOG
             )
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             sys.exit(f"ignite: cannot listen on port {port}: {error}")
         await self.draining.wait()
         listener.close()
