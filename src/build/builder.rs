@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Images, Limits, Log};
+use super::{Images, Limits, Log, runtime::Bases};
 use crate::{
     apps::now_ms,
     engine::ImageBuilder,
@@ -52,6 +52,8 @@ pub struct Config {
     pub network: Option<String>,
     /// Longest time to fetch a repository.
     pub git_timeout: Duration,
+    /// What managed runtimes build with.
+    pub bases: Bases,
     /// Refuse what the platform refuses.
     pub strict: bool,
 }

@@ -56,6 +56,8 @@ const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
 const MAX_HTTP_THREADS: usize = 256;
 /// Under the listen backlog of 128 that many small servers use.
 const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
+/// Small, and with the C library that wheels are built for.
+const DEFAULT_PYTHON_BASE: &str = "python:3.12-slim";
 /// What orchestrators usually allow a process to end in.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The engine's own default for `stop`.
@@ -337,6 +339,12 @@ pub struct Config {
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
     /// as `host` or `none`. Left out, it is the engine's default.
     pub build_network: Option<String>,
+    /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
+    /// `python3` (3.9 or later) and pip. Default `python:3.12-slim`.
+    pub python_base: String,
+    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: where pip finds what `requirements.txt` asks for.
+    /// Empty, the default, is PyPI.
+    pub pip_index_url: String,
     /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
     /// 300 s.
     pub git_timeout: Duration,
@@ -493,6 +501,8 @@ impl Config {
             build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
+            python_base: DEFAULT_PYTHON_BASE.to_owned(),
+            pip_index_url: String::new(),
             git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,

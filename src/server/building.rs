@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
-    build::{self, Limits, Vault},
+    build::{self, Limits, Vault, runtime::Bases},
     config::Config,
     store::secrets::Secrets,
 };
@@ -28,6 +28,10 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         logs_kept: c.build_logs_kept,
         network: c.build_network.clone(),
         git_timeout: c.git_timeout,
+        bases: Bases {
+            python: c.python_base.clone(),
+            pip_index_url: c.pip_index_url.clone(),
+        },
         strict: c.strict,
     }
 }

@@ -19,6 +19,8 @@ mod identity;
 mod images;
 mod limits;
 mod protocols;
+mod python;
+mod python_server;
 mod smuggling;
 
 mod disk_full;
