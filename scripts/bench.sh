@@ -6,6 +6,7 @@
 #   scripts/bench.sh idle     what many apps at zero cost
 #   scripts/bench.sh async    durable accepts beside Redis, and executions run to their end
 #   scripts/bench.sh proxy    the app URL beside nginx and haproxy on the same container
+#   scripts/bench.sh soak     mixed load for SOAK_SECS (600): memory, descriptors, every failure accounted for
 #   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
 #
 # A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
