@@ -5,7 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -81,7 +81,7 @@ impl Server {
             let log = self.log();
             log.contains(text)
                 .then_some(())
-                .ok_or(format!("no {text:?} in {log:?}"))
+                .ok_or_else(|| format!("no {text:?} in {log:?}"))
         })
         .await;
     }
