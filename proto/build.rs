@@ -9,6 +9,7 @@ use std::{error::Error, path::PathBuf};
 use prost::Message as _;
 
 const FILES: &[&str] = &[
+    "dodil/ignite/local/v1/builds.proto",
     "dodil/ignite/local/v1/executions.proto",
     "dodil/ignite/local/v1/scaling.proto",
     "dodil/ignite/v1/compute.proto",

@@ -5,9 +5,11 @@
 #   scripts/bench.sh scale    step loads: time, observed, desired, ready
 #   scripts/bench.sh idle     what many apps at zero cost
 #   scripts/bench.sh async    durable accepts beside Redis, and executions run to their end
+#   scripts/bench.sh proxy    the app URL beside nginx and haproxy on the same container
 #   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
 #
 # A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
+# BENCH_BIN names a directory with release binaries to use; without it they are built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -22,12 +24,19 @@ parts=$(cd scripts/bench && ls -- *.sh | sed 's/\.sh$//' | paste -sd' ')
 shift
 
 ./scripts/setup.sh >&2
+bin=${BENCH_BIN:-$root/target/release}
+# Builds these packages, unless the binaries were given.
+build() {
+    [ -n "${BENCH_BIN:-}" ] || cargo build --release --locked "${@/#/--package=}" >&2
+}
 note "Building"
-cargo build --release --locked --package ignite --package ignite-kit >&2
-ignite=$root/target/release/ignite kit=$root/target/release/ignite-kit
+build ignite ignite-kit
+ignite=$bin/ignite kit=$bin/ignite-kit
 image=$("$kit" image)
 
 work=$(mktemp -d) server=
+# Other processes of a part that end with it, such as peers.
+background=()
 # Empty in a part that starts a server again over what the one before left.
 ephemeral=--ephemeral
 # The server must not inherit settings of whoever runs this.
@@ -45,6 +54,10 @@ finish() {
     local code=$?
     trap - EXIT
     stop_server
+    for pid in "${background[@]}"; do
+        # A part may have left one stopped, and it would not see the SIGTERM.
+        kill -TERM "$pid" && kill -CONT "$pid" && wait "$pid" || true
+    done 2>/dev/null
     if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then
         printf '\nthe end of the server log:\n' >&2
         tail -n 30 "$work/log" >&2
@@ -55,6 +68,22 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Installs what is missing: COMMAND:PACKAGE …, the packages by their names in Debian.
+need() {
+    local missing=() pair
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null \
+        || die "install ${missing[*]} first; only root on Debian or Ubuntu gets them installed from here"
+    apt-get update -qq >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# The median of numbers, one a line.
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
 # A number or a text from one line of JSON, by its key.
 field() { sed -n "s/.*\"$1\" *: *\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n1; }

@@ -37,6 +37,9 @@ if have cc && ! echo 'int main(void){return 0;}' | cc -x c -o /dev/null - 2>/dev
     missing+=(libc6-dev)
 fi
 have curl || missing+=(curl)
+# Builds from repositories, and their tests' server.
+have git || missing+=(git)
+have openssl || missing+=(openssl)
 # Debian's Python comes without the half of venv that installs pip.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] \

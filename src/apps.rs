@@ -4,6 +4,7 @@
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
 //! app. The order is always: make sure that it can work, write it down, then act on it.
 
+mod drafts;
 mod trials;
 mod versions;
 
@@ -14,24 +15,33 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    build::Images,
+    build::{Builder, Images},
+    engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
     model::{
-        App, AppId, AppName, Draft, Failure, ImageSource, OrgName, Reason, Revision, Version,
-        catalog::not_found, host, revision::Defaults, settings::Settings,
+        App, AppId, AppName, CodeSource, Draft, Failure, FieldViolation, ImageFacts, OrgName,
+        Reason, Revision,
+        catalog::{Change, not_found},
+        host,
+        revision::Defaults,
+        settings::Settings,
     },
-    store::{Store, executions::Executions},
+    store::{Store, blobs::Blobs, executions::Executions},
+    upkeep::Volumes,
 };
 
+pub use drafts::DraftView;
 pub use versions::Code;
 
 /// Wait before a changed configuration that did not get ready is tried again beside the
@@ -50,6 +60,9 @@ struct Shared {
     fleet: Fleet,
     routes: Arc<Routes>,
     images: Images,
+    volumes: Volumes,
+    builder: Builder,
+    blobs: Blobs,
     defaults: Defaults,
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
@@ -57,6 +70,8 @@ struct Shared {
     /// Ends all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
+    /// Where they run: not on the thread that happens to carry a caller's connection.
+    runtime: Handle,
 }
 
 /// A configuration on its way to the replicas.
@@ -72,25 +87,33 @@ impl Apps {
         executions: Executions,
         fleet: Fleet,
         routes: Arc<Routes>,
-        images: Images,
+        making: (Images, Builder, Blobs),
+        volumes: Volumes,
         defaults: Defaults,
     ) -> Self {
+        let (images, builder, blobs) = making;
         for app in store.catalog().iter() {
             if let Some(revision) = Revision::of(app, defaults) {
                 routes.set(&fleet.activate(revision));
             }
         }
+        // What a crash has left.
+        builder.sweep(&store);
         let shared = Shared {
             store,
             executions,
             fleet,
             routes,
             images,
+            volumes,
+            builder,
+            blobs,
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         };
         Self {
             shared: Arc::new(shared),
@@ -120,6 +143,11 @@ impl Apps {
         self.shared.store.catalog().page(org, after, limit)
     }
 
+    /// As [`Apps::page`], of the published ones.
+    pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.shared.store.catalog().published(org, after, limit)
+    }
+
     /// What the fleet does for an app; `None` before the first publish.
     pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
         self.shared.fleet.get(id).map(|d| d.snapshot())
@@ -133,28 +161,40 @@ impl Apps {
         &self,
         id: AppId,
         settings: Settings,
-        source: Option<ImageSource>,
+        source: Option<CodeSource<Bytes>>,
     ) -> Result<Arc<App>, Failure> {
-        check(&settings, self.max_replicas_cap())?;
-        let now = now_ms();
-        let app = App {
-            id: id.clone(),
-            created_at_ms: now,
-            updated_at_ms: now,
-            settings,
-            draft: source.map(|source| Draft {
-                source,
-                created_at_ms: now,
-            }),
-            versions: Vec::new(),
-            active_version: 0,
-        };
+        check(&settings, &self.shared.defaults)?;
         self.to_the_end(move |s| async move {
+            let (source, file) = match source {
+                Some(source) => {
+                    let (source, file) = s.take_in(source).await?;
+                    (Some(source), file)
+                }
+                None => (None, None),
+            };
+            let now = now_ms();
+            let app = App {
+                id: id.clone(),
+                created_at_ms: now,
+                updated_at_ms: now,
+                used_at_ms: now,
+                settings,
+                draft: source.map(|source| Draft {
+                    source,
+                    created_at_ms: now,
+                    built: None,
+                }),
+                versions: Vec::new(),
+                active_version: 0,
+            };
             // An app of this name that is being deleted goes first.
             s.in_turn(&id, async {
                 s.store
                     .commit(move |c| Ok((vec![c.create(app)?], ())))
                     .await?;
+                if let Some(file) = file {
+                    file.keep();
+                }
                 s.get(&id)
             })
             .await
@@ -171,12 +211,12 @@ impl Apps {
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
     ) -> Result<Arc<App>, Failure> {
-        let cap = self.max_replicas_cap();
+        let defaults = self.shared.defaults;
         self.to_the_end(move |s| async move {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
-                check(&app.settings, cap)?;
+                check(&app.settings, &defaults)?;
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
@@ -203,79 +243,27 @@ impl Apps {
         self.to_the_end(move |s| async move {
             let gone = id.clone();
             s.in_turn(&id, async {
-                s.store
-                    .commit(move |c| Ok((vec![c.delete(&gone)?], ())))
+                let (before, since) = s
+                    .store
+                    .commit(move |c| {
+                        let before = c.get(&gone).cloned();
+                        let deleted = c.delete(&gone)?;
+                        let since = before.as_ref().map_or(0, |app| app.created_at_ms);
+                        Ok((vec![deleted, Change::DoomVolume(gone, since)], (before, since)))
+                    })
                     .await?;
+                s.builder.cancel_all_but(&id, None);
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
                     // They are out of sight with the app, and end when their turn comes.
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
+                s.volumes.remove_of(&id, since).await;
+                if let Some(before) = before {
+                    s.collect(&before).await;
+                }
                 Ok(())
-            })
-            .await
-        })
-        .await
-    }
-
-    /// Puts code into the draft; a draft that was there is replaced.
-    ///
-    /// # Errors
-    /// NOT_FOUND.
-    pub async fn save_draft(&self, id: AppId, source: ImageSource) -> Result<Draft, Failure> {
-        let draft = Draft {
-            source,
-            created_at_ms: now_ms(),
-        };
-        self.to_the_end(move |s| async move {
-            let saved = draft.clone();
-            let edit = move |app: &mut App| {
-                app.draft = Some(draft);
-                Ok(())
-            };
-            s.store
-                .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
-                .await?;
-            Ok(saved)
-        })
-        .await
-    }
-
-    /// Makes the draft the next version and lets it serve. With replicas up, one of the new
-    /// version gets ready first and the old ones serve until then.
-    ///
-    /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft; why the image cannot be had or the new
-    /// version does not get ready. The version before goes on in all of these.
-    pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
-        self.to_the_end(move |s| async move {
-            s.in_turn(&id, async {
-                let app = s.get(&id)?;
-                let draft = app.draft.clone().ok_or_else(|| {
-                    Failure::new(Reason::FailedPrecondition, format!("app {id} has no draft to publish; save one with SaveDraft (`ignite draft save`)"))
-                })?;
-                let image = s.unless_stopping(s.images.resolve(&id.org, &draft.source)).await?;
-                warn_of_ports(&app, &image.exposed_ports);
-                let version = Arc::new(Version {
-                    number: app.versions.last().map_or(0, |v| v.number) + 1,
-                    source: draft.source,
-                    image_id: image.id,
-                    created_at_ms: now_ms(),
-                    settings: app.settings.clone(),
-                });
-                let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
-                let (of, published) = (id.clone(), version.clone());
-                let edit = move |app: &mut App| {
-                    app.active_version = published.number;
-                    app.updated_at_ms = now_ms();
-                    app.versions.push(published);
-                    Ok(())
-                };
-                s.store.commit(move |c| Ok((vec![c.update(&of, edit)?], ()))).await?;
-                s.routes.set(&s.fleet.activate(revision));
-                Ok((s.get(&id)?, version))
             })
             .await
         })
@@ -286,6 +274,7 @@ impl Apps {
     /// ones must not come in any more.
     pub async fn finish(&self) {
         self.shared.stopping.cancel();
+        self.shared.builder.finish().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
@@ -296,7 +285,11 @@ impl Apps {
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let task = self.shared.tasks.spawn(operation(self.shared.clone()));
+        let shared = self.shared.clone();
+        let task = self
+            .shared
+            .tasks
+            .spawn_on(operation(shared), &self.shared.runtime);
         task.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "An operation on an app panicked");
             Err(Failure::new(
@@ -411,21 +404,38 @@ impl Shared {
                 tokio::time::sleep(ROLL_OUT_RETRY).await;
             }
         };
-        let task = self.tasks.spawn(async move {
+        let replaced = async move {
             token.run_until_cancelled(replace).await;
-        });
+        };
+        let task = self.tasks.spawn_on(replaced, &self.runtime);
         self.roll_outs
             .lock()
             .insert(id, RollOut { called_off, task });
     }
 }
 
-fn check(settings: &Settings, cap: u32) -> Result<(), Failure> {
-    let wrong = settings.check(cap);
+fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
+    let mut wrong = settings.check(defaults.bounds.max_replicas_cap);
+    if settings.writable_root_fs && defaults.strict {
+        wrong.push(FieldViolation {
+            field: "writable_root_fs".to_owned(),
+            description: "is not to be had from a strict platform; write to $HOME or /tmp"
+                .to_owned(),
+        });
+    }
     if wrong.is_empty() {
         Ok(())
     } else {
         Err(Failure::fields(wrong))
+    }
+}
+
+/// What a version keeps of its image.
+fn facts(image: &Image, image_ref: &str) -> ImageFacts {
+    ImageFacts {
+        user: Some(image.user.clone()),
+        home: image.home.clone(),
+        digest_ref: crate::model::app::digest_ref(image_ref, &image.digests),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     apps::Apps,
     fleet::upstream,
-    gateway::Gateway,
+    gateway::{Gateway, invoke::Client},
     logs::{Entry, Logs},
     model::{AppId, ExecutionId, Failure, Reason},
 };
@@ -89,7 +89,14 @@ impl Trials {
         let execution = ExecutionId(ulid::Ulid::generate());
         let answer = self
             .gateway
-            .invoke(deployment, port, execution, request, None, None)
+            .invoke(
+                deployment,
+                port,
+                execution,
+                request,
+                Client::default(),
+                None,
+            )
             .await?;
         let (head, mut incoming) = answer.into_parts();
         let mut body = BytesMut::new();

@@ -3,8 +3,8 @@
 # COUNT (100000) executions with an answer of 600 bytes each.
 
 count=${COUNT:-100000}
-cargo build --release --locked --package ignite-load >&2
-load=$root/target/release/ignite-load
+build ignite-load
+load=$bin/ignite-load
 
 # Kilobytes of the executions on disk.
 on_disk() { du -sk "$IGNITE_DATA_DIR/executions" | cut -f1; }

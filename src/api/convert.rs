@@ -1,5 +1,7 @@
 //! Between the wire and the model: nothing is decided here, only refused or translated.
 
+mod code;
+
 use std::collections::BTreeMap;
 
 use super::proto::v1;
@@ -7,17 +9,16 @@ use crate::{
     apps::unix_ms,
     fleet::Snapshot,
     model::{
-        App, AppId, AppName, Draft, Failure, FieldViolation, ImageSource, Limits, OrgName, Reason,
-        Scaling, Tier, Version, execution,
+        App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
+        Tier, Version, execution,
+        reach::Protocol,
         scaling::Metric,
-        secret::SecretName,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
     },
     store::executions::Record,
 };
 
-/// The runtime of code that is an image.
-const IMAGE_RUNTIME: &str = "image";
+pub(super) use code::{code, code_to_wire, draft_to_wire, kind as code_kind, view_to_wire};
 
 /// Collects the wrong fields of one request, so that all are told at once.
 #[derive(Default)]
@@ -94,7 +95,10 @@ pub(super) struct Patch {
     pub(super) mcp_enabled: Option<bool>,
     pub(super) max_concurrency: Option<u32>,
     pub(super) allow_unauthenticated: Option<bool>,
+    pub(super) protocol: Option<i32>,
+    pub(super) cors_origins: Option<Vec<String>>,
     pub(super) storage_mode: Option<i32>,
+    pub(super) writable_root_fs: Option<bool>,
 }
 
 impl Patch {
@@ -112,7 +116,10 @@ impl Patch {
             mcp_enabled: Some(r.mcp_enabled),
             max_concurrency: Some(r.max_concurrency),
             allow_unauthenticated: Some(r.allow_unauthenticated),
+            protocol: Some(r.protocol),
+            cors_origins: Some(std::mem::take(&mut r.cors_origins)),
             storage_mode: Some(r.storage_mode),
+            writable_root_fs: Some(r.writable_root_fs),
         }
     }
 
@@ -125,6 +132,12 @@ impl Patch {
             fields.add(
                 "clear_ports",
                 "is set together with `ports`; send one of them",
+            );
+        }
+        if r.clear_cors_origins && !r.cors_origins.is_empty() {
+            fields.add(
+                "clear_cors_origins",
+                "is set together with `cors_origins`; send one of them",
             );
         }
         fields.check()?;
@@ -141,7 +154,11 @@ impl Patch {
             mcp_enabled: r.mcp_enabled,
             max_concurrency: r.max_concurrency,
             allow_unauthenticated: r.allow_unauthenticated,
+            protocol: r.protocol,
+            cors_origins: (r.clear_cors_origins || !r.cors_origins.is_empty())
+                .then_some(r.cors_origins),
             storage_mode: r.storage_mode,
+            writable_root_fs: r.writable_root_fs,
         })
     }
 
@@ -203,6 +220,13 @@ impl Patch {
         set(&mut s.mcp_enabled, self.mcp_enabled);
         set(&mut s.max_concurrency, self.max_concurrency);
         set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
+        set(&mut s.writable_root_fs, self.writable_root_fs);
+        set(
+            &mut s.protocol,
+            self.protocol
+                .and_then(|p| fields.take("protocol", protocol(p))),
+        );
+        set(&mut s.cors_origins, self.cors_origins);
         fields.check()
     }
 }
@@ -231,6 +255,20 @@ pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
     }
 }
 
+fn protocol(wire: i32) -> Result<Protocol, String> {
+    use v1::AppProtocol as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified) => Protocol::Auto,
+        Ok(W::Http1) => Protocol::Http1,
+        Ok(W::H2c) => Protocol::H2c,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no AppProtocol; use APP_PROTOCOL_HTTP1 or APP_PROTOCOL_H2C"
+            ));
+        }
+    })
+}
+
 fn storage_mode(wire: i32) -> Result<StorageMode, String> {
     use v1::StorageMode as W;
     Ok(match W::try_from(wire) {
@@ -256,74 +294,6 @@ fn metric(wire: i32) -> Result<Metric, String> {
             ));
         }
     })
-}
-
-/// The image that a request's code names.
-pub(super) fn code(code: Option<v1::CodeSource>) -> Result<ImageSource, Failure> {
-    use v1::{code_source::Source, image_source};
-    let unbuilt = |what: &str| {
-        Err(Failure::new(
-            Reason::Unimplemented,
-            format!(
-                "{what} is not built yet; build an image and send code.image.prebuilt.image_ref"
-            ),
-        ))
-    };
-    let missing = |field: &str, one_of: &str| {
-        Err(Failure::field(
-            field,
-            format!("is missing; give one of {one_of}"),
-        ))
-    };
-    match code.and_then(|c| c.source) {
-        None => missing("code", "image, compile"),
-        Some(Source::Compile(_)) => unbuilt("code.compile"),
-        Some(Source::Image(image)) => match image.source {
-            None => missing("code.image", "prebuilt, from_code, from_git"),
-            Some(image_source::Source::FromCode(_)) => unbuilt("code.image.from_code"),
-            Some(image_source::Source::FromGit(_)) => unbuilt("code.image.from_git"),
-            Some(image_source::Source::Prebuilt(p)) => {
-                check_reference(&p.image_ref)?;
-                if !image.registry_secret_ref.is_empty()
-                    && let Err(e) = image.registry_secret_ref.parse::<SecretName>()
-                {
-                    return Err(Failure::field(
-                        "code.image.registry_secret_ref",
-                        e.to_string(),
-                    ));
-                }
-                Ok(ImageSource {
-                    image_ref: p.image_ref,
-                    registry_secret_ref: image.registry_secret_ref,
-                })
-            }
-        },
-    }
-}
-
-/// Refuses what cannot be an image reference; the engine and the registry judge the rest.
-fn check_reference(reference: &str) -> Result<(), Failure> {
-    let wrong = |why: &str| {
-        Err(Failure::field(
-            "code.image.prebuilt.image_ref",
-            format!(
-                "{reference:?} {why}; give a reference such as \"registry.example/team/app:1.2\""
-            ),
-        ))
-    };
-    if reference.is_empty() {
-        return wrong("is empty");
-    }
-    if reference.len() > 512 {
-        return wrong("is longer than 512 characters");
-    }
-    if reference
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control())
-    {
-        return wrong("has white space in it");
-    }
-    Ok(())
 }
 
 fn limits_to_wire(limits: Limits) -> v1::ResourceLimits {
@@ -385,10 +355,14 @@ pub(super) fn app_to_wire(
         StorageMode::Persistent => v1::StorageMode::Persistent,
         StorageMode::Ttl => v1::StorageMode::Ttl,
     };
-    let has_code = app.draft.is_some() || app.active_version != 0;
-    let (runtime, mode) = match has_code {
-        true => (IMAGE_RUNTIME, v1::DeploymentMode::Image),
-        false => ("", v1::DeploymentMode::Unspecified),
+    // What serves, else what will.
+    let source = app.active().map(|v| &v.source);
+    let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
+    let runtime = source.map_or("", |source| source.runtime());
+    let mode = match source {
+        Some(CodeSource::Compile(_)) => v1::DeploymentMode::Sdk,
+        Some(_) => v1::DeploymentMode::Image,
+        None => v1::DeploymentMode::Unspecified,
     };
     v1::AppMeta {
         id: app.id.to_string(),
@@ -418,6 +392,14 @@ pub(super) fn app_to_wire(
         allow_unauthenticated: s.allow_unauthenticated,
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
+        writable_root_fs: s.writable_root_fs,
+        protocol: match s.protocol {
+            Protocol::Auto => v1::AppProtocol::Unspecified,
+            Protocol::Http1 => v1::AppProtocol::Http1,
+            Protocol::H2c => v1::AppProtocol::H2c,
+        }
+        .into(),
+        cors_origins: s.cors_origins.clone(),
     }
 }
 
@@ -506,30 +488,6 @@ pub(super) fn split_headers(
     (first, repeated)
 }
 
-pub(super) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
-    v1::DraftInfo {
-        status: v1::VersionStatus::Draft.into(),
-        code_hash: draft.source.code_hash(),
-        created_at_ms: draft.created_at_ms,
-        code_kind: v1::CodeKind::Image.into(),
-        image_ref: draft.source.image_ref.clone(),
-        ..Default::default()
-    }
-}
-
-/// The code as SaveDraft took it.
-pub(super) fn code_to_wire(source: &ImageSource) -> v1::CodeSource {
-    let image = v1::ImageSource {
-        source: Some(v1::image_source::Source::Prebuilt(v1::PrebuiltImage {
-            image_ref: source.image_ref.clone(),
-        })),
-        registry_secret_ref: source.registry_secret_ref.clone(),
-    };
-    v1::CodeSource {
-        source: Some(v1::code_source::Source::Image(image)),
-    }
-}
-
 pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
     let status = if v.number == app.active_version {
         v1::VersionStatus::Active
@@ -542,11 +500,12 @@ pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
         created_at_ms: v.created_at_ms,
         status: status.into(),
         resource_tier: tier_to_wire(v.settings.tier).into(),
-        runtime: IMAGE_RUNTIME.to_owned(),
+        runtime: v.source.runtime().to_owned(),
         scaling: Some(scaling_to_wire(&v.settings.scaling)),
-        code_kind: v1::CodeKind::Image.into(),
-        image_ref: v.source.image_ref.clone(),
+        code_kind: code_kind(&v.source).into(),
+        image_ref: v.image_ref.clone(),
         image_id: v.image_id.clone(),
+        image_digest: v.facts.digest_ref.clone(),
     }
 }
 

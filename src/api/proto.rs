@@ -59,7 +59,8 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract, those that clients call.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
+    "dodil.ignite.local.v1.BuildService",
     "dodil.ignite.local.v1.ExecutionService",
     "dodil.ignite.local.v1.ScalingService",
     "dodil.ignite.v1.ComputeService",

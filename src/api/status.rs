@@ -109,6 +109,17 @@ pub fn to_response(f: &Failure, owner: bool) -> Response<Body> {
     http_response(&to_status(f, owner))
 }
 
+/// The trailers that end a gRPC call with a failure; see [`to_status`] for `owner`.
+pub fn to_trailers(f: &Failure, owner: bool) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if to_status(f, owner).add_header(&mut trailers).is_err() {
+        // Only a message that no header takes can be why, and ours are encoded.
+        let code = HeaderValue::from(f.reason.code() as u16);
+        trailers.insert("grpc-status", code);
+    }
+    trailers
+}
+
 /// The HTTP answer of a status: the reason's HTTP status if it names one, else the usual
 /// mapping of its code; the body is [`json_body`]; headers tell reason, challenge and delay.
 pub fn http_response(status: &Status) -> Response<Body> {

@@ -1,16 +1,17 @@
 //! A draft or a version made ready to be tested.
 
 use super::{
-    Apps,
+    Apps, facts,
     versions::{draft, find, restore},
 };
 use crate::{
     fleet::Trial,
-    model::{AppId, Failure, Revision, Version},
+    model::{AppId, CodeSource, Failure, Reason, Revision, Version},
 };
 
 impl Apps {
-    /// A trial of a version with its own settings, or of the draft with the app's present ones.
+    /// A trial of a version with its own settings, or of the draft with the app's present ones;
+    /// a draft that is not built is built first.
     ///
     /// # Errors
     /// NOT_FOUND for the app, the draft or the version; why its image cannot be had.
@@ -20,17 +21,34 @@ impl Apps {
         let revision = match number {
             Some(number) => {
                 let version = find(&app, number)?;
-                let pinned = s.images.pinned(&id.org, &version.source, &version.image_id);
+                let pinned = s.images.pinned(&id.org, &version);
                 s.unless_stopping(pinned).await?;
                 Revision::new(&restore(&app, &version), &version, s.defaults)
             }
             None => {
                 let draft = draft(&app)?;
-                let image = s.images.resolve(&id.org, &draft.source);
+                let (image_ref, image) = match &draft.source {
+                    CodeSource::Prebuilt(source) => {
+                        let image = s.images.resolve(&id.org, source);
+                        (source.image_ref.clone(), s.unless_stopping(image).await?)
+                    }
+                    _ => match s.unless_stopping(s.built(id, draft)).await? {
+                        Some(built) => built,
+                        None => {
+                            return Err(Failure::new(
+                                Reason::Internal,
+                                "the draft has no image after its build",
+                            ));
+                        }
+                    },
+                };
+                let facts = facts(&image, &image_ref);
                 let version = Version {
                     number: 0,
                     source: draft.source.clone(),
-                    image_id: s.unless_stopping(image).await?.id,
+                    image_ref,
+                    image_id: image.id,
+                    facts,
                     created_at_ms: draft.created_at_ms,
                     settings: app.settings.clone(),
                 };

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Apps, now_ms};
-use crate::model::{App, AppId, Draft, Failure, ImageSource, Reason, Revision, Version};
+use crate::model::{App, AppId, CodeSource, Draft, Failure, Reason, Revision, Version};
 
 /// The code of a draft or of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
-    /// Where its image comes from.
-    pub source: ImageSource,
+    /// Where its image comes from, as it was saved.
+    pub source: CodeSource<Bytes>,
+    /// What identifies it.
+    pub hash: String,
     /// The version it belongs to; 0 is the draft.
     pub version: u32,
 }
@@ -45,15 +49,21 @@ impl Apps {
     /// The code of a version, or of the draft for version 0.
     ///
     /// # Errors
-    /// NOT_FOUND for the app, the version or the draft.
-    pub fn code(&self, id: &AppId, number: u32) -> Result<Code, Failure> {
+    /// NOT_FOUND for the app, the version or the draft; STORE_UNAVAILABLE when its bytes cannot
+    /// be read.
+    pub async fn code(&self, id: &AppId, number: u32) -> Result<Code, Failure> {
         let app = self.get(id)?;
         let source = match number {
             0 => draft(&app)?.source.clone(),
             n => find(&app, n)?.source.clone(),
         };
+        let bytes = match source.bytes() {
+            Some(blob) => self.shared.blobs.get(blob).await?,
+            None => Bytes::new(),
+        };
         Ok(Code {
-            source,
+            hash: source.code_hash(),
+            source: source.try_map(|_| Ok::<_, Failure>(bytes))?,
             version: number,
         })
     }
@@ -74,7 +84,7 @@ impl Apps {
                 let app = s.get(&id)?;
                 let previous = app.active_version;
                 let version = find(&app, number)?;
-                let pinned = s.images.pinned(&id.org, &version.source, &version.image_id);
+                let pinned = s.images.pinned(&id.org, &version);
                 s.unless_stopping(pinned).await?;
                 let restored = restore(&app, &version);
                 // Refused before anything is started, and again on the newest state below.
@@ -108,6 +118,10 @@ pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();
     restored.settings.allow_unauthenticated = app.settings.allow_unauthenticated;
+    restored
+        .settings
+        .cors_origins
+        .clone_from(&app.settings.cors_origins);
     restored.active_version = version.number;
     restored.updated_at_ms = now_ms();
     restored
@@ -157,10 +171,10 @@ mod tests {
 
     #[test]
     fn a_rollback_restores_the_snapshot_and_leaves_who_may_call() {
-        let source = ImageSource {
+        let source = CodeSource::Prebuilt(crate::model::ImageSource {
             image_ref: "a:1".into(),
             registry_secret_ref: String::new(),
-        };
+        });
         let published = Settings {
             env: [("A".to_owned(), "1".to_owned())].into(),
             allow_unauthenticated: true,
@@ -169,7 +183,9 @@ mod tests {
         let version = Arc::new(Version {
             number: 1,
             source,
+            image_ref: "a:1".into(),
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 0,
             settings: published,
         });
@@ -177,6 +193,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings {
                 description: "later".into(),
                 ..Settings::default()

@@ -1,127 +1,29 @@
-//! From code to an image on this machine. So far: images that exist already.
+//! From code to an image on this machine.
+//!
+//! An archive (`archive`), a git repository (`git`) or one file becomes a [`Source`]: a tree in a
+//! folder of its own in which nothing leads out. With the Dockerfile that it brings, or that a
+//! managed runtime writes (`runtime`), it becomes a [`Context`], which the engine builds. The
+//! [`Builder`] runs builds: one after another for an app, a bounded number in all, each with a
+//! bounded log (`log`). Images that exist already are found or pulled by [`Images`].
+//!
+//! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
+//! records.
 
-use std::sync::Arc;
+mod archive;
+mod builder;
+mod context;
+mod git;
+mod ignorefile;
+mod images;
+mod log;
+pub mod runtime;
+mod source;
+mod steps;
+mod sweep;
 
-use futures_util::future::BoxFuture;
-
-use crate::{
-    engine::{Credentials, Engine, Error, Image, Keychain},
-    model::{Failure, ImageSource, OrgName, Reason},
-};
-
-type Ensured = BoxFuture<'static, Result<Image, Error>>;
-type Ensure = dyn Fn(String, Option<Credentials>) -> Ensured + Send + Sync;
-
-/// Makes images available; the engine's type ends here.
-#[derive(Clone)]
-pub struct Images {
-    ensure: Arc<Ensure>,
-    keychain: Keychain,
-    strict: bool,
-}
-
-impl Images {
-    /// Images of an engine, pulled with what the keychain has. `strict` refuses those that the
-    /// platform would refuse.
-    pub fn new<E: Engine>(engine: Arc<E>, keychain: Keychain, strict: bool) -> Self {
-        let ensure = move |reference: String, credentials: Option<Credentials>| -> Ensured {
-            let engine = engine.clone();
-            Box::pin(async move { engine.ensure_image(&reference, credentials.as_ref()).await })
-        };
-        Self {
-            ensure: Arc::new(ensure),
-            keychain,
-            strict,
-        }
-    }
-
-    /// The image of an organization's source, pulled if it is not here. A secret that the source
-    /// names must be usable even then, since a later pull will need it.
-    ///
-    /// # Errors
-    /// IMAGE_UNAVAILABLE, ENGINE_UNAVAILABLE, or FAILED_PRECONDITION for an image that a strict
-    /// platform refuses or a secret that cannot be used.
-    pub async fn resolve(&self, org: &OrgName, source: &ImageSource) -> Result<Image, Failure> {
-        let credentials = self.keychain.of(org, source).await?;
-        let image = (self.ensure)(source.image_ref.clone(), credentials)
-            .await
-            .map_err(|e| match e {
-                // Not a start that failed: the image could not be had for a reason of the engine's.
-                Error::Refused { .. } | Error::TimedOut { .. } => Failure::new(
-                    Reason::ImageUnavailable,
-                    format!(
-                        "image {:?} could not be made available: {e}",
-                        source.image_ref
-                    ),
-                ),
-                e => e.to_failure(),
-            })?;
-        self.judge(source, &image)?;
-        Ok(image)
-    }
-
-    /// The image that a version was published with, pulled by its name if it is not here.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`], and IMAGE_UNAVAILABLE when the name stands for another image now.
-    pub async fn pinned(
-        &self,
-        org: &OrgName,
-        source: &ImageSource,
-        id: &str,
-    ) -> Result<(), Failure> {
-        match (self.ensure)(id.to_owned(), None).await {
-            Ok(_) => return Ok(()),
-            Err(Error::NoSuchImage { .. }) => {}
-            Err(e) => return Err(e.to_failure()),
-        }
-        let image = self.resolve(org, source).await?;
-        if image.id == id {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Reason::ImageUnavailable,
-            format!(
-                "the image {id} that this version was published with is gone from this machine, and {:?} names another one now; bring it back (`docker load`), or publish again",
-                source.image_ref
-            ),
-        ))
-    }
-
-    /// Says what the platform would refuse about an image; a strict one does.
-    fn judge(&self, source: &ImageSource, image: &Image) -> Result<(), Failure> {
-        if let Err(objection) = check_user(&image.user) {
-            let text = format!("image {:?} {objection}", source.image_ref);
-            if self.strict {
-                return Err(Failure::new(Reason::FailedPrecondition, text));
-            }
-            tracing::warn!("{text}; it runs here because --strict is off");
-        }
-        Ok(())
-    }
-}
-
-/// The platform takes images with a numeric user that is not root.
-fn check_user(user: &str) -> Result<(), String> {
-    let name = user.split(':').next().unwrap_or_default();
-    match name.parse::<u32>() {
-        Ok(0) => Err("runs as root (USER 0), which the platform refuses; set a numeric USER such as 65532".to_owned()),
-        Ok(_) => Ok(()),
-        Err(_) if name.is_empty() => Err("names no USER and so runs as root, which the platform refuses; set a numeric USER such as 65532".to_owned()),
-        Err(_) => Err(format!("has the USER {name:?}; the platform takes numeric ones only, such as 65532")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_numeric_users_other_than_root_pass() {
-        assert!(check_user("65532").is_ok());
-        assert!(check_user("1000:1000").is_ok());
-        for bad in ["", "0", "0:0", "root", "nobody:nogroup"] {
-            assert!(check_user(bad).is_err(), "{bad}");
-        }
-    }
-}
+pub use archive::{Format, format, look};
+pub use builder::{Build, Builder, Config, Held, Record, State, Vault};
+pub use context::{Context, dockerfile_in};
+pub use images::Images;
+pub use log::{Line, Log};
+pub use source::{Entries, Entry, Limits, Source};

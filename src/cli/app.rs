@@ -109,7 +109,7 @@ pub(super) enum Command {
         limit: Duration,
     },
     /// Create or update an app, save its code, publish it, and print its URL.
-    Deploy(deploy::Args),
+    Deploy(Box<deploy::Args>),
 }
 
 /// Runs one of the commands.
@@ -193,7 +193,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             depth,
             limit,
         } => scale::wait(context, id, replicas, depth, limit).await,
-        Command::Deploy(args) => Box::pin(deploy::run(context, args)).await,
+        Command::Deploy(args) => Box::pin(deploy::run(context, *args)).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ignite app deploy`: from an image to a URL in one go.
+//! `ignite app deploy`: from code or an image to a URL in one go.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,7 +11,8 @@ use tonic::Code;
 use super::{
     Context, Error,
     app::{Settings, get},
-    draft,
+    build::{self, Lines},
+    code::Source,
     failure::note,
     id::AppArg,
     output,
@@ -24,20 +25,22 @@ pub(super) struct Args {
     /// The app, as org:app or app; it is created when it is not there.
     id: AppArg,
     #[command(flatten)]
-    source: draft::Source,
+    source: Source,
     #[command(flatten)]
     settings: Settings,
-    /// Show the build's log; an image that exists has none.
+    /// Show the build's log on stderr; an image that exists has none.
     #[arg(long)]
     follow: bool,
 }
 
-/// Creates or updates, saves, publishes, and prints the primary URL alone on stdout.
+/// Creates or updates, saves, builds, publishes, and prints the primary URL alone on stdout.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id)?;
     let session = context.connect(&app.org).await?;
     let client = session.client();
     let begun = Instant::now();
+    // Before anything is made for code that is not there.
+    let save = args.source.save(&app)?;
 
     let existing = match session.answer(client.clone().get_app(get(&app))).await {
         Err(e) if e.code() == Some(Code::NotFound) => false,
@@ -57,12 +60,20 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         .await?;
     }
     let (organization_name, app_name) = (app.org.to_string(), app.name.to_string());
-    let save = args.source.save(&app);
     step(
-        &format!("Saving the draft with {}", args.source.image()),
+        &format!("Saving the draft with {}", args.source.name()),
         session.answer(client.clone().save_draft(save)),
     )
     .await?;
+    if args.source.is_built() {
+        let started = build::start(&session, &app).await?;
+        let lines = match args.follow {
+            true => Lines::Beside,
+            false => Lines::Hidden,
+        };
+        note(&format!("Building {app} ({}) …", started.deploy_id));
+        build::follow(context, &session, &app, &started.deploy_id, lines).await?;
+    }
     let publish = v1::PublishDraftRequest {
         organization_name,
         app_name,

@@ -5,6 +5,9 @@ use comfy_table::Table;
 
 use super::{
     Context, Error,
+    build::{self, Lines},
+    code::Source,
+    context::Session,
     id::AppArg,
     invoke::Sent,
     output::{plain, rows, time},
@@ -28,6 +31,27 @@ pub(super) enum Command {
         /// The app, as org:app or app.
         id: AppArg,
     },
+    /// Build the draft into an image.
+    Compile {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Print the build's log and wait for its end.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the log of the draft's build, to its end when it is under way.
+    CompileLogs {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// Another build than the draft's last one.
+        #[arg(long, value_name = "ID")]
+        build: Option<String>,
+    },
+    /// End the build of the draft that is under way.
+    Cancel {
+        /// The app, as org:app or app.
+        id: AppArg,
+    },
     /// Send a request to the draft in a container of its own and print the answer.
     Test {
         /// The app, as org:app or app.
@@ -42,50 +66,14 @@ pub(super) enum Command {
     },
 }
 
-/// Where the code comes from.
-#[derive(Debug, clap::Args)]
-pub(super) struct Source {
-    /// An image that exists: a tag or id on the server's machine, or a reference to pull.
-    #[arg(long, value_name = "REFERENCE")]
-    image_ref: String,
-    /// The secret to pull the image with.
-    #[arg(long, value_name = "NAME")]
-    registry_secret_ref: Option<String>,
-}
-
-impl Source {
-    /// The image, for people.
-    pub(super) fn image(&self) -> &str {
-        &self.image_ref
-    }
-
-    /// The request that saves this code as the app's draft.
-    pub(super) fn save(&self, app: &AppId) -> v1::SaveDraftRequest {
-        let image = v1::ImageSource {
-            source: Some(v1::image_source::Source::Prebuilt(v1::PrebuiltImage {
-                image_ref: self.image_ref.clone(),
-            })),
-            registry_secret_ref: self.registry_secret_ref.clone().unwrap_or_default(),
-        };
-        v1::SaveDraftRequest {
-            organization_name: app.org.to_string(),
-            app_name: app.name.to_string(),
-            code: Some(v1::CodeSource {
-                source: Some(v1::code_source::Source::Image(image)),
-            }),
-        }
-    }
-}
-
 /// Runs one of the commands.
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
         Command::Save { id, source } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
-            let saved = session
-                .answer(session.client().save_draft(source.save(&app)))
-                .await?;
+            let save = source.save(&app)?;
+            let saved = session.answer(session.client().save_draft(save)).await?;
             context.format.print("SaveDraftResponse", &saved, |_| {
                 draft_table(saved.draft.as_ref())
             })
@@ -93,16 +81,39 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
         Command::Info { id } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
-            let request = v1::GetDraftInfoRequest {
-                organization_name: app.org.to_string(),
-                app_name: app.name.to_string(),
-            };
-            let info = session
-                .answer(session.client().get_draft_info(request))
-                .await?;
+            let info = info(&session, &app).await?;
             context.format.print("GetDraftInfoResponse", &info, |_| {
                 draft_table(info.draft.as_ref())
             })
+        }
+        Command::Compile { id, follow } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let started = build::start(&session, &app).await?;
+            if follow {
+                let id = &started.deploy_id;
+                return build::follow(context, &session, &app, id, Lines::Data).await;
+            }
+            context.format.print("CompileDraftResponse", &started, |_| {
+                draft_table(started.draft.as_ref())
+            })
+        }
+        Command::CompileLogs { id, build } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let build = match build {
+                Some(build) => build,
+                None => last_build(&session, &app).await?,
+            };
+            build::follow(context, &session, &app, &build, Lines::Data).await
+        }
+        Command::Cancel { id } => {
+            let app = context.app(id)?;
+            let session = context.connect(&app.org).await?;
+            let draft = build::cancel(&session, &app).await?;
+            context
+                .format
+                .print("DraftInfo", &draft, |_| draft_table(Some(&draft)))
         }
         Command::Test { id, sent } => {
             let app = context.app(id)?;
@@ -124,6 +135,27 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                     published_table(&published)
                 })
         }
+    }
+}
+
+async fn info(session: &Session, app: &AppId) -> Result<v1::GetDraftInfoResponse, Error> {
+    let request = v1::GetDraftInfoRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    session
+        .answer(session.client().get_draft_info(request))
+        .await
+}
+
+async fn last_build(session: &Session, app: &AppId) -> Result<String, Error> {
+    let draft = info(session, app).await?.draft.unwrap_or_default();
+    match draft.deploy_id.is_empty() {
+        false => Ok(draft.deploy_id),
+        true => Err(Error::Usage(format!(
+            "the draft of {app} has not been built; `ignite draft compile {}:{}` builds it",
+            app.org, app.name
+        ))),
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) enum Error {
     AppFailed(u16),
     /// An execution ended, and not well; in words.
     ExecutionFailed(String),
+    /// The draft could not be built; in words.
+    BuildFailed(String),
+    /// The user had enough and was told what goes on.
+    Interrupted,
     /// Whoever read our output has gone.
     Closed,
     /// Anything of this machine.
@@ -79,7 +83,12 @@ impl Error {
             Error::Unreachable(_) => exit_code(Code::Unavailable),
             Error::TimedOut(_) => exit_code(Code::DeadlineExceeded),
             Error::Api { status, .. } => exit_code(status.code()),
-            Error::AppFailed(_) | Error::ExecutionFailed(_) | Error::Other(_) => 1,
+            Error::AppFailed(_)
+            | Error::ExecutionFailed(_)
+            | Error::BuildFailed(_)
+            | Error::Other(_) => 1,
+            // As shells count an end by SIGINT.
+            Error::Interrupted => 130,
             // Who closes the pipe has seen enough: no failure.
             Error::Closed => 0,
         }
@@ -87,9 +96,10 @@ impl Error {
 
     fn text(&self) -> Option<String> {
         Some(match self {
-            Error::Usage(why) | Error::Unreachable(why) | Error::ExecutionFailed(why) => {
-                why.clone()
-            }
+            Error::Usage(why)
+            | Error::Unreachable(why)
+            | Error::ExecutionFailed(why)
+            | Error::BuildFailed(why) => why.clone(),
             Error::TimedOut(after) => format!(
                 "no answer within {}; give more time with --timeout",
                 humantime::format_duration(*after)
@@ -102,7 +112,7 @@ impl Error {
                 text
             }
             Error::AppFailed(status) => format!("the app answered with status {status}"),
-            Error::Closed => return None,
+            Error::Closed | Error::Interrupted => return None,
             Error::Other(e) => format!("{e:#}"),
         })
     }

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod app;
+mod build;
+mod code;
 mod configure;
 mod context;
 mod deploy;

@@ -1,5 +1,11 @@
 //! `ignite version`: what was published, and the way back to it.
 
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use comfy_table::Table;
 
@@ -58,6 +64,9 @@ pub(super) enum Command {
         /// Its number.
         #[arg(value_name = "VERSION")]
         number: Option<u32>,
+        /// Write the archive or source file there, to save or build it again.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
     },
 }
 
@@ -102,7 +111,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             Box::pin(test::run(context, &app, Some(number), sent)).await
         }
-        Command::Code { id, number } => {
+        Command::Code { id, number, to } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
             let request = v1::GetAppCodeRequest {
@@ -113,6 +122,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let code = session
                 .answer(session.client().get_app_code(request))
                 .await?;
+            if let Some(to) = to {
+                write_code(&code, &to)?;
+            }
             context
                 .format
                 .print("GetAppCodeResponse", &code, |_| code_table(&code))
@@ -201,6 +213,28 @@ fn version_table(version: Option<&v1::AppVersion>) -> Table {
     ])
 }
 
+/// Writes the bytes of code to a file that is not there yet.
+fn write_code(answer: &v1::GetAppCodeResponse, to: &Path) -> Result<(), Error> {
+    use v1::{code_source::Source, image_source};
+    let bytes = match answer.code.as_ref().and_then(|c| c.source.as_ref()) {
+        Some(Source::Compile(compile)) => &compile.source_code,
+        Some(Source::Image(v1::ImageSource {
+            source: Some(image_source::Source::FromCode(code)),
+            ..
+        })) => &code.archive,
+        _ => {
+            return Err(Error::Usage(
+                "this code is an image or a repository, not an archive that could be written to a file"
+                    .to_owned(),
+            ));
+        }
+    };
+    let written = std::fs::File::create_new(to).and_then(|mut f| f.write_all(bytes));
+    written
+        .with_context(|| format!("cannot write {}", to.display()))
+        .map_err(Error::Other)
+}
+
 fn code_table(answer: &v1::GetAppCodeResponse) -> Table {
     use v1::{code_source::Source, image_source};
     let belongs_to = match answer.version {
@@ -212,12 +246,25 @@ fn code_table(answer: &v1::GetAppCodeResponse) -> Table {
         ("kind", plain(answer.code_kind().as_str_name(), "CODE_KIND")),
     ];
     if let Some(Source::Image(image)) = answer.code.as_ref().and_then(|c| c.source.as_ref()) {
-        if let Some(image_source::Source::Prebuilt(prebuilt)) = &image.source {
-            all.push(("image", prebuilt.image_ref.clone()));
+        match &image.source {
+            Some(image_source::Source::Prebuilt(prebuilt)) => {
+                all.push(("image", prebuilt.image_ref.clone()));
+            }
+            Some(image_source::Source::FromCode(code)) => {
+                all.push(("archive", format!("{} bytes", code.archive.len())));
+            }
+            Some(image_source::Source::FromGit(git)) => {
+                all.push(("repository", git.url.clone()));
+                all.push(("ref", git.r#ref.clone()));
+            }
+            None => {}
         }
         if !image.registry_secret_ref.is_empty() {
             all.push(("registry secret", image.registry_secret_ref.clone()));
         }
+    }
+    if let Some(Source::Compile(compile)) = answer.code.as_ref().and_then(|c| c.source.as_ref()) {
+        all.push(("source", format!("{} bytes", compile.source_code.len())));
     }
     all.push(("hash", answer.code_hash.clone()));
     rows(&all)

@@ -261,3 +261,16 @@ macro_rules! words {
 words!(Reach { Auto = "auto", Direct = "direct", Published = "published" }, "auto, direct or published");
 words!(Freezer { Auto = "auto", Engine = "engine", Cgroup = "cgroup" }, "auto, engine or cgroup");
 words!(LogFormat { Plain = "plain", Json = "json" }, "plain or json");
+
+/// Whether a text is a domain of lower-case labels that has room for an app's label before it.
+pub(super) fn is_domain(s: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
+    s.len() <= 253 - 64 && s.split('.').all(label)
+}

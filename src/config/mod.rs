@@ -7,21 +7,30 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     path::PathBuf,
+    thread::available_parallelism,
     time::Duration,
 };
 
 use crate::model::{OrgName, Standby};
 
 mod forms;
+mod kinds;
 mod layers;
+mod proxies;
 mod serving;
 #[cfg(test)]
 mod tests;
 
 pub use forms::parse_duration;
+pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
+pub use proxies::Proxies;
 pub use serving::Serving;
+
+/// The least buffer that the HTTP library works with.
+const MIN_HEADER_BYTES: u64 = 8 * 1024;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -43,6 +52,8 @@ const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
 const DEFAULT_HOLD_MAX_BYTES: u64 = 64 * MIB;
 /// What large function platforms take for a synchronous payload.
 const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
+/// More than any machine has use for, and few enough to be started.
+const MAX_HTTP_THREADS: usize = 256;
 /// Under the listen backlog of 128 that many small servers use.
 const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
 /// What orchestrators usually allow a process to end in.
@@ -51,6 +62,16 @@ const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 /// Enough for a JVM or a pre-forking server, and the end of a fork bomb.
 const DEFAULT_PIDS_LIMIT: u32 = 512;
+/// Files of an app that is used on working days live over a weekend.
+const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A few steps back without a pull.
+const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
+/// Tests of a draft, and a delete that is followed by a new deploy, find the image there.
+const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
+/// Nobody waits for it.
+const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// `/tmp` and home full, half of the memory is left to the processes.
+const DEFAULT_SCRATCH_PERCENT: u32 = 25;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
 /// The first pause is short, since a port still in use is gone by then.
@@ -96,8 +117,45 @@ const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 /// Some MB of ordinary lines, read and sorted in memory for one answer.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
 
+/// A folder of source with a few assets; base64 and all it is still taken in one message.
+const DEFAULT_MAX_CODE_BYTES: u64 = 50 * MIB;
+/// Ten times that: what large function platforms take for an unpacked archive, and some more.
+const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
+const DEFAULT_CODE_MAX_FILES: usize = 50_000;
+/// Text packs to a tenth, a file of zeros to a thousandth.
+const DEFAULT_CODE_MAX_RATIO: u64 = 200;
+/// A build takes a core or more; two leave a small machine usable.
+const DEFAULT_BUILD_CONCURRENCY: usize = 2;
+const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
+/// Compilers take their time on small machines.
+const DEFAULT_BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Some thousand lines.
+const DEFAULT_BUILD_LOG_BYTES: u64 = MIB;
+const DEFAULT_BUILD_LOGS_KEPT: usize = 50;
+/// One commit of a large repository over a slow line.
+const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// As many as a small machine starts side by side.
 const DEFAULT_TEST_MAX_RUNNING: usize = 4;
+
+/// As many descriptors as many systems allow, with as many again for the way to replicas.
+const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
+/// What the HTTP library parses without allocating.
+const DEFAULT_MAX_HEADERS: usize = 100;
+/// Eight times what common servers take.
+const DEFAULT_MAX_HEADER_BYTES: u64 = 64 * 1024;
+/// A phone in a tunnel gets its head through; who needs longer is stuck or hostile.
+const DEFAULT_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// As long as common servers and proxies keep idle connections.
+const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Twice what a server should at least allow.
+const DEFAULT_MAX_STREAMS: u32 = 200;
+/// No single app takes more than there are connections by default.
+const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
+/// Two apps at their bound.
+const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
+/// What common proxies allow between two writes.
+const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Everything `ignite serve` can be told.
 ///
@@ -163,6 +221,9 @@ pub struct Config {
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
     pub max_body_bytes: u64,
+    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads that carry HTTP connections; by default one
+    /// for each CPU.
+    pub http_threads: usize,
     /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections that are
     /// being opened to one replica at a time. Default 32.
     pub max_connects_per_replica: usize,
@@ -174,6 +235,21 @@ pub struct Config {
     pub stop_grace: Duration,
     /// `pids_limit`, `IGNITE_PIDS_LIMIT`: most processes and threads of a container. Default 512.
     pub pids_limit: u32,
+    /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
+    /// volume when its storage mode is not persistent. Default 3 days.
+    pub storage_ttl: Duration,
+    /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose pulled
+    /// images stay on this machine, beside the active one's. Default 5.
+    pub image_versions_kept: usize,
+    /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: how long a pulled image stays at least, counted
+    /// from the pull. Default 1 h.
+    pub image_keep_for: Duration,
+    /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two looks for volumes and images
+    /// that are not to be kept. Default 60 s.
+    pub upkeep_interval: Duration,
+    /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
+    /// may take, and as much again its home directory. Default 25.
+    pub scratch_percent: u32,
     /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
     /// log file is rotated. Default 10 MiB.
     pub container_log_max_bytes: u64,
@@ -232,6 +308,38 @@ pub struct Config {
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
     pub test_max_running: usize,
+    /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or source file of a draft.
+    /// Default 50 MiB.
+    pub max_code_bytes: u64,
+    /// `code_max_unpacked_bytes`, `IGNITE_CODE_MAX_UNPACKED_BYTES`: most bytes of all files of an
+    /// archive or repository. Default 512 MiB.
+    pub code_max_unpacked_bytes: u64,
+    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most files, folders and links of an archive or
+    /// repository. Default 50,000.
+    pub code_max_files: usize,
+    /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each
+    /// of its own. Default 200.
+    pub code_max_ratio: u64,
+    /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
+    /// of one app run one after another. Default 2.
+    pub build_concurrency: usize,
+    /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most builds that wait. Default 64.
+    pub build_queue_max: usize,
+    /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest time for one build. Default
+    /// 1800 s.
+    pub build_timeout: Duration,
+    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of one build's log; the newest
+    /// lines are kept. Default 1 MiB.
+    pub build_log_bytes: u64,
+    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most ended builds whose logs are kept, in
+    /// memory. Default 50.
+    pub build_logs_kept: usize,
+    /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
+    /// as `host` or `none`. Left out, it is the engine's default.
+    pub build_network: Option<String>,
+    /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
+    /// 300 s.
+    pub git_timeout: Duration,
     /// `standby`, `IGNITE_STANDBY`: what becomes of replicas that are not needed: `pause` (frozen,
     /// later prepared), `prepared` (their process ends, container and network are kept) or `none`.
     /// Default `pause`.
@@ -266,51 +374,49 @@ pub struct Config {
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
+    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to the HTTP listener; more
+    /// are refused with 503. Default 16384.
+    pub max_connections: usize,
+    /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one
+    /// address; 0 sets no bound, as behind a proxy. Default 0.
+    pub max_connections_per_ip: usize,
+    /// `max_headers`, `IGNITE_MAX_HEADERS`: most header lines of an HTTP/1.1 request; other values
+    /// than 100 cost each request an allocation. Default 100.
+    pub max_headers: usize,
+    /// `max_header_bytes`, `IGNITE_MAX_HEADER_BYTES`: most bytes of a request's head, answered
+    /// with 431 beyond; also the size of a connection's buffer. Default 64 KiB.
+    pub max_header_bytes: u64,
+    /// `header_read_timeout`, `IGNITE_HEADER_READ_TIMEOUT`: longest time for the head of an
+    /// HTTP/1.1 request to come. Default 60s.
+    pub header_read_timeout: Duration,
+    /// `keep_alive_timeout`, `IGNITE_KEEP_ALIVE_TIMEOUT`: a connection without a request is closed
+    /// after this, or half as much again. Default 60s.
+    pub keep_alive_timeout: Duration,
+    /// `max_streams`, `IGNITE_MAX_STREAMS`: most requests at a time on one HTTP/2 connection.
+    /// Default 200.
+    pub max_streams: u32,
+    /// `max_in_flight_per_app`, `IGNITE_MAX_IN_FLIGHT_PER_APP`: most requests of one app under
+    /// way, held ones included; more are refused with 429. Default 16384.
+    pub max_in_flight_per_app: usize,
+    /// `max_in_flight_per_org`, `IGNITE_MAX_IN_FLIGHT_PER_ORG`: most requests of all apps of one
+    /// organization under way. Default 32768.
+    pub max_in_flight_per_org: usize,
+    /// `max_request_body_bytes`, `IGNITE_MAX_REQUEST_BODY_BYTES`: largest body of a request to an
+    /// app URL; 0 sets no bound, since bodies stream. Default 0.
+    pub max_request_body_bytes: u64,
+    /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
+    /// answer while there is more, or sends nothing of a body whose length it announced, loses the
+    /// exchange after this; 0 waits as long as the request may take. Default 60s.
+    pub client_stall_timeout: Duration,
+    /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
+    /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
+    /// loopback addresses.
+    pub trusted_proxies: Proxies,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
     /// Default `info`.
     pub log_level: String,
-}
-
-/// How containers are reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// Directly where their addresses are routable from here, else through published ports.
-    Auto,
-    /// At their own addresses.
-    Direct,
-    /// Through ports published on this host.
-    Published,
-}
-
-/// Who freezes containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freezer {
-    /// The cgroup where that is safe, else the engine.
-    Auto,
-    /// The engine.
-    Engine,
-    /// The cgroup.
-    Cgroup,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Scheme and port of public URLs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicUrl {
-    /// `http` or `https`.
-    pub scheme: String,
-    /// The port to show; `None` shows none, which is the scheme's own.
-    pub port: Option<u16>,
 }
 
 impl Config {
@@ -345,10 +451,18 @@ impl Config {
             hold_max_requests: DEFAULT_HOLD_MAX_REQUESTS,
             hold_max_bytes: DEFAULT_HOLD_MAX_BYTES,
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            http_threads: available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(MAX_HTTP_THREADS),
             max_connects_per_replica: DEFAULT_MAX_CONNECTS_PER_REPLICA,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             stop_grace: DEFAULT_STOP_GRACE,
             pids_limit: DEFAULT_PIDS_LIMIT,
+            storage_ttl: DEFAULT_STORAGE_TTL,
+            image_versions_kept: DEFAULT_IMAGE_VERSIONS_KEPT,
+            image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
+            upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
+            scratch_percent: DEFAULT_SCRATCH_PERCENT,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
             container_log_files: DEFAULT_CONTAINER_LOG_FILES,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,
@@ -369,6 +483,17 @@ impl Config {
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
             test_max_running: DEFAULT_TEST_MAX_RUNNING,
+            max_code_bytes: DEFAULT_MAX_CODE_BYTES,
+            code_max_unpacked_bytes: DEFAULT_CODE_MAX_UNPACKED_BYTES,
+            code_max_files: DEFAULT_CODE_MAX_FILES,
+            code_max_ratio: DEFAULT_CODE_MAX_RATIO,
+            build_concurrency: DEFAULT_BUILD_CONCURRENCY,
+            build_queue_max: DEFAULT_BUILD_QUEUE_MAX,
+            build_timeout: DEFAULT_BUILD_TIMEOUT,
+            build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
+            build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
+            build_network: None,
+            git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
             standby_memory: DEFAULT_STANDBY_MEMORY,
@@ -380,6 +505,18 @@ impl Config {
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_per_ip: 0,
+            max_headers: DEFAULT_MAX_HEADERS,
+            max_header_bytes: DEFAULT_MAX_HEADER_BYTES,
+            header_read_timeout: DEFAULT_HEADER_READ_TIMEOUT,
+            keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
+            max_streams: DEFAULT_MAX_STREAMS,
+            max_in_flight_per_app: DEFAULT_MAX_IN_FLIGHT_PER_APP,
+            max_in_flight_per_org: DEFAULT_MAX_IN_FLIGHT_PER_ORG,
+            max_request_body_bytes: 0,
+            client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
+            trusted_proxies: Proxies::loopback(),
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }
@@ -401,7 +538,7 @@ impl Config {
             "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
         );
         require(
-            is_domain(&self.base_domain),
+            forms::is_domain(&self.base_domain),
             "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",
         );
         require(
@@ -417,8 +554,24 @@ impl Config {
             "test_max_running must be at least 1",
         );
         require(
+            self.build_concurrency > 0,
+            "build_concurrency must be at least 1",
+        );
+        require(
+            self.max_code_bytes > 0 && self.code_max_unpacked_bytes > 0,
+            "max_code_bytes and code_max_unpacked_bytes must be at least 1",
+        );
+        require(
+            self.code_max_files > 0 && self.code_max_ratio > 0,
+            "code_max_files and code_max_ratio must be at least 1",
+        );
+        require(
             self.hold_max_requests > 0,
             "hold_max_requests must be at least 1",
+        );
+        require(
+            (1..=MAX_HTTP_THREADS).contains(&self.http_threads),
+            "http_threads must be from 1 to 256",
         );
         require(
             self.max_connects_per_replica > 0,
@@ -428,7 +581,28 @@ impl Config {
             self.liveness_failures > 0,
             "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
         );
+        for (name, value) in [
+            ("max_connections", self.max_connections),
+            ("max_headers", self.max_headers),
+            ("max_streams", self.max_streams as usize),
+            ("max_in_flight_per_app", self.max_in_flight_per_app),
+            ("max_in_flight_per_org", self.max_in_flight_per_org),
+        ] {
+            require(value > 0, &format!("{name} must be at least 1"));
+        }
+        require(
+            self.max_header_bytes >= MIN_HEADER_BYTES,
+            "max_header_bytes must be at least 8KiB, the least buffer of a connection",
+        );
+        require(
+            self.keep_alive_timeout <= self.header_read_timeout,
+            "keep_alive_timeout must not be longer than header_read_timeout, which runs on an idle HTTP/1.1 connection as well",
+        );
         require(self.pids_limit > 0, "pids_limit must be at least 1");
+        require(
+            (1..=100).contains(&self.scratch_percent),
+            "scratch_percent must be between 1 and 100",
+        );
         require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
         require(
             self.hold_max_bytes >= self.max_body_bytes,
@@ -462,6 +636,8 @@ impl Config {
             ("execution_retry_initial", self.execution_retry_initial),
             ("execution_retention_secs", self.execution_retention),
             ("retention_interval", self.retention_interval),
+            ("header_read_timeout", self.header_read_timeout),
+            ("keep_alive_timeout", self.keep_alive_timeout),
             ("cold_start_budget_secs", self.cold_start_budget),
             ("startup_timeout_secs", self.startup_timeout),
             ("app_timeout_secs", self.app_timeout),
@@ -470,6 +646,10 @@ impl Config {
             ("reconcile_interval", self.reconcile_interval),
             ("liveness_timeout", self.liveness_timeout),
             ("teardown_after", self.teardown_after),
+            ("storage_ttl_secs", self.storage_ttl),
+            ("upkeep_interval", self.upkeep_interval),
+            ("build_timeout_secs", self.build_timeout),
+            ("git_timeout_secs", self.git_timeout),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }
@@ -491,16 +671,4 @@ impl Config {
             Err(Invalid { problems })
         }
     }
-}
-
-fn is_domain(s: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
-    s.len() <= 253 - 64 && s.split('.').all(label)
 }

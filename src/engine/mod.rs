@@ -15,16 +15,23 @@ use std::{
 
 use futures_util::stream::BoxStream;
 
-use crate::model::{AppId, Failure, Reason, ReplicaId};
+use crate::model::{
+    AppId, Failure, Reason, ReplicaId,
+    files::{Files, Home},
+};
 
+mod build;
 pub mod docker;
 #[cfg(test)]
 pub mod fake;
 mod keychain;
 mod log;
+mod pulled;
 
+pub use build::{BuildNews, BuildOrder, ImageBuilder};
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
+pub use pulled::{PullRecord, WritePulls, Written};
 
 /// What the platform needs of a container engine.
 ///
@@ -42,6 +49,16 @@ pub trait Engine: Send + Sync + 'static {
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<Image, Error>> + Send;
+
+    /// The image if it is on this machine.
+    fn find_image(
+        &self,
+        reference: &str,
+    ) -> impl Future<Output = Result<Option<Image>, Error>> + Send;
+
+    /// Takes this name from the image that has it; one without any name left goes. Gone is
+    /// success; an image that a container needs is an error.
+    fn untag_image(&self, reference: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Creates a container, stopped, in the instance's network (made when it is missing).
     fn create(
@@ -118,6 +135,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the instance's network if it is missing, so that the first start need not.
     fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// The volumes of this instance's apps.
+    fn volumes(&self) -> impl Future<Output = Result<Vec<Volume>, Error>> + Send;
+
+    /// Removes a volume. Gone is success; one that a container has is an error.
+    fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Removes the instance's network. Gone is success; one still in use is an error.
     fn remove_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -162,10 +185,25 @@ impl fmt::Debug for Credentials {
 pub struct Image {
     /// The content id (`sha256:…`), which pins what a version runs.
     pub id: String,
+    /// Its names by digest in the registries that it came from.
+    pub digests: Vec<String>,
     /// `Config.User` as the image has it; empty is root.
     pub user: String,
+    /// Where that user is at home.
+    pub home: Home,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
+}
+
+/// The volume of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name in the engine.
+    pub name: String,
+    /// The app.
+    pub app: AppId,
+    /// When that app was created, Unix milliseconds.
+    pub since: i64,
 }
 
 /// A container's id in the engine.
@@ -201,6 +239,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
     pub env: BTreeMap<String, String>,
+    /// What can be written to; `HOME` follows from it when the root file system is read-only.
+    pub files: Files,
     /// The ports the app listens on, the primary one first; never empty.
     pub ports: Vec<u16>,
     /// Memory limit in bytes (swap included).

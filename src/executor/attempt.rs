@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use super::{Backoff, Leased, Permits, STORE_RETRY, Shared, log_unsaved};
 use crate::{
     fleet::{Lease, upstream},
-    gateway::{headers, invoke::Attempt},
+    gateway::{
+        headers,
+        invoke::{Attempt, Client},
+    },
     model::{
         Failure, Reason,
         execution::{Change, Ending, cause},
@@ -163,7 +166,14 @@ async fn attempt(
     };
     let answer = shared
         .gateway
-        .invoke(&deployment, port, id, request, None, Some(attempt))
+        .invoke(
+            &deployment,
+            port,
+            id,
+            request,
+            Client::default(),
+            Some(attempt),
+        )
         .await;
     let (head, mut body) = match answer {
         Ok(response) => response.into_parts(),

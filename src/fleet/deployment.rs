@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot},
@@ -25,6 +26,7 @@ use super::{
     events::{EventKind, Events},
     hold::Queue,
     lease::{Lease, Place},
+    load::Load,
     outcomes::Outcomes,
     replica::{Phase, ReplicaView, Slot},
     room::Ledger,
@@ -38,9 +40,11 @@ use crate::{
 /// One published app in the fleet.
 pub struct Deployment {
     id: AppId,
+    names: Names,
     pub(super) config: Arc<Config>,
     pub(super) revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
+    pub(super) load: Load,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
@@ -82,13 +86,35 @@ pub struct Snapshot {
     pub failing: bool,
 }
 
+/// An app's names as headers have them, made once.
+pub struct Names {
+    /// `org/name`.
+    pub function: HeaderValue,
+    /// The organization.
+    pub organization: HeaderValue,
+}
+
+impl Names {
+    /// The names of an app.
+    pub fn of(id: &AppId) -> Self {
+        let value = |name: String| HeaderValue::try_from(name).expect("names are ASCII");
+        Self {
+            function: value(id.to_string()),
+            organization: value(id.org.to_string()),
+        }
+    }
+}
+
 impl Deployment {
     pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let events = Events::default();
+        events.object(&revision);
         Arc::new(Self {
             id: revision.app.clone(),
+            names: Names::of(&revision.app),
             config,
+            load: ledger.orgs.load(&revision.app.org),
             outcomes: Outcomes::default(),
             events: events.clone(),
             revision: ArcSwap::from_pointee(revision),
@@ -124,6 +150,11 @@ impl Deployment {
     /// The app.
     pub fn id(&self) -> &AppId {
         &self.id
+    }
+
+    /// Its names, for headers.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The revision that serves.
@@ -335,6 +366,7 @@ impl Deployment {
                 revision.version,
                 format!("version {} serves from now on", revision.version),
             );
+            s.events.object(&revision);
         }
         self.revision.store(revision);
         let unsent = s.grant(self);

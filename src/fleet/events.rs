@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::model::ReplicaId;
+use crate::model::{ReplicaId, Revision};
 
 /// Events kept per app: some minutes of a busy one, and about 30 KB.
 const KEPT: usize = 256;
@@ -43,6 +43,8 @@ pub enum EventKind {
     ReplicaPrepared,
     /// There is no room for a start on this machine.
     NoRoom,
+    /// It runs here, and the platform would refuse it.
+    RefusedInCloud,
 }
 
 impl EventKind {
@@ -62,12 +64,16 @@ impl EventKind {
             Self::ReplicaResuming => "REPLICA_RESUMING",
             Self::ReplicaPrepared => "REPLICA_PREPARED",
             Self::NoRoom => "NO_ROOM",
+            Self::RefusedInCloud => "REFUSED_IN_CLOUD",
         }
     }
 
     /// Whether the owner should look at it.
     pub const fn is_warning(self) -> bool {
-        matches!(self, Self::ReplicaFailed | Self::StartFailed | Self::NoRoom)
+        matches!(
+            self,
+            Self::ReplicaFailed | Self::StartFailed | Self::NoRoom | Self::RefusedInCloud
+        )
     }
 }
 
@@ -129,6 +135,13 @@ impl Events {
             message: message.into(),
         });
         self.0.head.send_modify(|head| head.next = number + 1);
+    }
+
+    /// Tells the owner what the platform would refuse about a revision.
+    pub(super) fn object(&self, revision: &Revision) {
+        for why in &revision.objections {
+            self.push(EventKind::RefusedInCloud, None, revision.version, why);
+        }
     }
 
     /// Lets go of the followers.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::{
     deployment::Deployment,
     hold::Ticket,
+    load::Seat,
     replica::{ColdStart, Replica},
     thaw::{self, Thaw},
-    upstream::{self, Connection, Pool},
+    upstream::{self, Answer, Pool},
 };
 
 /// A place in the queue, given up when the request is dropped.
@@ -34,6 +34,8 @@ pub struct Lease {
     pub(super) cold: Option<ColdStart>,
     /// How the replica's thaw ends, when it was not awake yet.
     pub(super) thaw: Option<watch::Receiver<Thaw>>,
+    /// The request's place in the counts of app and organization, given back with the lease.
+    pub seat: Option<Seat>,
 }
 
 impl Lease {
@@ -48,7 +50,7 @@ impl Lease {
         &self,
         pool: &Arc<Pool>,
         request: Request<upstream::Body>,
-    ) -> Result<(Response<Incoming>, Connection), upstream::Error> {
+    ) -> Result<Response<Answer>, upstream::Error> {
         match &self.thaw {
             None => pool.send(request).await,
             Some(thaw) => Box::pin(thaw::send(thaw.clone(), pool, request)).await,

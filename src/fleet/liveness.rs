@@ -1,4 +1,4 @@
-//! Whether a ready replica still answers on its health path.
+//! Whether a ready replica still answers on its health path, and which of its connections are open.
 
 use super::{Config, replica::Replica, start};
 use crate::model::Revision;
@@ -13,6 +13,7 @@ pub(super) async fn watch(config: &Config, replica: &Replica, revision: &Revisio
     let mut failures = 0;
     loop {
         tokio::time::sleep(config.liveness_interval).await;
+        replica.sweep();
         match start::ask(pool, revision, config.liveness_timeout).await {
             Ok(_) => failures = 0,
             Err(why) => {

@@ -10,6 +10,7 @@
 //! | `hold.rs` | the bounded FIFO queue of held requests |
 //! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
 //! | `events.rs` | what happened to an app |
+//! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
@@ -34,6 +35,7 @@ mod events;
 mod hold;
 mod lease;
 mod liveness;
+mod load;
 mod outcomes;
 mod plan;
 mod replica;
@@ -60,13 +62,17 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use control::Until;
-pub use deployment::{Deployment, Snapshot};
+pub use deployment::{Deployment, Names, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
+pub use load::Seat;
 pub use outcomes::Outcomes;
 pub use replica::{ColdStart, Replica, ReplicaView};
 pub use room::Bounds;
@@ -86,6 +92,10 @@ pub struct Config {
     pub startup_timeout: Duration,
     /// Most requests held per app.
     pub hold_max_requests: usize,
+    /// Most requests under way per app, held ones included.
+    pub max_in_flight_per_app: usize,
+    /// Most requests under way per organization, held ones included.
+    pub max_in_flight_per_org: usize,
     /// Most bytes of held request bodies per app.
     pub hold_max_bytes: usize,
     /// Concurrent connection attempts to one port of one replica.
@@ -169,10 +179,11 @@ impl Fleet {
         });
         let spawn = {
             let (shared, engine) = (shared.clone(), engine.clone());
+            // Not on the thread that happens to carry the request which brought the app.
+            let runtime = Handle::current();
             Arc::new(move |d: Arc<Deployment>| {
-                shared
-                    .tasks
-                    .spawn(driver::run(shared.clone(), engine.clone(), d));
+                let driver = driver::run(shared.clone(), engine.clone(), d);
+                shared.tasks.spawn_on(driver, &runtime);
             })
         };
         let starter = Starter {

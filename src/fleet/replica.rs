@@ -76,6 +76,13 @@ impl Replica {
         }
     }
 
+    /// Closes the idle connections that the app has closed.
+    pub(super) fn sweep(&self) {
+        for (_, pool) in &self.pools {
+            pool.sweep();
+        }
+    }
+
     /// Where its primary port is reached.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.pools.first().map(|(_, pool)| pool.addr())

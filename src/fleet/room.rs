@@ -19,6 +19,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::load::Orgs;
 use crate::model::{AppId, Failure, Reason};
 
 /// Bounds over all apps.
@@ -89,6 +90,8 @@ impl Inner {
 pub(super) struct Ledger {
     bounds: Bounds,
     inner: Mutex<Inner>,
+    /// The requests of the organizations.
+    pub(super) orgs: Orgs,
 }
 
 impl Ledger {
@@ -96,6 +99,7 @@ impl Ledger {
         Arc::new(Self {
             bounds,
             inner: Mutex::default(),
+            orgs: Orgs::default(),
         })
     }
 

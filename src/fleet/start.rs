@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
-    model::{Failure, Reason, ReplicaId, Revision},
+    model::{Failure, Reason, ReplicaId, Revision, reach::Protocol},
 };
 
 /// Log lines that an owner is shown when a container ends at start: a screenful.
@@ -116,7 +116,13 @@ async fn pull_again<E: Engine>(
         certain: true,
         engine_down: false,
     };
-    let source = &revision.source;
+    let Some(source) = &revision.source else {
+        let why = format!(
+            "the image that version {} was built into is gone from this machine; publish again to build it anew",
+            revision.version
+        );
+        return Err(certain(Failure::new(Reason::ImageUnavailable, why)));
+    };
     let credentials = config.keychain.of(&revision.app.org, source).await;
     let credentials = credentials.map_err(certain)?;
     let image = engine
@@ -203,6 +209,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         },
         image: revision.image.clone(),
         env: revision.env.clone(),
+        files: revision.files.clone(),
         ports: revision.ports.clone(),
         memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
         cpu_millicores: revision.cpu_millicores,
@@ -283,7 +290,7 @@ pub(super) async fn ask(
     revision: &Revision,
     limit: Duration,
 ) -> Result<StatusCode, String> {
-    let request = Request::get(revision.health_path.as_str())
+    let mut request = Request::get(revision.health_path.as_str())
         .header(header::HOST, pool.addr().to_string())
         .header(
             header::USER_AGENT,
@@ -291,8 +298,20 @@ pub(super) async fn ask(
         )
         .body(Body::Empty)
         .map_err(|e| e.to_string())?;
+    let over_http2 = revision.protocol == Protocol::H2c;
+    if over_http2 {
+        *request.version_mut() = Version::HTTP_2;
+    }
     let exchange = async {
-        let (response, connection) = pool.send(request).await.map_err(|e| match e {
+        let sent = pool.send(request).await;
+        if over_http2
+            && !revision.health_path_must_exist
+            && sent.as_ref().is_err_and(UpstreamError::is_reset_by_app)
+        {
+            // As gRPC servers of the C family do with whatever is no call.
+            return Ok(StatusCode::NOT_FOUND);
+        }
+        let response = sent.map_err(|e| match e {
             UpstreamError::Connect { cause, .. }
                 if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
             {
@@ -306,9 +325,10 @@ pub(super) async fn ask(
         while let Some(frame) = body.frame().await {
             frame.map_err(|e| e.to_string())?;
         }
-        connection.reuse();
-        // A health path that nobody chose may well not exist; that the app answers is enough.
-        let tolerated = status == StatusCode::NOT_FOUND && !revision.health_path_must_exist;
+        // A health path that nobody chose may well not exist; that the app answers is enough. A
+        // gRPC server may refuse what is no gRPC in ways of its own.
+        let tolerated = !revision.health_path_must_exist
+            && (status == StatusCode::NOT_FOUND || over_http2 && status.is_client_error());
         if status.is_success() || tolerated {
             Ok(status)
         } else {
@@ -366,7 +386,13 @@ async fn exited<E: Engine>(
         false => format!("exit code {code}"),
     };
     let logs = tail(engine, container).await;
-    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}"))
+    let hint = match logs.to_ascii_lowercase() {
+        log if log.contains("read-only file system") || log.contains("erofs") => {
+            "\nthe root file system is read-only, as in the cloud: write to $HOME or /tmp, or set writable_root_fs (`--writable-root`)"
+        }
+        _ => "",
+    };
+    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}{hint}"))
 }
 
 async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {
@@ -374,5 +400,35 @@ async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {
         Ok(lines) if lines.is_empty() => "; it wrote no log".to_owned(),
         Ok(lines) => format!("; last log lines:\n{}", lines.join("\n")),
         Err(e) => format!("; its log cannot be read: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fleet::tests::revision;
+
+    /// gRPC's C core resets what is no call, so an app in Python never got ready.
+    #[tokio::test]
+    async fn a_grpc_server_that_resets_what_is_no_call_is_there_unless_a_path_was_chosen() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let pool = Pool::new(listener.local_addr().expect("bound"), 1);
+        let server = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            let mut http2 = h2::server::handshake(tcp).await.expect("HTTP/2");
+            while let Some(Ok((_, mut respond))) = http2.accept().await {
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+        });
+        let mut revision = revision(1);
+        revision.protocol = Protocol::H2c;
+        revision.health_path_must_exist = false;
+        let limit = Duration::from_secs(10);
+        assert!(ask(&pool, &revision, limit).await.is_ok());
+        revision.health_path_must_exist = true;
+        assert!(ask(&pool, &revision, limit).await.is_err());
+        server.abort();
     }
 }

@@ -207,6 +207,7 @@ impl State {
             key: slot.key,
             cold: None,
             thaw: slot.thaw.as_ref().map(watch::Sender::subscribe),
+            seat: None,
         })
     }
 

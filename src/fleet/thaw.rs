@@ -8,10 +8,9 @@
 use std::{io, sync::Arc};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::upstream::{Body, Connection, Error, Pool};
+use super::upstream::{Answer, Body, Error, Pool};
 
 /// How a thaw stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub(super) async fn send(
     thaw: watch::Receiver<Thaw>,
     pool: &Arc<Pool>,
     request: Request<Body>,
-) -> Result<(Response<Incoming>, Connection), Error> {
+) -> Result<Response<Answer>, Error> {
     let Some(copy) = copy(&request) else {
         return match awake(thaw).await {
             true => pool.send(request).await,
@@ -74,7 +73,7 @@ fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let body = match request.body() {
         Body::Empty => Body::Empty,
         Body::Full(bytes) => Body::Full(bytes.clone()),
-        Body::Incoming(_) => return None,
+        Body::Streamed(_) => return None,
     };
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();

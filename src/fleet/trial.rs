@@ -32,6 +32,8 @@ impl Fleet {
         revision.scaling.max = 1;
         // Nobody comes back to it: it goes for good.
         revision.standby = Some(Standby::None);
+        // What the app keeps is not for tests.
+        revision.files.kept_since = None;
         // After a crash nobody takes its container for one that serves.
         revision.config_hash.push_str("-trial");
         let deployment = Deployment::new(

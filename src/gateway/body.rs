@@ -1,27 +1,28 @@
 //! The bodies of answers.
 //!
 //! An app's body keeps the lease, so that the replica counts as busy until the last byte is
-//! out, and the connection, which goes back to the pool only when the answer ended well. A
-//! client that stops reading keeps neither beyond the request's deadline.
+//! out, and with the answer the connection. A client that stops reading keeps neither beyond the
+//! request's deadline.
 
 use std::{
+    error::Error as _,
     future::Future as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::headers;
+use super::{GrpcTrailers, headers};
 use crate::{
-    fleet::{Lease, upstream::Connection},
+    fleet::{Lease, upstream::Answer},
     model::{Failure, Reason, stats::Outcome},
 };
 
@@ -30,18 +31,29 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An app's answer, streamed.
 pub struct AppBody {
+    /// `None` when there is no body.
+    streamed: Option<Streamed>,
+}
+
+struct Streamed {
     /// `None` once it broke off or its time was over. Shared with `guard` alone.
     exchange: Arc<Mutex<Option<Exchange>>>,
     deadline: Pin<Box<Sleep>>,
     /// Ends the exchange at the deadline while nobody polls, as the server does not for as long
     /// as the client does not read. Most answers end with their first piece and need none.
     guard: Option<AbortOnDropHandle<()>>,
+    /// How a gRPC call is told that the answer broke off.
+    grpc: Option<GrpcTrailers>,
+    /// How long the client may take nothing; 0 for no bound.
+    stall: Duration,
 }
 
 struct Exchange {
-    incoming: Incoming,
-    /// Both are let go when the body has ended.
-    held: Option<(Connection, Lease)>,
+    incoming: Answer,
+    /// Let go when the body has ended.
+    held: Option<Lease>,
+    /// Since when the client has taken nothing of what there is; `None` while it waits for more.
+    given: Option<Instant>,
     /// The status by which the answer is counted at its end; `None` when it is not counted here.
     counted: Option<StatusCode>,
 }
@@ -49,16 +61,15 @@ struct Exchange {
 impl Exchange {
     /// The answer ended well.
     fn finish(&mut self) {
-        if let Some((connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
-            connection.reuse();
         }
     }
 
     /// The answer did not end well. Dropping the connection tells the app that nobody listens any
     /// more.
     fn break_off(mut self, failure: &Failure) {
-        if let Some((_connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |_| Outcome::of_failure(failure));
         }
     }
@@ -73,7 +84,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // The client left before the end, as one that watches a stream does: the status counts.
-        if let Some((_connection, lease)) = self.held.take() {
+        if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
         }
     }
@@ -81,49 +92,49 @@ impl Drop for Exchange {
 
 impl AppBody {
     pub(super) fn new(
-        incoming: Incoming,
-        connection: Connection,
+        incoming: Answer,
         lease: Lease,
         deadline: Instant,
         counted: Option<StatusCode>,
+        grpc: Option<GrpcTrailers>,
+        stall: Duration,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
-            held: Some((connection, lease)),
+            held: Some(lease),
+            given: None,
             counted,
         };
         if exchange.incoming.is_end_stream() {
             exchange.finish();
         }
-        Self::of(exchange, deadline)
-    }
-
-    /// The empty body of an upgrade's answer; the lease stays with the upgraded connection.
-    pub(super) fn without_lease(incoming: Incoming, deadline: Instant) -> Self {
-        let exchange = Exchange {
-            incoming,
-            held: None,
-            counted: None,
-        };
-        Self::of(exchange, deadline)
-    }
-
-    fn of(exchange: Exchange, deadline: Instant) -> Self {
         Self {
-            exchange: Arc::new(Mutex::new(Some(exchange))),
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
-            guard: None,
+            streamed: Some(Streamed {
+                exchange: Arc::new(Mutex::new(Some(exchange))),
+                deadline: Box::pin(tokio::time::sleep_until(deadline)),
+                guard: None,
+                grpc,
+                stall,
+            }),
         }
     }
 
+    /// Nothing, as the answer to an upgrade has.
+    pub(super) fn none() -> Self {
+        Self { streamed: None }
+    }
+}
+
+impl Streamed {
     fn guard(&mut self) {
         let (exchange, deadline) = (self.exchange.clone(), self.deadline.deadline());
+        let stall = self.stall;
         self.guard.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep_until(deadline).await;
+                let why = overdue(&exchange, deadline, stall).await;
                 let overdue = exchange.lock().take();
                 if let Some(overdue) = overdue {
-                    overdue.break_off(&too_late());
+                    overdue.break_off(&why);
                 }
             }))
         });
@@ -134,7 +145,16 @@ impl AppBody {
         if let Some(broken) = broken {
             broken.break_off(&failure);
         }
-        Poll::Ready(Some(Err(failure)))
+        self.ended_by(failure)
+    }
+
+    /// The last that the client hears: trailers of a gRPC call, which then ends in order, else an
+    /// error, at which its connection or stream is broken off.
+    fn ended_by(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        Poll::Ready(Some(match self.grpc.take() {
+            Some(trailers) => Ok(Frame::trailers(trailers(&failure, false))),
+            None => Err(failure),
+        }))
     }
 }
 
@@ -146,18 +166,24 @@ impl http_body::Body for AppBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let this = &mut *self;
+        let Some(this) = &mut self.streamed else {
+            return Poll::Ready(None);
+        };
         let mut shared = this.exchange.lock();
         let Some(exchange) = shared.as_mut() else {
-            return Poll::Ready(Some(Err(too_late())));
+            drop(shared);
+            return this.ended_by(too_late());
         };
+        let now = Instant::now();
         // A stream that never pauses would not see the timer below.
-        if exchange.held.is_some() && Instant::now() >= this.deadline.deadline() {
+        if exchange.held.is_some() && now >= this.deadline.deadline() {
             drop(shared);
             return this.broke(too_late());
         }
+        exchange.given = None;
         match Pin::new(&mut exchange.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
+                exchange.given = Some(now);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::remove_ours(trailers);
                 }
@@ -174,10 +200,11 @@ impl http_body::Body for AppBody {
             }
             Poll::Ready(Some(Err(e))) => {
                 drop(shared);
+                let cause = e.source().map(|c| format!(": {c}")).unwrap_or_default();
                 this.broke(Failure::new(
                     Reason::ReplicaBroke,
                     format!(
-                        "the replica broke off its answer ({e}); what came before is not complete"
+                        "the replica broke off its answer ({e}{cause}); what came before is not complete"
                     ),
                 ))
             }
@@ -197,14 +224,47 @@ impl http_body::Body for AppBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let shared = self.exchange.lock();
-        shared.as_ref().is_some_and(|e| e.incoming.is_end_stream())
+        self.streamed.as_ref().is_none_or(|streamed| {
+            let shared = streamed.exchange.lock();
+            shared.as_ref().is_some_and(|e| e.incoming.is_end_stream())
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let shared = self.exchange.lock();
+        let Some(streamed) = &self.streamed else {
+            return SizeHint::with_exact(0);
+        };
+        let shared = streamed.exchange.lock();
         let hint = shared.as_ref().map(|e| e.incoming.size_hint());
         hint.unwrap_or_default()
+    }
+}
+
+/// Returns why an exchange has to end: its time is over, or its client takes nothing.
+async fn overdue(
+    exchange: &Mutex<Option<Exchange>>,
+    deadline: Instant,
+    stall: Duration,
+) -> Failure {
+    let mut look = deadline;
+    if !stall.is_zero() {
+        look = look.min(Instant::now() + stall);
+    }
+    loop {
+        tokio::time::sleep_until(look).await;
+        let now = Instant::now();
+        if now >= deadline {
+            return too_late();
+        }
+        let given = exchange.lock().as_ref().and_then(|e| e.given);
+        let until = given.unwrap_or(now) + stall;
+        if until <= now {
+            return Failure::new(
+                Reason::ClientTooSlow,
+                "the client took nothing of the answer for longer than it may (IGNITE_CLIENT_STALL_TIMEOUT)",
+            );
+        }
+        look = until.min(deadline);
     }
 }
 
@@ -221,6 +281,12 @@ pub enum Body {
     App(AppBody),
     /// From the API, or made here.
     Api(axum::body::Body),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::Api(axum::body::Body::empty())
+    }
 }
 
 impl http_body::Body for Body {

@@ -10,28 +10,70 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::Shutdown;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
+use super::limits::Place;
+
 /// The connection, for hyper to read and write.
-pub(super) struct Connection(Arc<TcpStream>);
+pub(super) struct Connection(
+    Arc<TcpStream>,
+    #[allow(dead_code, reason = "it counts by being there")] Arc<Place>,
+);
 
 /// The same connection, to ask whether its client is there.
 #[derive(Clone)]
 pub(super) struct Presence(Arc<TcpStream>);
 
-/// The two sides of one connection.
-pub(super) fn watched(tcp: TcpStream) -> (Connection, Presence) {
+/// The two sides of one connection. Its place is taken for as long as hyper, or what it was
+/// upgraded to, has it.
+pub(super) fn watched(tcp: TcpStream, place: Arc<Place>) -> (Connection, Presence) {
     let tcp = Arc::new(tcp);
-    (Connection(tcp.clone()), Presence(tcp))
+    (Connection(tcp.clone(), place), Presence(tcp))
 }
 
 impl Presence {
+    /// A connection that hyper never gets.
+    pub(super) fn alone(tcp: TcpStream) -> Self {
+        Self(Arc::new(tcp))
+    }
+
+    /// Closes the server's side, and lingers.
+    pub(super) async fn let_go(self, limit: Duration) {
+        if rustix::net::shutdown(&self.0, Shutdown::Write).is_ok() {
+            self.linger(limit).await;
+        }
+    }
+
+    /// Takes in what the client still sends after the server has closed its side, until it closes
+    /// too, for `limit` at most. Unread data would make the kernel reset the connection, and
+    /// the client could lose the answer that it has not read yet. A connection that has left HTTP
+    /// is not ours any more and left alone.
+    pub(super) async fn linger(self, limit: Duration) {
+        if Arc::strong_count(&self.0) > 1 {
+            return;
+        }
+        let drain = async {
+            let mut scrap = [0; 4096];
+            while self.0.readable().await.is_ok() {
+                match self.0.try_read(&mut scrap) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        // A client that goes on for longer has had its chance.
+        let _ = tokio::time::timeout(limit, drain).await;
+    }
+
     /// Returns when the client has closed its side or the connection is broken. A client that
     /// closes only its sending side counts as gone, as it does for hyper.
     ///
@@ -39,8 +81,6 @@ impl Presence {
     /// Nothing is lost.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) async fn gone(&self) {
-        use tokio::io::Interest;
-
         // Of the interests this is the one that wakes for a closed side and not for data.
         while let Ok(ready) = self.0.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
@@ -71,15 +111,28 @@ impl AsyncRead for Connection {
         }
         loop {
             ready!(self.0.poll_read_ready(cx))?;
+            let room = buf.remaining();
             match self.0.try_read_buf(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => {
+                    if read.as_ref().is_ok_and(|n| (1..room).contains(n)) {
+                        self.emptied();
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }
 }
 
 impl Connection {
+    /// Waits for the kernel to report more instead of asking it in vain. Nothing is missed: this
+    /// thread alone takes in the events of its connections, and not now.
+    fn emptied(&self) {
+        let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        let _ = self.0.try_io(Interest::READABLE, nothing);
+    }
+
     fn poll_try_write(
         &self,
         cx: &mut Context<'_>,

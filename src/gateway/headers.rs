@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::model::{AppId, ExecutionId};
+use crate::{fleet::Names, model::ExecutionId};
 
 /// The invocation's id, on requests to apps and on every answer.
 pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id");
@@ -96,6 +96,26 @@ pub fn withhold_trailers(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out of a client's trailers what it could not say in a header either.
+pub fn withhold(trailers: &mut HeaderMap) {
+    remove_ours(trailers);
+    trailers.remove(header::AUTHORIZATION);
+}
+
+/// Whether a request is a gRPC call. Not so gRPC-Web, which is HTTP/1.1 as well and answered in a
+/// way of its own.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let rest = kind.and_then(|k| k.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Whether a client waits for `100 Continue` before it sends its body.
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(header::EXPECT);
+    expect.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Joins the lines of `Cookie`, which HTTP/2 clients may split, as HTTP/1.1 has it in one line
 /// (RFC 9113, 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
@@ -129,28 +149,61 @@ pub fn remove_ours(headers: &mut HeaderMap) {
 }
 
 /// Says who is asked for what, to the app.
-pub fn identify(headers: &mut HeaderMap, app: &AppId, execution: ExecutionId) {
+pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     remove_ours(headers);
-    let text = |s: &str| {
-        HeaderValue::from_str(s).expect("names and ids are ASCII without control characters")
-    };
-    headers.insert(EXECUTION_ID, text(&execution.to_string()));
-    headers.insert(FUNCTION_ID, text(&app.to_string()));
-    headers.insert(ORGANIZATION_ID, text(app.org.as_str()));
+    headers.insert(EXECUTION_ID, execution);
+    headers.insert(FUNCTION_ID, app.function.clone());
+    headers.insert(ORGANIZATION_ID, app.organization.clone());
 }
 
-/// Says where a request came from. What the peer says of those before it is believed when the
-/// peer is on this machine, as a TLS proxy would be; else it starts anew.
-pub fn forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
-    let trusted = peer.to_canonical().is_loopback();
-    let peer = peer.to_canonical().to_string();
-    let mut chain = match trusted {
-        true => tokens(headers, &FORWARDED_FOR),
-        false => Vec::new(),
+/// An invocation's id as the value of a header.
+pub fn execution_value(id: ExecutionId) -> HeaderValue {
+    HeaderValue::try_from(id.to_string()).expect("an id is ASCII")
+}
+
+/// From whom a request came.
+#[derive(Debug, Clone, Copy)]
+pub struct Came {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// What it says of the way before it is believed.
+    pub trusted: bool,
+}
+
+/// Whether a header, in lower case, says where a request came from.
+fn is_of_the_way(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
+}
+
+/// Removes what says where a request came from: all of it when the peer is not believed, and what
+/// is spelled with `_` always, since servers that cannot tell it from `-` would take it for ours.
+fn remove_way(headers: &mut HeaderMap, trusted: bool) {
+    let goes = |name: &str| match name.contains('_') {
+        true => is_of_the_way(&name.replace('_', "-")),
+        false => !trusted && is_of_the_way(name),
     };
-    chain.push(peer);
-    let chain = chain.join(", ");
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
+    let doubtful: Vec<_> = headers
+        .keys()
+        .filter(|name| goes(name.as_str()))
+        .cloned()
+        .collect();
+    for name in doubtful {
+        headers.remove(name);
+    }
+}
+
+/// Says where a request came from. What the peer says of those before it is continued when it is
+/// believed; else it starts anew.
+pub fn forwarded(headers: &mut HeaderMap, came: Came, host: Option<&HeaderValue>) {
+    let trusted = came.trusted;
+    remove_way(headers, trusted);
+    let mut chain = came.peer.to_canonical().to_string();
+    if trusted && headers.contains_key(&FORWARDED_FOR) {
+        let mut before = tokens(headers, &FORWARDED_FOR);
+        before.push(chain);
+        chain = before.join(", ");
+    }
+    if let Ok(chain) = HeaderValue::try_from(chain) {
         headers.insert(FORWARDED_FOR, chain);
     }
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
@@ -219,7 +272,8 @@ mod tests {
             ("x-ok", "1"),
         ]);
         let execution = "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().expect("valid");
-        identify(&mut h, &"acme/a".parse().expect("valid"), execution);
+        let names = Names::of(&"acme/a".parse().expect("valid"));
+        identify(&mut h, &names, execution_value(execution));
         assert_eq!(h.get(ORGANIZATION_ID).expect("set"), "acme");
         assert_eq!(h.get(FUNCTION_ID).expect("set"), "acme/a");
         assert_eq!(
@@ -258,6 +312,14 @@ mod tests {
     }
 
     #[test]
+    fn grpc_is_told_from_its_like() {
+        let is = |kind| is_grpc(&map(&[("content-type", kind)]));
+        assert!(is("application/grpc") && is("application/grpc+proto") && is("application/grpc;x"));
+        assert!(!is("application/grpc-web") && !is("application/json"));
+        assert!(!is_grpc(&map(&[])));
+    }
+
+    #[test]
     fn cookies_that_http2_split_are_one_line() {
         let mut h = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
         join_cookies(&mut h);
@@ -265,21 +327,33 @@ mod tests {
     }
 
     #[test]
-    fn only_a_peer_on_this_machine_is_believed_about_the_way_before_it() {
+    fn only_a_trusted_peer_is_believed_about_the_way_before_it() {
         let sent = map(&[
             ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
             ("x-forwarded-for", "7.7.7.7"),
             ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_proto", "evil"),
+            ("x-real-ip", "9.9.9.9"),
+            ("forwarded", "for=9.9.9.9"),
         ]);
+        let came = |peer: &str, trusted| Came {
+            peer: peer.parse().expect("valid"),
+            trusted,
+        };
         let mut h = sent.clone();
-        forwarded(&mut h, "127.0.0.1".parse().expect("valid"), None);
+        forwarded(&mut h, came("127.0.0.1", true), None);
+        assert!(h.contains_key("x-real-ip") && h.contains_key("x-forwarded-port"));
+        assert!(!h.keys().any(|name| name.as_str().contains('_')), "{h:?}");
         assert_eq!(
             h.get("x-forwarded-for").expect("set"),
             "9.9.9.9, 8.8.8.8, 7.7.7.7, 127.0.0.1"
         );
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "https");
         let mut h = sent;
-        forwarded(&mut h, "::ffff:10.0.0.7".parse().expect("valid"), None);
+        forwarded(&mut h, came("::ffff:10.0.0.7", false), None);
+        assert_eq!(h.len(), 2, "{h:?}");
         assert_eq!(h.get("x-forwarded-for").expect("set"), "10.0.0.7");
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "http");
     }

@@ -4,19 +4,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, upgrade};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::upgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{body::AppBody, headers};
+use super::{GrpcTrailers, body::AppBody, headers};
 use crate::{
     fleet::{
-        ColdStart, Deployment, Lease,
-        upstream::{self, Connection, Error},
+        ColdStart, Deployment, Lease, Seat,
+        upstream::{self, Answer, BodyError, Error},
     },
-    model::{ExecutionId, Failure, Reason, stats::Outcome},
+    model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
 
 /// Tries when connections are refused, before the caller hears of it.
@@ -37,10 +37,21 @@ pub struct Invocation<'a> {
     pub cold_start_budget: Duration,
     /// What an asynchronous execution has beyond other invocations.
     pub attempt: Option<Attempt>,
+    /// Longest time for the client to take nothing of the answer; 0 for no bound.
+    pub stall: Duration,
     /// Bytes that the request keeps in memory while it is held.
     pub held_bytes: usize,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: &'a TaskTracker,
+}
+
+/// What the other side of an app URL's request can do.
+#[derive(Default)]
+pub struct Client {
+    /// Its connection, when it asks to leave HTTP.
+    pub upgrade: Option<upgrade::OnUpgrade>,
+    /// It makes a gRPC call, and an answer that breaks off ends in these trailers.
+    pub grpc: Option<GrpcTrailers>,
 }
 
 /// One attempt of an asynchronous execution. It is counted with its record, not here.
@@ -65,11 +76,11 @@ pub struct Attempt {
 pub async fn invoke(
     invocation: Invocation<'_>,
     request: Request<upstream::Body>,
-    client_upgrade: Option<upgrade::OnUpgrade>,
+    client: Client,
 ) -> Result<Response<AppBody>, Failure> {
     let counted = invocation.attempt.is_none();
     let deployment = invocation.deployment;
-    let answer = answer(invocation, request, client_upgrade).await;
+    let answer = answer(invocation, request, client).await;
     if let Err(failure) = &answer
         && counted
     {
@@ -81,13 +92,25 @@ pub async fn invoke(
 async fn answer(
     mut invocation: Invocation<'_>,
     mut request: Request<upstream::Body>,
-    client_upgrade: Option<upgrade::OnUpgrade>,
+    client: Client,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
-    let timeout = deployment.with_revision(|r| r.timeout);
-    headers::identify(request.headers_mut(), deployment.id(), invocation.execution);
+    let (timeout, protocol) = deployment.with_revision(|r| (r.timeout, r.protocol));
+    let http2 = match protocol {
+        Protocol::Auto => headers::is_grpc(request.headers()),
+        Protocol::Http1 => false,
+        // Upgrades are of HTTP/1.1.
+        Protocol::H2c => client.upgrade.is_none(),
+    };
+    if http2 {
+        *request.version_mut() = Version::HTTP_2;
+    }
+    let execution = headers::execution_value(invocation.execution);
+    headers::identify(request.headers_mut(), deployment.names(), execution);
     let counted = invocation.attempt.is_none();
+    // Executions have bounds of their own.
+    let seat = counted.then(|| deployment.seat()).transpose()?;
     let (deadline, lease) = match invocation.attempt.take() {
         Some(attempt) => {
             let number = attempt.number.into();
@@ -98,8 +121,8 @@ async fn answer(
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let exchange = exchange(&invocation, lease, request, give_up_at);
-    let (response, connection, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
+    let exchange = exchange(&invocation, lease, seat, request, give_up_at);
+    let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
             format!(
@@ -113,7 +136,7 @@ async fn answer(
 
     let cold = lease.cold();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = client_upgrade.ok_or_else(|| {
+        let client = client.upgrade.ok_or_else(|| {
             Failure::new(
                 Reason::ReplicaBroke,
                 format!(
@@ -122,14 +145,7 @@ async fn answer(
                 ),
             )
         })?;
-        return Ok(switch(
-            response,
-            client,
-            connection,
-            lease,
-            deadline,
-            &invocation,
-        ));
+        return Ok(switch(response, client, lease, &invocation));
     }
     let status = response.status();
     let (mut head, incoming) = response.into_parts();
@@ -149,10 +165,11 @@ async fn answer(
         head,
         AppBody::new(
             incoming,
-            connection,
             lease,
             deadline,
             counted.then_some(status),
+            client.grpc,
+            invocation.stall,
         ),
     ))
 }
@@ -160,14 +177,15 @@ async fn answer(
 async fn exchange(
     invocation: &Invocation<'_>,
     mut leased: Option<Lease>,
+    mut seat: Option<Seat>,
     mut request: Request<upstream::Body>,
     give_up_at: Instant,
-) -> Result<(Response<Incoming>, Connection, Lease, Duration), Failure> {
+) -> Result<(Response<Answer>, Lease, Duration), Failure> {
     let began = Instant::now();
     let id = invocation.deployment.id();
     let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
     loop {
-        let lease = match leased.take() {
+        let mut lease = match leased.take() {
             Some(lease) => lease,
             None => {
                 let held = invocation.held_bytes;
@@ -182,7 +200,10 @@ async fn exchange(
             )
         })?;
         match lease.send(pool, request).await {
-            Ok((response, connection)) => return Ok((response, connection, lease, waited)),
+            Ok(response) => {
+                lease.seat = seat.take();
+                return Ok((response, lease, waited));
+            }
             Err(Error::Connect {
                 unsent: Some(unsent),
                 ..
@@ -200,16 +221,11 @@ async fn exchange(
                 )
                 .with_detail(e.to_string()));
             }
-            Err(Error::Broke(e)) if e.is_user() => {
-                return Err(Failure::new(
-                    Reason::MalformedRequest,
-                    format!("the request's body broke off before its end: {e}"),
-                ));
-            }
+            Err(Error::Broke(e)) if e.is_user() => return Err(unsent(&e)),
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,
-                    format!("the replica of app {id} sent an answer that is not valid HTTP/1.1"),
+                    format!("the replica of app {id} sent an answer that is not valid HTTP/1.1; is its protocol setting right?"),
                 )
                 .with_detail(e.to_string()));
             }
@@ -221,30 +237,57 @@ async fn exchange(
     }
 }
 
+/// What was wrong with a body that could not be sent.
+fn unsent(e: &hyper::Error) -> Failure {
+    match upstream::why_unsent(e) {
+        Some(BodyError::TooLarge(most)) => body_too_large(*most),
+        Some(stalled @ BodyError::Stalled(_)) => Failure::new(
+            Reason::ClientTooSlow,
+            format!(
+                "{stalled} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
+            ),
+        ),
+        _ => Failure::new(
+            Reason::MalformedRequest,
+            format!("the request's body broke off before its end: {e}"),
+        ),
+    }
+}
+
+/// The answer to a request whose body is over the bound of app URLs.
+pub(super) fn body_too_large(most: u64) -> Failure {
+    Failure::new(
+        Reason::BodyTooLarge,
+        format!(
+            "the request's body is over {most} bytes (IGNITE_MAX_REQUEST_BODY_BYTES); send it in parts, or raise the limit"
+        ),
+    )
+}
+
 fn name_execution(headers: &mut HeaderMap, execution: ExecutionId) {
-    let id = HeaderValue::from_str(&execution.to_string()).expect("an id is ASCII");
-    headers.insert(headers::EXECUTION_ID, id);
+    headers.insert(headers::EXECUTION_ID, headers::execution_value(execution));
 }
 
 /// Joins the two connections after a 101 and keeps the lease until one of them ends.
 fn switch(
-    mut response: Response<Incoming>,
+    mut response: Response<Answer>,
     client: upgrade::OnUpgrade,
-    connection: Connection,
     lease: Lease,
-    deadline: Instant,
     invocation: &Invocation<'_>,
 ) -> Response<AppBody> {
     let replica = upgrade::on(&mut response);
-    let (mut head, incoming) = response.into_parts();
+    let (mut head, connection) = response.into_parts();
     headers::remove_ours(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
     invocation.deployment.outcomes.add(Outcome::Completed);
-    let body = AppBody::without_lease(incoming, deadline);
     invocation.upgrades.spawn(async move {
-        let _lease = (lease, connection);
-        match tokio::try_join!(client, replica) {
-            Ok((client, replica)) => {
+        let _lease = lease;
+        let leave = async {
+            connection.leave_http().await;
+            Ok(())
+        };
+        match tokio::try_join!(client, replica, leave) {
+            Ok((client, replica, ())) => {
                 let (mut client, mut replica) = (TokioIo::new(client), TokioIo::new(replica));
                 // Either side may end it, rudely or not; there is nobody left to tell.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
@@ -252,7 +295,7 @@ fn switch(
             Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
         }
     });
-    Response::from_parts(head, body)
+    Response::from_parts(head, AppBody::none())
 }
 
 fn server_timing(waited: Duration, cold: ColdStart) -> String {

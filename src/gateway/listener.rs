@@ -1,9 +1,23 @@
 //! Accepts connections, serves HTTP/1.1 and h2c on them, and drains them when the platform stops.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::Router;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use http::Request;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -13,10 +27,24 @@ use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Gateway, client};
+use super::{
+    Gateway,
+    body::{Body, BoxError},
+    client,
+    limits::{Doors, Limits, Place},
+    workers::{Serve, Workers},
+};
 
-/// Longest wait for the whole head of a request: a client that needs more is stuck or hostile.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Header lines that are parsed without allocating; asking for as many by name would allocate.
+const HEADERS_ON_THE_STACK: usize = 100;
+/// How often a silent HTTP/2 client is asked whether it is there.
+const HTTP2_ASK: Duration = Duration::from_secs(60);
+/// Requests that a client may have reset before anybody looked at them ("rapid reset").
+const PENDING_RESETS: usize = 20;
+/// Streams of a connection that may be reset for errors of the client's.
+const ERROR_RESETS: usize = 1024;
+/// How long what a client still sends is taken in after its connection was closed from here.
+const LINGER: Duration = Duration::from_secs(2);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -36,15 +64,22 @@ pub struct Stop {
 }
 
 /// Serves until `stop.drain`, then until every connection has ended or `stop.force`.
-pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop: Stop) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .keep_alive(true);
-    builder.http2().timer(TokioTimer::new());
-    let builder = Arc::new(builder);
+pub async fn run(
+    listener: TcpListener,
+    workers: Arc<Workers>,
+    gateway: Arc<Gateway>,
+    api: Router,
+    limits: Limits,
+    stop: Stop,
+) {
+    let doors = Doors::new(limits.clone(), &gateway).await;
+    let shared = Arc::new(Shared {
+        builder: builder(&limits),
+        keep_alive: limits.keep_alive_timeout,
+        gateway,
+        api,
+        stop: stop.clone(),
+    });
     let connections = TaskTracker::new();
     loop {
         let (tcp, peer) = tokio::select! {
@@ -59,14 +94,16 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop
         };
         // A failure here means that the peer is gone already.
         let _ = tcp.set_nodelay(true).and_then(|()| notice_silence(&tcp));
-        connections.spawn(serve(
-            builder.clone(),
-            tcp,
-            peer,
-            gateway.clone(),
-            api.clone(),
-            stop.clone(),
-        ));
+        let Some(place) = doors.enter(peer) else {
+            tracing::debug!(%peer, "A connection was refused: there are too many");
+            doors.refuse(tcp, &connections);
+            continue;
+        };
+        let shared = shared.clone();
+        let carry: Serve = Box::new(move |tcp| Box::pin(serve(shared, tcp, place, peer)));
+        if let Err(error) = workers.serve(tcp, carry, &connections) {
+            pause_after(&error).await;
+        }
     }
     drop(listener);
     connections.close();
@@ -79,47 +116,187 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, api: Router, stop
     }
 }
 
-async fn serve(
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    tcp: tokio::net::TcpStream,
-    peer: SocketAddr,
+/// What all connections of the listener share.
+struct Shared {
+    builder: auto::Builder<TokioExecutor>,
+    keep_alive: Duration,
     gateway: Arc<Gateway>,
     api: Router,
     stop: Stop,
+}
+
+/// HTTP as this listener speaks it. Floods of HTTP/2 resets are bounded by the library.
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut http1 = builder.http1();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_buf_size(limits.max_header_bytes)
+        .keep_alive(true);
+    if limits.max_headers != HEADERS_ON_THE_STACK {
+        http1.max_headers(limits.max_headers);
+    }
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_ASK)
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    tcp: tokio::net::TcpStream,
+    place: Arc<Place>,
+    peer: SocketAddr,
 ) {
-    let (io, presence) = client::watched(tcp);
+    let (io, presence) = client::watched(tcp, place.clone());
+    let lingering = presence.clone();
+    serve_http(&shared, io, presence, peer).await;
+    tokio::select! {
+        () = lingering.linger(LINGER) => {}
+        () = shared.stop.drain.cancelled() => {}
+    }
+    drop(place);
+}
+
+async fn serve_http(
+    shared: &Arc<Shared>,
+    io: client::Connection,
+    presence: client::Presence,
+    peer: SocketAddr,
+) {
+    let activity = Arc::new(Activity::default());
+    let idle = activity.clone();
+    let here = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, api, presence) = (gateway.clone(), api.clone(), presence.clone());
+        let (here, presence) = (here.clone(), presence.clone());
+        let busy = activity.begin();
         async move {
+            if request.body().is_end_stream() {
+                // hyper reads on while it waits, and notices by itself that the client leaves.
+                let response = here.gateway.handle(&here.api, request, peer).await;
+                return Ok(response.map(|body| Answer { body, _busy: busy }));
+            }
             tokio::select! {
                 biased;
-                response = gateway.handle(&api, request, peer) => Ok(response),
+                response = here.gateway.handle(&here.api, request, peer) => {
+                    Ok(response.map(|body| Answer { body, _busy: busy }))
+                }
                 // Whatever the request was waiting for is given up with it.
                 () = presence.gone() => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
         }
     });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    let connection = shared
+        .builder
+        .serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let ended = drained(connection.as_mut(), &stop, |c| c.graceful_shutdown()).await;
+    let ended = drained(
+        connection.as_mut(),
+        &shared.stop,
+        idle.ceases(shared.keep_alive),
+        |c| {
+            c.graceful_shutdown();
+        },
+    )
+    .await;
     if let Some(Err(error)) = ended {
         tracing::debug!(%peer, %error, "A connection ended badly");
     }
 }
 
-/// Polls to the end; on drain asks once to finish, on force gives up.
+/// The requests of one connection.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// One of them, until its answer has ended.
+struct Busy(Arc<Activity>);
+
+/// An answer's body, which keeps its connection from being taken for idle.
+struct Answer {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Relaxed);
+    }
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.begun.fetch_add(1, Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Returns when nothing was asked for `limit`, or up to half as much longer: a connection has
+    /// one timer, which no request touches.
+    async fn ceases(&self, limit: Duration) {
+        let mut seen = (u64::MAX, 0);
+        loop {
+            tokio::time::sleep(limit / 2).await;
+            let now = self.begun.load(Relaxed);
+            let still = match seen {
+                (before, times) if before == now && now == self.ended.load(Relaxed) => times + 1,
+                _ => 0,
+            };
+            if still >= 2 {
+                return;
+            }
+            seen = (now, still);
+        }
+    }
+}
+
+/// Polls to the end; on drain, or when it is idle, asks once to finish, on force gives up.
 async fn drained<C, T>(
     mut connection: std::pin::Pin<&mut C>,
     stop: &Stop,
+    idle: impl Future<Output = ()>,
     finish: impl FnOnce(std::pin::Pin<&mut C>),
 ) -> Option<T>
 where
     C: Future<Output = T>,
 {
+    // In a set, which looks at it only when it is woken: looked at with every piece of every
+    // request, the token's lock would be what all threads wait for.
+    let mut draining = FuturesUnordered::from_iter([stop.drain.cancelled()]);
     tokio::select! {
+        biased;
         ended = connection.as_mut() => return Some(ended),
-        () = stop.drain.cancelled() => finish(connection.as_mut()),
+        _ = draining.next() => {}
+        () = idle => {}
     }
+    finish(connection.as_mut());
     tokio::select! {
         ended = connection => Some(ended),
         () = stop.force.cancelled() => None,

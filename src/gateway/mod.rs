@@ -7,14 +7,18 @@
 //! | anything else | the API's router |
 //!
 //! `routes.rs` knows the apps, `invoke.rs` carries one request out, `headers.rs` has the rules
-//! for headers, `listener.rs` accepts and drains connections, `client.rs` sees clients leave.
+//! for headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that
+//! carry them, `client.rs` sees clients leave.
 
 pub mod body;
 mod client;
+mod cors;
 pub mod headers;
 pub mod invoke;
+pub mod limits;
 pub mod listener;
 mod routes;
+pub mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,8 +30,14 @@ use hyper::{body::Incoming, upgrade};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use self::{body::Body, invoke::Invocation, routes::Route};
+use self::{
+    body::Body,
+    headers::Came,
+    invoke::{Client, Invocation},
+    routes::Route,
+};
 use crate::{
+    config::Proxies,
     fleet::{Deployment, Fleet, upstream},
     identity::{self, Caller, Verifier},
     model::{AppId, ExecutionId, Failure, Reason, host},
@@ -50,11 +60,22 @@ pub struct Gateway {
     pub base_domain: String,
     /// Longest wait for a replica.
     pub cold_start_budget: Duration,
+    /// Largest body of a request to an app URL; 0 for no bound.
+    pub max_request_body_bytes: u64,
+    /// Longest time for a client to take nothing of an answer; 0 for no bound.
+    pub client_stall_timeout: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
+    /// Whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Proxies,
     /// Renders a failure as the API does; the flag says whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
+    /// The same for gRPC callers, as the trailers that end a call.
+    pub grpc_trailers: GrpcTrailers,
 }
+
+/// Renders a failure as the trailers of a gRPC call.
+pub type GrpcTrailers = fn(&Failure, bool) -> HeaderMap;
 
 impl Gateway {
     /// Answers one request of the HTTP listener.
@@ -64,23 +85,25 @@ impl Gateway {
         request: Request<Incoming>,
         peer: SocketAddr,
     ) -> Response<Body> {
+        // A gRPC call, which is understood in gRPC only, is HTTP/2.
+        let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
         if let Err(failure) = check(&request) {
-            return self.failure(&failure, false);
+            return self.failure(&failure, false, grpc);
         }
         let label = host_of(&request).and_then(|h| host::label_of_host(h, &self.base_domain));
         if let Some(label) = label {
             return match self.routes.find(label) {
-                Some(route) => self.app(route, request, peer, None).await,
-                None => self.failure(&unknown_host(label, &self.base_domain), false),
+                Some(route) => self.app(route, request, peer, None, grpc).await,
+                None => self.failure(&unknown_host(label, &self.base_domain), false, grpc),
             };
         }
         if let Some(rest) = request.uri().path().strip_prefix(BY_PATH) {
             return match self.by_path(rest) {
                 Ok((route, path)) => {
                     let path = path.to_owned();
-                    self.app(route, request, peer, Some(path)).await
+                    self.app(route, request, peer, Some(path), grpc).await
                 }
-                Err(failure) => self.failure(&failure, false),
+                Err(failure) => self.failure(&failure, false, grpc),
             };
         }
         match api.clone().oneshot(request).await {
@@ -98,8 +121,26 @@ impl Gateway {
             .verify(identity::bearer(headers)?.ok_or_else(no_token)?)
     }
 
-    fn failure(&self, failure: &Failure, caller_owns_app: bool) -> Response<Body> {
+    fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
+        if grpc {
+            // Nothing but the trailers, which then stand in the head.
+            let mut response = Response::new(Body::default());
+            *response.headers_mut() = (self.grpc_trailers)(failure, caller_owns_app);
+            let kind = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            return response;
+        }
         (self.render)(failure, caller_owns_app).map(Body::Api)
+    }
+
+    /// Refuses a body that says itself that it is too large; others are stopped when they are.
+    fn check_length(&self, request: &Request<Incoming>) -> Result<(), Failure> {
+        let most = self.max_request_body_bytes;
+        let length = http_body::Body::size_hint(request.body()).lower();
+        if most == 0 || length <= most {
+            return Ok(());
+        }
+        Err(invoke::body_too_large(most))
     }
 
     fn by_path<'a>(&self, rest: &'a str) -> Result<(Route, &'a str), Failure> {
@@ -129,14 +170,38 @@ impl Gateway {
         mut request: Request<Incoming>,
         peer: SocketAddr,
         path: Option<String>,
+        grpc: bool,
     ) -> Response<Body> {
+        let cors = route
+            .deployment
+            .with_revision(|r| cors::Answer::of(r, request.headers()));
+        if let Some(cors) = &cors
+            && let Some(answer) = cors.preflight(request.method(), request.headers())
+        {
+            return answer;
+        }
         let execution = ExecutionId(ulid::Ulid::generate());
         let mut owner = false;
         let outcome = async {
             let caller = self.admit(&route.deployment, request.headers_mut())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = asks_upgrade(&request).then(|| upgrade::on(&mut request));
-            let mut request = outbound(request, peer, path.as_deref(), client_upgrade.is_some())?;
+            let came = Came {
+                peer: peer.ip(),
+                trusted: self.trusted_proxies.contain(peer.ip()),
+            };
+            self.check_length(&request)?;
+            let bounds = upstream::Bounds {
+                bytes: self.max_request_body_bytes,
+                pause: self.client_stall_timeout,
+            };
+            let mut request = outbound(
+                request,
+                came,
+                bounds,
+                path.as_deref(),
+                client_upgrade.is_some(),
+            )?;
             if !request.headers().contains_key(header::HOST) {
                 // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
                 let label = host::label(route.deployment.id(), route.port);
@@ -149,22 +214,28 @@ impl Gateway {
                 route.port,
                 execution,
                 request,
-                client_upgrade,
+                Client {
+                    upgrade: client_upgrade,
+                    grpc: grpc.then_some(self.grpc_trailers),
+                },
                 None,
             )
             .await
         };
-        match outcome.await {
+        let mut response = match outcome.await {
             Ok(response) => response.map(Body::App),
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
-                let mut response = self.failure(&failure, owner);
-                if let Ok(id) = HeaderValue::from_str(&execution.to_string()) {
-                    response.headers_mut().insert(headers::EXECUTION_ID, id);
-                }
+                let mut response = self.failure(&failure, owner, grpc);
+                let id = headers::execution_value(execution);
+                response.headers_mut().insert(headers::EXECUTION_ID, id);
                 response
             }
+        };
+        if let Some(cors) = cors {
+            cors.put(response.headers_mut());
         }
+        response
     }
 
     /// Checks the token, and takes it out of the headers: apps never see the platform's tokens.
@@ -201,7 +272,7 @@ impl Gateway {
         port: u16,
         execution: ExecutionId,
         request: Request<upstream::Body>,
-        client_upgrade: Option<upgrade::OnUpgrade>,
+        client: Client,
         attempt: Option<invoke::Attempt>,
     ) -> Result<Response<body::AppBody>, Failure> {
         let held_bytes = match request.body() {
@@ -214,10 +285,11 @@ impl Gateway {
             execution,
             cold_start_budget: self.cold_start_budget,
             attempt,
+            stall: self.client_stall_timeout,
             held_bytes,
             upgrades: &self.upgrades,
         };
-        invoke::invoke(invocation, request, client_upgrade).await
+        invoke::invoke(invocation, request, client).await
     }
 }
 
@@ -270,6 +342,14 @@ fn check(request: &Request<Incoming>) -> Result<(), Failure> {
             "CONNECT is not allowed: this is no proxy to other hosts",
         ));
     }
+    // Without the codings that are undone here the app would take the body for what it is not, and
+    // whoever reads a list of codings in another way sees another end of the request.
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return malformed("Transfer-Encoding has to be chunked, said once and alone");
+    }
     match request.headers().get_all(header::HOST).iter().count() {
         0 if request.version() == Version::HTTP_11 => {
             malformed("the request has no Host header, which HTTP/1.1 demands")
@@ -298,7 +378,8 @@ fn host_of(request: &Request<Incoming>) -> Option<&str> {
 /// The client's request in the form that a replica gets.
 fn outbound(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    came: Came,
+    bounds: upstream::Bounds,
     path: Option<&str>,
     upgrade: bool,
 ) -> Result<Request<upstream::Body>, Failure> {
@@ -312,10 +393,16 @@ fn outbound(
     headers::remove_hop_by_hop(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     headers::join_cookies(&mut head.headers);
-    headers::forwarded(&mut head.headers, peer.ip(), host.as_ref());
+    headers::forwarded(&mut head.headers, came, host.as_ref());
     if let Some(host) = host {
         head.headers.insert(header::HOST, host);
     }
+    let expects = headers::expects_continue(&head.headers);
+    if expects && head.version == Version::HTTP_10 {
+        // It has no interim answers (RFC 9110, 10.1.1).
+        head.headers.remove(header::EXPECT);
+    }
+    let expects = expects && head.version != Version::HTTP_10;
     head.uri = match path {
         Some(path) => rebased(path, head.uri.query())?,
         None => head
@@ -326,8 +413,7 @@ fn outbound(
     };
     // Replicas are spoken to in HTTP/1.1 whatever the client used.
     head.version = Version::HTTP_11;
-    let empty = http_body::Body::is_end_stream(&incoming);
-    let body = if empty {
+    let body = if http_body::Body::is_end_stream(&incoming) {
         upstream::Body::Empty
     } else {
         if http_body::Body::size_hint(&incoming).exact().is_none() {
@@ -335,9 +421,12 @@ fn outbound(
             let chunked = HeaderValue::from_static("chunked");
             head.headers.insert(header::TRANSFER_ENCODING, chunked);
         }
-        upstream::Body::Incoming(incoming)
+        upstream::Body::streamed(incoming, bounds, headers::withhold)
     };
     let mut request = Request::from_parts(head, body);
+    if expects {
+        upstream::let_the_app_ask(&mut request);
+    }
     if let Some(protocol) = protocol {
         invoke::keep_upgrade(&mut request, protocol);
     }

@@ -4,9 +4,15 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{host, id::AppId, settings::Settings};
+use super::{
+    code::{Built, CodeSource},
+    files::Home,
+    host,
+    id::AppId,
+    settings::Settings,
+};
 
-/// Where the image of a version comes from.
+/// An image that exists, and how it is pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSource {
     /// An image reference or a local image id.
@@ -28,10 +34,31 @@ impl ImageSource {
 /// The code that the next publish takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
-    /// The image.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
     /// When it was saved, Unix milliseconds.
     pub created_at_ms: i64,
+    /// How its last build ended; `None` when none has.
+    pub built: Option<Built>,
+}
+
+impl Draft {
+    /// Whether it is the draft that `other` was, whatever has been built since.
+    pub fn is_same(&self, other: &Draft) -> bool {
+        self.created_at_ms == other.created_at_ms && self.source == other.source
+    }
+}
+
+/// What was found out of an image when it was published, and holds for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImageFacts {
+    /// Its user as the image has it, empty for root; `None` when nobody looked.
+    pub user: Option<String>,
+    /// Where that user is at home.
+    pub home: Home,
+    /// Its name by digest in the registry that it is from, which stands for it for ever; empty for
+    /// one that is on this machine only.
+    pub digest_ref: String,
 }
 
 /// A published snapshot; never changed afterwards.
@@ -39,14 +66,74 @@ pub struct Draft {
 pub struct Version {
     /// 1 for the first.
     pub number: u32,
-    /// The image as it was named.
-    pub source: ImageSource,
+    /// The code.
+    pub source: CodeSource,
+    /// The image's name: as the owner wrote it, or as it was built.
+    pub image_ref: String,
     /// The image's content id at publish.
     pub image_id: String,
+    /// What the image is like.
+    pub facts: ImageFacts,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
     /// The settings at publish.
     pub settings: Settings,
+}
+
+impl Version {
+    /// What to pull should the image be gone: by digest, so that a tag that has moved changes
+    /// nothing; `None` for one that was built here.
+    pub fn pull_source(&self) -> Option<ImageSource> {
+        let mut source = self.source.prebuilt()?.clone();
+        if !self.facts.digest_ref.is_empty() {
+            source.image_ref.clone_from(&self.facts.digest_ref);
+        }
+        Some(source)
+    }
+}
+
+/// The name by digest of an image that `reference` named, among those that the engine knows;
+/// empty when it is from another place or from none.
+pub fn digest_ref(reference: &str, known: &[String]) -> String {
+    let wanted = repository(reference);
+    let found = known.iter().find(|name| repository(name) == wanted);
+    found.cloned().unwrap_or_default()
+}
+
+/// The repository of a reference, without what Docker Hub's may be written with or without.
+fn repository(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or_default();
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = match name[last..].find(':') {
+        Some(colon) => &name[..last + colon],
+        None => name,
+    };
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+/// An image that the platform pulled, and so may remove.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// What was asked for.
+    pub reference: String,
+    /// Its content id; empty while it is being pulled.
+    pub id: String,
+    /// Its name by digest; may be empty.
+    pub digest_ref: String,
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+}
+
+impl Pulled {
+    /// What it is known by: a tag that moves may be pulled once more, with another image, so what
+    /// has been pulled goes by its digest.
+    pub fn key(&self) -> &str {
+        match self.digest_ref.as_str() {
+            "" => &self.reference,
+            digest => digest,
+        }
+    }
 }
 
 /// An app with everything that is known of it.
@@ -58,6 +145,9 @@ pub struct App {
     pub created_at_ms: i64,
     /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
+    /// When the app was last seen in use, Unix milliseconds; kept up to date only where a volume
+    /// lives by it.
+    pub used_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,
     /// The code that waits for a publish.
@@ -74,6 +164,18 @@ impl App {
         self.versions
             .iter()
             .rfind(|v| v.number == self.active_version)
+    }
+
+    /// The versions whose images are kept: the active one, and the `newest` ones.
+    pub fn kept_versions(&self, newest: usize) -> impl Iterator<Item = &Arc<Version>> + '_ {
+        let old = self.versions.len().saturating_sub(newest);
+        let kept =
+            move |(n, v): &(usize, &Arc<Version>)| *n >= old || v.number == self.active_version;
+        self.versions
+            .iter()
+            .enumerate()
+            .filter(kept)
+            .map(|(_, v)| v)
     }
 
     /// The host labels of its ports, in their order.
@@ -94,4 +196,30 @@ pub(super) fn hex(bytes: &[u8]) -> String {
             let _ = write!(s, "{b:02x}");
             s
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_that_of_the_repository_that_was_named() {
+        let known = ["nginx@sha256:1", "reg.example:5000/team/app@sha256:2"].map(str::to_owned);
+        for (reference, digest) in [
+            ("nginx", "nginx@sha256:1"),
+            ("docker.io/library/nginx:1.27", "nginx@sha256:1"),
+            (
+                "reg.example:5000/team/app",
+                "reg.example:5000/team/app@sha256:2",
+            ),
+            (
+                "reg.example:5000/team/app:1@sha256:2",
+                "reg.example:5000/team/app@sha256:2",
+            ),
+            ("reg.example/team/app:1", ""),
+            ("sha256:00", ""),
+        ] {
+            assert_eq!(digest_ref(reference, &known), digest, "{reference}");
+        }
+    }
 }

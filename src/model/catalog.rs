@@ -4,13 +4,13 @@
 //! on disk. All of it is plain data, so the rules are tested without a store.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
 };
 
 use super::{
-    app::App,
+    app::{App, Pulled},
     failure::{Failure, FieldViolation, Reason},
     host::{self, MAX_LABEL_LEN},
     id::{AppId, AppName, OrgName},
@@ -28,6 +28,14 @@ pub enum Change {
     PutSecret(Arc<Sealed>),
     /// The secret is gone.
     DeleteSecret(OrgName, SecretName),
+    /// The image is being pulled, or has been.
+    PutPulled(Arc<Pulled>),
+    /// The image is gone, or is not ours.
+    DeletePulled(String),
+    /// The volume of an app that was created then is to go.
+    DoomVolume(AppId, i64),
+    /// It is gone.
+    VolumeGone(AppId, i64),
 }
 
 /// Every app, and which host label belongs to which.
@@ -37,6 +45,8 @@ pub struct Catalog {
     labels: HashMap<String, AppId>,
     /// Read and paged in `secret.rs`.
     pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
+    pulled: BTreeMap<String, Arc<Pulled>>,
+    doomed: BTreeSet<(AppId, i64)>,
 }
 
 impl Catalog {
@@ -50,8 +60,33 @@ impl Catalog {
         self.apps.values()
     }
 
+    /// The images that the platform pulled or is pulling.
+    pub fn pulled(&self) -> impl Iterator<Item = &Arc<Pulled>> {
+        self.pulled.values()
+    }
+
+    /// The apps, and when they were created, whose volumes are to go.
+    pub fn doomed(&self) -> &BTreeSet<(AppId, i64)> {
+        &self.doomed
+    }
+
     /// At most `limit` apps of one organization by name, those after `after`.
     pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.page_of(org, after, limit, |_| true)
+    }
+
+    /// As [`Catalog::page`], of the published ones.
+    pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
+        self.page_of(org, after, limit, |app| app.active_version != 0)
+    }
+
+    fn page_of(
+        &self,
+        org: &OrgName,
+        after: Option<&AppName>,
+        limit: usize,
+        shown: impl Fn(&App) -> bool,
+    ) -> Vec<Arc<App>> {
         // '0' starts the range: no valid name sorts before it but '-' and '.', which cannot lead.
         let from = match after {
             Some(name) => Bound::Excluded(AppId {
@@ -69,6 +104,7 @@ impl Catalog {
         self.apps
             .range((from, Bound::Unbounded))
             .take_while(|(id, _)| id.org == *org)
+            .filter(|(_, app)| shown(app))
             .take(limit)
             .map(|(_, a)| a.clone())
             .collect()
@@ -139,6 +175,12 @@ impl Catalog {
             Change::DeleteSecret(org, name) => {
                 self.secrets.remove(&(org.clone(), name.clone()));
             }
+            Change::PutPulled(image) => {
+                self.pulled.insert(image.key().to_owned(), image.clone());
+            }
+            Change::DeletePulled(key) => drop(self.pulled.remove(key)),
+            Change::DoomVolume(id, since) => drop(self.doomed.insert((id.clone(), *since))),
+            Change::VolumeGone(id, since) => drop(self.doomed.remove(&(id.clone(), *since))),
         }
     }
 
@@ -218,6 +260,7 @@ mod tests {
             id: id.parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: super::super::settings::Settings {
                 ports: ports.to_vec(),
                 ..Default::default()
@@ -293,6 +336,19 @@ mod tests {
         assert_eq!(names(c.page(&org, None, 2)), ["1", "2"]);
         assert_eq!(
             names(c.page(&org, Some(&"2".parse().expect("valid")), 2)),
+            ["3"]
+        );
+        let mut c = c;
+        for id in ["b/2", "b/3"] {
+            let published = c.update(&id.parse().expect("valid"), |app| {
+                app.active_version = 1;
+                Ok(())
+            });
+            c.apply(&published.expect("there"));
+        }
+        assert_eq!(names(c.published(&org, None, 1)), ["2"]);
+        assert_eq!(
+            names(c.published(&org, Some(&"2".parse().expect("valid")), 2)),
             ["3"]
         );
     }

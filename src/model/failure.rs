@@ -90,6 +90,12 @@ reasons! {
     BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
     /// Too many requests are held for this app already.
     HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
+    /// Too many requests of this app or organization are under way.
+    TooManyRequests = "TOO_MANY_REQUESTS", 429, ResourceExhausted;
+    /// Too many connections are open.
+    TooManyConnections = "TOO_MANY_CONNECTIONS", 503, Unavailable;
+    /// The client did not send or take what it should in time.
+    ClientTooSlow = "CLIENT_TOO_SLOW", 408, DeadlineExceeded;
     /// Too many executions of this app have not ended.
     ExecutionQueueFull = "EXECUTION_QUEUE_FULL", 429, ResourceExhausted;
     /// The idempotency key was used with another request.
@@ -106,6 +112,14 @@ reasons! {
     EngineUnavailable = "ENGINE_UNAVAILABLE", 503, Unavailable;
     /// The image is not on this machine and cannot be pulled.
     ImageUnavailable = "IMAGE_UNAVAILABLE", 400, FailedPrecondition;
+    /// The code cannot be made an image.
+    BuildFailed = "BUILD_FAILED", 400, FailedPrecondition;
+    /// The build was cancelled, or its draft was replaced.
+    BuildCancelled = "BUILD_CANCELLED", 400, FailedPrecondition;
+    /// The build took longer than it may.
+    BuildTimeout = "BUILD_TIMEOUT", 504, DeadlineExceeded;
+    /// Too many builds wait already.
+    BuildQueueFull = "BUILD_QUEUE_FULL", 429, ResourceExhausted;
     /// The container ended before it was ready.
     ContainerExited = "CONTAINER_EXITED", 503, Unavailable;
     /// The container runs but its health path never answered well.
@@ -239,6 +253,7 @@ mod tests {
             Reason::MethodNotAllowed,
             Reason::ReplicaRefused,
             Reason::ReplicaBroke,
+            Reason::ClientTooSlow,
         ];
         for r in Reason::ALL.iter().filter(|r| !sharper.contains(r)) {
             let usual = match r.code() {

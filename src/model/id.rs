@@ -10,7 +10,7 @@ pub const MAX_NAME_LEN: usize = 63;
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidName(String);
+pub struct InvalidName(pub(super) String);
 
 fn check(what: &str, s: &str, dots: bool) -> Result<(), InvalidName> {
     let refuse = |why: String| Err(InvalidName(format!("{what} {s:?} {why}")));

@@ -6,18 +6,23 @@
 
 pub mod app;
 pub mod catalog;
+pub mod code;
 pub mod execution;
 pub mod failure;
+pub mod files;
 pub mod host;
 pub mod id;
+pub mod reach;
 pub mod revision;
 pub mod scaling;
+pub mod schema;
 pub mod secret;
 pub mod settings;
 mod standby;
 pub mod stats;
 
-pub use app::{App, Draft, ImageSource, Version};
+pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
+pub use code::{Blob, BuildId, CodeSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use revision::{Defaults, Revision};

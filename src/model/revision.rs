@@ -6,9 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     app::{App, ImageSource, Version, hex},
+    files::{self, Files, Home},
     id::AppId,
+    reach::Protocol,
     scaling,
-    settings::{DEFAULT_HEALTH_PATH, Tier},
+    settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode, Tier},
     standby::Standby,
 };
 
@@ -21,6 +23,8 @@ pub struct Defaults {
     pub timeout: Duration,
     /// Refuse what the cloud platform refuses.
     pub strict: bool,
+    /// Percent of a replica's memory that `/tmp` may take, and a home of its own once more.
+    pub scratch_percent: u32,
     /// Digest of the platform's own settings that every container is made with.
     pub containers: u64,
 }
@@ -34,10 +38,14 @@ pub struct Revision {
     pub version: u32,
     /// The image's content id.
     pub image: String,
-    /// The reference to pull should the image be gone from this machine.
-    pub source: ImageSource,
+    /// What to pull should the image be gone from this machine; `None` when it was built here.
+    pub source: Option<ImageSource>,
     /// The environment.
     pub env: BTreeMap<String, String>,
+    /// What of its file system can be written to.
+    pub files: Files,
+    /// What the platform would refuse about it, a sentence each.
+    pub objections: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
     /// The path asked for readiness.
@@ -58,6 +66,10 @@ pub struct Revision {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
+    /// Which HTTP its containers are spoken to in.
+    pub protocol: Protocol,
+    /// Origins whose web pages may call it.
+    pub cors_origins: Vec<String>,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
     /// Digest of what a container is made from: two revisions that share it can share replicas.
@@ -78,8 +90,10 @@ impl Revision {
             app: app.id.clone(),
             version: version.number,
             image: version.image_id.clone(),
-            source: version.source.clone(),
+            source: version.pull_source(),
             env: s.env.clone(),
+            files: files_of(app, version, memory_mb, defaults),
+            objections: objections(s, version, defaults),
             ports: s.ports().to_vec(),
             health_path: s
                 .health_path
@@ -96,6 +110,8 @@ impl Revision {
             scaling: s.scaling.effective(defaults.bounds),
             max_concurrency: s.max_concurrency,
             allow_unauthenticated: s.allow_unauthenticated,
+            protocol: s.protocol,
+            cors_origins: s.cors_origins.clone(),
             standby: s.standby,
             config_hash: String::new(),
         };
@@ -116,6 +132,8 @@ impl Revision {
             scaling: next.scaling,
             max_concurrency: next.max_concurrency,
             allow_unauthenticated: next.allow_unauthenticated,
+            protocol: next.protocol,
+            cors_origins: next.cors_origins.clone(),
             standby: next.standby,
             ..self.clone()
         }
@@ -137,14 +155,49 @@ impl Revision {
             "{:?} {} {} {platform:x}",
             self.ports, self.memory_mb, self.cpu_millicores
         ));
+        let Files {
+            read_only,
+            home,
+            scratch_bytes,
+            kept_since,
+        } = &self.files;
+        put(&home.path);
+        put(&format!(
+            "{read_only} {} {scratch_bytes} {kept_since:?}",
+            home.in_image
+        ));
         hex(&h.finalize()[..16])
     }
+}
+
+fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) -> Files {
+    let s = &app.settings;
+    let memory = u64::from(memory_mb) * 1024 * 1024;
+    Files {
+        read_only: !s.writable_root_fs || defaults.strict,
+        home: Home::of(&s.env, &version.facts.home),
+        scratch_bytes: memory * u64::from(defaults.scratch_percent) / 100,
+        kept_since: (s.storage_mode != StorageMode::Ephemeral).then_some(app.created_at_ms),
+    }
+}
+
+fn objections(s: &Settings, version: &Version, defaults: Defaults) -> Vec<String> {
+    let user = version.facts.user.as_deref();
+    let user = user.and_then(files::objection_to_user);
+    let user = user.map(|why| format!("image {:?} {why}", version.image_ref));
+    let root = (s.writable_root_fs && !defaults.strict).then(|| {
+        "the root file system is writable, which the platform does not allow; write to $HOME or /tmp and set writable_root_fs to false (`--writable-root=false`)".to_owned()
+    });
+    user.into_iter().chain(root).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::settings::{Settings, Tier},
+        super::{
+            code::CodeSource,
+            settings::{Settings, Tier},
+        },
         *,
     };
 
@@ -157,16 +210,19 @@ mod tests {
             },
             timeout: Duration::from_secs(300),
             strict: false,
+            scratch_percent: 25,
             containers: 0,
         };
-        let source = ImageSource {
+        let source = CodeSource::Prebuilt(ImageSource {
             image_ref: "a:1".into(),
             registry_secret_ref: String::new(),
-        };
+        });
         let version = Version {
             number: 1,
             source,
+            image_ref: "a:1".into(),
             image_id: "sha256:x".into(),
+            facts: Default::default(),
             created_at_ms: 0,
             settings: Settings::default(),
         };
@@ -174,6 +230,7 @@ mod tests {
             id: "o/a".parse().expect("valid"),
             created_at_ms: 0,
             updated_at_ms: 0,
+            used_at_ms: 0,
             settings: Settings::default(),
             draft: None,
             versions: vec![],
@@ -193,5 +250,11 @@ mod tests {
         );
         assert_ne!(base, with(|s| s.ports = vec![81]));
         assert_ne!(base, with(|s| s.tier = Tier::Large));
+        assert_ne!(base, with(|s| s.writable_root_fs = true));
+        let kept = with(|s| s.storage_mode = StorageMode::Persistent);
+        assert_ne!(base, kept);
+        assert_eq!(kept, with(|s| s.storage_mode = StorageMode::Ttl));
+        let home = |s: &mut Settings| s.env = [("HOME".to_owned(), "/h".to_owned())].into();
+        assert_ne!(base, with(home));
     }
 }

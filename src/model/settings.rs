@@ -2,7 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{failure::FieldViolation, host, scaling::Scaling, standby::Standby};
+use super::{
+    failure::FieldViolation,
+    host,
+    reach::{CORS_NONE, MAX_CORS_ORIGINS, Protocol, check_origin},
+    scaling::Scaling,
+    schema,
+    standby::Standby,
+};
 
 /// Where an app is reached when its owner names no port.
 pub const DEFAULT_PORTS: [u16; 1] = [host::DEFAULT_PORT];
@@ -15,6 +22,10 @@ pub const MAX_ENV: usize = 512;
 /// Most bytes in all names and values of the environment: below the kernel's 128 KiB per
 /// string and well below its limit for all of them.
 pub const MAX_ENV_BYTES: usize = 96 * 1024;
+/// Longest name of an environment variable in bytes.
+pub const MAX_ENV_NAME_BYTES: usize = 256;
+/// Longest health path in bytes, query included.
+pub const MAX_HEALTH_PATH_BYTES: usize = 1024;
 /// Longest description in bytes.
 pub const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
 /// Least memory that the engine takes for a container (6 MiB).
@@ -106,8 +117,14 @@ pub struct Settings {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
+    /// Which HTTP its containers are spoken to in.
+    pub protocol: Protocol,
+    /// Origins whose web pages may call it; see [`super::reach::cors`].
+    pub cors_origins: Vec<String>,
     /// How long its files live.
     pub storage_mode: StorageMode,
+    /// The whole root file system can be written to, which the platform does not allow.
+    pub writable_root_fs: bool,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
 }
@@ -190,21 +207,28 @@ impl Settings {
             );
         }
         check_ports(&self.ports, &mut bad);
+        check_origins(&self.cors_origins, &mut bad);
         check_env(&self.env, &mut bad);
-        if let Some(path) = &self.health_path
-            && let Err(why) = check_path(path)
-        {
-            bad("health_path", why);
+        if let Some(path) = &self.health_path {
+            let checked = match path.len() > MAX_HEALTH_PATH_BYTES {
+                true => Err(format!(
+                    "is {} bytes long; the limit is {MAX_HEALTH_PATH_BYTES}",
+                    path.len()
+                )),
+                false => check_path(path),
+            };
+            if let Err(why) = checked {
+                bad("health_path", why);
+            }
         }
         for (field, schema) in [
             ("input_schema", &self.input_schema),
             ("output_schema", &self.output_schema),
         ] {
             if !schema.is_empty()
-                && let Err(e) =
-                    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(schema)
+                && let Err(why) = schema::check(schema)
             {
-                bad(field, format!("is not a JSON object: {e}"));
+                bad(field, why);
             }
         }
         out
@@ -230,6 +254,28 @@ fn check_ports(ports: &[u16], bad: &mut impl FnMut(&str, String)) {
     }
 }
 
+fn check_origins(origins: &[String], bad: &mut impl FnMut(&str, String)) {
+    if origins.len() > MAX_CORS_ORIGINS {
+        bad(
+            "cors_origins",
+            format!(
+                "has {} entries; the limit is {MAX_CORS_ORIGINS}",
+                origins.len()
+            ),
+        );
+    }
+    for (i, origin) in origins.iter().enumerate() {
+        if let Err(why) = check_origin(origin) {
+            bad(&format!("cors_origins[{i}]"), why);
+        } else if origin == CORS_NONE && origins.len() > 1 {
+            bad(
+                &format!("cors_origins[{i}]"),
+                format!("{CORS_NONE:?} leaves CORS to the app and stands alone"),
+            );
+        }
+    }
+}
+
 fn check_env(env: &BTreeMap<String, String>, bad: &mut impl FnMut(&str, String)) {
     if env.len() > MAX_ENV {
         bad(
@@ -245,13 +291,8 @@ fn check_env(env: &BTreeMap<String, String>, bad: &mut impl FnMut(&str, String))
         );
     }
     for (name, value) in env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            bad(
-                "env",
-                format!(
-                    "{name:?} cannot be the name of a variable: it is empty, or has '=' or NUL in it"
-                ),
-            );
+        if let Err(why) = check_env_name(name) {
+            bad("env", why);
         } else if value.contains('\0') {
             bad("env", format!("the value of {name} has a NUL in it"));
         } else if name == "PORT" {
@@ -261,6 +302,26 @@ fn check_env(env: &BTreeMap<String, String>, bad: &mut impl FnMut(&str, String))
             );
         }
     }
+}
+
+/// Names that the platform takes, which are those of Kubernetes.
+fn check_env_name(name: &str) -> Result<(), String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if name.is_empty() {
+        return Err("a variable has an empty name".to_owned());
+    }
+    if name.len() > MAX_ENV_NAME_BYTES {
+        return Err(format!(
+            "a variable's name is {} bytes long; the limit is {MAX_ENV_NAME_BYTES}",
+            name.len()
+        ));
+    }
+    if name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(legal) {
+        return Err(format!(
+            "{name:?} cannot be the name of a variable: it has only letters, digits, '_', '-' and '.', and no digit first"
+        ));
+    }
+    Ok(())
 }
 
 /// Checks that a path can be put into a request line.

@@ -125,9 +125,26 @@ pub(super) fn in_use(data_dir: &Path) -> bool {
         .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
+/// Whether a data directory is still that of an instance and not for one run only, or is in use.
+pub(super) fn can_serve(data_dir: &Path, instance: &str) -> bool {
+    let id = fs::read_to_string(data_dir.join(INSTANCE));
+    let is_its = id.is_ok_and(|id| id.trim() == instance);
+    is_its && (in_use(data_dir) || !data_dir.join(EPHEMERAL).exists())
+}
+
 /// Whether the last stop left containers on purpose.
 pub(super) fn kept(data_dir: &Path) -> bool {
     data_dir.join(KEPT).exists()
+}
+
+/// Whether a data directory is no more that of an instance, or was for one run only.
+pub(super) fn is_forgotten(data_dir: &Path, instance: &str) -> bool {
+    let there = match fs::read_to_string(data_dir.join(INSTANCE)) {
+        Ok(text) => text.trim() == instance,
+        // What cannot be read may be there all the same.
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    };
+    !there || data_dir.join(EPHEMERAL).exists()
 }
 
 /// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.

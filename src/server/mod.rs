@@ -3,9 +3,11 @@
 //! Start: lock the data directory, bind every socket, open key and store, wire the parts, say
 //! ready. Stop: accept no more, let requests finish (bounded), end operations, replicas, store.
 
+mod building;
 mod data_dir;
 mod health;
 mod limits;
+mod parts;
 mod prune;
 pub mod store;
 
@@ -23,7 +25,13 @@ use tokio_util::task::TaskTracker;
 use tonic::{service::Routes, transport::server::TcpIncoming};
 use tower::util::MapResponseLayer;
 
-use self::data_dir::DataDir;
+use self::{
+    data_dir::DataDir,
+    parts::{
+        engine_config, executions_config, executor_config, fleet_config, http_limits, trial_bounds,
+        upkeep_config,
+    },
+};
 use crate::{
     api::{
         self,
@@ -32,6 +40,7 @@ use crate::{
         proto::{
             self,
             local::v1::{
+                build_service_server::BuildServiceServer,
                 execution_service_server::ExecutionServiceServer,
                 scaling_service_server::ScalingServiceServer,
             },
@@ -45,27 +54,27 @@ use crate::{
         status::{self, to_response},
     },
     apps::Apps,
-    build::Images,
-    config::{Config, Freezer, Reach},
-    engine::{
-        Credentials, Engine, Keychain,
-        docker::{self, Docker},
-    },
-    executor::{self, Executor},
-    fleet::{self, Fleet},
+    build::{Builder, Images},
+    config::Config,
+    engine::{Credentials, Engine, Keychain, docker::Docker},
+    executor::Executor,
+    fleet::Fleet,
     gateway::{
         Gateway, Routes as AppRoutes,
         listener::{self, Stop},
+        workers::Workers,
     },
     identity::{Keyring, system_clock},
     logs::Logs,
     model::{revision::Defaults, scaling::Bounds},
     store::{
         Store,
+        blobs::Blobs,
         executions::{self, Executions},
         secrets::Secrets,
     },
-    trials::{self, Trials},
+    trials::Trials,
+    upkeep::{Upkeep, Volumes},
 };
 
 pub use prune::prune;
@@ -103,20 +112,39 @@ pub async fn run(config: Config) -> Result<()> {
     let store = Store::open(data.path())?;
     let (executions, accepted) =
         Executions::open(data.path(), executions_config(&config), known(&store))?;
-    let engine = Arc::new(Docker::new(engine_config(&config, &data)).context("docker_host")?);
+    let engine =
+        Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
     let keychain = keychain(&secrets);
     let fleet_config = fleet_config(&config, keychain.clone());
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
+    let volumes = Volumes::new(engine.clone());
+    let blobs = Blobs::open(data.path(), &store.catalog()).context("the folder of saved code")?;
+    let builder = Builder::new(
+        building::config(&config, &data),
+        engine.clone(),
+        images.clone(),
+        blobs.clone(),
+        building::vault(&secrets),
+    )
+    .context("the folder for builds")?;
     let apps = Apps::new(
         store.clone(),
         executions.clone(),
         fleet.clone(),
         routes.clone(),
-        images,
+        (images, builder.clone(), blobs),
+        volumes.clone(),
         defaults(&config),
+    );
+    let upkeep = Upkeep::start(
+        upkeep_config(&config),
+        store.clone(),
+        fleet.clone(),
+        volumes,
+        engine.clone(),
     );
     let gateway = Arc::new(Gateway {
         routes,
@@ -125,10 +153,15 @@ pub async fn run(config: Config) -> Result<()> {
         base_domain: config.base_domain.clone(),
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
+        max_request_body_bytes: config.max_request_body_bytes,
+        client_stall_timeout: config.client_stall_timeout,
+        trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
+        grpc_trailers: status::to_trailers,
     });
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),
+        max_code_bytes: clamp(config.max_code_bytes),
     };
     let stop = Stop::default();
     let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone());
@@ -154,7 +187,16 @@ pub async fn run(config: Config) -> Result<()> {
     let api = api(services.clone(), limits, &gateway, &store, &executions);
 
     let serving = TaskTracker::new();
-    serving.spawn(listener::run(http, gateway.clone(), api, stop.clone()));
+    // Until the end of this function: they carry what requests leave running.
+    let workers = Arc::new(Workers::start(config.http_threads).context("http_threads")?);
+    serving.spawn(listener::run(
+        http,
+        workers.clone(),
+        gateway.clone(),
+        api,
+        http_limits(&config),
+        stop.clone(),
+    ));
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
     let executor = Executor::start(
@@ -169,12 +211,16 @@ pub async fn run(config: Config) -> Result<()> {
 
     signals.first().await;
     tokio::select! {
-        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, &fleet, &engine) => {}
+        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
+    }
+    if config.ephemeral {
+        builder.remove_all_images().await;
     }
     executor.count_the_last();
     executions.close();
     store.close();
+    drop(workers);
     data.close(&config);
     tracing::info!("Stopped");
     Ok(())
@@ -193,6 +239,7 @@ async fn shut_down(
     gateway: &Gateway,
     executor: &Executor,
     apps: &Apps,
+    upkeep: Upkeep,
     fleet: &Fleet,
     engine: &Docker,
 ) {
@@ -217,9 +264,13 @@ async fn shut_down(
         executor.finished().await;
     }
     apps.finish().await;
+    let volumes = upkeep.stop().await;
     let keep = config.keep_replicas && !config.ephemeral;
     data.mark_kept(keep);
     fleet.shutdown(keep).await;
+    if config.ephemeral {
+        volumes.remove_all().await;
+    }
     if !keep && let Err(error) = engine.remove_network().await {
         tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
     }
@@ -233,64 +284,6 @@ async fn bind(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
 
 fn clamp(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-fn engine_config(config: &Config, data: &DataDir) -> docker::Config {
-    docker::Config {
-        host: config.docker_host.clone(),
-        reach: match config.reach {
-            Reach::Auto => docker::Reach::Auto,
-            Reach::Direct => docker::Reach::Direct,
-            Reach::Published => docker::Reach::Published,
-        },
-        freezer: match config.freezer {
-            Freezer::Auto => docker::Freezer::Auto,
-            Freezer::Engine => docker::Freezer::Engine,
-            Freezer::Cgroup => docker::Freezer::Cgroup,
-        },
-        extra_network: config.network.clone(),
-        log_max_bytes: config.container_log_max_bytes,
-        log_max_files: config.container_log_files,
-        ..docker::Config::new(data.instance().clone(), data.path().to_owned())
-    }
-}
-
-fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
-    fleet::Config {
-        startup_timeout: c.startup_timeout,
-        hold_max_requests: c.hold_max_requests,
-        hold_max_bytes: clamp(c.hold_max_bytes),
-        max_connects: c.max_connects_per_replica,
-        stop_grace: c.stop_grace,
-        drain_timeout: c.drain_timeout,
-        backoff_initial: c.start_retry_initial,
-        backoff_max: c.start_retry_max,
-        poll_initial: c.readiness_poll_initial,
-        poll_max: c.readiness_poll_max,
-        pids_limit: c.pids_limit,
-        reconcile_interval: c.reconcile_interval,
-        keychain,
-        standby: c.standby,
-        standby_pause_for: c.standby_pause_for,
-        bounds: fleet::Bounds {
-            memory: c.memory_budget,
-            replicas: c.replica_budget,
-            standby_memory: c.standby_memory,
-        },
-        room_wait: c.room_wait,
-        teardown_after: c.teardown_after,
-        liveness_interval: c.liveness_interval,
-        liveness_timeout: c.liveness_timeout,
-        liveness_failures: c.liveness_failures,
-    }
-}
-
-fn trial_bounds(c: &Config) -> trials::Bounds {
-    trials::Bounds {
-        running: c.test_max_running,
-        answer_bytes: clamp(c.max_body_bytes),
-        lines: c.log_max_lines,
-    }
 }
 
 /// The secrets, as the engine's side sees them.
@@ -310,18 +303,6 @@ fn keychain(secrets: &Secrets) -> Keychain {
     })
 }
 
-fn executions_config(c: &Config) -> executions::Config {
-    executions::Config {
-        queue_max: c.execution_queue_max,
-        retention: c.execution_retention,
-        max_per_app: c.execution_max_per_app,
-        min_free_bytes: c.min_free_disk_bytes,
-        output_keep: clamp(c.execution_output_bytes),
-        retention_interval: c.retention_interval,
-        clock: system_clock(),
-    }
-}
-
 /// The executions' view of the catalog.
 fn known(store: &Store) -> executions::Known {
     let store = store.clone();
@@ -329,17 +310,6 @@ fn known(store: &Store) -> executions::Known {
         let since = store.catalog().get(app).map(|a| a.created_at_ms);
         since.map(|ms| u64::try_from(ms).unwrap_or(0))
     })
-}
-
-fn executor_config(c: &Config) -> executor::Config {
-    executor::Config {
-        per_app: c.execution_concurrency,
-        overall: c.execution_max_running,
-        max_result_bytes: c.max_result_bytes,
-        cold_start_budget: c.cold_start_budget,
-        retry_initial: c.execution_retry_initial,
-        retry_max: c.execution_retry_max,
-    }
 }
 
 fn defaults(c: &Config) -> Defaults {
@@ -350,6 +320,7 @@ fn defaults(c: &Config) -> Defaults {
         },
         timeout: c.app_timeout,
         strict: c.strict,
+        scratch_percent: c.scratch_percent,
         containers: container_digest(c),
     }
 }
@@ -392,10 +363,12 @@ async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> R
     let secrets = SecretsApi::new(compute.clone(), secrets);
     let executions = api::executions::Executions::new(compute.clone());
     let scaling = Scaling::new(compute.clone());
+    let builds = api::builds::Builds::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
+        .add_service(BuildServiceServer::new(builds))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

@@ -7,6 +7,8 @@
 //! | 0x02 | org 0x00 name | `AppRecord` |
 //! | 0x03 | org 0x00 name 0x00 version (u32, big-endian) | `VersionRecord` |
 //! | 0x04 | org 0x00 name | `SecretRecord` |
+//! | 0x10 | image reference, by digest once it is pulled | `PulledRecord` |
+//! | 0x11 | org 0x00 name 0x00 time of creation (i64, big-endian) | empty: its volume is to go |
 //!
 //! Names have no NUL in them, so the separators are unambiguous. Bytes are never reused.
 
@@ -18,6 +20,12 @@ pub(super) const APPS: u8 = 0x02;
 pub(super) const VERSIONS: u8 = 0x03;
 /// The first byte of secrets' rows.
 pub(super) const SECRETS: u8 = 0x04;
+
+/// The first byte of rows of pulled images.
+pub(super) const PULLED: u8 = 0x10;
+
+/// The first byte of rows of volumes that are to go.
+pub(super) const DOOMED: u8 = 0x11;
 
 /// The row of an app.
 pub(super) fn app(id: &AppId) -> Vec<u8> {
@@ -72,6 +80,31 @@ pub(super) fn parse_secret(key: &[u8]) -> Option<(OrgName, SecretName)> {
     Some((org.parse().ok()?, name.parse().ok()?))
 }
 
+/// The row of a pulled image.
+pub(super) fn pulled(key: &str) -> Vec<u8> {
+    [&[PULLED], key.as_bytes()].concat()
+}
+
+/// What the image of a pulled image's row is known by.
+pub(super) fn parse_pulled(key: &[u8]) -> Option<String> {
+    String::from_utf8(key.strip_prefix(&[PULLED])?.to_vec()).ok()
+}
+
+/// The row of the volume of an app that was created then.
+pub(super) fn doomed(id: &AppId, since: i64) -> Vec<u8> {
+    let mut key = with_kind(DOOMED, id);
+    key.push(0);
+    key.extend(since.to_be_bytes());
+    key
+}
+
+/// The app whose volume a row is about, and when that was created.
+pub(super) fn parse_doomed(key: &[u8]) -> Option<(AppId, i64)> {
+    let (id, since) = key.strip_prefix(&[DOOMED])?.split_last_chunk::<8>()?;
+    let id = parse_id(id.strip_suffix(&[0])?)?;
+    Some((id, i64::from_be_bytes(*since)))
+}
+
 fn with_kind(kind: u8, id: &AppId) -> Vec<u8> {
     let (org, name) = (id.org.as_str().as_bytes(), id.name.as_str().as_bytes());
     [&[kind], org, &[0], name].concat()
@@ -89,6 +122,9 @@ mod tests {
         let slot = (a.org.clone(), "Key_1".parse().expect("valid"));
         assert_eq!(parse_secret(&secret(&slot.0, &slot.1)), Some(slot));
         assert_eq!(parse_version(&version(&a, 256)), Some((a.clone(), 256)));
+        let pulled_row = pulled("r.example/a:1");
+        assert_eq!(parse_pulled(&pulled_row).as_deref(), Some("r.example/a:1"));
+        assert_eq!(parse_doomed(&doomed(&ab, 256)), Some((ab.clone(), 256)));
         let sorted = [
             version(&a, 1),
             version(&a, 2),

@@ -1,10 +1,12 @@
-//! What survives a restart: apps, their versions and secrets, in sled; executions in `executions/`.
+//! What survives a restart: apps, their versions and secrets, in sled; executions in `executions/`,
+//! code in files (`blobs`).
 //!
 //! Readers never touch sled: they see a [`Catalog`] in memory that holds exactly what is on
 //! disk. Writers send a decision to one thread (`writer`), which applies it to the newest state,
 //! makes a whole batch durable with one flush, and only then lets readers see it. So two
 //! changes of one app can never overwrite each other, and nothing visible can be lost.
 
+pub mod blobs;
 mod db;
 pub mod executions;
 mod keys;

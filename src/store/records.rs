@@ -3,14 +3,19 @@
 //! Protobuf messages: fields may be added, their tags are never reused. Enums are stored as the
 //! small integers below.
 
+mod code;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 
+use self::code::{BuiltRecord, SourceRecord, built, built_record, source, source_record};
 use super::keys;
 use crate::model::{
-    App, AppId, Draft, ImageSource, Limits, OrgName, Scaling, Standby, Tier, Version,
+    App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
+    files::Home,
+    reach::Protocol,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
     settings::{Settings, StorageMode},
@@ -28,6 +33,8 @@ struct AppRecord {
     draft: Option<DraftRecord>,
     #[prost(uint32, tag = "5")]
     active_version: u32,
+    #[prost(int64, tag = "20")]
+    used_at_ms: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -36,14 +43,8 @@ struct DraftRecord {
     source: Option<SourceRecord>,
     #[prost(int64, tag = "2")]
     created_at_ms: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SourceRecord {
-    #[prost(string, tag = "1")]
-    image_ref: String,
-    #[prost(string, tag = "2")]
-    registry_secret_ref: String,
+    #[prost(message, optional, tag = "3")]
+    built: Option<BuiltRecord>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -58,6 +59,23 @@ struct VersionRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "5")]
     settings: Option<SettingsRecord>,
+    /// Empty in records of before there were builds: the source names the image.
+    #[prost(string, tag = "6")]
+    image_ref: String,
+    #[prost(message, optional, tag = "20")]
+    facts: Option<FactsRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FactsRecord {
+    #[prost(string, optional, tag = "1")]
+    user: Option<String>,
+    #[prost(string, tag = "2")]
+    home: String,
+    #[prost(bool, tag = "3")]
+    home_in_image: bool,
+    #[prost(string, tag = "4")]
+    digest_ref: String,
 }
 
 /// The name and the owner are in the key.
@@ -72,6 +90,18 @@ struct SecretRecord {
     updated_at_ms: i64,
     #[prost(bytes = "vec", tag = "4")]
     sealed: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PulledRecord {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    digest_ref: String,
+    #[prost(int64, tag = "3")]
+    at_ms: i64,
+    #[prost(string, tag = "4")]
+    reference: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -120,6 +150,13 @@ struct SettingsRecord {
     /// 0 not set, 1 pause, 2 prepared, 3 none.
     #[prost(uint32, tag = "20")]
     standby: u32,
+    /// 0 not set, 1 HTTP/1.1, 2 HTTP/2 without TLS.
+    #[prost(uint32, tag = "21")]
+    protocol: u32,
+    #[prost(string, repeated, tag = "22")]
+    cors_origins: Vec<String>,
+    #[prost(bool, tag = "30")]
+    writable_root_fs: bool,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -130,8 +167,10 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
         draft: app.draft.as_ref().map(|d| DraftRecord {
             source: Some(source_record(&d.source)),
             created_at_ms: d.created_at_ms,
+            built: d.built.as_ref().map(built_record),
         }),
         active_version: app.active_version,
+        used_at_ms: app.used_at_ms,
     }
     .encode_to_vec()
 }
@@ -143,6 +182,13 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
         image_id: v.image_id.clone(),
         created_at_ms: v.created_at_ms,
         settings: Some(settings_record(&v.settings)),
+        image_ref: v.image_ref.clone(),
+        facts: Some(FactsRecord {
+            user: v.facts.user.clone(),
+            home: v.facts.home.path.clone(),
+            home_in_image: v.facts.home.in_image,
+            digest_ref: v.facts.digest_ref.clone(),
+        }),
     }
     .encode_to_vec()
 }
@@ -158,6 +204,26 @@ pub(super) fn encode_secret(s: &Sealed) -> Vec<u8> {
         sealed: s.sealed.clone(),
     }
     .encode_to_vec()
+}
+
+pub(super) fn encode_pulled(p: &Pulled) -> Vec<u8> {
+    PulledRecord {
+        id: p.id.clone(),
+        digest_ref: p.digest_ref.clone(),
+        at_ms: p.at_ms,
+        reference: p.reference.clone(),
+    }
+    .encode_to_vec()
+}
+
+pub(super) fn decode_pulled(value: &[u8]) -> Result<Pulled, String> {
+    let r = PulledRecord::decode(value).map_err(|e| e.to_string())?;
+    Ok(Pulled {
+        reference: r.reference,
+        id: r.id,
+        digest_ref: r.digest_ref,
+        at_ms: r.at_ms,
+    })
 }
 
 pub(super) fn decode_secret(
@@ -199,6 +265,20 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
         let secret = decode_secret(org, name, &value).map_err(|e| format!("{damaged}: {e}"))?;
         catalog.apply(&Change::PutSecret(Arc::new(secret)));
     }
+    for row in db.scan_prefix([keys::PULLED]) {
+        let (key, value) = row.map_err(|e| e.to_string())?;
+        let image =
+            keys::parse_pulled(&key).ok_or_else(|| format!("the key {key:?} names no image"))?;
+        let damaged = format!("the record of the pulled image {image} is damaged");
+        let pulled = decode_pulled(&value).map_err(|e| format!("{damaged}: {e}"))?;
+        catalog.apply(&Change::PutPulled(Arc::new(pulled)));
+    }
+    for key in db.scan_prefix([keys::DOOMED]).keys() {
+        let key = key.map_err(|e| e.to_string())?;
+        let (id, since) =
+            keys::parse_doomed(&key).ok_or_else(|| format!("the key {key:?} names no volume"))?;
+        catalog.apply(&Change::DoomVolume(id, since));
+    }
     Ok(catalog)
 }
 
@@ -223,37 +303,47 @@ pub(super) fn decode_app(
         id,
         created_at_ms: r.created_at_ms,
         updated_at_ms: r.updated_at_ms,
+        used_at_ms: r.used_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
-        draft: r.draft.map(|d| Draft {
-            source: source(d.source.unwrap_or_default()),
-            created_at_ms: d.created_at_ms,
-        }),
+        draft: r.draft.map(draft).transpose()?,
         versions,
         active_version: r.active_version,
     })
 }
 
+fn draft(r: DraftRecord) -> Result<Draft, String> {
+    Ok(Draft {
+        source: source(r.source.unwrap_or_default())?,
+        created_at_ms: r.created_at_ms,
+        built: r.built.map(built).transpose()?,
+    })
+}
+
 fn version(r: VersionRecord) -> Result<Version, String> {
+    let code = r.source.unwrap_or_default();
+    let image_ref = match r.image_ref.is_empty() {
+        true => code.image_ref.clone(),
+        false => r.image_ref,
+    };
     Ok(Version {
         number: r.number,
-        source: source(r.source.unwrap_or_default()),
+        source: source(code)?,
+        image_ref,
         image_id: r.image_id,
+        facts: facts(r.facts.unwrap_or_default()),
         created_at_ms: r.created_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
     })
 }
 
-fn source_record(s: &ImageSource) -> SourceRecord {
-    SourceRecord {
-        image_ref: s.image_ref.clone(),
-        registry_secret_ref: s.registry_secret_ref.clone(),
-    }
-}
-
-fn source(r: SourceRecord) -> ImageSource {
-    ImageSource {
-        image_ref: r.image_ref,
-        registry_secret_ref: r.registry_secret_ref,
+fn facts(r: FactsRecord) -> ImageFacts {
+    ImageFacts {
+        user: r.user,
+        home: Home {
+            path: r.home,
+            in_image: r.home_in_image,
+        },
+        digest_ref: r.digest_ref,
     }
 }
 
@@ -296,6 +386,13 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Some(Standby::Prepared) => 2,
             Some(Standby::None) => 3,
         },
+        writable_root_fs: s.writable_root_fs,
+        protocol: match s.protocol {
+            Protocol::Auto => 0,
+            Protocol::Http1 => 1,
+            Protocol::H2c => 2,
+        },
+        cors_origins: s.cors_origins.clone(),
     }
 }
 
@@ -351,5 +448,13 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             3 => Some(Standby::None),
             n => return unknown("standby", n),
         },
+        writable_root_fs: r.writable_root_fs,
+        protocol: match r.protocol {
+            0 => Protocol::Auto,
+            1 => Protocol::Http1,
+            2 => Protocol::H2c,
+            n => return unknown("protocol", n),
+        },
+        cors_origins: r.cors_origins,
     })
 }

@@ -1,15 +1,28 @@
 use super::*;
 use crate::model::{
-    App, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    App, Blob, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    code::{Built, BuiltImage, FromCode},
     scaling::Metric,
     settings::{Settings, StorageMode},
 };
 
 pub(super) fn full_app(id: &str) -> App {
-    let source = ImageSource {
+    let source = CodeSource::Prebuilt(ImageSource {
         image_ref: "reg/a:1".into(),
         registry_secret_ref: "s".into(),
+    });
+    let blob = Blob {
+        id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".into(),
+        len: 4,
+        // Of "code".
+        sha256: "5694d08a2e53ffcae0c3103e5ad6f6076abd960eb1f8a56577040bc1028f702b".into(),
     };
+    let code = CodeSource::FromCode(FromCode {
+        archive: blob,
+        dockerfile_path: "d/Dockerfile".into(),
+        build_args: [("A".to_owned(), "B".to_owned())].into(),
+        registry_secret_ref: "s".into(),
+    });
     let settings = Settings {
         tier: Tier::XLarge,
         limits: Limits {
@@ -33,13 +46,25 @@ pub(super) fn full_app(id: &str) -> App {
         mcp_enabled: true,
         max_concurrency: 7,
         allow_unauthenticated: true,
+        protocol: crate::model::reach::Protocol::H2c,
+        cors_origins: vec!["https://a.example".to_owned()],
         storage_mode: StorageMode::Ttl,
+        writable_root_fs: true,
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {
         number: 1,
-        source: source.clone(),
+        source,
+        image_ref: "reg/a:1".into(),
         image_id: "sha256:1".into(),
+        facts: crate::model::ImageFacts {
+            user: Some(String::new()),
+            home: crate::model::files::Home {
+                path: "/root".into(),
+                in_image: true,
+            },
+            digest_ref: "r.example/a@sha256:1".into(),
+        },
         created_at_ms: 5,
         settings: settings.clone(),
     };
@@ -47,10 +72,18 @@ pub(super) fn full_app(id: &str) -> App {
         id: id.parse().expect("valid"),
         created_at_ms: 1,
         updated_at_ms: 2,
+        used_at_ms: 7,
         settings,
         draft: Some(Draft {
-            source,
+            source: code,
             created_at_ms: 3,
+            built: Some(Built {
+                id: BuildId(ulid::Ulid(7)),
+                outcome: Ok(BuiltImage {
+                    image_ref: "i:1".into(),
+                    image_id: "sha256:2".into(),
+                }),
+            }),
         }),
         versions: vec![Arc::new(version)],
         active_version: 1,

@@ -11,7 +11,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::{
-    CACHE_BYTES, Error, FOLDER, FORMAT,
+    CACHE_BYTES, Error, FOLDER, FORMAT, blobs,
     db::{self, Database, guarded},
     executions::tools as executions,
     keys, records,
@@ -130,7 +130,13 @@ pub fn check(data_dir: &Path) -> Report {
     let path = data_dir.join(FOLDER);
     if db::is_there(&path) {
         match Database::open(&path, FORMAT, CACHE_BYTES) {
-            Ok(database) => check_apps(&database, &path, &mut report),
+            Ok(database) => {
+                check_apps(&database, &path, &mut report);
+                // What cannot be read has been told of.
+                if let Ok(catalog) = guarded(|| records::read_all(&database.tree)) {
+                    blobs::check(data_dir, &catalog, &mut report);
+                }
+            }
             Err(e) => report.problems.push(Problem::unopened(&path, e)),
         }
     }
@@ -277,6 +283,14 @@ fn read_rows(
             if let Err(e) = records::decode_secret(org, name, &value) {
                 wrong.push(format!("{damaged}: {e}"));
             }
+        } else if let (Some(keys::PULLED), Some(image)) = (kind, keys::parse_pulled(&key)) {
+            rows.add("images");
+            let damaged = format!("the record of the pulled image {image} is damaged");
+            if let Err(e) = records::decode_pulled(&value) {
+                wrong.push(format!("{damaged}: {e}"));
+            }
+        } else if kind == Some(keys::DOOMED) && keys::parse_doomed(&key).is_some() {
+            rows.add("volumes to go");
         } else if &*key != db::FORMAT_KEY {
             wrong.push(format!(
                 "the key {} names nothing known",

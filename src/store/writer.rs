@@ -146,5 +146,11 @@ fn stage(batch: &mut sled::Batch, before: &Catalog, change: &Change) {
             batch.insert(keys::secret(&secret.org, &secret.name), row);
         }
         Change::DeleteSecret(org, name) => batch.remove(keys::secret(org, name)),
+        Change::PutPulled(image) => {
+            batch.insert(keys::pulled(image.key()), records::encode_pulled(image));
+        }
+        Change::DeletePulled(key) => batch.remove(keys::pulled(key)),
+        Change::DoomVolume(id, since) => batch.insert(keys::doomed(id, *since), &[]),
+        Change::VolumeGone(id, since) => batch.remove(keys::doomed(id, *since)),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use ignite::{
     model::{
-        App, AppId, Draft, ExecutionId, ImageSource, Settings, Tier, Version,
+        App, AppId, CodeSource, Draft, ExecutionId, ImageSource, Settings, Tier, Version,
         execution::{Change, Ending, INLINE_BYTES},
     },
     store::{
@@ -24,10 +24,10 @@ use super::{Ran, ignite, run};
 
 /// An app with a version and a draft.
 fn app() -> App {
-    let source = ImageSource {
+    let source = CodeSource::Prebuilt(ImageSource {
         image_ref: "reg/a:1".into(),
         registry_secret_ref: String::new(),
-    };
+    });
     let settings = Settings {
         env: [("A".to_owned(), "B".to_owned())].into(),
         ..Settings::default()
@@ -36,14 +36,18 @@ fn app() -> App {
         id: "o/a".parse().expect("valid"),
         created_at_ms: 1,
         updated_at_ms: 2,
+        used_at_ms: 0,
         draft: Some(Draft {
             source: source.clone(),
             created_at_ms: 3,
+            built: None,
         }),
         versions: vec![Arc::new(Version {
             number: 1,
             source,
+            image_ref: "reg/a:1".into(),
             image_id: "sha256:1".into(),
+            facts: Default::default(),
             created_at_ms: 4,
             settings: settings.clone(),
         })],

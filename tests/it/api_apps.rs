@@ -8,45 +8,11 @@ use serde_json::{Value, json};
 use tonic_reflection::pb;
 
 use crate::support::{
-    contract::{BOTH, Via, bindings, merge, method, prebuilt},
+    contract::{BOTH, Via, merge, prebuilt},
     grpc,
     ignite::Ignite,
     probe,
 };
-
-/// The methods that are built. What is not here must say so when it is called.
-const BUILT: [&str; 30] = [
-    "CreateApp",
-    "CreateSecret",
-    "DeleteApp",
-    "DeleteSecret",
-    "GetApp",
-    "GetAppCode",
-    "GetAppEvents",
-    "GetAppLogs",
-    "GetAppState",
-    "GetAppVersion",
-    "GetDraftInfo",
-    "GetExecution",
-    "GetExecutionStats",
-    "GetSecret",
-    "HealthCheck",
-    "Invoke",
-    "InvokeAsync",
-    "ListAppReplicas",
-    "ListAppVersions",
-    "ListApps",
-    "ListSecrets",
-    "PublishDraft",
-    "RollbackApp",
-    "SaveDraft",
-    "StreamAppEvents",
-    "StreamAppLogs",
-    "TestAppVersion",
-    "TestDraft",
-    "UpdateAppConfig",
-    "WatchExecution",
-];
 
 fn id(name: &str) -> Value {
     json!({ "organization_name": "acme", "app_name": name })
@@ -293,50 +259,23 @@ async fn update_app_config_changes_only_the_fields_that_are_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_method_that_is_not_built_says_unimplemented_and_names_itself() {
+async fn every_method_of_the_contract_is_served() {
     let ignite = Ignite::builder().start().await;
     let token = ignite.token("acme");
-    let mut asked = BTreeSet::new();
-    let services = ["ComputeService", "SecretService"];
-    for service in services.map(|s| format!("dodil.ignite.v1.{s}")) {
-        let service = pool().get_service_by_name(&service).expect("a service");
-        for rpc in service.methods().filter(|m| !BUILT.contains(&m.name())) {
-            let status = ignite
-                .raw(&rpc, &token, "".into())
-                .await
-                .expect_err(rpc.name());
-            assert_eq!(status.code(), tonic::Code::Unimplemented, "{status:?}");
-            assert!(status.message().contains(rpc.name()), "{status:?}");
-
-            for (verb, path, has_body) in bindings(&rpc) {
-                let path: Vec<&str> = path
-                    .split('/')
-                    .map(|s| match s {
-                        "{version}" => "1",
-                        variable if variable.starts_with('{') => "x",
-                        fixed => fixed,
-                    })
-                    .collect();
-                let body = if has_body { json!({}) } else { Value::Null };
-                let path = path.join("/");
-                let (status, headers, body) = ignite.api(verb, &path, &token, &body).await;
-                assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{path}: {body}");
-                assert_eq!(headers["x-ignite-error"], "UNIMPLEMENTED");
-                assert_eq!(body["code"], 12);
-                let message = body["message"].as_str().expect("a message");
-                assert!(message.contains(rpc.name()), "{path}: {message}");
+    let mut asked = 0;
+    for service in ["ComputeService", "SecretService"] {
+        let service = pool()
+            .get_service_by_name(&format!("dodil.ignite.v1.{service}"))
+            .expect("a service");
+        for rpc in service.methods() {
+            if let Err(status) = ignite.raw(&rpc, &token, "".into()).await {
+                assert_ne!(status.code(), tonic::Code::Unimplemented, "{status:?}");
+                assert_ne!(status.code(), tonic::Code::Internal, "{status:?}");
             }
-            asked.insert(rpc.name().to_owned());
+            asked += 1;
         }
     }
-    for name in BUILT {
-        method(name);
-    }
-    assert_eq!(
-        asked.len() + BUILT.len(),
-        36,
-        "the contract's methods: {asked:?}"
-    );
+    assert_eq!(asked, 36, "the contract's methods");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,15 +2,25 @@
 
 // What the API, the app URLs and the command line answer.
 mod api_apps;
+mod api_catalog;
+mod api_config;
 mod api_errors;
 mod api_invoke;
 mod app_url;
+mod builds;
+mod builds_cli;
+mod builds_git;
 mod cli;
 mod cli_executions;
 mod clients;
+mod downgrade;
 mod executions;
 mod identity;
 mod python_server;
+mod images;
+mod limits;
+mod protocols;
+mod smuggling;
 
 mod disk_full;
 mod engine_restart;
@@ -18,6 +28,7 @@ mod execution_crash;
 mod execution_order;
 mod readme;
 mod smoke;
+mod storage;
 mod support;
 
 // What the fleet does with replicas.
@@ -25,6 +36,7 @@ mod cold_start;
 mod control;
 mod engine_loss;
 mod failures;
+mod files;
 mod lifecycle;
 mod logs;
 mod restart;

@@ -194,8 +194,10 @@ async fn prune_removes_what_dead_instances_left_and_spares_the_others() {
     assert!(output.status.success(), "{output:?}");
     let line = format!("of {}", data_dir.display());
     assert!(
-        said.lines()
-            .any(|l| l.starts_with("removed 1 containers and 1 networks") && l.ends_with(&line)),
+        said.lines().any(
+            |l| l.starts_with("removed 1 containers, 1 networks and 0 images")
+                && l.ends_with(&line)
+        ),
         "{said}"
     );
     let docker = engine::docker().await;

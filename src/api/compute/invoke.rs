@@ -23,7 +23,7 @@ use crate::{
         status::to_status,
     },
     fleet::upstream,
-    gateway::{body::AppBody, headers, unpublished},
+    gateway::{body::AppBody, headers, invoke::Client, unpublished},
     model::{AppId, ExecutionId, Failure, Reason, host, settings::check_path},
 };
 
@@ -64,7 +64,14 @@ impl Compute {
         let execution = ExecutionId(ulid::Ulid::generate());
         let response = self
             .gateway
-            .invoke(&deployment, port, execution, outbound, None, None)
+            .invoke(
+                &deployment,
+                port,
+                execution,
+                outbound,
+                Client::default(),
+                None,
+            )
             .await
             .map_err(|f| Refusal(f, owner))?;
         Ok(InvokeStream::new(response, execution, began, owner))

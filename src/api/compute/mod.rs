@@ -2,6 +2,8 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod builds;
+mod catalog;
 mod executions;
 mod invoke;
 mod logs;
@@ -28,11 +30,14 @@ use crate::{
     gateway::{Gateway, not_yours},
     identity::Caller,
     logs::Logs,
-    model::{App, AppId, AppName, Failure, OrgName, Reason, catalog, settings::Settings},
+    model::{
+        App, AppId, AppName, Failure, OrgName, Reason, catalog::public_urls, settings::Settings,
+    },
     store::executions::Executions,
     trials::Trials,
 };
 
+pub use builds::CompileLogStream;
 pub use executions::WatchStream;
 pub use invoke::InvokeStream;
 pub use logs::LogsStream;
@@ -160,7 +165,7 @@ impl Compute {
         if app.active_version == 0 {
             return Vec::new();
         }
-        catalog::public_urls(
+        public_urls(
             app,
             &self.urls.scheme,
             &self.urls.base_domain,
@@ -190,14 +195,14 @@ impl Compute {
         let mut r = request.into_inner();
         let mut settings = Settings::default();
         Patch::of_create(&mut r).apply(&mut settings)?;
-        let source = r.code.map(|c| convert::code(Some(c))).transpose()?;
+        let source = r.code.map(|c| self.taken(Some(c))).transpose()?;
         let app = self.apps.create(id, settings, source).await.for_owner()?;
         Ok(v1::CreateAppResponse {
             app_id: app.id.to_string(),
             deployment_state: v1::DeploymentState::Created.into(),
             applied_tier: convert::tier_to_wire(app.settings.tier).into(),
             applied_limits: Some(convert::applied_limits(&app.settings)),
-            draft: app.draft.as_ref().map(convert::draft_to_wire),
+            draft: self.apps.view(&app).as_ref().map(convert::view_to_wire),
         })
     }
 
@@ -215,10 +220,7 @@ impl Compute {
         let mut apps = self.apps.page(&org, after.as_ref(), limit + 1);
         let more = apps.len() > limit;
         apps.truncate(limit);
-        let next_cursor = match apps.last().filter(|_| more) {
-            Some(last) => URL_SAFE_NO_PAD.encode(last.id.name.as_str()),
-            None => String::new(),
-        };
+        let next_cursor = next_cursor(apps.last().filter(|_| more));
         Ok(v1::ListAppsResponse {
             apps: apps.iter().map(|a| self.meta(a)).collect(),
             next_cursor,
@@ -242,43 +244,6 @@ impl Compute {
             .for_owner()?;
         Ok(v1::UpdateAppConfigResponse {
             app: Some(self.meta(&app)),
-        })
-    }
-
-    async fn save(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<v1::SaveDraftResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let source = convert::code(request.into_inner().code)?;
-        let draft = self.apps.save_draft(id, source).await.for_owner()?;
-        Ok(v1::SaveDraftResponse {
-            draft: Some(convert::draft_to_wire(&draft)),
-        })
-    }
-
-    fn draft(
-        &self,
-        request: &Request<v1::GetDraftInfoRequest>,
-    ) -> Result<v1::GetDraftInfoResponse, Refusal> {
-        let id = self.owned(
-            request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let app = self.apps.get(&id).for_owner()?;
-        let draft = app.draft.as_ref().ok_or_else(|| {
-            Failure::new(
-                Reason::NotFound,
-                format!("app {id} has no draft; save one with SaveDraft (`ignite draft save`)"),
-            )
-        })?;
-        Ok(v1::GetDraftInfoResponse {
-            draft: Some(convert::draft_to_wire(draft)),
         })
     }
 
@@ -351,6 +316,13 @@ pub(in crate::api) fn page_size(limit: i32) -> Result<usize, Failure> {
     }
 }
 
+/// What asks for the page after this app; empty after the last page.
+fn next_cursor(last: Option<&Arc<App>>) -> String {
+    last.map_or_else(String::new, |last| {
+        URL_SAFE_NO_PAD.encode(last.id.name.as_str())
+    })
+}
+
 fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     if cursor.is_empty() {
         return Ok(None);
@@ -362,40 +334,9 @@ fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
     name.map(Some).ok_or_else(|| {
         Failure::field(
             "cursor",
-            "was not made by ListApps; pass on next_cursor as it came, or leave it out",
+            "was not made by this method; pass on next_cursor as it came, or leave it out",
         )
     })
-}
-
-/// The answer of a method that is declared and not built; strangers are told to say who they are
-/// first, as everywhere.
-fn unbuilt<T>(compute: &Compute, request: &Request<T>, rpc: &str) -> Status {
-    let failure = compute.caller(request).err().unwrap_or_else(|| {
-        Failure::new(
-            Reason::Unimplemented,
-            format!("{rpc} is part of the contract and not built yet in this version of ignite"),
-        )
-    });
-    Refusal::from(failure).into()
-}
-
-/// Methods of the contract that answer UNIMPLEMENTED so far.
-macro_rules! later {
-    ($($method:ident($request:ident) -> $response:ty, $rpc:literal;)*) => {
-        // Spelt out as `async_trait` would, which does not see into macros.
-        $(fn $method<'life0, 'async_trait>(
-            &'life0 self,
-            request: Request<v1::$request>,
-        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
-        where
-            'life0: 'async_trait,
-            Self: 'async_trait,
-        {
-            Box::pin(async move {
-                Err(unbuilt(self, &request, $rpc))
-            })
-        })*
-    };
 }
 
 /// Methods whose file has a method that does all of it.
@@ -414,15 +355,13 @@ macro_rules! answered {
     };
 }
 
-type Never<T> = tokio_stream::Pending<Result<T, Status>>;
-
 #[tonic::async_trait]
 impl ComputeService for Compute {
     type InvokeStream = InvokeStream;
     type WatchExecutionStream = WatchStream;
     type StreamAppLogsStream = LogsStream;
     type StreamAppEventsStream = EventStream;
-    type StreamCompileLogsStream = Never<v1::CompileLogLine>;
+    type StreamCompileLogsStream = CompileLogStream;
 
     async fn create_app(
         &self,
@@ -486,20 +425,6 @@ impl ComputeService for Compute {
             self.apps.snapshot(&id).as_ref(),
             now_ms(),
         )))
-    }
-
-    async fn save_draft(
-        &self,
-        request: Request<v1::SaveDraftRequest>,
-    ) -> Result<Response<v1::SaveDraftResponse>, Status> {
-        Ok(Response::new(self.save(request).await?))
-    }
-
-    async fn get_draft_info(
-        &self,
-        request: Request<v1::GetDraftInfoRequest>,
-    ) -> Result<Response<v1::GetDraftInfoResponse>, Status> {
-        Ok(Response::new(self.draft(&request)?))
     }
 
     async fn publish_draft(
@@ -573,6 +498,9 @@ impl ComputeService for Compute {
     }
 
     answered! {
+        list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, catalog;
+        list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, public_catalog;
+        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, public_entry;
         list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
@@ -581,14 +509,10 @@ impl ComputeService for Compute {
         test_app_version(TestAppVersionRequest) -> v1::TestAppVersionResponse, run_version;
         get_app_logs(GetAppLogsRequest) -> v1::GetAppLogsResponse, logs;
         stream_app_logs(StreamAppLogsRequest) -> Self::StreamAppLogsStream, follow_logs;
-    }
-
-    later! {
-        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, "CompileDraft";
-        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, "GetBuildLog";
-        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, "StreamCompileLogs";
-        list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, "ListCatalog";
-        list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, "ListPublicCatalog";
-        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, "GetPublicCatalogDetail";
+        save_draft(SaveDraftRequest) -> v1::SaveDraftResponse, save;
+        get_draft_info(GetDraftInfoRequest) -> v1::GetDraftInfoResponse, draft;
+        compile_draft(CompileDraftRequest) -> v1::CompileDraftResponse, compile;
+        get_build_log(GetBuildLogRequest) -> v1::GetBuildLogResponse, build_log;
+        stream_compile_logs(StreamCompileLogsRequest) -> Self::StreamCompileLogsStream, follow_build;
     }
 }

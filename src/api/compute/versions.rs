@@ -64,12 +64,12 @@ impl Compute {
     ) -> Result<v1::GetAppCodeResponse, Refusal> {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
-        let code = self.apps.code(&id, r.version).for_owner()?;
+        let code = self.apps.code(&id, r.version).await.for_owner()?;
         Ok(v1::GetAppCodeResponse {
-            code_hash: code.source.code_hash(),
-            code_kind: v1::CodeKind::Image.into(),
+            code_hash: code.hash.clone(),
+            code_kind: convert::code_kind(&code.source).into(),
             version: code.version,
-            code: Some(convert::code_to_wire(&code.source)),
+            code: Some(convert::code_to_wire(code)),
         })
     }
 }

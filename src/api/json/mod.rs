@@ -28,6 +28,7 @@ use axum::{
     routing::any,
 };
 use prost::Message as _;
+use prost_reflect::MessageDescriptor;
 use tonic::service::Routes;
 
 use self::route::{Binding, Render};
@@ -46,19 +47,23 @@ const JSON_SLACK_BYTES: usize = 256 * 1024;
 pub struct Limits {
     /// Most bytes of a payload after base64 is decoded (`IGNITE_MAX_BODY_BYTES`).
     pub max_body_bytes: usize,
+    /// Most bytes of code, likewise (`IGNITE_MAX_CODE_BYTES`).
+    pub max_code_bytes: usize,
+}
+
+/// The bound on one method's requests.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    payload: usize,
+    setting: &'static str,
 }
 
 impl Limits {
-    /// Most bytes of a JSON body: the payload grown by base64, and 256 KiB for the rest.
-    pub fn json_bytes(self) -> usize {
-        self.grpc_bytes()
-            .saturating_add(self.max_body_bytes.div_ceil(3))
-    }
-
     /// Most bytes of a gRPC message, for `max_decoding_message_size` of the services: a lower
     /// figure there would refuse, with a worse message, what is allowed here.
     pub fn grpc_bytes(self) -> usize {
-        self.max_body_bytes.saturating_add(JSON_SLACK_BYTES)
+        let largest = self.max_body_bytes.max(self.max_code_bytes);
+        largest.saturating_add(JSON_SLACK_BYTES)
     }
 
     /// Checks a payload's size; the same for gRPC and JSON.
@@ -78,27 +83,73 @@ impl Limits {
         ))
     }
 
+    /// Checks the size of code; the same for gRPC and JSON.
+    ///
+    /// # Errors
+    /// As [`Limits::check_body`].
+    pub fn check_code(self, len: usize) -> Result<(), Failure> {
+        if len <= self.max_code_bytes {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Reason::BodyTooLarge,
+            format!(
+                "the code has {len} bytes; leave out what the build does not need: the limit is {} (IGNITE_MAX_CODE_BYTES)",
+                self.max_code_bytes
+            ),
+        ))
+    }
+
     /// The answer to a gRPC message that is over [`Limits::grpc_bytes`].
     pub fn message_too_large(self) -> Failure {
         Failure::new(
             Reason::BodyTooLarge,
             format!(
-                "the message is over {} bytes, which is what a payload of {} bytes \
-                 (IGNITE_MAX_BODY_BYTES) takes",
+                "the message is over {} bytes; the limits are {} bytes for a payload \
+                 (IGNITE_MAX_BODY_BYTES) and {} for code (IGNITE_MAX_CODE_BYTES)",
                 self.grpc_bytes(),
-                self.max_body_bytes
+                self.max_body_bytes,
+                self.max_code_bytes
             ),
         )
     }
 
-    fn json_too_large(self) -> Failure {
+    /// The bound on requests of this kind.
+    fn bound(self, input: &MessageDescriptor) -> Bound {
+        match input.get_field_by_name("code") {
+            Some(_) => Bound {
+                payload: self.max_code_bytes,
+                setting: "IGNITE_MAX_CODE_BYTES",
+            },
+            None => Bound {
+                payload: self.max_body_bytes,
+                setting: "IGNITE_MAX_BODY_BYTES",
+            },
+        }
+    }
+}
+
+impl Bound {
+    /// Most bytes of a JSON body: the payload grown by base64, and 256 KiB for the rest.
+    fn json_bytes(self) -> usize {
+        self.message_bytes()
+            .saturating_add(self.payload.div_ceil(3))
+    }
+
+    /// Most bytes of the message that it becomes.
+    fn message_bytes(self) -> usize {
+        self.payload.saturating_add(JSON_SLACK_BYTES)
+    }
+
+    fn too_large(self) -> Failure {
         Failure::new(
             Reason::BodyTooLarge,
             format!(
-                "the JSON body is over {} bytes, which is what a payload of {} bytes \
-                 (IGNITE_MAX_BODY_BYTES) takes in base64",
+                "the JSON body is over {} bytes, which is what a payload of {} bytes ({}) takes in \
+                 base64",
                 self.json_bytes(),
-                self.max_body_bytes
+                self.payload,
+                self.setting
             ),
         )
     }
@@ -172,8 +223,9 @@ impl Gateway {
         }
         let message = request::read(binding, &mut parts, body, self.limits).await?;
         // Text is not shrunk by decoding, as base64 is: what passed as JSON may be too much here.
-        if message.encoded_len() > self.limits.grpc_bytes() {
-            return Err(self.limits.json_too_large());
+        let bound = self.limits.bound(&binding.rpc.input());
+        if message.encoded_len() > bound.message_bytes() {
+            return Err(bound.too_large());
         }
         let style = respond::Style::asked_by(&parts.headers);
         let frames = match call::start(&self.grpc, binding, parts, &message).await {

@@ -16,7 +16,7 @@ use prost_reflect::{
 };
 use serde_json::Value as Json;
 
-use super::{Limits, diagnose, route::Binding};
+use super::{Bound, Limits, diagnose, route::Binding};
 use crate::model::{Failure, Reason};
 
 /// Refuses unknown fields and enum names instead of dropping them.
@@ -40,7 +40,7 @@ pub(super) async fn read(
 ) -> Result<DynamicMessage, Failure> {
     let descriptor = binding.rpc.input();
     let mut message = if binding.body {
-        let json = collect(parts, body, limits).await?;
+        let json = collect(parts, body, limits.bound(&descriptor)).await?;
         parse(descriptor, &json)?
     } else {
         DynamicMessage::new(descriptor)
@@ -82,8 +82,8 @@ pub(super) async fn read(
 }
 
 /// Reads the whole body, up to its limit.
-async fn collect(parts: &Parts, mut body: Body, limits: Limits) -> Result<Bytes, Failure> {
-    let most = limits.json_bytes();
+async fn collect(parts: &Parts, mut body: Body, bound: Bound) -> Result<Bytes, Failure> {
+    let most = bound.json_bytes();
     let announced = parts.headers.get(header::CONTENT_LENGTH);
     let announced = announced
         .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
@@ -98,7 +98,7 @@ async fn collect(parts: &Parts, mut body: Body, limits: Limits) -> Result<Bytes,
     if !waits {
         linger(body).await;
     }
-    Err(limits.json_too_large())
+    Err(bound.too_large())
 }
 
 /// Joins a body's frames; `None` as soon as they are more than `most` bytes.

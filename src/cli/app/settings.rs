@@ -22,6 +22,22 @@ pub(super) enum Metric {
     Concurrency,
 }
 
+/// What becomes of an app's files.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Storage {
+    Ephemeral,
+    Persistent,
+    Ttl,
+}
+
+/// Which HTTP containers are spoken to in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Protocol {
+    Auto,
+    Http1,
+    H2c,
+}
+
 /// The settings of an app; what is left out keeps its default, or its value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
@@ -70,12 +86,40 @@ pub(in crate::cli) struct Settings {
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
+    /// JSON Schema of the input, as text or @FILE; empty for none.
+    #[arg(long, value_name = "JSON|@FILE", value_parser = text_or_file)]
+    input_schema: Option<String>,
+    /// JSON Schema of the output, as text or @FILE; empty for none.
+    #[arg(long, value_name = "JSON|@FILE", value_parser = text_or_file)]
+    output_schema: Option<String>,
+    /// What becomes of the files in its home directory.
+    #[arg(long, value_enum)]
+    storage: Option<Storage>,
+    /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
+    #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    writable_root_fs: Option<bool>,
+    /// Which HTTP the app's containers are spoken to in: HTTP/1.1 but for gRPC calls (auto),
+    /// always, or HTTP/2 without TLS.
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    /// An origin whose web pages may call the app's URL; repeatable. `*` for any, `none` to leave
+    /// CORS to the app. Replaces all.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<String>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE, such as LOG_LEVEL=debug".to_owned()),
+    }
+}
+
+/// A text, or with `@` before it the file that has the text.
+fn text_or_file(text: &str) -> Result<String, String> {
+    match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}")),
+        None => Ok(text.to_owned()),
     }
 }
 
@@ -88,6 +132,24 @@ impl Settings {
             Tier::Xlarge => v1::ResourceTier::Xlarge,
         };
         Some(tier.into())
+    }
+
+    fn storage_mode(&self) -> Option<i32> {
+        let mode = match self.storage? {
+            Storage::Ephemeral => v1::StorageMode::Ephemeral,
+            Storage::Persistent => v1::StorageMode::Persistent,
+            Storage::Ttl => v1::StorageMode::Ttl,
+        };
+        Some(mode.into())
+    }
+
+    fn protocol(&self) -> Option<i32> {
+        let protocol = match self.protocol? {
+            Protocol::Auto => v1::AppProtocol::Unspecified,
+            Protocol::Http1 => v1::AppProtocol::Http1,
+            Protocol::H2c => v1::AppProtocol::H2c,
+        };
+        Some(protocol.into())
     }
 
     fn limits(&self) -> Option<v1::ResourceLimits> {
@@ -138,6 +200,12 @@ impl Settings {
             description: self.description.clone().unwrap_or_default(),
             max_concurrency: self.max_concurrency.unwrap_or_default(),
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
+            writable_root_fs: self.writable_root_fs.unwrap_or_default(),
+            input_schema: self.input_schema.clone().unwrap_or_default(),
+            output_schema: self.output_schema.clone().unwrap_or_default(),
+            storage_mode: self.storage_mode().unwrap_or_default(),
+            protocol: self.protocol().unwrap_or_default(),
+            cors_origins: self.cors_origins.clone(),
             ..Default::default()
         }
     }
@@ -159,6 +227,12 @@ impl Settings {
             description: self.description.clone(),
             max_concurrency: self.max_concurrency,
             allow_unauthenticated: self.allow_unauthenticated,
+            writable_root_fs: self.writable_root_fs,
+            input_schema: self.input_schema.clone(),
+            output_schema: self.output_schema.clone(),
+            storage_mode: self.storage_mode(),
+            protocol: self.protocol(),
+            cors_origins: self.cors_origins.clone(),
             ..names.clone()
         };
         (request != names).then_some(request)

@@ -92,6 +92,8 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
         ),
         ("max concurrency", app.max_concurrency.to_string()),
         ("unauthenticated", app.allow_unauthenticated.to_string()),
+        ("protocol", protocol(app.protocol()).to_owned()),
+        ("cors origins", join(app.cors_origins.clone())),
         ("description", app.description.clone()),
         ("created", time(app.created_at_ms)),
         ("updated", time(app.updated_at_ms)),
@@ -102,6 +104,14 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
             .map(|(key, value)| ("env", format!("{key}={value}"))),
     );
     rows(&all)
+}
+
+fn protocol(protocol: v1::AppProtocol) -> &'static str {
+    match protocol {
+        v1::AppProtocol::Unspecified => "auto",
+        v1::AppProtocol::Http1 => "http1",
+        v1::AppProtocol::H2c => "h2c",
+    }
 }
 
 /// One app a row; `wide` has more columns.

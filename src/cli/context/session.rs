@@ -13,6 +13,7 @@ use tonic::{
 
 use super::{super::Error, uses_tls};
 use crate::api::proto::{
+    local::v1::build_service_client::BuildServiceClient,
     local::v1::execution_service_client::ExecutionServiceClient,
     local::v1::scaling_service_client::ScalingServiceClient,
     v1::{
@@ -35,6 +36,8 @@ pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<C
 
 /// The client of what this platform does with replicas beyond the contract.
 pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
+/// The client of what this platform does with builds beyond the contract.
+pub(in crate::cli) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the organization's secrets.
 pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -59,6 +62,7 @@ pub(in crate::cli) struct Session {
     executions: Executions,
     secrets: Secrets,
     scaling: Scaling,
+    builds: Builds,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -96,12 +100,14 @@ impl Session {
         let secrets = SecretServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let executions = ExecutionServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
-        let scaling = ScalingServiceClient::with_interceptor(channel, bearer);
+        let scaling = ScalingServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let builds = BuildServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             client,
             executions,
             secrets,
             scaling,
+            builds,
             timeout,
             hint,
         })
@@ -120,6 +126,11 @@ impl Session {
     /// A handle for calls about secrets; cheap.
     pub(in crate::cli) fn secrets(&self) -> Secrets {
         self.secrets.clone()
+    }
+
+    /// A handle for calls about builds; cheap.
+    pub(in crate::cli) fn builds(&self) -> Builds {
+        self.builds.clone()
     }
 
     /// A handle for calls about replicas; cheap.

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bollard::errors::Error as ClientError;
+use bollard::{errors::Error as ClientError, query_parameters::RemoveContainerOptions};
 
-use super::{Error, connect::Connector};
+use super::{ContainerId, Error, connect::Connector};
 
 /// Cheap to clone; what every part of the implementation makes its calls with.
 #[derive(Debug, Clone)]
@@ -110,5 +110,35 @@ pub(super) fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(err) if has_status(&err, 404) => Ok(()),
         other => other,
+    }
+}
+
+/// Turns the engine's 404 into "this container is gone".
+pub(super) fn or_gone<T>(result: Result<T, Error>, id: &ContainerId) -> Result<T, Error> {
+    match result {
+        Err(err) if has_status(&err, 404) => Err(Error::NoSuchContainer(id.clone())),
+        other => other,
+    }
+}
+
+/// Removes a container by force; gone, or on its way there, is success.
+pub(super) async fn remove_container(client: &Client, id: &ContainerId) -> Result<(), Error> {
+    let options = RemoveContainerOptions {
+        force: true,
+        v: true,
+        link: false,
+    };
+    let removed = client
+        .run("remove the container", |docker| async move {
+            docker.remove_container(&id.0, Some(options)).await
+        })
+        .await;
+    match removed {
+        Err(Error::Refused {
+            status: 409,
+            message,
+            ..
+        }) if message.contains("already in progress") => Ok(()),
+        other => gone_is_fine(other),
     }
 }

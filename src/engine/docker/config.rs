@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use super::Freezer;
+use super::{Freezer, PullRecord};
 use crate::model::InstanceId;
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
@@ -81,6 +81,8 @@ pub struct Config {
     pub start_timeout: Duration,
     /// Limit of one pull.
     pub pull_timeout: Duration,
+    /// Where it is written down what was pulled.
+    pub pull_record: PullRecord,
     /// Limit of the health check.
     pub info_timeout: Duration,
 }
@@ -100,6 +102,7 @@ impl Config {
             call_timeout: DEFAULT_CALL_TIMEOUT,
             start_timeout: DEFAULT_START_TIMEOUT,
             pull_timeout: DEFAULT_PULL_TIMEOUT,
+            pull_record: PullRecord::none(),
             info_timeout: DEFAULT_INFO_TIMEOUT,
         }
     }

@@ -144,7 +144,7 @@ fn elf(machine: u16, code: &[u8]) -> Vec<u8> {
 }
 
 /// A tar archive (ustar) of one executable file.
-fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+pub(super) fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, name.as_bytes());

@@ -6,7 +6,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bollard::{
-    auth::DockerCredentials, models::ImageInspect, query_parameters::CreateImageOptions,
+    auth::DockerCredentials,
+    models::ImageInspect,
+    query_parameters::{CreateImageOptions, RemoveImageOptions},
 };
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -17,9 +19,10 @@ use tokio_util::{
 };
 
 use super::{
-    Credentials, Error, Image,
-    client::{Client, has_status},
+    Credentials, Error, Image, PullRecord,
+    client::{Client, gone_is_fine, has_status},
 };
+use crate::model::files::{Home, normal};
 
 /// Docker Hub's name in the engine's credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -43,18 +46,20 @@ pub(super) struct Pulls {
     running: Running,
     tasks: TaskTracker,
     stop: CancellationToken,
+    record: PullRecord,
     /// Ends the tasks when this is dropped.
     _on_drop: DropGuard,
 }
 
 impl Pulls {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(record: PullRecord) -> Self {
         let stop = CancellationToken::new();
         Self {
             running: Running::default(),
             tasks: TaskTracker::new(),
             _on_drop: stop.clone().drop_guard(),
             stop,
+            record,
         }
     }
 
@@ -135,10 +140,10 @@ impl Pulls {
             running: Arc::clone(&self.running),
             key,
         };
-        let (client, stop) = (client.clone(), self.stop.clone());
+        let (client, stop, record) = (client.clone(), self.stop.clone(), self.record.clone());
         let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
         self.tasks.spawn(async move {
-            let pulling = pull_once(&client, &reference, credentials, limit);
+            let pulling = pull_recorded(&client, &record, &reference, credentials, limit);
             let result = stop.run_until_cancelled(pulling).await;
             // Out of the map before the waiters know, so that who asks after a failure starts
             // a new pull instead of getting the old failure.
@@ -161,6 +166,29 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.running.lock().remove(&self.key);
     }
+}
+
+/// Pulls what was found to be missing. That it is ours is written down before, since a crash may
+/// come at any point of the pull.
+async fn pull_recorded(
+    client: &Client,
+    record: &PullRecord,
+    reference: &str,
+    credentials: Option<DockerCredentials>,
+    limit: Duration,
+) -> Result<(), Error> {
+    record.begin(reference).await?;
+    let pulled = pull_once(client, reference, credentials, limit).await;
+    match &pulled {
+        Err(_) => record.end(reference, None).await,
+        // Should the engine not tell, it is asked again when images are tidied up.
+        Ok(()) => {
+            if let Ok(Some(image)) = inspect(client, reference).await {
+                record.end(reference, Some(&image)).await;
+            }
+        }
+    }
+    pulled
 }
 
 async fn pull_once(
@@ -201,7 +229,7 @@ async fn pull_once(
 }
 
 /// The image if it is on this machine.
-async fn inspect(client: &Client, reference: &str) -> Result<Option<Image>, Error> {
+pub(super) async fn inspect(client: &Client, reference: &str) -> Result<Option<Image>, Error> {
     let found = client
         .run("inspect the image", |docker| async move {
             docker.inspect_image(reference).await
@@ -223,6 +251,17 @@ async fn inspect(client: &Client, reference: &str) -> Result<Option<Image>, Erro
     }
 }
 
+/// See [`super::super::Engine::untag_image`].
+pub(super) async fn untag(client: &Client, reference: &str) -> Result<(), Error> {
+    let removed = client
+        .run("remove the image", |docker| async move {
+            let options = None::<RemoveImageOptions>;
+            docker.remove_image(reference, options, None).await
+        })
+        .await;
+    gone_is_fine(removed.map(drop))
+}
+
 fn from_engine(image: ImageInspect) -> Image {
     let config = image.config.unwrap_or_default();
     let ports = config.exposed_ports.unwrap_or_default();
@@ -237,12 +276,23 @@ fn from_engine(image: ImageInspect) -> Image {
     exposed_ports.sort_unstable();
     Image {
         id: image.id.unwrap_or_default(),
+        digests: image.repo_digests.unwrap_or_default(),
         user: config.user.unwrap_or_default(),
+        home: Home {
+            path: home_in(&config.env.unwrap_or_default()),
+            in_image: false,
+        },
         exposed_ports,
     }
 }
 
-fn for_engine(credentials: &Credentials) -> DockerCredentials {
+/// The home directory that an image sets in its environment; empty for none.
+fn home_in(env: &[String]) -> String {
+    let home = env.iter().find_map(|pair| pair.strip_prefix("HOME="));
+    normal(home.unwrap_or_default())
+}
+
+pub(super) fn for_engine(credentials: &Credentials) -> DockerCredentials {
     DockerCredentials {
         username: Some(credentials.username.clone()),
         password: Some(credentials.password.clone()),

@@ -22,6 +22,10 @@ const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
 /// On a container that only keeps a network.
 const ROLE: &str = "io.dodil.ignite.role";
 const HOLDER: &str = "holder";
+/// On a volume that outlives containers: when its app was created, Unix milliseconds.
+const SINCE: &str = "io.dodil.ignite.since";
+/// On a container that is only looked into: which look made it.
+const LOOK: &str = "io.dodil.ignite.look";
 
 type Labels = HashMap<String, String>;
 
@@ -78,6 +82,43 @@ pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
     let mut labels = of_container(config, owner);
     labels.insert(ROLE.to_owned(), HOLDER.to_owned());
     labels
+}
+
+/// The labels of an app's volume.
+pub(super) fn of_volume(config: &Config, app: &AppId, since: i64) -> Labels {
+    let mut labels = of_instance(config);
+    labels.extend(
+        [
+            (ORG, app.org.to_string()),
+            (APP, app.name.to_string()),
+            (SINCE, since.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    labels
+}
+
+/// The app whose volume this is, and when that was created; `None` for one that goes with its
+/// container.
+pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
+    let since = labels.get(SINCE)?.parse().ok()?;
+    let app = AppId {
+        org: labels.get(ORG)?.parse().ok()?,
+        name: labels.get(APP)?.parse().ok()?,
+    };
+    Some((app, since))
+}
+
+/// The labels of a container that is only looked into, by those who call themselves `by`.
+pub(super) fn of_look(config: &Config, by: &str) -> Labels {
+    let mut labels = of_instance(config);
+    labels.insert(LOOK.to_owned(), by.to_owned());
+    labels
+}
+
+/// Who looks into this container.
+pub(super) fn look(labels: &Labels) -> Option<&str> {
+    labels.get(LOOK).map(String::as_str)
 }
 
 /// The holder whose network a container is in.

@@ -20,10 +20,10 @@ use std::{
 };
 
 use bollard::{
-    models::{ContainerCreateBody, EventMessage},
+    models::ContainerCreateBody,
     query_parameters::{
         CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
-        RemoveContainerOptions, StopContainerOptions,
+        StopContainerOptions,
     },
 };
 use futures_util::{StreamExt, future, stream, stream::BoxStream};
@@ -31,24 +31,28 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
-    client::{Client, gone_is_fine, has_status},
+    client::{Client, gone_is_fine, has_status, or_gone, remove_container},
     connect::{Address, Connector},
     freezer::Cgroup,
     holder::HolderImage,
+    home::Homes,
     image::Pulls,
     info::Facts,
     network::InstanceNetwork,
+    volumes::Volumes,
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared,
+    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
 };
 
+mod build;
 mod client;
 mod config;
 mod connect;
 mod freezer;
 mod holder;
+mod home;
 mod image;
 mod info;
 mod labels;
@@ -61,6 +65,7 @@ mod spec;
 mod standby;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub use config::{
     Config, DEFAULT_CALL_TIMEOUT, DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES,
@@ -84,6 +89,8 @@ pub struct Docker {
     network: InstanceNetwork,
     pulls: Pulls,
     holder_image: HolderImage,
+    homes: Homes,
+    volumes: Volumes,
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     /// The warnings about limits are given once, not per start.
@@ -108,11 +115,13 @@ impl Docker {
         let address = Address::find(config.host.as_deref(), |name| std::env::var(name).ok())?;
         Ok(Self {
             client: Client::new(Connector::new(address), config.call_timeout),
-            config,
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
-            pulls: Pulls::new(),
+            pulls: Pulls::new(config.pull_record.clone()),
+            config,
             holder_image: HolderImage::default(),
+            homes: Homes::new(),
+            volumes: Volumes::new(),
             frozen: Mutex::default(),
             warned_of_cpu: AtomicBool::new(false),
         })
@@ -153,9 +162,17 @@ impl Docker {
 
     async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
         self.network.ensure(&self.client, &self.config).await?;
+        self.open_volume(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.place(), spec);
         self.create_named(name, body).await
+    }
+
+    async fn open_volume(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        let by = self.homes.by();
+        self.volumes
+            .open_to_all(&self.client, &self.config, spec, by)
+            .await
     }
 
     async fn create_named(
@@ -244,14 +261,6 @@ impl Docker {
     }
 }
 
-/// Turns the engine's 404 into "this container is gone".
-fn or_gone<T>(result: Result<T, Error>, id: &ContainerId) -> Result<T, Error> {
-    match result {
-        Err(err) if has_status(&err, 404) => Err(Error::NoSuchContainer(id.clone())),
-        other => other,
-    }
-}
-
 impl Engine for Docker {
     async fn info(&self) -> Result<Info, Error> {
         Ok(self.fetch_facts().await?.info.clone())
@@ -262,14 +271,20 @@ impl Engine for Docker {
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> Result<Image, Error> {
-        self.pulls
-            .ensure(
-                &self.client,
-                reference,
-                credentials,
-                self.config.pull_timeout,
-            )
-            .await
+        let limit = self.config.pull_timeout;
+        let found = self
+            .pulls
+            .ensure(&self.client, reference, credentials, limit)
+            .await?;
+        self.homes.find(&self.client, &self.config, found).await
+    }
+
+    async fn find_image(&self, reference: &str) -> Result<Option<Image>, Error> {
+        image::inspect(&self.client, reference).await
+    }
+
+    async fn untag_image(&self, reference: &str) -> Result<(), Error> {
+        image::untag(&self.client, reference).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -421,6 +436,7 @@ impl Engine for Docker {
         let network = self.network_name();
         let (listed, ended): (Vec<_>, Vec<_>) = answer
             .into_iter()
+            .filter(|c| !self.homes.is_looking_through(c.labels.as_ref()))
             .map(|c| read::listed(c, facts.via, &network))
             .partition(|(_, known)| known.is_some());
         let mut containers: Vec<_> = listed.into_iter().filter_map(|(_, known)| known).collect();
@@ -437,6 +453,14 @@ impl Engine for Docker {
 
     async fn ensure_network(&self) -> Result<(), Error> {
         self.network.ensure(&self.client, &self.config).await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, Error> {
+        volumes::list(&self.client, labels::filter(&self.config.instance)).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        volumes::remove(&self.client, name).await
     }
 
     async fn remove_network(&self) -> Result<(), Error> {
@@ -466,35 +490,7 @@ impl Engine for Docker {
                         .ok(),
                 )
             })
-            .filter_map(|event| future::ready(death(event)))
+            .filter_map(|event| future::ready(read::death(event)))
             .boxed()
-    }
-}
-
-/// The container that an event says has ended. Podman says "died" where Docker says "die".
-fn death(event: EventMessage) -> Option<ContainerId> {
-    matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
-    Some(ContainerId(event.actor?.id?))
-}
-
-/// Removes a container by force; gone, or on its way there, is success.
-async fn remove_container(client: &Client, id: &ContainerId) -> Result<(), Error> {
-    let options = RemoveContainerOptions {
-        force: true,
-        v: true,
-        link: false,
-    };
-    let removed = client
-        .run("remove the container", |docker| async move {
-            docker.remove_container(&id.0, Some(options)).await
-        })
-        .await;
-    match removed {
-        Err(Error::Refused {
-            status: 409,
-            message,
-            ..
-        }) if message.contains("already in progress") => Ok(()),
-        other => gone_is_fine(other),
     }
 }

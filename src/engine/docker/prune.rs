@@ -1,4 +1,5 @@
 //! `ignite prune`: removes what instances that are gone have left in the engine.
+//! Containers and networks first, then the images that they built.
 //!
 //! It looks at every instance's containers and networks, whoever made them; whether an instance
 //! is gone is the caller's to say, who can try the lock on its data directory.
@@ -11,8 +12,8 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, labels, network,
-    remove_container, standby,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, network,
+    remove_container, standby, volumes,
 };
 
 /// An instance that has something in the engine.
@@ -28,6 +29,12 @@ pub struct InstanceOfOthers {
     pub containers: usize,
     /// How many networks it has.
     pub networks: usize,
+    /// How many volumes it has that go with containers.
+    pub volumes: usize,
+    /// How many volumes it has that apps keep their files in.
+    pub kept_volumes: usize,
+    /// How many names of images that it built there are.
+    pub images: usize,
 }
 
 /// What [`prune`] did.
@@ -46,10 +53,16 @@ struct Found {
     instance: InstanceOfOthers,
     containers: Vec<ContainerId>,
     networks: Vec<String>,
+    volumes: Vec<String>,
+    kept_volumes: Vec<String>,
+    images: Vec<String>,
 }
 
-/// Removes the containers, then the networks, of every instance that `is_gone` calls gone.
-/// What cannot be removed is reported and does not keep the rest from being removed.
+/// Removes the containers, then the networks, volumes and images, of every instance that `is_gone`
+/// calls gone; volumes that apps keep their files in only if `is_forgotten` says that nobody can come
+/// back to them. What cannot be removed is reported and does not keep the rest from being removed.
+///
+/// The images of those that `needs_images` says yes to stay: their next start runs them.
 ///
 /// `host` is the engine's address as in [`super::Config::host`].
 ///
@@ -58,12 +71,24 @@ struct Found {
 pub async fn prune(
     host: Option<String>,
     is_gone: impl Fn(&InstanceOfOthers) -> bool + Send,
+    is_forgotten: impl Fn(&InstanceOfOthers) -> bool + Send,
+    needs_images: impl Fn(&InstanceOfOthers) -> bool + Send,
 ) -> Result<PruneReport, Error> {
     let address = Address::find(host.as_deref(), |name| std::env::var(name).ok())?;
     let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
     let mut report = PruneReport::default();
-    for found in find_all(&client).await?.into_values() {
-        if !is_gone(&found.instance) {
+    for mut found in find_all(&client).await?.into_values() {
+        let gone = is_gone(&found.instance);
+        if gone && is_forgotten(&found.instance) {
+            found.volumes.append(&mut found.kept_volumes);
+            found.instance.volumes = found.volumes.len();
+            found.instance.kept_volumes = 0;
+        }
+        if needs_images(&found.instance) {
+            found.images.clear();
+            found.instance.images = 0;
+        }
+        if !gone || found.has_nothing_to_remove() {
             report.kept.push(found.instance);
             continue;
         }
@@ -84,9 +109,34 @@ pub async fn prune(
                 ));
             }
         }
+        for name in &found.volumes {
+            if let Err(cause) = volumes::remove(&client, name).await {
+                report.failures.push(format!(
+                    "volume {name} of instance {} stays: {cause}",
+                    found.instance.id
+                ));
+            }
+        }
+        for tag in &found.images {
+            if let Err(cause) = build::remove(&client, tag).await {
+                report.failures.push(format!(
+                    "image {tag} of instance {} stays: {cause}",
+                    found.instance.id
+                ));
+            }
+        }
         report.removed.push(found.instance);
     }
     Ok(report)
+}
+
+impl Found {
+    fn has_nothing_to_remove(&self) -> bool {
+        [&self.networks, &self.volumes, &self.images]
+            .iter()
+            .all(|names| names.is_empty())
+            && self.containers.is_empty()
+    }
 }
 
 async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
@@ -101,9 +151,10 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             docker.list_containers(Some(options)).await
         })
         .await?;
-    let networks = network::list(client, filters).await?;
+    let networks = network::list(client, filters.clone()).await?;
+    let volumes = volumes::list_all(client, filters).await?;
 
-    let mut all = BTreeMap::new();
+    let mut all = BTreeMap::<String, Found>::new();
     for container in containers {
         if let (Some(found), Some(id)) = (entry(&mut all, container.labels.as_ref()), container.id)
         {
@@ -116,6 +167,26 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             found.instance.networks += 1;
             found.networks.push(id);
         }
+    }
+    for (name, labels) in volumes {
+        let kept = labels::kept_for(&labels).is_some();
+        let Some(found) = entry(&mut all, Some(&labels)) else {
+            continue;
+        };
+        if kept {
+            found.instance.kept_volumes += 1;
+            found.kept_volumes.push(name);
+        } else {
+            found.instance.volumes += 1;
+            found.volumes.push(name);
+        }
+    }
+    for (id, built) in build::all(client).await? {
+        let found = all.entry(id.clone()).or_default();
+        found.instance.id = id;
+        found.instance.data_dir = found.instance.data_dir.take().or(built.data_dir);
+        found.instance.images = built.tags.len();
+        found.images = built.tags;
     }
     Ok(all)
 }

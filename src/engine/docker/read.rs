@@ -120,6 +120,12 @@ pub(super) fn listed(
     (id, Some(container))
 }
 
+/// The container that an event says has ended. Podman says "died" where Docker says "die".
+pub(super) fn death(event: bollard::models::EventMessage) -> Option<ContainerId> {
+    matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
+    Some(ContainerId(event.actor?.id?))
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

@@ -6,12 +6,12 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, PortBinding, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
+    PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use super::{Config, ContainerId, ContainerSpec, Owner, info::LogDriver, labels};
-use crate::model::InstanceId;
+use crate::model::{AppId, InstanceId, files::TMP};
 
 /// What of this engine goes into every container.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,12 @@ pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
 /// The name of a container that keeps another one's network.
 pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
     format!("{}-net", container_name(instance, owner))
+}
+
+/// The name of an app's volume: for people, and the same for every replica.
+pub(super) fn volume_name(instance: &InstanceId, app: &AppId, since: i64) -> String {
+    // Names of organizations and apps have no underscore.
+    format!("ignite-{instance}_{}_{}_{since}", app.org, app.name)
 }
 
 /// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
@@ -98,6 +104,9 @@ pub(super) fn container(
             maximum_retry_count: None,
         }),
         log_config: log_config(config, place.log),
+        readonly_rootfs: Some(spec.files.read_only),
+        tmpfs: tmpfs(spec),
+        mounts: home(config, spec).map(|mount| vec![mount]),
         ..HostConfig::default()
     };
     ContainerCreateBody {
@@ -151,18 +160,62 @@ pub(super) fn holder(
         host.memory_swap = Some(HOLDER_MEMORY);
         host.pids_limit = Some(HOLDER_PIDS);
         host.readonly_rootfs = Some(true);
+        host.tmpfs = None;
+        host.mounts = None;
     }
     body
 }
 
 fn environment(spec: &ContainerSpec) -> Vec<String> {
+    let has_home = spec.files.has_home();
+    let ours = |key: &str| key == "PORT" || (key == "HOME" && has_home);
     let given = spec
         .env
         .iter()
-        .filter(|(key, _)| *key != "PORT")
+        .filter(|(key, _)| !ours(key))
         .map(|(key, value)| format!("{key}={value}"));
     let port = spec.ports.first().map(|port| format!("PORT={port}"));
-    given.chain(port).collect()
+    // Said even where the image says the same: engines look it up in the image's users.
+    let home = has_home.then(|| format!("HOME={}", spec.files.home.path));
+    given.chain(port).chain(home).collect()
+}
+
+/// What is writable in memory: `/tmp`, and a home directory without files of the image. Programs
+/// may be run from there, as they may from a writable root file system.
+fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
+    let files = &spec.files;
+    let options = format!(
+        "rw,exec,nosuid,nodev,mode=1777,size={}",
+        files.scratch_bytes
+    );
+    let in_memory = !files.home.in_image && files.kept_since.is_none();
+    let home = in_memory.then(|| files.home.path.clone());
+    // A volume for a home there is writable already.
+    let tmp = (files.kept_since.is_none() || files.home.path != TMP).then(|| TMP.to_owned());
+    let paths = home.into_iter().chain(tmp);
+    (files.read_only).then(|| paths.map(|path| (path, options.clone())).collect())
+}
+
+/// The app's volume as its home; or, for a home with files of the image, an anonymous one which
+/// goes with the container. The engine copies those files into a volume that is empty.
+fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
+    let files = &spec.files;
+    let app = &spec.owner.app;
+    let kept = files.kept_since;
+    let of_container = files.read_only && files.home.in_image && files.home.path != TMP;
+    (kept.is_some() || of_container).then(|| Mount {
+        source: kept.map(|since| volume_name(&config.instance, app, since)),
+        target: Some(files.home.path.clone()),
+        typ: Some(MountType::VOLUME),
+        volume_options: Some(MountVolumeOptions {
+            labels: Some(match kept {
+                Some(since) => labels::of_volume(config, app, since),
+                None => labels::of_instance(config),
+            }),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    })
 }
 
 fn log_config(config: &Config, driver: LogDriver) -> Option<HostConfigLogConfig> {
@@ -196,6 +249,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::model::files::{Files, Home};
 
     pub(in super::super) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -211,6 +265,15 @@ pub(super) mod tests {
                 ("PORT".to_owned(), "1".to_owned()),
             ]
             .into(),
+            files: Files {
+                read_only: true,
+                home: Home {
+                    path: "/home/app".into(),
+                    in_image: false,
+                },
+                scratch_bytes: 1 << 20,
+                kept_since: None,
+            },
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,
             cpu_millicores: 500,
@@ -232,7 +295,11 @@ pub(super) mod tests {
         let body = container(&config(), place, &spec());
         assert_eq!(
             body.env,
-            Some(vec!["A=b=c".to_owned(), "PORT=8080".to_owned()])
+            Some(vec![
+                "A=b=c".to_owned(),
+                "PORT=8080".to_owned(),
+                "HOME=/home/app".to_owned()
+            ])
         );
         assert_eq!(body.exposed_ports, None);
         let host = body.host_config.expect("host config");
@@ -255,6 +322,13 @@ pub(super) mod tests {
             Some(vec!["host.docker.internal:host-gateway".to_owned()])
         );
         assert_eq!(host.port_bindings, None);
+        assert_eq!(host.readonly_rootfs, Some(true));
+        let mut scratch: Vec<_> = host.tmpfs.expect("scratch").into_iter().collect();
+        scratch.sort();
+        assert_eq!(scratch[0].0, "/home/app");
+        assert_eq!(scratch[1].0, "/tmp");
+        assert!(scratch[1].1.contains("size=1048576"), "{scratch:?}");
+        assert_eq!(host.mounts, None);
         let log = host.log_config.expect("log config");
         assert_eq!(log.typ.as_deref(), Some("json-file"));
         assert_eq!(log.config.expect("options").len(), 2);
@@ -276,6 +350,49 @@ pub(super) mod tests {
             assert_eq!(bound[0].host_ip.as_deref(), Some("127.0.0.1"));
             assert_eq!(bound[0].host_port.as_deref(), Some("0"));
         }
+    }
+
+    #[test]
+    fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
+        let place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::EngineDefault,
+        };
+        let mut spec = spec();
+        spec.files.home.in_image = true;
+        let host = container(&config(), place, &spec).host_config;
+        let host = host.expect("host config");
+        let paths: Vec<_> = host.tmpfs.expect("scratch").into_keys().collect();
+        assert_eq!(paths, ["/tmp"]);
+        let mounts = host.mounts.expect("a volume");
+        assert_eq!(mounts[0].target.as_deref(), Some("/home/app"));
+        assert_eq!(mounts[0].source, None, "it goes with the container");
+
+        spec.files.kept_since = Some(5);
+        let host = container(&config(), place, &spec).host_config;
+        let volume = host.and_then(|h| h.mounts).expect("a volume").remove(0);
+        assert_eq!(
+            volume.source.as_deref(),
+            Some("ignite-000000000007_acme_my.app_5")
+        );
+        let labels = volume.volume_options.and_then(|o| o.labels);
+        let whose = labels::kept_for(&labels.expect("labels"));
+        assert_eq!(whose, Some((spec.owner.app.clone(), 5)));
+
+        spec.files.kept_since = None;
+        spec.files.read_only = false;
+        let body = container(&config(), place, &spec);
+        assert!(
+            !body
+                .env
+                .expect("some")
+                .iter()
+                .any(|e| e.starts_with("HOME"))
+        );
+        let host = body.host_config.expect("host config");
+        assert_eq!((host.tmpfs, host.mounts), (None, None));
+        assert_eq!(host.readonly_rootfs, Some(false));
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl Docker {
                     });
                 }
             };
+            self.open_volume(spec).await?;
             let name = spec::container_name(&self.config.instance, &spec.owner);
             let body = spec::within(&self.config, facts.place(), spec, &holder);
             let container = self.create_named(name, body).await?;

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Prepared,
+    Image, Info, LogAsk, LogLine, LogStream, Prepared, Volume,
 };
 
 mod script;
@@ -322,11 +322,22 @@ impl Engine for Fake {
                 // The reference stands for the content, so that scripts apply to both.
                 Ok(Image {
                     id: reference.to_owned(),
+                    digests: Vec::new(),
                     user: script.user,
+                    home: Default::default(),
                     exposed_ports: Vec::new(),
                 })
             }
         }
+    }
+
+    async fn find_image(&self, _: &str) -> Result<Option<Image>, Error> {
+        self.called(|_| {})?;
+        Ok(None)
+    }
+
+    async fn untag_image(&self, _: &str) -> Result<(), Error> {
+        self.called(|_| {})
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -544,6 +555,15 @@ impl Engine for Fake {
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {
+        self.called(|_| {})
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>, Error> {
+        self.called(|_| {})?;
+        Ok(Vec::new())
+    }
+
+    async fn remove_volume(&self, _: &str) -> Result<(), Error> {
         self.called(|_| {})
     }
 

@@ -15,6 +15,12 @@ fn spec() -> ContainerSpec {
         },
         image: "app".into(),
         env: BTreeMap::new(),
+        files: crate::model::files::Files {
+            read_only: true,
+            home: Default::default(),
+            scratch_bytes: 0,
+            kept_since: None,
+        },
         ports: vec![80],
         memory_bytes: 0,
         cpu_millicores: 0,

@@ -39,6 +39,7 @@ use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
         AppId, Failure, ImageSource, Revision, Standby,
+        files::{Files, Home},
         scaling::{Effective, Metric},
     },
 };
@@ -60,6 +61,8 @@ fn config() -> Config {
     Config {
         startup_timeout: secs(60),
         hold_max_requests: 300,
+        max_in_flight_per_app: 1000,
+        max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
         max_connects: 64,
         stop_grace: secs(1),
@@ -91,16 +94,18 @@ fn app() -> AppId {
 }
 
 /// Version `version`, of image `v<version>`: at most one replica, 30 s to zero.
-fn revision(version: u32) -> Revision {
+pub(super) fn revision(version: u32) -> Revision {
     Revision {
         app: app(),
         version,
         image: format!("v{version}"),
-        source: ImageSource {
+        source: Some(ImageSource {
             image_ref: format!("v{version}"),
             registry_secret_ref: String::new(),
-        },
+        }),
         env: Default::default(),
+        files: files(),
+        objections: Vec::new(),
         ports: vec![8080],
         health_path: "/".into(),
         health_path_must_exist: false,
@@ -117,8 +122,19 @@ fn revision(version: u32) -> Revision {
         },
         max_concurrency: 0,
         allow_unauthenticated: false,
+        protocol: Default::default(),
+        cors_origins: Vec::new(),
         standby: None,
         config_hash: "h".into(),
+    }
+}
+
+fn files() -> Files {
+    Files {
+        read_only: true,
+        home: Home::default(),
+        scratch_bytes: 1 << 20,
+        kept_since: None,
     }
 }
 
@@ -155,6 +171,7 @@ fn spec_of(revision: &Revision) -> ContainerSpec {
         },
         image: revision.image.clone(),
         env: Default::default(),
+        files: files(),
         ports: revision.ports.clone(),
         memory_bytes: 0,
         cpu_millicores: 0,

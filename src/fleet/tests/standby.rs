@@ -40,9 +40,8 @@ async fn ask(w: &World) -> Lease {
         let pool = lease.replica().pool(8080).expect("a port").clone();
         let request = Request::get("/").body(Body::Empty).expect("a request");
         match lease.send(&pool, request).await {
-            Ok((response, connection)) => {
+            Ok(response) => {
                 assert_eq!(response.status(), 200);
-                drop(connection);
                 return lease;
             }
             Err(crate::fleet::upstream::Error::Connect {

@@ -6,18 +6,34 @@
 //! empties the journal. A start applies again what a crash left in it: rows are absolute, so
 //! doing it twice changes nothing.
 //!
-//! A frame is its length and CRC-32 (u32 each, little-endian) and the operations of one batch.
-//! One that is cut short or damaged was never answered; it and what follows is ignored.
+//! Emptied, the file keeps its length: a sync that need not make a file longer takes half the
+//! time. What is left in it from before is told apart by the salt, which is drawn anew each time
+//! (and cannot be guessed, since bodies that callers chose are in here).
+//!
+//! A file is its kind and format, the salt, and frames. A frame is its length and CRC-32 (u32
+//! each, little-endian), the salt, and the operations of one batch. One that is cut short or
+//! damaged was never answered; it and what follows is ignored.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufReader, Read},
+    os::unix::fs::FileExt as _,
     path::Path,
 };
 
+use ring::rand::{SecureRandom as _, SystemRandom};
+
 /// What the file begins with: its kind and its format.
-const HEADER: &[u8; 8] = b"ignite\x00\x01";
-const FRAME_HEAD: usize = 8;
+const KIND: &[u8; 8] = b"ignite\x00\x02";
+/// The whole of an empty journal of the format before, which had no salt.
+const EMPTY_FORMAT_1: &[u8] = b"ignite\x00\x01";
+const SALT: usize = 8;
+const HEADER: usize = KIND.len() + SALT;
+const FRAME_HEAD: usize = 8 + SALT;
+/// The file grows by so much at once.
+const GROWTH: u64 = 1024 * 1024;
+/// An emptied journal keeps at most so much of the disk.
+const KEPT_BYTES: u64 = 4 * GROWTH;
 
 /// One row written or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +51,11 @@ pub(super) const STATISTICS: u64 = u64::MAX;
 /// The open journal.
 pub(super) struct Journal {
     file: File,
-    len: u64,
+    salt: [u8; SALT],
+    /// Where the next frame goes.
+    end: u64,
+    /// How long the file is.
+    allocated: u64,
     /// Reused from batch to batch.
     buffer: Vec<u8>,
 }
@@ -46,43 +66,52 @@ impl Journal {
         path: &Path,
         mut replay: impl FnMut(Vec<Operation>) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)?;
-        let mut content = Vec::new();
-        file.read_to_end(&mut content)?;
-        if !content.is_empty() && content.len() >= HEADER.len() && !content.starts_with(HEADER) {
+        let mut journal = Self {
+            salt: [0; SALT],
+            end: HEADER as u64,
+            allocated: file.metadata()?.len(),
+            file,
+            buffer: Vec::new(),
+        };
+        let mut header = [0; HEADER];
+        let mut reader = BufReader::new(&journal.file);
+        let found = fill(&mut reader, &mut header)?;
+        let found = &header[..found];
+        if found.len() < HEADER && (KIND.starts_with(found) || found.starts_with(KIND))
+            || found == EMPTY_FORMAT_1
+        {
+            journal.reset()?;
+            return Ok(journal);
+        }
+        let Some(salt) = found.strip_prefix(KIND) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "it is no journal that this ignite can read; run the ignite that wrote it",
             ));
-        }
-        let mut rest = content.get(HEADER.len()..).unwrap_or_default();
-        while let Some((operations, after)) = take_frame(rest) {
-            replay(operations)?;
-            rest = after;
-        }
-        let mut journal = Self {
-            file,
-            len: 0,
-            buffer: Vec::new(),
         };
-        // Only once what was replayed is safe: the caller checkpoints first.
-        journal.len = (content.len() - rest.len()) as u64;
-        if content.len() < HEADER.len() {
-            journal.reset()?;
-        } else {
-            journal.cut()?;
+        journal.salt.copy_from_slice(salt);
+        let mut end = journal.end;
+        while let Some((operations, len)) =
+            take_frame(&mut reader, &journal.salt, journal.allocated - end)?
+        {
+            replay(operations)?;
+            end += len;
         }
+        journal.end = end;
+        // What follows has the same salt and must not come back behind another frame.
+        journal.cut()?;
         Ok(journal)
     }
 
     /// Bytes since the last checkpoint.
     pub(super) fn len(&self) -> u64 {
-        self.len - HEADER.len() as u64
+        self.end - HEADER as u64
     }
 
     /// Appends a batch and returns once it is on disk. After an error it is as if nothing had been
@@ -96,14 +125,16 @@ impl Journal {
         let payload = &self.buffer[FRAME_HEAD..];
         let (len, crc) = (wire_len(payload.len())?, crc32fast::hash(payload));
         self.buffer[..4].copy_from_slice(&len.to_le_bytes());
-        self.buffer[4..FRAME_HEAD].copy_from_slice(&crc.to_le_bytes());
+        self.buffer[4..8].copy_from_slice(&crc.to_le_bytes());
+        self.buffer[8..FRAME_HEAD].copy_from_slice(&self.salt);
+        let end = self.end + self.buffer.len() as u64;
         let written = self
-            .file
-            .write_all(&self.buffer)
+            .grow(end)
+            .and_then(|()| self.file.write_all_at(&self.buffer, self.end))
             .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
-                self.len += self.buffer.len() as u64;
+                self.end = end;
                 Ok(())
             }
             Err(e) => {
@@ -113,22 +144,65 @@ impl Journal {
         }
     }
 
+    /// Makes sure of room up to `end`, written and not only reserved: the file system would have
+    /// to note the first write to room that is reserved.
+    fn grow(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.allocated {
+            return Ok(());
+        }
+        let target = end + GROWTH;
+        let zeros = vec![0; usize::try_from(target - self.allocated).unwrap_or(usize::MAX)];
+        match self.file.write_all_at(&zeros, self.allocated) {
+            Ok(()) => self.allocated = target,
+            // No room to spare, but perhaps enough for the frame itself.
+            Err(_) => {
+                self.file.set_len(end.max(self.allocated))?;
+                self.allocated = end.max(self.allocated);
+            }
+        }
+        Ok(())
+    }
+
     /// Empties it, once everything in it is in the databases.
     pub(super) fn reset(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(HEADER)?;
+        if self.allocated > KEPT_BYTES {
+            self.file.set_len(KEPT_BYTES)?;
+            self.allocated = KEPT_BYTES;
+        }
+        let mut salt = [0; SALT];
+        SystemRandom::new()
+            .fill(&mut salt)
+            .map_err(|_| io::Error::other("the system has no random numbers"))?;
+        let mut header = [0; HEADER];
+        header[..KIND.len()].copy_from_slice(KIND);
+        header[KIND.len()..].copy_from_slice(&salt);
+        self.file.write_all_at(&header, 0)?;
         self.file.sync_data()?;
-        self.len = HEADER.len() as u64;
+        self.allocated = self.allocated.max(HEADER as u64);
+        (self.salt, self.end) = (salt, HEADER as u64);
         Ok(())
     }
 
     /// Takes away what came after the last whole frame.
     fn cut(&mut self) -> io::Result<()> {
-        self.file.set_len(self.len)?;
-        self.file.seek(SeekFrom::Start(self.len))?;
+        self.file.set_len(self.end)?;
+        self.allocated = self.end;
         Ok(())
     }
+}
+
+/// Reads until the buffer is full or nothing is left; returns how much there was.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 fn wire_len(len: usize) -> io::Result<u32> {
@@ -148,19 +222,36 @@ fn put(out: &mut Vec<u8>, operation: &Operation) {
     }
 }
 
-/// The first frame, if it is whole, and what comes after it.
-fn take_frame(bytes: &[u8]) -> Option<(Vec<Operation>, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let (mut payload, after) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-    if payload.is_empty() || crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
-        return None;
+/// The next frame and its length, if it is whole and this salt's; `left` bytes are in the file.
+fn take_frame(
+    from: &mut impl Read,
+    salt: &[u8; SALT],
+    left: u64,
+) -> io::Result<Option<(Vec<Operation>, u64)>> {
+    let mut head = [0; FRAME_HEAD];
+    if fill(from, &mut head)? < FRAME_HEAD || head[8..] != *salt {
+        return Ok(None);
     }
-    let mut operations = Vec::new();
-    while !payload.is_empty() {
-        operations.push(take(&mut payload)?);
+    let number =
+        |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let (len, crc) = (number(0), number(4));
+    let whole = FRAME_HEAD as u64 + u64::from(len);
+    // A damaged length must not make this ask for memory.
+    if len == 0 || whole > left {
+        return Ok(None);
     }
-    Some((operations, after))
+    let mut payload = vec![0; len as usize];
+    if fill(from, &mut payload)? < payload.len() || crc32fast::hash(&payload) != crc {
+        return Ok(None);
+    }
+    let (mut operations, mut rest) = (Vec::new(), payload.as_slice());
+    while !rest.is_empty() {
+        match take(&mut rest) {
+            Some(operation) => operations.push(operation),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some((operations, whole)))
 }
 
 fn take(from: &mut &[u8]) -> Option<Operation> {
@@ -227,12 +318,12 @@ mod tests {
                 let mut journal = Journal::open(&path, |_| Ok(())).expect("opens");
                 for batch in &batches {
                     journal.append(batch).expect("appends");
-                    ends.push(journal.len as usize);
+                    ends.push(journal.end as usize);
                 }
             }
             prop_assert_eq!(read(&path), batches.clone());
             let mut content = std::fs::read(&path).expect("reads");
-            let at = HEADER.len() + at.index(content.len() - HEADER.len());
+            let at = HEADER + at.index(ends[ends.len() - 1] - HEADER);
             if flip {
                 content[at] ^= 0x5a;
             } else {
@@ -246,6 +337,32 @@ mod tests {
             drop(journal);
             prop_assert_eq!(read(&path).len(), whole + 1);
         }
+    }
+
+    /// Frames of before a reset lie behind those of after it, whole and where a frame may begin.
+    #[test]
+    fn what_was_before_a_reset_never_comes_back() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("journal");
+        let batch = |n: u8| {
+            vec![Operation {
+                target: 1,
+                key: vec![n],
+                value: Some(vec![n; 100]),
+            }]
+        };
+        let mut journal = Journal::open(&path, |_| Ok(())).expect("opens");
+        for n in 0..50 {
+            journal.append(&batch(n)).expect("appends");
+        }
+        journal.reset().expect("resets");
+        for n in 100..103 {
+            journal.append(&batch(n)).expect("appends");
+        }
+        drop(journal);
+        let length = std::fs::metadata(&path).expect("is there").len();
+        assert!(length > 50 * 100, "it was cut, so this shows nothing");
+        assert_eq!(read(&path), [batch(100), batch(101), batch(102)]);
     }
 
     #[test]
@@ -264,7 +381,9 @@ mod tests {
         assert_eq!(journal.len(), 0);
         drop(journal);
         assert!(read(&path).is_empty());
-        std::fs::write(&path, b"ignite\x00\x02").expect("writes");
+        std::fs::write(&path, b"ignite\x00\x01").expect("writes");
+        assert!(read(&path).is_empty(), "an empty one of the format before");
+        std::fs::write(&path, b"ignite\x00\x03and a salt and more").expect("writes");
         let refused = Journal::open(&path, |_| Ok(())).err().expect("refused");
         assert!(refused.to_string().contains("this ignite"), "{refused}");
     }

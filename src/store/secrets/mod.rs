@@ -158,6 +158,35 @@ impl Secrets {
         Ok(value)
     }
 
+    /// The secret of this name and kind, for a build.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind.
+    pub async fn for_build(&self, org: &OrgName, name: &str, kind: Kind) -> Result<Value, Failure> {
+        let field = match kind {
+            Kind::Git => "secret_ref",
+            Kind::Registry => "registry_secret_ref",
+        };
+        let refuse = |why: String| Failure::new(Reason::FailedPrecondition, why);
+        let found = name
+            .parse()
+            .ok()
+            .and_then(|name| self.store.catalog().secret(org, &name).cloned());
+        let secret = found.ok_or_else(|| {
+            refuse(format!(
+                "{field} {name:?}: organization {org} has no such secret; create it with CreateSecret (`ignite secret create {name}`)"
+            ))
+        })?;
+        if secret.kind != kind {
+            return Err(refuse(format!(
+                "{field} {name:?}: the secret is a {}, and a {} is needed",
+                secret.kind.as_str(),
+                kind.as_str()
+            )));
+        }
+        self.open(secret).await
+    }
+
     async fn open(&self, secret: Arc<Sealed>) -> Result<Value, Failure> {
         let key = self.key.clone();
         let opened = tokio::task::spawn_blocking(move || open(key.open()?, &secret)).await;

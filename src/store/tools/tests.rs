@@ -22,6 +22,8 @@ use crate::{
 };
 
 const ROW: &str = "o/a";
+/// The file that the app's draft names.
+const CODE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
 /// A data directory with an app and executions of every kind, and nobody in it.
 struct Bench {
@@ -105,6 +107,8 @@ impl Bench {
         made.await.expect("commits");
         apps.close();
         drop(apps);
+        fs::create_dir(dir.path().join("code")).expect("made");
+        fs::write(dir.path().join("code").join(CODE), "code").expect("written");
 
         let store = open(dir.path());
         let large = submit(&store, &vec![7; INLINE_BYTES + 1], Some("k")).await;
@@ -452,7 +456,7 @@ async fn a_segment_that_cannot_be_opened_is_told_of_and_the_others_are_read() {
         .into_iter()
         .map(|d| d.name)
         .collect();
-    assert_eq!(names, ["catalog", "statistics"]);
+    assert_eq!(names, ["catalog", "code", "statistics"]);
     assert_eq!(compact(bench.path()).expect("compacts").left.len(), 1);
     let known: Known = Arc::new(|_| Some(0));
     let refused = Executions::open(bench.path(), config(), known)
@@ -518,4 +522,19 @@ async fn a_compaction_seals_only_segments_in_which_everything_has_ended() {
     let store = open();
     assert!(store.live(waiting).is_some());
     store.close();
+}
+
+#[tokio::test]
+async fn code_that_is_damaged_or_gone_is_told_of_and_what_nothing_names_is_a_leftover() {
+    let bench = Bench::new().await;
+    let folder = bench.path().join("code");
+    fs::write(folder.join("stray"), "x").expect("writes");
+    let report = check(bench.path());
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    assert_eq!(report.leftovers.len(), 1, "{:?}", report.leftovers);
+    assert!(report.leftovers[0].contains("stray"));
+    fs::write(folder.join(CODE), "cole").expect("writes");
+    assert!(bench.problems(1).contains("not what was saved"));
+    fs::remove_file(folder.join(CODE)).expect("removes");
+    assert!(bench.problems(1).contains(ROW));
 }

@@ -153,3 +153,28 @@ pub(crate) fn instance(answer: &http::Answer) -> String {
 pub(crate) fn is_cold(answer: &http::Answer) -> bool {
     answer.header("x-ignite-cold-start") == Some("true")
 }
+
+/// Writes a file in the app's container; the error is what the kernel said.
+pub(crate) async fn write(
+    ignite: &Ignite,
+    app: &App,
+    path: &str,
+    content: &str,
+) -> Result<(), String> {
+    let request = app.request(ignite, Method::PUT, &format!("/write{path}"));
+    let answer = request.body(content.to_owned()).send().await;
+    let answer = answer.expect("an answer");
+    match answer.status {
+        StatusCode::OK => Ok(()),
+        _ => Err(answer.text().await),
+    }
+}
+
+/// Reads a file in the app's container.
+pub(crate) async fn read(ignite: &Ignite, app: &App, path: &str) -> Result<String, String> {
+    let answer = app.get(ignite, &format!("/read{path}")).await;
+    match answer.status {
+        StatusCode::OK => Ok(answer.text().await),
+        _ => Err(answer.text().await),
+    }
+}

@@ -6,10 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
+use bollard::{
+    Docker,
+    query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions},
+};
 use ignite_kit::owned;
 
-/// Removes a data directory's containers, then its networks. One that cannot be removed does not
+/// Removes a data directory's containers, then its networks, volumes and the images built for it. One
+/// that cannot be removed does not
 /// keep the others.
 pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     let mut failed = None;
@@ -30,6 +34,17 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     }
     for name in owned::networks(docker, data_dir).await? {
         failed = docker.remove_network(&name).await.err().or(failed);
+    }
+    for name in owned::volumes(docker, data_dir).await? {
+        let gone = docker
+            .remove_volume(&name, None::<RemoveVolumeOptions>)
+            .await;
+        failed = gone.err().or(failed);
+    }
+    let (images, marks) = owned::images(docker, data_dir).await?;
+    for name in images.into_iter().chain(marks) {
+        let removed = docker.remove_image(&name, None::<RemoveImageOptions>, None);
+        failed = removed.await.err().or(failed);
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -28,7 +28,8 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
         ("event", vec!["create".to_owned()]),
-        ("label", vec![label]),
+        // What is only looked into is for no app.
+        ("label", vec![label, "io.dodil.ignite.app".to_owned()]),
     ]);
     let options = EventsOptionsBuilder::new()
         .since("0")
@@ -83,6 +84,13 @@ pub(crate) async fn networks(ignite: &Ignite) -> Vec<String> {
     owned::networks(&docker().await, ignite.data_dir())
         .await
         .expect("the engine lists networks")
+}
+
+/// A server's volumes.
+pub(crate) async fn volumes(ignite: &Ignite) -> Vec<String> {
+    owned::volumes(&docker().await, ignite.data_dir())
+        .await
+        .expect("the engine lists volumes")
 }
 
 /// Kills a container behind the server's back.

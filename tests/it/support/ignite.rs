@@ -234,6 +234,17 @@ impl Ignite {
             .expect("the engine lists containers")
     }
 
+    /// The names of the images that were built for this data directory's apps.
+    pub(crate) async fn images(&self) -> Vec<String> {
+        let docker = ignite_kit::engine()
+            .await
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        ignite_kit::owned::images(&docker, &self.data_dir)
+            .await
+            .expect("the engine lists images")
+            .0
+    }
+
     /// Starts the stopped server again and waits until it listens.
     pub(crate) async fn start(&mut self) {
         assert!(self.running.is_none(), "the server runs already");

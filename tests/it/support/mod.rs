@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) mod app;
 pub(crate) mod cleanup;
+pub(crate) mod code;
 pub(crate) mod contract;
 pub(crate) mod engine;
 pub(crate) mod engine_proxy;

@@ -26,6 +26,13 @@ pub(crate) async fn image_with(env: &[(&str, &str)]) -> String {
         .unwrap_or_else(|e| panic!("{e:#}"))
 }
 
+/// The reference of an image that is the probe with more files and more in its environment.
+pub(crate) async fn image_with_files(files: &[(&str, &str)], env: &[(&str, &str)]) -> String {
+    image::with_files(&super::engine::docker().await, &image().await, files, env)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
 async fn build(variant: Variant) -> String {
     let docker = ignite_kit::engine()
         .await

@@ -34,6 +34,7 @@ fn gateway() -> Router {
 fn gateway_to(probe: service::Probe) -> Router {
     let limits = Limits {
         max_body_bytes: MAX_BODY,
+        max_code_bytes: MAX_BODY,
     };
     let service = ComputeServiceServer::new(probe).max_decoding_message_size(limits.grpc_bytes());
     router(Routes::new(service), limits, Arc::new(|_| Ok(())))
@@ -43,6 +44,7 @@ fn gateway_to(probe: service::Probe) -> Router {
 async fn a_stranger_is_told_so_before_the_body_is_read() {
     let limits = Limits {
         max_body_bytes: MAX_BODY,
+        max_code_bytes: MAX_BODY,
     };
     let refuse: Admit = Arc::new(|_| Err(Failure::new(Reason::Unauthenticated, "no token")));
     let service = ComputeServiceServer::new(service::Probe::default());

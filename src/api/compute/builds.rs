@@ -1,0 +1,217 @@
+//! Drafts and their builds: save, look at, build, follow, cancel.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use super::{Compute, ForOwner as _, Refusal};
+use crate::{
+    api::{
+        convert,
+        proto::{local::v1 as local, v1},
+        status::to_status,
+    },
+    build::{Build, State},
+    model::{CodeSource, Failure, Reason},
+};
+
+/// The answer of StreamCompileLogs.
+pub type CompileLogStream = BoxStream<'static, Result<v1::CompileLogLine, Status>>;
+
+impl Compute {
+    /// The code that a request brings, once its size is known to be allowed.
+    pub(super) fn taken(
+        &self,
+        code: Option<v1::CodeSource>,
+    ) -> Result<CodeSource<bytes::Bytes>, Failure> {
+        let source = convert::code(code)?;
+        let len = source.bytes().map_or(0, bytes::Bytes::len);
+        self.limits.check_code(len)?;
+        Ok(source)
+    }
+
+    pub(super) async fn save(
+        &self,
+        request: Request<v1::SaveDraftRequest>,
+    ) -> Result<v1::SaveDraftResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let source = self.taken(request.into_inner().code)?;
+        let view = self.apps.save_draft(id, source).await.for_owner()?;
+        Ok(v1::SaveDraftResponse {
+            draft: Some(convert::view_to_wire(&view)),
+        })
+    }
+
+    pub(super) async fn draft(
+        &self,
+        request: Request<v1::GetDraftInfoRequest>,
+    ) -> Result<v1::GetDraftInfoResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let view = self.apps.draft(&id).for_owner()?;
+        Ok(v1::GetDraftInfoResponse {
+            draft: Some(convert::view_to_wire(&view)),
+        })
+    }
+
+    pub(super) async fn compile(
+        &self,
+        request: Request<v1::CompileDraftRequest>,
+    ) -> Result<v1::CompileDraftResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let (build, view) = self.apps.compile(id).await.for_owner()?;
+        Ok(v1::CompileDraftResponse {
+            deploy_id: build.to_string(),
+            draft: Some(convert::view_to_wire(&view)),
+        })
+    }
+
+    pub(super) async fn build_log(
+        &self,
+        request: Request<v1::GetBuildLogRequest>,
+    ) -> Result<v1::GetBuildLogResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let build = self.apps.find_build(&r.build_id, |app| *app == id);
+        let build = build.for_owner()?;
+        let state = build.state().borrow().clone();
+        let (lines, _) = build.log.since(0);
+        let status = status(&state);
+        let lines = lines.into_iter().map(|line| v1::CompileLogLine {
+            timestamp_ms: line.at_ms,
+            message: line.text,
+            done: false,
+            status: v1::VersionStatus::Compiling.into(),
+        });
+        Ok(v1::GetBuildLogResponse {
+            lines: lines.chain(last_line(&state)).collect(),
+            status: status.into(),
+        })
+    }
+
+    pub(super) async fn follow_build(
+        &self,
+        request: Request<v1::StreamCompileLogsRequest>,
+    ) -> Result<CompileLogStream, Refusal> {
+        let caller = self.caller(&request)?;
+        let id = &request.get_ref().deploy_id;
+        let build = self.apps.find_build(id, |app| caller.owns(&app.org));
+        let follow = Follow {
+            build: build.for_owner()?,
+            next: 0,
+            stopping: self.stopping.clone(),
+        };
+        let pieces = stream::unfold(Some(follow), step);
+        Ok(pieces.flat_map(stream::iter).boxed())
+    }
+
+    pub(in crate::api) async fn cancel_build(
+        &self,
+        request: Request<local::CancelBuildRequest>,
+    ) -> Result<local::CancelBuildResponse, Refusal> {
+        let r = request.get_ref();
+        let id = self.owned(&request, &r.organization_name, &r.app_name)?;
+        let none = || {
+            Failure::new(
+                Reason::FailedPrecondition,
+                format!(
+                    "no build of app {id}'s draft is under way; GetDraftInfo (`ignite draft info`) says how the last one ended"
+                ),
+            )
+        };
+        let build = match r.build_id.as_str() {
+            "" => {
+                let building = self.apps.draft(&id).for_owner()?.building;
+                building.ok_or_else(none).for_owner()?.to_string()
+            }
+            build => build.to_owned(),
+        };
+        let build = self.apps.find_build(&build, |app| *app == id).for_owner()?;
+        if build.is_over() {
+            return Err(none()).for_owner();
+        }
+        build.cancel();
+        // Whether it was the cancelling that ended it is in the draft.
+        let _ = build.outcome().await;
+        let view = self.apps.draft(&id).for_owner()?;
+        Ok(local::CancelBuildResponse {
+            deploy_id: build.id.to_string(),
+            draft: Some(convert::view_to_wire(&view)),
+        })
+    }
+}
+
+struct Follow {
+    build: Arc<Build>,
+    /// The number of the line to go on with.
+    next: u64,
+    stopping: CancellationToken,
+}
+
+type Piece = Vec<Result<v1::CompileLogLine, Status>>;
+
+/// The lines that have come since, or the last one.
+async fn step(follow: Option<Follow>) -> Option<(Piece, Option<Follow>)> {
+    let mut follow = follow?;
+    // Subscribed before looking, so that no line and no end is missed in between.
+    let (mut count, mut state) = (follow.build.log.count(), follow.build.state());
+    count.mark_unchanged();
+    let now = state.borrow_and_update().clone();
+    let (lines, next) = follow.build.log.since(follow.next);
+    let mut piece: Piece = lines
+        .into_iter()
+        .map(|line| {
+            Ok(v1::CompileLogLine {
+                timestamp_ms: line.at_ms,
+                message: line.text,
+                done: false,
+                status: v1::VersionStatus::Compiling.into(),
+            })
+        })
+        .collect();
+    follow.next = next;
+    if let Some(last) = last_line(&now) {
+        piece.push(Ok(last));
+        return Some((piece, None));
+    }
+    if piece.is_empty() {
+        tokio::select! {
+            biased;
+            () = follow.stopping.cancelled() => {
+                let failure = Failure::new(Reason::ShuttingDown, "the platform is stopping and the build was ended; compile again when it is back");
+                return Some((vec![Err(to_status(&failure, true))], None));
+            }
+            _ = count.changed() => {}
+            _ = state.changed() => {}
+        }
+    }
+    Some((piece, Some(follow)))
+}
+
+fn status(state: &State) -> v1::VersionStatus {
+    match state {
+        State::Waiting | State::Running => v1::VersionStatus::Compiling,
+        State::Ended(Ok(_), _) => v1::VersionStatus::Ready,
+        State::Ended(Err(_), _) => v1::VersionStatus::Failed,
+    }
+}
+
+/// The line that says how a build ended.
+fn last_line(state: &State) -> Option<v1::CompileLogLine> {
+    let State::Ended(outcome, at_ms) = state else {
+        return None;
+    };
+    Some(v1::CompileLogLine {
+        timestamp_ms: *at_ms,
+        message: match outcome {
+            Ok(image) => format!("Built {}", image.image_ref),
+            Err(failure) => failure.message.clone(),
+        },
+        done: true,
+        status: status(state).into(),
+    })
+}

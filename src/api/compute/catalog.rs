@@ -1,0 +1,110 @@
+//! What can be invoked: the published apps of an organization, as strangers may see them.
+//!
+//! Every method of the contract but HealthCheck wants a token, so the public catalog does too; one
+//! of any organization will do.
+
+use std::sync::Arc;
+
+use tonic::Request;
+
+use super::{Compute, ForOwner, Refusal, next_cursor, page_size, parse_cursor};
+use crate::{
+    api::{convert, proto::v1},
+    model::{App, AppId, AppName, Failure, OrgName, Reason, id::PUBLIC_ORG},
+};
+
+impl Compute {
+    pub(super) async fn catalog(
+        &self,
+        request: Request<v1::ListCatalogRequest>,
+    ) -> Result<v1::ListCatalogResponse, Refusal> {
+        self.caller(&request)?;
+        let r = request.get_ref();
+        let org = convert::org(&r.organization_name)?;
+        if org.as_str() != PUBLIC_ORG {
+            self.owner(&request, &org)?;
+        }
+        let (entries, next_cursor) = self.entries(&org, r.limit, &r.cursor).for_owner()?;
+        Ok(v1::ListCatalogResponse {
+            entries,
+            next_cursor,
+        })
+    }
+
+    pub(super) async fn public_catalog(
+        &self,
+        request: Request<v1::ListPublicCatalogRequest>,
+    ) -> Result<v1::ListPublicCatalogResponse, Refusal> {
+        self.caller(&request)?;
+        let r = request.get_ref();
+        let (entries, next_cursor) = self.entries(&public(), r.limit, &r.cursor)?;
+        Ok(v1::ListPublicCatalogResponse {
+            entries,
+            next_cursor,
+        })
+    }
+
+    pub(super) async fn public_entry(
+        &self,
+        request: Request<v1::GetPublicCatalogDetailRequest>,
+    ) -> Result<v1::GetPublicCatalogDetailResponse, Refusal> {
+        self.caller(&request)?;
+        let name: AppName = request
+            .get_ref()
+            .name
+            .parse()
+            .map_err(|e| Failure::field("name", format!("{e}")))?;
+        let id = AppId {
+            org: public(),
+            name,
+        };
+        // One that is not published yet is nobody's to know of.
+        let app = self.apps.get(&id).ok();
+        let app = app.filter(|app| app.active_version != 0).ok_or_else(|| {
+            Failure::new(
+                Reason::NotFound,
+                format!(
+                    "the public catalog has no app {}; ListPublicCatalog has what there is",
+                    id.name
+                ),
+            )
+        })?;
+        Ok(v1::GetPublicCatalogDetailResponse {
+            entry: Some(self.entry(&app)),
+        })
+    }
+
+    fn entries(
+        &self,
+        org: &OrgName,
+        limit: i32,
+        cursor: &str,
+    ) -> Result<(Vec<v1::CatalogEntry>, String), Failure> {
+        let limit = page_size(limit)?;
+        let after = parse_cursor(cursor)?;
+        // One more than asked for tells whether there is a next page.
+        let mut apps = self.apps.published(org, after.as_ref(), limit + 1);
+        let more = apps.len() > limit;
+        apps.truncate(limit);
+        let next = next_cursor(apps.last().filter(|_| more));
+        Ok((apps.iter().map(|app| self.entry(app)).collect(), next))
+    }
+
+    fn entry(&self, app: &Arc<App>) -> v1::CatalogEntry {
+        let s = &app.settings;
+        v1::CatalogEntry {
+            name: app.id.name.to_string(),
+            organization_name: app.id.org.to_string(),
+            description: s.description.clone(),
+            input_schema: s.input_schema.clone(),
+            output_schema: s.output_schema.clone(),
+            mcp_enabled: s.mcp_enabled,
+            public_urls: self.public_urls(app),
+            active_version: app.active_version,
+        }
+    }
+}
+
+fn public() -> OrgName {
+    PUBLIC_ORG.parse().expect("the name is a valid one")
+}

@@ -1,0 +1,322 @@
+//! Drafts: saved, built, published.
+//!
+//! Code is on disk before a record names it, and a build is recorded before it is told. So a
+//! crash at any point leaves a draft that is whole: saved or not, built or not. The same call then
+//! succeeds.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+
+use super::{Apps, Shared, facts, now_ms, versions::draft, warn_of_ports};
+use crate::{
+    build::{self, Build, Format},
+    engine::Image,
+    model::{
+        App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Revision, Version,
+        catalog::not_found, code::BuiltImage,
+    },
+    store::blobs::NewBlob,
+};
+
+/// A draft, and its build when one is under way.
+#[derive(Debug, Clone)]
+pub struct DraftView {
+    /// The draft.
+    pub draft: Draft,
+    /// The build under way.
+    pub building: Option<BuildId>,
+}
+
+impl Apps {
+    /// Puts code into the draft; a draft that was there is replaced, and its build ended.
+    ///
+    /// # Errors
+    /// NOT_FOUND; INVALID_ARGUMENT for code that cannot be built as it is; BODY_TOO_LARGE.
+    pub async fn save_draft(
+        &self,
+        id: AppId,
+        source: CodeSource<Bytes>,
+    ) -> Result<DraftView, Failure> {
+        self.to_the_end(move |s| async move {
+            // Nothing is written for an app that is not there.
+            s.get(&id)?;
+            let (source, file) = s.take_in(source).await?;
+            let draft = Draft {
+                source,
+                created_at_ms: now_ms(),
+                built: None,
+            };
+            let saved = draft.clone();
+            let of = id.clone();
+            let before = s
+                .store
+                .commit(move |c| {
+                    let before = c.get(&of).cloned().ok_or_else(|| not_found(&of))?;
+                    let change = c.update(&of, |app| {
+                        app.draft = Some(draft);
+                        Ok(())
+                    })?;
+                    Ok((vec![change], before))
+                })
+                .await?;
+            if let Some(file) = file {
+                file.keep();
+            }
+            s.builder.cancel_all_but(&id, Some(&saved));
+            s.collect(&before).await;
+            Ok(DraftView {
+                draft: saved,
+                building: None,
+            })
+        })
+        .await
+    }
+
+    /// An app's draft as it stands.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app or the draft.
+    pub fn draft(&self, id: &AppId) -> Result<DraftView, Failure> {
+        let app = self.get(id)?;
+        Ok(self.shared.view(id, draft(&app)?))
+    }
+
+    /// The draft of an app that was just read, if it has one.
+    pub fn view(&self, app: &App) -> Option<DraftView> {
+        let draft = app.draft.as_ref()?;
+        Some(self.shared.view(&app.id, draft))
+    }
+
+    /// Starts to build the draft, or joins the build under way.
+    ///
+    /// # Errors
+    /// NOT_FOUND for the app or the draft; BUILD_QUEUE_FULL.
+    pub async fn compile(&self, id: AppId) -> Result<(BuildId, DraftView), Failure> {
+        let app = self.get(&id)?;
+        let build = self.shared.build(&id, draft(&app)?)?;
+        Ok((build.id, self.draft(&id)?))
+    }
+
+    /// A build that is under way or among the last that ended.
+    ///
+    /// # Errors
+    /// NOT_FOUND, also for one of another organization than `may_see` says yes to.
+    pub fn find_build(
+        &self,
+        id: &str,
+        may_see: impl Fn(&AppId) -> bool,
+    ) -> Result<Arc<Build>, Failure> {
+        let found = id.parse().ok().and_then(|id| self.shared.builder.get(id));
+        found.filter(|b| may_see(&b.app)).ok_or_else(|| {
+            Failure::new(
+                Reason::NotFound,
+                format!("there is no build {id:?}, or its log is not kept any more; CompileDraft (`ignite draft compile`) starts one and answers its id"),
+            )
+        })
+    }
+
+    /// Makes the draft the next version and lets it serve; one that is not built is built first.
+    /// With replicas up, one of the new version gets ready first and the old ones serve until
+    /// then.
+    ///
+    /// # Errors
+    /// NOT_FOUND; FAILED_PRECONDITION without a draft, or when it was replaced meanwhile; why it
+    /// cannot be built, the image cannot be had or the new version does not get ready. The version
+    /// before goes on in all of these.
+    pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
+        self.to_the_end(move |s| async move {
+            // Before the app's turn: other changes need not wait for a build.
+            let wanted = to_publish(&*s.get(&id)?)?;
+            let built = s.unless_stopping(s.built(&id, &wanted)).await?;
+            let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
+            s.in_turn(&id, async {
+                let app = s.get(&id)?;
+                let draft = to_publish(&app)?;
+                if !draft.is_same(&wanted) {
+                    return Err(Failure::new(
+                        Reason::FailedPrecondition,
+                        format!("the draft of app {id} was replaced while it was built, so nothing was published; publish again"),
+                    ));
+                }
+                let (image_ref, image) = match (&draft.source, built) {
+                    (CodeSource::Prebuilt(source), _) => {
+                        let image = s.unless_stopping(s.images.resolve(&id.org, source)).await?;
+                        (source.image_ref.clone(), image)
+                    }
+                    (_, Some(built)) => built,
+                    (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
+                };
+                warn_of_ports(&app, &image.exposed_ports);
+                let facts = facts(&image, &image_ref);
+                let version = Arc::new(Version {
+                    number: app.versions.last().map_or(0, |v| v.number) + 1,
+                    source: draft.source,
+                    image_ref,
+                    image_id: image.id,
+                    facts,
+                    created_at_ms: now_ms(),
+                    settings: app.settings.clone(),
+                });
+                let revision = Revision::new(&app, &version, s.defaults);
+                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
+                let (of, published) = (id.clone(), version.clone());
+                let edit = move |app: &mut App| {
+                    app.active_version = published.number;
+                    app.updated_at_ms = now_ms();
+                    app.versions.push(published);
+                    Ok(())
+                };
+                s.store.commit(move |c| Ok((vec![c.update(&of, edit)?], ()))).await?;
+                s.routes.set(&s.fleet.activate(revision));
+                Ok((s.get(&id)?, version))
+            })
+            .await
+        })
+        .await
+    }
+}
+
+impl Shared {
+    fn view(&self, id: &AppId, draft: &Draft) -> DraftView {
+        DraftView {
+            draft: draft.clone(),
+            building: self.builder.under_way(id, draft).map(|b| b.id),
+        }
+    }
+
+    /// Checks code that came with a request and writes its bytes down.
+    pub(super) async fn take_in(
+        &self,
+        source: CodeSource<Bytes>,
+    ) -> Result<(CodeSource, Option<NewBlob>), Failure> {
+        let Some(bytes) = source.bytes().cloned() else {
+            let same = source.try_map(|_| {
+                Err(Failure::new(
+                    Reason::Internal,
+                    "code without bytes has some",
+                ))
+            });
+            return Ok((same?, None));
+        };
+        let limits = self.builder.config().limits;
+        let source = tokio::task::spawn_blocking(move || check(&source, limits).map(|()| source))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(
+                    Reason::Internal,
+                    "the code could not be looked at by a fault of the platform",
+                ))
+            })?;
+        let file = self.blobs.put(bytes).await?;
+        let source = source.try_map(|_| Ok::<_, Failure>(file.blob().clone()))?;
+        Ok((source, Some(file)))
+    }
+
+    /// Removes what an app's state before named and its present one does not.
+    pub(super) async fn collect(self: &Arc<Self>, before: &App) {
+        let now = self.store.catalog().get(&before.id).cloned();
+        // An app of the same name that came later has files of its own.
+        self.blobs.collect(before, now.as_deref()).await;
+        self.builder.sweep(&self.store);
+    }
+
+    /// Starts the build of a draft, or joins the one under way.
+    pub(super) fn build(
+        self: &Arc<Self>,
+        id: &AppId,
+        draft: &Draft,
+    ) -> Result<Arc<Build>, Failure> {
+        let (shared, of, wanted) = (self.clone(), id.clone(), draft.clone());
+        let record: build::Record = Box::new(move |built| {
+            async move {
+                let replaced = format!(
+                    "the draft of app {of} was replaced while it was built; build it again"
+                );
+                let edit = move |app: &mut App| match &mut app.draft {
+                    Some(draft) if draft.is_same(&wanted) => {
+                        draft.built = Some(built);
+                        Ok(())
+                    }
+                    _ => Err(Failure::new(Reason::BuildCancelled, replaced)),
+                };
+                let recorded = shared
+                    .store
+                    .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
+                    .await;
+                shared.builder.sweep(&shared.store);
+                recorded
+            }
+            .boxed()
+        });
+        self.builder.start(id, draft, record)
+    }
+
+    /// The image of a draft that has to be built: the one that is there, or of the build under
+    /// way, or of a new one. `None` for an image that its owner made.
+    pub(super) async fn built(
+        self: &Arc<Self>,
+        id: &AppId,
+        draft: &Draft,
+    ) -> Result<Option<(String, Image)>, Failure> {
+        if matches!(draft.source, CodeSource::Prebuilt(_)) {
+            return Ok(None);
+        }
+        if self.builder.under_way(id, draft).is_none()
+            && let Some(Ok(known)) = draft.built.as_ref().map(|b| &b.outcome)
+            && let Some(image) = self.images.built(known).await?
+        {
+            return Ok(Some((known.image_ref.clone(), image)));
+        }
+        let made = self.build(id, draft)?.outcome().await?;
+        match self.images.built(&made).await? {
+            Some(image) => Ok(Some((made.image_ref, image))),
+            None => Err(gone(&made)),
+        }
+    }
+}
+
+fn gone(image: &BuiltImage) -> Failure {
+    Failure::new(
+        Reason::ImageUnavailable,
+        format!(
+            "the image {} was removed as soon as it was built; build it again",
+            image.image_ref
+        ),
+    )
+}
+
+fn to_publish(app: &App) -> Result<Draft, Failure> {
+    app.draft.clone().ok_or_else(|| {
+        Failure::new(
+            Reason::FailedPrecondition,
+            format!(
+                "app {} has no draft to publish; save one with SaveDraft (`ignite draft save`)",
+                app.id
+            ),
+        )
+    })
+}
+
+/// Refuses code that no build could take.
+fn check(source: &CodeSource<Bytes>, limits: build::Limits) -> Result<(), Failure> {
+    match source {
+        CodeSource::FromCode(code) => {
+            let entries = build::look(&code.archive, limits)
+                .map_err(|why| Failure::field("code.image.from_code.archive", why))?;
+            let has_file =
+                |path: &str| matches!(entries.get(path), Some(build::Entry::File { .. }));
+            let all = || entries.keys().map(String::as_str).collect();
+            build::dockerfile_in(&code.dockerfile_path, has_file, all)
+                .map(drop)
+                .map_err(|why| Failure::field("code.image.from_code.dockerfile_path", why))
+        }
+        CodeSource::Compile(code) if build::format(&code.source) != Format::Other => {
+            build::look(&code.source, limits)
+                .map(drop)
+                .map_err(|why| Failure::field("code.compile.source_code", why))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,384 @@
+//! Builds under way: their order, their bounds, their end.
+//!
+//! A build waits for the app's build before it, then for one of the places that all apps share.
+//! It ends in one way: its outcome is recorded by whoever started it, and only then told. Leaving
+//! a build alone changes nothing about it; it ends by itself, by [`Build::cancel`], by its time
+//! limit, or with the platform.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Images, Limits, Log};
+use crate::{
+    apps::now_ms,
+    engine::ImageBuilder,
+    model::{
+        AppId, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
+        code::{BuildError, Built, BuiltImage},
+        secret,
+    },
+    store::blobs::Blobs,
+};
+
+/// Settings of builds.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whose images they are.
+    pub instance: InstanceId,
+    /// The folder for source trees while they are built; emptied at the start.
+    pub scratch: PathBuf,
+    /// Most builds that run at once.
+    pub concurrency: usize,
+    /// Most builds that wait.
+    pub queue_max: usize,
+    /// Longest time for one build, without its wait.
+    pub timeout: Duration,
+    /// What a source tree may come to.
+    pub limits: Limits,
+    /// Most bytes of one build's log.
+    pub log_bytes: usize,
+    /// Most ended builds whose logs are kept.
+    pub logs_kept: usize,
+    /// The network of steps that run commands; `None` is the engine's own choice.
+    pub network: Option<String>,
+    /// Longest time to fetch a repository.
+    pub git_timeout: Duration,
+    /// Refuse what the platform refuses.
+    pub strict: bool,
+}
+
+/// Finds an organization's secret of a kind by its name.
+pub type Vault = Arc<
+    dyn Fn(OrgName, String, secret::Kind) -> BoxFuture<'static, Result<secret::Value, Failure>>
+        + Send
+        + Sync,
+>;
+
+/// Writes down how a build ended, before anybody is told.
+pub type Record =
+    Box<dyn FnOnce(Built) -> BoxFuture<'static, Result<(), Failure>> + Send + 'static>;
+
+/// How a build stands.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// For another build.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It is over, since that time in Unix milliseconds.
+    Ended(Result<BuiltImage, Failure>, i64),
+}
+
+/// One build.
+#[derive(Debug)]
+pub struct Build {
+    /// Its id.
+    pub id: BuildId,
+    /// The app.
+    pub app: AppId,
+    /// What is built.
+    pub draft: Draft,
+    /// What it tells.
+    pub log: Log,
+    state: watch::Sender<State>,
+    cancel: CancellationToken,
+}
+
+impl Build {
+    /// How it stands.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), State::Ended(..))
+    }
+
+    /// Ends it; its outcome is BUILD_CANCELLED unless it has ended otherwise already.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Its image, once it has ended.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn outcome(&self) -> Result<BuiltImage, Failure> {
+        let mut state = self.state();
+        loop {
+            if let State::Ended(outcome, _) = &*state.borrow_and_update() {
+                return outcome.clone();
+            }
+            if state.changed().await.is_err() {
+                return Err(stopping());
+            }
+        }
+    }
+}
+
+/// Starts builds and knows those under way and the last that ended; clones share it.
+#[derive(Clone)]
+pub struct Builder {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) engine: Arc<dyn ImageBuilder>,
+    pub(super) images: Images,
+    pub(super) blobs: Blobs,
+    pub(super) vault: Vault,
+    places: Semaphore,
+    known: Mutex<Known>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Known {
+    under_way: Vec<Arc<Build>>,
+    ended: VecDeque<Arc<Build>>,
+    turns: HashMap<AppId, Weak<Semaphore>>,
+    /// Images that are about to be named by a version, once for each time they are held.
+    held: Vec<String>,
+}
+
+/// An image that stays although nothing names it yet; dropped, it may go.
+pub struct Held {
+    shared: Arc<Shared>,
+    image_ref: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut known = self.shared.known.lock();
+        if let Some(at) = known.held.iter().position(|h| *h == self.image_ref) {
+            known.held.swap_remove(at);
+        }
+    }
+}
+
+impl Builder {
+    /// A builder; the scratch folder is emptied.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(
+        config: Config,
+        engine: Arc<dyn ImageBuilder>,
+        images: Images,
+        blobs: Blobs,
+        vault: Vault,
+    ) -> std::io::Result<Self> {
+        match std::fs::remove_dir_all(&config.scratch) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => std::fs::create_dir_all(&config.scratch)?,
+        }
+        let shared = Shared {
+            places: Semaphore::new(config.concurrency),
+            config,
+            engine,
+            images,
+            blobs,
+            vault,
+            known: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The build of an app's draft that is under way.
+    pub fn under_way(&self, app: &AppId, draft: &Draft) -> Option<Arc<Build>> {
+        let known = self.shared.known.lock();
+        let of_draft = |b: &&Arc<Build>| b.app == *app && b.draft.is_same(draft);
+        known.under_way.iter().find(of_draft).cloned()
+    }
+
+    /// A build, under way or among the last that ended.
+    pub fn get(&self, id: BuildId) -> Option<Arc<Build>> {
+        let known = self.shared.known.lock();
+        let mut all = known.under_way.iter().chain(&known.ended);
+        all.find(|b| b.id == id).cloned()
+    }
+
+    /// Ends all builds of an app but that of `draft`.
+    pub fn cancel_all_but(&self, app: &AppId, draft: Option<&Draft>) {
+        let known = self.shared.known.lock();
+        for build in known.under_way.iter().filter(|b| b.app == *app) {
+            if !draft.is_some_and(|d| build.draft.is_same(d)) {
+                build.cancel();
+            }
+        }
+    }
+
+    /// Starts the build of a draft, or answers the one that is under way.
+    ///
+    /// # Errors
+    /// BUILD_QUEUE_FULL.
+    pub fn start(&self, app: &AppId, draft: &Draft, record: Record) -> Result<Arc<Build>, Failure> {
+        let shared = &self.shared;
+        let mut known = shared.known.lock();
+        let of_draft = |b: &&Arc<Build>| b.app == *app && b.draft.is_same(draft);
+        if let Some(build) = known.under_way.iter().find(of_draft) {
+            return Ok(build.clone());
+        }
+        let most = shared.config.concurrency + shared.config.queue_max;
+        if known.under_way.len() >= most {
+            return Err(Failure::new(
+                Reason::BuildQueueFull,
+                format!("{most} builds run or wait already; try again when some have ended, or raise IGNITE_BUILD_QUEUE_MAX"),
+            )
+            .with_retry_after(Duration::from_secs(5)));
+        }
+        let build = Arc::new(Build {
+            id: BuildId::generate(),
+            app: app.clone(),
+            draft: draft.clone(),
+            log: Log::new(shared.config.log_bytes),
+            state: watch::Sender::new(State::Waiting),
+            cancel: shared.stop.child_token(),
+        });
+        known.under_way.push(build.clone());
+        let turn = known.turn(app);
+        drop(known);
+        let run = run(shared.clone(), build.clone(), turn, record);
+        shared.tasks.spawn(run);
+        Ok(build)
+    }
+
+    /// Ends all builds and waits until they have.
+    pub async fn finish(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Runs something of builds in the background, until the platform stops.
+    pub(super) fn in_the_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.shared.stop.clone();
+        self.shared.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+
+    /// Keeps an image from being swept while a version that names it is being written.
+    pub fn hold(&self, image_ref: &str) -> Held {
+        self.shared.known.lock().held.push(image_ref.to_owned());
+        Held {
+            shared: self.shared.clone(),
+            image_ref: image_ref.to_owned(),
+        }
+    }
+
+    /// The names of images that are being made or held.
+    pub(super) fn busy(&self) -> Vec<String> {
+        let known = self.shared.known.lock();
+        let made = known.under_way.iter();
+        let made = made.map(|b| super::steps::tag(&self.shared, &b.app, b.id));
+        made.chain(known.held.iter().cloned()).collect()
+    }
+}
+
+impl Known {
+    fn turn(&mut self, app: &AppId) -> Arc<Semaphore> {
+        if let Some(turn) = self.turns.get(app).and_then(Weak::upgrade) {
+            return turn;
+        }
+        self.turns.retain(|_, turn| turn.strong_count() > 0);
+        let fresh = Arc::new(Semaphore::new(1));
+        self.turns.insert(app.clone(), Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+/// One build from its wait to its end.
+async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, record: Record) {
+    let work = async {
+        let _turn = turn.acquire().await;
+        if shared.places.available_permits() == 0 {
+            build.log.line("Waiting for other builds to end");
+        }
+        let _place = shared.places.acquire().await;
+        build.state.send_replace(State::Running);
+        let steps = super::steps::run(&shared, &build);
+        match tokio::time::timeout(shared.config.timeout, steps).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::new(
+                Reason::BuildTimeout,
+                format!(
+                    "the build took longer than {} and was ended; make it faster, or raise IGNITE_BUILD_TIMEOUT_SECS",
+                    humantime::format_duration(shared.config.timeout)
+                ),
+            )
+            .with_detail(build.log.tail(super::steps::TAIL))),
+        }
+    };
+    // A panic is an end, too: whoever waits must not wait for ever.
+    let guarded =
+        std::panic::AssertUnwindSafe(build.cancel.run_until_cancelled(work)).catch_unwind();
+    let mut outcome = match guarded.await {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) if shared.stop.is_cancelled() => Err(stopping()),
+        Ok(None) => Err(Failure::new(
+            Reason::BuildCancelled,
+            "the build was cancelled; compile again to build the draft as it is now",
+        )),
+        Err(_) => Err(Failure::new(
+            Reason::Internal,
+            "the build failed by a fault of the platform; its log has the cause",
+        )),
+    };
+    let interrupted = matches!(&outcome, Err(f) if f.reason == Reason::ShuttingDown);
+    // What the platform's stop ended is as if it had never begun.
+    if !interrupted {
+        let built = Built {
+            id: build.id,
+            outcome: outcome.clone().map_err(|f| BuildError {
+                reason: f.reason,
+                message: f.text(true),
+            }),
+        };
+        if let Err(failure) = record(built).await
+            && outcome.is_ok()
+        {
+            outcome = Err(failure);
+        }
+    }
+    if let Err(failure) = &outcome {
+        tracing::info!(app = %build.app, build = %build.id, reason = failure.reason.as_str(), "A build failed");
+    }
+    {
+        let mut known = shared.known.lock();
+        known.under_way.retain(|b| b.id != build.id);
+        known.ended.push_back(build.clone());
+        while known.ended.len() > shared.config.logs_kept {
+            known.ended.pop_front();
+        }
+    }
+    build.state.send_replace(State::Ended(outcome, now_ms()));
+}
+
+fn stopping() -> Failure {
+    Failure::new(
+        Reason::ShuttingDown,
+        "the platform is stopping and the build was ended; compile again when it is back",
+    )
+}

@@ -1,0 +1,190 @@
+//! What is sent to the engine for one build: files, and where the Dockerfile is among them.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+    time::UNIX_EPOCH,
+};
+
+use bytes::Bytes;
+
+use super::{
+    ignorefile::{self, Rules},
+    source::{Entry, Source, clean},
+};
+use crate::model::{Failure, Reason, code::DEFAULT_DOCKERFILE};
+
+/// Most bytes of a `.dockerignore`.
+const MAX_IGNOREFILE: u64 = 1024 * 1024;
+
+/// A build context.
+#[derive(Debug)]
+pub struct Context {
+    pieces: BTreeMap<String, Piece>,
+    /// Where the Dockerfile is in it.
+    pub dockerfile: String,
+    /// Values for the Dockerfile's `ARG`s.
+    pub build_args: BTreeMap<String, String>,
+    /// The files are there as long as this is.
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Dir,
+    File { from: PathBuf, executable: bool },
+    Bytes { content: Bytes, executable: bool },
+    Link(String),
+}
+
+impl Context {
+    /// All of a source but what its `.dockerignore` leaves out, with the Dockerfile that it
+    /// brings; an empty path is [`DEFAULT_DOCKERFILE`].
+    ///
+    /// # Errors
+    /// BUILD_FAILED when there is no Dockerfile, or the `.dockerignore` is not valid.
+    pub fn whole(source: Source, dockerfile: &str) -> Result<Self, Failure> {
+        let dockerfile = dockerfile_in(
+            dockerfile,
+            |path| source.has_file(path),
+            || source.entries().keys().map(String::as_str).collect(),
+        )
+        .map_err(failed)?;
+        let rules = match source.read(ignorefile::NAME, MAX_IGNOREFILE) {
+            Some(text) => Rules::parse(&String::from_utf8_lossy(&text)).map_err(failed)?,
+            None => Rules::default(),
+        };
+        let mut context = Self::empty(source, &dockerfile);
+        let all: Vec<String> = context.source.entries().keys().cloned().collect();
+        for path in &all {
+            // The engine needs these two, and leaves them out of the image where they are ignored.
+            let needed = *path == dockerfile || path == ignorefile::NAME;
+            if needed || !rules.ignores(path) {
+                context.place(path, path);
+            }
+        }
+        Ok(context)
+    }
+
+    /// Nothing yet, of a source whose files can be placed.
+    pub fn empty(source: Source, dockerfile: &str) -> Self {
+        Self {
+            pieces: BTreeMap::new(),
+            dockerfile: dockerfile.to_owned(),
+            build_args: BTreeMap::new(),
+            source,
+        }
+    }
+
+    /// The source that its files come from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Puts an entry of the source at `to`; one that is not there is left out.
+    pub fn place(&mut self, from: &str, to: &str) {
+        let piece = match self.source.entries().get(from) {
+            Some(Entry::Dir) => Piece::Dir,
+            Some(Entry::File { executable, .. }) => Piece::File {
+                from: self.source.path(from),
+                executable: *executable,
+            },
+            Some(Entry::Link(target)) => Piece::Link(target.clone()),
+            None => return,
+        };
+        self.pieces.insert(to.to_owned(), piece);
+    }
+
+    /// Puts a file of the platform's own at `path`.
+    pub fn add(&mut self, path: &str, content: impl Into<Bytes>, executable: bool) {
+        let piece = Piece::Bytes {
+            content: content.into(),
+            executable,
+        };
+        self.pieces.insert(path.to_owned(), piece);
+    }
+
+    /// Writes it as a tar archive in which nothing depends on this machine but times.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn pack(&self, to: impl Write) -> io::Result<()> {
+        let mut archive = tar::Builder::new(to);
+        for (path, piece) in &self.pieces {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            match piece {
+                Piece::Dir => {
+                    header.set_entry_type(tar::EntryType::Directory);
+                    header.set_size(0);
+                    archive.append_data(&mut header, format!("{path}/"), io::empty())?;
+                }
+                Piece::Link(target) => {
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    header.set_size(0);
+                    archive.append_link(&mut header, path, target)?;
+                }
+                Piece::Bytes {
+                    content,
+                    executable,
+                } => {
+                    header.set_mode(mode(*executable));
+                    header.set_size(content.len() as u64);
+                    archive.append_data(&mut header, path, &content[..])?;
+                }
+                Piece::File { from, executable } => {
+                    let file = File::open(from)?;
+                    let meta = file.metadata()?;
+                    header.set_mode(mode(*executable));
+                    header.set_size(meta.len());
+                    let since = meta.modified()?.duration_since(UNIX_EPOCH);
+                    header.set_mtime(since.unwrap_or_default().as_secs());
+                    archive.append_data(&mut header, path, file)?;
+                }
+            }
+        }
+        archive.into_inner()?.flush()
+    }
+}
+
+fn mode(executable: bool) -> u32 {
+    if executable { 0o755 } else { 0o644 }
+}
+
+fn failed(message: String) -> Failure {
+    Failure::new(Reason::BuildFailed, message)
+}
+
+/// The Dockerfile's path, once it is known to be there.
+///
+/// # Errors
+/// A sentence that says where Dockerfiles are, if there are any.
+pub fn dockerfile_in<'a>(
+    path: &str,
+    has_file: impl Fn(&str) -> bool,
+    all: impl FnOnce() -> Vec<&'a str>,
+) -> Result<String, String> {
+    let path = match path {
+        "" => DEFAULT_DOCKERFILE,
+        path => path,
+    };
+    let cleaned = clean(path).map_err(|why| format!("the Dockerfile's path {path:?} {why}"))?;
+    if has_file(&cleaned) {
+        return Ok(cleaned);
+    }
+    let is_one = |p: &&str| {
+        p.rsplit('/')
+            .next()
+            .is_some_and(|n| n.contains(DEFAULT_DOCKERFILE))
+    };
+    let others: Vec<&str> = all().into_iter().filter(is_one).take(3).collect();
+    Err(match others.as_slice() {
+        [] => format!("there is no Dockerfile at {cleaned:?}, nor anywhere else; add one"),
+        others => format!(
+            "there is no Dockerfile at {cleaned:?}; give dockerfile_path: there is {}",
+            others.join(", ")
+        ),
+    })
+}

@@ -1,0 +1,391 @@
+//! Source from a git repository, by the `git` program.
+//!
+//! Git runs with nothing of this machine's configuration, asks nobody, takes no transport but
+//! https and file, runs no hooks and follows no submodules. A token goes to it through its
+//! environment and a helper that gives it to the one host that it is for: never on a command line,
+//! never in the log.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::MissedTickBehavior,
+};
+
+use super::{Build, Limits, Source, builder::Shared, source::clean, steps::failed};
+use crate::model::{Failure, Reason, code::FromGit, secret};
+
+/// Answers git's questions, each only for the host that the secret is for.
+const ASKPASS: &str = r#"#!/bin/sh
+case "$1" in
+"Username for 'https://$IGNITE_GIT_HOST'"*) printf '%s\n' "$IGNITE_GIT_USERNAME" ;;
+"Password for 'https://"*"@$IGNITE_GIT_HOST'"*) printf '%s\n' "$IGNITE_GIT_TOKEN" ;;
+*) exit 1 ;;
+esac
+"#;
+/// Who a token is for when the secret names nobody; servers that take tokens do not look.
+const ANYBODY: &str = "git";
+/// Variables of this process that git needs to find its way out of a network.
+const PASSED_ON: [&str; 10] = [
+    "PATH",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+];
+/// Settings that hold for every command, over whatever a repository says.
+const SETTINGS: [&str; 7] = [
+    "protocol.allow=never",
+    "protocol.https.allow=always",
+    "protocol.file.allow=always",
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "submodule.recurse=false",
+    "gc.auto=0",
+];
+/// Time between two looks at how large the folder has become.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Fetches a repository and answers the tree that is to be built.
+///
+/// # Errors
+/// BUILD_FAILED with what git said, BUILD_TIMEOUT, and FAILED_PRECONDITION when there is no git
+/// here or the secret cannot be used.
+pub(super) async fn fetch(
+    shared: &Shared,
+    build: &Build,
+    from: &FromGit,
+    folder: TempDir,
+) -> Result<Source, Failure> {
+    if shared.config.strict && from.url.starts_with("file:") {
+        return Err(failed(
+            "file:// URLs are refused because --strict is on: the platform has no such repository; give an https:// URL",
+        ));
+    }
+    let mut git = Git {
+        build,
+        folder: folder.path().to_owned(),
+        env: Vec::new(),
+        limits: shared.config.limits,
+    };
+    if !from.secret_ref.is_empty() {
+        let find = &shared.vault;
+        let org = build.app.org.clone();
+        let secret = find(org, from.secret_ref.clone(), secret::Kind::Git).await?;
+        git.answer_with(&from.url, secret)?;
+    }
+    let limit = shared.config.git_timeout;
+    match tokio::time::timeout(limit, git.check_out(from)).await {
+        Ok(done) => done?,
+        Err(_) => {
+            return Err(Failure::new(
+                Reason::BuildTimeout,
+                format!(
+                    "the repository was not fetched within {}; raise IGNITE_GIT_TIMEOUT_SECS if it is that large",
+                    humantime::format_duration(limit)
+                ),
+            ));
+        }
+    }
+    let (limits, sub_path) = (shared.config.limits, from.sub_path.clone());
+    super::steps::blocking(move || {
+        let below = sub_tree(folder.path(), &sub_path).map_err(failed)?;
+        Source::scan(folder, &below, limits)
+            .map_err(|why| failed(format!("the repository is refused: {why}")))
+    })
+    .await
+}
+
+/// One repository being fetched.
+struct Git<'a> {
+    build: &'a Build,
+    folder: PathBuf,
+    env: Vec<(&'static str, String)>,
+    limits: Limits,
+}
+
+impl Git<'_> {
+    /// Lets git log in as the secret says, at the host of `url`.
+    fn answer_with(&mut self, url: &str, secret: secret::Value) -> Result<(), Failure> {
+        let path = self.folder.join("askpass");
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&path)
+            .and_then(|mut file| io::Write::write_all(&mut file, ASKPASS.as_bytes()));
+        written.map_err(|e| failed(format!("git cannot be prepared on this machine: {e}")))?;
+        let rest = url.strip_prefix("https://").unwrap_or_default();
+        let host = rest.split('/').next().unwrap_or_default().to_owned();
+        let user = match secret.username.is_empty() {
+            true => ANYBODY.to_owned(),
+            false => secret.username,
+        };
+        self.env = vec![
+            ("GIT_ASKPASS", path.to_string_lossy().into_owned()),
+            ("IGNITE_GIT_HOST", host),
+            ("IGNITE_GIT_USERNAME", user),
+            ("IGNITE_GIT_TOKEN", secret.password),
+        ];
+        Ok(())
+    }
+
+    async fn check_out(&self, from: &FromGit) -> Result<(), Failure> {
+        let FromGit { url, reference, .. } = from;
+        let wanted = match reference.as_str() {
+            "" => "HEAD",
+            reference => reference,
+        };
+        self.build.log.line(format!("Fetching {url} at {wanted}"));
+        self.run(&["init", "--quiet", "--template=", "repo"])
+            .await?;
+        let fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"];
+        let newest = [&fetch[..], &["--depth=1", "--", url, wanted]].concat();
+        let commit = match self.run(&newest).await {
+            Ok(_) => "FETCH_HEAD".to_owned(),
+            // A commit by its id: not every server gives one out, and none by a short id.
+            Err(_) if is_commit(wanted) => {
+                self.build
+                    .log
+                    .line("Fetching all of it to look for the commit");
+                let all = ["--", url, "+refs/heads/*:refs/o/*", "+refs/tags/*:refs/t/*"];
+                self.run(&[&fetch[..], &all].concat()).await?;
+                format!("{wanted}^{{commit}}")
+            }
+            Err(failure) => return Err(failure),
+        };
+        self.run(&["checkout", "--quiet", "--detach", &commit, "--"])
+            .await?;
+        let head = self.run(&["rev-parse", "HEAD"]).await?;
+        self.build.log.line(format!("At commit {}", head.trim()));
+        Ok(())
+    }
+
+    /// Runs one command; its messages go to the log. Answers what it printed.
+    async fn run(&self, args: &[&str]) -> Result<String, Failure> {
+        let verb = args.first().copied().unwrap_or_default();
+        let mut child = Group(self.command(args).spawn().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Failure::new(
+                Reason::FailedPrecondition,
+                "the git program is not on the server's machine, so code.image.from_git cannot be built; install it (`apt-get install git`), or send an archive as code.image.from_code",
+            ),
+            _ => failed(format!("git cannot be run on the server's machine: {e}")),
+        })?);
+        let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
+        let printed = async {
+            let mut lines = Vec::new();
+            if let Some(stdout) = stdout {
+                let mut reader = BufReader::new(stdout).lines();
+                while let Ok(Some(line)) = reader.next_line().await {
+                    lines.push(line);
+                    // Only ids are asked for.
+                    lines.truncate(1);
+                }
+            }
+            lines.concat()
+        };
+        let said = async {
+            let mut last = Vec::new();
+            if let Some(stderr) = stderr {
+                let mut reader = BufReader::new(stderr).split(b'\n');
+                while let Ok(Some(line)) = reader.next_segment().await {
+                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    self.build.log.line(format!("git: {line}"));
+                    last.push(line);
+                    if last.len() > 5 {
+                        last.remove(0);
+                    }
+                }
+            }
+            last.join("; ")
+        };
+        let ended = async {
+            let (printed, said) = tokio::join!(printed, said);
+            (printed, said, child.0.wait().await)
+        };
+        let (printed, said, status) = tokio::select! {
+            ended = ended => ended,
+            why = self.overflow() => return Err(failed(format!("the repository is refused: {why}"))),
+        };
+        match status {
+            Ok(status) if status.success() => Ok(printed),
+            Ok(_) => Err(failed(format!("git {verb} failed: {said}{}", hint(&said)))),
+            Err(e) => Err(failed(format!("git {verb} was lost: {e}"))),
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command.env_clear();
+        for name in PASSED_ON {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        let repo = self.folder.join("repo");
+        for setting in SETTINGS {
+            command.args(["-c", setting]);
+        }
+        command
+            .args(args)
+            .current_dir(if repo.is_dir() { &repo } else { &self.folder })
+            .env("HOME", &self.folder)
+            .env("LC_ALL", "C")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ALLOW_PROTOCOL", "https:file")
+            // Large files stay pointers: fetching them is a program of its own.
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Returns once the folder is larger than a source tree may be.
+    async fn overflow(&self) -> String {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The objects and the files checked out from them.
+        let most = self.limits.bytes.saturating_mul(2);
+        loop {
+            tick.tick().await;
+            let folder = self.folder.clone();
+            let size = tokio::task::spawn_blocking(move || folder_bytes(&folder)).await;
+            if size.is_ok_and(|size| size > most) {
+                return format!(
+                    "it has more than {most} bytes with its objects, twice what IGNITE_CODE_MAX_UNPACKED_BYTES allows for the files"
+                );
+            }
+        }
+    }
+}
+
+/// A command with the helpers that it starts; dropped, none of them goes on.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+/// What may help, for what git says most often.
+fn hint(said: &str) -> &'static str {
+    if said.contains("could not read Username") || said.contains("Authentication failed") {
+        ". If the repository is private, name a git secret in secret_ref (`ignite secret create NAME --type git`)"
+    } else if said.contains("couldn't find remote ref") {
+        ". Check the name of the branch, tag or commit"
+    } else {
+        ""
+    }
+}
+
+fn is_commit(reference: &str) -> bool {
+    (7..=64).contains(&reference.len()) && reference.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Where the tree to be built is below the folder.
+fn sub_tree(folder: &Path, sub_path: &str) -> Result<PathBuf, String> {
+    let sub = clean(sub_path).map_err(|why| format!("sub_path {sub_path:?} {why}"))?;
+    let repo = folder.join("repo");
+    let none = || format!("the repository has no folder {sub_path:?}; check sub_path");
+    let (top, found) = (repo.canonicalize(), repo.join(&sub).canonicalize());
+    let (top, found) = (top.map_err(|_| none())?, found.map_err(|_| none())?);
+    // A link may be on the way; where it leads is what counts.
+    let below = found.strip_prefix(&top);
+    let below = below.map_err(|_| format!("sub_path {sub_path:?} leads out of the repository"))?;
+    if !found.is_dir() {
+        return Err(none());
+    }
+    Ok(Path::new("repo").join(below))
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        // Git makes and removes folders meanwhile.
+        return 0;
+    };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_token_is_given_to_the_host_that_it_is_for_and_to_no_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("askpass");
+        fs::write(&path, ASKPASS).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("set");
+        let ask = |question: &str| {
+            let output = std::process::Command::new("sh")
+                .arg(&path)
+                .arg(question)
+                .env("IGNITE_GIT_HOST", "git.example:8443")
+                .env("IGNITE_GIT_USERNAME", "robot")
+                .env("IGNITE_GIT_TOKEN", "t0 k'en")
+                .output()
+                .expect("runs");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        assert_eq!(ask("Username for 'https://git.example:8443': "), "robot\n");
+        assert_eq!(
+            ask("Password for 'https://robot@git.example:8443': "),
+            "t0 k'en\n"
+        );
+        for other in [
+            "Password for 'https://robot@evil.example': ",
+            "Password for 'https://git.example:8443@evil.example': ",
+            "Username for 'https://git.example:8443.evil.example': ",
+            "Enter passphrase for key '/root/.ssh/id': ",
+        ] {
+            assert_eq!(ask(other), "", "{other}");
+        }
+    }
+
+    #[test]
+    fn a_sub_path_stays_within_the_repository() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(dir.path().join("repo/a/b")).expect("made");
+        std::os::unix::fs::symlink("..", dir.path().join("repo/out")).expect("made");
+        std::os::unix::fs::symlink("a/b", dir.path().join("repo/in")).expect("made");
+        let sub = |path: &str| sub_tree(dir.path(), path);
+        assert_eq!(sub(""), Ok("repo/".into()));
+        assert_eq!(sub("./a/b/"), Ok("repo/a/b".into()));
+        assert_eq!(sub("in"), Ok("repo/a/b".into()));
+        for bad in ["out", "../x", "/etc", "none"] {
+            assert!(sub(bad).is_err(), "{bad}");
+        }
+    }
+}

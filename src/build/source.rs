@@ -1,0 +1,294 @@
+//! A tree of source files that has been looked at: in a folder of its own, nothing in it leads out.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+/// What a tree may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of all files.
+    pub bytes: u64,
+    /// Most files, folders and links.
+    pub entries: usize,
+    /// Most bytes unpacked for each byte packed.
+    pub ratio: u64,
+}
+
+/// One entry of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A folder.
+    Dir,
+    /// A file.
+    File {
+        /// Its size.
+        len: u64,
+        /// It may be run.
+        executable: bool,
+    },
+    /// A symbolic link and where it leads, which is within the tree.
+    Link(String),
+}
+
+/// Entries by their path: relative, slashes between, no `.` or `..` in it.
+pub type Entries = BTreeMap<String, Entry>;
+
+/// Source files in a folder that goes with this value.
+#[derive(Debug)]
+pub struct Source {
+    root: TempDir,
+    /// Where the tree is below it; empty for the root itself.
+    below: PathBuf,
+    entries: Entries,
+}
+
+/// How many links are followed after another, as the kernel has it.
+const MAX_LINKS: usize = 40;
+
+impl Source {
+    /// A tree that was written into `root` entry by entry.
+    pub(super) fn written(root: TempDir, entries: Entries) -> Self {
+        Self {
+            root,
+            below: PathBuf::new(),
+            entries,
+        }
+    }
+
+    /// One file.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn of_file(root: TempDir, name: &str, content: &[u8]) -> io::Result<Self> {
+        fs::write(root.path().join(name), content)?;
+        let file = Entry::File {
+            len: content.len() as u64,
+            executable: false,
+        };
+        Ok(Self::written(root, [(name.to_owned(), file)].into()))
+    }
+
+    /// The tree in a folder below `root`, without what is called `.git`.
+    ///
+    /// # Errors
+    /// A sentence, when it is over a limit or something in it is no file, folder or link within.
+    pub(super) fn scan(root: TempDir, below: &Path, limits: Limits) -> Result<Self, String> {
+        let mut entries = Entries::new();
+        let mut bytes = 0;
+        let top = root.path().join(below);
+        walk(&top, "", limits, &mut bytes, &mut entries)?;
+        check_links(&entries)?;
+        Ok(Self {
+            root,
+            below: below.to_owned(),
+            entries,
+        })
+    }
+
+    /// What is in it.
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// Whether there is a file at this path.
+    pub fn has_file(&self, path: &str) -> bool {
+        matches!(self.entries.get(path), Some(Entry::File { .. }))
+    }
+
+    /// Where an entry is on disk. Links of the tree may be on the way: they stay within.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.path().join(&self.below).join(path)
+    }
+
+    /// The content of a file; `None` when there is none, or it is over `most` bytes.
+    pub fn read(&self, path: &str, most: u64) -> Option<Vec<u8>> {
+        if !self.has_file(path) {
+            return None;
+        }
+        let mut content = Vec::new();
+        let file = File::open(self.path(path)).ok()?;
+        file.take(most + 1).read_to_end(&mut content).ok()?;
+        (content.len() as u64 <= most).then_some(content)
+    }
+}
+
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    limits: Limits,
+    bytes: &mut u64,
+    entries: &mut Entries,
+) -> Result<(), String> {
+    let read = |e: io::Error| format!("{prefix:?} cannot be read: {e}");
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        let name = entry.file_name();
+        if name == ".git" {
+            continue;
+        }
+        let name = name
+            .to_str()
+            .ok_or_else(|| format!("{name:?} in {prefix:?} is not UTF-8; rename it"))?;
+        let path = join(prefix, name);
+        let meta = entry.path().symlink_metadata().map_err(read)?;
+        let kind = meta.file_type();
+        let found = if kind.is_dir() {
+            walk(&entry.path(), &path, limits, bytes, entries)?;
+            Entry::Dir
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path()).map_err(read)?;
+            let target = target
+                .to_str()
+                .ok_or_else(|| format!("the link {path:?} leads to what is not UTF-8"))?;
+            Entry::Link(target.to_owned())
+        } else if kind.is_file() {
+            *bytes += meta.len();
+            Entry::File {
+                len: meta.len(),
+                executable: meta.permissions().mode() & 0o111 != 0,
+            }
+        } else {
+            return Err(format!(
+                "{path:?} is neither a file nor a folder nor a link"
+            ));
+        };
+        entries.insert(path, found);
+        check_size(*bytes, entries.len(), limits)?;
+    }
+    Ok(())
+}
+
+/// Refuses what is over a limit, naming its setting.
+pub(super) fn check_size(bytes: u64, entries: usize, limits: Limits) -> Result<(), String> {
+    if bytes > limits.bytes {
+        return Err(format!(
+            "it has more than {} bytes unpacked; leave out what the build does not need, or raise IGNITE_CODE_MAX_UNPACKED_BYTES",
+            limits.bytes
+        ));
+    }
+    if entries > limits.entries {
+        return Err(format!(
+            "it has more than {} files and folders; leave out what the build does not need, or raise IGNITE_CODE_MAX_FILES",
+            limits.entries
+        ));
+    }
+    Ok(())
+}
+
+/// Two parts of a path as one.
+pub(super) fn join(folder: &str, name: &str) -> String {
+    match folder.is_empty() {
+        true => name.to_owned(),
+        false => format!("{folder}/{name}"),
+    }
+}
+
+/// A path as entries have it; empty for the root itself.
+///
+/// # Errors
+/// A phrase, for one that is absolute, leads up, or is no text.
+pub(super) fn clean(path: &str) -> Result<String, &'static str> {
+    if path.starts_with('/') {
+        return Err("is an absolute path; paths are relative to the root");
+    }
+    if path.contains('\0') {
+        return Err("has a NUL in it");
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => return Err("leads up with \"..\"; paths stay below the root"),
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join("/"))
+}
+
+/// Refuses links that lead out of the tree, however many others are on their way.
+pub(super) fn check_links(entries: &Entries) -> Result<(), String> {
+    for (path, entry) in entries {
+        if let Entry::Link(target) = entry {
+            follow(entries, path)
+                .map_err(|why| format!("the link {path:?} to {target:?} {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Goes where the kernel would go, step by step, within the entries.
+fn follow(entries: &Entries, path: &str) -> Result<(), &'static str> {
+    let mut todo: Vec<&str> = path.rsplit('/').collect();
+    let mut at: Vec<&str> = Vec::new();
+    let mut links = 0;
+    while let Some(part) = todo.pop() {
+        match part {
+            "" | "." => continue,
+            ".." => {
+                at.pop().ok_or("leads out of the tree")?;
+                continue;
+            }
+            part => at.push(part),
+        }
+        if let Some(Entry::Link(target)) = entries.get(&at.join("/")) {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err("leads in a circle");
+            }
+            if target.starts_with('/') {
+                return Err("is absolute; links stay within the tree");
+            }
+            at.pop();
+            todo.extend(target.rsplit('/'));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(all: &[(&str, &str)]) -> Result<(), String> {
+        let mut entries: Entries = all
+            .iter()
+            .map(|(path, target)| ((*path).to_owned(), Entry::Link((*target).to_owned())))
+            .collect();
+        entries.insert("d/e/f".into(), Entry::Dir);
+        check_links(&entries)
+    }
+
+    #[test]
+    fn links_within_are_fine_and_links_out_are_not_however_they_are_laid() {
+        assert_eq!(
+            links(&[("a", "d/e/f"), ("d/e/b", "../../a/./.."), ("c", "none")]),
+            Ok(())
+        );
+        for bad in [
+            &[("a", "/etc/passwd")][..],
+            &[("a", "..")],
+            &[("d/a", "../../x")],
+            &[("a", "a")],
+            // By its letters the second stays within; by the first it does not.
+            &[("d/e/c", "../.."), ("x", "d/e/c/../..")],
+        ] {
+            assert!(links(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_cleaned_or_refused() {
+        assert_eq!(clean("./a//b/").as_deref(), Ok("a/b"));
+        assert_eq!(clean("./").as_deref(), Ok(""));
+        for bad in ["/a", "a/../b", "..", "a\0"] {
+            assert!(clean(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What one build does: get the source, make the context, have the engine build it.
+
+use std::{io, path::Path};
+
+use futures_util::StreamExt as _;
+use tempfile::TempDir;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    Build, Context, Source,
+    archive::{self, Format},
+    builder::Shared,
+    git, runtime,
+};
+use crate::{
+    engine::{BuildNews, BuildOrder, Credentials, Error},
+    model::{
+        AppId, BuildId, CodeSource, Failure, Reason,
+        code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
+        secret,
+    },
+};
+
+/// Lines of the log that a failure shows.
+pub(super) const TAIL: usize = 15;
+
+/// Builds a draft; the log says what happens.
+///
+/// # Errors
+/// BUILD_FAILED with the step and the last lines, and what the engine or the store says.
+///
+/// # Cancel safety
+/// Dropped, the engine's build ends, and what was unpacked goes.
+pub(super) async fn run(shared: &Shared, build: &Build) -> Result<BuiltImage, Failure> {
+    let (context, registry) = match &build.draft.source {
+        CodeSource::Prebuilt(image) => {
+            build
+                .log
+                .line(format!("Looking for the image {}", image.image_ref));
+            let found = shared.images.resolve(&build.app.org, image).await?;
+            return Ok(BuiltImage {
+                image_ref: image.image_ref.clone(),
+                image_id: found.id,
+            });
+        }
+        CodeSource::FromCode(code) => (
+            from_code(shared, build, code).await?,
+            &code.registry_secret_ref,
+        ),
+        CodeSource::FromGit(git) => (
+            from_git(shared, build, git).await?,
+            &git.registry_secret_ref,
+        ),
+        CodeSource::Compile(code) => (compile(shared, build, code).await?, &NO_SECRET),
+    };
+    engine(shared, build, context, registry).await
+}
+
+static NO_SECRET: String = String::new();
+
+async fn from_code(shared: &Shared, build: &Build, code: &FromCode) -> Result<Context, Failure> {
+    let bytes = shared.blobs.get(&code.archive).await?;
+    build.log.line(format!("Unpacking {} bytes", bytes.len()));
+    let limits = shared.config.limits;
+    let folder = scratch(&shared.config.scratch)?;
+    let code = code.clone();
+    blocking(move || {
+        let source = archive::unpack(&bytes, limits, folder)
+            .map_err(|why| failed(format!("the archive is refused: {why}")))?;
+        let mut context = Context::whole(source, &code.dockerfile_path)?;
+        context.build_args = code.build_args;
+        Ok(context)
+    })
+    .await
+}
+
+async fn from_git(shared: &Shared, build: &Build, from: &FromGit) -> Result<Context, Failure> {
+    let folder = scratch(&shared.config.scratch)?;
+    let source = git::fetch(shared, build, from, folder).await?;
+    let dockerfile = from.dockerfile_path.clone();
+    blocking(move || Context::whole(source, &dockerfile)).await
+}
+
+async fn compile(shared: &Shared, build: &Build, code: &Compile) -> Result<Context, Failure> {
+    let bytes = shared.blobs.get(&code.source).await?;
+    build
+        .log
+        .line(format!("Reading {} bytes of source", bytes.len()));
+    let config = shared.config.clone();
+    let folder = scratch(&config.scratch)?;
+    let code = code.clone();
+    blocking(move || {
+        let source = match archive::format(&bytes) {
+            Format::Other => Source::of_file(folder, single_file(&code.runtime), &bytes)
+                .map_err(|e| failed(format!("the source cannot be written down here: {e}")))?,
+            _ => archive::unpack(&bytes, config.limits, folder)
+                .map_err(|why| failed(format!("the archive is refused: {why}")))?,
+        };
+        runtime::context(&code.runtime, source, &config)
+    })
+    .await
+}
+
+/// What a source that is one file is called.
+fn single_file(runtime: &Runtime) -> &'static str {
+    match runtime {
+        Runtime::Python => "handler.py",
+        Runtime::Rust { .. } => "src/main.rs",
+        Runtime::Go => "handler.go",
+        Runtime::Deno => "handler.ts",
+    }
+}
+
+/// Has the engine build a context.
+async fn engine(
+    shared: &Shared,
+    build: &Build,
+    context: Context,
+    registry_secret: &str,
+) -> Result<BuiltImage, Failure> {
+    let tag = tag(shared, &build.app, build.id);
+    let mut credentials = Vec::new();
+    if !registry_secret.is_empty() {
+        let find = &shared.vault;
+        let secret = find(
+            build.app.org.clone(),
+            registry_secret.to_owned(),
+            secret::Kind::Registry,
+        );
+        let secret = secret.await?;
+        credentials.push(Credentials {
+            username: secret.username,
+            password: secret.password,
+            server_address: Some(secret.server_address).filter(|a| !a.is_empty()),
+        });
+    }
+    let folder = scratch(&shared.config.scratch)?;
+    let (context, packed) = blocking(move || {
+        let at = folder.path().join("context.tar");
+        let packed = std::fs::File::create(&at).and_then(|file| {
+            context.pack(io::BufWriter::new(file))?;
+            std::fs::File::open(&at)
+        });
+        let packed = packed.map_err(|e| {
+            failed(format!(
+                "the build context cannot be packed on this machine: {e}"
+            ))
+        })?;
+        Ok((context, packed))
+    })
+    .await?;
+    let order = BuildOrder {
+        tag: tag.clone(),
+        context: ReaderStream::new(tokio::fs::File::from_std(packed)).boxed(),
+        dockerfile: context.dockerfile.clone(),
+        build_args: context.build_args.clone(),
+        credentials,
+        network: shared.config.network.clone(),
+    };
+    // The packed context is open; the tree is of no use any more.
+    drop(context);
+    let image_id = listen(shared, build, order).await?;
+    Ok(BuiltImage {
+        image_ref: tag,
+        image_id,
+    })
+}
+
+/// Follows the engine's build to its end; answers the image's content id.
+async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<String, Failure> {
+    let mut news = shared.engine.build(order);
+    let mut step = String::new();
+    let mut image = None;
+    while let Some(told) = news.next().await {
+        match told {
+            Ok(BuildNews::Output(text)) => {
+                if let Some(line) = text.lines().find(|l| l.starts_with("Step ")) {
+                    step = line.to_owned();
+                }
+                build.log.output(&text);
+            }
+            Ok(BuildNews::Status(line)) => build.log.line(line),
+            Ok(BuildNews::Built(id)) => image = Some(id),
+            Ok(BuildNews::Failed(why)) => return Err(broke(build, &step, &why)),
+            Err(Error::Refused { message, .. }) => return Err(broke(build, &step, &message)),
+            Err(error) => return Err(error.to_failure()),
+        }
+    }
+    image.ok_or_else(|| {
+        failed("the engine ended the build without an image; its log may say why")
+            .with_detail(build.log.tail(TAIL))
+    })
+}
+
+/// The failure of a step.
+fn broke(build: &Build, step: &str, why: &str) -> Failure {
+    let at = match step.is_empty() {
+        true => String::new(),
+        false => format!(" at {step:?}"),
+    };
+    failed(format!("the build failed{at}: {why}")).with_detail(build.log.tail(TAIL))
+}
+
+/// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.
+pub(super) fn tag(shared: &Shared, app: &AppId, build: BuildId) -> String {
+    let id = build.0.to_string().to_lowercase();
+    format!(
+        "ignite-{}/{}/{}:{id}",
+        shared.config.instance, app.org, app.name
+    )
+}
+
+fn scratch(folder: &Path) -> Result<TempDir, Failure> {
+    tempfile::Builder::new()
+        .prefix("build-")
+        .tempdir_in(folder)
+        .map_err(|e| {
+            Failure::new(
+                Reason::StoreUnavailable,
+                format!("there is no folder for the build ({e}); free disk space on the data directory's volume"),
+            )
+        })
+}
+
+pub(super) fn failed(message: impl Into<String>) -> Failure {
+    Failure::new(Reason::BuildFailed, message)
+}
+
+/// Work on files, away from what serves requests. It goes on when the build is cancelled, and
+/// then drops what it made.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Failure::new(
+            Reason::Internal,
+            "the build failed by a fault of the platform; its log has the cause",
+        ))
+    })
+}

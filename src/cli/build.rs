@@ -1,0 +1,162 @@
+//! Builds on the command line: start, follow, cancel.
+
+use std::io::{self, IsTerminal as _};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::Streaming;
+
+use super::{
+    Context, Error,
+    context::Session,
+    failure::note,
+    output::{self, Format},
+};
+use crate::{
+    api::proto::{local::v1 as local, v1},
+    model::AppId,
+};
+
+/// How often the spinner turns, in milliseconds.
+const TURN: u64 = 100;
+/// Lines that a failure shows when nobody has seen the log.
+const TAIL: usize = 15;
+
+/// Where the lines of a log go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// To stdout: they are what was asked for.
+    Data,
+    /// To stderr, beside other progress.
+    Beside,
+    /// Nowhere, unless the build fails.
+    Hidden,
+}
+
+/// Starts the build of the draft.
+pub(super) async fn start(
+    session: &Session,
+    app: &AppId,
+) -> Result<v1::CompileDraftResponse, Error> {
+    let request = v1::CompileDraftRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    session
+        .answer(session.client().compile_draft(request))
+        .await
+}
+
+/// Follows a build to its end.
+///
+/// # Errors
+/// [`Error::BuildFailed`], and what the server says. Ctrl-C leaves the build alone and says how it
+/// is cancelled.
+pub(super) async fn follow(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    deploy_id: &str,
+    lines: Lines,
+) -> Result<(), Error> {
+    // Before the first line: who has seen one can have had enough.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
+    let request = v1::StreamCompileLogsRequest {
+        deploy_id: deploy_id.to_owned(),
+    };
+    let stream = session
+        .answer(session.client().stream_compile_logs(request))
+        .await?;
+    let read = read(context.format, session, stream, lines);
+    let bounded = async {
+        match context.follow_limit {
+            None => read.await,
+            Some(limit) => match tokio::time::timeout(limit, read).await {
+                Ok(ended) => ended,
+                Err(_) => Err(Error::TimedOut(limit)),
+            },
+        }
+    };
+    tokio::select! {
+        ended = bounded => ended,
+        _ = interrupt.recv() => {
+            note(&format!(
+                "\nthe build {deploy_id} goes on; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
+                app.org, app.name, app.org, app.name
+            ));
+            Err(Error::Interrupted)
+        }
+    }
+}
+
+async fn read(
+    format: Format,
+    session: &Session,
+    mut stream: Streaming<v1::CompileLogLine>,
+    lines: Lines,
+) -> Result<(), Error> {
+    let progress = progress(lines);
+    let mut unseen = std::collections::VecDeque::new();
+    while let Some(line) = stream.message().await.map_err(|s| session.refused(s))? {
+        if line.message.starts_with("Step ") {
+            progress.set_message(line.message.clone());
+        }
+        match lines {
+            Lines::Data if format.is_structured() => {
+                output::line(
+                    &serde_json::to_string(&output::dynamic("CompileLogLine", &line)?)
+                        .map_err(|e| Error::Other(e.into()))?,
+                )?;
+            }
+            Lines::Data => progress.suspend(|| output::line(&line.message))?,
+            Lines::Beside if progress.is_hidden() => note(&line.message),
+            Lines::Beside => progress.println(&line.message),
+            Lines::Hidden => {
+                unseen.push_back(line.message.clone());
+                if unseen.len() > TAIL {
+                    unseen.pop_front();
+                }
+            }
+        }
+        if line.done {
+            progress.finish_and_clear();
+            if line.status() == v1::VersionStatus::Ready {
+                return Ok(());
+            }
+            unseen.pop_back();
+            unseen.iter().for_each(|line| note(line));
+            return Err(Error::BuildFailed(line.message));
+        }
+    }
+    progress.finish_and_clear();
+    Err(Error::Other(anyhow::anyhow!(
+        "the server fell silent before the build ended; `ignite draft info` says how it stands"
+    )))
+}
+
+/// A line that says what is under way; nothing where nobody would see it move.
+fn progress(lines: Lines) -> ProgressBar {
+    let shown = io::stderr().is_terminal() && !(lines == Lines::Data && io::stdout().is_terminal());
+    if !shown {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::new_spinner().with_message("Building");
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(std::time::Duration::from_millis(TURN));
+    bar
+}
+
+/// Ends the build of the draft that is under way.
+pub(super) async fn cancel(session: &Session, app: &AppId) -> Result<v1::DraftInfo, Error> {
+    let request = local::CancelBuildRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        build_id: String::new(),
+    };
+    let cancelled = session
+        .answer(session.builds().cancel_build(request))
+        .await?;
+    Ok(cancelled.draft.unwrap_or_default())
+}

@@ -1,0 +1,41 @@
+//! The values of settings that are one of a few.
+
+/// How containers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Directly where their addresses are routable from here, else through published ports.
+    Auto,
+    /// At their own addresses.
+    Direct,
+    /// Through ports published on this host.
+    Published,
+}
+
+/// Who freezes containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezer {
+    /// The cgroup where that is safe, else the engine.
+    Auto,
+    /// The engine.
+    Engine,
+    /// The cgroup.
+    Cgroup,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Scheme and port of public URLs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// The port to show; `None` shows none, which is the scheme's own.
+    pub port: Option<u16>,
+}

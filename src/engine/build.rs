@@ -1,0 +1,65 @@
+//! What the engine is asked to build, and what it tells meanwhile.
+
+use std::{collections::BTreeMap, fmt, io};
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream::BoxStream};
+
+use super::{Credentials, Error};
+
+/// The part of an engine that makes images.
+pub trait ImageBuilder: Send + Sync + 'static {
+    /// Builds an image and tells what happens. The image is there when the stream ends with
+    /// [`BuildNews::Built`] and without an error.
+    ///
+    /// # Cancel safety
+    /// Dropping the stream ends the build in the engine.
+    fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>>;
+
+    /// The names of all images that this instance has built.
+    fn built(&self) -> BoxFuture<'_, Result<Vec<String>, Error>>;
+
+    /// Removes a name, and its image when it has no other. Gone is success.
+    fn remove_image<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes all images of this instance, and what marks them as its.
+    fn remove_all(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// One image to be built.
+pub struct BuildOrder {
+    /// What the image is to be called.
+    pub tag: String,
+    /// The build context as a tar archive.
+    pub context: BoxStream<'static, io::Result<Bytes>>,
+    /// Where the Dockerfile is in the context.
+    pub dockerfile: String,
+    /// Values for its `ARG`s.
+    pub build_args: BTreeMap<String, String>,
+    /// What base images may be pulled with.
+    pub credentials: Vec<Credentials>,
+    /// The network of the steps that run commands; `None` is the engine's own choice.
+    pub network: Option<String>,
+}
+
+impl fmt::Debug for BuildOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildOrder")
+            .field("tag", &self.tag)
+            .field("dockerfile", &self.dockerfile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One thing that the engine tells of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildNews {
+    /// Text of the log, not cut into lines.
+    Output(String),
+    /// How a pull goes on, a line.
+    Status(String),
+    /// The content id of the image that was made.
+    Built(String),
+    /// The build failed, in the engine's words. The last of all news.
+    Failed(String),
+}

@@ -1,0 +1,251 @@
+//! Builds through the engine's classic builder, and the images that they leave.
+//!
+//! An image is known as ours by its name, `ignite-<instance>/<org>/<app>:<build>`: a label on it
+//! would be one more step of every build, which costs a second on slow storage, and would pass on
+//! to what others build from it. Whose instance that is says one empty image, the mark, which is
+//! made before the first build and has the data directory in its labels.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
+
+use bollard::{
+    body_full, body_try_stream,
+    models::{BuildInfo, ImageSummary},
+    query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
+};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+
+use super::{
+    Config, Docker, Error,
+    client::{Client, gone_is_fine},
+    holder::archive,
+    image::for_engine,
+};
+use crate::engine::{BuildNews, BuildOrder, ImageBuilder};
+
+/// On the mark: the instance.
+pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
+/// On the mark: its data directory.
+const BUILT_IN: &str = "io.dodil.ignite.built-in";
+
+impl ImageBuilder for Docker {
+    fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
+        build(&self.client, &self.config, order)
+    }
+
+    fn built(&self) -> BoxFuture<'_, Result<Vec<String>, Error>> {
+        built(&self.client, self.config.instance.as_str()).boxed()
+    }
+
+    fn remove_image<'a>(&'a self, tag: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        remove(&self.client, tag).boxed()
+    }
+
+    fn remove_all(&self) -> BoxFuture<'_, Result<(), Error>> {
+        let all = async {
+            let instance = self.config.instance.as_str();
+            for tag in built(&self.client, instance).await? {
+                remove(&self.client, &tag).await?;
+            }
+            remove(&self.client, &mark(instance)).await
+        };
+        all.boxed()
+    }
+}
+
+/// Runs a build; dropping the stream ends it in the engine, too.
+fn build(
+    client: &Client,
+    config: &Config,
+    order: BuildOrder,
+) -> BoxStream<'static, Result<BuildNews, Error>> {
+    let connected = client.connector().client();
+    let docker = match connected {
+        Ok(docker) => docker,
+        Err(error) => return stream::iter([Err(error)]).boxed(),
+    };
+    let credentials: HashMap<_, _> = order
+        .credentials
+        .iter()
+        .map(for_engine)
+        .filter_map(|c| Some((c.serveraddress.clone()?, c)))
+        .collect();
+    let options = BuildImageOptions {
+        dockerfile: order.dockerfile,
+        t: Some(order.tag),
+        rm: true,
+        // Without it a step that fails leaves its container.
+        forcerm: true,
+        buildargs: Some(order.build_args.into_iter().collect()),
+        networkmode: order.network,
+        ..BuildImageOptions::default()
+    };
+    let (client, config) = (client.clone(), config.clone());
+    let context = body_try_stream(order.context);
+    // The client's stream borrows the connection, so the connection moves in with it.
+    let (news, heard) = tokio::sync::mpsc::channel(64);
+    let reading = async move {
+        if let Err(error) = ensure_mark(&client, &config).await {
+            // Whoever would hear it has gone, or ends with it.
+            let _ = news.send(Err(error)).await;
+            return;
+        }
+        let mut answer = docker.build_image(options, Some(credentials), Some(context));
+        while let Some(info) = answer.next().await {
+            let told = match info {
+                Ok(info) => read(info).map(Ok),
+                Err(cause) => Some(Err(client.translate(
+                    "build the image",
+                    client.limit(),
+                    cause,
+                ))),
+            };
+            if let Some(told) = told
+                && news.send(told).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    // Driven by whoever reads: dropped with the stream, it closes the connection.
+    let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
+    stream::select(
+        heard.map(Some),
+        stream::once(reading).map(|()| None::<Result<BuildNews, Error>>),
+    )
+    .filter_map(std::future::ready)
+    .boxed()
+}
+
+fn read(info: BuildInfo) -> Option<BuildNews> {
+    if let Some(error) = info.error_detail {
+        let message = error.message.unwrap_or_else(|| "no reason given".into());
+        return Some(BuildNews::Failed(message.trim().to_owned()));
+    }
+    if let Some(id) = info.aux.and_then(|aux| aux.id) {
+        return Some(BuildNews::Built(id));
+    }
+    if let Some(text) = info.stream {
+        return Some(BuildNews::Output(text));
+    }
+    let status = info.status?;
+    // Bars of bytes are for terminals; that a layer moves on is enough.
+    let moving = info.progress_detail.is_some_and(|p| p.current.is_some());
+    (!moving).then(|| match info.id {
+        Some(id) => BuildNews::Status(format!("{id}: {status}")),
+        None => BuildNews::Status(status),
+    })
+}
+
+/// The name of an instance's mark.
+fn mark(instance: &str) -> String {
+    format!("ignite-{instance}:mark")
+}
+
+/// Makes the mark of this instance where it is missing.
+async fn ensure_mark(client: &Client, config: &Config) -> Result<(), Error> {
+    let name = mark(config.instance.as_str());
+    let known = client
+        .run("look for the instance's mark", |docker| {
+            let name = name.clone();
+            async move { docker.inspect_image(&name).await }
+        })
+        .await;
+    if known.is_ok() {
+        return Ok(());
+    }
+    let labels = [
+        (BUILT_BY, config.instance.to_string()),
+        (BUILT_IN, config.data_dir.to_string_lossy().into_owned()),
+    ];
+    let options = BuildImageOptions {
+        dockerfile: "Dockerfile".to_owned(),
+        t: Some(name),
+        rm: true,
+        forcerm: true,
+        labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..BuildImageOptions::default()
+    };
+    client
+        .run("mark the instance's images", |docker| async move {
+            let context = archive("Dockerfile", b"FROM scratch\n");
+            let mut answer = docker.build_image(options, None, Some(body_full(context.into())));
+            while let Some(step) = answer.next().await {
+                step?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// The names of the images that an instance has built.
+async fn built(client: &Client, instance: &str) -> Result<Vec<String>, Error> {
+    let prefix = format!("ignite-{instance}/");
+    let found = list(client, "reference", format!("{prefix}*/*")).await?;
+    let tags = found.into_iter().flat_map(|image| image.repo_tags);
+    // An image can have names of others, too.
+    Ok(tags.filter(|tag| tag.starts_with(&prefix)).collect())
+}
+
+/// Removes an image's name, and the image when it has no other. Gone is success, and so is one
+/// that a container still runs: its name goes, the content stays for that container.
+pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
+    let options = RemoveImageOptions {
+        force: true,
+        ..RemoveImageOptions::default()
+    };
+    let removed = client
+        .run("remove the image", |docker| async move {
+            docker
+                .remove_image(tag, Some(options), None)
+                .await
+                .map(drop)
+        })
+        .await;
+    gone_is_fine(removed)
+}
+
+/// What an instance has built.
+#[derive(Default)]
+pub(super) struct BuiltImages {
+    pub(super) data_dir: Option<PathBuf>,
+    /// The names of its images, the mark among them.
+    pub(super) tags: Vec<String>,
+}
+
+/// What every instance has built, by its id.
+pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>, Error> {
+    let mut all = BTreeMap::new();
+    for found in list(client, "label", BUILT_BY.to_owned()).await? {
+        let Some(id) = found.labels.get(BUILT_BY) else {
+            continue;
+        };
+        // Another image with these labels was made from a mark, and is somebody else's.
+        let Some(tag) = found.repo_tags.iter().find(|tag| **tag == mark(id)) else {
+            continue;
+        };
+        let mut tags = built(client, id).await?;
+        tags.push(tag.clone());
+        let data_dir = found.labels.get(BUILT_IN).map(PathBuf::from);
+        all.insert(id.clone(), BuiltImages { data_dir, tags });
+    }
+    Ok(all)
+}
+
+async fn list(client: &Client, filter: &str, value: String) -> Result<Vec<ImageSummary>, Error> {
+    let options = ListImagesOptions {
+        filters: Some(HashMap::from([(filter.to_owned(), vec![value])])),
+        ..ListImagesOptions::default()
+    };
+    client
+        .run("list images", |docker| async move {
+            docker.list_images(Some(options)).await
+        })
+        .await
+}

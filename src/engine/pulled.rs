@@ -1,0 +1,83 @@
+//! Where it is written down what was pulled, so that only that is ever removed.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::{Error, Image};
+use crate::model::{Failure, Pulled};
+
+/// Returns once it is durable.
+pub type Written = BoxFuture<'static, Result<(), Failure>>;
+
+/// What writes pulls down.
+pub trait WritePulls: Send + Sync + 'static {
+    /// An image is being pulled, or has been.
+    fn put(&self, pulled: Pulled) -> Written;
+
+    /// Nothing was pulled by this name.
+    fn forget(&self, reference: String) -> Written;
+}
+
+/// Writes down pulls; clones share it.
+#[derive(Clone)]
+pub struct PullRecord(Option<Arc<dyn WritePulls>>);
+
+impl std::fmt::Debug for PullRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PullRecord").finish()
+    }
+}
+
+impl PullRecord {
+    /// One that is forgotten: what is pulled stays.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Written by `write`.
+    pub fn new(write: impl WritePulls) -> Self {
+        Self(Some(Arc::new(write)))
+    }
+
+    /// What is not on this machine is pulled from now on.
+    ///
+    /// # Errors
+    /// When that cannot be written down; then nobody would know whose the image is.
+    pub(super) async fn begin(&self, reference: &str) -> Result<(), Error> {
+        let written = self.write(reference, None).await;
+        written.map_err(|failure| Error::Refused {
+            call: "pull the image",
+            status: 0,
+            message: failure.text(true),
+        })
+    }
+
+    /// The pull has ended, with an image or without. When that cannot be written down, it is
+    /// looked at again when images are tidied up.
+    pub(super) async fn end(&self, reference: &str, image: Option<&Image>) {
+        let written = match (image, &self.0) {
+            (None, Some(write)) => write.forget(reference.to_owned()).await,
+            _ => self.write(reference, image).await,
+        };
+        if let Err(failure) = written {
+            tracing::warn!(
+                image = reference,
+                "What was pulled could not be written down: {}",
+                failure.text(true)
+            );
+        }
+    }
+
+    async fn write(&self, reference: &str, image: Option<&Image>) -> Result<(), Failure> {
+        let Some(write) = &self.0 else { return Ok(()) };
+        let digests = image.map(|image| image.digests.as_slice());
+        let pulled = Pulled {
+            reference: reference.to_owned(),
+            id: image.map(|image| image.id.clone()).unwrap_or_default(),
+            digest_ref: crate::model::app::digest_ref(reference, digests.unwrap_or_default()),
+            at_ms: crate::apps::now_ms(),
+        };
+        write.put(pulled).await
+    }
+}

@@ -1,0 +1,94 @@
+//! How many requests an app and its organization have under way, held ones included.
+//!
+//! Counted beside the leases, since an organization's are spread over apps, each with a lock of its
+//! own; two atomic counters are enough to say no.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use super::Deployment;
+use crate::model::{Failure, OrgName, Reason};
+
+/// When a refused request may come back.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// The requests of one app, and of its organization.
+#[derive(Debug)]
+pub(super) struct Load {
+    app: AtomicUsize,
+    org: Arc<AtomicUsize>,
+}
+
+/// The counts of the organizations that have apps.
+#[derive(Debug, Default)]
+pub(super) struct Orgs(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
+
+impl Orgs {
+    /// The counts of another app of an organization.
+    pub(super) fn load(&self, org: &OrgName) -> Load {
+        let mut orgs = self.0.lock();
+        let known = orgs.get(org).and_then(Weak::upgrade);
+        let org = known.unwrap_or_else(|| {
+            orgs.retain(|_, count| count.strong_count() > 0);
+            let fresh = Arc::default();
+            orgs.insert(org.clone(), Arc::downgrade(&fresh));
+            fresh
+        });
+        Load {
+            app: AtomicUsize::new(0),
+            org,
+        }
+    }
+}
+
+/// One request's place in both counts, until it is dropped.
+pub struct Seat(Arc<Deployment>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.load.app.fetch_sub(1, Relaxed);
+        self.0.load.org.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Deployment {
+    /// A place for one more request.
+    ///
+    /// # Errors
+    /// TOO_MANY_REQUESTS.
+    pub fn seat(self: &Arc<Self>) -> Result<Seat, Failure> {
+        let app = self.load.app.fetch_add(1, Relaxed);
+        let org = self.load.org.fetch_add(1, Relaxed);
+        // Counted already, so that it is given back on either way out.
+        let seat = Seat(self.clone());
+        let full = |who: String, most: usize, setting: &str| {
+            let message =
+                format!("{who} has {most} requests under way already ({setting}); try again later");
+            Err(Failure::new(Reason::TooManyRequests, message).with_retry_after(COME_BACK))
+        };
+        let (app_most, org_most) = (
+            self.config.max_in_flight_per_app,
+            self.config.max_in_flight_per_org,
+        );
+        if app >= app_most {
+            return full(
+                format!("app {}", self.id()),
+                app_most,
+                "IGNITE_MAX_IN_FLIGHT_PER_APP",
+            );
+        }
+        if org >= org_most {
+            let who = format!("organization {}", self.id().org);
+            return full(who, org_most, "IGNITE_MAX_IN_FLIGHT_PER_ORG");
+        }
+        Ok(seat)
+    }
+}

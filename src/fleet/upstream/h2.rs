@@ -1,0 +1,154 @@
+//! HTTP/2 without TLS (prior knowledge) to one port of one replica.
+//!
+//! Requests share connections. Another one is opened when those there carry as many as every
+//! server takes, so no request waits behind the streams of others.
+
+use std::{io, sync::Arc};
+
+use http::{
+    Request, Response, Uri, Version, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Body, Error, Pool};
+
+/// Requests at a time on one connection: what a server should at least allow (RFC 9113, 6.5.2).
+const STREAMS: usize = 100;
+
+/// The HTTP/2 connections of a pool.
+pub(super) struct Shared {
+    open: Mutex<Vec<Carrier>>,
+    /// One connects at a time; who waited finds that connection.
+    connecting: Semaphore,
+    /// Owns the connections' tasks; they end with the pool.
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+/// One connection. Each of its requests holds a copy of `load`, which counts them.
+#[derive(Clone)]
+struct Carrier {
+    sender: http2::SendRequest<Body>,
+    load: Arc<()>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            open: Mutex::default(),
+            connecting: Semaphore::new(1),
+            tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}
+
+impl Shared {
+    /// Drops the connections; those with requests end after these.
+    pub(super) fn clear(&self) {
+        self.open.lock().clear();
+    }
+
+    fn free(&self) -> Option<Carrier> {
+        let mut open = self.open.lock();
+        open.retain(|c| !c.sender.is_closed());
+        // One count is the list's own.
+        let free = open
+            .iter()
+            .find(|c| Arc::strong_count(&c.load) <= STREAMS)?;
+        Some(free.clone())
+    }
+}
+
+/// Sends a request; the token counts as one on its connection until it is dropped.
+pub(super) async fn send(
+    pool: &Pool,
+    request: Request<Body>,
+) -> Result<(Response<Incoming>, Arc<()>), Error> {
+    let mut request = prepare(request);
+    loop {
+        let (mut carrier, reused) = match pool.shared.free() {
+            Some(carrier) => (carrier, true),
+            None => match connect(pool).await {
+                Ok(carrier) => (carrier, false),
+                Err(cause) => return Err(pool.not_connected(cause, request)),
+            },
+        };
+        match carrier.sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, carrier.load)),
+            Err(mut e) => match e.take_message() {
+                Some(unsent) if reused => request = unsent,
+                Some(unsent) => {
+                    return Err(pool.not_connected(io::Error::other(e.into_error()), unsent));
+                }
+                None => return Err(Error::Broke(e.into_error())),
+            },
+        }
+    }
+}
+
+async fn connect(pool: &Pool) -> io::Result<Carrier> {
+    let _turn = pool.shared.connecting.acquire().await;
+    if let Some(carrier) = pool.shared.free() {
+        return Ok(carrier);
+    }
+    let tcp = pool.dial().await?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .handshake(TokioIo::new(tcp))
+        .await
+        .map_err(io::Error::other)?;
+    let closed = pool.shared.closed.clone();
+    pool.shared.tasks.spawn(async move {
+        tokio::select! {
+            // Its end, good or bad, reaches the requests on it.
+            _ = connection => {}
+            () = closed.cancelled() => {}
+        }
+    });
+    let carrier = Carrier {
+        sender,
+        load: Arc::default(),
+    };
+    pool.shared.open.lock().push(carrier.clone());
+    Ok(carrier)
+}
+
+/// The request as HTTP/2 has it: the host in the URI, and no header that speaks of framing.
+fn prepare(request: Request<Body>) -> Request<Body> {
+    let (mut head, mut body) = request.into_parts();
+    let host = head.headers.remove(header::HOST);
+    let authority = host.and_then(|h| Authority::try_from(h.as_bytes()).ok());
+    if head.uri.authority().is_none() {
+        let path = head.uri.path_and_query().cloned();
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        // Only a request whose host names an app came this far.
+        parts.authority = authority.or_else(|| Some(Authority::from_static("localhost")));
+        parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+        head.uri = Uri::from_parts(parts).unwrap_or(head.uri);
+    }
+    head.version = Version::HTTP_2;
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        // hyper does not tell of an interim answer in HTTP/2, so the body goes out unasked.
+        header::EXPECT,
+    ] {
+        head.headers.remove(name);
+    }
+    body.do_not_wait();
+    Request::from_parts(head, body)
+}

@@ -1,0 +1,234 @@
+//! Connections to one port of one replica: HTTP/1.1, or HTTP/2 for requests that ask for it.
+//!
+//! A connection is driven by the task that waits for an answer on it (`answer.rs`); idle ones lie in
+//! the pool and are reused last in, first out. A request that found its reused connection
+//! closed before a byte was sent goes out again on another; anything later is the caller's to
+//! judge, since the app may have seen the request.
+
+mod answer;
+mod body;
+mod h2;
+mod link;
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::{Request, Response, Version};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+#[cfg(not(test))]
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+pub use self::{
+    answer::Answer,
+    body::{Body, BodyError, Bounds, let_the_app_ask, why_unsent},
+};
+use self::{
+    answer::Line,
+    link::{Link, Wire},
+};
+// Simulations run under a paused clock, which does not wait for real sockets.
+#[cfg(test)]
+use super::tests::net::TcpStream;
+
+/// Idle connections kept per port and replica: enough for the concurrency one replica can have
+/// on a machine of this kind, small beside the usual descriptor limit.
+const MAX_IDLE: usize = 256;
+/// Longest wait for a TCP connection to a container on this machine; a listener that is there
+/// answers in microseconds, one whose backlog is full when the kernel retries after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an error is moved once; boxing would not pay"
+)]
+pub enum Error {
+    /// No connection; the request was not sent.
+    #[error("connection to {addr} failed: {cause}")]
+    Connect {
+        /// Where to.
+        addr: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+        /// The request, unharmed, to be sent elsewhere.
+        unsent: Option<Box<Request<Body>>>,
+    },
+    /// The connection broke; the app may have seen the request.
+    #[error("the connection broke before the answer began: {0}")]
+    Broke(#[source] hyper::Error),
+}
+
+thread_local! {
+    /// Whose connections this thread uses; see [`connections_of`].
+    static HOME: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on this thread uses the connections that it made, and no other thread does, so that
+/// their events never have to cross over. All threads that say nothing are one, 0.
+pub fn connections_of(home: usize) {
+    HOME.set(home);
+}
+
+impl Error {
+    /// Whether the app refused the request by resetting its HTTP/2 stream, and so is there.
+    pub(super) fn is_reset_by_app(&self) -> bool {
+        let Error::Broke(e) = self else {
+            return false;
+        };
+        let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<::h2::Error>());
+        cause.is_some_and(|c| c.is_reset() && c.is_remote())
+    }
+}
+
+/// The connections to one port of one replica.
+pub struct Pool {
+    addr: SocketAddr,
+    /// Those that carry nothing. Nobody drives them meanwhile.
+    idle: Mutex<Vec<Line>>,
+    shared: h2::Shared,
+    /// Bounds concurrent connects, so that many held requests let go at once do not overflow
+    /// the app's accept queue.
+    connects: Semaphore,
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(addr: SocketAddr, max_connects: usize) -> Arc<Self> {
+        Arc::new(Self {
+            addr,
+            idle: Mutex::default(),
+            shared: h2::Shared::default(),
+            connects: Semaphore::new(max_connects.max(1)),
+        })
+    }
+
+    /// Where its connections go.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Sends a request, in HTTP/2 if that is its version, and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, so the app sees the client leave.
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Answer>, Error> {
+        if request.version() == Version::HTTP_2 {
+            let (response, load) = Box::pin(h2::send(self, request)).await?;
+            return Ok(response.map(|incoming| Answer::shared(incoming, load)));
+        }
+        loop {
+            let (mut line, reused) = match poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await {
+                Some(line) => (line, true),
+                None => match self.connect().await {
+                    Ok(line) => (line, false),
+                    Err(cause) => return Err(self.not_connected(cause, request)),
+                },
+            };
+            request.body_mut().attach(&line.wire);
+            match line.send(request).await {
+                Ok(response) => {
+                    return Ok(response.map(|incoming| Answer::new(incoming, line, self.clone())));
+                }
+                Err(mut e) => match e.take_message() {
+                    Some(mut unsent) => {
+                        unsent.body_mut().detach();
+                        if !reused {
+                            return Err(
+                                self.not_connected(io::Error::other(e.into_error()), unsent)
+                            );
+                        }
+                        request = unsent;
+                    }
+                    None => return Err(Error::Broke(e.into_error())),
+                },
+            }
+        }
+    }
+
+    fn not_connected(&self, cause: io::Error, unsent: Request<Body>) -> Error {
+        Error::Connect {
+            addr: self.addr,
+            cause,
+            unsent: Some(Box::new(unsent)),
+        }
+    }
+
+    /// The connection that was used last and is still good.
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Line> {
+        loop {
+            // Looked at outside the lock: it may have to be closed.
+            let mut line = {
+                let mut idle = self.idle.lock();
+                let mine = idle.iter().rposition(|line| line.home == HOME.get())?;
+                idle.remove(mine)
+            };
+            if line.is_ready(cx) {
+                return Some(line);
+            }
+        }
+    }
+
+    fn give_back(&self, line: Line) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(line);
+        }
+    }
+
+    async fn dial(&self) -> io::Result<TcpStream> {
+        let _turn = self.connects.acquire().await.map_err(io::Error::other)?;
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        tcp.set_nodelay(true)?;
+        Ok(tcp)
+    }
+
+    async fn connect(&self) -> io::Result<Line> {
+        let tcp = self.dial().await?;
+        let wire = Arc::new(Wire::default());
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .handshake(TokioIo::new(Link::new(tcp)))
+            .await
+            .map_err(io::Error::other)?;
+        let driver = Box::pin(connection.with_upgrades());
+        Ok(Line::new(HOME.get(), sender, driver, wire))
+    }
+
+    /// Closes the idle connections that the app has closed: nobody is told of that while they
+    /// are idle.
+    pub(super) fn sweep(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        let mut cx = Context::from_waker(Waker::noop());
+        let open: Vec<_> = idle
+            .into_iter()
+            .filter_map(|mut line| line.is_ready(&mut cx).then_some(line))
+            .collect();
+        // In front of what came meanwhile, which was used later.
+        self.idle.lock().splice(..0, open);
+    }
+
+    /// Drops the connections that nobody uses.
+    pub(super) fn drop_idle(&self) {
+        self.idle.lock().clear();
+        self.shared.clear();
+    }
+}

@@ -1,0 +1,154 @@
+//! What clients may take: connections in all and from one address, and what each may cost.
+//!
+//! Over a bound a client is told so and let go. That costs a write; a few of those who are refused
+//! are listened to for a moment, so that the answer is not lost in a reset.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use tokio::{net::TcpStream, sync::Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::{Gateway, client};
+use crate::model::{Failure, Reason};
+
+/// Bounds of the HTTP listener; each is described where it is configured.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most connections.
+    pub max_connections: usize,
+    /// Most connections from one address; 0 for no bound.
+    pub max_connections_per_ip: usize,
+    /// Longest time for the head of a request.
+    pub header_read_timeout: Duration,
+    /// Longest time without a request.
+    pub keep_alive_timeout: Duration,
+    /// Most header lines of an HTTP/1.1 request.
+    pub max_headers: usize,
+    /// Most bytes of a request's head.
+    pub max_header_bytes: usize,
+    /// Most requests at a time on one HTTP/2 connection.
+    pub max_streams: u32,
+}
+
+/// Refused clients that are listened to at a time.
+const LISTENED_TO: usize = 64;
+/// For how long.
+const LINGER: Duration = Duration::from_millis(500);
+/// When a refused client may come back.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// Counts who is in.
+pub(super) struct Doors {
+    limits: Limits,
+    inside: Mutex<Inside>,
+    refusal: Bytes,
+    listened_to: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Inside {
+    all: usize,
+    /// Kept only when there is a bound.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// One connection's place, until it is dropped.
+pub(super) struct Place {
+    doors: Arc<Doors>,
+    address: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inside = self.doors.inside.lock();
+        inside.all -= 1;
+        if let Some(n) = inside.by_address.get_mut(&self.address) {
+            *n -= 1;
+            if *n == 0 {
+                inside.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Doors {
+    pub(super) async fn new(limits: Limits, gateway: &Gateway) -> Arc<Self> {
+        let failure = Failure::new(
+            Reason::TooManyConnections,
+            "too many connections are open, in all (IGNITE_MAX_CONNECTIONS) or from this address (IGNITE_MAX_CONNECTIONS_PER_IP); reuse connections, or come back later",
+        )
+        .with_retry_after(COME_BACK);
+        Arc::new(Self {
+            limits,
+            inside: Mutex::default(),
+            refusal: written((gateway.render)(&failure, false)).await,
+            listened_to: Arc::new(Semaphore::new(LISTENED_TO)),
+        })
+    }
+
+    /// A place for a connection; `None` when there is none.
+    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<Place>> {
+        let address = peer.ip().to_canonical();
+        let mut inside = self.inside.lock();
+        if inside.all >= self.limits.max_connections {
+            return None;
+        }
+        if self.limits.max_connections_per_ip > 0 {
+            let here = inside.by_address.entry(address).or_default();
+            if *here >= self.limits.max_connections_per_ip {
+                return None;
+            }
+            *here += 1;
+        }
+        inside.all += 1;
+        drop(inside);
+        Some(Arc::new(Place {
+            doors: self.clone(),
+            address,
+        }))
+    }
+
+    /// Says no, in HTTP/1.1.
+    pub(super) fn refuse(&self, tcp: TcpStream, tasks: &TaskTracker) {
+        // The buffer of a new socket takes it at once, or its client is gone.
+        let _ = tcp.try_write(&self.refusal);
+        if let Ok(turn) = self.listened_to.clone().try_acquire_owned() {
+            tasks.spawn(async move {
+                client::Presence::alone(tcp).let_go(LINGER).await;
+                drop(turn);
+            });
+        }
+    }
+}
+
+/// An answer as it goes over the wire, after which the connection is closed.
+async fn written(response: http::Response<axum::body::Body>) -> Bytes {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map(|b| b.to_bytes());
+    // It is in memory, so it cannot break off.
+    let body = body.unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(
+        format!(
+            "connection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    out.extend_from_slice(&body);
+    out.into()
+}

@@ -1,0 +1,147 @@
+//! The threads that carry HTTP connections.
+//!
+//! Each has a runtime of its own: a request, its replica's connection and their timers stay on
+//! one thread, so nothing about it has to wake another. On a shared runtime that was a tenth of
+//! what a small request costs. A connection goes to the thread that has the fewest.
+//!
+//! What requests leave running (an upgrade, a roll-out) runs on these threads too, so they last
+//! until everything else has stopped.
+
+use std::{
+    future::Future,
+    io, net,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{net::TcpStream, runtime, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::fleet::upstream;
+
+/// What is done with a connection, on the thread that carries it.
+pub(super) type Serve =
+    Box<dyn FnOnce(TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// The threads. Dropping this ends them and what still runs there.
+pub struct Workers {
+    threads: Vec<Worker>,
+    end: CancellationToken,
+}
+
+struct Worker {
+    accepted: mpsc::UnboundedSender<Accepted>,
+    open: Arc<AtomicUsize>,
+}
+
+struct Accepted {
+    tcp: net::TcpStream,
+    serve: Serve,
+    /// Counts the connection with its thread's for as long as it is there.
+    open: Open,
+    tracker: TaskTracker,
+}
+
+/// One connection more, until dropped.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts so many threads, at least one.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        let end = CancellationToken::new();
+        let threads = (1..=threads.max(1))
+            .map(|number| Worker::start(number, end.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { threads, end })
+    }
+
+    /// Has a connection served by the thread with the fewest.
+    ///
+    /// # Errors
+    /// When the system does not let go of the socket here or take it there.
+    pub(super) fn serve(
+        &self,
+        tcp: TcpStream,
+        serve: Serve,
+        tracker: &TaskTracker,
+    ) -> io::Result<()> {
+        let fewest = self
+            .threads
+            .iter()
+            .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        let worker = fewest.ok_or_else(|| io::Error::other("there is no thread"))?;
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        let accepted = Accepted {
+            tcp: tcp.into_std()?,
+            serve,
+            open: Open(worker.open.clone()),
+            tracker: tracker.clone(),
+        };
+        worker
+            .accepted
+            .send(accepted)
+            .map_err(|_| io::Error::other("the thread has ended"))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+impl Worker {
+    fn start(number: usize, end: CancellationToken) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (tx, rx) = mpsc::unbounded_channel();
+        thread::Builder::new()
+            .name(format!("http-{number}"))
+            .spawn(move || {
+                upstream::connections_of(number);
+                runtime.block_on(end.run_until_cancelled(take_in(rx)));
+                runtime.shutdown_background();
+            })?;
+        Ok(Self {
+            accepted: tx,
+            open: Arc::default(),
+        })
+    }
+}
+
+async fn take_in(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
+    while let Some(Accepted {
+        tcp,
+        serve,
+        open,
+        tracker,
+    }) = accepted.recv().await
+    {
+        match TcpStream::from_std(tcp) {
+            Ok(tcp) => {
+                let connection = serve(tcp);
+                tracker.spawn(async move {
+                    let _open = open;
+                    connection.await;
+                });
+            }
+            Err(error) => tracing::warn!(%error, "A connection could not be taken in"),
+        }
+    }
+    // Nothing comes any more; what runs here goes on.
+    std::future::pending::<()>().await;
+}

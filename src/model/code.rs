@@ -1,0 +1,386 @@
+//! Code as an owner hands it in, and how its build stands.
+//!
+//! [`CodeSource`] is generic over how the bytes of code are held: as they come with a request
+//! (`Bytes`), or as a file of the store ([`Blob`]). Everything else about it is the same.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    app::{ImageSource, hex},
+    failure::Reason,
+    id::InvalidName,
+};
+
+/// Where the Dockerfile is when nobody says otherwise.
+pub const DEFAULT_DOCKERFILE: &str = "Dockerfile";
+
+/// Bytes of code in a file of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Blob {
+    /// The file's name: unique, never used again.
+    pub id: String,
+    /// How many bytes there are.
+    pub len: u64,
+    /// Their SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// Where the code of a draft or version comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CodeSource<B = Blob> {
+    /// An image that exists.
+    Prebuilt(ImageSource),
+    /// An archive with a Dockerfile.
+    FromCode(FromCode<B>),
+    /// A git repository with a Dockerfile.
+    FromGit(FromGit),
+    /// A handler that the platform wraps.
+    Compile(Compile<B>),
+}
+
+/// An archive with a Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromCode<B = Blob> {
+    /// A .zip or .tar.gz.
+    pub archive: B,
+    /// Where the Dockerfile is in it; empty = [`DEFAULT_DOCKERFILE`].
+    pub dockerfile_path: String,
+    /// Values for the Dockerfile's `ARG`s.
+    pub build_args: BTreeMap<String, String>,
+    /// The secret for the registry of base images; empty for none.
+    pub registry_secret_ref: String,
+}
+
+/// A git repository with a Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromGit {
+    /// The repository.
+    pub url: String,
+    /// A branch, tag or commit; empty = the default branch.
+    pub reference: String,
+    /// The build context within the repository; empty = its root.
+    pub sub_path: String,
+    /// Where the Dockerfile is in the context; empty = [`DEFAULT_DOCKERFILE`].
+    pub dockerfile_path: String,
+    /// The secret to clone with; empty for none.
+    pub secret_ref: String,
+    /// The secret for the registry of base images; empty for none.
+    pub registry_secret_ref: String,
+}
+
+/// A handler in source form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compile<B = Blob> {
+    /// Its language.
+    pub runtime: Runtime,
+    /// One source file, a .zip or a .tar.gz.
+    pub source: B,
+}
+
+/// A managed language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Runtime {
+    /// `handler.py`.
+    Python,
+    /// `#[ignite::main]`.
+    Rust {
+        /// The target triple; empty = the platform's.
+        target: String,
+        /// The toolchain; empty = the platform's.
+        toolchain: String,
+    },
+    /// A Go handler.
+    Go,
+    /// `start(handler)`.
+    Deno,
+}
+
+impl Runtime {
+    /// The name, as AppMeta has it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Runtime::Python => "python",
+            Runtime::Rust { .. } => "rust",
+            Runtime::Go => "go",
+            Runtime::Deno => "deno",
+        }
+    }
+}
+
+impl<B> CodeSource<B> {
+    /// The runtime, as AppMeta spells it.
+    pub fn runtime(&self) -> &'static str {
+        match self {
+            CodeSource::Compile(compile) => compile.runtime.as_str(),
+            _ => "image",
+        }
+    }
+
+    /// The image that exists, if it is one.
+    pub fn prebuilt(&self) -> Option<&ImageSource> {
+        match self {
+            CodeSource::Prebuilt(image) => Some(image),
+            _ => None,
+        }
+    }
+
+    /// The bytes that belong to it, if there are any.
+    pub fn bytes(&self) -> Option<&B> {
+        match self {
+            CodeSource::FromCode(code) => Some(&code.archive),
+            CodeSource::Compile(compile) => Some(&compile.source),
+            CodeSource::Prebuilt(_) | CodeSource::FromGit(_) => None,
+        }
+    }
+
+    /// The same code with its bytes held in another way.
+    ///
+    /// # Errors
+    /// What `f` says.
+    pub fn try_map<C, E>(self, f: impl FnOnce(B) -> Result<C, E>) -> Result<CodeSource<C>, E> {
+        Ok(match self {
+            CodeSource::Prebuilt(image) => CodeSource::Prebuilt(image),
+            CodeSource::FromGit(git) => CodeSource::FromGit(git),
+            CodeSource::FromCode(code) => CodeSource::FromCode(FromCode {
+                archive: f(code.archive)?,
+                dockerfile_path: code.dockerfile_path,
+                build_args: code.build_args,
+                registry_secret_ref: code.registry_secret_ref,
+            }),
+            CodeSource::Compile(compile) => CodeSource::Compile(Compile {
+                runtime: compile.runtime,
+                source: f(compile.source)?,
+            }),
+        })
+    }
+}
+
+impl CodeSource {
+    /// What identifies this code: equal code has equal hashes.
+    pub fn code_hash(&self) -> String {
+        // Length-prefixed, so that no two different sets of fields give the same bytes.
+        let mut hash = Sha256::new();
+        let mut put = |text: &str| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        };
+        match self {
+            CodeSource::Prebuilt(image) => return image.code_hash(),
+            CodeSource::FromCode(code) => {
+                put("from_code");
+                put(&code.archive.sha256);
+                put(&code.dockerfile_path);
+                put(&code.registry_secret_ref);
+                for (name, value) in &code.build_args {
+                    put(name);
+                    put(value);
+                }
+            }
+            CodeSource::FromGit(git) => {
+                put("from_git");
+                for text in [&git.url, &git.reference, &git.sub_path] {
+                    put(text);
+                }
+                for text in [
+                    &git.dockerfile_path,
+                    &git.secret_ref,
+                    &git.registry_secret_ref,
+                ] {
+                    put(text);
+                }
+            }
+            CodeSource::Compile(compile) => {
+                put("compile");
+                put(compile.runtime.as_str());
+                if let Runtime::Rust { target, toolchain } = &compile.runtime {
+                    put(target);
+                    put(toolchain);
+                }
+                put(&compile.source.sha256);
+            }
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// One build of a draft; `deploy_id` and `build_id` on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BuildId(pub ulid::Ulid);
+
+impl BuildId {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(ulid::Ulid::generate())
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dep_{}", self.0)
+    }
+}
+
+impl fmt::Debug for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.strip_prefix("dep_")
+            .and_then(|u| ulid::Ulid::from_string(u).ok())
+            .map(Self)
+            .ok_or_else(|| InvalidName(format!("build id {s:?} is not \"dep_\" and a ULID")))
+    }
+}
+
+/// How the last build of a draft ended. One that is under way is known to the builder alone, so
+/// that a crash leaves a draft that was simply not built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The build.
+    pub id: BuildId,
+    /// The image, or why there is none.
+    pub outcome: Result<BuiltImage, BuildError>,
+}
+
+/// The image that a build made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// Its name on this machine.
+    pub image_ref: String,
+    /// Its content id.
+    pub image_id: String,
+}
+
+/// Why a build failed, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError {
+    /// The cause for programs.
+    pub reason: Reason,
+    /// The cause for the app's owner.
+    pub message: String,
+}
+
+/// Checks that a URL is one that code may be fetched from: https, or a repository on the
+/// server's own machine. Other transports of git run programs that the URL names.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_git_url(url: &str) -> Result<(), String> {
+    if url.is_empty() {
+        return Err("is missing; give a URL such as https://git.example/team/app.git".to_owned());
+    }
+    if url.len() > 2048 || url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("is longer than 2048 characters, or has white space in it".to_owned());
+    }
+    let rest = match url.split_once("://") {
+        Some(("https" | "file", rest)) => rest,
+        _ => {
+            return Err(format!(
+                "{url:?} is neither an https:// nor a file:// URL; other ways to a repository are not taken"
+            ));
+        }
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    if host.contains('@') {
+        return Err(
+            "has credentials in it, which logs would show; put them into a git secret (`ignite secret create NAME --type git`) and name it in secret_ref"
+                .to_owned(),
+        );
+    }
+    if url.starts_with("file:") && !rest.starts_with('/') {
+        return Err(format!("{url:?} names a host; write file:///path"));
+    }
+    if url.starts_with("https:") && host.is_empty() {
+        return Err(format!("{url:?} has no host"));
+    }
+    Ok(())
+}
+
+/// Checks a branch, tag or commit; empty is the default branch.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_git_ref(reference: &str) -> Result<(), String> {
+    // What git itself refuses, and what would be taken for an option or for several refs.
+    let illegal = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
+    if reference.len() > 512
+        || reference.starts_with(['-', '+'])
+        || reference.contains("..")
+        || reference.contains("@{")
+        || reference.chars().any(illegal)
+    {
+        return Err(format!(
+            "{reference:?} is no name of a branch, tag or commit"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(sha256: &str, dockerfile: &str) -> CodeSource {
+        CodeSource::FromCode(FromCode {
+            archive: Blob {
+                id: ulid::Ulid::generate().to_string(),
+                len: 1,
+                sha256: sha256.to_owned(),
+            },
+            dockerfile_path: dockerfile.to_owned(),
+            build_args: BTreeMap::new(),
+            registry_secret_ref: String::new(),
+        })
+    }
+
+    #[test]
+    fn the_hash_follows_the_content_and_not_the_file_that_holds_it() {
+        assert_eq!(code("a", "D").code_hash(), code("a", "D").code_hash());
+        assert_ne!(code("a", "D").code_hash(), code("b", "D").code_hash());
+        assert_ne!(code("a", "D").code_hash(), code("a", "E").code_hash());
+    }
+
+    #[test]
+    fn only_urls_and_refs_that_run_nothing_pass() {
+        for good in [
+            "https://git.example/a/b.git",
+            "https://h:8443/a",
+            "file:///srv/a",
+        ] {
+            assert_eq!(check_git_url(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "ext::sh -c id",
+            "ext::id",
+            "ssh://h/a",
+            "git@h:a/b",
+            "http://h/a",
+            "https://u:p@h/a",
+            "https:///a",
+            "file://h/a",
+            "--upload-pack=id",
+        ] {
+            assert!(check_git_url(bad).is_err(), "{bad}");
+        }
+        for good in ["", "main", "v1.2", "feature/x", "0123456789abcdef"] {
+            assert_eq!(check_git_ref(good), Ok(()), "{good}");
+        }
+        for bad in ["--upload-pack=id", "a b", "a:b", "+a", "a..b", "a^{}"] {
+            assert!(check_git_ref(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_build_id_reads_back() {
+        let id = BuildId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert!("exec_01HZX9".parse::<BuildId>().is_err());
+    }
+}

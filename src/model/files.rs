@@ -1,0 +1,152 @@
+//! What of a replica's file system can be written to.
+//!
+//! The contract has the root file system read-only and `$HOME` writable. `/tmp` is writable too,
+//! since hardly any program goes without. Where home is comes from the app's environment, else
+//! from the image; where both leave it open, or say `/`, it is [`DEFAULT_HOME`].
+//!
+//! An app that keeps its files has a volume there, one for all of its replicas.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::settings::StorageMode;
+
+/// Home where neither the app nor the image has one of its own.
+pub const DEFAULT_HOME: &str = "/home/ignite";
+/// Where programs put what they need for a moment.
+pub const TMP: &str = "/tmp";
+
+/// A home directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Home {
+    /// Its path; empty where an image has none, or `/`.
+    pub path: String,
+    /// The image has files there, which must stay visible.
+    pub in_image: bool,
+}
+
+impl Home {
+    /// Home in a container of this environment from an image with this home.
+    pub fn of(env: &BTreeMap<String, String>, image: &Home) -> Self {
+        let chosen = env.get("HOME").map(|path| normal(path));
+        match chosen {
+            Some(path) if path.is_empty() => Self::default_home(),
+            // The files of other directories in the image are not known of.
+            Some(path) if path != image.path => Self {
+                path,
+                in_image: false,
+            },
+            _ if image.path.is_empty() => Self::default_home(),
+            _ => image.clone(),
+        }
+    }
+
+    fn default_home() -> Self {
+        Self {
+            path: DEFAULT_HOME.to_owned(),
+            in_image: false,
+        }
+    }
+}
+
+/// What of one replica's file system can be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Nothing but `/tmp` and home can be.
+    pub read_only: bool,
+    /// The home directory.
+    pub home: Home,
+    /// Most bytes in `/tmp`, and most in a home without files of the image. They are memory of
+    /// the replica and count against its limit.
+    pub scratch_bytes: u64,
+    /// The app's volume is its home: when the app was created (Unix milliseconds), which tells
+    /// its volume from that of an earlier app of the same name. `None` keeps nothing.
+    pub kept_since: Option<i64>,
+}
+
+impl Files {
+    /// Whether home is the platform's to choose and mount.
+    pub fn has_home(&self) -> bool {
+        self.read_only || self.kept_since.is_some()
+    }
+}
+
+/// Whether the volume of an app can go: `used_at_ms` is when the app was last in use.
+pub fn is_expired(mode: StorageMode, used_at_ms: i64, now_ms: i64, ttl: Duration) -> bool {
+    let idle = now_ms.saturating_sub(used_at_ms);
+    // Also where nothing is to be kept any more: whoever turned that off by mistake has the time
+    // to turn it on again.
+    mode != StorageMode::Persistent && u128::try_from(idle).is_ok_and(|ms| ms > ttl.as_millis())
+}
+
+/// A path without what makes no difference; empty for `/`, for what is no absolute path, and for
+/// one with a step upwards.
+pub fn normal(path: &str) -> String {
+    if !path.starts_with('/') {
+        return String::new();
+    }
+    let mut out = String::with_capacity(path.len());
+    for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        if part == ".." {
+            return String::new();
+        }
+        out.push('/');
+        out.push_str(part);
+    }
+    out
+}
+
+/// What the platform would say against an image's user; it takes numeric ones other than root.
+pub fn objection_to_user(user: &str) -> Option<String> {
+    let name = user.split(':').next().unwrap_or_default();
+    match name.parse::<u32>() {
+        Ok(0) => Some("runs as root (USER 0), which the platform refuses; set a numeric USER such as 65532".to_owned()),
+        Ok(_) => None,
+        Err(_) if name.is_empty() => Some("names no USER and so runs as root, which the platform refuses; set a numeric USER such as 65532".to_owned()),
+        Err(_) => Some(format!("has the USER {name:?}; the platform takes numeric ones only, such as 65532")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numeric_users_other_than_root_pass() {
+        for good in ["65532", "1000:1000"] {
+            assert_eq!(objection_to_user(good), None, "{good}");
+        }
+        for bad in ["", "0", "0:0", "root", "nobody:nogroup"] {
+            assert!(objection_to_user(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_volume_goes_when_its_time_is_over_and_never_when_it_is_persistent() {
+        let ttl = Duration::from_secs(10);
+        for mode in [StorageMode::Ttl, StorageMode::Ephemeral] {
+            assert!(is_expired(mode, 5_000, 15_001, ttl));
+            assert!(!is_expired(mode, 5_000, 15_000, ttl));
+            // The clock was set back.
+            assert!(!is_expired(mode, 5_000, 0, ttl));
+        }
+        assert!(!is_expired(StorageMode::Persistent, 0, i64::MAX, ttl));
+    }
+
+    #[test]
+    fn home_is_the_apps_then_the_images_then_the_default() {
+        let image = Home {
+            path: "/home/node".into(),
+            in_image: true,
+        };
+        let with = |home: &str| [("HOME".to_owned(), home.to_owned())].into();
+        let none = BTreeMap::new();
+        assert_eq!(Home::of(&none, &image), image);
+        assert_eq!(Home::of(&with("/home//node/"), &image), image);
+        let other = Home::of(&with("/data"), &image);
+        assert_eq!((other.path.as_str(), other.in_image), ("/data", false));
+        for nowhere in ["/", "", "data", "/a/../.."] {
+            assert_eq!(Home::of(&with(nowhere), &image).path, DEFAULT_HOME);
+        }
+        assert_eq!(Home::of(&none, &Home::default()).path, DEFAULT_HOME);
+    }
+}

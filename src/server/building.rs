@@ -1,0 +1,42 @@
+//! What builds are given: their settings, and the way to secrets.
+
+use std::sync::Arc;
+
+use super::{clamp, data_dir::DataDir};
+use crate::{
+    build::{self, Limits, Vault},
+    config::Config,
+    store::secrets::Secrets,
+};
+
+/// The folder for source trees, in the data directory: their disk is the one that is watched.
+const SCRATCH: &str = "builds";
+
+pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
+    build::Config {
+        instance: data.instance().clone(),
+        scratch: data.path().join(SCRATCH),
+        concurrency: c.build_concurrency,
+        queue_max: c.build_queue_max,
+        timeout: c.build_timeout,
+        limits: Limits {
+            bytes: c.code_max_unpacked_bytes,
+            entries: c.code_max_files,
+            ratio: c.code_max_ratio,
+        },
+        log_bytes: clamp(c.build_log_bytes),
+        logs_kept: c.build_logs_kept,
+        network: c.build_network.clone(),
+        git_timeout: c.git_timeout,
+        strict: c.strict,
+    }
+}
+
+/// The secrets, as builds see them: asked afresh at each one.
+pub(super) fn vault(secrets: &Secrets) -> Vault {
+    let secrets = secrets.clone();
+    Arc::new(move |org, name, kind| {
+        let secrets = secrets.clone();
+        Box::pin(async move { secrets.for_build(&org, &name, kind).await })
+    })
+}

@@ -1,0 +1,116 @@
+//! What each part is told of the configuration.
+
+use super::{clamp, data_dir::DataDir};
+use crate::{
+    config::{Config, Freezer, Reach},
+    engine::{Keychain, docker},
+    executor, fleet, gateway,
+    identity::system_clock,
+    store::{Store, executions},
+    trials, upkeep,
+};
+
+pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> docker::Config {
+    docker::Config {
+        host: config.docker_host.clone(),
+        reach: match config.reach {
+            Reach::Auto => docker::Reach::Auto,
+            Reach::Direct => docker::Reach::Direct,
+            Reach::Published => docker::Reach::Published,
+        },
+        freezer: match config.freezer {
+            Freezer::Auto => docker::Freezer::Auto,
+            Freezer::Engine => docker::Freezer::Engine,
+            Freezer::Cgroup => docker::Freezer::Cgroup,
+        },
+        extra_network: config.network.clone(),
+        log_max_bytes: config.container_log_max_bytes,
+        log_max_files: config.container_log_files,
+        pull_record: upkeep::pull_record(store),
+        ..docker::Config::new(data.instance().clone(), data.path().to_owned())
+    }
+}
+
+pub(super) fn http_limits(c: &Config) -> gateway::limits::Limits {
+    gateway::limits::Limits {
+        max_connections: c.max_connections,
+        max_connections_per_ip: c.max_connections_per_ip,
+        header_read_timeout: c.header_read_timeout,
+        keep_alive_timeout: c.keep_alive_timeout,
+        max_headers: c.max_headers,
+        max_header_bytes: clamp(c.max_header_bytes),
+        max_streams: c.max_streams,
+    }
+}
+
+pub(super) fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
+    fleet::Config {
+        startup_timeout: c.startup_timeout,
+        hold_max_requests: c.hold_max_requests,
+        max_in_flight_per_app: c.max_in_flight_per_app,
+        max_in_flight_per_org: c.max_in_flight_per_org,
+        hold_max_bytes: clamp(c.hold_max_bytes),
+        max_connects: c.max_connects_per_replica,
+        stop_grace: c.stop_grace,
+        drain_timeout: c.drain_timeout,
+        backoff_initial: c.start_retry_initial,
+        backoff_max: c.start_retry_max,
+        poll_initial: c.readiness_poll_initial,
+        poll_max: c.readiness_poll_max,
+        pids_limit: c.pids_limit,
+        reconcile_interval: c.reconcile_interval,
+        keychain,
+        standby: c.standby,
+        standby_pause_for: c.standby_pause_for,
+        bounds: fleet::Bounds {
+            memory: c.memory_budget,
+            replicas: c.replica_budget,
+            standby_memory: c.standby_memory,
+        },
+        room_wait: c.room_wait,
+        teardown_after: c.teardown_after,
+        liveness_interval: c.liveness_interval,
+        liveness_timeout: c.liveness_timeout,
+        liveness_failures: c.liveness_failures,
+    }
+}
+
+pub(super) fn upkeep_config(c: &Config) -> upkeep::Config {
+    upkeep::Config {
+        interval: c.upkeep_interval,
+        storage_ttl: c.storage_ttl,
+        versions_kept: c.image_versions_kept,
+        image_keep_for: c.image_keep_for,
+    }
+}
+
+pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
+    trials::Bounds {
+        running: c.test_max_running,
+        answer_bytes: clamp(c.max_body_bytes),
+        lines: c.log_max_lines,
+    }
+}
+
+pub(super) fn executions_config(c: &Config) -> executions::Config {
+    executions::Config {
+        queue_max: c.execution_queue_max,
+        retention: c.execution_retention,
+        max_per_app: c.execution_max_per_app,
+        min_free_bytes: c.min_free_disk_bytes,
+        output_keep: clamp(c.execution_output_bytes),
+        retention_interval: c.retention_interval,
+        clock: system_clock(),
+    }
+}
+
+pub(super) fn executor_config(c: &Config) -> executor::Config {
+    executor::Config {
+        per_app: c.execution_concurrency,
+        overall: c.execution_max_running,
+        max_result_bytes: c.max_result_bytes,
+        cold_start_budget: c.cold_start_budget,
+        retry_initial: c.execution_retry_initial,
+        retry_max: c.execution_retry_max,
+    }
+}

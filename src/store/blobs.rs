@@ -1,0 +1,295 @@
+//! Code, each piece in a file of its own beside the database.
+//!
+//! A file is written under a name that is never used again, synced, and only then named by a
+//! record. So a crash leaves at most files that nothing names: the next start removes them. A
+//! file that a record named goes once no record of its app names it any more.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::tools::{Checked, Counts, Problem, Report};
+use crate::model::{App, Blob, Failure, Reason, catalog::Catalog};
+
+/// The folder in the data directory.
+pub(super) const FOLDER: &str = "code";
+
+/// The files; clones share the folder.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    folder: Arc<Path>,
+}
+
+/// A file that no record names yet; dropped, it is removed.
+#[derive(Debug)]
+pub struct NewBlob {
+    blob: Blob,
+    path: Option<PathBuf>,
+}
+
+impl NewBlob {
+    /// What a record is to name.
+    pub fn blob(&self) -> &Blob {
+        &self.blob
+    }
+
+    /// A record names it from now on.
+    pub fn keep(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for NewBlob {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What cannot be removed now goes at the next start.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Blobs {
+    /// The files of a data directory, without those that nothing in the catalog names.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub fn open(data_dir: &Path, catalog: &Catalog) -> io::Result<Self> {
+        let folder = data_dir.join(FOLDER);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let named: HashSet<&str> = catalog.iter().flat_map(|app| names(app)).collect();
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let known = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|n| named.contains(n));
+            if !known && let Err(error) = fs::remove_file(entry.path()) {
+                tracing::warn!(%error, "{} is of no use and could not be removed", entry.path().display());
+            }
+        }
+        Ok(Self {
+            folder: folder.into(),
+        })
+    }
+
+    /// Writes code down; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn put(&self, bytes: Bytes) -> Result<NewBlob, Failure> {
+        let id = ulid::Ulid::generate().to_string();
+        let path = self.folder.join(&id);
+        let folder = self.folder.clone();
+        in_the_background(move || {
+            let new = NewBlob {
+                blob: Blob {
+                    id,
+                    len: bytes.len() as u64,
+                    sha256: hex(&Sha256::digest(&bytes)),
+                },
+                path: Some(path.clone()),
+            };
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            // The entry in the folder, too, must survive a power cut.
+            File::open(&folder)?.sync_all()?;
+            Ok(new)
+        })
+        .await
+        .map_err(|e| {
+            unavailable(format!(
+                "the code was not saved ({e}); free disk space on the data directory's volume and save again"
+            ))
+        })
+    }
+
+    /// Reads code.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE when the file is gone, not to be read, or not as it was written.
+    pub async fn get(&self, blob: &Blob) -> Result<Bytes, Failure> {
+        let path = self.folder.join(&blob.id);
+        let wanted = blob.clone();
+        let at = path.display().to_string();
+        in_the_background(move || {
+            let bytes = fs::read(&path)?;
+            if hex(&Sha256::digest(&bytes)) == wanted.sha256 {
+                Ok(Bytes::from(bytes))
+            } else {
+                Err(io::Error::other("its content is not what was saved"))
+            }
+        })
+        .await
+        .map_err(|e| {
+            unavailable(format!(
+                "the code cannot be read from {at} ({e}); restore the file from a backup, or save the code again"
+            ))
+        })
+    }
+
+    /// Removes the files that `before` named and `after` does not: the same app, earlier and
+    /// now, or `None` when it is deleted.
+    pub async fn collect(&self, before: &App, after: Option<&App>) {
+        let kept: HashSet<&str> = after.into_iter().flat_map(names).collect();
+        let gone: Vec<PathBuf> = names(before)
+            .filter(|name| !kept.contains(name))
+            .map(|name| self.folder.join(name))
+            .collect();
+        let removed = in_the_background(move || {
+            for path in gone {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, app = %before.id, "Code of no use could not be removed; the next start tries again");
+        }
+    }
+}
+
+/// The files that an app's draft and versions name.
+pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
+    let draft = app.draft.iter().map(|d| &d.source);
+    let versions = app.versions.iter().map(|v| &v.source);
+    draft
+        .chain(versions)
+        .filter_map(|source| source.bytes())
+        .map(|blob| blob.id.as_str())
+}
+
+/// Reads every file that a record names, and notes those that none names.
+pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
+    let folder = data_dir.join(FOLDER);
+    let mut named = HashSet::new();
+    let mut rows = Counts(vec![("files", 0)]);
+    for app in catalog.iter() {
+        let sources = app.draft.iter().map(|d| &d.source);
+        let sources = sources.chain(app.versions.iter().map(|v| &v.source));
+        for blob in sources.filter_map(|source| source.bytes()) {
+            // A version and the draft that it came from share one.
+            if !named.insert(blob.id.clone()) {
+                continue;
+            }
+            let path = folder.join(&blob.id);
+            let what = match fs::read(&path) {
+                Ok(bytes) if hex(&Sha256::digest(&bytes)) == blob.sha256 => {
+                    rows.add("files");
+                    continue;
+                }
+                Ok(_) => "its content is not what was saved".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            report.problems.push(Problem {
+                path,
+                what: format!("code of app {}: {what}", app.id),
+                remedy: "what is published runs on; restore the file from a backup, or save the code again".to_owned(),
+            });
+        }
+    }
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        if !named.contains(&*entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            report
+                .leftovers
+                .push(format!("{}: code that nothing names", path.display()));
+        }
+    }
+    if folder.is_dir() {
+        report.databases.push(Checked {
+            name: "code".to_owned(),
+            path: folder,
+            rows,
+        });
+    }
+}
+
+async fn in_the_background<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the work on files panicked")))
+}
+
+fn unavailable(message: String) -> Failure {
+    Failure::new(Reason::StoreUnavailable, message)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::catalog::Change, store::tests::full_app};
+
+    fn files(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(dir.join(FOLDER))
+            .expect("a folder")
+            .map(|e| {
+                e.expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("text")
+            })
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[tokio::test]
+    async fn code_is_kept_while_something_names_it_and_not_longer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let blobs = Blobs::open(dir.path(), &Catalog::default()).expect("opens");
+        let new = blobs.put(Bytes::from_static(b"code")).await.expect("saved");
+        let blob = new.blob().clone();
+        assert_eq!(blobs.get(&blob).await.expect("there"), "code");
+        drop(new);
+        assert!(files(dir.path()).is_empty(), "nothing came to name it");
+
+        let new = blobs.put(Bytes::from_static(b"code")).await.expect("saved");
+        let blob = new.blob().clone();
+        new.keep();
+        // Another one is left by a crash.
+        fs::write(dir.path().join(FOLDER).join("left"), "x").expect("written");
+        let mut app = full_app("o/a");
+        let draft = app.draft.take().expect("a draft");
+        let source = draft.source.try_map(|_| Ok::<_, ()>(blob.clone()));
+        app.draft = Some(crate::model::Draft {
+            source: source.expect("mapped"),
+            ..draft
+        });
+        let mut catalog = Catalog::default();
+        catalog.apply(&Change::Put(Arc::new(app.clone())));
+        let blobs = Blobs::open(dir.path(), &catalog).expect("opens");
+        assert_eq!(files(dir.path()), [blob.id.as_str()]);
+
+        fs::write(dir.path().join(FOLDER).join(&blob.id), "cole").expect("written");
+        let damaged = blobs.get(&blob).await.expect_err("damaged");
+        assert_eq!(damaged.reason, Reason::StoreUnavailable);
+        blobs.collect(&app, Some(&app)).await;
+        assert_eq!(files(dir.path()).len(), 1);
+        blobs.collect(&app, None).await;
+        assert!(files(dir.path()).is_empty());
+    }
+}

@@ -1,0 +1,196 @@
+//! The records of code and builds.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::model::{
+    Blob, CodeSource, ImageSource, Reason,
+    code::{BuildError, Built, BuiltImage, Compile, FromCode, FromGit, Runtime},
+};
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SourceRecord {
+    #[prost(string, tag = "1")]
+    pub(super) image_ref: String,
+    #[prost(string, tag = "2")]
+    registry_secret_ref: String,
+    /// 0 an image that exists, 1 from code, 2 from git, 3 compile.
+    #[prost(uint32, tag = "3")]
+    kind: u32,
+    #[prost(message, optional, tag = "4")]
+    blob: Option<BlobRecord>,
+    #[prost(string, tag = "5")]
+    dockerfile_path: String,
+    #[prost(btree_map = "string, string", tag = "6")]
+    build_args: BTreeMap<String, String>,
+    #[prost(string, tag = "7")]
+    url: String,
+    #[prost(string, tag = "8")]
+    reference: String,
+    #[prost(string, tag = "9")]
+    sub_path: String,
+    #[prost(string, tag = "10")]
+    secret_ref: String,
+    /// 0 Python, 1 Rust, 2 Go, 3 Deno.
+    #[prost(uint32, tag = "11")]
+    runtime: u32,
+    #[prost(string, tag = "12")]
+    target: String,
+    #[prost(string, tag = "13")]
+    toolchain: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct BlobRecord {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(uint64, tag = "2")]
+    len: u64,
+    #[prost(string, tag = "3")]
+    sha256: String,
+}
+
+/// An empty `reason` is a build that went well.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct BuiltRecord {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    image_ref: String,
+    #[prost(string, tag = "3")]
+    image_id: String,
+    #[prost(string, tag = "4")]
+    reason: String,
+    #[prost(string, tag = "5")]
+    message: String,
+}
+
+pub(super) fn source_record(source: &CodeSource) -> SourceRecord {
+    let mut r = SourceRecord {
+        blob: source.bytes().map(|b| BlobRecord {
+            id: b.id.clone(),
+            len: b.len,
+            sha256: b.sha256.clone(),
+        }),
+        ..SourceRecord::default()
+    };
+    match source {
+        CodeSource::Prebuilt(image) => {
+            r.image_ref = image.image_ref.clone();
+            r.registry_secret_ref = image.registry_secret_ref.clone();
+        }
+        CodeSource::FromCode(code) => {
+            r.kind = 1;
+            r.dockerfile_path = code.dockerfile_path.clone();
+            r.build_args = code.build_args.clone();
+            r.registry_secret_ref = code.registry_secret_ref.clone();
+        }
+        CodeSource::FromGit(git) => {
+            r.kind = 2;
+            r.url = git.url.clone();
+            r.reference = git.reference.clone();
+            r.sub_path = git.sub_path.clone();
+            r.dockerfile_path = git.dockerfile_path.clone();
+            r.secret_ref = git.secret_ref.clone();
+            r.registry_secret_ref = git.registry_secret_ref.clone();
+        }
+        CodeSource::Compile(compile) => {
+            r.kind = 3;
+            match &compile.runtime {
+                Runtime::Python => r.runtime = 0,
+                Runtime::Rust { target, toolchain } => {
+                    r.runtime = 1;
+                    r.target = target.clone();
+                    r.toolchain = toolchain.clone();
+                }
+                Runtime::Go => r.runtime = 2,
+                Runtime::Deno => r.runtime = 3,
+            }
+        }
+    }
+    r
+}
+
+pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
+    let blob = |blob: Option<BlobRecord>| {
+        let blob = blob.ok_or("the code names no file")?;
+        // It becomes a file's name.
+        ulid::Ulid::from_string(&blob.id)
+            .map_err(|_| format!("the code's file is called {:?}", blob.id))?;
+        Ok::<_, String>(Blob {
+            id: blob.id,
+            len: blob.len,
+            sha256: blob.sha256,
+        })
+    };
+    Ok(match r.kind {
+        0 => CodeSource::Prebuilt(ImageSource {
+            image_ref: r.image_ref,
+            registry_secret_ref: r.registry_secret_ref,
+        }),
+        1 => CodeSource::FromCode(FromCode {
+            archive: blob(r.blob)?,
+            dockerfile_path: r.dockerfile_path,
+            build_args: r.build_args,
+            registry_secret_ref: r.registry_secret_ref,
+        }),
+        2 => CodeSource::FromGit(FromGit {
+            url: r.url,
+            reference: r.reference,
+            sub_path: r.sub_path,
+            dockerfile_path: r.dockerfile_path,
+            secret_ref: r.secret_ref,
+            registry_secret_ref: r.registry_secret_ref,
+        }),
+        3 => CodeSource::Compile(Compile {
+            runtime: match r.runtime {
+                0 => Runtime::Python,
+                1 => Runtime::Rust {
+                    target: r.target,
+                    toolchain: r.toolchain,
+                },
+                2 => Runtime::Go,
+                3 => Runtime::Deno,
+                n => return Err(format!("runtime {n} is not known")),
+            },
+            source: blob(r.blob)?,
+        }),
+        n => return Err(format!("kind of code {n} is not known")),
+    })
+}
+
+pub(super) fn built_record(built: &Built) -> BuiltRecord {
+    let mut r = BuiltRecord {
+        id: built.id.to_string(),
+        ..BuiltRecord::default()
+    };
+    match &built.outcome {
+        Ok(image) => {
+            r.image_ref = image.image_ref.clone();
+            r.image_id = image.image_id.clone();
+        }
+        Err(error) => {
+            r.reason = error.reason.as_str().to_owned();
+            r.message = error.message.clone();
+        }
+    }
+    r
+}
+
+pub(super) fn built(r: BuiltRecord) -> Result<Built, String> {
+    Ok(Built {
+        id: r.id.parse().map_err(|e| format!("{e}"))?,
+        outcome: match r.reason.is_empty() {
+            true => Ok(BuiltImage {
+                image_ref: r.image_ref,
+                image_id: r.image_id,
+            }),
+            false => Err(BuildError {
+                // One of a newer version of ignite is a failure all the same.
+                reason: Reason::parse(&r.reason).unwrap_or(Reason::BuildFailed),
+                message: r.message,
+            }),
+        },
+    })
+}

@@ -1,0 +1,348 @@
+//! The images that the platform pulled: kept for the versions that may serve, removed after that.
+//!
+//! Only what is written down as pulled is looked at, and only by the names that it was pulled by:
+//! an image that was here before, or that somebody gave another name, stays. A version whose image
+//! is gone is pulled again by its digest when it is needed.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    apps::now_ms,
+    engine::{Engine, Error, Image, PullRecord, WritePulls, Written},
+    model::{Failure, Pulled, app::digest_ref, catalog::Change},
+    store::Store,
+};
+
+type Found = BoxFuture<'static, Result<Option<Image>, Error>>;
+type Untagged = BoxFuture<'static, Result<(), Error>>;
+
+/// Writes pulls down in the store.
+pub fn pull_record(store: &Store) -> PullRecord {
+    PullRecord::new(InStore(store.clone()))
+}
+
+struct InStore(Store);
+
+impl WritePulls for InStore {
+    fn put(&self, pulled: Pulled) -> Written {
+        let store = self.0.clone();
+        Box::pin(async move { put(&store, pulled).await })
+    }
+
+    fn forget(&self, reference: String) -> Written {
+        let store = self.0.clone();
+        Box::pin(async move { commit(&store, vec![Change::DeletePulled(reference)]).await })
+    }
+}
+
+/// The images in the engine; the engine's type ends here.
+pub(super) struct Images {
+    find: Box<dyn Fn(String) -> Found + Send + Sync>,
+    untag: Box<dyn Fn(String) -> Untagged + Send + Sync>,
+}
+
+/// What the versions and drafts of all apps need.
+struct Needed {
+    ids: HashSet<String>,
+    references: HashSet<String>,
+}
+
+impl Images {
+    pub(super) fn new<E: Engine>(engine: Arc<E>) -> Self {
+        let other = engine.clone();
+        Self {
+            find: Box::new(move |reference| {
+                let engine = engine.clone();
+                Box::pin(async move { engine.find_image(&reference).await })
+            }),
+            untag: Box::new(move |reference| {
+                let engine = other.clone();
+                Box::pin(async move { engine.untag_image(&reference).await })
+            }),
+        }
+    }
+
+    /// Removes what was pulled `keep_for` ago or longer and is neither a draft's nor one of the
+    /// `versions` newest of its app, nor active.
+    pub(super) async fn look(&self, store: &Store, versions: usize, keep_for: Duration) {
+        let (pulled, needed) = {
+            let catalog = store.catalog();
+            let kept = catalog.iter().flat_map(|app| app.kept_versions(versions));
+            let drafts = catalog.iter().filter_map(|app| app.draft.as_ref());
+            let needed = Needed {
+                ids: kept.map(|v| v.image_id.clone()).collect(),
+                references: drafts
+                    .filter_map(|d| d.source.prebuilt())
+                    .map(|source| source.image_ref.clone())
+                    .collect(),
+            };
+            let pulled: Vec<Arc<Pulled>> = catalog.pulled().cloned().collect();
+            (pulled, needed)
+        };
+        let now = now_ms();
+        for image in pulled {
+            let age = u128::try_from(now.saturating_sub(image.at_ms)).unwrap_or(0);
+            let is_needed = needed.ids.contains(&image.id) || age < keep_for.as_millis();
+            let outcome = match (image.id.is_empty(), is_needed) {
+                // Also while it is being pulled: then there is nothing to be found yet.
+                (true, _) => self.complete(store, &image, age).await,
+                (false, true) => Ok(()),
+                (false, false) => self.remove(store, &image, &needed).await,
+            };
+            if let Err(why) = outcome {
+                tracing::debug!(image = image.reference, why, "A pulled image stays for now");
+            }
+        }
+    }
+
+    /// A pull of which nobody wrote down the end: it is under way, it failed, or the platform
+    /// died in the middle.
+    async fn complete(&self, store: &Store, pulled: &Pulled, age: u128) -> Result<(), String> {
+        let found = (self.find)(pulled.reference.clone()).await;
+        let written = match found.map_err(|e| e.to_string())? {
+            Some(image) => {
+                let digest_ref = digest_ref(&pulled.reference, &image.digests);
+                let complete = Pulled {
+                    id: image.id,
+                    digest_ref,
+                    ..pulled.clone()
+                };
+                put(store, complete).await
+            }
+            None if age > LONGEST_PULL.as_millis() => {
+                let gone = Change::DeletePulled(pulled.reference.clone());
+                commit(store, vec![gone]).await
+            }
+            None => return Ok(()),
+        };
+        written.map_err(|f| f.text(true))
+    }
+
+    async fn remove(&self, store: &Store, pulled: &Pulled, needed: &Needed) -> Result<(), String> {
+        for name in [&pulled.reference, &pulled.digest_ref] {
+            if name.is_empty() {
+                continue;
+            }
+            let found = (self.find)(name.clone()).await;
+            let found = found.map_err(|e| e.to_string())?;
+            // A name that stands for another image by now is not ours any more.
+            if found.is_some_and(|image| image.id == pulled.id) {
+                if needed.references.contains(name) {
+                    return Ok(());
+                }
+                let untagged = (self.untag)(name.clone()).await;
+                untagged.map_err(|e| e.to_string())?;
+                tracing::info!(image = name, "Removed an image that no version needs");
+            }
+        }
+        let gone = Change::DeletePulled(pulled.key().to_owned());
+        let written = commit(store, vec![gone]).await;
+        written.map_err(|f| f.text(true))
+    }
+}
+
+/// After this a pull has ended, one way or the other: longer than the engine's client waits.
+const LONGEST_PULL: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Writes a pull down; what has been pulled takes the place of what was being pulled.
+async fn put(store: &Store, pulled: Pulled) -> Result<(), Failure> {
+    let begun = Change::DeletePulled(pulled.reference.clone());
+    commit(store, vec![begun, Change::PutPulled(Arc::new(pulled))]).await
+}
+
+async fn commit(store: &Store, changes: Vec<Change>) -> Result<(), Failure> {
+    store.commit(move |_| Ok((changes, ()))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::model::{App, CodeSource, Draft, ImageSource, Version};
+
+    const TAG: &str = "r.example/app:1";
+    const HOUR: i64 = 3_600_000;
+
+    /// Names on the engine and the ids that they stand for; those in use cannot be taken away.
+    #[derive(Default)]
+    struct Names {
+        ids: HashMap<String, String>,
+        in_use: bool,
+    }
+
+    struct World {
+        store: Store,
+        names: Arc<Mutex<Names>>,
+        images: Images,
+        _dir: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new(names: &[(&str, &str)]) -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let ids = names.iter().map(|(n, id)| ((*n).into(), (*id).into()));
+            let names = Arc::new(Mutex::new(Names {
+                ids: ids.collect(),
+                in_use: false,
+            }));
+            let (find, untag) = (names.clone(), names.clone());
+            let images = Images {
+                find: Box::new(move |name| {
+                    let id = find.lock().ids.get(&name).cloned();
+                    let image = id.map(|id| Image {
+                        digests: vec![digest(&id)],
+                        id,
+                        user: String::new(),
+                        home: Default::default(),
+                        exposed_ports: Vec::new(),
+                    });
+                    Box::pin(async move { Ok(image) })
+                }),
+                untag: Box::new(move |name| {
+                    let mut names = untag.lock();
+                    let outcome = match names.in_use {
+                        true => Err(Error::Refused {
+                            call: "remove the image",
+                            status: 409,
+                            message: "in use".into(),
+                        }),
+                        false => {
+                            names.ids.remove(&name);
+                            Ok(())
+                        }
+                    };
+                    Box::pin(async move { outcome })
+                }),
+            };
+            Self {
+                store: Store::open(dir.path()).expect("opens"),
+                names,
+                images,
+                _dir: dir,
+            }
+        }
+
+        async fn write(&self, id: &str, at_ms: i64) {
+            let digest_ref = if id.is_empty() {
+                String::new()
+            } else {
+                digest(id)
+            };
+            let pulled = Pulled {
+                reference: TAG.into(),
+                id: id.into(),
+                digest_ref,
+                at_ms,
+            };
+            put(&self.store, pulled).await.expect("written");
+        }
+
+        /// An app whose draft names the tag, and whose versions have these images.
+        async fn app(&self, versions: &[&str]) {
+            let source = CodeSource::Prebuilt(ImageSource {
+                image_ref: TAG.into(),
+                registry_secret_ref: String::new(),
+            });
+            let version = |(n, id): (usize, &&str)| {
+                Arc::new(Version {
+                    number: n as u32 + 1,
+                    source: source.clone(),
+                    image_ref: TAG.into(),
+                    image_id: (*id).to_owned(),
+                    facts: Default::default(),
+                    created_at_ms: 0,
+                    settings: Default::default(),
+                })
+            };
+            let app = App {
+                id: "o/a".parse().expect("valid"),
+                created_at_ms: 0,
+                updated_at_ms: 0,
+                used_at_ms: 0,
+                settings: Default::default(),
+                draft: Some(Draft {
+                    source: source.clone(),
+                    created_at_ms: 0,
+                    built: None,
+                }),
+                versions: versions.iter().enumerate().map(version).collect(),
+                active_version: 1,
+            };
+            let put = Change::Put(Arc::new(app));
+            commit(&self.store, vec![put]).await.expect("written");
+        }
+
+        async fn look(&self) {
+            let keep_for = Duration::from_secs(60);
+            self.images.look(&self.store, 1, keep_for).await;
+        }
+
+        fn records(&self) -> Vec<String> {
+            let catalog = self.store.catalog();
+            catalog.pulled().map(|p| p.key().to_owned()).collect()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let mut names: Vec<_> = self.names.lock().ids.keys().cloned().collect();
+            names.sort_unstable();
+            names
+        }
+    }
+
+    fn digest(id: &str) -> String {
+        format!("r.example/app@sha256:{id}")
+    }
+
+    #[tokio::test]
+    async fn a_pull_whose_end_nobody_wrote_down_is_settled_by_what_is_there() {
+        let begun = now_ms() - HOUR;
+        let w = World::new(&[(TAG, "1"), (&digest("1"), "1")]);
+        w.write("", begun).await;
+        w.look().await;
+        assert_eq!(w.records(), [digest("1")], "it came");
+        w.look().await;
+        assert_eq!((w.names(), w.records()), (vec![], vec![]), "and goes");
+
+        w.write("", begun).await;
+        w.look().await;
+        assert_eq!(w.records(), [TAG], "it may still be under way");
+        w.write("", now_ms() - 3 * HOUR).await;
+        w.look().await;
+        assert_eq!(w.records(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_young_in_use_or_renamed_stays() {
+        let old = now_ms() - HOUR;
+        let names = [(TAG, "3"), (&digest("1"), "1"), (&digest("2"), "2")];
+        let w = World::new(&names);
+        // 1 is active, 2 is neither that nor the newest, and the tag stands for 3 by now.
+        w.app(&["1", "2", "4"]).await;
+        w.write("1", old).await;
+        w.write("2", now_ms()).await;
+        w.look().await;
+        assert_eq!(w.names().len(), 3, "2 is young");
+        w.write("2", old).await;
+        w.names.lock().in_use = true;
+        w.look().await;
+        assert_eq!((w.names().len(), w.records().len()), (3, 2));
+        w.names.lock().in_use = false;
+        w.look().await;
+        assert_eq!(w.names(), [TAG.to_owned(), digest("1")]);
+        assert_eq!(w.records(), [digest("1")]);
+        // What a draft names stays for as long as its name stands for it.
+        w.write("3", old).await;
+        w.look().await;
+        assert_eq!(w.records(), [digest("1"), digest("3")]);
+        let id = "o/a".parse().expect("valid");
+        let gone = vec![Change::Delete(id)];
+        commit(&w.store, gone).await.expect("written");
+        w.look().await;
+        assert_eq!((w.names(), w.records()), (vec![], vec![]));
+    }
+}

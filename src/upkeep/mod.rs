@@ -1,0 +1,88 @@
+//! What has to be tidied up now and then, when nobody asks.
+//!
+//! | file | what |
+//! |---|---|
+//! | `images.rs` | images that were pulled: removed when no version needs them |
+//! | `volumes.rs` | the volumes of apps: removed with the app, and when their time is over |
+//!
+//! A crash at any point is mended by the next look: what is to be kept follows from the store,
+//! and what is there is asked of the engine.
+
+mod images;
+mod volumes;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::images::Images;
+use crate::{engine::Engine, fleet::Fleet, store::Store};
+
+pub use images::pull_record;
+pub use volumes::Volumes;
+
+/// When to look, and what is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Time between two looks.
+    pub interval: Duration,
+    /// How long an app that is not used keeps a volume that is not persistent.
+    pub storage_ttl: Duration,
+    /// Newest versions of each app whose images stay.
+    pub versions_kept: usize,
+    /// How long an image stays at least, counted from its pull.
+    pub image_keep_for: Duration,
+}
+
+/// The task that looks.
+pub struct Upkeep {
+    volumes: Volumes,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Upkeep {
+    /// Looks from now on.
+    pub fn start<E: Engine>(
+        config: Config,
+        store: Store,
+        fleet: Fleet,
+        volumes: Volumes,
+        engine: Arc<E>,
+    ) -> Self {
+        let images = Images::new(engine);
+        let stop = CancellationToken::new();
+        let (token, own) = (stop.clone(), volumes.clone());
+        let task = tokio::spawn(async move {
+            let mut tick = interval(config.interval);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let looking = async {
+                loop {
+                    tick.tick().await;
+                    own.look(&store, &fleet, config.storage_ttl).await;
+                    let keep_for = config.image_keep_for;
+                    images.look(&store, config.versions_kept, keep_for).await;
+                }
+            };
+            token.run_until_cancelled(looking).await;
+        });
+        Self {
+            volumes,
+            stop,
+            task,
+        }
+    }
+
+    /// Ends the task and answers what it looked after.
+    pub async fn stop(self) -> Volumes {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "The upkeep panicked");
+        }
+        self.volumes
+    }
+}

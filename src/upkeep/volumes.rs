@@ -1,0 +1,179 @@
+//! The volumes of apps: removed with the app, and when their time is over.
+//!
+//! A volume of which the store says nothing is left alone, since the store may have been lost and
+//! be restored: what goes with its app is written down in the same step in which the app is deleted.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    apps::now_ms,
+    engine::{Engine, Error, Volume},
+    fleet::{Fleet, Snapshot, Until},
+    model::{App, AppId, Failure, Standby, StorageMode, catalog::Change, files::is_expired},
+    store::Store,
+};
+
+/// How long replicas in standby may take to let go of a volume.
+const LET_GO: Duration = Duration::from_secs(60);
+
+type Listed = BoxFuture<'static, Result<Vec<Volume>, Error>>;
+type Removed = BoxFuture<'static, Result<(), Error>>;
+
+/// The volumes in the engine; the engine's type ends here.
+#[derive(Clone)]
+pub struct Volumes {
+    list: Arc<dyn Fn() -> Listed + Send + Sync>,
+    remove: Arc<dyn Fn(String) -> Removed + Send + Sync>,
+}
+
+impl Volumes {
+    /// Those of an engine.
+    pub fn new<E: Engine>(engine: Arc<E>) -> Self {
+        let other = engine.clone();
+        Self {
+            list: Arc::new(move || {
+                let engine = engine.clone();
+                Box::pin(async move { engine.volumes().await })
+            }),
+            remove: Arc::new(move |name| {
+                let engine = other.clone();
+                Box::pin(async move { engine.remove_volume(&name).await })
+            }),
+        }
+    }
+
+    /// Removes what an app that has no container any more has left. What cannot be removed now
+    /// is by the next look.
+    pub async fn remove_of(&self, app: &AppId, since: i64) {
+        self.remove_where(|v| v.app == *app && v.since == since)
+            .await;
+    }
+
+    /// Removes everything, for an instance that keeps nothing.
+    pub async fn remove_all(&self) {
+        self.remove_where(|_| true).await;
+    }
+
+    async fn remove_where(&self, condition: impl Fn(&Volume) -> bool) {
+        match (self.list)().await {
+            Ok(all) => {
+                for volume in all.into_iter().filter(condition) {
+                    self.remove(&volume, "it is not needed any more").await;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Volumes may be left; the next look or `ignite prune` removes them");
+            }
+        }
+    }
+
+    /// Removes the volumes whose app is gone or whose time is over, and notes which apps are in
+    /// use.
+    pub(super) async fn look(&self, store: &Store, fleet: &Fleet, ttl: Duration) {
+        let all = match (self.list)().await {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::debug!(%error, "The volumes cannot be looked through now");
+                return;
+            }
+        };
+        let doomed = store.catalog().doomed().clone();
+        for (app, since) in &doomed {
+            let of_it = |v: &&Volume| v.app == *app && v.since == *since;
+            if all.iter().any(|v| of_it(&v)) {
+                continue;
+            }
+            let gone = Change::VolumeGone(app.clone(), *since);
+            if let Err(failure) = store.commit(move |_| Ok((vec![gone], ()))).await {
+                tracing::debug!("{}", failure.text(true));
+            }
+        }
+        for volume in all {
+            let app = store.catalog().get(&volume.app).cloned();
+            match app.filter(|app| app.created_at_ms == volume.since) {
+                None if doomed.contains(&(volume.app.clone(), volume.since)) => {
+                    self.remove(&volume, "its app is gone").await;
+                }
+                None => tracing::debug!(
+                    volume = volume.name,
+                    "A volume of an app that the store does not know is left alone"
+                ),
+                Some(app) if app.settings.storage_mode == StorageMode::Persistent => {}
+                Some(app) => self.look_at(&volume, &app, store, fleet, ttl).await,
+            }
+        }
+    }
+
+    async fn look_at(
+        &self,
+        volume: &Volume,
+        app: &App,
+        store: &Store,
+        fleet: &Fleet,
+        ttl: Duration,
+    ) {
+        let now = now_ms();
+        let deployment = fleet.get(&app.id);
+        let seen = deployment
+            .as_ref()
+            .and_then(|d| used_at(&d.snapshot(), now));
+        let known = app.used_at_ms.max(app.updated_at_ms);
+        let used = seen.map_or(known, |seen| seen.max(known));
+        if used > known
+            && let Err(failure) = note(store, app, used).await
+        {
+            tracing::warn!(app = %app.id, "When the app was last used could not be noted: {}", failure.text(true));
+        }
+        if !is_expired(app.settings.storage_mode, used, now, ttl) {
+            return;
+        }
+        if let Some(d) = deployment {
+            // Standby would hold it; what is asked again meanwhile keeps it.
+            let rested = d.idle(Some(Standby::None));
+            let wait = d.wait(Until::Idle(Some(Standby::None)), LET_GO);
+            if rested.is_err() || wait.await.is_err() {
+                return;
+            }
+        }
+        self.remove(volume, "the app was not used for its time to live")
+            .await;
+    }
+
+    async fn remove(&self, volume: &Volume, why: &str) {
+        match (self.remove)(volume.name.clone()).await {
+            Ok(()) => {
+                tracing::info!(app = %volume.app, volume = volume.name, "Removed a volume: {why}");
+            }
+            Err(error) => {
+                tracing::warn!(app = %volume.app, volume = volume.name, %error, "A volume stays until the next look");
+            }
+        }
+    }
+}
+
+/// When an app was last in use as far as this run knows.
+fn used_at(s: &Snapshot, now_ms: i64) -> Option<i64> {
+    if s.ready + s.starting + s.draining + s.in_flight + s.held > 0 {
+        return Some(now_ms);
+    }
+    let idle = i64::try_from(s.idle_for?.as_millis()).unwrap_or(i64::MAX);
+    Some(now_ms.saturating_sub(idle))
+}
+
+async fn note(store: &Store, app: &App, used_at_ms: i64) -> Result<(), Failure> {
+    let (id, since) = (app.id.clone(), app.created_at_ms);
+    store
+        .commit(move |catalog| {
+            let change = catalog.update(&id, |app| {
+                // Another app of the name has come in between.
+                if app.created_at_ms == since {
+                    app.used_at_ms = app.used_at_ms.max(used_at_ms);
+                }
+                Ok(())
+            })?;
+            Ok((vec![change], ()))
+        })
+        .await
+}

@@ -1,0 +1,549 @@
+//! From an archive with a Dockerfile to an answer.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::App,
+    code::{dockerfile, from_code, tar_gz, zip},
+    contract::{BOTH, Refusal, Via, merge, prebuilt},
+    engine, eventually_ok,
+    ignite::Ignite,
+    probe,
+};
+
+/// What a build takes at most on a machine that is busy with tests.
+const BUILD_LIMIT: Duration = Duration::from_secs(60);
+
+fn id(name: &str) -> Value {
+    json!({ "organization_name": "acme", "app_name": name })
+}
+
+fn with(mut fields: Value, more: Value) -> Value {
+    merge(&mut fields, more);
+    fields
+}
+
+/// An app without code, and a token.
+async fn bare(ignite: &Ignite, name: &str) -> App {
+    let token = ignite.token("acme");
+    let create = json!({ "organization_name": "acme", "name": name });
+    ignite.ok(Via::Json, "CreateApp", &token, create).await;
+    App {
+        org: "acme".to_owned(),
+        name: name.to_owned(),
+        token,
+    }
+}
+
+async fn save(ignite: &Ignite, via: Via, app: &App, code: Value) -> Value {
+    let save = with(id(&app.name), json!({ "code": code }));
+    ignite.ok(via, "SaveDraft", &app.token, save).await["draft"].clone()
+}
+
+async fn draft(ignite: &Ignite, via: Via, app: &App) -> Value {
+    let info = ignite.ok(via, "GetDraftInfo", &app.token, id(&app.name));
+    info.await["draft"].clone()
+}
+
+/// Waits until the draft's build has ended.
+async fn ended(ignite: &Ignite, app: &App) -> Value {
+    eventually_ok(BUILD_LIMIT, || async {
+        let now = draft(ignite, Via::Json, app).await;
+        match now["status"].as_str() {
+            Some("VERSION_STATUS_COMPILING") => Err("it is being built"),
+            _ => Ok(now),
+        }
+    })
+    .await
+}
+
+/// Code whose build takes some seconds: many steps of which none is in the engine's cache.
+async fn slow(version: &str) -> Vec<u8> {
+    let steps: String = (0..40).map(|i| format!("COPY big /b{i}\n")).collect();
+    let text = dockerfile(version).await;
+    let noise: Vec<u8> = unseen(256 * 1024);
+    tar_gz(&[
+        ("Dockerfile", format!("{text}{steps}").as_bytes()),
+        ("big", &noise),
+    ])
+}
+
+/// Bytes that no earlier build has seen, so that nothing is cached.
+fn unseen(len: usize) -> Vec<u8> {
+    let seed = std::process::id()
+        ^ std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("past 1970")
+            .subsec_nanos();
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_it() {
+    let ignite = Ignite::builder().start().await;
+    let file = dockerfile("one").await;
+    for (via, pack) in BOTH
+        .into_iter()
+        .zip([tar_gz as fn(&[(&str, &[u8])]) -> Vec<u8>, zip])
+    {
+        let app = bare(&ignite, &format!("a-{via:?}").to_lowercase()).await;
+        let archive = pack(&[
+            ("docker/File", file.as_bytes()),
+            (".dockerignore", b"secret\n"),
+            ("kept", b"k"),
+            ("secret", b"s"),
+        ]);
+        let code = from_code(
+            &archive,
+            json!({ "dockerfile_path": "docker/File", "build_args": { "GREETING": "hi" } }),
+        );
+        let saved = save(&ignite, via, &app, code.clone()).await;
+        assert_eq!(saved["status"], "VERSION_STATUS_DRAFT", "{saved}");
+        assert_eq!(saved["codeKind"], "CODE_KIND_IMAGE_FROM_CODE");
+        // The code comes back as it was given.
+        let got = ignite
+            .ok(via, "GetAppCode", &app.token, id(&app.name))
+            .await;
+        assert_eq!(got["codeHash"], saved["codeHash"]);
+        let back = &got["code"]["image"]["fromCode"];
+        assert_eq!(back["archive"], STANDARD.encode(&archive));
+        assert_eq!(back["dockerfilePath"], "docker/File");
+        assert_eq!(back["buildArgs"], json!({ "GREETING": "hi" }));
+
+        let started = ignite
+            .ok(via, "CompileDraft", &app.token, id(&app.name))
+            .await;
+        let build = started["deployId"].clone();
+        assert_eq!(started["draft"]["deployId"], build, "{started}");
+        let built = ended(&ignite, &app).await;
+        assert_eq!(built["status"], "VERSION_STATUS_READY", "{built}");
+        assert_eq!(built["deployId"], build);
+        let image = built["imageRef"].as_str().expect("an image").to_owned();
+        assert!(ignite.images().await.contains(&image));
+
+        let log = with(id(&app.name), json!({ "build_id": build }));
+        let log = ignite.ok(via, "GetBuildLog", &app.token, log).await;
+        assert_eq!(log["status"], "VERSION_STATUS_READY");
+        let lines: Vec<&str> = log["lines"]
+            .as_array()
+            .expect("lines")
+            .iter()
+            .map(|l| l["message"].as_str().expect("text"))
+            .collect();
+        assert!(lines.iter().any(|l| l.starts_with("Step 4/")), "{lines:?}");
+        assert!(
+            lines.last().is_some_and(|l| l.contains(&image)),
+            "{lines:?}"
+        );
+
+        // Somebody removes it: the publish makes it anew.
+        let docker = engine::docker().await;
+        let options = None::<bollard::query_parameters::RemoveImageOptions>;
+        let removed = docker.remove_image(&image, options, None).await;
+        removed.expect("it was there");
+        let published = ignite
+            .ok(via, "PublishDraft", &app.token, id(&app.name))
+            .await;
+        let image = draft(&ignite, via, &app).await["imageRef"].clone();
+        let image = image.as_str().expect("an image").to_owned();
+        assert_eq!(published["version"]["imageRef"], image.as_str());
+        assert_eq!(
+            published["version"]["codeKind"],
+            "CODE_KIND_IMAGE_FROM_CODE"
+        );
+        let answer = app.get_ok(&ignite, "/").await;
+        assert_eq!(answer.header("x-probe-version"), Some("one"));
+
+        // Not built, and published all the same: built on the way, from the newest code.
+        let second = dockerfile("two").await;
+        let second = pack(&[("Dockerfile", second.as_bytes())]);
+        save(&ignite, via, &app, from_code(&second, json!({}))).await;
+        ignite
+            .ok(via, "PublishDraft", &app.token, id(&app.name))
+            .await;
+        eventually_ok(BUILD_LIMIT, || async {
+            match app.get_ok(&ignite, "/").await.header("x-probe-version") {
+                Some("two") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        // Versions keep their code and image.
+        let first = with(id(&app.name), json!({ "version": 1 }));
+        let got = ignite
+            .ok(via, "GetAppCode", &app.token, first.clone())
+            .await;
+        assert_eq!(
+            got["code"]["image"]["fromCode"]["archive"],
+            STANDARD.encode(&archive)
+        );
+        ignite.ok(via, "RollbackApp", &app.token, first).await;
+        assert_eq!(
+            app.get_ok(&ignite, "/").await.header("x-probe-version"),
+            Some("one")
+        );
+        assert_eq!(ignite.images().await.len(), 2);
+
+        ignite.ok(via, "DeleteApp", &app.token, id(&app.name)).await;
+        eventually_ok(BUILD_LIMIT, || async {
+            let code = std::fs::read_dir(ignite.data_dir().join("code"))
+                .expect("a folder")
+                .count();
+            match (ignite.images().await.len(), code) {
+                (0, 0) => Ok(()),
+                left => Err(format!("{left:?} images and files are left")),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_MAX_CODE_BYTES", "1000000")
+        .env("IGNITE_CODE_MAX_UNPACKED_BYTES", "4000000")
+        .start()
+        .await;
+    let app = bare(&ignite, "a").await;
+    let other = ignite.token("other");
+    let zeros = vec![0; 3_000_000];
+    let large = unseen(1_200_000);
+    let file: &[u8] = b"FROM scratch\n";
+    for via in BOTH {
+        let at = |field: &str| format!("code.image.from_code.{field}");
+        for (code, field, words) in [
+            (from_code(b"", json!({})), "archive", "missing"),
+            (
+                from_code(b"hello", json!({})),
+                "archive",
+                "neither a .zip nor a .tar.gz",
+            ),
+            (
+                from_code(&tar_gz(&[("../Dockerfile", file)][..0]), json!({})),
+                "dockerfile_path",
+                "no Dockerfile",
+            ),
+            (
+                from_code(&tar_gz(&[("x/Dockerfile", file)]), json!({})),
+                "dockerfile_path",
+                "x/Dockerfile",
+            ),
+            (
+                from_code(&zip(&[("Dockerfile", file), ("../e", file)]), json!({})),
+                "archive",
+                "leads up",
+            ),
+            (
+                from_code(&tar_gz(&[("Dockerfile", file), ("z", &zeros)]), json!({})),
+                "archive",
+                "IGNITE_CODE_MAX_RATIO",
+            ),
+            (
+                from_code(
+                    &tar_gz(&[("Dockerfile", file)]),
+                    json!({ "dockerfile_path": "../D" }),
+                ),
+                "dockerfile_path",
+                "below",
+            ),
+            (
+                from_code(
+                    &tar_gz(&[("Dockerfile", file)]),
+                    json!({ "build_args": { "A=B": "" } }),
+                ),
+                "build_args",
+                "A=B",
+            ),
+        ] {
+            let save = with(id("a"), json!({ "code": code }));
+            let refused = ignite.refused(via, "SaveDraft", &app.token, save).await;
+            refused.is(3, 400, "INVALID_ARGUMENT", &[words]);
+            assert_eq!(refused.fields, [at(field)]);
+        }
+        let save = with(id("a"), json!({ "code": from_code(&large, json!({})) }));
+        let refused = ignite.refused(via, "SaveDraft", &app.token, save).await;
+        refused.is(8, 413, "BODY_TOO_LARGE", &["IGNITE_MAX_CODE_BYTES"]);
+
+        let none = ignite
+            .refused(via, "CompileDraft", &app.token, id("a"))
+            .await;
+        none.is(5, 404, "NOT_FOUND", &["no draft"]);
+        let unknown = json!({ "deploy_id": "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV", "build_id": "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV" });
+        let log = with(id("a"), json!({ "build_id": unknown["build_id"] }));
+        let none = ignite
+            .refused(via, "GetBuildLog", &app.token, log.clone())
+            .await;
+        none.is(5, 404, "NOT_FOUND", &["no build", "ignite draft compile"]);
+        for (rpc, fields) in [
+            ("CompileDraft", id("a")),
+            ("GetBuildLog", log),
+            ("CancelBuild", id("a")),
+        ] {
+            let foreign = ignite.refused(via, rpc, &other, fields.clone()).await;
+            foreign.is(7, 403, "PERMISSION_DENIED", &[]);
+            let nobody = ignite.refused(via, rpc, "", fields).await;
+            nobody.is(16, 401, "UNAUTHENTICATED", &[]);
+        }
+    }
+    // Nothing of all that was kept.
+    let code = std::fs::read_dir(ignite.data_dir().join("code")).expect("a folder");
+    assert_eq!(code.count(), 0);
+
+    // A step that fails: the step, the engine's words and the log's last lines.
+    let broken = format!("{}RUN [\"/none\", \"of\"]\n", dockerfile("x").await);
+    save(
+        &ignite,
+        Via::Json,
+        &app,
+        from_code(&tar_gz(&[("Dockerfile", broken.as_bytes())]), json!({})),
+    )
+    .await;
+    let check = |refused: &Refusal| {
+        refused.is(
+            9,
+            400,
+            "BUILD_FAILED",
+            &["failed at \"Step 5/", "/none", "---> Running in"],
+        )
+    };
+    for via in BOTH {
+        check(
+            &ignite
+                .refused(via, "PublishDraft", &app.token, id("a"))
+                .await,
+        );
+        check(&ignite.refused(via, "TestDraft", &app.token, id("a")).await);
+        let failed = draft(&ignite, via, &app).await;
+        assert_eq!(failed["status"], "VERSION_STATUS_FAILED", "{failed}");
+        assert!(
+            failed["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("Step 5/")),
+            "{failed}"
+        );
+        let none = ignite
+            .refused(via, "CancelBuild", &app.token, id("a"))
+            .await;
+        none.is(9, 400, "FAILED_PRECONDITION", &["no build", "under way"]);
+    }
+    assert_eq!(ignite.images().await.len(), 0);
+    assert_eq!(app.figure(&ignite, "activeVersion").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_BUILD_TIMEOUT_SECS", "10")
+        .env("IGNITE_BUILD_CONCURRENCY", "1")
+        .env("IGNITE_BUILD_QUEUE_MAX", "1")
+        .start()
+        .await;
+    let app = bare(&ignite, "a").await;
+    let next = bare(&ignite, "b").await;
+    let third = bare(&ignite, "c").await;
+    // The step runs a server, which never ends.
+    let endless = format!("{}USER 0\nRUN [\"/probe\"]\n", dockerfile("endless").await);
+    let slow = tar_gz(&[("Dockerfile", endless.as_bytes())]);
+    let quick = tar_gz(&[("Dockerfile", dockerfile("quick").await.as_bytes())]);
+    for via in BOTH {
+        save(&ignite, via, &app, from_code(&slow, json!({}))).await;
+        save(&ignite, via, &next, from_code(&quick, json!({}))).await;
+        save(&ignite, via, &third, from_code(&quick, json!({}))).await;
+        let first = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        // Asked again, it is the same build; another app's waits; a third finds no room.
+        let again = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        assert_eq!(first["deployId"], again["deployId"]);
+        assert_eq!(first["draft"]["status"], "VERSION_STATUS_COMPILING");
+        ignite.ok(via, "CompileDraft", &app.token, id("b")).await;
+        let full = ignite
+            .refused(via, "CompileDraft", &app.token, id("c"))
+            .await;
+        full.is(8, 429, "BUILD_QUEUE_FULL", &["IGNITE_BUILD_QUEUE_MAX"]);
+        let waits = draft(&ignite, via, &next).await;
+        assert_eq!(waits["status"], "VERSION_STATUS_COMPILING");
+
+        let cancelled = ignite.ok(via, "CancelBuild", &app.token, id("a")).await;
+        assert_eq!(cancelled["deployId"], first["deployId"]);
+        assert_eq!(
+            cancelled["draft"]["status"], "VERSION_STATUS_FAILED",
+            "{cancelled}"
+        );
+        assert!(
+            cancelled["draft"]["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("cancelled"))
+        );
+        // Who waited has the place now.
+        assert_eq!(
+            ended(&ignite, &next).await["status"],
+            "VERSION_STATUS_READY"
+        );
+
+        // Newer code ends the build of what it replaces.
+        ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        let saved = save(&ignite, via, &app, from_code(&quick, json!({}))).await;
+        assert_eq!(saved["status"], "VERSION_STATUS_DRAFT");
+        ignite.ok(via, "PublishDraft", &app.token, id("a")).await;
+        assert_eq!(
+            app.get_ok(&ignite, "/").await.header("x-probe-version"),
+            Some("quick")
+        );
+    }
+    save(&ignite, Via::Json, &app, from_code(&slow, json!({}))).await;
+    let refused = ignite.refused(Via::Grpc, "PublishDraft", &app.token, id("a"));
+    refused.await.is(
+        4,
+        504,
+        "BUILD_TIMEOUT",
+        &["10s", "IGNITE_BUILD_TIMEOUT_SECS"],
+    );
+    assert_eq!(
+        draft(&ignite, Via::Json, &app).await["status"],
+        "VERSION_STATUS_FAILED"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
+    let _guard = engine::PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder().start().await;
+    let app = bare(&ignite, "a").await;
+    let slow = slow("survivor").await;
+    save(&ignite, Via::Json, &app, from_code(&slow, json!({}))).await;
+    let started = ignite
+        .ok(Via::Json, "CompileDraft", &app.token, id("a"))
+        .await;
+    let log = with(id("a"), json!({ "build_id": started["deployId"] }));
+    eventually_ok(BUILD_LIMIT, || async {
+        let log = ignite
+            .ok(Via::Json, "GetBuildLog", &app.token, log.clone())
+            .await;
+        match log["lines"].to_string().contains("Step 6/") {
+            true => Ok(()),
+            false => Err(log.to_string()),
+        }
+    })
+    .await;
+    ignite.kill9();
+    // What a kill in the middle of a save, and of a build, may leave.
+    let code = ignite.data_dir().join("code");
+    let half = code.join("01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    std::fs::write(&half, "half").expect("written");
+    std::fs::create_dir(ignite.data_dir().join("builds/build-left")).expect("made");
+    ignite.start().await;
+    assert!(!half.exists());
+    assert_eq!(
+        std::fs::read_dir(ignite.data_dir().join("builds"))
+            .expect("a folder")
+            .count(),
+        0
+    );
+    let now = draft(&ignite, Via::Grpc, &app).await;
+    assert_eq!(now["status"], "VERSION_STATUS_DRAFT", "{now}");
+    ignite
+        .ok(Via::Json, "PublishDraft", &app.token, id("a"))
+        .await;
+    assert_eq!(
+        app.get_ok(&ignite, "/").await.header("x-probe-version"),
+        Some("survivor")
+    );
+    // A kill in the middle of a publish: the build may be done, the version is not there.
+    let again = tar_gz(&[("Dockerfile", dockerfile("again").await.as_bytes())]);
+    save(&ignite, Via::Json, &app, from_code(&again, json!({}))).await;
+    let publish = ignite
+        .request(hyper::Method::POST, "/v1/ignite/app/acme/a/draft/publish")
+        .token(&app.token)
+        .json(&json!({}));
+    let publish = tokio::spawn(publish.send());
+    eventually_ok(BUILD_LIMIT, || async {
+        match draft(&ignite, Via::Json, &app).await["status"].as_str() {
+            Some("VERSION_STATUS_DRAFT") => Err("it has not begun"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    ignite.kill9();
+    let _ = publish.await;
+    ignite.start().await;
+    ignite
+        .ok(Via::Json, "PublishDraft", &app.token, id("a"))
+        .await;
+    eventually_ok(BUILD_LIMIT, || async {
+        match app.get_ok(&ignite, "/").await.header("x-probe-version") {
+            Some("again") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    // And of a rollback.
+    let back = with(id("a"), json!({ "version": 1 }));
+    let rollback = ignite
+        .request(hyper::Method::POST, "/v1/ignite/app/acme/a/rollback")
+        .token(&app.token)
+        .json(&json!({ "version": 1 }));
+    let rollback = tokio::spawn(rollback.send());
+    ignite.kill9();
+    let _ = rollback.await;
+    ignite.start().await;
+    let active = ignite.ok(Via::Json, "RollbackApp", &app.token, back).await;
+    assert_eq!(active["activeVersion"], 1, "{active}");
+    let answer = app.get_ok(&ignite, "/").await;
+    assert_eq!(answer.header("x-probe-version"), Some("survivor"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_exists_is_compiled_by_looking_for_it() {
+    let ignite = Ignite::builder().start().await;
+    let app = bare(&ignite, "a").await;
+    let image = probe::image().await;
+    for via in BOTH {
+        for (image, status) in [
+            (&image[..], "VERSION_STATUS_READY"),
+            ("127.0.0.1:1/none:1", "VERSION_STATUS_FAILED"),
+        ] {
+            save(&ignite, via, &app, prebuilt(image)).await;
+            ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+            let built = ended(&ignite, &app).await;
+            assert_eq!(built["status"], status, "{built}");
+            assert_eq!(built["imageRef"], image);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
+    let _guard = engine::PruneGuard::prune().await;
+    let archive = tar_gz(&[("Dockerfile", dockerfile("gone").await.as_bytes())]);
+    let deploy = async |ignite: &Ignite| {
+        let app = bare(ignite, "a").await;
+        save(ignite, Via::Json, &app, from_code(&archive, json!({}))).await;
+        let publish = ignite.ok(Via::Json, "PublishDraft", &app.token, id("a"));
+        publish.await;
+        assert_eq!(ignite.images().await.len(), 1);
+    };
+    let mut ephemeral = Ignite::builder().arg("--ephemeral").start().await;
+    deploy(&ephemeral).await;
+    assert!(ephemeral.terminate(BUILD_LIMIT).await.success());
+    assert_eq!(ephemeral.images().await, [""; 0]);
+    let mut killed = Ignite::builder().start().await;
+    deploy(&killed).await;
+    killed.kill9();
+    // Its directory can be served from again, so its images are needed.
+    assert!(killed.cli(&["prune"]).status.success());
+    assert_eq!(killed.images().await.len(), 1);
+    std::fs::remove_file(killed.data_dir().join("instance")).expect("it was there");
+    assert!(killed.cli(&["prune"]).status.success());
+    assert_eq!(killed.images().await, [""; 0]);
+}

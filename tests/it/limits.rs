@@ -1,0 +1,351 @@
+//! Hostile and clumsy clients: each costs what it may, is told when it is over, and leaves others
+//! alone.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::mpsc,
+    time::timeout,
+};
+
+use crate::support::{contract::Published, eventually_ok, http, ignite::Ignite};
+
+/// Longer than any bound that is set here, with room for a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn server(settings: &[(&str, &str)]) -> (Ignite, Published) {
+    let mut builder = Ignite::builder();
+    for (name, value) in settings {
+        builder = builder.env(name, *value);
+    }
+    let ignite = builder.start().await;
+    let app = publish(&ignite, "app").await;
+    ignite
+        .request(Method::GET, "/")
+        .host(app.host())
+        .send()
+        .await
+        .expect("warm");
+    (ignite, app)
+}
+
+async fn publish(ignite: &Ignite, name: &str) -> Published {
+    let settings = json!({ "allow_unauthenticated": true, "scaling": { "max_replicas": 1 } });
+    ignite.publish("acme", name, settings).await
+}
+
+async fn connect(ignite: &Ignite) -> TcpStream {
+    TcpStream::connect(ignite.http_addr())
+        .await
+        .expect("a connection")
+}
+
+/// What comes until the connection ends.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut seen = Vec::new();
+    // A reset is an end, too.
+    let _ = timeout(LIMIT, stream.read_to_end(&mut seen))
+        .await
+        .expect("an end");
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// One request on a connection that stays, and the head of its answer.
+async fn ask(stream: &mut TcpStream, host: &str) -> String {
+    let head = format!("GET /count HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    // Who is refused may be gone already.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut seen = Vec::new();
+    let whole = async {
+        while !String::from_utf8_lossy(&seen).contains('}') {
+            match stream.read_buf(&mut seen).await {
+                Ok(1..) => {}
+                _ => break,
+            }
+        }
+    };
+    timeout(LIMIT, whole).await.expect("an answer or an end");
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+fn is_overload(answer: &http::Answer, status: StatusCode, reason: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("x-ignite-error"), Some(reason));
+    let after = answer.header("retry-after").expect("Retry-After");
+    assert!(after.parse::<u64>().is_ok_and(|s| s > 0), "{after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_may_be_are_refused_and_told_so() {
+    for setting in ["IGNITE_MAX_CONNECTIONS", "IGNITE_MAX_CONNECTIONS_PER_IP"] {
+        let (ignite, app) = server(&[(setting, "6")]).await;
+        let mut open = Vec::new();
+        // Those of the publish may not have been taken note of as closed yet.
+        eventually_ok(LIMIT, || async {
+            let mut stream = connect(&ignite).await;
+            match ask(&mut stream, app.host()).await {
+                answer if answer.starts_with("HTTP/1.1 200") => Ok(()),
+                answer => Err(answer),
+            }
+        })
+        .await;
+        let mut refused = String::new();
+        for _ in 0..20 {
+            let mut stream = connect(&ignite).await;
+            refused = ask(&mut stream, app.host()).await;
+            if !refused.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            open.push(stream);
+        }
+        assert!((4..=6).contains(&open.len()), "{setting}: {}", open.len());
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused:?}");
+        assert!(
+            refused.contains("x-ignite-error: TOO_MANY_CONNECTIONS"),
+            "{refused}"
+        );
+        assert!(refused.contains("retry-after: 1"), "{refused}");
+        for stream in &mut open {
+            assert!(
+                ask(stream, app.host()).await.starts_with("HTTP/1.1 200"),
+                "they stay"
+            );
+        }
+        drop(open);
+        eventually_ok(LIMIT, || async {
+            let mut stream = connect(&ignite).await;
+            match ask(&mut stream, app.host()).await {
+                answer if answer.starts_with("HTTP/1.1 200") => Ok(()),
+                answer => Err(answer),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_are_bounded_in_lines_and_bytes() {
+    let settings = [
+        ("IGNITE_MAX_HEADERS", "20"),
+        ("IGNITE_MAX_HEADER_BYTES", "16KiB"),
+    ];
+    let (ignite, app) = server(&settings).await;
+    let send = async |head: String| {
+        let mut stream = connect(&ignite).await;
+        let all = format!(
+            "GET /count HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{head}\r\n",
+            app.host()
+        );
+        let _ = stream.write_all(all.as_bytes()).await;
+        rest(&mut stream).await
+    };
+    let lines = |n: usize| (0..n).map(|i| format!("x-{i}: 1\r\n")).collect::<String>();
+    assert!(send(lines(15)).await.starts_with("HTTP/1.1 200"));
+    let answer = send(lines(30)).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let long = |n: usize| format!("x-long: {}\r\n", "a".repeat(n));
+    assert!(send(long(10_000)).await.starts_with("HTTP/1.1 200"));
+    let answer = send(long(40_000)).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_slow_clients_lose_their_connection_and_streams_do_not() {
+    let settings = [
+        ("IGNITE_HEADER_READ_TIMEOUT", "1s"),
+        ("IGNITE_KEEP_ALIVE_TIMEOUT", "1s"),
+    ];
+    let (ignite, app) = server(&settings).await;
+    // Nothing at all, half a preface of HTTP/2, half a head, and silence after an answer.
+    let mut silent = connect(&ignite).await;
+    let mut preface = connect(&ignite).await;
+    preface.write_all(b"PRI * HTTP/2").await.expect("sent");
+    let mut slow = connect(&ignite).await;
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-a: ")
+        .await
+        .expect("sent");
+    let drips = async {
+        while slow.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LIMIT, drips)
+        .await
+        .expect("a drip by drip head ends");
+    let mut idle = connect(&ignite).await;
+    assert!(ask(&mut idle, app.host()).await.starts_with("HTTP/1.1 200"));
+    for stream in [&mut silent, &mut preface, &mut idle] {
+        assert_eq!(rest(stream).await, "");
+    }
+    // An answer may take longer than any of it, and its connection is as good as before.
+    let mut stream = connect(&ignite).await;
+    let head = format!("GET /sse/3/1500 HTTP/1.1\r\nhost: {}\r\n\r\n", app.host());
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"0\r\n\r\n") {
+        let n = timeout(LIMIT, stream.read_buf(&mut seen))
+            .await
+            .expect("in time");
+        assert!(
+            n.is_ok_and(|n| n > 0),
+            "{:?}",
+            String::from_utf8_lossy(&seen)
+        );
+    }
+    assert!(String::from_utf8_lossy(&seen).contains("event 3"));
+    assert!(
+        ask(&mut stream, app.host())
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_and_an_organization_have_so_many_requests_under_way_and_no_more() {
+    let settings = [
+        ("IGNITE_MAX_IN_FLIGHT_PER_APP", "2"),
+        ("IGNITE_MAX_IN_FLIGHT_PER_ORG", "3"),
+    ];
+    let (ignite, app) = server(&settings).await;
+    let other = publish(&ignite, "other").await;
+    let get = async |host: &str, path: &str| {
+        let request = ignite.request(Method::GET, path).host(host);
+        request.send().await.expect("an answer")
+    };
+    get(other.host(), "/").await.bytes().await;
+    // Their heads are here, their bodies go on.
+    let one = get(app.host(), "/stream/100000/50").await;
+    let two = get(app.host(), "/stream/100000/50").await;
+    is_overload(
+        &get(app.host(), "/").await,
+        StatusCode::TOO_MANY_REQUESTS,
+        "TOO_MANY_REQUESTS",
+    );
+    let three = get(other.host(), "/stream/100000/50").await;
+    is_overload(
+        &get(other.host(), "/").await,
+        StatusCode::TOO_MANY_REQUESTS,
+        "TOO_MANY_REQUESTS",
+    );
+    drop((one, two, three));
+    for host in [app.host(), other.host()] {
+        eventually_ok(LIMIT, || async {
+            match get(host, "/").await {
+                answer if answer.status == StatusCode::OK => Ok(()),
+                answer => Err(format!("{answer:?}")),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_bound_is_refused_whether_it_says_its_length_or_not() {
+    let (ignite, app) = server(&[("IGNITE_MAX_REQUEST_BODY_BYTES", "1MiB")]).await;
+    let post = || ignite.request(Method::POST, "/upload").host(app.host());
+    let fits = post()
+        .body(vec![b'x'; 1 << 20])
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(fits.json().await["bytes"], 1 << 20);
+    let chunked = |pieces: usize| {
+        let (chunks, body) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..pieces {
+                // It is refused in the middle.
+                let _ = chunks.send(Bytes::from(vec![b'x'; 1 << 16])).await;
+            }
+        });
+        post().body_from(body)
+    };
+    let fits = chunked(16).send().await.expect("an answer").json().await;
+    assert_eq!(fits["bytes"], 1 << 20);
+    for request in [post().body(vec![b'x'; (1 << 20) + 1]), chunked(17)] {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer.header("x-ignite-error"), Some("BODY_TOO_LARGE"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_an_answer_gives_the_replica_back_and_who_waits_for_more_does_not() {
+    let (ignite, app) = server(&[("IGNITE_CLIENT_STALL_TIMEOUT", "1s")]).await;
+    let mut stalled = connect(&ignite).await;
+    let head = format!(
+        "GET /bytes/200000000 HTTP/1.1\r\nhost: {}\r\n\r\n",
+        app.host()
+    );
+    stalled.write_all(head.as_bytes()).await.expect("sent");
+    let current = async || -> Value {
+        let request = ignite.request(Method::GET, "/concurrency").host(app.host());
+        request.send().await.expect("an answer").json().await["current"].clone()
+    };
+    for wanted in [1, 0] {
+        eventually_ok(LIMIT, || async {
+            match current().await {
+                now if now == wanted => Ok(()),
+                now => Err(format!("{now} requests, not {wanted}")),
+            }
+        })
+        .await;
+    }
+    // What was sent before is there; the rest never comes, nor an end as if it were whole.
+    let taken = rest(&mut stalled).await.len();
+    assert!(taken < 200_000_000, "{taken}");
+    // Half a body of a length, and silence.
+    let mut half = connect(&ignite).await;
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nhost: {}\r\ncontent-length: 10\r\n\r\nhello",
+        app.host()
+    );
+    half.write_all(head.as_bytes()).await.expect("sent");
+    let answer = rest(&mut half).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("CLIENT_TOO_SLOW"), "{answer}");
+    let quiet = ignite.request(Method::GET, "/sse/2/3000").host(app.host());
+    let text = quiet.send().await.expect("an answer").text().await;
+    assert!(text.contains("event 2"), "{text}");
+}
+
+/// "Rapid reset": requests that are taken back as fast as they are made cost the server, not the
+/// client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
+    let (ignite, app) = server(&[]).await;
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // GET / of the static table, and the host as a literal.
+    let mut block = vec![0x82, 0x84, 0x86, 0x01];
+    block.push(u8::try_from(app.host().len()).expect("short"));
+    block.extend(app.host().as_bytes());
+    let len = u8::try_from(block.len()).expect("short");
+    for stream in (1..4000u32).step_by(2) {
+        frames.extend([0, 0, len, 1, 5]);
+        frames.extend(stream.to_be_bytes());
+        frames.extend(&block);
+        frames.extend([0, 0, 4, 3, 0]);
+        frames.extend(stream.to_be_bytes());
+        frames.extend(8u32.to_be_bytes());
+    }
+    let mut flood = connect(&ignite).await;
+    // It is cut off in the middle.
+    let _ = flood.write_all(&frames).await;
+    let mut answer = Vec::new();
+    let end = timeout(LIMIT, flood.read_to_end(&mut answer))
+        .await
+        .expect("an end");
+    // ENHANCE_YOUR_CALM, unless the reset came first.
+    let calm = answer.windows(4).any(|w| w == 11u32.to_be_bytes());
+    assert!(calm || end.is_err(), "{end:?} after {} bytes", answer.len());
+    let count = ignite.request(Method::GET, "/count").host(app.host());
+    let count = count.send().await.expect("others are served").json().await["count"].as_u64();
+    assert!(
+        count.is_some_and(|n| n < 1000),
+        "most never reached the app: {count:?}"
+    );
+}

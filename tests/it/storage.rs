@@ -1,0 +1,335 @@
+//! How long the files of an app live.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::{App, ENGINE_LIMIT, instance, read, write},
+    contract::{BOTH, merge},
+    engine::{self, PruneGuard, volumes},
+    eventually_ok,
+    ignite::Ignite,
+    probe,
+};
+
+const FILE: &str = "/home/ignite/note";
+
+fn persistent() -> Value {
+    json!({ "storageMode": "STORAGE_MODE_PERSISTENT" })
+}
+
+async fn wait_for_volumes(ignite: &Ignite, wanted: usize) {
+    eventually_ok(ENGINE_LIMIT, || async {
+        match volumes(ignite).await {
+            now if now.len() == wanted => Ok(()),
+            now => Err(format!("{now:?} instead of {wanted}")),
+        }
+    })
+    .await;
+}
+
+async fn delete(ignite: &Ignite, app: &App) {
+    let (status, answer) = app.api(ignite, Method::DELETE, "", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn persistent_files_outlive_replicas_publishes_standby_and_crashes_until_the_app_goes() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_STANDBY", "pause")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    assert_eq!(write(&ignite, &app, "/tmp/note", "lost").await, Ok(()));
+    let kept = Ok("kept".to_owned());
+    for depth in ["paused", "prepared", "absent"] {
+        for step in ["idle", "wait"] {
+            let output = ignite.cli(&["app", step, "acme:a", "--depth", depth]);
+            assert!(output.status.success(), "{output:?}");
+        }
+        assert_eq!(read(&ignite, &app, FILE).await, kept, "{depth}");
+    }
+    // A surge replica has the volume at the same time as the one that serves.
+    let next = probe::image_with(&[("PROBE_VERSION", "next")]).await;
+    let (status, answer) = app.publish_image(&ignite, &next).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(read(&ignite, &app, FILE).await, kept);
+    assert!(read(&ignite, &app, "/tmp/note").await.is_err());
+    // A test of the draft neither sees nor spoils it.
+    let test = json!({ "http": { "method": "HTTP_METHOD_GET", "path": format!("/read{FILE}") } });
+    let (status, answer) = app.api(&ignite, Method::POST, "/draft/test", test).await;
+    assert_eq!(
+        (status, &answer["result"]["statusCode"]),
+        (StatusCode::OK, &json!(409)),
+        "{answer}"
+    );
+
+    ignite.kill9();
+    ignite.start().await;
+    assert_eq!(read(&ignite, &app, FILE).await, kept);
+    ignite.terminate(ENGINE_LIMIT).await;
+    assert_eq!(volumes(&ignite).await.len(), 1);
+    ignite.start().await;
+    assert_eq!(read(&ignite, &app, FILE).await, kept);
+    assert_eq!(write(&ignite, &app, FILE, "changed").await, Ok(()));
+
+    delete(&ignite, &app).await;
+    assert_eq!(volumes(&ignite).await, Vec::<String>::new());
+    // Another app of the name begins with nothing.
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert!(read(&ignite, &app, FILE).await.is_err());
+    assert_eq!(write(&ignite, &app, FILE, "new").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_the_image_fill_a_new_volume_and_never_an_old_one() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::create(&ignite, "acme/a", persistent()).await;
+    let home = [("HOME", "/home/app")];
+    for (content, expected) in [("one", "one"), ("two", "one changed")] {
+        let image = probe::image_with_files(&[("/home/app/seed", content)], &home).await;
+        let (status, answer) = app.publish_image(&ignite, &image).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let found = read(&ignite, &app, "/home/app/seed").await;
+        assert_eq!(found, Ok(expected.to_owned()));
+        let changed = write(&ignite, &app, "/home/app/seed", "one changed").await;
+        assert_eq!(changed, Ok(()));
+    }
+    // An image without a home shares the same files.
+    let (status, answer) = app.publish_image(&ignite, &probe::image().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let found = read(&ignite, &app, "/home/ignite/seed").await;
+    assert_eq!(found, Ok("one changed".to_owned()));
+    assert_eq!(write(&ignite, &app, FILE, "new").await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_one_volume_and_a_change_of_mode_takes_effect_at_once() {
+    let ignite = Ignite::builder().start().await;
+    for via in BOTH {
+        let name = format!("{via:?}").to_lowercase();
+        let token = ignite.token("acme");
+        let id = json!({ "organization_name": "acme", "app_name": name });
+        let settings = json!({ "scaling": { "maxReplicas": 2, "reservedCapacity": 2 } });
+        let app = App::deploy(&ignite, &format!("acme/{name}"), settings).await;
+        let mut change = id.clone();
+        merge(
+            &mut change,
+            json!({ "storage_mode": "STORAGE_MODE_PERSISTENT" }),
+        );
+        let changed = ignite.ok(via, "UpdateAppConfig", &token, change).await;
+        assert_eq!(changed["app"]["storageMode"], "STORAGE_MODE_PERSISTENT");
+        eventually_ok(ENGINE_LIMIT, || async {
+            write(&ignite, &app, FILE, "shared").await?;
+            match volumes(&ignite).await.len() {
+                1 => Ok(()),
+                n => Err(format!("{n} volumes")),
+            }
+        })
+        .await;
+        // Both replicas of the new kind are up, and either reads what one wrote.
+        eventually_ok(ENGINE_LIMIT, || async {
+            let (_, listed) = app
+                .api(&ignite, Method::GET, "/replicas", Value::Null)
+                .await;
+            let ready = |r: &&Value| r["state"] == "ready";
+            let all = listed["replicas"].as_array().cloned().unwrap_or_default();
+            match all.iter().filter(ready).count() {
+                2 if all.len() == 2 => Ok(()),
+                _ => Err(listed.to_string()),
+            }
+        })
+        .await;
+        assert_eq!(write(&ignite, &app, FILE, "shared").await, Ok(()));
+        // Requests at once go to different replicas.
+        let slow = app.request(&ignite, Method::GET, "/sleep/1000");
+        let slow = tokio::spawn(slow.send());
+        eventually_ok(ENGINE_LIMIT, || async {
+            match app.figure(&ignite, "inFlight").await {
+                1 => Ok(()),
+                n => Err(format!("{n} in flight")),
+            }
+        })
+        .await;
+        let answer = app.get_ok(&ignite, &format!("/read{FILE}")).await;
+        let other = instance(&answer);
+        assert_eq!(answer.text().await, "shared");
+        let busy = slow.await.expect("no panic").expect("an answer");
+        assert_ne!(instance(&busy), other);
+        delete(&ignite, &app).await;
+        wait_for_volumes(&ignite, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_with_a_time_to_live_goes_when_the_app_is_not_used_for_it() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_STANDBY", "pause")
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+        .env("IGNITE_STORAGE_TTL_SECS", "3")
+        .env("IGNITE_UPKEEP_INTERVAL", "200ms")
+        .start()
+        .await;
+    let scaling = json!({ "scaledownPeriodSecs": 1 });
+    let ttl = json!({ "storageMode": "STORAGE_MODE_TTL", "scaling": scaling });
+    let app = App::deploy(&ignite, "acme/ttl", ttl).await;
+    let mut forever = persistent();
+    merge(&mut forever, json!({ "scaling": scaling }));
+    let keeper = App::deploy(&ignite, "acme/keeper", forever).await;
+    for app in [&app, &keeper] {
+        assert_eq!(write(&ignite, app, FILE, "kept").await, Ok(()));
+    }
+    assert_eq!(volumes(&ignite).await.len(), 2);
+    // In use it stays, for longer than its time.
+    let used = tokio::time::Instant::now();
+    while used.elapsed() < Duration::from_secs(4) {
+        assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Then its frozen replica lets go of it.
+    wait_for_volumes(&ignite, 1).await;
+    assert!(volumes(&ignite).await[0].contains("keeper"));
+    assert!(read(&ignite, &app, FILE).await.is_err());
+    assert_eq!(write(&ignite, &app, FILE, "again").await, Ok(()));
+    assert_eq!(volumes(&ignite).await.len(), 2);
+    // The time goes on while the platform is down.
+    ignite.terminate(ENGINE_LIMIT).await;
+    assert_eq!(volumes(&ignite).await.len(), 2);
+    ignite.start().await;
+    wait_for_volumes(&ignite, 1).await;
+    assert_eq!(read(&ignite, &keeper, FILE).await, Ok("kept".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_leaves_files_that_somebody_can_come_back_to() {
+    let _guard = PruneGuard::prune().await;
+    let other = tempfile::tempdir().expect("a directory");
+    let mut ignite = Ignite::builder().start().await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    ignite.kill9();
+    let dir = ignite.data_dir().to_owned();
+    let prune = || ignite.cli(&["prune"]);
+    let output = prune();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(ignite.containers().await.len(), 0);
+    assert_eq!(volumes(&ignite).await.len(), 1);
+    // With the data directory the way to the app is gone.
+    let moved = other.path().join("moved");
+    std::fs::rename(dir.join("instance"), &moved).expect("it moves");
+    let output = prune();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("1 volumes"),
+        "{output:?}"
+    );
+    assert_eq!(volumes(&ignite).await, Vec::<String>::new());
+    assert!(engine::networks(&ignite).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_not_to_be_kept_any_more_are_found_on_the_way_back() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    for (mode, there) in [("EPHEMERAL", false), ("PERSISTENT", true)] {
+        let mode = json!({ "storageMode": format!("STORAGE_MODE_{mode}") });
+        app.update(&ignite, mode).await;
+        eventually_ok(ENGINE_LIMIT, || async {
+            match read(&ignite, &app, FILE).await {
+                found if found.is_ok() == there => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    }
+    assert_eq!(volumes(&ignite).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_store_loses_no_files() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_UPKEEP_INTERVAL", "50ms")
+        .env("IGNITE_LOG", "info,ignite::upkeep=debug")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", persistent()).await;
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    ignite.terminate(ENGINE_LIMIT).await;
+    let store = ignite.data_dir().join("store");
+    let aside = ignite.data_dir().join("store-aside");
+    std::fs::rename(&store, &aside).expect("it moves");
+    ignite.start().await;
+    // It has been looked at, more than once.
+    eventually_ok(ENGINE_LIMIT, || async {
+        match ignite.log().matches("is left alone").count() {
+            0 | 1 => Err("it was not looked at"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    ignite.terminate(ENGINE_LIMIT).await;
+    std::fs::remove_dir_all(&store).expect("it goes");
+    std::fs::rename(&aside, &store).expect("it moves back");
+    ignite.start().await;
+    assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
+    // A crash after a delete that could not remove the volume: the next start does.
+    let docker = engine::docker().await;
+    let held = hold_volume(&docker, &volumes(&ignite).await[0]).await;
+    delete(&ignite, &app).await;
+    assert_eq!(volumes(&ignite).await.len(), 1, "somebody has it");
+    ignite.kill9();
+    let force = bollard::query_parameters::RemoveContainerOptionsBuilder::new().force(true);
+    let removed = docker.remove_container(&held, Some(force.build())).await;
+    removed.expect("it goes");
+    ignite.start().await;
+    wait_for_volumes(&ignite, 0).await;
+}
+
+/// A container of somebody else that has a volume; answers its id.
+async fn hold_volume(docker: &bollard::Docker, volume: &str) -> String {
+    let mount = bollard::models::Mount {
+        source: Some(volume.to_owned()),
+        target: Some("/held".to_owned()),
+        typ: Some(bollard::models::MountType::VOLUME),
+        ..Default::default()
+    };
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(probe::image().await),
+        host_config: Some(bollard::models::HostConfig {
+            mounts: Some(vec![mount]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let none = None::<bollard::query_parameters::CreateContainerOptions>;
+    let made = docker.create_container(none, body).await;
+    made.expect("a container").id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_platform_leaves_no_volume() {
+    let mut ignite = Ignite::builder().arg("--ephemeral").start().await;
+    let output = ignite.cli(&["app", "create", "local:a", "--storage", "persistent"]);
+    assert!(output.status.success(), "{output:?}");
+    let app = App {
+        org: "local".to_owned(),
+        name: "a".to_owned(),
+        token: ignite.token("local"),
+    };
+    let (status, answer) = app.publish_image(&ignite, &probe::image().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
+    assert_eq!(volumes(&ignite).await.len(), 1);
+    ignite.terminate(ENGINE_LIMIT).await;
+    assert_eq!(volumes(&ignite).await, Vec::<String>::new());
+}
