@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Images, Limits, Log};
+use super::{Images, Limits, Log, runtime::python};
 use crate::{
     apps::now_ms,
     engine::ImageBuilder,
@@ -54,6 +54,8 @@ pub struct Config {
     pub git_timeout: Duration,
     /// Refuse what the platform refuses.
     pub strict: bool,
+    /// What Python handlers are built with.
+    pub python: python::Settings,
 }
 
 /// Finds an organization's secret of a kind by its name.

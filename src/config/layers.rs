@@ -160,6 +160,8 @@ settings! {
     build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
+    python_image = "python_image", "IGNITE_PYTHON_IMAGE", Plain;
+    python_index_url = "python_index_url", "IGNITE_PYTHON_INDEX_URL", Maybe;
     git_timeout = "git_timeout_secs", "IGNITE_GIT_TIMEOUT_SECS", Secs;
     standby = "standby", "IGNITE_STANDBY", Plain;
     standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;

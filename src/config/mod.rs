@@ -24,7 +24,7 @@ mod serving;
 mod tests;
 
 pub use forms::parse_duration;
-pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
+pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
 pub use serving::Serving;
@@ -124,6 +124,8 @@ const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
 const DEFAULT_CODE_MAX_FILES: usize = 50_000;
 /// Text packs to a tenth, a file of zeros to a thousandth.
 const DEFAULT_CODE_MAX_RATIO: u64 = 200;
+/// The smallest of the official images in which pip works.
+const DEFAULT_PYTHON_IMAGE: &str = "python:3.12-slim";
 /// A build takes a core or more; two leave a small machine usable.
 const DEFAULT_BUILD_CONCURRENCY: usize = 2;
 const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
@@ -337,6 +339,12 @@ pub struct Config {
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
     /// as `host` or `none`. Left out, it is the engine's default.
     pub build_network: Option<String>,
+    /// `python_image`, `IGNITE_PYTHON_IMAGE`: the image that Python handlers are built on; it has
+    /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
+    pub python_image: String,
+    /// `python_index_url`, `IGNITE_PYTHON_INDEX_URL`: the package index for `requirements.txt`, as
+    /// pip takes it. Left out, it is pip's own choice.
+    pub python_index_url: Option<IndexUrl>,
     /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
     /// 300 s.
     pub git_timeout: Duration,
@@ -493,6 +501,8 @@ impl Config {
             build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
+            python_image: DEFAULT_PYTHON_IMAGE.to_owned(),
+            python_index_url: None,
             git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
@@ -552,6 +562,10 @@ impl Config {
         require(
             self.test_max_running > 0,
             "test_max_running must be at least 1",
+        );
+        require(
+            !self.python_image.is_empty() && !self.python_image.contains(char::is_whitespace),
+            "python_image must be the reference of an image, such as python:3.12-slim",
         );
         require(
             self.build_concurrency > 0,

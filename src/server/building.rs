@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
-    build::{self, Limits, Vault},
+    build::{self, Limits, Vault, runtime::python},
     config::Config,
     store::secrets::Secrets,
 };
@@ -29,6 +29,10 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         network: c.build_network.clone(),
         git_timeout: c.git_timeout,
         strict: c.strict,
+        python: python::Settings {
+            image: c.python_image.clone(),
+            index_url: c.python_index_url.as_ref().map(ToString::to_string),
+        },
     }
 }
 

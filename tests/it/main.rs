@@ -16,10 +16,11 @@ mod clients;
 mod downgrade;
 mod executions;
 mod identity;
-mod python_server;
 mod images;
 mod limits;
 mod protocols;
+mod python;
+mod python_server;
 mod smuggling;
 
 mod disk_full;

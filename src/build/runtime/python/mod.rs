@@ -1,0 +1,181 @@
+//! Python: `handler.py` with the platform's own server (`server.py`) around it.
+//!
+//! The Dockerfile goes from what never changes to what changes with every deploy, so that the
+//! engine has all but the last step from before when only code has changed. The requirements are a
+//! step of their own, which runs again when their list has changed, and not when an index has.
+
+use crate::{
+    build::{Context, Entry, Source},
+    model::{Failure, Reason},
+};
+
+mod requirements;
+
+/// The server that a container runs.
+const SERVER: &str = include_str!("server.py");
+/// The user of the container: numeric, as the platform demands, and nobody's.
+const USER: &str = "65532:65532";
+/// Where handlers are looked for.
+const HANDLER: &str = "handler.py";
+/// What pip is to install.
+const REQUIREMENTS: &str = "requirements.txt";
+/// Longest list that is looked at; a longer one is installed as one that reads other files.
+const MAX_REQUIREMENTS: u64 = 1024 * 1024;
+
+/// Settings of Python builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The image that apps are built on: with `python3`, pip and a shell.
+    pub image: String,
+    /// The package index; `None` is pip's own choice.
+    pub index_url: Option<String>,
+}
+
+/// The context that builds a source.
+///
+/// # Errors
+/// BUILD_FAILED without a `handler.py` at the root.
+pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> {
+    check_handler(&source)?;
+    let needs = needs(&source);
+    let mut context = Context::empty(source, "Dockerfile");
+    context.add("Dockerfile", dockerfile(settings, needs), false);
+    context.add("server.py", SERVER, false);
+    if needs == Needs::List {
+        context.place(REQUIREMENTS, REQUIREMENTS);
+    }
+    let all: Vec<String> = context.source().entries().keys().cloned().collect();
+    for path in &all {
+        context.place(path, &format!("app/{path}"));
+    }
+    Ok(context)
+}
+
+fn check_handler(source: &Source) -> Result<(), Failure> {
+    let entries = source.entries();
+    if matches!(
+        entries.get(HANDLER),
+        Some(Entry::File { .. } | Entry::Link(_))
+    ) {
+        return Ok(());
+    }
+    let below = format!("/{HANDLER}");
+    let hint = match entries.keys().find(|path| path.ends_with(&below)) {
+        Some(path) => format!(
+            "there is {path}: send the folder {:?} as the code",
+            path.trim_end_matches(&below)
+        ),
+        None => "add one with `def handler(payload: bytes, ctx: dict)`".to_owned(),
+    };
+    Err(Failure::new(
+        Reason::BuildFailed,
+        format!("there is no {HANDLER} at the root of the code; {hint}"),
+    ))
+}
+
+/// What of the source has to be there when pip runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// There is no list.
+    Nothing,
+    /// The list alone.
+    List,
+    /// All of it: the list names files or folders.
+    Tree,
+}
+
+fn needs(source: &Source) -> Needs {
+    if !source.entries().contains_key(REQUIREMENTS) {
+        return Needs::Nothing;
+    }
+    match source.read(REQUIREMENTS, MAX_REQUIREMENTS) {
+        Some(text) if !requirements::read_files(&String::from_utf8_lossy(&text)) => Needs::List,
+        _ => Needs::Tree,
+    }
+}
+
+fn dockerfile(settings: &Settings, needs: Needs) -> String {
+    let mut lines = vec![
+        format!("FROM {}", settings.image),
+        "USER 0:0".to_owned(),
+        // The file system is read-only: no bytecode could be written beside the code.
+        "ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/home/app".to_owned(),
+        "WORKDIR /app".to_owned(),
+        r#"ENTRYPOINT ["python3", "/opt/ignite/server.py", "/app"]"#.to_owned(),
+        "CMD []".to_owned(),
+        "COPY server.py /opt/ignite/server.py".to_owned(),
+    ];
+    let code = "COPY app/ /app/".to_owned();
+    let user = format!("USER {USER}");
+    match needs {
+        Needs::Nothing => lines.extend([user, code]),
+        Needs::List => {
+            let list = "/opt/ignite/requirements.txt";
+            lines.push(format!("COPY {REQUIREMENTS} {list}"));
+            lines.extend([pip(settings, list), user, code]);
+        }
+        Needs::Tree => lines.extend([code, pip(settings, REQUIREMENTS), user]),
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The step that installs a list.
+fn pip(settings: &Settings, list: &str) -> String {
+    // Debian's Python wants to be asked for leave; the image is this app's alone.
+    let mut variables = "PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore".to_owned();
+    if let Some(url) = &settings.index_url {
+        variables.push_str(&format!(" PIP_INDEX_URL={}", quoted(url)));
+        // Whoever sets an index without TLS means it.
+        if let Some(rest) = url.strip_prefix("http://") {
+            let authority = rest.split('/').next().unwrap_or_default();
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            variables.push_str(&format!(" PIP_TRUSTED_HOST={}", quoted(host)));
+        }
+    }
+    format!(
+        "RUN {variables} python3 -m pip install --no-cache-dir --disable-pip-version-check --no-input -r {list}"
+    )
+}
+
+/// A word for the shell, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(index_url: Option<&str>) -> Settings {
+        Settings {
+            image: "base:1".into(),
+            index_url: index_url.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_list_is_installed_before_the_code_unless_it_needs_the_code() {
+        let position = |needs, what: &str| {
+            let text = dockerfile(&settings(None), needs);
+            text.lines().position(|line| line.starts_with(what))
+        };
+        assert_eq!(position(Needs::Nothing, "RUN"), None);
+        let at = |needs, what| position(needs, what).expect(what);
+        assert!(at(Needs::List, "RUN") < at(Needs::List, "COPY app/"));
+        assert!(at(Needs::Tree, "RUN") > at(Needs::Tree, "COPY app/"));
+        for needs in [Needs::Nothing, Needs::List, Needs::Tree] {
+            let text = dockerfile(&settings(None), needs);
+            let users: Vec<_> = text.lines().filter(|l| l.starts_with("USER")).collect();
+            assert_eq!(users, ["USER 0:0", "USER 65532:65532"], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_quoted_and_trusted_only_without_tls() {
+        let step = pip(&settings(Some("https://i.example/simple?a='b")), "list");
+        assert!(step.contains(r"PIP_INDEX_URL='https://i.example/simple?a='\''b'"));
+        assert!(!step.contains("TRUSTED"), "{step}");
+        let step = pip(&settings(Some("http://u:p@i.example:81/simple")), "list");
+        assert!(step.contains("PIP_TRUSTED_HOST='i.example:81'"), "{step}");
+    }
+}
