@@ -49,6 +49,8 @@ have curl && engine_answers || engine=no
 if [ "$engine" = no ] && [ -z "${DOCKER_HOST:-}" ] && ! have dockerd; then
     missing+=(docker.io)
 fi
+# The image that Python handlers are tested on is made with the client.
+have docker || missing+=(docker.io)
 rust=yes
 rust_is_right || rust=no
 
@@ -76,6 +78,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq >&2
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
     # Recommended, not required, by docker.io, and no bridge network comes up without it.
+    have docker || apt-get install -y -qq --no-install-recommends docker-cli >&2
     have iptables || apt-get install -y -qq --no-install-recommends iptables >&2
 fi
 

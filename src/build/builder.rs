@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Images, Limits, Log, runtime::Bases};
+use super::{Images, Limits, Log, runtime::python};
 use crate::{
     apps::now_ms,
     engine::ImageBuilder,
@@ -52,10 +52,10 @@ pub struct Config {
     pub network: Option<String>,
     /// Longest time to fetch a repository.
     pub git_timeout: Duration,
-    /// What managed runtimes build with.
-    pub bases: Bases,
     /// Refuse what the platform refuses.
     pub strict: bool,
+    /// What Python handlers are built with.
+    pub python: python::Settings,
 }
 
 /// Finds an organization's secret of a kind by its name.

@@ -5,7 +5,7 @@
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, LogFormat, PublicUrl, Reach};
+use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 
 /// No wait is longer: a deadline this far ahead still fits the clock's arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -232,6 +232,24 @@ impl FromStr for PublicUrl {
             scheme: scheme.to_owned(),
             port,
         })
+    }
+}
+
+impl FromStr for IndexUrl {
+    type Err = &'static str;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let refuse = "write the index as an http or https URL, such as https://pypi.org/simple";
+        let uri: http::Uri = s.parse().map_err(|_| refuse)?;
+        match (uri.scheme_str(), uri.host()) {
+            (Some("http" | "https"), Some(_)) => Ok(Self(s.to_owned())),
+            _ => Err(refuse),
+        }
+    }
+}
+
+impl Display for IndexUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

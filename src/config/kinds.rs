@@ -39,3 +39,7 @@ pub struct PublicUrl {
     /// The port to show; `None` shows none, which is the scheme's own.
     pub port: Option<u16>,
 }
+
+/// The URL of a package index, of HTTP or HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexUrl(pub(super) String);

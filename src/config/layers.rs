@@ -161,7 +161,7 @@ settings! {
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
     python_base = "python_base", "IGNITE_PYTHON_BASE", Plain;
-    pip_index_url = "pip_index_url", "IGNITE_PIP_INDEX_URL", Plain;
+    pip_index_url = "pip_index_url", "IGNITE_PIP_INDEX_URL", Maybe;
     git_timeout = "git_timeout_secs", "IGNITE_GIT_TIMEOUT_SECS", Secs;
     standby = "standby", "IGNITE_STANDBY", Plain;
     standby_pause_for = "standby_pause_for", "IGNITE_STANDBY_PAUSE_FOR", Span;

@@ -24,7 +24,7 @@ mod serving;
 mod tests;
 
 pub use forms::parse_duration;
-pub use kinds::{Freezer, LogFormat, PublicUrl, Reach};
+pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
 pub use serving::Serving;
@@ -340,11 +340,11 @@ pub struct Config {
     /// as `host` or `none`. Left out, it is the engine's default.
     pub build_network: Option<String>,
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
-    /// `python3` (3.9 or later) and pip. Default `python:3.12-slim`.
+    /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
     pub python_base: String,
-    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: where pip finds what `requirements.txt` asks for.
-    /// Empty, the default, is PyPI.
-    pub pip_index_url: String,
+    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, as pip
+    /// takes it. Left out, it is pip's own choice.
+    pub pip_index_url: Option<IndexUrl>,
     /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
     /// 300 s.
     pub git_timeout: Duration,
@@ -502,7 +502,7 @@ impl Config {
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
             python_base: DEFAULT_PYTHON_BASE.to_owned(),
-            pip_index_url: String::new(),
+            pip_index_url: None,
             git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
             standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
@@ -562,6 +562,10 @@ impl Config {
         require(
             self.test_max_running > 0,
             "test_max_running must be at least 1",
+        );
+        require(
+            !self.python_base.is_empty() && !self.python_base.contains(char::is_whitespace),
+            "python_base must be the reference of an image, such as python:3.12-slim",
         );
         require(
             self.build_concurrency > 0,

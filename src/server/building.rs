@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
-    build::{self, Limits, Vault, runtime::Bases},
+    build::{self, Limits, Vault, runtime::python},
     config::Config,
     store::secrets::Secrets,
 };
@@ -28,11 +28,11 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         logs_kept: c.build_logs_kept,
         network: c.build_network.clone(),
         git_timeout: c.git_timeout,
-        bases: Bases {
-            python: c.python_base.clone(),
-            pip_index_url: c.pip_index_url.clone(),
-        },
         strict: c.strict,
+        python: python::Settings {
+            image: c.python_base.clone(),
+            index_url: c.pip_index_url.as_ref().map(ToString::to_string),
+        },
     }
 }
 

@@ -1,252 +1,355 @@
-//! A handler in Python: from a folder to answers.
+//! Python handlers, from the code to answers, over the command line and the API.
 
 use std::{
-    fs,
-    net::{Ipv4Addr, TcpListener},
+    collections::BTreeSet,
     path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyper::{Method, StatusCode};
-use serde_json::{Value, json};
-use tokio::net::TcpStream;
-
-use crate::{
-    cli::ok,
-    support::{
-        app::App,
-        code::{tar_gz, write, zip},
-        contract::{BOTH, Via},
-        eventually_ok,
-        ignite::Ignite,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
-/// Longest start of the little package index.
-const INDEX_LIMIT: Duration = Duration::from_secs(20);
-/// Calls at once on one replica.
-const CALLS: usize = 50;
+use axum::{Router, response::Html, routing::get};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 
-const HANDLER: &str = r#"
-import json, threading
-import greeting
+use crate::{
+    cli::ran,
+    support::{
+        app::App,
+        code::{tar_gz, write, zip},
+        contract::BOTH,
+        http,
+        ignite::{Builder, Ignite},
+    },
+};
 
-together = threading.Barrier(50)
-
-def handler(payload: bytes, ctx: dict):
-    what = payload.decode()
-    if what == "dict":
-        return {"greeting": greeting.TEXT, "ctx": sorted(ctx), "function": ctx["function_id"],
-                "organization": ctx["organization_id"], "execution": ctx["execution_id"]}
-    if what == "str":
-        return "h\u00e9"
-    if what == "bytes":
-        return b"\x00\xff"
-    if what == "pieces":
-        return (str(n) for n in range(3))
-    if what == "together":
-        together.wait(timeout=60)
-        return "all"
-    raise ValueError("not " + what)
-"#;
-
-/// The image with Python that this machine can make without a registry.
-fn base() -> String {
+/// Python and pip without a registry; made once on a machine.
+async fn base_image() -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-base.sh");
-    let made = Command::new(script).output().expect("bash runs");
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    String::from_utf8(made.stdout)
+    let made = tokio::task::spawn_blocking(move || Command::new(script).output());
+    let output = made.await.expect("no panic").expect("the script runs");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    String::from_utf8(output.stdout)
         .expect("text")
         .trim()
         .to_owned()
 }
 
-/// A package index on this machine, with one package in one version.
+async fn server(more: impl FnOnce(Builder) -> Builder) -> Ignite {
+    let builder = Ignite::builder()
+        .env("IGNITE_DEFAULT_ORG", "acme")
+        .env("IGNITE_PYTHON_BASE", base_image().await);
+    more(builder).start().await
+}
+
+fn app(ignite: &Ignite, name: &str) -> App {
+    App {
+        org: "acme".into(),
+        name: name.into(),
+        token: ignite.token("acme"),
+    }
+}
+
+/// A package index with one package, which counts how often it is asked.
 struct Index {
-    server: Child,
     url: String,
-    _folder: tempfile::TempDir,
+    asked: Arc<AtomicUsize>,
+    task: AbortHandle,
 }
 
 impl Index {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a directory");
+    async fn serve() -> Self {
         let wheel = zip(&[
-            ("greeting/__init__.py", b"TEXT = 'hello from 1.2'\n"),
-            (
-                "greeting-1.2.dist-info/METADATA",
-                b"Metadata-Version: 2.1\nName: greeting\nVersion: 1.2\n",
-            ),
-            (
-                "greeting-1.2.dist-info/WHEEL",
-                b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            ),
-            ("greeting-1.2.dist-info/RECORD", b""),
+            ("tiny.py", b"VERSION = '1.2.3'\n"),
+            ("tiny-1.2.3.dist-info/METADATA", b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.2.3\n"),
+            ("tiny-1.2.3.dist-info/WHEEL", b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("tiny-1.2.3.dist-info/RECORD", b"tiny.py,,\ntiny-1.2.3.dist-info/METADATA,,\ntiny-1.2.3.dist-info/WHEEL,,\ntiny-1.2.3.dist-info/RECORD,,\n"),
         ]);
-        write(
-            folder.path(),
-            &[("simple/greeting/greeting-1.2-py3-none-any.whl", &wheel)],
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let file = "tiny-1.2.3-py3-none-any.whl";
+        let router = Router::new()
+            .route(
+                "/simple/tiny/",
+                get(move || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    async move { Html(format!("<a href=\"/{file}\">{file}</a>")) }
+                }),
+            )
+            .route(&format!("/{file}"), get(move || async move { wheel }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let url = format!(
+            "http://{}/simple",
+            listener.local_addr().expect("an address")
         );
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let addr = free.local_addr().expect("an address");
-        drop(free);
-        let server = Command::new("python3")
-            .args(["-m", "http.server", "--bind", "127.0.0.1"])
-            .arg(addr.port().to_string())
-            .arg("--directory")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("python3 is installed; scripts/setup.sh does it");
-        eventually_ok(INDEX_LIMIT, || TcpStream::connect(addr)).await;
+        let serve = async move { axum::serve(listener, router).await };
         Self {
-            server,
-            url: format!("http://{addr}/simple"),
-            _folder: folder,
+            url,
+            asked,
+            task: tokio::spawn(serve).abort_handle(),
         }
     }
 }
 
 impl Drop for Index {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        self.task.abort();
     }
 }
 
-async fn call(ignite: &Ignite, app: &App, what: &str) -> crate::support::http::Answer {
+/// Answers with the value of the expression that it is sent.
+const EVAL: &[u8] = b"
+import os, threading
+import tiny
+from helpers.more import double
+
+barrier = threading.Barrier(50)
+
+def write(path):
+    with open(path, 'w') as f: f.write('x')
+    return True
+
+def handler(payload: bytes, ctx: dict):
+    print('called with', payload.decode())
+    return eval(payload.decode())
+";
+
+async fn call(ignite: &Ignite, app: &App, payload: &str) -> http::Answer {
     let request = app.request(ignite, Method::POST, "/");
-    request
-        .body(what.to_owned())
-        .send()
-        .await
-        .expect("an answer")
+    let answer = request.body(payload.to_owned()).send().await;
+    answer.unwrap_or_else(|e| panic!("{payload}: {e}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handler_goes_from_a_folder_to_the_answers_that_its_contract_has() {
-    let (base, index) = (base(), Index::start().await);
-    let ignite = Ignite::builder()
-        .env("IGNITE_DEFAULT_ORG", "acme")
-        .env("IGNITE_PYTHON_BASE", &base)
-        .env("IGNITE_PIP_INDEX_URL", &index.url)
-        .env("IGNITE_BUILD_NETWORK", "host")
-        .start()
-        .await;
-    let app = App {
-        org: "acme".into(),
-        name: "a".into(),
-        token: ignite.token("acme"),
-    };
+async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it() {
+    let index = Index::serve().await;
+    let ignite = server(|b| {
+        b.env("IGNITE_PIP_INDEX_URL", index.url.as_str())
+            .env("IGNITE_BUILD_NETWORK", "host")
+    })
+    .await;
     let folder = tempfile::tempdir().expect("a directory");
     write(
         folder.path(),
         &[
-            ("handler.py", HANDLER.as_bytes()),
-            ("requirements.txt", b"greeting==1.2\n"),
+            ("handler.py", EVAL),
+            ("helpers/more.py", b"def double(x): return 2 * x\n"),
+            ("requirements.txt", b"tiny==1.2.3\n"),
         ],
     );
     let path = folder.path().to_str().expect("text");
-    let deploy = ["app", "deploy", "a", "--code", path, "--runtime", "python"];
-    ok(&ignite, &deploy);
-
-    let answer = call(&ignite, &app, "dict").await;
-    let execution = answer.header("x-ignite-execution-id").map(str::to_owned);
-    let expected = json!({
-        "greeting": "hello from 1.2", "function": "acme/a", "organization": "acme",
-        "ctx": ["execution_id", "function_id", "organization_id"], "execution": execution,
-    });
-    assert_eq!(answer.json().await, expected);
-    assert_eq!(call(&ignite, &app, "str").await.text().await, "h\u{e9}");
-    assert_eq!(
-        &call(&ignite, &app, "bytes").await.bytes().await[..],
-        b"\x00\xff"
-    );
-    assert_eq!(call(&ignite, &app, "pieces").await.text().await, "012");
-    let raised = call(&ignite, &app, "sense").await;
-    assert_eq!(raised.status, StatusCode::INTERNAL_SERVER_ERROR);
-    let raised = raised.json().await;
-    assert_eq!(
-        (&raised["error"], &raised["type"]),
-        (&json!("not sense"), &json!("ValueError"))
-    );
-    let trace = raised["traceback"].to_string();
+    let deploy = || {
+        let deployed = ran(ignite.cli(&[
+            "app",
+            "deploy",
+            "py",
+            "--code",
+            path,
+            "--runtime",
+            "python",
+            "--tier",
+            "large",
+            "--follow",
+        ]));
+        assert_eq!(deployed.code, 0, "{}", deployed.err);
+        deployed
+    };
+    let deployed = deploy();
     assert!(
-        trace.contains("handler.py") && trace.contains("in handler"),
-        "{trace}"
+        deployed.out.starts_with("http://py-acme."),
+        "{}",
+        deployed.out
+    );
+    let app = app(&ignite, "py");
+
+    for (payload, kind, body) in [
+        ("{'twice': double(2)}", "application/json", "{\"twice\": 4}"),
+        ("tiny.VERSION", "text/plain; charset=utf-8", "1.2.3"),
+        ("b'\\x41'", "application/octet-stream", "A"),
+        (
+            "(str(n) for n in range(3))",
+            "text/plain; charset=utf-8",
+            "012",
+        ),
+        ("os.getuid()", "application/json", "65532"),
+        (
+            "write(os.environ['HOME'] + '/f')",
+            "application/json",
+            "true",
+        ),
+    ] {
+        let answer = call(&ignite, &app, payload).await;
+        assert_eq!(answer.status, StatusCode::OK, "{payload}");
+        assert_eq!(answer.header("content-type"), Some(kind), "{payload}");
+        assert_eq!(answer.text().await, body, "{payload}");
+    }
+    let ctx = call(&ignite, &app, "ctx").await.json().await;
+    let keys: BTreeSet<_> = ctx.as_object().expect("an object").keys().collect();
+    assert_eq!(
+        Vec::from_iter(keys),
+        ["execution_id", "function_id", "organization_id"]
+    );
+    assert_eq!(ctx["function_id"], "acme/py");
+    assert!(
+        ctx["execution_id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("exec_")),
+        "{ctx}"
     );
 
-    // Each waits for all the others, so one replica has to run them at once.
-    let together = (0..CALLS).map(|_| async {
-        let answer = call(&ignite, &app, "together").await;
-        (answer.status, answer.text().await)
-    });
-    for answer in futures_util::future::join_all(together).await {
-        assert_eq!(answer, (StatusCode::OK, "all".to_owned()));
-    }
+    let failed = call(&ignite, &app, "write('/app/f')").await;
+    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(
+        failed.header("x-ignite-error"),
+        None,
+        "it is the app's answer"
+    );
+    let failed = failed.json().await;
+    assert_eq!(failed["type"], "OSError", "the code is read-only: {failed}");
+    assert!(
+        failed["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("Read-only")),
+        "{failed}"
+    );
+    assert!(
+        failed["traceback"]
+            .as_str()
+            .is_some_and(|t| t.contains("/app/handler.py")),
+        "{failed}"
+    );
 
-    // Other code with the same requirements: nothing is installed again, so the index is not asked.
-    drop(index);
-    fs::write(
-        folder.path().join("handler.py"),
-        HANDLER.replace("h\\u00e9", "new"),
+    // Fifty that all have to be there at once, on one replica.
+    let calls = (0..50).map(|_| call(&ignite, &app, "[barrier.wait(60), os.uname().nodename][1]"));
+    let mut replicas = BTreeSet::new();
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.status, StatusCode::OK);
+        replicas.insert(answer.text().await);
+    }
+    assert_eq!(replicas.len(), 1, "{replicas:?}");
+    let logs = ran(ignite.cli(&["app", "logs", "py"]));
+    assert!(
+        logs.out.contains("called with tiny.VERSION"),
+        "{}",
+        logs.out
+    );
+
+    // Changed code with the same list: nothing is installed again.
+    let asked = index.asked.load(Ordering::Relaxed);
+    assert!(asked > 0, "the requirement came from the index");
+    write(
+        folder.path(),
+        &[("helpers/more.py", b"def double(x): return 'changed'\n")],
+    );
+    deploy();
+    assert_eq!(index.asked.load(Ordering::Relaxed), asked);
+    let answer = call(&ignite, &app, "double(2)").await;
+    assert_eq!(answer.text().await, "changed");
+
+    // A changed list is.
+    write(folder.path(), &[("requirements.txt", b"tiny>=1\n")]);
+    deploy();
+    assert!(index.asked.load(Ordering::Relaxed) > asked);
+    let (_, meta) = app.api(&ignite, Method::GET, "", Value::Null).await;
+    assert_eq!(meta["app"]["runtime"], "python", "{meta}");
+}
+
+/// CreateApp with code of the Python runtime.
+async fn create(ignite: &Ignite, name: &str, code: &[u8]) -> App {
+    let source = json!({ "runtime": { "python": {} }, "sourceCode": STANDARD.encode(code) });
+    App::create(
+        ignite,
+        &format!("acme/{name}"),
+        json!({ "code": { "compile": source } }),
     )
-    .expect("written");
-    ok(&ignite, &deploy);
-    assert_eq!(call(&ignite, &app, "str").await.text().await, "new");
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_file_is_a_handler_and_what_is_none_is_refused_with_the_reason() {
-    let ignite = Ignite::builder()
-        .env("IGNITE_PYTHON_BASE", base())
-        .start()
-        .await;
-    let token = ignite.token("acme");
-    for (via, name) in BOTH.into_iter().zip(["grpc", "json"]) {
-        let id = json!({ "organization_name": "acme", "app_name": name });
-        let create = json!({ "organization_name": "acme", "name": name });
-        ignite.ok(via, "CreateApp", &token, create).await;
-        let save = async |source: &[u8]| {
-            let mut fields = id.clone();
-            fields["code"] = json!({ "compile": {
-                "runtime": { "python": {} }, "source_code": STANDARD.encode(source),
-            }});
-            ignite.ok(via, "SaveDraft", &token, fields).await;
-        };
-        save(b"def handler(payload, ctx):\n    return payload[::-1]\n").await;
-        ignite.ok(via, "PublishDraft", &token, id.clone()).await;
-        let app = App {
-            org: "acme".into(),
-            name: name.into(),
-            token: token.clone(),
-        };
-        assert_eq!(call(&ignite, &app, "abc").await.text().await, "cba");
-        let got = ignite.ok(via, "GetApp", &token, id.clone()).await;
-        assert_eq!(got["app"]["runtime"], "python");
+async fn one_file_is_enough_and_wheels_may_come_with_the_code() {
+    let ignite = server(|b| b).await;
+    let single = b"async def handler(payload, ctx):\n    return payload[::-1]\n";
+    let app = create(&ignite, "single", single).await;
+    let (status, answer) = app.publish(&ignite).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(call(&ignite, &app, "abc").await.text().await, "cba");
 
-        save(&tar_gz(&[("src/handler.py", b"x")])).await;
-        let refused = ignite
-            .refused(via, "PublishDraft", &token, id.clone())
-            .await;
-        assert!(refused.message.contains("src/handler.py"), "{refused:?}");
-        // One that cannot be imported never gets ready; the version before serves on.
-        save(b"import nothing_of_that_name\n").await;
-        let refused = ignite
-            .refused(via, "PublishDraft", &token, id.clone())
-            .await;
-        assert!(
-            refused.message.contains("nothing_of_that_name"),
-            "{refused:?}"
-        );
+    // A list that reads files of the source is installed with the source at hand.
+    let wheel = zip(&[
+        ("own.py", b"NAME = 'own'\n"),
+        ("own-1.dist-info/METADATA", b"Metadata-Version: 2.1\nName: own\nVersion: 1\n"),
+        ("own-1.dist-info/WHEEL", b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        ("own-1.dist-info/RECORD", b"own.py,,\nown-1.dist-info/METADATA,,\nown-1.dist-info/WHEEL,,\nown-1.dist-info/RECORD,,\n"),
+    ]);
+    let archive = tar_gz(&[
+        (
+            "handler.py",
+            b"import own\ndef handler(payload, ctx): return own.NAME\n",
+        ),
+        ("requirements.txt", b"-r more/list.txt\n"),
+        (
+            "more/list.txt",
+            b"--no-index\n--find-links wheels\nown==1\n",
+        ),
+        ("wheels/own-1-py3-none-any.whl", &wheel),
+    ]);
+    let app = create(&ignite, "wheels", &archive).await;
+    let (status, answer) = app.publish(&ignite).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(call(&ignite, &app, "").await.text().await, "own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_built_or_started_says_why() {
+    let ignite = server(|b| b).await;
+    let nested = tar_gz(&[("src/handler.py", b"def handler(payload, ctx): pass\n")]);
+    let app = create(&ignite, "nested", &nested).await;
+    let (status, answer) = app.publish(&ignite).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let text = answer.to_string();
+    assert!(
+        text.contains("BUILD_FAILED") && text.contains("src/handler.py"),
+        "{text}"
+    );
+
+    let broken = create(&ignite, "broken", b"import not_there\n").await;
+    let (status, answer) = broken.publish(&ignite).await;
+    // Publishing does not start an app that nobody calls; the first call tells.
+    let text = match status {
+        StatusCode::OK => call(&ignite, &broken, "").await.text().await,
+        _ => answer.to_string(),
+    };
+    for part in ["exit code 1", "No module named 'not_there'", "handler.py"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_cannot_start_is_refused_and_the_one_before_serves_on() {
+    let ignite = server(|b| b).await;
+    for (via, name) in BOTH.into_iter().zip(["grpc", "json"]) {
+        let app = create(
+            &ignite,
+            name,
+            b"def handler(payload, ctx): return payload[::-1]\n",
+        )
+        .await;
+        let id = json!({ "organization_name": "acme", "app_name": name });
+        ignite.ok(via, "PublishDraft", &app.token, id.clone()).await;
         assert_eq!(call(&ignite, &app, "abc").await.text().await, "cba");
-        let _: Value = ignite.ok(Via::Json, "DeleteApp", &token, id).await;
+        let mut broken = id.clone();
+        broken["code"] = json!({ "compile": {
+            "runtime": { "python": {} }, "source_code": STANDARD.encode("import not_there\n"),
+        }});
+        ignite.ok(via, "SaveDraft", &app.token, broken).await;
+        let refused = ignite.refused(via, "PublishDraft", &app.token, id).await;
+        assert!(refused.message.contains("not_there"), "{refused:?}");
+        assert_eq!(call(&ignite, &app, "abc").await.text().await, "cba");
     }
 }

@@ -19,17 +19,19 @@ fn next(state: &mut u64) -> u64 {
 
 #[test]
 fn a_thousand_apps_for_a_day_stay_in_bounds_and_follow_the_formula() {
-    let began = std::time::SystemTime::now();
+    // Of this thread alone, which does all the work: other tests run beside it.
+    let clock = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let began = clock();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     let (served, most) = runtime.block_on(day());
-    let took = began.elapsed().expect("forward");
-    println!("{served} requests, at most {most} containers ran at once; {took:.1?}");
+    let took = clock().tv_sec - began.tv_sec;
+    println!("{served} requests, at most {most} containers ran at once; {took} s of a core");
     assert!(served > 10_000);
-    assert!(took < secs(60), "{took:?}");
+    assert!(took < 60, "{took} s");
 }
 
 async fn day() -> (u64, usize) {

@@ -1,124 +1,181 @@
-//! Python: `handler.py` at the root of the code, with `def handler(payload: bytes, ctx: dict)`.
+//! Python: `handler.py` with the platform's own server (`server.py`) around it.
 //!
-//! What changes seldom comes first in the Dockerfile: packages are installed again only when
-//! `requirements.txt` changes, and a change of code alone is one layer. Packages go to a folder of
-//! their own, since the Python of a distribution keeps pip out of its own.
+//! The Dockerfile goes from what never changes to what changes with every deploy, so that the
+//! engine has all but the last step from before when only code has changed. The requirements are a
+//! step of their own, which runs again when their list has changed, and not when an index has.
 
 use crate::{
-    build::{Context, Source},
+    build::{Context, Entry, Source},
     model::{Failure, Reason},
 };
 
-use super::Bases;
+mod requirements;
 
-/// The server around the handler.
+/// The server that a container runs.
 const SERVER: &str = include_str!("server.py");
-const DOCKERFILE: &str = "Dockerfile";
-const REQUIREMENTS: &str = "requirements.txt";
+/// The user of the container: numeric, as the platform demands, and nobody's.
+const USER: &str = "65532:65532";
+/// Where handlers are looked for.
 const HANDLER: &str = "handler.py";
-/// Where the code is in the context.
-const CODE: &str = "code";
-/// Who runs it: no user of any image, and not root.
-const USER: u32 = 65532;
+/// What pip is to install.
+const REQUIREMENTS: &str = "requirements.txt";
+/// Longest list that is looked at; a longer one is installed as one that reads other files.
+const MAX_REQUIREMENTS: u64 = 1024 * 1024;
 
-pub(super) fn context(source: Source, bases: &Bases) -> Result<Context, Failure> {
-    if !source.has_file(HANDLER) {
-        let elsewhere = source
-            .entries()
-            .keys()
-            .find(|path| path.ends_with("/handler.py"));
-        let hint = elsewhere.map_or_else(String::new, |path| {
-            format!("; there is one at {path:?}: hand in the folder that it is in")
-        });
-        return Err(Failure::new(
-            Reason::BuildFailed,
-            format!(
-                "there is no handler.py with `def handler(payload: bytes, ctx: dict)` at the root of the code{hint}"
-            ),
-        ));
-    }
-    let paths: Vec<String> = source.entries().keys().cloned().collect();
-    let has_requirements = source.has_file(REQUIREMENTS);
-    let mut context = Context::empty(source, DOCKERFILE);
-    context.add(DOCKERFILE, dockerfile(bases, has_requirements), false);
+/// Settings of Python builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The image that apps are built on: with `python3`, pip and a shell.
+    pub image: String,
+    /// The package index; `None` is pip's own choice.
+    pub index_url: Option<String>,
+}
+
+/// The context that builds a source.
+///
+/// # Errors
+/// BUILD_FAILED without a `handler.py` at the root.
+pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> {
+    check_handler(&source)?;
+    let needs = needs(&source);
+    let mut context = Context::empty(source, "Dockerfile");
+    context.add("Dockerfile", dockerfile(settings, needs), false);
     context.add("server.py", SERVER, false);
-    if has_requirements {
+    if needs == Needs::List {
         context.place(REQUIREMENTS, REQUIREMENTS);
-        if !bases.pip_index_url.is_empty() {
-            let index = bases.pip_index_url.clone();
-            context.build_args.insert("PIP_INDEX_URL".to_owned(), index);
-            if let Some(host) = plain_http_host(&bases.pip_index_url) {
-                context
-                    .build_args
-                    .insert("PIP_TRUSTED_HOST".to_owned(), host);
-            }
-        }
     }
-    for path in paths {
-        context.place(&path, &format!("{CODE}/{path}"));
+    let all: Vec<String> = context.source().entries().keys().cloned().collect();
+    for path in &all {
+        context.place(path, &format!("app/{path}"));
     }
     Ok(context)
 }
 
-fn dockerfile(bases: &Bases, has_requirements: bool) -> String {
-    let packages = match has_requirements {
-        true => {
-            "ARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\n\
-             COPY requirements.txt /ignite/requirements.txt\n\
-             RUN [\"python3\", \"-m\", \"pip\", \"install\", \"--no-cache-dir\", \"--disable-pip-version-check\", \
-             \"--target\", \"/ignite/packages\", \"--requirement\", \"/ignite/requirements.txt\"]\n"
-        }
-        false => "",
+fn check_handler(source: &Source) -> Result<(), Failure> {
+    let entries = source.entries();
+    if matches!(
+        entries.get(HANDLER),
+        Some(Entry::File { .. } | Entry::Link(_))
+    ) {
+        return Ok(());
+    }
+    let below = format!("/{HANDLER}");
+    let hint = match entries.keys().find(|path| path.ends_with(&below)) {
+        Some(path) => format!(
+            "there is {path}: send the folder {:?} as the code",
+            path.trim_end_matches(&below)
+        ),
+        None => "add one with `def handler(payload: bytes, ctx: dict)`".to_owned(),
     };
+    Err(Failure::new(
+        Reason::BuildFailed,
+        format!("there is no {HANDLER} at the root of the code; {hint}"),
+    ))
+}
+
+/// What of the source has to be there when pip runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// There is no list.
+    Nothing,
+    /// The list alone.
+    List,
+    /// All of it: the list names files or folders.
+    Tree,
+}
+
+fn needs(source: &Source) -> Needs {
+    if !source.entries().contains_key(REQUIREMENTS) {
+        return Needs::Nothing;
+    }
+    match source.read(REQUIREMENTS, MAX_REQUIREMENTS) {
+        Some(text) if !requirements::read_files(&String::from_utf8_lossy(&text)) => Needs::List,
+        _ => Needs::Tree,
+    }
+}
+
+fn dockerfile(settings: &Settings, needs: Needs) -> String {
+    let mut lines = vec![
+        format!("FROM {}", settings.image),
+        "USER 0:0".to_owned(),
+        // The file system is read-only: no bytecode could be written beside the code.
+        "ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/home/app".to_owned(),
+        "WORKDIR /app".to_owned(),
+        r#"ENTRYPOINT ["python3", "/opt/ignite/server.py", "/app"]"#.to_owned(),
+        "CMD []".to_owned(),
+        "COPY server.py /opt/ignite/server.py".to_owned(),
+    ];
+    let code = "COPY app/ /app/".to_owned();
+    let user = format!("USER {USER}");
+    match needs {
+        Needs::Nothing => lines.extend([user, code]),
+        Needs::List => {
+            let list = "/opt/ignite/requirements.txt";
+            lines.push(format!("COPY {REQUIREMENTS} {list}"));
+            lines.extend([pip(settings, list), user, code]);
+        }
+        Needs::Tree => lines.extend([code, pip(settings, REQUIREMENTS), user]),
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The step that installs a list.
+fn pip(settings: &Settings, list: &str) -> String {
+    // Debian's Python wants to be asked for leave; the image is this app's alone.
+    let mut variables = "PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore".to_owned();
+    if let Some(url) = &settings.index_url {
+        variables.push_str(&format!(" PIP_INDEX_URL={}", quoted(url)));
+        // Whoever sets an index without TLS means it.
+        if let Some(rest) = url.strip_prefix("http://") {
+            let authority = rest.split('/').next().unwrap_or_default();
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            variables.push_str(&format!(" PIP_TRUSTED_HOST={}", quoted(host)));
+        }
+    }
     format!(
-        "FROM {base}\n\
-         ENV PYTHONPATH=/ignite/packages PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1\n\
-         {packages}\
-         COPY server.py /ignite/server.py\n\
-         WORKDIR /code\n\
-         USER {USER}:{USER}\n\
-         ENTRYPOINT []\n\
-         CMD [\"python3\", \"/ignite/server.py\", \"/code\"]\n\
-         COPY {CODE}/ /code/\n",
-        base = bases.python,
+        "RUN {variables} python3 -m pip install --no-cache-dir --disable-pip-version-check --no-input -r {list}"
     )
 }
 
-/// The host of an index without TLS, which pip asks only when it is told that it may.
-fn plain_http_host(url: &str) -> Option<String> {
-    let url: http::Uri = url.parse().ok()?;
-    (url.scheme_str() == Some("http")).then(|| url.host().map(ToOwned::to_owned))?
+/// A word for the shell, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn packages_come_before_code_and_only_where_they_are_asked_for() {
-        let bases = Bases {
-            python: "python:x".to_owned(),
-            pip_index_url: String::new(),
-        };
-        let with = dockerfile(&bases, true);
-        let at = |text: &str| {
-            with.find(text)
-                .unwrap_or_else(|| panic!("no {text}: {with}"))
-        };
-        assert!(at("FROM python:x") < at("pip") && at("pip") < at("COPY code/ /code/"));
-        assert!(
-            with.ends_with("COPY code/ /code/\n"),
-            "code alone is one layer"
-        );
-        assert!(!dockerfile(&bases, false).contains("pip"));
+    fn settings(index_url: Option<&str>) -> Settings {
+        Settings {
+            image: "base:1".into(),
+            index_url: index_url.map(str::to_owned),
+        }
     }
 
     #[test]
-    fn only_an_index_without_tls_is_named_as_trusted() {
-        assert_eq!(
-            plain_http_host("http://10.0.0.1:80/simple"),
-            Some("10.0.0.1".to_owned())
-        );
-        assert_eq!(plain_http_host("https://pypi.org/simple"), None);
+    fn the_list_is_installed_before_the_code_unless_it_needs_the_code() {
+        let position = |needs, what: &str| {
+            let text = dockerfile(&settings(None), needs);
+            text.lines().position(|line| line.starts_with(what))
+        };
+        assert_eq!(position(Needs::Nothing, "RUN"), None);
+        let at = |needs, what| position(needs, what).expect(what);
+        assert!(at(Needs::List, "RUN") < at(Needs::List, "COPY app/"));
+        assert!(at(Needs::Tree, "RUN") > at(Needs::Tree, "COPY app/"));
+        for needs in [Needs::Nothing, Needs::List, Needs::Tree] {
+            let text = dockerfile(&settings(None), needs);
+            let users: Vec<_> = text.lines().filter(|l| l.starts_with("USER")).collect();
+            assert_eq!(users, ["USER 0:0", "USER 65532:65532"], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_quoted_and_trusted_only_without_tls() {
+        let step = pip(&settings(Some("https://i.example/simple?a='b")), "list");
+        assert!(step.contains(r"PIP_INDEX_URL='https://i.example/simple?a='\''b'"));
+        assert!(!step.contains("TRUSTED"), "{step}");
+        let step = pip(&settings(Some("http://u:p@i.example:81/simple")), "list");
+        assert!(step.contains("PIP_TRUSTED_HOST='i.example:81'"), "{step}");
     }
 }
