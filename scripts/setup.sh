@@ -77,6 +77,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >&2
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    # The client is a package of its own where docker.io comes without it.
     # Recommended, not required, by docker.io, and no bridge network comes up without it.
     have docker || apt-get install -y -qq --no-install-recommends docker-cli >&2
     have iptables || apt-get install -y -qq --no-install-recommends iptables >&2

@@ -262,6 +262,7 @@ impl Apps {
                 s.volumes.remove_of(&id, since).await;
                 if let Some(before) = before {
                     s.collect(&before).await;
+                    s.builder.sweep(&s.store);
                 }
                 Ok(())
             })

@@ -66,6 +66,11 @@ impl Apps {
             }
             s.builder.cancel_all_but(&id, Some(&saved));
             s.collect(&before).await;
+            // Else the image of the draft before stays until the next build has ended: with it the
+            // engine would lose the layers that the build starts from, even under its hands.
+            if saved.source.prebuilt().is_some() {
+                s.builder.sweep(&s.store);
+            }
             Ok(DraftView {
                 draft: saved,
                 building: None,
@@ -214,12 +219,11 @@ impl Shared {
         Ok((source, Some(file)))
     }
 
-    /// Removes what an app's state before named and its present one does not.
+    /// Removes the code that an app's state before named and its present one does not.
     pub(super) async fn collect(self: &Arc<Self>, before: &App) {
         let now = self.store.catalog().get(&before.id).cloned();
         // An app of the same name that came later has files of its own.
         self.blobs.collect(before, now.as_deref()).await;
-        self.builder.sweep(&self.store);
     }
 
     /// Starts the build of a draft, or joins the one under way.
