@@ -353,23 +353,3 @@ async fn a_version_that_cannot_start_is_refused_and_the_one_before_serves_on() {
         assert_eq!(call(&ignite, &app, "abc").await.text().await, "cba");
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_draft_is_built_on_the_layers_of_the_one_before() {
-    let ignite = server(|b| b).await;
-    let folder = tempfile::tempdir().expect("a directory");
-    let path = folder.path().to_str().expect("text");
-    assert_eq!(ran(ignite.cli(&["app", "create", "d"])).code, 0);
-    for round in 0..4 {
-        let code = format!("def handler(payload, ctx): return {round}\n");
-        write(folder.path(), &[("handler.py", code.as_bytes())]);
-        let save = ["draft", "save", "d", "--code", path, "--runtime", "python"];
-        assert_eq!(ran(ignite.cli(&save)).code, 0);
-        let built = ran(ignite.cli(&["draft", "compile", "d", "--follow"]));
-        let log = format!("{}{}", built.out, built.err);
-        assert_eq!(built.code, 0, "{log}");
-        let kept = log.matches("Using cache").count();
-        // All but the base, which is no step of its own, and the code.
-        assert!(round == 0 || kept == 7, "round {round}: {log}");
-    }
-}
