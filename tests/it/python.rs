@@ -241,16 +241,25 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
     );
 
     // Changed code with the same list: nothing is installed again.
-    let asked = index.asked.load(Ordering::Relaxed);
-    assert!(asked > 0, "the requirement came from the index");
-    write(
-        folder.path(),
-        &[("helpers/more.py", b"def double(x): return 'changed'\n")],
-    );
-    deploy();
-    assert_eq!(index.asked.load(Ordering::Relaxed), asked);
-    let answer = call(&ignite, &app, "double(2)").await;
-    assert_eq!(answer.text().await, "changed");
+    let asked = || index.asked.load(Ordering::Relaxed);
+    assert!(asked() > 0, "the requirement came from the index");
+    // The engine goes on from the newest layers that fit, and a build of another test at the same
+    // time may have made the first of them once more; then the list is installed there, too.
+    let mut installed = Vec::new();
+    for round in ["one", "two", "three"] {
+        let before = asked();
+        let code = format!("def double(x): return {round:?}\n");
+        write(folder.path(), &[("helpers/more.py", code.as_bytes())]);
+        deploy();
+        let answer = call(&ignite, &app, "double(2)").await;
+        assert_eq!(answer.text().await, round);
+        installed.push(asked() - before);
+        if installed.ends_with(&[0]) {
+            break;
+        }
+    }
+    assert!(installed.ends_with(&[0]), "each time: {installed:?}");
+    let asked = asked();
 
     // A changed list is.
     write(folder.path(), &[("requirements.txt", b"tiny>=1\n")]);
