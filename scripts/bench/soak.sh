@@ -9,8 +9,7 @@
 secs=${SOAK_SECS:-600} slack_mb=${SLACK_MB:-15}
 need wrk:wrk
 
-# Few records are kept, so that what executions leave on purpose is no growth.
-start_server IGNITE_EXECUTION_MAX_PER_APP=500
+start_server
 deploy app ',"scaling":{"reservedCapacity":2,"maxReplicas":3}'
 host=app-bench.ignite.localhost
 url=http://$http
