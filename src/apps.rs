@@ -12,7 +12,7 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{Arc, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     build::{Builder, Images},
+    clock::now_ms,
     engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
@@ -54,15 +55,37 @@ pub struct Apps {
     shared: Arc<Shared>,
 }
 
+/// What operations on apps work with.
+pub struct Parts {
+    /// Where apps are written down.
+    pub store: Store,
+    /// Theirs go with an app.
+    pub executions: Executions,
+    /// Runs what is published.
+    pub fleet: Fleet,
+    /// Leads requests to it.
+    pub routes: Arc<Routes>,
+    /// Images that exist.
+    pub images: Images,
+    /// Makes those that do not.
+    pub builder: Builder,
+    /// Code that was handed in.
+    pub blobs: Blobs,
+    /// Apps' files.
+    pub volumes: Volumes,
+    /// What holds for apps that say nothing.
+    pub defaults: Defaults,
+}
+
 struct Shared {
     store: Store,
     executions: Executions,
     fleet: Fleet,
     routes: Arc<Routes>,
     images: Images,
-    volumes: Volumes,
     builder: Builder,
     blobs: Blobs,
+    volumes: Volumes,
     defaults: Defaults,
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
@@ -82,32 +105,32 @@ struct RollOut {
 
 impl Apps {
     /// The apps of a store; those that are published are handed to the fleet and routed.
-    pub fn new(
-        store: Store,
-        executions: Executions,
-        fleet: Fleet,
-        routes: Arc<Routes>,
-        making: (Images, Builder, Blobs),
-        volumes: Volumes,
-        defaults: Defaults,
-    ) -> Self {
-        let (images, builder, blobs) = making;
-        for app in store.catalog().iter() {
-            if let Some(revision) = Revision::of(app, defaults) {
-                routes.set(&fleet.activate(revision));
+    pub fn new(parts: Parts) -> Self {
+        for app in parts.store.catalog().iter() {
+            if let Some(revision) = Revision::of(app, parts.defaults) {
+                parts.routes.set(&parts.fleet.activate(revision));
             }
         }
-        // What a crash has left.
-        builder.sweep(&store);
+        let Parts {
+            store,
+            executions,
+            fleet,
+            routes,
+            images,
+            builder,
+            blobs,
+            volumes,
+            defaults,
+        } = parts;
         let shared = Shared {
             store,
             executions,
             fleet,
             routes,
             images,
-            volumes,
             builder,
             blobs,
+            volumes,
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
@@ -115,6 +138,8 @@ impl Apps {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         };
+        // What a crash has left.
+        shared.sweep();
         Self {
             shared: Arc::new(shared),
         }
@@ -262,7 +287,7 @@ impl Apps {
                 s.volumes.remove_of(&id, since).await;
                 if let Some(before) = before {
                     s.collect(&before).await;
-                    s.builder.sweep(&s.store);
+                    s.sweep();
                 }
                 Ok(())
             })
@@ -451,15 +476,4 @@ fn warn_of_ports(app: &App, exposed: &[u16]) {
     if !exposed.is_empty() && !exposed.contains(&primary) {
         tracing::warn!(app = %app.id, "The image exposes {exposed:?} and the app's port is {primary}; if it does not listen on $PORT, set `ports`");
     }
-}
-
-/// Wall time in Unix milliseconds.
-pub fn now_ms() -> i64 {
-    unix_ms(SystemTime::now())
-}
-
-/// A point of wall time in Unix milliseconds.
-pub fn unix_ms(at: SystemTime) -> i64 {
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64)
 }

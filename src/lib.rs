@@ -10,6 +10,7 @@ pub mod api;
 pub mod apps;
 pub mod build;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod executor;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::proto::v1;
 use crate::{
-    apps::unix_ms,
+    clock::unix_ms,
     fleet::Snapshot,
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,

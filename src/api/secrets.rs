@@ -9,7 +9,7 @@ use super::{
     proto::v1::{self, secret_service_server::SecretService, secret_value},
 };
 use crate::{
-    apps::now_ms,
+    clock::now_ms,
     model::{
         Failure, OrgName, Reason,
         secret::{Kind, Sealed, SecretName, Value},

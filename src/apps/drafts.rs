@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::{Apps, Shared, facts, now_ms, versions::draft, warn_of_ports};
+use super::{Apps, Shared, facts, versions::draft, warn_of_ports};
 use crate::{
     build::{self, Build, Format},
+    clock::now_ms,
     engine::Image,
     model::{
         App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Revision, Version,
@@ -69,7 +70,7 @@ impl Apps {
             // Else the image of the draft before stays until the next build has ended: with it the
             // engine would lose the layers that the build starts from, even under its hands.
             if saved.source.prebuilt().is_some() {
-                s.builder.sweep(&s.store);
+                s.sweep();
             }
             Ok(DraftView {
                 draft: saved,
@@ -226,6 +227,20 @@ impl Shared {
         self.blobs.collect(before, now.as_deref()).await;
     }
 
+    /// Removes the images of builds that no draft and no version names.
+    pub(super) fn sweep(&self) {
+        let store = self.store.clone();
+        self.builder.sweep(move || {
+            let of_app = |app: &Arc<App>| {
+                let draft = app.draft.iter().filter_map(|d| d.built.as_ref());
+                let draft = draft.filter_map(|b| Some(b.outcome.as_ref().ok()?.image_ref.clone()));
+                let versions = app.versions.iter().map(|v| v.image_ref.clone());
+                draft.chain(versions).collect::<Vec<_>>()
+            };
+            store.catalog().iter().flat_map(of_app).collect()
+        });
+    }
+
     /// Starts the build of a draft, or joins the one under way.
     pub(super) fn build(
         self: &Arc<Self>,
@@ -249,7 +264,7 @@ impl Shared {
                     .store
                     .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
                     .await;
-                shared.builder.sweep(&shared.store);
+                shared.sweep();
                 recorded
             }
             .boxed()

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Apps, now_ms};
-use crate::model::{App, AppId, CodeSource, Draft, Failure, Reason, Revision, Version};
+use super::Apps;
+use crate::{
+    clock::now_ms,
+    model::{App, AppId, CodeSource, Draft, Failure, Reason, Revision, Version},
+};
 
 /// The code of a draft or of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Images, Limits, Log, runtime::python};
 use crate::{
-    apps::now_ms,
+    clock::now_ms,
     engine::ImageBuilder,
     model::{
         AppId, BuildId, Draft, Failure, InstanceId, OrgName, Reason,

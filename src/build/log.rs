@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::apps::now_ms;
+use crate::clock::now_ms;
 
 /// Longest line that is kept; what is longer is cut.
 const MAX_LINE: usize = 8 * 1024;

@@ -1,19 +1,19 @@
-//! Images of builds that no draft and no version names any more.
+//! Images of builds that nothing names any more. What names them is for the caller to say.
 
 use std::collections::HashSet;
 
 use super::Builder;
-use crate::store::Store;
 
 impl Builder {
-    /// Removes, in the background, the names of images that were built here and that nothing
-    /// names. What a build under way has just made stays: its record is still to come.
-    pub fn sweep(&self, store: &Store) {
-        let (builder, store) = (self.clone(), store.clone());
-        self.in_the_background(async move { builder.sweep_once(&store).await });
+    /// Removes, in the background, the names of images that were built here and that are not in
+    /// `named`, which is asked once what is there is known. What a build under way has just made
+    /// stays: its record is still to come.
+    pub fn sweep(&self, named: impl FnOnce() -> HashSet<String> + Send + 'static) {
+        let builder = self.clone();
+        self.in_the_background(async move { builder.sweep_once(named).await });
     }
 
-    async fn sweep_once(&self, store: &Store) {
+    async fn sweep_once(&self, named: impl FnOnce() -> HashSet<String>) {
         let engine = &self.shared.engine;
         let built = match engine.built().await {
             Ok(built) => built,
@@ -24,16 +24,7 @@ impl Builder {
         };
         // In this order: a build that ends meanwhile is under way here or recorded there.
         let busy = self.busy();
-        let named: HashSet<String> = {
-            let catalog = store.catalog();
-            let of_app = |app: &std::sync::Arc<crate::model::App>| {
-                let draft = app.draft.iter().filter_map(|d| d.built.as_ref());
-                let draft = draft.filter_map(|b| Some(b.outcome.as_ref().ok()?.image_ref.clone()));
-                let versions = app.versions.iter().map(|v| v.image_ref.clone());
-                draft.chain(versions).collect::<Vec<_>>()
-            };
-            catalog.iter().flat_map(of_app).collect()
-        };
+        let named = named();
         for tag in built {
             if !busy.contains(&tag)
                 && !named.contains(&tag)

@@ -76,7 +76,7 @@ impl PullRecord {
             reference: reference.to_owned(),
             id: image.map(|image| image.id.clone()).unwrap_or_default(),
             digest_ref: crate::model::app::digest_ref(reference, digests.unwrap_or_default()),
-            at_ms: crate::apps::now_ms(),
+            at_ms: crate::clock::now_ms(),
         };
         write.put(pulled).await
     }

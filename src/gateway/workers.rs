@@ -49,6 +49,13 @@ struct Accepted {
 /// One connection more, until dropped.
 struct Open(Arc<AtomicUsize>);
 
+impl Open {
+    fn one_more(of: &Arc<AtomicUsize>) -> Self {
+        of.fetch_add(1, Ordering::Relaxed);
+        Self(of.clone())
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -83,11 +90,10 @@ impl Workers {
             .iter()
             .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let worker = fewest.ok_or_else(|| io::Error::other("there is no thread"))?;
-        worker.open.fetch_add(1, Ordering::Relaxed);
         let accepted = Accepted {
+            open: Open::one_more(&worker.open),
             tcp: tcp.into_std()?,
             serve,
-            open: Open(worker.open.clone()),
             tracker: tracker.clone(),
         };
         worker

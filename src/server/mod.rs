@@ -53,7 +53,7 @@ use crate::{
         secrets::Secrets as SecretsApi,
         status::{self, to_response},
     },
-    apps::Apps,
+    apps::{self, Apps},
     build::{Builder, Images},
     config::Config,
     engine::{Credentials, Engine, Keychain, docker::Docker},
@@ -130,15 +130,17 @@ pub async fn run(config: Config) -> Result<()> {
         building::vault(&secrets),
     )
     .context("the folder for builds")?;
-    let apps = Apps::new(
-        store.clone(),
-        executions.clone(),
-        fleet.clone(),
-        routes.clone(),
-        (images, builder.clone(), blobs),
-        volumes.clone(),
-        defaults(&config),
-    );
+    let apps = Apps::new(apps::Parts {
+        store: store.clone(),
+        executions: executions.clone(),
+        fleet: fleet.clone(),
+        routes: routes.clone(),
+        images,
+        builder: builder.clone(),
+        blobs,
+        volumes: volumes.clone(),
+        defaults: defaults(&config),
+    });
     let upkeep = Upkeep::start(
         upkeep_config(&config),
         store.clone(),

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::tools::{Checked, Counts, Problem, Report};
-use crate::model::{App, Blob, Failure, Reason, catalog::Catalog};
+use crate::model::{App, Blob, Failure, Reason, app::hex, catalog::Catalog};
 
 /// The folder in the data directory.
 pub(super) const FOLDER: &str = "code";
@@ -232,10 +232,6 @@ async fn in_the_background<T: Send + 'static>(
 
 fn unavailable(message: String) -> Failure {
     Failure::new(Reason::StoreUnavailable, message)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    apps::now_ms,
+    clock::now_ms,
     engine::{Engine, Error, Image, PullRecord, WritePulls, Written},
     model::{Failure, Pulled, app::digest_ref, catalog::Change},
     store::Store,

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    apps::now_ms,
+    clock::now_ms,
     engine::{Engine, Error, Volume},
     fleet::{Fleet, Snapshot, Until},
     model::{App, AppId, Failure, Standby, StorageMode, catalog::Change, files::is_expired},

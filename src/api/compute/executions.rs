@@ -14,7 +14,7 @@ use crate::{
         proto::{local::v1 as local, v1},
         status::to_status,
     },
-    apps::now_ms,
+    clock::now_ms,
     fleet::upstream,
     identity::Caller,
     model::{

@@ -25,7 +25,8 @@ use super::{
     status::to_status,
 };
 use crate::{
-    apps::{Apps, now_ms},
+    apps::Apps,
+    clock::now_ms,
     fleet::EngineState,
     gateway::{Gateway, not_yours},
     identity::Caller,

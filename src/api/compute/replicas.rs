@@ -6,7 +6,7 @@ use tonic::{Request, Status};
 use super::{Compute, ForOwner, Refusal};
 use crate::{
     api::proto::v1,
-    apps::unix_ms,
+    clock::unix_ms,
     fleet::{Event, ReplicaView},
     model::{Failure, Reason},
 };
