@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     api::{
-        self,
+        self, admission,
         compute::{Compute, PublicUrls},
         json,
         proto::{
@@ -199,6 +199,7 @@ pub async fn run(config: Config) -> Result<()> {
         http_limits(&config),
         stop.clone(),
     ));
+    let services = admission::of_known_callers(services, &gateway);
     serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
     starter.begin();
     let executor = Executor::start(

@@ -8,12 +8,16 @@ use std::{
 use hyper::{Method, StatusCode};
 use ignite::{api::proto::v1, identity::Keyring};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::support::{
     contract::{BOTH, Published, Refusal, Via, prebuilt},
     grpc_client, http,
     ignite::Ignite,
 };
+
+/// Longest wait for an answer that needs nothing more.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A GET of the app's URL.
 fn get(ignite: &Ignite, app: &Published, token: &str) -> http::Request {
@@ -270,4 +274,42 @@ async fn tokens_are_made_while_it_serves_by_a_key_that_only_its_owner_can_read()
     assert!(content.contains("PRIVATE KEY"), "{}", key.display());
     let mode = key.metadata().expect("metadata").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+}
+
+/// A message may be as large as code is: strangers must not be able to have it kept in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_refused_over_grpc_before_the_message_has_come() {
+    let ignite = Ignite::builder().start().await;
+    let tcp = TcpStream::connect(ignite.grpc_addr()).await.expect("up");
+    let (mut client, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
+    let driver = tokio::spawn(connection);
+    for (method, known) in [("SaveDraft", false), ("HealthCheck", true)] {
+        let url = format!("http://x/dodil.ignite.v1.ComputeService/{method}");
+        let request = hyper::Request::post(url)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("a request");
+        client = client.ready().await.expect("open");
+        let (answer, mut body) = client.send_request(request, false).expect("sent");
+        if known {
+            body.send_data([0; 5].as_slice().to_vec().into(), true)
+                .expect("an empty message");
+        }
+        let answer = tokio::time::timeout(LIMIT, answer).await;
+        let mut answer = answer.expect("no more is waited for").expect("an answer");
+        let status = match answer.headers().get("grpc-status") {
+            Some(status) => status.clone(),
+            None => {
+                while let Some(data) = answer.body_mut().data().await {
+                    data.expect("data");
+                }
+                let trailers = answer.body_mut().trailers().await.expect("trailers");
+                trailers.expect("trailers")["grpc-status"].clone()
+            }
+        };
+        assert_eq!(status, if known { "0" } else { "16" }, "{method}");
+    }
+    drop(client);
+    driver.abort();
 }
