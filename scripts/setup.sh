@@ -40,6 +40,8 @@ have curl || missing+=(curl)
 # Builds from repositories, and their tests' server.
 have git || missing+=(git)
 have openssl || missing+=(openssl)
+# For the bridge of the engine that tests have for themselves.
+have ip || missing+=(iproute2)
 # Debian's Python comes without the half of venv that installs pip.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] \

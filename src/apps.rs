@@ -208,6 +208,7 @@ impl Apps {
                     source,
                     created_at_ms: now,
                     built: None,
+                    base: String::new(),
                 }),
                 versions: Vec::new(),
                 active_version: 0,
@@ -287,7 +288,6 @@ impl Apps {
                 s.volumes.remove_of(&id, since).await;
                 if let Some(before) = before {
                     s.collect(&before).await;
-                    s.sweep();
                 }
                 Ok(())
             })

@@ -48,6 +48,7 @@ impl Apps {
                 source,
                 created_at_ms: now_ms(),
                 built: None,
+                base: String::new(),
             };
             let saved = draft.clone();
             let of = id.clone();
@@ -56,7 +57,12 @@ impl Apps {
                 .commit(move |c| {
                     let before = c.get(&of).cloned().ok_or_else(|| not_found(&of))?;
                     let change = c.update(&of, |app| {
-                        app.draft = Some(draft);
+                        let base = app.draft.as_ref().and_then(Draft::image);
+                        let base = base.filter(|_| draft.source.prebuilt().is_none());
+                        app.draft = Some(Draft {
+                            base: base.unwrap_or_default().to_owned(),
+                            ..draft
+                        });
                         Ok(())
                     })?;
                     Ok((vec![change], before))
@@ -67,11 +73,6 @@ impl Apps {
             }
             s.builder.cancel_all_but(&id, Some(&saved));
             s.collect(&before).await;
-            // Else the image of the draft before stays until the next build has ended: with it the
-            // engine would lose the layers that the build starts from, even under its hands.
-            if saved.source.prebuilt().is_some() {
-                s.sweep();
-            }
             Ok(DraftView {
                 draft: saved,
                 building: None,
@@ -220,11 +221,12 @@ impl Shared {
         Ok((source, Some(file)))
     }
 
-    /// Removes the code that an app's state before named and its present one does not.
-    pub(super) async fn collect(self: &Arc<Self>, before: &App) {
+    /// Removes what an app's state before named and its present one does not.
+    pub(super) async fn collect(&self, before: &App) {
         let now = self.store.catalog().get(&before.id).cloned();
         // An app of the same name that came later has files of its own.
         self.blobs.collect(before, now.as_deref()).await;
+        self.sweep();
     }
 
     /// Removes the images of builds that no draft and no version names.
@@ -232,8 +234,7 @@ impl Shared {
         let store = self.store.clone();
         self.builder.sweep(move || {
             let of_app = |app: &Arc<App>| {
-                let draft = app.draft.iter().filter_map(|d| d.built.as_ref());
-                let draft = draft.filter_map(|b| Some(b.outcome.as_ref().ok()?.image_ref.clone()));
+                let draft = app.draft.iter().filter_map(Draft::image).map(str::to_owned);
                 let versions = app.versions.iter().map(|v| v.image_ref.clone());
                 draft.chain(versions).collect::<Vec<_>>()
             };
@@ -255,6 +256,9 @@ impl Shared {
                 );
                 let edit = move |app: &mut App| match &mut app.draft {
                     Some(draft) if draft.is_same(&wanted) => {
+                        if built.outcome.is_ok() {
+                            draft.base.clear();
+                        }
                         draft.built = Some(built);
                         Ok(())
                     }

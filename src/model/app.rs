@@ -40,9 +40,19 @@ pub struct Draft {
     pub created_at_ms: i64,
     /// How its last build ended; `None` when none has.
     pub built: Option<Built>,
+    /// The image of the draft before it, on whose layers its build goes on; empty for none, and
+    /// once it has an image of its own.
+    pub base: String,
 }
 
 impl Draft {
+    /// The image that was built for it or, until then, before it.
+    pub fn image(&self) -> Option<&str> {
+        let built = self.built.as_ref().and_then(|b| b.outcome.as_ref().ok());
+        let image = built.map_or(self.base.as_str(), |built| built.image_ref.as_str());
+        (!image.is_empty()).then_some(image)
+    }
+
     /// Whether it is the draft that `other` was, whatever has been built since.
     pub fn is_same(&self, other: &Draft) -> bool {
         self.created_at_ms == other.created_at_ms && self.source == other.source

@@ -45,6 +45,8 @@ struct DraftRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "3")]
     built: Option<BuiltRecord>,
+    #[prost(string, tag = "4")]
+    base: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -168,6 +170,7 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
             source: Some(source_record(&d.source)),
             created_at_ms: d.created_at_ms,
             built: d.built.as_ref().map(built_record),
+            base: d.base.clone(),
         }),
         active_version: app.active_version,
         used_at_ms: app.used_at_ms,
@@ -316,6 +319,7 @@ fn draft(r: DraftRecord) -> Result<Draft, String> {
         source: source(r.source.unwrap_or_default())?,
         created_at_ms: r.created_at_ms,
         built: r.built.map(built).transpose()?,
+        base: r.base,
     })
 }
 

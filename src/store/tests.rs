@@ -84,6 +84,7 @@ pub(super) fn full_app(id: &str) -> App {
                     image_id: "sha256:2".into(),
                 }),
             }),
+            base: "i:0".into(),
         }),
         versions: vec![Arc::new(version)],
         active_version: 1,

@@ -269,6 +269,7 @@ mod tests {
                     source: source.clone(),
                     created_at_ms: 0,
                     built: None,
+                    base: String::new(),
                 }),
                 versions: versions.iter().enumerate().map(version).collect(),
                 active_version: 1,

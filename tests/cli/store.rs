@@ -41,6 +41,7 @@ fn app() -> App {
             source: source.clone(),
             created_at_ms: 3,
             built: None,
+            base: String::new(),
         }),
         versions: vec![Arc::new(Version {
             number: 1,

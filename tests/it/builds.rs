@@ -547,3 +547,43 @@ async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
     assert!(killed.cli(&["prune"]).status.success());
     assert_eq!(killed.images().await, [""; 0]);
 }
+
+/// The engine builds on the layers of the image before, and loses them with it: so that image goes
+/// once the next is built, whatever other apps do until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
+    let ignite = Ignite::builder().start().await;
+    let (app, other) = (bare(&ignite, "a").await, bare(&ignite, "b").await);
+    let hand_in = async |app: &App, version: &str| {
+        let archive = tar_gz(&[("Dockerfile", dockerfile(version).await.as_bytes())]);
+        save(&ignite, Via::Json, app, from_code(&archive, json!({}))).await;
+    };
+    let compile = async |app: &App| {
+        let compile = ignite.ok(Via::Json, "CompileDraft", &app.token, id(&app.name));
+        compile.await;
+        let built = ended(&ignite, app).await;
+        built["imageRef"].as_str().expect("an image").to_owned()
+    };
+    let gone = async |image: &str| {
+        eventually_ok(BUILD_LIMIT, || async {
+            let all = ignite.images().await;
+            match all.iter().any(|one| one == image) {
+                true => Err(format!("{all:?}")),
+                false => Ok(()),
+            }
+        })
+        .await;
+    };
+    hand_in(&app, "one").await;
+    let first = compile(&app).await;
+    hand_in(&other, "other").await;
+    let others = compile(&other).await;
+    // Newer code of this app, not built; then what nobody needs is looked for, and found.
+    hand_in(&app, "two").await;
+    hand_in(&other, "another").await;
+    compile(&other).await;
+    gone(&others).await;
+    assert!(ignite.images().await.contains(&first));
+    compile(&app).await;
+    gone(&first).await;
+}

@@ -32,14 +32,6 @@ async fn server() -> (Ignite, App) {
     (ignite, app)
 }
 
-async fn version_of(ignite: &Ignite, app: &App) -> String {
-    let answer = app.get_ok(ignite, "/").await;
-    answer
-        .header("x-probe-version")
-        .expect("the probe")
-        .to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     let (ignite, app) = server().await;
@@ -77,7 +69,7 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
             deployed.err
         );
     }
-    assert_eq!(version_of(&ignite, &app).await, "folder");
+    assert_eq!(app.version(&ignite).await, "folder");
 
     // Without --follow the log is only shown when it says why.
     let archive = folder.path().join("a.zip");
@@ -87,7 +79,7 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     let deployed = ran(ignite.cli(&["app", "deploy", "a", "-c", archive]));
     assert_eq!(deployed.code, 0, "{}", deployed.err);
     assert!(!deployed.err.contains("Step 1/"), "{}", deployed.err);
-    assert_eq!(version_of(&ignite, &app).await, "zip");
+    assert_eq!(app.version(&ignite).await, "zip");
     let code = ok(&ignite, &["version", "code", "a", "1"]);
     assert_eq!(row(&code, "kind"), "image-from-code");
     let back = folder.path().join("back.zip");
@@ -108,7 +100,7 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     write(folder.path(), &[("Dockerfile", broken.as_bytes())]);
     let words = ["Step 5/", "/none", "the build failed"];
     fails(&ignite, &["app", "deploy", "a", "--code", path], 1, &words);
-    assert_eq!(version_of(&ignite, &app).await, "zip");
+    assert_eq!(app.version(&ignite).await, "zip");
 
     // What the command line itself refuses, before anything is made.
     for (args, words) in [

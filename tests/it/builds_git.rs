@@ -53,14 +53,6 @@ fn from_git(url: &str, more: Value) -> Value {
     json!({ "image": { "from_git": code } })
 }
 
-async fn version_of(ignite: &Ignite, app: &App) -> String {
-    let answer = app.get_ok(ignite, "/").await;
-    answer
-        .header("x-probe-version")
-        .expect("the probe")
-        .to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_ref_of_a_repository_is_deployed_to_its_own_answer() {
     let repo = tempfile::tempdir().expect("a directory");
@@ -104,7 +96,7 @@ async fn each_ref_of_a_repository_is_deployed_to_its_own_answer() {
     ] {
         let printed = deploy(more);
         assert!(printed.starts_with("http://g-acme."), "{printed}");
-        assert_eq!(version_of(&ignite, &app).await, version, "{more:?}");
+        assert_eq!(app.version(&ignite).await, version, "{more:?}");
     }
     let code = json!({ "organization_name": "acme", "app_name": "g" });
     for via in BOTH {
@@ -313,7 +305,7 @@ async fn a_private_repository_is_fetched_with_its_secret_which_no_other_host_get
     assert!(without.err.contains("secret_ref"), "{}", without.err);
     let with = deploy(&url, &secret);
     assert_eq!(with.code, 0, "{}", with.err);
-    assert_eq!(version_of(&ignite, &app).await, "private");
+    assert_eq!(app.version(&ignite).await, "private");
 
     let moved = deploy(&at("moved/app/.git"), &secret);
     assert_eq!(moved.code, 1, "{}", moved.err);

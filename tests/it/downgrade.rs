@@ -9,7 +9,7 @@ use tokio::{
 use crate::{
     smuggling::{
         Fate::{self, Framed, Refused},
-        LIMIT, recorded, recorder,
+        LIMIT, judge, recorded, recorder,
     },
     support::ignite::Ignite,
 };
@@ -150,23 +150,7 @@ async fn nothing_is_smuggled_on_the_way_from_http_2_to_http_1() {
         let status = http2_status(&ignite, &bytes).await;
         let good = status == Some(200);
         let seen = recorded(&ignite, &app).await;
-        let mine: Vec<_> = seen.iter().filter(|s| s.line.contains(&target)).collect();
-        let as_it_should = match fate {
-            Refused => !good && mine.iter().all(|s| !s.whole),
-            Framed => good && mine.len() == 1 && mine[0].whole,
-        };
-        let smuggled = seen.iter().any(|s| {
-            s.line.contains("smuggled") || s.headers.iter().any(|(_, v)| v.contains("else.where"))
-        });
-        if !as_it_should || smuggled {
-            let mine: Vec<_> = mine
-                .iter()
-                .map(|s| (&s.line, &s.headers, s.whole))
-                .collect();
-            wrong.push(format!(
-                "{class}: {fate:?}, but {status:?}, seen {mine:?}, smuggled {smuggled}"
-            ));
-        }
+        wrong.extend(judge(class, *fate, good, &status, &seen, &target));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

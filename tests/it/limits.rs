@@ -73,6 +73,18 @@ async fn ask(stream: &mut TcpStream, host: &str) -> String {
     String::from_utf8_lossy(&seen).into_owned()
 }
 
+/// Waits until a new connection is served.
+async fn let_in(ignite: &Ignite, host: &str) {
+    eventually_ok(LIMIT, || async {
+        let mut stream = connect(ignite).await;
+        match ask(&mut stream, host).await {
+            answer if answer.starts_with("HTTP/1.1 200") => Ok(()),
+            answer => Err(answer),
+        }
+    })
+    .await;
+}
+
 fn is_overload(answer: &http::Answer, status: StatusCode, reason: &str) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("x-ignite-error"), Some(reason));
@@ -86,14 +98,7 @@ async fn more_connections_than_may_be_are_refused_and_told_so() {
         let (ignite, app) = server(&[(setting, "6")]).await;
         let mut open = Vec::new();
         // Those of the publish may not have been taken note of as closed yet.
-        eventually_ok(LIMIT, || async {
-            let mut stream = connect(&ignite).await;
-            match ask(&mut stream, app.host()).await {
-                answer if answer.starts_with("HTTP/1.1 200") => Ok(()),
-                answer => Err(answer),
-            }
-        })
-        .await;
+        let_in(&ignite, app.host()).await;
         let mut refused = String::new();
         for _ in 0..20 {
             let mut stream = connect(&ignite).await;
@@ -117,14 +122,7 @@ async fn more_connections_than_may_be_are_refused_and_told_so() {
             );
         }
         drop(open);
-        eventually_ok(LIMIT, || async {
-            let mut stream = connect(&ignite).await;
-            match ask(&mut stream, app.host()).await {
-                answer if answer.starts_with("HTTP/1.1 200") => Ok(()),
-                answer => Err(answer),
-            }
-        })
-        .await;
+        let_in(&ignite, app.host()).await;
     }
 }
 

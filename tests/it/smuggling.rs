@@ -370,6 +370,32 @@ fn strictly(mut bytes: &str) -> Result<Vec<Seen>, String> {
     Ok(all)
 }
 
+/// What is wrong with how a case was taken: whether it went `through`, with this answer, and what
+/// the app has seen of it and of anything else. A body that breaks in the middle may have begun;
+/// it must not seem whole.
+pub(crate) fn judge(
+    class: &str,
+    fate: Fate,
+    through: bool,
+    answer: &dyn std::fmt::Debug,
+    seen: &[Seen],
+    target: &str,
+) -> Option<String> {
+    let mine: Vec<_> = seen.iter().filter(|s| s.line.contains(target)).collect();
+    let as_it_should = match fate {
+        Refused => !through && mine.iter().all(|s| !s.whole),
+        Framed => through && mine.len() == 1 && mine[0].whole,
+    };
+    let smuggled = seen.iter().any(|s| {
+        s.line.contains("smuggled") || s.headers.iter().any(|(_, v)| v.contains("else.where"))
+    });
+    let mine = mine.iter().map(|s| (&s.line, &s.headers, s.whole));
+    (!as_it_should || smuggled).then(|| {
+        let mine: Vec<_> = mine.collect();
+        format!("{class}: {fate:?}, but {answer:?}, seen {mine:?}, smuggled {smuggled}")
+    })
+}
+
 pub(crate) async fn recorded(ignite: &Ignite, app: &Published) -> Vec<Seen> {
     let asked = ignite.request(Method::GET, "/recorded").host(app.host());
     let echo = asked.send().await.expect("an answer").json().await;
@@ -401,25 +427,8 @@ async fn a_request_with_two_readings_is_refused_or_gets_one() {
             .as_deref()
             .is_none_or(|s| s.starts_with("HTTP/1.1 400"));
         let seen = recorded(&ignite, &app).await;
-        let mine: Vec<_> = seen
-            .iter()
-            .filter(|s| s.line.contains(&format!("/case-{n}-")))
-            .collect();
-        let as_it_should = match fate {
-            // A body that breaks in the middle may have begun; it must not seem whole.
-            Refused => refused && mine.iter().all(|s| !s.whole),
-            Framed => !refused && mine.len() == 1,
-        };
-        let smuggled = seen.iter().any(|s| s.line.contains("smuggled"));
-        if !as_it_should || smuggled {
-            let mine: Vec<_> = mine
-                .iter()
-                .map(|s| (&s.line, &s.headers, s.whole))
-                .collect();
-            wrong.push(format!(
-                "{class}: {fate:?}, but {status:?}, seen {mine:?}, smuggled {smuggled}"
-            ));
-        }
+        let target = format!("/case-{n}-");
+        wrong.extend(judge(class, *fate, !refused, &status, &seen, &target));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

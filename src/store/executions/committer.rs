@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc,
         atomic::Ordering,
@@ -42,6 +43,8 @@ const BATCH: usize = 1024;
 const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
 /// And when nothing came for this long.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
+/// Less than this free is a full disk: sled makes its files longer by half as much at a time.
+const DATABASE_ROOM: u64 = 1024 * 1024;
 /// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
 const COUNTS_AT_HAND: usize = 4096;
 
@@ -471,20 +474,31 @@ impl Committer {
         if batch.operations.is_empty() {
             return Ok(());
         }
-        let written = batch
-            .segments
-            .values()
-            .filter(|(_, files)| *files)
-            .try_for_each(|(segment, _)| sync_folder(&segment.files()))
-            .and_then(|()| self.journal.append(&batch.operations));
+        let written = self.room_for_databases().and_then(|()| {
+            batch
+                .segments
+                .values()
+                .filter(|(_, files)| *files)
+                .try_for_each(|(segment, _)| sync_folder(&segment.files()))
+                .and_then(|()| self.journal.append(&batch.operations))
+        });
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
         written.map_err(|e| e.to_string())
     }
 
+    /// The journal has room of its own on a full disk, the databases have none; and one that could
+    /// not write is of no use until the next start.
+    fn room_for_databases(&self) -> io::Result<()> {
+        match self.shared.free_bytes() < DATABASE_ROOM {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Brings the databases up to the journal and empties it. When that fails the journal goes on.
     fn checkpoint(&mut self) {
-        if self.journal.len() == 0 {
+        if self.journal.len() == 0 || self.room_for_databases().is_err() {
             return;
         }
         let flushed = self.applier.flush(&self.shared);

@@ -203,12 +203,17 @@ impl Shared {
             .is_some_and(|since| id.0.timestamp_ms() >= since)
     }
 
-    /// Refuses new work before the disk is full, so that what is accepted can still end.
-    fn room(&self) -> Result<(), Failure> {
-        let free = match rustix::fs::statvfs(&self.folder) {
+    /// Bytes free on the disk, as far as it can be told.
+    fn free_bytes(&self) -> u64 {
+        match rustix::fs::statvfs(&self.folder) {
             Ok(s) => s.f_bavail.saturating_mul(s.f_frsize),
             Err(_) => u64::MAX,
-        };
+        }
+    }
+
+    /// Refuses new work before the disk is full, so that what is accepted can still end.
+    fn room(&self) -> Result<(), Failure> {
+        let free = self.free_bytes();
         let roomy = free >= self.config.min_free_bytes;
         if self.roomy.swap(roomy, Ordering::Relaxed) != roomy {
             if roomy {

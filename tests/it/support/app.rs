@@ -112,6 +112,15 @@ impl App {
         answer
     }
 
+    /// The version that the probe says it is.
+    pub(crate) async fn version(&self, ignite: &Ignite) -> String {
+        let answer = self.get_ok(ignite, "/").await;
+        answer
+            .header("x-probe-version")
+            .expect("the probe")
+            .to_owned()
+    }
+
     /// One number of GetAppState; in JSON of proto3 a field that is missing is 0.
     pub(crate) async fn figure(&self, ignite: &Ignite, field: &str) -> u64 {
         let (status, state) = self.api(ignite, Method::GET, "/state", Value::Null).await;

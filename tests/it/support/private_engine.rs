@@ -18,10 +18,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Seconds of bollard's own timeout per call.
 const CALL_SECS: u64 = 60;
 
-/// A `dockerd` with its own socket and state. It leaves the host's firewall and the usual
+/// A `dockerd` with its own socket, state and bridge. It leaves the host's firewall and the usual
 /// daemon alone. Needs root.
 pub(crate) struct PrivateEngine {
     dir: TempDir,
+    bridge: Bridge,
     daemon: Option<Child>,
 }
 
@@ -38,7 +39,11 @@ impl PrivateEngine {
             .tempdir_in("/tmp")
             .expect("a temporary directory");
         fs::write(dir.path().join("daemon.json"), "{}").expect("writes");
-        let mut engine = Self { dir, daemon: None };
+        let mut engine = Self {
+            dir,
+            bridge: Bridge::add(),
+            daemon: None,
+        };
         engine.up().await;
         engine
     }
@@ -75,10 +80,11 @@ impl PrivateEngine {
             .arg(self.path("exec"))
             .arg("--pidfile")
             .arg(self.path("pid"))
-            // No default bridge and no firewall rules: the usual daemon has those. The slow
-            // storage driver is the one that works everywhere.
+            // No firewall rules: the usual daemon has those. The slow storage driver is the one that
+            // works everywhere.
+            .arg("--bridge")
+            .arg(&self.bridge.0)
             .args([
-                "--bridge=none",
                 "--iptables=false",
                 "--ip6tables=false",
                 "--storage-driver=vfs",
@@ -121,6 +127,34 @@ impl PrivateEngine {
 
 fn client(socket: &Path) -> Result<Docker, bollard::errors::Error> {
     Docker::connect_with_unix(&socket.to_string_lossy(), CALL_SECS, API_DEFAULT_VERSION)
+}
+
+/// A bridge for its default network, removed when dropped. A daemon that is told to have none takes
+/// `docker0` away, which is the usual daemon's.
+struct Bridge(String);
+
+impl Bridge {
+    fn add() -> Self {
+        let bridge = Self(format!("ig{}", std::process::id()));
+        assert!(bridge.ip(&["link", "add"], &["type", "bridge"]));
+        bridge
+    }
+
+    fn ip(&self, before: &[&str], after: &[&str]) -> bool {
+        let mut ip = Command::new("ip");
+        ip.args(before).arg(&self.0).args(after);
+        ip.status()
+            .expect("ip is installed (scripts/setup.sh)")
+            .success()
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if !self.ip(&["link", "delete"], &[]) {
+            eprintln!("the bridge {} stays", self.0);
+        }
+    }
 }
 
 impl Drop for PrivateEngine {
