@@ -142,6 +142,7 @@ settings! {
     execution_max_running = "execution_max_running", "IGNITE_EXECUTION_MAX_RUNNING", Count;
     max_result_bytes = "max_result_bytes", "IGNITE_MAX_RESULT_BYTES", Bytes;
     execution_output_bytes = "execution_output_bytes", "IGNITE_EXECUTION_OUTPUT_BYTES", Bytes;
+    execution_journal_bytes = "execution_journal_bytes", "IGNITE_EXECUTION_JOURNAL_BYTES", Bytes;
     execution_retry_initial = "execution_retry_initial", "IGNITE_EXECUTION_RETRY_INITIAL", Span;
     execution_retry_max = "execution_retry_max", "IGNITE_EXECUTION_RETRY_MAX", Span;
     execution_retention = "execution_retention_secs", "IGNITE_EXECUTION_RETENTION_SECS", Secs;

@@ -287,6 +287,10 @@ pub struct Config {
     /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution that
     /// is kept for late watchers. Default 1 MiB.
     pub execution_output_bytes: u64,
+    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: the databases of the executions are
+    /// brought up to their journal when it is this long; a start after a crash applies up to twice as
+    /// much. Default 64 MiB.
+    pub execution_journal_bytes: u64,
     /// `execution_retry_initial`, `IGNITE_EXECUTION_RETRY_INITIAL`: pause after an execution could
     /// not be sent to its app; it doubles. Default 250 ms.
     pub execution_retry_initial: Duration,
@@ -483,6 +487,7 @@ impl Config {
             execution_max_running: DEFAULT_EXECUTION_MAX_RUNNING,
             max_result_bytes: DEFAULT_MAX_BODY_BYTES,
             execution_output_bytes: MIB,
+            execution_journal_bytes: 64 * MIB,
             execution_retry_initial: DEFAULT_EXECUTION_RETRY_INITIAL,
             execution_retry_max: DEFAULT_EXECUTION_RETRY_MAX,
             execution_retention: DEFAULT_EXECUTION_RETENTION,

@@ -99,6 +99,7 @@ pub(super) fn executions_config(c: &Config) -> executions::Config {
         max_per_app: c.execution_max_per_app,
         min_free_bytes: c.min_free_disk_bytes,
         output_keep: clamp(c.execution_output_bytes),
+        journal_bytes: c.execution_journal_bytes,
         retention_interval: c.retention_interval,
         clock: system_clock(),
     }

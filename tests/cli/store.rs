@@ -70,6 +70,7 @@ async fn fill(data: &Path) -> ExecutionId {
         max_per_app: 1000,
         min_free_bytes: 0,
         output_keep: 0,
+        journal_bytes: u64::MAX,
         retention_interval: Duration::from_secs(3600),
         clock: Arc::new(SystemTime::now),
     };

@@ -45,8 +45,9 @@ fn random() -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
-    let (mut ignite, _app, token) =
-        served(Ignite::builder(), json!({ "max_concurrency": 8 })).await;
+    // So short a journal that kills also come while the databases are brought up to it.
+    let builder = Ignite::builder().env("IGNITE_EXECUTION_JOURNAL_BYTES", "16384");
+    let (mut ignite, _app, token) = served(builder, json!({ "max_concurrency": 8 })).await;
     let known = Arc::new(Mutex::new(Known::default()));
     for round in 0..KILLS {
         let stop = Arc::new(AtomicBool::new(false));

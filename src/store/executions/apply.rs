@@ -63,6 +63,16 @@ impl Applier {
         outcome
     }
 
+    /// Takes over what an earlier one could not bring to disk; what is newer here stays.
+    pub(super) fn absorb(&mut self, earlier: Self) {
+        for (place, value) in earlier.waiting {
+            self.waiting.entry(place).or_insert(value);
+        }
+        for (target, database) in earlier.dirty {
+            self.dirty.entry(target).or_insert(database);
+        }
+    }
+
     fn write(
         &mut self,
         shared: &Shared,

@@ -5,20 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::oneshot;
-
 use super::{
-    StoredBody, Submitted, committer::Changed, journal::Operation, live::Live, rows::KeyRecord,
-    segment::Segment,
+    StoredBody, Submitted, answers::Reply, committer::Changed, journal::Operation, live::Live,
+    rows::KeyRecord, segment::Segment,
 };
 use crate::model::{AppId, ExecutionId, Failure, Reason, execution::State};
 
 /// What happens once the batch is on disk, or is told why not.
 pub(super) enum Effect {
-    Accepted(Arc<Live>, oneshot::Sender<Result<Submitted, Failure>>),
-    Known(ExecutionId, oneshot::Sender<Result<Submitted, Failure>>),
-    Changed(Arc<Live>, Arc<State>, Option<oneshot::Sender<Changed>>),
-    Forgotten(oneshot::Sender<Result<(), Failure>>),
+    Accepted(Arc<Live>, Reply<Result<Submitted, Failure>>),
+    Known(ExecutionId, Reply<Result<Submitted, Failure>>),
+    Changed(Arc<Live>, Arc<State>, Option<Reply<Changed>>),
+    Forgotten(Reply<Result<(), Failure>>),
 }
 
 /// Everything that one sync makes durable.

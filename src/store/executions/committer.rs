@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     sync::{
         Arc,
         atomic::Ordering,
@@ -16,15 +15,14 @@ use std::{
 };
 
 use prost::Message as _;
-use tokio::sync::oneshot;
 
 use super::{
     super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
-    answers::{Answer, Answers},
-    apply::Applier,
+    answers::{self, Answer, Reply},
     batch::{Batch, Effect, unavailable},
-    journal::{Journal, Operation, STATISTICS},
+    disk::Disk,
+    journal::{Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::Segment,
@@ -39,12 +37,8 @@ use crate::model::{
 
 /// Most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// The journal is emptied when it is this long: a start applies so much within a second or two.
-const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
-/// And when nothing came for this long.
+/// The databases are brought up to date when nothing came for this long.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
-/// Less than this free is a full disk: sled makes its files longer by half as much at a time.
-const DATABASE_ROOM: u64 = 1024 * 1024;
 /// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
 const COUNTS_AT_HAND: usize = 4096;
 
@@ -66,18 +60,18 @@ type Decided = (Arc<Live>, Arc<State>);
 pub(super) enum Command {
     Submit {
         submission: Submission,
-        answer: oneshot::Sender<Result<Submitted, Failure>>,
+        reply: Reply<Result<Submitted, Failure>>,
     },
     Change {
         id: ExecutionId,
         change: Change,
         result: Option<StoredResult>,
-        answer: oneshot::Sender<Changed>,
+        reply: Reply<Changed>,
     },
     /// Ends everything of an app that is gone.
     Forget {
         app: AppId,
-        answer: oneshot::Sender<Result<(), Failure>>,
+        reply: Reply<Result<(), Failure>>,
     },
     /// Counts invocations that leave no record.
     Count {
@@ -90,9 +84,7 @@ pub(super) enum Command {
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
-    journal: Journal,
-    answers: Answers,
-    applier: Applier,
+    disk: Disk,
     ids: ulid::Generator,
     /// How every execution begins.
     pending: Arc<State>,
@@ -101,12 +93,10 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, journal: Journal, answers: Answers) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, disk: Disk) -> Self {
         Self {
             shared,
-            journal,
-            answers,
-            applier: Applier::default(),
+            disk,
             ids: ulid::Generator::new(),
             pending: Arc::new(State::default()),
             counts: HashMap::new(),
@@ -120,10 +110,14 @@ impl Committer {
                 Ok(first) => first,
                 // Nothing to do: the time to bring the databases up to date.
                 Err(RecvTimeoutError::Timeout) => {
-                    self.checkpoint();
+                    let outcome = self.disk.checkpoint_if_free();
+                    self.checkpointed(outcome);
                     continue;
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.checkpoint(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let outcome = self.disk.checkpoint();
+                    return self.checkpointed(outcome);
+                }
             };
             let mut batch = Batch::default();
             let room = self.shared.room();
@@ -131,33 +125,33 @@ impl Committer {
             let waiting = std::iter::from_fn(|| commands.try_recv().ok());
             for command in std::iter::once(first).chain(waiting).take(BATCH) {
                 match command {
-                    Command::Submit { submission, answer } => {
+                    Command::Submit { submission, reply } => {
                         match room
                             .clone()
                             .and_then(|()| self.submit(&mut batch, submission))
                         {
-                            Ok(Ok(live)) => batch.effects.push(Effect::Accepted(live, answer)),
-                            Ok(Err(known)) => batch.effects.push(Effect::Known(known, answer)),
-                            Err(failure) => drop(answer.send(Err(failure))),
+                            Ok(Ok(live)) => batch.effects.push(Effect::Accepted(live, reply)),
+                            Ok(Err(known)) => batch.effects.push(Effect::Known(known, reply)),
+                            Err(failure) => reply.send(Err(failure)),
                         }
                     }
                     Command::Change {
                         id,
                         change,
                         result,
-                        answer,
+                        reply,
                     } => match self.change(&mut batch, id, change, result) {
                         Ok(Ok((live, state))) => {
                             batch
                                 .effects
-                                .push(Effect::Changed(live, state, Some(answer)));
+                                .push(Effect::Changed(live, state, Some(reply)));
                         }
-                        Ok(Err(refused)) => drop(answer.send(Ok(Err(refused)))),
-                        Err(failure) => drop(answer.send(Err(failure))),
+                        Ok(Err(refused)) => reply.send(Ok(Err(refused))),
+                        Err(failure) => reply.send(Err(failure)),
                     },
-                    Command::Forget { app, answer } => match self.forget(&mut batch, &app) {
-                        Ok(()) => batch.effects.push(Effect::Forgotten(answer)),
-                        Err(failure) => drop(answer.send(Err(failure))),
+                    Command::Forget { app, reply } => match self.forget(&mut batch, &app) {
+                        Ok(()) => batch.effects.push(Effect::Forgotten(reply)),
+                        Err(failure) => reply.send(Err(failure)),
                     },
                     Command::Count { minute, tallies } => {
                         if let Err(cause) = self.count_sync(&mut batch, minute, tallies) {
@@ -170,7 +164,8 @@ impl Committer {
             self.finish(batch);
             if !statistics.is_empty() {
                 // They write past the journal, which must have nothing older to say then.
-                self.checkpoint();
+                let outcome = self.disk.checkpoint();
+                self.checkpointed(outcome);
                 self.counts.clear();
             }
             for work in statistics {
@@ -234,10 +229,8 @@ impl Committer {
             body: Some(rows::body_record(&submission.request.body, &file)),
         };
         batch.keep(&segment, submission.request.body, &file)?;
-        let key_of = |kind| rows::by_id(kind, id).to_vec();
-        batch.put(&segment, key_of(rows::REQUESTS), record.encode_to_vec());
-        let live = rows::live_record(&self.pending).encode_to_vec();
-        batch.put(&segment, key_of(rows::LIVE), live);
+        let row = rows::by_id(rows::REQUESTS, id).to_vec();
+        batch.put(&segment, row, record.encode_to_vec());
         if let Some(key) = key {
             let record = KeyRecord {
                 id: id.0.to_bytes().to_vec(),
@@ -459,89 +452,64 @@ impl Committer {
         self.show(submits, failed.as_ref());
         if written {
             // On disk already. Should the databases fail, a start applies it from the journal.
-            if let Err(cause) = self.applier.apply(&self.shared, batch.operations) {
+            if let Err(cause) = self.disk.apply(batch.operations) {
                 tracing::error!(%cause, "A database of the executions failed; start ignite again");
                 self.shared.healthy.store(false, Ordering::Relaxed);
             }
         }
         self.show(changes, failed.as_ref());
-        if self.journal.len() >= CHECKPOINT_BYTES {
-            self.checkpoint();
-        }
+        let outcome = self.disk.checkpoint_if_long();
+        self.checkpointed(outcome);
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), String> {
         if batch.operations.is_empty() {
             return Ok(());
         }
-        let written = self.room_for_databases().and_then(|()| {
-            batch
-                .segments
-                .values()
-                .filter(|(_, files)| *files)
-                .try_for_each(|(segment, _)| sync_folder(&segment.files()))
-                .and_then(|()| self.journal.append(&batch.operations))
-        });
+        let written = batch
+            .segments
+            .values()
+            .filter(|(_, files)| *files)
+            .try_for_each(|(segment, _)| sync_folder(&segment.files()))
+            .and_then(|()| self.disk.append(&batch.operations));
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
         written.map_err(|e| e.to_string())
     }
 
-    /// The journal has room of its own on a full disk, the databases have none; and one that could
-    /// not write is of no use until the next start.
-    fn room_for_databases(&self) -> io::Result<()> {
-        match self.shared.free_bytes() < DATABASE_ROOM {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
-    }
-
-    /// Brings the databases up to the journal and empties it. When that fails the journal goes on.
-    fn checkpoint(&mut self) {
-        if self.journal.len() == 0 || self.room_for_databases().is_err() {
-            return;
-        }
-        let flushed = self.applier.flush(&self.shared);
-        let outcome = flushed.and_then(|()| self.journal.reset().map_err(|e| e.to_string()));
-        match outcome {
-            Ok(()) => {}
-            Err(cause) => {
-                tracing::error!(%cause, "The databases of the executions could not be flushed; the journal keeps what is in it");
-                self.shared.healthy.store(false, Ordering::Relaxed);
-            }
+    /// The journals keep what a failed checkpoint leaves in them.
+    fn checkpointed(&self, outcome: Result<(), String>) {
+        if let Err(cause) = outcome {
+            tracing::error!(%cause, "The databases of the executions could not be brought up to date; the journal keeps what is in it");
+            self.shared.healthy.store(false, Ordering::Relaxed);
         }
     }
 
     /// Lets readers see what is on disk now, and answers whoever asked for it.
     fn show(&self, effects: Vec<Effect>, failed: Option<&Failure>) {
-        if effects.is_empty() {
-            return;
-        }
-        let answers = effects
-            .into_iter()
-            .filter_map(|effect| self.show_one(effect, failed));
-        self.answers.send(answers.collect());
+        let effects = effects.into_iter();
+        answers::send(effects.filter_map(|effect| self.show_one(effect, failed)));
     }
 
     fn show_one(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
         let shared = &self.shared;
         Some(match (effect, failed) {
-            (Effect::Accepted(live, answer), None) => {
+            (Effect::Accepted(live, reply), None) => {
                 let id = live.identity.id;
                 if let Some(segment) = shared.segments.of(id) {
                     segment.live.fetch_add(1, Ordering::Relaxed);
                 }
                 shared.live.insert(live.clone());
                 let _ = shared.accepted.send(live);
-                Answer::Submitted(answer, Ok(Submitted { id, known: false }))
+                Answer::Submitted(reply, Ok(Submitted { id, known: false }))
             }
-            (Effect::Known(id, answer), None) => {
-                Answer::Submitted(answer, Ok(Submitted { id, known: true }))
+            (Effect::Known(id, reply), None) => {
+                Answer::Submitted(reply, Ok(Submitted { id, known: true }))
             }
-            (Effect::Accepted(_, answer) | Effect::Known(_, answer), Some(why)) => {
-                Answer::Submitted(answer, Err(why.clone()))
+            (Effect::Accepted(_, reply) | Effect::Known(_, reply), Some(why)) => {
+                Answer::Submitted(reply, Err(why.clone()))
             }
-            (Effect::Changed(live, state, answer), None) => {
+            (Effect::Changed(live, state, reply), None) => {
                 if state.status.is_terminal() {
                     // From here on it is read from disk; watchers have it still.
                     shared.live.remove(&live);
@@ -550,13 +518,11 @@ impl Committer {
                     }
                 }
                 live.show(state.clone());
-                Answer::Changed(answer?, Ok(Ok(state)))
+                Answer::Changed(reply?, Ok(Ok(state)))
             }
-            (Effect::Changed(_, _, answer), Some(why)) => {
-                Answer::Changed(answer?, Err(why.clone()))
-            }
-            (Effect::Forgotten(answer), failed) => {
-                Answer::Forgotten(answer, failed.map_or(Ok(()), |why| Err(why.clone())))
+            (Effect::Changed(_, _, reply), Some(why)) => Answer::Changed(reply?, Err(why.clone())),
+            (Effect::Forgotten(reply), failed) => {
+                Answer::Forgotten(reply, failed.map_or(Ok(()), |why| Err(why.clone())))
             }
         })
     }

@@ -10,7 +10,8 @@
 //! time. What is left in it from before is told apart by the salt, which is drawn anew each time
 //! (and cannot be guessed, since bodies that callers chose are in here).
 //!
-//! A file is its kind and format, the salt, and frames. A frame is its length and CRC-32 (u32
+//! A file is its kind and format, its number, the salt, and frames. Of two files, the one with the
+//! lower number was written before the other. A frame is its length and CRC-32 (u32
 //! each, little-endian), the salt, and the operations of one batch. One that is cut short or
 //! damaged was never answered; it and what follows is ignored.
 
@@ -24,11 +25,12 @@ use std::{
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 /// What the file begins with: its kind and its format.
-const KIND: &[u8; 8] = b"ignite\x00\x02";
-/// The whole of an empty journal of the format before, which had no salt.
-const EMPTY_FORMAT_1: &[u8] = b"ignite\x00\x01";
+const KIND: &[u8; 8] = b"ignite\x00\x03";
+/// The same of the format before, which had no number.
+const KIND_2: &[u8; 8] = b"ignite\x00\x02";
+const NUMBER: usize = 8;
 const SALT: usize = 8;
-const HEADER: usize = KIND.len() + SALT;
+const HEADER: usize = KIND.len() + NUMBER + SALT;
 const FRAME_HEAD: usize = 8 + SALT;
 /// The file grows by so much at once.
 const GROWTH: u64 = 1024 * 1024;
@@ -51,6 +53,7 @@ pub(super) const STATISTICS: u64 = u64::MAX;
 /// The open journal.
 pub(super) struct Journal {
     file: File,
+    number: u64,
     salt: [u8; SALT],
     /// Where the next frame goes.
     end: u64,
@@ -73,29 +76,19 @@ impl Journal {
             .truncate(false)
             .open(path)?;
         let mut journal = Self {
+            number: 0,
             salt: [0; SALT],
             end: HEADER as u64,
             allocated: file.metadata()?.len(),
             file,
             buffer: Vec::new(),
         };
-        let mut header = [0; HEADER];
         let mut reader = BufReader::new(&journal.file);
-        let found = fill(&mut reader, &mut header)?;
-        let found = &header[..found];
-        if found.len() < HEADER && (KIND.starts_with(found) || found.starts_with(KIND))
-            || found == EMPTY_FORMAT_1
-        {
-            journal.reset()?;
+        let Some((number, salt)) = read_header(&mut reader)? else {
+            journal.reset(0)?;
             return Ok(journal);
-        }
-        let Some(salt) = found.strip_prefix(KIND) else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is no journal that this ignite can read; run the ignite that wrote it",
-            ));
         };
-        journal.salt.copy_from_slice(salt);
+        (journal.number, journal.salt) = (number, salt);
         let mut end = journal.end;
         while let Some((operations, len)) =
             take_frame(&mut reader, &journal.salt, journal.allocated - end)?
@@ -107,6 +100,21 @@ impl Journal {
         // What follows has the same salt and must not come back behind another frame.
         journal.cut()?;
         Ok(journal)
+    }
+
+    /// The number of the journal in a file, 0 when there is none.
+    pub(super) fn number_in(path: &Path) -> io::Result<u64> {
+        let header = match File::open(path) {
+            Ok(mut file) => read_header(&mut file)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        Ok(header.map_or(0, |(number, _)| number))
+    }
+
+    /// What it was given when it was last emptied.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Bytes since the last checkpoint.
@@ -163,8 +171,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Empties it, once everything in it is in the databases.
-    pub(super) fn reset(&mut self) -> io::Result<()> {
+    /// Empties it, once everything in it is in the databases, and gives it a number.
+    pub(super) fn reset(&mut self, number: u64) -> io::Result<()> {
         if self.allocated > KEPT_BYTES {
             self.file.set_len(KEPT_BYTES)?;
             self.allocated = KEPT_BYTES;
@@ -173,13 +181,11 @@ impl Journal {
         SystemRandom::new()
             .fill(&mut salt)
             .map_err(|_| io::Error::other("the system has no random numbers"))?;
-        let mut header = [0; HEADER];
-        header[..KIND.len()].copy_from_slice(KIND);
-        header[KIND.len()..].copy_from_slice(&salt);
+        let header = [&KIND[..], &number.to_le_bytes(), &salt].concat();
         self.file.write_all_at(&header, 0)?;
         self.file.sync_data()?;
         self.allocated = self.allocated.max(HEADER as u64);
-        (self.salt, self.end) = (salt, HEADER as u64);
+        (self.number, self.salt, self.end) = (number, salt, HEADER as u64);
         Ok(())
     }
 
@@ -189,6 +195,35 @@ impl Journal {
         self.allocated = self.end;
         Ok(())
     }
+}
+
+/// The number and the salt of a file; `None` when it has nothing to keep.
+fn read_header(from: &mut impl Read) -> io::Result<Option<(u64, [u8; SALT])>> {
+    let mut header = [0; HEADER];
+    let found = fill(from, &mut header)?;
+    let found = &header[..found];
+    if found.len() < HEADER && (KIND.starts_with(found) || found.starts_with(KIND)) {
+        return Ok(None);
+    }
+    if let Some(rest) = found.strip_prefix(KIND) {
+        let (number, salt) = rest.split_at(NUMBER);
+        let (mut n, mut s) = ([0; NUMBER], [0; SALT]);
+        n.copy_from_slice(number);
+        s.copy_from_slice(salt);
+        return Ok(Some((u64::from_le_bytes(n), s)));
+    }
+    if let Some(salt) = found.strip_prefix(KIND_2) {
+        // Behind it come length and checksum of its first frame, and the salt again.
+        let mut again = [0; SALT];
+        let is_whole = fill(from, &mut again)? == SALT;
+        if !is_whole || again != salt[..SALT] {
+            return Ok(None);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it is no journal that this ignite can read; run the ignite that wrote it",
+    ))
 }
 
 /// Reads until the buffer is full or nothing is left; returns how much there was.
@@ -355,7 +390,7 @@ mod tests {
         for n in 0..50 {
             journal.append(&batch(n)).expect("appends");
         }
-        journal.reset().expect("resets");
+        journal.reset(1).expect("resets");
         for n in 100..103 {
             journal.append(&batch(n)).expect("appends");
         }
@@ -377,14 +412,26 @@ mod tests {
         };
         journal.append(&[operation]).expect("appends");
         assert!(journal.len() > 0);
-        journal.reset().expect("resets");
+        journal.reset(7).expect("resets");
         assert_eq!(journal.len(), 0);
         drop(journal);
         assert!(read(&path).is_empty());
-        std::fs::write(&path, b"ignite\x00\x01").expect("writes");
-        assert!(read(&path).is_empty(), "an empty one of the format before");
-        std::fs::write(&path, b"ignite\x00\x03and a salt and more").expect("writes");
-        let refused = Journal::open(&path, |_| Ok(())).err().expect("refused");
-        assert!(refused.to_string().contains("this ignite"), "{refused}");
+        assert_eq!(Journal::number_in(&path).expect("reads"), 7);
+        for empty in [
+            "ignite\0\x02",
+            "ignite\0\x02the salt",
+            "ignite\0\x02the saltlen+crc.no salt.",
+        ] {
+            std::fs::write(&path, empty).expect("writes");
+            assert!(read(&path).is_empty(), "an empty one of the format before");
+        }
+        for other in [
+            "ignite\0\x02the saltlen+crc.the salt",
+            "ignite\0\x04and a number and a salt",
+        ] {
+            std::fs::write(&path, other).expect("writes");
+            let refused = Journal::open(&path, |_| Ok(())).err().expect("refused");
+            assert!(refused.to_string().contains("this ignite"), "{refused}");
+        }
     }
 }

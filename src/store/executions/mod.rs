@@ -5,6 +5,7 @@
 //! | `committer.rs` | the one thread that writes: what it decides |
 //! | `batch.rs` | what one sync makes durable |
 //! | `answers.rs` | how those who asked hear of it |
+//! | `disk.rs` | journals and databases as one: append, apply, checkpoint |
 //! | `journal.rs` | what makes a write durable |
 //! | `apply.rs` | how it reaches the databases behind the journal |
 //! | `live.rs` | what has not ended, in memory, and who watches |
@@ -23,6 +24,7 @@ mod answers;
 mod apply;
 mod batch;
 mod committer;
+mod disk;
 mod journal;
 mod live;
 mod read;
@@ -36,6 +38,7 @@ mod tests;
 pub mod tools;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -49,13 +52,13 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    apply::Applier,
+    answers::{Desk, Reply},
     committer::{Changed, Command, Committer},
-    journal::Journal,
+    disk::Disk,
     segment::Segments,
     stats::Stats,
 };
@@ -71,7 +74,7 @@ use super::{
 };
 use crate::model::{
     AppId, ExecutionId, Failure, OrgName, Reason,
-    execution::Change,
+    execution::{Change, State},
     stats::{Tally, minute_of_ms},
 };
 
@@ -101,6 +104,8 @@ pub struct Config {
     pub min_free_bytes: u64,
     /// Output kept for late watchers per execution, in bytes.
     pub output_keep: usize,
+    /// The databases are brought up to a journal that is this long, in bytes.
+    pub journal_bytes: u64,
     /// Time between two rounds of retention.
     pub retention_interval: Duration,
     /// Wall time.
@@ -248,8 +253,9 @@ struct Inner {
     // `None` once closed: dropping the sender ends the thread after what was sent before.
     commands: Mutex<Option<std_mpsc::Sender<Command>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Hands the committer's answers out. It ends with the committer.
-    _answers: AbortOnDropHandle<()>,
+    /// Where the committer's answers are handed out, to all but threads with a runtime of their own.
+    desk: Desk,
+    _hand_out: AbortOnDropHandle<()>,
     retention: Mutex<Option<retention::Worker>>,
 }
 
@@ -277,11 +283,12 @@ impl Executions {
         let (accepted, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::open(folder.clone(), config, known, accepted)?);
         let text = |cause: String| io(std::io::Error::other(cause));
-        let journal = guarded(|| shared.replay().map_err(|e| e.to_string())).map_err(text)?;
+        let disk =
+            guarded(|| Disk::open(shared.clone()).map_err(|e| e.to_string())).map_err(text)?;
         guarded(|| Ok(shared.recover())).map_err(text)??;
         let (tx, rx) = std_mpsc::channel();
-        let (answers, hand_out) = answers::channel();
-        let committer = Committer::new(shared.clone(), journal, answers);
+        let (desk, hand_out) = Desk::new();
+        let committer = Committer::new(shared.clone(), disk);
         let thread = std::thread::Builder::new()
             .name("executions".into())
             .spawn(move || committer.run(&rx))
@@ -290,7 +297,8 @@ impl Executions {
             inner: Arc::new(Inner {
                 commands: Mutex::new(Some(tx)),
                 thread: Mutex::new(Some(thread)),
-                _answers: AbortOnDropHandle::new(tokio::spawn(hand_out)),
+                desk,
+                _hand_out: AbortOnDropHandle::new(tokio::spawn(hand_out)),
                 retention: Mutex::new(None),
             }),
             shared,
@@ -308,8 +316,8 @@ impl Executions {
     /// # Cancel safety
     /// A dropped call may still be carried out.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, Failure> {
-        let (answer, rx) = oneshot::channel();
-        self.send(Command::Submit { submission, answer })?;
+        let (reply, rx) = Reply::by(self.inner.desk.nearest());
+        self.send(Command::Submit { submission, reply })?;
         rx.await.unwrap_or_else(|_| Err(super::closed()))
     }
 
@@ -323,12 +331,12 @@ impl Executions {
         change: Change,
         result: Option<StoredResult>,
     ) -> Changed {
-        let (answer, rx) = oneshot::channel();
+        let (reply, rx) = Reply::by(self.inner.desk.nearest());
         self.send(Command::Change {
             id,
             change,
             result,
-            answer,
+            reply,
         })?;
         rx.await.unwrap_or_else(|_| Err(super::closed()))
     }
@@ -338,8 +346,8 @@ impl Executions {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn forget(&self, app: AppId) -> Result<(), Failure> {
-        let (answer, rx) = oneshot::channel();
-        self.send(Command::Forget { app, answer })?;
+        let (reply, rx) = Reply::by(self.inner.desk.nearest());
+        self.send(Command::Forget { app, reply })?;
         rx.await.unwrap_or_else(|_| Err(super::closed()))
     }
 
@@ -436,27 +444,6 @@ impl Shared {
         })
     }
 
-    /// Brings the databases up to what a crash left in the journal, and empties it.
-    fn replay(&self) -> std::io::Result<Journal> {
-        let mut applier = Applier::default();
-        let mut batches = 0_u64;
-        let mut journal = Journal::open(&self.folder.join("journal"), |operations| {
-            batches += 1;
-            applier
-                .apply(self, operations)
-                .map_err(std::io::Error::other)
-        })?;
-        if batches > 0 {
-            applier.flush(self).map_err(std::io::Error::other)?;
-            journal.reset()?;
-            tracing::info!(
-                batches,
-                "Recovered what was written just before the last stop"
-            );
-        }
-        Ok(journal)
-    }
-
     /// Finds what had not ended, and hands it to the executor.
     fn recover(&self) -> Result<(), Error> {
         for segment in self.segments.all() {
@@ -469,23 +456,22 @@ impl Shared {
                 cause,
             };
             let database = segment.open()?;
-            if is_newest {
-                let ids = || database.tree.scan_prefix([rows::REQUESTS]).keys();
-                let accepted = ids().count() as u64;
-                segment.accepted.store(accepted, Ordering::Relaxed);
-                if let Some(Ok(key)) = ids().next_back()
-                    && let Some(id) = rows::id_of(&key)
-                {
-                    self.newest_ms.store(id.0.timestamp_ms(), Ordering::Relaxed);
+            let (mut accepted, mut newest) = (0, None);
+            let ended = ended_in(&database).map_err(&corrupt)?;
+            for row in database.tree.scan_prefix([rows::REQUESTS]) {
+                let (key, value) = row.map_err(|e| corrupt(e.to_string()))?;
+                let damaged = || corrupt(format!("the row {key:?} is damaged"));
+                let id = rows::id_of(&key).ok_or_else(damaged)?;
+                (accepted, newest) = (accepted + 1, Some(id));
+                if !ended.contains(&id) {
+                    let live = live_of(&database, id, &value).ok_or_else(damaged)?;
+                    segment.live.fetch_add(1, Ordering::Relaxed);
+                    self.live.insert(Arc::new(live));
                 }
             }
-            for row in database.tree.scan_prefix([rows::LIVE]) {
-                let (key, value) = row.map_err(|e| corrupt(e.to_string()))?;
-                let live = self
-                    .live_of(&database, &key, &value)
-                    .ok_or_else(|| corrupt(format!("the row {key:?} is damaged")))?;
-                segment.live.fetch_add(1, Ordering::Relaxed);
-                self.live.insert(Arc::new(live));
+            if is_newest && let Some(id) = newest {
+                segment.accepted.store(accepted, Ordering::Relaxed);
+                self.newest_ms.store(id.0.timestamp_ms(), Ordering::Relaxed);
             }
         }
         for live in self.live.all() {
@@ -493,12 +479,23 @@ impl Shared {
         }
         Ok(())
     }
+}
 
-    fn live_of(&self, database: &Database, key: &[u8], value: &[u8]) -> Option<Live> {
-        let id = rows::id_of(key)?;
-        let state = rows::live_state(&rows::LiveRecord::decode(value).ok()?);
-        let request = database.tree.get(rows::by_id(rows::REQUESTS, id)).ok()??;
-        let request = rows::RequestRecord::decode(&*request).ok()?;
-        Some(Live::new(rows::identity(id, &request)?, Arc::new(state)))
-    }
+/// The executions of a segment that have ended.
+fn ended_in(database: &Database) -> Result<HashSet<ExecutionId>, String> {
+    let ends = database.tree.scan_prefix([rows::ENDS]).keys();
+    ends.filter_map(|key| key.map(|key| rows::id_of(&key)).transpose())
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())
+}
+
+/// An execution that has not ended. One that never ran has no state on disk.
+fn live_of(database: &Database, id: ExecutionId, request: &[u8]) -> Option<Live> {
+    let request = rows::RequestRecord::decode(request).ok()?;
+    let state = database.tree.get(rows::by_id(rows::LIVE, id)).ok()?;
+    let state = match state {
+        Some(row) => rows::live_state(&rows::LiveRecord::decode(&*row).ok()?),
+        None => State::default(),
+    };
+    Some(Live::new(rows::identity(id, &request)?, Arc::new(state)))
 }

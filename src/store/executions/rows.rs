@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0x01 | `format` | u32, big-endian |
 //! | 0x02 | id | `RequestRecord`, written once at acceptance |
-//! | 0x03 | id | `LiveRecord`, only while the execution has not ended |
+//! | 0x03 | id | `LiveRecord`, from its first attempt until it has ended |
 //! | 0x04 | app 0x00 id | `EndRecord`, written once at its end |
 //! | 0x05 | id | `ResultRecord`, written once at its end when there was an answer |
 //! | 0x06 | app 0x00 idempotency key | `KeyRecord` |

@@ -31,6 +31,8 @@ impl Bench {
             max_per_app: 100_000,
             min_free_bytes: 0,
             output_keep: 1024,
+            // So short that checkpoints go on beside writes in every test.
+            journal_bytes: 4096,
             // Rounds are run by the tests.
             retention_interval: Duration::from_secs(3600),
             clock: Arc::new(move || {

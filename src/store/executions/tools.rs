@@ -18,7 +18,9 @@ use super::{
         db::{Database, guarded},
         tools::{self, Problem, Report},
     },
-    Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared, read,
+    Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared,
+    disk::Disk,
+    read,
     read::Record,
     retention,
     rows::{self, BodyRecord, EndRecord, LiveRecord, RequestRecord, ResultRecord},
@@ -166,22 +168,26 @@ pub(in crate::store) fn export<E>(
 }
 
 /// What is on disk, with nobody to accept or to tidy up.
-fn open(folder: &Path) -> Result<Shared, Error> {
+fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
     let config = Config {
         queue_max: 0,
         retention: Duration::MAX,
         max_per_app: u64::MAX,
         min_free_bytes: 0,
         output_keep: 0,
+        journal_bytes: u64::MAX,
         retention_interval: Duration::MAX,
         clock: Arc::new(SystemTime::now),
     };
     let (accepted, _) = mpsc::unbounded_channel();
-    Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0)), accepted)
+    Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0)), accepted).map(Arc::new)
 }
 
-fn replay(shared: &Shared) -> Result<(), String> {
-    guarded(|| shared.replay().map(drop).map_err(|e| e.to_string()))
+fn replay(shared: &Arc<Shared>) -> Result<(), String> {
+    guarded(|| {
+        let opened = Disk::open(shared.clone());
+        opened.map(drop).map_err(|e| e.to_string())
+    })
 }
 
 fn compact_segment(shared: &Shared, segment: &Segment) -> Result<(), String> {
@@ -195,7 +201,8 @@ fn compact_segment(shared: &Shared, segment: &Segment) -> Result<(), String> {
     guarded(|| {
         let has_live = {
             let database = segment.open().map_err(|e| e.to_string())?;
-            database.tree.scan_prefix([rows::LIVE]).next().is_some()
+            let count = |kind| database.tree.scan_prefix([kind]).keys().count();
+            count(rows::REQUESTS) > count(rows::ENDS)
         };
         let is_newest = shared.segments.end_ms(segment).is_none();
         retention::compact(shared, segment, &HashMap::new(), !has_live && !is_newest)
@@ -218,7 +225,8 @@ fn load(
         Some(row) => EndRecord::decode(&*row).ok().and_then(rows::end_state),
         None => match get(&rows::by_id(rows::LIVE, id))? {
             Some(row) => LiveRecord::decode(&*row).ok().map(|r| rows::live_state(&r)),
-            None => None,
+            // It never ran.
+            None => Some(State::default()),
         },
     };
     let state: State = state.ok_or_else(|| damaged("state"))?;

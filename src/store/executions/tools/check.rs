@@ -192,12 +192,15 @@ impl Check<'_> {
         self.body(id, "request", record.body)?;
         let is_live = self.has(&rows::by_id(rows::LIVE, id))?;
         let has_ended = self.has(&rows::end(&identity.app, id))?;
-        if is_live == has_ended {
-            let what = match is_live {
-                true => format!("{id} has ended and has not, at once"),
-                false => format!("{id} was accepted, and how it stands is lost"),
-            };
-            self.problem(self.segment.rows(), what, RESTORE_OR_LOSE);
+        match (is_live, has_ended) {
+            (true, true) => self.problem(
+                self.segment.rows(),
+                format!("{id} has ended and has not, at once"),
+                RESTORE_OR_LOSE,
+            ),
+            // It never ran.
+            (false, false) => self.counts.add("live"),
+            _ => {}
         }
         Ok(())
     }

@@ -1,0 +1,234 @@
+//! The journals and the databases behind them: append, apply, checkpoint.
+//!
+//! A checkpoint brings the databases up to a journal and empties it. That takes a while for a
+//! long one, so it goes on beside new writes, which have the other of two journals meanwhile.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{self, TryRecvError},
+    },
+    thread::JoinHandle,
+};
+
+use super::{
+    Shared,
+    apply::Applier,
+    journal::{Journal, Operation},
+};
+
+/// The journals in the executions' folder; which one is the older is in them.
+const JOURNALS: [&str; 2] = ["journal", "journal-2"];
+/// Less than this free is a full disk: sled makes its files longer by half as much at a time.
+const DATABASE_ROOM: u64 = 1024 * 1024;
+
+/// What every write goes through.
+pub(super) struct Disk {
+    shared: Arc<Shared>,
+    /// What is appended to.
+    journal: Journal,
+    /// What the databases are behind it by.
+    applier: Applier,
+    /// The journal before, empty unless its checkpoint failed; `None` while that is under way, and
+    /// for good once it has panicked.
+    before: Option<Journal>,
+    worker: Worker,
+}
+
+impl Disk {
+    /// Opens the journals and brings the databases up to what a crash left in them.
+    pub(super) fn open(shared: Arc<Shared>) -> io::Result<Self> {
+        let (mut applier, mut batches) = (Applier::default(), 0_u64);
+        let mut replay = |path: &Path| {
+            Journal::open(path, |operations| {
+                batches += 1;
+                let applied = applier.apply(&shared, operations);
+                applied.map_err(io::Error::other)
+            })
+        };
+        let mut paths = JOURNALS.map(|name| shared.folder.join(name));
+        if Journal::number_in(&paths[0])? > Journal::number_in(&paths[1])? {
+            paths.reverse();
+        }
+        let (before, journal) = (replay(&paths[0])?, replay(&paths[1])?);
+        let mut disk = Self {
+            worker: Worker::spawn(shared.clone())?,
+            shared,
+            journal,
+            applier,
+            before: Some(before),
+        };
+        if batches > 0 {
+            disk.flush().map_err(io::Error::other)?;
+            tracing::info!(
+                batches,
+                "Recovered what was written just before the last stop"
+            );
+        }
+        Ok(disk)
+    }
+
+    /// Returns once the operations are on disk. After an error it is as if nothing had been
+    /// appended.
+    pub(super) fn append(&mut self, operations: &[Operation]) -> io::Result<()> {
+        // The journal has room of its own on a full disk, the databases have none; and one that
+        // could not write is of no use until the next start.
+        if !self.has_room() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.journal.append(operations)
+    }
+
+    /// Has readers find what was appended.
+    pub(super) fn apply(&mut self, operations: Vec<Operation>) -> Result<(), String> {
+        self.applier.apply(&self.shared, operations)
+    }
+
+    /// Begins a checkpoint when the journal is long; waits only for one that is still under way.
+    /// When one fails, the journals go on.
+    pub(super) fn checkpoint_if_long(&mut self) -> Result<(), String> {
+        if self.journal.len() < self.shared.config.journal_bytes || !self.has_room() {
+            return Ok(());
+        }
+        self.settle()?;
+        let Some(mut empty) = self.before.take_if(|before| before.len() == 0) else {
+            return self.flush();
+        };
+        if let Err(e) = empty.reset(self.journal.number() + 1) {
+            self.before = Some(empty);
+            return Err(e.to_string());
+        }
+        let full = std::mem::replace(&mut self.journal, empty);
+        self.worker.begin(full, std::mem::take(&mut self.applier));
+        Ok(())
+    }
+
+    /// A whole checkpoint, unless one is under way.
+    pub(super) fn checkpoint_if_free(&mut self) -> Result<(), String> {
+        match self.worker.look() {
+            Some(ended) => self.take_back(ended)?,
+            None if self.worker.busy => return Ok(()),
+            None => {}
+        }
+        self.checkpoint()
+    }
+
+    /// A whole checkpoint: after it, nothing is in the journals. When it fails, they go on.
+    pub(super) fn checkpoint(&mut self) -> Result<(), String> {
+        self.settle()?;
+        let is_behind = |journal: &Journal| journal.len() > 0;
+        if !self.before.as_ref().is_none_or(is_behind) && !is_behind(&self.journal)
+            || !self.has_room()
+        {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    /// Brings the databases up to both journals and empties them, the older first: alone it would
+    /// say at a start how things stood before the other.
+    fn flush(&mut self) -> Result<(), String> {
+        let before = self.before.as_mut().ok_or(LOST)?;
+        self.applier.flush(&self.shared)?;
+        for journal in [before, &mut self.journal] {
+            if journal.len() > 0 {
+                let number = journal.number();
+                journal.reset(number).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is under way.
+    fn settle(&mut self) -> Result<(), String> {
+        if !self.worker.busy {
+            return Ok(());
+        }
+        let ended = self.worker.wait();
+        self.take_back(ended)
+    }
+
+    fn take_back(&mut self, ended: Option<Checkpointed>) -> Result<(), String> {
+        let (journal, behind, outcome) = ended.ok_or(LOST)?;
+        self.before = Some(journal);
+        self.applier.absorb(behind);
+        outcome
+    }
+
+    fn has_room(&self) -> bool {
+        self.shared.free_bytes() >= DATABASE_ROOM
+    }
+}
+
+const LOST: &str = "a checkpoint panicked; start ignite again, which makes up for it";
+
+/// A journal, what the databases are still behind it by, and how its checkpoint went.
+type Checkpointed = (Journal, Applier, Result<(), String>);
+
+/// The thread that makes checkpoints beside new writes.
+struct Worker {
+    jobs: Option<mpsc::Sender<(Journal, Applier)>>,
+    ended: mpsc::Receiver<Checkpointed>,
+    /// It has a job whose end was not taken in yet.
+    busy: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    fn spawn(shared: Arc<Shared>) -> io::Result<Self> {
+        let (jobs, taken) = mpsc::channel::<(Journal, Applier)>();
+        let (done, ended) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || {
+                for (mut journal, mut applier) in taken {
+                    let number = journal.number();
+                    let outcome = applier
+                        .flush(&shared)
+                        .and_then(|()| journal.reset(number).map_err(|e| e.to_string()));
+                    if done.send((journal, applier, outcome)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            jobs: Some(jobs),
+            ended,
+            busy: false,
+            thread: Some(thread),
+        })
+    }
+
+    fn begin(&mut self, journal: Journal, applier: Applier) {
+        // A thread that has panicked shows when its end is waited for.
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send((journal, applier)));
+        self.busy = true;
+    }
+
+    /// How the checkpoint went, once it has ended; `None` in it when the thread has panicked.
+    fn look(&mut self) -> Option<Option<Checkpointed>> {
+        let ended = match self.ended.try_recv() {
+            Ok(ended) => Some(ended),
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => None,
+        };
+        self.busy = false;
+        Some(ended)
+    }
+
+    fn wait(&mut self) -> Option<Checkpointed> {
+        self.busy = false;
+        self.ended.recv().ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs.take();
+        if self.thread.take().is_some_and(|t| t.join().is_err()) {
+            tracing::error!("The executions' checkpoints panicked");
+        }
+    }
+}
