@@ -18,6 +18,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
@@ -30,7 +31,7 @@ use crate::{
         AppId, Failure, Reason,
         execution::{Change, Ending},
     },
-    store::executions::{Accepted, Executions, Live},
+    store::executions::{Executions, Live},
 };
 
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
@@ -92,12 +93,7 @@ type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Executor {
     /// Begins to run what is accepted.
-    pub fn start(
-        config: Config,
-        executions: Executions,
-        accepted: Accepted,
-        gateway: Arc<Gateway>,
-    ) -> Self {
+    pub fn start(config: Config, executions: Executions, gateway: Arc<Gateway>) -> Self {
         let shared = Arc::new(Shared {
             running: Arc::new(Semaphore::new(config.overall)),
             config,
@@ -108,7 +104,13 @@ impl Executor {
             force: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        shared.tasks.spawn(shared.clone().take_in(accepted));
+        let (to, runtime) = (Arc::downgrade(&shared), Handle::current());
+        shared.executions.hand_over(Box::new(move |live| {
+            let _entered = runtime.enter();
+            if let Some(shared) = to.upgrade() {
+                shared.take_in(live);
+            }
+        }));
         shared.tasks.spawn(shared.clone().count());
         Self { shared }
     }
@@ -136,36 +138,31 @@ impl Executor {
 }
 
 impl Shared {
-    async fn take_in(self: Arc<Self>, mut accepted: Accepted) {
-        loop {
-            let live = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                next = accepted.recv() => match next {
-                    Some(live) => live,
-                    None => return,
-                },
-            };
-            let app = live.identity.app.clone();
-            let waiting = Waiting {
-                live,
-                since: Instant::now(),
-            };
-            let begin = {
-                let mut queues = self.queues.lock();
-                let queue = queues.entry(app.clone()).or_insert_with(|| Queue {
-                    waiting: VecDeque::new(),
-                    dispatching: false,
-                    at_once: Arc::new(Semaphore::new(self.config.per_app)),
-                });
-                queue.waiting.push_back(waiting);
-                self.tell_fleet(&app, queue);
-                let begin = !std::mem::replace(&mut queue.dispatching, true);
-                begin.then(|| queue.at_once.clone())
-            };
-            if let Some(at_once) = begin {
-                self.tasks.spawn(self.clone().dispatch(app, at_once));
-            }
+    /// Puts an execution that was accepted in its app's queue.
+    fn take_in(self: Arc<Self>, live: Arc<Live>) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let app = live.identity.app.clone();
+        let waiting = Waiting {
+            live,
+            since: Instant::now(),
+        };
+        let begin = {
+            let mut queues = self.queues.lock();
+            let queue = queues.entry(app.clone()).or_insert_with(|| Queue {
+                waiting: VecDeque::new(),
+                dispatching: false,
+                at_once: Arc::new(Semaphore::new(self.config.per_app)),
+            });
+            queue.waiting.push_back(waiting);
+            self.tell_fleet(&app, queue);
+            let begin = !std::mem::replace(&mut queue.dispatching, true);
+            begin.then(|| queue.at_once.clone())
+        };
+        if let Some(at_once) = begin {
+            let tasks = self.tasks.clone();
+            tasks.spawn(self.dispatch(app, at_once));
         }
     }
 

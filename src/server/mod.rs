@@ -110,8 +110,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let keyring = Keyring::open_or_create(data.path())?;
     let store = Store::open(data.path())?;
-    let (executions, accepted) =
-        Executions::open(data.path(), executions_config(&config), known(&store))?;
+    let executions = Executions::open(data.path(), executions_config(&config), known(&store))?;
     let engine =
         Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
@@ -205,7 +204,6 @@ pub async fn run(config: Config) -> Result<()> {
     let executor = Executor::start(
         executor_config(&config),
         executions.clone(),
-        accepted,
         gateway.clone(),
     );
     data.announce(http_addr, grpc_addr, &config)?;

@@ -74,8 +74,7 @@ async fn fill(data: &Path) -> ExecutionId {
         retention_interval: Duration::from_secs(3600),
         clock: Arc::new(SystemTime::now),
     };
-    let (executions, _) =
-        Executions::open(data, config, Arc::new(|_: &AppId| Some(0))).expect("opens");
+    let executions = Executions::open(data, config, Arc::new(|_: &AppId| Some(0))).expect("opens");
     let submitted = executions.submit(Submission {
         app: app().id,
         submitters: Vec::new(),

@@ -119,6 +119,8 @@ impl Committer {
                     return self.checkpointed(outcome);
                 }
             };
+            // Whoever is about to send something shares the sync, at no cost when nobody is.
+            std::thread::yield_now();
             let mut batch = Batch::default();
             let room = self.shared.room();
             let mut statistics = Vec::new();
@@ -500,7 +502,7 @@ impl Committer {
                     segment.live.fetch_add(1, Ordering::Relaxed);
                 }
                 shared.live.insert(live.clone());
-                let _ = shared.accepted.send(live);
+                shared.run(live);
                 Answer::Submitted(reply, Ok(Submitted { id, known: false }))
             }
             (Effect::Known(id, reply), None) => {

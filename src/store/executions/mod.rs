@@ -18,7 +18,7 @@
 //! | `tools.rs` | check, compact, export |
 //!
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
-//! after. The executor hears of every accepted one through a channel and asks for its changes.
+//! after. The executor is handed every accepted one and asks for its changes.
 
 mod answers;
 mod apply;
@@ -52,7 +52,6 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
@@ -183,7 +182,7 @@ struct Shared {
     segments: Segments,
     live: live::Table,
     stats: Stats,
-    accepted: mpsc::UnboundedSender<Arc<Live>>,
+    to_run: Mutex<ToRun>,
     /// The newest id's time that was given out.
     newest_ms: AtomicU64,
     /// The last write succeeded.
@@ -259,16 +258,23 @@ struct Inner {
     retention: Mutex<Option<retention::Worker>>,
 }
 
-/// Every execution to be run: those that had not ended when the store was opened, in the order
-/// of acceptance, and from then on each that is accepted.
-pub type Accepted = mpsc::UnboundedReceiver<Arc<Live>>;
+/// Takes an execution that is to be run. It is called on the thread that writes, which spares a
+/// wake-up for each: it must not block.
+pub type Run = Box<dyn Fn(Arc<Live>) + Send>;
+
+/// What is to be run.
+enum ToRun {
+    /// Nobody has asked for it yet.
+    Waiting(Vec<Arc<Live>>),
+    Taken(Run),
+}
 
 impl Executions {
     /// Opens or makes the executions of a data directory. Within a tokio runtime.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn open(data_dir: &Path, config: Config, known: Known) -> Result<(Self, Accepted), Error> {
+    pub fn open(data_dir: &Path, config: Config, known: Known) -> Result<Self, Error> {
         let folder = data_dir.join(FOLDER);
         let io = |e: std::io::Error| Error::Corrupt {
             path: folder.display().to_string(),
@@ -280,8 +286,7 @@ impl Executions {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
             _ => private_folder(&incoming).map_err(io)?,
         }
-        let (accepted, receiver) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::open(folder.clone(), config, known, accepted)?);
+        let shared = Arc::new(Shared::open(folder.clone(), config, known)?);
         let text = |cause: String| io(std::io::Error::other(cause));
         let disk =
             guarded(|| Disk::open(shared.clone()).map_err(|e| e.to_string())).map_err(text)?;
@@ -305,7 +310,17 @@ impl Executions {
         };
         let worker = retention::Worker::spawn(&executions).map_err(io)?;
         *executions.inner.retention.lock() = Some(worker);
-        Ok((executions, receiver))
+        Ok(executions)
+    }
+
+    /// Has every execution to be run handed over: at once those that have not ended, in the order of
+    /// acceptance, and from then on each that is accepted.
+    pub fn hand_over(&self, run: Run) {
+        let mut to_run = self.shared.to_run.lock();
+        if let ToRun::Waiting(waiting) = &mut *to_run {
+            std::mem::take(waiting).into_iter().for_each(&run);
+        }
+        *to_run = ToRun::Taken(run);
     }
 
     /// Accepts an execution: its id, once it is on disk.
@@ -420,12 +435,7 @@ impl Executions {
 
 impl Shared {
     /// Opens what is on disk; the journal is not replayed yet.
-    fn open(
-        folder: PathBuf,
-        config: Config,
-        known: Known,
-        accepted: mpsc::UnboundedSender<Arc<Live>>,
-    ) -> Result<Self, Error> {
+    fn open(folder: PathBuf, config: Config, known: Known) -> Result<Self, Error> {
         let segments = Segments::open(folder.join(SEGMENTS)).map_err(|e| Error::Corrupt {
             path: folder.display().to_string(),
             cause: e.to_string(),
@@ -436,7 +446,7 @@ impl Shared {
             segments,
             live: live::Table::default(),
             stats: Stats::open(&folder.join(STATS))?,
-            accepted,
+            to_run: Mutex::new(ToRun::Waiting(Vec::new())),
             newest_ms: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             roomy: AtomicBool::new(true),
@@ -474,10 +484,16 @@ impl Shared {
                 self.newest_ms.store(id.0.timestamp_ms(), Ordering::Relaxed);
             }
         }
-        for live in self.live.all() {
-            let _ = self.accepted.send(live);
-        }
+        *self.to_run.lock() = ToRun::Waiting(self.live.all());
         Ok(())
+    }
+
+    /// Has an execution run that was just accepted.
+    fn run(&self, live: Arc<Live>) {
+        match &mut *self.to_run.lock() {
+            ToRun::Waiting(waiting) => waiting.push(live),
+            ToRun::Taken(run) => run(live),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::Path, sync::atomic::AtomicU64};
 
 use parking_lot::Mutex as PlMutex;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::model::execution::{Ending, Refused, Status};
@@ -49,14 +50,17 @@ impl Bench {
         }
     }
 
-    fn open(&self) -> (Executions, Accepted) {
+    fn open(&self) -> (Executions, mpsc::UnboundedReceiver<Arc<Live>>) {
         self.open_at(self.dir.path())
     }
 
-    fn open_at(&self, dir: &Path) -> (Executions, Accepted) {
+    fn open_at(&self, dir: &Path) -> (Executions, mpsc::UnboundedReceiver<Arc<Live>>) {
         let apps = self.apps.clone();
         let known: Known = Arc::new(move |app| apps.lock().get(app).copied());
-        Executions::open(dir, self.config.clone(), known).expect("opens")
+        let store = Executions::open(dir, self.config.clone(), known).expect("opens");
+        let (tx, accepted) = mpsc::unbounded_channel();
+        store.hand_over(Box::new(move |live| drop(tx.send(live))));
+        (store, accepted)
     }
 
     fn later(&self, ms: u64) {

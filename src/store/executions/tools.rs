@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::mpsc;
 
 use super::{
     super::{
@@ -179,8 +178,7 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
         retention_interval: Duration::MAX,
         clock: Arc::new(SystemTime::now),
     };
-    let (accepted, _) = mpsc::unbounded_channel();
-    Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0)), accepted).map(Arc::new)
+    Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0))).map(Arc::new)
 }
 
 fn replay(shared: &Arc<Shared>) -> Result<(), String> {

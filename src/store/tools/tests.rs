@@ -55,8 +55,7 @@ fn config() -> Config {
 
 fn open(dir: &Path) -> Executions {
     let known: Known = Arc::new(|_| Some(0));
-    let (executions, _) = Executions::open(dir, config(), known).expect("opens");
-    executions
+    Executions::open(dir, config(), known).expect("opens")
 }
 
 async fn submit(store: &Executions, body: &[u8], key: Option<&str>) -> ExecutionId {
@@ -493,7 +492,7 @@ async fn a_compaction_seals_only_segments_in_which_everything_has_ended() {
             ..config()
         };
         let known: Known = Arc::new(|_| Some(0));
-        Executions::open(dir.path(), small, known).expect("opens").0
+        Executions::open(dir.path(), small, known).expect("opens")
     };
     let store = open();
     let waiting = submit(&store, b"w", None).await;
