@@ -8,7 +8,7 @@
 //!
 //! `routes.rs` knows the apps, `invoke.rs` carries one request out, `headers.rs` has the rules
 //! for headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that
-//! carry them, `client.rs` sees clients leave.
+//! carry them, `client.rs` sees clients leave, `relay.rs` joins connections that have left HTTP.
 
 pub mod body;
 mod client;
@@ -17,6 +17,7 @@ pub mod headers;
 pub mod invoke;
 pub mod limits;
 pub mod listener;
+mod relay;
 mod routes;
 pub mod workers;
 
