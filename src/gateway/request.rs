@@ -15,9 +15,9 @@ use crate::{
 /// What requests by path start with.
 pub const BY_PATH: &str = "/_app/";
 
-/// Refuses what proxies must not pass on: requests whose host is said twice or not at all
-/// (RFC 9112, 3.2), since the app could take them for another host than this gateway did, and
-/// tunnels.
+/// Refuses what proxies must not pass on: requests whose host is said twice, not at all, or in the
+/// place of a path (RFC 9112, 3.2), since the app could take them for another host than this
+/// gateway did, and tunnels.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -28,6 +28,10 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Failure> {
             Reason::MethodNotAllowed,
             "CONNECT is not allowed: this is no proxy to other hosts",
         ));
+    }
+    // A host alone, as CONNECT has it, is what others would take for a path.
+    if request.uri().authority().is_some() && request.uri().scheme().is_none() {
+        return malformed("the request asks for neither a path nor a URL");
     }
     // Without the codings that are undone here the app would take the body for what it is not, and
     // whoever reads a list of codings in another way sees another end of the request.
@@ -159,4 +163,22 @@ fn rebased(path: &str, query: Option<&str>) -> Result<Uri, Failure> {
             format!("the path {path:?} cannot be forwarded: {e}"),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_in_the_place_of_a_path_is_refused() {
+        let asks_for = |target: &str| {
+            let request = Request::get(target).header(header::HOST, "x");
+            check(&request.body(()).expect("valid"))
+        };
+        for good in ["/", "/x?y", "http://app-acme.ignite.localhost", "*"] {
+            assert!(asks_for(good).is_ok(), "{good}");
+        }
+        let refused = asks_for("app-acme.ignite.localhost").expect_err("no path");
+        assert_eq!(refused.reason, Reason::MalformedRequest);
+    }
 }
