@@ -7,7 +7,12 @@
 #   scripts/bench.sh async    durable accepts beside Redis, and executions run to their end
 #   scripts/bench.sh proxy    the app URL beside nginx and haproxy on the same container
 #   scripts/bench.sh soak     mixed load for SOAK_SECS (600): memory, descriptors, every failure accounted for
+#   scripts/bench.sh stream   1 GiB up and down beside nginx, and idle WebSockets: speed and memory
 #   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
+#   scripts/bench.sh all      all parts that the README shows, one after another
+#
+# With --readme before the part its tables are not only printed but put into the README, between the
+# part's marks, with the machine and the date.
 #
 # A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
 # BENCH_BIN names a directory with release binaries to use; without it they are built.
@@ -19,10 +24,21 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 note() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
+. scripts/bench/lib/table.sh
+
+readme=
+if [ "${1:-}" = --readme ]; then
+    readme=$1
+    shift
+fi
 part=${1:-}
+if [ "$part" = all ]; then
+    for part in $(parts_in_readme); do ./scripts/bench.sh $readme "$part"; done
+    exit
+fi
 parts=$(cd scripts/bench && ls -- *.sh | sed 's/\.sh$//' | paste -sd' ')
-[ -n "$part" ] && [ -f "scripts/bench/$part.sh" ] || die "give one of: $parts"
-shift
+[ -n "$part" ] && [ -f "scripts/bench/$part.sh" ] || die "give one of: $parts all"
+[ -z "$readme" ] || parts_in_readme | grep -qx -- "$part" || die "the README has no place for $part"
 
 ./scripts/setup.sh >&2
 bin=${BENCH_BIN:-$root/target/release}
@@ -119,4 +135,10 @@ deploy() {
     api POST "/v1/ignite/app/bench/$1/draft/publish" '{}' >/dev/null
 }
 
-. "$root/scripts/bench/$part.sh"
+if [ -z "$readme" ]; then
+    . "$root/scripts/bench/$part.sh"
+else
+    . "$root/scripts/bench/$part.sh" >"$work/printed"
+    cat "$work/printed"
+    into_readme "$part" "$work/printed"
+fi

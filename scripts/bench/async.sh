@@ -75,7 +75,6 @@ for round in $(seq "$rounds"); do
 done
 
 peer=$(median <"$work/redis")
-row() { printf '| %s | %s | %s | %s |\n' "$@"; }
 against() { awk -v a="$1" -v b="$peer" 'BEGIN { printf "%.2f", a / b }'; }
 row 'durable accepts, 32 clients' 'per second' 'p50 ms' 'of Redis'
 row --- --- --- ---

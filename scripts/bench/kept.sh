@@ -32,7 +32,6 @@ stop_server
 
 timed_start "${limits[@]}"
 "$load" read --grpc "$grpc" --token "$token" --app bench/run >"$work/out"
-row() { printf '| %s | %s |\n' "$@"; }
 row "$kept kept executions" ''
 row --- ---
 row 'start to ready' "$started ms"

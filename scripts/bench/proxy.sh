@@ -28,13 +28,7 @@ scaling=',"resourceTier":"RESOURCE_TIER_XLARGE","scaling":{"reservedCapacity":1,
 start_server
 deploy app "$scaling"
 host=app-bench.ignite.localhost
-replica=
-for _ in $(seq 100); do
-    replica=$(api GET /v1/ignite/app/bench/app/replicas | field address)
-    [ -z "$replica" ] || break
-    sleep 0.1
-done
-[ -n "$replica" ] || die "the app has no replica"
+replica=$(replica_of app)
 start_nginx "$replica"
 start_haproxy "$replica"
 
@@ -57,17 +51,9 @@ errors() { awk '{ n += $4 } END { print n }' "$work/of/$1"; }
 # The median of the rounds' ratios of two labels in one column: LABEL LABEL COLUMN.
 ratio() { paste -d' ' "$work/of/$1" "$work/of/$2" | awk -v c="$3" '{ print $c / $(c + 5) }' | median; }
 
-row() { printf '| %s | %s | %s | %s | %s | %s |\n' "$@"; }
 show() { # LABEL TITLE
     row "$2" "$(column "$1" 1 | awk '{ printf "%.0f", $1 }')" "$(column "$1" 2)" "$(column "$1" 3)" \
         "$(column "$1" 5 | awk '{ printf "%.1f", $1 }')" "$(errors "$1")"
-}
-targets=()
-# A row of the targets: WHAT RATIO RELATION TARGET.
-target() {
-    targets+=("$(awk -v what="$1" -v r="$2" -v rel="$3" -v t="$4" 'BEGIN {
-        met = rel == "at least" ? r >= t : r <= t
-        printf "| %s | %.2f | %s %s | %s |", what, r, rel, t, met ? "met" : "missed" }')")
 }
 # The better peer in a column: `max` or `min` of the medians.
 better() {
@@ -157,6 +143,5 @@ for case in $cases; do
     rm -rf "$work/of" && mkdir "$work/of"
     if [ "$case" = apps ]; then many_apps; else against_peers "$case"; fi
 done
-printf '\n| ratio | measured | target | |\n|---|---|---|---|\n'
-printf '%s\n' "${targets[@]}"
+show_targets
 stop_server

@@ -113,14 +113,17 @@ rise() {
         END { print (n * xy - x * y) / (n * xx - x * x) * (last - from) }' "$work/samples"
 }
 at() { awk -v c="$1" -v from="$2" '$1 >= from { print $c; exit }' "$work/samples"; }
-printf '| | at a fifth | at half | at the end | rise |\n| --- | --- | --- | --- | --- |\n'
+row '' 'at a fifth' 'at half' 'at the end' rise
+row --- --- --- --- ---
 mb() { awk -v kb="$1" 'BEGIN { printf "%.0f", kb / 1024 }'; }
-printf '| memory, MB | %s | %s | %s | %s |\n' "$(mb "$(at 2 $((secs / 5)))")" "$(mb "$(at 2 $((secs / 2)))")" \
+row 'memory, MB' "$(mb "$(at 2 $((secs / 5)))")" "$(mb "$(at 2 $((secs / 2)))")" \
     "$(mb "$(tail -n1 "$work/samples" | cut -d' ' -f2)")" "$(mb "$(rise 2)")"
-printf '| descriptors | %s | %s | %s | %.0f |\n' "$(at 3 $((secs / 5)))" "$(at 3 $((secs / 2)))" \
-    "$(tail -n1 "$work/samples" | cut -d' ' -f3)" "$(rise 3)"
+row descriptors "$(at 3 $((secs / 5)))" "$(at 3 $((secs / 2)))" \
+    "$(tail -n1 "$work/samples" | cut -d' ' -f3)" "$(printf '%.0f' "$(rise 3)")"
 for each in "$work"/each/*; do sort "$each" | uniq -c >"$work/of/${each##*/}"; done
-printf '\n| by | times | outcome |\n| --- | --- | --- |\n'
+printf '\n'
+row by times outcome
+row --- --- ---
 for name in "$work"/of/*; do sed "s/^ *\([0-9]*\) \(.*\)$/| ${name##*/} | \1 | \2 |/" "$name"; done
 
 for name in url invoke async leaves stalls uploads streams upgrades publishes kills; do

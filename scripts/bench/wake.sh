@@ -24,7 +24,8 @@ for freezer in engine cgroup; do
 done
 
 note "Milliseconds, medians of $runs"
-printf '| from | ignite | engine alone | ignite / alone | slowest of ignite | slowest alone |\n|---|---|---|---|---|---|\n'
+row 'ms, from' ignite 'engine alone' 'ignite / alone' 'slowest of ignite' 'slowest alone'
+row --- --- --- --- --- ---
 while read -r line; do
     value() { printf '%s' "$line" | field "$1"; }
     awk -v d="$(value depth)" -v a="$(value ignite)" -v b="$(value raw)" -v c="$(value ignite_slowest)" -v e="$(value raw_slowest)" \

@@ -9,6 +9,7 @@ pub mod compute;
 mod convert;
 pub mod executions;
 pub(crate) mod export;
+pub mod grpc;
 pub mod json;
 pub mod proto;
 pub mod scaling;

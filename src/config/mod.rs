@@ -386,8 +386,8 @@ pub struct Config {
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
-    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to the HTTP listener; more
-    /// are refused with 503. Default 16384.
+    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to each listener; more
+    /// are refused with 503, in gRPC with GOAWAY. Default 16384.
     pub max_connections: usize,
     /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one
     /// address; 0 sets no bound, as behind a proxy. Default 0.

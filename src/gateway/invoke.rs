@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{GrpcTrailers, body::AppBody, headers};
+use super::{GrpcTrailers, body::AppBody, headers, relay};
 use crate::{
     fleet::{
         ColdStart, Deployment, Lease, Seat,
@@ -288,9 +288,8 @@ fn switch(
         };
         match tokio::try_join!(client, replica, leave) {
             Ok((client, replica, ())) => {
-                let (mut client, mut replica) = (TokioIo::new(client), TokioIo::new(replica));
                 // Either side may end it, rudely or not; there is nobody left to tell.
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut replica).await;
+                let _ = relay::join(TokioIo::new(client), TokioIo::new(replica)).await;
             }
             Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
         }

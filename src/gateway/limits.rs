@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{Gateway, client};
+use super::{client, listener::Service};
 use crate::model::{Failure, Reason};
 
-/// Bounds of the HTTP listener; each is described where it is configured.
+/// Bounds of a listener; each is described where it is configured.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Most connections.
@@ -80,7 +80,7 @@ impl Drop for Place {
 }
 
 impl Doors {
-    pub(super) async fn new(limits: Limits, gateway: &Gateway) -> Arc<Self> {
+    pub(super) async fn new(limits: Limits, service: &impl Service) -> Arc<Self> {
         let failure = Failure::new(
             Reason::TooManyConnections,
             "too many connections are open, in all (IGNITE_MAX_CONNECTIONS) or from this address (IGNITE_MAX_CONNECTIONS_PER_IP); reuse connections, or come back later",
@@ -89,7 +89,7 @@ impl Doors {
         Arc::new(Self {
             limits,
             inside: Mutex::default(),
-            refusal: written((gateway.render)(&failure, false)).await,
+            refusal: service.refusal(&failure).await,
             listened_to: Arc::new(Semaphore::new(LISTENED_TO)),
         })
     }
@@ -116,7 +116,7 @@ impl Doors {
         }))
     }
 
-    /// Says no, in HTTP/1.1.
+    /// Says no.
     pub(super) fn refuse(&self, tcp: TcpStream, tasks: &TaskTracker) {
         // The buffer of a new socket takes it at once, or its client is gone.
         let _ = tcp.try_write(&self.refusal);
@@ -130,7 +130,7 @@ impl Doors {
 }
 
 /// An answer as it goes over the wire, after which the connection is closed.
-async fn written(response: http::Response<axum::body::Body>) -> Bytes {
+pub(super) async fn written(response: http::Response<axum::body::Body>) -> Bytes {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes());
     // It is in memory, so it cannot break off.
@@ -151,4 +151,25 @@ async fn written(response: http::Response<axum::body::Body>) -> Bytes {
     );
     out.extend_from_slice(&body);
     out.into()
+}
+
+/// The end of an HTTP/2 connection that never began, with the reason for whoever shows it.
+pub fn goaway(reason: &str) -> Bytes {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let mut out = frame_head(0, SETTINGS);
+    // No stream was looked at.
+    let mut last = 0u32.to_be_bytes().to_vec();
+    last.extend(ENHANCE_YOUR_CALM.to_be_bytes());
+    last.extend(reason.bytes());
+    out.extend(frame_head(last.len(), GOAWAY));
+    out.extend(last);
+    out.into()
+}
+
+/// The head of a frame without flags, of the connection itself.
+fn frame_head(len: usize, kind: u8) -> Vec<u8> {
+    let len = u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes();
+    vec![len[1], len[2], len[3], kind, 0, 0, 0, 0, 0]
 }

@@ -1,4 +1,7 @@
 //! Accepts connections, serves HTTP/1.1 and h2c on them, and drains them when the platform stops.
+//!
+//! App URLs with the JSON API and gRPC each have such a listener, with the same bounds; they differ
+//! in the [`Service`].
 
 use std::{
     future::Future,
@@ -13,10 +16,9 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use http::Request;
+use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -28,12 +30,12 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Gateway,
     body::{Body, BoxError},
     client,
     limits::{Doors, Limits, Place},
     workers::{Serve, Workers},
 };
+use crate::model::Failure;
 
 /// Header lines that are parsed without allocating; asking for as many by name would allocate.
 const HEADERS_ON_THE_STACK: usize = 100;
@@ -54,6 +56,19 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SILENCE_ASK_AGAIN: Duration = Duration::from_secs(15);
 const SILENCE_ASKS: u32 = 4;
 
+/// What answers the requests of a listener.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// What a client hears whose connection is not served, in the protocol that it speaks.
+    fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send;
+}
+
 /// The two ways to end the listener's connections.
 #[derive(Clone, Default)]
 pub struct Stop {
@@ -67,17 +82,15 @@ pub struct Stop {
 pub async fn run(
     listener: TcpListener,
     workers: Arc<Workers>,
-    gateway: Arc<Gateway>,
-    api: Router,
+    service: impl Service,
     limits: Limits,
     stop: Stop,
 ) {
-    let doors = Doors::new(limits.clone(), &gateway).await;
+    let doors = Doors::new(limits.clone(), &service).await;
     let shared = Arc::new(Shared {
         builder: builder(&limits),
         keep_alive: limits.keep_alive_timeout,
-        gateway,
-        api,
+        service,
         stop: stop.clone(),
     });
     let connections = TaskTracker::new();
@@ -117,11 +130,10 @@ pub async fn run(
 }
 
 /// What all connections of the listener share.
-struct Shared {
+struct Shared<S> {
     builder: auto::Builder<TokioExecutor>,
     keep_alive: Duration,
-    gateway: Arc<Gateway>,
-    api: Router,
+    service: S,
     stop: Stop,
 }
 
@@ -149,7 +161,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 }
 
 async fn serve(
-    shared: Arc<Shared>,
+    shared: Arc<Shared<impl Service>>,
     tcp: tokio::net::TcpStream,
     place: Arc<Place>,
     peer: SocketAddr,
@@ -165,7 +177,7 @@ async fn serve(
 }
 
 async fn serve_http(
-    shared: &Arc<Shared>,
+    shared: &Arc<Shared<impl Service>>,
     io: client::Connection,
     presence: client::Presence,
     peer: SocketAddr,
@@ -179,12 +191,12 @@ async fn serve_http(
         async move {
             if request.body().is_end_stream() {
                 // hyper reads on while it waits, and notices by itself that the client leaves.
-                let response = here.gateway.handle(&here.api, request, peer).await;
+                let response = here.service.answer(request, peer).await;
                 return Ok(response.map(|body| Answer { body, _busy: busy }));
             }
             tokio::select! {
                 biased;
-                response = here.gateway.handle(&here.api, request, peer) => {
+                response = here.service.answer(request, peer) => {
                     Ok(response.map(|body| Answer { body, _busy: busy }))
                 }
                 // Whatever the request was waiting for is given up with it.

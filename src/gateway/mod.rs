@@ -6,9 +6,10 @@
 //! | `/_app/{org}/{app}/…` on any other host | the app's primary port, with the rest as path |
 //! | anything else | the API's router |
 //!
-//! `routes.rs` knows the apps, `invoke.rs` carries one request out, `headers.rs` has the rules
-//! for headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that
-//! carry them, `client.rs` sees clients leave.
+//! `routes.rs` knows the apps, `request.rs` reads requests and readies them for an app,
+//! `invoke.rs` carries one out, `headers.rs` has the rules for headers, `listener.rs` accepts and
+//! drains connections, `workers.rs` has the threads that carry them, `client.rs` sees clients
+//! leave, `relay.rs` joins connections that have left HTTP.
 
 pub mod body;
 mod client;
@@ -17,15 +18,16 @@ pub mod headers;
 pub mod invoke;
 pub mod limits;
 pub mod listener;
+mod relay;
+pub mod request;
 mod routes;
 pub mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery,
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, upgrade};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -44,9 +46,6 @@ use crate::{
 };
 
 pub use self::routes::Routes;
-
-/// What requests by path start with.
-const BY_PATH: &str = "/_app/";
 
 /// Everything a request needs; shared by all connections.
 pub struct Gateway {
@@ -77,9 +76,27 @@ pub struct Gateway {
 /// Renders a failure as the trailers of a gRPC call.
 pub type GrpcTrailers = fn(&Failure, bool) -> HeaderMap;
 
+/// What the HTTP listener serves: app URLs, and the API on all others.
+pub struct Front {
+    /// Where apps are found.
+    pub gateway: Arc<Gateway>,
+    /// The API.
+    pub api: Router,
+}
+
+impl listener::Service for Front {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        self.gateway.handle(&self.api, request, peer).await
+    }
+
+    async fn refusal(&self, why: &Failure) -> Bytes {
+        limits::written((self.gateway.render)(why, false)).await
+    }
+}
+
 impl Gateway {
     /// Answers one request of the HTTP listener.
-    pub async fn handle(
+    async fn handle(
         &self,
         api: &Router,
         request: Request<Incoming>,
@@ -87,17 +104,18 @@ impl Gateway {
     ) -> Response<Body> {
         // A gRPC call, which is understood in gRPC only, is HTTP/2.
         let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
-        if let Err(failure) = check(&request) {
+        if let Err(failure) = request::check(&request) {
             return self.failure(&failure, false, grpc);
         }
-        let label = host_of(&request).and_then(|h| host::label_of_host(h, &self.base_domain));
+        let label =
+            request::host_of(&request).and_then(|h| host::label_of_host(h, &self.base_domain));
         if let Some(label) = label {
             return match self.routes.find(label) {
                 Some(route) => self.app(route, request, peer, None, grpc).await,
                 None => self.failure(&unknown_host(label, &self.base_domain), false, grpc),
             };
         }
-        if let Some(rest) = request.uri().path().strip_prefix(BY_PATH) {
+        if let Some(rest) = request.uri().path().strip_prefix(request::BY_PATH) {
             return match self.by_path(rest) {
                 Ok((route, path)) => {
                     let path = path.to_owned();
@@ -144,20 +162,7 @@ impl Gateway {
     }
 
     fn by_path<'a>(&self, rest: &'a str) -> Result<(Route, &'a str), Failure> {
-        let mut parts = rest.splitn(3, '/');
-        let (org, name) = (
-            parts.next().unwrap_or_default(),
-            parts.next().unwrap_or_default(),
-        );
-        let path = parts
-            .next()
-            .map_or("", |_| &rest[org.len() + name.len() + 1..]);
-        let id: AppId = format!("{org}/{name}").parse().map_err(|e| {
-            Failure::new(
-                Reason::NotFound,
-                format!("{e}; app paths are /_app/{{org}}/{{app}}/…"),
-            )
-        })?;
+        let (id, path) = request::split_path(rest)?;
         let deployment = self.fleet.get(&id).ok_or_else(|| unpublished(&id))?;
         let port = deployment.with_revision(|r| r.ports[0]);
         Ok((Route { deployment, port }, path))
@@ -185,7 +190,7 @@ impl Gateway {
         let outcome = async {
             let caller = self.admit(&route.deployment, request.headers_mut())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
-            let client_upgrade = asks_upgrade(&request).then(|| upgrade::on(&mut request));
+            let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
             let came = Came {
                 peer: peer.ip(),
                 trusted: self.trusted_proxies.contain(peer.ip()),
@@ -195,7 +200,7 @@ impl Gateway {
                 bytes: self.max_request_body_bytes,
                 pause: self.client_stall_timeout,
             };
-            let mut request = outbound(
+            let mut request = request::outbound(
                 request,
                 came,
                 bounds,
@@ -329,122 +334,6 @@ fn unknown_host(label: &str, base_domain: &str) -> Failure {
             "no published app has the host {label}.{base_domain}; `ignite app list` shows the URLs of apps"
         ),
     )
-}
-
-/// Refuses what proxies must not pass on: requests whose host is said twice or not at all
-/// (RFC 9112, 3.2), since the app could take them for another host than this gateway did, and
-/// tunnels.
-fn check(request: &Request<Incoming>) -> Result<(), Failure> {
-    let malformed = |what: &str| Err(Failure::new(Reason::MalformedRequest, what));
-    if request.method() == Method::CONNECT {
-        return Err(Failure::new(
-            Reason::MethodNotAllowed,
-            "CONNECT is not allowed: this is no proxy to other hosts",
-        ));
-    }
-    // Without the codings that are undone here the app would take the body for what it is not, and
-    // whoever reads a list of codings in another way sees another end of the request.
-    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-    {
-        return malformed("Transfer-Encoding has to be chunked, said once and alone");
-    }
-    match request.headers().get_all(header::HOST).iter().count() {
-        0 if request.version() == Version::HTTP_11 => {
-            malformed("the request has no Host header, which HTTP/1.1 demands")
-        }
-        0 | 1 => Ok(()),
-        _ => malformed("the request has more than one Host header; send one"),
-    }
-}
-
-/// Whether the request leaves HTTP; HTTP/1.0 cannot, and HTTP/2 does it in another way.
-fn asks_upgrade(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11 && headers::asks_upgrade(request.headers())
-}
-
-fn host_of(request: &Request<Incoming>) -> Option<&str> {
-    // HTTP/2 and absolute-form requests have it in the URI, which then counts.
-    match request.uri().authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => request
-            .headers()
-            .get(header::HOST)
-            .and_then(|h| h.to_str().ok()),
-    }
-}
-
-/// The client's request in the form that a replica gets.
-fn outbound(
-    request: Request<Incoming>,
-    came: Came,
-    bounds: upstream::Bounds,
-    path: Option<&str>,
-    upgrade: bool,
-) -> Result<Request<upstream::Body>, Failure> {
-    let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
-    let (mut head, incoming) = request.into_parts();
-    let protocol = head
-        .headers
-        .get(header::UPGRADE)
-        .filter(|_| upgrade)
-        .cloned();
-    headers::remove_hop_by_hop(&mut head.headers);
-    headers::withhold_trailers(&mut head.headers);
-    headers::join_cookies(&mut head.headers);
-    headers::forwarded(&mut head.headers, came, host.as_ref());
-    if let Some(host) = host {
-        head.headers.insert(header::HOST, host);
-    }
-    let expects = headers::expects_continue(&head.headers);
-    if expects && head.version == Version::HTTP_10 {
-        // It has no interim answers (RFC 9110, 10.1.1).
-        head.headers.remove(header::EXPECT);
-    }
-    let expects = expects && head.version != Version::HTTP_10;
-    head.uri = match path {
-        Some(path) => rebased(path, head.uri.query())?,
-        None => head
-            .uri
-            .path_and_query()
-            .cloned()
-            .map_or_else(Uri::default, Uri::from),
-    };
-    // Replicas are spoken to in HTTP/1.1 whatever the client used.
-    head.version = Version::HTTP_11;
-    let body = if http_body::Body::is_end_stream(&incoming) {
-        upstream::Body::Empty
-    } else {
-        if http_body::Body::size_hint(&incoming).exact().is_none() {
-            // hyper sends a GET or HEAD without its body when nothing says that there is one.
-            let chunked = HeaderValue::from_static("chunked");
-            head.headers.insert(header::TRANSFER_ENCODING, chunked);
-        }
-        upstream::Body::streamed(incoming, bounds, headers::withhold)
-    };
-    let mut request = Request::from_parts(head, body);
-    if expects {
-        upstream::let_the_app_ask(&mut request);
-    }
-    if let Some(protocol) = protocol {
-        invoke::keep_upgrade(&mut request, protocol);
-    }
-    Ok(request)
-}
-
-fn rebased(path: &str, query: Option<&str>) -> Result<Uri, Failure> {
-    let path = if path.is_empty() { "/" } else { path };
-    let whole = match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    };
-    whole.parse::<PathAndQuery>().map(Uri::from).map_err(|e| {
-        Failure::new(
-            Reason::MalformedRequest,
-            format!("the path {path:?} cannot be forwarded: {e}"),
-        )
-    })
 }
 
 fn log_failure(app: &AppId, execution: ExecutionId, failure: &Failure) {

@@ -22,20 +22,20 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tonic::{service::Routes, transport::server::TcpIncoming};
-use tower::util::MapResponseLayer;
+use tonic::service::Routes;
 
 use self::{
     data_dir::DataDir,
     parts::{
-        engine_config, executions_config, executor_config, fleet_config, http_limits, trial_bounds,
-        upkeep_config,
+        engine_config, executions_config, executor_config, fleet_config, listener_limits,
+        trial_bounds, upkeep_config,
     },
 };
 use crate::{
     api::{
         self, admission,
         compute::{Compute, PublicUrls},
+        grpc::Grpc,
         json,
         proto::{
             self,
@@ -60,7 +60,7 @@ use crate::{
     executor::Executor,
     fleet::Fleet,
     gateway::{
-        Gateway, Routes as AppRoutes,
+        Front, Gateway, Routes as AppRoutes,
         listener::{self, Stop},
         workers::Workers,
     },
@@ -78,10 +78,6 @@ use crate::{
 };
 
 pub use prune::prune;
-
-/// How often the gRPC server asks a silent client whether it is there; half-open connections
-/// would otherwise stay for good.
-const GRPC_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
 /// to pass one on, shorter than a person needs to lose patience.
@@ -190,16 +186,26 @@ pub async fn run(config: Config) -> Result<()> {
     let serving = TaskTracker::new();
     // Until the end of this function: they carry what requests leave running.
     let workers = Arc::new(Workers::start(config.http_threads).context("http_threads")?);
+    let front = Front {
+        gateway: gateway.clone(),
+        api,
+    };
+    let services = admission::of_known_callers(services, &gateway);
+    let bounds = listener_limits(&config);
     serving.spawn(listener::run(
         http,
         workers.clone(),
-        gateway.clone(),
-        api,
-        http_limits(&config),
+        front,
+        bounds.clone(),
         stop.clone(),
     ));
-    let services = admission::of_known_callers(services, &gateway);
-    serving.spawn(serve_grpc(grpc, services, limits, stop.clone()));
+    serving.spawn(listener::run(
+        grpc,
+        workers.clone(),
+        Grpc::new(services, limits),
+        bounds,
+        stop.clone(),
+    ));
     starter.begin();
     let executor = Executor::start(
         executor_config(&config),
@@ -392,28 +398,6 @@ fn api(
     json::router(services, limits, admit)
         .merge(health::router(fleet, store.clone(), executions.clone()))
         .fallback(health::no_route)
-}
-
-async fn serve_grpc(listener: TcpListener, services: Routes, limits: json::Limits, stop: Stop) {
-    let drain = stop.drain.clone();
-    // Said here, since the server's own setting is for listeners that it binds itself. Without it
-    // a small answer waits 40 ms for the client's delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(GRPC_KEEPALIVE))
-        .layer(MapResponseLayer::new(move |response| {
-            status::explain_refusal(response, limits)
-        }))
-        .add_routes(services)
-        .serve_with_incoming_shutdown(incoming, drain.cancelled_owned());
-    tokio::select! {
-        ended = server => {
-            if let Err(error) = ended {
-                tracing::error!(%error, "The gRPC listener failed");
-            }
-        }
-        () = stop.force.cancelled() => {}
-    }
 }
 
 /// One line on stdout for programs that wait for it.

@@ -31,7 +31,7 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
     }
 }
 
-pub(super) fn http_limits(c: &Config) -> gateway::limits::Limits {
+pub(super) fn listener_limits(c: &Config) -> gateway::limits::Limits {
     gateway::limits::Limits {
         max_connections: c.max_connections,
         max_connections_per_ip: c.max_connections_per_ip,

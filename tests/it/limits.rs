@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
+use ignite::api::proto::v1::HealthCheckRequest;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{contract::Published, eventually_ok, http, ignite::Ignite};
+use crate::support::{contract::Published, eventually_ok, grpc::grpc_client, http, ignite::Ignite};
 
 /// Longer than any bound that is set here, with room for a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -203,6 +204,61 @@ async fn silent_and_slow_clients_lose_their_connection_and_streams_do_not() {
     );
 }
 
+/// What an HTTP/2 client says first: the preface, and settings as they are.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grpc_listener_has_the_same_bounds() {
+    let settings = [
+        ("IGNITE_MAX_CONNECTIONS", "6"),
+        ("IGNITE_HEADER_READ_TIMEOUT", "1s"),
+        ("IGNITE_KEEP_ALIVE_TIMEOUT", "1s"),
+        ("IGNITE_MAX_HEADER_BYTES", "16KiB"),
+    ];
+    let (ignite, _) = server(&settings).await;
+    let open = async |say: &[u8]| {
+        let mut stream = TcpStream::connect(ignite.grpc_addr())
+            .await
+            .expect("a connection");
+        stream.write_all(say).await.expect("sent");
+        stream
+    };
+    let healthy = async |length: usize| {
+        let mut client = grpc_client(&ignite, "").await;
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        let long = "a".repeat(length).parse().expect("ASCII");
+        request.metadata_mut().insert("x-long", long);
+        client.health_check(request).await
+    };
+    healthy(10_000).await.expect("a head that is not too long");
+    healthy(40_000).await.expect_err("a head that is");
+    // Who says nothing, or not all of the preface, does not stay.
+    for say in [&b""[..], b"PRI * HTTP/2"] {
+        let mut silent = open(say).await;
+        assert_eq!(rest(&mut silent).await, "");
+    }
+    let mut slow = open(b"GET / HTTP/1.1\r\nx-a: ").await;
+    rest(&mut slow).await;
+    // Who speaks HTTP/1.1 hears where to go.
+    let mut other = open(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let answer = rest(&mut other).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("IGNITE_HTTP_ADDR"), "{answer}");
+    let mut crowd = Vec::new();
+    for _ in 0..6 {
+        crowd.push(open(PREFACE).await);
+    }
+    let mut refused = open(PREFACE).await;
+    let answer = rest(&mut refused).await;
+    assert!(answer.contains("IGNITE_MAX_CONNECTIONS"), "{answer:?}");
+    drop(crowd);
+    eventually_ok(LIMIT, || async {
+        let answer = timeout(LIMIT, healthy(1)).await.expect("in time");
+        answer.map_err(|status| status.to_string())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_and_an_organization_have_so_many_requests_under_way_and_no_more() {
     let settings = [
@@ -316,7 +372,7 @@ async fn who_takes_nothing_of_an_answer_gives_the_replica_back_and_who_waits_for
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
     let (ignite, app) = server(&[]).await;
-    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let mut frames = PREFACE.to_vec();
     // GET / of the static table, and the host as a literal.
     let mut block = vec![0x82, 0x84, 0x86, 0x01];
     block.push(u8::try_from(app.host().len()).expect("short"));

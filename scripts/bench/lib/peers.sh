@@ -13,6 +13,20 @@ free_port() {
     printf '%s' "$port"
 }
 
+# The address of an app's replica: NAME.
+replica_of() {
+    local address
+    for _ in $(seq 100); do
+        address=$(api GET "/v1/ignite/app/bench/$1/replicas" | field address)
+        if [ -n "$address" ]; then
+            printf '%s' "$address"
+            return
+        fi
+        sleep 0.1
+    done
+    die "the app $1 has no replica"
+}
+
 # Waits until something listens on this port of the loopback.
 await_port() {
     for _ in $(seq 100); do
@@ -32,7 +46,7 @@ daemon off;
 worker_processes ${WORKERS:-$(nproc)};
 pid $dir/pid;
 error_log stderr error;
-events { worker_connections 4096; }
+events { worker_connections 16384; }
 http {
     access_log off;
     tcp_nodelay on;
@@ -44,6 +58,10 @@ http {
     uwsgi_temp_path $dir/uwsgi;
     scgi_temp_path $dir/scgi;
     client_max_body_size 0;
+    map \$http_upgrade \$hop {
+        default upgrade;
+        '' '';
+    }
     upstream app {
         server $1;
         keepalive 512;
@@ -54,7 +72,8 @@ http {
         location / {
             proxy_pass http://app;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_set_header Connection \$hop;
+            proxy_set_header Upgrade \$http_upgrade;
             proxy_set_header Host \$http_host;
             ${NGINX_LOCATION:-}
         }

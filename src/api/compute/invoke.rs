@@ -94,7 +94,10 @@ impl Compute {
 }
 
 /// The request that an envelope describes; defaults are POST and `/`.
-pub(super) fn outbound(
+///
+/// # Errors
+/// BODY_TOO_LARGE, or INVALID_ARGUMENT with the fields that no request can have.
+pub fn outbound(
     envelope: v1::InvokeRequest,
     limits: Limits,
 ) -> Result<http::Request<upstream::Body>, Failure> {

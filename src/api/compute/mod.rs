@@ -40,7 +40,7 @@ use crate::{
 
 pub use builds::CompileLogStream;
 pub use executions::WatchStream;
-pub use invoke::InvokeStream;
+pub use invoke::{InvokeStream, outbound};
 pub use logs::LogsStream;
 pub use replicas::EventStream;
 

@@ -1,0 +1,39 @@
+# What a part prints: tables, the targets that it is held to, and its place in the README.
+
+# A row of a table, of any number of columns.
+row() { printf '|'; printf ' %s |' "$@"; printf '\n'; }
+
+targets=()
+# A row of the targets: WHAT MEASURED RELATION TARGET.
+target() {
+    targets+=("$(awk -v what="$1" -v r="$2" -v rel="$3" -v t="$4" 'BEGIN {
+        met = rel == "at least" ? r >= t : r <= t
+        printf "| %s | %.2f | %s %s | %s |", what, r, rel, t, met ? "met" : "missed" }')")
+}
+show_targets() {
+    printf '\n'
+    row '' measured target ''
+    row --- --- --- ---
+    printf '%s\n' "${targets[@]}"
+}
+
+# The parts that have a place in the README, in its order.
+parts_in_readme() { sed -n 's/^<!-- bench:\(.*\) -->$/\1/p' "$root/README.md"; }
+
+# When and on what a part was measured.
+machine() {
+    printf 'Measured on %s: %s, %s cores, %s, Docker %s (%s).' "$(date +%F)" \
+        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n1)" "$(nproc)" "$(uname -sr)" \
+        "$(docker version --format '{{.Server.Version}}')" "$(docker info --format '{{.Driver}}')"
+}
+
+# Puts what a part printed into its place: PART FILE.
+into_readme() {
+    local readme=$root/README.md
+    { printf '\n%s\n\n' "$(machine)"; sed '/./,$!d' "$2"; printf '\n'; } >"$work/block"
+    awk -v mark="<!-- bench:$1 -->" -v block="$work/block" '
+        $0 == "<!-- /bench -->" { within = 0 }
+        !within { print }
+        $0 == mark { within = 1; while ((getline line < block) > 0) print line }' "$readme" >"$work/readme"
+    cat "$work/readme" >"$readme"
+}

@@ -1,0 +1,124 @@
+//! gRPC on a listener of its own, which has the bounds of the HTTP listener.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version};
+use hyper::body::Incoming;
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+
+use super::{
+    json::Limits,
+    status::{explain_refusal, to_response, to_status},
+};
+use crate::{
+    gateway::{body::Body, limits::goaway, listener},
+    model::{Failure, Reason},
+};
+
+/// Longest number in `grpc-timeout`.
+const TIMEOUT_DIGITS: usize = 8;
+
+/// What the gRPC listener serves.
+pub struct Grpc {
+    services: Routes,
+    limits: Limits,
+}
+
+impl Grpc {
+    /// These services; `limits` are told to callers whose messages are too large.
+    pub fn new(services: Routes, limits: Limits) -> Self {
+        Self {
+            services: services.prepare(),
+            limits,
+        }
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {
+        let timeout = timeout(request.headers());
+        let call = self.services.clone().oneshot(request);
+        let outcome = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, call).await,
+            None => Ok(call.await),
+        };
+        match outcome {
+            Ok(Ok(response)) => explain_refusal(response, self.limits),
+            Ok(Err(never)) => match never {},
+            Err(_) => to_status(&too_late(), false).into_http(),
+        }
+    }
+}
+
+impl listener::Service for Grpc {
+    async fn answer(&self, request: Request<Incoming>, _: SocketAddr) -> Response<Body> {
+        if request.version() != Version::HTTP_2 {
+            return to_response(&no_grpc(), false).map(Body::Api);
+        }
+        let response = self.call(request).await;
+        response.map(|body| Body::Api(axum::body::Body::new(body)))
+    }
+
+    async fn refusal(&self, why: &Failure) -> Bytes {
+        goaway(&why.text(false))
+    }
+}
+
+fn too_late() -> Failure {
+    Failure::new(
+        Reason::RequestTimeout,
+        "the call took longer than its own deadline (grpc-timeout)",
+    )
+}
+
+fn no_grpc() -> Failure {
+    Failure::new(
+        Reason::MalformedRequest,
+        "this address speaks gRPC, which is HTTP/2; the JSON API and app URLs are at another (IGNITE_HTTP_ADDR)",
+    )
+}
+
+/// How long the caller waits for an answer to begin, when it says so in a way that can be read.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.len() > TIMEOUT_DIGITS || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number = number.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let of = |text: &str| {
+            let value = text.parse().expect("a header");
+            timeout(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-timeout"),
+                value,
+            )]))
+        };
+        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(of("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(of("99999999S"), Some(Duration::from_secs(99_999_999)));
+        assert_eq!(of("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(of("7u"), Some(Duration::from_micros(7)));
+        assert_eq!(of("7n"), Some(Duration::from_nanos(7)));
+        for wrong in ["", "S", "1", "1s", "-1S", "+1S", "123456789S", "1\u{e9}"] {
+            assert_eq!(of(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Joins two connections that have left HTTP.
+//!
+//! Thousands of WebSockets lie idle for hours, so none has a buffer: what comes is read into one
+//! that all connections of a thread share, and only what the other side does not take at once is
+//! kept. While something is kept nothing is read, so a slow side slows the other down.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most bytes that are read at a time, and so most that are kept of a direction.
+const PIECE: usize = 64 * 1024;
+
+thread_local! {
+    static PIECES: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
+}
+
+/// Carries bytes both ways until both sides have ended, or one fails. A side that only ends its
+/// sending hears on.
+///
+/// # Errors
+/// What failed.
+pub(super) async fn join<A, B>(mut a: A, mut b: B) -> io::Result<()>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut there, mut back) = (Direction::default(), Direction::default());
+    poll_fn(|cx| {
+        let there = there.poll(cx, &mut a, &mut b)?;
+        let back = back.poll(cx, &mut b, &mut a)?;
+        ready!(there);
+        ready!(back);
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+/// One of the two ways.
+#[derive(Default)]
+struct Direction {
+    /// What was read and not yet written.
+    kept: Vec<u8>,
+    /// How much of it has been written since.
+    written: usize,
+    /// Whether the reading side has ended.
+    ended: bool,
+    /// Whether the writing side has been told.
+    told: bool,
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while !self.told {
+            ready!(self.poll_kept(cx, to))?;
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.told = true;
+            } else if self.poll_piece(cx, from, to)?.is_pending() {
+                // What was written must not lie in a buffer while nothing comes.
+                let _ = Pin::new(to).poll_flush(cx)?;
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what is kept, and lets go of its memory.
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        while self.written < self.kept.len() {
+            let rest = &self.kept[self.written..];
+            self.written += match ready!(Pin::new(&mut *to).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => n,
+            };
+        }
+        (self.kept, self.written) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads a piece and writes what is taken of it; the rest is kept.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        PIECES.with_borrow_mut(|piece| {
+            let mut piece = ReadBuf::new(piece);
+            ready!(Pin::new(from).poll_read(cx, &mut piece))?;
+            let piece = piece.filled();
+            self.ended = piece.is_empty();
+            if !self.ended {
+                let taken = match Pin::new(to).poll_write(cx, piece) {
+                    Poll::Ready(taken) => taken?,
+                    Poll::Pending => 0,
+                };
+                self.kept.extend_from_slice(&piece[taken..]);
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_bytes_go_both_ways_through_slow_sides_and_each_end_is_told() {
+        let (mut client, near) = duplex(7);
+        let (far, mut replica) = duplex(1000);
+        let up: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+        let down: Vec<u8> = up.iter().rev().copied().collect();
+        let ends = async {
+            let (mut heard, mut answer) = (Vec::new(), Vec::new());
+            let client = async {
+                client.write_all(&up).await.expect("sent");
+                // It says no more, and still hears.
+                client.shutdown().await.expect("closed");
+                client.read_to_end(&mut answer).await.expect("an end");
+            };
+            let replica = async {
+                replica.read_to_end(&mut heard).await.expect("an end");
+                replica.write_all(&down).await.expect("sent");
+                replica.shutdown().await.expect("closed");
+            };
+            tokio::join!(client, replica);
+            assert!(heard == up && answer == down);
+        };
+        let (joined, ()) = tokio::join!(join(near, far), ends);
+        joined.expect("both ended well");
+    }
+
+    #[tokio::test]
+    async fn a_side_that_is_gone_ends_it() {
+        let (mut client, near) = duplex(10);
+        let (far, replica) = duplex(10);
+        drop(replica);
+        client.write_all(b"hi").await.expect("sent");
+        assert!(join(near, far).await.is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! Requests of the HTTP listener as they come, and in the form that an app gets them.
+
+use http::{HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
+use hyper::body::Incoming;
+
+use super::{
+    headers::{self, Came},
+    invoke,
+};
+use crate::{
+    fleet::upstream,
+    model::{AppId, Failure, Reason},
+};
+
+/// What requests by path start with.
+pub const BY_PATH: &str = "/_app/";
+
+/// Refuses what proxies must not pass on: requests whose host is said twice, not at all, or in the
+/// place of a path (RFC 9112, 3.2), since the app could take them for another host than this
+/// gateway did, and tunnels.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+    let malformed = |what: &str| Err(Failure::new(Reason::MalformedRequest, what));
+    if request.method() == Method::CONNECT {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            "CONNECT is not allowed: this is no proxy to other hosts",
+        ));
+    }
+    // A host alone, as CONNECT has it, is what others would take for a path.
+    if request.uri().authority().is_some() && request.uri().scheme().is_none() {
+        return malformed("the request asks for neither a path nor a URL");
+    }
+    // Without the codings that are undone here the app would take the body for what it is not, and
+    // whoever reads a list of codings in another way sees another end of the request.
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return malformed("Transfer-Encoding has to be chunked, said once and alone");
+    }
+    match request.headers().get_all(header::HOST).iter().count() {
+        0 if request.version() == Version::HTTP_11 => {
+            malformed("the request has no Host header, which HTTP/1.1 demands")
+        }
+        0 | 1 => Ok(()),
+        _ => malformed("the request has more than one Host header; send one"),
+    }
+}
+
+/// Whether the request leaves HTTP; HTTP/1.0 cannot, and HTTP/2 does it in another way.
+pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && headers::asks_upgrade(request.headers())
+}
+
+/// The host that a request is for.
+pub fn host_of<B>(request: &Request<B>) -> Option<&str> {
+    // HTTP/2 and absolute-form requests have it in the URI, which then counts.
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request
+            .headers()
+            .get(header::HOST)
+            .and_then(|h| h.to_str().ok()),
+    }
+}
+
+/// The client's request in the form that a replica gets, but for what says who asks. `path` is what
+/// goes on of a request by path.
+///
+/// # Errors
+/// MALFORMED_REQUEST when the path cannot be forwarded.
+pub fn outbound(
+    request: Request<Incoming>,
+    came: Came,
+    bounds: upstream::Bounds,
+    path: Option<&str>,
+    upgrade: bool,
+) -> Result<Request<upstream::Body>, Failure> {
+    let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
+    let (mut head, incoming) = request.into_parts();
+    let protocol = head
+        .headers
+        .get(header::UPGRADE)
+        .filter(|_| upgrade)
+        .cloned();
+    headers::remove_hop_by_hop(&mut head.headers);
+    headers::withhold_trailers(&mut head.headers);
+    headers::join_cookies(&mut head.headers);
+    headers::forwarded(&mut head.headers, came, host.as_ref());
+    if let Some(host) = host {
+        head.headers.insert(header::HOST, host);
+    }
+    let expects = headers::expects_continue(&head.headers);
+    if expects && head.version == Version::HTTP_10 {
+        // It has no interim answers (RFC 9110, 10.1.1).
+        head.headers.remove(header::EXPECT);
+    }
+    let expects = expects && head.version != Version::HTTP_10;
+    head.uri = match path {
+        Some(path) => rebased(path, head.uri.query())?,
+        None => head
+            .uri
+            .path_and_query()
+            .cloned()
+            .map_or_else(Uri::default, Uri::from),
+    };
+    // Replicas are spoken to in HTTP/1.1 whatever the client used.
+    head.version = Version::HTTP_11;
+    let body = if http_body::Body::is_end_stream(&incoming) {
+        upstream::Body::Empty
+    } else {
+        if http_body::Body::size_hint(&incoming).exact().is_none() {
+            // hyper sends a GET or HEAD without its body when nothing says that there is one.
+            let chunked = HeaderValue::from_static("chunked");
+            head.headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
+        upstream::Body::streamed(incoming, bounds, headers::withhold)
+    };
+    let mut request = Request::from_parts(head, body);
+    if expects {
+        upstream::let_the_app_ask(&mut request);
+    }
+    if let Some(protocol) = protocol {
+        invoke::keep_upgrade(&mut request, protocol);
+    }
+    Ok(request)
+}
+
+/// Takes apart what stands behind [`BY_PATH`]: the app, and the path that it gets.
+///
+/// # Errors
+/// NOT_FOUND when no app can have that name.
+pub fn split_path(rest: &str) -> Result<(AppId, &str), Failure> {
+    let mut parts = rest.splitn(3, '/');
+    let (org, name) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let path = parts
+        .next()
+        .map_or("", |_| &rest[org.len() + name.len() + 1..]);
+    let id = format!("{org}/{name}").parse().map_err(|e| {
+        Failure::new(
+            Reason::NotFound,
+            format!("{e}; app paths are /_app/{{org}}/{{app}}/…"),
+        )
+    })?;
+    Ok((id, path))
+}
+
+fn rebased(path: &str, query: Option<&str>) -> Result<Uri, Failure> {
+    let path = if path.is_empty() { "/" } else { path };
+    let whole = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    whole.parse::<PathAndQuery>().map(Uri::from).map_err(|e| {
+        Failure::new(
+            Reason::MalformedRequest,
+            format!("the path {path:?} cannot be forwarded: {e}"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_in_the_place_of_a_path_is_refused() {
+        let asks_for = |target: &str| {
+            let request = Request::get(target).header(header::HOST, "x");
+            check(&request.body(()).expect("valid"))
+        };
+        for good in ["/", "/x?y", "http://app-acme.ignite.localhost", "*"] {
+            assert!(asks_for(good).is_ok(), "{good}");
+        }
+        let refused = asks_for("app-acme.ignite.localhost").expect_err("no path");
+        assert_eq!(refused.reason, Reason::MalformedRequest);
+    }
+}
