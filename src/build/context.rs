@@ -10,11 +10,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
+use super::source::{Entry, Source, clean};
+use crate::model::{
+    Failure, Reason,
+    code::DEFAULT_DOCKERFILE,
     ignorefile::{self, Rules},
-    source::{Entry, Source, clean},
 };
-use crate::model::{Failure, Reason, code::DEFAULT_DOCKERFILE};
 
 /// Most bytes of a `.dockerignore`.
 const MAX_IGNOREFILE: u64 = 1024 * 1024;

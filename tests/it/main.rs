@@ -13,6 +13,7 @@ mod builds_git;
 mod cli;
 mod cli_executions;
 mod clients;
+mod dev;
 mod downgrade;
 mod executions;
 mod identity;

@@ -6,11 +6,11 @@
 use globset::{GlobBuilder, GlobMatcher};
 
 /// The file's name.
-pub(super) const NAME: &str = ".dockerignore";
+pub const NAME: &str = ".dockerignore";
 
 /// The rules of one file.
 #[derive(Debug, Default)]
-pub(super) struct Rules(Vec<Rule>);
+pub struct Rules(Vec<Rule>);
 
 #[derive(Debug)]
 struct Rule {
@@ -23,7 +23,7 @@ impl Rules {
     ///
     /// # Errors
     /// The line that is no pattern, and why.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         // Editors on Windows begin a file with this mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Vec::new();
@@ -55,8 +55,13 @@ impl Rules {
         Ok(Self(rules))
     }
 
+    /// Whether something below an ignored folder may be wanted after all.
+    pub fn take_back(&self) -> bool {
+        self.0.iter().any(|rule| rule.takes_back)
+    }
+
     /// Whether an entry is left out.
-    pub(super) fn ignores(&self, path: &str) -> bool {
+    pub fn ignores(&self, path: &str) -> bool {
         let mut ignored = false;
         for rule in &self.0 {
             // Asked only when it can change anything.
