@@ -62,6 +62,12 @@ pub(super) struct How {
     /// The language of a handler that the platform wraps a server around.
     #[arg(long, value_enum)]
     runtime: Option<Language>,
+    /// The toolchain of a handler in Rust, such as 1.90 [default: the builder's].
+    #[arg(long, value_name = "VERSION", requires = "runtime")]
+    toolchain: Option<String>,
+    /// The target of a handler in Rust, such as x86_64-unknown-linux-musl [default: the builder's].
+    #[arg(long, value_name = "TRIPLE", requires = "runtime")]
+    target: Option<String>,
     /// The secret to pull the image, or base images of the Dockerfile, with.
     #[arg(long, value_name = "NAME", conflicts_with = "runtime")]
     registry_secret_ref: Option<String>,
@@ -135,9 +141,14 @@ impl Source {
         let image = if let Some(path) = &self.code {
             let archive = bytes(path, how.dockerfile())?.into();
             if let Some(language) = how.runtime {
+                let has_choice = how.toolchain.is_some() || how.target.is_some();
+                if has_choice && language != Language::Rust {
+                    let why = "--toolchain and --target are for handlers in Rust";
+                    return Err(Error::Usage(why.to_owned()));
+                }
                 return Ok(v1::code_source::Source::Compile(v1::CompileSource {
                     runtime: Some(v1::Runtime {
-                        runtime: Some(language.to_wire()),
+                        runtime: Some(how.to_wire(language)),
                     }),
                     source_code: archive,
                 }));
@@ -176,13 +187,14 @@ impl How {
             None => Some(own.unwrap_or(DEFAULT_DOCKERFILE)),
         }
     }
-}
 
-impl Language {
-    fn to_wire(self) -> v1::runtime::Runtime {
-        match self {
+    fn to_wire(&self, language: Language) -> v1::runtime::Runtime {
+        match language {
             Language::Python => v1::runtime::Runtime::Python(v1::PythonRuntime {}),
-            Language::Rust => v1::runtime::Runtime::Rust(v1::RustRuntime::default()),
+            Language::Rust => v1::runtime::Runtime::Rust(v1::RustRuntime {
+                target: self.target.clone().unwrap_or_default(),
+                toolchain_version: self.toolchain.clone().unwrap_or_default(),
+            }),
             Language::Go => v1::runtime::Runtime::Go(v1::GoRuntime {}),
             Language::Deno => v1::runtime::Runtime::Deno(v1::DenoRuntime {}),
         }

@@ -158,6 +158,7 @@ mod tests {
             "ignite function ls -o wide",
             "ignite app update acme:a --allow-unauthenticated=false --org acme --debug --timeout 10s --api-endpoint h:1 --token t",
             "ignite app deploy a --image-ref r:1 --registry-secret-ref s --tier small --health-path /h --allow-unauthenticated --follow",
+            "ignite app deploy a --code d --runtime rust --toolchain 1.90.0 --target x86_64-unknown-linux-musl",
             "ignite dev",
             "ignite dev fn --app acme:fn --runtime python --env A=b --allow-unauthenticated --tier small",
             "ignite dev . --dockerfile-path f --build-arg A=b --registry-secret-ref s",

@@ -12,9 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use crate::{
-    python::{app, base_image, call, server},
+    python::{app, call, server},
     support::{
         app::App,
+        base_image,
         code::{dockerfile, write},
         eventually, eventually_ok,
         ignite::{Ignite, Log},
@@ -99,7 +100,7 @@ async fn answers(ignite: &Ignite, app: &App, wanted: &str) -> Duration {
         let text = answer.text().await;
         (text == wanted)
             .then_some(())
-            .ok_or(format!("it is {text:?}"))
+            .ok_or_else(|| format!("it is {text:?}"))
     })
     .await;
     begun.elapsed()
@@ -175,7 +176,7 @@ async fn a_change_in_the_middle_of_a_build_ends_it_and_the_latest_code_wins() {
     let folder = tempfile::tempdir().expect("a directory");
     let slow = format!(
         "FROM {}\nRUN python3 -c 'import time; time.sleep(300)'\n",
-        base_image().await
+        base_image("python").await
     );
     let at = folder.path().join("Dockerfile");
     fs::write(&at, slow).expect("written");

@@ -22,6 +22,7 @@ mod limits;
 mod protocols;
 mod python;
 mod python_server;
+mod runtimes;
 mod smuggling;
 
 mod disk_full;

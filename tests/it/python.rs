@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +18,7 @@ use crate::{
     cli::ran,
     support::{
         app::App,
+        base_image,
         code::{tar_gz, write, zip},
         contract::BOTH,
         http,
@@ -27,23 +26,10 @@ use crate::{
     },
 };
 
-/// Python and pip without a registry; made once on a machine.
-pub(crate) async fn base_image() -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-base.sh");
-    let made = tokio::task::spawn_blocking(move || Command::new(script).output());
-    let output = made.await.expect("no panic").expect("the script runs");
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{err}");
-    String::from_utf8(output.stdout)
-        .expect("text")
-        .trim()
-        .to_owned()
-}
-
 pub(crate) async fn server(more: impl FnOnce(Builder) -> Builder) -> Ignite {
     let builder = Ignite::builder()
         .env("IGNITE_DEFAULT_ORG", "acme")
-        .env("IGNITE_PYTHON_BASE", base_image().await);
+        .env("IGNITE_PYTHON_BASE", base_image("python").await);
     more(builder).start().await
 }
 
