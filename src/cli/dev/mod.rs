@@ -227,3 +227,21 @@ impl Dev<'_> {
         let _ = timeout(CANCEL_LIMIT, cancel).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_named_as_its_folder_or_asked_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let named = |name: &str| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir_all(&folder).expect("made");
+            named_as(&folder).map(|app| app.name.to_string()).ok()
+        };
+        assert_eq!(named("My_First fn.v2").as_deref(), Some("my-first-fn-v2"));
+        assert_eq!(named("+"), None);
+        assert!(named_as(&dir.path().join("none")).is_err());
+    }
+}

@@ -65,3 +65,31 @@ fn matters(event: &Event, root: &Path) -> bool {
     !matches!(event.kind, EventKind::Access(_))
         && (event.need_rescan() || event.paths.iter().any(|path| is_sent(path)))
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{AccessKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn reading_a_file_and_what_is_never_sent_change_nothing() {
+        let written = EventKind::Modify(ModifyKind::Any);
+        let told = |kind, path: &str| {
+            let event = Event::new(kind).add_path(path.into());
+            matters(&event, Path::new("/target/fn"))
+        };
+        assert!(told(written, "/target/fn/handler.py"));
+        assert!(!told(
+            EventKind::Access(AccessKind::Any),
+            "/target/fn/handler.py"
+        ));
+        for path in [
+            "/target/fn/.git/index",
+            "/target/fn/a/.h.py.swp",
+            "/target/fn/h.py~",
+        ] {
+            assert!(!told(written, path), "{path}");
+        }
+    }
+}
