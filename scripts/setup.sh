@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes this machine able to build, test and run: a C linker, curl, Rust, a container engine, and
-# Python with venv for the one test that is a client of another make.
+# Python with venv for a test that is a client of another make, and to get Deno with.
 # As root on Debian or Ubuntu it installs and starts what is missing; elsewhere it says what to
 # install. Quiet and quick when everything is there.
 set -euo pipefail
@@ -51,7 +51,7 @@ have curl && engine_answers || engine=no
 if [ "$engine" = no ] && [ -z "${DOCKER_HOST:-}" ] && ! have dockerd; then
     missing+=(docker.io)
 fi
-# The image that Python handlers are tested on is made with the client.
+# The images that handlers are tested on are made with the client.
 have docker || missing+=(docker.io)
 rust=yes
 rust_is_right || rust=no

@@ -17,7 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Images, Limits, Log, runtime::python};
+use super::{
+    Images, Limits, Log,
+    runtime::{deno, go, python, rust},
+};
 use crate::{
     clock::now_ms,
     engine::ImageBuilder,
@@ -56,6 +59,12 @@ pub struct Config {
     pub strict: bool,
     /// What Python handlers are built with.
     pub python: python::Settings,
+    /// What Deno handlers are built with.
+    pub deno: deno::Settings,
+    /// What Rust handlers are built with.
+    pub rust: rust::Settings,
+    /// What Go handlers are built with.
+    pub go: go::Settings,
 }
 
 /// Finds an organization's secret of a kind by its name.

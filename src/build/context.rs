@@ -10,14 +10,19 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
+use super::source::{Entry, Source, clean};
+use crate::model::{
+    Failure, Reason,
+    code::DEFAULT_DOCKERFILE,
     ignorefile::{self, Rules},
-    source::{Entry, Source, clean},
 };
-use crate::model::{Failure, Reason, code::DEFAULT_DOCKERFILE};
 
 /// Most bytes of a `.dockerignore`.
 const MAX_IGNOREFILE: u64 = 1024 * 1024;
+
+/// What the label of stages is set by; a value that differs between apps, so that one build does
+/// not take away what another one needs.
+pub(super) const STAGE_ARG: &str = "IGNITE_STAGE";
 
 /// A build context.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub struct Context {
     pub dockerfile: String,
     /// Values for the Dockerfile's `ARG`s.
     pub build_args: BTreeMap<String, String>,
+    /// Whether it has stages that are labelled with the value of the argument [`STAGE_ARG`].
+    pub has_stages: bool,
     /// The files are there as long as this is.
     source: Source,
 }
@@ -74,6 +81,7 @@ impl Context {
             pieces: BTreeMap::new(),
             dockerfile: dockerfile.to_owned(),
             build_args: BTreeMap::new(),
+            has_stages: false,
             source,
         }
     }

@@ -13,7 +13,6 @@ mod archive;
 mod builder;
 mod context;
 mod git;
-mod ignorefile;
 mod images;
 mod log;
 pub mod runtime;

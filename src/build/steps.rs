@@ -10,6 +10,7 @@ use super::{
     Build, Context, Source,
     archive::{self, Format},
     builder::Shared,
+    context::STAGE_ARG,
     git, runtime,
 };
 use crate::{
@@ -134,6 +135,7 @@ async fn engine(
             server_address: Some(secret.server_address).filter(|a| !a.is_empty()),
         });
     }
+    let stage = context.has_stages.then(|| name(shared, &build.app));
     let folder = scratch(&shared.config.scratch)?;
     let (context, packed) = blocking(move || {
         let at = folder.path().join("context.tar");
@@ -149,17 +151,30 @@ async fn engine(
         Ok((context, packed))
     })
     .await?;
+    let mut build_args = context.build_args.clone();
+    build_args.extend(
+        stage
+            .iter()
+            .map(|name| (STAGE_ARG.to_owned(), name.clone())),
+    );
     let order = BuildOrder {
         tag: tag.clone(),
         context: ReaderStream::new(tokio::fs::File::from_std(packed)).boxed(),
         dockerfile: context.dockerfile.clone(),
-        build_args: context.build_args.clone(),
+        build_args,
         credentials,
         network: shared.config.network.clone(),
     };
     // The packed context is open; the tree is of no use any more.
     drop(context);
-    let image_id = listen(shared, build, order).await?;
+    let made = listen(shared, build, order).await;
+    if let Some(stage) = stage
+        && let Err(error) = shared.engine.remove_stages(&stage).await
+    {
+        // It is room on disk, and the next build tries again.
+        tracing::warn!(app = %build.app, %error, "The stages of a build cannot be removed");
+    }
+    let image_id = made?;
     Ok(BuiltImage {
         image_ref: tag,
         image_id,
@@ -204,10 +219,12 @@ fn broke(build: &Build, step: &str, why: &str) -> Failure {
 /// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.
 pub(super) fn tag(shared: &Shared, app: &AppId, build: BuildId) -> String {
     let id = build.0.to_string().to_lowercase();
-    format!(
-        "ignite-{}/{}/{}:{id}",
-        shared.config.instance, app.org, app.name
-    )
+    format!("{}:{id}", name(shared, app))
+}
+
+/// What all images of an app are called.
+fn name(shared: &Shared, app: &AppId) -> String {
+    format!("ignite-{}/{}/{}", shared.config.instance, app.org, app.name)
 }
 
 fn scratch(folder: &Path) -> Result<TempDir, Failure> {

@@ -61,24 +61,8 @@ pub(super) async fn follow(
 ) -> Result<(), Error> {
     // Before the first line: who has seen one can have had enough.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
-    let request = v1::StreamCompileLogsRequest {
-        deploy_id: deploy_id.to_owned(),
-    };
-    let stream = session
-        .answer(session.client().stream_compile_logs(request))
-        .await?;
-    let read = read(context.format, session, stream, lines);
-    let bounded = async {
-        match context.follow_limit {
-            None => read.await,
-            Some(limit) => match tokio::time::timeout(limit, read).await {
-                Ok(ended) => ended,
-                Err(_) => Err(Error::TimedOut(limit)),
-            },
-        }
-    };
     tokio::select! {
-        ended = bounded => ended,
+        ended = listen(context, session, deploy_id, lines) => ended,
         _ = interrupt.recv() => {
             note(&format!(
                 "\nthe build {deploy_id} goes on; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
@@ -86,6 +70,32 @@ pub(super) async fn follow(
             ));
             Err(Error::Interrupted)
         }
+    }
+}
+
+/// Reads a build's log to its end.
+///
+/// # Errors
+/// [`Error::BuildFailed`], and what the server says.
+pub(super) async fn listen(
+    context: &Context,
+    session: &Session,
+    deploy_id: &str,
+    lines: Lines,
+) -> Result<(), Error> {
+    let request = v1::StreamCompileLogsRequest {
+        deploy_id: deploy_id.to_owned(),
+    };
+    let stream = session
+        .answer(session.client().stream_compile_logs(request))
+        .await?;
+    let read = read(context.format, session, stream, lines);
+    match context.follow_limit {
+        None => read.await,
+        Some(limit) => match tokio::time::timeout(limit, read).await {
+            Ok(ended) => ended,
+            Err(_) => Err(Error::TimedOut(limit)),
+        },
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     app::{Settings, get},
     build::{self, Lines},
     code::Source,
+    context::Session,
     failure::note,
     id::AppArg,
     output,
@@ -37,32 +38,15 @@ pub(super) struct Args {
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id)?;
     let session = context.connect(&app.org).await?;
-    let client = session.client();
+    let mut client = session.client();
     let begun = Instant::now();
     // Before anything is made for code that is not there.
     let save = args.source.save(&app)?;
 
-    let existing = match session.answer(client.clone().get_app(get(&app))).await {
-        Err(e) if e.code() == Some(Code::NotFound) => false,
-        got => got.map(|_| true)?,
-    };
-    if !existing {
-        step(
-            &format!("Creating {app}"),
-            session.answer(client.clone().create_app(args.settings.create(&app))),
-        )
-        .await?;
-    } else if let Some(update) = args.settings.update(&app) {
-        step(
-            &format!("Updating {app}"),
-            session.answer(client.clone().update_app_config(update)),
-        )
-        .await?;
-    }
-    let (organization_name, app_name) = (app.org.to_string(), app.name.to_string());
+    configure(&session, &app, &args.settings).await?;
     step(
         &format!("Saving the draft with {}", args.source.name()),
-        session.answer(client.clone().save_draft(save)),
+        session.answer(client.save_draft(save)),
     )
     .await?;
     if args.source.is_built() {
@@ -74,29 +58,66 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         note(&format!("Building {app} ({}) …", started.deploy_id));
         build::follow(context, &session, &app, &started.deploy_id, lines).await?;
     }
-    let publish = v1::PublishDraftRequest {
-        organization_name,
-        app_name,
-    };
-    let published = step(
-        "Publishing (an image that is not there yet is pulled)",
-        session.answer(client.clone().publish_draft(publish)),
-    )
-    .await?;
+    let published = publish(&session, &app).await?;
     report(context, &app, &published, begun.elapsed())
 }
 
-fn report(
-    context: &Context,
+/// Creates the app, or changes what the settings name.
+pub(super) async fn configure(
+    session: &Session,
     app: &AppId,
-    published: &v1::PublishDraftResponse,
-    took: Duration,
+    settings: &Settings,
 ) -> Result<(), Error> {
+    let mut client = session.client();
+    let existing = match session.answer(client.get_app(get(app))).await {
+        Err(e) if e.code() == Some(Code::NotFound) => false,
+        got => got.map(|_| true)?,
+    };
+    if !existing {
+        let created = session.answer(client.create_app(settings.create(app)));
+        step(&format!("Creating {app}"), created).await?;
+    } else if let Some(update) = settings.update(app) {
+        let updated = session.answer(client.update_app_config(update));
+        step(&format!("Updating {app}"), updated).await?;
+    }
+    Ok(())
+}
+
+/// Publishes the draft.
+pub(super) async fn publish(
+    session: &Session,
+    app: &AppId,
+) -> Result<v1::PublishDraftResponse, Error> {
+    let request = v1::PublishDraftRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    let mut client = session.client();
+    let published = session.answer(client.publish_draft(request));
+    step(
+        "Publishing (an image that is not there yet is pulled)",
+        published,
+    )
+    .await
+}
+
+/// Says which version is live.
+pub(super) fn tell(app: &AppId, published: &v1::PublishDraftResponse, took: Duration) {
     let version = published.version.as_ref().map_or(0, |v| v.version);
     note(&format!(
         "{app} is at version {version}, after {}",
         spell(took)
     ));
+}
+
+/// Says which version is live, and prints its URL.
+pub(super) fn report(
+    context: &Context,
+    app: &AppId,
+    published: &v1::PublishDraftResponse,
+    took: Duration,
+) -> Result<(), Error> {
+    tell(app, published, took);
     match context.format {
         output::Format::Json | output::Format::Yaml => context
             .format

@@ -117,11 +117,16 @@ impl Error {
         })
     }
 
-    /// Tells stderr what happened and gives the exit code.
-    pub(super) fn report(self) -> ExitCode {
+    /// Tells stderr what happened.
+    pub(super) fn tell(&self) {
         if let Some(text) = self.text() {
             note(&format!("error: {text}"));
         }
+    }
+
+    /// Tells stderr what happened and gives the exit code.
+    pub(super) fn report(self) -> ExitCode {
+        self.tell();
         ExitCode::from(self.exit_code())
     }
 }

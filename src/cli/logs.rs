@@ -93,6 +93,20 @@ async fn print(
         .try_for_each(|line| output::line(&text(line, context.format)))
 }
 
+/// Prints what an app writes from now on.
+pub(super) async fn follow_new(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+) -> Result<(), Error> {
+    let request = v1::StreamAppLogsRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        ..Default::default()
+    };
+    follow(context, session, request, 0).await
+}
+
 async fn follow(
     context: &Context,
     session: &Session,

@@ -14,9 +14,11 @@ mod code;
 mod configure;
 mod context;
 mod deploy;
+mod dev;
 mod draft;
 mod execution;
 mod failure;
+mod folder;
 mod follow;
 mod id;
 mod invoke;
@@ -77,6 +79,8 @@ enum Remote {
     /// Apps: create, configure, deploy, delete.
     #[command(subcommand, visible_aliases = ["function", "fn"])]
     App(app::Command),
+    /// Keep a folder live at one URL: build and publish it at each change, and show the app's log.
+    Dev(dev::Args),
     /// The code that an app will run once it is published.
     #[command(subcommand)]
     Draft(draft::Command),
@@ -123,6 +127,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
     let outcome = runtime.block_on(async {
         match command {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
+            Remote::Dev(args) => Box::pin(dev::run(&context, args)).await,
             Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
             Remote::Version(command) => Box::pin(version::run(&context, command)).await,
             Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,
@@ -153,6 +158,10 @@ mod tests {
             "ignite function ls -o wide",
             "ignite app update acme:a --allow-unauthenticated=false --org acme --debug --timeout 10s --api-endpoint h:1 --token t",
             "ignite app deploy a --image-ref r:1 --registry-secret-ref s --tier small --health-path /h --allow-unauthenticated --follow",
+            "ignite app deploy a --code d --runtime rust --toolchain 1.90.0 --target x86_64-unknown-linux-musl",
+            "ignite dev",
+            "ignite dev fn --app acme:fn --runtime python --env A=b --allow-unauthenticated --tier small",
+            "ignite dev . --dockerfile-path f --build-arg A=b --registry-secret-ref s",
             "ignite app delete a --yes",
             "ignite app logs a",
             "ignite fn logs acme:a -f --replica 0123456789 --since 10m --limit 5 -o json",
@@ -220,6 +229,9 @@ mod tests {
             "ignite app logs a --limit 0",
             "ignite app logs a --since 10",
             "ignite app deploy a",
+            "ignite app deploy a --image-ref r --runtime python",
+            "ignite app deploy a --git-url u --build-arg A=b",
+            "ignite dev --runtime python --dockerfile-path f",
             "ignite app create a --env A",
             "ignite app list -o xml",
         ] {

@@ -162,6 +162,11 @@ settings! {
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
     python_base = "python_base", "IGNITE_PYTHON_BASE", Plain;
+    deno_base = "deno_base", "IGNITE_DENO_BASE", Plain;
+    rust_builder = "rust_builder", "IGNITE_RUST_BUILDER", Plain;
+    rust_base = "rust_base", "IGNITE_RUST_BASE", Plain;
+    go_builder = "go_builder", "IGNITE_GO_BUILDER", Plain;
+    go_base = "go_base", "IGNITE_GO_BASE", Plain;
     pip_index_url = "pip_index_url", "IGNITE_PIP_INDEX_URL", Maybe;
     git_timeout = "git_timeout_secs", "IGNITE_GIT_TIMEOUT_SECS", Secs;
     standby = "standby", "IGNITE_STANDBY", Plain;

@@ -58,6 +58,15 @@ const MAX_HTTP_THREADS: usize = 256;
 const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
 /// Small, and with the C library that wheels are built for.
 const DEFAULT_PYTHON_BASE: &str = "python:3.12-slim";
+/// With a shell, which builds need.
+const DEFAULT_DENO_BASE: &str = "denoland/deno:debian";
+/// Its C library is that of [`DEFAULT_RUST_BASE`].
+const DEFAULT_RUST_BUILDER: &str = "rust:1-slim-bookworm";
+/// The C library, certificates, and no shell.
+const DEFAULT_RUST_BASE: &str = "gcr.io/distroless/cc-debian12";
+const DEFAULT_GO_BUILDER: &str = "golang:1";
+/// Certificates and time zones, and nothing that runs.
+const DEFAULT_GO_BASE: &str = "gcr.io/distroless/static-debian12";
 /// What orchestrators usually allow a process to end in.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The engine's own default for `stop`.
@@ -346,6 +355,22 @@ pub struct Config {
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
     /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
     pub python_base: String,
+    /// `deno_base`, `IGNITE_DENO_BASE`: the image that handlers in Deno are built on; it has `deno`
+    /// (2 or later) and a shell. Default `denoland/deno:debian`.
+    pub deno_base: String,
+    /// `rust_builder`, `IGNITE_RUST_BUILDER`: the image that compiles handlers in Rust; it has
+    /// `cargo`, a linker and a shell, and `rustup` for other toolchains and targets. Default
+    /// `rust:1-slim-bookworm`.
+    pub rust_builder: String,
+    /// `rust_base`, `IGNITE_RUST_BASE`: the image that compiled Rust is put into; it has the
+    /// builder's C library. Default `gcr.io/distroless/cc-debian12`.
+    pub rust_base: String,
+    /// `go_builder`, `IGNITE_GO_BUILDER`: the image that compiles handlers in Go; it has `go` (1.19
+    /// or later) and a shell. Default `golang:1`.
+    pub go_builder: String,
+    /// `go_base`, `IGNITE_GO_BASE`: the image that compiled Go is put into; the program needs
+    /// nothing of it. Default `gcr.io/distroless/static-debian12`.
+    pub go_base: String,
     /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, as pip
     /// takes it. Left out, it is pip's own choice.
     pub pip_index_url: Option<IndexUrl>,
@@ -507,6 +532,11 @@ impl Config {
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
             python_base: DEFAULT_PYTHON_BASE.to_owned(),
+            deno_base: DEFAULT_DENO_BASE.to_owned(),
+            rust_builder: DEFAULT_RUST_BUILDER.to_owned(),
+            rust_base: DEFAULT_RUST_BASE.to_owned(),
+            go_builder: DEFAULT_GO_BUILDER.to_owned(),
+            go_base: DEFAULT_GO_BASE.to_owned(),
             pip_index_url: None,
             git_timeout: DEFAULT_GIT_TIMEOUT,
             standby: Standby::Pause,
@@ -568,9 +598,19 @@ impl Config {
             self.test_max_running > 0,
             "test_max_running must be at least 1",
         );
+        let images = [
+            &self.python_base,
+            &self.deno_base,
+            &self.rust_builder,
+            &self.rust_base,
+            &self.go_builder,
+            &self.go_base,
+        ];
         require(
-            !self.python_base.is_empty() && !self.python_base.contains(char::is_whitespace),
-            "python_base must be the reference of an image, such as python:3.12-slim",
+            images
+                .iter()
+                .all(|i| !i.is_empty() && !i.contains(char::is_whitespace)),
+            "python_base, deno_base, rust_builder, rust_base, go_builder and go_base must be references of images, such as python:3.12-slim",
         );
         require(
             self.build_concurrency > 0,

@@ -7,6 +7,9 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 
 use super::{Credentials, Error};
 
+/// The label of what is of no use once a build has ended.
+pub const STAGE: &str = "io.dodil.ignite.stage";
+
 /// The part of an engine that makes images.
 pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds an image and tells what happens. The image is there when the stream ends with
@@ -15,6 +18,10 @@ pub trait ImageBuilder: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the stream ends the build in the engine.
     fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>>;
+
+    /// Removes what a build has left on its way to an image, such as a stage that compiled, where
+    /// that carries [`STAGE`] with this value. What it began from stays, for the next build.
+    fn remove_stages<'a>(&'a self, value: &'a str) -> BoxFuture<'a, Result<(), Error>>;
 
     /// The names of all images that this instance has built.
     fn built(&self) -> BoxFuture<'_, Result<Vec<String>, Error>>;

@@ -28,7 +28,7 @@ mod keychain;
 mod log;
 mod pulled;
 
-pub use build::{BuildNews, BuildOrder, ImageBuilder};
+pub use build::{BuildNews, BuildOrder, ImageBuilder, STAGE};
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
 pub use pulled::{PullRecord, WritePulls, Written};

@@ -302,6 +302,20 @@ pub fn check_git_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks the name of a toolchain or target, which goes into a command; empty is the platform's.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_toolchain(name: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if name.len() > 128 || name.starts_with('-') || !name.chars().all(fits) {
+        return Err(format!(
+            "{name:?} is no name of one, such as 1.90.0 or x86_64-unknown-linux-musl"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks a branch, tag or commit; empty is the default branch.
 ///
 /// # Errors
@@ -374,6 +388,21 @@ mod tests {
         }
         for bad in ["--upload-pack=id", "a b", "a:b", "+a", "a..b", "a^{}"] {
             assert!(check_git_ref(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn toolchains_and_targets_are_words() {
+        for good in [
+            "",
+            "1.90.0",
+            "nightly-2026-01-01",
+            "x86_64-unknown-linux-musl",
+        ] {
+            assert_eq!(check_toolchain(good), Ok(()), "{good}");
+        }
+        for bad in ["-v", "a b", "a;b", "$(id)"] {
+            assert!(check_toolchain(bad).is_err(), "{bad}");
         }
     }
 

@@ -12,6 +12,7 @@ pub mod failure;
 pub mod files;
 pub mod host;
 pub mod id;
+pub mod ignorefile;
 pub mod reach;
 pub mod revision;
 pub mod scaling;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
-    build::{self, Limits, Vault, runtime::python},
+    build::{
+        self, Limits, Vault,
+        runtime::{deno, go, python, rust},
+    },
     config::Config,
     store::secrets::Secrets,
 };
@@ -32,6 +35,17 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         python: python::Settings {
             image: c.python_base.clone(),
             index_url: c.pip_index_url.as_ref().map(ToString::to_string),
+        },
+        deno: deno::Settings {
+            image: c.deno_base.clone(),
+        },
+        rust: rust::Settings {
+            builder: c.rust_builder.clone(),
+            image: c.rust_base.clone(),
+        },
+        go: go::Settings {
+            builder: c.go_builder.clone(),
+            image: c.go_base.clone(),
         },
     }
 }

@@ -13,6 +13,7 @@ mod builds_git;
 mod cli;
 mod cli_executions;
 mod clients;
+mod dev;
 mod downgrade;
 mod executions;
 mod identity;
@@ -21,6 +22,7 @@ mod limits;
 mod protocols;
 mod python;
 mod python_server;
+mod runtimes;
 mod smuggling;
 
 mod disk_full;

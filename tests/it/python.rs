@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,6 +18,7 @@ use crate::{
     cli::ran,
     support::{
         app::App,
+        base_image,
         code::{tar_gz, write, zip},
         contract::BOTH,
         http,
@@ -27,27 +26,14 @@ use crate::{
     },
 };
 
-/// Python and pip without a registry; made once on a machine.
-async fn base_image() -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-base.sh");
-    let made = tokio::task::spawn_blocking(move || Command::new(script).output());
-    let output = made.await.expect("no panic").expect("the script runs");
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{err}");
-    String::from_utf8(output.stdout)
-        .expect("text")
-        .trim()
-        .to_owned()
-}
-
-async fn server(more: impl FnOnce(Builder) -> Builder) -> Ignite {
+pub(crate) async fn server(more: impl FnOnce(Builder) -> Builder) -> Ignite {
     let builder = Ignite::builder()
         .env("IGNITE_DEFAULT_ORG", "acme")
-        .env("IGNITE_PYTHON_BASE", base_image().await);
+        .env("IGNITE_PYTHON_BASE", base_image("python").await);
     more(builder).start().await
 }
 
-fn app(ignite: &Ignite, name: &str) -> App {
+pub(crate) fn app(ignite: &Ignite, name: &str) -> App {
     App {
         org: "acme".into(),
         name: name.into(),
@@ -120,7 +106,7 @@ def handler(payload: bytes, ctx: dict):
     return eval(payload.decode())
 ";
 
-async fn call(ignite: &Ignite, app: &App, payload: &str) -> http::Answer {
+pub(crate) async fn call(ignite: &Ignite, app: &App, payload: &str) -> http::Answer {
     let request = app.request(ignite, Method::POST, "/");
     let answer = request.body(payload.to_owned()).send().await;
     answer.unwrap_or_else(|e| panic!("{payload}: {e}"))

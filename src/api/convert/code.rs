@@ -127,10 +127,20 @@ fn compile(compile: v1::CompileSource) -> Result<Compile<Bytes>, Failure> {
     let runtime = match compile.runtime.and_then(|r| r.runtime) {
         None => return missing("code.compile.runtime", "python, rust, go, deno"),
         Some(runtime::Runtime::Python(_)) => Runtime::Python,
-        Some(runtime::Runtime::Rust(rust)) => Runtime::Rust {
-            target: rust.target,
-            toolchain: rust.toolchain_version,
-        },
+        Some(runtime::Runtime::Rust(rust)) => {
+            for (name, value) in [
+                ("target", &rust.target),
+                ("toolchain_version", &rust.toolchain_version),
+            ] {
+                let field = || format!("code.compile.runtime.rust.{name}");
+                crate::model::code::check_toolchain(value)
+                    .map_err(|why| Failure::field(field(), why))?;
+            }
+            Runtime::Rust {
+                target: rust.target,
+                toolchain: rust.toolchain_version,
+            }
+        }
         Some(runtime::Runtime::Go(_)) => Runtime::Go,
         Some(runtime::Runtime::Deno(_)) => Runtime::Deno,
     };

@@ -1,23 +1,73 @@
 //! Managed runtimes: from a handler's source to a build context.
+//!
+//! Each has a builder image, a recipe that is a Dockerfile, and a server of its own that goes
+//! around the handler. The Dockerfiles go from what never changes to what changes with every
+//! deploy, so that the engine has all but the last steps from before when only code has changed.
 
+pub mod deno;
+pub mod go;
 pub mod python;
+pub mod rust;
 
-use super::{Config, Context, Source};
-use crate::model::{Failure, Reason, code::Runtime};
+use super::{Config, Context, Entry, Source, context::STAGE_ARG, steps::failed};
+use crate::{
+    engine::STAGE,
+    model::{Failure, code::Runtime},
+};
+
+/// The user of the container: numeric, as the platform demands, and nobody's.
+const USER: &str = "65532:65532";
+
+/// The steps that label what follows them in a stage. What comes before is kept between builds.
+fn label_stage() -> String {
+    format!("ARG {STAGE_ARG}\nLABEL {STAGE}=${STAGE_ARG}")
+}
 
 /// The context that builds a handler into an image with an HTTP server around it.
 ///
 /// # Errors
-/// BUILD_FAILED when the source has no handler, UNIMPLEMENTED for a runtime that is not built yet.
+/// BUILD_FAILED when the source is none of that runtime.
 pub fn context(runtime: &Runtime, source: Source, config: &Config) -> Result<Context, Failure> {
     match runtime {
         Runtime::Python => python::context(source, &config.python),
-        Runtime::Rust { .. } | Runtime::Go | Runtime::Deno => Err(Failure::new(
-            Reason::Unimplemented,
-            format!(
-                "code.compile with the runtime {} is not built yet in this version of ignite; send code.image with a Dockerfile",
-                runtime.as_str()
-            ),
-        )),
+        Runtime::Rust { target, toolchain } => {
+            rust::context(source, &config.rust, target, toolchain)
+        }
+        Runtime::Go => go::context(source, &config.go),
+        Runtime::Deno => deno::context(source, &config.deno),
+    }
+}
+
+/// The first of the files that the source has at its root.
+fn handler<'a>(source: &Source, names: &[&'a str], with: &str) -> Result<&'a str, Failure> {
+    let entries = source.entries();
+    let is_there = |name: &&&str| {
+        matches!(
+            entries.get(**name),
+            Some(Entry::File { .. } | Entry::Link(_))
+        )
+    };
+    if let Some(name) = names.iter().find(is_there) {
+        return Ok(name);
+    }
+    let name = names.first().copied().unwrap_or_default();
+    let below = format!("/{name}");
+    let hint = match entries.keys().find(|path| path.ends_with(&below)) {
+        Some(path) => format!(
+            "there is {path}: send the folder {:?} as the code",
+            path.trim_end_matches(&below)
+        ),
+        None => format!("add one with {with}"),
+    };
+    Err(failed(format!(
+        "there is no {name} at the root of the code; {hint}"
+    )))
+}
+
+/// Puts all of the source below `to`.
+fn place_all(context: &mut Context, to: &str) {
+    let all: Vec<String> = context.source().entries().keys().cloned().collect();
+    for path in &all {
+        context.place(path, &format!("{to}/{path}"));
     }
 }

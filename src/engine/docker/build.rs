@@ -27,7 +27,7 @@ use super::{
     holder::archive,
     image::for_engine,
 };
-use crate::engine::{BuildNews, BuildOrder, ImageBuilder};
+use crate::engine::{BuildNews, BuildOrder, ImageBuilder, STAGE};
 
 /// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -37,6 +37,10 @@ const BUILT_IN: &str = "io.dodil.ignite.built-in";
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
         build(&self.client, &self.config, order)
+    }
+
+    fn remove_stages<'a>(&'a self, value: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        remove_stages(&self.client, value).boxed()
     }
 
     fn built(&self) -> BoxFuture<'_, Result<Vec<String>, Error>> {
@@ -132,7 +136,7 @@ fn read(info: BuildInfo) -> Option<BuildNews> {
         return Some(BuildNews::Built(id));
     }
     if let Some(text) = info.stream {
-        return Some(BuildNews::Output(text));
+        return Some(BuildNews::Output(unpainted(&text)));
     }
     let status = info.status?;
     // Bars of bytes are for terminals; that a layer moves on is enough.
@@ -141,6 +145,12 @@ fn read(info: BuildInfo) -> Option<BuildNews> {
         Some(id) => BuildNews::Status(format!("{id}: {status}")),
         None => BuildNews::Status(status),
     })
+}
+
+/// Text without the colours that the engine puts around what steps write to stderr, which would be
+/// in the middle of lines.
+fn unpainted(text: &str) -> String {
+    text.replace("\u{1b}[91m", "").replace("\u{1b}[0m", "")
 }
 
 /// The name of an instance's mark.
@@ -187,7 +197,7 @@ async fn ensure_mark(client: &Client, config: &Config) -> Result<(), Error> {
 /// The names of the images that an instance has built.
 async fn built(client: &Client, instance: &str) -> Result<Vec<String>, Error> {
     let prefix = format!("ignite-{instance}/");
-    let found = list(client, "reference", format!("{prefix}*/*")).await?;
+    let found = list(client, &[("reference", format!("{prefix}*/*"))]).await?;
     let tags = found.into_iter().flat_map(|image| image.repo_tags);
     // An image can have names of others, too.
     Ok(tags.filter(|tag| tag.starts_with(&prefix)).collect())
@@ -211,6 +221,33 @@ pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
     gone_is_fine(removed)
 }
 
+/// Removes stages, from the last step backwards as far as they carry the label. The engine would
+/// go on to what they began from, which the next build wants.
+async fn remove_stages(client: &Client, value: &str) -> Result<(), Error> {
+    let label = format!("{STAGE}={value}");
+    loop {
+        let filters = [("label", label.clone()), ("dangling", "true".to_owned())];
+        let last = list(client, &filters).await?;
+        if last.is_empty() {
+            return Ok(());
+        }
+        for image in last {
+            let options = RemoveImageOptions {
+                noprune: true,
+                ..RemoveImageOptions::default()
+            };
+            client
+                .run("remove a stage", |docker| async move {
+                    docker
+                        .remove_image(&image.id, Some(options), None)
+                        .await
+                        .map(drop)
+                })
+                .await?;
+        }
+    }
+}
+
 /// What an instance has built.
 #[derive(Default)]
 pub(super) struct BuiltImages {
@@ -222,7 +259,7 @@ pub(super) struct BuiltImages {
 /// What every instance has built, by its id.
 pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>, Error> {
     let mut all = BTreeMap::new();
-    for found in list(client, "label", BUILT_BY.to_owned()).await? {
+    for found in list(client, &[("label", BUILT_BY.to_owned())]).await? {
         let Some(id) = found.labels.get(BUILT_BY) else {
             continue;
         };
@@ -238,9 +275,12 @@ pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>
     Ok(all)
 }
 
-async fn list(client: &Client, filter: &str, value: String) -> Result<Vec<ImageSummary>, Error> {
+async fn list(client: &Client, filters: &[(&str, String)]) -> Result<Vec<ImageSummary>, Error> {
+    let filters = filters
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), vec![value.clone()]));
     let options = ListImagesOptions {
-        filters: Some(HashMap::from([(filter.to_owned(), vec![value])])),
+        filters: Some(filters.collect()),
         ..ListImagesOptions::default()
     };
     client

@@ -216,12 +216,17 @@ impl Ignite {
 
     /// Runs a command of the command line for this server's data directory and waits for it.
     pub(crate) fn cli(&self, args: &[&str]) -> Output {
+        self.client(args).output().expect("the binary runs")
+    }
+
+    /// The command line as a client of this server, not started yet.
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
         let mut command = binary();
         command
             .args(args)
             .env("IGNITE_DATA_DIR", &self.data_dir)
             .stdin(Stdio::null());
-        command.output().expect("the binary runs")
+        command
     }
 
     /// All containers of this data directory, running or not.
@@ -390,10 +395,13 @@ fn binary() -> Command {
 
 /// What a process writes, collected by a thread that ends with the process.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
+pub(crate) struct Log(Arc<Mutex<String>>);
 
 impl Log {
-    fn collect(&self, pipe: impl std::io::Read + Send + 'static) -> thread::JoinHandle<()> {
+    pub(crate) fn collect(
+        &self,
+        pipe: impl std::io::Read + Send + 'static,
+    ) -> thread::JoinHandle<()> {
         let log = self.clone();
         thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
@@ -408,7 +416,7 @@ impl Log {
         })
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -4,7 +4,9 @@
 // A helper may wait for the test that needs it.
 #![allow(dead_code, unused_imports)]
 
-use std::{fmt::Display, future::Future, panic::Location, time::Duration};
+use std::{
+    fmt::Display, future::Future, panic::Location, path::Path, process::Command, time::Duration,
+};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,6 +25,18 @@ pub(crate) mod probe;
 pub(crate) mod registry;
 
 pub(crate) use grpc::grpc_client;
+
+/// An image to build handlers on, made once on a machine; see scripts/base-image.sh.
+pub(crate) async fn base_image(kind: &'static str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/base-image.sh");
+    let made = move || Command::new(script).arg(kind).output();
+    let made = tokio::task::spawn_blocking(made).await;
+    let output = made.expect("no panic").expect("the script runs");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    let reference = String::from_utf8(output.stdout).expect("text");
+    reference.trim().to_owned()
+}
 
 /// How often a condition is looked at.
 const PACE: Duration = Duration::from_millis(10);

@@ -1,20 +1,18 @@
 //! Python: `handler.py` with the platform's own server (`server.py`) around it.
 //!
-//! The Dockerfile goes from what never changes to what changes with every deploy, so that the
-//! engine has all but the last step from before when only code has changed. The requirements are a
-//! step of their own, which runs again when their list has changed, and not when an index has.
+//! The requirements are a step of their own, which runs again when their list has changed, and not
+//! when an index has.
 
+use super::{USER, handler, place_all};
 use crate::{
-    build::{Context, Entry, Source},
-    model::{Failure, Reason},
+    build::{Context, Source},
+    model::Failure,
 };
 
 mod requirements;
 
 /// The server that a container runs.
 const SERVER: &str = include_str!("server.py");
-/// The user of the container: numeric, as the platform demands, and nobody's.
-const USER: &str = "65532:65532";
 /// Where handlers are looked for.
 const HANDLER: &str = "handler.py";
 /// What pip is to install.
@@ -36,7 +34,8 @@ pub struct Settings {
 /// # Errors
 /// BUILD_FAILED without a `handler.py` at the root.
 pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> {
-    check_handler(&source)?;
+    let example = "`def handler(payload: bytes, ctx: dict)`";
+    handler(&source, &[HANDLER], example)?;
     let needs = needs(&source);
     let mut context = Context::empty(source, "Dockerfile");
     context.add("Dockerfile", dockerfile(settings, needs), false);
@@ -44,33 +43,8 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     if needs == Needs::List {
         context.place(REQUIREMENTS, REQUIREMENTS);
     }
-    let all: Vec<String> = context.source().entries().keys().cloned().collect();
-    for path in &all {
-        context.place(path, &format!("app/{path}"));
-    }
+    place_all(&mut context, "app");
     Ok(context)
-}
-
-fn check_handler(source: &Source) -> Result<(), Failure> {
-    let entries = source.entries();
-    if matches!(
-        entries.get(HANDLER),
-        Some(Entry::File { .. } | Entry::Link(_))
-    ) {
-        return Ok(());
-    }
-    let below = format!("/{HANDLER}");
-    let hint = match entries.keys().find(|path| path.ends_with(&below)) {
-        Some(path) => format!(
-            "there is {path}: send the folder {:?} as the code",
-            path.trim_end_matches(&below)
-        ),
-        None => "add one with `def handler(payload: bytes, ctx: dict)`".to_owned(),
-    };
-    Err(Failure::new(
-        Reason::BuildFailed,
-        format!("there is no {HANDLER} at the root of the code; {hint}"),
-    ))
 }
 
 /// What of the source has to be there when pip runs.

@@ -6,7 +6,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 
 /// The file's name.
-pub(super) const NAME: &str = ".dockerignore";
+pub const NAME: &str = ".dockerignore";
 
 /// The rules of one `.dockerignore`.
 #[derive(Debug, Default)]
@@ -53,6 +53,11 @@ impl Rules {
             });
         }
         Ok(Self(rules))
+    }
+
+    /// Whether something below an ignored folder may be wanted after all.
+    pub fn take_back(&self) -> bool {
+        self.0.iter().any(|rule| rule.takes_back)
     }
 
     /// Whether an entry is left out.

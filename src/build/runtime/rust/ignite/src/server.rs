@@ -1,0 +1,202 @@
+//! The HTTP server around a handler.
+//!
+//! One call is one task, so a call that panics ends alone. On SIGTERM nothing new is accepted, and
+//! the process ends when every call has its answer.
+
+use std::{
+    convert::Infallible, env, fmt, future::Future, net::SocketAddr, process::ExitCode, sync::Arc,
+    time::Duration,
+};
+
+use http::{header::CONTENT_TYPE, HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{signal, SignalKind},
+    sync::Notify,
+};
+
+use crate::{Context, IntoResponse, Request, Response};
+
+const HEALTH_PATH: &str = "/healthz";
+/// Pause after an accept that failed, as when there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves a handler on `$PORT` until SIGTERM. `#[ignite::main]` calls it.
+pub fn run<H, F, T, E>(handler: H) -> ExitCode
+where
+    H: Fn(Request, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: IntoResponse,
+    E: fmt::Display,
+{
+    let served = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no threads: {e}"))
+        .and_then(|runtime| runtime.block_on(serve(Arc::new(handler))));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("ignite: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve<H, F, T, E>(handler: Arc<H>) -> Result<(), String>
+where
+    H: Fn(Request, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: IntoResponse,
+    E: fmt::Display,
+{
+    let port = setting("PORT", 80)?;
+    let port = u16::try_from(port).map_err(|_| format!("PORT={port} is no port"))?;
+    let most = setting("IGNITE_MAX_PAYLOAD_BYTES", 64 * 1024 * 1024)?;
+    let address = SocketAddr::from(([0, 0, 0, 0], port));
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("cannot listen on port {port}: {e}"))?;
+    let ended = Arc::new(Notify::new());
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut told = signal(kind).map_err(|e| format!("signals cannot be waited for: {e}"))?;
+        let ended = ended.clone();
+        tokio::spawn(async move {
+            told.recv().await;
+            ended.notify_one();
+        });
+    }
+    let graceful = Arc::new(GracefulShutdown::new());
+    let watcher = graceful.clone();
+    let accepting = tokio::spawn(async move {
+        loop {
+            let Ok((socket, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let _ = socket.set_nodelay(true);
+            let handler = handler.clone();
+            let service = service_fn(move |request| {
+                let handler = handler.clone();
+                async move { Ok::<_, Infallible>(answer(handler, request, most).await) }
+            });
+            let connection = http1::Builder::new()
+                // Connections without a request stay: the gateway keeps them for the next one.
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(socket), service);
+            let connection = watcher.watch(connection);
+            // What ends a connection early is the other side's business.
+            tokio::spawn(async move { drop(connection.await) });
+        }
+    });
+    ended.notified().await;
+    accepting.abort();
+    // Its listener and its share of the connections go with it.
+    let _ = accepting.await;
+    if let Ok(graceful) = Arc::try_unwrap(graceful) {
+        graceful.shutdown().await;
+    }
+    Ok(())
+}
+
+/// A whole number of at least 1 from the environment.
+fn setting(name: &str, otherwise: usize) -> Result<usize, String> {
+    match env::var(name) {
+        Ok(text) if !text.is_empty() => match text.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err(format!(
+                "{name}={text:?} is not a whole number of at least 1"
+            )),
+        },
+        _ => Ok(otherwise),
+    }
+}
+
+async fn answer<H, F, T, E>(
+    handler: Arc<H>,
+    request: http::Request<Incoming>,
+    most: usize,
+) -> Response
+where
+    H: Fn(Request, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: IntoResponse,
+    E: fmt::Display,
+{
+    if is_health(&request) {
+        return "ok\n".into_response();
+    }
+    let (head, body) = request.into_parts();
+    let body = match Limited::new(body, most).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let text = format!("the payload has more than {most} bytes");
+            return failed(StatusCode::PAYLOAD_TOO_LARGE, &text);
+        }
+        Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let context = context(&head.headers);
+    let execution = context.execution_id.clone();
+    let request = Request(http::Request::from_parts(head, body));
+    // A task of its own: it goes on when the caller leaves, and its panic is its own.
+    let call = tokio::spawn(async move {
+        match handler(request, context).await {
+            Ok(answer) => Ok(answer.into_response()),
+            Err(error) => Err(format!("{error:#}")),
+        }
+    });
+    let outcome = call.await.unwrap_or_else(|e| match e.try_into_panic() {
+        Ok(panic) => Err(format!("the handler panicked: {}", panic_text(&*panic))),
+        Err(e) => Err(e.to_string()),
+    });
+    outcome.unwrap_or_else(|text| {
+        let execution = if execution.is_empty() {
+            "none"
+        } else {
+            &execution
+        };
+        eprintln!("ignite: execution {execution} failed: {text}");
+        failed(StatusCode::INTERNAL_SERVER_ERROR, &text)
+    })
+}
+
+/// Whether the platform asks for the container's health: at the usual path, or at one that the app
+/// set, where only the platform's own questions name no execution.
+fn is_health(request: &http::Request<Incoming>) -> bool {
+    let is_get = [Method::GET, Method::HEAD].contains(request.method());
+    let agent = text(request.headers(), "user-agent");
+    is_get
+        && (request.uri().path() == HEALTH_PATH
+            || !request.headers().contains_key("x-ignite-execution-id")
+                && agent.starts_with("ignite-health"))
+}
+
+fn context(headers: &HeaderMap) -> Context {
+    Context {
+        execution_id: text(headers, "x-ignite-execution-id").to_owned(),
+        function_id: text(headers, "x-ignite-function-id").to_owned(),
+        organization_id: text(headers, "x-ignite-organization-id").to_owned(),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+/// The answer for what went wrong.
+pub(crate) fn failed(status: StatusCode, error: &str) -> Response {
+    let body = serde_json::json!({ "error": error }).to_string();
+    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,116 @@
+//! Rust: a program with `#[ignite::main] async fn handler(req: Request, ctx: Context)`, and the
+//! platform's own crate `ignite` that it is written with.
+//!
+//! The crate comes with the context and is put into the code's `Cargo.toml` in place of whatever
+//! that says of `ignite`. What the code depends on is compiled in a step of its own, again when
+//! `Cargo.toml` or `Cargo.lock` has changed.
+
+use super::{USER, failed, label_stage, place_all};
+use crate::{
+    build::{Context, Source},
+    model::{Failure, code::check_toolchain},
+};
+
+mod manifest;
+
+use manifest::Manifest;
+
+/// The crates that handlers are written with.
+const CRATES: [(&str, &str); 5] = [
+    ("ignite/Cargo.toml", include_str!("ignite/Cargo.toml")),
+    ("ignite/src/lib.rs", include_str!("ignite/src/lib.rs")),
+    ("ignite/src/server.rs", include_str!("ignite/src/server.rs")),
+    ("macros/Cargo.toml", include_str!("macros/Cargo.toml")),
+    ("macros/lib.rs", include_str!("macros/lib.rs")),
+];
+/// The code's description and what it was resolved to.
+const LISTS: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
+
+/// Settings of Rust builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The image that compiles: with `cargo`, a linker and a shell; with `rustup` where another
+    /// toolchain or target is asked for.
+    pub builder: String,
+    /// The image that the program is put into: with the C library that it was linked to.
+    pub image: String,
+}
+
+/// The context that builds a source, for a target and with a toolchain; empty is the builder's own.
+///
+/// # Errors
+/// BUILD_FAILED for a source that is no program, and for names that no toolchain or target has.
+pub fn context(
+    source: Source,
+    settings: &Settings,
+    target: &str,
+    toolchain: &str,
+) -> Result<Context, Failure> {
+    for name in [target, toolchain] {
+        check_toolchain(name).map_err(failed)?;
+    }
+    let manifest = Manifest::of(&source)?;
+    let mut context = Context::empty(source, "Dockerfile");
+    context.has_stages = true;
+    place_all(&mut context, "app");
+    context.add("app/Cargo.toml", manifest.text.clone(), false);
+    for (path, text) in CRATES {
+        context.add(&format!("crates/{path}"), text, false);
+    }
+    if manifest.stands_alone {
+        for list in LISTS {
+            context.place(list, &format!("lists/{list}"));
+        }
+        context.add("lists/Cargo.toml", manifest.text.clone(), false);
+        context.add("lists/src/main.rs", "fn main() {}\n", false);
+    }
+    let text = dockerfile(settings, &manifest, target, toolchain);
+    context.add("Dockerfile", text, false);
+    Ok(context)
+}
+
+fn dockerfile(settings: &Settings, manifest: &Manifest, target: &str, toolchain: &str) -> String {
+    let mut lines = vec![
+        format!("FROM {} AS build", settings.builder),
+        "USER 0:0".to_owned(),
+        "ENV CARGO_TERM_COLOR=never CARGO_TARGET_DIR=/out CARGO_PROFILE_RELEASE_STRIP=symbols"
+            .to_owned(),
+        "WORKDIR /src".to_owned(),
+    ];
+    if !toolchain.is_empty() {
+        lines.push(format!("ENV RUSTUP_TOOLCHAIN={toolchain}"));
+        lines.push(format!(
+            "RUN cargo --version || rustup toolchain install {toolchain} --profile minimal"
+        ));
+    }
+    let mut made = "/out".to_owned();
+    if !target.is_empty() {
+        made = format!("/out/{target}");
+        lines.push(format!("ENV CARGO_BUILD_TARGET={target}"));
+        // The builder's own is there, and may not be of rustup.
+        lines.push(format!(
+            r#"RUN [ -d "$(rustc --print sysroot)/lib/rustlib/{target}/lib" ] || rustup target add {target}"#
+        ));
+    }
+    lines.push("COPY crates/ /opt/ignite/".to_owned());
+    if manifest.stands_alone {
+        lines.push("COPY lists/ /src/".to_owned());
+        lines.push("RUN cargo build --release".to_owned());
+    }
+    let program = &manifest.program;
+    lines.extend([
+        label_stage(),
+        "COPY app/ /src/".to_owned(),
+        // Packed files are older than what was compiled in their place.
+        format!(
+            "RUN touch {} && cargo build --release --bin {program} && cp {made}/release/{program} /out/handler",
+            manifest.main
+        ),
+        format!("FROM {}", settings.image),
+        "COPY --from=build /out/handler /opt/ignite/handler".to_owned(),
+        format!("USER {USER}"),
+        r#"ENTRYPOINT ["/opt/ignite/handler"]"#.to_owned(),
+        "CMD []".to_owned(),
+    ]);
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,95 @@
+//! Changes in a folder, several at once told as one.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use notify::{Event, EventKind, RecursiveMode, Watcher as _};
+use tokio::{sync::Notify, time::timeout};
+
+use super::super::{Error, folder::is_left_out};
+
+/// How long nothing may change until a change is over: editors write a file in several steps.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A folder that never comes to rest is looked at all the same.
+const MOST: Duration = Duration::from_secs(1);
+
+/// A folder that is watched as long as this is there.
+pub(super) struct Watch {
+    changed: Arc<Notify>,
+    _watcher: notify::RecommendedWatcher,
+}
+
+impl Watch {
+    /// Begins to watch all of a folder.
+    ///
+    /// # Errors
+    /// What the system says, such as that it watches too many already.
+    pub(super) fn on(folder: &Path) -> Result<Self, Error> {
+        let cannot = |e: &dyn std::fmt::Display| {
+            Error::Usage(format!(
+                "the folder {} cannot be watched: {e}",
+                folder.display()
+            ))
+        };
+        // Events have the real path.
+        let root = folder.canonicalize().map_err(|e| cannot(&e))?;
+        let changed = Arc::new(Notify::new());
+        let (tell, top) = (changed.clone(), root.clone());
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.map_or(true, |event| matters(&event, &top)) {
+                tell.notify_one();
+            }
+        })
+        .map_err(|e| cannot(&e))?;
+        let watched = watcher.watch(&root, RecursiveMode::Recursive);
+        watched.map_err(|e| cannot(&e))?;
+        Ok(Self {
+            changed,
+            _watcher: watcher,
+        })
+    }
+
+    /// Waits for a change and then for its end.
+    ///
+    /// # Cancel safety
+    /// A change that was waited for and not told yet is lost; others are told at the next call.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+        let settled = async { while timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
+        let _ = timeout(MOST, settled).await;
+    }
+}
+
+/// Whether an event may change what is sent. Reading a file is an event, too.
+fn matters(event: &Event, root: &Path) -> bool {
+    let is_sent = |path: &Path| !path.strip_prefix(root).is_ok_and(is_left_out);
+    !matches!(event.kind, EventKind::Access(_))
+        && (event.need_rescan() || event.paths.iter().any(|path| is_sent(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{AccessKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn reading_a_file_and_what_is_never_sent_change_nothing() {
+        let written = EventKind::Modify(ModifyKind::Any);
+        let told = |kind, path: &str| {
+            let event = Event::new(kind).add_path(path.into());
+            matters(&event, Path::new("/target/fn"))
+        };
+        assert!(told(written, "/target/fn/handler.py"));
+        assert!(!told(
+            EventKind::Access(AccessKind::Any),
+            "/target/fn/handler.py"
+        ));
+        for path in [
+            "/target/fn/.git/index",
+            "/target/fn/a/.h.py.swp",
+            "/target/fn/h.py~",
+        ] {
+            assert!(!told(written, path), "{path}");
+        }
+    }
+}
