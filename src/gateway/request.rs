@@ -101,11 +101,11 @@ pub fn outbound(
     let expects = expects && head.version != Version::HTTP_10;
     head.uri = match path {
         Some(path) => rebased(path, head.uri.query())?,
-        None => head
-            .uri
-            .path_and_query()
-            .cloned()
-            .map_or_else(Uri::default, Uri::from),
+        None => match head.uri.path_and_query() {
+            Some(target) if target.as_str() != "/" => target.clone().into(),
+            // What is left of `http://host#…` also says that it is `/`, and would be sent as nothing.
+            _ => Uri::default(),
+        },
     };
     // Replicas are spoken to in HTTP/1.1 whatever the client used.
     head.version = Version::HTTP_11;
