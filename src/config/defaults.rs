@@ -1,0 +1,253 @@
+//! What holds when nothing is said, each value with its reason.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use super::{Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
+use crate::model::Standby;
+
+const MIB: u64 = 1024 * 1024;
+
+/// `*.localhost` resolves to the loopback address in browsers and in most resolvers.
+const DEFAULT_BASE_DOMAIN: &str = "ignite.localhost";
+/// The organization of tokens and ids that name none.
+const DEFAULT_ORG: &str = "local";
+/// The contract's cold-start budget.
+const DEFAULT_COLD_START_BUDGET: Duration = Duration::from_secs(600);
+/// The least stabilisation that the platform's autoscaler (KEDA) works with.
+const DEFAULT_MIN_SCALEDOWN: Duration = Duration::from_secs(30);
+/// The contract's typical platform maximum.
+const DEFAULT_MAX_REPLICAS_CAP: u32 = 5;
+/// As long as an app may stay up without traffic, so a long request fares no worse than none.
+const DEFAULT_APP_TIMEOUT: Duration = Duration::from_secs(300);
+/// A burst of a load generator fits; a runaway client does not.
+const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
+/// Ten bodies of the largest size per app, and small ones by the thousand.
+const DEFAULT_HOLD_MAX_BYTES: u64 = 64 * MIB;
+/// What large function platforms take for a synchronous payload.
+const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
+/// Under the listen backlog of 128 that many small servers use.
+const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
+/// Small, and with the C library that wheels are built for.
+const DEFAULT_PYTHON_BASE: &str = "python:3.12-slim";
+/// With a shell, which builds need.
+const DEFAULT_DENO_BASE: &str = "denoland/deno:debian";
+/// Its C library is that of [`DEFAULT_RUST_BASE`].
+const DEFAULT_RUST_BUILDER: &str = "rust:1-slim-bookworm";
+/// The C library, certificates, and no shell.
+const DEFAULT_RUST_BASE: &str = "gcr.io/distroless/cc-debian12";
+const DEFAULT_GO_BUILDER: &str = "golang:1";
+/// Certificates and time zones, and nothing that runs.
+const DEFAULT_GO_BASE: &str = "gcr.io/distroless/static-debian12";
+/// What orchestrators usually allow a process to end in.
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// The engine's own default for `stop`.
+const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+/// Enough for a JVM or a pre-forking server, and the end of a fork bomb.
+const DEFAULT_PIDS_LIMIT: u32 = 512;
+/// Files of an app that is used on working days live over a weekend.
+const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A few steps back without a pull.
+const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
+/// Tests of a draft, and a delete that is followed by a new deploy, find the image there.
+const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
+/// Nobody waits for it.
+const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// `/tmp` and home full, half of the memory is left to the processes.
+const DEFAULT_SCRATCH_PERCENT: u32 = 25;
+const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
+const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
+/// The first pause is short, since a port still in use is gone by then.
+const DEFAULT_START_RETRY_INITIAL: Duration = Duration::from_millis(500);
+/// A crash loop costs two starts a minute at most.
+const DEFAULT_START_RETRY_MAX: Duration = Duration::from_secs(30);
+/// A static binary listens within a few milliseconds; the poll must not be what it waits for.
+const DEFAULT_READINESS_POLL_INITIAL: Duration = Duration::from_millis(1);
+/// A slow app loses at most a tenth of a second to the poll.
+const DEFAULT_READINESS_POLL_MAX: Duration = Duration::from_millis(100);
+/// How long a missed event of the engine can stay unnoticed.
+const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+/// A burst of a batch job fits; a client in a loop is stopped.
+const DEFAULT_EXECUTION_QUEUE_MAX: usize = 10_000;
+/// Enough to keep five replicas of a typical server busy.
+const DEFAULT_EXECUTION_CONCURRENCY: usize = 64;
+/// Bounds memory and descriptors: each running one has a connection and a piece of its answer.
+const DEFAULT_EXECUTION_MAX_RUNNING: usize = 512;
+/// The first pause is short, since most trouble is a replica that has just gone.
+const DEFAULT_EXECUTION_RETRY_INITIAL: Duration = Duration::from_millis(250);
+const DEFAULT_EXECUTION_RETRY_MAX: Duration = Duration::from_secs(15);
+/// A week, so that what failed on Friday can be looked at on Monday.
+const DEFAULT_EXECUTION_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Some hundred megabytes of ordinary executions.
+const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
+const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+/// Room for what is running to end, and for the database to be written on.
+const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
+/// Some minutes: who comes back does so within them, and memory is cheap for that long.
+const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
+/// A few dozen small apps, or one large one.
+const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
+/// The contract speaks of "long idle" without a figure.
+const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Long enough for another app to go to standby, short enough to be told what is wrong.
+const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
+/// As often as orchestrators usually ask.
+const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
+/// An app with one thread that is busy with a request may answer late.
+const DEFAULT_LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_LIVENESS_FAILURES: u32 = 3;
+
+/// Some MB of ordinary lines, read and sorted in memory for one answer.
+const DEFAULT_LOG_MAX_LINES: usize = 10_000;
+
+/// A folder of source with a few assets; base64 and all it is still taken in one message.
+const DEFAULT_MAX_CODE_BYTES: u64 = 50 * MIB;
+/// Ten times that: what large function platforms take for an unpacked archive, and some more.
+const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
+const DEFAULT_CODE_MAX_FILES: usize = 50_000;
+/// Text packs to a tenth, a file of zeros to a thousandth.
+const DEFAULT_CODE_MAX_RATIO: u64 = 200;
+/// A build takes a core or more; two leave a small machine usable.
+const DEFAULT_BUILD_CONCURRENCY: usize = 2;
+const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
+/// Compilers take their time on small machines.
+const DEFAULT_BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Some thousand lines.
+const DEFAULT_BUILD_LOG_BYTES: u64 = MIB;
+const DEFAULT_BUILD_LOGS_KEPT: usize = 50;
+/// One commit of a large repository over a slow line.
+const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// As many as a small machine starts side by side.
+const DEFAULT_TEST_MAX_RUNNING: usize = 4;
+
+/// As many descriptors as many systems allow, with as many again for the way to replicas.
+const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
+/// What the HTTP library parses without allocating.
+const DEFAULT_MAX_HEADERS: usize = 100;
+/// Eight times what common servers take.
+const DEFAULT_MAX_HEADER_BYTES: u64 = 64 * 1024;
+/// A phone in a tunnel gets its head through; who needs longer is stuck or hostile.
+const DEFAULT_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// As long as common servers and proxies keep idle connections.
+const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Twice what a server should at least allow.
+const DEFAULT_MAX_STREAMS: u32 = 200;
+/// No single app takes more than there are connections by default.
+const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
+/// Two apps at their bound.
+const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
+/// What common proxies allow between two writes.
+const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Config {
+    /// The defaults, with the state in `data_dir`.
+    pub fn defaults(data_dir: PathBuf) -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            http_addr: loopback(8080),
+            grpc_addr: loopback(50051),
+            data_dir,
+            base_domain: DEFAULT_BASE_DOMAIN.to_owned(),
+            public_url: None,
+            ephemeral: false,
+            keep_replicas: false,
+            network: None,
+            reach: Reach::Auto,
+            strict: false,
+            docker_host: None,
+            default_org: DEFAULT_ORG
+                .parse()
+                .expect("the default organization's name is valid"),
+            cold_start_budget: DEFAULT_COLD_START_BUDGET,
+            startup_timeout: DEFAULT_COLD_START_BUDGET,
+            min_scaledown: DEFAULT_MIN_SCALEDOWN,
+            max_replicas_cap: DEFAULT_MAX_REPLICAS_CAP,
+            app_timeout: DEFAULT_APP_TIMEOUT,
+            hold_max_requests: DEFAULT_HOLD_MAX_REQUESTS,
+            hold_max_bytes: DEFAULT_HOLD_MAX_BYTES,
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            http_threads: available_parallelism()
+                .map_or(1, NonZero::get)
+                .min(MAX_HTTP_THREADS),
+            max_connects_per_replica: DEFAULT_MAX_CONNECTS_PER_REPLICA,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            stop_grace: DEFAULT_STOP_GRACE,
+            pids_limit: DEFAULT_PIDS_LIMIT,
+            storage_ttl: DEFAULT_STORAGE_TTL,
+            image_versions_kept: DEFAULT_IMAGE_VERSIONS_KEPT,
+            image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
+            upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
+            scratch_percent: DEFAULT_SCRATCH_PERCENT,
+            container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
+            container_log_files: DEFAULT_CONTAINER_LOG_FILES,
+            start_retry_initial: DEFAULT_START_RETRY_INITIAL,
+            start_retry_max: DEFAULT_START_RETRY_MAX,
+            readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,
+            readiness_poll_max: DEFAULT_READINESS_POLL_MAX,
+            reconcile_interval: DEFAULT_RECONCILE_INTERVAL,
+            execution_queue_max: DEFAULT_EXECUTION_QUEUE_MAX,
+            execution_concurrency: DEFAULT_EXECUTION_CONCURRENCY,
+            execution_max_running: DEFAULT_EXECUTION_MAX_RUNNING,
+            max_result_bytes: DEFAULT_MAX_BODY_BYTES,
+            execution_output_bytes: MIB,
+            execution_journal_bytes: 64 * MIB,
+            execution_retry_initial: DEFAULT_EXECUTION_RETRY_INITIAL,
+            execution_retry_max: DEFAULT_EXECUTION_RETRY_MAX,
+            execution_retention: DEFAULT_EXECUTION_RETENTION,
+            execution_max_per_app: DEFAULT_EXECUTION_MAX_PER_APP,
+            retention_interval: DEFAULT_RETENTION_INTERVAL,
+            min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
+            log_max_lines: DEFAULT_LOG_MAX_LINES,
+            test_max_running: DEFAULT_TEST_MAX_RUNNING,
+            max_code_bytes: DEFAULT_MAX_CODE_BYTES,
+            code_max_unpacked_bytes: DEFAULT_CODE_MAX_UNPACKED_BYTES,
+            code_max_files: DEFAULT_CODE_MAX_FILES,
+            code_max_ratio: DEFAULT_CODE_MAX_RATIO,
+            build_concurrency: DEFAULT_BUILD_CONCURRENCY,
+            build_queue_max: DEFAULT_BUILD_QUEUE_MAX,
+            build_timeout: DEFAULT_BUILD_TIMEOUT,
+            build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
+            build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
+            build_network: None,
+            python_base: DEFAULT_PYTHON_BASE.to_owned(),
+            deno_base: DEFAULT_DENO_BASE.to_owned(),
+            rust_builder: DEFAULT_RUST_BUILDER.to_owned(),
+            rust_base: DEFAULT_RUST_BASE.to_owned(),
+            go_builder: DEFAULT_GO_BUILDER.to_owned(),
+            go_base: DEFAULT_GO_BASE.to_owned(),
+            pip_index_url: None,
+            git_timeout: DEFAULT_GIT_TIMEOUT,
+            standby: Standby::Pause,
+            standby_pause_for: DEFAULT_STANDBY_PAUSE_FOR,
+            standby_memory: DEFAULT_STANDBY_MEMORY,
+            teardown_after: DEFAULT_TEARDOWN_AFTER,
+            memory_budget: 0,
+            replica_budget: 0,
+            room_wait: DEFAULT_ROOM_WAIT,
+            freezer: Freezer::Auto,
+            liveness_interval: DEFAULT_LIVENESS_INTERVAL,
+            liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
+            liveness_failures: DEFAULT_LIVENESS_FAILURES,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_per_ip: 0,
+            max_headers: DEFAULT_MAX_HEADERS,
+            max_header_bytes: DEFAULT_MAX_HEADER_BYTES,
+            header_read_timeout: DEFAULT_HEADER_READ_TIMEOUT,
+            keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
+            max_streams: DEFAULT_MAX_STREAMS,
+            max_in_flight_per_app: DEFAULT_MAX_IN_FLIGHT_PER_APP,
+            max_in_flight_per_org: DEFAULT_MAX_IN_FLIGHT_PER_ORG,
+            max_request_body_bytes: 0,
+            client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
+            trusted_proxies: Proxies::loopback(),
+            log_format: LogFormat::Plain,
+            log_level: "info".to_owned(),
+        }
+    }
+}
