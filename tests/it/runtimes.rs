@@ -98,6 +98,14 @@ impl Handler {
         assert_eq!((&*found, &*text), (kind, body), "{payload}");
     }
 
+    /// What a value becomes, where a handler returns one.
+    async fn gives_values(&self) {
+        let json = "{\"twice\":4}";
+        self.answers("twice", "application/json", json).await;
+        self.answers("bytes", "application/octet-stream", "AB")
+            .await;
+    }
+
     /// A call that fails in the handler.
     async fn fails(&self, payload: &str, error: &str) {
         let answer = self.call(payload).await;
@@ -231,12 +239,7 @@ async fn a_deno_handler_answers_as_the_contract_has_it() {
     ];
     let handler = Handler::new(ignite, "deno", files, &["--tier", "large"]);
     handler.deploy_ok();
-    handler
-        .answers("twice", "application/json", "{\"twice\":4}")
-        .await;
-    handler
-        .answers("bytes", "application/octet-stream", "AB")
-        .await;
+    handler.gives_values().await;
     handler.answers("stream", TEXT, "ab").await;
     handler
         .answers("lines", "application/x-ndjson", "{\"a\":1}\n[2]\n")
@@ -309,12 +312,12 @@ ignite = \"*\"
 tokio = { version = \"1\", features = [\"sync\"] }
 ";
 
-/// This machine's toolchain, by name, as the builder has it.
-fn toolchain() -> String {
+/// What this machine's compiler, which is the builder's, says of itself.
+fn of_rustc(what: &str) -> String {
     let output = Command::new("rustc").arg("-vV").output().expect("rustc");
     let text = String::from_utf8(output.stdout).expect("text");
-    let release = text.lines().find_map(|line| line.strip_prefix("release: "));
-    release.expect("a release").to_owned()
+    let said = text.lines().find_map(|line| line.strip_prefix(what));
+    said.expect("a line").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -330,21 +333,11 @@ async fn a_rust_handler_answers_as_the_contract_has_it() {
             b"pub fn twice(n: u32) -> u32 {\n    2 * n\n}\n",
         ),
     ];
-    let toolchain = toolchain();
-    let more = [
-        "--toolchain",
-        &toolchain,
-        "--target",
-        "x86_64-unknown-linux-gnu",
-    ];
+    let (toolchain, target) = (of_rustc("release: "), of_rustc("host: "));
+    let more = ["--toolchain", &toolchain, "--target", &target];
     let handler = Handler::new(ignite, "rust", files, &more);
     handler.deploy_ok();
-    handler
-        .answers("twice", "application/json", "{\"twice\":4}")
-        .await;
-    handler
-        .answers("bytes", "application/octet-stream", "AB")
-        .await;
+    handler.gives_values().await;
     assert_eq!(handler.call("status").await.status, StatusCode::IM_A_TEAPOT);
     handler
         .fails("number", "invalid digit found in string")

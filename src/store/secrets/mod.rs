@@ -130,22 +130,8 @@ impl Secrets {
             )
             .with_detail(why)
         };
-        let found = name
-            .parse()
-            .ok()
-            .and_then(|name| self.store.catalog().secret(org, &name).cloned());
-        let secret = found.ok_or_else(|| {
-            refuse(format!(
-                "registry_secret_ref {name:?}: organization {org} has no such secret; create it with CreateSecret (`ignite secret create {name}`)"
-            ))
-        })?;
-        if secret.kind != Kind::Registry {
-            return Err(refuse(format!(
-                "registry_secret_ref {name:?}: the secret is a {}, and a registry_secret is needed",
-                secret.kind.as_str()
-            )));
-        }
-        let value = self.open(secret).await?;
+        let found = self.find(org, name, "registry_secret_ref", Kind::Registry);
+        let value = self.open(found.map_err(refuse)?).await?;
         let (has, wants) = (
             registry_of_address(&value.server_address),
             registry_of_image(image),
@@ -167,24 +153,36 @@ impl Secrets {
             Kind::Git => "secret_ref",
             Kind::Registry => "registry_secret_ref",
         };
-        let refuse = |why: String| Failure::new(Reason::FailedPrecondition, why);
+        let found = self.find(org, name, field, kind);
+        let refuse = |why| Failure::new(Reason::FailedPrecondition, why);
+        self.open(found.map_err(refuse)?).await
+    }
+
+    /// The secret of this name and kind, or what is wrong with the field that names it.
+    fn find(
+        &self,
+        org: &OrgName,
+        name: &str,
+        field: &str,
+        kind: Kind,
+    ) -> Result<Arc<Sealed>, String> {
         let found = name
             .parse()
             .ok()
             .and_then(|name| self.store.catalog().secret(org, &name).cloned());
         let secret = found.ok_or_else(|| {
-            refuse(format!(
+            format!(
                 "{field} {name:?}: organization {org} has no such secret; create it with CreateSecret (`ignite secret create {name}`)"
-            ))
+            )
         })?;
         if secret.kind != kind {
-            return Err(refuse(format!(
+            return Err(format!(
                 "{field} {name:?}: the secret is a {}, and a {} is needed",
                 secret.kind.as_str(),
                 kind.as_str()
-            )));
+            ));
         }
-        self.open(secret).await
+        Ok(secret)
     }
 
     async fn open(&self, secret: Arc<Sealed>) -> Result<Value, Failure> {
