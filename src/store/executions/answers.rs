@@ -9,6 +9,7 @@ use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::{mpsc, oneshot},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Submitted, committer::Changed};
 use crate::model::Failure;
@@ -18,8 +19,8 @@ use crate::model::Failure;
 pub(super) struct Desk(mpsc::UnboundedSender<Vec<Answer>>);
 
 thread_local! {
-    /// The desk of this thread, if it has a runtime of its own.
-    static OWN: RefCell<Option<Desk>> = const { RefCell::new(None) };
+    /// The desk of this thread, if it has a runtime of its own, and its task.
+    static OWN: RefCell<Option<(Desk, AbortOnDropHandle<()>)>> = const { RefCell::new(None) };
 }
 
 impl Desk {
@@ -40,12 +41,12 @@ impl Desk {
             return self.clone();
         }
         OWN.with_borrow_mut(|own| match own {
-            Some(desk) if !desk.0.is_closed() => desk.clone(),
+            // That of a runtime before this one is closed.
+            Some((desk, _)) if !desk.0.is_closed() => desk.clone(),
             _ => {
                 let (desk, hand_out) = Self::new();
-                // It ends with the runtime of this thread.
-                tokio::spawn(hand_out);
-                own.insert(desk).clone()
+                let running = AbortOnDropHandle::new(tokio::spawn(hand_out));
+                own.insert((desk, running)).0.clone()
             }
         })
     }

@@ -81,7 +81,7 @@ pub(super) fn unavailable(cause: &str) -> Failure {
     Failure::new(
         Reason::StoreUnavailable,
         format!(
-            "the executions cannot be written ({cause}); free disk space on the data directory's volume and start ignite again: until then nothing is accepted"
+            "the executions cannot be written ({cause}): free disk space when the data directory's volume is full, else see the log and start ignite again; until then nothing is accepted, and nothing is lost"
         ),
     )
 }

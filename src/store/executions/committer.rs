@@ -78,8 +78,9 @@ pub(super) enum Command {
         minute: u32,
         tallies: Vec<(AppId, Tally)>,
     },
-    /// Work on the statistics that must not overlap with counting.
-    Statistics(Box<dyn FnOnce(&Shared) + Send>),
+    /// Work on the statistics that must not overlap with counting; it is told when it cannot be
+    /// done now.
+    Statistics(Box<dyn FnOnce(Result<&Shared, String>) + Send>),
 }
 
 pub(super) struct Committer {
@@ -110,19 +111,20 @@ impl Committer {
                 Ok(first) => first,
                 // Nothing to do: the time to bring the databases up to date.
                 Err(RecvTimeoutError::Timeout) => {
-                    let outcome = self.disk.checkpoint_if_free();
-                    self.checkpointed(outcome);
+                    self.disk.checkpoint_if_free();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let outcome = self.disk.checkpoint();
-                    return self.checkpointed(outcome);
+                    // Else the next start does it.
+                    let _ = self.disk.checkpoint();
+                    return;
                 }
             };
             // Whoever is about to send something shares the sync, at no cost when nobody is.
             std::thread::yield_now();
             let mut batch = Batch::default();
-            let room = self.shared.room();
+            let usable = self.shared.usable();
+            let room = usable.clone().and_then(|()| self.shared.room());
             let mut statistics = Vec::new();
             let waiting = std::iter::from_fn(|| commands.try_recv().ok());
             for command in std::iter::once(first).chain(waiting).take(BATCH) {
@@ -142,7 +144,10 @@ impl Committer {
                         change,
                         result,
                         reply,
-                    } => match self.change(&mut batch, id, change, result) {
+                    } => match usable
+                        .clone()
+                        .and_then(|()| self.change(&mut batch, id, change, result))
+                    {
                         Ok(Ok((live, state))) => {
                             batch
                                 .effects
@@ -151,12 +156,16 @@ impl Committer {
                         Ok(Err(refused)) => reply.send(Ok(Err(refused))),
                         Err(failure) => reply.send(Err(failure)),
                     },
-                    Command::Forget { app, reply } => match self.forget(&mut batch, &app) {
-                        Ok(()) => batch.effects.push(Effect::Forgotten(reply)),
-                        Err(failure) => reply.send(Err(failure)),
-                    },
+                    Command::Forget { app, reply } => {
+                        match usable.clone().and_then(|()| self.forget(&mut batch, &app)) {
+                            Ok(()) => batch.effects.push(Effect::Forgotten(reply)),
+                            Err(failure) => reply.send(Err(failure)),
+                        }
+                    }
                     Command::Count { minute, tallies } => {
-                        if let Err(cause) = self.count_sync(&mut batch, minute, tallies) {
+                        if usable.is_ok()
+                            && let Err(cause) = self.count_sync(&mut batch, minute, tallies)
+                        {
                             tracing::error!(%cause, "Invocations could not be counted");
                         }
                     }
@@ -167,11 +176,10 @@ impl Committer {
             if !statistics.is_empty() {
                 // They write past the journal, which must have nothing older to say then.
                 let outcome = self.disk.checkpoint();
-                self.checkpointed(outcome);
                 self.counts.clear();
-            }
-            for work in statistics {
-                work(&self.shared);
+                for work in statistics {
+                    work(outcome.clone().map(|()| &*self.shared));
+                }
             }
         }
     }
@@ -446,22 +454,19 @@ impl Committer {
             self.counts.clear();
         }
         let written = outcome.is_ok();
-        let failed = outcome.err().map(|cause| unavailable(&cause));
+        let mut failed = outcome.err().map(|cause| unavailable(&cause));
         // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
         let is_change =
             |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
         let (changes, submits): (Vec<_>, Vec<_>) = batch.effects.into_iter().partition(is_change);
         self.show(submits, failed.as_ref());
         if written {
-            // On disk already. Should the databases fail, a start applies it from the journal.
-            if let Err(cause) = self.disk.apply(batch.operations) {
-                tracing::error!(%cause, "A database of the executions failed; start ignite again");
-                self.shared.healthy.store(false, Ordering::Relaxed);
-            }
+            // What cannot be read is not shown: it is in the journal, and a start shows it.
+            let applied = self.disk.apply(batch.operations);
+            failed = applied.err().map(|cause| unavailable(&cause));
         }
         self.show(changes, failed.as_ref());
-        let outcome = self.disk.checkpoint_if_long();
-        self.checkpointed(outcome);
+        self.disk.checkpoint_if_long();
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), String> {
@@ -477,14 +482,6 @@ impl Committer {
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
         written.map_err(|e| e.to_string())
-    }
-
-    /// The journals keep what a failed checkpoint leaves in them.
-    fn checkpointed(&self, outcome: Result<(), String>) {
-        if let Err(cause) = outcome {
-            tracing::error!(%cause, "The databases of the executions could not be brought up to date; the journal keeps what is in it");
-            self.shared.healthy.store(false, Ordering::Relaxed);
-        }
     }
 
     /// Lets readers see what is on disk now, and answers whoever asked for it.

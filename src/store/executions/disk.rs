@@ -8,12 +8,14 @@ use std::{
     path::Path,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{self, TryRecvError},
     },
     thread::JoinHandle,
 };
 
 use super::{
+    super::db::sync_folder,
     Shared,
     apply::Applier,
     journal::{Journal, Operation},
@@ -53,6 +55,8 @@ impl Disk {
             paths.reverse();
         }
         let (before, journal) = (replay(&paths[0])?, replay(&paths[1])?);
+        // They may be new.
+        sync_folder(&shared.folder)?;
         let mut disk = Self {
             worker: Worker::spawn(shared.clone())?,
             shared,
@@ -82,16 +86,56 @@ impl Disk {
     }
 
     /// Has readers find what was appended.
+    ///
+    /// # Errors
+    /// When a database fails. A start applies it from the journal.
     pub(super) fn apply(&mut self, operations: Vec<Operation>) -> Result<(), String> {
-        self.applier.apply(&self.shared, operations)
+        let applied = self.applier.apply(&self.shared, operations);
+        self.noted(applied)
     }
 
     /// Begins a checkpoint when the journal is long; waits only for one that is still under way.
-    /// When one fails, the journals go on.
-    pub(super) fn checkpoint_if_long(&mut self) -> Result<(), String> {
-        if self.journal.len() < self.shared.config.journal_bytes || !self.has_room() {
+    pub(super) fn checkpoint_if_long(&mut self) {
+        let is_long = self.journal.len() >= self.shared.config.journal_bytes;
+        if is_long && self.is_able() {
+            let begun = self.begin();
+            let _ = self.noted(begun);
+        }
+    }
+
+    /// A whole checkpoint, unless one is under way.
+    pub(super) fn checkpoint_if_free(&mut self) {
+        if let Some(ended) = self.worker.look() {
+            let ended = self.take_back(ended);
+            let _ = self.noted(ended);
+        }
+        if !self.worker.busy && self.is_able() {
+            let _ = self.checkpoint();
+        }
+    }
+
+    /// A whole checkpoint: after it, nothing is in the journals.
+    ///
+    /// # Errors
+    /// Why the journals keep what is in them.
+    pub(super) fn checkpoint(&mut self) -> Result<(), String> {
+        let settled = self.settle();
+        self.noted(settled)?;
+        // What could not be applied is in the journals alone.
+        self.shared.usable().map_err(|failure| failure.message)?;
+        let is_empty = |journal: &Journal| journal.len() == 0;
+        if self.before.as_ref().is_some_and(is_empty) && is_empty(&self.journal) {
             return Ok(());
         }
+        if !self.has_room() {
+            return Err("the disk is full".to_owned());
+        }
+        let flushed = self.flush();
+        self.noted(flushed)
+    }
+
+    /// Hands the journal to the thread and goes on with the other.
+    fn begin(&mut self) -> Result<(), String> {
         self.settle()?;
         let Some(mut empty) = self.before.take_if(|before| before.len() == 0) else {
             return self.flush();
@@ -103,28 +147,6 @@ impl Disk {
         let full = std::mem::replace(&mut self.journal, empty);
         self.worker.begin(full, std::mem::take(&mut self.applier));
         Ok(())
-    }
-
-    /// A whole checkpoint, unless one is under way.
-    pub(super) fn checkpoint_if_free(&mut self) -> Result<(), String> {
-        match self.worker.look() {
-            Some(ended) => self.take_back(ended)?,
-            None if self.worker.busy => return Ok(()),
-            None => {}
-        }
-        self.checkpoint()
-    }
-
-    /// A whole checkpoint: after it, nothing is in the journals. When it fails, they go on.
-    pub(super) fn checkpoint(&mut self) -> Result<(), String> {
-        self.settle()?;
-        let is_behind = |journal: &Journal| journal.len() > 0;
-        if !self.before.as_ref().is_none_or(is_behind) && !is_behind(&self.journal)
-            || !self.has_room()
-        {
-            return Ok(());
-        }
-        self.flush()
     }
 
     /// Brings the databases up to both journals and empties them, the older first: alone it would
@@ -155,6 +177,19 @@ impl Disk {
         self.before = Some(journal);
         self.applier.absorb(behind);
         outcome
+    }
+
+    /// Remembers that a database failed, and says so.
+    fn noted(&self, outcome: Result<(), String>) -> Result<(), String> {
+        if let Err(cause) = &outcome {
+            tracing::error!(%cause, "A database of the executions cannot be written; nothing is accepted or changed until ignite is started again, and nothing is lost");
+            self.shared.broken.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn is_able(&self) -> bool {
+        self.has_room() && !self.shared.broken.load(Ordering::Relaxed)
     }
 
     fn has_room(&self) -> bool {

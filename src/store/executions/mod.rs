@@ -187,6 +187,8 @@ struct Shared {
     newest_ms: AtomicU64,
     /// The last write succeeded.
     healthy: AtomicBool,
+    /// A database could not be written: such a one is of no use until the next start.
+    broken: AtomicBool,
     /// The disk has room for more.
     roomy: AtomicBool,
 }
@@ -205,6 +207,14 @@ impl Shared {
     fn is_visible(&self, app: &AppId, id: ExecutionId) -> bool {
         self.app_since(app)
             .is_some_and(|since| id.0.timestamp_ms() >= since)
+    }
+
+    /// Refuses everything once a database has failed: it could be written down but not read.
+    fn usable(&self) -> Result<(), Failure> {
+        match self.broken.load(Ordering::Relaxed) {
+            true => Err(batch::unavailable("a database failed; see the log")),
+            false => Ok(()),
+        }
     }
 
     /// Bytes free on the disk, as far as it can be told.
@@ -395,6 +405,9 @@ impl Executions {
 
     /// Why new work is refused at present, if it is.
     pub fn trouble(&self) -> Option<String> {
+        if let Err(failure) = self.shared.usable() {
+            return Some(failure.message);
+        }
         if !self.shared.healthy.load(Ordering::Relaxed) {
             return Some("the last write of executions failed; see the log".to_owned());
         }
@@ -449,6 +462,7 @@ impl Shared {
             to_run: Mutex::new(ToRun::Waiting(Vec::new())),
             newest_ms: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
+            broken: AtomicBool::new(false),
             roomy: AtomicBool::new(true),
             folder,
         })

@@ -314,7 +314,9 @@ pub(super) fn in_turn(
         let inner = inner.upgrade().ok_or_else(closing)?;
         let commands = inner.commands.lock();
         let sent = commands.as_ref().is_some_and(|commands| {
-            let work = Box::new(move |shared: &Shared| drop(tx.send(work(shared))));
+            let work = Box::new(move |shared: Result<&Shared, String>| {
+                drop(tx.send(shared.and_then(work)));
+            });
             commands.send(Command::Statistics(work)).is_ok()
         });
         if !sent {

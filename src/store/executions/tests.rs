@@ -335,6 +335,56 @@ async fn the_queue_is_bounded_per_app_and_a_full_disk_refuses_before_it_is_full(
     store.close();
 }
 
+/// A file stands where the database was, as after damage to the file system.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_fails_stops_everything_and_a_start_makes_up_for_it() {
+    let bench = Bench::new(|_| ());
+    let (store, _accepted) = bench.open();
+    let first = accept(&store, "o/a").await;
+    assert_eq!(begin(&store, first).await, 1);
+    settled_size(&bench, &store);
+    let segment = store.shared.segments.of(first).expect("there");
+    segment.close_if_idle(Duration::ZERO);
+    let (rows, away) = (segment.rows(), bench.dir.path().join("away"));
+    std::fs::rename(&rows, &away).expect("moved");
+    std::fs::write(&rows, "no database").expect("written");
+
+    bench.later(1);
+    let second = accept(&store, "o/a").await;
+    let trouble = || store.trouble().filter(|why| why.contains("see the log"));
+    while trouble().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let refused = store.submit(submission("o/a", b"x")).await;
+    assert_eq!(
+        refused.expect_err("no database").reason,
+        Reason::StoreUnavailable
+    );
+    let end = Change::End(Ending::cancelled());
+    let refused = store.change(first, end, None).await;
+    assert_eq!(
+        refused.expect_err("no database").reason,
+        Reason::StoreUnavailable
+    );
+    let running = get(&store, first).await.expect("there");
+    assert_eq!(running.state.status, Status::Running);
+    let told = retention::in_turn(&Arc::downgrade(&store.inner), |_| Ok(()));
+    assert!(told.is_err(), "it would write past the journal");
+    store.close();
+    drop((store, segment));
+
+    std::fs::remove_file(&rows).expect("removed");
+    std::fs::rename(&away, &rows).expect("moved");
+    let (store, mut accepted) = bench.open();
+    let again = [accepted.recv().await, accepted.recv().await];
+    assert_eq!(
+        again.map(|live| live.expect("handed over").identity.id),
+        [first, second]
+    );
+    assert_eq!(store.trouble(), None);
+    store.close();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whole_segments_go_by_age_what_has_not_ended_stays_and_counts_outlive_them() {
     let bench = Bench::new(|_| ());
