@@ -57,6 +57,9 @@ pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
 /// An execution and the state that was decided on for it.
 type Decided = (Arc<Live>, Arc<State>);
 
+/// Work between two batches, or why it cannot be done.
+type InTurn = Box<dyn FnOnce(Result<&Shared, String>) + Send>;
+
 pub(super) enum Command {
     Submit {
         submission: Submission,
@@ -80,7 +83,7 @@ pub(super) enum Command {
     },
     /// Work on the statistics that must not overlap with counting; it is told when it cannot be
     /// done now.
-    Statistics(Box<dyn FnOnce(Result<&Shared, String>) + Send>),
+    Statistics(InTurn),
 }
 
 pub(super) struct Committer {
