@@ -1,6 +1,6 @@
 //! gRPC on a listener of its own, which has the bounds of the HTTP listener.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Version};
@@ -9,11 +9,12 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::{
+    admission::admit,
     json::Limits,
     status::{explain_refusal, to_response, to_status},
 };
 use crate::{
-    gateway::{body::Body, limits::goaway, listener},
+    gateway::{Gateway, body::Body, limits::goaway, listener},
     model::{Failure, Reason},
 };
 
@@ -24,18 +25,24 @@ const TIMEOUT_DIGITS: usize = 8;
 pub struct Grpc {
     services: Routes,
     limits: Limits,
+    gateway: Arc<Gateway>,
 }
 
 impl Grpc {
-    /// These services; `limits` are told to callers whose messages are too large.
-    pub fn new(services: Routes, limits: Limits) -> Self {
+    /// These services, for callers whom the gateway knows; `limits` are told to those whose messages
+    /// are too large.
+    pub fn new(services: Routes, limits: Limits, gateway: Arc<Gateway>) -> Self {
         Self {
             services: services.prepare(),
             limits,
+            gateway,
         }
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {
+    async fn call(&self, mut request: Request<Incoming>) -> Response<tonic::body::Body> {
+        if let Err(failure) = admit(&self.gateway, &mut request) {
+            return to_status(&failure, false).into_http();
+        }
         let timeout = timeout(request.headers());
         let call = self.services.clone().oneshot(request);
         let outcome = match timeout {

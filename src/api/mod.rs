@@ -3,7 +3,7 @@
 //! Handlers convert and call; rules live in the modules below this one. JSON has no code per
 //! route: [`json`] transcodes by descriptors into the same services that gRPC calls.
 
-pub mod admission;
+mod admission;
 pub mod builds;
 pub mod compute;
 mod convert;

@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     api::{
-        self, admission,
+        self,
         compute::{Compute, PublicUrls},
         grpc::Grpc,
         json,
@@ -190,7 +190,6 @@ pub async fn run(config: Config) -> Result<()> {
         gateway: gateway.clone(),
         api,
     };
-    let services = admission::of_known_callers(services, &gateway);
     let bounds = listener_limits(&config);
     serving.spawn(listener::run(
         http,
@@ -202,7 +201,7 @@ pub async fn run(config: Config) -> Result<()> {
     serving.spawn(listener::run(
         grpc,
         workers.clone(),
-        Grpc::new(services, limits),
+        Grpc::new(services, limits, gateway.clone()),
         bounds,
         stop.clone(),
     ));

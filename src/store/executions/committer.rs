@@ -123,8 +123,6 @@ impl Committer {
                     return;
                 }
             };
-            // Whoever is about to send something shares the sync, at no cost when nobody is.
-            std::thread::yield_now();
             let mut batch = Batch::default();
             let usable = self.shared.usable();
             let room = usable.clone().and_then(|()| self.shared.room());
