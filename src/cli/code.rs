@@ -11,7 +11,10 @@ use clap::ValueEnum;
 use super::{Error, folder::Folder};
 use crate::{
     api::proto::v1,
-    model::{AppId, code::DEFAULT_DOCKERFILE},
+    model::{
+        AppId,
+        code::{DEFAULT_DOCKERFILE, check_toolchain},
+    },
 };
 
 /// A managed language.
@@ -63,10 +66,10 @@ pub(super) struct How {
     #[arg(long, value_enum)]
     runtime: Option<Language>,
     /// The toolchain of a handler in Rust, such as 1.90 [default: the builder's].
-    #[arg(long, value_name = "VERSION", requires = "runtime")]
+    #[arg(long, value_name = "VERSION", requires = "runtime", value_parser = of_rustup)]
     toolchain: Option<String>,
     /// The target of a handler in Rust, such as x86_64-unknown-linux-musl [default: the builder's].
-    #[arg(long, value_name = "TRIPLE", requires = "runtime")]
+    #[arg(long, value_name = "TRIPLE", requires = "runtime", value_parser = of_rustup)]
     target: Option<String>,
     /// The secret to pull the image, or base images of the Dockerfile, with.
     #[arg(long, value_name = "NAME", conflicts_with = "runtime")]
@@ -199,6 +202,11 @@ impl How {
             Language::Deno => v1::runtime::Runtime::Deno(v1::DenoRuntime {}),
         }
     }
+}
+
+/// What rustup may call a toolchain or a target.
+fn of_rustup(name: &str) -> Result<String, String> {
+    check_toolchain(name).map(|()| name.to_owned())
 }
 
 /// The bytes to send for a path: a folder is packed, an archive is taken as it is, and one file

@@ -232,6 +232,7 @@ mod tests {
             "ignite app deploy a --image-ref r --runtime python",
             "ignite app deploy a --git-url u --build-arg A=b",
             "ignite dev --runtime python --dockerfile-path f",
+            "ignite dev --runtime rust --toolchain 1.90;",
             "ignite app create a --env A",
             "ignite app list -o xml",
         ] {

@@ -31,7 +31,9 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Failure> {
     }
     // A host alone, as CONNECT has it, is what others would take for a path.
     if request.uri().authority().is_some() && request.uri().scheme().is_none() {
-        return malformed("the request asks for neither a path nor a URL");
+        return malformed(
+            "the request asks for neither a path nor a URL; write the path, such as `GET / HTTP/1.1`, and the host in Host",
+        );
     }
     // Without the codings that are undone here the app would take the body for what it is not, and
     // whoever reads a list of codings in another way sees another end of the request.

@@ -310,7 +310,7 @@ pub fn check_toolchain(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     if name.len() > 128 || name.starts_with('-') || !name.chars().all(fits) {
         return Err(format!(
-            "{name:?} is no name of one, such as 1.90.0 or x86_64-unknown-linux-musl"
+            "{name:?} is neither a toolchain nor a target, such as 1.90.0 or x86_64-unknown-linux-musl"
         ));
     }
     Ok(())
