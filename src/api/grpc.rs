@@ -1,6 +1,6 @@
 //! gRPC on a listener of its own, which has the bounds of the HTTP listener.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Version};
@@ -14,7 +14,7 @@ use super::{
     status::{explain_refusal, to_response, to_status},
 };
 use crate::{
-    gateway::{Gateway, body::Body, limits::goaway, listener},
+    gateway::{Gateway, body::Body, headers::Peer, limits::goaway, listener},
     model::{Failure, Reason},
 };
 
@@ -58,7 +58,7 @@ impl Grpc {
 }
 
 impl listener::Service for Grpc {
-    async fn answer(&self, request: Request<Incoming>, _: SocketAddr) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response<Body> {
         if request.version() != Version::HTTP_2 {
             return to_response(&no_grpc(), false).map(Body::Api);
         }

@@ -1,7 +1,8 @@
 //! The right to send a request to a replica, and the place of one that waits for it.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use tokio::sync::watch;
 
@@ -46,14 +47,14 @@ impl Lease {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the app sees the client leave.
-    pub async fn send(
+    pub fn send(
         &self,
         pool: &Arc<Pool>,
         request: Request<upstream::Body>,
-    ) -> Result<Response<Answer>, upstream::Error> {
+    ) -> impl Future<Output = Result<Response<Answer>, upstream::Error>> + Send {
         match &self.thaw {
-            None => pool.send(request).await,
-            Some(thaw) => Box::pin(thaw::send(thaw.clone(), pool, request)).await,
+            None => Either::Left(pool.send(request)),
+            Some(thaw) => Either::Right(Box::pin(thaw::send(thaw.clone(), pool, request))),
         }
     }
 

@@ -1,19 +1,32 @@
 //! Whether a ready replica still answers on its health path, and which of its connections are open.
 
+use std::time::Duration;
+
 use super::{Config, replica::Replica, start};
 use crate::model::Revision;
 
-/// Asks at intervals, and returns why the replica should be replaced once enough answers in a
-/// row were missing or bad.
+/// Between two looks at the connections of a replica that is not asked for its health.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Asks at intervals, unless that is turned off, and returns why the replica should be replaced
+/// once enough answers in a row were missing or bad.
 pub(super) async fn watch(config: &Config, replica: &Replica, revision: &Revision) -> String {
     let Some(pool) = replica.primary() else {
         // It has no port to ask on; only its end can be noticed.
         return std::future::pending().await;
     };
+    let asks = !config.liveness_interval.is_zero();
+    let interval = match asks {
+        true => config.liveness_interval,
+        false => SWEEP_INTERVAL,
+    };
     let mut failures = 0;
     loop {
-        tokio::time::sleep(config.liveness_interval).await;
+        tokio::time::sleep(interval).await;
         replica.sweep();
+        if !asks {
+            continue;
+        }
         match start::ask(pool, revision, config.liveness_timeout).await {
             Ok(_) => failures = 0,
             Err(why) => {

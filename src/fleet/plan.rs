@@ -143,9 +143,7 @@ impl State {
         }
         self.age(revision, config, now, &mut plan);
         self.stop_drained(revision, config, now, &mut plan);
-        if !config.liveness_interval.is_zero() {
-            self.watch_ready(revision, &mut plan);
-        }
+        self.watch_ready(revision, &mut plan);
         self.next_look(revision, now, want, &mut plan);
         plan
     }

@@ -76,7 +76,7 @@ impl Replica {
         }
     }
 
-    /// Closes the idle connections that the app has closed.
+    /// Closes the idle connections that nobody needs or that the app has closed.
     pub(super) fn sweep(&self) {
         for (_, pool) in &self.pools {
             pool.sweep();

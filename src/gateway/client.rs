@@ -60,7 +60,8 @@ impl Presence {
             return;
         }
         let drain = async {
-            let mut scrap = [0; 4096];
+            // Not in the connection's own memory, of which it would be the most.
+            let mut scrap = vec![0; 4096];
             while self.0.readable().await.is_ok() {
                 match self.0.try_read(&mut scrap) {
                     Ok(0) => return,

@@ -4,7 +4,7 @@
 //! are removed when somebody else sent them, before ours are set. A message's framing is the
 //! HTTP library's business.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -28,42 +28,45 @@ pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const OURS: &str = "x-ignite-";
 
 /// Removes what is meant for this hop only. `Trailer` stays: without it trailers are not sent.
 /// `TE: trailers` stays for the same reason, alone.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most messages have none, and one look at the names costs less than a search for each.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     // Both may come in several lines, which mean the same as one line with commas.
     let named = tokens(headers, &header::CONNECTION);
-    headers.remove(header::CONNECTION);
-    for name in named {
-        if let Ok(name) = name.parse::<HeaderName>()
-            && name != header::TE
-            && name != header::HOST
-        {
-            headers.remove(name);
-        }
-    }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::UPGRADE,
-        header::TRANSFER_ENCODING,
-    ] {
-        headers.remove(name);
-    }
     let accepts_trailers = tokens(headers, &header::TE)
         .iter()
         .filter_map(|token| token.split(';').next())
         .any(|token| token.trim().eq_ignore_ascii_case("trailers"));
-    headers.remove(header::TE);
+    let named = named.iter().filter_map(|name| name.parse().ok());
+    let named: Vec<HeaderName> = named.filter(|name| *name != header::HOST).collect();
+    let known = headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
+    for name in known.chain(named).collect::<Vec<_>>() {
+        headers.remove(name);
+    }
     if accepts_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Whether a header is always meant for one hop only.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// The comma-separated parts of all lines of a header. Seldom more than one, so the copies cost
@@ -158,14 +161,32 @@ pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
 
 /// An invocation's id as the value of a header.
 pub fn execution_value(id: ExecutionId) -> HeaderValue {
-    HeaderValue::try_from(id.to_string()).expect("an id is ASCII")
+    HeaderValue::from_bytes(&id.to_ascii()).expect("an id is ASCII")
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The same as `X-Forwarded-For` has it, written once for all requests of the connection.
+    text: HeaderValue,
+}
+
+impl Peer {
+    /// The peer at an address.
+    pub fn at(address: SocketAddr) -> Self {
+        let text = address.ip().to_canonical().to_string();
+        let text = HeaderValue::try_from(text).expect("an address is ASCII");
+        Self { address, text }
+    }
 }
 
 /// From whom a request came.
 #[derive(Debug, Clone, Copy)]
-pub struct Came {
+pub struct Came<'a> {
     /// The other end of the connection.
-    pub peer: IpAddr,
+    pub peer: &'a Peer,
     /// What it says of the way before it is believed.
     pub trusted: bool,
 }
@@ -194,18 +215,18 @@ fn remove_way(headers: &mut HeaderMap, trusted: bool) {
 
 /// Says where a request came from. What the peer says of those before it is continued when it is
 /// believed; else it starts anew.
-pub fn forwarded(headers: &mut HeaderMap, came: Came, host: Option<&HeaderValue>) {
+pub fn forwarded(headers: &mut HeaderMap, came: Came<'_>, host: Option<&HeaderValue>) {
     let trusted = came.trusted;
     remove_way(headers, trusted);
-    let mut chain = came.peer.to_canonical().to_string();
+    let mut chain = came.peer.text.clone();
     if trusted && headers.contains_key(&FORWARDED_FOR) {
         let mut before = tokens(headers, &FORWARDED_FOR);
-        before.push(chain);
-        chain = before.join(", ");
+        before.extend(chain.to_str().map(str::to_owned));
+        if let Ok(whole) = HeaderValue::try_from(before.join(", ")) {
+            chain = whole;
+        }
     }
-    if let Ok(chain) = HeaderValue::try_from(chain) {
-        headers.insert(FORWARDED_FOR, chain);
-    }
+    headers.insert(FORWARDED_FOR, chain);
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -338,12 +359,16 @@ mod tests {
             ("x-real-ip", "9.9.9.9"),
             ("forwarded", "for=9.9.9.9"),
         ]);
-        let came = |peer: &str, trusted| Came {
-            peer: peer.parse().expect("valid"),
-            trusted,
-        };
+        let at = |ip: &str| Peer::at(SocketAddr::new(ip.parse().expect("valid"), 1));
         let mut h = sent.clone();
-        forwarded(&mut h, came("127.0.0.1", true), None);
+        forwarded(
+            &mut h,
+            Came {
+                peer: &at("127.0.0.1"),
+                trusted: true,
+            },
+            None,
+        );
         assert!(h.contains_key("x-real-ip") && h.contains_key("x-forwarded-port"));
         assert!(!h.keys().any(|name| name.as_str().contains('_')), "{h:?}");
         assert_eq!(
@@ -352,7 +377,14 @@ mod tests {
         );
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "https");
         let mut h = sent;
-        forwarded(&mut h, came("::ffff:10.0.0.7", false), None);
+        forwarded(
+            &mut h,
+            Came {
+                peer: &at("::ffff:10.0.0.7"),
+                trusted: false,
+            },
+            None,
+        );
         assert_eq!(h.len(), 2, "{h:?}");
         assert_eq!(h.get("x-forwarded-for").expect("set"), "10.0.0.7");
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "http");

@@ -4,7 +4,7 @@
 //! in the [`Service`].
 
 use std::{
-    future::Future,
+    future::{self, Future},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::Either, stream::FuturesUnordered};
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, service::service_fn};
@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     body::{Body, BoxError},
     client,
+    headers::Peer,
     limits::{Doors, Limits, Place},
     workers::{Serve, Workers},
 };
@@ -62,7 +63,7 @@ pub trait Service: Send + Sync + 'static {
     fn answer(
         &self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send;
 
     /// What a client hears whose connection is not served, in the protocol that it speaks.
@@ -168,7 +169,12 @@ async fn serve(
 ) {
     let (io, presence) = client::watched(tcp, place.clone());
     let lingering = presence.clone();
-    serve_http(&shared, io, presence, peer).await;
+    let client = Client {
+        shared: shared.clone(),
+        presence,
+        peer: Peer::at(peer),
+    };
+    serve_http(client, io).await;
     tokio::select! {
         () = lingering.linger(LINGER) => {}
         () = shared.stop.drain.cancelled() => {}
@@ -176,34 +182,41 @@ async fn serve(
     drop(place);
 }
 
-async fn serve_http(
-    shared: &Arc<Shared<impl Service>>,
-    io: client::Connection,
+/// Who asks on a connection, and who answers.
+struct Client<S> {
+    shared: Arc<Shared<S>>,
     presence: client::Presence,
-    peer: SocketAddr,
-) {
-    let activity = Arc::new(Activity::default());
-    let idle = activity.clone();
-    let here = shared.clone();
+    peer: Peer,
+}
+
+async fn serve_http(client: Client<impl Service>, io: client::Connection) {
+    let (client, activity) = (Arc::new(client), Arc::new(Activity::default()));
+    let (asking, idle) = (client.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (here, presence) = (here.clone(), presence.clone());
+        let client = asking.clone();
         let busy = activity.begin();
         async move {
-            if request.body().is_end_stream() {
-                // hyper reads on while it waits, and notices by itself that the client leaves.
-                let response = here.service.answer(request, peer).await;
-                return Ok(response.map(|body| Answer { body, _busy: busy }));
-            }
+            let Client { shared, peer, .. } = &*client;
+            let is_whole = request.body().is_end_stream();
+            let leaves = async {
+                // hyper reads on while such a request waits, and notices by itself that its client
+                // leaves.
+                if is_whole {
+                    future::pending::<()>().await;
+                }
+                client.presence.gone().await;
+            };
             tokio::select! {
                 biased;
-                response = here.service.answer(request, peer) => {
+                response = shared.service.answer(request, peer) => {
                     Ok(response.map(|body| Answer { body, _busy: busy }))
                 }
                 // Whatever the request was waiting for is given up with it.
-                () = presence.gone() => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+                () = leaves => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
         }
     });
+    let Client { shared, peer, .. } = &*client;
     let connection = shared
         .builder
         .serve_connection_with_upgrades(TokioIo::new(io), service);
@@ -218,7 +231,7 @@ async fn serve_http(
     )
     .await;
     if let Some(Err(error)) = ended {
-        tracing::debug!(%peer, %error, "A connection ended badly");
+        tracing::debug!(peer = %peer.address, %error, "A connection ended badly");
     }
 }
 
@@ -299,14 +312,14 @@ async fn drained<C, T>(
 where
     C: Future<Output = T>,
 {
-    // In a set, which looks at it only when it is woken: looked at with every piece of every
+    // In a set, which looks at each only when it is woken: looked at with every piece of every
     // request, the token's lock would be what all threads wait for.
-    let mut draining = FuturesUnordered::from_iter([stop.drain.cancelled()]);
+    let reasons = [Either::Left(stop.drain.cancelled()), Either::Right(idle)];
+    let mut reasons = FuturesUnordered::from_iter(reasons);
     tokio::select! {
         biased;
         ended = connection.as_mut() => return Some(ended),
-        _ = draining.next() => {}
-        () = idle => {}
+        _ = reasons.next() => {}
     }
     finish(connection.as_mut());
     tokio::select! {

@@ -23,7 +23,7 @@ pub mod request;
 mod routes;
 pub mod workers;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
@@ -34,7 +34,7 @@ use tower::ServiceExt;
 
 use self::{
     body::Body,
-    headers::Came,
+    headers::{Came, Peer},
     invoke::{Client, Invocation},
     routes::Route,
 };
@@ -85,8 +85,12 @@ pub struct Front {
 }
 
 impl listener::Service for Front {
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-        self.gateway.handle(&self.api, request, peer).await
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> impl Future<Output = Response<Body>> + Send {
+        self.gateway.handle(&self.api, request, peer)
     }
 
     async fn refusal(&self, why: &Failure) -> Bytes {
@@ -100,7 +104,7 @@ impl Gateway {
         &self,
         api: &Router,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: &Peer,
     ) -> Response<Body> {
         // A gRPC call, which is understood in gRPC only, is HTTP/2.
         let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
@@ -173,7 +177,7 @@ impl Gateway {
         &self,
         route: Route,
         mut request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: &Peer,
         path: Option<String>,
         grpc: bool,
     ) -> Response<Body> {
@@ -192,8 +196,8 @@ impl Gateway {
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
             let came = Came {
-                peer: peer.ip(),
-                trusted: self.trusted_proxies.contain(peer.ip()),
+                peer,
+                trusted: self.trusted_proxies.contain(peer.address.ip()),
             };
             self.check_length(&request)?;
             let bounds = upstream::Bounds {
@@ -271,15 +275,15 @@ impl Gateway {
     ///
     /// # Errors
     /// Why there was no answer.
-    pub async fn invoke(
-        &self,
-        deployment: &Arc<Deployment>,
+    pub fn invoke<'a>(
+        &'a self,
+        deployment: &'a Arc<Deployment>,
         port: u16,
         execution: ExecutionId,
         request: Request<upstream::Body>,
         client: Client,
         attempt: Option<invoke::Attempt>,
-    ) -> Result<Response<body::AppBody>, Failure> {
+    ) -> impl Future<Output = Result<Response<body::AppBody>, Failure>> + Send {
         let held_bytes = match request.body() {
             upstream::Body::Full(Some(bytes)) => bytes.len(),
             _ => 0,
@@ -294,7 +298,7 @@ impl Gateway {
             held_bytes,
             upgrades: &self.upgrades,
         };
-        invoke::invoke(invocation, request, client).await
+        invoke::invoke(invocation, request, client)
     }
 }
 

@@ -76,7 +76,7 @@ pub fn host_of<B>(request: &Request<B>) -> Option<&str> {
 /// MALFORMED_REQUEST when the path cannot be forwarded.
 pub fn outbound(
     request: Request<Incoming>,
-    came: Came,
+    came: Came<'_>,
     bounds: upstream::Bounds,
     path: Option<&str>,
     upgrade: bool,

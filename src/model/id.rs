@@ -117,20 +117,35 @@ impl FromStr for AppId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecutionId(pub ulid::Ulid);
 
+/// What an execution's id starts with.
+const EXECUTION: &str = "exec_";
+
+impl ExecutionId {
+    /// The id as ASCII. Every request has one, and formatting would be much of what making it costs.
+    pub fn to_ascii(self) -> [u8; EXECUTION.len() + ulid::ULID_LEN] {
+        let mut digits = [0; ulid::ULID_LEN];
+        self.0.array_to_str(&mut digits);
+        let mut text = [0; EXECUTION.len() + ulid::ULID_LEN];
+        text[..EXECUTION.len()].copy_from_slice(EXECUTION.as_bytes());
+        text[EXECUTION.len()..].copy_from_slice(&digits);
+        text
+    }
+}
+
 impl fmt::Display for ExecutionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "exec_{}", self.0)
+        write!(f, "{EXECUTION}{}", self.0)
     }
 }
 impl fmt::Debug for ExecutionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "exec_{}", self.0)
+        fmt::Display::fmt(self, f)
     }
 }
 impl FromStr for ExecutionId {
     type Err = InvalidName;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        s.strip_prefix("exec_")
+        s.strip_prefix(EXECUTION)
             .and_then(|u| ulid::Ulid::from_string(u).ok())
             .map(Self)
             .ok_or_else(|| InvalidName(format!("execution id {s:?} is not \"exec_\" and a ULID")))

@@ -8,6 +8,7 @@
 mod answer;
 mod body;
 mod h2;
+mod idle;
 mod link;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -34,15 +35,13 @@ pub use self::{
 };
 use self::{
     answer::Line,
+    idle::Idle,
     link::{Link, Wire},
 };
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
 use super::tests::net::TcpStream;
 
-/// Idle connections kept per port and replica: enough for the concurrency one replica can have
-/// on a machine of this kind, small beside the usual descriptor limit.
-const MAX_IDLE: usize = 256;
 /// Longest wait for a TCP connection to a container on this machine; a listener that is there
 /// answers in microseconds, one whose backlog is full when the kernel retries after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,7 +94,7 @@ impl Error {
 pub struct Pool {
     addr: SocketAddr,
     /// Those that carry nothing. Nobody drives them meanwhile.
-    idle: Mutex<Vec<Line>>,
+    idle: Mutex<Idle>,
     shared: h2::Shared,
     /// Bounds concurrent connects, so that many held requests let go at once do not overflow
     /// the app's accept queue.
@@ -174,11 +173,7 @@ impl Pool {
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Line> {
         loop {
             // Looked at outside the lock: it may have to be closed.
-            let mut line = {
-                let mut idle = self.idle.lock();
-                let mine = idle.iter().rposition(|line| line.home == HOME.get())?;
-                idle.remove(mine)
-            };
+            let mut line = self.idle.lock().pop(HOME.get())?;
             if line.is_ready(cx) {
                 return Some(line);
             }
@@ -186,10 +181,7 @@ impl Pool {
     }
 
     fn give_back(&self, line: Line) {
-        let mut idle = self.idle.lock();
-        if idle.len() < MAX_IDLE {
-            idle.push(line);
-        }
+        self.idle.lock().push(line);
     }
 
     async fn dial(&self) -> io::Result<TcpStream> {
@@ -204,31 +196,25 @@ impl Pool {
     async fn connect(&self) -> io::Result<Line> {
         let tcp = self.dial().await?;
         let wire = Arc::new(Wire::default());
-        let (sender, connection) = http1::Builder::new()
-            .preserve_header_case(true)
-            .handshake(TokioIo::new(Link::new(tcp)))
-            .await
-            .map_err(io::Error::other)?;
+        let io = TokioIo::new(Link::new(tcp));
+        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
         Ok(Line::new(HOME.get(), sender, driver, wire))
     }
 
-    /// Closes the idle connections that the app has closed: nobody is told of that while they
-    /// are idle.
+    /// Closes the idle connections that were not needed since the last sweep, and those that the
+    /// app has closed: nobody is told of that while they are idle.
     pub(super) fn sweep(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock());
-        let mut cx = Context::from_waker(Waker::noop());
-        let open: Vec<_> = idle
-            .into_iter()
-            .filter_map(|mut line| line.is_ready(&mut cx).then_some(line))
-            .collect();
-        // In front of what came meanwhile, which was used later.
-        self.idle.lock().splice(..0, open);
+        let mut idle = std::mem::take(&mut *self.idle.lock());
+        idle.close_unneeded();
+        self.idle.lock().put_under(idle);
     }
 
     /// Drops the connections that nobody uses.
     pub(super) fn drop_idle(&self) {
-        self.idle.lock().clear();
+        let idle = std::mem::take(&mut *self.idle.lock());
+        // Closed outside the lock.
+        drop(idle);
         self.shared.clear();
     }
 }

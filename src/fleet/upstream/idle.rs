@@ -1,0 +1,149 @@
+//! The connections of a pool that carry nothing.
+//!
+//! Each thread reuses its own last in, first out, so those that nobody needs are at the bottom. As
+//! many are kept as were in use at a time since the last look, and a few.
+
+use std::task::{Context, Waker};
+
+use super::answer::Line;
+
+/// Connections that a thread keeps however few it needs: opening one takes longer than a small
+/// request, and a descriptor costs next to nothing.
+const KEPT: usize = 8;
+
+/// The idle connections, by the thread whose events move them.
+#[derive(Default)]
+pub(super) struct Idle(Vec<Stack>);
+
+#[derive(Default)]
+struct Stack {
+    lines: Vec<Line>,
+    /// How many, from the bottom, nobody has taken since the last look.
+    unneeded: usize,
+}
+
+impl Idle {
+    /// The connection of this thread that was used last.
+    pub(super) fn pop(&mut self, home: usize) -> Option<Line> {
+        let stack = self.0.get_mut(home)?;
+        let line = stack.lines.pop()?;
+        stack.unneeded = stack.unneeded.min(stack.lines.len());
+        Some(line)
+    }
+
+    pub(super) fn push(&mut self, line: Line) {
+        self.stack(line.home).lines.push(line);
+    }
+
+    /// Closes those that nobody needs, or that the app has closed.
+    pub(super) fn close_unneeded(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        for stack in &mut self.0 {
+            let spare = stack.lines.len().saturating_sub(KEPT);
+            stack.lines.drain(..stack.unneeded.min(spare));
+            stack.lines.retain_mut(|line| line.is_ready(&mut cx));
+        }
+    }
+
+    /// Puts others, which were used before, under those that are here, and counts anew which are
+    /// needed.
+    pub(super) fn put_under(&mut self, others: Self) {
+        for (home, mut older) in others.0.into_iter().enumerate() {
+            let stack = self.stack(home);
+            older.lines.append(&mut stack.lines);
+            stack.lines = older.lines;
+        }
+        for stack in &mut self.0 {
+            stack.unneeded = stack.lines.len();
+        }
+    }
+
+    fn stack(&mut self, home: usize) -> &mut Stack {
+        if self.0.len() <= home {
+            self.0.resize_with(home + 1, Stack::default);
+        }
+        &mut self.0[home]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
+    use http::Request;
+    use http_body_util::BodyExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::Barrier,
+    };
+
+    use super::{
+        super::{Body, Pool},
+        KEPT,
+    };
+
+    /// An app that answers `/burst` once all of it is there, and counts its connections.
+    async fn serve(mut tcp: TcpStream, burst: Arc<Barrier>, open: Arc<AtomicUsize>) {
+        open.fetch_add(1, SeqCst);
+        let mut seen = Vec::new();
+        while tcp.read_buf(&mut seen).await.is_ok_and(|n| n > 0) {
+            if seen.ends_with(b"\r\n\r\n") {
+                if seen.starts_with(b"GET /burst ") {
+                    burst.wait().await;
+                }
+                seen.clear();
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                tcp.write_all(answer).await.expect("a client");
+            }
+        }
+        open.fetch_sub(1, SeqCst);
+    }
+
+    async fn ask(pool: &Arc<Pool>, path: &str) {
+        let request = Request::get(path).header("host", "app");
+        let answer = pool.send(request.body(Body::Empty).expect("valid")).await;
+        let body = answer.expect("an answer").into_body();
+        body.collect().await.expect("its end");
+    }
+
+    #[tokio::test]
+    async fn as_many_stay_open_as_were_needed_at_a_time_of_late() {
+        const BURST: usize = 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let pool = Pool::new(listener.local_addr().expect("bound"), BURST);
+        let (open, burst) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(BURST)));
+        let counted = open.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                tokio::spawn(serve(tcp, burst.clone(), counted.clone()));
+            }
+        });
+        for _ in 0..2 {
+            join_all((0..BURST).map(|_| ask(&pool, "/burst"))).await;
+            pool.sweep();
+            assert_eq!(open.load(SeqCst), BURST);
+        }
+        pool.sweep();
+        let closed = async {
+            while open.load(SeqCst) > KEPT {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closed)
+            .await
+            .expect("those that nobody needs are closed");
+        for _ in 0..2 {
+            ask(&pool, "/").await;
+            pool.sweep();
+            assert_eq!(open.load(SeqCst), KEPT);
+        }
+    }
+}
