@@ -9,7 +9,8 @@
 secs=${SOAK_SECS:-600} slack_mb=${SLACK_MB:-15}
 need wrk:wrk
 
-start_server
+# So few executions are kept that the store is as large as it gets before the first fifth is over.
+start_server IGNITE_EXECUTION_MAX_PER_APP=2000 IGNITE_RETENTION_INTERVAL=10s
 deploy app ',"scaling":{"reservedCapacity":2,"maxReplicas":3}'
 host=app-bench.ignite.localhost
 url=http://$http
