@@ -10,7 +10,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::{Backoff, Leased, Permits, STORE_RETRY, Shared, log_unsaved};
+use super::{Backoff, Leased, Permits, Shared, Wait};
 use crate::{
     fleet::{Lease, upstream},
     gateway::{
@@ -97,10 +97,21 @@ pub(super) async fn run(
             ending,
         };
         let id = live.identity.id;
-        if let Err(failure) = shared.executions.change(id, change, result).await {
-            log_unsaved(&live, &failure);
+        let mut result = result;
+        loop {
+            let once_more = result.as_ref().map(StoredResult::in_memory);
+            match shared.executions.change(id, change.clone(), result).await {
+                Ok(_) => return,
+                Err(failure) if !shared.may_ask_again(&live, &failure).await => return,
+                Err(_) => {}
+            }
+            result = match once_more {
+                None => None,
+                Some(Some(again)) => Some(again),
+                // Its file went with the write that failed, so it is made again.
+                Some(None) => break,
+            };
         }
-        return;
     }
 }
 
@@ -113,13 +124,16 @@ impl Shared {
             .get(&live.identity.app)
             .map(|d| d.with_revision(|r| r.timeout) + self.config.cold_start_budget);
         let from = deadline - whole.unwrap_or_default();
-        self.lease(live, from, &mut None).await
+        let wait = Wait {
+            from,
+            queues: false,
+        };
+        self.lease(live, wait, &mut None).await
     }
 }
 
 /// Makes the attempt durable; its number, or `None` when it is not to run.
 async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
-    let over = live.over();
     let (version, tier) = lease.deployment().with_revision(|r| (r.version, r.tier));
     loop {
         let change = Change::Begin { version, tier };
@@ -130,14 +144,8 @@ async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
         {
             Ok(Ok(state)) => return Some(state.attempt),
             Ok(Err(_)) => return None,
-            Err(failure) => {
-                tracing::error!(execution = %live.identity.id, "An execution cannot begin: {}", failure.text(true));
-            }
-        }
-        tokio::select! {
-            () = shared.stop.cancelled() => return None,
-            () = over.cancelled() => return None,
-            () = tokio::time::sleep(STORE_RETRY) => {}
+            Err(failure) if !shared.may_ask_again(live, &failure).await => return None,
+            Err(_) => {}
         }
     }
 }
@@ -239,6 +247,8 @@ fn failed(failure: Failure) -> Outcome {
         | Reason::NotReady
         | Reason::StartFailed
         | Reason::HoldQueueFull
+        | Reason::NoRoom
+        | Reason::FailedPrecondition
         | Reason::ColdStartTimeout => Outcome::Again(failure),
         Reason::ReplicaBroke => Outcome::Broke(failure),
         _ => Outcome::Ended(Ending::platform(&failure), None),

@@ -36,6 +36,8 @@ use crate::{
 
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// Executions in a queue before it is looked at for some that have ended.
+const LOOK_AT: usize = 64;
 /// Wait before the store is asked again after it refused a change.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
@@ -81,6 +83,16 @@ struct Queue {
     dispatching: bool,
     /// Bounds how many of them run at once.
     at_once: Arc<Semaphore>,
+}
+
+impl Queue {
+    /// Those that were cancelled while they waited go when there may be as many as others: looked
+    /// at each time the number has doubled, which costs each that comes next to nothing.
+    fn forget_ended(&mut self) {
+        if self.waiting.len() >= LOOK_AT && self.waiting.len().is_power_of_two() {
+            self.waiting.retain(|w| !w.live.over().is_cancelled());
+        }
+    }
 }
 
 struct Waiting {
@@ -155,6 +167,7 @@ impl Shared {
                 dispatching: false,
                 at_once: Arc::new(Semaphore::new(self.config.per_app)),
             });
+            queue.forget_ended();
             queue.waiting.push_back(waiting);
             self.tell_fleet(&app, queue);
             let begin = !std::mem::replace(&mut queue.dispatching, true);
@@ -183,7 +196,8 @@ impl Shared {
             let from = trouble
                 .as_ref()
                 .map_or(first_dispatched, |t| t.since.max(waiting.since));
-            match self.lease(&waiting.live, from, &mut trouble).await {
+            let wait = Wait { from, queues: true };
+            match self.lease(&waiting.live, wait, &mut trouble).await {
                 Leased::Ready(lease, deadline) => {
                     let run = attempt::run(self.clone(), waiting.live, lease, deadline, permits);
                     self.tasks.spawn(run);
@@ -225,8 +239,9 @@ impl Shared {
         }
     }
 
-    /// A replica for an execution whose deadline runs from `from`.
-    async fn lease(&self, live: &Live, from: Instant, trouble: &mut Option<Trouble>) -> Leased {
+    /// A replica for an execution.
+    async fn lease(&self, live: &Live, wait: Wait, trouble: &mut Option<Trouble>) -> Leased {
+        let Wait { mut from, queues } = wait;
         let app = &live.identity.app;
         let mut retries = Backoff::new(&self.config);
         let mut deadline = None;
@@ -268,8 +283,8 @@ impl Shared {
                     return Leased::Over;
                 }
                 // Others keep it busy: that is a queue, no failure.
-                Reason::ColdStartTimeout if serves(&deployment) => {
-                    deadline = None;
+                Reason::ColdStartTimeout if queues && serves(&deployment) => {
+                    (from, deadline) = (Instant::now(), None);
                     continue;
                 }
                 Reason::HoldQueueFull => {}
@@ -301,9 +316,24 @@ impl Shared {
 
     /// Ends an execution that never got to an attempt.
     async fn end(&self, live: &Live, ending: Ending) {
+        let change = Change::End(ending);
         let id = live.identity.id;
-        if let Err(failure) = self.executions.change(id, Change::End(ending), None).await {
-            log_unsaved(live, &failure);
+        while let Err(failure) = self.executions.change(id, change.clone(), None).await {
+            if !self.may_ask_again(live, &failure).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits before the store is asked again for what it did not take; `false` when that is up to
+    /// the next start.
+    async fn may_ask_again(&self, live: &Live, failure: &Failure) -> bool {
+        tracing::error!(execution = %live.identity.id, "A change of an execution could not be saved; trying again: {}", failure.text(true));
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = live.over().cancelled_owned() => false,
+            () = tokio::time::sleep(STORE_RETRY) => true,
         }
     }
 
@@ -324,6 +354,15 @@ impl Shared {
     }
 }
 
+/// From when an execution waits for a replica.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// Its deadline runs from here.
+    from: Instant,
+    /// While others keep the app busy it does not run at all.
+    queues: bool,
+}
+
 /// An app that cannot be run.
 struct Trouble {
     since: Instant,
@@ -342,10 +381,6 @@ enum Leased {
 
 fn serves(deployment: &Deployment) -> bool {
     deployment.snapshot().ready > 0
-}
-
-fn log_unsaved(live: &Live, failure: &Failure) {
-    tracing::error!(execution = %live.identity.id, "The end of an execution could not be saved; it runs again after the next start: {}", failure.text(true));
 }
 
 /// Waits that double.

@@ -7,6 +7,8 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
+    ffi::OsString,
     fs::{self, DirBuilder, File, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -15,6 +17,8 @@ use std::{
     sync::Once,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::Error;
 
@@ -25,6 +29,8 @@ const COPY_BATCH: usize = 1000;
 /// How often, and how long apart, a database that was just closed is tried again.
 const CLOSING_LOOKS: u32 = 400;
 const CLOSING_WAIT: Duration = Duration::from_millis(5);
+/// Where sled puts what is too long for its log, a file each.
+const BLOBS: &str = "blobs";
 /// Says that a database is being made: until it goes, a missing format row is no damage.
 const MAKING: &str = "making";
 /// What sled's snapshots and those set aside are called.
@@ -39,6 +45,10 @@ pub(super) struct Database {
     pub(super) tree: sled::Db,
     /// A descriptor of sled's log: its flush is no fsync on Linux, so that is done here.
     log: File,
+    /// Where its long values are.
+    blobs: PathBuf,
+    /// Those that are on disk.
+    synced: Mutex<HashSet<OsString>>,
 }
 
 impl Database {
@@ -61,7 +71,12 @@ impl Database {
         }
         let tree = open_tree(path, cache_bytes).map_err(corrupt)?;
         let log = File::open(path.join("db")).map_err(io)?;
-        let database = Self { tree, log };
+        let database = Self {
+            tree,
+            log,
+            blobs: path.join(BLOBS),
+            synced: Mutex::default(),
+        };
         match guarded(|| database.tree.get(FORMAT_KEY).map_err(|e| e.to_string()))
             .map_err(corrupt)?
         {
@@ -136,8 +151,38 @@ impl Database {
 
     /// Returns once everything that was applied is on disk.
     pub(super) fn flush(&self) -> Result<(), String> {
+        let text = |e: io::Error| e.to_string();
+        // Listed before: after sled's flush these are whole, and what comes meanwhile is for the
+        // next time.
+        let blobs = self.blobs().map_err(text)?;
         self.tree.flush().map_err(|e| e.to_string())?;
-        self.log.sync_data().map_err(|e| e.to_string())
+        self.sync_blobs(blobs).map_err(text)?;
+        self.log.sync_data().map_err(text)
+    }
+
+    fn blobs(&self) -> io::Result<HashSet<OsString>> {
+        match fs::read_dir(&self.blobs) {
+            Ok(entries) => entries.map(|e| e.map(|e| e.file_name())).collect(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// sled leaves it to the system when long values reach the disk.
+    fn sync_blobs(&self, blobs: HashSet<OsString>) -> io::Result<()> {
+        let mut synced = self.synced.lock();
+        for name in blobs.difference(&synced) {
+            match File::open(self.blobs.join(name)).and_then(|blob| blob.sync_all()) {
+                // Replaced since by a newer one.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        if !blobs.is_subset(&synced) {
+            sync_folder(&self.blobs)?;
+        }
+        *synced = blobs;
+        Ok(())
     }
 }
 

@@ -97,7 +97,9 @@ fn run(
         } else {
             database.commit(batch)
         };
-        healthy.store(outcome.is_ok(), Ordering::Relaxed);
+        if !changes.is_empty() {
+            healthy.store(outcome.is_ok(), Ordering::Relaxed);
+        }
         match &outcome {
             Ok(()) => {
                 let mut seen = visible.write();

@@ -9,13 +9,18 @@ use super::{
     StoredBody, Submitted, answers::Reply, committer::Changed, journal::Operation, live::Live,
     rows::KeyRecord, segment::Segment,
 };
-use crate::model::{AppId, ExecutionId, Failure, Reason, execution::State};
+use crate::model::{
+    AppId, ExecutionId, Failure, Reason,
+    execution::{Refused, State},
+};
 
 /// What happens once the batch is on disk, or is told why not.
 pub(super) enum Effect {
     Accepted(Arc<Live>, Reply<Result<Submitted, Failure>>),
     Known(ExecutionId, Reply<Result<Submitted, Failure>>),
     Changed(Arc<Live>, Arc<State>, Option<Reply<Changed>>),
+    /// Refused for what was decided before, which may be in the same batch.
+    Refused(Refused, Reply<Changed>),
     Forgotten(Reply<Result<(), Failure>>),
 }
 

@@ -51,6 +51,19 @@ pub struct StoredResult {
     pub body: StoredBody,
 }
 
+impl StoredResult {
+    /// A copy, when none of it is in a file.
+    pub fn in_memory(&self) -> Option<Self> {
+        let StoredBody::Inline(body) = &self.body else {
+            return None;
+        };
+        Some(Self {
+            headers: self.headers.clone(),
+            body: StoredBody::Inline(body.clone()),
+        })
+    }
+}
+
 /// What a change came to.
 pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
 
@@ -115,6 +128,7 @@ impl Committer {
                 // Nothing to do: the time to bring the databases up to date.
                 Err(RecvTimeoutError::Timeout) => {
                     self.disk.checkpoint_if_free();
+                    self.recover();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -154,7 +168,7 @@ impl Committer {
                                 .effects
                                 .push(Effect::Changed(live, state, Some(reply)));
                         }
-                        Ok(Err(refused)) => reply.send(Ok(Err(refused))),
+                        Ok(Err(refused)) => batch.effects.push(Effect::Refused(refused, reply)),
                         Err(failure) => reply.send(Err(failure)),
                     },
                     Command::Forget { app, reply } => {
@@ -196,7 +210,7 @@ impl Committer {
         let key = submission
             .idempotency_key
             .as_ref()
-            .map(|text| rows::idempotency(app, text));
+            .map(|text| rows::idempotency(app, &submission.submitters, text));
         if let Some(key) = &key
             && let Some(known) = self.known(batch, app, key)?
         {
@@ -211,9 +225,7 @@ impl Committer {
             }
             return Ok(Err(id));
         }
-        if shared.app_since(app).is_none() {
-            return Err(not_found(app));
-        }
+        let since = shared.app_since(app).ok_or_else(|| not_found(app))?;
         let ended_now = batch.unfinished.get(app).copied().unwrap_or(0);
         let unfinished = shared.live.count(app).saturating_add_signed(ended_now);
         if unfinished >= shared.config.queue_max {
@@ -224,7 +236,7 @@ impl Committer {
             .with_retry_after(Duration::from_secs(1)));
         }
 
-        let id = self.next_id();
+        let id = self.next_id(since);
         let segment = self.segment_for(id)?;
         let file = format!("{}.request", id.0);
         let record = RequestRecord {
@@ -240,6 +252,8 @@ impl Committer {
             body: Some(rows::body_record(&submission.request.body, &file)),
         };
         batch.keep(&segment, submission.request.body, &file)?;
+        // From here on, so that nobody takes the segment for one in which all has ended.
+        segment.live.fetch_add(1, Ordering::Relaxed);
         let row = rows::by_id(rows::REQUESTS, id).to_vec();
         batch.put(&segment, row, record.encode_to_vec());
         if let Some(key) = key {
@@ -308,6 +322,13 @@ impl Committer {
         let key_of = |kind| rows::by_id(kind, id).to_vec();
         if next.status.is_terminal() {
             let app = &live.identity.app;
+            let place = (
+                segment.start_ms,
+                app.clone(),
+                minute_of_ms(next.completed_at_ms),
+            );
+            // What can fail comes first: an end that is refused must not be half decided.
+            let tally = self.tally(&segment, &place)?;
             if let Some(result) = result {
                 let file = format!("{}.{}.result", id.0, next.attempt);
                 let record = ResultRecord {
@@ -321,7 +342,10 @@ impl Committer {
             batch.put(&segment, rows::end(app, id), end);
             batch.remove(&segment, key_of(rows::LIVE));
             *batch.unfinished.entry(app.clone()).or_default() -= 1;
-            self.count(batch, &segment, app, &next)?;
+            if let Some(outcome) = Outcome::of_execution(next.status) {
+                self.counts.insert(place.clone(), tally.with(outcome));
+                batch.counts.insert(place);
+            }
         } else {
             let live = rows::live_record(&next).encode_to_vec();
             batch.put(&segment, key_of(rows::LIVE), live);
@@ -330,33 +354,16 @@ impl Committer {
         Ok(Ok((live, Arc::new(next))))
     }
 
-    /// Counts an end in its minute, in the batch that makes it durable.
-    fn count(
-        &mut self,
-        batch: &mut Batch,
-        segment: &Segment,
-        app: &AppId,
-        state: &State,
-    ) -> Result<(), Failure> {
-        let minute = minute_of_ms(state.completed_at_ms);
-        let place = (segment.start_ms, app.clone(), minute);
-        let tally = match self.counts.get(&place) {
-            Some(known) => *known,
-            None => {
-                let row = segment
-                    .database()?
-                    .tree
-                    .get(rows::count(app, minute))
-                    .map_err(broken)?;
-                row.and_then(|row| stats::from_bytes(&row))
-                    .unwrap_or_default()
-            }
-        };
-        if let Some(outcome) = Outcome::of_execution(state.status) {
-            self.counts.insert(place.clone(), tally.with(outcome));
-            batch.counts.insert(place);
+    /// How many executions of an app have ended in a minute, before this one.
+    fn tally(&self, segment: &Segment, place: &(u64, AppId, u32)) -> Result<Tally, Failure> {
+        if let Some(known) = self.counts.get(place) {
+            return Ok(*known);
         }
-        Ok(())
+        let key = rows::count(&place.1, place.2);
+        let row = segment.database()?.tree.get(key).map_err(broken)?;
+        Ok(row
+            .and_then(|row| stats::from_bytes(&row))
+            .unwrap_or_default())
     }
 
     fn forget(&mut self, batch: &mut Batch, app: &AppId) -> Result<(), Failure> {
@@ -374,9 +381,10 @@ impl Committer {
     }
 
     /// The next id. Ids never go back in time, though the clock may be set back: so only the
-    /// newest segment ever gets new ones.
-    fn next_id(&mut self) -> ExecutionId {
-        let newest = Duration::from_millis(self.shared.newest_ms.load(Ordering::Relaxed));
+    /// newest segment ever gets new ones, and none is older than its app.
+    fn next_id(&mut self, since_ms: u64) -> ExecutionId {
+        let newest = self.shared.newest_ms.load(Ordering::Relaxed);
+        let newest = Duration::from_millis(newest.max(since_ms));
         loop {
             let now = (self.shared.config.clock)().max(UNIX_EPOCH + newest);
             // It fails only when one millisecond has more ids than there are random numbers.
@@ -429,6 +437,15 @@ impl Committer {
             batch.counts.insert(place);
         }
         Ok(())
+    }
+
+    /// Finds out whether the disk takes something again, once it did not: perhaps nobody sends
+    /// anything to a server that says it is not ready.
+    fn recover(&mut self) {
+        let healthy = &self.shared.healthy;
+        if !healthy.load(Ordering::Relaxed) && self.shared.usable().is_ok() {
+            healthy.store(self.disk.append(&[]).is_ok(), Ordering::Relaxed);
+        }
     }
 
     /// Makes the batch durable, then shows it; or undoes it and says so.
@@ -496,9 +513,6 @@ impl Committer {
         Some(match (effect, failed) {
             (Effect::Accepted(live, reply), None) => {
                 let id = live.identity.id;
-                if let Some(segment) = shared.segments.of(id) {
-                    segment.live.fetch_add(1, Ordering::Relaxed);
-                }
                 shared.live.insert(live.clone());
                 shared.run(live);
                 Answer::Submitted(reply, Ok(Submitted { id, known: false }))
@@ -506,9 +520,15 @@ impl Committer {
             (Effect::Known(id, reply), None) => {
                 Answer::Submitted(reply, Ok(Submitted { id, known: true }))
             }
-            (Effect::Accepted(_, reply) | Effect::Known(_, reply), Some(why)) => {
+            (Effect::Accepted(live, reply), Some(why)) => {
+                if let Some(segment) = shared.segments.of(live.identity.id) {
+                    segment.live.fetch_sub(1, Ordering::Relaxed);
+                }
                 Answer::Submitted(reply, Err(why.clone()))
             }
+            (Effect::Known(_, reply), Some(why)) => Answer::Submitted(reply, Err(why.clone())),
+            (Effect::Refused(refused, reply), None) => Answer::Changed(reply, Ok(Err(refused))),
+            (Effect::Refused(_, reply), Some(why)) => Answer::Changed(reply, Err(why.clone())),
             (Effect::Changed(live, state, reply), None) => {
                 if state.status.is_terminal() {
                     // From here on it is read from disk; watchers have it still.

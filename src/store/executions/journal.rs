@@ -173,10 +173,6 @@ impl Journal {
 
     /// Empties it, once everything in it is in the databases, and gives it a number.
     pub(super) fn reset(&mut self, number: u64) -> io::Result<()> {
-        if self.allocated > KEPT_BYTES {
-            self.file.set_len(KEPT_BYTES)?;
-            self.allocated = KEPT_BYTES;
-        }
         let mut salt = [0; SALT];
         SystemRandom::new()
             .fill(&mut salt)
@@ -186,6 +182,11 @@ impl Journal {
         self.file.sync_data()?;
         self.allocated = self.allocated.max(HEADER as u64);
         (self.number, self.salt, self.end) = (number, salt, HEADER as u64);
+        // Last: cut short under its old header, it would have the older half of what it had.
+        if self.allocated > KEPT_BYTES {
+            self.file.set_len(KEPT_BYTES)?;
+            self.allocated = KEPT_BYTES;
+        }
         Ok(())
     }
 

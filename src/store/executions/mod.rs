@@ -493,9 +493,11 @@ impl Shared {
                     self.live.insert(Arc::new(live));
                 }
             }
-            if is_newest && let Some(id) = newest {
+            if is_newest {
                 segment.accepted.store(accepted, Ordering::Relaxed);
-                self.newest_ms.store(id.0.timestamp_ms(), Ordering::Relaxed);
+                // Nothing may come before a segment that a crash has left empty.
+                let newest = newest.map_or(segment.start_ms, |id: ExecutionId| id.0.timestamp_ms());
+                self.newest_ms.store(newest, Ordering::Relaxed);
             }
         }
         *self.to_run.lock() = ToRun::Waiting(self.live.all());

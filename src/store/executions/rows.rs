@@ -18,7 +18,7 @@ use prost::Message;
 
 use super::StoredBody;
 use crate::model::{
-    AppId, ExecutionId, Tier,
+    AppId, ExecutionId, OrgName, Tier,
     execution::{Identity, State, Status},
 };
 
@@ -63,8 +63,17 @@ pub(super) fn end(app: &AppId, id: ExecutionId) -> Vec<u8> {
     key
 }
 
-pub(super) fn idempotency(app: &AppId, text: &str) -> Vec<u8> {
+/// The row of an idempotency key. Those of callers who only may invoke a public app are apart from
+/// its owner's and from each other's.
+pub(super) fn idempotency(app: &AppId, submitters: &[OrgName], text: &str) -> Vec<u8> {
     let mut key = of_app(KEYS, app);
+    if !submitters.contains(&app.org) {
+        let mut of: Vec<&str> = submitters.iter().map(OrgName::as_str).collect();
+        of.sort_unstable();
+        key.extend(of.join(",").as_bytes());
+        // In no key that a header can have.
+        key.push(0);
+    }
     key.extend(text.as_bytes());
     key
 }
