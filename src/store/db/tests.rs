@@ -214,3 +214,28 @@ fn a_panic_of_sled_becomes_an_error_that_says_what_it_said() {
     let cause = guarded::<()>(|| panic!("no {what} {n}")).expect_err("caught");
     assert!(cause.contains("no page 7"), "{cause}");
 }
+
+#[test]
+fn long_values_are_synced_once_and_read_back() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let long = vec![7; 1024 * 1024];
+    let database = open(dir.path()).expect("opens");
+    let put = |key: &[u8]| {
+        let mut batch = sled::Batch::default();
+        batch.insert(key, &*long);
+        database.commit(batch).expect("writes");
+    };
+    put(b"a");
+    let first = database.synced.lock().clone();
+    assert!(!first.is_empty(), "sled has it in a file of its own");
+    put(b"b");
+    assert_eq!(database.blobs().expect("listed"), *database.synced.lock());
+    drop(database);
+    let database = open(dir.path()).expect("opens");
+    for key in [b"a", b"b"] {
+        assert_eq!(
+            database.tree.get(key).expect("reads").as_deref(),
+            Some(&*long)
+        );
+    }
+}

@@ -20,6 +20,7 @@ use std::{
 use prost::Message as _;
 
 use super::{
+    super::db::guarded,
     Executions, Shared,
     committer::Command,
     rows::{self, BodyRecord, RequestRecord, ResultRecord},
@@ -83,46 +84,74 @@ struct Share {
 #[derive(Default)]
 pub(super) struct Ended(HashMap<u64, Arc<HashMap<AppId, Share>>>);
 
+/// What goes, goes. A segment that cannot be read stays, and keeps no other from going.
+///
+/// # Errors
+/// The first that there was.
 pub(super) fn round(
     shared: &Shared,
     inner: &Weak<super::Inner>,
     ended: &mut Ended,
 ) -> Result<(), String> {
-    by_age(shared, inner)?;
-    by_number(shared, inner, ended)?;
+    let (aged, numbered) = (by_age(shared, inner), by_number(shared, inner, ended));
     for segment in shared.segments.all() {
         let is_newest = shared.segments.end_ms(&segment).is_none();
         if !is_newest {
             segment.close_if_idle(CLOSE_AFTER);
         }
     }
-    let now = shared.now_ms();
-    let minute = |since: Duration| {
-        u32::try_from(now.saturating_sub(since.as_millis() as u64) / MS_PER_MINUTE).unwrap_or(0)
-    };
-    let (fine, kept) = (minute(shared.config.retention), minute(stats::KEPT));
-    in_turn(inner, move |shared| shared.stats.age(fine, kept))
+    let fine = minute_before(shared, shared.config.retention);
+    let kept = minute_before(shared, stats::KEPT);
+    let counted = in_turn(inner, move |shared| shared.stats.age(fine, kept));
+    aged.and(numbered).and(counted)
+}
+
+/// The minute of so long ago.
+fn minute_before(shared: &Shared, ago: Duration) -> u32 {
+    let then = shared.now_ms().saturating_sub(ago.as_millis() as u64);
+    u32::try_from(then / MS_PER_MINUTE).unwrap_or(0)
 }
 
 /// Drops the segments whose time is over.
 fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
     let now = shared.now_ms();
     let oldest_kept = now.saturating_sub(shared.config.retention.as_millis() as u64);
+    let mut outcome = Ok(());
     for segment in shared.segments.all() {
         let width = shared.config.segment_width().as_millis() as u64;
         // Nothing comes into a segment after its time, though the next one may begin much later.
         let over = segment.start_ms.saturating_add(width);
         let next = shared.segments.end_ms(&segment);
         let end = next.map_or(over, |next| next.min(over));
-        if end <= oldest_kept && segment.live.load(Ordering::Relaxed) == 0 {
-            remove(shared, inner, &segment)?;
-            tracing::info!(
-                start_ms = segment.start_ms,
-                "Dropped executions that are older than the retention"
-            );
+        if end > oldest_kept || segment.live.load(Ordering::Relaxed) > 0 {
+            continue;
         }
+        let dropped = guarded(|| {
+            // Its time may have been longer, under another retention.
+            let newest = newest_in(&segment)?.unwrap_or(segment.start_ms);
+            if newest <= oldest_kept {
+                remove(shared, inner, &segment)?;
+                tracing::info!(
+                    start_ms = segment.start_ms,
+                    "Dropped executions that are older than the retention"
+                );
+            }
+            Ok(())
+        });
+        outcome = outcome.and(dropped);
     }
-    Ok(())
+    outcome
+}
+
+/// When the last execution of a segment was accepted, in Unix milliseconds.
+fn newest_in(segment: &Segment) -> Result<Option<u64>, String> {
+    let database = segment.open().map_err(|e| e.to_string())?;
+    let mut requests = database.tree.scan_prefix([rows::REQUESTS]).keys();
+    let last = requests.next_back().transpose();
+    let last = last.map_err(|e| e.to_string())?;
+    Ok(last
+        .and_then(|key| rows::id_of(&key))
+        .map(|id| id.0.timestamp_ms()))
 }
 
 /// Drops or shrinks the segments of which much is to go.
@@ -133,8 +162,12 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         .retain(|start, _| segments.iter().any(|s| s.start_ms == *start));
     let mut shares = Vec::with_capacity(segments.len());
     let mut totals: HashMap<AppId, u64> = HashMap::new();
+    let mut outcome = Ok(());
     for segment in &segments {
-        let share = share(shared, segment, ended)?;
+        let share = guarded(|| share(shared, segment, ended)).unwrap_or_else(|cause| {
+            outcome = Err(cause);
+            Arc::default()
+        });
         for (app, s) in share.iter().filter(|(app, s)| lives(shared, app, s)) {
             *totals.entry(app.clone()).or_default() += s.count;
         }
@@ -169,12 +202,17 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         }
         // The keys in it may still be asked for.
         let keys_count = segment.start_ms + IDEMPOTENCY_TTL.as_millis() as u64 > shared.now_ms();
-        if gone == all && !keys_count {
-            remove(shared, inner, segment)?;
-        } else {
+        let dropped = guarded(|| {
+            if gone == all && !keys_count {
+                return remove(shared, inner, segment);
+            }
             // The journal must have nothing to say of what goes.
             in_turn(inner, |_| Ok(()))?;
-            compact(shared, segment, &goes, true)?;
+            compact(shared, segment, &goes, true)
+        });
+        if dropped.is_err() {
+            outcome = dropped;
+            continue;
         }
         ended.0.remove(&segment.start_ms);
         tracing::info!(
@@ -184,7 +222,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
             "Dropped executions beyond the number that is kept"
         );
     }
-    Ok(())
+    outcome
 }
 
 /// Whether an app's executions in a segment are those of an app that is there.
@@ -234,7 +272,10 @@ fn share(
 fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Result<(), String> {
     let database = segment.open().map_err(|e| e.to_string())?;
     let start = segment.start_ms;
-    in_turn(inner, move |shared| shared.stats.fold(start, &database))?;
+    let fine = minute_before(shared, shared.config.retention);
+    in_turn(inner, move |shared| {
+        shared.stats.fold(start, &database, fine)
+    })?;
     shared.segments.remove(segment).map_err(|e| e.to_string())?;
     in_turn(inner, move |shared| shared.stats.unmark(start))
 }

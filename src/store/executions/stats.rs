@@ -2,14 +2,15 @@
 //!
 //! Asynchronous ones are counted in their segment, in the very batch that ends them. The others
 //! are counted here, in a database of their own, once a second. Before a segment is dropped its
-//! counts are folded into hours here, which are kept as long as the API can ask for them.
+//! counts come here too. What is older than the retention is folded into hours, which are kept as
+//! long as the API can ask for them.
 //!
 //! | first byte | rest | value |
 //! |---|---|---|
 //! | 0x01 | `format` | u32, big-endian |
-//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record |
+//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record, or whose record is gone |
 //! | 0x03 | app 0x00 hour (u32) | counts of what is older |
-//! | 0x04 | start of a segment (u64) | empty: its counts have been folded into the hours |
+//! | 0x04 | start of a segment (u64) | empty: its counts are here |
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -78,8 +79,14 @@ impl Stats {
         Ok(row.and_then(|row| from_bytes(&row)).unwrap_or_default())
     }
 
-    /// Takes over what a segment has counted, once however often it is asked.
-    pub(super) fn fold(&self, start_ms: u64, segment: &Database) -> Result<(), String> {
+    /// Takes over what a segment has counted, once however often it is asked; what is older than
+    /// the minute `fine_since` as hours.
+    pub(super) fn fold(
+        &self,
+        start_ms: u64,
+        segment: &Database,
+        fine_since: u32,
+    ) -> Result<(), String> {
         let marker = [&[FOLDED][..], &start_ms.to_be_bytes()].concat();
         if self.database.tree.contains_key(&marker).map_err(text)? {
             return Ok(());
@@ -87,7 +94,7 @@ impl Stats {
         let mut sums = Sums::default();
         for row in segment.tree.scan_prefix([rows::COUNTS]) {
             let (from, value) = row.map_err(text)?;
-            sums.add_as_hour(&from, &value);
+            sums.add_row(&from, &value, fine_since);
         }
         let mut batch = self.batch(sums)?;
         batch.insert(marker, &[][..]);
@@ -108,7 +115,7 @@ impl Stats {
         for row in self.database.tree.scan_prefix([MINUTES]) {
             let (from, value) = row.map_err(text)?;
             if rows::minute_of(&from).is_some_and(|minute| minute < fine_since) {
-                sums.add_as_hour(&from, &value);
+                sums.add_row(&from, &value, fine_since);
                 gone.push(from);
             }
         }
@@ -186,12 +193,16 @@ impl Sums {
         *sum = sum.plus(tally);
     }
 
-    /// Adds a minute's row to its hour's.
-    fn add_as_hour(&mut self, from: &[u8], value: &[u8]) {
+    /// Adds a minute's row, to its hour's when it is before `fine_since`.
+    fn add_row(&mut self, from: &[u8], value: &[u8], fine_since: u32) {
         if let (Some(app), Some(minute), Some(tally)) =
             (rows::app_of(from), rows::minute_of(from), from_bytes(value))
         {
-            self.add(key(HOURS, &app, minute / MINUTES_PER_HOUR), tally);
+            let key = match minute < fine_since {
+                true => key(HOURS, &app, minute / MINUTES_PER_HOUR),
+                false => minute_key(&app, minute),
+            };
+            self.add(key, tally);
         }
     }
 }

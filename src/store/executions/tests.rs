@@ -262,6 +262,16 @@ async fn an_idempotency_key_yields_the_first_id_for_a_day_and_only_for_the_same_
     assert_eq!(other.reason, Reason::IdempotencyConflict);
     let elsewhere = submit(keyed("o/b", b"2", "k")).await.expect("another app");
     assert_ne!(elsewhere.id, first.id);
+    // Strangers may invoke a public app: their keys are their own.
+    let by = |org: &str| Submission {
+        submitters: vec![org.parse().expect("valid")],
+        ..keyed("o/a", b"2", "k")
+    };
+    for stranger in ["acme", "beta"] {
+        let (one, same) = (submit(by(stranger)).await, submit(by(stranger)).await);
+        let (one, same) = (one.expect("accepted"), same.expect("accepted"));
+        assert!(!one.known && same.known && one.id == same.id, "{stranger}");
+    }
     store.close();
     drop(store);
 
@@ -454,6 +464,41 @@ async fn whole_segments_go_by_age_what_has_not_ended_stays_and_counts_outlive_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_retention_drops_nothing_that_is_younger_and_an_unreadable_segment_keeps_no_other()
+ {
+    let mut bench = Bench::new(|_| ());
+    let (store, _accepted) = bench.open();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let id = accept(&store, "o/a").await;
+        finish(&store, id, 200, b"").await;
+        ids.push(id);
+        bench.later(18 * HOUR);
+    }
+    // A segment of its own.
+    bench.later(2 * DAY);
+    let last = accept(&store, "o/a").await;
+    finish(&store, last, 200, b"").await;
+    store.close();
+    drop(store);
+
+    bench.config.retention = Duration::from_millis(3 * DAY);
+    let (store, _accepted) = bench.open();
+    tidy(&store);
+    assert!(get(&store, ids[1]).await.is_some(), "it is 66 hours old");
+    let first = store.shared.segments.of(ids[0]).expect("a segment");
+    bench.later(8 * DAY);
+    first.close_if_idle(Duration::ZERO);
+    std::fs::write(first.rows().join("db"), b"no log of sled's").expect("writes");
+    let mut ended = retention::Ended::default();
+    let inner = Arc::downgrade(&store.inner);
+    retention::round(&store.shared, &inner, &mut ended).expect_err("it says so");
+    let left = store.shared.segments.all();
+    assert!(left.len() == 1 && left[0].start_ms == first.start_ms);
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() {
     let bench = Bench::new(|c| c.max_per_app = 64);
     let (store, _accepted) = bench.open();
@@ -480,6 +525,13 @@ async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() 
         before: None,
         limit: 1000,
     };
+    // Their counts stay in their minutes, for as long as records would be kept.
+    let last = (START + 400) / 60_000;
+    let counts = store.counts(id("o/a"), 0, u32::MAX).await;
+    let counts = counts.expect("readable");
+    assert!(counts.iter().all(|(minute, _)| u64::from(*minute) == last));
+    let completed: u32 = counts.iter().map(|(_, t)| t.completed).sum();
+    assert_eq!(completed, 400);
     let left = store.list(filter.clone()).await.expect("readable");
     assert!((64..=64 + 24).contains(&left.len()), "{}", left.len());
     let newest: Vec<_> = ids.iter().rev().take(left.len()).copied().collect();
