@@ -360,6 +360,7 @@ impl Deployment {
             s.meter.reset(Instant::now(), 0);
         }
         if !before.same_container(&revision) {
+            (s.cannot_pause, s.cannot_prepare) = (false, false);
             s.events.push(
                 EventKind::Activated,
                 None,

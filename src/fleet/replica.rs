@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{room::Room, thaw::Thaw, upstream::Pool};
 use crate::{
     engine::{ContainerId, Endpoints},
-    model::ReplicaId,
+    model::{ReplicaId, Revision},
 };
 
 /// How long the parts of a start took.
@@ -60,12 +60,14 @@ impl Replica {
     /// The connections to each of the ports.
     pub(super) fn pools(
         endpoints: &Endpoints,
-        ports: &[u16],
+        revision: &Revision,
         max_connects: usize,
     ) -> Vec<(u16, Arc<Pool>)> {
+        let one_at_a_time = revision.max_concurrency == 1;
+        let pool = |addr| Pool::new(addr, max_connects, one_at_a_time);
+        let ports = revision.ports.iter();
         ports
-            .iter()
-            .filter_map(|&p| Some((p, Pool::new(endpoints.addr(p)?, max_connects))))
+            .filter_map(|&port| Some((port, pool(endpoints.addr(port)?))))
             .collect()
     }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, StatusCode, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -159,7 +159,7 @@ async fn bring_up<E: Engine>(
         Err(e) => return Err(fault(&e)),
     };
     let started = Instant::now();
-    let pools = Replica::pools(&endpoints, &job.revision.ports, config.max_connects);
+    let pools = Replica::pools(&endpoints, &job.revision, config.max_connects);
     wait_ready(engine, config, job, container, &pools, &endpoints).await?;
     let cold = ColdStart {
         create: created - began,
@@ -182,7 +182,7 @@ pub(super) async fn adopt<E: Engine>(
     container: ContainerId,
     endpoints: Endpoints,
 ) -> Result<Replica, Fault> {
-    let pools = Replica::pools(&endpoints, &job.revision.ports, config.max_connects);
+    let pools = Replica::pools(&endpoints, &job.revision, config.max_connects);
     wait_ready(engine, config, &job, &container, &pools, &endpoints).await?;
     Ok(Replica::new(job.id, container, None, pools))
 }
@@ -301,6 +301,10 @@ pub(super) async fn ask(
     let over_http2 = revision.protocol == Protocol::H2c;
     if over_http2 {
         *request.version_mut() = Version::HTTP_2;
+    } else {
+        // A server that serves one connection at a time would wait on this one for ever.
+        let close = HeaderValue::from_static("close");
+        request.headers_mut().insert(header::CONNECTION, close);
     }
     let exchange = async {
         let sent = pool.send(request).await;
@@ -320,7 +324,7 @@ pub(super) async fn ask(
             other => other.to_string(),
         })?;
         let status = response.status();
-        // The body is read to its end, so that the first request finds a warm connection.
+        // An answer that breaks off is none.
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             frame.map_err(|e| e.to_string())?;
@@ -414,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn a_grpc_server_that_resets_what_is_no_call_is_there_unless_a_path_was_chosen() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let pool = Pool::new(listener.local_addr().expect("bound"), 1);
+        let pool = Pool::new(listener.local_addr().expect("bound"), 1, false);
         let server = tokio::spawn(async move {
             let (tcp, _) = listener.accept().await.expect("a connection");
             let mut http2 = h2::server::handshake(tcp).await.expect("HTTP/2");

@@ -238,6 +238,11 @@ pub fn forwarded(headers: &mut HeaderMap, came: Came<'_>, host: Option<&HeaderVa
     }
 }
 
+/// The protocols that a request offers to change to, in one line.
+pub fn upgrade_to(headers: &HeaderMap) -> Option<HeaderValue> {
+    HeaderValue::try_from(tokens(headers, &header::UPGRADE).join(", ")).ok()
+}
+
 /// Whether a request asks to leave HTTP (`Connection: upgrade`). Not so for `h2c`, which is HTTP
 /// still: requests that went on in such a tunnel would bring headers that nobody looked at.
 pub fn asks_upgrade(headers: &HeaderMap) -> bool {

@@ -83,11 +83,11 @@ pub fn outbound(
 ) -> Result<Request<upstream::Body>, Failure> {
     let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
     let (mut head, incoming) = request.into_parts();
-    let protocol = head
-        .headers
-        .get(header::UPGRADE)
-        .filter(|_| upgrade)
-        .cloned();
+    // As it was understood here: a line that cannot be read must not say more to the app.
+    let protocol = match upgrade {
+        true => headers::upgrade_to(&head.headers),
+        false => None,
+    };
     headers::remove_hop_by_hop(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     headers::join_cookies(&mut head.headers);

@@ -33,7 +33,7 @@ pub enum Freezer {
 }
 
 /// How long all processes of a container may take to stop or to go on; usually under 1 ms.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The cgroup of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]

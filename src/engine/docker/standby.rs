@@ -1,11 +1,14 @@
 //! Warm standby on the engine: freezing, and containers that are created in a kept network.
 
+use std::io::ErrorKind;
+
 use bollard::query_parameters::StatsOptions;
 use futures_util::StreamExt as _;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Docker, Error, Prepared,
-    freezer::Cgroup, info, network, or_gone, spec,
+    freezer::{self, Cgroup},
+    info, network, or_gone, spec,
 };
 use crate::engine::Engine as _;
 
@@ -18,7 +21,15 @@ impl Docker {
             self.frozen.lock().insert(id.clone(), cgroup.clone());
             return cgroup.freeze().await.map_err(|cause| {
                 self.frozen.lock().remove(id);
-                refused("freeze the container", &cause)
+                match cause.kind() {
+                    // The cgroup went with the container.
+                    _ if !cgroup.exists() => Error::NoSuchContainer(id.clone()),
+                    ErrorKind::TimedOut => Error::TimedOut {
+                        call: "freeze the container",
+                        after: freezer::PATIENCE,
+                    },
+                    _ => refused("freeze the container", &cause),
+                }
             });
         }
         let paused = self

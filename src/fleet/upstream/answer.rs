@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -31,6 +31,8 @@ pub(super) struct Line {
     sender: http1::SendRequest<Body>,
     /// `None` once it has ended, or is driven by a task.
     driver: Option<Driver>,
+    /// Whether another request may follow.
+    goes_on: bool,
     /// Whether a request's body is still being sent.
     pub(super) wire: Arc<Wire>,
 }
@@ -46,6 +48,7 @@ impl Line {
             home,
             sender,
             driver: Some(driver),
+            goes_on: true,
             wire,
         }
     }
@@ -87,6 +90,11 @@ impl Line {
                 .poll(&mut Context::from_waker(Waker::noop()))
         })
         .await
+        .inspect(|answer| {
+            // hyper would send the next request in HTTP/1.0 as well, which has no chunks: a body of
+            // unknown length would be lost.
+            self.goes_on = answer.version() != Version::HTTP_10;
+        })
     }
 }
 
@@ -159,6 +167,7 @@ impl Answer {
         self.task = None;
         if let Some(Carriage::Own(line, pool)) = self.over.take()
             && line.driver.is_some()
+            && line.goes_on
         {
             pool.give_back(line);
         }

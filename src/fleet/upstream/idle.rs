@@ -11,9 +11,14 @@ use super::answer::Line;
 /// request, and a descriptor costs next to nothing.
 const KEPT: usize = 8;
 
-/// The idle connections, by the thread whose events move them.
+/// The idle connections.
 #[derive(Default)]
-pub(super) struct Idle(Vec<Stack>);
+pub(super) struct Idle {
+    /// By the thread whose events move them.
+    stacks: Vec<Stack>,
+    /// How often all were dropped.
+    emptied: u64,
+}
 
 #[derive(Default)]
 struct Stack {
@@ -25,7 +30,7 @@ struct Stack {
 impl Idle {
     /// The connection of this thread that was used last.
     pub(super) fn pop(&mut self, home: usize) -> Option<Line> {
-        let stack = self.0.get_mut(home)?;
+        let stack = self.stacks.get_mut(home)?;
         let line = stack.lines.pop()?;
         stack.unneeded = stack.unneeded.min(stack.lines.len());
         Some(line)
@@ -35,34 +40,52 @@ impl Idle {
         self.stack(line.home).lines.push(line);
     }
 
+    /// Takes all out, to be looked at and put back.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            stacks: std::mem::take(&mut self.stacks),
+            emptied: self.emptied,
+        }
+    }
+
+    /// Takes all out, to be dropped; those that were taken out before do not come back.
+    pub(super) fn empty(&mut self) -> Self {
+        self.emptied += 1;
+        self.take()
+    }
+
     /// Closes those that nobody needs, or that the app has closed.
     pub(super) fn close_unneeded(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
-        for stack in &mut self.0 {
+        for stack in &mut self.stacks {
             let spare = stack.lines.len().saturating_sub(KEPT);
             stack.lines.drain(..stack.unneeded.min(spare));
             stack.lines.retain_mut(|line| line.is_ready(&mut cx));
         }
     }
 
-    /// Puts others, which were used before, under those that are here, and counts anew which are
-    /// needed.
-    pub(super) fn put_under(&mut self, others: Self) {
-        for (home, mut older) in others.0.into_iter().enumerate() {
+    /// Puts those that were taken out under those that came since, and counts anew which are
+    /// needed. Returns what is to be dropped instead.
+    pub(super) fn put_under(&mut self, others: Self) -> Option<Self> {
+        if others.emptied != self.emptied {
+            return Some(others);
+        }
+        for (home, mut older) in others.stacks.into_iter().enumerate() {
             let stack = self.stack(home);
             older.lines.append(&mut stack.lines);
             stack.lines = older.lines;
         }
-        for stack in &mut self.0 {
+        for stack in &mut self.stacks {
             stack.unneeded = stack.lines.len();
         }
+        None
     }
 
     fn stack(&mut self, home: usize) -> &mut Stack {
-        if self.0.len() <= home {
-            self.0.resize_with(home + 1, Stack::default);
+        if self.stacks.len() <= home {
+            self.stacks.resize_with(home + 1, Stack::default);
         }
-        &mut self.0[home]
+        &mut self.stacks[home]
     }
 }
 
@@ -118,7 +141,7 @@ mod tests {
     async fn as_many_stay_open_as_were_needed_at_a_time_of_late() {
         const BURST: usize = 20;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let pool = Pool::new(listener.local_addr().expect("bound"), BURST);
+        let pool = Pool::new(listener.local_addr().expect("bound"), BURST, false);
         let (open, burst) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(BURST)));
         let counted = open.clone();
         tokio::spawn(async move {

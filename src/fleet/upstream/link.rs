@@ -35,14 +35,20 @@ pub(super) struct Link<T> {
     io: T,
     /// Why writing failed.
     broken: Option<io::ErrorKind>,
+    /// Reading has come to its end, well or not.
+    ended: bool,
 }
 
 impl<T> Link<T> {
     pub(super) fn new(io: T) -> Self {
-        Self { io, broken: None }
+        Self {
+            io,
+            broken: None,
+            ended: false,
+        }
     }
 
-    /// Remembers a failed write, which from then on waits: the read side ends the connection.
+    /// Remembers a failed write, which from then on waits for the read side to end.
     fn written(&mut self, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
         match outcome {
             Err(e)
@@ -52,9 +58,26 @@ impl<T> Link<T> {
                 ) =>
             {
                 self.broken = Some(e.kind());
-                Poll::Pending
+                self.poll_broken(e.kind())
             }
             other => Poll::Ready(other),
+        }
+    }
+
+    /// What a write hears after one has failed. Nobody reads on who has seen the end, as what has
+    /// left HTTP does not, so from then on it is told.
+    fn poll_broken(&self, why: io::ErrorKind) -> Poll<io::Result<usize>> {
+        match self.ended {
+            true => Poll::Ready(Err(why.into())),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Wakes a write that waits; the task that reads is the one that writes.
+    fn end(&mut self, cx: &Context<'_>) {
+        self.ended = true;
+        if self.broken.is_some() {
+            cx.waker().wake_by_ref();
         }
     }
 }
@@ -66,16 +89,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let more = buf.filled().len() > before || buf.remaining() == 0;
+        if read.is_ok() && more {
+            return Poll::Ready(Ok(()));
+        }
+        self.end(cx);
+        read?;
         // The kernel tells of a reset once. When the write was told, the end that the read sees is
         // no orderly one, and an answer that goes on until the end must not look whole.
-        if buf.filled().len() == before
-            && buf.remaining() > 0
-            && self.broken == Some(io::ErrorKind::ConnectionReset)
-        {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        match self.broken {
+            Some(reset @ io::ErrorKind::ConnectionReset) => Poll::Ready(Err(reset.into())),
+            _ => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,8 +111,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.broken.is_some() {
-            return Poll::Pending;
+        if let Some(why) = self.broken {
+            return self.poll_broken(why);
         }
         let outcome = ready!(Pin::new(&mut self.io).poll_write(cx, data));
         self.written(outcome)
@@ -97,8 +123,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.broken.is_some() {
-            return Poll::Pending;
+        if let Some(why) = self.broken {
+            return self.poll_broken(why);
         }
         let outcome = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
         self.written(outcome)
@@ -163,5 +189,17 @@ mod tests {
             failed == io::ErrorKind::ConnectionReset,
             "{failed:?}: {end:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_after_the_end_was_read_is_told() {
+        let (mut link, far) = linked().await;
+        drop(far);
+        let mut seen = Vec::new();
+        link.read_to_end(&mut seen).await.expect("an orderly end");
+        let writes = async { while link.write_all(b"more").await.is_ok() {} };
+        tokio::time::timeout(std::time::Duration::from_secs(10), writes)
+            .await
+            .expect("the peer's reset ends the writes");
     }
 }

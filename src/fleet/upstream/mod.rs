@@ -99,16 +99,19 @@ pub struct Pool {
     /// Bounds concurrent connects, so that many held requests let go at once do not overflow
     /// the app's accept queue.
     connects: Semaphore,
+    /// Whether the app gets one request at a time.
+    one_at_a_time: bool,
 }
 
 impl Pool {
-    /// A pool without connections.
-    pub fn new(addr: SocketAddr, max_connects: usize) -> Arc<Self> {
+    /// A pool without connections; `one_at_a_time` says that there is never more than one request.
+    pub fn new(addr: SocketAddr, max_connects: usize, one_at_a_time: bool) -> Arc<Self> {
         Arc::new(Self {
             addr,
             idle: Mutex::default(),
             shared: h2::Shared::default(),
             connects: Semaphore::new(max_connects.max(1)),
+            one_at_a_time,
         })
     }
 
@@ -161,6 +164,15 @@ impl Pool {
         }
     }
 
+    /// Whose connections are used. An app that gets one request at a time may serve one connection
+    /// at a time, and would leave a second one to wait: so there is one for all threads.
+    fn home(&self) -> usize {
+        match self.one_at_a_time {
+            true => 0,
+            false => HOME.get(),
+        }
+    }
+
     fn not_connected(&self, cause: io::Error, unsent: Request<Body>) -> Error {
         Error::Connect {
             addr: self.addr,
@@ -173,7 +185,7 @@ impl Pool {
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Line> {
         loop {
             // Looked at outside the lock: it may have to be closed.
-            let mut line = self.idle.lock().pop(HOME.get())?;
+            let mut line = self.idle.lock().pop(self.home())?;
             if line.is_ready(cx) {
                 return Some(line);
             }
@@ -199,20 +211,22 @@ impl Pool {
         let io = TokioIo::new(Link::new(tcp));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
-        Ok(Line::new(HOME.get(), sender, driver, wire))
+        Ok(Line::new(self.home(), sender, driver, wire))
     }
 
     /// Closes the idle connections that were not needed since the last sweep, and those that the
     /// app has closed: nobody is told of that while they are idle.
     pub(super) fn sweep(&self) {
-        let mut idle = std::mem::take(&mut *self.idle.lock());
+        let mut idle = self.idle.lock().take();
         idle.close_unneeded();
-        self.idle.lock().put_under(idle);
+        let late = self.idle.lock().put_under(idle);
+        // Closed outside the lock.
+        drop(late);
     }
 
     /// Drops the connections that nobody uses.
     pub(super) fn drop_idle(&self) {
-        let idle = std::mem::take(&mut *self.idle.lock());
+        let idle = self.idle.lock().empty();
         // Closed outside the lock.
         drop(idle);
         self.shared.clear();
