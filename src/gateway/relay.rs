@@ -6,14 +6,18 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// How long the first side may go on after the second has ended: a client that does not notice, or
+/// does not care, must not keep its replica for good.
+const AFTER_THE_END: Duration = Duration::from_secs(60);
 /// Most bytes that are read at a time, and so most that are kept of a direction.
 const PIECE: usize = 64 * 1024;
 
@@ -22,7 +26,7 @@ thread_local! {
 }
 
 /// Carries bytes both ways until both sides have ended, or one fails. A side that only ends its
-/// sending hears on.
+/// sending hears on, the second one (the app) for [`AFTER_THE_END`] at most.
 ///
 /// # Errors
 /// What failed.
@@ -32,12 +36,18 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut there, mut back) = (Direction::default(), Direction::default());
+    let mut rest = None;
     poll_fn(|cx| {
         let there = there.poll(cx, &mut a, &mut b)?;
         let back = back.poll(cx, &mut b, &mut a)?;
-        ready!(there);
-        ready!(back);
-        Poll::Ready(Ok(()))
+        if back.is_pending() {
+            return Poll::Pending;
+        }
+        if there.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let rest = rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(AFTER_THE_END)));
+        rest.as_mut().poll(cx).map(Ok)
     })
     .await
 }
@@ -147,6 +157,17 @@ mod tests {
         };
         let (joined, ()) = tokio::join!(join(near, far), ends);
         joined.expect("both ended well");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stays_does_not_keep_an_app_that_has_ended() {
+        let (client, near) = duplex(10);
+        let (far, mut replica) = duplex(10);
+        let began = tokio::time::Instant::now();
+        replica.shutdown().await.expect("closed");
+        join(near, far).await.expect("ended in order");
+        assert_eq!(began.elapsed(), AFTER_THE_END);
+        drop(client);
     }
 
     #[tokio::test]
