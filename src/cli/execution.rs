@@ -10,6 +10,7 @@ use crate::model::ExecutionId;
 mod cancel;
 mod get;
 mod list;
+mod logs;
 mod stats;
 mod stream;
 mod tables;
@@ -30,6 +31,8 @@ pub(super) enum Command {
         long_about = "Print the app's output as it comes, and nothing else, whatever -o says. Of an app that does not stream it is the result, at the end. Fails when the execution does."
     )]
     Stream(Id),
+    /// Print what the app's replicas wrote while it ran, whatever else they did meanwhile.
+    Logs(Id),
     /// End an execution that has not ended.
     Cancel(Id),
     /// Count how an app's invocations ended, by time.
@@ -50,6 +53,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
         Command::List(args) => Box::pin(list::run(context, args)).await,
         Command::Watch(Id { id }) => Box::pin(watch::run(context, id)).await,
         Command::Stream(Id { id }) => Box::pin(stream::run(context, id)).await,
+        Command::Logs(Id { id }) => Box::pin(logs::run(context, id)).await,
         Command::Cancel(Id { id }) => Box::pin(cancel::run(context, id)).await,
         Command::Stats(args) => Box::pin(stats::run(context, args)).await,
     }

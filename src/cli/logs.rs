@@ -78,15 +78,25 @@ async fn print(
     let log = session
         .answer(session.client().get_app_logs(request))
         .await?;
+    let nothing = format!(
+        "no replica of {app} has written anything that is still there; a log goes with its replica"
+    );
+    show(context, &log, &nothing)
+}
+
+/// Prints lines; people are told when there is nothing.
+pub(super) fn show(
+    context: &Context,
+    log: &v1::GetAppLogsResponse,
+    nothing: &str,
+) -> Result<(), Error> {
     if context.format.is_structured() {
         return context
             .format
-            .print_value(&output::dynamic("GetAppLogsResponse", &log)?);
+            .print_value(&output::dynamic("GetAppLogsResponse", log)?);
     }
     if log.lines.is_empty() {
-        super::failure::note(&format!(
-            "no replica of {app} has written anything that is still there; a log goes with its replica"
-        ));
+        super::failure::note(nothing);
     }
     log.lines
         .iter()

@@ -1,0 +1,56 @@
+//! `ignite execution logs`: what the app's replicas wrote while an execution ran.
+
+use super::connect;
+use crate::{
+    api::proto::v1,
+    cli::{Context, Error, follow, logs},
+    model::{AppId, ExecutionId, id::InvalidName},
+};
+
+/// The engine takes a line down a little after the app has written it.
+const LATE_MS: i64 = 1000;
+
+/// Prints the lines of its last attempt: of the version that ran it, from its beginning to its end.
+pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
+    let (session, hint) = connect(context).await?;
+    let request = v1::GetExecutionRequest {
+        execution_id: id.to_string(),
+    };
+    let got = session
+        .answer(session.client().get_execution(request))
+        .await
+        .map_err(|e| e.or_hint(hint))?;
+    let execution = got.execution.unwrap_or_default();
+    let app: AppId = execution
+        .app_id
+        .parse()
+        .map_err(|e: InvalidName| Error::Other(e.into()))?;
+    let nothing = match execution.started_at_ms {
+        0 => format!("{id} has not run"),
+        _ => format!(
+            "no replica of {app} wrote anything while {id} ran, or it is not there any more; a log goes with its replica"
+        ),
+    };
+    let mut log = v1::GetAppLogsResponse::default();
+    if execution.started_at_ms > 0 {
+        let request = v1::GetAppLogsRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+            // As many as there may be.
+            limit: i32::MAX,
+            replica_id: String::new(),
+            since_ms: execution.started_at_ms,
+        };
+        log = session
+            .answer(session.client().get_app_logs(request))
+            .await?;
+        let until = match follow::is_over(&execution) {
+            true => execution.completed_at_ms.saturating_add(LATE_MS),
+            false => i64::MAX,
+        };
+        log.lines.retain(|line| {
+            line.timestamp_ms <= until && line.version == execution.function_version
+        });
+    }
+    logs::show(context, &log, &nothing)
+}
