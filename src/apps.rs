@@ -139,7 +139,7 @@ impl Apps {
             runtime: Handle::current(),
         };
         // What a crash has left.
-        shared.sweep();
+        shared.sweep(None);
         Self {
             shared: Arc::new(shared),
         }

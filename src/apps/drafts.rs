@@ -72,7 +72,14 @@ impl Apps {
                 file.keep();
             }
             s.builder.cancel_all_but(&id, Some(&saved));
-            s.collect(&before).await;
+            // In the app's turn: a publish that is under way may be about to name in a version
+            // what was the draft. Nobody need wait for it.
+            let shared = s.clone();
+            let collect = async move {
+                let _turn = shared.turn(&id).await;
+                shared.collect(&before).await;
+            };
+            s.tasks.spawn_on(collect, &s.runtime);
             Ok(DraftView {
                 draft: saved,
                 building: None,
@@ -226,19 +233,23 @@ impl Shared {
         let now = self.store.catalog().get(&before.id).cloned();
         // An app of the same name that came later has files of its own.
         self.blobs.collect(before, now.as_deref()).await;
-        self.sweep();
+        self.sweep(Some(before.id.clone()));
     }
 
-    /// Removes the images of builds that no draft and no version names.
-    pub(super) fn sweep(&self) {
+    /// Removes the images of builds that no draft and no version names: those of all apps that
+    /// are there, and of `changed`, which may have been deleted.
+    pub(super) fn sweep(&self, changed: Option<AppId>) {
         let store = self.store.clone();
         self.builder.sweep(move || {
-            let of_app = |app: &Arc<App>| {
+            let mut named = build::Named::default();
+            named.apps.extend(changed);
+            for app in store.catalog().iter() {
+                named.apps.insert(app.id.clone());
                 let draft = app.draft.iter().filter_map(Draft::image).map(str::to_owned);
                 let versions = app.versions.iter().map(|v| v.image_ref.clone());
-                draft.chain(versions).collect::<Vec<_>>()
-            };
-            store.catalog().iter().flat_map(of_app).collect()
+                named.images.extend(draft.chain(versions));
+            }
+            named
         });
     }
 
@@ -264,11 +275,12 @@ impl Shared {
                     }
                     _ => Err(Failure::new(Reason::BuildCancelled, replaced)),
                 };
+                let id = of.clone();
                 let recorded = shared
                     .store
-                    .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
+                    .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
                     .await;
-                shared.sweep();
+                shared.sweep(Some(of));
                 recorded
             }
             .boxed()

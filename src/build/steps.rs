@@ -223,7 +223,7 @@ pub(super) fn tag(shared: &Shared, app: &AppId, build: BuildId) -> String {
 }
 
 /// What all images of an app are called.
-fn name(shared: &Shared, app: &AppId) -> String {
+pub(super) fn name(shared: &Shared, app: &AppId) -> String {
     format!("ignite-{}/{}/{}", shared.config.instance, app.org, app.name)
 }
 
