@@ -136,7 +136,8 @@ impl Apps {
     /// then.
     ///
     /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft, or when it was replaced meanwhile; why it
+    /// NOT_FOUND; FAILED_PRECONDITION without a draft, when it was replaced meanwhile, or when
+    /// another publish, a rollback or a delete came while this one waited for replicas; why it
     /// cannot be built, the image cannot be had or the new version does not get ready. The version
     /// before goes on in all of these.
     pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
@@ -145,6 +146,7 @@ impl Apps {
             let wanted = to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
+            let claim = s.claims.make(&id);
             s.in_turn(&id, async {
                 let app = s.get(&id)?;
                 let draft = to_publish(&app)?;
@@ -156,7 +158,7 @@ impl Apps {
                 }
                 let (image_ref, image) = match (&draft.source, built) {
                     (CodeSource::Prebuilt(source), _) => {
-                        let image = s.unless_stopping(s.images.resolve(&id.org, source)).await?;
+                        let image = claim.wait(s.images.resolve(&id.org, source)).await?;
                         (source.image_ref.clone(), image)
                     }
                     (_, Some(built)) => built,
@@ -174,7 +176,7 @@ impl Apps {
                     settings: app.settings.clone(),
                 });
                 let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
+                let _prepared = claim.wait(s.fleet.prepare(&revision)).await?;
                 let (of, published) = (id.clone(), version.clone());
                 let edit = move |app: &mut App| {
                     app.active_version = published.number;
