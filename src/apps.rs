@@ -4,6 +4,7 @@
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
 //! app. The order is always: make sure that it can work, write it down, then act on it.
 
+mod claims;
 mod drafts;
 mod trials;
 mod versions;
@@ -24,6 +25,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::claims::Claims;
 use crate::{
     build::{Builder, Images},
     clock::now_ms,
@@ -90,6 +92,7 @@ struct Shared {
     turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
     /// Configurations on their way to the replicas, called off by the app's next operation.
     roll_outs: Mutex<HashMap<AppId, RollOut>>,
+    claims: Claims,
     /// Ends all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -122,6 +125,7 @@ impl Apps {
             volumes,
             defaults,
         } = parts;
+        let stopping = CancellationToken::new();
         let shared = Shared {
             store,
             executions,
@@ -134,12 +138,13 @@ impl Apps {
             defaults,
             turns: Mutex::default(),
             roll_outs: Mutex::default(),
-            stopping: CancellationToken::new(),
+            claims: Claims::new(stopping.clone()),
+            stopping,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         };
         // What a crash has left.
-        shared.sweep();
+        shared.sweep(None);
         Self {
             shared: Arc::new(shared),
         }
@@ -267,6 +272,7 @@ impl Apps {
     /// NOT_FOUND.
     pub async fn delete(&self, id: AppId) -> Result<(), Failure> {
         self.to_the_end(move |s| async move {
+            let _claim = s.claims.make(&id);
             let gone = id.clone();
             s.in_turn(&id, async {
                 let (before, since) = s
@@ -363,12 +369,7 @@ impl Shared {
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let outcome = self.stopping.run_until_cancelled(work).await;
-        outcome.unwrap_or_else(|| {
-            Err(Failure::new(
-                Reason::ShuttingDown,
-                "the platform is stopping, nothing has changed; try again when it is back",
-            ))
-        })
+        outcome.unwrap_or_else(|| Err(claims::stopping()))
     }
 
     async fn turn(&self, id: &AppId) -> OwnedSemaphorePermit {

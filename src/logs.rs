@@ -141,7 +141,14 @@ impl Logs {
         let known = std::iter::zip(origins, &all).map(|(origin, lines)| {
             let told_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
             let version = lines.last().map(|entry| entry.version);
-            (origin.container, Known { told_ns, version })
+            (
+                origin.container,
+                Known {
+                    told_ns,
+                    opened_after_ns: told_ns,
+                    version,
+                },
+            )
         });
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -255,6 +262,9 @@ fn merge(all: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
 /// How far a container's log has been told.
 struct Known {
     told_ns: i64,
+    /// `told_ns` when its log was opened: lines up to there come again, later ones are new, also
+    /// when the clock that stamps them has gone back meanwhile.
+    opened_after_ns: i64,
     version: Option<u32>,
 }
 
@@ -312,8 +322,8 @@ impl Follow {
         };
         match piece {
             Piece::Version(version) => known.version = version,
-            Piece::Line(line) if line.at_ns > known.told_ns => {
-                known.told_ns = line.at_ns;
+            Piece::Line(line) if line.at_ns > known.opened_after_ns => {
+                known.told_ns = known.told_ns.max(line.at_ns);
                 self.told.push_back(Entry {
                     replica: origin.replica,
                     version: known.version.unwrap_or_default(),
@@ -353,8 +363,10 @@ impl Follow {
     fn open(&mut self, origin: Origin) {
         let known = self.known.entry(origin.container.clone()).or_insert(Known {
             told_ns: 0,
+            opened_after_ns: 0,
             version: None,
         });
+        known.opened_after_ns = known.told_ns;
         let ask = LogAsk {
             tail: None,
             since_ms: known.told_ns / 1_000_000,

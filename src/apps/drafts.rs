@@ -72,7 +72,14 @@ impl Apps {
                 file.keep();
             }
             s.builder.cancel_all_but(&id, Some(&saved));
-            s.collect(&before).await;
+            // In the app's turn: a publish that is under way may be about to name in a version
+            // what was the draft. Nobody need wait for it.
+            let shared = s.clone();
+            let collect = async move {
+                let _turn = shared.turn(&id).await;
+                shared.collect(&before).await;
+            };
+            s.tasks.spawn_on(collect, &s.runtime);
             Ok(DraftView {
                 draft: saved,
                 building: None,
@@ -129,7 +136,8 @@ impl Apps {
     /// then.
     ///
     /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft, or when it was replaced meanwhile; why it
+    /// NOT_FOUND; FAILED_PRECONDITION without a draft, when it was replaced meanwhile, or when
+    /// another publish, a rollback or a delete came while this one waited for replicas; why it
     /// cannot be built, the image cannot be had or the new version does not get ready. The version
     /// before goes on in all of these.
     pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
@@ -138,6 +146,7 @@ impl Apps {
             let wanted = to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
+            let claim = s.claims.make(&id);
             s.in_turn(&id, async {
                 let app = s.get(&id)?;
                 let draft = to_publish(&app)?;
@@ -149,7 +158,7 @@ impl Apps {
                 }
                 let (image_ref, image) = match (&draft.source, built) {
                     (CodeSource::Prebuilt(source), _) => {
-                        let image = s.unless_stopping(s.images.resolve(&id.org, source)).await?;
+                        let image = claim.wait(s.images.resolve(&id.org, source)).await?;
                         (source.image_ref.clone(), image)
                     }
                     (_, Some(built)) => built,
@@ -167,7 +176,7 @@ impl Apps {
                     settings: app.settings.clone(),
                 });
                 let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
+                let _prepared = claim.wait(s.fleet.prepare(&revision)).await?;
                 let (of, published) = (id.clone(), version.clone());
                 let edit = move |app: &mut App| {
                     app.active_version = published.number;
@@ -226,19 +235,23 @@ impl Shared {
         let now = self.store.catalog().get(&before.id).cloned();
         // An app of the same name that came later has files of its own.
         self.blobs.collect(before, now.as_deref()).await;
-        self.sweep();
+        self.sweep(Some(before.id.clone()));
     }
 
-    /// Removes the images of builds that no draft and no version names.
-    pub(super) fn sweep(&self) {
+    /// Removes the images of builds that no draft and no version names: those of all apps that
+    /// are there, and of `changed`, which may have been deleted.
+    pub(super) fn sweep(&self, changed: Option<AppId>) {
         let store = self.store.clone();
         self.builder.sweep(move || {
-            let of_app = |app: &Arc<App>| {
+            let mut named = build::Named::default();
+            named.apps.extend(changed);
+            for app in store.catalog().iter() {
+                named.apps.insert(app.id.clone());
                 let draft = app.draft.iter().filter_map(Draft::image).map(str::to_owned);
                 let versions = app.versions.iter().map(|v| v.image_ref.clone());
-                draft.chain(versions).collect::<Vec<_>>()
-            };
-            store.catalog().iter().flat_map(of_app).collect()
+                named.images.extend(draft.chain(versions));
+            }
+            named
         });
     }
 
@@ -264,11 +277,12 @@ impl Shared {
                     }
                     _ => Err(Failure::new(Reason::BuildCancelled, replaced)),
                 };
+                let id = of.clone();
                 let recorded = shared
                     .store
-                    .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
+                    .commit(move |c| Ok((vec![c.update(&id, edit)?], ())))
                     .await;
-                shared.sweep();
+                shared.sweep(Some(of));
                 recorded
             }
             .boxed()

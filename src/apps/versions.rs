@@ -79,16 +79,19 @@ impl Apps {
     ///
     /// # Errors
     /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host
-    /// label meanwhile; why its image cannot be had or it does not get ready. What was active
+    /// label meanwhile; FAILED_PRECONDITION when a publish, another rollback or a delete came while
+    /// this one waited for replicas; why its image cannot be had or it does not get ready. What was active
     /// goes on in all of these.
     pub async fn roll_back(&self, id: AppId, number: u32) -> Result<(Arc<App>, u32), Failure> {
         self.to_the_end(move |s| async move {
+            find(&*s.get(&id)?, number)?;
+            let claim = s.claims.make(&id);
             s.in_turn(&id, async {
                 let app = s.get(&id)?;
                 let previous = app.active_version;
                 let version = find(&app, number)?;
                 let pinned = s.images.pinned(&id.org, &version);
-                s.unless_stopping(pinned).await?;
+                claim.wait(pinned).await?;
                 let restored = restore(&app, &version);
                 // Refused before anything is started, and again on the newest state below.
                 let labels = restored.clone();
@@ -97,7 +100,7 @@ impl Apps {
                     Ok(())
                 })?;
                 let revision = Revision::new(&restored, &version, s.defaults);
-                let _prepared = s.unless_stopping(s.fleet.prepare(&revision)).await?;
+                let _prepared = claim.wait(s.fleet.prepare(&revision)).await?;
                 let of = id.clone();
                 let edit = move |app: &mut App| {
                     *app = restore(app, &version);

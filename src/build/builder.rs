@@ -14,7 +14,10 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -153,6 +156,8 @@ pub(super) struct Shared {
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Where builds run: not on the thread that happens to carry a caller's connection.
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -180,7 +185,7 @@ impl Drop for Held {
 }
 
 impl Builder {
-    /// A builder; the scratch folder is emptied.
+    /// A builder; the scratch folder is emptied. Builds run on the runtime that this is called on.
     ///
     /// # Errors
     /// When the folder cannot be made.
@@ -205,6 +210,7 @@ impl Builder {
             known: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -271,7 +277,7 @@ impl Builder {
         let turn = known.turn(app);
         drop(known);
         let run = run(shared.clone(), build.clone(), turn, record);
-        shared.tasks.spawn(run);
+        shared.tasks.spawn_on(run, &shared.runtime);
         Ok(build)
     }
 
@@ -285,9 +291,10 @@ impl Builder {
     /// Runs something of builds in the background, until the platform stops.
     pub(super) fn in_the_background(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.shared.stop.clone();
-        self.shared.tasks.spawn(async move {
+        let work = async move {
             stop.run_until_cancelled(work).await;
-        });
+        };
+        self.shared.tasks.spawn_on(work, &self.shared.runtime);
     }
 
     /// Keeps an image from being swept while a version that names it is being written.

@@ -27,8 +27,8 @@ use crate::model::{Failure, Reason, code::FromGit, secret};
 /// Answers git's questions, each only for the host that the secret is for.
 const ASKPASS: &str = r#"#!/bin/sh
 case "$1" in
-"Username for 'https://$IGNITE_GIT_HOST'"*) printf '%s\n' "$IGNITE_GIT_USERNAME" ;;
-"Password for 'https://"*"@$IGNITE_GIT_HOST'"*) printf '%s\n' "$IGNITE_GIT_TOKEN" ;;
+"Username for 'https://$IGNITE_GIT_HOST': ") printf '%s\n' "$IGNITE_GIT_USERNAME" ;;
+"Password for 'https://"*"@$IGNITE_GIT_HOST': ") printf '%s\n' "$IGNITE_GIT_TOKEN" ;;
 *) exit 1 ;;
 esac
 "#;
@@ -367,6 +367,9 @@ mod tests {
         for other in [
             "Password for 'https://robot@evil.example': ",
             "Password for 'https://git.example:8443@evil.example': ",
+            // The user name of a redirect is the redirecting server's to choose.
+            "Password for 'https://x@git.example:8443'@evil.example': ",
+            "Password for 'https://x@git.example:8443': @evil.example': ",
             "Username for 'https://git.example:8443.evil.example': ",
             "Enter passphrase for key '/root/.ssh/id': ",
         ] {

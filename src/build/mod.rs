@@ -26,3 +26,4 @@ pub use context::{Context, dockerfile_in};
 pub use images::Images;
 pub use log::{Line, Log};
 pub use source::{Entries, Entry, Limits, Source};
+pub use sweep::Named;

@@ -67,7 +67,12 @@ impl Source {
     /// # Errors
     /// What the disk says.
     pub(super) fn of_file(root: TempDir, name: &str, content: &[u8]) -> io::Result<Self> {
-        fs::write(root.path().join(name), content)?;
+        let path = root.path().join(name);
+        // The name may have folders, such as `src/main.rs`.
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(path, content)?;
         let file = Entry::File {
             len: content.len() as u64,
             executable: false,
@@ -280,6 +285,15 @@ mod tests {
             &[("d/e/c", "../.."), ("x", "d/e/c/../..")],
         ] {
             assert!(links(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn one_file_may_have_its_place_in_a_folder() {
+        for name in ["handler.py", "src/main.rs"] {
+            let root = TempDir::new().expect("a folder");
+            let source = Source::of_file(root, name, b"code").expect("written");
+            assert_eq!(source.read(name, 10).as_deref(), Some(&b"code"[..]));
         }
     }
 

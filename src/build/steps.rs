@@ -137,7 +137,7 @@ async fn engine(
     }
     let stage = context.has_stages.then(|| name(shared, &build.app));
     let folder = scratch(&shared.config.scratch)?;
-    let (context, packed) = blocking(move || {
+    let (dockerfile, mut build_args, packed) = blocking(move || {
         let at = folder.path().join("context.tar");
         let packed = std::fs::File::create(&at).and_then(|file| {
             context.pack(io::BufWriter::new(file))?;
@@ -148,10 +148,16 @@ async fn engine(
                 "the build context cannot be packed on this machine: {e}"
             ))
         })?;
-        Ok((context, packed))
+        // The packed context is open; the tree is of no use any more, and goes here, where
+        // nobody waits for the disk.
+        let Context {
+            dockerfile,
+            build_args,
+            ..
+        } = context;
+        Ok((dockerfile, build_args, packed))
     })
     .await?;
-    let mut build_args = context.build_args.clone();
     build_args.extend(
         stage
             .iter()
@@ -160,13 +166,11 @@ async fn engine(
     let order = BuildOrder {
         tag: tag.clone(),
         context: ReaderStream::new(tokio::fs::File::from_std(packed)).boxed(),
-        dockerfile: context.dockerfile.clone(),
+        dockerfile,
         build_args,
         credentials,
         network: shared.config.network.clone(),
     };
-    // The packed context is open; the tree is of no use any more.
-    drop(context);
     let made = listen(shared, build, order).await;
     if let Some(stage) = stage
         && let Err(error) = shared.engine.remove_stages(&stage).await
@@ -223,7 +227,7 @@ pub(super) fn tag(shared: &Shared, app: &AppId, build: BuildId) -> String {
 }
 
 /// What all images of an app are called.
-fn name(shared: &Shared, app: &AppId) -> String {
+pub(super) fn name(shared: &Shared, app: &AppId) -> String {
     format!("ignite-{}/{}/{}", shared.config.instance, app.org, app.name)
 }
 

@@ -2,18 +2,41 @@
 
 use std::collections::HashSet;
 
-use super::Builder;
+use super::{Builder, steps};
+use crate::model::AppId;
+
+/// What is known of images when they are swept.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The apps whose images may go. Those of other apps stay: the store that knows them may be
+    /// put back.
+    pub apps: HashSet<AppId>,
+    /// The images that stay.
+    pub images: HashSet<String>,
+}
+
+impl Named {
+    /// Those of the images that may go; `name` says what all images of an app are called.
+    fn of_no_use(&self, built: Vec<String>, name: impl Fn(&AppId) -> String) -> Vec<String> {
+        let names: HashSet<_> = self.apps.iter().map(name).collect();
+        let may_go = |tag: &String| {
+            let name = tag.rsplit_once(':').map(|(name, _)| name);
+            name.is_some_and(|name| names.contains(name)) && !self.images.contains(tag)
+        };
+        built.into_iter().filter(may_go).collect()
+    }
+}
 
 impl Builder {
-    /// Removes, in the background, the names of images that were built here and that are not in
-    /// `named`, which is asked once what is there is known. What a build under way has just made
-    /// stays: its record is still to come.
-    pub fn sweep(&self, named: impl FnOnce() -> HashSet<String> + Send + 'static) {
+    /// Removes, in the background, the names of images that were built here for the apps in
+    /// `named` and that it does not name. It is asked once what is there is known. What a build
+    /// under way has just made stays: its record is still to come.
+    pub fn sweep(&self, named: impl FnOnce() -> Named + Send + 'static) {
         let builder = self.clone();
         self.in_the_background(async move { builder.sweep_once(named).await });
     }
 
-    async fn sweep_once(&self, named: impl FnOnce() -> HashSet<String>) {
+    async fn sweep_once(&self, named: impl FnOnce() -> Named) {
         let engine = &self.shared.engine;
         let built = match engine.built().await {
             Ok(built) => built,
@@ -25,9 +48,9 @@ impl Builder {
         // In this order: a build that ends meanwhile is under way here or recorded there.
         let busy = self.busy();
         let named = named();
-        for tag in built {
+        let name = |app: &AppId| steps::name(&self.shared, app);
+        for tag in named.of_no_use(built, name) {
             if !busy.contains(&tag)
-                && !named.contains(&tag)
                 && let Err(error) = engine.remove_image(&tag).await
             {
                 tracing::debug!(%error, image = tag, "An image of no use stays for now");
@@ -40,5 +63,24 @@ impl Builder {
         if let Err(error) = self.shared.engine.remove_all().await {
             tracing::warn!(%error, "Images that were built here stay; `ignite prune` removes them");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_of_apps_that_nobody_knows_stay() {
+        let built = ["i/o/a:1", "i/o/a:2", "i/o/ab:1", "i/o/gone:1"];
+        let built = || built.map(str::to_owned).to_vec();
+        let name = |app: &AppId| format!("i/{}/{}", app.org, app.name);
+        let named = Named {
+            apps: ["o/a", "o/ab"].map(|a| a.parse().expect("valid")).into(),
+            images: ["i/o/a:2".to_owned()].into(),
+        };
+        assert_eq!(named.of_no_use(built(), name), ["i/o/a:1", "i/o/ab:1"]);
+        let without_a_store = Named::default();
+        assert!(without_a_store.of_no_use(built(), name).is_empty());
     }
 }

@@ -188,6 +188,18 @@ impl Context {
     /// # Errors
     /// [`Error::Unreachable`] when nothing listens there.
     pub(super) async fn connect(&self, org: &OrgName) -> Result<Session, Error> {
+        self.connect_for(org, Duration::ZERO).await
+    }
+
+    /// As [`Context::connect`], for a call that may take this long whatever `--timeout` says.
+    ///
+    /// # Errors
+    /// As [`Context::connect`].
+    pub(super) async fn connect_for(
+        &self,
+        org: &OrgName,
+        at_least: Duration,
+    ) -> Result<Session, Error> {
         let (token, hint) = match (&self.token, &self.own) {
             (Some(token), _) => (Some(token.clone()), None),
             (None, Some(dir)) => match Keyring::open(dir) {
@@ -204,7 +216,13 @@ impl Context {
                 Some("no token was given; give one with --token or IGNITE_TOKEN".to_owned()),
             ),
         };
-        Session::open(self.endpoint.clone(), token, hint, self.timeout).await
+        Session::open(
+            self.endpoint.clone(),
+            token,
+            hint,
+            self.timeout.max(at_least),
+        )
+        .await
     }
 }
 

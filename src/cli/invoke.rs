@@ -142,7 +142,7 @@ impl Sent {
             return Err(Error::Usage(format!("--path {path:?} must start with /")));
         }
         let body = self.body()?;
-        let mut headers: BTreeMap<String, String> = self.header.iter().cloned().collect();
+        let mut headers = joined(&self.header);
         if !body.is_empty() && !headers.contains_key("content-type") {
             let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
             let kind = if is_json {
@@ -164,6 +164,20 @@ impl Sent {
             body: body.into(),
         })
     }
+}
+
+/// Headers by name. One that is given twice has both values, as HTTP writes them in one line.
+fn joined(headers: &[(String, String)]) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        all.entry(name.clone())
+            .and_modify(|before| {
+                before.push_str(if name == "cookie" { "; " } else { ", " });
+                before.push_str(value);
+            })
+            .or_insert_with(|| value.clone());
+    }
+    all
 }
 
 /// Sends the request and prints the answer; an app's status of 400 or above fails the command.
@@ -282,5 +296,19 @@ impl Whole {
             body: STANDARD.encode(&self.body),
             trailer: trailer.transpose()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_is_given_twice_is_sent_with_both_values() {
+        let given = ["a:1", "b: x", "A:2", "cookie:c=1", "cookie:d=2"];
+        let given = given.map(|text| header(text).expect("valid"));
+        let all = joined(&given);
+        let all: Vec<_> = all.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(all, [("a", "1, 2"), ("b", "x"), ("cookie", "c=1; d=2")]);
     }
 }

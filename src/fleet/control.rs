@@ -114,7 +114,7 @@ impl Deployment {
     /// Returns once it is so.
     ///
     /// # Errors
-    /// DEADLINE_EXCEEDED with what is the case instead; APP_DELETED.
+    /// DEADLINE_EXCEEDED with what is the case instead; APP_DELETED; SHUTTING_DOWN.
     pub async fn wait(&self, until: Until, limit: Duration) -> Result<Snapshot, Failure> {
         let give_up = Instant::now() + limit;
         let mut events = self.events().follow(0);
@@ -144,7 +144,14 @@ impl Deployment {
             }
             let look = tokio::time::sleep_until((Instant::now() + LOOK_EVERY).min(give_up));
             tokio::select! {
-                _ = events.next() => {}
+                news = events.next() => if news.is_none() {
+                    // Followers are let go before the deployment is closed.
+                    let closed = self.state.lock().closed.as_ref().map(|c| c.why.clone());
+                    return Err(closed.unwrap_or_else(|| Failure::new(
+                        Reason::ShuttingDown,
+                        "the platform is stopping; wait again when it is back",
+                    )));
+                },
                 () = look => {}
             }
         }

@@ -285,6 +285,13 @@ impl Fleet {
         *self.shared.settled.borrow()
     }
 
+    /// Returns once [`Fleet::settled`] is so.
+    pub async fn until_settled(&self) {
+        let mut settled = self.shared.settled.subscribe();
+        // The sender is this fleet's own, so it is there.
+        let _ = settled.wait_for(|done| *done).await;
+    }
+
     /// The failure of work that needs the engine while it does not answer.
     ///
     /// # Errors

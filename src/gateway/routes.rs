@@ -3,7 +3,10 @@
 //! One hash look-up under a read lock that is held for nanoseconds; ten thousand apps route as
 //! fast as one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 
@@ -76,7 +79,12 @@ impl Routes {
 impl Table {
     fn forget(&mut self, id: &AppId) {
         for label in self.labels.remove(id).into_iter().flatten() {
-            self.by_label.remove(&label);
+            // It may lead to another app by now, which took the label after this one gave it up.
+            if let Entry::Occupied(route) = self.by_label.entry(label)
+                && route.get().deployment.id() == id
+            {
+                route.remove();
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use crate::{
     config::{Config, Serving},
@@ -41,19 +42,26 @@ pub(super) struct DataDir {
     instance: InstanceId,
     /// The lock goes with the file.
     _lock: File,
+    /// A directory that was made for this run goes with it, also when the start fails.
+    _made: Option<TempDir>,
 }
 
 impl DataDir {
     /// Makes the directory if need be and locks it. An ephemeral run whose directory was not
     /// chosen gets one of its own.
     pub(super) fn lock(config: &Config) -> Result<Self> {
-        let path = match config.ephemeral && config.data_dir_is_default() {
-            true => tempfile::Builder::new()
-                .prefix("ignite-")
-                .tempdir()
-                .context("a directory for --ephemeral")?
-                .keep(),
-            false => config.data_dir.clone(),
+        let made = match config.ephemeral && config.data_dir_is_default() {
+            true => Some(
+                tempfile::Builder::new()
+                    .prefix("ignite-")
+                    .tempdir()
+                    .context("a directory for --ephemeral")?,
+            ),
+            false => None,
+        };
+        let path = match &made {
+            Some(made) => made.path().to_owned(),
+            None => config.data_dir.clone(),
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -64,14 +72,19 @@ impl DataDir {
             .canonicalize()
             .with_context(|| format!("data_dir: {}", path.display()))?;
         let lock = take(&path)?;
-        if config.ephemeral {
-            prepare_ephemeral(&path)?;
+        let marker = path.join(EPHEMERAL);
+        match config.ephemeral {
+            true => prepare_ephemeral(&path)?,
+            // What is written from here on is to stay, though a run that was killed made the directory.
+            false => remove_if_there(&marker)
+                .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?,
         }
         let instance = instance(&path)?;
         Ok(Self {
             path,
             instance,
             _lock: lock,
+            _made: made,
         })
     }
 
@@ -119,32 +132,47 @@ impl DataDir {
     }
 }
 
-/// Whether an `ignite` serves from a data directory now.
-pub(super) fn in_use(data_dir: &Path) -> bool {
-    File::open(data_dir.join(LOCK))
-        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+/// Whether an `ignite` serves from the data directory of an instance now. Another instance that
+/// was started there since is none of its.
+pub(super) fn in_use(data_dir: &Path, instance: &str) -> bool {
+    may_be_of(data_dir, instance)
+        && match File::open(data_dir.join(LOCK)) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+            // What another user keeps from being read may be held all the same.
+            Err(e) => !is_gone(&e),
+        }
 }
 
 /// Whether a data directory is still that of an instance and not for one run only, or is in use.
 pub(super) fn can_serve(data_dir: &Path, instance: &str) -> bool {
-    let id = fs::read_to_string(data_dir.join(INSTANCE));
-    let is_its = id.is_ok_and(|id| id.trim() == instance);
-    is_its && (in_use(data_dir) || !data_dir.join(EPHEMERAL).exists())
+    may_be_of(data_dir, instance) && (in_use(data_dir, instance) || !is_ephemeral(data_dir))
 }
 
-/// Whether the last stop left containers on purpose.
-pub(super) fn kept(data_dir: &Path) -> bool {
-    data_dir.join(KEPT).exists()
+/// Whether the last stop of an instance left containers on purpose.
+pub(super) fn kept(data_dir: &Path, instance: &str) -> bool {
+    may_be_of(data_dir, instance) && data_dir.join(KEPT).try_exists().unwrap_or(true)
 }
 
 /// Whether a data directory is no more that of an instance, or was for one run only.
 pub(super) fn is_forgotten(data_dir: &Path, instance: &str) -> bool {
-    let there = match fs::read_to_string(data_dir.join(INSTANCE)) {
+    !may_be_of(data_dir, instance) || is_ephemeral(data_dir)
+}
+
+/// Whether a data directory is that of an instance, as far as it can be read.
+fn may_be_of(data_dir: &Path, instance: &str) -> bool {
+    match fs::read_to_string(data_dir.join(INSTANCE)) {
         Ok(text) => text.trim() == instance,
-        // What cannot be read may be there all the same.
-        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
-    };
-    !there || data_dir.join(EPHEMERAL).exists()
+        Err(e) => !is_gone(&e),
+    }
+}
+
+fn is_ephemeral(data_dir: &Path) -> bool {
+    data_dir.join(EPHEMERAL).exists()
+}
+
+/// Whether an error says that there is no such file, and not that it is out of sight.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
 }
 
 /// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.
@@ -257,6 +285,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{default_data_dir, process_env};
 
     fn config(path: &Path) -> Config {
         Config::defaults(path.to_owned())
@@ -274,10 +303,14 @@ mod tests {
             error.contains(&std::process::id().to_string()) && error.contains("--data-dir"),
             "{error}"
         );
-        assert!(in_use(dir.path()));
         let id = first.instance().clone();
+        assert!(in_use(dir.path(), id.as_str()));
+        assert!(
+            !in_use(dir.path(), "another"),
+            "an instance that was there before is gone"
+        );
         drop(first);
-        assert!(!in_use(dir.path()));
+        assert!(!in_use(dir.path(), id.as_str()));
         assert_eq!(
             *DataDir::lock(&config(dir.path()))
                 .expect("free again")
@@ -314,5 +347,49 @@ mod tests {
         assert!(!own.join("store").exists());
         again.close(&ephemeral);
         assert!(!own.exists());
+    }
+
+    #[test]
+    fn what_is_served_for_longer_is_ephemeral_no_more() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let ephemeral = Config {
+            ephemeral: true,
+            ..config(dir.path())
+        };
+        // Left as by a kill.
+        let id = DataDir::lock(&ephemeral).expect("fresh").instance().clone();
+        assert!(is_forgotten(dir.path(), id.as_str()));
+        let lasting = DataDir::lock(&config(dir.path())).expect("taken over");
+        assert_eq!(*lasting.instance(), id);
+        drop(lasting);
+        assert!(!is_forgotten(dir.path(), id.as_str()));
+        assert!(can_serve(dir.path(), id.as_str()));
+        assert!(DataDir::lock(&ephemeral).is_err(), "it is not to be wiped");
+    }
+
+    #[test]
+    fn a_directory_made_for_one_run_goes_when_the_start_fails() {
+        let ephemeral = Config {
+            ephemeral: true,
+            ..config(&default_data_dir(&process_env).expect("a home"))
+        };
+        let data = DataDir::lock(&ephemeral).expect("made");
+        let path = data.path().to_owned();
+        assert!(path.join(INSTANCE).exists());
+        drop(data);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_gone() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        assert!(!in_use(dir.path(), "a") && !kept(dir.path(), "a"));
+        assert!(is_forgotten(dir.path(), "a") && !can_serve(dir.path(), "a"));
+        // As unreadable as another user's, also for root.
+        for name in [INSTANCE, LOCK, KEPT] {
+            std::os::unix::fs::symlink(name, dir.path().join(name)).expect("links");
+        }
+        assert!(in_use(dir.path(), "a") && kept(dir.path(), "a"));
+        assert!(!is_forgotten(dir.path(), "a") && can_serve(dir.path(), "a"));
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    http::{StatusCode, Uri},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,6 +23,7 @@ pub(super) fn router(fleet: Fleet, store: Store, executions: Executions) -> Rout
             "/readyz",
             get(move || std::future::ready(readiness(&fleet, &store, &executions))),
         )
+        .method_not_allowed_fallback(no_method)
 }
 
 /// 200 when all checks pass, else 503; the body says of each what is wrong.
@@ -76,4 +77,40 @@ pub(super) async fn no_route(uri: Uri) -> Response {
         ),
         false,
     )
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response {
+    let allowed = "GET, HEAD";
+    let failure = Failure::new(
+        Reason::MethodNotAllowed,
+        format!(
+            "{method} is not allowed on {}; allowed: {allowed}",
+            uri.path()
+        ),
+    );
+    let mut response = to_response(&failure, false);
+    let allowed = HeaderValue::from_static(allowed);
+    response.headers_mut().insert(header::ALLOW, allowed);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn another_method_is_refused_as_everything_is() {
+        let router = Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .method_not_allowed_fallback(no_method);
+        let app = Router::new().merge(router).fallback(no_route);
+        let post = Request::post("/healthz").body(Body::empty());
+        let answer = app.oneshot(post.expect("valid")).await.expect("answers");
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(answer.headers()["x-ignite-error"], "METHOD_NOT_ALLOWED");
+        assert_eq!(answer.headers()["allow"], "GET, HEAD");
+    }
 }

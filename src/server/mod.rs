@@ -215,7 +215,10 @@ pub async fn run(config: Config) -> Result<()> {
     say_ready(http_addr, grpc_addr, data.path())?;
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), "Serving");
 
-    signals.first().await;
+    tokio::select! {
+        () = signals.first() => {}
+        () = forget_kept(&fleet, &data) => {}
+    }
     tokio::select! {
         () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
@@ -230,6 +233,14 @@ pub async fn run(config: Config) -> Result<()> {
     data.close(&config);
     tracing::info!("Stopped");
     Ok(())
+}
+
+/// Containers that an earlier stop left are this run's own once they are adopted: should it be
+/// killed, `ignite prune` is to find them. Never ends, and so takes nothing back from a stop.
+async fn forget_kept(fleet: &Fleet, data: &DataDir) {
+    fleet.until_settled().await;
+    data.mark_kept(false);
+    std::future::pending().await
 }
 
 /// Stops in the order in which the parts depend on each other.

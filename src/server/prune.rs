@@ -40,7 +40,7 @@ pub async fn prune(config: Config) -> Result<Vec<String>> {
 
 fn is_gone(instance: &InstanceOfOthers) -> bool {
     match &instance.data_dir {
-        Some(dir) => !data_dir::in_use(dir) && !data_dir::kept(dir),
+        Some(dir) => !data_dir::in_use(dir, &instance.id) && !data_dir::kept(dir, &instance.id),
         // Without a directory to ask there is only the process that made them.
         None => !instance
             .pids

@@ -1,8 +1,10 @@
 //! Code, each piece in a file of its own beside the database.
 //!
-//! A file is written under a name that is never used again, synced, and only then named by a
-//! record. So a crash leaves at most files that nothing names: the next start removes them. A
-//! file that a record named goes once no record of its app names it any more.
+//! A file is written as `<id>.new`, under an id that is never used again, synced, and only then
+//! named by a record; then the `.new` goes from its name. So what a crash has left of a save is
+//! known by its name: the next start removes it, or ends what was begun if the record is there. A
+//! file that a record named goes once no record of its app names it any more. Other files stay,
+//! whether something names them or not: after a start without the store they are all that is left.
 
 use std::{
     collections::HashSet,
@@ -22,6 +24,9 @@ use crate::model::{App, Blob, Failure, Reason, app::hex, catalog::Catalog};
 /// The folder in the data directory.
 pub(super) const FOLDER: &str = "code";
 
+/// How the name of a file ends that no record names yet.
+const NEW: &str = ".new";
+
 /// The files; clones share the folder.
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -32,7 +37,8 @@ pub struct Blobs {
 #[derive(Debug)]
 pub struct NewBlob {
     blob: Blob,
-    path: Option<PathBuf>,
+    folder: Arc<Path>,
+    kept: bool,
 }
 
 impl NewBlob {
@@ -43,21 +49,25 @@ impl NewBlob {
 
     /// A record names it from now on.
     pub fn keep(mut self) {
-        self.path = None;
+        self.kept = true;
+        if let Err(error) = settle(&self.folder, &self.blob.id) {
+            // It is found under both names.
+            tracing::warn!(%error, id = self.blob.id, "Code that was saved keeps the name of what is new; the next start tries again");
+        }
     }
 }
 
 impl Drop for NewBlob {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if !self.kept {
             // What cannot be removed now goes at the next start.
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(fresh(&self.folder, &self.blob.id));
         }
     }
 }
 
 impl Blobs {
-    /// The files of a data directory, without those that nothing in the catalog names.
+    /// The files of a data directory, without those of saves that a crash cut off.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
@@ -69,13 +79,16 @@ impl Blobs {
             .create(&folder)?;
         let named: HashSet<&str> = catalog.iter().flat_map(|app| names(app)).collect();
         for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            let known = entry
-                .file_name()
-                .to_str()
-                .is_some_and(|n| named.contains(n));
-            if !known && let Err(error) = fs::remove_file(entry.path()) {
-                tracing::warn!(%error, "{} is of no use and could not be removed", entry.path().display());
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.strip_suffix(NEW)) else {
+                continue;
+            };
+            let outcome = match named.contains(id) {
+                true => settle(&folder, id),
+                false => fs::remove_file(fresh(&folder, id)),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, id, "What a crash has left of saved code stays for now");
             }
         }
         Ok(Self {
@@ -89,7 +102,6 @@ impl Blobs {
     /// STORE_UNAVAILABLE.
     pub async fn put(&self, bytes: Bytes) -> Result<NewBlob, Failure> {
         let id = ulid::Ulid::generate().to_string();
-        let path = self.folder.join(&id);
         let folder = self.folder.clone();
         in_the_background(move || {
             let new = NewBlob {
@@ -98,13 +110,14 @@ impl Blobs {
                     len: bytes.len() as u64,
                     sha256: hex(&Sha256::digest(&bytes)),
                 },
-                path: Some(path.clone()),
+                folder: folder.clone(),
+                kept: false,
             };
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
-                .open(&path)?;
+                .open(fresh(&folder, &new.blob.id))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             // The entry in the folder, too, must survive a power cut.
@@ -124,11 +137,11 @@ impl Blobs {
     /// # Errors
     /// STORE_UNAVAILABLE when the file is gone, not to be read, or not as it was written.
     pub async fn get(&self, blob: &Blob) -> Result<Bytes, Failure> {
-        let path = self.folder.join(&blob.id);
+        let folder = self.folder.clone();
         let wanted = blob.clone();
-        let at = path.display().to_string();
+        let at = folder.join(&blob.id).display().to_string();
         in_the_background(move || {
-            let bytes = fs::read(&path)?;
+            let bytes = read(&folder, &wanted.id)?;
             if hex(&Sha256::digest(&bytes)) == wanted.sha256 {
                 Ok(Bytes::from(bytes))
             } else {
@@ -166,6 +179,29 @@ impl Blobs {
     }
 }
 
+/// Where code is that no record names yet.
+fn fresh(folder: &Path, id: &str) -> PathBuf {
+    folder.join(format!("{id}{NEW}"))
+}
+
+/// Gives code that a record names the name that is looked for.
+fn settle(folder: &Path, id: &str) -> io::Result<()> {
+    fs::rename(fresh(folder, id), folder.join(id))
+}
+
+/// What a file has, also while a record names it and its name is still that of a new one.
+fn read(folder: &Path, id: &str) -> io::Result<Vec<u8>> {
+    let settled = folder.join(id);
+    // It may get its name between the first look and the second.
+    for path in [&settled, &fresh(folder, id)] {
+        match fs::read(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            outcome => return outcome,
+        }
+    }
+    fs::read(settled)
+}
+
 /// The files that an app's draft and versions name.
 pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
     let draft = app.draft.iter().map(|d| &d.source);
@@ -190,7 +226,7 @@ pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
                 continue;
             }
             let path = folder.join(&blob.id);
-            let what = match fs::read(&path) {
+            let what = match read(&folder, &blob.id) {
                 Ok(bytes) if hex(&Sha256::digest(&bytes)) == blob.sha256 => {
                     rows.add("files");
                     continue;
@@ -206,7 +242,9 @@ pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
         }
     }
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-        if !named.contains(&*entry.file_name().to_string_lossy()) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !named.contains(name.strip_suffix(NEW).unwrap_or(&name)) {
             let path = entry.path();
             report
                 .leftovers
@@ -265,9 +303,9 @@ mod tests {
 
         let new = blobs.put(Bytes::from_static(b"code")).await.expect("saved");
         let blob = new.blob().clone();
+        assert_eq!(files(dir.path()), [format!("{}{NEW}", blob.id)]);
         new.keep();
-        // Another one is left by a crash.
-        fs::write(dir.path().join(FOLDER).join("left"), "x").expect("written");
+        assert_eq!(files(dir.path()), [blob.id.as_str()]);
         let mut app = full_app("o/a");
         let draft = app.draft.take().expect("a draft");
         let source = draft.source.try_map(|_| Ok::<_, ()>(blob.clone()));
@@ -277,8 +315,16 @@ mod tests {
         });
         let mut catalog = Catalog::default();
         catalog.apply(&Change::Put(Arc::new(app.clone())));
+        // A crash after the record and before the rename, and one in the middle of a save.
+        let folder = dir.path().join(FOLDER);
+        fs::rename(folder.join(&blob.id), fresh(&folder, &blob.id)).expect("renamed");
+        assert_eq!(blobs.get(&blob).await.expect("there"), "code");
+        fs::write(fresh(&folder, "left"), "x").expect("written");
         let blobs = Blobs::open(dir.path(), &catalog).expect("opens");
         assert_eq!(files(dir.path()), [blob.id.as_str()]);
+        // A start without the store: the code waits for its return.
+        Blobs::open(dir.path(), &Catalog::default()).expect("opens");
+        assert_eq!(blobs.get(&blob).await.expect("still there"), "code");
 
         fs::write(dir.path().join(FOLDER).join(&blob.id), "cole").expect("written");
         let damaged = blobs.get(&blob).await.expect_err("damaged");

@@ -439,7 +439,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     ignite.kill9();
     // What a kill in the middle of a save, and of a build, may leave.
     let code = ignite.data_dir().join("code");
-    let half = code.join("01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    let half = code.join("01ARZ3NDEKTSV4RRFFQ69G5FAV.new");
     std::fs::write(&half, "half").expect("written");
     std::fs::create_dir(ignite.data_dir().join("builds/build-left")).expect("made");
     ignite.start().await;

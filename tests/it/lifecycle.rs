@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::support::{
     app::{App, ENGINE_LIMIT, instance},
@@ -122,6 +122,53 @@ async fn what_needs_no_new_container_is_live_at_once_though_the_rest_never_gets_
     assert_eq!(stranger().await, StatusCode::OK);
 }
 
+/// Publishes a version beside the one that serves, which does not get ready.
+async fn stuck_publish(ignite: &Ignite, app: &App) -> JoinHandle<Option<(StatusCode, Value)>> {
+    app.get_ok(ignite, "/").await;
+    let hangs = probe::image_with(&[("PROBE_HEALTH_STATUS", "500")]).await;
+    let path = format!("/v1/ignite/app/{}/{}/draft", app.org, app.name);
+    let draft = json!({ "code": { "image": { "prebuilt": { "imageRef": hangs } } } });
+    ignite.api(Method::POST, &path, &app.token, &draft).await;
+    let publish = ignite
+        .request(Method::POST, &format!("{path}/publish"))
+        .token(&app.token)
+        .json(&json!({}));
+    let publish = tokio::spawn(async move {
+        let answer = publish.send().await.ok()?;
+        Some((answer.status, answer.json().await))
+    });
+    app.wait_for(ignite, "startingReplicas", 1).await;
+    publish
+}
+
+/// All of these used to wait behind a publish for as long as a start may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_does_not_get_ready_keeps_nobody_from_mending_or_deleting_the_app() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::deploy(&ignite, "acme/mended", Value::Null).await;
+    let overtaken = |ended: Option<(StatusCode, Value)>| {
+        let (status, answer) = ended.expect("an answer");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert!(answer.to_string().contains("came between"), "{answer}");
+    };
+    let stuck = stuck_publish(&ignite, &app).await;
+    let (status, answer) = app.publish_image(&ignite, &probe::image().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    overtaken(stuck.await.expect("no panic"));
+
+    let stuck = stuck_publish(&ignite, &app).await;
+    let back = json!({ "version": 1 });
+    let (status, answer) = app.api(&ignite, Method::POST, "/rollback", back).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    overtaken(stuck.await.expect("no panic"));
+
+    let stuck = stuck_publish(&ignite, &app).await;
+    let (status, answer) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    overtaken(stuck.await.expect("no panic"));
+    assert!(ignite.containers().await.is_empty());
+}
+
 /// A stop used to wait for a publish, and so for a start, which may take ten minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_publish_that_does_not_get_ready() {
@@ -130,17 +177,7 @@ async fn a_stop_does_not_wait_for_a_publish_that_does_not_get_ready() {
         .start()
         .await;
     let app = App::deploy(&ignite, "acme/stuck", Value::Null).await;
-    app.get_ok(&ignite, "/").await;
-    let hangs = probe::image_with(&[("PROBE_HEALTH_STATUS", "500")]).await;
-    let path = "/v1/ignite/app/acme/stuck/draft";
-    let draft = json!({ "code": { "image": { "prebuilt": { "imageRef": hangs } } } });
-    ignite.api(Method::POST, path, &app.token, &draft).await;
-    let publish = ignite
-        .request(Method::POST, &format!("{path}/publish"))
-        .token(&app.token)
-        .json(&json!({}));
-    let publish = tokio::spawn(publish.send());
-    app.wait_for(&ignite, "startingReplicas", 1).await;
+    let publish = stuck_publish(&ignite, &app).await;
     let status = ignite.terminate(ENGINE_LIMIT).await;
     assert!(status.success(), "{status}: {}", ignite.log());
     assert!(ignite.containers().await.is_empty());

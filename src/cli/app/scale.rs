@@ -7,6 +7,9 @@ use crate::{
     cli::{Context, Error, id::AppArg, output::rows},
 };
 
+/// How long the answer to a wait may take beyond the wait's own limit, which is the server's to end.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// How deep an app sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum Depth {
@@ -63,7 +66,9 @@ pub(super) async fn wait(
     limit: Duration,
 ) -> Result<(), Error> {
     let app = context.app(id)?;
-    let session = context.connect(&app.org).await?;
+    let session = context
+        .connect_for(&app.org, limit.saturating_add(ANSWER))
+        .await?;
     let request = v1::WaitAppRequest {
         organization_name: app.org.to_string(),
         app_name: app.name.to_string(),

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     engine::{ContainerState, Endpoints},
+    fleet::Until,
+    gateway::Routes,
     model::Reason,
 };
 
@@ -170,4 +172,44 @@ async fn a_publish_or_delete_in_the_midst_of_adoption_wins() {
             assert_eq!(w.only_container(), lease.replica().container);
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_with_the_platform() {
+    let w = World::new(revision(1)).await;
+    let app = w.app.clone();
+    let wait = tokio::spawn(async move { app.wait(Until::Replicas(1), LONG).await });
+    settle().await;
+    // As in a stop: the followers go first, the deployment is open for a while yet.
+    w.fleet.end_followers();
+    let ended = wait
+        .await
+        .expect("no panic")
+        .expect_err("the platform stops");
+    assert_eq!(ended.reason, Reason::ShuttingDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_stays_with_the_app_that_took_it() {
+    let w = World::new(revision(1)).await;
+    let routes = Routes::default();
+    let on = |app: &str, ports: &[u16]| {
+        w.fleet.activate(Revision {
+            app: app.parse().expect("valid"),
+            ports: ports.to_vec(),
+            ..revision(1)
+        })
+    };
+    let leads_to = |routes: &Routes| {
+        let route = routes.find("a-dot-b-acme").expect("a route");
+        route.deployment.id().to_string()
+    };
+    // Both names make this label. The first has given it up, and its new route comes late.
+    routes.set(&on("acme/a.b", &[80]));
+    assert_eq!(leads_to(&routes), "acme/a.b");
+    routes.set(&on("acme/a-dot-b", &[80]));
+    routes.set(&on("acme/a.b", &[8080]));
+    assert_eq!(leads_to(&routes), "acme/a-dot-b");
+    routes.remove(&"acme/a.b".parse().expect("valid"));
+    assert_eq!(leads_to(&routes), "acme/a-dot-b");
 }

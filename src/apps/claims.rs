@@ -1,0 +1,127 @@
+//! Which publish, rollback or delete of an app is the newest: those before it need not go on.
+//!
+//! A publish waits for replicas for as long as a start may take, in its app's turn. The next
+//! operation must not wait behind that, least of all the one that mends what cannot start. So
+//! each claims the app before it awaits the turn, which ends the waits of the claim before.
+
+use std::{collections::HashMap, future::Future};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{AppId, Failure, Reason};
+
+/// The newest claim of each app.
+pub(super) struct Claims {
+    /// Ends all waits.
+    stopping: CancellationToken,
+    newest: Mutex<HashMap<AppId, CancellationToken>>,
+}
+
+/// One operation's claim to its app; dropped, the operation has ended.
+pub(super) struct Claim {
+    app: AppId,
+    stopping: CancellationToken,
+    /// Cancelled by the next claim.
+    called_off: CancellationToken,
+}
+
+impl Claims {
+    pub(super) fn new(stopping: CancellationToken) -> Self {
+        Self {
+            stopping,
+            newest: Mutex::default(),
+        }
+    }
+
+    /// Claims the app and calls off the claim before.
+    pub(super) fn make(&self, app: &AppId) -> Claim {
+        let called_off = self.stopping.child_token();
+        let mut newest = self.newest.lock();
+        // Those that have ended.
+        newest.retain(|_, claim| !claim.is_cancelled());
+        if let Some(before) = newest.insert(app.clone(), called_off.clone()) {
+            before.cancel();
+        }
+        Claim {
+            app: app.clone(),
+            stopping: self.stopping.clone(),
+            called_off,
+        }
+    }
+}
+
+impl Claim {
+    /// Does what may take as long as a pull or a start, until the app is claimed anew or the
+    /// platform stops.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION and SHUTTING_DOWN in these cases; what the work says.
+    pub(super) async fn wait<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let outcome = self.called_off.run_until_cancelled(work).await;
+        outcome.unwrap_or_else(|| {
+            if self.stopping.is_cancelled() {
+                return Err(stopping());
+            }
+            Err(Failure::new(
+                Reason::FailedPrecondition,
+                format!(
+                    "another publish, rollback or delete of app {} came between, so this one has changed nothing; try again if it is still wanted",
+                    self.app
+                ),
+            ))
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.called_off.cancel();
+    }
+}
+
+/// The failure of what the platform's stop has called off.
+pub(super) fn stopping() -> Failure {
+    Failure::new(
+        Reason::ShuttingDown,
+        "the platform is stopping, nothing has changed; try again when it is back",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_claim_ends_the_waits_of_the_one_before_of_its_app() {
+        let stop = CancellationToken::new();
+        let claims = Claims::new(stop.clone());
+        let id = |text: &str| text.parse::<AppId>().expect("valid");
+        let for_ever = std::future::pending::<Result<(), Failure>>;
+        let other = claims.make(&id("o/b"));
+        let first = claims.make(&id("o/a"));
+        let (waited, second) = tokio::join!(first.wait(for_ever()), async {
+            tokio::task::yield_now().await;
+            claims.make(&id("o/a"))
+        });
+        let failure = waited.expect_err("called off");
+        assert_eq!(failure.reason, Reason::FailedPrecondition);
+        assert!(
+            failure.message.contains("app o/a came between"),
+            "{failure}"
+        );
+        // The end of the first is nothing to the second, nor to another app.
+        drop(first);
+        second.wait(async { Ok(()) }).await.expect("goes on");
+        other.wait(async { Ok(()) }).await.expect("goes on");
+        drop(second);
+        let third = claims.make(&id("o/a"));
+        assert_eq!(claims.newest.lock().len(), 2, "what has ended is forgotten");
+        stop.cancel();
+        let failure = third.wait(for_ever()).await.expect_err("stops");
+        assert_eq!(failure.reason, Reason::ShuttingDown);
+    }
+}
