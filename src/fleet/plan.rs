@@ -3,7 +3,7 @@
 //! It reads and marks the state under the mutex and yields actions; the driver carries them out
 //! and calls again. Everything here is synchronous, so each step can be tested by itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -42,8 +42,10 @@ pub(super) enum Action {
         container: ContainerId,
         /// What keeps its network goes with it.
         holder: Option<ContainerId>,
-        /// It may be frozen.
+        /// It is frozen, and thawed for it.
         frozen: bool,
+        /// How long it may take to end; zero kills it.
+        grace: Duration,
     },
     /// Freeze a container.
     Pause { key: u64, container: ContainerId },
@@ -374,11 +376,18 @@ impl State {
             }
             let slot = &mut self.slots[at];
             if let (true, Some(container)) = (dead || drained, &slot.container) {
+                // One that did not wake has requests in its socket that were sent elsewhere since,
+                // or that their callers gave up: it must not go on, not even to end well.
+                let kill = dead && slot.frozen;
                 plan.actions.push(Action::Stop {
                     key: slot.key,
                     container: container.clone(),
                     holder: slot.holder.clone(),
-                    frozen: slot.frozen,
+                    frozen: slot.frozen && !kill,
+                    grace: match kill {
+                        true => Duration::ZERO,
+                        false => config.stop_grace,
+                    },
                 });
                 slot.enter(Phase::Stopping);
                 slot.replica = None;

@@ -196,7 +196,8 @@ pub(super) struct Slot {
     pub(super) ready_at: Option<SystemTime>,
     /// When it came into its phase.
     pub(super) since: Instant,
-    /// It may be frozen, so it is thawed before it is stopped.
+    /// It may be frozen, so it is thawed before it is stopped; unless a thaw has failed, then it
+    /// is killed as it is.
     pub(super) frozen: bool,
     /// What it takes of the machine; given back with the slot.
     pub(super) room: Option<Room>,
@@ -249,11 +250,17 @@ impl Slot {
         if phase != Phase::Ready {
             self.watch = None;
         }
+        self.thaw_ended(match phase {
+            Phase::Ready => Thaw::Awake,
+            // It may have run before it ended.
+            _ => Thaw::Unknown,
+        });
+    }
+
+    /// Tells those who have sent to it already; the first word counts.
+    pub(super) fn thaw_ended(&mut self, how: Thaw) {
         if let Some(thaw) = self.thaw.take() {
-            thaw.send_replace(match phase {
-                Phase::Ready => Thaw::Awake,
-                _ => Thaw::Failed,
-            });
+            thaw.send_replace(how);
         }
     }
 }

@@ -229,6 +229,10 @@ async fn exchange(
                 )
                 .with_detail(e.to_string()));
             }
+            Err(e @ Error::Lost) => {
+                return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} did not wake from standby; it may have seen the request"))
+                    .with_detail(e.to_string()));
+            }
             Err(e @ Error::Broke(_)) => {
                 return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} closed the connection without an answer; it may have seen the request"))
                     .with_detail(e.to_string()));

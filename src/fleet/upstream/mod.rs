@@ -66,6 +66,9 @@ pub enum Error {
     /// The connection broke; the app may have seen the request.
     #[error("the connection broke before the answer began: {0}")]
     Broke(#[source] hyper::Error),
+    /// The replica may have the request and is not waited for any more.
+    #[error("nobody knows whether the replica has woken from standby")]
+    Lost,
 }
 
 thread_local! {
