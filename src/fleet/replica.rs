@@ -93,12 +93,11 @@ impl Replica {
         self.pools.first().map(|(_, pool)| pool)
     }
 
-    /// The connections to one port of the app.
-    pub fn pool(&self, port: u16) -> Option<&Arc<Pool>> {
-        self.pools
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map(|(_, pool)| pool)
+    /// One port of the app, the primary one if none is named, and the connections to it.
+    pub fn reached(&self, port: Option<u16>) -> Option<(u16, &Arc<Pool>)> {
+        let mut pools = self.pools.iter();
+        let found = pools.find(|(p, _)| port.is_none_or(|port| *p == port));
+        found.map(|(port, pool)| (*port, pool))
     }
 }
 
