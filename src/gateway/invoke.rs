@@ -228,7 +228,13 @@ async fn exchange(
                 )
                 .with_detail(e.to_string()));
             }
-            Err(Error::Broke(e)) if e.is_user() => return Err(unsent(&e)),
+            Err(Error::Broke(e)) if e.is_user() => {
+                return Err(match upstream::why_unsent(&e) {
+                    Some(why) => broke_off(why),
+                    None => body_broke_off(&e),
+                });
+            }
+            Err(Error::Body(why)) => return Err(broke_off(&why)),
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,
@@ -262,20 +268,24 @@ fn in_http1(request: &mut Request<upstream::Body>) {
 }
 
 /// What was wrong with a body that could not be sent.
-fn unsent(e: &hyper::Error) -> Failure {
-    match upstream::why_unsent(e) {
-        Some(BodyError::TooLarge(most)) => body_too_large(*most),
-        Some(stalled @ BodyError::Stalled(_)) => Failure::new(
+fn broke_off(why: &BodyError) -> Failure {
+    match why {
+        BodyError::TooLarge(most) => body_too_large(*most),
+        BodyError::Stalled(_) => Failure::new(
             Reason::ClientTooSlow,
             format!(
-                "{stalled} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
+                "{why} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
             ),
         ),
-        _ => Failure::new(
-            Reason::MalformedRequest,
-            format!("the request's body broke off before its end: {e}"),
-        ),
+        BodyError::Client(e) => body_broke_off(e),
     }
+}
+
+fn body_broke_off(e: &hyper::Error) -> Failure {
+    Failure::new(
+        Reason::MalformedRequest,
+        format!("the request's body broke off before its end: {e}"),
+    )
 }
 
 /// The answer to a request whose body is over the bound of app URLs.
