@@ -13,7 +13,7 @@ use super::{
     demand::LOOK_EVERY,
     events::EventKind,
     replica::{Phase, Replica, Slot},
-    room::Room,
+    room::{Outlook, Room},
     state::{NoRoom, State},
 };
 use crate::{
@@ -114,7 +114,12 @@ impl State {
         };
         self.retire_old_generations();
         self.no_room
-            .take_if(|_| self.ledger.has_room(bytes(revision), &self.wake));
+            .take_if(|n| match self.ledger.outlook(bytes(revision), &self.wake) {
+                Outlook::Room => true,
+                // While it is on its way this is still the same shortage.
+                Outlook::AfterFrozen => !n.on_its_way || n.refused.is_some(),
+                Outlook::None => false,
+            });
         let want = self.decide_and_record(revision, now);
         if self.up() < want {
             self.revive(want - self.up());
@@ -127,6 +132,9 @@ impl State {
                 _ => self.start_missing(self.may_start(missing), revision, config, now, &mut plan),
             }
         } else {
+            // Nobody waits for what is on its way any more.
+            self.no_room
+                .take_if(|n| n.on_its_way && n.refused.is_none());
             self.shed(up - want);
         }
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
@@ -326,7 +334,12 @@ impl State {
         if refused.is_none() && now < refuse_at {
             plan.sooner(refuse_at);
         }
-        self.no_room = Some(NoRoom { since, refused });
+        let outlook = self.ledger.outlook(bytes(revision), &self.wake);
+        self.no_room = Some(NoRoom {
+            since,
+            on_its_way: outlook == Outlook::AfterFrozen,
+            refused,
+        });
     }
 
     fn start(&mut self, generation: u64, revision: Arc<Revision>, room: Room) -> Action {

@@ -362,6 +362,55 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looked_at() {
+    // The frozen replica goes within a second, and never.
+    for goes in [true, false] {
+        let mut config = pausing();
+        config.bounds.memory = 150 << 20;
+        let w = World::with(config, revision(1)).await;
+        let frozen = Script {
+            memory: 60 << 20,
+            stop: secs(1),
+            ..Script::default()
+        };
+        w.engine.script("v1", frozen.clone());
+        put_to_sleep(&w, "paused").await;
+        if !goes {
+            let create = LONG;
+            w.engine.script("v1", Script { create, ..frozen });
+        }
+        let other = |name: &str| {
+            let mut r = revision(2);
+            r.app = name.parse().expect("valid");
+            w.fleet.activate(r)
+        };
+        let (b, c) = (other("acme/b"), other("acme/c"));
+        let _first = b.acquire(0, Instant::now() + LONG).await.expect("room");
+        let began = Instant::now();
+        let mut requests = Vec::new();
+        for _ in 0..80 {
+            let c = c.clone();
+            let request = async move { c.acquire(0, Instant::now() + LONG).await };
+            requests.push(tokio::spawn(request));
+            tokio::time::sleep(ms(10)).await;
+        }
+        let first = requests.remove(0).await.expect("no panic");
+        let took = began.elapsed();
+        match goes {
+            true => assert!(first.is_ok() && took < secs(2), "{took:?}"),
+            false => {
+                let why = first.expect_err("there is no room");
+                assert_eq!((why.reason, took), (Reason::NoRoom, secs(20)));
+            }
+        }
+        let told = c.events().newest(1000);
+        let told = told.iter().filter(|e| e.kind == EventKind::NoRoom).count();
+        assert_eq!(told, 1);
+        requests.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn replicas_are_moved_and_waited_for_by_hand() {
     use crate::fleet::Until;
     let mut r = revision(1);
