@@ -85,13 +85,12 @@ impl Trials {
         let _permit = self.permits.acquire().await;
         let trial = self.apps.trial(&app, version).await?;
         let deployment = trial.deployment();
-        let port = deployment.with_revision(|r| r.ports[0]);
         let execution = ExecutionId(ulid::Ulid::generate());
         let answer = self
             .gateway
             .invoke(
                 deployment,
-                port,
+                None,
                 execution,
                 request,
                 Client::default(),

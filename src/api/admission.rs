@@ -2,16 +2,30 @@
 //!
 //! Messages may be as large as code is, and are read whole before a method sees them. So the head
 //! of a call is looked at first, as the JSON gateway does with requests that have a body. What the
-//! caller may do is left to the methods, which find here who it is.
+//! caller may do is left to the methods, which find here who it is. The one method that anybody
+//! may call is read up to a bound of its own.
 
+use std::error::Error;
+
+use bytes::Bytes;
 use http::Request;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use tonic::{Status, body::Body};
 
-use crate::{gateway::Gateway, model::Failure};
+use super::status::to_status;
+use crate::{
+    gateway::Gateway,
+    model::{Failure, Reason},
+};
 
 /// What the methods that need a token start with: reflection and gRPC's own health need none.
 const OURS: &str = "/dodil.ignite.";
 /// Needs none either, by the contract.
 const HEALTH: &str = "/dodil.ignite.v1.ComputeService/HealthCheck";
+/// Most bytes of a call of it. Its message has no fields; some are for those that are not known here.
+const HEALTH_BYTES: usize = 4096;
+/// Where a message's length stands before it.
+const LENGTH: std::ops::Range<usize> = 1..5;
 
 /// Looks at the head of a call; who calls goes on with it.
 ///
@@ -24,4 +38,82 @@ pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), F
         call.extensions_mut().insert(caller);
     }
     Ok(())
+}
+
+/// The call with a body that may be read: as it is, but for the method that anybody may call,
+/// whose body is read here. Tonic would make room for as much as the message says that it has.
+///
+/// # Errors
+/// BODY_TOO_LARGE, or why the body broke off.
+pub(super) async fn bounded<B>(call: Request<B>) -> Result<Request<Body>, Status>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (head, body) = call.into_parts();
+    if head.uri.path() != HEALTH {
+        return Ok(Request::from_parts(head, Body::new(body)));
+    }
+    let read = Limited::new(body, HEALTH_BYTES).collect().await;
+    let body = read.map_err(|e| match e.is::<LengthLimitError>() {
+        true => to_status(&too_long(), false),
+        false => Status::from_error(e),
+    })?;
+    let body = body.to_bytes();
+    let says = body.get(LENGTH).and_then(|n| n.try_into().ok());
+    if says.is_some_and(|n| u32::from_be_bytes(n) as usize > HEALTH_BYTES) {
+        return Err(to_status(&too_long(), false));
+    }
+    Ok(Request::from_parts(head, Body::new(Full::new(body))))
+}
+
+fn too_long() -> Failure {
+    Failure::new(
+        Reason::BodyTooLarge,
+        format!(
+            "the message of HealthCheck is over {HEALTH_BYTES} bytes; it has no fields, send it empty"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tonic::Code;
+
+    use super::*;
+    use crate::api::status::ERROR_HEADER;
+
+    /// How many bytes of a call go on whose message says that it has `says` bytes, of which
+    /// `sent` follow.
+    async fn read(path: &str, says: u32, sent: usize) -> Result<usize, Status> {
+        let mut head = vec![0];
+        head.extend(says.to_be_bytes());
+        // The prefix comes in pieces.
+        let pieces = [head.split_off(3), vec![0; sent / 2], vec![0; sent / 2]];
+        let frames = std::iter::once(head).chain(pieces);
+        let frames = frames.map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
+        let call = Request::post(path).body(StreamBody::new(stream::iter(frames)));
+        let call = bounded(call.expect("a call")).await?;
+        let body = call.into_body().collect().await?;
+        Ok(body.to_bytes().len())
+    }
+
+    #[tokio::test]
+    async fn a_stranger_cannot_have_a_long_message_buffered() {
+        assert_eq!(read(HEALTH, 0, 0).await.expect("read"), 5);
+        assert_eq!(read(HEALTH, 2048, 2048).await.expect("read"), 2053);
+        for (says, sent) in [(8192, 8192), (40 << 20, 8192), (40 << 20, 2)] {
+            let refused = read(HEALTH, says, sent).await.expect_err("too long");
+            assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+            let reason = refused.metadata().get(ERROR_HEADER).expect("a reason");
+            assert_eq!(reason, Reason::BodyTooLarge.as_str());
+        }
+        let other = "/dodil.ignite.v1.ComputeService/SaveDraft";
+        assert_eq!(read(other, 8192, 8192).await.expect("read"), 8197);
+    }
 }

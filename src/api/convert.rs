@@ -431,7 +431,8 @@ pub(super) fn execution_status(wire: i32) -> Result<Option<execution::Status>, S
     }))
 }
 
-pub(super) fn execution_to_wire(record: &Record) -> v1::Execution {
+/// `owner` says that the caller belongs to the app's organization.
+pub(super) fn execution_to_wire(record: &Record, owner: bool) -> v1::Execution {
     let (identity, s) = (&record.identity, &record.state);
     let status = match s.status {
         execution::Status::Pending => v1::ExecutionStatus::Pending,
@@ -451,7 +452,7 @@ pub(super) fn execution_to_wire(record: &Record) -> v1::Execution {
         }),
         function_version: s.version,
         app_name: identity.app.name.to_string(),
-        error: s.error.clone(),
+        error: s.error_for(owner).to_owned(),
         error_reason: s.reason.clone(),
         created_at_ms: identity.created_at_ms(),
         started_at_ms: s.started_at_ms,

@@ -29,7 +29,7 @@ pub(crate) fn version(app: &App, version: &Version) -> (v1::AppVersion, v1::AppM
     )
 }
 
-/// An execution as GetExecution answers it, with its result.
+/// An execution as GetExecution answers it to the app's own organization, with its result.
 pub(crate) fn execution(record: &Record) -> v1::Execution {
-    convert::execution_to_wire(record)
+    convert::execution_to_wire(record, true)
 }

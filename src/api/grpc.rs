@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::{
-    admission::admit,
+    admission::{admit, bounded},
     json::Limits,
     status::{explain_refusal, to_response, to_status},
 };
@@ -44,7 +44,12 @@ impl Grpc {
             return to_status(&failure, false).into_http();
         }
         let timeout = timeout(request.headers());
-        let call = self.services.clone().oneshot(request);
+        let call = async {
+            match bounded(request).await {
+                Ok(request) => self.services.clone().oneshot(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        };
         let outcome = match timeout {
             Some(timeout) => tokio::time::timeout(timeout, call).await,
             None => Ok(call.await),

@@ -93,8 +93,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Lets a frozen container go on. One that runs is success.
     ///
     /// # Errors
-    /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After any error it
-    /// has not gone on.
+    /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After
+    /// [`Error::Refused`] it has not gone on; after others nobody knows.
     fn resume(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Lets a container of an earlier run go on that may be frozen in any way. One that is not
@@ -115,7 +115,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a prepared container; it is reached where [`Prepared`] says.
     fn start_prepared(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Removes a container by force, with its anonymous volumes. Gone is success.
+    /// Removes a container by force, with its anonymous volumes. One whose thaw failed is not let
+    /// go on for it. Gone is success.
     fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The last `lines` lines that the container wrote to stdout and stderr, oldest first.

@@ -176,7 +176,7 @@ async fn attempt(
         .gateway
         .invoke(
             &deployment,
-            port,
+            None,
             id,
             request,
             Client::default(),

@@ -172,9 +172,10 @@ fn spawn<E: Engine>(
             container,
             holder,
             frozen,
+            grace,
         } => {
             tasks.spawn(async move {
-                rouse::end(&*engine, &container, frozen, config.stop_grace).await;
+                rouse::end(&*engine, &container, frozen, grace).await;
                 if let Some(holder) = holder {
                     start::discard(&*engine, &holder, Duration::ZERO).await;
                 }

@@ -43,7 +43,8 @@ impl Lease {
     /// Sends a request to the replica through one of its pools; while it is being thawed already.
     ///
     /// # Errors
-    /// See [`upstream::Error`]. A thaw that fails gives the request back unsent.
+    /// See [`upstream::Error`]. A thaw that is refused gives the request back unsent; after one
+    /// whose end is not known it is lost.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the app sees the client leave.

@@ -3,7 +3,7 @@
 //! It reads and marks the state under the mutex and yields actions; the driver carries them out
 //! and calls again. Everything here is synchronous, so each step can be tested by itself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use super::{
     demand::LOOK_EVERY,
     events::EventKind,
     replica::{Phase, Replica, Slot},
-    room::Room,
+    room::{Outlook, Room},
     state::{NoRoom, State},
 };
 use crate::{
@@ -42,8 +42,10 @@ pub(super) enum Action {
         container: ContainerId,
         /// What keeps its network goes with it.
         holder: Option<ContainerId>,
-        /// It may be frozen.
+        /// It is frozen, and thawed for it.
         frozen: bool,
+        /// How long it may take to end; zero kills it.
+        grace: Duration,
     },
     /// Freeze a container.
     Pause { key: u64, container: ContainerId },
@@ -112,7 +114,12 @@ impl State {
         };
         self.retire_old_generations();
         self.no_room
-            .take_if(|_| self.ledger.has_room(bytes(revision), &self.wake));
+            .take_if(|n| match self.ledger.outlook(bytes(revision), &self.wake) {
+                Outlook::Room => true,
+                // While it is on its way this is still the same shortage.
+                Outlook::AfterFrozen => !n.on_its_way || n.refused.is_some(),
+                Outlook::None => false,
+            });
         let want = self.decide_and_record(revision, now);
         if self.up() < want {
             self.revive(want - self.up());
@@ -125,6 +132,9 @@ impl State {
                 _ => self.start_missing(self.may_start(missing), revision, config, now, &mut plan),
             }
         } else {
+            // Nobody waits for what is on its way any more.
+            self.no_room
+                .take_if(|n| n.on_its_way && n.refused.is_none());
             self.shed(up - want);
         }
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
@@ -324,7 +334,12 @@ impl State {
         if refused.is_none() && now < refuse_at {
             plan.sooner(refuse_at);
         }
-        self.no_room = Some(NoRoom { since, refused });
+        let outlook = self.ledger.outlook(bytes(revision), &self.wake);
+        self.no_room = Some(NoRoom {
+            since,
+            on_its_way: outlook == Outlook::AfterFrozen,
+            refused,
+        });
     }
 
     fn start(&mut self, generation: u64, revision: Arc<Revision>, room: Room) -> Action {
@@ -374,11 +389,18 @@ impl State {
             }
             let slot = &mut self.slots[at];
             if let (true, Some(container)) = (dead || drained, &slot.container) {
+                // One that did not wake has requests in its socket that were sent elsewhere since,
+                // or that their callers gave up: it must not go on, not even to end well.
+                let kill = dead && slot.frozen;
                 plan.actions.push(Action::Stop {
                     key: slot.key,
                     container: container.clone(),
                     holder: slot.holder.clone(),
-                    frozen: slot.frozen,
+                    frozen: slot.frozen && !kill,
+                    grace: match kill {
+                        true => Duration::ZERO,
+                        false => config.stop_grace,
+                    },
                 });
                 slot.enter(Phase::Stopping);
                 slot.replica = None;

@@ -95,12 +95,11 @@ impl Replica {
         self.pools.first().map(|(_, pool)| pool)
     }
 
-    /// The connections to one port of the app.
-    pub fn pool(&self, port: u16) -> Option<&Arc<Pool>> {
-        self.pools
-            .iter()
-            .find(|(p, _)| *p == port)
-            .map(|(_, pool)| pool)
+    /// One port of the app, the primary one if none is named, and the connections to it.
+    pub fn reached(&self, port: Option<u16>) -> Option<(u16, &Arc<Pool>)> {
+        let mut pools = self.pools.iter();
+        let found = pools.find(|(p, _)| port.is_none_or(|port| *p == port));
+        found.map(|(port, pool)| (*port, pool))
     }
 }
 
@@ -198,7 +197,8 @@ pub(super) struct Slot {
     pub(super) ready_at: Option<SystemTime>,
     /// When it came into its phase.
     pub(super) since: Instant,
-    /// It may be frozen, so it is thawed before it is stopped.
+    /// It may be frozen, so it is thawed before it is stopped; unless a thaw has failed, then it
+    /// is killed as it is.
     pub(super) frozen: bool,
     /// What it takes of the machine; given back with the slot.
     pub(super) room: Option<Room>,
@@ -251,11 +251,17 @@ impl Slot {
         if phase != Phase::Ready {
             self.watch = None;
         }
+        self.thaw_ended(match phase {
+            Phase::Ready => Thaw::Awake,
+            // It may have run before it ended.
+            _ => Thaw::Unknown,
+        });
+    }
+
+    /// Tells those who have sent to it already; the first word counts.
+    pub(super) fn thaw_ended(&mut self, how: Thaw) {
         if let Some(thaw) = self.thaw.take() {
-            thaw.send_replace(match phase {
-                Phase::Ready => Thaw::Awake,
-                _ => Thaw::Failed,
-            });
+            thaw.send_replace(how);
         }
     }
 }

@@ -33,6 +33,17 @@ pub struct Bounds {
     pub standby_memory: u64,
 }
 
+/// Whether a replica would find room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// Now.
+    Room,
+    /// Once frozen ones have gone, which are told to when it is asked for.
+    AfterFrozen,
+    /// Not before something ends.
+    None,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
     /// It runs, or is on its way up or down.
@@ -132,16 +143,18 @@ impl Ledger {
         self.enter(&mut self.inner.lock(), app, wake, bytes)
     }
 
-    /// Whether a replica of this size would find room now, or once frozen ones have gone; if not,
-    /// `wake` hears when there may be some.
-    pub(super) fn has_room(&self, bytes: u64, wake: &Arc<Notify>) -> bool {
+    /// What a replica of this size would find; when that is nothing, `wake` hears when there may
+    /// be some.
+    pub(super) fn outlook(&self, bytes: u64, wake: &Arc<Notify>) -> Outlook {
         let mut inner = self.inner.lock();
-        let (missing, too_many) = self.shortage(&inner, bytes, None);
-        let room = missing <= inner.frozen && too_many == 0;
-        if !room {
-            wait(&mut inner, wake);
+        match self.shortage(&inner, bytes, None) {
+            (0, 0) => Outlook::Room,
+            (missing, 0) if missing <= inner.frozen => Outlook::AfterFrozen,
+            _ => {
+                wait(&mut inner, wake);
+                Outlook::None
+            }
         }
-        room
     }
 
     fn enter(
@@ -412,10 +425,12 @@ mod tests {
             stranger.text(true)
         );
         drop(a);
-        assert!(l.inner.lock().waiting.is_empty() && l.has_room(100 << 20, &wake));
+        assert!(l.inner.lock().waiting.is_empty());
+        assert_eq!(l.outlook(100 << 20, &wake), Outlook::Room);
         let few = ledger(0, 1, 0);
         let _one = few.take(&app("o/a"), &wake, 1).expect("room");
         assert!(few.take(&app("o/a"), &wake, 1).is_err());
+        assert_eq!(few.outlook(1, &wake), Outlook::None);
     }
 
     #[test]
@@ -434,8 +449,9 @@ mod tests {
         assert_eq!(told(), [true, false, false], "20 MB are on their way");
         assert!(l.take(&app("o/b"), &wake, 70 << 20).is_err());
         assert_eq!(told(), [true, true, false]);
+        assert_eq!(l.outlook(80 << 20, &wake), Outlook::AfterFrozen);
         rooms[0].prepare();
         rooms[1].prepare();
-        assert!(l.has_room(80 << 20, &wake));
+        assert_eq!(l.outlook(80 << 20, &wake), Outlook::Room);
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn prepare<E: Engine>(
         .await
 }
 
-/// Thaws, stops and removes a container.
+/// Thaws a container if it is frozen, stops and removes it; without a grace it is killed.
 pub(super) async fn end<E: Engine>(
     engine: &E,
     container: &ContainerId,

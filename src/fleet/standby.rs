@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The steps here are taken by the plan, under the deployment's mutex; `rouse.rs` carries the
-//! slow parts out. A wake that fails costs nobody the request: the replica is taken away and the
-//! next plan takes the next depth, or a start. Standby belongs to one generation, so a change of
+//! slow parts out. After a wake that fails the replica is taken away and the next plan takes the
+//! next depth, or a start; a request that is not known to have stayed unread is not sent again.
+//! Standby belongs to one generation, so a change of
 //! version, environment or limits drops it.
 
 use std::{sync::Arc, time::SystemTime};
@@ -264,6 +265,9 @@ impl State {
             }
             Err(error) => {
                 tracing::warn!(replica = %slot.id, %error, "A replica did not wake from standby; another takes its place");
+                if matches!(error, Error::Refused { .. }) {
+                    slot.thaw_ended(Thaw::Failed);
+                }
                 slot.enter(Phase::Failed);
                 self.events.push(
                     EventKind::ReplicaFailed,

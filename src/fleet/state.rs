@@ -37,6 +37,8 @@ pub(super) struct Pending {
 /// A start that is wanted finds no room.
 pub(super) struct NoRoom {
     pub(super) since: Instant,
+    /// Frozen replicas that would make enough room were told to go.
+    pub(super) on_its_way: bool,
     /// Nobody waits for it any more: what everybody is told.
     pub(super) refused: Option<Failure>,
 }

@@ -1,23 +1,33 @@
 //! Sending a request to a replica that is being thawed.
 //!
 //! The kernel takes connections and data for a frozen process, so the request is on its way
-//! before the engine has answered, and the app finds it when it goes on. Should the thaw fail, the
-//! app never ran, so a request whose body is still at hand can safely be sent elsewhere; one whose
-//! body streams is sent only once the replica is awake.
+//! before the engine has answered, and the app finds it when it goes on. Should the engine refuse
+//! the thaw, the app never ran (and never will: what did not wake is killed as it is), so a
+//! request whose body is still at hand can safely be sent elsewhere. Any other failure does not
+//! tell whether the app ran, and the request is not sent twice. One whose body streams is sent
+//! only once the replica is awake.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::sync::watch;
 
 use super::upstream::{Answer, Body, Error, Pool};
 
+/// How long a request waits for its own end once nobody knows whether the replica is awake. It
+/// is killed meanwhile, which breaks the connection, unless the engine does not answer at all. A
+/// connect that gets no answer ends within this, and says that nothing was sent.
+const LAST_WORD: Duration = Duration::from_secs(6);
+
 /// How a thaw stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Thaw {
     Pending,
     Awake,
+    /// It is frozen as before.
     Failed,
+    /// It failed, and the app may have run nevertheless.
+    Unknown,
 }
 
 pub(super) async fn send(
@@ -26,39 +36,47 @@ pub(super) async fn send(
     request: Request<Body>,
 ) -> Result<Response<Answer>, Error> {
     let Some(copy) = copy(&request) else {
-        return match awake(thaw).await {
-            true => pool.send(request).await,
-            false => Err(not_awake(pool, request)),
+        return match end(thaw).await {
+            Thaw::Awake => pool.send(request).await,
+            _ => Err(not_awake(pool, request)),
         };
     };
     let failed = async {
-        if awake(thaw.clone()).await {
-            std::future::pending::<()>().await;
+        match end(thaw.clone()).await {
+            Thaw::Failed => true,
+            Thaw::Unknown => {
+                tokio::time::sleep(LAST_WORD).await;
+                false
+            }
+            Thaw::Awake | Thaw::Pending => std::future::pending().await,
         }
     };
     tokio::select! {
         outcome = pool.send(request) => match outcome {
             // It broke, perhaps because the thaw fails; then the app has not seen the request.
-            Err(Error::Broke(cause)) => match awake(thaw).await {
-                true => Err(Error::Broke(cause)),
-                false => Err(not_awake(pool, copy)),
+            Err(Error::Broke(cause)) => match end(thaw).await {
+                Thaw::Failed => Err(not_awake(pool, copy)),
+                _ => Err(Error::Broke(cause)),
             },
             // Nobody listens: it has ended, which the thaw is about to find. Until then another
             // try would come back here.
             Err(refused @ Error::Connect { .. }) => {
-                awake(thaw).await;
+                end(thaw).await;
                 Err(refused)
             }
             other => other,
         },
-        () = failed => Err(not_awake(pool, copy)),
+        stayed_frozen = failed => Err(match stayed_frozen {
+            true => not_awake(pool, copy),
+            false => Error::Lost,
+        }),
     }
 }
 
-async fn awake(mut thaw: watch::Receiver<Thaw>) -> bool {
+async fn end(mut thaw: watch::Receiver<Thaw>) -> Thaw {
     thaw.wait_for(|state| *state != Thaw::Pending)
         .await
-        .is_ok_and(|state| *state == Thaw::Awake)
+        .map_or(Thaw::Unknown, |state| *state)
 }
 
 fn not_awake(pool: &Pool, unsent: Request<Body>) -> Error {

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use hyper::upgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
@@ -29,8 +29,8 @@ const CONNECT_RETRY_INITIAL: Duration = Duration::from_millis(50);
 pub struct Invocation<'a> {
     /// The app.
     pub deployment: &'a Arc<Deployment>,
-    /// Its port.
-    pub port: u16,
+    /// Its port; `None` for the primary one, which may change while the request is held.
+    pub port: Option<u16>,
     /// The invocation's id.
     pub execution: ExecutionId,
     /// Longest wait for a replica.
@@ -96,16 +96,7 @@ async fn answer(
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
-    let (timeout, protocol) = deployment.with_revision(|r| (r.timeout, r.protocol));
-    let http2 = match protocol {
-        Protocol::Auto => headers::is_grpc(request.headers()),
-        Protocol::Http1 => false,
-        // Upgrades are of HTTP/1.1.
-        Protocol::H2c => client.upgrade.is_none(),
-    };
-    if http2 {
-        *request.version_mut() = Version::HTTP_2;
-    }
+    let timeout = deployment.with_revision(|r| r.timeout);
     let execution = headers::execution_value(invocation.execution);
     headers::identify(request.headers_mut(), deployment.names(), execution);
     let counted = invocation.attempt.is_none();
@@ -121,7 +112,8 @@ async fn answer(
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let exchange = exchange(&invocation, lease, seat, request, give_up_at);
+    let upgrades = client.upgrade.is_some();
+    let exchange = exchange(&invocation, lease, seat, request, upgrades, give_up_at);
     let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
@@ -179,6 +171,7 @@ async fn exchange(
     mut leased: Option<Lease>,
     mut seat: Option<Seat>,
     mut request: Request<upstream::Body>,
+    upgrades: bool,
     give_up_at: Instant,
 ) -> Result<(Response<Answer>, Lease, Duration), Failure> {
     let began = Instant::now();
@@ -193,12 +186,26 @@ async fn exchange(
             }
         };
         let waited = began.elapsed();
-        let pool = lease.replica().pool(invocation.port).ok_or_else(|| {
+        // Port and protocol are those of now: the owner may have changed them while it was held.
+        let (port, pool) = lease.replica().reached(invocation.port).ok_or_else(|| {
+            let which = match invocation.port {
+                Some(port) => format!("port {port}"),
+                None => "port that is reached".to_owned(),
+            };
             Failure::new(
                 Reason::ReplicaRefused,
-                format!("the replica of app {id} has no port {}", invocation.port),
+                format!("the replica of app {id} has no {which}"),
             )
         })?;
+        let protocol = invocation.deployment.with_revision(|r| r.protocol);
+        match protocol {
+            Protocol::Auto if headers::is_grpc(request.headers()) => {
+                *request.version_mut() = Version::HTTP_2;
+            }
+            // Upgrades are of HTTP/1.1.
+            Protocol::H2c if !upgrades => *request.version_mut() = Version::HTTP_2,
+            Protocol::Auto | Protocol::Http1 | Protocol::H2c => in_http1(&mut request),
+        }
         match lease.send(pool, request).await {
             Ok(response) => {
                 lease.seat = seat.take();
@@ -217,17 +224,27 @@ async fn exchange(
             Err(e @ Error::Connect { .. }) => {
                 return Err(Failure::new(
                     Reason::ReplicaRefused,
-                    format!("the replica of app {id} does not take connections on port {}; does the app still listen there?", invocation.port),
+                    format!("the replica of app {id} does not take connections on port {}; does the app still listen there?", port),
                 )
                 .with_detail(e.to_string()));
             }
-            Err(Error::Broke(e)) if e.is_user() => return Err(unsent(&e)),
+            Err(Error::Broke(e)) if e.is_user() => {
+                return Err(match upstream::why_unsent(&e) {
+                    Some(why) => broke_off(why),
+                    None => body_broke_off(&e),
+                });
+            }
+            Err(Error::Body(why)) => return Err(broke_off(&why)),
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,
                     format!("the replica of app {id} sent an answer that is not valid HTTP/1.1; is its protocol setting right?"),
                 )
                 .with_detail(e.to_string()));
+            }
+            Err(e @ Error::Lost) => {
+                return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} did not wake from standby; it may have seen the request"))
+                    .with_detail(e.to_string()));
             }
             Err(e @ Error::Broke(_)) => {
                 return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} closed the connection without an answer; it may have seen the request"))
@@ -237,21 +254,38 @@ async fn exchange(
     }
 }
 
+/// Makes a request that was to go out in HTTP/2, and did not, one of HTTP/1.1.
+fn in_http1(request: &mut Request<upstream::Body>) {
+    *request.version_mut() = Version::HTTP_11;
+    let Some(authority) = request.uri().authority() else {
+        return;
+    };
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+}
+
 /// What was wrong with a body that could not be sent.
-fn unsent(e: &hyper::Error) -> Failure {
-    match upstream::why_unsent(e) {
-        Some(BodyError::TooLarge(most)) => body_too_large(*most),
-        Some(stalled @ BodyError::Stalled(_)) => Failure::new(
+fn broke_off(why: &BodyError) -> Failure {
+    match why {
+        BodyError::TooLarge(most) => body_too_large(*most),
+        BodyError::Stalled(_) => Failure::new(
             Reason::ClientTooSlow,
             format!(
-                "{stalled} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
+                "{why} (IGNITE_CLIENT_STALL_TIMEOUT), though its length says that there is more"
             ),
         ),
-        _ => Failure::new(
-            Reason::MalformedRequest,
-            format!("the request's body broke off before its end: {e}"),
-        ),
+        BodyError::Client(e) => body_broke_off(e),
     }
+}
+
+fn body_broke_off(e: &hyper::Error) -> Failure {
+    Failure::new(
+        Reason::MalformedRequest,
+        format!("the request's body broke off before its end: {e}"),
+    )
 }
 
 /// The answer to a request whose body is over the bound of app URLs.

@@ -168,8 +168,13 @@ impl Gateway {
     fn by_path<'a>(&self, rest: &'a str) -> Result<(Route, &'a str), Failure> {
         let (id, path) = request::split_path(rest)?;
         let deployment = self.fleet.get(&id).ok_or_else(|| unpublished(&id))?;
-        let port = deployment.with_revision(|r| r.ports[0]);
-        Ok((Route { deployment, port }, path))
+        Ok((
+            Route {
+                deployment,
+                port: None,
+            },
+            path,
+        ))
     }
 
     /// Sends a request to an app as it came, but for what `headers` takes away and adds.
@@ -213,7 +218,9 @@ impl Gateway {
             )?;
             if !request.headers().contains_key(header::HOST) {
                 // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
-                let label = host::label(route.deployment.id(), route.port);
+                let port = route.port;
+                let port = port.unwrap_or_else(|| route.deployment.with_revision(|r| r.ports[0]));
+                let label = host::label(route.deployment.id(), port);
                 if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.base_domain)) {
                     request.headers_mut().insert(header::HOST, host);
                 }
@@ -278,7 +285,7 @@ impl Gateway {
     pub fn invoke<'a>(
         &'a self,
         deployment: &'a Arc<Deployment>,
-        port: u16,
+        port: Option<u16>,
         execution: ExecutionId,
         request: Request<upstream::Body>,
         client: Client,

@@ -20,8 +20,8 @@ use crate::{
 pub struct Route {
     /// The app.
     pub deployment: Arc<Deployment>,
-    /// Its port.
-    pub port: u16,
+    /// Its port; `None` for whichever is the primary one when the request is sent.
+    pub port: Option<u16>,
 }
 
 /// The table of published apps.
@@ -49,7 +49,7 @@ impl Routes {
                 label,
                 Route {
                     deployment: deployment.clone(),
-                    port,
+                    port: Some(port),
                 },
             )
         });

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{AppId, ExecutionId, Failure, OrgName, Tier};
+use super::{AppId, ExecutionId, Failure, OrgName, Reason, Tier};
 
 /// How long an idempotency key holds, as the API promises.
 pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -104,8 +104,11 @@ pub struct State {
     pub result_bytes: u64,
     /// Why it failed, for programs; empty when it did not.
     pub reason: String,
-    /// Why it failed, in words; empty when it did not.
+    /// Why it failed, in words for the app's own organization; empty when it did not.
     pub error: String,
+    /// The same for others who may read it; empty in records of versions that did not tell the
+    /// two apart.
+    pub bare_error: String,
 }
 
 impl Default for State {
@@ -122,6 +125,7 @@ impl Default for State {
             result_bytes: 0,
             reason: String::new(),
             error: String::new(),
+            bare_error: String::new(),
         }
     }
 }
@@ -139,14 +143,20 @@ pub struct Ending {
     pub result_bytes: u64,
     /// Why it failed, for programs.
     pub reason: String,
-    /// Why it failed, in words.
+    /// Why it failed, in words for the app's own organization.
     pub error: String,
+    /// The same for others: without the container's exit code and log lines.
+    pub bare_error: String,
 }
 
 impl Ending {
     /// The app answered: below 400 is success.
     pub fn answered(status_code: u16, ran: Duration, result_bytes: u64) -> Self {
         let ok = status_code < 400;
+        let error = match ok {
+            true => String::new(),
+            false => format!("the app answered with HTTP status {status_code}"),
+        };
         Self {
             status: if ok {
                 Status::Completed
@@ -161,23 +171,22 @@ impl Ending {
             } else {
                 cause::APP_ERROR.to_owned()
             },
-            error: if ok {
-                String::new()
-            } else {
-                format!("the app answered with HTTP status {status_code}")
-            },
+            bare_error: error.clone(),
+            error,
         }
     }
 
     /// It failed for a reason that the app did not give.
     pub fn failed(reason: &str, error: impl Into<String>) -> Self {
+        let error = error.into();
         Self {
             status: Status::Failed,
             status_code: 0,
             ran: Duration::ZERO,
             result_bytes: 0,
             reason: reason.to_owned(),
-            error: error.into(),
+            bare_error: error.clone(),
+            error,
         }
     }
 
@@ -189,21 +198,23 @@ impl Ending {
             } else {
                 Status::Failed
             },
+            bare_error: failure.text(false),
             ..Self::failed(failure.reason.as_str(), failure.text(true))
         }
     }
 
     /// The deadline passed while it could not be run; `last` says why not.
     pub fn never_ran(last: &Failure) -> Self {
+        let words = |owner| {
+            format!(
+                "the deadline passed before it could be run: {}",
+                last.text(owner)
+            )
+        };
         Self {
             status: Status::TimedOut,
-            ..Self::failed(
-                last.reason.as_str(),
-                format!(
-                    "the deadline passed before it could be run: {}",
-                    last.text(true)
-                ),
-            )
+            bare_error: words(false),
+            ..Self::failed(last.reason.as_str(), words(true))
         }
     }
 
@@ -244,6 +255,17 @@ pub enum Refused {
 }
 
 impl State {
+    /// Why it failed, in words for a reader: what a container says before it dies is its owner's.
+    pub fn error_for(&self, caller_owns_app: bool) -> &str {
+        // What the platform itself says besides has nothing of the app's in it.
+        let is_secret = || self.bare_error.is_empty() && Reason::parse(&self.reason).is_some();
+        match caller_owns_app {
+            false if is_secret() => "the app could not be run; its own organization is told why",
+            false if !self.bare_error.is_empty() => &self.bare_error,
+            _ => &self.error,
+        }
+    }
+
     /// The state after a change, at `now_ms`.
     ///
     /// # Errors
@@ -276,6 +298,7 @@ impl State {
             result_bytes: ending.result_bytes,
             reason: ending.reason,
             error: ending.error,
+            bare_error: ending.bare_error,
             ..self.clone()
         })
     }
@@ -286,7 +309,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::Reason;
 
     fn change() -> impl Strategy<Value = Change> {
         let ending = prop_oneof![
@@ -344,6 +366,33 @@ mod tests {
             assert_eq!(ending.status == Status::TimedOut, reason.is_deadline());
             assert_eq!(ending.reason, reason.as_str());
         }
+    }
+
+    #[test]
+    fn what_a_container_said_is_told_to_the_apps_own_organization_only() {
+        let failure = Failure::new(Reason::ContainerExited, "it ended").with_detail("log: secret");
+        for ending in [Ending::platform(&failure), Ending::never_ran(&failure)] {
+            let state = State::default().after(Change::End(ending), 1);
+            let mut state = state.expect("an end");
+            assert!(state.error_for(true).ends_with("it ended: log: secret"));
+            assert!(state.error_for(false).ends_with("it ended"));
+            // As versions wrote it that kept one text for all.
+            state.bare_error.clear();
+            assert!(state.error_for(true).contains("secret"));
+            assert!(!state.error_for(false).is_empty() && !state.error_for(false).contains("log"));
+        }
+        for ending in [
+            Ending::answered(500, Duration::ZERO, 0),
+            Ending::cancelled(),
+        ] {
+            let state = State::default().after(Change::End(ending), 1);
+            let mut state = state.expect("an end");
+            let told = state.error.clone();
+            assert_eq!(state.error_for(false), told);
+            state.bare_error.clear();
+            assert_eq!(state.error_for(false), told);
+        }
+        assert_eq!(State::default().error_for(false), "");
     }
 
     #[test]

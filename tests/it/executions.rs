@@ -705,7 +705,10 @@ async fn counts_have_all_three_ways_in_and_survive_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_executions_along() {
-    let ignite = Ignite::builder().start().await;
+    let ignite = Ignite::builder()
+        .env("IGNITE_COLD_START_BUDGET_SECS", "5")
+        .start()
+        .await;
     let (owner, caller) = (ignite.token("public"), ignite.token("acme"));
     let app = ignite
         .publish(
@@ -720,6 +723,33 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
             ended(&ignite, via, token, &id).await["status"],
             "EXECUTION_STATUS_COMPLETED"
         );
+    }
+    // What a container says before it dies is for the owner, however an execution is read.
+    let fatal = json!({ "limits": { "timeout_secs": 1 }, "env": { "PROBE_EXIT_AT_START": "3", "PROBE_LOG": "no database" } });
+    let broken = ignite.publish("public", "broken", fatal).await;
+    let crashed = submit(&ignite, Via::Json, &broken, &caller, "/", b"").await;
+    let watch = format!("/v1/ignite/executions/{crashed}/watch");
+    let watched = ignite
+        .request(Method::GET, &watch)
+        .token(&caller)
+        .send()
+        .await
+        .expect("an answer");
+    let detailed = |text: &str| text.contains("code 3") || text.contains("no database");
+    let told = watched.text().await;
+    assert!(
+        told.contains("CONTAINER_EXITED") && !detailed(&told),
+        "{told}"
+    );
+    for via in BOTH {
+        let bare = ended(&ignite, via, &caller, &crashed).await;
+        assert_eq!(bare["errorReason"], "CONTAINER_EXITED", "{bare}");
+        assert!(
+            !bare["error"].is_null() && !detailed(&bare.to_string()),
+            "{bare}"
+        );
+        let full = ended(&ignite, via, &owner, &crashed).await;
+        assert!(detailed(full["error"].as_str().expect("words")), "{full}");
     }
     let stranger = ignite.token("third");
     ignite

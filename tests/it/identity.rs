@@ -283,7 +283,14 @@ async fn a_stranger_is_refused_over_grpc_before_the_message_has_come() {
     let tcp = TcpStream::connect(ignite.grpc_addr()).await.expect("up");
     let (mut client, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
     let driver = tokio::spawn(connection);
-    for (method, known) in [("SaveDraft", false), ("HealthCheck", true)] {
+    // A message of 40 MiB that has begun, and an empty one.
+    let mut long = vec![0; 8192];
+    long[1..5].copy_from_slice(&(40_u32 << 20).to_be_bytes());
+    for (method, message, expected) in [
+        ("SaveDraft", None, "16"),
+        ("HealthCheck", Some((long, false)), "8"),
+        ("HealthCheck", Some((vec![0; 5], true)), "0"),
+    ] {
         let url = format!("http://x/dodil.ignite.v1.ComputeService/{method}");
         let request = hyper::Request::post(url)
             .header("content-type", "application/grpc")
@@ -292,9 +299,8 @@ async fn a_stranger_is_refused_over_grpc_before_the_message_has_come() {
             .expect("a request");
         client = client.ready().await.expect("open");
         let (answer, mut body) = client.send_request(request, false).expect("sent");
-        if known {
-            body.send_data([0; 5].as_slice().to_vec().into(), true)
-                .expect("an empty message");
+        if let Some((message, whole)) = message {
+            body.send_data(message.into(), whole).expect("open");
         }
         let answer = tokio::time::timeout(LIMIT, answer).await;
         let mut answer = answer.expect("no more is waited for").expect("an answer");
@@ -308,7 +314,7 @@ async fn a_stranger_is_refused_over_grpc_before_the_message_has_come() {
                 trailers.expect("trailers")["grpc-status"].clone()
             }
         };
-        assert_eq!(status, if known { "0" } else { "16" }, "{method}");
+        assert_eq!(status, expected, "{method}");
     }
     drop(client);
     driver.abort();

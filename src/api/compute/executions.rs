@@ -102,8 +102,9 @@ impl Compute {
         let record = self
             .readable(&caller, &request.get_ref().execution_id)
             .await?;
+        let owner = caller.owns(&record.identity.app.org);
         Ok(v1::GetExecutionResponse {
-            execution: Some(convert::execution_to_wire(&record)),
+            execution: Some(convert::execution_to_wire(&record, owner)),
         })
     }
 
@@ -118,14 +119,16 @@ impl Compute {
         let record = self
             .readable(&caller, &request.get_ref().execution_id)
             .await?;
+        let owner = caller.owns(&record.identity.app.org);
         let Some(live) = live.filter(|_| !record.state.status.is_terminal()) else {
-            let last = state_update(&record);
+            let last = state_update(&record, owner);
             return Ok(stream::once(future::ready(Ok(last))).boxed());
         };
         let follow = Follow {
             watcher: live.watch(),
             live,
             compute: self.clone(),
+            owner,
         };
         Ok(stream::unfold(Some(follow), Follow::step).boxed())
     }
@@ -238,7 +241,10 @@ impl Compute {
                 Some(last) => last.identity.id.to_string(),
                 None => String::new(),
             },
-            executions: records.iter().map(convert::execution_to_wire).collect(),
+            executions: records
+                .iter()
+                .map(|r| convert::execution_to_wire(r, true))
+                .collect(),
         })
     }
 
@@ -256,7 +262,10 @@ impl Compute {
         let change = Change::End(Ending::cancelled());
         match self.executions.change(id, change, None).await {
             Ok(Ok(state)) => Ok(local::CancelExecutionResponse {
-                execution: Some(convert::execution_to_wire(&Record { state, ..record })),
+                execution: Some(convert::execution_to_wire(
+                    &Record { state, ..record },
+                    owner,
+                )),
             }),
             Ok(Err(_)) => Err(Refusal(
                 Failure::new(
@@ -291,6 +300,8 @@ struct Follow {
     live: Arc<Live>,
     watcher: Watcher,
     compute: Compute,
+    /// Whether the watcher belongs to the app's organization.
+    owner: bool,
 }
 
 impl Follow {
@@ -306,7 +317,7 @@ impl Follow {
                     Reason::ShuttingDown,
                     "the platform is stopping; the execution goes on after its next start: watch it again then",
                 );
-                return Some((Err(to_status(&failure, true)), None));
+                return Some((Err(to_status(&failure, follow.owner)), None));
             }
         };
         Some(match update {
@@ -320,7 +331,7 @@ impl Follow {
             Update::State(state) if state.status.is_terminal() => (follow.last(state).await, None),
             Update::State(state) => {
                 let record = follow.record(state);
-                (Ok(state_update(&record)), Some(follow))
+                (Ok(state_update(&record, follow.owner)), Some(follow))
             }
         })
     }
@@ -329,10 +340,10 @@ impl Follow {
     async fn last(&self, state: Arc<State>) -> Result<v1::WatchExecutionResponse, Status> {
         let read = self.compute.executions.get(self.live.identity.id).await;
         match read {
-            Ok(Some(record)) => Ok(state_update(&record)),
+            Ok(Some(record)) => Ok(state_update(&record, self.owner)),
             // The app was deleted; how this ended is still worth telling.
-            Ok(None) => Ok(state_update(&self.record(state))),
-            Err(failure) => Err(to_status(&failure, true)),
+            Ok(None) => Ok(state_update(&self.record(state), self.owner)),
+            Err(failure) => Err(to_status(&failure, self.owner)),
         }
     }
 
@@ -345,9 +356,9 @@ impl Follow {
     }
 }
 
-fn state_update(record: &Record) -> v1::WatchExecutionResponse {
+fn state_update(record: &Record, owner: bool) -> v1::WatchExecutionResponse {
     v1::WatchExecutionResponse {
-        execution: Some(convert::execution_to_wire(record)),
+        execution: Some(convert::execution_to_wire(record, owner)),
         output_chunk: Bytes::new(),
     }
 }

@@ -66,7 +66,7 @@ impl Compute {
             .gateway
             .invoke(
                 &deployment,
-                port,
+                None,
                 execution,
                 outbound,
                 Client::default(),

@@ -167,6 +167,11 @@ impl Fake {
         Ok(script.status)
     }
 
+    /// Notes that an app has read a request and runs it.
+    pub fn note_request(&self) {
+        self.state.lock().counts.requests += 1;
+    }
+
     /// Whether the app at this address is frozen; it takes connections then and answers none.
     pub fn frozen(&self, at: SocketAddr) -> bool {
         let state = self.state.lock();
@@ -225,6 +230,21 @@ impl State {
 
     fn script_of(&self, image: &str) -> Script {
         self.scripts.get(image).cloned().unwrap_or_default()
+    }
+
+    fn thaw(&mut self, id: &ContainerId, error: Option<Error>) -> Result<(), Error> {
+        self.reachable()?;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let made = self.made(id)?;
+        match made.state.clone() {
+            ContainerState::Running(at) | ContainerState::Paused(at) => {
+                made.state = ContainerState::Running(at);
+                Ok(())
+            }
+            other => Err(ended(id, &other)),
+        }
     }
 
     fn reachable(&self) -> Result<(), Error> {
@@ -435,19 +455,16 @@ impl Engine for Fake {
     async fn resume(&self, id: &ContainerId) -> Result<(), Error> {
         self.called(|c| c.resume += 1)?;
         let script = self.script_of_container(id)?;
-        self.after(script.resume).await?;
-        if let Some(err) = script.resume_error {
-            return Err(err);
-        }
-        let mut state = self.state.lock();
-        let made = state.made(id)?;
-        match made.state.clone() {
-            ContainerState::Running(at) | ContainerState::Paused(at) => {
-                made.state = ContainerState::Running(at);
-                Ok(())
-            }
-            other => Err(ended(id, &other)),
-        }
+        let (answer, thawed) = oneshot::channel();
+        let (weak, id) = (Arc::downgrade(&self.state), id.clone());
+        let call = async move {
+            sleep(script.resume).await;
+            let Some(state) = weak.upgrade() else { return };
+            let _ = answer.send(state.lock().thaw(&id, script.resume_error));
+        };
+        // As with a create.
+        self.state.lock().timers.spawn(call);
+        thawed.await.expect("the engine outlives its calls")
     }
 
     async fn thaw_left(&self, id: &ContainerId) -> Result<(), Error> {

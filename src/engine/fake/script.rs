@@ -99,4 +99,6 @@ pub struct Counts {
     pub remove: usize,
     /// Lists taken.
     pub list: usize,
+    /// Requests that apps have run, without health checks.
+    pub requests: usize,
 }

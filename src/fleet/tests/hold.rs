@@ -139,3 +139,42 @@ async fn leaving_at_any_time_leaks_nothing() {
         until("zero", || w.engine.containers().is_empty()).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_the_primary_port_reaches_the_one_there_is_when_it_is_let_go() {
+    use crate::{
+        fleet::upstream::Body,
+        gateway::invoke::{Client, Invocation, invoke},
+        model::ExecutionId,
+    };
+    let on = |version, port| Revision {
+        ports: vec![port],
+        ..revision(version)
+    };
+    let w = World::new(on(1, 80)).await;
+    w.engine.script("v1", never_ready());
+    let upgrades = Default::default();
+    let send = |port| {
+        let invocation = Invocation {
+            deployment: &w.app,
+            port,
+            execution: ExecutionId(ulid::Ulid::generate()),
+            cold_start_budget: LONG,
+            attempt: None,
+            stall: Duration::ZERO,
+            held_bytes: 0,
+            upgrades: &upgrades,
+        };
+        let request = http::Request::get("/").body(Body::Empty);
+        invoke(invocation, request.expect("a request"), Client::default())
+    };
+    let mends = async {
+        until("they are held", || w.held() == 2).await;
+        w.fleet.activate(on(2, 8080));
+    };
+    let (primary, named, ()) = tokio::join!(send(None), send(Some(80)), mends);
+    assert_eq!(primary.expect("an answer").status(), 200);
+    let gone = named.err().expect("nobody is there any more");
+    assert_eq!(gone.reason, Reason::ReplicaRefused);
+    assert!(gone.message.contains("no port 80"), "{}", gone.message);
+}

@@ -65,12 +65,17 @@ async fn answer(engine: Fake, addr: SocketAddr, mut pipe: DuplexStream) {
         if !seen.ends_with(b"\r\n\r\n") {
             continue;
         }
+        let health = String::from_utf8_lossy(&seen).contains("ignite-health/");
         seen.clear();
         // A frozen app has the request and answers when it goes on.
         while engine.frozen(addr) {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        let head = match engine.answer(addr) {
+        let answer = engine.answer(addr);
+        if answer.is_ok() && !health {
+            engine.note_request();
+        }
+        let head = match answer {
             Ok(Some(status)) => format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n"),
             Ok(None) => continue,
             Err(_) => return,

@@ -5,7 +5,7 @@ use http::Request;
 use super::*;
 use crate::{
     engine::{Container, ContainerState},
-    fleet::upstream::Body,
+    fleet::upstream::{Body, Error},
     model::Reason,
 };
 
@@ -37,14 +37,12 @@ fn depths(w: &World) -> Vec<&'static str> {
 async fn ask(w: &World) -> Lease {
     for _ in 0..3 {
         let lease = w.lease().await;
-        let pool = lease.replica().pool(8080).expect("a port").clone();
-        let request = Request::get("/").body(Body::Empty).expect("a request");
-        match lease.send(&pool, request).await {
-            Ok(response) => {
-                assert_eq!(response.status(), 200);
+        match send(&lease).await {
+            Ok(status) => {
+                assert_eq!(status, 200);
                 return lease;
             }
-            Err(crate::fleet::upstream::Error::Connect {
+            Err(Error::Connect {
                 unsent: Some(_), ..
             }) => drop(lease),
             Err(other) => panic!("{other}"),
@@ -115,23 +113,18 @@ async fn a_wake_that_fails_takes_the_next_depth_for_the_same_request() {
         ..Script::default()
     };
     w.engine.script("v1", never);
+    let first = w.only_container();
     let lease = ask(&w).await;
     assert_eq!(w.engine.counts().create, 2, "started from nothing");
     assert_eq!(w.app.snapshot().ready, 1);
+    assert_ne!(w.only_container(), first);
+    let counts = w.engine.counts();
+    assert_eq!(
+        (counts.resume, counts.stop),
+        (1, 0),
+        "killed as it was: it had the request too"
+    );
     drop(lease);
-    w.engine.script("v1", Script::default());
-    // A thaw that hangs is given up.
-    until("it sleeps", || depths(&w) == ["paused"]).await;
-    let hangs = Script {
-        resume: secs(3600),
-        ..Script::default()
-    };
-    w.engine.script("v1", hangs);
-    let began = Instant::now();
-    let lease = ask(&w).await;
-    assert!(began.elapsed() < secs(6), "{:?}", began.elapsed());
-    drop(lease);
-    w.engine.script("v1", Script::default());
     // The same from prepared.
     let w = World::with(preparing(), revision(1)).await;
     put_to_sleep(&w, "prepared").await;
@@ -142,6 +135,55 @@ async fn a_wake_that_fails_takes_the_next_depth_for_the_same_request() {
     drop(request.await.expect("no panic").expect("is served"));
     assert_eq!(w.engine.counts().create, 2);
     until("what failed is gone", || w.engine.containers().len() == 1).await;
+}
+
+/// Sends one request through a lease.
+async fn send(lease: &Lease) -> Result<u16, Error> {
+    let pool = lease.replica().primary().expect("a port");
+    let request = Request::get("/").body(Body::Empty).expect("a request");
+    let outcome = lease.send(pool, request).await;
+    outcome.map(|response| response.status().as_u16())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_not_sent_twice_when_nobody_knows_how_its_thaw_ended() {
+    // The engine finishes the thaw after it was given up, and never.
+    for resume in [secs(6), secs(3600)] {
+        let w = World::with(pausing(), revision(1)).await;
+        put_to_sleep(&w, "paused").await;
+        let slow = Script {
+            resume,
+            ..Script::default()
+        };
+        w.engine.script("v1", slow);
+        let (before, began) = (w.engine.counts().requests, Instant::now());
+        let outcome = send(&w.lease().await).await;
+        assert!(matches!(outcome, Err(Error::Broke(_))), "{outcome:?}");
+        assert!(began.elapsed() < secs(6), "{:?}", began.elapsed());
+        tokio::time::sleep(secs(20)).await;
+        let ran = w.engine.counts().requests - before;
+        assert_eq!(ran, 0, "it was killed in its sleep");
+        w.engine.script("v1", Script::default());
+        drop(ask(&w).await);
+    }
+    // The engine goes away, so nothing can be killed either.
+    let w = World::with(pausing(), revision(1)).await;
+    put_to_sleep(&w, "paused").await;
+    let lease = w.lease().await;
+    w.engine.set_unreachable(true);
+    let outcome = send(&lease).await;
+    assert!(matches!(outcome, Err(Error::Lost)), "{outcome:?}");
+    drop(lease);
+    // It ran, and ended before the engine said so.
+    let w = World::with(pausing(), revision(1)).await;
+    put_to_sleep(&w, "paused").await;
+    let (id, lease) = (w.only_container(), w.lease().await);
+    let dies = async {
+        tokio::time::sleep(ms(5)).await;
+        w.engine.kill(&id, 137);
+    };
+    let (outcome, ()) = tokio::join!(send(&lease), dies);
+    assert!(matches!(outcome, Err(Error::Broke(_))), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +359,55 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
     until("it is frozen", || c.snapshot().paused == 1).await;
     let lease = ask(&w).await;
     drop((lease, first));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looked_at() {
+    // The frozen replica goes within a second, and never.
+    for goes in [true, false] {
+        let mut config = pausing();
+        config.bounds.memory = 150 << 20;
+        let w = World::with(config, revision(1)).await;
+        let frozen = Script {
+            memory: 60 << 20,
+            stop: secs(1),
+            ..Script::default()
+        };
+        w.engine.script("v1", frozen.clone());
+        put_to_sleep(&w, "paused").await;
+        if !goes {
+            let create = LONG;
+            w.engine.script("v1", Script { create, ..frozen });
+        }
+        let other = |name: &str| {
+            let mut r = revision(2);
+            r.app = name.parse().expect("valid");
+            w.fleet.activate(r)
+        };
+        let (b, c) = (other("acme/b"), other("acme/c"));
+        let _first = b.acquire(0, Instant::now() + LONG).await.expect("room");
+        let began = Instant::now();
+        let mut requests = Vec::new();
+        for _ in 0..80 {
+            let c = c.clone();
+            let request = async move { c.acquire(0, Instant::now() + LONG).await };
+            requests.push(tokio::spawn(request));
+            tokio::time::sleep(ms(10)).await;
+        }
+        let first = requests.remove(0).await.expect("no panic");
+        let took = began.elapsed();
+        match goes {
+            true => assert!(first.is_ok() && took < secs(2), "{took:?}"),
+            false => {
+                let why = first.expect_err("there is no room");
+                assert_eq!((why.reason, took), (Reason::NoRoom, secs(20)));
+            }
+        }
+        let told = c.events().newest(1000);
+        let told = told.iter().filter(|e| e.kind == EventKind::NoRoom).count();
+        assert_eq!(told, 1);
+        requests.iter().for_each(JoinHandle::abort);
+    }
 }
 
 #[tokio::test(start_paused = true)]

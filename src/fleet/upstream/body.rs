@@ -4,7 +4,7 @@ use std::{
     error::Error as _,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -37,11 +37,11 @@ pub enum Body {
 }
 
 /// Why a body cannot be sent to its end.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BodyError {
     /// The client broke it off, or what came is no HTTP.
     #[error(transparent)]
-    Client(#[from] hyper::Error),
+    Client(Arc<hyper::Error>),
     /// Nothing more of it came in time.
     #[error("nothing more of the body came for {}", humantime::format_duration(*.0))]
     Stalled(Duration),
@@ -82,6 +82,8 @@ pub struct Streamed {
     gate: Option<Waiting>,
     /// The connection that it is sent on.
     wire: Option<Arc<Wire>>,
+    /// Where it says why it broke off; `None` when hyper tells.
+    told: Option<Arc<OnceLock<BodyError>>>,
 }
 
 impl Body {
@@ -99,6 +101,7 @@ impl Body {
             withhold,
             gate: None,
             wire: None,
+            told: None,
         })
     }
 
@@ -115,6 +118,15 @@ impl Body {
         if let Body::Streamed(body) = self {
             body.let_go();
         }
+    }
+
+    /// Where it will say why it broke off, should it do so.
+    pub(super) fn tell(&mut self) -> Arc<OnceLock<BodyError>> {
+        let told = Arc::<OnceLock<_>>::default();
+        if let Body::Streamed(body) = self {
+            body.told = Some(told.clone());
+        }
+        told
     }
 
     /// Sends it without asking first.
@@ -150,7 +162,7 @@ impl Streamed {
                     None => return Poll::Ready(Some(Err(BodyError::TooLarge(self.bounds.bytes)))),
                 }
             }
-            return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
+            return Poll::Ready(frame.map(|f| f.map_err(|e| BodyError::Client(Arc::new(e)))));
         }
     }
 
@@ -249,7 +261,12 @@ impl http_body::Body for Body {
                     ready!(waiting.poll(cx));
                     body.gate = None;
                 }
-                body.poll_piece(cx)
+                let piece = ready!(body.poll_piece(cx));
+                if let (Some(Err(e)), Some(told)) = (&piece, &body.told) {
+                    // The first reason is the one.
+                    let _ = told.set(e.clone());
+                }
+                Poll::Ready(piece)
             }
         }
     }

@@ -77,6 +77,8 @@ pub(super) async fn send(
     request: Request<Body>,
 ) -> Result<(Response<Incoming>, Arc<()>), Error> {
     let mut request = prepare(request);
+    // A body that breaks off resets the stream, and that reset is all that hyper tells here.
+    let told = request.body_mut().tell();
     loop {
         let (mut carrier, reused) = match pool.shared.free() {
             Some(carrier) => (carrier, true),
@@ -92,7 +94,12 @@ pub(super) async fn send(
                 Some(unsent) => {
                     return Err(pool.not_connected(io::Error::other(e.into_error()), unsent));
                 }
-                None => return Err(Error::Broke(e.into_error())),
+                None => {
+                    return Err(match told.get() {
+                        Some(why) => Error::Body(why.clone()),
+                        None => Error::Broke(e.into_error()),
+                    });
+                }
             },
         }
     }
@@ -151,4 +158,83 @@ fn prepare(request: Request<Body>) -> Request<Body> {
     }
     body.do_not_wait();
     Request::from_parts(head, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::{server::conn::http1, service::service_fn};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+    };
+
+    use super::{
+        super::{BodyError, Bounds},
+        *,
+    };
+
+    /// What comes of a request that a client sends so, over HTTP/2 to an app that reads.
+    async fn sent(bounds: Bounds, request: &str, leaves: bool) -> Error {
+        let app = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let pool = Pool::new(app.local_addr().expect("bound"), 1);
+        let app = tokio::spawn(async move {
+            let (tcp, _) = app.accept().await.expect("a connection");
+            let mut http2 = ::h2::server::handshake(tcp).await.expect("HTTP/2");
+            let mut calls = Vec::new();
+            while let Some(Ok(call)) = http2.accept().await {
+                calls.push(call);
+            }
+        });
+        let front = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let mut client = TcpStream::connect(front.local_addr().expect("bound"))
+            .await
+            .expect("up");
+        client.write_all(request.as_bytes()).await.expect("sent");
+        let client = (!leaves).then_some(client);
+        let (outcomes, mut outcome) = mpsc::channel(1);
+        let front = tokio::spawn(async move {
+            let (tcp, _) = front.accept().await.expect("a connection");
+            let service = service_fn(|request: Request<Incoming>| {
+                let (pool, outcomes) = (pool.clone(), outcomes.clone());
+                async move {
+                    let request = request.map(|body| Body::streamed(body, bounds, |_| {}));
+                    let outcome = send(&pool, request).await.map(drop);
+                    let _ = outcomes.send(outcome).await;
+                    Err::<Response<String>, _>(io::Error::other("over"))
+                }
+            });
+            let _ = http1::Builder::new()
+                .half_close(true)
+                .serve_connection(TokioIo::new(tcp), service)
+                .await;
+        });
+        let outcome = outcome.recv().await.expect("an outcome");
+        drop(client);
+        front.abort();
+        app.abort();
+        outcome.expect_err("it broke off")
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_says_why() {
+        let head = "POST / HTTP/1.1\r\nhost: x\r\n";
+        let announced = format!("{head}content-length: 100\r\n\r\nsome");
+        let pause = Bounds {
+            pause: Duration::from_millis(50),
+            ..Bounds::default()
+        };
+        let why = sent(pause, &announced, false).await;
+        assert!(matches!(why, Error::Body(BodyError::Stalled(_))), "{why}");
+        let few = Bounds {
+            bytes: 2,
+            ..Bounds::default()
+        };
+        let why = sent(few, &announced, false).await;
+        assert!(matches!(why, Error::Body(BodyError::TooLarge(2))), "{why}");
+        let why = sent(Bounds::default(), &announced, true).await;
+        assert!(matches!(why, Error::Body(BodyError::Client(_))), "{why}");
+    }
 }

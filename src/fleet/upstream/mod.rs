@@ -66,6 +66,13 @@ pub enum Error {
     /// The connection broke; the app may have seen the request.
     #[error("the connection broke before the answer began: {0}")]
     Broke(#[source] hyper::Error),
+    /// The request's body broke off, in HTTP/2; in HTTP/1.1 that is a [`Error::Broke`] of hyper's
+    /// for which [`why_unsent`] has the reason.
+    #[error("the request's body broke off: {0}")]
+    Body(BodyError),
+    /// The replica may have the request and is not waited for any more.
+    #[error("nobody knows whether the replica has woken from standby")]
+    Lost,
 }
 
 thread_local! {

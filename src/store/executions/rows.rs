@@ -162,6 +162,8 @@ pub(super) struct EndRecord {
     pub(super) reason: String,
     #[prost(string, tag = "11")]
     pub(super) error: String,
+    #[prost(string, tag = "12")]
+    pub(super) bare_error: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -257,6 +259,7 @@ pub(super) fn end_record(s: &State) -> EndRecord {
         result_bytes: s.result_bytes,
         reason: s.reason.clone(),
         error: s.error.clone(),
+        bare_error: s.bare_error.clone(),
     }
 }
 
@@ -273,6 +276,7 @@ pub(super) fn end_state(r: EndRecord) -> Option<State> {
         result_bytes: r.result_bytes,
         reason: r.reason,
         error: r.error,
+        bare_error: r.bare_error,
     })
 }
 
@@ -328,6 +332,7 @@ mod tests {
             result_bytes: 8,
             reason: "r".into(),
             error: "e".into(),
+            bare_error: "b".into(),
         };
         assert_eq!(end_state(end_record(&state)), Some(state));
         let running = State {
