@@ -179,7 +179,7 @@ mod tests {
     /// What comes of a request that a client sends so, over HTTP/2 to an app that reads.
     async fn sent(bounds: Bounds, request: &str, leaves: bool) -> Error {
         let app = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let pool = Pool::new(app.local_addr().expect("bound"), 1);
+        let pool = Pool::new(app.local_addr().expect("bound"), 1, false);
         let app = tokio::spawn(async move {
             let (tcp, _) = app.accept().await.expect("a connection");
             let mut http2 = ::h2::server::handshake(tcp).await.expect("HTTP/2");
