@@ -778,7 +778,7 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
     }
     // One of the same name begins with nothing.
     let again = ignite.publish("public", "shared", json!({})).await;
-    let fields = json!({ "organization_name": "public" });
+    let fields = json!({ "organization_name": "public", "app_name": "shared" });
     let list = ignite.ok(Via::Json, "ListExecutions", &owner, fields).await;
     assert!(list["executions"].is_null(), "{list}");
     let id = submit(&ignite, Via::Json, &again, &owner, "/", b"").await;

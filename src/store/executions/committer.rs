@@ -64,6 +64,9 @@ impl StoredResult {
     }
 }
 
+/// A key that no row has.
+const NOWHERE: &[u8] = b"\xffnowhere";
+
 /// What a change came to.
 pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
 
@@ -444,7 +447,14 @@ impl Committer {
     fn recover(&mut self) {
         let healthy = &self.shared.healthy;
         if !healthy.load(Ordering::Relaxed) && self.shared.usable().is_ok() {
-            healthy.store(self.disk.append(&[]).is_ok(), Ordering::Relaxed);
+            // Of a row that is nowhere.
+            let removal = Operation {
+                target: STATISTICS,
+                key: NOWHERE.to_vec(),
+                value: None,
+            };
+            let written = self.disk.append(&[removal]).is_ok();
+            self.shared.healthy.store(written, Ordering::Relaxed);
         }
     }
 
