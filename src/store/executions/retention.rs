@@ -200,10 +200,8 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
                 *total = total.saturating_sub(*gone);
             }
         }
-        // The keys in it may still be asked for.
-        let keys_count = segment.start_ms + IDEMPOTENCY_TTL.as_millis() as u64 > shared.now_ms();
         let dropped = guarded(|| {
-            if gone == all && !keys_count {
+            if gone == all && !has_keys(shared, segment)? {
                 return remove(shared, inner, segment);
             }
             // The journal must have nothing to say of what goes.
@@ -223,6 +221,16 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         );
     }
     outcome
+}
+
+/// Whether a segment has idempotency keys that may still be asked for.
+fn has_keys(shared: &Shared, segment: &Segment) -> Result<bool, String> {
+    if segment.start_ms + IDEMPOTENCY_TTL.as_millis() as u64 <= shared.now_ms() {
+        return Ok(false);
+    }
+    let database = segment.open().map_err(|e| e.to_string())?;
+    let first = database.tree.scan_prefix([rows::KEYS]).keys().next();
+    Ok(first.transpose().map_err(|e| e.to_string())?.is_some())
 }
 
 /// Whether an app's executions in a segment are those of an app that is there.
