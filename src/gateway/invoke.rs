@@ -228,13 +228,8 @@ async fn exchange(
                 )
                 .with_detail(e.to_string()));
             }
-            Err(Error::Broke(e)) if e.is_user() => {
-                return Err(match upstream::why_unsent(&e) {
-                    Some(why) => broke_off(why),
-                    None => body_broke_off(&e),
-                });
-            }
             Err(Error::Body(why)) => return Err(broke_off(&why)),
+            Err(Error::Broke(e)) if e.is_user() => return Err(body_broke_off(&e)),
             Err(Error::Broke(e)) if e.is_parse() => {
                 return Err(Failure::new(
                     Reason::ReplicaBroke,

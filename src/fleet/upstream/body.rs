@@ -50,8 +50,8 @@ pub enum BodyError {
     TooLarge(u64),
 }
 
-/// Why a body could not be sent to its end, when that is what broke an exchange.
-pub fn why_unsent(e: &hyper::Error) -> Option<&BodyError> {
+/// Why a body could not be sent to its end, when that is what broke an exchange in HTTP/1.1.
+pub(super) fn why_unsent(e: &hyper::Error) -> Option<&BodyError> {
     e.source()?.downcast_ref()
 }
 

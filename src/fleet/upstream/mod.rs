@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 
 pub use self::{
     answer::Answer,
-    body::{Body, BodyError, Bounds, let_the_app_ask, why_unsent},
+    body::{Body, BodyError, Bounds, let_the_app_ask},
 };
 use self::{
     answer::Line,
@@ -66,8 +66,7 @@ pub enum Error {
     /// The connection broke; the app may have seen the request.
     #[error("the connection broke before the answer began: {0}")]
     Broke(#[source] hyper::Error),
-    /// The request's body broke off, in HTTP/2; in HTTP/1.1 that is a [`Error::Broke`] of hyper's
-    /// for which [`why_unsent`] has the reason.
+    /// The request's body broke off.
     #[error("the request's body broke off: {0}")]
     Body(BodyError),
     /// The replica may have the request and is not waited for any more.
@@ -165,7 +164,11 @@ impl Pool {
                         }
                         request = unsent;
                     }
-                    None => return Err(Error::Broke(e.into_error())),
+                    None => {
+                        let e = e.into_error();
+                        let why = body::why_unsent(&e).cloned();
+                        return Err(why.map_or(Error::Broke(e), Error::Body));
+                    }
                 },
             }
         }
