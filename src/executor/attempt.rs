@@ -96,21 +96,29 @@ pub(super) async fn run(
             attempt: number,
             ending,
         };
-        let id = live.identity.id;
-        let mut result = result;
-        loop {
-            let once_more = result.as_ref().map(StoredResult::in_memory);
-            match shared.executions.change(id, change.clone(), result).await {
-                Ok(_) => return,
-                Err(failure) if !shared.may_ask_again(&live, &failure).await => return,
-                Err(_) => {}
-            }
-            result = match once_more {
-                None => None,
-                Some(Some(again)) => Some(again),
-                // Its file went with the write that failed, so it is made again.
-                Some(None) => break,
-            };
+        if finish(&shared, &live, change, result).await {
+            return;
+        }
+    }
+}
+
+/// Makes an end durable. `false` when the store did not take it and its result is gone with that,
+/// so that the execution has to run again.
+async fn finish(
+    shared: &Shared,
+    live: &Live,
+    change: Change,
+    mut result: Option<StoredResult>,
+) -> bool {
+    let id = live.identity.id;
+    loop {
+        let copy = result.as_ref().and_then(StoredResult::in_memory);
+        let in_file = result.is_some() && copy.is_none();
+        match shared.executions.change(id, change.clone(), result).await {
+            Ok(_) => return true,
+            Err(failure) if !shared.may_ask_again(live, &failure).await => return true,
+            Err(_) if in_file => return false,
+            Err(_) => result = copy,
         }
     }
 }

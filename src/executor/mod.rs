@@ -36,7 +36,7 @@ use crate::{
 
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
-/// Executions in a queue before it is looked at for some that have ended.
+/// Least executions in a queue before it is looked at for some that have ended.
 const LOOK_AT: usize = 64;
 /// Wait before the store is asked again after it refused a change.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -80,18 +80,22 @@ struct Shared {
 /// The executions of one app that wait, in the order of acceptance.
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// How many there may be before those are looked for that have ended meanwhile.
+    look_at: usize,
     dispatching: bool,
     /// Bounds how many of them run at once.
     at_once: Arc<Semaphore>,
 }
 
 impl Queue {
-    /// Those that were cancelled while they waited go when there may be as many as others: looked
-    /// at each time the number has doubled, which costs each that comes next to nothing.
-    fn forget_ended(&mut self) {
-        if self.waiting.len() >= LOOK_AT && self.waiting.len().is_power_of_two() {
+    /// Adds one. Those that were cancelled while they waited go each time the number has doubled,
+    /// which costs each that comes next to nothing.
+    fn push(&mut self, waiting: Waiting) {
+        if self.waiting.len() >= self.look_at {
             self.waiting.retain(|w| !w.live.over().is_cancelled());
+            self.look_at = LOOK_AT.max(2 * self.waiting.len());
         }
+        self.waiting.push_back(waiting);
     }
 }
 
@@ -164,11 +168,11 @@ impl Shared {
             let mut queues = self.queues.lock();
             let queue = queues.entry(app.clone()).or_insert_with(|| Queue {
                 waiting: VecDeque::new(),
+                look_at: LOOK_AT,
                 dispatching: false,
                 at_once: Arc::new(Semaphore::new(self.config.per_app)),
             });
-            queue.forget_ended();
-            queue.waiting.push_back(waiting);
+            queue.push(waiting);
             self.tell_fleet(&app, queue);
             let begin = !std::mem::replace(&mut queue.dispatching, true);
             begin.then(|| queue.at_once.clone())
@@ -328,7 +332,8 @@ impl Shared {
     /// Waits before the store is asked again for what it did not take; `false` when that is up to
     /// the next start.
     async fn may_ask_again(&self, live: &Live, failure: &Failure) -> bool {
-        tracing::error!(execution = %live.identity.id, "A change of an execution could not be saved; trying again: {}", failure.text(true));
+        let (execution, why) = (live.identity.id, failure.text(true));
+        tracing::error!(%execution, "A change of an execution could not be saved; it is tried again until it is, or the next start runs the execution again: {why}");
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
