@@ -6,8 +6,13 @@ use std::{
 };
 
 use super::{
-    StoredBody, Submitted, answers::Reply, committer::Changed, journal::Operation, live::Live,
-    rows::KeyRecord, segment::Segment,
+    StoredBody, Submitted,
+    answers::Reply,
+    committer::Changed,
+    journal::Operation,
+    live::Live,
+    rows::KeyRecord,
+    segment::{Segment, Unended},
 };
 use crate::model::{
     AppId, ExecutionId, Failure, Reason,
@@ -16,7 +21,7 @@ use crate::model::{
 
 /// What happens once the batch is on disk, or is told why not.
 pub(super) enum Effect {
-    Accepted(Arc<Live>, Reply<Result<Submitted, Failure>>),
+    Accepted(Arc<Live>, Unended, Reply<Result<Submitted, Failure>>),
     Known(ExecutionId, Reply<Result<Submitted, Failure>>),
     Changed(Arc<Live>, Arc<State>, Option<Reply<Changed>>),
     /// Refused for what was decided before, which may be in the same batch.

@@ -19,13 +19,14 @@ use prost::Message as _;
 use super::{
     super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
-    answers::{self, Answer, Reply},
+    answers::Reply,
     batch::{Batch, Effect, unavailable},
     disk::Disk,
     journal::{Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
-    segment::Segment,
+    segment::{Segment, Unended},
+    show::show,
     stats,
 };
 use crate::model::{
@@ -131,7 +132,7 @@ impl Committer {
                 // Nothing to do: the time to bring the databases up to date.
                 Err(RecvTimeoutError::Timeout) => {
                     self.disk.checkpoint_if_free();
-                    self.recover();
+                    self.probe();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -152,7 +153,9 @@ impl Committer {
                             .clone()
                             .and_then(|()| self.submit(&mut batch, submission))
                         {
-                            Ok(Ok(live)) => batch.effects.push(Effect::Accepted(live, reply)),
+                            Ok(Ok((live, unended))) => {
+                                batch.effects.push(Effect::Accepted(live, unended, reply));
+                            }
                             Ok(Err(known)) => batch.effects.push(Effect::Known(known, reply)),
                             Err(failure) => reply.send(Err(failure)),
                         }
@@ -207,7 +210,7 @@ impl Committer {
         &mut self,
         batch: &mut Batch,
         submission: Submission,
-    ) -> Result<Result<Arc<Live>, ExecutionId>, Failure> {
+    ) -> Result<Result<(Arc<Live>, Unended), ExecutionId>, Failure> {
         let shared = self.shared.clone();
         let app = &submission.app;
         let key = submission
@@ -256,7 +259,7 @@ impl Committer {
         };
         batch.keep(&segment, submission.request.body, &file)?;
         // From here on, so that nobody takes the segment for one in which all has ended.
-        segment.live.fetch_add(1, Ordering::Relaxed);
+        let unended = segment.begin();
         let row = rows::by_id(rows::REQUESTS, id).to_vec();
         batch.put(&segment, row, record.encode_to_vec());
         if let Some(key) = key {
@@ -273,7 +276,8 @@ impl Committer {
             app: submission.app,
             submitters: submission.submitters,
         };
-        Ok(Ok(Arc::new(Live::new(identity, self.pending.clone()))))
+        let live = Arc::new(Live::new(identity, self.pending.clone()));
+        Ok(Ok((live, unended)))
     }
 
     /// Who has taken an idempotency key within its time to live.
@@ -444,7 +448,7 @@ impl Committer {
 
     /// Finds out whether the disk takes something again, once it did not: perhaps nobody sends
     /// anything to a server that says it is not ready.
-    fn recover(&mut self) {
+    fn probe(&mut self) {
         let healthy = &self.shared.healthy;
         if !healthy.load(Ordering::Relaxed) && self.shared.usable().is_ok() {
             // Of a row that is nowhere.
@@ -487,13 +491,13 @@ impl Committer {
         let is_change =
             |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
         let (changes, submits): (Vec<_>, Vec<_>) = batch.effects.into_iter().partition(is_change);
-        self.show(submits, failed.as_ref());
+        show(&self.shared, submits, failed.as_ref());
         if written {
             // What cannot be read is not shown: it is in the journal, and a start shows it.
             let applied = self.disk.apply(batch.operations);
             failed = applied.err().map(|cause| unavailable(&cause));
         }
-        self.show(changes, failed.as_ref());
+        show(&self.shared, changes, failed.as_ref());
         self.disk.checkpoint_if_long();
     }
 
@@ -510,51 +514,6 @@ impl Committer {
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
         written.map_err(|e| e.to_string())
-    }
-
-    /// Lets readers see what is on disk now, and answers whoever asked for it.
-    fn show(&self, effects: Vec<Effect>, failed: Option<&Failure>) {
-        let effects = effects.into_iter();
-        answers::send(effects.filter_map(|effect| self.show_one(effect, failed)));
-    }
-
-    fn show_one(&self, effect: Effect, failed: Option<&Failure>) -> Option<Answer> {
-        let shared = &self.shared;
-        Some(match (effect, failed) {
-            (Effect::Accepted(live, reply), None) => {
-                let id = live.identity.id;
-                shared.live.insert(live.clone());
-                shared.run(live);
-                Answer::Submitted(reply, Ok(Submitted { id, known: false }))
-            }
-            (Effect::Known(id, reply), None) => {
-                Answer::Submitted(reply, Ok(Submitted { id, known: true }))
-            }
-            (Effect::Accepted(live, reply), Some(why)) => {
-                if let Some(segment) = shared.segments.of(live.identity.id) {
-                    segment.live.fetch_sub(1, Ordering::Relaxed);
-                }
-                Answer::Submitted(reply, Err(why.clone()))
-            }
-            (Effect::Known(_, reply), Some(why)) => Answer::Submitted(reply, Err(why.clone())),
-            (Effect::Refused(refused, reply), None) => Answer::Changed(reply, Ok(Err(refused))),
-            (Effect::Refused(_, reply), Some(why)) => Answer::Changed(reply, Err(why.clone())),
-            (Effect::Changed(live, state, reply), None) => {
-                if state.status.is_terminal() {
-                    // From here on it is read from disk; watchers have it still.
-                    shared.live.remove(&live);
-                    if let Some(segment) = shared.segments.of(live.identity.id) {
-                        segment.live.fetch_sub(1, Ordering::Relaxed);
-                    }
-                }
-                live.show(state.clone());
-                Answer::Changed(reply?, Ok(Ok(state)))
-            }
-            (Effect::Changed(_, _, reply), Some(why)) => Answer::Changed(reply?, Err(why.clone())),
-            (Effect::Forgotten(reply), failed) => {
-                Answer::Forgotten(reply, failed.map_or(Ok(()), |why| Err(why.clone())))
-            }
-        })
     }
 }
 

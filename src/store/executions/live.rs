@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::segment::Unended;
 use crate::model::{
     AppId, ExecutionId,
     execution::{Identity, State},
@@ -214,13 +215,14 @@ pub(super) struct Table {
 
 #[derive(Default)]
 struct Maps {
-    by_id: HashMap<ExecutionId, Arc<Live>>,
+    by_id: HashMap<ExecutionId, (Arc<Live>, Unended)>,
     by_app: HashMap<AppId, BTreeMap<ExecutionId, Arc<Live>>>,
 }
 
 impl Table {
     pub(super) fn get(&self, id: ExecutionId) -> Option<Arc<Live>> {
-        self.inner.read().by_id.get(&id).cloned()
+        let inner = self.inner.read();
+        inner.by_id.get(&id).map(|(live, _)| live.clone())
     }
 
     /// How many of an app have not ended.
@@ -237,16 +239,18 @@ impl Table {
 
     /// All of them, in the order of acceptance.
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<_> = self.inner.read().by_id.values().cloned().collect();
+        let inner = self.inner.read();
+        let mut all: Vec<_> = inner.by_id.values().map(|(live, _)| live.clone()).collect();
         all.sort_unstable_by_key(|live| live.identity.id);
         all
     }
 
-    pub(super) fn insert(&self, live: Arc<Live>) {
+    /// Adds one, which counts in its segment until it is removed.
+    pub(super) fn insert(&self, live: Arc<Live>, unended: Unended) {
         let mut inner = self.inner.write();
         let app = inner.by_app.entry(live.identity.app.clone()).or_default();
         app.insert(live.identity.id, live.clone());
-        inner.by_id.insert(live.identity.id, live);
+        inner.by_id.insert(live.identity.id, (live, unended));
     }
 
     pub(super) fn remove(&self, live: &Live) {

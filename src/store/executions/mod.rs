@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `committer.rs` | the one thread that writes: what it decides |
 //! | `batch.rs` | what one sync makes durable |
+//! | `show.rs` | what readers see of it then |
 //! | `answers.rs` | how those who asked hear of it |
 //! | `disk.rs` | journals and databases as one: append, apply, checkpoint |
 //! | `journal.rs` | what makes a write durable |
@@ -31,6 +32,7 @@ mod read;
 mod retention;
 mod rows;
 mod segment;
+mod show;
 mod spool;
 mod stats;
 #[cfg(test)]
@@ -489,8 +491,7 @@ impl Shared {
                 (accepted, newest) = (accepted + 1, Some(id));
                 if !ended.contains(&id) {
                     let live = live_of(&database, id, &value).ok_or_else(damaged)?;
-                    segment.live.fetch_add(1, Ordering::Relaxed);
-                    self.live.insert(Arc::new(live));
+                    self.live.insert(Arc::new(live), segment.begin());
                 }
             }
             if is_newest {

@@ -10,7 +10,6 @@ use std::{
     path::Path,
     sync::{
         Arc, Weak,
-        atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
@@ -123,7 +122,7 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
         let over = segment.start_ms.saturating_add(width);
         let next = shared.segments.end_ms(&segment);
         let end = next.map_or(over, |next| next.min(over));
-        if end > oldest_kept || segment.live.load(Ordering::Relaxed) > 0 {
+        if end > oldest_kept || segment.is_live() {
             continue;
         }
         let dropped = guarded(|| {
@@ -190,8 +189,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         }
         let all: u64 = share.values().map(|s| s.count).sum();
         let gone: u64 = goes.values().sum();
-        let settled =
-            shared.segments.end_ms(segment).is_some() && segment.live.load(Ordering::Relaxed) == 0;
+        let settled = shared.segments.end_ms(segment).is_some() && !segment.is_live();
         if gone == 0 || gone * 2 < all || !settled {
             continue;
         }
@@ -249,8 +247,7 @@ fn share(
         return Ok(known.clone());
     }
     // Asked before the rows are read: what ends in between is counted the next time.
-    let settled =
-        shared.segments.end_ms(segment).is_some() && segment.live.load(Ordering::Relaxed) == 0;
+    let settled = shared.segments.end_ms(segment).is_some() && !segment.is_live();
     let database = segment.open().map_err(|e| e.to_string())?;
     let mut shares: HashMap<AppId, Share> = HashMap::new();
     for key in database.tree.scan_prefix([rows::ENDS]).keys() {

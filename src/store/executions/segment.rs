@@ -44,8 +44,8 @@ pub(super) struct Segment {
     folder: PathBuf,
     database: Mutex<Option<Arc<Database>>>,
     used: Mutex<Instant>,
-    /// Executions in it that have not ended.
-    pub(super) live: AtomicUsize,
+    /// Executions in it that have not ended, an [`Unended`] each.
+    unended: AtomicUsize,
     /// Executions accepted into it, as far as this run knows.
     pub(super) accepted: AtomicU64,
 }
@@ -57,9 +57,20 @@ impl Segment {
             folder,
             database: Mutex::new(None),
             used: Mutex::new(Instant::now()),
-            live: AtomicUsize::new(0),
+            unended: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
         }
+    }
+
+    /// Counts one more execution that has not ended.
+    pub(super) fn begin(self: &Arc<Self>) -> Unended {
+        self.unended.fetch_add(1, Ordering::Relaxed);
+        Unended(self.clone())
+    }
+
+    /// Whether something in it has not ended.
+    pub(super) fn is_live(&self) -> bool {
+        self.unended.load(Ordering::Relaxed) > 0
     }
 
     /// The database, opened if it is not. Blocks for that long.
@@ -113,6 +124,15 @@ impl Segment {
     /// Remembers that everything in it has ended.
     pub(super) fn seal(&self) -> io::Result<()> {
         fs::write(self.folder.join(SEALED), b"")
+    }
+}
+
+/// An execution of a segment that has not ended, until dropped.
+pub(super) struct Unended(Arc<Segment>);
+
+impl Drop for Unended {
+    fn drop(&mut self) {
+        self.0.unended.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,53 @@
+//! What a batch came to, once it is on disk or could not be: for readers, the executor, and whoever
+//! asked. What is written and when is the committer's.
+
+use super::{
+    Shared, Submitted,
+    answers::{self, Answer},
+    batch::Effect,
+};
+use crate::model::Failure;
+
+/// Lets readers see what is on disk now, and answers whoever asked for it; `failed` says why it is
+/// not.
+pub(super) fn show(shared: &Shared, effects: Vec<Effect>, failed: Option<&Failure>) {
+    let effects = effects.into_iter();
+    answers::send(effects.filter_map(|effect| match failed {
+        None => done(shared, effect),
+        Some(why) => refused(effect, why),
+    }));
+}
+
+fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
+    Some(match effect {
+        Effect::Accepted(live, unended, reply) => {
+            let id = live.identity.id;
+            shared.live.insert(live.clone(), unended);
+            shared.run(live);
+            Answer::Submitted(reply, Ok(Submitted { id, known: false }))
+        }
+        Effect::Known(id, reply) => Answer::Submitted(reply, Ok(Submitted { id, known: true })),
+        Effect::Changed(live, state, reply) => {
+            if state.status.is_terminal() {
+                // From here on it is read from disk; watchers have it still.
+                shared.live.remove(&live);
+            }
+            live.show(state.clone());
+            Answer::Changed(reply?, Ok(Ok(state)))
+        }
+        Effect::Refused(refused, reply) => Answer::Changed(reply, Ok(Err(refused))),
+        Effect::Forgotten(reply) => Answer::Forgotten(reply, Ok(())),
+    })
+}
+
+fn refused(effect: Effect, why: &Failure) -> Option<Answer> {
+    let why = why.clone();
+    Some(match effect {
+        Effect::Accepted(_, _, reply) | Effect::Known(_, reply) => {
+            Answer::Submitted(reply, Err(why))
+        }
+        Effect::Changed(_, _, reply) => Answer::Changed(reply?, Err(why)),
+        Effect::Refused(_, reply) => Answer::Changed(reply, Err(why)),
+        Effect::Forgotten(reply) => Answer::Forgotten(reply, Err(why)),
+    })
+}
