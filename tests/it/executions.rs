@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     contract::{BOTH, Published, Refusal, Via, merge},
-    eventually_ok, grpc_client,
+    eventually_ok, grpc_client, http,
     ignite::{Builder, Ignite},
 };
 
@@ -51,6 +51,13 @@ pub(crate) async fn submit(
 
 fn by_id(id: &str) -> Value {
     json!({ "execution_id": id })
+}
+
+/// What somebody who watches an execution hears.
+async fn watch(ignite: &Ignite, token: &str, id: &str) -> http::Answer {
+    let path = format!("/v1/ignite/executions/{id}/watch");
+    let watch = ignite.request(Method::GET, &path).token(token);
+    watch.send().await.expect("an answer")
 }
 
 /// The execution now.
@@ -426,7 +433,6 @@ async fn a_repeated_submit_with_one_key_is_one_execution_over_both_transports() 
 async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_rest() {
     let (ignite, app, token) = served(Ignite::builder(), json!({})).await;
     let id = submit(&ignite, Via::Json, &app, &token, "/stream/4/150", b"").await;
-    let path = format!("/v1/ignite/executions/{id}/watch");
     let lines = |text: String| -> Vec<String> {
         let of = |line: &str| {
             let update: Value = serde_json::from_str(line).expect("an object a line");
@@ -442,12 +448,7 @@ async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_re
         };
         text.lines().map(of).collect()
     };
-    let whole = ignite
-        .request(Method::GET, &path)
-        .token(&token)
-        .send()
-        .await
-        .expect("an answer");
+    let whole = watch(&ignite, &token, &id).await;
     assert_eq!(whole.header("content-type"), Some("application/json"));
     let heard = lines(whole.text().await);
     let output = ["chunk 1\n", "chunk 2\n", "chunk 3\n", "chunk 4\n"];
@@ -455,12 +456,7 @@ async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_re
     // It may have begun before the watcher was there.
     assert!(heard == expected || heard == expected[1..], "{heard:?}");
     // After the end: the end alone, with the result.
-    let late = ignite
-        .request(Method::GET, &path)
-        .token(&token)
-        .send()
-        .await
-        .expect("an answer");
+    let late = watch(&ignite, &token, &id).await;
     assert_eq!(lines(late.text().await), ["COMPLETED"]);
 
     // Over gRPC, late in the middle: what is kept, then what comes; as events for browsers.
@@ -728,13 +724,7 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
     let fatal = json!({ "limits": { "timeout_secs": 1 }, "env": { "PROBE_EXIT_AT_START": "3", "PROBE_LOG": "no database" } });
     let broken = ignite.publish("public", "broken", fatal).await;
     let crashed = submit(&ignite, Via::Json, &broken, &caller, "/", b"").await;
-    let watch = format!("/v1/ignite/executions/{crashed}/watch");
-    let watched = ignite
-        .request(Method::GET, &watch)
-        .token(&caller)
-        .send()
-        .await
-        .expect("an answer");
+    let watched = watch(&ignite, &caller, &crashed).await;
     let detailed = |text: &str| text.contains("code 3") || text.contains("no database");
     let told = watched.text().await;
     assert!(
@@ -759,13 +749,7 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
 
     let running = submit(&ignite, Via::Grpc, &app, &caller, "/sleep/60000", b"").await;
     let waiting = submit(&ignite, Via::Grpc, &app, &caller, "/", b"").await;
-    let watch = format!("/v1/ignite/executions/{waiting}/watch");
-    let watched = ignite
-        .request(Method::GET, &watch)
-        .token(&caller)
-        .send()
-        .await
-        .expect("an answer");
+    let watched = watch(&ignite, &caller, &waiting).await;
     ignite.ok(Via::Json, "DeleteApp", &owner, app.id()).await;
     let last = watched.text().await;
     let last: Value = serde_json::from_str(last.lines().last().expect("lines")).expect("JSON");
