@@ -527,6 +527,7 @@ pub(super) fn state_to_wire(
         out.held = s.held;
         out.in_flight = s.in_flight;
         out.standby_replicas = s.standby;
+        out.not_ready = s.not_ready.clone().unwrap_or_default();
         if let Some((failure, at)) = &s.last_failure {
             out.last_error = failure.text(true);
             out.last_error_at_ms = unix_ms(*at);

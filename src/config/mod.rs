@@ -58,7 +58,7 @@ pub struct Config {
     /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
     pub reach: Reach,
     /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
-    /// root, a health path that answers 404). Default `false`: run it and warn.
+    /// root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
     /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
     /// Default: the engine's usual socket.

@@ -82,6 +82,8 @@ pub struct Snapshot {
     pub last_failure: Option<(Failure, SystemTime)>,
     /// Time since a request last came or ended; `None` when there was none in this run.
     pub idle_for: Option<Duration>,
+    /// How the start stands that is under way; `None` when there is none.
+    pub not_ready: Option<String>,
     /// Starting cannot succeed now: two starts in a row failed, or the cause is certain.
     pub failing: bool,
 }
@@ -261,26 +263,13 @@ impl Deployment {
     }
 
     fn gave_up(&self) -> Failure {
-        let s = self.state.lock();
-        let starting = s
-            .slots
-            .iter()
-            .filter(|s| matches!(s.phase, Phase::Creating | Phase::Starting))
-            .count();
-        let why = if s.has_ready() {
-            "every replica is at its max_concurrency; raise it or max_replicas".to_owned()
-        } else if starting > 0 {
-            "a replica is starting and not ready yet".to_owned()
-        } else {
-            s.trouble.certain.as_ref().map_or_else(
-                || "no replica could be started".to_owned(),
-                |f| f.message.clone(),
-            )
-        };
-        Failure::new(
-            Reason::ColdStartTimeout,
-            format!("no replica of app {} was free in time: {why}", self.id),
-        )
+        let (why, detail) = self.state.lock().unserved(Instant::now());
+        let text = format!("no replica of app {} was free in time: {why}", self.id);
+        let failure = Failure::new(Reason::ColdStartTimeout, text);
+        match detail {
+            Some(detail) => failure.with_detail(detail),
+            None => failure,
+        }
     }
 
     /// Says how many executions wait to be sent to this app: they are demand like held requests,
@@ -327,6 +316,7 @@ impl Deployment {
             held: s.queue.len() as u32,
             last_failure: s.last_failure.clone(),
             idle_for: s.last_request.map(|at| at.elapsed()),
+            not_ready: s.slots.iter().find_map(Slot::not_ready),
             failing: s.trouble.certain.is_some(),
         }
     }

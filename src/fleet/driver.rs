@@ -6,7 +6,6 @@ use std::{
 };
 
 use tokio::{task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -16,7 +15,7 @@ use super::{
     plan::Action,
     replica::{Phase, Replica},
     rouse,
-    start::{self, Fault, Job},
+    start::{self, Fault},
     state::State,
 };
 use crate::{
@@ -143,22 +142,10 @@ fn spawn<E: Engine>(
 ) {
     let (engine, config) = (engine.clone(), shared.config.clone());
     match action {
-        Action::Start {
-            key,
-            id,
-            revision,
-            died,
-            cancel,
-        } => {
+        Action::Start { key, job } => {
             let note = {
                 let deployment = deployment.clone();
                 move |container: &ContainerId| deployment.note_container(key, container)
-            };
-            let job = Job {
-                id,
-                revision,
-                died,
-                cancel,
             };
             tasks.spawn(async move {
                 Done::Started {
@@ -202,33 +189,19 @@ fn spawn<E: Engine>(
             holder,
             frozen,
         } => {
-            let job = Job {
-                id,
-                revision,
-                died: Arc::default(),
-                cancel: CancellationToken::new(),
-            };
             tasks.spawn(async move {
                 let outcome =
-                    rouse::prepare(&*engine, &config, &job, container, holder, frozen).await;
+                    rouse::prepare(&*engine, &config, &id, &revision, container, holder, frozen)
+                        .await;
                 Done::Prepared { key, outcome }
             });
         }
         Action::StartPrepared {
             key,
-            id,
-            revision,
+            job,
             container,
             endpoints,
-            died,
-            cancel,
         } => {
-            let job = Job {
-                id,
-                revision,
-                died,
-                cancel,
-            };
             tasks.spawn(async move {
                 let outcome =
                     rouse::start_prepared(&*engine, &config, job, container, endpoints).await;

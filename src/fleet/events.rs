@@ -25,6 +25,8 @@ pub enum EventKind {
     ReplicaCreating,
     /// Its container runs and is not ready.
     ReplicaStarting,
+    /// It runs and is not ready after some time, or for another reason than before.
+    ReplicaNotReady,
     /// It takes requests.
     ReplicaReady,
     /// It takes no more requests and finishes those it has.
@@ -55,6 +57,7 @@ impl EventKind {
             Self::Activated => "ACTIVATED",
             Self::ReplicaCreating => "REPLICA_CREATING",
             Self::ReplicaStarting => "REPLICA_STARTING",
+            Self::ReplicaNotReady => "REPLICA_NOT_READY",
             Self::ReplicaReady => "REPLICA_READY",
             Self::ReplicaDraining => "REPLICA_DRAINING",
             Self::ReplicaStopped => "REPLICA_STOPPED",
@@ -72,7 +75,11 @@ impl EventKind {
     pub const fn is_warning(self) -> bool {
         matches!(
             self,
-            Self::ReplicaFailed | Self::StartFailed | Self::NoRoom | Self::RefusedInCloud
+            Self::ReplicaNotReady
+                | Self::ReplicaFailed
+                | Self::StartFailed
+                | Self::NoRoom
+                | Self::RefusedInCloud
         )
     }
 }
@@ -142,6 +149,25 @@ impl Events {
         for why in &revision.objections {
             self.push(EventKind::RefusedInCloud, None, revision.version, why);
         }
+    }
+
+    /// As [`Self::object`] with one sentence, unless the record has it already; whether it was
+    /// new.
+    pub(super) fn object_once(&self, version: u32, why: &str) -> bool {
+        let kind = EventKind::RefusedInCloud;
+        let said = |e: &Event| e.kind == kind && e.version == version && e.message == why;
+        if self.0.ring.lock().iter().any(said) {
+            return false;
+        }
+        self.push(kind, None, version, why);
+        true
+    }
+
+    /// What the platform would refuse about a version, as far as the record has it.
+    pub fn objections(&self, version: u32) -> Vec<String> {
+        let ring = self.0.ring.lock();
+        let of = |e: &&Event| e.kind == EventKind::RefusedInCloud && e.version == version;
+        ring.iter().filter(of).map(|e| e.message.clone()).collect()
     }
 
     /// Lets go of the followers.

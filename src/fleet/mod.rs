@@ -12,6 +12,7 @@
 //! | `events.rs` | what happened to an app |
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `liveness.rs` | whether a ready replica still answers |
+//! | `probe.rs` | what asking on a health path came to, and what is known of a start |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
 //! | `room.rs` | the room on this machine, and who has it |
@@ -38,6 +39,7 @@ mod liveness;
 mod load;
 mod outcomes;
 mod plan;
+mod probe;
 mod replica;
 mod room;
 mod rouse;
@@ -74,6 +76,7 @@ pub use events::{Event, EventKind, Events, Follower};
 pub use lease::Lease;
 pub use load::Seat;
 pub use outcomes::Outcomes;
+pub use probe::ProbeOutcome;
 pub use replica::{ColdStart, Replica, ReplicaView};
 pub use room::Bounds;
 pub use supervisor::EngineState;

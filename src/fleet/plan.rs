@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     events::EventKind,
     replica::{Phase, Replica, Slot},
     room::{Outlook, Room},
+    start::Job,
     state::{NoRoom, State},
 };
 use crate::{
@@ -29,13 +30,7 @@ pub(super) fn bytes(revision: &Revision) -> u64 {
 /// What the driver has to do.
 pub(super) enum Action {
     /// Start a replica in a slot that is there already.
-    Start {
-        key: u64,
-        id: ReplicaId,
-        revision: Arc<Revision>,
-        died: Arc<Notify>,
-        cancel: CancellationToken,
-    },
+    Start { key: u64, job: Job },
     /// Stop and remove a container.
     Stop {
         key: u64,
@@ -63,12 +58,9 @@ pub(super) enum Action {
     /// Start a prepared container.
     StartPrepared {
         key: u64,
-        id: ReplicaId,
-        revision: Arc<Revision>,
+        job: Job,
         container: ContainerId,
         endpoints: Endpoints,
-        died: Arc<Notify>,
-        cancel: CancellationToken,
     },
     /// Ask a ready replica on its health path until it is told to stop.
     Watch {
@@ -329,7 +321,7 @@ impl State {
         let refuse_at = since + config.room_wait;
         let refused = (now >= refuse_at && self.up() == 0).then(|| {
             self.queue.fail_all(&failure);
-            failure
+            failure.clone()
         });
         if refused.is_none() && now < refuse_at {
             plan.sooner(refuse_at);
@@ -337,6 +329,7 @@ impl State {
         let outlook = self.ledger.outlook(bytes(revision), &self.wake);
         self.no_room = Some(NoRoom {
             since,
+            why: failure.message.clone(),
             on_its_way: outlook == Outlook::AfterFrozen,
             refused,
         });
@@ -349,25 +342,20 @@ impl State {
             key,
             id.clone(),
             generation,
-            revision.version,
+            &revision,
             Phase::Creating,
+            &self.events,
         );
         slot.room = Some(room);
-        let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
         self.events.push(
             EventKind::ReplicaCreating,
             Some(&id),
             revision.version,
             "its container is being created",
         );
+        let job = slot.job(revision);
         self.slots.push(slot);
-        Action::Start {
-            key,
-            id,
-            revision,
-            died,
-            cancel,
-        }
+        Action::Start { key, job }
     }
 
     /// Containers without requests (or whose time to drain is over) are stopped.

@@ -12,7 +12,14 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{room::Room, thaw::Thaw, upstream::Pool};
+use super::{
+    events::Events,
+    probe::{ProbeOutcome, Progress},
+    room::Room,
+    start::Job,
+    thaw::Thaw,
+    upstream::Pool,
+};
 use crate::{
     engine::{ContainerId, Endpoints},
     model::{ReplicaId, Revision},
@@ -27,6 +34,8 @@ pub struct ColdStart {
     pub start: Duration,
     /// From started to ready.
     pub ready: Duration,
+    /// What the last question came to before it was ready; `None` when it was at the first.
+    pub last_probe: Option<ProbeOutcome>,
 }
 
 /// A running container that requests can be sent to.
@@ -188,6 +197,8 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// Calls the start off.
     pub(super) cancel: CancellationToken,
+    /// How far its start has come.
+    pub(super) progress: Progress,
     /// Ends the liveness probes; there are some while it is ready.
     pub(super) watch: Option<DropGuard>,
     /// It is stopped from here on although requests may be in flight.
@@ -215,10 +226,14 @@ impl Slot {
         key: u64,
         id: ReplicaId,
         generation: u64,
-        version: u32,
+        revision: &Revision,
         phase: Phase,
+        events: &Events,
     ) -> Self {
+        let version = revision.version;
+        let app = revision.app.clone();
         Self {
+            progress: Progress::new(app, id.clone(), version, events.clone()),
             key,
             id,
             generation,
@@ -242,6 +257,22 @@ impl Slot {
             holder: None,
             endpoints: None,
         }
+    }
+
+    /// What starts it, and how to hear of that.
+    pub(super) fn job(&self, revision: Arc<Revision>) -> Job {
+        Job {
+            id: self.id.clone(),
+            revision,
+            died: self.died.clone(),
+            cancel: self.cancel.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+
+    /// How its start stands, while it is on its way up.
+    pub(super) fn not_ready(&self) -> Option<String> {
+        matches!(self.phase, Phase::Creating | Phase::Starting).then(|| self.progress.text())
     }
 
     /// Into another phase; what belongs to the one before ends.
@@ -287,6 +318,8 @@ pub struct ReplicaView {
     pub started_at: Option<SystemTime>,
     /// When it became ready.
     pub ready_at: Option<SystemTime>,
+    /// Why it is not ready yet, while it starts.
+    pub not_ready: Option<String>,
 }
 
 impl ReplicaView {
@@ -308,6 +341,7 @@ impl Slot {
             address: self.replica.as_ref().and_then(|r| r.address()),
             started_at: self.started_at,
             ready_at: self.ready_at,
+            not_ready: self.not_ready(),
         }
     }
 }

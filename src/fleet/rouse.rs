@@ -9,7 +9,10 @@ use super::{
     replica::{ColdStart, Replica},
     start::{self, Fault, Job},
 };
-use crate::engine::{ContainerId, Endpoints, Engine, Error, Prepared};
+use crate::{
+    engine::{ContainerId, Endpoints, Engine, Error, Prepared},
+    model::{ReplicaId, Revision},
+};
 
 /// A thaw that takes longer is given up for the next depth; it usually takes milliseconds.
 const WAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -36,7 +39,8 @@ pub(super) async fn resume<E: Engine>(engine: &E, container: &ContainerId) -> Re
 pub(super) async fn prepare<E: Engine>(
     engine: &E,
     config: &Config,
-    job: &Job,
+    id: &ReplicaId,
+    revision: &Revision,
     container: Option<ContainerId>,
     holder: Option<ContainerId>,
     frozen: bool,
@@ -45,10 +49,7 @@ pub(super) async fn prepare<E: Engine>(
         end(engine, container, frozen, config.stop_grace).await;
     }
     engine
-        .prepare(
-            &start::spec(config, &job.id, &job.revision),
-            holder.as_ref(),
-        )
+        .prepare(&start::spec(config, id, revision), holder.as_ref())
         .await
 }
 
@@ -74,6 +75,7 @@ pub(super) async fn start_prepared<E: Engine>(
     endpoints: Endpoints,
 ) -> Result<Replica, Fault> {
     let began = Instant::now();
+    job.progress.starting();
     engine
         .start_prepared(&container)
         .await
@@ -90,6 +92,7 @@ pub(super) async fn start_prepared<E: Engine>(
         create: Duration::ZERO,
         start: started - began,
         ready: started.elapsed(),
+        last_probe: job.progress.last(),
     };
     Ok(Replica::new(job.id, container, Some(cold), pools))
 }

@@ -107,12 +107,9 @@ impl State {
                         slot.started_at = Some(SystemTime::now());
                         plan.actions.push(Action::StartPrepared {
                             key,
-                            id: slot.id.clone(),
-                            revision: revision.clone(),
+                            job: slot.job(revision.clone()),
                             container,
                             endpoints,
-                            died: slot.died.clone(),
-                            cancel: slot.cancel.clone(),
                         });
                     }
                 }

@@ -2,19 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, StatusCode, Version, header};
+use http::{HeaderValue, Request, Version, header};
 use http_body_util::BodyExt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    probe::{self, Answer, ProbeOutcome, Progress},
     replica::{ColdStart, Replica},
-    upstream::{Body, Error as UpstreamError, Pool},
+    upstream::{Body, Pool},
 };
 use crate::{
     engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
-    model::{Failure, Reason, ReplicaId, Revision, reach::Protocol},
+    model::{Failure, HealthCheck, Reason, ReplicaId, Revision, reach::Protocol},
 };
 
 /// Log lines that an owner is shown when a container ends at start: a screenful.
@@ -32,6 +33,8 @@ pub(super) struct Job {
     pub(super) revision: Arc<Revision>,
     pub(super) died: Arc<Notify>,
     pub(super) cancel: CancellationToken,
+    /// Told of each step.
+    pub(super) progress: Progress,
 }
 
 /// Why there is no replica.
@@ -148,6 +151,7 @@ async fn bring_up<E: Engine>(
     began: Instant,
 ) -> Result<Replica, Fault> {
     let created = Instant::now();
+    job.progress.starting();
     let endpoints = match engine.start(container).await {
         Ok(endpoints) => endpoints,
         Err(Error::Ended {
@@ -165,6 +169,7 @@ async fn bring_up<E: Engine>(
         create: created - began,
         start: started - created,
         ready: started.elapsed(),
+        last_probe: job.progress.last(),
     };
     Ok(Replica::new(
         job.id.clone(),
@@ -245,13 +250,19 @@ pub(super) async fn wait_ready<E: Engine>(
         );
     };
     let deadline = Instant::now() + config.startup_timeout;
-    let mut last = "it was never asked".to_owned();
+    let progress = &job.progress;
+    progress.running(&job.revision, *port);
     let ready = async {
         let mut wait = config.poll_initial;
         loop {
-            match poll(pool, &job.revision).await {
-                Ok(()) => return,
-                Err(why) => last = why,
+            match ask(pool, &job.revision, POLL_TIMEOUT).await {
+                Ok(answer) => {
+                    if !answer.is_success() {
+                        progress.tolerated(&job.revision, answer);
+                    }
+                    return;
+                }
+                Err(outcome) => progress.outcome(outcome),
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(config.poll_max);
@@ -260,92 +271,73 @@ pub(super) async fn wait_ready<E: Engine>(
     tokio::select! {
         () = ready => Ok(()),
         failure = ended(engine, container, &job.died) => Err(failure.into()),
+        never = progress.tell_when_slow() => match never {},
         () = tokio::time::sleep_until(deadline) => {
             let waited = humantime::format_duration(config.startup_timeout);
             let failure = Failure::new(
                 Reason::NotReady,
-                format!("the container runs but did not get ready within {waited}: GET {} on port {port}: {last}", job.revision.health_path),
+                format!("the container runs but did not get ready within {waited}: {}", progress.text()),
             );
             let logs = tail(engine, container).await;
-            Err(failure.with_detail(format!("make the app listen on 0.0.0.0:$PORT ({port}) and answer its health path with 2xx{logs}")).into())
+            let remedy = probe::remedy(&job.revision, *port, progress.last());
+            Err(failure.with_detail(format!("{remedy}{logs}")).into())
         }
     }
 }
 
-/// Asks once whether the replica is ready; the error says what came instead.
-async fn poll(pool: &Arc<Pool>, revision: &Revision) -> Result<(), String> {
-    if ask(pool, revision, POLL_TIMEOUT).await? == StatusCode::NOT_FOUND {
-        tracing::warn!(
-            app = %revision.app,
-            "The app answers 404 on its health path {}; it runs here, the cloud platform would never call it ready. Set health_path to one that answers 2xx",
-            revision.health_path
-        );
-    }
-    Ok(())
-}
-
-/// Asks once on the health path; the error says what came instead of a good answer.
+/// Asks once on the health path.
+///
+/// # Errors
+/// What came instead of an answer that counts as ready.
 pub(super) async fn ask(
     pool: &Arc<Pool>,
     revision: &Revision,
     limit: Duration,
-) -> Result<StatusCode, String> {
-    let mut request = Request::get(revision.health_path.as_str())
-        .header(header::HOST, pool.addr().to_string())
-        .header(
-            header::USER_AGENT,
-            concat!("ignite-health/", env!("CARGO_PKG_VERSION")),
-        )
-        .body(Body::Empty)
-        .map_err(|e| e.to_string())?;
+) -> Result<Answer, ProbeOutcome> {
     let over_http2 = revision.protocol == Protocol::H2c;
+    let request = question(pool, revision, over_http2);
+    let mut head = None;
+    let exchange = async {
+        let response = pool
+            .send(request)
+            .await
+            .map_err(|e| ProbeOutcome::of_error(&e))?;
+        head = Some(response.status());
+        // An answer that breaks off is none.
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|e| ProbeOutcome::of_hyper(&e))?;
+        }
+        Ok(())
+    };
+    let whole = tokio::time::timeout(limit, exchange).await;
+    let came = match (whole, head) {
+        (Ok(Err(outcome)), _) => Err(outcome),
+        // A path that nobody chose may well lead to a stream.
+        (Err(_), Some(status)) if revision.health == HealthCheck::Default => Ok(status),
+        (Ok(Ok(())), Some(status)) => Ok(status),
+        _ => Err(ProbeOutcome::Timeout(limit)),
+    };
+    probe::judge(revision, came)
+}
+
+fn question(pool: &Pool, revision: &Revision, over_http2: bool) -> Request<Body> {
+    let mut request = Request::new(Body::Empty);
+    // Paths are checked when they are set.
+    *request.uri_mut() = revision.health_path.parse().unwrap_or_default();
+    let headers = request.headers_mut();
+    if let Ok(host) = HeaderValue::from_str(&pool.addr().to_string()) {
+        headers.insert(header::HOST, host);
+    }
+    let agent = concat!("ignite-health/", env!("CARGO_PKG_VERSION"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
     if over_http2 {
         *request.version_mut() = Version::HTTP_2;
     } else {
         // A server that serves one connection at a time would wait on this one for ever.
-        let close = HeaderValue::from_static("close");
-        request.headers_mut().insert(header::CONNECTION, close);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let exchange = async {
-        let sent = pool.send(request).await;
-        if over_http2
-            && !revision.health_path_must_exist
-            && sent.as_ref().is_err_and(UpstreamError::is_reset_by_app)
-        {
-            // As gRPC servers of the C family do with whatever is no call.
-            return Ok(StatusCode::NOT_FOUND);
-        }
-        let response = sent.map_err(|e| match e {
-            UpstreamError::Connect { cause, .. }
-                if cause.kind() == std::io::ErrorKind::ConnectionRefused =>
-            {
-                "nothing listens there (connection refused)".to_owned()
-            }
-            other => other.to_string(),
-        })?;
-        let status = response.status();
-        // An answer that breaks off is none.
-        let mut body = response.into_body();
-        while let Some(frame) = body.frame().await {
-            frame.map_err(|e| e.to_string())?;
-        }
-        // A health path that nobody chose may well not exist; that the app answers is enough. A
-        // gRPC server may refuse what is no gRPC in ways of its own.
-        let tolerated = !revision.health_path_must_exist
-            && (status == StatusCode::NOT_FOUND || over_http2 && status.is_client_error());
-        if status.is_success() || tolerated {
-            Ok(status)
-        } else {
-            Err(format!("it answered {status}, not 2xx"))
-        }
-    };
-    match tokio::time::timeout(limit, exchange).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(format!(
-            "no answer within {}",
-            humantime::format_duration(limit)
-        )),
-    }
+    request
 }
 
 /// Returns when the container has ended, with the reason.
@@ -428,10 +420,10 @@ mod tests {
         });
         let mut revision = revision(1);
         revision.protocol = Protocol::H2c;
-        revision.health_path_must_exist = false;
+        revision.health = HealthCheck::Default;
         let limit = Duration::from_secs(10);
         assert!(ask(&pool, &revision, limit).await.is_ok());
-        revision.health_path_must_exist = true;
+        revision.health = HealthCheck::Chosen;
         assert!(ask(&pool, &revision, limit).await.is_err());
         server.abort();
     }

@@ -37,6 +37,8 @@ pub(super) struct Pending {
 /// A start that is wanted finds no room.
 pub(super) struct NoRoom {
     pub(super) since: Instant,
+    /// Who has it, in words.
+    pub(super) why: String,
     /// Frozen replicas that would make enough room were told to go.
     pub(super) on_its_way: bool,
     /// Nobody waits for it any more: what everybody is told.
@@ -117,6 +119,56 @@ impl State {
 
     pub(super) fn has_ready(&self) -> bool {
         self.slots.iter().any(|x| self.serves(x))
+    }
+
+    /// Why a request has had no replica so far, in words for anybody and for the app's owner.
+    pub(super) fn unserved(&self, now: Instant) -> (String, Option<String>) {
+        let current = |x: &&Slot| x.generation == self.generation;
+        let starting = self.slots.iter().filter(current).find_map(Slot::not_ready);
+        let failed = self.last_failure.as_ref().map(|(failure, _)| failure);
+        let failed = failed.filter(|_| self.trouble.failed_starts + self.trouble.crashes > 0);
+        if self.has_ready() {
+            let full = "every replica is at its max_concurrency; raise it or max_replicas";
+            let more = starting.map(|how| format!(" (another one is on its way: {how})"));
+            return (format!("{full}{}", more.unwrap_or_default()), None);
+        }
+        if let Some(how) = starting {
+            let before = failed.map_or_else(String::new, |f| {
+                format!("; the replica before it failed: {}", f.message)
+            });
+            let detail = failed.and_then(|f| f.detail.clone());
+            return (
+                format!("a replica is starting and not ready yet: {how}{before}"),
+                detail,
+            );
+        }
+        if let Some(shortage) = &self.no_room {
+            return (shortage.why.clone(), None);
+        }
+        if let Some(failure) = self.trouble.certain.as_ref().or(failed) {
+            let wait = self
+                .trouble
+                .retry_at
+                .and_then(|at| at.checked_duration_since(now));
+            let next = wait.filter(|wait| !wait.is_zero()).map(|wait| {
+                let wait = Duration::from_millis(wait.as_millis() as u64);
+                format!(
+                    "; the next start is in {}",
+                    humantime::format_duration(wait)
+                )
+            });
+            let text = format!("{}{}", failure.message, next.unwrap_or_default());
+            return (text, failure.detail.clone());
+        }
+        let why = match (self.meter.frozen, self.slots.first()) {
+            (Some(0), _) => {
+                "its autoscaler is frozen at 0 replicas; unfreeze it, or scale it to 1".to_owned()
+            }
+            (_, Some(slot)) => format!("its replica is {}", slot.phase.word()),
+            (_, None) => "its start has not begun, since the container engine has not answered yet"
+                .to_owned(),
+        };
+        (why, None)
     }
 
     /// No start until the back-off for `failures` in a row has passed; the first retry is free.

@@ -19,7 +19,7 @@ use super::{
     plan::bytes,
     replica::{Phase, Replica, Slot},
     rouse,
-    start::{self, Fault, Job},
+    start::{self, Fault},
     state::Trouble,
 };
 use crate::{
@@ -333,8 +333,9 @@ async fn adopt<E: Engine>(
                 key,
                 owner.replica.clone(),
                 s.generation,
-                revision.version,
+                &revision,
                 Phase::Starting,
+                &s.events,
             );
             slot.container = Some(container.clone());
             slot.holder = holder.clone();
@@ -351,24 +352,19 @@ async fn adopt<E: Engine>(
                 room.freeze(memory);
             }
             slot.room = Some(room);
-            let (died, cancel) = (slot.died.clone(), slot.cancel.clone());
+            let job = slot.job(revision);
             s.slots.push(slot);
-            (key, revision, died, cancel)
+            (key, job)
         })
     };
-    let Some((key, revision, died, cancel)) = taken else {
+    let Some((key, job)) = taken else {
         return refuse(&**engine, found).await;
     };
     tracing::info!(app = %deployment.id(), replica = %owner.replica, %container, "Adopting a container of an earlier run");
     if frozen {
         return deployment.wake.notify_one();
     }
-    let job = Job {
-        id: owner.replica.clone(),
-        revision,
-        died,
-        cancel: cancel.clone(),
-    };
+    let cancel = job.cancel.clone();
     let (shared2, engine, deployment, container) = (
         shared.clone(),
         engine.clone(),

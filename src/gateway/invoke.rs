@@ -329,13 +329,18 @@ fn switch(
 fn server_timing(waited: Duration, cold: ColdStart) -> String {
     let ms = |d: Duration| format!("{:.1}", d.as_secs_f64() * 1000.0);
     let queue = waited.saturating_sub(cold.create + cold.start + cold.ready);
-    format!(
+    let mut timing = format!(
         "queue;dur={}, create;dur={}, start;dur={}, ready;dur={}",
         ms(queue),
         ms(cold.create),
         ms(cold.start),
         ms(cold.ready)
-    )
+    );
+    if let Some(outcome) = cold.last_probe {
+        // Its words are ASCII without quotes.
+        timing.push_str(&format!(";desc=\"before: {outcome}\""));
+    }
+    timing
 }
 
 /// Headers that an upgrade request keeps although they are hop-by-hop.

@@ -26,7 +26,7 @@ pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
 pub use code::{Blob, BuildId, CodeSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
-pub use revision::{Defaults, Revision};
+pub use revision::{Defaults, HealthCheck, Revision};
 pub use scaling::Scaling;
 pub use settings::{Limits, Settings, StorageMode, Tier};
 pub use standby::Standby;

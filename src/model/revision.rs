@@ -29,6 +29,17 @@ pub struct Defaults {
     pub containers: u64,
 }
 
+/// Which answers on the health path count as ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// Nobody chose the path: any answer of an HTTP server below 500.
+    Default,
+    /// The app's owner chose it: 2xx.
+    Chosen,
+    /// As the platform does, whoever chose it: 2xx.
+    Strict,
+}
+
 /// What a replica runs and how it is driven: a version together with the settings in force.
 #[derive(Debug, Clone)]
 pub struct Revision {
@@ -50,8 +61,8 @@ pub struct Revision {
     pub ports: Vec<u16>,
     /// The path asked for readiness.
     pub health_path: String,
-    /// A 404 on the health path is a fault: its owner chose it, or the platform is strict.
-    pub health_path_must_exist: bool,
+    /// Which answers there count as ready.
+    pub health: HealthCheck,
     /// The tier, for those who read about it; the limits below are what counts.
     pub tier: Tier,
     /// Memory limit in MB.
@@ -99,7 +110,11 @@ impl Revision {
                 .health_path
                 .clone()
                 .unwrap_or_else(|| DEFAULT_HEALTH_PATH.to_owned()),
-            health_path_must_exist: s.health_path.is_some() || defaults.strict,
+            health: match (defaults.strict, &s.health_path) {
+                (true, _) => HealthCheck::Strict,
+                (false, Some(_)) => HealthCheck::Chosen,
+                (false, None) => HealthCheck::Default,
+            },
             tier: s.tier,
             memory_mb,
             cpu_millicores,

@@ -23,6 +23,7 @@ fn timing(header: &str) -> Vec<(&str, f64)> {
             let (name, ms) = entry
                 .split_once(";dur=")
                 .unwrap_or_else(|| panic!("no duration in {header:?}"));
+            let ms = ms.split_once(';').map_or(ms, |(ms, _desc)| ms);
             (name, ms.parse().expect("a number of milliseconds"))
         })
         .collect()

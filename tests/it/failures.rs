@@ -109,7 +109,7 @@ async fn a_chosen_health_path_that_never_answers_2xx_is_reported_with_its_answer
     for part in [
         "within 1s",
         "GET /healthz on port 80",
-        "it answered 404",
+        "answered 404",
         "here I am",
     ] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");

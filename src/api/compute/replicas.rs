@@ -107,5 +107,6 @@ fn replica_to_wire(replica: ReplicaView) -> v1::Replica {
         ready_at_ms: replica.ready_at.map(unix_ms).unwrap_or_default(),
         depth: replica.depth.to_owned(),
         address: replica.address.map(|a| a.to_string()).unwrap_or_default(),
+        not_ready: replica.not_ready.unwrap_or_default(),
     }
 }

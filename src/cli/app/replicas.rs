@@ -31,6 +31,7 @@ pub(super) async fn list(context: &Context, id: AppArg) -> Result<(), Error> {
                 "IN FLIGHT",
                 "ADDRESS",
                 "STARTED",
+                "NOT READY",
             ]);
             for r in &listed.replicas {
                 table.add_row([
@@ -41,6 +42,7 @@ pub(super) async fn list(context: &Context, id: AppArg) -> Result<(), Error> {
                     r.in_flight.to_string(),
                     or_dash(&r.address).to_owned(),
                     time(r.started_at_ms),
+                    or_dash(&r.not_ready).to_owned(),
                 ]);
             }
             table

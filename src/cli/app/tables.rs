@@ -166,6 +166,9 @@ pub(super) fn state_table(state: &v1::GetAppStateResponse) -> Table {
         ),
         ("last request", time(state.last_request_at_ms)),
     ];
+    if !state.not_ready.is_empty() {
+        all.push(("not ready", state.not_ready.clone()));
+    }
     if !state.last_error.is_empty() {
         all.push((
             "last error",

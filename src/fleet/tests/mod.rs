@@ -8,6 +8,7 @@
 //! | `scale.rs` | down to zero and up again; replicas in excess |
 //! | `standby.rs` | frozen and prepared replicas, and the way back |
 //! | `trouble.rs` | failed starts and the engine's absence |
+//! | `causes.rs` | whoever waits hears what the last probe came to |
 //! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
 //! | `publish.rs` | a new revision beside the old one |
 //! | `lifecycle.rs` | delete, shutdown, adoption |
@@ -16,6 +17,7 @@
 //! | `trial.rs` | a replica beside the published ones |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
+mod causes;
 mod crash;
 mod formula;
 mod hold;
@@ -38,7 +40,7 @@ use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
-        AppId, Failure, ImageSource, Revision, Standby,
+        AppId, Failure, HealthCheck, ImageSource, Revision, Standby,
         files::{Files, Home},
         scaling::{Effective, Metric},
     },
@@ -108,7 +110,7 @@ pub(super) fn revision(version: u32) -> Revision {
         objections: Vec::new(),
         ports: vec![8080],
         health_path: "/".into(),
-        health_path_must_exist: false,
+        health: HealthCheck::Default,
         tier: crate::model::Tier::Medium,
         memory_mb: 64,
         cpu_millicores: 100,

@@ -26,7 +26,7 @@ fn add(d: &Deployment, generation: u64, phase: Phase, in_flight: u32) -> u64 {
     let key = s.next_number();
     s.in_flight += in_flight;
     let id = ReplicaId::generate(ulid::Ulid::generate());
-    let mut slot = Slot::new(key, id, generation, 1, phase);
+    let mut slot = Slot::new(key, id, generation, &revision(1), phase, &s.events);
     slot.container = Some(ContainerId(key.to_string()));
     slot.in_flight = in_flight;
     slot.last_used = key;

@@ -44,7 +44,7 @@ use super::tests::net::TcpStream;
 
 /// Longest wait for a TCP connection to a container on this machine; a listener that is there
 /// answers in microseconds, one whose backlog is full when the kernel retries after a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -83,17 +83,6 @@ thread_local! {
 /// their events never have to cross over. All threads that say nothing are one, 0.
 pub fn connections_of(home: usize) {
     HOME.set(home);
-}
-
-impl Error {
-    /// Whether the app refused the request by resetting its HTTP/2 stream, and so is there.
-    pub(super) fn is_reset_by_app(&self) -> bool {
-        let Error::Broke(e) = self else {
-            return false;
-        };
-        let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<::h2::Error>());
-        cause.is_some_and(|c| c.is_reset() && c.is_remote())
-    }
 }
 
 /// The connections to one port of one replica.

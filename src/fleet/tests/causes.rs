@@ -1,0 +1,165 @@
+//! Whoever waits for a replica hears what is known of why there is none.
+
+use super::*;
+use crate::{fleet::ProbeOutcome, model::Reason};
+
+/// An app that never gets ready, and what the last question then came to.
+fn unready() -> Vec<(Script, &'static str)> {
+    let script = |change: fn(&mut Script)| {
+        let mut script = Script::default();
+        change(&mut script);
+        script
+    };
+    vec![
+        (
+            script(|s| s.ready = LONG),
+            "GET / on port 8080: nothing listens there (connection refused)",
+        ),
+        (
+            script(|s| s.status = Some(500)),
+            "GET / on port 8080: answered 500 Internal Server Error",
+        ),
+        (
+            script(|s| s.status = None),
+            "GET / on port 8080: no answer within 5s",
+        ),
+        (
+            script(|s| s.create = LONG),
+            "its container is being created",
+        ),
+        (
+            script(|s| s.start = LONG),
+            "the engine is starting its container",
+        ),
+    ]
+}
+
+/// The 504 used to say "a replica is starting and not ready yet", whatever was the matter.
+#[tokio::test(start_paused = true)]
+async fn a_held_caller_the_state_and_the_replicas_tell_the_last_probe() {
+    for (script, cause) in unready() {
+        let w = World::new(revision(1)).await;
+        w.engine.script("v1", script);
+        let give_up = Instant::now() + secs(20);
+        let failure = w.app.acquire(0, give_up).await.expect_err("never ready");
+        assert_eq!(failure.reason, Reason::ColdStartTimeout);
+        assert!(failure.message.contains(cause), "{cause}: {failure}");
+        assert_eq!(w.app.snapshot().not_ready.as_deref(), Some(cause));
+        assert_eq!(w.app.replicas()[0].not_ready.as_deref(), Some(cause));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_lasts_is_an_event_from_the_third_second_on_and_when_its_outcome_changes() {
+    let w = World::new(revision(1)).await;
+    let answers = |status| Script {
+        status: Some(status),
+        ..Script::default()
+    };
+    w.engine.script("v1", answers(503));
+    let request = w.request();
+    let told = || {
+        let of =
+            |e: crate::fleet::Event| (e.kind == EventKind::ReplicaNotReady).then_some(e.message);
+        w.app
+            .events()
+            .newest(99)
+            .into_iter()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+    };
+    tokio::time::sleep(START + ms(2900)).await;
+    assert!(told().is_empty());
+    until("it is told", || told().len() == 1).await;
+    tokio::time::sleep(secs(5)).await;
+    assert_eq!(
+        told(),
+        ["GET / on port 8080: answered 503 Service Unavailable"]
+    );
+    w.engine.script("v1", answers(500));
+    until("the change is told", || told().len() == 2).await;
+    w.engine.script("v1", Script::default());
+    let lease = request.await.expect("no panic").expect("is served");
+    let cold = lease.cold().expect("a cold start");
+    assert_eq!(cold.last_probe, Some(ProbeOutcome::Status(500)));
+    assert_eq!(w.app.snapshot().not_ready, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_two_starts_a_held_caller_hears_why_the_last_one_failed() {
+    let w = World::new(revision(1)).await;
+    w.engine.script(
+        "v1",
+        Script {
+            exits: Some((ms(30), 3)),
+            ready: LONG,
+            log: vec!["cannot open config".into()],
+            ..Script::default()
+        },
+    );
+    // Given up during the second start.
+    let give_up = Instant::now() + START + ms(200);
+    let failure = w.app.acquire(0, give_up).await.expect_err("late");
+    assert_eq!(failure.reason, Reason::ColdStartTimeout);
+    let text = failure.text(true);
+    assert!(
+        text.contains("the replica before it failed") && text.contains("cannot open config"),
+        "{text}"
+    );
+    assert!(!failure.message.contains("config"), "that is the owner's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_nobody_chose_is_ready_below_500_and_the_owner_is_told_once() {
+    for status in [301, 400, 401, 403, 404, 405] {
+        let w = World::new(revision(1)).await;
+        let script = Script {
+            status: Some(status),
+            ..Script::default()
+        };
+        w.engine.script("v1", script);
+        drop(w.lease().await);
+        // Down and up again.
+        until("it is gone", || w.live() == 0).await;
+        drop(w.lease().await);
+        let objections = w.app.events().objections(1);
+        assert_eq!(objections.len(), 1, "{objections:?}");
+        assert!(
+            objections[0].contains(&status.to_string()),
+            "{objections:?}"
+        );
+
+        let mut strict = revision(2);
+        strict.health = HealthCheck::Strict;
+        strict.image = "v1".into();
+        strict.config_hash = "strict".into();
+        let refused = w.fleet.prepare(&strict).await;
+        // Nothing serves, so nothing is prepared; it is asked like any other.
+        drop(refused);
+        w.fleet.activate(strict);
+        let late = w.app.acquire(0, Instant::now() + secs(10)).await;
+        let failure = late.expect_err("only 2xx is ready");
+        assert!(failure.message.contains(&status.to_string()), "{failure}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_below_500_on_a_path_that_nobody_chose_is_no_liveness_failure() {
+    let config = Config {
+        liveness_interval: secs(10),
+        ..config()
+    };
+    let mut r = revision(1);
+    r.scaling.reserved = 1;
+    let w = World::with(config, r).await;
+    drop(w.lease().await);
+    for status in [401, 429] {
+        let script = Script {
+            status: Some(status),
+            ..Script::default()
+        };
+        w.engine.script("v1", script);
+        tokio::time::sleep(secs(100)).await;
+    }
+    assert_eq!(w.engine.counts().create, 1, "it is left alone");
+}
