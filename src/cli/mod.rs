@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Serve(args) => return serve::run(args, cli.global.config),
-        Command::Prune(args) => return serve::prune(args, cli.global.config),
+        Command::Prune(args) => return serve::prune(args, &cli.global),
         Command::Store(command) => return store::run(command, &cli.global),
         Command::Token(command) => token::run(command, cli.global.org.as_deref()),
         Command::Config(command) => configure::run(command, &cli.global, &process_env),
@@ -202,6 +202,7 @@ mod tests {
             "ignite token create --org o --ttl 1h --data-dir /d",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
+            "ignite prune --after 1h --gone 0123456789ab --volumes 0123456789ac -o json",
             "ignite store check --data-dir /d -o json",
             "ignite store compact --config f",
             "ignite store export",

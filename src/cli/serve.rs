@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{failure::note, output};
+use super::{context::Global, failure::note, output};
 use crate::{
     config::{Config, Flags, LogFormat, process_env},
     server,
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Leave containers running on a clean stop, for the next start to adopt.
     #[arg(long)]
     keep_replicas: bool,
+    /// Give a data directory that is a copy of another one an identity of its own.
+    #[arg(long)]
+    new_instance: bool,
     /// Refuse what the platform would refuse, instead of warning.
     #[arg(long)]
     strict: bool,
@@ -90,6 +93,15 @@ pub(super) struct PruneArgs {
     /// The data directory of the instance on this machine.
     #[arg(long)]
     data_dir: Option<String>,
+    /// How long ago the lease of an instance out of sight must have run out, such as 1h.
+    #[arg(long, value_name = "DURATION")]
+    after: Option<String>,
+    /// Take this instance for gone, though nobody can tell from here; repeatable.
+    #[arg(long, value_name = "INSTANCE")]
+    gone: Vec<String>,
+    /// The same, and remove the volumes of its apps and the images built for them; repeatable.
+    #[arg(long, value_name = "INSTANCE")]
+    volumes: Vec<String>,
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -114,6 +126,7 @@ impl Args {
             ("public_url", self.public_url.as_deref()),
             ("ephemeral", switch(self.ephemeral)),
             ("keep_replicas", switch(self.keep_replicas)),
+            ("new_instance", switch(self.new_instance)),
             ("strict", switch(self.strict)),
             ("network", self.network.as_deref()),
             ("reach", self.reach.as_deref()),
@@ -146,18 +159,39 @@ pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
         return output::line(config.to_toml().trim_end())
             .map_or_else(super::Error::report, |()| ExitCode::SUCCESS);
     }
-    block_on(async { Box::pin(server::run(config)).await.map(|()| Vec::new()) })
+    block_on(Box::pin(server::run(config)), |()| ExitCode::SUCCESS)
 }
 
-/// Removes what instances that are gone have left, and prints one line for each thing removed.
-pub(super) fn prune(args: PruneArgs, file: Option<PathBuf>) -> ExitCode {
+/// Removes what instances that are gone have left, and prints what it removed and what stays: 0
+/// when nothing failed.
+pub(super) fn prune(args: PruneArgs, global: &Global) -> ExitCode {
     let mut flags = Flags::default();
     flags.set("docker_host", args.docker_host.as_deref(), "--docker-host");
     flags.set("data_dir", args.data_dir.as_deref(), "--data-dir");
-    match load(&flags, file) {
-        Ok(config) => block_on(async { Box::pin(server::prune(config)).await }),
-        Err(code) => code,
-    }
+    flags.set("prune_after", args.after.as_deref(), "--after");
+    let config = match load(&flags, global.config.clone()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let named = server::Named {
+        gone: args.gone,
+        files: args.volumes,
+    };
+    let format = global.output.unwrap_or_default();
+    block_on(Box::pin(server::prune(config, named)), |pruned| {
+        let printed = match format.is_structured() {
+            true => format.print_value(&pruned),
+            false => pruned.lines().iter().try_for_each(|l| output::line(l)),
+        };
+        if let Err(error) = printed {
+            return error.report();
+        }
+        pruned.failures.iter().for_each(|f| note(f));
+        match pruned.failures.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    })
 }
 
 /// The configuration, with the log set up by it.
@@ -187,7 +221,10 @@ pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitC
     Ok(config)
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<Vec<String>>>) -> ExitCode {
+fn block_on<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+    then: impl FnOnce(T) -> ExitCode,
+) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -201,10 +238,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<Vec<String>>>) -> ExitCode
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     match outcome {
-        Ok(lines) => {
-            let printed = lines.iter().try_for_each(|l| output::line(l));
-            printed.map_or_else(super::Error::report, |()| ExitCode::SUCCESS)
-        }
+        Ok(value) => then(value),
         Err(e) => {
             note(&format!("ignite: {e:#}"));
             ExitCode::FAILURE

@@ -148,6 +148,7 @@ impl Config {
             ("teardown_after", self.teardown_after),
             ("storage_ttl_secs", self.storage_ttl),
             ("upkeep_interval", self.upkeep_interval),
+            ("lease_interval", self.lease_interval),
             ("build_timeout_secs", self.build_timeout),
             ("git_timeout_secs", self.git_timeout),
         ] {

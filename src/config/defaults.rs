@@ -58,6 +58,10 @@ const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
 const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
 /// Nobody waits for it.
 const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Three small calls of the engine; a holder out of sight is watched for two of them.
+const DEFAULT_LEASE_INTERVAL: Duration = Duration::from_secs(15);
+/// A machine that was off over night, or an engine whose clock was wrong, is back by then.
+const DEFAULT_PRUNE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// `/tmp` and home full, half of the memory is left to the processes.
 const DEFAULT_SCRATCH_PERCENT: u32 = 25;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
@@ -157,6 +161,9 @@ impl Config {
             public_url: None,
             ephemeral: false,
             keep_replicas: false,
+            new_instance: false,
+            lease_interval: DEFAULT_LEASE_INTERVAL,
+            prune_after: DEFAULT_PRUNE_AFTER,
             network: None,
             reach: Reach::Auto,
             strict: false,

@@ -107,6 +107,9 @@ settings! {
     public_url = "public_url", "IGNITE_PUBLIC_URL", Maybe;
     ephemeral = "ephemeral", "IGNITE_EPHEMERAL", Switch;
     keep_replicas = "keep_replicas", "IGNITE_KEEP_REPLICAS", Switch;
+    new_instance = "new_instance", "IGNITE_NEW_INSTANCE", Switch;
+    lease_interval = "lease_interval", "IGNITE_LEASE_INTERVAL", Span;
+    prune_after = "prune_after", "IGNITE_PRUNE_AFTER", Span;
     network = "network", "IGNITE_NETWORK", Maybe;
     reach = "reach", "IGNITE_REACH", Plain;
     strict = "strict", "IGNITE_STRICT", Switch;

@@ -52,6 +52,15 @@ pub struct Config {
     /// `keep_replicas`, `IGNITE_KEEP_REPLICAS`: on a clean stop leave containers running, for
     /// the next start to adopt. Default `false`: they are removed.
     pub keep_replicas: bool,
+    /// `new_instance`, `IGNITE_NEW_INSTANCE`: a data directory that is a copy of another one gets an
+    /// identity of its own instead of being refused. Default `false`.
+    pub new_instance: bool,
+    /// `lease_interval`, `IGNITE_LEASE_INTERVAL`: time between two renewals of the lease on the
+    /// engine that shows others that this instance lives; it holds for four. Default 15 s.
+    pub lease_interval: Duration,
+    /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be seen
+    /// must have run out for `ignite prune` to take it for gone. Default 24 h.
+    pub prune_after: Duration,
     /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, so that
     /// it reaches a database there. Default: none.
     pub network: Option<String>,

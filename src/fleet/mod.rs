@@ -121,6 +121,8 @@ pub struct Config {
     pub reconcile_interval: Duration,
     /// What images that are gone are pulled with again.
     pub keychain: Keychain,
+    /// Becomes true once the containers of an earlier run are certainly this instance's.
+    pub may_adopt: watch::Receiver<bool>,
     /// Where replicas go that are not needed.
     pub standby: Standby,
     /// How long one stays frozen before it is prepared.

@@ -147,6 +147,11 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     if *shared.settled.borrow() {
         reconcile(shared, engine).await?;
     } else {
+        let mut may_adopt = shared.config.may_adopt.clone();
+        if may_adopt.wait_for(|may| *may).await.is_err() {
+            // Another server has the identity; the end is on its way.
+            std::future::pending::<()>().await;
+        }
         adopt_all(shared, engine).await?;
         shared.settled.send_replace(true);
     }

@@ -1,8 +1,7 @@
 //! The signing key: made once per data directory, kept in a file only its owner reads.
 
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -19,7 +18,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Clock, Verifier, verifier::unix_seconds};
-use crate::model::OrgName;
+use crate::{durable, model::OrgName};
 
 /// How long a token lives when nothing is said: a working day, and some.
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -197,16 +196,8 @@ fn create(path: &Path) -> Result<(), Error> {
     let pem = SecretKey::random(&mut OsRng)
         .to_pkcs8_pem(LineEnding::LF)
         .map_err(|e| io("encode the key for", io::Error::other(e)))?;
-    // A temporary file has mode 0600 from the start.
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| io("create", e))?;
-    file.write_all(pem.as_bytes()).map_err(|e| io("write", e))?;
-    file.as_file().sync_all().map_err(|e| io("write", e))?;
-    match file.persist_noclobber(path) {
-        Ok(_) => fs::File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|e| io("write", e)),
-        // Another process was first: its key is the key.
-        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(io("create", e.error)),
-    }
+    // When another process was first, its key is the key.
+    durable::write_new(path, pem.as_bytes())
+        .map(drop)
+        .map_err(|e| io("write", e))
 }

@@ -13,6 +13,7 @@ pub mod files;
 pub mod host;
 pub mod id;
 pub mod ignorefile;
+pub mod lease;
 pub mod reach;
 pub mod revision;
 pub mod scaling;

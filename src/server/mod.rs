@@ -6,7 +6,9 @@
 mod building;
 mod data_dir;
 mod health;
+mod keeper;
 mod limits;
+mod machine;
 mod parts;
 mod prune;
 pub mod store;
@@ -26,6 +28,7 @@ use tonic::service::Routes;
 
 use self::{
     data_dir::DataDir,
+    keeper::{End, Keeper},
     parts::{
         engine_config, executions_config, executor_config, fleet_config, listener_limits,
         trial_bounds, upkeep_config,
@@ -66,7 +69,7 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{revision::Defaults, scaling::Bounds},
+    model::{lease::Lease, revision::Defaults, scaling::Bounds},
     store::{
         Store,
         blobs::Blobs,
@@ -77,7 +80,7 @@ use crate::{
     upkeep::{Upkeep, Volumes},
 };
 
-pub use prune::prune;
+pub use prune::{Kept, Named, Pruned, State, Things, prune};
 
 /// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
 /// to pass one on, shorter than a person needs to lose patience.
@@ -96,7 +99,7 @@ pub fn check(config: &Config) -> Result<()> {
 /// # Errors
 /// Why it could not start. Failures while it serves are logged and answered, never fatal.
 pub async fn run(config: Config) -> Result<()> {
-    let data = DataDir::lock(&config)?;
+    let data = DataDir::lock(&config).await?;
     let http = bind(config.http_addr, "http_addr").await?;
     let grpc = bind(config.grpc_addr, "grpc_addr").await?;
     // Before any work: a signal during the start is a clean stop, not a kill.
@@ -106,12 +109,19 @@ pub async fn run(config: Config) -> Result<()> {
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let keyring = Keyring::open_or_create(data.path())?;
     let store = Store::open(data.path())?;
+    data.back_identity_up();
     let executions = Executions::open(data.path(), executions_config(&config), known(&store))?;
     let engine =
         Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
     let keychain = keychain(&secrets);
-    let fleet_config = fleet_config(&config, keychain.clone());
+    let mut keeper = Keeper::start(
+        engine.clone(),
+        &data,
+        config.lease_interval,
+        config.ephemeral,
+    );
+    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed());
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
@@ -215,24 +225,79 @@ pub async fn run(config: Config) -> Result<()> {
     say_ready(http_addr, grpc_addr, data.path())?;
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), "Serving");
 
+    let taken = tokio::select! {
+        () = signals.first() => None,
+        lease = keeper.taken() => Some(lease),
+        () = forget_kept(&fleet, &data) => None,
+    };
+    // What another server holds is not ours to take away.
+    let ends = Ends::new(&config, taken.is_some());
     tokio::select! {
-        () = signals.first() => {}
-        () = forget_kept(&fleet, &data) => {}
-    }
-    tokio::select! {
-        () = shut_down(&config, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
+        () = shut_down(&config, ends, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
     }
-    if config.ephemeral {
+    if ends.everything {
         builder.remove_all_images().await;
     }
+    keeper.stop(ends.lease()).await;
     executor.count_the_last();
     executions.close();
     store.close();
     drop(workers);
     data.close(&config);
+    if let Some(lease) = taken {
+        return Err(another_holds(&config, &data, &lease));
+    }
     tracing::info!("Stopped");
     Ok(())
+}
+
+/// What a stop leaves in the engine.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    /// Containers go on, for the next start or for whoever has the identity.
+    keep: bool,
+    /// The instance keeps nothing: volumes and images go, too.
+    everything: bool,
+    /// Another server has the identity.
+    taken: bool,
+}
+
+impl Ends {
+    fn new(config: &Config, taken: bool) -> Self {
+        Self {
+            keep: taken || config.keep_replicas && !config.ephemeral,
+            everything: config.ephemeral && !taken,
+            taken,
+        }
+    }
+
+    fn lease(self) -> End {
+        match self.keep {
+            true => End::Leave,
+            false => End::Remove,
+        }
+    }
+}
+
+/// Why a server ends whose identity is held by another one; with `--new-instance` the next start
+/// has an identity of its own.
+fn another_holds(config: &Config, data: &DataDir, lease: &Lease) -> anyhow::Error {
+    let place = &lease.holder.path;
+    let original = format!(
+        "a server that runs now (process {}, data directory {place} as it sees it)",
+        lease.holder.pid
+    );
+    let refusal = data_dir::refusal(data.path(), data.instance(), &original);
+    if !config.new_instance {
+        return anyhow::anyhow!(refusal);
+    }
+    match data.renew() {
+        Ok(id) => {
+            anyhow::anyhow!("{refusal}. It has the new identity {id} from now on: start it again")
+        }
+        Err(error) => error.context(refusal),
+    }
 }
 
 /// Containers that an earlier stop left are this run's own once they are adopted: should it be
@@ -250,6 +315,7 @@ async fn forget_kept(fleet: &Fleet, data: &DataDir) {
 )]
 async fn shut_down(
     config: &Config,
+    ends: Ends,
     data: &DataDir,
     stop: Stop,
     serving: TaskTracker,
@@ -282,13 +348,14 @@ async fn shut_down(
     }
     apps.finish().await;
     let volumes = upkeep.stop().await;
-    let keep = config.keep_replicas && !config.ephemeral;
-    data.mark_kept(keep);
-    fleet.shutdown(keep).await;
-    if config.ephemeral {
+    data.mark_kept(ends.keep && !ends.taken);
+    fleet.shutdown(ends.keep).await;
+    if ends.everything {
         volumes.remove_all().await;
     }
-    if !keep && let Err(error) = engine.remove_network().await {
+    if !ends.keep
+        && let Err(error) = engine.remove_network().await
+    {
         tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
     }
 }

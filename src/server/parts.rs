@@ -1,5 +1,7 @@
 //! What each part is told of the configuration.
 
+use tokio::sync::watch;
+
 use super::{clamp, data_dir::DataDir};
 use crate::{
     config::{Config, Freezer, Reach},
@@ -43,7 +45,11 @@ pub(super) fn listener_limits(c: &Config) -> gateway::limits::Limits {
     }
 }
 
-pub(super) fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
+pub(super) fn fleet_config(
+    c: &Config,
+    keychain: Keychain,
+    may_adopt: watch::Receiver<bool>,
+) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
         hold_max_requests: c.hold_max_requests,
@@ -60,6 +66,7 @@ pub(super) fn fleet_config(c: &Config, keychain: Keychain) -> fleet::Config {
         pids_limit: c.pids_limit,
         reconcile_interval: c.reconcile_interval,
         keychain,
+        may_adopt,
         standby: c.standby,
         standby_pause_for: c.standby_pause_for,
         bounds: fleet::Bounds {

@@ -1,63 +1,312 @@
-//! `ignite prune`: which instances are gone.
+//! `ignite prune`: which instances are gone, and what of theirs may go.
 
-use anyhow::{Result, bail};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use super::data_dir;
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::{data_dir, machine};
 use crate::{
     config::Config,
-    engine::docker::{self, InstanceOfOthers},
+    engine::docker::{InstanceOfOthers, Pruner, Remains, watch_for},
+    model::lease::{Directory, Liveness, Proof, liveness},
 };
 
-/// Removes the containers and networks of instances whose `ignite` is gone, and says what it
-/// removed, a line each. Those that run, and those that a stop with `--keep-replicas` left, stay.
-/// So do the volumes of apps, for as long as the data directory with the apps is there, and images
-/// that were built for a data directory that is still there.
+/// What whoever prunes says of instances by name.
+#[derive(Debug, Clone, Default)]
+pub struct Named {
+    /// They never run again, whatever cannot be seen from here.
+    pub gone: Vec<String>,
+    /// Nor does anybody come back to their files.
+    pub files: Vec<String>,
+}
+
+/// What was removed, what stays and why, and what could not be removed.
+#[derive(Debug, Default, Serialize)]
+pub struct Pruned {
+    /// What was removed, by instance.
+    pub removed: Vec<Things>,
+    /// What stays, by instance.
+    pub kept: Vec<Kept>,
+    /// What could not be removed, and why, one sentence each.
+    pub failures: Vec<String>,
+}
+
+/// Things of one instance.
+#[derive(Debug, Serialize)]
+pub struct Things {
+    /// Its id.
+    pub instance: String,
+    /// Its data directory, as it saw it.
+    pub data_dir: Option<String>,
+    /// How many containers.
+    pub containers: usize,
+    /// How many networks.
+    pub networks: usize,
+    /// How many volumes.
+    pub volumes: usize,
+    /// How many names of images that were built.
+    pub images: usize,
+}
+
+/// Why things stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The instance runs.
+    Runs,
+    /// It does not, and has left its containers on purpose.
+    Left,
+    /// Nobody can tell from here.
+    InDoubt,
+    /// It is gone, and somebody may come back to its files.
+    Files,
+}
+
+/// Things that stay.
+#[derive(Debug, Serialize)]
+pub struct Kept {
+    /// What.
+    #[serde(flatten)]
+    pub things: Things,
+    /// Why, for programs.
+    pub state: State,
+    /// Why, for people.
+    pub why: String,
+    /// What to do to have it removed; empty where nothing should be.
+    pub remedy: String,
+}
+
+/// Removes the containers, networks and leases of instances that are gone. What runs, what was left
+/// on purpose and what is in doubt stays; so do the volumes of apps and the images that were built
+/// for them, unless the instance kept nothing (`--ephemeral`) or is named for it.
 ///
 /// # Errors
-/// When the engine does not answer or something could not be removed.
-pub async fn prune(config: Config) -> Result<Vec<String>> {
-    let report = docker::prune(config.docker_host, is_gone, is_forgotten, needs_images).await?;
-    let line = |i: &InstanceOfOthers| {
-        let from = i
+/// When the engine does not answer, or a name is of no instance there.
+pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
+    let pruner = Pruner::new(config.docker_host.as_deref()).context("docker_host")?;
+    let mut found = pruner.find().await?;
+    let now = pruner.time().await?;
+    for name in named.gone.iter().chain(&named.files) {
+        if !found.contains_key(name) {
+            bail!(
+                "the engine has nothing of an instance {name:?}; `ignite prune` lists those it has something of"
+            );
+        }
+    }
+    let judge =
+        |instance: &InstanceOfOthers| judge(instance, now, config.prune_after, pruner.is_local());
+    // Engines' clocks jump: what seems long expired is watched for as long as its beat.
+    let expired: Vec<_> = found
+        .values()
+        .filter(|r| matches!(judge(&r.instance), Liveness::Gone(Proof::Expired(_))))
+        .flat_map(|r| &r.instance.leases)
+        .map(watch_for)
+        .collect();
+    let mut renewed = BTreeSet::new();
+    if let Some(patience) = expired.into_iter().max() {
+        tracing::info!(
+            ?patience,
+            "Watching whether instances whose leases ran out long ago renew them"
+        );
+        tokio::time::sleep(patience).await;
+        let before = std::mem::replace(&mut found, pruner.find().await?);
+        for (id, remains) in &found {
+            let old = before.get(id).map(|r| &r.instance.leases);
+            if old != Some(&remains.instance.leases) {
+                renewed.insert(id.clone());
+            }
+        }
+    }
+    let mut pruned = Pruned::default();
+    for (id, remains) in &found {
+        let outcome = match renewed.contains(id) {
+            true => Liveness::Runs("it renewed its lease just now".to_owned()),
+            false => judge(&remains.instance),
+        };
+        apply(&pruner, remains, outcome, &named, &mut pruned).await;
+    }
+    Ok(pruned)
+}
+
+async fn apply(
+    pruner: &Pruner,
+    remains: &Remains,
+    outcome: Liveness,
+    named: &Named,
+    pruned: &mut Pruned,
+) {
+    let instance = &remains.instance;
+    let files = named.files.contains(&instance.id);
+    let is_named = files || named.gone.contains(&instance.id);
+    let keep = |state, why: String, remedy: String| Kept {
+        things: Things::all(instance),
+        state,
+        why,
+        remedy,
+    };
+    match outcome {
+        Liveness::Runs(why) => {
+            if is_named {
+                pruned.failures.push(format!(
+                    "instance {} is not removed, although it was named: {why}; stop it first",
+                    instance.id
+                ));
+            }
+            pruned.kept.push(keep(State::Runs, why, String::new()));
+        }
+        Liveness::Left if !is_named => pruned.kept.push(keep(
+            State::Left,
+            "it was stopped with --keep-replicas; its next start takes its containers up"
+                .to_owned(),
+            format!(
+                "if it never starts again: ignite prune --gone {}",
+                instance.id
+            ),
+        )),
+        Liveness::InDoubt(_) if !is_named && !instance.has_running_parts() => {
+            if instance.has_files() {
+                pruned.kept.push(keep(
+                    State::Files,
+                    "it does not run, or not where this command can look; somebody may come back to the files of its apps".to_owned(),
+                    format!(
+                        "if nobody needs them: ignite prune --volumes {}",
+                        instance.id
+                    ),
+                ));
+            }
+        }
+        Liveness::InDoubt(why) if !is_named => pruned.kept.push(keep(
+            State::InDoubt,
+            format!("it may run where this command cannot look: {why}"),
+            format!("if it does not run: ignite prune --gone {}", instance.id),
+        )),
+        Liveness::Left | Liveness::InDoubt(_) | Liveness::Gone(_) => {
+            let files = files || is_ephemeral(instance);
+            pruned.failures.extend(pruner.remove(remains, files).await);
+            let removed = Things::of(instance, true, files);
+            if removed.any() {
+                pruned.removed.push(removed);
+            }
+            let left = Things::of(instance, false, !files);
+            if left.any() {
+                pruned.kept.push(Kept {
+                    things: left,
+                    state: State::Files,
+                    why: "it is gone, and somebody may come back to the files of its apps"
+                        .to_owned(),
+                    remedy: format!(
+                        "if nobody needs them: ignite prune --volumes {}",
+                        instance.id
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// Whether an instance lives, by its leases and by what can be seen from here.
+fn judge(
+    instance: &InstanceOfOthers,
+    now: Option<i64>,
+    after: Duration,
+    is_local: bool,
+) -> Liveness {
+    let look = |path: &Path, holder| data_dir::sight(path, &instance.id, holder, is_local);
+    let leases: Vec<_> = instance
+        .leases
+        .iter()
+        .map(|lease| {
+            let holder = &lease.holder;
+            let directory = look(Path::new(&holder.path), Some(holder));
+            (lease.clone(), machine::process_of(holder), directory)
+        })
+        .collect();
+    let dir = instance.data_dir.as_deref();
+    let directory = dir.map_or(Directory::Unknown, |dir| look(dir, None));
+    match liveness(&leases, directory, now, after) {
+        Liveness::Runs(why) => Liveness::Runs(why),
+        _ if instance.unreadable_lease => {
+            Liveness::InDoubt("a newer ignite made its lease; prune with that one".to_owned())
+        }
+        // An older `ignite` left its containers without a lease that says so.
+        Liveness::Gone(_)
+            if dir.is_some_and(|d| directory == Directory::Free && data_dir::kept(d)) =>
+        {
+            Liveness::Left
+        }
+        other => other,
+    }
+}
+
+/// Whether an instance that is gone had nothing to come back to.
+fn is_ephemeral(instance: &InstanceOfOthers) -> bool {
+    let by_lease = !instance.leases.is_empty() && instance.leases.iter().all(|l| l.ephemeral);
+    let by_mark = |dir: &Path| {
+        data_dir::sight(dir, &instance.id, None, false) == Directory::Free
+            && data_dir::is_ephemeral(dir)
+    };
+    by_lease || instance.data_dir.as_deref().is_some_and(by_mark)
+}
+
+impl Things {
+    fn all(instance: &InstanceOfOthers) -> Self {
+        Self::of(instance, true, true)
+    }
+
+    fn of(instance: &InstanceOfOthers, running: bool, files: bool) -> Self {
+        let count = |wanted: bool, n: usize| if wanted { n } else { 0 };
+        Self {
+            instance: instance.id.clone(),
+            data_dir: instance.data_dir.as_ref().map(|d| d.display().to_string()),
+            containers: count(running, instance.containers),
+            networks: count(running, instance.networks),
+            volumes: count(running, instance.volumes) + count(files, instance.kept_volumes),
+            images: count(files, instance.images),
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.containers + self.networks + self.volumes + self.images > 0
+    }
+
+    /// In words, such as `2 containers and 1 network of instance 0123456789ab of /data`.
+    fn text(&self) -> String {
+        let counted = [
+            (self.containers, "container"),
+            (self.networks, "network"),
+            (self.volumes, "volume"),
+            (self.images, "image"),
+        ];
+        let parts: Vec<_> = counted
+            .into_iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
+            .collect();
+        let things = match parts.split_last() {
+            Some((last, [])) => last.clone(),
+            Some((last, first)) => format!("{} and {last}", first.join(", ")),
+            None => "nothing but its lease".to_owned(),
+        };
+        let of = self
             .data_dir
             .as_ref()
-            .map_or_else(String::new, |d| format!(" of {}", d.display()));
-        let volumes = match i.volumes {
-            0 => String::new(),
-            n => format!(", and {n} volumes,"),
-        };
-        format!(
-            "removed {} containers, {} networks and {} images{volumes} of instance {}{from}",
-            i.containers, i.networks, i.images, i.id
-        )
-    };
-    let lines = report.removed.iter().map(line).collect();
-    if !report.failures.is_empty() {
-        bail!("{}", report.failures.join("\n"));
-    }
-    Ok(lines)
-}
-
-fn is_gone(instance: &InstanceOfOthers) -> bool {
-    match &instance.data_dir {
-        Some(dir) => !data_dir::in_use(dir, &instance.id) && !data_dir::kept(dir, &instance.id),
-        // Without a directory to ask there is only the process that made them.
-        None => !instance
-            .pids
-            .iter()
-            .any(|pid| std::path::Path::new("/proc").join(pid.to_string()).exists()),
+            .map_or_else(String::new, |d| format!(" of {d}"));
+        format!("{things} of instance {}{of}", self.instance)
     }
 }
 
-/// Whether nobody can come back to the files of this instance's apps.
-fn is_forgotten(instance: &InstanceOfOthers) -> bool {
-    // Where no label says the directory, it may well be there.
-    let dir = instance.data_dir.as_deref();
-    dir.is_some_and(|dir| data_dir::is_forgotten(dir, &instance.id))
-}
-
-/// A data directory that can be served from again runs the images that its versions name.
-fn needs_images(instance: &InstanceOfOthers) -> bool {
-    let dir = instance.data_dir.as_ref();
-    dir.is_some_and(|dir| data_dir::can_serve(dir, &instance.id))
+impl Pruned {
+    /// A line for each thing that was removed, and for each that stays with the reason and what to do.
+    pub fn lines(&self) -> Vec<String> {
+        let removed = self.removed.iter().map(|t| format!("removed {}", t.text()));
+        let kept = self.kept.iter().map(|k| {
+            let remedy = match k.remedy.is_empty() {
+                true => String::new(),
+                false => format!("; {}", k.remedy),
+            };
+            format!("kept {}: {}{remedy}", k.things.text(), k.why)
+        });
+        removed.chain(kept).collect()
+    }
 }

@@ -31,7 +31,7 @@ const FORMAT: u32 = 1;
 /// Page cache of the database in bytes; the catalog lives in memory, so a small one is enough.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// The database's folder in the data directory.
-const FOLDER: &str = "store";
+pub(crate) const FOLDER: &str = "store";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -543,8 +543,13 @@ async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
     // Its directory can be served from again, so its images are needed.
     assert!(killed.cli(&["prune"]).status.success());
     assert_eq!(killed.images().await.len(), 1);
-    std::fs::remove_file(killed.data_dir().join("instance")).expect("it was there");
+    let file = killed.data_dir().join("instance");
+    let instance = std::fs::read_to_string(&file).expect("it was there");
+    std::fs::remove_file(file).expect("it was there");
     assert!(killed.cli(&["prune"]).status.success());
+    assert_eq!(killed.images().await.len(), 1, "somebody may come back");
+    let named = ["prune", "--volumes", instance.trim()];
+    assert!(killed.cli(&named).status.success());
     assert_eq!(killed.images().await, [""; 0]);
 }
 

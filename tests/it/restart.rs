@@ -195,12 +195,20 @@ async fn prune_removes_what_dead_instances_left_and_spares_the_others() {
     let line = format!("of {}", data_dir.display());
     assert!(
         said.lines().any(
-            |l| l.starts_with("removed 1 containers, 1 networks and 0 images")
+            |l| l.starts_with("removed 1 container and 1 network of instance ")
                 && l.ends_with(&line)
         ),
         "{said}"
     );
+    // What stays is told with its reason.
+    for (ignite, why) in [(&alive, "runs"), (&kept, "--keep-replicas")] {
+        let dir = format!("of {}: ", ignite.data_dir().display());
+        let told = |l: &&str| l.starts_with("kept ") && l.contains(&dir) && l.contains(why);
+        assert!(said.lines().any(|l| told(&l)), "{said}");
+    }
     let docker = engine::docker().await;
+    let left = owned::leases(&docker, &data_dir).await;
+    assert!(left.expect("a list").is_empty());
     let left = owned::containers(&docker, &data_dir, true).await;
     assert!(left.expect("a list").is_empty());
     let left = owned::networks(&docker, &data_dir).await;

@@ -214,20 +214,25 @@ async fn prune_leaves_files_that_somebody_can_come_back_to() {
     assert_eq!(write(&ignite, &app, FILE, "kept").await, Ok(()));
     ignite.kill9();
     let dir = ignite.data_dir().to_owned();
-    let prune = || ignite.cli(&["prune"]);
-    let output = prune();
-    assert!(output.status.success(), "{output:?}");
+    let instance = std::fs::read_to_string(dir.join("instance")).expect("it has one");
+    let instance = instance.trim();
+    let prune = |args: &[&str]| {
+        let output = ignite.cli(&[&["prune"], args].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    prune(&[]);
     assert_eq!(ignite.containers().await.len(), 0);
     assert_eq!(volumes(&ignite).await.len(), 1);
-    // With the data directory the way to the app is gone.
+    // Nor does an identity that cannot be read make the files nobody's.
     let moved = other.path().join("moved");
     std::fs::rename(dir.join("instance"), &moved).expect("it moves");
-    let output = prune();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && said.contains("1 volumes"),
-        "{output:?}"
-    );
+    let hint = format!("ignite prune --volumes {instance}");
+    let said = prune(&[]);
+    assert!(said.contains(&hint), "{said}");
+    assert_eq!(volumes(&ignite).await.len(), 1);
+    let said = prune(&["--volumes", instance]);
+    assert!(said.contains("removed 1 volume of"), "{said}");
     assert_eq!(volumes(&ignite).await, Vec::<String>::new());
     assert!(engine::networks(&ignite).await.is_empty());
 }

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use super::{Config, ContainerId, Owner};
-use crate::model::{AppId, InstanceId};
+use crate::model::{AppId, InstanceId, lease::Lease};
 
 /// The instance; on every container and network that `ignite` makes.
 pub(super) const INSTANCE: &str = "io.dodil.ignite.instance";
@@ -24,6 +24,8 @@ const ROLE: &str = "io.dodil.ignite.role";
 const HOLDER: &str = "holder";
 /// On a volume that outlives containers: when its app was created, Unix milliseconds.
 const SINCE: &str = "io.dodil.ignite.since";
+/// On a volume that is a lease: what it says, as JSON.
+const LEASE: &str = "io.dodil.ignite.lease";
 /// On a container that is only looked into: which look made it.
 const LOOK: &str = "io.dodil.ignite.look";
 
@@ -107,6 +109,25 @@ pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
         name: labels.get(APP)?.parse().ok()?,
     };
     Some((app, since))
+}
+
+/// The labels of a lease.
+pub(super) fn of_lease(config: &Config, lease: &Lease) -> Labels {
+    let mut labels = of_instance(config);
+    let text = serde_json::to_string(lease).expect("a lease has no maps and no odd numbers");
+    labels.insert(LEASE.to_owned(), text);
+    labels
+}
+
+/// The lease that these are the labels of; `None` when they are of something else, or cannot be
+/// read.
+pub(super) fn lease(labels: &Labels) -> Option<Lease> {
+    serde_json::from_str(labels.get(LEASE)?).ok()
+}
+
+/// Whether these are the labels of a lease, also of one that a newer `ignite` made.
+pub(super) fn is_lease(labels: &Labels) -> bool {
+    labels.contains_key(LEASE)
 }
 
 /// The labels of a container that is only looked into, by those who call themselves `by`.

@@ -56,6 +56,7 @@ mod home;
 mod image;
 mod info;
 mod labels;
+mod lease;
 mod lines;
 mod logs;
 mod network;
@@ -72,7 +73,8 @@ pub use config::{
     DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT, DEFAULT_START_TIMEOUT, Reach,
 };
 pub use freezer::Freezer;
-pub use prune::{InstanceOfOthers, PruneReport, prune};
+pub use lease::{HeldLease, watch_for};
+pub use prune::{InstanceOfOthers, Pruner, Remains};
 
 /// How long to wait for a started container's address or port mapping to appear; it is there
 /// at once on Docker for Linux and late by some milliseconds on others.

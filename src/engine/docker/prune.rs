@@ -1,8 +1,7 @@
-//! `ignite prune`: removes what instances that are gone have left in the engine.
-//! Containers and networks first, then the images that they built.
+//! `ignite prune`: what instances have in the engine, and its removal.
 //!
-//! It looks at every instance's containers and networks, whoever made them; whether an instance
-//! is gone is the caller's to say, who can try the lock on its data directory.
+//! It lists every instance's things, whoever made them; whether an instance is gone is the
+//! caller's to say, who can look at processes and directories.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,9 +11,10 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, network,
-    remove_container, standby, volumes,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, lease,
+    network, remove_container, standby, volumes,
 };
+use crate::model::lease::Lease;
 
 /// An instance that has something in the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +25,10 @@ pub struct InstanceOfOthers {
     pub data_dir: Option<PathBuf>,
     /// The processes that made its containers and networks; after a restart there are several.
     pub pids: BTreeSet<u32>,
+    /// Its leases; a crash between two beats can leave two.
+    pub leases: Vec<Lease>,
+    /// It has a lease that a newer `ignite` made and that cannot be read.
+    pub unreadable_lease: bool,
     /// How many containers it has.
     pub containers: usize,
     /// How many networks it has.
@@ -37,124 +41,117 @@ pub struct InstanceOfOthers {
     pub images: usize,
 }
 
-/// What [`prune`] did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PruneReport {
-    /// The instances whose things were removed.
-    pub removed: Vec<InstanceOfOthers>,
-    /// The instances that were left alone.
-    pub kept: Vec<InstanceOfOthers>,
-    /// What could not be removed, and why, one sentence each.
-    pub failures: Vec<String>,
-}
-
+/// An instance and the names of its things.
 #[derive(Default)]
-struct Found {
-    instance: InstanceOfOthers,
+pub struct Remains {
+    /// The instance.
+    pub instance: InstanceOfOthers,
     containers: Vec<ContainerId>,
     networks: Vec<String>,
     volumes: Vec<String>,
     kept_volumes: Vec<String>,
+    leases: Vec<String>,
     images: Vec<String>,
 }
 
-/// Removes the containers, then the networks, volumes and images, of every instance that `is_gone`
-/// calls gone; volumes that apps keep their files in only if `is_forgotten` says that nobody can come
-/// back to them. What cannot be removed is reported and does not keep the rest from being removed.
-///
-/// The images of those that `needs_images` says yes to stay: their next start runs them.
-///
-/// `host` is the engine's address as in [`super::Config::host`].
-///
-/// # Errors
-/// When the address is bad or the engine cannot list what it has; nothing is removed then.
-pub async fn prune(
-    host: Option<String>,
-    is_gone: impl Fn(&InstanceOfOthers) -> bool + Send,
-    is_forgotten: impl Fn(&InstanceOfOthers) -> bool + Send,
-    needs_images: impl Fn(&InstanceOfOthers) -> bool + Send,
-) -> Result<PruneReport, Error> {
-    let address = Address::find(host.as_deref(), |name| std::env::var(name).ok())?;
-    let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
-    let mut report = PruneReport::default();
-    for mut found in find_all(&client).await?.into_values() {
-        let gone = is_gone(&found.instance);
-        if gone && is_forgotten(&found.instance) {
-            found.volumes.append(&mut found.kept_volumes);
-            found.instance.volumes = found.volumes.len();
-            found.instance.kept_volumes = 0;
-        }
-        if needs_images(&found.instance) {
-            found.images.clear();
-            found.instance.images = 0;
-        }
-        if !gone || found.has_nothing_to_remove() {
-            report.kept.push(found.instance);
-            continue;
-        }
-        for id in &found.containers {
-            standby::thaw_orphan(&client, id).await;
-            if let Err(cause) = remove_container(&client, id).await {
-                report.failures.push(format!(
-                    "container {id} of instance {} stays: {cause}",
-                    found.instance.id
-                ));
-            }
-        }
-        for id in &found.networks {
-            if let Err(cause) = network::remove(&client, id).await {
-                report.failures.push(format!(
-                    "network {id} of instance {} stays: {cause}",
-                    found.instance.id
-                ));
-            }
-        }
-        for name in &found.volumes {
-            if let Err(cause) = volumes::remove(&client, name).await {
-                report.failures.push(format!(
-                    "volume {name} of instance {} stays: {cause}",
-                    found.instance.id
-                ));
-            }
-        }
-        for tag in &found.images {
-            if let Err(cause) = build::remove(&client, tag).await {
-                report.failures.push(format!(
-                    "image {tag} of instance {} stays: {cause}",
-                    found.instance.id
-                ));
-            }
-        }
-        report.removed.push(found.instance);
-    }
-    Ok(report)
+/// The way to an engine for `ignite prune`.
+pub struct Pruner {
+    client: Client,
 }
 
-impl Found {
-    fn has_nothing_to_remove(&self) -> bool {
-        [&self.networks, &self.volumes, &self.images]
-            .iter()
-            .all(|names| names.is_empty())
-            && self.containers.is_empty()
+impl Pruner {
+    /// Finds the engine; `host` is as in [`super::Config::host`].
+    ///
+    /// # Errors
+    /// When the address is bad.
+    pub fn new(host: Option<&str>) -> Result<Self, Error> {
+        let address = Address::find(host, |name| std::env::var(name).ok())?;
+        let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
+        Ok(Self { client })
+    }
+
+    /// Whether the engine is on this machine, as far as its address says.
+    pub fn is_local(&self) -> bool {
+        self.client.connector().address().is_unix()
+    }
+
+    /// The engine's time, Unix seconds; `None` when it does not say it.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn time(&self) -> Result<Option<i64>, Error> {
+        lease::time(&self.client).await
+    }
+
+    /// Everything that instances have in the engine, by their ids.
+    ///
+    /// # Errors
+    /// When the engine does not list it.
+    pub async fn find(&self) -> Result<BTreeMap<String, Remains>, Error> {
+        find_all(&self.client).await
+    }
+
+    /// Removes an instance's containers, then its network, the volumes of its containers and its
+    /// leases; with `files` also what somebody could come back to: the volumes of apps, and the
+    /// images that were built. Answers what could not be removed, a sentence each; that does not
+    /// keep the rest from being removed.
+    pub async fn remove(&self, remains: &Remains, files: bool) -> Vec<String> {
+        let client = &self.client;
+        let mut failures = Vec::new();
+        let id = &remains.instance.id;
+        let mut note = |kind: &str, name: &str, outcome: Result<(), Error>| {
+            if let Err(cause) = outcome {
+                failures.push(format!("{kind} {name} of instance {id} stays: {cause}"));
+            }
+        };
+        for container in &remains.containers {
+            standby::thaw_orphan(client, container).await;
+            let outcome = remove_container(client, container).await;
+            note("container", &container.to_string(), outcome);
+        }
+        for name in &remains.networks {
+            note("network", name, network::remove(client, name).await);
+        }
+        let kept = remains.kept_volumes.iter().filter(|_| files);
+        for name in remains.volumes.iter().chain(kept).chain(&remains.leases) {
+            note("volume", name, volumes::remove(client, name).await);
+        }
+        for tag in remains.images.iter().filter(|_| files) {
+            note("image", tag, build::remove(client, tag).await);
+        }
+        failures
     }
 }
 
-async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
-    let filters = HashMap::from([("label".to_owned(), vec![labels::INSTANCE.to_owned()])]);
+impl InstanceOfOthers {
+    /// Whether it has something that only its process needs.
+    pub fn has_running_parts(&self) -> bool {
+        self.containers + self.networks + self.volumes > 0
+    }
+
+    /// Whether it has something that somebody could come back to.
+    pub fn has_files(&self) -> bool {
+        self.kept_volumes + self.images > 0
+    }
+}
+
+async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
     let options = ListContainersOptions {
         all: true,
-        filters: Some(filters.clone()),
+        filters: Some(lease::all()),
         ..ListContainersOptions::default()
     };
+    // The leases last: whoever starts meanwhile is seen to live.
     let containers = client
         .run("list containers", |docker| async move {
             docker.list_containers(Some(options)).await
         })
         .await?;
-    let networks = network::list(client, filters.clone()).await?;
-    let volumes = volumes::list_all(client, filters).await?;
+    let networks = network::list(client, lease::all()).await?;
+    let built = build::all(client).await?;
+    let volumes = volumes::list_all(client, lease::all()).await?;
 
-    let mut all = BTreeMap::<String, Found>::new();
+    let mut all = BTreeMap::<String, Remains>::new();
     for container in containers {
         if let (Some(found), Some(id)) = (entry(&mut all, container.labels.as_ref()), container.id)
         {
@@ -169,11 +166,16 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
         }
     }
     for (name, labels) in volumes {
-        let kept = labels::kept_for(&labels).is_some();
         let Some(found) = entry(&mut all, Some(&labels)) else {
             continue;
         };
-        if kept {
+        if labels::is_lease(&labels) {
+            match labels::lease(&labels) {
+                Some(lease) => found.instance.leases.push(lease),
+                None => found.instance.unreadable_lease = true,
+            }
+            found.leases.push(name);
+        } else if labels::kept_for(&labels).is_some() {
             found.instance.kept_volumes += 1;
             found.kept_volumes.push(name);
         } else {
@@ -181,7 +183,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
             found.volumes.push(name);
         }
     }
-    for (id, built) in build::all(client).await? {
+    for (id, built) in built {
         let found = all.entry(id.clone()).or_default();
         found.instance.id = id;
         found.instance.data_dir = found.instance.data_dir.take().or(built.data_dir);
@@ -193,9 +195,9 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Found>, Error> {
 
 /// The entry of the instance that these labels name.
 fn entry<'a>(
-    all: &'a mut BTreeMap<String, Found>,
+    all: &'a mut BTreeMap<String, Remains>,
     labels: Option<&HashMap<String, String>>,
-) -> Option<&'a mut Found> {
+) -> Option<&'a mut Remains> {
     let (id, data_dir, pid) = labels::maker(labels?)?;
     let found = all.entry(id.clone()).or_default();
     found.instance.id = id;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -15,7 +15,10 @@ use ring::{
 };
 use std::sync::OnceLock;
 
-use crate::model::{Failure, Reason};
+use crate::{
+    durable,
+    model::{Failure, Reason},
+};
 
 /// Bytes of a ChaCha20-Poly1305 key.
 const KEY_BYTES: usize = 32;
@@ -151,10 +154,9 @@ fn create(path: &Path) -> io::Result<()> {
     SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| io::Error::other("the system gives no random bytes"))?;
-    // A temporary file has mode 0600 from the start.
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    writeln!(file, "{}", STANDARD.encode(bytes))?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|e| e.error)?;
-    fs::File::open(dir)?.sync_all()
+    let text = format!("{}\n", STANDARD.encode(bytes));
+    match durable::write_new(path, text.as_bytes())? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::AlreadyExists.into()),
+    }
 }

@@ -35,7 +35,12 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     for name in owned::networks(docker, data_dir).await? {
         failed = docker.remove_network(&name).await.err().or(failed);
     }
-    for name in owned::volumes(docker, data_dir).await? {
+    let leases = owned::leases(docker, data_dir).await?;
+    for name in owned::volumes(docker, data_dir)
+        .await?
+        .into_iter()
+        .chain(leases)
+    {
         let gone = docker
             .remove_volume(&name, None::<RemoveVolumeOptions>)
             .await;

@@ -3,7 +3,8 @@
 //! | file | what |
 //! |---|---|
 //! | `lock` | held while an `ignite` serves, or works on the store; has its pid |
-//! | `instance` | the id in the labels of this directory's containers |
+//! | `instance` | the id in the labels of this directory's containers; a copy is in `store/` |
+//! | `holder` | the last process that served from here, and where the directory was then |
 //! | `identity/`, `store/` | the signing key; the database |
 //! | `serve.json` | where this `ignite` listens, for the client on this machine |
 //! | `replicas-kept` | the last stop left containers running on purpose |
@@ -21,13 +22,23 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+pub(super) use self::identity::refusal;
+use self::identity::{HOLDER, INSTANCE};
+use super::machine;
 use crate::{
     config::{Config, Serving},
-    model::InstanceId,
+    durable,
+    model::{
+        InstanceId,
+        lease::{Directory, Holder, Record},
+    },
 };
 
+mod identity;
+#[cfg(test)]
+mod tests;
+
 const LOCK: &str = "lock";
-const INSTANCE: &str = "instance";
 const KEPT: &str = "replicas-kept";
 const EPHEMERAL: &str = "ephemeral";
 
@@ -40,6 +51,12 @@ const HOLDER_WAIT: Duration = Duration::from_millis(5);
 pub(super) struct DataDir {
     path: PathBuf,
     instance: InstanceId,
+    /// This process, as other ones may see it.
+    holder: Holder,
+    /// The token of this run's lease.
+    token: String,
+    /// What the directory remembers of the run before.
+    record: Option<Record>,
     /// The lock goes with the file.
     _lock: File,
     /// A directory that was made for this run goes with it, also when the start fails.
@@ -47,9 +64,10 @@ pub(super) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if need be and locks it. An ephemeral run whose directory was not
-    /// chosen gets one of its own.
-    pub(super) fn lock(config: &Config) -> Result<Self> {
+    /// Makes the directory if need be, locks it, and finds its identity. An ephemeral run whose
+    /// directory was not chosen gets one of its own. A copy of a directory that is still there
+    /// is refused, or gets a new identity when that is asked for.
+    pub(super) async fn lock(config: &Config) -> Result<Self> {
         let made = match config.ephemeral && config.data_dir_is_default() {
             true => Some(
                 tempfile::Builder::new()
@@ -79,13 +97,56 @@ impl DataDir {
             false => remove_if_there(&marker)
                 .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?,
         }
-        let instance = instance(&path)?;
+        let holder = machine::here(&path)
+            .with_context(|| format!("data_dir: cannot look at {}", path.display()))?;
+        let found = identity::find(&path, &holder, config).await?;
         Ok(Self {
+            instance: found.instance,
+            record: found.record,
+            token: identity::token(),
             path,
-            instance,
+            holder,
             _lock: lock,
             _made: made,
         })
+    }
+
+    /// This process, as other ones may see it.
+    pub(super) fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// The token of this run's lease.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// What the directory remembers of the run before.
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// How to remember this run, once it has the identity for certain.
+    pub(super) fn recorder(&self) -> impl FnOnce() -> std::io::Result<()> + Send + 'static {
+        let record = Record {
+            instance: self.instance.to_string(),
+            token: self.token.clone(),
+            holder: self.holder.clone(),
+        };
+        let path = self.path.clone();
+        move || identity::remember(&path, &record)
+    }
+
+    /// Keeps a copy of the identity beside the store, now that there is one.
+    pub(super) fn back_identity_up(&self) {
+        if let Err(error) = identity::copy(&self.path, &self.instance) {
+            tracing::warn!(%error, "The copy of the file instance in the store's folder could not be written");
+        }
+    }
+
+    /// Gives the directory a new identity, for the next start.
+    pub(super) fn renew(&self) -> Result<InstanceId> {
+        identity::renew(&self.path)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -112,7 +173,7 @@ impl DataDir {
     pub(super) fn mark_kept(&self, kept: bool) {
         let marker = self.path.join(KEPT);
         let outcome = match kept {
-            true => fs::write(&marker, ""),
+            true => durable::write(&marker, b""),
             false => remove_if_there(&marker),
         };
         if let Err(error) = outcome {
@@ -132,47 +193,47 @@ impl DataDir {
     }
 }
 
-/// Whether an `ignite` serves from the data directory of an instance now. Another instance that
-/// was started there since is none of its.
-pub(super) fn in_use(data_dir: &Path, instance: &str) -> bool {
-    may_be_of(data_dir, instance)
-        && match File::open(data_dir.join(LOCK)) {
-            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
-            // What another user keeps from being read may be held all the same.
-            Err(e) => !is_gone(&e),
-        }
-}
-
-/// Whether a data directory is still that of an instance and not for one run only, or is in use.
-pub(super) fn can_serve(data_dir: &Path, instance: &str) -> bool {
-    may_be_of(data_dir, instance) && (in_use(data_dir, instance) || !is_ephemeral(data_dir))
-}
-
-/// Whether the last stop of an instance left containers on purpose.
-pub(super) fn kept(data_dir: &Path, instance: &str) -> bool {
-    may_be_of(data_dir, instance) && data_dir.join(KEPT).try_exists().unwrap_or(true)
-}
-
-/// Whether a data directory is no more that of an instance, or was for one run only.
-pub(super) fn is_forgotten(data_dir: &Path, instance: &str) -> bool {
-    !may_be_of(data_dir, instance) || is_ephemeral(data_dir)
-}
-
-/// Whether a data directory is that of an instance, as far as it can be read.
-fn may_be_of(data_dir: &Path, instance: &str) -> bool {
-    match fs::read_to_string(data_dir.join(INSTANCE)) {
-        Ok(text) => text.trim() == instance,
-        Err(e) => !is_gone(&e),
+/// What can be told of the data directory of an instance, at the path where it was. `holder` is who
+/// served from it; without one, only a directory that remembers this boot, or one of an older
+/// `ignite` beside an engine that `is_local`, is taken for the very one.
+pub(super) fn sight(
+    data_dir: &Path,
+    instance: &str,
+    holder: Option<&Holder>,
+    is_local: bool,
+) -> Directory {
+    let is_its = fs::read_to_string(data_dir.join(INSTANCE)).is_ok_and(|t| t.trim() == instance);
+    let Ok(here) = machine::here(data_dir) else {
+        return Directory::Unknown;
+    };
+    if !is_its || here.boot.is_empty() {
+        return Directory::Unknown;
+    }
+    let lock = match File::open(data_dir.join(LOCK)) {
+        Ok(file) => file.try_lock_shared(),
+        Err(_) => return Directory::Unknown,
+    };
+    let remembered = identity::recall(data_dir);
+    let known = holder.or_else(|| remembered.as_ref().map(|r| &r.holder));
+    let is_the_one = match known {
+        Some(holder) => holder.boot == here.boot && holder.same_directory(&here),
+        None => is_local,
+    };
+    match lock {
+        Err(TryLockError::WouldBlock) => Directory::Held,
+        Ok(()) if is_the_one => Directory::Free,
+        Ok(()) | Err(TryLockError::Error(_)) => Directory::Unknown,
     }
 }
 
-fn is_ephemeral(data_dir: &Path) -> bool {
-    data_dir.join(EPHEMERAL).exists()
+/// Whether the last stop of an instance left containers on purpose.
+pub(super) fn kept(data_dir: &Path) -> bool {
+    data_dir.join(KEPT).try_exists().unwrap_or(true)
 }
 
-/// Whether an error says that there is no such file, and not that it is out of sight.
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::NotFound
+/// Whether a directory was for one run only.
+pub(super) fn is_ephemeral(data_dir: &Path) -> bool {
+    data_dir.join(EPHEMERAL).exists()
 }
 
 /// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.
@@ -244,7 +305,10 @@ fn prepare_ephemeral(path: &Path) -> Result<()> {
             );
         }
         // The containers of a run that was killed are found by its id.
-        if entry.file_name() == INSTANCE || entry.file_name() == EPHEMERAL {
+        if [INSTANCE, HOLDER, EPHEMERAL]
+            .iter()
+            .any(|name| entry.file_name() == *name)
+        {
             continue;
         }
         match entry.file_type()?.is_dir() {
@@ -252,144 +316,13 @@ fn prepare_ephemeral(path: &Path) -> Result<()> {
             false => fs::remove_file(entry.path())?,
         }
     }
-    fs::write(path.join(EPHEMERAL), "")?;
+    durable::write(&path.join(EPHEMERAL), b"")?;
     Ok(())
-}
-
-fn instance(path: &Path) -> Result<InstanceId> {
-    let name = path.join(INSTANCE);
-    match fs::read_to_string(&name) {
-        Ok(text) => text.trim().parse().with_context(|| {
-            format!(
-                "{} is damaged; remove it and run `ignite prune`",
-                name.display()
-            )
-        }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let id = InstanceId::from_random(ulid::Ulid::generate().random() as u64);
-            fs::write(&name, format!("{id}\n"))
-                .with_context(|| format!("cannot write {}", name.display()))?;
-            Ok(id)
-        }
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", name.display())),
-    }
 }
 
 fn remove_if_there(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{default_data_dir, process_env};
-
-    fn config(path: &Path) -> Config {
-        Config::defaults(path.to_owned())
-    }
-
-    #[test]
-    fn a_second_process_is_refused_with_the_pid_of_the_first() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let first = DataDir::lock(&config(dir.path())).expect("free");
-        let error = DataDir::lock(&config(dir.path()))
-            .err()
-            .expect("taken")
-            .to_string();
-        assert!(
-            error.contains(&std::process::id().to_string()) && error.contains("--data-dir"),
-            "{error}"
-        );
-        let id = first.instance().clone();
-        assert!(in_use(dir.path(), id.as_str()));
-        assert!(
-            !in_use(dir.path(), "another"),
-            "an instance that was there before is gone"
-        );
-        drop(first);
-        assert!(!in_use(dir.path(), id.as_str()));
-        assert_eq!(
-            *DataDir::lock(&config(dir.path()))
-                .expect("free again")
-                .instance(),
-            id
-        );
-    }
-
-    #[test]
-    fn an_ephemeral_run_never_wipes_what_it_did_not_make() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        fs::write(dir.path().join("thesis.tex"), "x").expect("writes");
-        let ephemeral = Config {
-            ephemeral: true,
-            ..config(dir.path())
-        };
-        let error = DataDir::lock(&ephemeral)
-            .err()
-            .expect("refused")
-            .to_string();
-        assert!(error.contains("not empty"), "{error}");
-        assert!(dir.path().join("thesis.tex").exists());
-
-        let own = dir.path().join("own");
-        let ephemeral = Config {
-            ephemeral: true,
-            ..config(&own)
-        };
-        // Left as by a kill: the next run takes it over, with the same instance.
-        let id = DataDir::lock(&ephemeral).expect("fresh").instance().clone();
-        fs::create_dir(own.join("store")).expect("makes");
-        let again = DataDir::lock(&ephemeral).expect("marked");
-        assert_eq!(*again.instance(), id);
-        assert!(!own.join("store").exists());
-        again.close(&ephemeral);
-        assert!(!own.exists());
-    }
-
-    #[test]
-    fn what_is_served_for_longer_is_ephemeral_no_more() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let ephemeral = Config {
-            ephemeral: true,
-            ..config(dir.path())
-        };
-        // Left as by a kill.
-        let id = DataDir::lock(&ephemeral).expect("fresh").instance().clone();
-        assert!(is_forgotten(dir.path(), id.as_str()));
-        let lasting = DataDir::lock(&config(dir.path())).expect("taken over");
-        assert_eq!(*lasting.instance(), id);
-        drop(lasting);
-        assert!(!is_forgotten(dir.path(), id.as_str()));
-        assert!(can_serve(dir.path(), id.as_str()));
-        assert!(DataDir::lock(&ephemeral).is_err(), "it is not to be wiped");
-    }
-
-    #[test]
-    fn a_directory_made_for_one_run_goes_when_the_start_fails() {
-        let ephemeral = Config {
-            ephemeral: true,
-            ..config(&default_data_dir(&process_env).expect("a home"))
-        };
-        let data = DataDir::lock(&ephemeral).expect("made");
-        let path = data.path().to_owned();
-        assert!(path.join(INSTANCE).exists());
-        drop(data);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_taken_for_gone() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        assert!(!in_use(dir.path(), "a") && !kept(dir.path(), "a"));
-        assert!(is_forgotten(dir.path(), "a") && !can_serve(dir.path(), "a"));
-        // As unreadable as another user's, also for root.
-        for name in [INSTANCE, LOCK, KEPT] {
-            std::os::unix::fs::symlink(name, dir.path().join(name)).expect("links");
-        }
-        assert!(in_use(dir.path(), "a") && kept(dir.path(), "a"));
-        assert!(!is_forgotten(dir.path(), "a") && can_serve(dir.path(), "a"));
     }
 }

@@ -1,0 +1,78 @@
+//! Files that are there whole or not at all, also after a crash.
+//!
+//! A temporary file in the same folder is written, synced and given its name, then the folder is
+//! synced. Whatever has to survive a power cut and is not part of a database is written here.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use tempfile::NamedTempFile;
+
+/// Writes a file, readable to its owner only, over one that may be there.
+///
+/// # Errors
+/// What the file system says; what was there before is there still.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder(path)?;
+    fresh(folder, bytes)?.persist(path).map_err(|e| e.error)?;
+    sync(folder)
+}
+
+/// Writes a file, readable to its owner only, unless one is there; whether it did.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let folder = folder(path)?;
+    match fresh(folder, bytes)?.persist_noclobber(path) {
+        Ok(_) => sync(folder).map(|()| true),
+        Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e.error),
+    }
+}
+
+fn folder(path: &Path) -> io::Result<&Path> {
+    path.parent()
+        .ok_or_else(|| io::Error::other("the path has no folder"))
+}
+
+/// A temporary file has mode 0600 from the start.
+fn fresh(folder: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_new_one_never_replaces() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        assert!(write_new(&path, b"one").expect("written"));
+        assert!(!write_new(&path, b"two").expect("there already"));
+        assert_eq!(fs::read(&path).expect("there"), b"one");
+        write(&path, b"three").expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"three");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let left = fs::read_dir(dir.path()).expect("lists").count();
+        assert_eq!(left, 1, "no temporary file stays");
+        // One that cannot get its name leaves what was there.
+        fs::create_dir(dir.path().join("folder")).expect("made");
+        assert!(write(&dir.path().join("folder"), b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 2);
+    }
+}

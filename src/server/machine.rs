@@ -1,0 +1,118 @@
+//! This process in the words of its kernel, and whether another one still runs.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+
+use rustix::process::{Pid, test_kill_process};
+
+use crate::model::lease::{Holder, Process};
+
+/// This process, serving from a directory.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub(super) fn here(data_dir: &Path) -> io::Result<Holder> {
+    let directory = fs::metadata(data_dir)?;
+    let pid = std::process::id();
+    Ok(Holder {
+        boot: boot(),
+        pids: process_namespace(),
+        pid,
+        started: started(pid).unwrap_or(0),
+        device: directory.dev(),
+        inode: directory.ino(),
+        path: data_dir.to_string_lossy().into_owned(),
+    })
+}
+
+/// What can be told of a holder's process from here.
+pub(super) fn process_of(holder: &Holder) -> Process {
+    let here = (boot(), process_namespace());
+    // Where the kernel does not say who we are, nobody can be told apart.
+    if here.0.is_empty() || here.1 == 0 || here != (holder.boot.clone(), holder.pids) {
+        return Process::Unknown;
+    }
+    let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else {
+        return Process::Unknown;
+    };
+    // Asked of the kernel and not of `/proc`, which can be told to hide the processes of others.
+    if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        return Process::Ended;
+    }
+    match started(holder.pid) {
+        Some(at) if holder.started != 0 && at != holder.started => Process::Ended,
+        Some(at) if at == holder.started => Process::Runs,
+        // Its id is in use, and nobody says by whom.
+        _ => Process::Unknown,
+    }
+}
+
+/// The random id of this boot; empty where there is none.
+pub(super) fn boot() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.unwrap_or_default().trim().to_owned()
+}
+
+fn process_namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
+}
+
+/// When a process was started, in ticks since the boot. A zombie has ended.
+fn started(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may have anything in it.
+    let mut rest = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    // The third field of all is the state, the 22nd the start.
+    match rest.next()? {
+        "Z" | "X" => Some(u64::MAX),
+        _ => rest.nth(18)?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_its_id_and_from_one_elsewhere() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let us = here(dir.path()).expect("there");
+        assert_eq!(process_of(&us), Process::Runs);
+        let before = Holder {
+            started: us.started + 1,
+            ..us.clone()
+        };
+        assert_eq!(process_of(&before), Process::Ended);
+        let rebooted = Holder {
+            boot: "another".into(),
+            ..us.clone()
+        };
+        assert_eq!(process_of(&rebooted), Process::Unknown);
+        let contained = Holder {
+            pids: us.pids + 1,
+            ..us.clone()
+        };
+        assert_eq!(process_of(&contained), Process::Unknown);
+
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .expect("it starts");
+        let other = Holder {
+            pid: child.id(),
+            started: started(child.id()).expect("it runs"),
+            ..us
+        };
+        assert_eq!(process_of(&other), Process::Runs);
+        child.kill().expect("it runs");
+        eventually_ended(&other);
+        child.wait().expect("ours");
+        assert_eq!(process_of(&other), Process::Ended);
+    }
+
+    /// A zombie, which nobody has waited for, has ended too.
+    fn eventually_ended(holder: &Holder) {
+        while process_of(holder) != Process::Ended {
+            std::thread::yield_now();
+        }
+    }
+}
