@@ -64,6 +64,10 @@ const DEFAULT_LEASE_INTERVAL: Duration = Duration::from_secs(15);
 const DEFAULT_PRUNE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// `/tmp` and home full, half of the memory is left to the processes.
 const DEFAULT_SCRATCH_PERCENT: u32 = 25;
+/// Some settings and a small tool: copying them takes some 30 ms on the slowest storage driver,
+/// and copying 20,000 files takes seconds.
+const DEFAULT_HOME_COPY_FILES: u32 = 128;
+const DEFAULT_HOME_COPY_BYTES: u64 = 8 * MIB;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
 /// The first pause is short, since a port still in use is gone by then.
@@ -191,6 +195,8 @@ impl Config {
             image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
             upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
             scratch_percent: DEFAULT_SCRATCH_PERCENT,
+            home_copy_files: DEFAULT_HOME_COPY_FILES,
+            home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
             container_log_files: DEFAULT_CONTAINER_LOG_FILES,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,

@@ -132,6 +132,8 @@ settings! {
     image_keep_for = "image_keep_for", "IGNITE_IMAGE_KEEP_FOR", Span;
     upkeep_interval = "upkeep_interval", "IGNITE_UPKEEP_INTERVAL", Span;
     scratch_percent = "scratch_percent", "IGNITE_SCRATCH_PERCENT", Count;
+    home_copy_files = "home_copy_files", "IGNITE_HOME_COPY_FILES", Count;
+    home_copy_bytes = "home_copy_bytes", "IGNITE_HOME_COPY_BYTES", Bytes;
     pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;
     container_log_max_bytes = "container_log_max_bytes", "IGNITE_CONTAINER_LOG_MAX_BYTES", Bytes;
     container_log_files = "container_log_files", "IGNITE_CONTAINER_LOG_FILES", Count;

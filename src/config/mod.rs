@@ -127,6 +127,11 @@ pub struct Config {
     /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
     /// may take, and as much again its home directory. Default 25.
     pub scratch_percent: u32,
+    /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may have
+    /// in its home for every replica to get a copy; more are changed in place. Default 128.
+    pub home_copy_files: u32,
+    /// `home_copy_bytes`, `IGNITE_HOME_COPY_BYTES`: most bytes of these. Default 8 MiB.
+    pub home_copy_bytes: u64,
     /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
     /// log file is rotated. Default 10 MiB.
     pub container_log_max_bytes: u64,

@@ -15,35 +15,58 @@ pub const DEFAULT_HOME: &str = "/home/ignite";
 /// Where programs put what they need for a moment.
 pub const TMP: &str = "/tmp";
 
+/// What an image has in a directory that is to be a home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// No such directory.
+    Nothing,
+    /// The directory is there; nobody has counted what is in it.
+    Uncounted,
+    /// So little that every replica can have a copy.
+    Small,
+    /// Too much to be copied. A replica changes it in place, in the writable layer of its
+    /// container, and these other paths of the image are mounted read-only.
+    Large {
+        /// Files and directories outside the home, none of them a link.
+        read_only: Vec<String>,
+    },
+}
+
 /// A home directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Home {
     /// Its path; empty where an image has none, or `/`.
     pub path: String,
-    /// The image has files there, which must stay visible.
-    pub in_image: bool,
+    /// What the image has there, or at [`DEFAULT_HOME`] where `path` is empty; `None` when nobody
+    /// has looked yet.
+    pub content: Option<Content>,
 }
 
 impl Home {
-    /// Home in a container of this environment from an image with this home.
-    pub fn of(env: &BTreeMap<String, String>, image: &Home) -> Self {
-        let chosen = env.get("HOME").map(|path| normal(path));
-        match chosen {
-            Some(path) if path.is_empty() => Self::default_home(),
-            // The files of other directories in the image are not known of.
-            Some(path) if path != image.path => Self {
-                path,
-                in_image: false,
-            },
-            _ if image.path.is_empty() => Self::default_home(),
-            _ => image.clone(),
-        }
+    /// Whether the image has the directory, as far as that is known.
+    pub fn is_in_image(&self) -> bool {
+        !matches!(self.content, None | Some(Content::Nothing))
     }
 
-    fn default_home() -> Self {
-        Self {
-            path: DEFAULT_HOME.to_owned(),
-            in_image: false,
+    /// Home in a container of this environment from an image with this home.
+    pub fn of(env: &BTreeMap<String, String>, image: &Home) -> Self {
+        let chosen = env.get("HOME").map(|path| match normal(path) {
+            path if path.is_empty() => DEFAULT_HOME.to_owned(),
+            path => path,
+        });
+        let of_image = match image.path.as_str() {
+            "" => DEFAULT_HOME,
+            path => path,
+        };
+        match chosen {
+            Some(path) if path != of_image => Self {
+                path,
+                content: None,
+            },
+            _ => Self {
+                path: of_image.to_owned(),
+                content: image.content.clone(),
+            },
         }
     }
 }
@@ -55,6 +78,8 @@ pub struct Files {
     pub read_only: bool,
     /// The home directory.
     pub home: Home,
+    /// The root file system is read-only whatever the image has in its home.
+    pub always_read_only: bool,
     /// Most bytes in `/tmp`, and most in a home without files of the image. They are memory of
     /// the replica and count against its limit.
     pub scratch_bytes: u64,
@@ -67,6 +92,19 @@ impl Files {
     /// Whether home is the platform's to choose and mount.
     pub fn has_home(&self) -> bool {
         self.read_only || self.kept_since.is_some()
+    }
+
+    /// The paths that are mounted read-only because the root file system is not: the image has
+    /// too much in its home to be copied. `None` where that does not apply.
+    pub fn changed_in_place(&self) -> Option<&[String]> {
+        match &self.home.content {
+            Some(Content::Large { read_only })
+                if self.read_only && self.kept_since.is_none() && !self.always_read_only =>
+            {
+                Some(read_only)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -136,17 +174,27 @@ mod tests {
     fn home_is_the_apps_then_the_images_then_the_default() {
         let image = Home {
             path: "/home/node".into(),
-            in_image: true,
+            content: Some(Content::Small),
         };
         let with = |home: &str| [("HOME".to_owned(), home.to_owned())].into();
         let none = BTreeMap::new();
         assert_eq!(Home::of(&none, &image), image);
         assert_eq!(Home::of(&with("/home//node/"), &image), image);
         let other = Home::of(&with("/data"), &image);
-        assert_eq!((other.path.as_str(), other.in_image), ("/data", false));
+        assert_eq!((other.path.as_str(), other.content), ("/data", None));
         for nowhere in ["/", "", "data", "/a/../.."] {
-            assert_eq!(Home::of(&with(nowhere), &image).path, DEFAULT_HOME);
+            let home = Home::of(&with(nowhere), &image);
+            assert_eq!((home.path.as_str(), home.content), (DEFAULT_HOME, None));
         }
-        assert_eq!(Home::of(&none, &Home::default()).path, DEFAULT_HOME);
+        // What an image without a home has in the default one was looked for there.
+        let homeless = Home {
+            path: String::new(),
+            content: Some(Content::Nothing),
+        };
+        for env in [none, with(DEFAULT_HOME), with("/")] {
+            let home = Home::of(&env, &homeless);
+            assert_eq!(home.path, DEFAULT_HOME);
+            assert_eq!(home.content, Some(Content::Nothing));
+        }
     }
 }

@@ -97,14 +97,15 @@ impl Revision {
     pub fn new(app: &App, version: &Version, defaults: Defaults) -> Self {
         let s = &app.settings;
         let (memory_mb, cpu_millicores) = s.size();
+        let files = files_of(app, version, memory_mb, defaults);
         let mut revision = Self {
             app: app.id.clone(),
             version: version.number,
             image: version.image_id.clone(),
             source: version.pull_source(),
             env: s.env.clone(),
-            files: files_of(app, version, memory_mb, defaults),
-            objections: objections(s, version, defaults),
+            objections: objections(s, version, &files, defaults),
+            files,
             ports: s.ports().to_vec(),
             health_path: s
                 .health_path
@@ -172,14 +173,16 @@ impl Revision {
         ));
         let Files {
             read_only,
+            always_read_only: _,
             home,
             scratch_bytes,
             kept_since,
         } = &self.files;
         put(&home.path);
+        // What nobody has counted yet gives the hash that it has always given.
         put(&format!(
             "{read_only} {} {scratch_bytes} {kept_since:?}",
-            home.in_image
+            home.is_in_image()
         ));
         hex(&h.finalize()[..16])
     }
@@ -190,20 +193,27 @@ fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) ->
     let memory = u64::from(memory_mb) * 1024 * 1024;
     Files {
         read_only: !s.writable_root_fs || defaults.strict,
+        always_read_only: defaults.strict,
         home: Home::of(&s.env, &version.facts.home),
         scratch_bytes: memory * u64::from(defaults.scratch_percent) / 100,
         kept_since: (s.storage_mode != StorageMode::Ephemeral).then_some(app.created_at_ms),
     }
 }
 
-fn objections(s: &Settings, version: &Version, defaults: Defaults) -> Vec<String> {
+fn objections(s: &Settings, version: &Version, files: &Files, defaults: Defaults) -> Vec<String> {
     let user = version.facts.user.as_deref();
     let user = user.and_then(files::objection_to_user);
     let user = user.map(|why| format!("image {:?} {why}", version.image_ref));
     let root = (s.writable_root_fs && !defaults.strict).then(|| {
         "the root file system is writable, which the platform does not allow; write to $HOME or /tmp and set writable_root_fs to false (`--writable-root=false`)".to_owned()
     });
-    user.into_iter().chain(root).collect()
+    let home = files.changed_in_place().map(|_| {
+        format!(
+            "image {:?} has too many files in its home {:?} to give every replica a copy, so they are changed in place and the root file system is not read-only as a whole; install them elsewhere, such as /app, or raise home_copy_files and home_copy_bytes",
+            version.image_ref, files.home.path
+        )
+    });
+    user.into_iter().chain(root).chain(home).collect()
 }
 
 #[cfg(test)]

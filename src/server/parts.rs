@@ -28,6 +28,8 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
         extra_network: config.network.clone(),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
+        home_copy_files: config.home_copy_files,
+        home_copy_bytes: config.home_copy_bytes,
         pull_record: upkeep::pull_record(store),
         ..docker::Config::new(data.instance().clone(), data.path().to_owned())
     }

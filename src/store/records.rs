@@ -14,7 +14,7 @@ use super::keys;
 use crate::model::{
     App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
-    files::Home,
+    files::{Content, Home},
     reach::Protocol,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
@@ -78,6 +78,11 @@ struct FactsRecord {
     home_in_image: bool,
     #[prost(string, tag = "4")]
     digest_ref: String,
+    /// 0 not counted, 1 nothing, 2 small, 3 large.
+    #[prost(uint32, tag = "5")]
+    home_content: u32,
+    #[prost(string, repeated, tag = "6")]
+    read_only: Vec<String>,
 }
 
 /// The name and the owner are in the key.
@@ -186,12 +191,7 @@ pub(super) fn encode_version(v: &Version) -> Vec<u8> {
         created_at_ms: v.created_at_ms,
         settings: Some(settings_record(&v.settings)),
         image_ref: v.image_ref.clone(),
-        facts: Some(FactsRecord {
-            user: v.facts.user.clone(),
-            home: v.facts.home.path.clone(),
-            home_in_image: v.facts.home.in_image,
-            digest_ref: v.facts.digest_ref.clone(),
-        }),
+        facts: Some(facts_record(&v.facts)),
     }
     .encode_to_vec()
 }
@@ -334,21 +334,50 @@ fn version(r: VersionRecord) -> Result<Version, String> {
         source: source(code)?,
         image_ref,
         image_id: r.image_id,
-        facts: facts(r.facts.unwrap_or_default()),
+        facts: facts(r.facts.unwrap_or_default())?,
         created_at_ms: r.created_at_ms,
         settings: settings(r.settings.unwrap_or_default())?,
     })
 }
 
-fn facts(r: FactsRecord) -> ImageFacts {
-    ImageFacts {
+fn facts_record(facts: &ImageFacts) -> FactsRecord {
+    let content = facts.home.content.as_ref();
+    FactsRecord {
+        user: facts.user.clone(),
+        home: facts.home.path.clone(),
+        // The one thing that earlier versions of `ignite` read.
+        home_in_image: facts.home.is_in_image(),
+        digest_ref: facts.digest_ref.clone(),
+        home_content: match content {
+            None | Some(Content::Uncounted) => 0,
+            Some(Content::Nothing) => 1,
+            Some(Content::Small) => 2,
+            Some(Content::Large { .. }) => 3,
+        },
+        read_only: match content {
+            Some(Content::Large { read_only }) => read_only.clone(),
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn facts(r: FactsRecord) -> Result<ImageFacts, String> {
+    Ok(ImageFacts {
         user: r.user,
         home: Home {
             path: r.home,
-            in_image: r.home_in_image,
+            content: Some(match r.home_content {
+                0 if r.home_in_image => Content::Uncounted,
+                0 | 1 => Content::Nothing,
+                2 => Content::Small,
+                3 => Content::Large {
+                    read_only: r.read_only,
+                },
+                n => return Err(format!("home content {n} is not known")),
+            }),
         },
         digest_ref: r.digest_ref,
-    }
+    })
 }
 
 fn settings_record(s: &Settings) -> SettingsRecord {

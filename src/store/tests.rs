@@ -2,6 +2,7 @@ use super::*;
 use crate::model::{
     App, Blob, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier, Version,
     code::{Built, BuiltImage, FromCode},
+    files::Content,
     scaling::Metric,
     settings::{Settings, StorageMode},
 };
@@ -61,7 +62,9 @@ pub(super) fn full_app(id: &str) -> App {
             user: Some(String::new()),
             home: crate::model::files::Home {
                 path: "/root".into(),
-                in_image: true,
+                content: Some(Content::Large {
+                    read_only: vec!["/etc".into()],
+                }),
             },
             digest_ref: "r.example/a@sha256:1".into(),
         },

@@ -11,7 +11,7 @@ use crate::support::{
     probe,
 };
 
-async fn home(ignite: &Ignite, app: &App) -> String {
+pub(crate) async fn home(ignite: &Ignite, app: &App) -> String {
     let environment = read(ignite, app, "/proc/self/environ").await.expect("it");
     let home = environment
         .split('\0')
@@ -19,7 +19,7 @@ async fn home(ignite: &Ignite, app: &App) -> String {
     home.expect("there is one").to_owned()
 }
 
-fn assert_read_only(outcome: Result<(), String>) {
+pub(crate) fn assert_read_only(outcome: Result<(), String>) {
     let why = outcome.expect_err("it was written");
     assert!(why.contains("Read-only file system"), "{why}");
 }

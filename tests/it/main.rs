@@ -40,6 +40,7 @@ mod control;
 mod engine_loss;
 mod failures;
 mod files;
+mod homes;
 mod leases;
 mod lifecycle;
 mod logs;

@@ -18,6 +18,12 @@ pub const DEFAULT_LOG_MAX_BYTES: u64 = 10 << 20;
 /// See [`DEFAULT_LOG_MAX_BYTES`].
 pub const DEFAULT_LOG_MAX_FILES: u32 = 3;
 
+/// What is copied into a home at every creation of a container: some settings and a small tool.
+/// Copying that many files takes some 30 ms on the slowest storage driver, 20,000 take seconds.
+pub const DEFAULT_HOME_COPY_FILES: u32 = 128;
+/// See [`DEFAULT_HOME_COPY_FILES`].
+pub const DEFAULT_HOME_COPY_BYTES: u64 = 8 << 20;
+
 /// How containers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reach {
@@ -75,6 +81,10 @@ pub struct Config {
     pub log_max_bytes: u64,
     /// Most log files per container.
     pub log_max_files: u32,
+    /// Most files that the image may have in its home for every replica to get a copy.
+    pub home_copy_files: u32,
+    /// Most bytes of these files.
+    pub home_copy_bytes: u64,
     /// Limit of one ordinary engine call; stopping may take the grace on top.
     pub call_timeout: Duration,
     /// Limit of starting one container, without its app getting ready.
@@ -99,6 +109,8 @@ impl Config {
             extra_network: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,
+            home_copy_files: DEFAULT_HOME_COPY_FILES,
+            home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             start_timeout: DEFAULT_START_TIMEOUT,
             pull_timeout: DEFAULT_PULL_TIMEOUT,

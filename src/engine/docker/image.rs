@@ -280,7 +280,7 @@ fn from_engine(image: ImageInspect) -> Image {
         user: config.user.unwrap_or_default(),
         home: Home {
             path: home_in(&config.env.unwrap_or_default()),
-            in_image: false,
+            content: None,
         },
         exposed_ports,
     }

@@ -69,8 +69,9 @@ mod tests;
 mod volumes;
 
 pub use config::{
-    Config, DEFAULT_CALL_TIMEOUT, DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES,
-    DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT, DEFAULT_START_TIMEOUT, Reach,
+    Config, DEFAULT_CALL_TIMEOUT, DEFAULT_HOME_COPY_BYTES, DEFAULT_HOME_COPY_FILES,
+    DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES, DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT,
+    DEFAULT_START_TIMEOUT, Reach,
 };
 pub use freezer::Freezer;
 pub use lease::{HeldLease, watch_for};
@@ -164,17 +165,20 @@ impl Docker {
 
     async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
         self.network.ensure(&self.client, &self.config).await?;
-        self.open_volume(spec).await?;
+        let spec = self.with_home(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
-        let body = spec::container(&self.config, facts.place(), spec);
+        let body = spec::container(&self.config, facts.place(), &spec);
         self.create_named(name, body).await
     }
 
-    async fn open_volume(&self, spec: &ContainerSpec) -> Result<(), Error> {
-        let by = self.homes.by();
-        self.volumes
-            .open_to_all(&self.client, &self.config, spec, by)
-            .await
+    /// The spec with what its image has in its home; a volume for that is there then, where the
+    /// container's own creation may not make it.
+    async fn with_home(&self, spec: &ContainerSpec) -> Result<ContainerSpec, Error> {
+        let (client, config, by) = (&self.client, &self.config, self.homes.by());
+        let spec = self.homes.settle(client, config, spec.clone()).await?;
+        self.homes.fill_volume(client, config, &spec).await?;
+        self.volumes.open_to_all(client, config, &spec, by).await?;
+        Ok(spec)
     }
 
     async fn create_named(

@@ -104,7 +104,8 @@ pub(super) fn container(
             maximum_retry_count: None,
         }),
         log_config: log_config(config, place.log),
-        readonly_rootfs: Some(spec.files.read_only),
+        readonly_rootfs: Some(spec.files.read_only && spec.files.changed_in_place().is_none()),
+        readonly_paths: spec.files.changed_in_place().map(read_only_paths),
         tmpfs: tmpfs(spec),
         mounts: home(config, spec).map(|mount| vec![mount]),
         ..HostConfig::default()
@@ -166,6 +167,19 @@ pub(super) fn holder(
     body
 }
 
+/// What the engine mounts read-only by itself, and the given paths.
+fn read_only_paths(of_image: &[String]) -> Vec<String> {
+    let kernels = [
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+    ];
+    let kernels = kernels.map(str::to_owned).into_iter();
+    kernels.chain(of_image.iter().cloned()).collect()
+}
+
 fn environment(spec: &ContainerSpec) -> Vec<String> {
     let has_home = spec.files.has_home();
     let ours = |key: &str| key == "PORT" || (key == "HOME" && has_home);
@@ -180,7 +194,7 @@ fn environment(spec: &ContainerSpec) -> Vec<String> {
     given.chain(port).chain(home).collect()
 }
 
-/// What is writable in memory: `/tmp`, and a home directory without files of the image. Programs
+/// What is writable in memory: `/tmp`, and a home directory that the image does not have. Programs
 /// may be run from there, as they may from a writable root file system.
 fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
     let files = &spec.files;
@@ -188,21 +202,31 @@ fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
         "rw,exec,nosuid,nodev,mode=1777,size={}",
         files.scratch_bytes
     );
-    let in_memory = !files.home.in_image && files.kept_since.is_none();
-    let home = in_memory.then(|| files.home.path.clone());
-    // A volume for a home there is writable already.
-    let tmp = (files.kept_since.is_none() || files.home.path != TMP).then(|| TMP.to_owned());
+    let path = files.home.path.as_str();
+    let in_memory = !files.home.is_in_image() && files.kept_since.is_none();
+    let home = in_memory.then_some(path);
+    // Nothing may be mounted over a home that is changed in place, and twice in one place.
+    let has_own_tmp = match files.changed_in_place() {
+        Some(_) => path == TMP || path.starts_with("/tmp/"),
+        None => path == TMP,
+    };
+    let tmp = (!has_own_tmp).then_some(TMP);
     let paths = home.into_iter().chain(tmp);
-    (files.read_only).then(|| paths.map(|path| (path, options.clone())).collect())
+    (files.read_only).then(|| {
+        paths
+            .map(|path| (path.to_owned(), options.clone()))
+            .collect()
+    })
 }
 
-/// The app's volume as its home; or, for a home with files of the image, an anonymous one which
+/// The app's volume as its home; or, for a home with few files of the image, an anonymous one which
 /// goes with the container. The engine copies those files into a volume that is empty.
-fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
+pub(super) fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
     let files = &spec.files;
     let app = &spec.owner.app;
     let kept = files.kept_since;
-    let of_container = files.read_only && files.home.in_image && files.home.path != TMP;
+    let of_container =
+        files.read_only && files.home.is_in_image() && files.changed_in_place().is_none();
     (kept.is_some() || of_container).then(|| Mount {
         source: kept.map(|since| volume_name(&config.instance, app, since)),
         target: Some(files.home.path.clone()),
@@ -249,7 +273,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::model::files::{Files, Home};
+    use crate::model::files::{Content, Files, Home};
 
     pub(in super::super) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -267,9 +291,10 @@ pub(super) mod tests {
             .into(),
             files: Files {
                 read_only: true,
+                always_read_only: false,
                 home: Home {
                     path: "/home/app".into(),
-                    in_image: false,
+                    content: Some(Content::Nothing),
                 },
                 scratch_bytes: 1 << 20,
                 kept_since: None,
@@ -360,7 +385,7 @@ pub(super) mod tests {
             log: LogDriver::EngineDefault,
         };
         let mut spec = spec();
-        spec.files.home.in_image = true;
+        spec.files.home.content = Some(Content::Small);
         let host = container(&config(), place, &spec).host_config;
         let host = host.expect("host config");
         let paths: Vec<_> = host.tmpfs.expect("scratch").into_keys().collect();
@@ -393,6 +418,43 @@ pub(super) mod tests {
         let host = body.host_config.expect("host config");
         assert_eq!((host.tmpfs, host.mounts), (None, None));
         assert_eq!(host.readonly_rootfs, Some(false));
+    }
+
+    #[test]
+    fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_read_only() {
+        let place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::EngineDefault,
+        };
+        let mut spec = spec();
+        spec.files.home.content = Some(Content::Large {
+            read_only: vec!["/etc".into(), "/app".into()],
+        });
+        let host_of = |spec: &ContainerSpec| {
+            let body = container(&config(), place, spec);
+            body.host_config.expect("host config")
+        };
+        let host = host_of(&spec);
+        assert_eq!((host.readonly_rootfs, host.mounts), (Some(false), None));
+        let guarded = host.readonly_paths.expect("some");
+        for path in ["/proc/sys", "/proc/sysrq-trigger", "/etc", "/app"] {
+            assert!(guarded.iter().any(|p| p == path), "{guarded:?}");
+        }
+        let scratch: Vec<_> = host.tmpfs.expect("scratch").into_keys().collect();
+        assert_eq!(scratch, ["/tmp"]);
+
+        // Nothing is mounted over the home, wherever it is.
+        spec.files.home.path = "/tmp/home".into();
+        assert_eq!(host_of(&spec).tmpfs, Some(HashMap::new()));
+        // A volume that is kept takes a copy once, and nothing else changes.
+        spec.files.kept_since = Some(5);
+        let host = host_of(&spec);
+        assert_eq!(
+            (host.readonly_rootfs, host.readonly_paths),
+            (Some(true), None)
+        );
+        assert_eq!(host.mounts.expect("a volume").len(), 1);
     }
 
     #[test]

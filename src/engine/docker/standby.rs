@@ -158,9 +158,9 @@ impl Docker {
                     });
                 }
             };
-            self.open_volume(spec).await?;
+            let spec = self.with_home(spec).await?;
             let name = spec::container_name(&self.config.instance, &spec.owner);
-            let body = spec::within(&self.config, facts.place(), spec, &holder);
+            let body = spec::within(&self.config, facts.place(), &spec, &holder);
             let container = self.create_named(name, body).await?;
             Ok((container, endpoints))
         };

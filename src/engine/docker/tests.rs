@@ -82,7 +82,9 @@ async fn many_waiters_share_one_pull_which_outlives_the_first() {
                 (0..100, _) => (404, json!({"message": "No such image"})),
                 // Where its user is at home is looked for in the image, which has no files.
                 (_, "POST /containers/create") => (201, json!({"Id": "c", "Warnings": []})),
-                (_, "GET /containers/c/archive") => (404, json!({"message": "no such file"})),
+                (_, "GET /containers/c/archive" | "HEAD /containers/c/archive") => {
+                    (404, json!({"message": "no such file"}))
+                }
                 (_, "GET /containers/c/json" | "DELETE /containers/c") => (200, json!({})),
                 _ => (200, json!({"Id": "sha256:1", "Config": {"User": "7"}})),
             }

@@ -47,7 +47,11 @@ impl Volumes {
         spec: &ContainerSpec,
         by: &str,
     ) -> Result<(), Error> {
-        let Some(since) = spec.files.kept_since.filter(|_| !spec.files.home.in_image) else {
+        let Some(since) = spec
+            .files
+            .kept_since
+            .filter(|_| !spec.files.home.is_in_image())
+        else {
             return Ok(());
         };
         let name = volume_name(&config.instance, &spec.owner.app, since);
@@ -70,7 +74,7 @@ impl Volumes {
 
 /// When the engine made a volume, as it says it; one that is removed and made again has another
 /// time. `None` when there is none.
-async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
+pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
     let found = client
         .run("inspect the volume", |docker| async move {
             docker.inspect_volume(name).await

@@ -17,6 +17,7 @@ fn spec() -> ContainerSpec {
         env: BTreeMap::new(),
         files: crate::model::files::Files {
             read_only: true,
+            always_read_only: false,
             home: Default::default(),
             scratch_bytes: 0,
             kept_since: None,

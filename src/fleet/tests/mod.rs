@@ -135,6 +135,7 @@ pub(super) fn revision(version: u32) -> Revision {
 fn files() -> Files {
     Files {
         read_only: true,
+        always_read_only: false,
         home: Home::default(),
         scratch_bytes: 1 << 20,
         kept_since: None,

@@ -1,6 +1,6 @@
 //! The probe's image, built once per test process.
 
-use ignite_kit::image::{self, Variant};
+use ignite_kit::image::{self, Entry, Variant};
 use tokio::sync::OnceCell;
 
 static NON_ROOT: OnceCell<String> = OnceCell::const_new();
@@ -29,6 +29,13 @@ pub(crate) async fn image_with(env: &[(&str, &str)]) -> String {
 /// The reference of an image that is the probe with more files and more in its environment.
 pub(crate) async fn image_with_files(files: &[(&str, &str)], env: &[(&str, &str)]) -> String {
     image::with_files(&super::engine::docker().await, &image().await, files, env)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+/// The reference of an image that is the probe with a tree of files and links in one layer.
+pub(crate) async fn image_with_tree(tree: &[(String, Entry<'_>)], env: &[(&str, &str)]) -> String {
+    image::with_tree(&super::engine::docker().await, &image().await, tree, env)
         .await
         .unwrap_or_else(|e| panic!("{e:#}"))
 }

@@ -1,0 +1,142 @@
+//! Volumes that the engine fills with much of an image: once, whoever waits for it.
+//!
+//! The engine fills an empty volume while it makes the first container that has it. Should the
+//! caller of that give up, the next container would find a volume with half of the files, which is
+//! not empty any more. So that container is made by a task of its own, which nobody cuts short.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    super::{
+        client::{has_status, remove_container},
+        volumes,
+    },
+    Client, ContainerId, Error,
+};
+
+/// What is asked of the engine, as a verb.
+const CALL: &str = "fill the app's volume from its image";
+
+/// `None` until the volume is filled.
+type Outcome = Option<Result<(), Error>>;
+
+/// The volumes that are being filled, by name.
+#[derive(Debug)]
+pub(super) struct Fills {
+    running: Arc<Mutex<HashMap<String, watch::Receiver<Outcome>>>>,
+    tasks: TaskTracker,
+}
+
+impl Fills {
+    pub(super) fn new() -> Self {
+        Self {
+            running: Arc::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Makes the volume, with what the image of `body` has in its place, unless there is one.
+    pub(super) async fn ensure(
+        &self,
+        client: &Client,
+        volume: String,
+        body: ContainerCreateBody,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let mut outcome = self.join(client, volume, body, limit);
+        let ended = outcome
+            .wait_for(Option::is_some)
+            .await
+            .map(|value| value.clone());
+        ended.ok().flatten().unwrap_or_else(|| {
+            Err(Error::Refused {
+                call: CALL,
+                status: 0,
+                message: "it was given up".into(),
+            })
+        })
+    }
+
+    fn join(
+        &self,
+        client: &Client,
+        volume: String,
+        body: ContainerCreateBody,
+        limit: Duration,
+    ) -> watch::Receiver<Outcome> {
+        let mut running = self.running.lock();
+        if let Some(outcome) = running.get(&volume) {
+            return outcome.clone();
+        }
+        let (done, outcome) = watch::channel(None);
+        running.insert(volume.clone(), outcome.clone());
+        let entry = Entry {
+            running: Arc::clone(&self.running),
+            volume,
+        };
+        let client = client.clone();
+        self.tasks.spawn(async move {
+            let result = fill(&client, &entry.volume, body, limit).await;
+            // Out of the map first, so that who asks after a failure tries anew.
+            drop(entry);
+            done.send_replace(Some(result));
+        });
+        outcome
+    }
+}
+
+/// Takes a volume off the list when its task ends, also by a panic.
+struct Entry {
+    running: Arc<Mutex<HashMap<String, watch::Receiver<Outcome>>>>,
+    volume: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.volume);
+    }
+}
+
+async fn fill(
+    client: &Client,
+    volume: &str,
+    body: ContainerCreateBody,
+    limit: Duration,
+) -> Result<(), Error> {
+    if volumes::made_at(client, volume).await?.is_some() {
+        return Ok(());
+    }
+    tracing::info!(
+        volume,
+        "Filling an app's new volume with what its image has in its home"
+    );
+    let made = client
+        .run_within(CALL, limit, |docker| async move {
+            let options = None::<CreateContainerOptions>;
+            docker.create_container(options, body).await
+        })
+        .await;
+    match made {
+        Ok(made) => {
+            let helper = ContainerId(made.id);
+            if let Err(cause) = remove_container(client, &helper).await {
+                tracing::warn!(container = %helper, %cause, "A container that filled a volume stays until the next start");
+            }
+            Ok(())
+        }
+        Err(err) => {
+            // The engine may go on, or have left half of it; neither may be taken for the whole.
+            if !has_status(&err, 404)
+                && let Err(cause) = volumes::remove(client, volume).await
+            {
+                tracing::warn!(volume, %cause, "A volume that was not filled to the end cannot be removed; remove it by hand before the app is started");
+            }
+            Err(err)
+        }
+    }
+}

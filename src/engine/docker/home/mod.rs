@@ -1,0 +1,318 @@
+//! Where the user of an image is at home, and what the image has there.
+//!
+//! Nothing in an image's description says it unless its environment does: it stands in the
+//! image's `/etc/passwd`. So a container is made of the image, looked into and removed; it never
+//! runs. What was found is kept, since an image never changes.
+//!
+//! An empty volume at a path is filled by the engine with what the image has there, at every
+//! `create`. So that no start takes longer the more an image has in its home, what is there is
+//! counted once, up to a bound, and only what is small is copied ([`Content`]).
+
+use std::collections::HashMap;
+
+use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+use moka::sync::Cache;
+
+use self::{fill::Fills, look::Look};
+use super::{
+    Config, ContainerId, ContainerSpec, Error, Image,
+    client::{Client, has_status, remove_container},
+    labels, spec,
+};
+use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
+
+mod count;
+mod fill;
+mod guard;
+mod look;
+
+/// Homes of images that are kept: far more than one machine runs apps.
+const KEPT: u64 = 4096;
+/// Looks at one image: something may take the container away once, hardly ever twice.
+const TRIES: u32 = 3;
+/// What is asked of the engine, as a verb.
+const CALL: &str = "look into the image";
+
+/// The homes found so far.
+#[derive(Debug)]
+pub(super) struct Homes {
+    /// By the image's id.
+    known: Cache<String, Home>,
+    /// By the image as a spec has it and the path.
+    contents: Cache<(String, String), Content>,
+    fills: Fills,
+    /// Tells our containers from those of a process that died while it looked.
+    by: String,
+}
+
+impl Homes {
+    pub(super) fn new() -> Self {
+        Self {
+            known: Cache::new(KEPT),
+            contents: Cache::new(KEPT),
+            fills: Fills::new(),
+            by: ulid::Ulid::generate().to_string(),
+        }
+    }
+
+    /// What tells the containers of this process that are only looked into or written into.
+    pub(super) fn by(&self) -> &str {
+        &self.by
+    }
+
+    /// Whether a container with these labels is one that is being looked into.
+    pub(super) fn is_looking_through(&self, labels: Option<&HashMap<String, String>>) -> bool {
+        labels.and_then(labels::look) == Some(self.by.as_str())
+    }
+
+    /// The image with its home; `image.home` has what its environment says.
+    pub(super) async fn find(
+        &self,
+        client: &Client,
+        config: &Config,
+        mut image: Image,
+    ) -> Result<Image, Error> {
+        if let Some(home) = self.known.get(&image.id) {
+            image.home = home;
+            return Ok(image);
+        }
+        let ask = Ask::Home {
+            user: &image.user,
+            named: &image.home.path,
+        };
+        let home = self.look(client, config, &image.id, ask).await?;
+        self.known.insert(image.id.clone(), home.clone());
+        image.home = home;
+        Ok(image)
+    }
+
+    /// The spec with what its image has in its home; looked for where the spec does not say, once
+    /// for each image and path.
+    ///
+    /// # Errors
+    /// For a home that is a file, and one that would need a root file system that can be written
+    /// to where that is not allowed.
+    pub(super) async fn settle(
+        &self,
+        client: &Client,
+        config: &Config,
+        mut spec: ContainerSpec,
+    ) -> Result<ContainerSpec, Error> {
+        if !spec.files.has_home() {
+            return Ok(spec);
+        }
+        let home = &mut spec.files.home;
+        if matches!(home.content, None | Some(Content::Uncounted)) {
+            let key = (spec.image.clone(), home.path.clone());
+            let content = match self.contents.get(&key) {
+                Some(content) => content,
+                None => {
+                    let ask = Ask::Content(&home.path);
+                    let found = self.look(client, config, &spec.image, ask).await?;
+                    let found = found.content.ok_or_else(|| {
+                        refused(format!(
+                            "HOME is {:?}, which is a file in the image; name a directory",
+                            home.path
+                        ))
+                    })?;
+                    self.contents.insert(key, found.clone());
+                    found
+                }
+            };
+            home.content = Some(content);
+        }
+        if spec.files.always_read_only
+            && spec.files.kept_since.is_none()
+            && matches!(spec.files.home.content, Some(Content::Large { .. }))
+        {
+            return Err(refused(format!(
+                "the image has more in its home {:?} than the {} files and {} bytes that every replica gets a copy of, and a strict platform has no root file system that can be written to; install the app elsewhere, such as in /app, or raise home_copy_files and home_copy_bytes",
+                spec.files.home.path, config.home_copy_files, config.home_copy_bytes
+            )));
+        }
+        Ok(spec)
+    }
+
+    /// Makes the app's volume ahead of the container where filling it may take long.
+    pub(super) async fn fill_volume(
+        &self,
+        client: &Client,
+        config: &Config,
+        spec: &ContainerSpec,
+    ) -> Result<(), Error> {
+        let is_large = matches!(spec.files.home.content, Some(Content::Large { .. }));
+        match spec::home(config, spec) {
+            Some(volume) if is_large && spec.files.kept_since.is_some() => {
+                let body = ContainerCreateBody {
+                    host_config: Some(bollard::models::HostConfig {
+                        mounts: Some(vec![volume.clone()]),
+                        ..Default::default()
+                    }),
+                    ..self.body(config, &spec.image)
+                };
+                let name = volume.source.unwrap_or_default();
+                self.fills
+                    .ensure(client, name, body, config.pull_timeout)
+                    .await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks into an image.
+    async fn look(
+        &self,
+        client: &Client,
+        config: &Config,
+        image: &str,
+        ask: Ask<'_>,
+    ) -> Result<Home, Error> {
+        let mut tries = 1;
+        loop {
+            let body = self.body(config, image);
+            let made = client
+                .run(CALL, |docker| async move {
+                    let options = None::<CreateContainerOptions>;
+                    docker.create_container(options, body).await
+                })
+                .await?;
+            let id = ContainerId(made.id);
+            let look = Look {
+                client,
+                config,
+                image,
+                id: &id,
+            };
+            let found = match ask {
+                Ask::Home { user, named } => look.home(user, named).await,
+                Ask::Content(path) => look.content(path).await.map(|content| Home {
+                    path: path.to_owned(),
+                    content,
+                }),
+            };
+            if let Err(cause) = remove_container(client, &id).await {
+                tracing::warn!(container = %id, %cause, "A container that was looked into stays until the next start");
+            }
+            match found {
+                // `docker container prune` and the like.
+                Err(Error::NoSuchContainer(_)) if tries < TRIES => tries += 1,
+                found => return found,
+            }
+        }
+    }
+
+    /// A container of an image, never to be run.
+    fn body(&self, config: &Config, image: &str) -> ContainerCreateBody {
+        ContainerCreateBody {
+            image: Some(image.to_owned()),
+            // An image without one cannot be made a container of.
+            cmd: Some(vec!["-".to_owned()]),
+            labels: Some(labels::of_look(config, &self.by)),
+            network_disabled: Some(true),
+            ..ContainerCreateBody::default()
+        }
+    }
+}
+
+/// What is looked for in an image.
+#[derive(Clone, Copy)]
+enum Ask<'a> {
+    /// The home of a user, unless the environment has `named` one.
+    Home { user: &'a str, named: &'a str },
+    /// What is at a path.
+    Content(&'a str),
+}
+
+fn refused(message: String) -> Error {
+    Error::Refused {
+        call: "give the app its home directory",
+        status: 0,
+        message,
+    }
+}
+
+impl Look<'_> {
+    /// See [`Ask::Home`]. A file is nobody's home.
+    async fn home(&self, user: &str, named: &str) -> Result<Home, Error> {
+        let path = match named {
+            "" => {
+                let users = self.read_file("/etc/passwd").await?;
+                home_of(user, &users.unwrap_or_default())
+            }
+            named => named.to_owned(),
+        };
+        if !path.is_empty()
+            && !guard::is_the_engines(&path)
+            && let Some(content) = self.content(&path).await?
+        {
+            return Ok(Home {
+                path,
+                content: Some(content),
+            });
+        }
+        Ok(Home {
+            path: String::new(),
+            content: self.content(DEFAULT_HOME).await?,
+        })
+    }
+
+    /// What the image has at a path; `None` when that is a file.
+    async fn content(&self, path: &str) -> Result<Option<Content>, Error> {
+        if guard::is_the_engines(path) {
+            return Ok(Some(Content::Nothing));
+        }
+        let Some(real) = self.directory(path).await? else {
+            return Ok(None);
+        };
+        let Some(real) = real else {
+            return Ok(Some(Content::Nothing));
+        };
+        if self.is_small(&real).await? {
+            return Ok(Some(Content::Small));
+        }
+        let read_only = self.around(&real).await?;
+        tracing::warn!(
+            image = self.image,
+            home = path,
+            max_files = self.config.home_copy_files,
+            max_bytes = self.config.home_copy_bytes,
+            "The image has too much in its home to give every replica a copy; it is changed in place, in the writable layer of each container"
+        );
+        Ok(Some(Content::Large { read_only }))
+    }
+}
+
+/// The home of a user (a name or a number, with or without a group) as `/etc/passwd` has it;
+/// empty for none, or `/`.
+fn home_of(user: &str, passwd: &str) -> String {
+    let user = match user.split(':').next().unwrap_or_default() {
+        "" => "0",
+        user => user,
+    };
+    let entry = passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_it = fields.len() >= 6 && (fields[0] == user || fields[2] == user);
+        is_it.then(|| normal(fields[5]))
+    });
+    entry.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_and_by_number() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nnode:x:1000:1000::/home/node/:/bin/sh\nnobody:x:65534:65534:nobody:/:/sbin/nologin\nbroken\n";
+        for (user, home) in [
+            ("", "/root"),
+            ("0:0", "/root"),
+            ("node", "/home/node"),
+            ("1000:1000", "/home/node"),
+            ("nobody", ""),
+            ("65532", ""),
+        ] {
+            assert_eq!(home_of(user, passwd), home, "{user:?}");
+        }
+    }
+}
