@@ -20,7 +20,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Error;
+use super::{
+    Error,
+    undo::{self, Rows},
+};
 
 /// The row with the format version, the same in every database.
 pub(super) const FORMAT_KEY: &[u8] = b"\x01format";
@@ -109,6 +112,9 @@ impl Database {
             fs::remove_file(path.join(MAKING)).map_err(io)?;
             sync_folder(path).map_err(io)?;
         }
+        if guarded(|| undo::finish(&database, path).map_err(|e| e.to_string())).map_err(corrupt)? {
+            tracing::info!(path = %path.display(), "The last change was refused and is undone");
+        }
         Ok(database)
     }
 
@@ -151,16 +157,33 @@ impl Database {
 
     /// Returns once everything that was applied is on disk.
     pub(super) fn flush(&self) -> Result<(), String> {
-        let text = |e: io::Error| e.to_string();
-        // Listed before: after sled's flush these are whole, and what comes meanwhile is for the
-        // next time.
-        let blobs = self.blobs().map_err(text)?;
-        self.tree.flush().map_err(|e| e.to_string())?;
-        self.sync_blobs(blobs).map_err(text)?;
-        self.log.sync_data().map_err(text)
+        self.sync().map_err(|e| e.to_string())
     }
 
-    fn blobs(&self) -> io::Result<HashSet<OsString>> {
+    /// Applies rows, whole or not at all for whoever opens the database; they are not on disk yet.
+    pub(super) fn apply(&self, rows: &Rows) -> io::Result<()> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in rows {
+            match value {
+                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        self.tree.apply_batch(batch).map_err(io_error)
+    }
+
+    /// As [`Database::flush`].
+    pub(super) fn sync(&self) -> io::Result<()> {
+        // Listed before: after sled's flush these are whole, and what comes meanwhile is for the
+        // next time.
+        let blobs = self.blobs()?;
+        self.tree.flush().map_err(io_error)?;
+        self.sync_blobs(blobs)?;
+        self.log.sync_data()
+    }
+
+    /// The files of the long values.
+    pub(super) fn blobs(&self) -> io::Result<HashSet<OsString>> {
         match fs::read_dir(&self.blobs) {
             Ok(entries) => entries.map(|e| e.map(|e| e.file_name())).collect(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
@@ -183,6 +206,14 @@ impl Database {
         }
         *synced = blobs;
         Ok(())
+    }
+}
+
+/// sled's error as the system's, where it is one.
+pub(super) fn io_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(e) => e,
+        other => io::Error::other(other.to_string()),
     }
 }
 

@@ -9,10 +9,12 @@
 pub mod blobs;
 mod db;
 pub mod executions;
+mod fault;
 mod keys;
 mod records;
 pub mod secrets;
 pub mod tools;
+mod undo;
 mod writer;
 
 use std::{path::Path, sync::Arc};
@@ -20,7 +22,7 @@ use std::{path::Path, sync::Arc};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
-use self::db::Database;
+use self::{db::Database, undo::Undoing};
 use crate::model::{
     Failure, Reason,
     catalog::{Catalog, Change},
@@ -73,6 +75,10 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub fn open(data_dir: &Path) -> Result<Self, Error> {
+        Self::open_with(data_dir, fault::Faults::default())
+    }
+
+    fn open_with(data_dir: &Path, faults: fault::Faults) -> Result<Self, Error> {
         let path = data_dir.join(FOLDER);
         let corrupt = |cause: String| Error::Corrupt {
             path: path.display().to_string(),
@@ -81,8 +87,9 @@ impl Store {
         let database = Database::open(&path, FORMAT, CACHE_BYTES)?;
         let catalog = db::guarded(|| records::read_all(&database.tree)).map_err(corrupt)?;
         let visible = Arc::new(RwLock::new(catalog));
-        let writer =
-            writer::Writer::spawn(database, visible.clone()).map_err(|e| corrupt(e.to_string()))?;
+        let writer = Undoing::new(database, &path, faults)
+            .and_then(|database| writer::Writer::spawn(database, visible.clone()))
+            .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             visible,
             writer: Arc::new(writer),

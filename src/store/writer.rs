@@ -8,14 +8,18 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{closed, db::Database, keys, records};
+use super::{
+    closed, keys, records,
+    undo::{NotSaved, Rows, Undoing},
+};
 use crate::model::{
     Failure, Reason,
     catalog::{Catalog, Change},
@@ -23,6 +27,8 @@ use crate::model::{
 
 /// Most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
+/// How often a store that did not take a change is asked whether it takes one again.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
 /// Reads the newest state; yields the changes and whom to tell of their fate.
@@ -36,13 +42,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(database: Database, visible: Arc<RwLock<Catalog>>) -> io::Result<Self> {
+    pub(super) fn spawn(database: Undoing, visible: Arc<RwLock<Catalog>>) -> io::Result<Self> {
         let (tx, rx) = mpsc::channel();
         let healthy = Arc::new(AtomicBool::new(true));
         let health = healthy.clone();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&database, &visible, &rx, &health))?;
+            .spawn(move || run(database, &visible, &rx, &health))?;
         Ok(Self {
             commands: Mutex::new(Some(tx)),
             thread: Mutex::new(Some(thread)),
@@ -73,20 +79,37 @@ impl Writer {
 }
 
 fn run(
-    database: &Database,
+    mut database: Undoing,
     visible: &RwLock<Catalog>,
     commands: &mpsc::Receiver<Command>,
     healthy: &AtomicBool,
 ) {
     let mut newest = visible.read().clone();
-    while let Ok(first) = commands.recv() {
-        let mut batch = sled::Batch::default();
+    loop {
+        let first = match healthy.load(Ordering::Relaxed) {
+            true => commands.recv().map_err(RecvTimeoutError::from),
+            false => commands.recv_timeout(PROBE_INTERVAL),
+        };
+        let first = match first {
+            Ok(first) => first,
+            // Perhaps nobody sends anything to a server that says it is not ready.
+            Err(RecvTimeoutError::Timeout) => {
+                let probed = database.probe();
+                if probed.is_ok() {
+                    tracing::info!("The store takes changes again");
+                }
+                healthy.store(probed.is_ok(), Ordering::Relaxed);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let mut rows = Rows::new();
         let (mut changes, mut answers) = (Vec::new(), Vec::new());
         let waiting = std::iter::from_fn(|| commands.try_recv().ok());
         for command in std::iter::once(first).chain(waiting).take(BATCH) {
             let (decided, answer) = command(&newest);
             for change in &decided {
-                stage(&mut batch, &newest, change);
+                stage(&mut rows, &newest, change);
                 newest.apply(change);
             }
             changes.extend(decided);
@@ -95,7 +118,7 @@ fn run(
         let outcome = if changes.is_empty() {
             Ok(())
         } else {
-            database.commit(batch)
+            database.commit(&rows)
         };
         if !changes.is_empty() {
             healthy.store(outcome.is_ok(), Ordering::Relaxed);
@@ -105,54 +128,53 @@ fn run(
                 let mut seen = visible.write();
                 changes.iter().for_each(|c| seen.apply(c));
             }
-            Err(cause) => {
-                tracing::error!(%cause, "The store did not take a change; it is undone and refused");
+            Err(failed) => {
+                tracing::error!(cause = %failed.cause, undone = failed.undone, "The store did not take a change; it is refused");
                 newest = visible.read().clone();
             }
         }
+        let refusal = outcome.as_ref().map_err(NotSaved::text);
         for answer in answers {
-            answer(outcome.as_ref().map(|_| ()).map_err(|cause| {
-                Failure::new(
-                    Reason::StoreUnavailable,
-                    format!("the change was not saved ({cause}); free disk space on the data directory's volume, then start ignite again: until then nothing is saved"),
-                )
-            }));
+            answer(
+                refusal
+                    .as_ref()
+                    .map(|_| ())
+                    .map_err(|why| Failure::new(Reason::StoreUnavailable, why.clone())),
+            );
         }
-    }
-    if let Err(cause) = database.tree.flush() {
-        tracing::error!(%cause, "The store did not flush at its end");
     }
 }
 
-fn stage(batch: &mut sled::Batch, before: &Catalog, change: &Change) {
+fn stage(rows: &mut Rows, before: &Catalog, change: &Change) {
+    let mut put = |key: Vec<u8>, value: Vec<u8>| drop(rows.insert(key, Some(value)));
     match change {
         Change::Put(app) => {
-            batch.insert(keys::app(&app.id), records::encode_app(app));
+            put(keys::app(&app.id), records::encode_app(app));
             let known = before.get(&app.id);
             let is_known = |n| known.is_some_and(|k| k.versions.iter().any(|v| v.number == n));
             for version in app.versions.iter().filter(|v| !is_known(v.number)) {
-                batch.insert(
+                put(
                     keys::version(&app.id, version.number),
                     records::encode_version(version),
                 );
             }
         }
         Change::Delete(id) => {
-            batch.remove(keys::app(id));
+            rows.insert(keys::app(id), None);
             for version in before.get(id).iter().flat_map(|a| &a.versions) {
-                batch.remove(keys::version(id, version.number));
+                rows.insert(keys::version(id, version.number), None);
             }
         }
         Change::PutSecret(secret) => {
             let row = records::encode_secret(secret);
-            batch.insert(keys::secret(&secret.org, &secret.name), row);
+            put(keys::secret(&secret.org, &secret.name), row);
         }
-        Change::DeleteSecret(org, name) => batch.remove(keys::secret(org, name)),
+        Change::DeleteSecret(org, name) => drop(rows.insert(keys::secret(org, name), None)),
         Change::PutPulled(image) => {
-            batch.insert(keys::pulled(image.key()), records::encode_pulled(image));
+            put(keys::pulled(image.key()), records::encode_pulled(image));
         }
-        Change::DeletePulled(key) => batch.remove(keys::pulled(key)),
-        Change::DoomVolume(id, since) => batch.insert(keys::doomed(id, *since), &[]),
-        Change::VolumeGone(id, since) => batch.remove(keys::doomed(id, *since)),
+        Change::DeletePulled(key) => drop(rows.insert(keys::pulled(key), None)),
+        Change::DoomVolume(id, since) => put(keys::doomed(id, *since), Vec::new()),
+        Change::VolumeGone(id, since) => drop(rows.insert(keys::doomed(id, *since), None)),
     }
 }

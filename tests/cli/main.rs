@@ -3,6 +3,7 @@
 //! What the server does with a request is tested elsewhere; here it is what the client sends,
 //! prints and exits with.
 
+mod descriptors;
 mod executions;
 mod fake;
 mod store;

@@ -106,29 +106,33 @@ async fn fill(data: &Path) -> ExecutionId {
     id
 }
 
-struct Bench {
+pub(crate) struct Bench {
     home: tempfile::TempDir,
     data: String,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let data = home.path().join("data").display().to_string();
         Self { home, data }
     }
 
-    fn store(&self, args: &[&str]) -> Ran {
+    pub(crate) fn store(&self, args: &[&str]) -> Ran {
         let all = [&["store"], args, &["--data-dir", &self.data]].concat();
         run(ignite(self.home.path(), &all))
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
         Path::new(&self.data)
     }
 
     /// `ignite serve` on the data directory, without an engine.
-    fn serve(&self) -> Command {
+    pub(crate) fn serve(&self) -> Command {
         let (data, loopback) = (self.data.as_str(), "127.0.0.1:0");
         let args = ["serve", "--data-dir", data, "--http-addr", loopback];
         let mut command = ignite(self.home.path(), &args);
@@ -153,7 +157,7 @@ impl Bench {
 }
 
 /// Ends with the test, however that ends.
-struct Server(Child);
+pub(crate) struct Server(pub(crate) Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
