@@ -10,7 +10,7 @@ use super::{Error, context::Global, failure::note, output, serve};
 use crate::{
     config::{Config, Flags},
     server::store::{self, Item},
-    store::tools::{Compacted, Execution, Problem, Report},
+    store::tools::{Compacted, Execution, Problem, Repaired, Report},
 };
 
 /// What to do with the store.
@@ -20,6 +20,9 @@ pub(super) enum Command {
     Check(Args),
     /// Give the disk back what deleted and overwritten records still take.
     Compact(Args),
+    /// Save what is whole in a damaged journal of the executions, and say what is lost; the
+    /// journal is copied first.
+    Repair(Args),
     /// Print every app and every execution as a line of JSON.
     Export(Args),
 }
@@ -34,7 +37,10 @@ pub(super) struct Args {
 
 /// Runs the command: 0 when all is well, 64 on a bad configuration, 1 otherwise.
 pub(super) fn run(command: Command, global: &Global) -> ExitCode {
-    let (Command::Check(args) | Command::Compact(args) | Command::Export(args)) = &command;
+    let (Command::Check(args)
+    | Command::Compact(args)
+    | Command::Repair(args)
+    | Command::Export(args)) = &command;
     let mut flags = Flags::default();
     flags.set("data_dir", args.data_dir.as_deref(), "--data-dir");
     let config = match serve::load(&flags, global.config.clone()) {
@@ -45,6 +51,7 @@ pub(super) fn run(command: Command, global: &Global) -> ExitCode {
     let outcome = match command {
         Command::Check(_) => check(&config, format),
         Command::Compact(_) => compact(&config, format),
+        Command::Repair(_) => repair(&config, format),
         Command::Export(_) => export(&config),
     };
     match outcome {
@@ -76,6 +83,47 @@ fn compact(config: &Config, format: output::Format) -> Result<bool, Error> {
     }
     left.iter().for_each(|problem| note(&line_of(problem)));
     Ok(left.is_empty())
+}
+
+fn repair(config: &Config, format: output::Format) -> Result<bool, Error> {
+    let done = store::repair(config).map_err(Error::Other)?;
+    match format.is_structured() {
+        true => format.print_value(&done)?,
+        false => output::line(&repaired(&done))?,
+    }
+    Ok(true)
+}
+
+fn repaired(done: &Repaired) -> String {
+    if done.journals.is_empty() {
+        return "nothing needs repair".to_owned();
+    }
+    let mut lines = Vec::new();
+    for journal in &done.journals {
+        let path = journal.path.display();
+        let lost = journal.lost.iter();
+        let lost: Vec<_> = lost
+            .map(|(at, len)| format!("{len} bytes at byte {at}"))
+            .collect();
+        lines.push(format!(
+            "{path}: saved {} writes, lost {}; the journal as it was: {}",
+            journal.saved,
+            if lost.is_empty() {
+                "none".to_owned()
+            } else {
+                lost.join(", ")
+            },
+            journal.copy.display()
+        ));
+    }
+    if done.removed_rows > 0 {
+        lines.push(format!(
+            "removed {} rows of executions whose request is lost",
+            done.removed_rows
+        ));
+    }
+    lines.push("now run `ignite store check`".to_owned());
+    lines.join("\n")
 }
 
 fn export(config: &Config) -> Result<bool, Error> {

@@ -9,7 +9,7 @@ use super::data_dir;
 use crate::{
     api::{export as wire, proto::v1},
     config::Config,
-    store::tools::{self, Compacted, Execution, Exported, Problem, Report},
+    store::tools::{self, Compacted, Execution, Exported, Problem, Repaired, Report},
 };
 
 /// One thing of the store in the API's messages.
@@ -35,7 +35,7 @@ pub struct App {
 /// # Errors
 /// When there is no store, or an `ignite` uses it. What is wrong in it is in the report.
 pub fn check(config: &Config) -> Result<Report> {
-    let _lock = hold(&config.data_dir)?;
+    let _lock = hold_unchanged(&config.data_dir)?;
     Ok(tools::check(&config.data_dir))
 }
 
@@ -50,6 +50,17 @@ pub fn compact(config: &Config) -> Result<Compacted> {
         .context("the store could not be compacted")
 }
 
+/// Saves what can be saved of damaged journals in a data directory.
+///
+/// # Errors
+/// As [`check`], and when it could not be written.
+pub fn repair(config: &Config) -> Result<Repaired> {
+    let _lock = hold(&config.data_dir)?;
+    tools::repair(&config.data_dir)
+        .map_err(anyhow::Error::msg)
+        .context("the store could not be repaired")
+}
+
 /// Hands out everything in the store of a data directory; the answer is what could not be read.
 ///
 /// # Errors
@@ -58,7 +69,7 @@ pub fn export<E: From<anyhow::Error>>(
     config: &Config,
     mut each: impl FnMut(Item) -> Result<(), E>,
 ) -> Result<Vec<Problem>, E> {
-    let _lock = hold(&config.data_dir)?;
+    let _lock = hold_unchanged(&config.data_dir)?;
     tools::export(&config.data_dir, &mut |exported| each(item(exported)))
 }
 
@@ -81,11 +92,22 @@ fn item(exported: Exported) -> Item {
 
 fn hold(data_dir: &Path) -> Result<File> {
     // Asked first: the lock would leave a file in a folder that is none of ours.
+    must_be_there(data_dir)?;
+    data_dir::hold(data_dir)
+}
+
+/// As [`hold`], and not a byte is written.
+fn hold_unchanged(data_dir: &Path) -> Result<Option<File>> {
+    must_be_there(data_dir)?;
+    data_dir::hold_unchanged(data_dir)
+}
+
+fn must_be_there(data_dir: &Path) -> Result<()> {
     if !tools::is_there(data_dir) {
         bail!(
             "there is no store in {}; name the data directory with --data-dir (IGNITE_DATA_DIR)",
             data_dir.display()
         );
     }
-    data_dir::hold(data_dir)
+    Ok(())
 }

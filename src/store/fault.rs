@@ -17,6 +17,12 @@ pub(super) enum Step {
     Clear,
     /// Syncing that note.
     ClearSync,
+    /// Writing a frame to a journal.
+    Append,
+    /// Syncing it.
+    AppendSync,
+    /// Taking a frame back.
+    Cut,
 }
 
 /// Faults that a test has asked for; there are none outside of tests.

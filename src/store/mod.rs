@@ -48,6 +48,14 @@ pub enum Error {
         /// What sled or the record reader said.
         cause: String,
     },
+    /// What was confirmed is damaged in the executions' journal.
+    #[error(
+        "{what}; nothing was changed: restore the data directory from a backup, or run `ignite store repair`, which keeps a copy of the journal, saves every whole write in it and says what is lost"
+    )]
+    Journal {
+        /// Which journal, and where in it.
+        what: String,
+    },
     /// A newer `ignite` wrote it.
     #[error(
         "the store in {path} has format {found}, this ignite reads up to {known}; run the newer ignite that wrote it"

@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
+use self::copy::Copy;
 use super::{
     CACHE_BYTES, Error, FOLDER, FORMAT, blobs,
     db::{self, Database, guarded},
@@ -17,6 +18,8 @@ use super::{
     keys, records,
 };
 use crate::model::{App, AppId, catalog::Catalog};
+
+mod copy;
 
 pub use super::executions::tools::Execution;
 
@@ -68,6 +71,28 @@ pub struct Compacted {
     pub left: Vec<Problem>,
 }
 
+/// What a repair did.
+#[derive(Debug, Default, Serialize)]
+pub struct Repaired {
+    /// Each journal that was damaged.
+    pub journals: Vec<RepairedJournal>,
+    /// Rows that were removed, since the execution that they belong to is lost.
+    pub removed_rows: u64,
+}
+
+/// A journal that was damaged.
+#[derive(Debug, Serialize)]
+pub struct RepairedJournal {
+    /// The journal.
+    pub path: PathBuf,
+    /// The copy of it as it was.
+    pub copy: PathBuf,
+    /// Writes that were whole and are saved.
+    pub saved: u64,
+    /// The first byte and the length of each piece that could not be read.
+    pub lost: Vec<(u64, u64)>,
+}
+
 /// One thing of the store, to be taken elsewhere.
 pub enum Exported {
     /// An app with its versions.
@@ -75,6 +100,9 @@ pub enum Exported {
     /// An execution with its request and result.
     Execution(Box<Execution>),
 }
+
+/// What can be done about a damaged journal.
+pub(super) const REPAIR: &str = "restore the data directory from a backup, or run `ignite store repair`: it keeps a copy of the journal, saves every whole write in it and says what is lost";
 
 // === impl Counts ===
 
@@ -100,6 +128,11 @@ impl Problem {
     pub(super) fn unopened(path: &Path, error: Error) -> Self {
         match error {
             Error::Corrupt { path, cause } => Self::unreadable(Path::new(&path), cause),
+            Error::Journal { what } => Self {
+                path: path.to_owned(),
+                what,
+                remedy: REPAIR.to_owned(),
+            },
             Error::Newer { found, known, .. } => Self {
                 path: path.to_owned(),
                 what: format!("it has format {found}, and this ignite reads up to {known}"),
@@ -123,25 +156,37 @@ pub fn is_there(data_dir: &Path) -> bool {
     db::is_there(&data_dir.join(FOLDER)) || executions::folder(data_dir).exists()
 }
 
-/// Reads every row and every file. What is on disk means the same afterwards: only what a crash
-/// left in the journal is applied, as a start would do.
+/// Reads every row and every file. The databases are copied first, and nothing of the data
+/// directory is written: what a crash left in the journal is applied to the copy.
 pub fn check(data_dir: &Path) -> Report {
     let mut report = Report::default();
-    let path = data_dir.join(FOLDER);
+    let copy = match Copy::of(data_dir) {
+        Ok(copy) => copy,
+        Err(problem) => {
+            report.problems.push(problem);
+            return report;
+        }
+    };
+    check_copy(&copy, data_dir, &mut report);
+    copy.restore_names(&mut report);
+    report
+}
+
+fn check_copy(copy: &Copy, data_dir: &Path, report: &mut Report) {
+    let path = copy.path().join(FOLDER);
     if db::is_there(&path) {
         match Database::open(&path, FORMAT, CACHE_BYTES) {
             Ok(database) => {
-                check_apps(&database, &path, &mut report);
+                check_apps(&database, &path, report);
                 // What cannot be read has been told of.
                 if let Ok(catalog) = guarded(|| records::read_all(&database.tree)) {
-                    blobs::check(data_dir, &catalog, &mut report);
+                    blobs::check(data_dir, &catalog, report);
                 }
             }
             Err(e) => report.problems.push(Problem::unopened(&path, e)),
         }
     }
-    executions::check(data_dir, &mut report);
-    report
+    executions::check(copy.path(), report);
 }
 
 /// Rewrites every database without the space that nothing needs any more, and drops leftovers.
@@ -165,8 +210,16 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, String> {
     })
 }
 
-/// Hands out every app and every execution that the API would show, and no secret; the answer is what could not
-/// be read.
+/// Saves what can be saved of damaged journals; each is copied first.
+///
+/// # Errors
+/// What the disk or a damaged database says. The journals stay as they are then.
+pub fn repair(data_dir: &Path) -> Result<Repaired, String> {
+    executions::repair(data_dir)
+}
+
+/// Hands out every app and every execution that the API would show, and no secret; the answer is
+/// what could not be read. As [`check`], it reads a copy.
 ///
 /// # Errors
 /// What `each` says, which ends it.
@@ -175,7 +228,22 @@ pub fn export<E>(
     each: &mut impl FnMut(Exported) -> Result<(), E>,
 ) -> Result<Vec<Problem>, E> {
     let mut problems = Vec::new();
-    let path = data_dir.join(FOLDER);
+    match Copy::of(data_dir) {
+        Ok(copy) => {
+            export_copy(&copy, &mut problems, each)?;
+            copy.name_originals(&mut problems);
+        }
+        Err(problem) => problems.push(problem),
+    }
+    Ok(problems)
+}
+
+fn export_copy<E>(
+    copy: &Copy,
+    problems: &mut Vec<Problem>,
+    each: &mut impl FnMut(Exported) -> Result<(), E>,
+) -> Result<(), E> {
+    let path = copy.path().join(FOLDER);
     // Without the catalog nobody knows which executions are out of sight: then all are shown.
     let mut catalog = None;
     if db::is_there(&path) {
@@ -196,14 +264,13 @@ pub fn export<E>(
         since(&identity.app).is_some_and(|since| identity.created_at_ms() >= since)
     };
     executions::export(
-        data_dir,
-        &mut problems,
+        copy.path(),
+        problems,
         &mut |execution| match is_visible(&execution) {
             true => each(Exported::Execution(Box::new(execution))),
             false => Ok(()),
         },
-    )?;
-    Ok(problems)
+    )
 }
 
 /// Rewrites one database, or says why it stays as it is.

@@ -1,8 +1,9 @@
 //! `ignite store` as a user has it: on a data directory that nobody, or a server, uses.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -58,8 +59,13 @@ fn app() -> App {
 }
 
 /// Puts the app and an execution that has ended, with its result in a file, into a data directory.
+fn fill(data: &Path) -> ExecutionId {
+    fill_and(data, || {})
+}
+
+/// As [`fill`], and does something while the store is still open.
 #[tokio::main(flavor = "current_thread")]
-async fn fill(data: &Path) -> ExecutionId {
+async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
     let store = Store::open(data).expect("opens");
     let made = store.commit(|c| Ok((vec![c.create(app())?], ())));
     made.await.expect("commits");
@@ -102,6 +108,7 @@ async fn fill(data: &Path) -> ExecutionId {
     let change = Change::Finish { attempt: 1, ending };
     let ended = executions.change(id, change, Some(result));
     ended.await.expect("saved").expect("ends");
+    before_closing();
     executions.close();
     id
 }
@@ -142,7 +149,7 @@ impl Bench {
     }
 
     /// The file with the result of the only execution.
-    fn result(&self) -> std::path::PathBuf {
+    fn result(&self) -> PathBuf {
         let segments = self.path().join("executions/segments");
         let mut all = std::fs::read_dir(segments).expect("lists");
         let files = all
@@ -254,6 +261,124 @@ fn check_compact_and_export_do_what_they_say() {
     assert_eq!(execution["request"], expected);
     let result = stands["result"].as_str().expect("base64");
     assert_eq!(result.len(), (INLINE_BYTES + 1).div_ceil(3) * 4);
+}
+
+/// Every file of a data directory: its content and when it was changed, and every folder likewise.
+fn fingerprint(path: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(path).expect("lists") {
+        let entry = entry.expect("entry");
+        let (path, meta) = (entry.path(), entry.metadata().expect("known"));
+        let content = match meta.is_dir() {
+            true => {
+                all.extend(fingerprint(&path));
+                Vec::new()
+            }
+            false => std::fs::read(&path).expect("reads"),
+        };
+        all.insert(path, (meta.modified().expect("known"), content));
+    }
+    all
+}
+
+/// What a killed server leaves: writes that are in the journal alone.
+fn leave_unreplayed(bench: &Bench) {
+    let journal = bench.path().join("executions/journal-2");
+    let killed = bench.home().join("killed");
+    let data = bench.path().to_owned();
+    // A copy while the store is open is what a kill leaves.
+    fill_and(bench.path(), || copy(&data, &killed));
+    std::fs::remove_dir_all(bench.path()).expect("removes");
+    std::fs::rename(&killed, bench.path()).expect("renames");
+    let len = std::fs::metadata(journal).expect("is there").len();
+    assert!(len > 100, "nothing is in the journal");
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("entry");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("known").is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).expect("copies")),
+        }
+    }
+}
+
+#[test]
+fn check_and_export_write_nothing() {
+    let bench = Bench::new();
+    leave_unreplayed(&bench);
+    std::fs::write(bench.path().join("lock"), "4711\n").expect("writes");
+    let before = fingerprint(bench.path());
+    for what in ["check", "export"] {
+        let ran = bench.store(&[what]);
+        assert_eq!(ran.code, Some(0), "{what}: {}{}", ran.out, ran.err);
+        let text = ran.out.replace(&bench.data, "");
+        assert!(
+            !text.contains("ignite-store-"),
+            "{what} names the copy: {text}"
+        );
+        assert!(fingerprint(bench.path()) == before, "{what} has written");
+    }
+    // What is only in the journal is read with the rest.
+    let export = bench.store(&["export"]).out;
+    assert!(export.contains("EXECUTION_STATUS_COMPLETED"), "{export}");
+    // A backup has no lock file, and gets none.
+    std::fs::remove_file(bench.path().join("lock")).expect("removes");
+    let before = fingerprint(bench.path());
+    assert_eq!(bench.store(&["check"]).code, Some(0));
+    assert!(fingerprint(bench.path()) == before);
+}
+
+#[test]
+fn a_damaged_journal_stops_the_start_and_is_repaired_with_a_copy_kept() {
+    let bench = Bench::new();
+    leave_unreplayed(&bench);
+    let journal = bench.path().join("executions/journal-2");
+    let mut content = std::fs::read(&journal).expect("reads");
+    content[100] ^= 1;
+    std::fs::write(&journal, &content).expect("writes");
+    let names = |text: &str| {
+        let says = [
+            journal.display().to_string(),
+            "at byte 24".into(),
+            "ignite store repair".into(),
+        ];
+        assert!(says.iter().all(|s| text.contains(s)), "{text}");
+    };
+    let serve = run(bench.serve());
+    assert_eq!(serve.code, Some(1), "{}", serve.err);
+    names(&serve.err);
+    let check = bench.store(&["check"]);
+    assert_eq!(check.code, Some(1), "{}", check.err);
+    names(&check.out);
+    let compact = bench.store(&["compact"]);
+    assert_eq!(compact.code, Some(1), "{}", compact.out);
+    names(&compact.err);
+    assert_eq!(
+        std::fs::read(&journal).expect("reads"),
+        content,
+        "it is left as it is"
+    );
+
+    let repair = bench.store(&["repair", "-o", "json"]);
+    assert_eq!(repair.code, Some(0), "{}", repair.err);
+    let done: Value = serde_json::from_str(&repair.out).expect("JSON");
+    let of = &done["journals"][0];
+    assert_eq!(of["lost"][0][0], 24, "{done}");
+    assert!(of["saved"].as_u64().is_some_and(|n| n > 0), "{done}");
+    assert!(
+        done["removed_rows"].as_u64().is_some_and(|n| n > 0),
+        "{done}"
+    );
+    let kept = of["copy"].as_str().expect("text");
+    assert_eq!(std::fs::read(kept).expect("is kept"), content);
+    let check = bench.store(&["check"]);
+    assert_eq!(check.code, Some(0), "{}{}", check.out, check.err);
+    let again = bench.store(&["repair"]);
+    assert_eq!(again.out.trim(), "nothing needs repair");
 }
 
 #[test]

@@ -241,6 +241,21 @@ pub(super) fn hold(data_dir: &Path) -> Result<File> {
     take(data_dir)
 }
 
+/// As [`hold`], without writing to the directory. One without a lock file was never served from, or
+/// is a backup; `None` then.
+pub(super) fn hold_unchanged(data_dir: &Path) -> Result<Option<File>> {
+    let name = data_dir.join(LOCK);
+    let mut file = match File::open(&name) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => {
+            return Err(e).with_context(|| format!("data_dir: cannot open {}", name.display()));
+        }
+    };
+    lock(&mut file, data_dir)?;
+    Ok(Some(file))
+}
+
 fn take(path: &Path) -> Result<File> {
     let name = path.join(LOCK);
     let mut file = OpenOptions::new()
@@ -251,10 +266,18 @@ fn take(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(&name)
         .with_context(|| format!("data_dir: cannot open {}", name.display()))?;
+    lock(&mut file, path)?;
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+fn lock(file: &mut File, path: &Path) -> Result<()> {
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            let pid = holder(&mut file);
+            let pid = holder(file);
             let who = if pid.trim().is_empty() {
                 "another ignite process".to_owned()
             } else {
@@ -266,13 +289,10 @@ fn take(path: &Path) -> Result<File> {
             );
         }
         Err(TryLockError::Error(e)) => {
-            return Err(e).with_context(|| format!("data_dir: cannot lock {}", name.display()));
+            let name = path.join(LOCK);
+            Err(e).with_context(|| format!("data_dir: cannot lock {}", name.display()))
         }
     }
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
 }
 
 /// The pid in a lock file that is held. One who has only just taken it may not have written yet.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io,
     sync::Arc,
 };
 
@@ -92,6 +93,26 @@ pub(super) fn unavailable(cause: &str) -> Failure {
         Reason::StoreUnavailable,
         format!(
             "the executions cannot be written ({cause}): free disk space when the data directory's volume is full, else see the log and start ignite again; until then nothing is accepted, and nothing is lost"
+        ),
+    )
+}
+
+/// The answer to work that was written in part, and that could not be taken back.
+pub(super) fn uncertain(cause: &io::Error) -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        format!(
+            "the executions can neither be written nor can what was written be taken back ({cause}): whether this was accepted is certain only after the next start; see to the disk and start ignite again"
+        ),
+    )
+}
+
+/// The answer to a change that is on disk and cannot be shown.
+pub(super) fn unshown(cause: &str) -> Failure {
+    Failure::new(
+        Reason::StoreUnavailable,
+        format!(
+            "the change is saved, and shows once ignite is started again: a database of the executions failed ({cause})"
         ),
     )
 }

@@ -20,9 +20,9 @@ use super::{
     super::db::sync_folder,
     Shared, StoredBody, Submission, Submitted,
     answers::Reply,
-    batch::{Batch, Effect, unavailable},
+    batch::{Batch, Effect, unavailable, uncertain, unshown},
     disk::Disk,
-    journal::{Operation, STATISTICS},
+    journal::{NotAppended, Operation, STATISTICS},
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::{Segment, Unended},
@@ -479,14 +479,21 @@ impl Committer {
             });
         }
         let outcome = self.write(&batch);
-        if let Err(cause) = &outcome {
-            tracing::error!(%cause, "The executions could not be written; what was asked for is refused");
+        if let Err(NotAppended { cause, undone }) = &outcome {
+            tracing::error!(%cause, undone, "The executions could not be written; what was asked for is refused");
+            if !undone {
+                // The next start decides, and nothing may come behind it before.
+                self.shared.broken.store(true, Ordering::Relaxed);
+            }
         }
         if outcome.is_err() || self.counts.len() > COUNTS_AT_HAND {
             self.counts.clear();
         }
         let written = outcome.is_ok();
-        let mut failed = outcome.err().map(|cause| unavailable(&cause));
+        let mut failed = outcome.err().map(|failed| match failed.undone {
+            true => unavailable(&failed.cause.to_string()),
+            false => uncertain(&failed.cause),
+        });
         // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
         let is_change =
             |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
@@ -495,13 +502,13 @@ impl Committer {
         if written {
             // What cannot be read is not shown: it is in the journal, and a start shows it.
             let applied = self.disk.apply(batch.operations);
-            failed = applied.err().map(|cause| unavailable(&cause));
+            failed = applied.err().map(|cause| unshown(&cause));
         }
         show(&self.shared, changes, failed.as_ref());
         self.disk.checkpoint_if_long();
     }
 
-    fn write(&mut self, batch: &Batch) -> Result<(), String> {
+    fn write(&mut self, batch: &Batch) -> Result<(), NotAppended> {
         if batch.operations.is_empty() {
             return Ok(());
         }
@@ -510,10 +517,14 @@ impl Committer {
             .values()
             .filter(|(_, files)| *files)
             .try_for_each(|(segment, _)| sync_folder(&segment.files()))
+            .map_err(|cause| NotAppended {
+                cause,
+                undone: true,
+            })
             .and_then(|()| self.disk.append(&batch.operations));
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
-        written.map_err(|e| e.to_string())
+        written
     }
 }
 

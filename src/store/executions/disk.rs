@@ -15,14 +15,14 @@ use std::{
 };
 
 use super::{
-    super::db::sync_folder,
+    super::{Error, db::sync_folder},
     Shared,
     apply::Applier,
-    journal::{Journal, Operation},
+    journal::{self, Journal, NotAppended, OpenError, Operation},
 };
 
 /// The journals in the executions' folder; which one is the older is in them.
-const JOURNALS: [&str; 2] = ["journal", "journal-2"];
+pub(super) const JOURNALS: [&str; 2] = ["journal", "journal-2"];
 /// Less than this free is a full disk: sled makes its files longer by half as much at a time.
 const DATABASE_ROOM: u64 = 1024 * 1024;
 
@@ -41,7 +41,27 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Opens the journals and brings the databases up to what a crash left in them.
-    pub(super) fn open(shared: Arc<Shared>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Journal`] when one is damaged, before anything of either is applied.
+    pub(super) fn open(shared: Arc<Shared>) -> Result<Self, Error> {
+        let folder = shared.folder.clone();
+        let io = |e: io::Error| Error::Corrupt {
+            path: folder.display().to_string(),
+            cause: e.to_string(),
+        };
+        let refused = |e| match e {
+            OpenError::Io(e) => io(e),
+            OpenError::Damaged(damage) => Error::Journal {
+                what: damage.to_string(),
+            },
+        };
+        let mut paths = JOURNALS.map(|name| shared.folder.join(name));
+        for path in &paths {
+            if let Some(damage) = journal::damage(path).map_err(io)? {
+                return Err(refused(damage.into()));
+            }
+        }
         let (mut applier, mut batches) = (Applier::default(), 0_u64);
         let mut replay = |path: &Path| {
             Journal::open(path, |operations| {
@@ -50,22 +70,23 @@ impl Disk {
                 applied.map_err(io::Error::other)
             })
         };
-        let mut paths = JOURNALS.map(|name| shared.folder.join(name));
-        if Journal::number_in(&paths[0])? > Journal::number_in(&paths[1])? {
+        let number = |path| Journal::number_in(path).map_err(io);
+        if number(&paths[0])? > number(&paths[1])? {
             paths.reverse();
         }
-        let (before, journal) = (replay(&paths[0])?, replay(&paths[1])?);
+        let mut open = |path: &Path| replay(path).map_err(refused);
+        let (before, journal) = (open(&paths[0])?, open(&paths[1])?);
         // They may be new.
-        sync_folder(&shared.folder)?;
+        sync_folder(&shared.folder).map_err(io)?;
         let mut disk = Self {
-            worker: Worker::spawn(shared.clone())?,
+            worker: Worker::spawn(shared.clone()).map_err(io)?,
             shared,
             journal,
             applier,
             before: Some(before),
         };
         if batches > 0 {
-            disk.flush().map_err(io::Error::other)?;
+            disk.flush().map_err(|cause| io(io::Error::other(cause)))?;
             tracing::info!(
                 batches,
                 "Recovered what was written just before the last stop"
@@ -74,13 +95,18 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Returns once the operations are on disk. After an error it is as if nothing had been
-    /// appended.
-    pub(super) fn append(&mut self, operations: &[Operation]) -> io::Result<()> {
+    /// Returns once the operations are on disk.
+    ///
+    /// # Errors
+    /// See [`NotAppended`].
+    pub(super) fn append(&mut self, operations: &[Operation]) -> Result<(), NotAppended> {
         // The journal has room of its own on a full disk, the databases have none; and one that
         // could not write is of no use until the next start.
         if !self.has_room() {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(NotAppended {
+                cause: rustix::io::Errno::NOSPC.into(),
+                undone: true,
+            });
         }
         self.journal.append(operations)
     }

@@ -300,8 +300,7 @@ impl Executions {
         }
         let shared = Arc::new(Shared::open(folder.clone(), config, known)?);
         let text = |cause: String| io(std::io::Error::other(cause));
-        let disk =
-            guarded(|| Disk::open(shared.clone()).map_err(|e| e.to_string())).map_err(text)?;
+        let disk = guarded(|| Ok(Disk::open(shared.clone()))).map_err(text)??;
         guarded(|| Ok(shared.recover())).map_err(text)??;
         let (tx, rx) = std_mpsc::channel();
         let (desk, hand_out) = Desk::new();

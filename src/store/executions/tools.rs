@@ -18,7 +18,7 @@ use super::{
         tools::{self, Problem, Report},
     },
     Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared,
-    disk::Disk,
+    disk::{Disk, JOURNALS},
     read,
     read::Record,
     retention,
@@ -29,6 +29,9 @@ use super::{
 use crate::model::{Failure, execution::State};
 
 mod check;
+mod repair;
+
+pub(in crate::store) use repair::repair;
 
 /// An execution with everything that is kept of it.
 pub struct Execution {
@@ -58,13 +61,10 @@ pub(in crate::store) fn check(data_dir: &Path, report: &mut Report) {
     let statistics = folder.join(STATS);
     match open(&folder) {
         Ok(shared) => {
-            if let Err(cause) = replay(&shared) {
-                report.problems.push(Problem {
-                    path: folder.join("journal"),
-                    what: format!("what the last run wrote at its end cannot be applied: {cause}"),
-                    remedy: "do first what is said of the other databases; when there is nothing, run the ignite that wrote it, or restore the folder of the executions from a backup".to_owned(),
-                });
+            if let Err(problem) = replay(&shared) {
+                report.problems.push(problem);
             }
+            // What is said of the rest holds for a store without what is in a damaged journal.
             check::statistics(&shared.stats.database(), &statistics, report);
             check::segments(&shared.segments, report);
         }
@@ -92,7 +92,7 @@ pub(in crate::store) fn compact(data_dir: &Path, left: &mut Vec<Problem>) -> Res
     }
     {
         let shared = open(&folder).map_err(|e| e.to_string())?;
-        replay(&shared)?;
+        replay(&shared).map_err(|problem| format!("{}; {}", problem.what, problem.remedy))?;
         for segment in shared.segments.all() {
             if let Err(cause) = compact_segment(&shared, &segment) {
                 left.push(tools::not_compacted(&segment.rows(), &cause));
@@ -127,8 +127,8 @@ pub(in crate::store) fn export<E>(
             return Ok(());
         }
     };
-    if let Err(cause) = replay(&shared) {
-        problems.push(Problem::unreadable(&folder.join("journal"), cause));
+    if let Err(problem) = replay(&shared) {
+        problems.push(problem);
     }
     for segment in shared.segments.all() {
         let mut stopped = None;
@@ -181,10 +181,20 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
     Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0))).map(Arc::new)
 }
 
-fn replay(shared: &Arc<Shared>) -> Result<(), String> {
-    guarded(|| {
-        let opened = Disk::open(shared.clone());
-        opened.map(drop).map_err(|e| e.to_string())
+fn replay(shared: &Arc<Shared>) -> Result<(), Problem> {
+    let path = shared.folder.join(JOURNALS[0]);
+    let cause = match guarded(|| Ok(Disk::open(shared.clone()))) {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(damaged @ Error::Journal { .. })) => {
+            return Err(Problem::unopened(&path, damaged));
+        }
+        Ok(Err(Error::Corrupt { cause, .. })) | Err(cause) => cause,
+        Ok(Err(newer)) => newer.to_string(),
+    };
+    Err(Problem {
+        path,
+        what: format!("what the last run wrote at its end cannot be applied: {cause}"),
+        remedy: "do first what is said of the other databases; when there is nothing, run the ignite that wrote it, or restore the folder of the executions from a backup".to_owned(),
     })
 }
 
