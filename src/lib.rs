@@ -24,3 +24,4 @@ pub mod server;
 pub mod store;
 pub mod trials;
 pub mod upkeep;
+pub mod vitals;

@@ -33,6 +33,7 @@ use crate::{
         secret,
     },
     store::blobs::Blobs,
+    vitals::Vitals,
 };
 
 /// Settings of builds.
@@ -40,6 +41,8 @@ use crate::{
 pub struct Config {
     /// Whose images they are.
     pub instance: InstanceId,
+    /// Where the builds say whether they live.
+    pub vitals: Vitals,
     /// The folder for source trees while they are built; emptied at the start.
     pub scratch: PathBuf,
     /// Most builds that run at once.
@@ -277,6 +280,7 @@ impl Builder {
         let turn = known.turn(app);
         drop(known);
         let run = run(shared.clone(), build.clone(), turn, record);
+        let run = shared.config.vitals.watch("the builder", run);
         shared.tasks.spawn_on(run, &shared.runtime);
         Ok(build)
     }

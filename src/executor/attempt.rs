@@ -2,15 +2,16 @@
 //! request that never reached the app is tried again within the deadline; one whose connection
 //! broke before the answer was whole a few times, since it may be what breaks the app.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::{Backoff, Leased, Permits, Shared, Wait};
+use super::{Backoff, Leased, Permits, Running, Shared, Wait};
 use crate::{
     fleet::{Lease, upstream},
     gateway::{
@@ -41,35 +42,54 @@ enum Outcome {
     Left,
 }
 
-/// Runs an execution to its end, or until the platform stops.
-pub(super) async fn run(
+/// Runs an execution to its end, or until the platform stops. Should the platform itself break on
+/// it, it has failed: run again at every start, it would break every start.
+pub(super) async fn guarded(
     shared: Arc<Shared>,
     live: Arc<Live>,
     lease: Lease,
     deadline: Instant,
-    _permits: Permits,
+    mut permits: Permits,
+) {
+    let work = run(&shared, &live, lease, deadline, &mut permits.running);
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        tracing::error!(execution = %live.identity.id, "Running an execution panicked; it has failed");
+        let why = "the platform broke while it ran this execution; its log says where";
+        let ending = Ending::failed(Reason::Internal.as_str(), why);
+        shared.end(&live, ending).await;
+    }
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    live: &Arc<Live>,
+    lease: Lease,
+    deadline: Instant,
+    running: &mut Running,
 ) {
     let over = live.over();
     let mut lease = Some(lease);
     let mut retries = Backoff::new(&shared.config);
     let mut broken = 0;
+    let mut attempts = 0;
     loop {
         let lease = match lease.take() {
             Some(lease) => lease,
-            None => match shared.lease_again(&live, deadline).await {
+            None => match shared.lease_again(live, deadline, attempts, running).await {
                 Leased::Ready(lease, _) => lease,
                 Leased::Over | Leased::Stopped => return,
             },
         };
-        let Some(number) = begin(&shared, &live, &lease).await else {
+        let Some(number) = begin(shared, live, &lease).await else {
             return;
         };
+        attempts = number;
         let outcome = tokio::select! {
             biased;
             // Dropped, the attempt closes its connection to the app.
             () = over.cancelled() => return,
             () = shared.force.cancelled() => return,
-            outcome = attempt(&shared, &live, lease, number, deadline) => outcome,
+            outcome = attempt(shared, live, lease, number, deadline) => outcome,
         };
         broken += u32::from(matches!(outcome, Outcome::Broke(_)));
         let (ending, result) = match outcome {
@@ -82,8 +102,10 @@ pub(super) async fn run(
                 tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt had no answer; trying again: {}", failure.text(true));
                 let at = Instant::now() + retries.next();
                 if at >= deadline {
-                    return shared.end(&live, Ending::never_ran(&failure)).await;
+                    let ending = Ending::out_of_time(attempts, &failure);
+                    return shared.end(live, ending).await;
                 }
+                running.leave();
                 tokio::select! {
                     biased;
                     () = shared.stop.cancelled() => return,
@@ -96,7 +118,7 @@ pub(super) async fn run(
             attempt: number,
             ending,
         };
-        if finish(&shared, &live, change, result).await {
+        if finish(shared, live, change, result).await {
             return;
         }
     }
@@ -125,7 +147,13 @@ async fn finish(
 
 impl Shared {
     /// A replica for another attempt, within the deadline of the first.
-    async fn lease_again(&self, live: &Live, deadline: Instant) -> Leased {
+    async fn lease_again(
+        &self,
+        live: &Live,
+        deadline: Instant,
+        attempts: u32,
+        running: &mut Running,
+    ) -> Leased {
         let whole = self
             .gateway
             .fleet
@@ -135,8 +163,9 @@ impl Shared {
         let wait = Wait {
             from,
             queues: false,
+            attempts,
         };
-        self.lease(live, wait, &mut None).await
+        self.lease(live, wait, &mut None, running).await
     }
 }
 

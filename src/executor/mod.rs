@@ -3,7 +3,9 @@
 //! Every app has a dispatcher while it has executions that wait. It takes them first in, first
 //! out, waits for a replica for the first (which wakes the app and counts as its demand), and
 //! hands it to an attempt of its own (`attempt.rs`). How many run at once is bounded per app and
-//! over all, the latter in the order of asking, so no app starves another.
+//! over all. Dispatchers ask for the overall bound in turn, one execution each, so no app starves
+//! another; and it counts those that run: whoever has to wait for a replica, at first or again,
+//! gives its place back meanwhile. So an app that cannot start delays nobody.
 //!
 //! The fleet and the forward path are those of every other request; states and results are the
 //! store's.
@@ -13,6 +15,7 @@ mod attempt;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -32,6 +35,7 @@ use crate::{
         execution::{Change, Ending},
     },
     store::executions::{Executions, Live},
+    vitals::Vitals,
 };
 
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
@@ -40,6 +44,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_AT: usize = 64;
 /// Wait before the store is asked again after it refused a change.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// What users read of the executor's own tasks.
+const PART: &str = "the executor";
 
 /// Limits and times; `config` documents the settings behind them.
 #[derive(Debug, Clone)]
@@ -56,6 +62,8 @@ pub struct Config {
     pub retry_initial: Duration,
     /// Longest wait between two tries.
     pub retry_max: Duration,
+    /// Where the tasks say whether they live.
+    pub vitals: Vitals,
 }
 
 /// The running executor; clones share it.
@@ -104,8 +112,32 @@ struct Waiting {
     since: Instant,
 }
 
-/// Permits that an execution holds while it runs.
-type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// What an execution holds while it is under way.
+struct Permits {
+    _of_app: OwnedSemaphorePermit,
+    running: Running,
+}
+
+/// A place among those that run, of whatever app; given back while it has to wait for a replica.
+struct Running {
+    places: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Running {
+    /// Gets the place, if it was given back. Those that ask get one in the order of asking.
+    async fn enter(&mut self) {
+        if self.held.is_none() {
+            let place = self.places.clone().acquire_owned().await;
+            self.held = Some(place.expect("the semaphores are never closed"));
+        }
+    }
+
+    /// Gives the place to others.
+    fn leave(&mut self) {
+        self.held = None;
+    }
+}
 
 impl Executor {
     /// Begins to run what is accepted.
@@ -127,7 +159,8 @@ impl Executor {
                 shared.take_in(live);
             }
         }));
-        shared.tasks.spawn(shared.clone().count());
+        let count = shared.config.vitals.watch(PART, shared.clone().count());
+        shared.tasks.spawn(count);
         Self { shared }
     }
 
@@ -179,7 +212,8 @@ impl Shared {
         };
         if let Some(at_once) = begin {
             let tasks = self.tasks.clone();
-            tasks.spawn(self.dispatch(app, at_once));
+            let vitals = self.config.vitals.clone();
+            tasks.spawn(vitals.watch(PART, self.dispatch(app, at_once)));
         }
     }
 
@@ -188,7 +222,7 @@ impl Shared {
         // All who wait for an app that cannot be run share its fate.
         let mut trouble: Option<Trouble> = None;
         loop {
-            let permits = tokio::select! {
+            let mut permits = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 permits = self.permits(&at_once) => permits,
@@ -200,10 +234,18 @@ impl Shared {
             let from = trouble
                 .as_ref()
                 .map_or(first_dispatched, |t| t.since.max(waiting.since));
-            let wait = Wait { from, queues: true };
-            match self.lease(&waiting.live, wait, &mut trouble).await {
+            let wait = Wait {
+                from,
+                queues: true,
+                attempts: 0,
+            };
+            match self
+                .lease(&waiting.live, wait, &mut trouble, &mut permits.running)
+                .await
+            {
                 Leased::Ready(lease, deadline) => {
-                    let run = attempt::run(self.clone(), waiting.live, lease, deadline, permits);
+                    let run =
+                        attempt::guarded(self.clone(), waiting.live, lease, deadline, permits);
                     self.tasks.spawn(run);
                 }
                 Leased::Over => {}
@@ -213,12 +255,16 @@ impl Shared {
     }
 
     async fn permits(&self, at_once: &Arc<Semaphore>) -> Permits {
-        let closed = "the semaphores are never closed";
-        let of_app = at_once.clone().acquire_owned().await.expect(closed);
-        (
-            of_app,
-            self.running.clone().acquire_owned().await.expect(closed),
-        )
+        let of_app = at_once.clone().acquire_owned().await;
+        let mut running = Running {
+            places: self.running.clone(),
+            held: None,
+        };
+        running.enter().await;
+        Permits {
+            _of_app: of_app.expect("the semaphores are never closed"),
+            running,
+        }
     }
 
     fn next(&self, app: &AppId) -> Option<Waiting> {
@@ -243,9 +289,20 @@ impl Shared {
         }
     }
 
-    /// A replica for an execution.
-    async fn lease(&self, live: &Live, wait: Wait, trouble: &mut Option<Trouble>) -> Leased {
-        let Wait { mut from, queues } = wait;
+    /// A replica for an execution, and the place to run it. It has that place or none on the way in,
+    /// and keeps it only as long as nothing has to be waited for.
+    async fn lease(
+        &self,
+        live: &Live,
+        wait: Wait,
+        trouble: &mut Option<Trouble>,
+        running: &mut Running,
+    ) -> Leased {
+        let Wait {
+            mut from,
+            queues,
+            attempts,
+        } = wait;
         let app = &live.identity.app;
         let mut retries = Backoff::new(&self.config);
         let mut deadline = None;
@@ -264,11 +321,27 @@ impl Shared {
             };
             let whole = deployment.with_revision(|r| r.timeout) + self.config.cold_start_budget;
             let give_up_at = *deadline.get_or_insert(from + whole);
+            let acquiring = async {
+                let mut acquiring = std::pin::pin!(deployment.acquire(0, give_up_at));
+                let outcome = match futures_util::poll!(&mut acquiring) {
+                    Poll::Ready(outcome) => outcome,
+                    Poll::Pending => {
+                        running.leave();
+                        acquiring.await
+                    }
+                };
+                if outcome.is_ok() {
+                    // One at a time waits here with a replica, of each app; and that one had to wait
+                    // for it before.
+                    running.enter().await;
+                }
+                outcome
+            };
             let outcome = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Leased::Stopped,
                 () = over.cancelled() => return Leased::Over,
-                outcome = deployment.acquire(0, give_up_at) => outcome,
+                outcome = acquiring => outcome,
             };
             let failure = match outcome {
                 Ok(lease) => {
@@ -305,9 +378,10 @@ impl Shared {
             }
             if Instant::now() >= give_up_at {
                 let why = trouble.as_ref().map_or(&failure, |t| &t.why);
-                self.end(live, Ending::never_ran(why)).await;
+                self.end(live, Ending::out_of_time(attempts, why)).await;
                 return Leased::Over;
             }
+            running.leave();
             let wait = retries.next().max(failure.retry_after.unwrap_or_default());
             tokio::select! {
                 biased;
@@ -366,6 +440,8 @@ struct Wait {
     from: Instant,
     /// While others keep the app busy it does not run at all.
     queues: bool,
+    /// Attempts that it has had.
+    attempts: u32,
 }
 
 /// An app that cannot be run.

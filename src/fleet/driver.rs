@@ -104,7 +104,11 @@ pub(super) async fn run<E: Engine>(
             () = shared.stop.cancelled() => break,
             Some(done) = tasks.join_next() => match done {
                 Ok(done) => settle(&shared, &deployment, done),
-                Err(e) => tracing::error!(app = %deployment.id(), error = %e, "A replica's task panicked"),
+                // What it was doing with its replica nobody knows.
+                Err(e) => {
+                    tracing::error!(app = %deployment.id(), error = %e, "A replica's task panicked");
+                    shared.config.vitals.trip(&format!("a replica's task of app {}", deployment.id()));
+                }
             },
             () = deployment.wake.notified() => {}
             () = at(plan.look_at) => {}

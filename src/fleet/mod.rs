@@ -86,6 +86,7 @@ use self::room::Ledger;
 use crate::{
     engine::{Engine, Keychain},
     model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
+    vitals::Vitals,
 };
 
 /// The fleet's limits and times; `config.rs` documents the settings behind them.
@@ -121,6 +122,8 @@ pub struct Config {
     pub reconcile_interval: Duration,
     /// What images that are gone are pulled with again.
     pub keychain: Keychain,
+    /// Where the tasks say whether they live.
+    pub vitals: Vitals,
     /// Becomes true once the containers of an earlier run are certainly this instance's.
     pub may_adopt: watch::Receiver<bool>,
     /// Where replicas go that are not needed.
@@ -187,7 +190,9 @@ impl Fleet {
             // Not on the thread that happens to carry the request which brought the app.
             let runtime = Handle::current();
             Arc::new(move |d: Arc<Deployment>| {
+                let part = format!("the driver of app {}", d.id());
                 let driver = driver::run(shared.clone(), engine.clone(), d);
+                let driver = shared.config.vitals.watch(&part, driver);
                 shared.tasks.spawn_on(driver, &runtime);
             })
         };
@@ -316,6 +321,16 @@ impl Fleet {
         }
     }
 
+    /// Has everybody who waits hear why nothing comes any more, and leaves every container to the
+    /// next start.
+    pub fn fail(&self, why: &Failure) {
+        self.shared.keep.store(true, Ordering::Release);
+        self.shared.stop.cancel();
+        for d in &self.shared.everyone() {
+            d.close(why.clone(), false);
+        }
+    }
+
     /// Ends all drivers. Requests that are held fail with SHUTTING_DOWN. Containers are stopped
     /// and removed, or left running for the next start with `keep`.
     pub async fn shutdown(&self, keep: bool) {
@@ -351,9 +366,10 @@ pub struct Starter<E> {
 impl<E: Engine> Starter<E> {
     /// Starts looking at the engine: adoption first, then reconciliation.
     pub fn begin(self) {
-        self.shared
-            .tasks
-            .spawn(supervisor::run(self.shared.clone(), self.engine));
+        let supervisor = supervisor::run(self.shared.clone(), self.engine);
+        let vitals = &self.shared.config.vitals;
+        let watched = vitals.watch("the supervisor of containers", supervisor);
+        self.shared.tasks.spawn(watched);
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 use tokio::{net::TcpStream, runtime, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::fleet::upstream;
+use crate::{fleet::upstream, vitals::Vitals};
 
 /// What is done with a connection, on the thread that carries it.
 pub(super) type Serve =
@@ -67,10 +67,10 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start(threads: usize) -> io::Result<Self> {
+    pub fn start(threads: usize, vitals: &Vitals) -> io::Result<Self> {
         let end = CancellationToken::new();
         let threads = (1..=threads.max(1))
-            .map(|number| Worker::start(number, end.clone()))
+            .map(|number| Worker::start(number, end.clone(), vitals))
             .collect::<io::Result<_>>()?;
         Ok(Self { threads, end })
     }
@@ -110,17 +110,19 @@ impl Drop for Workers {
 }
 
 impl Worker {
-    fn start(number: usize, end: CancellationToken) -> io::Result<Self> {
+    fn start(number: usize, end: CancellationToken, vitals: &Vitals) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let (tx, rx) = mpsc::unbounded_channel();
+        let latch = vitals.latch(format!("HTTP thread {number}"));
         thread::Builder::new()
             .name(format!("http-{number}"))
             .spawn(move || {
                 upstream::connections_of(number);
                 runtime.block_on(end.run_until_cancelled(take_in(rx)));
                 runtime.shutdown_background();
+                latch.release();
             })?;
         Ok(Self {
             accepted: tx,

@@ -203,13 +203,20 @@ impl Ending {
         }
     }
 
-    /// The deadline passed while it could not be run; `last` says why not.
-    pub fn never_ran(last: &Failure) -> Self {
+    /// The deadline passed after so many attempts without an answer; `last` says what went wrong
+    /// last.
+    pub fn out_of_time(attempts: u32, last: &Failure) -> Self {
         let words = |owner| {
-            format!(
-                "the deadline passed before it could be run: {}",
-                last.text(owner)
-            )
+            let last = last.text(owner);
+            match attempts {
+                0 => format!("the deadline passed before it could be run: {last}"),
+                1 => format!(
+                    "it was sent to the app once, without an answer, and the deadline left no time for another attempt: {last}"
+                ),
+                n => format!(
+                    "it was sent to the app {n} times, without an answer, and the deadline left no time for another attempt: {last}"
+                ),
+            }
         };
         Self {
             status: Status::TimedOut,
@@ -371,7 +378,11 @@ mod tests {
     #[test]
     fn what_a_container_said_is_told_to_the_apps_own_organization_only() {
         let failure = Failure::new(Reason::ContainerExited, "it ended").with_detail("log: secret");
-        for ending in [Ending::platform(&failure), Ending::never_ran(&failure)] {
+        for ending in [
+            Ending::platform(&failure),
+            Ending::out_of_time(0, &failure),
+            Ending::out_of_time(2, &failure),
+        ] {
             let state = State::default().after(Change::End(ending), 1);
             let mut state = state.expect("an end");
             assert!(state.error_for(true).ends_with("it ended: log: secret"));
@@ -393,6 +404,20 @@ mod tests {
             assert_eq!(state.error_for(false), told);
         }
         assert_eq!(State::default().error_for(false), "");
+    }
+
+    #[test]
+    fn an_end_for_want_of_time_says_whether_it_ever_ran() {
+        let broke = Failure::new(Reason::ReplicaBroke, "the connection broke");
+        let never = Ending::out_of_time(0, &broke).error;
+        assert!(never.contains("before it could be run"), "{never}");
+        for (attempts, words) in [(1, "once"), (2, "2 times")] {
+            let ending = Ending::out_of_time(attempts, &broke);
+            assert_eq!(ending.status, Status::TimedOut);
+            assert!(ending.error.contains(words), "{}", ending.error);
+            assert!(!ending.error.contains("before it could be run"));
+            assert!(ending.error.ends_with("the connection broke"));
+        }
     }
 
     #[test]

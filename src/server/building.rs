@@ -10,12 +10,13 @@ use crate::{
     },
     config::Config,
     store::secrets::Secrets,
+    vitals::Vitals,
 };
 
 /// The folder for source trees, in the data directory: their disk is the one that is watched.
 const SCRATCH: &str = "builds";
 
-pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
+pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Config {
     build::Config {
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
@@ -32,6 +33,7 @@ pub(super) fn config(c: &Config, data: &DataDir) -> build::Config {
         network: c.build_network.clone(),
         git_timeout: c.git_timeout,
         strict: c.strict,
+        vitals: vitals.clone(),
         python: python::Settings {
             image: c.python_base.clone(),
             index_url: c.pip_index_url.as_ref().map(ToString::to_string),

@@ -13,21 +13,22 @@ use crate::{
     fleet::{EngineState, Fleet},
     model::{Failure, Reason},
     store::{Store, executions::Executions},
+    vitals::Vitals,
 };
 
 /// `/healthz`: the process answers. `/readyz`: everything that requests need is there.
-pub(super) fn router(fleet: Fleet, store: Store, executions: Executions) -> Router {
+pub(super) fn router(fleet: Fleet, store: Store, executions: Executions, vitals: Vitals) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/readyz",
-            get(move || std::future::ready(readiness(&fleet, &store, &executions))),
+            get(move || std::future::ready(readiness(&fleet, &store, &executions, &vitals))),
         )
         .method_not_allowed_fallback(no_method)
 }
 
 /// 200 when all checks pass, else 503; the body says of each what is wrong.
-fn readiness(fleet: &Fleet, store: &Store, executions: &Executions) -> Response {
+fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vitals) -> Response {
     let engine = match &*fleet.engine().borrow() {
         EngineState::Up(_) => Ok(()),
         EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
@@ -44,7 +45,14 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions) -> Response 
         Err("the last write failed; see the log".to_owned())
     };
     let executions = executions.trouble().map_or(Ok(()), Err);
+    let parts = match vitals.failed() {
+        None => Ok(()),
+        Some(part) => Err(format!(
+            "{part} failed; the process ends and has to be started again"
+        )),
+    };
     let checks = [
+        ("parts", parts),
         ("engine", engine),
         ("adoption", adopted),
         ("store", store),

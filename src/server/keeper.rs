@@ -21,6 +21,7 @@ use crate::{
         docker::{Docker, HeldLease, watch_for},
     },
     model::lease::{Claim, Holder, Lease, Process, Record, claim},
+    vitals::Vitals,
 };
 
 /// Pause after the engine did not answer.
@@ -85,6 +86,7 @@ impl Keeper {
         data: &DataDir,
         beat: Duration,
         ephemeral: bool,
+        vitals: &Vitals,
     ) -> Self {
         let state = State {
             leases,
@@ -95,25 +97,20 @@ impl Keeper {
             ephemeral,
             own: Vec::new(),
         };
-        Self::spawn(state, data.recorder())
+        Self::spawn(state, data.recorder(), vitals)
     }
 
     fn spawn<L: Leases>(
         state: State<L>,
         remember: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+        vitals: &Vitals,
     ) -> Self {
         let stop = CancellationToken::new();
         let (end, ending) = oneshot::channel();
         let (claimed_tx, claimed) = watch::channel(false);
         let (taken_tx, taken) = oneshot::channel();
-        let task = tokio::spawn(run(
-            state,
-            stop.clone(),
-            ending,
-            claimed_tx,
-            taken_tx,
-            remember,
-        ));
+        let work = run(state, stop.clone(), ending, claimed_tx, taken_tx, remember);
+        let task = tokio::spawn(vitals.watch("the keeper of the instance's identity", work));
         Self {
             stop,
             end: Some(end),
@@ -407,7 +404,7 @@ mod tests {
             ephemeral: false,
             own: Vec::new(),
         };
-        Keeper::spawn(state, || Ok(()))
+        Keeper::spawn(state, || Ok(()), &Vitals::default())
     }
 
     async fn claimed(keeper: &Keeper) {

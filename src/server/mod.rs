@@ -69,7 +69,7 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{lease::Lease, revision::Defaults, scaling::Bounds},
+    model::{Reason, lease::Lease, revision::Defaults, scaling::Bounds},
     store::{
         Store,
         blobs::Blobs,
@@ -78,6 +78,7 @@ use crate::{
     },
     trials::Trials,
     upkeep::{Upkeep, Volumes},
+    vitals::{EXIT_PART_FAILED, Vitals, part_failed},
 };
 
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
@@ -85,6 +86,8 @@ pub use prune::{Kept, Named, Pruned, State, Things, prune};
 /// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
 /// to pass one on, shorter than a person needs to lose patience.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
+/// Longest time for requests under way, and then for the stores, once a part has failed.
+const BREAK_OFF: Duration = Duration::from_secs(5);
 
 /// Says what is wrong with a configuration beyond its forms, before anything is touched.
 ///
@@ -108,9 +111,14 @@ pub async fn run(config: Config) -> Result<()> {
 
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let keyring = Keyring::open_or_create(data.path())?;
-    let store = Store::open(data.path())?;
+    let vitals = Vitals::default();
+    let store = Store::open_watched(data.path(), &vitals)?;
     data.back_identity_up();
-    let executions = Executions::open(data.path(), executions_config(&config), known(&store))?;
+    let executions = Executions::open(
+        data.path(),
+        executions_config(&config, &vitals),
+        known(&store),
+    )?;
     let engine =
         Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
@@ -120,15 +128,16 @@ pub async fn run(config: Config) -> Result<()> {
         &data,
         config.lease_interval,
         config.ephemeral,
+        &vitals,
     );
-    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed());
+    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed(), &vitals);
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
     let volumes = Volumes::new(engine.clone());
     let blobs = Blobs::open(data.path(), &store.catalog()).context("the folder of saved code")?;
     let builder = Builder::new(
-        building::config(&config, &data),
+        building::config(&config, &data, &vitals),
         engine.clone(),
         images.clone(),
         blobs.clone(),
@@ -147,7 +156,7 @@ pub async fn run(config: Config) -> Result<()> {
         defaults: defaults(&config),
     });
     let upkeep = Upkeep::start(
-        upkeep_config(&config),
+        upkeep_config(&config, &vitals),
         store.clone(),
         fleet.clone(),
         volumes,
@@ -191,33 +200,31 @@ pub async fn run(config: Config) -> Result<()> {
         stopping: stop.drain.clone(),
     };
     let services = services(compute, secrets, limits).await;
-    let api = api(services.clone(), limits, &gateway, &store, &executions);
+    let api = api(
+        services.clone(),
+        limits,
+        &gateway,
+        &store,
+        &executions,
+        &vitals,
+    );
 
     let serving = TaskTracker::new();
     // Until the end of this function: they carry what requests leave running.
-    let workers = Arc::new(Workers::start(config.http_threads).context("http_threads")?);
+    let workers = Arc::new(Workers::start(config.http_threads, &vitals).context("http_threads")?);
     let front = Front {
         gateway: gateway.clone(),
         api,
     };
     let bounds = listener_limits(&config);
-    serving.spawn(listener::run(
-        http,
-        workers.clone(),
-        front,
-        bounds.clone(),
-        stop.clone(),
-    ));
-    serving.spawn(listener::run(
-        grpc,
-        workers.clone(),
-        Grpc::new(services, limits, gateway.clone()),
-        bounds,
-        stop.clone(),
-    ));
+    let listening = listener::run(http, workers.clone(), front, bounds.clone(), stop.clone());
+    serving.spawn(vitals.watch("the HTTP listener", listening));
+    let service = Grpc::new(services, limits, gateway.clone());
+    let listening = listener::run(grpc, workers.clone(), service, bounds, stop.clone());
+    serving.spawn(vitals.watch("the gRPC listener", listening));
     starter.begin();
     let executor = Executor::start(
-        executor_config(&config),
+        executor_config(&config, &vitals),
         executions.clone(),
         gateway.clone(),
     );
@@ -229,7 +236,11 @@ pub async fn run(config: Config) -> Result<()> {
         () = signals.first() => None,
         lease = keeper.taken() => Some(lease),
         () = forget_kept(&fleet, &data) => None,
+        part = vitals.failure() => {
+            break_off(&part, &stop, serving, &executor, &fleet, executions, store).await
+        }
     };
+    vitals.stopping();
     // What another server holds is not ours to take away.
     let ends = Ends::new(&config, taken.is_some());
     tokio::select! {
@@ -306,6 +317,47 @@ async fn forget_kept(fleet: &Fleet, data: &DataDir) {
     fleet.until_settled().await;
     data.mark_kept(false);
     std::future::pending().await
+}
+
+/// Ends the process once a part has failed: nobody is left waiting, what was accepted is written,
+/// and containers stay for the next start. None of this may take long, since it may meet the part
+/// that is dead.
+async fn break_off(
+    part: &str,
+    stop: &Stop,
+    serving: TaskTracker,
+    executor: &Executor,
+    fleet: &Fleet,
+    executions: Executions,
+    store: Store,
+) -> ! {
+    executor.stop();
+    fleet.fail(&part_failed(Reason::ShuttingDown, part));
+    stop.drain.cancel();
+    serving.close();
+    // Answers that are ready go out, above all those that say what happened.
+    if tokio::time::timeout(BREAK_OFF, serving.wait())
+        .await
+        .is_err()
+    {
+        stop.force.cancel();
+        executor.force();
+    }
+    let flushed = tokio::task::spawn_blocking(move || {
+        executions.close();
+        store.close();
+    });
+    if tokio::time::timeout(BREAK_OFF, flushed).await.is_err() {
+        tracing::error!(
+            "The stores did not close in time; the next start recovers what they confirmed"
+        );
+    }
+    tracing::error!(
+        part,
+        code = EXIT_PART_FAILED,
+        "Ending, since a part of the platform failed; containers stay for the next start"
+    );
+    std::process::exit(EXIT_PART_FAILED);
 }
 
 /// Stops in the order in which the parts depend on each other.
@@ -464,6 +516,7 @@ fn api(
     gateway: &Arc<Gateway>,
     store: &Store,
     executions: &Executions,
+    vitals: &Vitals,
 ) -> Router {
     let fleet = gateway.fleet.clone();
     let admit = gateway.clone();
@@ -473,7 +526,12 @@ fn api(
         Ok(())
     });
     json::router(services, limits, admit)
-        .merge(health::router(fleet, store.clone(), executions.clone()))
+        .merge(health::router(
+            fleet,
+            store.clone(),
+            executions.clone(),
+            vitals.clone(),
+        ))
         .fallback(health::no_route)
 }
 

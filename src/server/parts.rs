@@ -10,6 +10,7 @@ use crate::{
     identity::system_clock,
     store::{Store, executions},
     trials, upkeep,
+    vitals::Vitals,
 };
 
 pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> docker::Config {
@@ -51,6 +52,7 @@ pub(super) fn fleet_config(
     c: &Config,
     keychain: Keychain,
     may_adopt: watch::Receiver<bool>,
+    vitals: &Vitals,
 ) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
@@ -69,6 +71,7 @@ pub(super) fn fleet_config(
         reconcile_interval: c.reconcile_interval,
         keychain,
         may_adopt,
+        vitals: vitals.clone(),
         standby: c.standby,
         standby_pause_for: c.standby_pause_for,
         bounds: fleet::Bounds {
@@ -84,12 +87,13 @@ pub(super) fn fleet_config(
     }
 }
 
-pub(super) fn upkeep_config(c: &Config) -> upkeep::Config {
+pub(super) fn upkeep_config(c: &Config, vitals: &Vitals) -> upkeep::Config {
     upkeep::Config {
         interval: c.upkeep_interval,
         storage_ttl: c.storage_ttl,
         versions_kept: c.image_versions_kept,
         image_keep_for: c.image_keep_for,
+        vitals: vitals.clone(),
     }
 }
 
@@ -101,7 +105,7 @@ pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
     }
 }
 
-pub(super) fn executions_config(c: &Config) -> executions::Config {
+pub(super) fn executions_config(c: &Config, vitals: &Vitals) -> executions::Config {
     executions::Config {
         queue_max: c.execution_queue_max,
         retention: c.execution_retention,
@@ -111,10 +115,11 @@ pub(super) fn executions_config(c: &Config) -> executions::Config {
         journal_bytes: c.execution_journal_bytes,
         retention_interval: c.retention_interval,
         clock: system_clock(),
+        vitals: vitals.clone(),
     }
 }
 
-pub(super) fn executor_config(c: &Config) -> executor::Config {
+pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
     executor::Config {
         per_app: c.execution_concurrency,
         overall: c.execution_max_running,
@@ -122,5 +127,6 @@ pub(super) fn executor_config(c: &Config) -> executor::Config {
         cold_start_budget: c.cold_start_budget,
         retry_initial: c.execution_retry_initial,
         retry_max: c.execution_retry_max,
+        vitals: vitals.clone(),
     }
 }

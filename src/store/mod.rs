@@ -23,9 +23,12 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
 use self::{db::Database, undo::Undoing};
-use crate::model::{
-    Failure, Reason,
-    catalog::{Catalog, Change},
+use crate::{
+    model::{
+        Failure, Reason,
+        catalog::{Catalog, Change},
+    },
+    vitals::Vitals,
 };
 
 /// The format of the records in the store; raised when older binaries could not read it.
@@ -83,10 +86,14 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub fn open(data_dir: &Path) -> Result<Self, Error> {
-        Self::open_with(data_dir, fault::Faults::default())
+        Self::open_watched(data_dir, &Vitals::default())
     }
 
-    fn open_with(data_dir: &Path, faults: fault::Faults) -> Result<Self, Error> {
+    /// As [`Store::open`]; whether the writer lives is told to `vitals`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open_watched(data_dir: &Path, vitals: &Vitals) -> Result<Self, Error> {
         let path = data_dir.join(FOLDER);
         let corrupt = |cause: String| Error::Corrupt {
             path: path.display().to_string(),
@@ -95,8 +102,8 @@ impl Store {
         let database = Database::open(&path, FORMAT, CACHE_BYTES)?;
         let catalog = db::guarded(|| records::read_all(&database.tree)).map_err(corrupt)?;
         let visible = Arc::new(RwLock::new(catalog));
-        let writer = Undoing::new(database, &path, faults)
-            .and_then(|database| writer::Writer::spawn(database, visible.clone()))
+        let writer = Undoing::new(database, &path, fault::Faults::default())
+            .and_then(|database| writer::Writer::spawn(database, visible.clone(), vitals))
             .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             visible,
@@ -138,7 +145,8 @@ impl Store {
                     }),
                 ),
             }))?;
-        rx.await.unwrap_or_else(|_| Err(closed()))
+        // Whatever is sent before a stop is answered.
+        rx.await.unwrap_or_else(|_| Err(writer::failed()))
     }
 
     /// Whether the last write succeeded; a store that failed refuses work until one succeeds.

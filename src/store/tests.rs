@@ -176,3 +176,41 @@ fn a_newer_format_is_refused_in_words() {
     let message = Store::open(dir.path()).err().expect("refused").to_string();
     assert!(message.contains("newer ignite"), "{message}");
 }
+
+#[tokio::test]
+async fn a_writer_that_dies_is_told_to_callers_and_to_whoever_watches() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let vitals = Vitals::default();
+    let store = Store::open_watched(dir.path(), &vitals).expect("opens");
+    let app = full_app("o/a");
+    let made = store.commit(move |c| Ok((vec![c.create(app)?], ())));
+    made.await.expect("commits");
+    let dying = store.commit::<()>(|_| panic!("on purpose")).await;
+    let later = store.commit(|_| Ok((Vec::new(), ()))).await;
+    assert_eq!(vitals.failure().await, "the catalog's writer");
+    for failure in [dying.expect_err("refused"), later.expect_err("refused")] {
+        let said = &failure.message;
+        assert!(
+            said.contains("the catalog's writer of the platform failed"),
+            "{said}"
+        );
+    }
+    assert!(
+        store
+            .catalog()
+            .get(&"o/a".parse().expect("valid"))
+            .is_some()
+    );
+    store.close();
+    drop(store);
+    let store = Store::open(dir.path()).expect("opens again");
+    assert!(
+        store
+            .catalog()
+            .get(&"o/a".parse().expect("valid"))
+            .is_some()
+    );
+    store.close();
+    let closed = store.commit(|_| Ok((Vec::new(), ()))).await;
+    assert!(closed.expect_err("refused").message.contains("stopping"));
+}

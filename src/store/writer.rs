@@ -20,15 +20,26 @@ use super::{
     closed, keys, records,
     undo::{NotSaved, Rows, Undoing},
 };
-use crate::model::{
-    Failure, Reason,
-    catalog::{Catalog, Change},
+use crate::{
+    model::{
+        Failure, Reason,
+        catalog::{Catalog, Change},
+    },
+    vitals::{Vitals, part_failed},
 };
 
 /// Most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
 /// How often a store that did not take a change is asked whether it takes one again.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What users read of this thread.
+const PART: &str = "the catalog's writer";
+
+/// What callers hear once the thread has died.
+pub(super) fn failed() -> Failure {
+    part_failed(Reason::StoreUnavailable, PART)
+}
 
 type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
 /// Reads the newest state; yields the changes and whom to tell of their fate.
@@ -42,13 +53,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(database: Undoing, visible: Arc<RwLock<Catalog>>) -> io::Result<Self> {
+    pub(super) fn spawn(
+        database: Undoing,
+        visible: Arc<RwLock<Catalog>>,
+        vitals: &Vitals,
+    ) -> io::Result<Self> {
         let (tx, rx) = mpsc::channel();
         let healthy = Arc::new(AtomicBool::new(true));
         let health = healthy.clone();
+        let latch = vitals.latch(PART);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(database, &visible, &rx, &health))?;
+            .spawn(move || {
+                run(database, &visible, &rx, &health);
+                latch.release();
+            })?;
         Ok(Self {
             commands: Mutex::new(Some(tx)),
             thread: Mutex::new(Some(thread)),
@@ -57,12 +76,10 @@ impl Writer {
     }
 
     pub(super) fn send(&self, command: Command) -> Result<(), Failure> {
-        let sent = self
-            .commands
-            .lock()
-            .as_ref()
-            .is_some_and(|tx| tx.send(command).is_ok());
-        if sent { Ok(()) } else { Err(closed()) }
+        match &*self.commands.lock() {
+            Some(tx) => tx.send(command).map_err(|_| failed()),
+            None => Err(closed()),
+        }
     }
 
     pub(super) fn healthy(&self) -> bool {
@@ -103,6 +120,7 @@ fn run(
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        Vitals::test_panic(PART);
         let mut rows = Rows::new();
         let (mut changes, mut answers) = (Vec::new(), Vec::new());
         let waiting = std::iter::from_fn(|| commands.try_recv().ok());

@@ -20,13 +20,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::images::Images;
-use crate::{engine::Engine, fleet::Fleet, store::Store};
+use crate::{engine::Engine, fleet::Fleet, store::Store, vitals::Vitals};
 
 pub use images::pull_record;
 pub use volumes::Volumes;
 
 /// When to look, and what is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Time between two looks.
     pub interval: Duration,
@@ -36,6 +36,8 @@ pub struct Config {
     pub versions_kept: usize,
     /// How long an image stays at least, counted from its pull.
     pub image_keep_for: Duration,
+    /// Where the task says whether it lives.
+    pub vitals: Vitals,
 }
 
 /// The task that looks.
@@ -57,7 +59,8 @@ impl Upkeep {
         let images = Images::new(engine);
         let stop = CancellationToken::new();
         let (token, own) = (stop.clone(), volumes.clone());
-        let task = tokio::spawn(async move {
+        let vitals = config.vitals.clone();
+        let task = tokio::spawn(vitals.watch("the upkeep", async move {
             let mut tick = interval(config.interval);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let looking = async {
@@ -69,7 +72,7 @@ impl Upkeep {
                 }
             };
             token.run_until_cancelled(looking).await;
-        });
+        }));
         Self {
             volumes,
             stop,

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    process::Stdio,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use super::{
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A server that runs, and one connection to it that stays open.
-struct Client {
+pub(crate) struct Client {
     server: Server,
     stream: BufReader<TcpStream>,
     token: String,
@@ -28,8 +28,13 @@ struct Client {
 
 impl Client {
     fn start(bench: &Bench) -> Self {
-        let mut child = bench
-            .serve()
+        Self::start_with(bench, |_| {})
+    }
+
+    pub(crate) fn start_with(bench: &Bench, adjust: impl FnOnce(&mut Command)) -> Self {
+        let mut serve = bench.serve();
+        adjust(&mut serve);
+        let mut child = serve
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -88,7 +93,12 @@ impl Client {
         (status, String::from_utf8(body).expect("text"))
     }
 
-    fn create(&mut self, name: &str) -> (u16, String) {
+    /// Waits for the server to end; its exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.server.0.wait().expect("the process is ours").code()
+    }
+
+    pub(crate) fn create(&mut self, name: &str) -> (u16, String) {
         self.call(
             "POST",
             "/v1/ignite/app/acme",

@@ -7,6 +7,7 @@ mod descriptors;
 mod executions;
 mod fake;
 mod store;
+mod vitals;
 
 use std::{
     path::Path,

@@ -78,6 +78,7 @@ async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
         output_keep: 0,
         journal_bytes: u64::MAX,
         retention_interval: Duration::from_secs(3600),
+        vitals: ignite::vitals::Vitals::default(),
         clock: Arc::new(SystemTime::now),
     };
     let executions = Executions::open(data, config, Arc::new(|_: &AppId| Some(0))).expect("opens");

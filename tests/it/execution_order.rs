@@ -5,7 +5,11 @@ use serde_json::{Value, json};
 
 use crate::{
     executions::{LIMIT, ended, get, served, submit},
-    support::{contract::Via, eventually_ok, ignite::Ignite},
+    support::{
+        contract::{Via, merge},
+        eventually_ok,
+        ignite::Ignite,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,4 +92,48 @@ async fn an_app_with_a_long_queue_starves_no_other() {
         .token(&token);
     let figure = figure.send().await.expect("an answer").json().await;
     assert!(figure["max"].as_u64().expect("a number") <= 4, "{figure}");
+}
+
+/// The place among those that run is taken by what runs: not by what waits for a replica, at first
+/// or again.
+#[tokio::test(flavor = "multi_thread")]
+async fn apps_that_cannot_start_delay_no_other_however_few_may_run_at_once() {
+    let builder = Ignite::builder()
+        .env("IGNITE_EXECUTION_MAX_RUNNING", "1")
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1");
+    let scaling = json!({ "scaling": { "scaledown_period_secs": 1 } });
+    let (ignite, calm, token) = served(builder, scaling.clone()).await;
+    let mut waiting = Vec::new();
+    // One whose container lives and never gets ready, and one whose container ends at once.
+    for (name, env) in [
+        ("slow", json!({ "PROBE_START_DELAY_MS": "600000" })),
+        ("broken", json!({ "PROBE_EXIT_AT_START": "3" })),
+    ] {
+        let app = ignite.publish("acme", name, scaling.clone()).await;
+        eventually_ok(LIMIT, || async {
+            let state = ignite.ok(Via::Json, "GetAppState", &token, app.id()).await;
+            match state["runningReplicas"].is_null() {
+                true => Ok(()),
+                false => Err(state.to_string()),
+            }
+        })
+        .await;
+        let mut change = app.id();
+        merge(&mut change, json!({ "env": env }));
+        ignite
+            .ok(Via::Json, "UpdateAppConfig", &token, change)
+            .await;
+        for _ in 0..3 {
+            waiting.push(submit(&ignite, Via::Grpc, &app, &token, "/", b"").await);
+        }
+    }
+    for _ in 0..3 {
+        let id = submit(&ignite, Via::Json, &calm, &token, "/", b"").await;
+        let done = ended(&ignite, Via::Json, &token, &id).await;
+        assert_eq!(done["status"], "EXECUTION_STATUS_COMPLETED", "{done}");
+    }
+    for id in waiting {
+        let one = get(&ignite, Via::Json, &token, &id).await;
+        assert_eq!(one["status"], "EXECUTION_STATUS_PENDING", "{one}");
+    }
 }

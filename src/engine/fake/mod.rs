@@ -388,6 +388,7 @@ impl Engine for Fake {
     async fn start(&self, id: &ContainerId) -> Result<Endpoints, Error> {
         self.called(|c| c.start += 1)?;
         let script = self.script_of_container(id)?;
+        assert!(!script.start_panics, "the script asks for it");
         self.after(script.start).await?;
         if let Some(err) = script.start_error {
             return Err(err);

@@ -20,6 +20,8 @@ pub struct Script {
     pub start: Duration,
     /// Why a start fails, if so; after the delay.
     pub start_error: Option<Error>,
+    /// A start panics, as if the platform's own code were wrong.
+    pub start_panics: bool,
     /// How long a stop takes, at most the grace.
     pub stop: Duration,
     /// How long a freeze takes.
@@ -57,6 +59,7 @@ impl Default for Script {
             create_error: None,
             start: Duration::from_millis(200),
             start_error: None,
+            start_panics: false,
             stop: Duration::from_millis(10),
             pause: Duration::from_millis(15),
             pause_error: None,

@@ -76,6 +76,7 @@ fn config() -> Config {
         pids_limit: 100,
         reconcile_interval: secs(10),
         keychain: Default::default(),
+        vitals: crate::vitals::Vitals::default(),
         may_adopt: tokio::sync::watch::channel(true).1,
         standby: Standby::None,
         standby_pause_for: secs(600),

@@ -160,3 +160,35 @@ async fn reserved_capacity_is_tried_again_without_requests() {
     tokio::time::sleep(secs(10)).await;
     assert_eq!(w.app.snapshot().ready, 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replicas_task_that_panics_is_told_and_nobody_waits_in_vain() {
+    let config = config();
+    let vitals = config.vitals.clone();
+    let w = World::with(config, revision(1)).await;
+    w.engine.script(
+        "v1",
+        Script {
+            start_panics: true,
+            ..Script::default()
+        },
+    );
+    let held = w.request();
+    let part = vitals.failure().await;
+    assert!(
+        part.contains("replica") && part.contains("acme/web"),
+        "{part}"
+    );
+    // What the server does then.
+    w.fleet
+        .fail(&crate::vitals::part_failed(Reason::ShuttingDown, &part));
+    for failure in [
+        held.await.expect("no panic").expect_err("fails"),
+        w.failure().await,
+    ] {
+        assert!(
+            failure.message.contains("of the platform failed"),
+            "{failure:?}"
+        );
+    }
+}

@@ -29,11 +29,14 @@ use super::{
     show::show,
     stats,
 };
-use crate::model::{
-    AppId, ExecutionId, Failure, Reason,
-    catalog::not_found,
-    execution::{Change, Ending, IDEMPOTENCY_TTL, Identity, Refused, State},
-    stats::{Outcome, Tally, minute_of_ms},
+use crate::{
+    model::{
+        AppId, ExecutionId, Failure, Reason,
+        catalog::not_found,
+        execution::{Change, Ending, IDEMPOTENCY_TTL, Identity, Refused, State},
+        stats::{Outcome, Tally, minute_of_ms},
+    },
+    vitals::Vitals,
 };
 
 /// Most commands that share one flush; bounds how long the first of them waits.
@@ -141,6 +144,7 @@ impl Committer {
                     return;
                 }
             };
+            Vitals::test_panic(super::COMMITTER);
             let mut batch = Batch::default();
             let usable = self.shared.usable();
             let room = usable.clone().and_then(|()| self.shared.room());

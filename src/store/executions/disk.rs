@@ -244,15 +244,17 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || {
+                let latch = shared.config.vitals.latch("the executions' checkpoints");
                 for (mut journal, mut applier) in taken {
                     let number = journal.number();
                     let outcome = applier
                         .flush(&shared)
                         .and_then(|()| journal.reset(number).map_err(|e| e.to_string()));
                     if done.send((journal, applier, outcome)).is_err() {
-                        return;
+                        break;
                     }
                 }
+                latch.release();
             })?;
         Ok(Self {
             jobs: Some(jobs),

@@ -73,10 +73,13 @@ use super::{
     Error,
     db::{Database, guarded, private_folder},
 };
-use crate::model::{
-    AppId, ExecutionId, Failure, OrgName, Reason,
-    execution::{Change, State},
-    stats::{Tally, minute_of_ms},
+use crate::{
+    model::{
+        AppId, ExecutionId, Failure, OrgName, Reason,
+        execution::{Change, State},
+        stats::{Tally, minute_of_ms},
+    },
+    vitals::{Vitals, part_failed},
 };
 
 /// The executions' folder in the data directory.
@@ -85,6 +88,8 @@ const FOLDER: &str = "executions";
 const SEGMENTS: &str = "segments";
 const STATS: &str = "stats";
 const INCOMING: &str = "incoming";
+/// What users read of the thread that writes.
+const COMMITTER: &str = "the executions' committer";
 
 /// Wall time, for ids, timestamps and retention; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -111,6 +116,8 @@ pub struct Config {
     pub retention_interval: Duration,
     /// Wall time.
     pub clock: Clock,
+    /// Where the threads say whether they live.
+    pub vitals: Vitals,
 }
 
 impl Config {
@@ -305,9 +312,15 @@ impl Executions {
         let (tx, rx) = std_mpsc::channel();
         let (desk, hand_out) = Desk::new();
         let committer = Committer::new(shared.clone(), disk);
+        let vitals = &shared.config.vitals;
+        let latch = vitals.latch(COMMITTER);
+        let hand_out = vitals.watch("the handing out of the executions' answers", hand_out);
         let thread = std::thread::Builder::new()
             .name("executions".into())
-            .spawn(move || committer.run(&rx))
+            .spawn(move || {
+                committer.run(&rx);
+                latch.release();
+            })
             .map_err(io)?;
         let executions = Self {
             inner: Arc::new(Inner {
@@ -344,7 +357,7 @@ impl Executions {
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, Failure> {
         let (reply, rx) = Reply::by(self.inner.desk.nearest());
         self.send(Command::Submit { submission, reply })?;
-        rx.await.unwrap_or_else(|_| Err(super::closed()))
+        rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     /// Makes a change durable and yields the new state, or why it was not made.
@@ -364,7 +377,7 @@ impl Executions {
             result,
             reply,
         })?;
-        rx.await.unwrap_or_else(|_| Err(super::closed()))
+        rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     /// Ends what has not ended of an app that is gone. Its records are out of sight with it.
@@ -374,7 +387,7 @@ impl Executions {
     pub async fn forget(&self, app: AppId) -> Result<(), Failure> {
         let (reply, rx) = Reply::by(self.inner.desk.nearest());
         self.send(Command::Forget { app, reply })?;
-        rx.await.unwrap_or_else(|_| Err(super::closed()))
+        rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     /// Counts invocations that leave no record, as of now.
@@ -427,9 +440,18 @@ impl Executions {
     }
 
     fn send(&self, command: Command) -> Result<(), Failure> {
-        let commands = self.inner.commands.lock();
-        let sent = commands.as_ref().is_some_and(|tx| tx.send(command).is_ok());
-        if sent { Ok(()) } else { Err(super::closed()) }
+        match &*self.inner.commands.lock() {
+            Some(tx) => tx.send(command).map_err(|_| failed()),
+            None => Err(super::closed()),
+        }
+    }
+
+    /// Why a command has no answer: the store is closed, or else the committer has died.
+    fn unanswered(&self) -> Failure {
+        match self.inner.commands.lock().is_none() {
+            true => super::closed(),
+            false => failed(),
+        }
     }
 
     /// Runs blocking work on the store.
@@ -511,6 +533,10 @@ impl Shared {
             ToRun::Taken(run) => run(live),
         }
     }
+}
+
+fn failed() -> Failure {
+    part_failed(Reason::StoreUnavailable, COMMITTER)
 }
 
 /// The executions of a segment that have ended.

@@ -48,12 +48,14 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("retention".into())
             .spawn(move || {
+                let latch = shared.config.vitals.latch("the executions' retention");
                 let mut ended = Ended::default();
                 while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                     if let Err(cause) = round(&shared, &inner, &mut ended) {
                         tracing::error!(%cause, "Old executions could not be tidied up; trying again later");
                     }
                 }
+                latch.release();
             })?;
         Ok(Self {
             stop: Some(stop),

@@ -38,6 +38,7 @@ impl Bench {
             journal_bytes: 4096,
             // Rounds are run by the tests.
             retention_interval: Duration::from_secs(3600),
+            vitals: Vitals::default(),
             clock: Arc::new(move || {
                 UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))
             }),
@@ -493,4 +494,22 @@ async fn a_late_watcher_gets_what_is_kept_then_what_comes_and_the_end_and_a_slow
         ]
     );
     store.close();
+}
+
+#[tokio::test]
+async fn a_committer_that_dies_is_told_to_callers_and_to_whoever_watches() {
+    let bench = Bench::new(|_| {});
+    let (store, _accepted) = bench.open();
+    let kept = accept(&store, "o/a").await;
+    let work = Box::new(|_: Result<&Shared, String>| panic!("on purpose"));
+    store.send(Command::Statistics(work)).expect("sent");
+    assert_eq!(bench.config.vitals.failure().await, COMMITTER);
+    let (change, id) = (Change::End(Ending::cancelled()), kept);
+    let failure = store.change(id, change, None).await.expect_err("refused");
+    assert!(failure.message.contains(COMMITTER), "{}", failure.message);
+    store.close();
+    drop(store);
+    let (_store, mut accepted) = bench.open();
+    let again = accepted.recv().await.expect("handed over");
+    assert_eq!(again.identity.id, kept, "what was confirmed is there");
 }

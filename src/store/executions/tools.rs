@@ -176,6 +176,7 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
         output_keep: 0,
         journal_bytes: u64::MAX,
         retention_interval: Duration::MAX,
+        vitals: crate::vitals::Vitals::default(),
         clock: Arc::new(SystemTime::now),
     };
     Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0))).map(Arc::new)

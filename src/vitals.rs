@@ -1,0 +1,187 @@
+//! Whether every part of the process that owns state is alive.
+//!
+//! A thread or task that owns state holds a [`Latch`] and releases it when it ends as it should. A
+//! panic, or any end that nobody asked for, drops the latch unreleased, which trips it: from then
+//! on the process is not ready, whoever depends on the part hears that it failed, and the server
+//! writes what it can to the disk and ends with [`EXIT_PART_FAILED`], so that its service manager
+//! starts it again. Going on without the part would look healthy and serve nobody.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+use crate::model::{Failure, Reason};
+
+/// The exit code of a server of which a part failed: BSD's EX_SOFTWARE.
+pub const EXIT_PART_FAILED: i32 = 70;
+
+/// Names a part that panics at its first work, so that tests see a whole process die of it. Builds
+/// for production do not look at it.
+const TEST_PANIC: &str = "TEST_PANIC_IN_IGNITE";
+
+/// What is known of the parts; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Vitals {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The first part that failed.
+    failed: watch::Sender<Option<String>>,
+    /// The process stops: parts may end.
+    stopping: AtomicBool,
+}
+
+/// Held by a part for as long as it lives.
+#[derive(Debug)]
+pub struct Latch {
+    vitals: Vitals,
+    part: String,
+    released: bool,
+}
+
+impl Vitals {
+    /// A latch for a part, named as users are to read it ("the catalog's writer").
+    pub fn latch(&self, part: impl Into<String>) -> Latch {
+        Latch {
+            vitals: self.clone(),
+            part: part.into(),
+            released: false,
+        }
+    }
+
+    /// Runs a part under a latch. An end is one that it wanted; a panic is not.
+    pub fn watch<F: Future>(
+        &self,
+        part: &str,
+        work: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        let latch = self.latch(part);
+        async move {
+            let outcome = work.await;
+            latch.release();
+            outcome
+        }
+    }
+
+    /// Says that a part has failed.
+    pub fn trip(&self, part: &str) {
+        self.shared.failed.send_if_modified(|failed| {
+            let is_first = failed.is_none();
+            failed.get_or_insert_with(|| part.to_owned());
+            is_first
+        });
+        tracing::error!(
+            part,
+            "A part of the platform failed; the process ends and has to be started again"
+        );
+    }
+
+    /// The first part that failed.
+    pub fn failed(&self) -> Option<String> {
+        self.shared.failed.borrow().clone()
+    }
+
+    /// Waits until a part fails; its name.
+    pub async fn failure(&self) -> String {
+        let mut failed = self.shared.failed.subscribe();
+        let part = match failed.wait_for(Option::is_some).await {
+            Ok(part) => part.clone(),
+            Err(_) => None,
+        };
+        match part {
+            Some(part) => part,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// From here on parts may end without releasing their latches; a panic still trips.
+    pub fn stopping(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Panics when a test of the whole process asks for it, in this part. Release builds cannot.
+    pub fn test_panic(part: &str) {
+        if cfg!(debug_assertions) {
+            let asked = std::env::var(TEST_PANIC).is_ok_and(|asked| asked == part);
+            assert!(!asked, "{TEST_PANIC} asks for it");
+        }
+    }
+}
+
+/// What those hear who depend on a part that failed.
+pub fn part_failed(reason: Reason, part: &str) -> Failure {
+    Failure::new(
+        reason,
+        format!(
+            "{part} of the platform failed; its log says more; it ends with exit code {EXIT_PART_FAILED} and goes on once it is started again, so try again then"
+        ),
+    )
+}
+
+impl Latch {
+    /// The part ends as it should.
+    pub fn release(mut self) {
+        self.released = true;
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        let may_end = self.released || self.vitals.shared.stopping.load(Ordering::Relaxed);
+        if std::thread::panicking() || !may_end {
+            self.vitals.trip(&self.part);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_and_an_end_that_nobody_asked_for_trip_and_a_release_does_not() {
+        let vitals = Vitals::default();
+        vitals.latch("a part").release();
+        vitals.watch("another", async {}).await;
+        assert_eq!(vitals.failed(), None);
+        let waiting = tokio::spawn({
+            let vitals = vitals.clone();
+            async move { vitals.failure().await }
+        });
+        let died = tokio::spawn(vitals.watch("the one that dies", async { panic!("on purpose") }));
+        assert!(died.await.expect_err("panics").is_panic());
+        assert_eq!(waiting.await.expect("waits"), "the one that dies");
+        drop(vitals.latch("a later one"));
+        assert_eq!(
+            vitals.failed().as_deref(),
+            Some("the one that dies"),
+            "the first is told"
+        );
+
+        let vitals = Vitals::default();
+        let aborted = tokio::spawn(vitals.watch("aborted", std::future::pending::<()>()));
+        aborted.abort();
+        assert!(aborted.await.expect_err("aborted").is_cancelled());
+        assert_eq!(vitals.failed().as_deref(), Some("aborted"));
+    }
+
+    #[tokio::test]
+    async fn parts_may_end_while_the_process_stops_and_may_not_panic() {
+        let vitals = Vitals::default();
+        let latch = vitals.latch("a part");
+        vitals.stopping();
+        drop(latch);
+        assert_eq!(vitals.failed(), None);
+        let died = tokio::spawn(vitals.watch("a part", async { panic!("on purpose") }));
+        died.await.expect_err("panics");
+        assert_eq!(vitals.failed().as_deref(), Some("a part"));
+    }
+}
