@@ -67,6 +67,8 @@ fn fill(data: &Path) -> ExecutionId {
 #[tokio::main(flavor = "current_thread")]
 async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
     let store = Store::open(data).expect("opens");
+    // As every data directory that was served from has one.
+    std::fs::write(data.join("instance"), "0123456789ab").expect("writes");
     let made = store.commit(|c| Ok((vec![c.create(app())?], ())));
     made.await.expect("commits");
     store.close();
