@@ -463,6 +463,7 @@ fn facts(image: &Image, image_ref: &str) -> ImageFacts {
         user: Some(image.user.clone()),
         home: image.home.clone(),
         digest_ref: crate::model::app::digest_ref(image_ref, &image.digests),
+        exposed_ports: image.exposed_ports.clone(),
     }
 }
 

@@ -107,6 +107,8 @@ const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
 /// As often as orchestrators usually ask.
 const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// An app with one thread that is busy with a request may answer late.
+/// Long for an app whose first port is one for metrics or debugging, short for a person who waits.
+const DEFAULT_WRONG_PORT_TIMEOUT: Duration = Duration::from_secs(30);
 const DEFAULT_LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 
@@ -247,6 +249,7 @@ impl Config {
             liveness_interval: DEFAULT_LIVENESS_INTERVAL,
             liveness_timeout: DEFAULT_LIVENESS_TIMEOUT,
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
+            wrong_port_timeout: DEFAULT_WRONG_PORT_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_connections_per_ip: 0,
             max_headers: DEFAULT_MAX_HEADERS,

@@ -184,6 +184,7 @@ settings! {
     freezer = "freezer", "IGNITE_FREEZER", Plain;
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;
     liveness_timeout = "liveness_timeout", "IGNITE_LIVENESS_TIMEOUT", Span;
+    wrong_port_timeout = "wrong_port_timeout", "IGNITE_WRONG_PORT_TIMEOUT", Span;
     liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
     max_connections = "max_connections", "IGNITE_MAX_CONNECTIONS", Count;
     max_connections_per_ip = "max_connections_per_ip", "IGNITE_MAX_CONNECTIONS_PER_IP", Count;

@@ -282,6 +282,10 @@ pub struct Config {
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
+    /// `wrong_port_timeout`, `IGNITE_WRONG_PORT_TIMEOUT`: how long an app may listen on other ports
+    /// than the one it is asked on before its start fails, where that failure is certain. 0 waits
+    /// as long as for any start, as `strict` does. Default 30 s.
+    pub wrong_port_timeout: Duration,
     /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to each listener; more
     /// are refused with 503, in gRPC with GOAWAY. Default 16384.
     pub max_connections: usize,

@@ -6,7 +6,7 @@
 //! assume more about a replica than that it has an address.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::Future,
     net::{IpAddr, SocketAddr},
@@ -103,6 +103,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Bytes of memory that a container uses.
     fn memory(&self, id: &ContainerId) -> impl Future<Output = Result<u64, Error>> + Send;
+
+    /// The TCP ports that a running container listens on, without running anything in it; `None`
+    /// where that cannot be seen.
+    fn listening(
+        &self,
+        id: &ContainerId,
+    ) -> impl Future<Output = Result<Option<Listening>, Error>> + Send;
 
     /// Creates a container, stopped, in a network namespace that is there already: that of
     /// `holder`, or of a new one. After an error there is no holder either.
@@ -269,6 +276,15 @@ impl Endpoints {
             Endpoints::Published(map) => map.get(&port).copied(),
         }
     }
+}
+
+/// The TCP ports that a container listens on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// Those that can be reached from outside it.
+    pub open: BTreeSet<u16>,
+    /// Those on its loopback addresses, which cannot.
+    pub loopback: BTreeSet<u16>,
 }
 
 /// A container that is created in a kept network and can be started at any time.

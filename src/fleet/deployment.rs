@@ -141,6 +141,7 @@ impl Deployment {
                 wake: wake.clone(),
                 no_room: None,
                 rest_at: None,
+                wrong_port: None,
                 cannot_pause: false,
                 cannot_prepare: false,
             }),

@@ -388,6 +388,9 @@ impl State {
         );
         tracing::warn!(app = %deployment.id(), reason = failure.reason.as_str(), "A replica did not start: {}", failure.text(true));
         self.last_failure = Some((failure.clone(), SystemTime::now()));
+        if let Some(wrong) = slot.progress.wrong_port() {
+            self.wrong_port = Some((generation, wrong));
+        }
         if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
             if let Some(answer) = p.answer {
                 let _ = answer.send(Err(failure));

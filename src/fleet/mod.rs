@@ -12,6 +12,7 @@
 //! | `events.rs` | what happened to an app |
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `liveness.rs` | whether a ready replica still answers |
+//! | `ports.rs` | an app that listens elsewhere than where it is asked |
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
@@ -39,6 +40,7 @@ mod liveness;
 mod load;
 mod outcomes;
 mod plan;
+mod ports;
 mod probe;
 mod replica;
 mod room;
@@ -142,6 +144,9 @@ pub struct Config {
     pub liveness_timeout: Duration,
     /// Bad answers in a row after which a replica is replaced.
     pub liveness_failures: u32,
+    /// How long an app may listen on other ports than it should where its start fails for that; 0
+    /// never fails it.
+    pub wrong_port_timeout: Duration,
 }
 
 /// A handle to the fleet; clones share it.

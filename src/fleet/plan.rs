@@ -353,7 +353,8 @@ impl State {
             revision.version,
             "its container is being created",
         );
-        let job = slot.job(revision);
+        let mut job = slot.job(revision);
+        job.suspicion = self.suspicion(generation);
         self.slots.push(slot);
         Action::Start { key, job }
     }

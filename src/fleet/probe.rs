@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     events::{EventKind, Events},
+    ports::WrongPort,
     upstream,
 };
 use crate::model::{AppId, HealthCheck, ReplicaId, Revision, reach::Protocol};
@@ -191,6 +192,9 @@ enum Stage {
     },
 }
 
+/// What makes one explanation another than the one before.
+type Seen = (Option<ProbeOutcome>, Option<WrongPort>);
+
 /// What is known of a replica on its way up; clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Progress(Arc<Shared>);
@@ -209,8 +213,12 @@ struct Now {
     stage: Stage,
     /// What is asked: `GET /healthz on port 80`.
     question: String,
+    /// The ports that the image exposes, when the one that is asked is not among them.
+    exposed: Vec<u16>,
+    /// How the app listens elsewhere.
+    wrong_port: Option<WrongPort>,
     /// What was told last, when, and how often something was.
-    told: Option<(Option<ProbeOutcome>, Instant)>,
+    told: Option<(Seen, Instant)>,
     times: u32,
 }
 
@@ -224,6 +232,8 @@ impl Progress {
             now: Mutex::new(Now {
                 stage: Stage::Creating,
                 question: String::new(),
+                exposed: Vec::new(),
+                wrong_port: None,
                 told: None,
                 times: 0,
             }),
@@ -239,6 +249,11 @@ impl Progress {
     pub(super) fn running(&self, revision: &Revision, port: u16) {
         let mut now = self.0.now.lock();
         now.question = format!("GET {} on port {port}", revision.health_path);
+        now.exposed = match revision.exposed_ports.contains(&port) {
+            true => Vec::new(),
+            false => revision.exposed_ports.clone(),
+        };
+        now.wrong_port = None;
         now.stage = Stage::Asked {
             since: Instant::now(),
             last: None,
@@ -256,6 +271,12 @@ impl Progress {
         self.tell();
     }
 
+    /// How the app listens elsewhere than where it is asked.
+    pub(super) fn listens(&self, elsewhere: Option<WrongPort>) {
+        self.0.now.lock().wrong_port = elsewhere;
+        self.tell();
+    }
+
     /// Explains a start once it is slow, though its first question may still be out.
     pub(super) async fn tell_when_slow(&self) -> Infallible {
         tokio::time::sleep(QUIET).await;
@@ -270,15 +291,17 @@ impl Progress {
             return;
         };
         let at = Instant::now();
-        let known = now.told.is_some_and(|(told, _)| told == last);
+        let seen = (last, now.wrong_port.clone());
+        let told = now.told.as_ref();
+        let known = told.is_some_and(|(told, _)| *told == seen);
         let flaps =
-            now.times >= PROMPT_EVENTS && now.told.is_some_and(|(_, told)| at < told + FLAP_GAP);
+            now.times >= PROMPT_EVENTS && told.is_some_and(|(_, told)| at < *told + FLAP_GAP);
         if at < since + QUIET || known || flaps {
             return;
         }
-        now.told = Some((last, at));
+        now.told = Some((seen, at));
         now.times += 1;
-        let text = now.render();
+        let text = now.whole();
         drop(now);
         let Shared {
             app,
@@ -322,13 +345,49 @@ impl Progress {
         }
     }
 
-    /// How it stands, as the end of a sentence that begins with the replica.
+    /// How the app listens elsewhere, as it was last seen.
+    pub(super) fn wrong_port(&self) -> Option<WrongPort> {
+        self.0.now.lock().wrong_port.clone()
+    }
+
+    /// How it stands, for anybody.
     pub(super) fn text(&self) -> String {
         self.0.now.lock().render()
+    }
+
+    /// What its owner may hear beside that.
+    pub(super) fn hint(&self) -> Option<String> {
+        self.0.now.lock().hint()
+    }
+
+    /// How it stands, for its owner.
+    pub(super) fn whole_text(&self) -> String {
+        self.0.now.lock().whole()
     }
 }
 
 impl Now {
+    fn whole(&self) -> String {
+        let hint = self.hint().map(|hint| format!("; {hint}"));
+        format!("{}{}", self.render(), hint.unwrap_or_default())
+    }
+
+    fn hint(&self) -> Option<String> {
+        if let Some(wrong) = &self.wrong_port {
+            return Some(wrong.to_string());
+        }
+        let refused = matches!(
+            self.stage,
+            Stage::Asked {
+                last: Some(ProbeOutcome::Refused),
+                ..
+            }
+        );
+        let exposed: Vec<_> = self.exposed.iter().map(u16::to_string).collect();
+        (refused && !exposed.is_empty())
+            .then(|| format!("the image exposes {}", exposed.join(", ")))
+    }
+
     fn render(&self) -> String {
         match self.stage {
             Stage::Creating => "its container is being created".to_owned(),

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     events::Events,
+    ports::Suspicion,
     probe::{ProbeOutcome, Progress},
     room::Room,
     start::Job,
@@ -66,7 +67,7 @@ impl Replica {
         }
     }
 
-    /// The connections to each of the ports.
+    /// The connections to each of the ports as they are declared, wherever the app listens for it.
     pub(super) fn pools(
         endpoints: &Endpoints,
         revision: &Revision,
@@ -74,9 +75,9 @@ impl Replica {
     ) -> Vec<(u16, Arc<Pool>)> {
         let one_at_a_time = revision.max_concurrency == 1;
         let pool = |addr| Pool::new(addr, max_connects, one_at_a_time);
-        let ports = revision.ports.iter();
+        let ports = revision.ports.iter().zip(&revision.inner_ports);
         ports
-            .filter_map(|&port| Some((port, pool(endpoints.addr(port)?))))
+            .filter_map(|(&port, &inner)| Some((port, pool(endpoints.addr(inner)?))))
             .collect()
     }
 
@@ -267,12 +268,18 @@ impl Slot {
             died: self.died.clone(),
             cancel: self.cancel.clone(),
             progress: self.progress.clone(),
+            suspicion: Suspicion::default(),
         }
     }
 
-    /// How its start stands, while it is on its way up.
+    /// Whether it is on its way up.
+    pub(super) fn starts(&self) -> bool {
+        matches!(self.phase, Phase::Creating | Phase::Starting)
+    }
+
+    /// How its start stands, for its owner, while it is on its way up.
     pub(super) fn not_ready(&self) -> Option<String> {
-        matches!(self.phase, Phase::Creating | Phase::Starting).then(|| self.progress.text())
+        self.starts().then(|| self.progress.whole_text())
     }
 
     /// Into another phase; what belongs to the one before ends.

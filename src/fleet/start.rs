@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    ports::{self, Suspicion},
     probe::{self, Answer, ProbeOutcome, Progress},
     replica::{ColdStart, Replica},
     upstream::{Body, Pool},
@@ -35,6 +36,8 @@ pub(super) struct Job {
     pub(super) cancel: CancellationToken,
     /// Told of each step.
     pub(super) progress: Progress,
+    /// What may end it early.
+    pub(super) suspicion: Suspicion,
 }
 
 /// Why there is no replica.
@@ -215,7 +218,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         image: revision.image.clone(),
         env: revision.env.clone(),
         files: revision.files.clone(),
-        ports: revision.ports.clone(),
+        ports: revision.inner_ports.clone(),
         memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
         cpu_millicores: revision.cpu_millicores,
         pids: config.pids_limit,
@@ -238,10 +241,10 @@ pub(super) async fn wait_ready<E: Engine>(
     pools: &[(u16, Arc<Pool>)],
     endpoints: &Endpoints,
 ) -> Result<(), Fault> {
-    let Some((port, pool)) = pools.first() else {
+    let (Some((_, pool)), Some(&port)) = (pools.first(), job.revision.inner_ports.first()) else {
         let why = format!(
             "the engine gave no address for any of the ports {:?} ({endpoints:?})",
-            job.revision.ports
+            job.revision.inner_ports
         );
         return Err(
             Failure::new(Reason::StartFailed, "the container has no address")
@@ -251,7 +254,7 @@ pub(super) async fn wait_ready<E: Engine>(
     };
     let deadline = Instant::now() + config.startup_timeout;
     let progress = &job.progress;
-    progress.running(&job.revision, *port);
+    progress.running(&job.revision, port);
     let ready = async {
         let mut wait = config.poll_initial;
         loop {
@@ -272,6 +275,18 @@ pub(super) async fn wait_ready<E: Engine>(
         () = ready => Ok(()),
         failure = ended(engine, container, &job.died) => Err(failure.into()),
         never = progress.tell_when_slow() => match never {},
+        wrong = ports::watch(engine, config, job, container, port) => {
+            let failure = Failure::new(
+                Reason::NotReady,
+                format!("the container runs and will not get ready: {}", progress.text()),
+            );
+            let logs = tail(engine, container).await;
+            Err(Fault::Failed {
+                failure: failure.with_detail(format!("{wrong}; {}{logs}", wrong.remedy())),
+                certain: true,
+                engine_down: false,
+            })
+        }
         () = tokio::time::sleep_until(deadline) => {
             let waited = humantime::format_duration(config.startup_timeout);
             let failure = Failure::new(
@@ -279,7 +294,10 @@ pub(super) async fn wait_ready<E: Engine>(
                 format!("the container runs but did not get ready within {waited}: {}", progress.text()),
             );
             let logs = tail(engine, container).await;
-            let remedy = probe::remedy(&job.revision, *port, progress.last());
+            let remedy = match progress.wrong_port() {
+                Some(wrong) => format!("{wrong}; {}", wrong.remedy()),
+                None => probe::remedy(&job.revision, port, progress.last()),
+            };
             Err(failure.with_detail(format!("{remedy}{logs}")).into())
         }
     }

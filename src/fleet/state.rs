@@ -19,6 +19,7 @@ use super::{
     events::{EventKind, Events},
     hold::Queue,
     lease::Lease,
+    ports::{Suspicion, WrongPort},
     replica::{Phase, Slot},
     room::Ledger,
 };
@@ -93,6 +94,8 @@ pub(super) struct State {
     pub(super) rest_at: Option<Standby>,
     /// The engine refused to freeze one of its replicas.
     pub(super) cannot_pause: bool,
+    /// How a start of a generation listened elsewhere than where it was asked, and failed.
+    pub(super) wrong_port: Option<(u64, WrongPort)>,
     /// The engine refused to prepare one.
     pub(super) cannot_prepare: bool,
 }
@@ -121,22 +124,37 @@ impl State {
         self.slots.iter().any(|x| self.serves(x))
     }
 
+    /// What a start of this generation may end early for.
+    pub(super) fn suspicion(&self, generation: u64) -> Suspicion {
+        let pending = self.pending.as_ref().map(|p| p.generation);
+        let before = self.wrong_port.as_ref();
+        Suspicion {
+            checked: pending == Some(generation),
+            before: before
+                .filter(|(of, _)| *of == generation)
+                .map(|(_, wrong)| wrong.clone()),
+        }
+    }
+
     /// Why a request has had no replica so far, in words for anybody and for the app's owner.
     pub(super) fn unserved(&self, now: Instant) -> (String, Option<String>) {
         let current = |x: &&Slot| x.generation == self.generation;
-        let starting = self.slots.iter().filter(current).find_map(Slot::not_ready);
+        let starting = self.slots.iter().filter(current).find(|x| x.starts());
         let failed = self.last_failure.as_ref().map(|(failure, _)| failure);
         let failed = failed.filter(|_| self.trouble.failed_starts + self.trouble.crashes > 0);
         if self.has_ready() {
             let full = "every replica is at its max_concurrency; raise it or max_replicas";
-            let more = starting.map(|how| format!(" (another one is on its way: {how})"));
+            let more = starting.map(|x| format!(" (another one starts: {})", x.progress.text()));
             return (format!("{full}{}", more.unwrap_or_default()), None);
         }
-        if let Some(how) = starting {
+        if let Some(slot) = starting {
+            let how = slot.progress.text();
             let before = failed.map_or_else(String::new, |f| {
                 format!("; the replica before it failed: {}", f.message)
             });
             let detail = failed.and_then(|f| f.detail.clone());
+            let detail: Vec<_> = slot.progress.hint().into_iter().chain(detail).collect();
+            let detail = (!detail.is_empty()).then(|| detail.join("; "));
             return (
                 format!("a replica is starting and not ready yet: {how}{before}"),
                 detail,

@@ -69,6 +69,8 @@ pub struct ImageFacts {
     /// Its name by digest in the registry that it is from, which stands for it for ever; empty for
     /// one that is on this machine only.
     pub digest_ref: String,
+    /// TCP ports that it says it exposes, in order; empty when nobody looked.
+    pub exposed_ports: Vec<u16>,
 }
 
 /// A published snapshot; never changed afterwards.

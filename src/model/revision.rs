@@ -59,6 +59,11 @@ pub struct Revision {
     pub objections: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
+    /// Where it listens inside its container for each of `ports`, in their order: there too,
+    /// unless it follows what its image exposes.
+    pub inner_ports: Vec<u16>,
+    /// TCP ports that the image says it exposes.
+    pub exposed_ports: Vec<u16>,
     /// The path asked for readiness.
     pub health_path: String,
     /// Which answers there count as ready.
@@ -107,6 +112,8 @@ impl Revision {
             objections: objections(s, version, &files, defaults),
             files,
             ports: s.ports().to_vec(),
+            inner_ports: inner_ports(s, version, defaults),
+            exposed_ports: version.facts.exposed_ports.clone(),
             health_path: s
                 .health_path
                 .clone()
@@ -171,6 +178,9 @@ impl Revision {
             "{:?} {} {} {platform:x}",
             self.ports, self.memory_mb, self.cpu_millicores
         ));
+        if self.inner_ports != self.ports {
+            put(&format!("{:?}", self.inner_ports));
+        }
         let Files {
             read_only,
             always_read_only: _,
@@ -200,6 +210,15 @@ fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) ->
     }
 }
 
+/// The ports that an app listens on in its container. One that set none follows the only port that
+/// its image exposes: most images listen there whatever `$PORT` says.
+fn inner_ports(s: &Settings, version: &Version, defaults: Defaults) -> Vec<u16> {
+    match version.facts.exposed_ports.as_slice() {
+        [only] if s.ports.is_empty() && !defaults.strict => vec![*only],
+        _ => s.ports().to_vec(),
+    }
+}
+
 fn objections(s: &Settings, version: &Version, files: &Files, defaults: Defaults) -> Vec<String> {
     let user = version.facts.user.as_deref();
     let user = user.and_then(files::objection_to_user);
@@ -213,7 +232,19 @@ fn objections(s: &Settings, version: &Version, files: &Files, defaults: Defaults
             version.image_ref, files.home.path
         )
     });
-    user.into_iter().chain(root).chain(home).collect()
+    let inner = inner_ports(s, version, defaults);
+    let port = (inner != s.ports()).then(|| {
+        format!(
+            "image {:?} exposes port {port} alone, so $PORT is {port} here and the app is reached there; the platform sets PORT=80: listen on $PORT, or set `ports` (`--port`) to {port}",
+            version.image_ref,
+            port = inner[0]
+        )
+    });
+    user.into_iter()
+        .chain(root)
+        .chain(home)
+        .chain(port)
+        .collect()
 }
 
 #[cfg(test)]
@@ -274,6 +305,35 @@ mod tests {
             with(|s| s.env = [("A".to_owned(), "B".to_owned())].into())
         );
         assert_ne!(base, with(|s| s.ports = vec![81]));
+        let exposing = |ports: &[u16], set: &[u16], strict| {
+            let mut app = app.clone();
+            app.settings.ports = set.to_vec();
+            let mut version = version.clone();
+            version.facts.exposed_ports = ports.to_vec();
+            Revision::new(&app, &version, Defaults { strict, ..defaults })
+        };
+        let follows = exposing(&[8080], &[], false);
+        assert_eq!(
+            (&follows.ports[..], &follows.inner_ports[..]),
+            (&[80][..], &[8080][..])
+        );
+        assert!(follows.objections.iter().any(|o| o.contains("PORT=80")));
+        assert_ne!(base, follows.config_hash);
+        for (ports, set, strict) in [
+            (&[8080, 9090][..], &[][..], false),
+            (&[8080], &[], true),
+            (&[8080], &[90], false),
+            (&[80], &[], false),
+            (&[], &[], false),
+        ] {
+            let r = exposing(ports, set, strict);
+            assert_eq!(r.inner_ports, r.ports);
+            assert!(
+                !r.objections.iter().any(|o| o.contains("PORT")),
+                "{:?}",
+                r.objections
+            );
+        }
         assert_ne!(base, with(|s| s.tier = Tier::Large));
         assert_ne!(base, with(|s| s.writable_root_fs = true));
         let kept = with(|s| s.storage_mode = StorageMode::Persistent);

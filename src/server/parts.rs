@@ -84,6 +84,10 @@ pub(super) fn fleet_config(
         liveness_interval: c.liveness_interval,
         liveness_timeout: c.liveness_timeout,
         liveness_failures: c.liveness_failures,
+        wrong_port_timeout: match c.strict {
+            true => std::time::Duration::ZERO,
+            false => c.wrong_port_timeout,
+        },
     }
 }
 

@@ -83,6 +83,8 @@ struct FactsRecord {
     home_content: u32,
     #[prost(string, repeated, tag = "6")]
     read_only: Vec<String>,
+    #[prost(uint32, repeated, tag = "7")]
+    exposed_ports: Vec<u32>,
 }
 
 /// The name and the owner are in the key.
@@ -358,6 +360,7 @@ fn facts_record(facts: &ImageFacts) -> FactsRecord {
             Some(Content::Large { read_only }) => read_only.clone(),
             _ => Vec::new(),
         },
+        exposed_ports: facts.exposed_ports.iter().map(|&p| p.into()).collect(),
     }
 }
 
@@ -377,6 +380,11 @@ fn facts(r: FactsRecord) -> Result<ImageFacts, String> {
             }),
         },
         digest_ref: r.digest_ref,
+        exposed_ports: r
+            .exposed_ports
+            .into_iter()
+            .filter_map(|port| port.try_into().ok())
+            .collect(),
     })
 }
 

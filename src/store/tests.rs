@@ -59,6 +59,7 @@ pub(super) fn full_app(id: &str) -> App {
         image_ref: "reg/a:1".into(),
         image_id: "sha256:1".into(),
         facts: crate::model::ImageFacts {
+            exposed_ports: vec![8080, 9090],
             user: Some(String::new()),
             home: crate::model::files::Home {
                 path: "/root".into(),

@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
+    Image, Info, Listening, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
 };
 
 mod build;
@@ -62,6 +62,7 @@ mod logs;
 mod network;
 mod prune;
 mod read;
+mod sockets;
 mod spec;
 mod standby;
 #[cfg(test)]
@@ -363,6 +364,10 @@ impl Engine for Docker {
 
     async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
         self.memory_of(id).await
+    }
+
+    async fn listening(&self, id: &ContainerId) -> Result<Option<Listening>, Error> {
+        self.sockets_of(id).await
     }
 
     async fn prepare(

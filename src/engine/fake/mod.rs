@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LogAsk, LogLine, LogStream, Prepared, Volume,
+    Image, Info, Listening, LogAsk, LogLine, LogStream, Prepared, Volume,
 };
 
 mod script;
@@ -481,6 +481,11 @@ impl Engine for Fake {
     async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
         self.called(|_| {})?;
         Ok(self.script_of_container(id)?.memory)
+    }
+
+    async fn listening(&self, id: &ContainerId) -> Result<Option<Listening>, Error> {
+        self.called(|_| {})?;
+        Ok(self.script_of_container(id)?.listening)
     }
 
     async fn prepare(

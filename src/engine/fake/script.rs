@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::{Endpoints, Error};
+use crate::engine::{Endpoints, Error, Listening};
 
 /// How containers of one image behave.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub struct Script {
     pub ready: Duration,
     /// The status of its answers on the health path; `None` takes connections and never answers.
     pub status: Option<u16>,
+    /// What [`Engine::listening`] answers.
+    pub listening: Option<Listening>,
     /// The image's user.
     pub user: String,
 }
@@ -72,6 +74,7 @@ impl Default for Script {
             endpoints: None,
             ready: Duration::ZERO,
             status: Some(200),
+            listening: None,
             user: "1000".into(),
         }
     }

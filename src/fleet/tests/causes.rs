@@ -1,7 +1,7 @@
 //! Whoever waits for a replica hears what is known of why there is none.
 
 use super::*;
-use crate::{fleet::ProbeOutcome, model::Reason};
+use crate::{engine::Listening, fleet::ProbeOutcome, model::Reason};
 
 /// An app that never gets ready, and what the last question then came to.
 fn unready() -> Vec<(Script, &'static str)> {
@@ -162,4 +162,117 @@ async fn an_answer_below_500_on_a_path_that_nobody_chose_is_no_liveness_failure(
         tokio::time::sleep(secs(100)).await;
     }
     assert_eq!(w.engine.counts().create, 1, "it is left alone");
+}
+
+/// An app that listens on these ports and not on the one it is asked on.
+fn elsewhere(open: &[u16]) -> Script {
+    Script {
+        ready: LONG,
+        listening: Some(Listening {
+            open: open.iter().copied().collect(),
+            loopback: Default::default(),
+        }),
+        ..Script::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_port_is_shown_early_to_the_owner_and_costs_a_slow_starter_nothing() {
+    let w = World::new(revision(1)).await;
+    w.engine.script("v1", elsewhere(&[9090]));
+    let request = w.request();
+    let hint = "the app listens on 9090, and not on port 8080";
+    let shown = || {
+        w.app
+            .snapshot()
+            .not_ready
+            .is_some_and(|why| why.contains(hint))
+    };
+    let began = Instant::now();
+    until("it is shown", shown).await;
+    until("it is an event", || {
+        let all = w.app.events().newest(99);
+        all.iter()
+            .any(|e| e.kind == EventKind::ReplicaNotReady && e.message.contains(hint))
+    })
+    .await;
+    assert!(began.elapsed() < secs(5), "{:?}", began.elapsed());
+    let late = w.app.acquire(0, Instant::now() + secs(1)).await;
+    let failure = late.expect_err("not ready");
+    assert!(failure.text(true).contains(hint) && !failure.text(false).contains("9090"));
+    // Its first port was one for metrics.
+    tokio::time::sleep(secs(50)).await;
+    w.engine.script("v1", Script::default());
+    request.await.expect("no panic").expect("is served");
+    assert_eq!(w.engine.counts().create, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_port_ends_a_check_a_second_start_and_one_of_the_only_exposed_port() {
+    let fails = |failure: &Failure| {
+        assert_eq!(failure.reason, Reason::NotReady);
+        let text = failure.text(true);
+        assert!(
+            text.contains("listens on 9090") && text.contains("--port"),
+            "{text}"
+        );
+    };
+    // The version's first start has its whole time, the next ends by what that one showed.
+    let w = World::new(revision(1)).await;
+    w.engine.script("v1", elsewhere(&[9090]));
+    let began = Instant::now();
+    fails(&w.failure().await);
+    let limit = config().startup_timeout + config().wrong_port_timeout;
+    let took = began.elapsed();
+    assert!(
+        took > config().startup_timeout && took < limit + secs(10),
+        "{took:?}"
+    );
+
+    let mut only = revision(1);
+    only.exposed_ports = vec![9090];
+    let w = World::new(only).await;
+    w.engine.script("v1", elsewhere(&[9090]));
+    let began = Instant::now();
+    fails(&w.failure().await);
+    assert!(
+        began.elapsed() < config().startup_timeout,
+        "the first caller hears it"
+    );
+
+    // A publish beside what serves.
+    let w = World::new(revision(1)).await;
+    drop(w.lease().await);
+    w.engine.script("v2", elsewhere(&[9090]));
+    let mut next = revision(2);
+    next.config_hash = "other".into();
+    let began = Instant::now();
+    let Err(failure) = w.fleet.prepare(&next).await else {
+        panic!("it cannot get ready")
+    };
+    fails(&failure);
+    assert!(began.elapsed() < config().startup_timeout);
+    drop(w.lease().await);
+
+    // Turned off, as under --strict.
+    let off = Config {
+        wrong_port_timeout: Duration::ZERO,
+        ..config()
+    };
+    let w = World::with(off, revision(1)).await;
+    w.engine.script("v1", elsewhere(&[9090]));
+    let began = Instant::now();
+    fails(&w.failure().await);
+    assert!(began.elapsed() > 2 * config().startup_timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_follows_the_image_is_reached_by_the_declared_one() {
+    let mut r = revision(1);
+    (r.ports, r.inner_ports) = (vec![80], vec![8080]);
+    let w = World::new(r).await;
+    let lease = w.lease().await;
+    let (port, pool) = lease.replica().reached(Some(80)).expect("declared");
+    assert_eq!((port, pool.addr().port()), (80, 8080));
+    assert!(lease.replica().reached(Some(8080)).is_none());
 }

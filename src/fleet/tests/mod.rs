@@ -90,6 +90,7 @@ fn config() -> Config {
         liveness_interval: Duration::ZERO,
         liveness_timeout: secs(1),
         liveness_failures: 3,
+        wrong_port_timeout: secs(30),
     }
 }
 
@@ -111,6 +112,8 @@ pub(super) fn revision(version: u32) -> Revision {
         files: files(),
         objections: Vec::new(),
         ports: vec![8080],
+        inner_ports: vec![8080],
+        exposed_ports: Vec::new(),
         health_path: "/".into(),
         health: HealthCheck::Default,
         tier: crate::model::Tier::Medium,
@@ -177,7 +180,7 @@ fn spec_of(revision: &Revision) -> ContainerSpec {
         image: revision.image.clone(),
         env: Default::default(),
         files: files(),
-        ports: revision.ports.clone(),
+        ports: revision.inner_ports.clone(),
         memory_bytes: 0,
         cpu_millicores: 0,
         pids: 0,

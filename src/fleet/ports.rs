@@ -1,0 +1,186 @@
+//! An app that listens, but not where it is asked: the commonest reason of a start that never ends.
+//!
+//! That it listens elsewhere is a strong hint and no proof, since ports for metrics or debugging
+//! open first in many images. So it is shown early, and ends a start early only when somebody
+//! waits for the verdict (a publish), when the start before showed the same, or when the open
+//! port is the only one that the image exposes.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Config, probe::Progress, start::Job};
+use crate::engine::{ContainerId, Engine, Listening};
+
+/// The first look at an app that is not ready, and the time between two.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Most ports that are named.
+const NAMED: usize = 8;
+
+/// How an app listens elsewhere than where it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WrongPort {
+    wanted: u16,
+    listening: Listening,
+}
+
+impl WrongPort {
+    /// What is wrong, when the app listens on something and not on the port that is wanted.
+    pub(super) fn of(wanted: u16, listening: Listening) -> Option<Self> {
+        let none = listening.open.is_empty() && listening.loopback.is_empty();
+        let right = listening.open.contains(&wanted);
+        (!none && !right).then_some(Self { wanted, listening })
+    }
+
+    /// Whether the only port that can be reached is the only one that the image exposes.
+    fn is_what_is_exposed(&self, exposed: &[u16]) -> bool {
+        matches!(exposed, [only] if self.listening.open.iter().eq([only]))
+    }
+
+    /// What helps.
+    pub(super) fn remedy(&self) -> String {
+        let wanted = self.wanted;
+        if self.listening.loopback.contains(&wanted) {
+            return format!("make the app listen on 0.0.0.0:{wanted} instead of 127.0.0.1");
+        }
+        match self.listening.open.first() {
+            Some(open) if self.listening.open.len() == 1 => format!(
+                "make the app listen on 0.0.0.0:$PORT ({wanted}), or set `ports` (`--port`) to {open}"
+            ),
+            _ => format!(
+                "make the app listen on 0.0.0.0:$PORT ({wanted}), or set `ports` (`--port`) to where it does"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for WrongPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wanted, listening } = self;
+        let list = |ports: &std::collections::BTreeSet<u16>| {
+            let named: Vec<_> = ports.iter().take(NAMED).map(u16::to_string).collect();
+            let more = if ports.len() > NAMED {
+                " and others"
+            } else {
+                ""
+            };
+            format!("{}{more}", named.join(", "))
+        };
+        if listening.loopback.contains(wanted) {
+            return write!(
+                f,
+                "the app listens on port {wanted} of 127.0.0.1 alone, which nobody outside its container reaches"
+            );
+        }
+        if listening.open.is_empty() {
+            let ports = list(&listening.loopback);
+            return write!(
+                f,
+                "the app listens on {ports} of 127.0.0.1 alone, and not on port {wanted}"
+            );
+        }
+        let ports = list(&listening.open);
+        write!(f, "the app listens on {ports}, and not on port {wanted}")
+    }
+}
+
+/// Why a start may end early for a wrong port.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Suspicion {
+    /// Somebody waits to hear whether it gets ready, to mend it when not.
+    pub(super) checked: bool,
+    /// The start before listened like this, and failed.
+    pub(super) before: Option<WrongPort>,
+}
+
+impl Suspicion {
+    fn is_certain(&self, wrong: &WrongPort, exposed: &[u16]) -> bool {
+        self.checked || self.before.as_ref() == Some(wrong) || wrong.is_what_is_exposed(exposed)
+    }
+}
+
+/// Looks at what the app listens on while it is not ready, and returns once it is certain that it
+/// will not be for that.
+pub(super) async fn watch<E: Engine>(
+    engine: &E,
+    config: &Config,
+    job: &Job,
+    container: &ContainerId,
+    port: u16,
+) -> WrongPort {
+    let progress: &Progress = &job.progress;
+    let mut seen: Option<(WrongPort, Instant)> = None;
+    tokio::time::sleep(FIRST_LOOK).await;
+    loop {
+        // An engine that does not answer now says nothing about the app.
+        if let Ok(listening) = engine.listening(container).await {
+            let now = listening.and_then(|l| WrongPort::of(port, l));
+            if now.as_ref() != seen.as_ref().map(|(wrong, _)| wrong) {
+                progress.listens(now.clone());
+                seen = now.map(|wrong| (wrong, Instant::now()));
+            }
+        }
+        if let Some((wrong, since)) = &seen
+            && !config.wrong_port_timeout.is_zero()
+            && since.elapsed() >= config.wrong_port_timeout
+            && job.suspicion.is_certain(wrong, &job.revision.exposed_ports)
+        {
+            return wrong.clone();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(open: &[u16], loopback: &[u16]) -> Listening {
+        Listening {
+            open: open.iter().copied().collect(),
+            loopback: loopback.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn what_listens_elsewhere_is_named_and_what_listens_right_or_nowhere_is_not() {
+        let says = |open: &[u16], loopback: &[u16]| {
+            WrongPort::of(80, listening(open, loopback)).map(|w| w.to_string())
+        };
+        assert_eq!(says(&[], &[]), None);
+        assert_eq!(says(&[80, 9090], &[5005]), None);
+        let other = says(&[8080], &[5005]).expect("wrong");
+        assert_eq!(other, "the app listens on 8080, and not on port 80");
+        let loopback = says(&[9090], &[80]).expect("wrong");
+        assert!(
+            loopback.contains("port 80 of 127.0.0.1 alone"),
+            "{loopback}"
+        );
+        let many: Vec<u16> = (1000..2000).collect();
+        assert!(says(&many, &[]).expect("wrong").len() < 120);
+    }
+
+    #[test]
+    fn a_wrong_port_is_certain_for_a_check_for_a_second_time_and_for_the_only_exposed_one() {
+        let wrong = WrongPort::of(80, listening(&[8080], &[])).expect("wrong");
+        let other = WrongPort::of(80, listening(&[9090], &[])).expect("wrong");
+        let first = Suspicion::default();
+        assert!(!first.is_certain(&wrong, &[]) && !first.is_certain(&wrong, &[8080, 9090]));
+        assert!(
+            !first.is_certain(&wrong, &[9090]),
+            "that may be one for metrics"
+        );
+        assert!(first.is_certain(&wrong, &[8080]));
+        let again = Suspicion {
+            before: Some(wrong.clone()),
+            ..Suspicion::default()
+        };
+        assert!(again.is_certain(&wrong, &[]) && !again.is_certain(&other, &[]));
+        let checked = Suspicion {
+            checked: true,
+            ..Suspicion::default()
+        };
+        assert!(checked.is_certain(&wrong, &[]));
+    }
+}
