@@ -151,6 +151,7 @@ impl Config {
             ("lease_interval", self.lease_interval),
             ("build_timeout_secs", self.build_timeout),
             ("git_timeout_secs", self.git_timeout),
+            ("credential_helper_timeout", self.credential_helper_timeout),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));
         }

@@ -17,6 +17,8 @@ const MIB: u64 = 1024 * 1024;
 const DEFAULT_BASE_DOMAIN: &str = "ignite.localhost";
 /// The organization of tokens and ids that name none.
 const DEFAULT_ORG: &str = "local";
+/// A helper may ask a cloud for a token; a person who is asked for a password will not be there.
+const DEFAULT_CREDENTIAL_HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The contract's cold-start budget.
 const DEFAULT_COLD_START_BUDGET: Duration = Duration::from_secs(600);
 /// The least stabilisation that the platform's autoscaler (KEDA) works with.
@@ -174,6 +176,9 @@ impl Config {
             reach: Reach::Auto,
             strict: false,
             docker_host: None,
+            docker_config_auth: true,
+            credential_helper_timeout: DEFAULT_CREDENTIAL_HELPER_TIMEOUT,
+            container_proxies: false,
             default_org: DEFAULT_ORG
                 .parse()
                 .expect("the default organization's name is valid"),

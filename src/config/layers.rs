@@ -114,6 +114,9 @@ settings! {
     reach = "reach", "IGNITE_REACH", Plain;
     strict = "strict", "IGNITE_STRICT", Switch;
     docker_host = "docker_host", "DOCKER_HOST", Maybe;
+    docker_config_auth = "docker_config_auth", "IGNITE_DOCKER_CONFIG_AUTH", Switch;
+    credential_helper_timeout = "credential_helper_timeout", "IGNITE_CREDENTIAL_HELPER_TIMEOUT", Span;
+    container_proxies = "container_proxies", "IGNITE_CONTAINER_PROXIES", Switch;
     default_org = "default_org", "IGNITE_DEFAULT_ORG", Plain;
     cold_start_budget = "cold_start_budget_secs", "IGNITE_COLD_START_BUDGET_SECS", Secs;
     startup_timeout = "startup_timeout_secs", "IGNITE_STARTUP_TIMEOUT_SECS", Secs;

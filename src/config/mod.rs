@@ -70,8 +70,17 @@ pub struct Config {
     /// root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
     /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
-    /// Default: the engine's usual socket.
+    /// Default: the docker command's context, else the usual sockets of engines.
     pub docker_host: Option<String>,
+    /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull, and build, with what `docker login` of
+    /// whoever runs `ignite` has, where an app names no secret. Default `true`.
+    pub docker_config_auth: bool,
+    /// `credential_helper_timeout`, `IGNITE_CREDENTIAL_HELPER_TIMEOUT`: longest time for one question
+    /// to a credential helper of the docker command. Default 10 s.
+    pub credential_helper_timeout: Duration,
+    /// `container_proxies`, `IGNITE_CONTAINER_PROXIES`: give apps the proxies of the docker command's
+    /// configuration, else of this process, as variables. Builds always get them. Default `false`.
+    pub container_proxies: bool,
     /// `default_org`, `IGNITE_DEFAULT_ORG`: the organization of the client on this machine when
     /// none is given. Default `local`.
     pub default_org: OrgName,

@@ -230,7 +230,7 @@ pub async fn run(config: Config) -> Result<()> {
     );
     data.announce(http_addr, grpc_addr, &config)?;
     say_ready(http_addr, grpc_addr, data.path())?;
-    tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), "Serving");
+    tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), engine_chosen_because = engine.chosen(), "Serving");
 
     let taken = tokio::select! {
         () = signals.first() => None,
@@ -465,8 +465,14 @@ fn defaults(c: &Config) -> Defaults {
 /// others (without a network that apps need by now, say) is replaced and not adopted.
 fn container_digest(c: &Config) -> u64 {
     let settings = format!(
-        "{:?} {:?} {} {} {}",
-        c.network, c.reach, c.pids_limit, c.container_log_max_bytes, c.container_log_files
+        "{:?} {:?} {} {} {}{}",
+        c.network,
+        c.reach,
+        c.pids_limit,
+        c.container_log_max_bytes,
+        c.container_log_files,
+        // Nothing where it is off, so that what an earlier version made is still adopted.
+        if c.container_proxies { " proxies" } else { "" },
     );
     let digest: [u8; 32] = Sha256::digest(settings).into();
     digest[..8]

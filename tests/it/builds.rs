@@ -592,3 +592,40 @@ async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
     compile(&app).await;
     gone(&first).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_and_where_asked_containers_get_the_proxies_of_the_docker_commands_configuration() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let proxies = json!({ "proxies": { "default": {
+        "httpProxy": "http://proxy.test:3128", "noProxy": "*.test",
+    }}});
+    std::fs::write(folder.path().join("config.json"), proxies.to_string()).expect("written");
+    let file = format!(
+        "FROM {}\nARG HTTP_PROXY\nARG no_proxy\nENV PROBE_VERSION=$HTTP_PROXY+$no_proxy\n",
+        probe::image().await
+    );
+    let archive = tar_gz(&[("Dockerfile", file.as_bytes())]);
+    for (asked, build_args, version) in [
+        ("true", json!({}), "http://proxy.test:3128+*.test"),
+        // What the draft says holds.
+        ("false", json!({ "HTTP_PROXY": "own" }), "own+*.test"),
+    ] {
+        let ignite = Ignite::builder()
+            .env("DOCKER_CONFIG", folder.path())
+            .env("IGNITE_CONTAINER_PROXIES", asked)
+            .start()
+            .await;
+        let app = bare(&ignite, "a").await;
+        let code = from_code(&archive, json!({ "build_args": build_args }));
+        save(&ignite, Via::Json, &app, code).await;
+        ended(&ignite, &app).await;
+        let (status, answer) = app.publish(&ignite).await;
+        assert_eq!(status, hyper::StatusCode::OK, "{answer}");
+        assert_eq!(app.version(&ignite).await, version);
+        let environment = crate::support::app::read(&ignite, &app, "/proc/self/environ").await;
+        let has = environment
+            .expect("it")
+            .contains("http_proxy=http://proxy.test:3128");
+        assert_eq!(has.to_string(), asked);
+    }
+}

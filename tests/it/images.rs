@@ -1,8 +1,10 @@
 //! Which image a version runs, for ever; and how long images stay on the machine.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::query_parameters::TagImageOptions;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::support::{
     app::{App, ENGINE_LIMIT},
@@ -175,5 +177,93 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
     assert!(id_of(&own).await.is_some(), "it was never pulled");
     for image in [&mine, &own] {
         registry::forget(image).await;
+    }
+}
+
+/// A folder as the docker command has it, with this `config.json`.
+fn docker_config(json: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    std::fs::write(folder.path().join("config.json"), json.to_string()).expect("written");
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_pulled_with_what_docker_login_has_or_a_helper_gives_unless_that_is_off() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let registry = Registry::start("hidden").await;
+    let (server, login) = (registry.address(), STANDARD.encode("robot:hidden"));
+    let written_down = docker_config(&json!({ "auths": { &server: { "auth": login } } }));
+    let helped = docker_config(&json!({ "credHelpers": { &server: "test" } }));
+    let helper = helped.path().join("docker-credential-test");
+    let script = "#!/bin/sh\nread server\necho \"{\\\"ServerURL\\\":\\\"$server\\\",\\\"Username\\\":\\\"robot\\\",\\\"Secret\\\":\\\"hidden\\\"}\"\n";
+    std::fs::write(&helper, script).expect("written");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&helper, executable).expect("set");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", helped.path().display());
+    for (name, folder, is_on) in [
+        ("written", &written_down, true),
+        ("helped", &helped, true),
+        ("off", &written_down, false),
+    ] {
+        let ignite = Ignite::builder()
+            .env("DOCKER_CONFIG", folder.path())
+            .env("PATH", &path)
+            .env(
+                "IGNITE_DOCKER_CONFIG_AUTH",
+                if is_on { "true" } else { "false" },
+            )
+            .start()
+            .await;
+        let (reference, _) = push(&registry, name).await;
+        let app = App::create(&ignite, "acme/a", Value::Null).await;
+        let (status, answer) = app.publish_image(&ignite, &reference).await;
+        match is_on {
+            true => {
+                assert_eq!(status, StatusCode::OK, "{name}: {answer}");
+                assert_eq!(version_of(&ignite, &app).await, name);
+            }
+            false => assert_ne!(status, StatusCode::OK, "{name}: {answer}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_is_that_of_the_docker_commands_context_and_the_log_says_so() {
+    let engine = std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty());
+    let engine = engine.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let folder = docker_config(&json!({ "currentContext": "lab" }));
+    let describe = |host: &str| {
+        let digest: String = Sha256::digest("lab")
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let meta = folder.path().join("contexts/meta").join(digest);
+        std::fs::create_dir_all(&meta).expect("made");
+        let text = json!({ "Name": "lab", "Endpoints": { "docker": { "Host": host } } });
+        std::fs::write(meta.join("meta.json"), text.to_string()).expect("written");
+    };
+    let server = || {
+        Ignite::builder()
+            .env("DOCKER_CONFIG", folder.path())
+            .env("DOCKER_CONTEXT", "")
+            .env("DOCKER_HOST", "")
+    };
+    describe(&engine);
+    let ignite = server().start().await;
+    App::deploy(&ignite, "acme/a", Value::Null)
+        .await
+        .get_ok(&ignite, "/")
+        .await;
+    assert!(ignite.log().contains("docker context"), "{}", ignite.log());
+    assert!(ignite.log().contains("config.json"), "{}", ignite.log());
+
+    describe("ssh://me@lab.example");
+    let refused = server().start_and_fail();
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    for word in ["forward the socket", "DOCKER_CONTEXT=default"] {
+        assert!(said.contains(word), "{said}");
     }
 }

@@ -23,6 +23,7 @@ use futures_util::{
 
 use super::{
     Config, Docker, Error,
+    cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
     holder::archive,
     image::for_engine,
@@ -36,7 +37,7 @@ const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
-        build(&self.client, &self.config, order)
+        build(&self.client, &self.config, &self.cli, order)
     }
 
     fn remove_stages<'a>(&'a self, value: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -67,6 +68,7 @@ impl ImageBuilder for Docker {
 fn build(
     client: &Client,
     config: &Config,
+    cli: &CliConfig,
     order: BuildOrder,
 ) -> BoxStream<'static, Result<BuildNews, Error>> {
     let connected = client.connector().client();
@@ -74,13 +76,13 @@ fn build(
         Ok(docker) => docker,
         Err(error) => return stream::iter([Err(error)]).boxed(),
     };
-    let credentials: HashMap<_, _> = order
+    let given: HashMap<_, _> = order
         .credentials
         .iter()
         .map(for_engine)
         .filter_map(|c| Some((c.serveraddress.clone()?, c)))
         .collect();
-    let options = BuildImageOptions {
+    let mut options = BuildImageOptions {
         dockerfile: order.dockerfile,
         t: Some(order.tag),
         rm: true,
@@ -90,7 +92,7 @@ fn build(
         networkmode: order.network,
         ..BuildImageOptions::default()
     };
-    let (client, config) = (client.clone(), config.clone());
+    let (client, config, cli) = (client.clone(), config.clone(), cli.clone());
     let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
     let (news, heard) = tokio::sync::mpsc::channel(64);
@@ -100,6 +102,18 @@ fn build(
             let _ = news.send(Err(error)).await;
             return;
         }
+        let reaches = match options.networkmode.as_deref() {
+            Some("host") => Reaches::Host,
+            _ => Reaches::Itself,
+        };
+        let mut build_args = cli.proxies(&client.connector().describe(), reaches).await;
+        build_args.extend(options.buildargs.take().unwrap_or_default());
+        options.buildargs = Some(build_args.into_iter().collect());
+        let mut credentials = match config.use_docker_login {
+            true => cli.all_credentials().await,
+            false => HashMap::new(),
+        };
+        credentials.extend(given);
         let mut answer = docker.build_image(options, Some(credentials), Some(context));
         while let Some(info) = answer.next().await {
             let told = match info {

@@ -67,8 +67,8 @@ pub struct Config {
     pub instance: InstanceId,
     /// Its data directory, written into the labels for `ignite prune`.
     pub data_dir: PathBuf,
-    /// The engine's address; `None` is `DOCKER_HOST`, else the usual sockets of Docker and
-    /// Podman.
+    /// The engine's address; `None` is `DOCKER_HOST`, else the docker command's context, else the
+    /// usual sockets of Docker and Podman.
     pub host: Option<String>,
     /// How containers are reached.
     pub reach: Reach,
@@ -85,6 +85,12 @@ pub struct Config {
     pub home_copy_files: u32,
     /// Most bytes of these files.
     pub home_copy_bytes: u64,
+    /// Use what `docker login` has for pulls and builds that bring no credentials.
+    pub use_docker_login: bool,
+    /// Limit of one question to a credential helper of the docker command.
+    pub helper_timeout: Duration,
+    /// Give containers the proxies that the docker command gives them.
+    pub container_proxies: bool,
     /// Limit of one ordinary engine call; stopping may take the grace on top.
     pub call_timeout: Duration,
     /// Limit of starting one container, without its app getting ready.
@@ -111,6 +117,9 @@ impl Config {
             log_max_files: DEFAULT_LOG_MAX_FILES,
             home_copy_files: DEFAULT_HOME_COPY_FILES,
             home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
+            use_docker_login: true,
+            helper_timeout: super::DEFAULT_HELPER_TIMEOUT,
+            container_proxies: false,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             start_timeout: DEFAULT_START_TIMEOUT,
             pull_timeout: DEFAULT_PULL_TIMEOUT,

@@ -1,7 +1,7 @@
 //! Where the engine listens, and the lazily made client to it.
 //!
-//! The address comes from the configuration, else `DOCKER_HOST`, else the sockets where Docker
-//! and Podman usually listen. A bad address is refused at once; an engine that is not there is
+//! The address comes from the configuration, else `DOCKER_HOST`, else the docker command's context,
+//! else the sockets where Docker and Podman usually listen, rootless and on desktops too. A bad address is refused at once; an engine that is not there is
 //! not: the client is made on first use, so `ignite` starts before its engine and finds it
 //! when it comes.
 
@@ -11,7 +11,11 @@ use bollard::{API_DEFAULT_VERSION, errors::Error as ClientError};
 use http::uri::Authority;
 use parking_lot::Mutex;
 
-use super::Error;
+use super::{
+    Error,
+    cli_config::CliConfig,
+    local_sockets::{choose, usual_sockets},
+};
 
 /// The forms of address that are understood, for error messages.
 const FORMS: &str = "give unix:///path/to/socket, tcp://host:port, http://host:port or https://host:port \
@@ -35,33 +39,56 @@ pub(super) enum Address {
 }
 
 impl Address {
-    /// Finds the address: `host`, else `DOCKER_HOST`, else the usual sockets. `env` reads a
-    /// variable.
+    /// Finds the address: `host`, else `DOCKER_HOST`, else the docker command's context, else the
+    /// usual sockets. `env` reads a variable.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] for a value that is none of the accepted forms, or certificates
-    /// that are not there.
+    /// [`Error::BadAddress`] for a value that is none of the accepted forms, a context that cannot
+    /// be used, or certificates that are not there.
     pub(super) fn find(
         host: Option<&str>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
+        Self::find_with_reason(host, env).map(|(address, _)| address)
+    }
+
+    /// As [`Self::find`], with who chose the address, as a sentence has it.
+    pub(super) fn find_with_reason(
+        host: Option<&str>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Self, String), Error> {
         let set = |name: &str| env(name).filter(|v| !v.is_empty());
-        match host
-            .map(str::to_owned)
-            .filter(|h| !h.is_empty())
-            .or_else(|| set("DOCKER_HOST"))
-        {
-            Some(value) => Self::parse(value.trim(), set),
-            None => {
-                let podman =
-                    set("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("podman/podman.sock"));
-                let sockets = [
-                    Some(PathBuf::from("/var/run/docker.sock")),
-                    podman,
-                    Some("/run/podman/podman.sock".into()),
-                ];
-                Ok(Self::Unix(sockets.into_iter().flatten().collect()))
+        let given = host.map(str::to_owned).filter(|h| !h.is_empty());
+        if let Some(value) = given.or_else(|| set("DOCKER_HOST")) {
+            let address = Self::parse(value.trim(), set)?;
+            return Ok((address, "docker_host or DOCKER_HOST says so".to_owned()));
+        }
+        let context = CliConfig::new(&env)
+            .context()
+            .map_err(|(value, why)| Error::BadAddress { value, why })?;
+        let Some(context) = context else {
+            let why = "it is the first of the usual sockets that answers".to_owned();
+            return Ok((Self::Unix(usual_sockets(set)), why));
+        };
+        // What the environment says of TLS is for `DOCKER_HOST`; a context has its own.
+        let address = Self::parse(context.host.trim(), |name| match name {
+            "DOCKER_TLS_VERIFY" | "DOCKER_CERT_PATH" => {
+                let directory = context.certificates.as_ref()?;
+                Some(directory.to_string_lossy().into_owned())
             }
+            _ => None,
+        });
+        let whose = format!(
+            "{} names the docker context {:?}",
+            context.chosen_by, context.name
+        );
+        match address {
+            Ok(address) => Ok((address, whose)),
+            Err(Error::BadAddress { value, why }) => Err(Error::BadAddress {
+                value,
+                why: format!("{why} ({whose}; DOCKER_CONTEXT=default leaves it aside)"),
+            }),
+            Err(other) => Err(other),
         }
     }
 
@@ -221,13 +248,10 @@ impl Connector {
     /// The address as a person would write it.
     pub(super) fn describe(&self) -> String {
         match &self.address {
-            Address::Unix(sockets) => {
-                let found = sockets.iter().find(|s| s.exists());
-                match found.or_else(|| sockets.first()) {
-                    Some(socket) => format!("unix://{}", socket.display()),
-                    None => "unix://".to_owned(),
-                }
-            }
+            Address::Unix(sockets) => match choose(sockets).or_else(|| sockets.first()) {
+                Some(socket) => format!("unix://{}", socket.display()),
+                None => "unix://".to_owned(),
+            },
             Address::Plain(target) => format!("tcp://{target}"),
             Address::Tls(target, _) => format!("https://{target}"),
         }
@@ -236,7 +260,7 @@ impl Connector {
     fn connect(&self) -> Result<bollard::Docker, ClientError> {
         let (limit, version) = (CLIENT_TIMEOUT_SECS, API_DEFAULT_VERSION);
         match &self.address {
-            Address::Unix(sockets) => match sockets.iter().find(|s| s.exists()) {
+            Address::Unix(sockets) => match choose(sockets) {
                 Some(socket) => {
                     bollard::Docker::connect_with_unix(&socket.to_string_lossy(), limit, version)
                 }
@@ -272,6 +296,8 @@ fn innermost(err: &ClientError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
 
     fn find(host: &str, env: &[(&str, &str)]) -> Result<Address, String> {
@@ -310,10 +336,20 @@ mod tests {
             usual,
             Address::Unix(vec![
                 "/var/run/docker.sock".into(),
+                "/run/user/7/docker.sock".into(),
                 "/run/user/7/podman/podman.sock".into(),
                 "/run/podman/podman.sock".into()
             ])
         );
+        let Ok(Address::Unix(at_home)) = find("", &[("HOME", "/h")]) else {
+            panic!("no sockets");
+        };
+        for socket in [
+            "/h/.docker/desktop/docker.sock",
+            "/h/.config/colima/default/docker.sock",
+        ] {
+            assert!(at_home.contains(&socket.into()), "{at_home:?}");
+        }
     }
 
     #[test]
@@ -350,6 +386,45 @@ mod tests {
         assert!(err("tcp://").contains("tcp://host:port"));
         assert!(err("tcp://host:99999").contains("65535"));
         assert!(err("tcp://host/path").contains("not a host"));
+    }
+
+    #[test]
+    fn a_context_says_where_the_engine_is_unless_a_host_does() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().to_str().expect("plain path");
+        let with = |host: &str| {
+            let digest = crate::model::app::hex(&Sha256::digest("lab"));
+            let meta = dir.path().join("contexts/meta").join(digest);
+            std::fs::create_dir_all(&meta).expect("made");
+            let text = format!(r#"{{"Name":"lab","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
+            std::fs::write(meta.join("meta.json"), text).expect("written");
+        };
+        let env = [("DOCKER_CONFIG", path), ("DOCKER_CONTEXT", "lab")];
+        with("tcp://lab.example:2375");
+        assert_eq!(
+            find("", &env),
+            Ok(Address::Plain("lab.example:2375".into()))
+        );
+        assert_eq!(
+            find("unix:///a", &env),
+            Ok(Address::Unix(vec!["/a".into()]))
+        );
+        let with_host = [env[0], env[1], ("DOCKER_HOST", "tcp://h:1")];
+        assert_eq!(find("", &with_host), Ok(Address::Plain("h:1".into())));
+        // The variables of TLS are those of `DOCKER_HOST`.
+        let with_tls = [env[0], env[1], ("DOCKER_TLS_VERIFY", "1")];
+        assert!(matches!(find("", &with_tls), Ok(Address::Plain(_))));
+        with("ssh://me@lab.example");
+        let why = find("", &env).expect_err("no ssh");
+        for word in ["forward the socket", "DOCKER_CONTEXT", "\"lab\""] {
+            assert!(why.contains(word), "{why}");
+        }
+        let unknown = [env[0], ("DOCKER_CONTEXT", "gone")];
+        assert!(
+            find("", &unknown)
+                .expect_err("none")
+                .contains("no such context")
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio_util::{
 
 use super::{
     Credentials, Error, Image, PullRecord,
+    cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status},
 };
 use crate::model::files::{Home, normal};
@@ -47,12 +48,14 @@ pub(super) struct Pulls {
     tasks: TaskTracker,
     stop: CancellationToken,
     record: PullRecord,
+    /// Where pulls without credentials get theirs.
+    login: Option<CliConfig>,
     /// Ends the tasks when this is dropped.
     _on_drop: DropGuard,
 }
 
 impl Pulls {
-    pub(super) fn new(record: PullRecord) -> Self {
+    pub(super) fn new(record: PullRecord, login: Option<CliConfig>) -> Self {
         let stop = CancellationToken::new();
         Self {
             running: Running::default(),
@@ -60,6 +63,7 @@ impl Pulls {
             _on_drop: stop.clone().drop_guard(),
             stop,
             record,
+            login,
         }
     }
 
@@ -142,8 +146,18 @@ impl Pulls {
         };
         let (client, stop, record) = (client.clone(), self.stop.clone(), self.record.clone());
         let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
+        let login = self.login.clone();
         self.tasks.spawn(async move {
-            let pulling = pull_recorded(&client, &record, &reference, credentials, limit);
+            let pulling = async {
+                let found = match (&credentials, &login) {
+                    (None, Some(login)) => login.credentials_for(&reference).await,
+                    _ => None,
+                };
+                let server = found.as_ref().and_then(|f| f.serveraddress.clone());
+                let credentials = credentials.or(found);
+                let pulled = pull_recorded(&client, &record, &reference, credentials, limit).await;
+                pulled.map_err(|err| told_of_login(err, server))
+            };
             let result = stop.run_until_cancelled(pulling).await;
             // Out of the map before the waiters know, so that who asks after a failure starts
             // a new pull instead of getting the old failure.
@@ -165,6 +179,19 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.running.lock().remove(&self.key);
+    }
+}
+
+/// Says whose credentials a registry did not take.
+fn told_of_login(err: Error, server: Option<String>) -> Error {
+    match (err, server) {
+        (Error::NoSuchImage { reference, cause }, Some(server)) => Error::NoSuchImage {
+            cause: format!(
+                "{cause} (with the credentials that `docker login` has for {server} on this machine)"
+            ),
+            reference,
+        },
+        (err, _) => err,
     }
 }
 

@@ -12,25 +12,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use bollard::{
-    models::ContainerCreateBody,
-    query_parameters::{
-        CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
-        StopContainerOptions,
-    },
+use bollard::query_parameters::{
+    EventsOptions, ListContainersOptions, LogsOptions, StopContainerOptions,
 };
 use futures_util::{StreamExt, future, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
+    cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status, or_gone, remove_container},
     connect::{Address, Connector},
     freezer::Cgroup,
@@ -47,9 +41,11 @@ use super::{
 };
 
 mod build;
+mod cli_config;
 mod client;
 mod config;
 mod connect;
+mod create;
 mod freezer;
 mod holder;
 mod home;
@@ -58,6 +54,7 @@ mod info;
 mod labels;
 mod lease;
 mod lines;
+mod local_sockets;
 mod logs;
 mod network;
 mod prune;
@@ -69,6 +66,7 @@ mod standby;
 mod tests;
 mod volumes;
 
+pub use cli_config::DEFAULT_HELPER_TIMEOUT;
 pub use config::{
     Config, DEFAULT_CALL_TIMEOUT, DEFAULT_HOME_COPY_BYTES, DEFAULT_HOME_COPY_FILES,
     DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES, DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT,
@@ -87,6 +85,9 @@ const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Docker {
     config: Config,
+    /// Who chose the engine, as a sentence has it.
+    chosen: String,
+    cli: CliConfig,
     client: Client,
     /// What the engine last said of itself; held only to read or replace.
     facts: Mutex<Option<Arc<Facts>>>,
@@ -116,12 +117,19 @@ impl Docker {
     /// [`Error::BadAddress`] when the address, from the configuration or `DOCKER_HOST`, is not
     /// one of the accepted forms.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let address = Address::find(config.host.as_deref(), |name| std::env::var(name).ok())?;
+        let env = |name: &str| std::env::var(name).ok();
+        let (address, chosen) = Address::find_with_reason(config.host.as_deref(), env)?;
+        let cli = CliConfig::new(env).with_helper_timeout(config.helper_timeout);
         Ok(Self {
+            chosen,
             client: Client::new(Connector::new(address), config.call_timeout),
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
-            pulls: Pulls::new(config.pull_record.clone()),
+            pulls: Pulls::new(
+                config.pull_record.clone(),
+                config.use_docker_login.then(|| cli.clone()),
+            ),
+            cli,
             config,
             holder_image: HolderImage::default(),
             homes: Homes::new(),
@@ -134,6 +142,11 @@ impl Docker {
     /// Where the engine is looked for, as a person would write it.
     pub fn address(&self) -> String {
         self.client.connector().describe()
+    }
+
+    /// Who chose that engine, as a sentence has it.
+    pub fn chosen(&self) -> &str {
+        &self.chosen
     }
 
     async fn facts(&self) -> Result<Arc<Facts>, Error> {
@@ -151,53 +164,6 @@ impl Docker {
 
     fn network_name(&self) -> String {
         spec::network_name(&self.config.instance)
-    }
-
-    fn warn_of_clamped_cpu(&self, spec: &ContainerSpec, cpus: u32) {
-        if u64::from(spec.cpu_millicores) > u64::from(cpus) * 1000
-            && !self.warned_of_cpu.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(
-                app = %spec.owner.app, asked_millicores = spec.cpu_millicores, host_cpus = cpus,
-                "The CPU limit is above what the engine's host has; it is lowered to all of the host's cores (said once)"
-            );
-        }
-    }
-
-    async fn create_once(&self, spec: &ContainerSpec, facts: &Facts) -> Result<ContainerId, Error> {
-        self.network.ensure(&self.client, &self.config).await?;
-        let spec = self.with_home(spec).await?;
-        let name = spec::container_name(&self.config.instance, &spec.owner);
-        let body = spec::container(&self.config, facts.place(), &spec);
-        self.create_named(name, body).await
-    }
-
-    /// The spec with what its image has in its home; a volume for that is there then, where the
-    /// container's own creation may not make it.
-    async fn with_home(&self, spec: &ContainerSpec) -> Result<ContainerSpec, Error> {
-        let (client, config, by) = (&self.client, &self.config, self.homes.by());
-        let spec = self.homes.settle(client, config, spec.clone()).await?;
-        self.homes.fill_volume(client, config, &spec).await?;
-        self.volumes.open_to_all(client, config, &spec, by).await?;
-        Ok(spec)
-    }
-
-    async fn create_named(
-        &self,
-        name: String,
-        body: ContainerCreateBody,
-    ) -> Result<ContainerId, Error> {
-        let options = CreateContainerOptions {
-            name: Some(name),
-            ..CreateContainerOptions::default()
-        };
-        let made = self
-            .client
-            .run("create the container", |docker| async move {
-                docker.create_container(Some(options), body).await
-            })
-            .await?;
-        Ok(ContainerId(made.id))
     }
 
     async fn start_once(&self, id: &ContainerId) -> Result<(), Error> {

@@ -158,7 +158,7 @@ impl Docker {
                     });
                 }
             };
-            let spec = self.with_home(spec).await?;
+            let spec = self.complete(spec).await?;
             let name = spec::container_name(&self.config.instance, &spec.owner);
             let body = spec::within(&self.config, facts.place(), &spec, &holder);
             let container = self.create_named(name, body).await?;

@@ -1,7 +1,7 @@
 //! [`Docker`] against a stub of the engine's API on a loopback port: what a real engine does
 //! only on a bad day. The good days are covered by the integration tests, on a real engine.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::{
     Router,

@@ -1,0 +1,68 @@
+//! Making containers: what a spec lacks, and the call itself.
+
+use std::sync::atomic::Ordering;
+
+use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+
+use super::{ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, info::Facts, spec};
+
+impl Docker {
+    pub(super) fn warn_of_clamped_cpu(&self, spec: &ContainerSpec, cpus: u32) {
+        if u64::from(spec.cpu_millicores) > u64::from(cpus) * 1000
+            && !self.warned_of_cpu.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                app = %spec.owner.app, asked_millicores = spec.cpu_millicores, host_cpus = cpus,
+                "The CPU limit is above what the engine's host has; it is lowered to all of the host's cores (said once)"
+            );
+        }
+    }
+
+    pub(super) async fn create_once(
+        &self,
+        spec: &ContainerSpec,
+        facts: &Facts,
+    ) -> Result<ContainerId, Error> {
+        self.network.ensure(&self.client, &self.config).await?;
+        let spec = self.complete(spec).await?;
+        let name = spec::container_name(&self.config.instance, &spec.owner);
+        let body = spec::container(&self.config, facts.place(), &spec);
+        self.create_named(name, body).await
+    }
+
+    /// The spec with what only the engine's side knows: what its image has in its home, and proxies.
+    /// A volume that the container's own creation may not make is there then.
+    pub(super) async fn complete(&self, spec: &ContainerSpec) -> Result<ContainerSpec, Error> {
+        let (client, config, by) = (&self.client, &self.config, self.homes.by());
+        let mut spec = self.homes.settle(client, config, spec.clone()).await?;
+        if config.container_proxies {
+            let engine = client.connector().describe();
+            let proxies = self.cli.proxies(&engine, Reaches::Itself).await;
+            for (name, value) in proxies {
+                // What the app's owner says holds.
+                spec.env.entry(name).or_insert(value);
+            }
+        }
+        self.homes.fill_volume(client, config, &spec).await?;
+        self.volumes.open_to_all(client, config, &spec, by).await?;
+        Ok(spec)
+    }
+
+    pub(super) async fn create_named(
+        &self,
+        name: String,
+        body: ContainerCreateBody,
+    ) -> Result<ContainerId, Error> {
+        let options = CreateContainerOptions {
+            name: Some(name),
+            ..CreateContainerOptions::default()
+        };
+        let made = self
+            .client
+            .run("create the container", |docker| async move {
+                docker.create_container(Some(options), body).await
+            })
+            .await?;
+        Ok(ContainerId(made.id))
+    }
+}
