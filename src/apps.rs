@@ -462,6 +462,7 @@ fn facts(image: &Image, image_ref: &str) -> ImageFacts {
     ImageFacts {
         user: Some(image.user.clone()),
         home: image.home.clone(),
+        brings_init: Some(image.brings_init),
         digest_ref: crate::model::app::digest_ref(image_ref, &image.digests),
         exposed_ports: image.exposed_ports.clone(),
     }

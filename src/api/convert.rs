@@ -11,6 +11,7 @@ use crate::{
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
         Tier, Version, execution,
+        process::Init,
         reach::Protocol,
         scaling::Metric,
         settings::{DEFAULT_HEALTH_PATH, Settings, StorageMode},
@@ -99,6 +100,7 @@ pub(super) struct Patch {
     pub(super) cors_origins: Option<Vec<String>>,
     pub(super) storage_mode: Option<i32>,
     pub(super) writable_root_fs: Option<bool>,
+    pub(super) init: Option<i32>,
 }
 
 impl Patch {
@@ -120,6 +122,7 @@ impl Patch {
             cors_origins: Some(std::mem::take(&mut r.cors_origins)),
             storage_mode: Some(r.storage_mode),
             writable_root_fs: Some(r.writable_root_fs),
+            init: Some(r.init),
         }
     }
 
@@ -159,6 +162,7 @@ impl Patch {
                 .then_some(r.cors_origins),
             storage_mode: r.storage_mode,
             writable_root_fs: r.writable_root_fs,
+            init: r.init,
         })
     }
 
@@ -227,6 +231,10 @@ impl Patch {
                 .and_then(|p| fields.take("protocol", protocol(p))),
         );
         set(&mut s.cors_origins, self.cors_origins);
+        set(
+            &mut s.init,
+            self.init.and_then(|i| fields.take("init", init(i))),
+        );
         fields.check()
     }
 }
@@ -253,6 +261,20 @@ pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
         Tier::Large => v1::ResourceTier::Large,
         Tier::XLarge => v1::ResourceTier::Xlarge,
     }
+}
+
+fn init(wire: i32) -> Result<Init, String> {
+    use v1::AppInit as W;
+    Ok(match W::try_from(wire) {
+        Ok(W::Unspecified) => Init::Auto,
+        Ok(W::On) => Init::On,
+        Ok(W::Off) => Init::Off,
+        Err(_) => {
+            return Err(format!(
+                "{wire} is no AppInit; use APP_INIT_UNSPECIFIED, ON or OFF"
+            ));
+        }
+    })
 }
 
 fn protocol(wire: i32) -> Result<Protocol, String> {
@@ -393,6 +415,12 @@ pub(super) fn app_to_wire(
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
         writable_root_fs: s.writable_root_fs,
+        init: match s.init {
+            Init::Auto => v1::AppInit::Unspecified,
+            Init::On => v1::AppInit::On,
+            Init::Off => v1::AppInit::Off,
+        }
+        .into(),
         protocol: match s.protocol {
             Protocol::Auto => v1::AppProtocol::Unspecified,
             Protocol::Http1 => v1::AppProtocol::Http1,

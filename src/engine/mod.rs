@@ -111,6 +111,11 @@ pub trait Engine: Send + Sync + 'static {
         id: &ContainerId,
     ) -> impl Future<Output = Result<Option<Listening>, Error>> + Send;
 
+    /// The limits that a running container has come up against, as far as that can be seen from
+    /// here. It costs no call to the engine but the first for each container.
+    fn limits_hit(&self, id: &ContainerId)
+    -> impl Future<Output = Result<LimitsHit, Error>> + Send;
+
     /// Creates a container, stopped, in a network namespace that is there already: that of
     /// `holder`, or of a new one. After an error there is no holder either.
     fn prepare(
@@ -199,6 +204,8 @@ pub struct Image {
     pub user: String,
     /// Where that user is at home.
     pub home: Home,
+    /// Whether the program that it runs is an init.
+    pub brings_init: bool,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
 }
@@ -247,6 +254,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
     pub env: BTreeMap<String, String>,
+    /// An init is the first process, where the engine has one.
+    pub init: bool,
     /// What can be written to; `HOME` follows from it when the root file system is read-only.
     pub files: Files,
     /// The ports the app listens on, the primary one first; never empty.
@@ -285,6 +294,13 @@ pub struct Listening {
     pub open: BTreeSet<u16>,
     /// Those on its loopback addresses, which cannot.
     pub loopback: BTreeSet<u16>,
+}
+
+/// The limits that a container has come up against since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitsHit {
+    /// How often it was refused another process or thread; `None` where that cannot be seen.
+    pub pids: Option<u64>,
 }
 
 /// A container that is created in a kept network and can be started at any time.

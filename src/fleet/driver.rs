@@ -11,7 +11,7 @@ use super::{
     Shared,
     deployment::Deployment,
     events::EventKind,
-    liveness,
+    limits, liveness,
     plan::Action,
     replica::{Phase, Replica},
     rouse,
@@ -218,8 +218,15 @@ fn spawn<E: Engine>(
             revision,
             stop,
         } => {
+            let events = deployment.events().clone();
             tasks.spawn(async move {
-                let probes = liveness::watch(&config, &replica, &revision);
+                let limits = limits::watch(&*engine, &config, &replica, &revision, &events);
+                let probes = async {
+                    tokio::select! {
+                        why = liveness::watch(&config, &replica, &revision) => why,
+                        never = limits => match never {},
+                    }
+                };
                 match stop.run_until_cancelled(probes).await {
                     Some(why) => Done::Unhealthy { key, why },
                     None => Done::Unwatched,

@@ -35,6 +35,8 @@ pub enum EventKind {
     ReplicaStopped,
     /// It ended or stopped answering by itself.
     ReplicaFailed,
+    /// It came up against a limit that it lives with.
+    LimitReached,
     /// It did not get ready.
     StartFailed,
     /// It is frozen.
@@ -62,6 +64,7 @@ impl EventKind {
             Self::ReplicaDraining => "REPLICA_DRAINING",
             Self::ReplicaStopped => "REPLICA_STOPPED",
             Self::ReplicaFailed => "REPLICA_FAILED",
+            Self::LimitReached => "LIMIT_REACHED",
             Self::StartFailed => "START_FAILED",
             Self::ReplicaPaused => "REPLICA_PAUSED",
             Self::ReplicaResuming => "REPLICA_RESUMING",
@@ -77,6 +80,7 @@ impl EventKind {
             self,
             Self::ReplicaNotReady
                 | Self::ReplicaFailed
+                | Self::LimitReached
                 | Self::StartFailed
                 | Self::NoRoom
                 | Self::RefusedInCloud

@@ -11,6 +11,8 @@
 //! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
 //! | `events.rs` | what happened to an app |
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
+//! | `hints.rs` | what the last lines of a log suggest |
+//! | `limits.rs` | the limits that a replica comes up against, told to its owner |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `ports.rs` | an app that listens elsewhere than where it is asked |
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
@@ -34,8 +36,10 @@ mod demand;
 mod deployment;
 mod driver;
 mod events;
+mod hints;
 mod hold;
 mod lease;
+mod limits;
 mod liveness;
 mod load;
 mod outcomes;

@@ -8,7 +8,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config,
+    Config, hints,
     ports::{self, Suspicion},
     probe::{self, Answer, ProbeOutcome, Progress},
     replica::{ColdStart, Replica},
@@ -217,6 +217,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         },
         image: revision.image.clone(),
         env: revision.env.clone(),
+        init: revision.init,
         files: revision.files.clone(),
         ports: revision.inner_ports.clone(),
         memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
@@ -400,12 +401,7 @@ async fn exited<E: Engine>(
         false => format!("exit code {code}"),
     };
     let logs = tail(engine, container).await;
-    let hint = match logs.to_ascii_lowercase() {
-        log if log.contains("read-only file system") || log.contains("erofs") => {
-            "\nthe root file system is read-only, as in the cloud: write to $HOME or /tmp, or set writable_root_fs (`--writable-root`)"
-        }
-        _ => "",
-    };
+    let hint = hints::of(&logs);
     Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}{hint}"))
 }
 

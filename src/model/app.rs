@@ -66,6 +66,8 @@ pub struct ImageFacts {
     pub user: Option<String>,
     /// Where that user is at home.
     pub home: Home,
+    /// Whether the program that it runs is an init; `None` when nobody looked.
+    pub brings_init: Option<bool>,
     /// Its name by digest in the registry that it is from, which stands for it for ever; empty for
     /// one that is on this machine only.
     pub digest_ref: String,

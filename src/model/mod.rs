@@ -14,6 +14,7 @@ pub mod host;
 pub mod id;
 pub mod ignorefile;
 pub mod lease;
+pub mod process;
 pub mod reach;
 pub mod revision;
 pub mod scaling;

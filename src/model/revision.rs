@@ -55,6 +55,8 @@ pub struct Revision {
     pub env: BTreeMap<String, String>,
     /// What of its file system can be written to.
     pub files: Files,
+    /// An init is the first process of its containers.
+    pub init: bool,
     /// What the platform would refuse about it, a sentence each.
     pub objections: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
@@ -111,6 +113,7 @@ impl Revision {
             env: s.env.clone(),
             objections: objections(s, version, &files, defaults),
             files,
+            init: s.init.applies(version.facts.brings_init, defaults.strict),
             ports: s.ports().to_vec(),
             inner_ports: inner_ports(s, version, defaults),
             exposed_ports: version.facts.exposed_ports.clone(),
@@ -194,6 +197,10 @@ impl Revision {
             "{read_only} {} {scratch_bytes} {kept_since:?}",
             home.is_in_image()
         ));
+        // Said only where it is so, which leaves the hash of other containers what it was.
+        if self.init {
+            put("init");
+        }
         hex(&h.finalize()[..16])
     }
 }
@@ -252,6 +259,7 @@ mod tests {
     use super::{
         super::{
             code::CodeSource,
+            process::Init,
             settings::{Settings, Tier},
         },
         *,
@@ -341,5 +349,8 @@ mod tests {
         assert_eq!(kept, with(|s| s.storage_mode = StorageMode::Ttl));
         let home = |s: &mut Settings| s.env = [("HOME".to_owned(), "/h".to_owned())].into();
         assert_ne!(base, with(home));
+        // Nobody looked at the image, so there is no init unless it is asked for.
+        assert_eq!(base, with(|s| s.init = Init::Off));
+        assert_ne!(base, with(|s| s.init = Init::On));
     }
 }

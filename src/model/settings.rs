@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     failure::FieldViolation,
     host,
+    process::Init,
     reach::{CORS_NONE, MAX_CORS_ORIGINS, Protocol, check_origin},
     scaling::Scaling,
     schema,
@@ -125,6 +126,8 @@ pub struct Settings {
     pub storage_mode: StorageMode,
     /// The whole root file system can be written to, which the platform does not allow.
     pub writable_root_fs: bool,
+    /// Whether an init is its first process.
+    pub init: Init,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
 }

@@ -15,6 +15,7 @@ use crate::model::{
     App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
     catalog::{Catalog, Change},
     files::{Content, Home},
+    process::Init,
     reach::Protocol,
     scaling::Metric,
     secret::{self, Sealed, SecretName},
@@ -85,6 +86,8 @@ struct FactsRecord {
     read_only: Vec<String>,
     #[prost(uint32, repeated, tag = "7")]
     exposed_ports: Vec<u32>,
+    #[prost(bool, optional, tag = "8")]
+    brings_init: Option<bool>,
 }
 
 /// The name and the owner are in the key.
@@ -166,6 +169,9 @@ struct SettingsRecord {
     cors_origins: Vec<String>,
     #[prost(bool, tag = "30")]
     writable_root_fs: bool,
+    /// 0 not set, 1 on, 2 off.
+    #[prost(uint32, tag = "31")]
+    init: u32,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -361,6 +367,7 @@ fn facts_record(facts: &ImageFacts) -> FactsRecord {
             _ => Vec::new(),
         },
         exposed_ports: facts.exposed_ports.iter().map(|&p| p.into()).collect(),
+        brings_init: facts.brings_init,
     }
 }
 
@@ -379,6 +386,7 @@ fn facts(r: FactsRecord) -> Result<ImageFacts, String> {
                 n => return Err(format!("home content {n} is not known")),
             }),
         },
+        brings_init: r.brings_init,
         digest_ref: r.digest_ref,
         exposed_ports: r
             .exposed_ports
@@ -428,6 +436,11 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Some(Standby::None) => 3,
         },
         writable_root_fs: s.writable_root_fs,
+        init: match s.init {
+            Init::Auto => 0,
+            Init::On => 1,
+            Init::Off => 2,
+        },
         protocol: match s.protocol {
             Protocol::Auto => 0,
             Protocol::Http1 => 1,
@@ -490,6 +503,12 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             n => return unknown("standby", n),
         },
         writable_root_fs: r.writable_root_fs,
+        init: match r.init {
+            0 => Init::Auto,
+            1 => Init::On,
+            2 => Init::Off,
+            n => return unknown("init", n),
+        },
         protocol: match r.protocol {
             0 => Protocol::Auto,
             1 => Protocol::Http1,

@@ -51,6 +51,7 @@ pub(super) fn full_app(id: &str) -> App {
         cors_origins: vec!["https://a.example".to_owned()],
         storage_mode: StorageMode::Ttl,
         writable_root_fs: true,
+        init: crate::model::process::Init::Off,
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {
@@ -67,6 +68,7 @@ pub(super) fn full_app(id: &str) -> App {
                     read_only: vec!["/etc".into()],
                 }),
             },
+            brings_init: Some(true),
             digest_ref: "r.example/a@sha256:1".into(),
         },
         created_at_ms: 5,

@@ -199,6 +199,7 @@ mod tests {
                         id,
                         user: String::new(),
                         home: Default::default(),
+                        brings_init: false,
                         exposed_ports: Vec::new(),
                     });
                     Box::pin(async move { Ok(image) })

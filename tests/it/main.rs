@@ -44,6 +44,7 @@ mod homes;
 mod leases;
 mod lifecycle;
 mod logs;
+mod processes;
 mod restart;
 mod scale_to_zero;
 mod scaling;

@@ -38,6 +38,14 @@ pub(super) enum Protocol {
     H2c,
 }
 
+/// Whether an init is the first process.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Init {
+    Auto,
+    On,
+    Off,
+}
+
 /// The settings of an app; what is left out keeps its default, or its value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
@@ -98,6 +106,10 @@ pub(in crate::cli) struct Settings {
     /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
+    /// Run the app under a small init, which reaps what its processes leave: unless the image's
+    /// program is one itself (auto), always, or never.
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    init: Option<Init>,
     /// Which HTTP the app's containers are spoken to in: HTTP/1.1 but for gRPC calls (auto),
     /// always, or HTTP/2 without TLS.
     #[arg(long, value_enum, ignore_case = true)]
@@ -152,6 +164,15 @@ impl Settings {
         Some(protocol.into())
     }
 
+    fn init(&self) -> Option<i32> {
+        let init = match self.init? {
+            Init::Auto => v1::AppInit::Unspecified,
+            Init::On => v1::AppInit::On,
+            Init::Off => v1::AppInit::Off,
+        };
+        Some(init.into())
+    }
+
     fn limits(&self) -> Option<v1::ResourceLimits> {
         let limits = v1::ResourceLimits {
             memory_mb: self.memory,
@@ -201,6 +222,7 @@ impl Settings {
             max_concurrency: self.max_concurrency.unwrap_or_default(),
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
             writable_root_fs: self.writable_root_fs.unwrap_or_default(),
+            init: self.init().unwrap_or_default(),
             input_schema: self.input_schema.clone().unwrap_or_default(),
             output_schema: self.output_schema.clone().unwrap_or_default(),
             storage_mode: self.storage_mode().unwrap_or_default(),
@@ -228,6 +250,7 @@ impl Settings {
             max_concurrency: self.max_concurrency,
             allow_unauthenticated: self.allow_unauthenticated,
             writable_root_fs: self.writable_root_fs,
+            init: self.init(),
             input_schema: self.input_schema.clone(),
             output_schema: self.output_schema.clone(),
             storage_mode: self.storage_mode(),

@@ -7,7 +7,14 @@ use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOpti
 use super::{ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, info::Facts, spec};
 
 impl Docker {
-    pub(super) fn warn_of_clamped_cpu(&self, spec: &ContainerSpec, cpus: u32) {
+    pub(super) fn warn_of_what_the_engine_lacks(&self, spec: &ContainerSpec, facts: &Facts) {
+        let cpus = facts.info.cpus;
+        if spec.init && !facts.has_init && !self.warned_of_init.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                app = %spec.owner.app,
+                "The engine has no init (docker-init); the app's own program is the first process, and reaps what others leave or does not (said once)"
+            );
+        }
         if u64::from(spec.cpu_millicores) > u64::from(cpus) * 1000
             && !self.warned_of_cpu.swap(true, Ordering::Relaxed)
         {

@@ -42,6 +42,15 @@ pub(super) struct Cgroup {
     v2: bool,
 }
 
+/// Whether a cgroup's path is that of the container itself.
+pub(super) fn is_own(id: &ContainerId, path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let named = name == id.0
+        || name == format!("docker-{}.scope", id.0)
+        || name == format!("libpod-{}.scope", id.0);
+    named && !path.contains("..")
+}
+
 impl Cgroup {
     /// The cgroup of a container whose first process is `pid`; `None` where it cannot be seen.
     pub(super) fn find(id: &ContainerId, pid: i64) -> Option<Self> {
@@ -62,11 +71,7 @@ impl Cgroup {
         });
         let mut found = None;
         for (controllers, path) in lines {
-            let name = path.rsplit('/').next()?;
-            let own = name == id.0
-                || name == format!("docker-{}.scope", id.0)
-                || name == format!("libpod-{}.scope", id.0);
-            if !own || path.contains("..") {
+            if !is_own(id, path) {
                 continue;
             }
             let below = path.trim_start_matches('/');

@@ -23,7 +23,10 @@ use super::{
     cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status},
 };
-use crate::model::files::{Home, normal};
+use crate::model::{
+    files::{Home, normal},
+    process::is_init,
+};
 
 /// Docker Hub's name in the engine's credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -291,6 +294,10 @@ pub(super) async fn untag(client: &Client, reference: &str) -> Result<(), Error>
 
 fn from_engine(image: ImageInspect) -> Image {
     let config = image.config.unwrap_or_default();
+    // The entry point, else the command, else nothing that can be run.
+    let lines = [config.entrypoint, config.cmd];
+    let program = lines.iter().flatten().find_map(|line| line.first());
+    let brings_init = program.is_some_and(|program| is_init(program));
     let ports = config.exposed_ports.unwrap_or_default();
     let mut exposed_ports: Vec<u16> = ports
         .iter()
@@ -309,6 +316,7 @@ fn from_engine(image: ImageInspect) -> Image {
             path: home_in(&config.env.unwrap_or_default()),
             content: None,
         },
+        brings_init,
         exposed_ports,
     }
 }
@@ -421,5 +429,23 @@ mod tests {
         });
         assert_eq!(image.exposed_ports, [80, 8080]);
         assert_eq!(image.user, "");
+        assert!(!image.brings_init);
+        for (entrypoint, cmd, brings_init) in [
+            (None, Some("/sbin/init"), true),
+            (Some("/usr/bin/tini"), Some("/app"), true),
+            (Some("/app"), Some("/sbin/init"), false),
+        ] {
+            let line = |program: Option<&str>| program.map(|p| vec![p.to_owned()]);
+            let config = bollard::models::ImageConfig {
+                entrypoint: line(entrypoint),
+                cmd: line(cmd),
+                ..Default::default()
+            };
+            let image = from_engine(ImageInspect {
+                config: Some(config),
+                ..Default::default()
+            });
+            assert_eq!(image.brings_init, brings_init, "{entrypoint:?} {cmd:?}");
+        }
     }
 }

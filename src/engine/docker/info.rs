@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub(super) info: Info,
     /// How its containers are reached.
     pub(super) via: Via,
+    /// It has an init to put before a container's program.
+    pub(super) has_init: bool,
     /// Who keeps their logs.
     pub(super) log: LogDriver,
     /// The architecture of its host as `uname -m` names it.
@@ -58,6 +60,7 @@ impl Facts {
             cpus: self.info.cpus,
             publish,
             log: self.log,
+            has_init: self.has_init,
         }
     }
 }
@@ -86,6 +89,7 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
     Ok(Facts {
         via,
         log: log_driver(&system),
+        has_init: has_init(&system),
         architecture: system.architecture.clone().unwrap_or_default(),
         info: describe(&system, &version),
     })
@@ -155,6 +159,14 @@ fn log_driver(system: &SystemInfo) -> LogDriver {
     }
 }
 
+/// Whether the engine has found its init. One that has none says so in place of its version; some
+/// builds know no version and say nothing.
+fn has_init(system: &SystemInfo) -> bool {
+    let program = system.init_binary.as_deref().unwrap_or_default();
+    let version = system.init_commit.as_ref().and_then(|c| c.id.as_deref());
+    !program.is_empty() && version != Some("N/A")
+}
+
 fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
     let podman = version
         .components
@@ -183,6 +195,20 @@ fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_that_cannot_find_its_init_has_none() {
+        let with = |program: &str, id: &str| {
+            let described =
+                serde_json::json!({ "InitBinary": program, "InitCommit": { "ID": id } });
+            has_init(&serde_json::from_value(described).expect("a description"))
+        };
+        assert!(with("docker-init", "de40ad0"));
+        assert!(with("docker-init", ""), "Debian's says no version");
+        assert!(!with("docker-init", "N/A"));
+        assert!(!with("", ""));
+        assert!(!has_init(&SystemInfo::default()));
+    }
 
     #[test]
     fn only_a_rootful_local_engine_is_reached_directly() {

@@ -33,11 +33,13 @@ use self::{
     image::Pulls,
     info::Facts,
     network::InstanceNetwork,
+    pids::PidsFiles,
     volumes::Volumes,
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, Listening, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord, Volume,
+    Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord,
+    Volume,
 };
 
 mod build;
@@ -57,6 +59,7 @@ mod lines;
 mod local_sockets;
 mod logs;
 mod network;
+mod pids;
 mod prune;
 mod read;
 mod sockets;
@@ -98,8 +101,10 @@ pub struct Docker {
     volumes: Volumes,
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
+    pids: PidsFiles,
     /// The warnings about limits are given once, not per start.
     warned_of_cpu: AtomicBool,
+    warned_of_init: AtomicBool,
 }
 
 impl Docker {
@@ -135,7 +140,9 @@ impl Docker {
             homes: Homes::new(),
             volumes: Volumes::new(),
             frozen: Mutex::default(),
+            pids: PidsFiles::new(),
             warned_of_cpu: AtomicBool::new(false),
+            warned_of_init: AtomicBool::new(false),
         })
     }
 
@@ -262,7 +269,7 @@ impl Engine for Docker {
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
         let facts = self.facts().await?;
-        self.warn_of_clamped_cpu(spec, facts.info.cpus);
+        self.warn_of_what_the_engine_lacks(spec, &facts);
         if let Some(extra) = &self.config.extra_network {
             network::check_extra(&self.client, extra).await?;
         }
@@ -334,6 +341,14 @@ impl Engine for Docker {
 
     async fn listening(&self, id: &ContainerId) -> Result<Option<Listening>, Error> {
         self.sockets_of(id).await
+    }
+
+    async fn limits_hit(&self, id: &ContainerId) -> Result<LimitsHit, Error> {
+        let pids = match self.pids.known(id) {
+            Some(pids) => pids,
+            None => self.pids.find(id, self.pid(id).await?),
+        };
+        Ok(LimitsHit { pids })
     }
 
     async fn prepare(

@@ -22,6 +22,8 @@ pub(super) struct Place {
     pub(super) publish: Option<IpAddr>,
     /// Who writes the container's log.
     pub(super) log: LogDriver,
+    /// The engine has an init to put before the program.
+    pub(super) has_init: bool,
 }
 
 /// Under some 6 MB engines refuse a limit; the holder itself needs a page or two.
@@ -70,6 +72,7 @@ pub(super) fn container(
     spec: &ContainerSpec,
 ) -> ContainerCreateBody {
     let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
+    let init = spec.init && place.has_init;
     let bindings = place.publish.map(|ip| {
         // Port 0 lets the engine choose; two replicas never ask for the same one.
         let binding = PortBinding {
@@ -86,7 +89,8 @@ pub(super) fn container(
         // Memory and swap together: equal to memory means no swap.
         memory_swap: Some(memory),
         nano_cpus: Some(nano_cpus(spec.cpu_millicores, place.cpus)),
-        pids_limit: Some(i64::from(spec.pids)),
+        // The init is one process more than the app's.
+        pids_limit: Some(i64::from(spec.pids) + i64::from(init)),
         network_mode: Some(network_name(&config.instance)),
         port_bindings: bindings,
         extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
@@ -97,7 +101,7 @@ pub(super) fn container(
             "net.ipv4.ip_unprivileged_port_start".into(),
             "0".into(),
         )])),
-        init: Some(false),
+        init: Some(init),
         // `ignite` decides when something runs; the engine must not.
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
@@ -157,6 +161,7 @@ pub(super) fn holder(
     body.user = Some("65534:65534".to_owned());
     body.labels = Some(labels::of_holder(config, &spec.owner));
     if let Some(host) = &mut body.host_config {
+        host.init = Some(false);
         host.memory = Some(HOLDER_MEMORY);
         host.memory_swap = Some(HOLDER_MEMORY);
         host.pids_limit = Some(HOLDER_PIDS);
@@ -299,6 +304,7 @@ pub(super) mod tests {
                 scratch_bytes: 1 << 20,
                 kept_since: None,
             },
+            init: false,
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,
             cpu_millicores: 500,
@@ -316,6 +322,7 @@ pub(super) mod tests {
             cpus: 2,
             publish: None,
             log: LogDriver::JsonFile,
+            has_init: false,
         };
         let body = container(&config(), place, &spec());
         assert_eq!(
@@ -365,6 +372,7 @@ pub(super) mod tests {
             cpus: 2,
             publish: Some(Ipv4Addr::LOCALHOST.into()),
             log: LogDriver::EngineDefault,
+            has_init: false,
         };
         let body = container(&config(), place, &spec());
         let host = body.host_config.expect("host config");
@@ -383,6 +391,7 @@ pub(super) mod tests {
             cpus: 2,
             publish: None,
             log: LogDriver::EngineDefault,
+            has_init: false,
         };
         let mut spec = spec();
         spec.files.home.content = Some(Content::Small);
@@ -426,6 +435,7 @@ pub(super) mod tests {
             cpus: 2,
             publish: None,
             log: LogDriver::EngineDefault,
+            has_init: false,
         };
         let mut spec = spec();
         spec.files.home.content = Some(Content::Large {
@@ -455,6 +465,29 @@ pub(super) mod tests {
             (Some(true), None)
         );
         assert_eq!(host.mounts.expect("a volume").len(), 1);
+    }
+
+    #[test]
+    fn an_init_is_asked_for_where_the_engine_has_one_and_takes_no_process_from_the_app() {
+        let mut place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::EngineDefault,
+            has_init: true,
+        };
+        let mut spec = spec();
+        let of = |place, spec: &ContainerSpec| {
+            let host = container(&config(), place, spec).host_config;
+            host.map(|host| (host.init, host.pids_limit))
+                .expect("host config")
+        };
+        assert_eq!(of(place, &spec), (Some(false), Some(100)));
+        spec.init = true;
+        assert_eq!(of(place, &spec), (Some(true), Some(101)));
+        let keeper = holder(&config(), place, &spec, "holder");
+        assert_eq!(keeper.host_config.and_then(|h| h.init), Some(false));
+        place.has_init = false;
+        assert_eq!(of(place, &spec), (Some(false), Some(100)));
     }
 
     #[test]

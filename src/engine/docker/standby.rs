@@ -109,8 +109,14 @@ impl Docker {
 
     /// The container's cgroup, when the engine's processes can be seen from here.
     async fn cgroup(&self, id: &ContainerId) -> Result<Option<Cgroup>, Error> {
+        Ok(Cgroup::find(id, self.pid(id).await?))
+    }
+
+    /// The first process of a container as this machine numbers it; 0 when it is on another one
+    /// or does not run.
+    pub(super) async fn pid(&self, id: &ContainerId) -> Result<i64, Error> {
         if !self.client.connector().address().is_unix() {
-            return Ok(None);
+            return Ok(0);
         }
         let answer = self
             .client
@@ -118,8 +124,7 @@ impl Docker {
                 docker.inspect_container(&id.0, None).await
             })
             .await;
-        let pid = or_gone(answer, id)?.state.and_then(|s| s.pid).unwrap_or(0);
-        Ok(Cgroup::find(id, pid))
+        Ok(or_gone(answer, id)?.state.and_then(|s| s.pid).unwrap_or(0))
     }
 
     pub(super) async fn memory_of(&self, id: &ContainerId) -> Result<u64, Error> {

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, Listening, LogAsk, LogLine, LogStream, Prepared, Volume,
+    Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Prepared, Volume,
 };
 
 mod script;
@@ -345,6 +345,7 @@ impl Engine for Fake {
                     digests: Vec::new(),
                     user: script.user,
                     home: Default::default(),
+                    brings_init: false,
                     exposed_ports: Vec::new(),
                 })
             }
@@ -486,6 +487,14 @@ impl Engine for Fake {
     async fn listening(&self, id: &ContainerId) -> Result<Option<Listening>, Error> {
         self.called(|_| {})?;
         Ok(self.script_of_container(id)?.listening)
+    }
+
+    async fn limits_hit(&self, id: &ContainerId) -> Result<LimitsHit, Error> {
+        self.called(|_| {})?;
+        let script = self.script_of_container(id)?;
+        Ok(LimitsHit {
+            pids: Some(script.forks_refused),
+        })
     }
 
     async fn prepare(

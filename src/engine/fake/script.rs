@@ -36,6 +36,8 @@ pub struct Script {
     pub prepare_error: Option<Error>,
     /// The memory that a container is said to use.
     pub memory: u64,
+    /// How often its containers were refused another process.
+    pub forks_refused: u64,
     /// When after its start the container ends by itself, and with which code.
     pub exits: Option<(Duration, i64)>,
     /// What [`Engine::log_tail`] answers.
@@ -69,6 +71,7 @@ impl Default for Script {
             resume_error: None,
             prepare_error: None,
             memory: 1 << 20,
+            forks_refused: 0,
             exits: None,
             log: Vec::new(),
             endpoints: None,

@@ -33,6 +33,13 @@ pub(crate) async fn image_with_files(files: &[(&str, &str)], env: &[(&str, &str)
         .unwrap_or_else(|e| panic!("{e:#}"))
 }
 
+/// The reference of an image that is the probe under another name.
+pub(crate) async fn image_as(program: &str) -> String {
+    image::with_program(&super::engine::docker().await, &image().await, program)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
 /// The reference of an image that is the probe with a tree of files and links in one layer.
 pub(crate) async fn image_with_tree(tree: &[(String, Entry<'_>)], env: &[(&str, &str)]) -> String {
     image::with_tree(&super::engine::docker().await, &image().await, tree, env)

@@ -1,0 +1,108 @@
+//! How often a container was refused another process, read from its cgroup.
+//!
+//! The engine does not tell. Where its cgroups can be seen from here, the kernel's own count is in
+//! a file, found once for each container; elsewhere nothing is known.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use moka::sync::Cache;
+
+use super::{ContainerId, freezer::is_own};
+
+/// Containers whose files are known: more than one machine runs.
+const KEPT: u64 = 4096;
+
+/// The files that count, by container; `None` where there is none to be seen.
+#[derive(Debug)]
+pub(super) struct PidsFiles(Cache<ContainerId, Option<PathBuf>>);
+
+impl PidsFiles {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(KEPT))
+    }
+
+    /// The count of a container whose file is known; `None` when nobody has looked for it.
+    pub(super) fn known(&self, id: &ContainerId) -> Option<Option<u64>> {
+        let file = self.0.get(id)?;
+        Some(file.and_then(|file| count(&file)))
+    }
+
+    /// Looks for the file of a container whose first process is `pid`; the count in it.
+    pub(super) fn find(&self, id: &ContainerId, pid: i64) -> Option<u64> {
+        let table = (pid > 1)
+            .then(|| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok())
+            .flatten();
+        let file = table
+            .and_then(|table| parse(id, &table, Path::new("/sys/fs/cgroup")))
+            .filter(|file| file.exists());
+        self.0.insert(id.clone(), file.clone());
+        file.and_then(|file| count(&file))
+    }
+}
+
+/// The file of a container, from the lines of `/proc/<pid>/cgroup`: `number:controllers:path`.
+fn parse(id: &ContainerId, table: &str, root: &Path) -> Option<PathBuf> {
+    let mut found = None;
+    for line in table.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        if !is_own(id, path) {
+            continue;
+        }
+        let below = path.trim_start_matches('/');
+        if controllers.split(',').any(|c| c == "pids") {
+            return Some(root.join("pids").join(below).join("pids.events"));
+        }
+        if controllers.is_empty() {
+            found = Some(root.join(below).join("pids.events"));
+        }
+    }
+    found
+}
+
+/// The number after `max` in a `pids.events`.
+fn count(file: &Path) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let count = text.lines().find_map(|line| line.strip_prefix("max "))?;
+    count.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_that_of_the_container_in_both_versions_of_cgroups() {
+        let (id, root) = (ContainerId("abc".into()), Path::new("/r"));
+        let find = |table: &str| parse(&id, table, root);
+        let v1 = "9:freezer:/docker/abc\n8:pids:/docker/abc\n1:name=systemd:/docker/abc\n";
+        assert_eq!(find(v1), Some("/r/pids/docker/abc/pids.events".into()));
+        let v2 = "0::/system.slice/docker-abc.scope\n";
+        assert_eq!(
+            find(v2),
+            Some("/r/system.slice/docker-abc.scope/pids.events".into())
+        );
+        for other in [
+            "0::/docker/abcd",
+            "8:pids:/docker/../abc",
+            "0::/",
+            "nonsense",
+        ] {
+            assert_eq!(find(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_count_is_the_kernels() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("pids.events");
+        assert_eq!(count(&file), None);
+        std::fs::write(&file, "max 7\n").expect("written");
+        assert_eq!(count(&file), Some(7));
+    }
+}

@@ -1,0 +1,53 @@
+//! Limits that a ready replica comes up against and lives with, told to its owner.
+
+use std::{convert::Infallible, time::Duration};
+
+use super::{
+    Config,
+    events::{EventKind, Events},
+    replica::Replica,
+};
+use crate::{engine::Engine, model::Revision};
+
+/// Between two looks where liveness is not asked for.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Looks as often as liveness is asked for, and tells when there is more to tell: the first time,
+/// and whenever the count has doubled, so that a fork bomb does not push everything else out of
+/// the record.
+pub(super) async fn watch<E: Engine>(
+    engine: &E,
+    config: &Config,
+    replica: &Replica,
+    revision: &Revision,
+    events: &Events,
+) -> Infallible {
+    let interval = match config.liveness_interval.is_zero() {
+        true => INTERVAL,
+        false => config.liveness_interval,
+    };
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(interval).await;
+        // Its end is noticed by others; what cannot be seen now may be seen next time.
+        let Ok(hit) = engine.limits_hit(&replica.container).await else {
+            continue;
+        };
+        let refused = hit.pids.unwrap_or(0);
+        if refused == 0 || refused < told * 2 {
+            continue;
+        }
+        told = refused;
+        let message = format!(
+            "the replica was refused another process or thread {refused} times: it has as many as the {} that pids_limit allows",
+            config.pids_limit
+        );
+        tracing::warn!(app = %revision.app, replica = %replica.id, refused, "A replica has reached its limit of processes and threads");
+        events.push(
+            EventKind::LimitReached,
+            Some(&replica.id),
+            revision.version,
+            message,
+        );
+    }
+}

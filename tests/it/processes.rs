@@ -1,0 +1,156 @@
+//! The processes of a replica: who is the first, who reaps, and how many there may be.
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::{App, ENGINE_LIMIT, read},
+    contract::{BOTH, merge},
+    eventually_ok,
+    ignite::Ignite,
+    probe,
+};
+
+async fn is_under_init(ignite: &Ignite, app: &App) -> bool {
+    let first = read(ignite, app, "/proc/1/cmdline").await.expect("it");
+    first.contains("docker-init")
+}
+
+async fn zombies(ignite: &Ignite, app: &App) -> u64 {
+    let answer = app.get_ok(ignite, "/zombies").await.text().await;
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    answer["zombies"].as_u64().expect("a number")
+}
+
+async fn events(ignite: &Ignite, app: &App) -> String {
+    app.api(ignite, Method::GET, "/events", Value::Null)
+        .await
+        .1
+        .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_app_leaves_is_reaped_unless_its_program_is_an_init_or_its_owner_wants_none() {
+    let ignite = Ignite::builder().start().await;
+    let app = App::deploy(&ignite, "acme/a", Value::Null).await;
+    for depth in ["absent", "prepared"] {
+        app.get_ok(&ignite, "/orphan").await;
+        assert!(is_under_init(&ignite, &app).await, "{depth}");
+        eventually_ok(ENGINE_LIMIT, || async {
+            match zombies(&ignite, &app).await {
+                0 => Ok(()),
+                n => Err(format!("{n} zombies")),
+            }
+        })
+        .await;
+        for step in ["idle", "wait"] {
+            let output = ignite.cli(&["app", step, "acme:a", "--depth", depth]);
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+    // Its own program is the first process, and reaps nothing.
+    let output = ignite.cli(&["app", "update", "acme:a", "--init=off"]);
+    assert!(output.status.success(), "{output:?}");
+    eventually_ok(ENGINE_LIMIT, || async {
+        app.get_ok(&ignite, "/orphan").await;
+        match (
+            is_under_init(&ignite, &app).await,
+            zombies(&ignite, &app).await,
+        ) {
+            (false, 1..) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    // One that is an init by itself is left alone.
+    let image = probe::image_as("/sbin/init").await;
+    let own = App::create(&ignite, "acme/own", Value::Null).await;
+    let (status, answer) = own.publish_image(&ignite, &image).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert!(!is_under_init(&ignite, &own).await);
+    let output = ignite.cli(&["app", "update", "acme:own", "--init"]);
+    assert!(output.status.success(), "{output:?}");
+    eventually_ok(ENGINE_LIMIT, || async {
+        match is_under_init(&ignite, &own).await {
+            true => Ok(()),
+            false => Err("the replica of before answers"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_init_is_in_the_api_and_no_business_of_a_strict_platform() {
+    let ignite = Ignite::builder().arg("--strict").start().await;
+    for via in BOTH {
+        let name = format!("{via:?}").to_lowercase();
+        let id = json!({ "organization_name": "acme", "app_name": name });
+        let app = App::create(
+            &ignite,
+            &format!("acme/{name}"),
+            json!({ "init": "APP_INIT_ON" }),
+        )
+        .await;
+        let shown = ignite.ok(via, "GetApp", &app.token, id.clone()).await;
+        assert_eq!(shown["app"]["init"], "APP_INIT_ON", "{shown}");
+        let (status, answer) = app.publish(&ignite).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert!(!is_under_init(&ignite, &app).await);
+        let mut change = id.clone();
+        merge(&mut change, json!({ "init": "APP_INIT_UNSPECIFIED" }));
+        let changed = ignite.ok(via, "UpdateAppConfig", &app.token, change).await;
+        assert_eq!(changed["app"]["init"], Value::Null, "{changed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_and_the_memory_limit_read_under_an_init_as_without_it() {
+    let ignite = Ignite::builder().start().await;
+    for init in ["APP_INIT_ON", "APP_INIT_OFF"] {
+        let name = format!("acme/{}", init.to_lowercase().replace('_', "-"));
+        let settings = json!({
+            "init": init, "limits": { "memoryMb": 32 }, "env": { "PROBE_EXIT_AT_START": "7" },
+        });
+        let app = App::create(&ignite, &name, settings).await;
+        // Said by the publish, or by the first request.
+        let (status, answer) = app.publish(&ignite).await;
+        let text = match status {
+            StatusCode::OK => app.get(&ignite, "/").await.text().await,
+            _ => answer.to_string(),
+        };
+        assert!(text.contains("exit code 7"), "{init}: {text}");
+        app.update(&ignite, json!({ "clearEnv": true })).await;
+        let (status, answer) = app.publish(&ignite).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        app.get_ok(&ignite, "/").await;
+        let broken = app.get(&ignite, "/alloc/64").await;
+        assert_ne!(broken.status, StatusCode::OK, "{init}");
+        eventually_ok(ENGINE_LIMIT, || async {
+            match events(&ignite, &app).await {
+                now if now.contains("memory") => Ok(()),
+                now => Err(now),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_refused_another_thread_has_an_event_of_it() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_PIDS_LIMIT", "32")
+        .env("IGNITE_LIVENESS_INTERVAL", "100ms")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", Value::Null).await;
+    let answer = app.get_ok(&ignite, "/threads/100").await.text().await;
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert!(answer["refused"].as_u64() > Some(50), "{answer}");
+    eventually_ok(ENGINE_LIMIT, || async {
+        match events(&ignite, &app).await {
+            now if now.contains("LIMIT_REACHED") && now.contains("pids_limit") => Ok(()),
+            now => Err(now),
+        }
+    })
+    .await;
+}
