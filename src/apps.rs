@@ -450,6 +450,22 @@ fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
                 .to_owned(),
         });
     }
+    let over = settings.capabilities.without(defaults.capabilities);
+    let refused = match defaults.strict {
+        true if !settings.capabilities.is_empty() => Some(
+            "are not to be had from a strict platform; use an image that runs without root"
+                .to_owned(),
+        ),
+        false if !over.is_empty() => Some(format!(
+            "has {over}, which this server does not give; it gives {} (allowed_caps)",
+            defaults.capabilities
+        )),
+        _ => None,
+    };
+    wrong.extend(refused.map(|description| FieldViolation {
+        field: "capabilities".to_owned(),
+        description,
+    }));
     if wrong.is_empty() {
         Ok(())
     } else {

@@ -10,7 +10,9 @@ use crate::{
     fleet::Snapshot,
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
-        Tier, Version, execution,
+        Tier, Version,
+        capability::Capabilities,
+        execution,
         process::Init,
         reach::Protocol,
         scaling::Metric,
@@ -81,6 +83,9 @@ pub(super) fn org(name: &str) -> Result<OrgName, Failure> {
         .map_err(|e| Failure::field("organization_name", format!("{e}")))
 }
 
+/// Most names of capabilities in one request: more than the kernel has.
+const MAX_CAPABILITIES: usize = 64;
+
 /// Settings of a request, each absent one `None`. CreateApp and UpdateAppConfig share it.
 #[derive(Default)]
 pub(super) struct Patch {
@@ -101,6 +106,7 @@ pub(super) struct Patch {
     pub(super) storage_mode: Option<i32>,
     pub(super) writable_root_fs: Option<bool>,
     pub(super) init: Option<i32>,
+    pub(super) capabilities: Option<Vec<String>>,
 }
 
 impl Patch {
@@ -123,6 +129,7 @@ impl Patch {
             storage_mode: Some(r.storage_mode),
             writable_root_fs: Some(r.writable_root_fs),
             init: Some(r.init),
+            capabilities: Some(std::mem::take(&mut r.capabilities)),
         }
     }
 
@@ -141,6 +148,12 @@ impl Patch {
             fields.add(
                 "clear_cors_origins",
                 "is set together with `cors_origins`; send one of them",
+            );
+        }
+        if r.clear_capabilities && !r.capabilities.is_empty() {
+            fields.add(
+                "clear_capabilities",
+                "is set together with `capabilities`; send one of them",
             );
         }
         fields.check()?;
@@ -163,6 +176,8 @@ impl Patch {
             storage_mode: r.storage_mode,
             writable_root_fs: r.writable_root_fs,
             init: r.init,
+            capabilities: (r.clear_capabilities || !r.capabilities.is_empty())
+                .then_some(r.capabilities),
         })
     }
 
@@ -231,6 +246,20 @@ impl Patch {
                 .and_then(|p| fields.take("protocol", protocol(p))),
         );
         set(&mut s.cors_origins, self.cors_origins);
+        if let Some(names) = self.capabilities {
+            if names.len() > MAX_CAPABILITIES {
+                let why = format!(
+                    "has {} entries; the limit is {MAX_CAPABILITIES}",
+                    names.len()
+                );
+                fields.add("capabilities", &why);
+            }
+            let named = names.iter().take(MAX_CAPABILITIES).enumerate();
+            let known = named.filter_map(|(i, name)| {
+                fields.take(&format!("capabilities[{i}]"), Capabilities::named(name))
+            });
+            s.capabilities = known.fold(Capabilities::default(), Capabilities::with);
+        }
         set(
             &mut s.init,
             self.init.and_then(|i| fields.take("init", init(i))),
@@ -415,6 +444,7 @@ pub(super) fn app_to_wire(
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
         writable_root_fs: s.writable_root_fs,
+        capabilities: s.capabilities.names().map(str::to_owned).collect(),
         init: match s.init {
             Init::Auto => v1::AppInit::Unspecified,
             Init::On => v1::AppInit::On,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
-use crate::model::Standby;
+use crate::model::{Standby, capability::Capabilities};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -202,6 +202,7 @@ impl Config {
             image_keep_for: DEFAULT_IMAGE_KEEP_FOR,
             upkeep_interval: DEFAULT_UPKEEP_INTERVAL,
             scratch_percent: DEFAULT_SCRATCH_PERCENT,
+            allowed_caps: Capabilities::of_docker(),
             home_copy_files: DEFAULT_HOME_COPY_FILES,
             home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,

@@ -135,6 +135,7 @@ settings! {
     image_keep_for = "image_keep_for", "IGNITE_IMAGE_KEEP_FOR", Span;
     upkeep_interval = "upkeep_interval", "IGNITE_UPKEEP_INTERVAL", Span;
     scratch_percent = "scratch_percent", "IGNITE_SCRATCH_PERCENT", Count;
+    allowed_caps = "allowed_caps", "IGNITE_ALLOWED_CAPS", Plain;
     home_copy_files = "home_copy_files", "IGNITE_HOME_COPY_FILES", Count;
     home_copy_bytes = "home_copy_bytes", "IGNITE_HOME_COPY_BYTES", Bytes;
     pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;

@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::model::{OrgName, Standby};
+use crate::model::{OrgName, Standby, capability::Capabilities};
 
 mod check;
 mod defaults;
@@ -136,6 +136,9 @@ pub struct Config {
     /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
     /// may take, and as much again its home directory. Default 25.
     pub scratch_percent: u32,
+    /// `allowed_caps`, `IGNITE_ALLOWED_CAPS`: the capabilities that apps may ask for, with commas
+    /// between them, or `none`. Default: those that Docker gives containers.
+    pub allowed_caps: Capabilities,
     /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may have
     /// in its home for every replica to get a copy; more are changed in place. Default 128.
     pub home_copy_files: u32,

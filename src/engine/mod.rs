@@ -17,6 +17,7 @@ use futures_util::stream::BoxStream;
 
 use crate::model::{
     AppId, Failure, Reason, ReplicaId,
+    capability::Capabilities,
     files::{Files, Home},
 };
 
@@ -254,6 +255,8 @@ pub struct ContainerSpec {
     pub image: String,
     /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
     pub env: BTreeMap<String, String>,
+    /// Capabilities of its processes.
+    pub capabilities: Capabilities,
     /// An init is the first process, where the engine has one.
     pub init: bool,
     /// What can be written to; `HOME` follows from it when the root file system is read-only.

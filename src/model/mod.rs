@@ -5,6 +5,7 @@
 //! records in `store/`.
 
 pub mod app;
+pub mod capability;
 pub mod catalog;
 pub mod code;
 pub mod execution;

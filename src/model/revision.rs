@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     app::{App, ImageSource, Version, hex},
+    capability::Capabilities,
     files::{self, Files, Home},
     id::AppId,
     reach::Protocol,
@@ -25,6 +26,8 @@ pub struct Defaults {
     pub strict: bool,
     /// Percent of a replica's memory that `/tmp` may take, and a home of its own once more.
     pub scratch_percent: u32,
+    /// The capabilities that apps may ask for.
+    pub capabilities: Capabilities,
     /// Digest of the platform's own settings that every container is made with.
     pub containers: u64,
 }
@@ -55,6 +58,8 @@ pub struct Revision {
     pub env: BTreeMap<String, String>,
     /// What of its file system can be written to.
     pub files: Files,
+    /// Capabilities of its processes.
+    pub capabilities: Capabilities,
     /// An init is the first process of its containers.
     pub init: bool,
     /// What the platform would refuse about it, a sentence each.
@@ -113,6 +118,7 @@ impl Revision {
             env: s.env.clone(),
             objections: objections(s, version, &files, defaults),
             files,
+            capabilities: s.capabilities.within(allowed(defaults)),
             init: s.init.applies(version.facts.brings_init, defaults.strict),
             ports: s.ports().to_vec(),
             inner_ports: inner_ports(s, version, defaults),
@@ -201,7 +207,17 @@ impl Revision {
         if self.init {
             put("init");
         }
+        if !self.capabilities.is_empty() {
+            put(&format!("capabilities {}", self.capabilities));
+        }
         hex(&h.finalize()[..16])
+    }
+}
+
+fn allowed(defaults: Defaults) -> Capabilities {
+    match defaults.strict {
+        true => Capabilities::default(),
+        false => defaults.capabilities,
     }
 }
 
@@ -247,7 +263,12 @@ fn objections(s: &Settings, version: &Version, files: &Files, defaults: Defaults
             port = inner[0]
         )
     });
+    let capabilities = s.capabilities.within(allowed(defaults));
+    let capabilities = (!capabilities.is_empty()).then(|| {
+        format!("its processes have the capabilities {capabilities}, and those of the platform have none; use an image that runs without root and needs none")
+    });
     user.into_iter()
+        .chain(capabilities)
         .chain(root)
         .chain(home)
         .chain(port)
@@ -275,6 +296,7 @@ mod tests {
             timeout: Duration::from_secs(300),
             strict: false,
             scratch_percent: 25,
+            capabilities: Capabilities::of_docker(),
             containers: 0,
         };
         let source = CodeSource::Prebuilt(ImageSource {
@@ -352,5 +374,10 @@ mod tests {
         // Nobody looked at the image, so there is no init unless it is asked for.
         assert_eq!(base, with(|s| s.init = Init::Off));
         assert_ne!(base, with(|s| s.init = Init::On));
+        let chown = |s: &mut Settings| s.capabilities = "CHOWN".parse().expect("good");
+        assert_ne!(base, with(chown));
+        // What may not be had changes nothing.
+        let admin = |s: &mut Settings| s.capabilities = "SYS_ADMIN".parse().expect("good");
+        assert_eq!(base, with(admin));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    capability::Capabilities,
     failure::FieldViolation,
     host,
     process::Init,
@@ -128,6 +129,8 @@ pub struct Settings {
     pub writable_root_fs: bool,
     /// Whether an init is its first process.
     pub init: Init,
+    /// Capabilities of its processes, which have none on the platform.
+    pub capabilities: Capabilities,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
 }

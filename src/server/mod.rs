@@ -457,6 +457,7 @@ fn defaults(c: &Config) -> Defaults {
         timeout: c.app_timeout,
         strict: c.strict,
         scratch_percent: c.scratch_percent,
+        capabilities: c.allowed_caps,
         containers: container_digest(c),
     }
 }

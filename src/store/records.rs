@@ -13,6 +13,7 @@ use self::code::{BuiltRecord, SourceRecord, built, built_record, source, source_
 use super::keys;
 use crate::model::{
     App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
+    capability::Capabilities,
     catalog::{Catalog, Change},
     files::{Content, Home},
     process::Init,
@@ -172,6 +173,8 @@ struct SettingsRecord {
     /// 0 not set, 1 on, 2 off.
     #[prost(uint32, tag = "31")]
     init: u32,
+    #[prost(string, repeated, tag = "32")]
+    capabilities: Vec<String>,
 }
 
 pub(super) fn encode_app(app: &App) -> Vec<u8> {
@@ -441,6 +444,7 @@ fn settings_record(s: &Settings) -> SettingsRecord {
             Init::On => 1,
             Init::Off => 2,
         },
+        capabilities: s.capabilities.names().map(str::to_owned).collect(),
         protocol: match s.protocol {
             Protocol::Auto => 0,
             Protocol::Http1 => 1,
@@ -509,6 +513,13 @@ fn settings(r: SettingsRecord) -> Result<Settings, String> {
             2 => Init::Off,
             n => return unknown("init", n),
         },
+        capabilities: r
+            .capabilities
+            .iter()
+            .map(|name| Capabilities::named(name))
+            .try_fold(Capabilities::default(), |all, one| {
+                Ok::<_, String>(all.with(one?))
+            })?,
         protocol: match r.protocol {
             0 => Protocol::Auto,
             1 => Protocol::Http1,

@@ -52,6 +52,7 @@ pub(super) fn full_app(id: &str) -> App {
         storage_mode: StorageMode::Ttl,
         writable_root_fs: true,
         init: crate::model::process::Init::Off,
+        capabilities: "CHOWN,SETUID".parse().expect("good"),
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {

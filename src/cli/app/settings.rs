@@ -106,6 +106,10 @@ pub(in crate::cli) struct Settings {
     /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
+    /// A capability of the app's processes when they run as root, such as CHOWN, which the cloud
+    /// does not give; repeatable. Replaces all; `none` takes all away.
+    #[arg(long = "cap", value_name = "CAPABILITY")]
+    capabilities: Vec<String>,
     /// Run the app under a small init, which reaps what its processes leave: unless the image's
     /// program is one itself (auto), always, or never.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
@@ -162,6 +166,14 @@ impl Settings {
             Protocol::H2c => v1::AppProtocol::H2c,
         };
         Some(protocol.into())
+    }
+
+    /// The capabilities that are named, and whether all are to be taken away.
+    fn capabilities(&self) -> (Vec<String>, bool) {
+        match self.capabilities.as_slice() {
+            [none] if none.eq_ignore_ascii_case("none") => (Vec::new(), true),
+            named => (named.to_vec(), false),
+        }
     }
 
     fn init(&self) -> Option<i32> {
@@ -223,6 +235,7 @@ impl Settings {
             allow_unauthenticated: self.allow_unauthenticated.unwrap_or_default(),
             writable_root_fs: self.writable_root_fs.unwrap_or_default(),
             init: self.init().unwrap_or_default(),
+            capabilities: self.capabilities().0,
             input_schema: self.input_schema.clone().unwrap_or_default(),
             output_schema: self.output_schema.clone().unwrap_or_default(),
             storage_mode: self.storage_mode().unwrap_or_default(),
@@ -251,6 +264,8 @@ impl Settings {
             allow_unauthenticated: self.allow_unauthenticated,
             writable_root_fs: self.writable_root_fs,
             init: self.init(),
+            capabilities: self.capabilities().0,
+            clear_capabilities: self.capabilities().1,
             input_schema: self.input_schema.clone(),
             output_schema: self.output_schema.clone(),
             storage_mode: self.storage_mode(),

@@ -94,6 +94,16 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
         ("unauthenticated", app.allow_unauthenticated.to_string()),
         ("protocol", protocol(app.protocol()).to_owned()),
         ("cors origins", join(app.cors_origins.clone())),
+        ("capabilities", join(app.capabilities.clone())),
+        (
+            "init",
+            match v1::AppInit::try_from(app.init) {
+                Ok(v1::AppInit::On) => "on",
+                Ok(v1::AppInit::Off) => "off",
+                _ => "auto",
+            }
+            .to_owned(),
+        ),
         ("description", app.description.clone()),
         ("created", time(app.created_at_ms)),
         ("updated", time(app.updated_at_ms)),

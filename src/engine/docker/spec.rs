@@ -95,6 +95,8 @@ pub(super) fn container(
         port_bindings: bindings,
         extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
         cap_drop: Some(vec!["ALL".into()]),
+        cap_add: (!spec.capabilities.is_empty())
+            .then(|| spec.capabilities.names().map(str::to_owned).collect()),
         security_opt: Some(vec!["no-new-privileges".into()]),
         // A non-root user may bind port 80; the namespace is the container's own.
         sysctls: Some(HashMap::from([(
@@ -162,6 +164,7 @@ pub(super) fn holder(
     body.labels = Some(labels::of_holder(config, &spec.owner));
     if let Some(host) = &mut body.host_config {
         host.init = Some(false);
+        host.cap_add = None;
         host.memory = Some(HOLDER_MEMORY);
         host.memory_swap = Some(HOLDER_MEMORY);
         host.pids_limit = Some(HOLDER_PIDS);
@@ -304,6 +307,7 @@ pub(super) mod tests {
                 scratch_bytes: 1 << 20,
                 kept_since: None,
             },
+            capabilities: Default::default(),
             init: false,
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,
@@ -465,6 +469,28 @@ pub(super) mod tests {
             (Some(true), None)
         );
         assert_eq!(host.mounts.expect("a volume").len(), 1);
+    }
+
+    #[test]
+    fn capabilities_are_those_that_were_asked_for_and_never_the_holders() {
+        let place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::EngineDefault,
+            has_init: false,
+        };
+        let mut spec = spec();
+        let host = container(&config(), place, &spec).host_config;
+        assert_eq!(host.and_then(|h| h.cap_add), None);
+        spec.capabilities = "SETUID,CHOWN".parse().expect("good");
+        let host = container(&config(), place, &spec).host_config.expect("one");
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(
+            host.cap_add,
+            Some(vec!["CHOWN".to_owned(), "SETUID".to_owned()])
+        );
+        let keeper = holder(&config(), place, &spec, "holder").host_config;
+        assert_eq!(keeper.and_then(|h| h.cap_add), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn spec() -> ContainerSpec {
         },
         image: "app".into(),
         env: BTreeMap::new(),
+        capabilities: Default::default(),
         init: false,
         files: crate::model::files::Files {
             read_only: true,
