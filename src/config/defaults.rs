@@ -223,6 +223,7 @@ impl Config {
             execution_retention: DEFAULT_EXECUTION_RETENTION,
             execution_max_per_app: DEFAULT_EXECUTION_MAX_PER_APP,
             retention_interval: DEFAULT_RETENTION_INTERVAL,
+            clock_settle: crate::clock::SETTLE,
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
             test_max_running: DEFAULT_TEST_MAX_RUNNING,

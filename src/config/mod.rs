@@ -197,6 +197,9 @@ pub struct Config {
     /// `retention_interval`, `IGNITE_RETENTION_INTERVAL`: time between two looks for executions that
     /// are not to be kept. Default 60 s.
     pub retention_interval: Duration,
+    /// `clock_settle`, `IGNITE_CLOCK_SETTLE`: how long the clock has to go steadily, after a start or
+    /// a step, before anything is deleted for its age. Default 10 min.
+    pub clock_settle: Duration,
     /// `min_free_disk_bytes`, `IGNITE_MIN_FREE_DISK_BYTES`: executions are refused while the data
     /// directory's volume has less room than this. Default 64 MiB.
     pub min_free_disk_bytes: u64,

@@ -58,6 +58,7 @@ use crate::{
     },
     apps::{self, Apps},
     build::{Builder, Images},
+    clock,
     config::Config,
     engine::{Credentials, Engine, Keychain, docker::Docker},
     executor::Executor,
@@ -108,6 +109,7 @@ pub async fn run(config: Config) -> Result<()> {
     // Before any work: a signal during the start is a clean stop, not a kill.
     let mut signals = Signals::new()?;
     limits::raise_descriptors();
+    clock::settle_for(config.clock_settle);
 
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let keyring = Keyring::open_or_create(data.path())?;

@@ -1,13 +1,15 @@
 //! What each part is told of the configuration.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
+    clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
     executor, fleet, gateway,
-    identity::system_clock,
     store::{Store, executions},
     trials, upkeep,
     vitals::Vitals,
@@ -121,7 +123,8 @@ pub(super) fn executions_config(c: &Config, vitals: &Vitals) -> executions::Conf
         output_keep: clamp(c.execution_output_bytes),
         journal_bytes: c.execution_journal_bytes,
         retention_interval: c.retention_interval,
-        clock: system_clock(),
+        clock: Arc::new(clock::now),
+        settled: Arc::new(clock::is_settled),
         vitals: vitals.clone(),
     }
 }

@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 
 use crate::{
-    clock::now_ms,
+    clock::{is_ahead, now_ms},
     engine::{Engine, Error, Image, PullRecord, WritePulls, Written},
     model::{Failure, Pulled, app::digest_ref, catalog::Change},
     store::Store,
@@ -66,7 +66,13 @@ impl Images {
 
     /// Removes what was pulled `keep_for` ago or longer and is neither a draft's nor one of the
     /// `versions` newest of its app, nor active.
-    pub(super) async fn look(&self, store: &Store, versions: usize, keep_for: Duration) {
+    pub(super) async fn look(
+        &self,
+        store: &Store,
+        versions: usize,
+        keep_for: Duration,
+        settled: bool,
+    ) {
         let (pulled, needed) = {
             let catalog = store.catalog();
             let kept = catalog.iter().flat_map(|app| app.kept_versions(versions));
@@ -83,7 +89,26 @@ impl Images {
         };
         let now = now_ms();
         for image in pulled {
-            let age = u128::try_from(now.saturating_sub(image.at_ms)).unwrap_or(0);
+            if is_ahead(image.at_ms.unsigned_abs(), now.unsigned_abs()) {
+                // Of a clock that was wrong: it would stay until then.
+                let at_ms = now;
+                let right = Pulled {
+                    at_ms,
+                    ..(*image).clone()
+                };
+                if let Err(failure) = put(store, right).await {
+                    tracing::debug!(
+                        image = image.reference,
+                        "Its age stays wrong: {}",
+                        failure.text(true)
+                    );
+                }
+                continue;
+            }
+            let age = match settled {
+                true => u128::try_from(now.saturating_sub(image.at_ms)).unwrap_or(0),
+                false => 0,
+            };
             let is_needed = needed.ids.contains(&image.id) || age < keep_for.as_millis();
             let outcome = match (image.id.is_empty(), is_needed) {
                 // Also while it is being pulled: then there is nothing to be found yet.
@@ -281,7 +306,7 @@ mod tests {
 
         async fn look(&self) {
             let keep_for = Duration::from_secs(60);
-            self.images.look(&self.store, 1, keep_for).await;
+            self.images.look(&self.store, 1, keep_for, true).await;
         }
 
         fn records(&self) -> Vec<String> {
@@ -316,6 +341,22 @@ mod tests {
         w.write("", now_ms() - 3 * HOUR).await;
         w.look().await;
         assert_eq!(w.records(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_or_may_be_wrong_neither_removes_an_image_nor_keeps_it_for_good() {
+        let w = World::new(&[(TAG, "1")]);
+        // Pulled by a clock that was ten years ahead: its age counts from now.
+        w.write("1", now_ms() + 10 * 365 * 24 * HOUR).await;
+        w.look().await;
+        let pulled = w.store.catalog().pulled().next().expect("is there").at_ms;
+        assert!(pulled <= now_ms(), "it stays for ten years");
+        w.write("1", now_ms() - HOUR).await;
+        let keep_for = std::time::Duration::ZERO;
+        w.images.look(&w.store, 1, keep_for, false).await;
+        assert_eq!(w.names(), [TAG], "the clock may be wrong");
+        w.images.look(&w.store, 1, keep_for, true).await;
+        assert!(w.names().is_empty());
     }
 
     #[tokio::test]

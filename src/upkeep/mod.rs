@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::images::Images;
-use crate::{engine::Engine, fleet::Fleet, store::Store, vitals::Vitals};
+use crate::{clock, engine::Engine, fleet::Fleet, store::Store, vitals::Vitals};
 
 pub use images::pull_record;
 pub use volumes::Volumes;
@@ -66,9 +66,14 @@ impl Upkeep {
             let looking = async {
                 loop {
                     tick.tick().await;
-                    own.look(&store, &fleet, config.storage_ttl).await;
+                    // What is old by a clock that may be wrong stays for now.
+                    let settled = clock::is_settled();
+                    own.look(&store, &fleet, Some(config.storage_ttl).filter(|_| settled))
+                        .await;
                     let keep_for = config.image_keep_for;
-                    images.look(&store, config.versions_kept, keep_for).await;
+                    images
+                        .look(&store, config.versions_kept, keep_for, settled)
+                        .await;
                 }
             };
             token.run_until_cancelled(looking).await;

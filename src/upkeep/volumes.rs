@@ -71,7 +71,7 @@ impl Volumes {
 
     /// Removes the volumes whose app is gone or whose time is over, and notes which apps are in
     /// use.
-    pub(super) async fn look(&self, store: &Store, fleet: &Fleet, ttl: Duration) {
+    pub(super) async fn look(&self, store: &Store, fleet: &Fleet, ttl: Option<Duration>) {
         let all = match (self.list)().await {
             Ok(all) => all,
             Err(error) => {
@@ -112,21 +112,21 @@ impl Volumes {
         app: &App,
         store: &Store,
         fleet: &Fleet,
-        ttl: Duration,
+        ttl: Option<Duration>,
     ) {
         let now = now_ms();
         let deployment = fleet.get(&app.id);
         let seen = deployment
             .as_ref()
             .and_then(|d| used_at(&d.snapshot(), now));
-        let known = app.used_at_ms.max(app.updated_at_ms);
+        let known = known_use(app, now);
         let used = seen.map_or(known, |seen| seen.max(known));
-        if used > known
-            && let Err(failure) = note(store, app, used).await
-        {
+        let is_news = used > known || app.used_at_ms > now;
+        if is_news && let Err(failure) = note(store, app, used).await {
             tracing::warn!(app = %app.id, "When the app was last used could not be noted: {}", failure.text(true));
         }
-        if !is_expired(app.settings.storage_mode, used, now, ttl) {
+        let is_old = |ttl| is_expired(app.settings.storage_mode, used, now, ttl);
+        if !ttl.is_some_and(is_old) {
             return;
         }
         if let Some(d) = deployment {
@@ -153,6 +153,12 @@ impl Volumes {
     }
 }
 
+/// When an app was last used or changed as far as its record says. A time that is still to come is
+/// of a clock that was wrong, and counts as now: else the volume would stay until then.
+fn known_use(app: &App, now_ms: i64) -> i64 {
+    app.used_at_ms.max(app.updated_at_ms).min(now_ms)
+}
+
 /// When an app was last in use as far as this run knows.
 fn used_at(s: &Snapshot, now_ms: i64) -> Option<i64> {
     if s.ready + s.starting + s.draining + s.in_flight + s.held > 0 {
@@ -169,7 +175,7 @@ async fn note(store: &Store, app: &App, used_at_ms: i64) -> Result<(), Failure> 
             let change = catalog.update(&id, |app| {
                 // Another app of the name has come in between.
                 if app.created_at_ms == since {
-                    app.used_at_ms = app.used_at_ms.max(used_at_ms);
+                    app.used_at_ms = used_at_ms.max(known_use(app, used_at_ms));
                 }
                 Ok(())
             })?;

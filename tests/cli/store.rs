@@ -80,6 +80,7 @@ async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
         output_keep: 0,
         journal_bytes: u64::MAX,
         retention_interval: Duration::from_secs(3600),
+        settled: Arc::new(|| true),
         vitals: ignite::vitals::Vitals::default(),
         clock: Arc::new(SystemTime::now),
     };

@@ -24,12 +24,14 @@ use super::{
     disk::Disk,
     journal::{NotAppended, Operation, STATISTICS},
     live::Live,
+    retention::newest_in,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::{Segment, Unended},
     show::show,
     stats,
 };
 use crate::{
+    clock::is_ahead,
     model::{
         AppId, ExecutionId, Failure, Reason,
         catalog::not_found,
@@ -43,6 +45,8 @@ use crate::{
 const BATCH: usize = 1024;
 /// The databases are brought up to date when nothing came for this long.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
+/// Time, in milliseconds, between two looks at ids that are ahead and could not go back.
+const ASK_AGAIN_MS: u64 = 60_000;
 /// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
 const COUNTS_AT_HAND: usize = 4096;
 
@@ -112,6 +116,10 @@ pub(super) struct Committer {
     ids: ulid::Generator,
     /// How every execution begins.
     pending: Arc<State>,
+    /// The next execution begins a segment of its own.
+    begins: bool,
+    /// When, by the wall, it is asked again whether ids may go back.
+    ask_again_ms: u64,
     /// Ended executions by segment, app and minute, as on disk or in the batch.
     counts: HashMap<(u64, AppId, u32), Tally>,
 }
@@ -123,6 +131,8 @@ impl Committer {
             disk,
             ids: ulid::Generator::new(),
             pending: Arc::new(State::default()),
+            begins: false,
+            ask_again_ms: 0,
             counts: HashMap::new(),
         }
     }
@@ -246,7 +256,7 @@ impl Committer {
             .with_retry_after(Duration::from_secs(1)));
         }
 
-        let id = self.next_id(since);
+        let id = self.next_id(since)?;
         let segment = self.segment_for(id)?;
         let file = format!("{}.request", id.0);
         let record = RequestRecord {
@@ -289,17 +299,17 @@ impl Committer {
         if let Some(record) = batch.keys.get(key) {
             return Ok(Some(record.clone()));
         }
-        let since = self
-            .shared
-            .now_ms()
-            .saturating_sub(IDEMPOTENCY_TTL.as_millis() as u64);
+        let (now, ttl) = (self.shared.now_ms(), IDEMPOTENCY_TTL.as_millis() as u64);
+        let (since, until) = (now.saturating_sub(ttl), now.saturating_add(ttl));
         // Keys of an app of this name that was deleted are not this one's.
         let since = since.max(self.shared.app_since(app).unwrap_or(0));
         for segment in self.shared.segments.all().iter().rev() {
             let row = segment.database()?.tree.get(key).map_err(broken)?;
             if let Some(row) = row {
                 let record = KeyRecord::decode(&*row).map_err(|_| damaged("an idempotency key"))?;
-                let fresh = record.id().is_some_and(|id| id.0.timestamp_ms() >= since);
+                // One of a clock that was ahead would hold for as long as that was.
+                let at = record.id().map(|id| id.0.timestamp_ms());
+                let fresh = at.is_some_and(|at| at >= since && at <= until);
                 return Ok(fresh.then_some(record));
             }
             if segment.start_ms < since {
@@ -391,24 +401,85 @@ impl Committer {
         Ok(())
     }
 
-    /// The next id. Ids never go back in time, though the clock may be set back: so only the
-    /// newest segment ever gets new ones, and none is older than its app.
-    fn next_id(&mut self, since_ms: u64) -> ExecutionId {
+    /// The next id. Ids do not go back in time, though the clock may be set back a little: so only
+    /// the newest segment gets new ones, and none is older than its app. When they are far ahead of
+    /// the clock, it was wrong, and they go on near the present in a segment of their own.
+    fn next_id(&mut self, since_ms: u64) -> Result<ExecutionId, Failure> {
+        self.keep_near_now()?;
         let newest = self.shared.newest_ms.load(Ordering::Relaxed);
         let newest = Duration::from_millis(newest.max(since_ms));
         loop {
             let now = (self.shared.config.clock)().max(UNIX_EPOCH + newest);
             // It fails only when one millisecond has more ids than there are random numbers.
             match self.ids.generate_from_datetime(now) {
-                Ok(id) => return ExecutionId(id),
+                Ok(id) => return Ok(ExecutionId(id)),
                 Err(_) => std::thread::yield_now(),
             }
         }
     }
 
+    /// Takes ids back to the present when they are far ahead of it, and past what is there already
+    /// when the present reaches a segment that was begun by a clock that was ahead.
+    fn keep_near_now(&mut self) -> Result<(), Failure> {
+        let shared = &self.shared;
+        let (now, newest) = (shared.now_ms(), shared.newest_ms.load(Ordering::Relaxed));
+        let next = now.max(newest);
+        let foreign = shared.segments.current().is_some_and(|current| {
+            shared
+                .segments
+                .at(next)
+                .is_some_and(|s| s.start_ms > current)
+        });
+        let due = now >= self.ask_again_ms || self.ask_again_ms - now > ASK_AGAIN_MS;
+        if !foreign && !(is_ahead(newest, now) && due) {
+            return Ok(());
+        }
+        self.ask_again_ms = now + ASK_AGAIN_MS;
+        let from = if foreign { next } else { now };
+        let first = self.first_free(from)?;
+        if foreign || first <= newest {
+            if !foreign {
+                tracing::warn!(
+                    newest,
+                    first,
+                    "The newest execution is far ahead of the clock, which was wrong then; ids go on near the present"
+                );
+            }
+            shared
+                .newest_ms
+                .store(first.saturating_sub(1), Ordering::Relaxed);
+            self.begins = true;
+            // It would go on from its last id.
+            self.ids = ulid::Generator::new();
+        }
+        Ok(())
+    }
+
+    /// The first time from one on that has no execution in its segment at it or after it: a segment
+    /// that begins then takes none away from another.
+    fn first_free(&self, from: u64) -> Result<u64, Failure> {
+        let shared = &self.shared;
+        let mut at = from;
+        while let Some(segment) = shared.segments.at(at) {
+            let mut newest = newest_in(&segment).map_err(|cause| unavailable(&cause))?;
+            // What is in this batch is not in the database yet.
+            let given = shared.newest_ms.load(Ordering::Relaxed);
+            let has_newest =
+                shared.segments.at(given).map(|s| s.start_ms) == Some(segment.start_ms);
+            if has_newest {
+                newest = newest.max(Some(given));
+            }
+            match newest.unwrap_or(segment.start_ms) {
+                newest if newest >= at => at = newest + 1,
+                _ => break,
+            }
+        }
+        Ok(at)
+    }
+
     /// The segment of a new id: the newest, or one that begins with it when that is full or its
     /// time is over.
-    fn segment_for(&self, id: ExecutionId) -> Result<Arc<Segment>, Failure> {
+    fn segment_for(&mut self, id: ExecutionId) -> Result<Arc<Segment>, Failure> {
         let (at, config) = (id.0.timestamp_ms(), &self.shared.config);
         let newest = self.shared.segments.of(id).filter(|s| {
             let over = at
@@ -417,15 +488,18 @@ impl Committer {
             let full = s.accepted.load(Ordering::Relaxed) >= config.segment_rows();
             // Two segments cannot share a millisecond.
             let may_begin = at > self.shared.newest_ms.load(Ordering::Relaxed);
-            !(may_begin && (over || full))
+            !(may_begin && (over || full || self.begins))
         });
         let segment = match newest {
             Some(segment) => segment,
             None => {
                 let made = self.shared.segments.create(at);
-                made.map_err(|e| unavailable(&e.to_string()))?
+                let made = made.map_err(|e| unavailable(&e.to_string()))?;
+                self.begins = false;
+                made
             }
         };
+        self.shared.segments.set_current(&segment);
         segment.accepted.fetch_add(1, Ordering::Relaxed);
         self.shared.newest_ms.fetch_max(at, Ordering::Relaxed);
         Ok(segment)

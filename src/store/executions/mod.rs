@@ -74,6 +74,7 @@ use super::{
     db::{Database, guarded, private_folder},
 };
 use crate::{
+    clock::is_ahead,
     model::{
         AppId, ExecutionId, Failure, OrgName, Reason,
         execution::{Change, State},
@@ -93,6 +94,9 @@ const COMMITTER: &str = "the executions' committer";
 
 /// Wall time, for ids, timestamps and retention; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Whether the clock has gone steadily for long enough to delete what is old by it.
+pub type Settled = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Since when (Unix milliseconds) there is an app of this name; `None` when there is none.
 pub type Known = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
@@ -116,6 +120,8 @@ pub struct Config {
     pub retention_interval: Duration,
     /// Wall time.
     pub clock: Clock,
+    /// Whether what is old by that clock may be deleted.
+    pub settled: Settled,
     /// Where the threads say whether they live.
     pub vitals: Vitals,
 }
@@ -209,7 +215,9 @@ impl Shared {
     }
 
     fn app_since(&self, app: &AppId) -> Option<u64> {
-        (self.known)(app)
+        // A time far ahead is of a clock that was wrong; nothing has to wait for it.
+        let now = self.now_ms();
+        (self.known)(app).map(|since| if is_ahead(since, now) { 0 } else { since })
     }
 
     /// Whether an execution belongs to an app that is there, and not to one of its name before.
@@ -494,7 +502,7 @@ impl Shared {
     /// Finds what had not ended, and hands it to the executor.
     fn recover(&self) -> Result<(), Error> {
         for segment in self.segments.all() {
-            let is_newest = self.segments.end_ms(&segment).is_none();
+            let is_newest = self.segments.takes_more(&segment);
             if segment.is_sealed() && !is_newest {
                 continue;
             }

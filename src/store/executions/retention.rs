@@ -17,6 +17,7 @@ use std::{
 };
 
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::{
     super::db::guarded,
@@ -26,7 +27,10 @@ use super::{
     segment::Segment,
     stats,
 };
-use crate::model::{AppId, ExecutionId, execution::IDEMPOTENCY_TTL};
+use crate::{
+    clock::is_ahead,
+    model::{AppId, ExecutionId, execution::IDEMPOTENCY_TTL},
+};
 
 /// A segment that nobody asked for this long is closed.
 const CLOSE_AFTER: Duration = Duration::from_secs(60);
@@ -83,7 +87,11 @@ struct Share {
 
 /// What is known of segments that do not change any more.
 #[derive(Default)]
-pub(super) struct Ended(HashMap<u64, Arc<HashMap<AppId, Share>>>);
+pub(super) struct Ended {
+    shares: HashMap<u64, Arc<HashMap<AppId, Share>>>,
+    /// Since when a segment is seen to be ahead of the clock.
+    ahead: HashMap<u64, Instant>,
+}
 
 /// What goes, goes. A segment that cannot be read stays, and keeps no other from going.
 ///
@@ -94,12 +102,21 @@ pub(super) fn round(
     inner: &Weak<super::Inner>,
     ended: &mut Ended,
 ) -> Result<(), String> {
-    let (aged, numbered) = (by_age(shared, inner), by_number(shared, inner, ended));
+    // A clock that is wrong for a moment would have everything deleted.
+    let is_settled = (shared.config.settled)();
+    let aged = match is_settled {
+        true => by_age(shared, inner, ended),
+        false => Ok(()),
+    };
+    let numbered = by_number(shared, inner, ended);
     for segment in shared.segments.all() {
-        let is_newest = shared.segments.end_ms(&segment).is_none();
+        let is_newest = shared.segments.takes_more(&segment);
         if !is_newest {
             segment.close_if_idle(CLOSE_AFTER);
         }
+    }
+    if !is_settled {
+        return numbered;
     }
     let fine = minute_before(shared, shared.config.retention);
     let kept = minute_before(shared, stats::KEPT);
@@ -114,23 +131,29 @@ fn minute_before(shared: &Shared, ago: Duration) -> u32 {
 }
 
 /// Drops the segments whose time is over.
-fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
+fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
     let now = shared.now_ms();
     let oldest_kept = now.saturating_sub(shared.config.retention.as_millis() as u64);
     let mut outcome = Ok(());
+    ended.ahead.retain(|start, _| is_ahead(*start, now));
     for segment in shared.segments.all() {
         let width = shared.config.segment_width().as_millis() as u64;
         // Nothing comes into a segment after its time, though the next one may begin much later.
         let over = segment.start_ms.saturating_add(width);
         let next = shared.segments.end_ms(&segment);
         let end = next.map_or(over, |next| next.min(over));
-        if end > oldest_kept || segment.is_live() {
+        // Its times are of a clock that was wrong: its age is counted from now on.
+        let outlived = is_ahead(segment.start_ms, now) && {
+            let since = ended.ahead.entry(segment.start_ms);
+            since.or_insert_with(Instant::now).elapsed() >= shared.config.retention
+        };
+        if end > oldest_kept && !outlived || segment.is_live() {
             continue;
         }
         let dropped = guarded(|| {
             // Its time may have been longer, under another retention.
             let newest = newest_in(&segment)?.unwrap_or(segment.start_ms);
-            if newest <= oldest_kept {
+            if newest <= oldest_kept || outlived {
                 remove(shared, inner, &segment)?;
                 tracing::info!(
                     start_ms = segment.start_ms,
@@ -145,7 +168,7 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>) -> Result<(), String> {
 }
 
 /// When the last execution of a segment was accepted, in Unix milliseconds.
-fn newest_in(segment: &Segment) -> Result<Option<u64>, String> {
+pub(super) fn newest_in(segment: &Segment) -> Result<Option<u64>, String> {
     let database = segment.open().map_err(|e| e.to_string())?;
     let mut requests = database.tree.scan_prefix([rows::REQUESTS]).keys();
     let last = requests.next_back().transpose();
@@ -159,7 +182,7 @@ fn newest_in(segment: &Segment) -> Result<Option<u64>, String> {
 fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
     let segments = shared.segments.all();
     ended
-        .0
+        .shares
         .retain(|start, _| segments.iter().any(|s| s.start_ms == *start));
     let mut shares = Vec::with_capacity(segments.len());
     let mut totals: HashMap<AppId, u64> = HashMap::new();
@@ -191,7 +214,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         }
         let all: u64 = share.values().map(|s| s.count).sum();
         let gone: u64 = goes.values().sum();
-        let settled = shared.segments.end_ms(segment).is_some() && !segment.is_live();
+        let settled = !shared.segments.takes_more(segment) && !segment.is_live();
         if gone == 0 || gone * 2 < all || !settled {
             continue;
         }
@@ -212,7 +235,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
             outcome = dropped;
             continue;
         }
-        ended.0.remove(&segment.start_ms);
+        ended.shares.remove(&segment.start_ms);
         tracing::info!(
             start_ms = segment.start_ms,
             gone,
@@ -245,11 +268,11 @@ fn share(
     segment: &Segment,
     ended: &mut Ended,
 ) -> Result<Arc<HashMap<AppId, Share>>, String> {
-    if let Some(known) = ended.0.get(&segment.start_ms) {
+    if let Some(known) = ended.shares.get(&segment.start_ms) {
         return Ok(known.clone());
     }
     // Asked before the rows are read: what ends in between is counted the next time.
-    let settled = shared.segments.end_ms(segment).is_some() && !segment.is_live();
+    let settled = !shared.segments.takes_more(segment) && !segment.is_live();
     let database = segment.open().map_err(|e| e.to_string())?;
     let mut shares: HashMap<AppId, Share> = HashMap::new();
     for key in database.tree.scan_prefix([rows::ENDS]).keys() {
@@ -270,7 +293,7 @@ fn share(
     let shares = Arc::new(shares);
     if settled {
         segment.seal().map_err(|e| e.to_string())?;
-        ended.0.insert(segment.start_ms, shares.clone());
+        ended.shares.insert(segment.start_ms, shares.clone());
     }
     Ok(shares)
 }

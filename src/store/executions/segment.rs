@@ -36,6 +36,8 @@ const SEALED: &str = "sealed";
 const FRESH: &str = "fresh-";
 const REPLACED: &str = "replaced-";
 const REMOVED: &str = "removed-";
+/// No segment starts then.
+const NONE: u64 = u64::MAX;
 
 /// One segment.
 pub(super) struct Segment {
@@ -140,6 +142,8 @@ impl Drop for Unended {
 pub(super) struct Segments {
     folder: PathBuf,
     by_start: RwLock<BTreeMap<u64, Arc<Segment>>>,
+    /// The start of the one that new executions go to, once there were some in this run.
+    current: AtomicU64,
 }
 
 impl Segments {
@@ -172,13 +176,35 @@ impl Segments {
         Ok(Self {
             folder,
             by_start: RwLock::new(by_start),
+            current: AtomicU64::new(NONE),
         })
+    }
+
+    /// The one that new executions go to, once there were some in this run.
+    pub(super) fn current(&self) -> Option<u64> {
+        Some(self.current.load(Ordering::Relaxed)).filter(|start| *start != NONE)
+    }
+
+    /// Says which one new executions go to.
+    pub(super) fn set_current(&self, segment: &Segment) {
+        self.current.store(segment.start_ms, Ordering::Relaxed);
+    }
+
+    /// Whether executions may still come into a segment: the newest, or the one that they go to
+    /// when the newest was begun by a clock that was ahead.
+    pub(super) fn takes_more(&self, segment: &Segment) -> bool {
+        self.end_ms(segment).is_none() || self.current() == Some(segment.start_ms)
     }
 
     /// The segment of an id.
     pub(super) fn of(&self, id: ExecutionId) -> Option<Arc<Segment>> {
+        self.at(id.0.timestamp_ms())
+    }
+
+    /// The segment of a time.
+    pub(super) fn at(&self, ms: u64) -> Option<Arc<Segment>> {
         let all = self.by_start.read();
-        let (_, segment) = all.range(..=id.0.timestamp_ms()).next_back()?;
+        let (_, segment) = all.range(..=ms).next_back()?;
         Some(segment.clone())
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::model::execution::{Ending, Refused, Status};
 
+mod clock;
 mod tidying;
 
 const HOUR: u64 = 3600 * 1000;
@@ -38,6 +39,7 @@ impl Bench {
             journal_bytes: 4096,
             // Rounds are run by the tests.
             retention_interval: Duration::from_secs(3600),
+            settled: Arc::new(|| true),
             vitals: Vitals::default(),
             clock: Arc::new(move || {
                 UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))

@@ -176,6 +176,7 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
         output_keep: 0,
         journal_bytes: u64::MAX,
         retention_interval: Duration::MAX,
+        settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
         clock: Arc::new(SystemTime::now),
     };

@@ -49,6 +49,7 @@ fn config() -> Config {
         output_keep: 0,
         journal_bytes: u64::MAX,
         retention_interval: Duration::from_secs(3600),
+        settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
         clock: Arc::new(std::time::SystemTime::now),
     }

@@ -358,6 +358,8 @@ impl Ignite {
             .arg(&self.data_dir)
             // Most tests count containers at zero; those of standby say otherwise.
             .env("IGNITE_STANDBY", "none")
+            // The clock of whoever tests is right, and tests do not wait for that to be certain.
+            .env("IGNITE_CLOCK_SETTLE", "0s")
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
