@@ -1,6 +1,7 @@
 //! Between the wire and the model: nothing is decided here, only refused or translated.
 
 mod code;
+mod settings;
 
 use std::collections::BTreeMap;
 
@@ -10,9 +11,7 @@ use crate::{
     fleet::Snapshot,
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
-        Tier, Version,
-        capability::Capabilities,
-        execution,
+        Tier, Version, execution,
         process::Init,
         reach::Protocol,
         scaling::Metric,
@@ -22,6 +21,7 @@ use crate::{
 };
 
 pub(super) use code::{code, code_to_wire, draft_to_wire, kind as code_kind, view_to_wire};
+pub(super) use settings::Patch;
 
 /// Collects the wrong fields of one request, so that all are told at once.
 #[derive(Default)]
@@ -83,206 +83,6 @@ pub(super) fn org(name: &str) -> Result<OrgName, Failure> {
         .map_err(|e| Failure::field("organization_name", format!("{e}")))
 }
 
-/// Most names of capabilities in one request: more than the kernel has.
-const MAX_CAPABILITIES: usize = 64;
-
-/// Settings of a request, each absent one `None`. CreateApp and UpdateAppConfig share it.
-#[derive(Default)]
-pub(super) struct Patch {
-    pub(super) tier: Option<i32>,
-    pub(super) limits: Option<v1::ResourceLimits>,
-    pub(super) env: Option<BTreeMap<String, String>>,
-    pub(super) scaling: Option<v1::ScalingConfig>,
-    pub(super) ports: Option<Vec<u32>>,
-    pub(super) health_path: Option<String>,
-    pub(super) description: Option<String>,
-    pub(super) input_schema: Option<String>,
-    pub(super) output_schema: Option<String>,
-    pub(super) mcp_enabled: Option<bool>,
-    pub(super) max_concurrency: Option<u32>,
-    pub(super) allow_unauthenticated: Option<bool>,
-    pub(super) protocol: Option<i32>,
-    pub(super) cors_origins: Option<Vec<String>>,
-    pub(super) storage_mode: Option<i32>,
-    pub(super) writable_root_fs: Option<bool>,
-    pub(super) init: Option<i32>,
-    pub(super) capabilities: Option<Vec<String>>,
-}
-
-impl Patch {
-    pub(super) fn of_create(r: &mut v1::CreateAppRequest) -> Self {
-        Self {
-            tier: Some(r.resource_tier),
-            limits: r.limits.take(),
-            env: Some(std::mem::take(&mut r.env).into_iter().collect()),
-            scaling: r.scaling.take(),
-            ports: Some(std::mem::take(&mut r.ports)),
-            health_path: Some(std::mem::take(&mut r.health_path)),
-            description: Some(std::mem::take(&mut r.description)),
-            input_schema: Some(std::mem::take(&mut r.input_schema)),
-            output_schema: Some(std::mem::take(&mut r.output_schema)),
-            mcp_enabled: Some(r.mcp_enabled),
-            max_concurrency: Some(r.max_concurrency),
-            allow_unauthenticated: Some(r.allow_unauthenticated),
-            protocol: Some(r.protocol),
-            cors_origins: Some(std::mem::take(&mut r.cors_origins)),
-            storage_mode: Some(r.storage_mode),
-            writable_root_fs: Some(r.writable_root_fs),
-            init: Some(r.init),
-            capabilities: Some(std::mem::take(&mut r.capabilities)),
-        }
-    }
-
-    pub(super) fn of_update(r: v1::UpdateAppConfigRequest) -> Result<Self, Failure> {
-        let mut fields = Fields::default();
-        if r.clear_env && !r.env.is_empty() {
-            fields.add("clear_env", "is set together with `env`; send one of them");
-        }
-        if r.clear_ports && !r.ports.is_empty() {
-            fields.add(
-                "clear_ports",
-                "is set together with `ports`; send one of them",
-            );
-        }
-        if r.clear_cors_origins && !r.cors_origins.is_empty() {
-            fields.add(
-                "clear_cors_origins",
-                "is set together with `cors_origins`; send one of them",
-            );
-        }
-        if r.clear_capabilities && !r.capabilities.is_empty() {
-            fields.add(
-                "clear_capabilities",
-                "is set together with `capabilities`; send one of them",
-            );
-        }
-        fields.check()?;
-        Ok(Self {
-            tier: r.resource_tier,
-            limits: r.limits,
-            env: (r.clear_env || !r.env.is_empty()).then(|| r.env.into_iter().collect()),
-            scaling: r.scaling,
-            ports: (r.clear_ports || !r.ports.is_empty()).then_some(r.ports),
-            health_path: r.health_path,
-            description: r.description,
-            input_schema: r.input_schema,
-            output_schema: r.output_schema,
-            mcp_enabled: r.mcp_enabled,
-            max_concurrency: r.max_concurrency,
-            allow_unauthenticated: r.allow_unauthenticated,
-            protocol: r.protocol,
-            cors_origins: (r.clear_cors_origins || !r.cors_origins.is_empty())
-                .then_some(r.cors_origins),
-            storage_mode: r.storage_mode,
-            writable_root_fs: r.writable_root_fs,
-            init: r.init,
-            capabilities: (r.clear_capabilities || !r.capabilities.is_empty())
-                .then_some(r.capabilities),
-        })
-    }
-
-    /// Writes what is present over the settings.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT for what the model cannot express.
-    pub(super) fn apply(self, s: &mut Settings) -> Result<(), Failure> {
-        let mut fields = Fields::default();
-        fn set<T>(to: &mut T, from: Option<T>) {
-            if let Some(value) = from {
-                *to = value;
-            }
-        }
-        set(
-            &mut s.tier,
-            self.tier
-                .and_then(|t| fields.take("resource_tier", tier(t))),
-        );
-        set(
-            &mut s.storage_mode,
-            self.storage_mode
-                .and_then(|m| fields.take("storage_mode", storage_mode(m))),
-        );
-        if let Some(l) = self.limits {
-            set(&mut s.limits.memory_mb, l.memory_mb);
-            set(&mut s.limits.cpu_millicores, l.cpu_millicores);
-            set(&mut s.limits.timeout_secs, l.timeout_secs);
-        }
-        if let Some(c) = self.scaling {
-            set(&mut s.scaling.reserved_capacity, c.reserved_capacity);
-            set(&mut s.scaling.max_replicas, c.max_replicas);
-            set(
-                &mut s.scaling.metric,
-                c.scale_metric
-                    .and_then(|m| fields.take("scaling.scale_metric", metric(m))),
-            );
-            set(&mut s.scaling.threshold, c.scale_threshold);
-            set(
-                &mut s.scaling.scaledown_period_secs,
-                c.scaledown_period_secs,
-            );
-        }
-        if let Some(ports) = self.ports {
-            s.ports = Vec::with_capacity(ports.len());
-            for (i, port) in ports.into_iter().enumerate() {
-                let parsed = u16::try_from(port)
-                    .map_err(|_| format!("{port} is not a port; give one between 1 and 65535"));
-                s.ports.extend(fields.take(&format!("ports[{i}]"), parsed));
-            }
-        }
-        if let Some(path) = self.health_path {
-            s.health_path = (!path.is_empty()).then_some(path);
-        }
-        set(&mut s.env, self.env);
-        set(&mut s.description, self.description);
-        set(&mut s.input_schema, self.input_schema);
-        set(&mut s.output_schema, self.output_schema);
-        set(&mut s.mcp_enabled, self.mcp_enabled);
-        set(&mut s.max_concurrency, self.max_concurrency);
-        set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
-        set(&mut s.writable_root_fs, self.writable_root_fs);
-        set(
-            &mut s.protocol,
-            self.protocol
-                .and_then(|p| fields.take("protocol", protocol(p))),
-        );
-        set(&mut s.cors_origins, self.cors_origins);
-        if let Some(names) = self.capabilities {
-            if names.len() > MAX_CAPABILITIES {
-                let why = format!(
-                    "has {} entries; the limit is {MAX_CAPABILITIES}",
-                    names.len()
-                );
-                fields.add("capabilities", &why);
-            }
-            let named = names.iter().take(MAX_CAPABILITIES).enumerate();
-            let known = named.filter_map(|(i, name)| {
-                fields.take(&format!("capabilities[{i}]"), Capabilities::named(name))
-            });
-            s.capabilities = known.fold(Capabilities::default(), Capabilities::with);
-        }
-        set(
-            &mut s.init,
-            self.init.and_then(|i| fields.take("init", init(i))),
-        );
-        fields.check()
-    }
-}
-
-fn tier(wire: i32) -> Result<Tier, String> {
-    use v1::ResourceTier as W;
-    Ok(match W::try_from(wire) {
-        Ok(W::Unspecified | W::Medium) => Tier::Medium,
-        Ok(W::Small) => Tier::Small,
-        Ok(W::Large) => Tier::Large,
-        Ok(W::Xlarge) => Tier::XLarge,
-        Err(_) => {
-            return Err(format!(
-                "{wire} is no ResourceTier; use RESOURCE_TIER_SMALL, MEDIUM, LARGE or XLARGE"
-            ));
-        }
-    })
-}
-
 pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
     match tier {
         Tier::Small => v1::ResourceTier::Small,
@@ -290,61 +90,6 @@ pub(super) fn tier_to_wire(tier: Tier) -> v1::ResourceTier {
         Tier::Large => v1::ResourceTier::Large,
         Tier::XLarge => v1::ResourceTier::Xlarge,
     }
-}
-
-fn init(wire: i32) -> Result<Init, String> {
-    use v1::AppInit as W;
-    Ok(match W::try_from(wire) {
-        Ok(W::Unspecified) => Init::Auto,
-        Ok(W::On) => Init::On,
-        Ok(W::Off) => Init::Off,
-        Err(_) => {
-            return Err(format!(
-                "{wire} is no AppInit; use APP_INIT_UNSPECIFIED, ON or OFF"
-            ));
-        }
-    })
-}
-
-fn protocol(wire: i32) -> Result<Protocol, String> {
-    use v1::AppProtocol as W;
-    Ok(match W::try_from(wire) {
-        Ok(W::Unspecified) => Protocol::Auto,
-        Ok(W::Http1) => Protocol::Http1,
-        Ok(W::H2c) => Protocol::H2c,
-        Err(_) => {
-            return Err(format!(
-                "{wire} is no AppProtocol; use APP_PROTOCOL_HTTP1 or APP_PROTOCOL_H2C"
-            ));
-        }
-    })
-}
-
-fn storage_mode(wire: i32) -> Result<StorageMode, String> {
-    use v1::StorageMode as W;
-    Ok(match W::try_from(wire) {
-        Ok(W::Unspecified | W::Ephemeral) => StorageMode::Ephemeral,
-        Ok(W::Persistent) => StorageMode::Persistent,
-        Ok(W::Ttl) => StorageMode::Ttl,
-        Err(_) => {
-            return Err(format!(
-                "{wire} is no StorageMode; use STORAGE_MODE_EPHEMERAL, PERSISTENT or TTL"
-            ));
-        }
-    })
-}
-
-fn metric(wire: i32) -> Result<Metric, String> {
-    use v1::ScaleMetric as W;
-    Ok(match W::try_from(wire) {
-        Ok(W::Unspecified | W::RequestRate) => Metric::RequestRate,
-        Ok(W::Concurrency) => Metric::Concurrency,
-        Err(_) => {
-            return Err(format!(
-                "{wire} is no ScaleMetric; use SCALE_METRIC_REQUEST_RATE or SCALE_METRIC_CONCURRENCY"
-            ));
-        }
-    })
 }
 
 fn limits_to_wire(limits: Limits) -> v1::ResourceLimits {

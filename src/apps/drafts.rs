@@ -165,6 +165,9 @@ impl Apps {
                     (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
                 };
                 warn_of_ports(&app, &image.exposed_ports);
+                for note in &image.notes {
+                    tracing::warn!(app = %app.id, image = image_ref, "Of the image that is published: {note}");
+                }
                 let facts = facts(&image, &image_ref);
                 let version = Arc::new(Version {
                     number: app.versions.last().map_or(0, |v| v.number) + 1,

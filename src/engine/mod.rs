@@ -112,8 +112,8 @@ pub trait Engine: Send + Sync + 'static {
         id: &ContainerId,
     ) -> impl Future<Output = Result<Option<Listening>, Error>> + Send;
 
-    /// The limits that a running container has come up against, as far as that can be seen from
-    /// here. It costs no call to the engine but the first for each container.
+    /// The limits that a container has come up against, as far as that can be seen from here; of
+    /// one that has ended, what was seen last. It costs no call to the engine but the first for each container.
     fn limits_hit(&self, id: &ContainerId)
     -> impl Future<Output = Result<LimitsHit, Error>> + Send;
 
@@ -207,6 +207,10 @@ pub struct Image {
     pub home: Home,
     /// Whether the program that it runs is an init.
     pub brings_init: bool,
+    /// Paths of its own volumes, which the engine fills at every creation of a container.
+    pub volumes: Vec<String>,
+    /// What its owner should know of it, a sentence each.
+    pub notes: Vec<String>,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
 }

@@ -225,6 +225,8 @@ mod tests {
                         user: String::new(),
                         home: Default::default(),
                         brings_init: false,
+                        volumes: Vec::new(),
+                        notes: Vec::new(),
                         exposed_ports: Vec::new(),
                     });
                     Box::pin(async move { Ok(image) })

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::{
     files::{assert_read_only, home},
     support::{
-        app::{App, read, write},
+        app::{App, ENGINE_LIMIT, read, write},
+        code::{from_code, tar_gz},
         engine::{docker, running, volumes},
+        eventually_ok,
         ignite::Ignite,
         probe,
     },
@@ -20,19 +22,23 @@ use crate::{
 const SEED: &str = "of the image";
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\napp:x:65532:65532::/home/app:/bin/sh\n";
 
-/// The one container of a server that runs an app.
+/// A container of a server that runs an app.
 async fn container(ignite: &Ignite) -> ContainerInspectResponse {
-    let ids = running(ignite).await;
     let docker = docker().await;
-    for id in &ids {
-        let found = docker.inspect_container(id, None).await;
-        let found = found.expect("the container runs");
-        let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
-        if labels.is_some_and(|l| !l.contains_key("io.dodil.ignite.role")) {
-            return found;
+    eventually_ok(ENGINE_LIMIT, || async {
+        for id in running(ignite).await {
+            // One of an earlier version may go at any moment.
+            let Ok(found) = docker.inspect_container(&id, None).await else {
+                continue;
+            };
+            let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
+            if labels.is_some_and(|l| !l.contains_key("io.dodil.ignite.role")) {
+                return Ok(found);
+            }
         }
-    }
-    panic!("no app runs in {ids:?}");
+        Err("no app runs")
+    })
+    .await
 }
 
 /// Whether the engine was asked to fill a volume for this container.
@@ -193,4 +199,24 @@ async fn a_strict_platform_changes_no_home_in_place_and_says_what_to_do() {
         _ => answer.to_string(),
     };
     assert!(text.contains("home_copy_files"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_the_image_that_every_start_would_copy_is_told_of() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_HOME_COPY_FILES", "3")
+        .start()
+        .await;
+    let base = probe::image().await;
+    let file = format!("FROM {base}\nCOPY . /data/\nCOPY Dockerfile /few/\nVOLUME /data /few\n");
+    let seeds = ["a", "b", "c", "d"].map(|name| (name, SEED.as_bytes()));
+    let mut files = vec![("Dockerfile", file.as_bytes())];
+    files.extend(seeds);
+    let code = from_code(&tar_gz(&files), json!({}));
+    let app = App::create(&ignite, "acme/a", json!({ "code": code })).await;
+    let (status, answer) = app.publish(&ignite).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let log = ignite.log();
+    assert!(log.contains("VOLUME") && log.contains("/data"), "{log}");
+    assert!(!log.contains("/few"), "{log}");
 }

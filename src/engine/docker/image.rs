@@ -317,6 +317,8 @@ fn from_engine(image: ImageInspect) -> Image {
             content: None,
         },
         brings_init,
+        volumes: config.volumes.unwrap_or_default(),
+        notes: Vec::new(),
         exposed_ports,
     }
 }

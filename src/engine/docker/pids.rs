@@ -15,19 +15,38 @@ use super::{ContainerId, freezer::is_own};
 /// Containers whose files are known: more than one machine runs.
 const KEPT: u64 = 4096;
 
-/// The files that count, by container; `None` where there is none to be seen.
+/// The files that count, and what they last said.
 #[derive(Debug)]
-pub(super) struct PidsFiles(Cache<ContainerId, Option<PathBuf>>);
+pub(super) struct PidsFiles {
+    /// By container; `None` where there is none to be seen.
+    files: Cache<ContainerId, Option<PathBuf>>,
+    /// The last count, which outlives the container's cgroup.
+    last: Cache<ContainerId, u64>,
+}
 
 impl PidsFiles {
     pub(super) fn new() -> Self {
-        Self(Cache::new(KEPT))
+        Self {
+            files: Cache::new(KEPT),
+            last: Cache::new(KEPT),
+        }
     }
 
-    /// The count of a container whose file is known; `None` when nobody has looked for it.
+    /// The count of a container whose file is known, or the last one when it has ended; `None`
+    /// when nobody has looked for it.
     pub(super) fn known(&self, id: &ContainerId) -> Option<Option<u64>> {
-        let file = self.0.get(id)?;
-        Some(file.and_then(|file| count(&file)))
+        let file = self.files.get(id)?;
+        Some(file.and_then(|file| self.read(id, &file)))
+    }
+
+    fn read(&self, id: &ContainerId, file: &Path) -> Option<u64> {
+        let Some(now) = count(file) else {
+            return self.last.get(id);
+        };
+        if now > 0 {
+            self.last.insert(id.clone(), now);
+        }
+        Some(now)
     }
 
     /// Looks for the file of a container whose first process is `pid`; the count in it.
@@ -38,8 +57,8 @@ impl PidsFiles {
         let file = table
             .and_then(|table| parse(id, &table, Path::new("/sys/fs/cgroup")))
             .filter(|file| file.exists());
-        self.0.insert(id.clone(), file.clone());
-        file.and_then(|file| count(&file))
+        self.files.insert(id.clone(), file.clone());
+        file.and_then(|file| self.read(id, &file))
     }
 }
 
@@ -95,6 +114,21 @@ mod tests {
         ] {
             assert_eq!(find(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_last_count_outlives_the_cgroup() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (id, file) = (ContainerId("abc".into()), dir.path().join("pids.events"));
+        let files = PidsFiles::new();
+        assert_eq!(files.known(&id), None);
+        files.files.insert(id.clone(), Some(file.clone()));
+        for (written, known) in [("max 0", 0), ("max 2", 2)] {
+            std::fs::write(&file, written).expect("written");
+            assert_eq!(files.known(&id), Some(Some(known)));
+        }
+        std::fs::remove_file(&file).expect("removed");
+        assert_eq!(files.known(&id), Some(Some(2)));
     }
 
     #[test]

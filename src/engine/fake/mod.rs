@@ -346,6 +346,8 @@ impl Engine for Fake {
                     user: script.user,
                     home: Default::default(),
                     brings_init: false,
+                    volumes: Vec::new(),
+                    notes: Vec::new(),
                     exposed_ports: Vec::new(),
                 })
             }

@@ -170,3 +170,28 @@ async fn one_that_stops_answering_is_replaced_and_its_requests_may_end() {
     assert!(!w.engine.live().iter().any(|c| c.id == sick));
     drop(lease);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_a_replica_reached_is_told_first_and_when_the_count_has_doubled() {
+    let config = Config {
+        liveness_interval: secs(10),
+        ..config()
+    };
+    let mut r = revision(1);
+    r.scaling.reserved = 1;
+    let w = World::with(config, r).await;
+    drop(w.lease().await);
+    for (refused, told) in [(0, 0), (3, 1), (5, 1), (6, 2), (7, 2), (100, 3)] {
+        let script = Script {
+            forks_refused: refused,
+            ..Script::default()
+        };
+        w.engine.script("v1", script);
+        tokio::time::sleep(secs(30)).await;
+        let events = messages(&w, EventKind::LimitReached);
+        assert_eq!(events.len(), told, "{refused}: {events:?}");
+    }
+    let events = messages(&w, EventKind::LimitReached);
+    assert!(events[0].contains("3 times") && events[0].contains("pids_limit"));
+    assert_eq!(w.engine.counts().create, 1, "it is left alone");
+}

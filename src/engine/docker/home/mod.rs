@@ -28,6 +28,8 @@ mod look;
 
 /// Homes of images that are kept: far more than one machine runs apps.
 const KEPT: u64 = 4096;
+/// Most volumes of an image that are looked at.
+const MAX_VOLUMES: usize = 16;
 /// Looks at one image: something may take the container away once, hardly ever twice.
 const TRIES: u32 = 3;
 /// What is asked of the engine, as a verb.
@@ -36,8 +38,8 @@ const CALL: &str = "look into the image";
 /// The homes found so far.
 #[derive(Debug)]
 pub(super) struct Homes {
-    /// By the image's id.
-    known: Cache<String, Home>,
+    /// By the image's id, with what its owner should know.
+    known: Cache<String, (Home, Vec<String>)>,
     /// By the image as a spec has it and the path.
     contents: Cache<(String, String), Content>,
     fills: Fills,
@@ -72,17 +74,18 @@ impl Homes {
         config: &Config,
         mut image: Image,
     ) -> Result<Image, Error> {
-        if let Some(home) = self.known.get(&image.id) {
-            image.home = home;
+        if let Some(known) = self.known.get(&image.id) {
+            (image.home, image.notes) = known;
             return Ok(image);
         }
         let ask = Ask::Home {
             user: &image.user,
             named: &image.home.path,
+            volumes: &image.volumes,
         };
-        let home = self.look(client, config, &image.id, ask).await?;
-        self.known.insert(image.id.clone(), home.clone());
-        image.home = home;
+        let known = self.look(client, config, &image.id, ask).await?;
+        self.known.insert(image.id.clone(), known.clone());
+        (image.home, image.notes) = known;
         Ok(image)
     }
 
@@ -108,7 +111,7 @@ impl Homes {
                 Some(content) => content,
                 None => {
                     let ask = Ask::Content(&home.path);
-                    let found = self.look(client, config, &spec.image, ask).await?;
+                    let (found, _) = self.look(client, config, &spec.image, ask).await?;
                     let found = found.content.ok_or_else(|| {
                         refused(format!(
                             "HOME is {:?}, which is a file in the image; name a directory",
@@ -166,7 +169,7 @@ impl Homes {
         config: &Config,
         image: &str,
         ask: Ask<'_>,
-    ) -> Result<Home, Error> {
+    ) -> Result<(Home, Vec<String>), Error> {
         let mut tries = 1;
         loop {
             let body = self.body(config, image);
@@ -184,10 +187,14 @@ impl Homes {
                 id: &id,
             };
             let found = match ask {
-                Ask::Home { user, named } => look.home(user, named).await,
-                Ask::Content(path) => look.content(path).await.map(|content| Home {
-                    path: path.to_owned(),
-                    content,
+                Ask::Home {
+                    user,
+                    named,
+                    volumes,
+                } => look.home_and_volumes(user, named, volumes).await,
+                Ask::Content(path) => look.content(path).await.map(|content| {
+                    let path = path.to_owned();
+                    (Home { path, content }, Vec::new())
                 }),
             };
             if let Err(cause) = remove_container(client, &id).await {
@@ -217,8 +224,13 @@ impl Homes {
 /// What is looked for in an image.
 #[derive(Clone, Copy)]
 enum Ask<'a> {
-    /// The home of a user, unless the environment has `named` one.
-    Home { user: &'a str, named: &'a str },
+    /// The home of a user, unless the environment has `named` one; and whether its volumes have
+    /// much in them.
+    Home {
+        user: &'a str,
+        named: &'a str,
+        volumes: &'a [String],
+    },
     /// What is at a path.
     Content(&'a str),
 }
@@ -232,7 +244,31 @@ fn refused(message: String) -> Error {
 }
 
 impl Look<'_> {
-    /// See [`Ask::Home`]. A file is nobody's home.
+    /// See [`Ask::Home`].
+    async fn home_and_volumes(
+        &self,
+        user: &str,
+        named: &str,
+        volumes: &[String],
+    ) -> Result<(Home, Vec<String>), Error> {
+        let home = self.home(user, named).await?;
+        let mut notes = Vec::new();
+        for volume in volumes.iter().take(MAX_VOLUMES) {
+            let path = normal(volume);
+            if !path.is_empty()
+                && let Some(Some(real)) = self.directory(&path).await?
+                && !self.is_small(&real).await?
+            {
+                notes.push(format!(
+                    "its VOLUME {volume:?} has more than {} files or {} bytes in it, which the engine copies at every start; install them elsewhere, or build the image without that VOLUME",
+                    self.config.home_copy_files, self.config.home_copy_bytes
+                ));
+            }
+        }
+        Ok((home, notes))
+    }
+
+    /// The home of a user, unless the environment has `named` one. A file is nobody's home.
     async fn home(&self, user: &str, named: &str) -> Result<Home, Error> {
         let path = match named {
             "" => {
