@@ -204,6 +204,7 @@ async fn attempt(
         Err(failure) => return Outcome::Ended(Ending::platform(&failure), None),
     };
     let began = Instant::now();
+    let replica = lease.replica().clone();
     let attempt = Attempt {
         number,
         lease,
@@ -232,7 +233,14 @@ async fn attempt(
         let piece: Bytes = match frame.map(http_body::Frame::into_data) {
             Ok(Ok(piece)) => piece,
             Ok(Err(_trailers)) => continue,
-            Err(failure) => return failed(failure),
+            Err(failure) => {
+                // Before an answer the gateway has asked already.
+                let broke = failure.reason == Reason::ReplicaBroke;
+                return failed(match broke {
+                    true => replica.explain(failure).await,
+                    false => failure,
+                });
+            }
         };
         if spool.len() + piece.len() as u64 > shared.config.max_result_bytes {
             let mut ending = Ending::failed(

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config,
+    ages::Mark,
     demand::Meter,
     events::{EventKind, Events},
     hold::Queue,
@@ -189,7 +190,7 @@ impl Deployment {
             if let Some(closed) = &s.closed {
                 return Err(closed.why.clone());
             }
-            if let Some(lease) = s.lease(self) {
+            if let Some(lease) = s.lease(self, arrived) {
                 s.meter.arrived(arrived);
                 let more = s.sample(&self.revision.load(), arrived);
                 drop(s);
@@ -454,6 +455,22 @@ impl Deployment {
         s.trouble.retry_at = Some(Instant::now() + stands);
     }
 
+    /// A lease has lasted past what a request may.
+    pub(super) fn forget_age(&self, key: u64, age: Mark) {
+        let mut s = self.state.lock();
+        if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
+            slot.ages.end(age);
+        }
+    }
+
+    /// Whether a replica has a request out that is younger than the app's timeout.
+    pub(super) fn is_at_work(&self, key: u64) -> bool {
+        let timeout = self.with_revision(|r| r.timeout);
+        let s = self.state.lock();
+        let slot = s.slots.iter().find(|x| x.key == key);
+        slot.is_some_and(|x| x.ages.has_younger_than(timeout, Instant::now()))
+    }
+
     /// The engine says that a container has ended, or does not list it any more.
     pub(super) fn container_ended(&self, container: &ContainerId) {
         let mut s = self.state.lock();
@@ -495,7 +512,7 @@ impl Deployment {
         self.wake.notify_one();
     }
 
-    pub(super) fn release(self: &Arc<Self>, key: u64) {
+    pub(super) fn release(self: &Arc<Self>, key: u64, age: Option<Mark>) {
         let mut s = self.state.lock();
         s.in_flight -= 1;
         let now = Instant::now();
@@ -505,6 +522,9 @@ impl Deployment {
         let spare = s.tell_when_spare;
         if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
             slot.in_flight -= 1;
+            if let Some(age) = age {
+                slot.ages.end(age);
+            }
             tell |= slot.in_flight == 0 && (slot.phase == Phase::Draining || spare);
         }
         let unsent = s.grant(self);

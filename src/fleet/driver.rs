@@ -13,6 +13,7 @@ use super::{
     events::EventKind,
     limits, liveness,
     plan::Action,
+    postmortem,
     replica::{Phase, Replica},
     rouse,
     start::{self, Fault},
@@ -164,8 +165,14 @@ fn spawn<E: Engine>(
             holder,
             frozen,
             grace,
+            examine,
         } => {
+            let deployment = deployment.clone();
             tasks.spawn(async move {
+                if let Some(replica) = examine {
+                    let how = postmortem::examine(&*engine, &container).await;
+                    deployment.tell_end(key, &replica, how);
+                }
                 rouse::end(&*engine, &container, frozen, grace).await;
                 if let Some(holder) = holder {
                     start::discard(&*engine, &holder, Duration::ZERO).await;
@@ -219,11 +226,13 @@ fn spawn<E: Engine>(
             stop,
         } => {
             let events = deployment.events().clone();
+            let deployment = deployment.clone();
             tasks.spawn(async move {
                 let limits = limits::watch(&*engine, &config, &replica, &revision, &events);
+                let at_work = || deployment.is_at_work(key);
                 let probes = async {
                     tokio::select! {
-                        why = liveness::watch(&config, &replica, &revision) => why,
+                        why = liveness::watch(&config, &replica, &revision, at_work) => why,
                         never = limits => match never {},
                     }
                 };

@@ -14,6 +14,9 @@ use crate::model::{ReplicaId, Revision};
 /// Events kept per app: some minutes of a busy one, and about 30 KB.
 const KEPT: usize = 256;
 
+/// Most bytes of one message; those of failures have log lines.
+const MESSAGE_BYTES: usize = 4096;
+
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
@@ -143,7 +146,7 @@ impl Events {
             kind,
             replica: replica.cloned(),
             version,
-            message: message.into(),
+            message: shortened(message.into()),
         });
         self.0.head.send_modify(|head| head.next = number + 1);
     }
@@ -230,6 +233,16 @@ impl Follower {
         self.from = new.last().map_or(from, |e| e.number + 1);
         Some(new)
     }
+}
+
+/// A message within [`MESSAGE_BYTES`]: its beginning, and its end, where log lines are newest.
+fn shortened(message: String) -> String {
+    if message.len() <= MESSAGE_BYTES {
+        return message;
+    }
+    let head = message.floor_char_boundary(MESSAGE_BYTES / 4);
+    let tail = message.ceil_char_boundary(message.len() - MESSAGE_BYTES / 2);
+    format!("{} […] {}", &message[..head], &message[tail..])
 }
 
 #[cfg(test)]

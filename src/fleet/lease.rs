@@ -7,6 +7,7 @@ use http::{Request, Response};
 use tokio::sync::watch;
 
 use super::{
+    ages::Mark,
     deployment::Deployment,
     hold::Ticket,
     load::Seat,
@@ -33,6 +34,8 @@ pub struct Lease {
     pub(super) replica: Arc<Replica>,
     pub(super) key: u64,
     pub(super) cold: Option<ColdStart>,
+    /// How old it is, while it may take no longer than the app's timeout.
+    pub(super) age: Option<Mark>,
     /// How the replica's thaw ends, when it was not awake yet.
     pub(super) thaw: Option<watch::Receiver<Thaw>>,
     /// The request's place in the counts of app and organization, given back with the lease.
@@ -59,6 +62,14 @@ impl Lease {
         }
     }
 
+    /// Its connection has left HTTP and may stay as long as it likes: it says no longer that the
+    /// replica is busy with a request.
+    pub fn outlive(&mut self) {
+        if let Some(age) = self.age.take() {
+            self.deployment.forget_age(self.key, age);
+        }
+    }
+
     /// The replica.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
@@ -77,7 +88,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.deployment.release(self.key);
+        self.deployment.release(self.key, self.age);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Limits that a ready replica comes up against and lives with, told to its owner.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
 
 use super::{
     Config,
@@ -34,6 +34,7 @@ pub(super) async fn watch<E: Engine>(
             continue;
         };
         let refused = hit.pids.unwrap_or(0);
+        replica.refused_processes.store(refused, Ordering::Relaxed);
         if refused == 0 || refused < told * 2 {
             continue;
         }

@@ -13,6 +13,8 @@
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `hints.rs` | what the last lines of a log suggest |
 //! | `limits.rs` | the limits that a replica comes up against, told to its owner |
+//! | `ages.rs` | whether a replica has a young request out |
+//! | `postmortem.rs` | how a replica that served came to its end |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `ports.rs` | an app that listens elsewhere than where it is asked |
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
@@ -31,6 +33,7 @@
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
 //! everything slow happens in the driver's tasks.
 
+mod ages;
 mod control;
 mod demand;
 mod deployment;
@@ -45,6 +48,7 @@ mod load;
 mod outcomes;
 mod plan;
 mod ports;
+mod postmortem;
 mod probe;
 mod replica;
 mod room;

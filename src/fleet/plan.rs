@@ -41,6 +41,8 @@ pub(super) enum Action {
         frozen: bool,
         /// How long it may take to end; zero kills it.
         grace: Duration,
+        /// The replica, when it ended by itself: how is read before its container is removed.
+        examine: Option<Arc<Replica>>,
     },
     /// Freeze a container.
     Pause { key: u64, container: ContainerId },
@@ -390,9 +392,9 @@ impl State {
                         true => Duration::ZERO,
                         false => config.stop_grace,
                     },
+                    examine: slot.replica.take().filter(|_| slot.unexamined),
                 });
                 slot.enter(Phase::Stopping);
-                slot.replica = None;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
@@ -13,8 +13,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
+    ages::Ages,
     events::Events,
     ports::Suspicion,
+    postmortem::Fate,
     probe::{ProbeOutcome, Progress},
     room::Room,
     start::Job,
@@ -48,6 +50,10 @@ pub struct Replica {
     /// How long its start took; `None` for one that was adopted.
     pub cold: Option<ColdStart>,
     pub(super) ready_at: Instant,
+    /// How often it was refused another process, as it was last seen.
+    pub(super) refused_processes: AtomicU64,
+    /// How it ended, for those who have requests on it.
+    pub(super) fate: watch::Sender<Fate>,
     pools: Vec<(u16, Arc<Pool>)>,
 }
 
@@ -63,6 +69,8 @@ impl Replica {
             container,
             cold,
             ready_at: Instant::now(),
+            refused_processes: AtomicU64::new(0),
+            fate: watch::Sender::new(Fate::Runs),
             pools,
         }
     }
@@ -190,6 +198,10 @@ pub(super) struct Slot {
     pub(super) container: Option<ContainerId>,
     pub(super) replica: Option<Arc<Replica>>,
     pub(super) in_flight: u32,
+    /// How old these are, but for upgraded ones.
+    pub(super) ages: Ages,
+    /// It ended by itself, and nobody has looked how.
+    pub(super) unexamined: bool,
     /// The number of the last lease; larger is more recent.
     pub(super) last_used: u64,
     /// Wakes the start task when the engine reports that the container ended.
@@ -243,6 +255,8 @@ impl Slot {
             container: None,
             replica: None,
             in_flight: 0,
+            ages: Ages::new(Instant::now()),
+            unexamined: false,
             last_used: 0,
             died: Arc::default(),
             ended: false,

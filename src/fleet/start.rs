@@ -21,6 +21,8 @@ use crate::{
 
 /// Log lines that an owner is shown when a container ends at start: a screenful.
 const LOG_LINES: u32 = 20;
+/// Most bytes of them: lines can be long.
+const LOG_BYTES: usize = 16 << 10;
 /// Longest wait for one answer on the health path; one that takes longer is asked again.
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// First time between two looks at a container that is not ready; doubles up to
@@ -160,7 +162,10 @@ async fn bring_up<E: Engine>(
         Err(Error::Ended {
             code, oom_killed, ..
         }) => {
-            return Err(exited(engine, container, code, oom_killed).await.into());
+            let how = (code, oom_killed);
+            return Err(exited(engine, container, how, ENDED, LOG_LINES)
+                .await
+                .into());
         }
         // A command that cannot be executed ends here, with the reason in the engine's words.
         Err(e) => return Err(fault(&e)),
@@ -282,7 +287,7 @@ pub(super) async fn wait_ready<E: Engine>(
                 Reason::NotReady,
                 format!("the container runs and will not get ready: {}", progress.text()),
             );
-            let logs = tail(engine, container).await;
+            let logs = tail(engine, container, LOG_LINES).await;
             Err(Fault::Failed {
                 failure: failure.with_detail(format!("{wrong}; {}{logs}", wrong.remedy())),
                 certain: true,
@@ -295,7 +300,7 @@ pub(super) async fn wait_ready<E: Engine>(
                 Reason::NotReady,
                 format!("the container runs but did not get ready within {waited}: {}", progress.text()),
             );
-            let logs = tail(engine, container).await;
+            let logs = tail(engine, container, LOG_LINES).await;
             let remedy = match progress.wrong_port() {
                 Some(wrong) => format!("{wrong}; {}", wrong.remedy()),
                 None => probe::remedy(&job.revision, port, progress.last()),
@@ -371,7 +376,8 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
         match engine.inspect(container).await {
             Ok(c) => match c.state {
                 ContainerState::Exited { code, oom_killed } => {
-                    return exited(engine, container, code, oom_killed).await;
+                    let how = (code, oom_killed);
+                    return exited(engine, container, how, ENDED, LOG_LINES).await;
                 }
                 ContainerState::Created
                 | ContainerState::Running(_)
@@ -389,29 +395,62 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
 
 const ENDED: &str = "the container ended before it was ready";
 
-async fn exited<E: Engine>(
+/// Why a container has ended, which `ended` says, from its exit code and whether the kernel killed
+/// it for its memory limit, with the last lines of its log.
+pub(super) async fn exited<E: Engine>(
     engine: &E,
     container: &ContainerId,
-    code: i64,
-    oom_killed: bool,
+    (code, oom_killed): (i64, bool),
+    ended: &str,
+    lines: u32,
 ) -> Failure {
-    let what = match oom_killed {
-        true => format!(
+    let what = match (oom_killed, signal(code)) {
+        (true, _) => format!(
             "it was killed for its memory limit (exit code {code}); raise limits.memory_mb or the tier"
         ),
-        false => format!("exit code {code}"),
+        (false, Some(signal)) => format!("it was killed by {signal} (exit code {code})"),
+        (false, None) => format!("exit code {code}"),
     };
-    let logs = tail(engine, container).await;
+    let logs = tail(engine, container, lines).await;
     let hint = hints::of(&logs);
-    Failure::new(Reason::ContainerExited, ENDED).with_detail(format!("{what}{logs}{hint}"))
+    Failure::new(Reason::ContainerExited, ended).with_detail(format!("{what}{logs}{hint}"))
 }
 
-async fn tail<E: Engine>(engine: &E, container: &ContainerId) -> String {
-    match engine.log_tail(container, LOG_LINES).await {
+/// The signal that an exit code stands for, as shells and engines write it.
+fn signal(code: i64) -> Option<&'static str> {
+    Some(match code.checked_sub(128)? {
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        _ => return None,
+    })
+}
+
+/// The end of what the container wrote, for people.
+pub(super) async fn tail<E: Engine>(engine: &E, container: &ContainerId, lines: u32) -> String {
+    match engine.log_tail(container, lines).await {
         Ok(lines) if lines.is_empty() => "; it wrote no log".to_owned(),
-        Ok(lines) => format!("; last log lines:\n{}", lines.join("\n")),
+        Ok(lines) => format!(
+            "; last log lines:\n{}",
+            newest(&lines.join("\n"), LOG_BYTES)
+        ),
         Err(e) => format!("; its log cannot be read: {e}"),
     }
+}
+
+/// The last bytes of a text, whole characters of it.
+fn newest(text: &str, most: usize) -> &str {
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
 }
 
 #[cfg(test)]

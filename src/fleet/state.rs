@@ -16,10 +16,11 @@ use super::{
     Config,
     demand::Meter,
     deployment::Deployment,
-    events::{EventKind, Events},
+    events::Events,
     hold::Queue,
     lease::Lease,
     ports::{Suspicion, WrongPort},
+    postmortem::Fate,
     replica::{Phase, Slot},
     room::Ledger,
 };
@@ -212,13 +213,12 @@ impl State {
             .as_ref()
             .map_or(Duration::ZERO, |r| r.ready_at.elapsed());
         tracing::warn!(app = %deployment.id(), replica = %slot.id, ran = ?ran, "The replica died");
+        slot.unexamined = slot.replica.is_some();
+        if let Some(replica) = &slot.replica {
+            replica.fate.send_replace(Fate::Ended);
+        }
+        // Until it is known how.
         let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
-        self.events.push(
-            EventKind::ReplicaFailed,
-            Some(&slot.id),
-            slot.version,
-            "its container ended by itself",
-        );
         self.last_failure = Some((why.clone(), SystemTime::now()));
         if let Some(p) = self.pending.take_if(|p| p.generation == generation) {
             if let Some(answer) = p.answer {
@@ -249,7 +249,7 @@ impl State {
 
     /// A lease on the ready replica with the fewest requests and a free slot, if there is one;
     /// among equals the most recently used, so that spare replicas go idle.
-    pub(super) fn lease(&mut self, deployment: &Arc<Deployment>) -> Option<Lease> {
+    pub(super) fn lease(&mut self, deployment: &Arc<Deployment>, now: Instant) -> Option<Lease> {
         let revision = deployment.revision.load();
         let limit = if revision.max_concurrency == 0 {
             u32::MAX
@@ -272,8 +272,10 @@ impl State {
         let replica = slot.replica.clone()?;
         slot.in_flight += 1;
         slot.last_used = number;
+        let age = slot.ages.begin(now, revision.timeout);
         self.in_flight += 1;
         Some(Lease {
+            age: Some(age),
             deployment: deployment.clone(),
             replica,
             key: slot.key,
@@ -289,7 +291,7 @@ impl State {
     pub(super) fn grant(&mut self, deployment: &Arc<Deployment>) -> Vec<Lease> {
         let mut unsent = Vec::new();
         while !self.queue.is_empty() {
-            let Some(lease) = self.lease(deployment) else {
+            let Some(lease) = self.lease(deployment, Instant::now()) else {
                 break;
             };
             if let Err(lease) = self.queue.grant(lease) {

@@ -222,11 +222,12 @@ async fn exchange(
                 pause *= 2;
             }
             Err(e @ Error::Connect { .. }) => {
-                return Err(Failure::new(
+                let failure = Failure::new(
                     Reason::ReplicaRefused,
                     format!("the replica of app {id} does not take connections on port {}; does the app still listen there?", port),
                 )
-                .with_detail(e.to_string()));
+                .with_detail(e.to_string());
+                return Err(lease.replica().explain(failure).await);
             }
             Err(Error::Body(why)) => return Err(broke_off(&why)),
             Err(Error::Broke(e)) if e.is_user() => return Err(body_broke_off(&e)),
@@ -242,8 +243,9 @@ async fn exchange(
                     .with_detail(e.to_string()));
             }
             Err(e @ Error::Broke(_)) => {
-                return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} closed the connection without an answer; it may have seen the request"))
-                    .with_detail(e.to_string()));
+                let failure = Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} closed the connection without an answer; it may have seen the request"))
+                    .with_detail(e.to_string());
+                return Err(lease.replica().explain(failure).await);
             }
         }
     }
@@ -301,9 +303,10 @@ fn name_execution(headers: &mut HeaderMap, execution: ExecutionId) {
 fn switch(
     mut response: Response<Answer>,
     client: upgrade::OnUpgrade,
-    lease: Lease,
+    mut lease: Lease,
     invocation: &Invocation<'_>,
 ) -> Response<AppBody> {
+    lease.outlive();
     let replica = upgrade::on(&mut response);
     let (mut head, connection) = response.into_parts();
     headers::remove_ours(&mut head.headers);

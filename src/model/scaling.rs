@@ -220,6 +220,10 @@ pub fn reason(scaling: &Effective, demand: Demand) -> String {
     let period = humantime::format_duration(scaling.scaledown);
     if !demand.active(scaling) {
         return match scaling.reserved {
+            // All that were up have ended, or failed to start.
+            0 if demand.up == 0 && demand.idle_for < scaling.scaledown => {
+                "no replica is left, and nobody waits for one".to_owned()
+            }
             0 => format!("nothing was asked for {period}"),
             n => format!("{n} reserved"),
         };

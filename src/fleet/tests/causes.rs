@@ -276,3 +276,124 @@ async fn a_port_that_follows_the_image_is_reached_by_the_declared_one() {
     assert_eq!((port, pool.addr().port()), (80, 8080));
     assert!(lease.replica().reached(Some(8080)).is_none());
 }
+
+/// A single-threaded app with `max_concurrency` 1 used to be killed in the middle of a long request.
+#[tokio::test(start_paused = true)]
+async fn a_busy_replica_is_not_killed_for_its_health_until_its_request_is_older_than_the_timeout() {
+    let config = Config {
+        liveness_interval: secs(10),
+        ..config()
+    };
+    let mut r = revision(1);
+    r.max_concurrency = 1;
+    r.timeout = secs(120);
+    let world = || World::with(config.clone(), r.clone());
+    let silent = never_ready;
+    let failed = |w: &World| {
+        let all = w.app.events().newest(99);
+        all.iter().any(|e| e.kind == EventKind::ReplicaFailed)
+    };
+
+    let w = world().await;
+    let lease = w.lease().await;
+    w.engine.script("v1", silent());
+    tokio::time::sleep(secs(115)).await;
+    assert!(!failed(&w), "it is busy");
+    tokio::time::sleep(secs(80)).await;
+    assert!(failed(&w), "an older request excuses nothing");
+    drop(lease);
+
+    // One that has left HTTP excuses nothing.
+    let w = world().await;
+    let mut lease = w.lease().await;
+    lease.outlive();
+    w.engine.script("v1", silent());
+    tokio::time::sleep(secs(60)).await;
+    assert!(failed(&w));
+    drop(lease);
+
+    // Nobody listens any more: that is no matter of being busy.
+    let w = world().await;
+    let lease = w.lease().await;
+    w.engine.script(
+        "v1",
+        Script {
+            ready: LONG,
+            ..Script::default()
+        },
+    );
+    tokio::time::sleep(secs(60)).await;
+    assert!(failed(&w));
+    drop(lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_replica_is_told_with_code_and_log_to_its_requests_and_its_owner() {
+    let w = World::new(revision(1)).await;
+    let log: Vec<String> = (0..30).map(|n| format!("line {n}")).collect();
+    w.engine.script(
+        "v1",
+        Script {
+            log,
+            ..Script::default()
+        },
+    );
+    let broke = || Failure::new(Reason::ReplicaBroke, "closed").with_detail("eof");
+    for (oom, words) in [(false, "SIGSEGV (exit code 139)"), (true, "memory limit")] {
+        let lease = w.lease().await;
+        let id = lease.replica().container.clone();
+        // The connection breaks before the engine says why.
+        let replica = lease.replica().clone();
+        let told = tokio::spawn(async move { replica.explain(broke()).await });
+        tokio::time::sleep(ms(300)).await;
+        match oom {
+            true => w.engine.oom_kill(&id),
+            false => w.engine.kill(&id, 139),
+        }
+        let failure = told.await.expect("no panic");
+        let text = failure.text(true);
+        assert!(text.contains("eof") && text.contains(words), "{text}");
+        assert!(
+            text.contains("line 0\n") && text.contains("line 29"),
+            "{text}"
+        );
+        assert_eq!(failure.text(false), "closed");
+        let (last, _) = w.app.snapshot().last_failure.expect("one");
+        assert!(last.text(true).contains(words), "{last:?}");
+        let events = w.app.events().newest(99);
+        assert!(
+            events
+                .iter()
+                .any(|e| e.kind == EventKind::ReplicaFailed && e.message.contains(words))
+        );
+        drop(lease);
+    }
+    // One that goes on has its caller wait a short time for that news, and no more.
+    let lease = w.lease().await;
+    let began = Instant::now();
+    let failure = lease.replica().explain(broke()).await;
+    assert_eq!(failure.text(true), "closed: eof");
+    assert!(began.elapsed() < secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_death_is_said_to_be_a_lack_of_requests() {
+    let w = World::new(revision(1)).await;
+    drop(w.lease().await);
+    let id = w.only_container();
+    w.engine.kill(&id, 1);
+    until("it is gone", || w.engine.containers().is_empty()).await;
+    settle().await;
+    let all = w.app.events().newest(99);
+    let scaled = all
+        .iter()
+        .rfind(|e| e.kind == EventKind::Scaled)
+        .expect("down");
+    assert!(
+        scaled
+            .message
+            .ends_with("no replica is left, and nobody waits for one"),
+        "{}",
+        scaled.message
+    );
+}

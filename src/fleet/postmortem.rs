@@ -1,0 +1,121 @@
+//! How a replica that served came to its end, for whoever had a request on it.
+//!
+//! A connection breaks before the engine says that the container has ended. So the failure path of
+//! a request, and no other, waits a short time for that news, and then for what the container's
+//! state and log say, which are read before it is removed.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{deployment::Deployment, events::EventKind, replica::Replica, start};
+use crate::{
+    engine::{ContainerId, ContainerState, Engine, Error},
+    model::{Failure, Reason},
+};
+
+/// Lines of its log that are kept of a replica that has ended.
+const LOG_LINES: u32 = 100;
+/// Longest wait of a failed request for the news that the container has ended. An app that only
+/// closed the connection has its caller wait so long.
+const NEWS_LIMIT: Duration = Duration::from_millis(750);
+/// Longest wait for what the container's state and log say, once it is known to have ended.
+const EXAMINE_LIMIT: Duration = Duration::from_secs(3);
+
+/// What is known of the end of a replica's container.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    /// It runs, as far as is known.
+    Runs,
+    /// It has ended, and is being examined.
+    Ended,
+    /// How it ended.
+    Told(Arc<Failure>),
+}
+
+impl Replica {
+    /// Adds to the failure of a request on this replica how its container ended, if it did.
+    pub async fn explain(&self, failure: Failure) -> Failure {
+        let mut fate = self.fate.subscribe();
+        let ended = timeout(NEWS_LIMIT, fate.wait_for(|f| !matches!(f, Fate::Runs)));
+        if !ended.await.is_ok_and(|news| news.is_ok()) {
+            return failure;
+        }
+        let told = timeout(EXAMINE_LIMIT, fate.wait_for(|f| matches!(f, Fate::Told(_))));
+        let how = told.await.ok().and_then(|fate| match &*fate.ok()? {
+            Fate::Told(how) => Some(how.text(true)),
+            Fate::Runs | Fate::Ended => None,
+        });
+        let how = how.unwrap_or_else(|| {
+            "its container has ended, and the engine does not say how".to_owned()
+        });
+        match &failure.detail {
+            Some(detail) => {
+                let detail = format!("{detail}; {how}");
+                failure.with_detail(detail)
+            }
+            None => failure.with_detail(how),
+        }
+    }
+}
+
+/// Reads how a container ended that its replica did not end.
+pub(super) async fn examine<E: Engine>(engine: &E, container: &ContainerId) -> Failure {
+    const ENDED: &str = "a replica ended while it served";
+    let examined = timeout(EXAMINE_LIMIT, async {
+        match engine.inspect(container).await {
+            Ok(c) => match c.state {
+                ContainerState::Exited { code, oom_killed } => {
+                    start::exited(engine, container, (code, oom_killed), ENDED, LOG_LINES).await
+                }
+                ContainerState::Created
+                | ContainerState::Running(_)
+                | ContainerState::Paused(_) => {
+                    let logs = start::tail(engine, container, LOG_LINES).await;
+                    Failure::new(Reason::ContainerExited, ENDED)
+                        .with_detail(format!("the engine lost sight of it{logs}"))
+                }
+            },
+            Err(Error::NoSuchContainer(_)) => {
+                Failure::new(Reason::ContainerExited, ENDED).with_detail("somebody removed it")
+            }
+            Err(error) => Failure::new(Reason::ContainerExited, ENDED)
+                .with_detail(format!("how is not known: {error}")),
+        }
+    });
+    examined.await.unwrap_or_else(|_| {
+        Failure::new(Reason::ContainerExited, ENDED)
+            .with_detail("how is not known: the engine took too long to say")
+    })
+}
+
+impl Deployment {
+    /// Makes known how a replica ended: to those who had a request on it, and to its owner.
+    pub(super) fn tell_end(&self, key: u64, replica: &Replica, mut how: Failure) {
+        // The engine forgets that with the container's end.
+        let refused = replica.refused_processes.load(Ordering::Relaxed);
+        if refused > 0 {
+            let detail = how.detail.unwrap_or_default();
+            how.detail = Some(format!(
+                "it had reached its limit of processes (pids_limit), {refused} were refused; {detail}"
+            ));
+        }
+        {
+            let mut s = self.state.lock();
+            let version = s
+                .slots
+                .iter()
+                .find(|x| x.key == key)
+                .map_or(0, |x| x.version);
+            let kind = EventKind::ReplicaFailed;
+            s.events
+                .push(kind, Some(&replica.id), version, how.text(true));
+            s.last_failure = Some((how.clone(), std::time::SystemTime::now()));
+        }
+        tracing::warn!(app = %self.id(), replica = %replica.id, "A replica ended by itself: {}", how.text(true));
+        replica.fate.send_replace(Fate::Told(Arc::new(how)));
+    }
+}
