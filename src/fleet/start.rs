@@ -475,7 +475,7 @@ mod tests {
         let mut revision = revision(1);
         revision.protocol = Protocol::H2c;
         revision.health = HealthCheck::Default;
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(120);
         assert!(ask(&pool, &revision, limit).await.is_ok());
         revision.health = HealthCheck::Chosen;
         assert!(ask(&pool, &revision, limit).await.is_err());

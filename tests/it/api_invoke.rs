@@ -1,6 +1,6 @@
 //! Invoke over gRPC and over HTTP: the same answer, framed as the contract says.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::support::{
+    HANGS,
     contract::{Published, Refusal, Via},
     engine, eventually_ok,
     grpc::Client,
@@ -403,7 +404,7 @@ async fn dropping_the_stream_disconnects_the_app() {
     );
     assert_eq!(world.figure("/concurrency", "current").await, 2);
     drop((frames, over_http));
-    eventually_ok(Duration::from_secs(5), || async {
+    eventually_ok(HANGS, || async {
         match world.figure("/inflight-cancelled", "cancelled").await {
             two if two == 2 => Ok(()),
             other => Err(other),

@@ -1,7 +1,5 @@
 //! App URLs: by host and by path, byte for byte, streamed both ways, with the right headers.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +9,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::{contract::Published, engine, eventually_ok, http, ignite::Ignite};
+use crate::support::{HANGS, contract::Published, engine, eventually_ok, http, ignite::Ignite};
 
 /// A server with one open app, whose requests need no token.
 async fn open_app(settings: Value) -> (Ignite, Published) {
@@ -269,7 +267,7 @@ async fn bodies_stream_both_ways_while_the_request_is_still_being_sent() {
     assert_eq!(busy.json().await["current"], 1);
     drop(answer);
     // A client that leaves disconnects the app.
-    eventually_ok(Duration::from_secs(5), || async {
+    eventually_ok(HANGS, || async {
         let busy = send(ignite.request(Method::GET, "/concurrency").host(app.host())).await;
         match busy.json().await {
             idle if idle["current"] == 0 => Ok(()),

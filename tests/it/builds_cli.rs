@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-const BUILD_LIMIT: Duration = Duration::from_secs(60);
+const BUILD_LIMIT: Duration = crate::support::HANGS;
 
 async fn server() -> (Ignite, App) {
     let ignite = Ignite::builder()

@@ -120,7 +120,7 @@ async fn what_cannot_be_fetched_is_refused_with_the_reason() {
     git(repo.path(), &["commit", "-q", "-m", "a link out"]);
     let url = format!("file://{}", repo.path().display());
     let ignite = Ignite::builder()
-        .env("IGNITE_GIT_TIMEOUT_SECS", "10")
+        .env("IGNITE_GIT_TIMEOUT_SECS", "120")
         .start()
         .await;
     let token = ignite.token("acme");

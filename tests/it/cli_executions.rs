@@ -1,13 +1,11 @@
 //! Executions by the command line against a real server: each from `invoke --async` to its end.
 
-use std::time::Duration;
-
 use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{fails, ok, parsed, ran, row},
-    support::{eventually_ok, ignite::Ignite, probe},
+    support::{HANGS, eventually_ok, ignite::Ignite, probe},
 };
 
 /// A server of organization acme with the probe as `job`.
@@ -101,7 +99,7 @@ async fn an_execution_lives_from_invoke_async_to_its_result() {
         let id = submit(&ignite, &["--path", &format!("/log/{line}")]);
         ok(&ignite, &["exec", "watch", &id]);
         // The engine takes it down in its own time.
-        eventually_ok(Duration::from_secs(10), || async {
+        eventually_ok(HANGS, || async {
             let log = ok(&ignite, &["exec", "logs", &id]);
             let is_it = log.lines().count() == 1 && log.trim_end().ends_with(line);
             is_it.then_some(()).ok_or(log)

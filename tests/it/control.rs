@@ -50,7 +50,7 @@ async fn an_app_is_scaled_put_to_sleep_and_waited_for_by_hand() {
         "--replicas",
         "2",
         "--within",
-        "20s",
+        "180s",
     ]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(engine::running(&ignite).await.len(), 2);
@@ -139,8 +139,8 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
     let process = instance(&first.get_ok(&ignite, "/").await);
     first.wait_for(&ignite, "standbyReplicas", 1).await;
     // Two more fill the machine; what the frozen one keeps is in the way of the second.
-    let second = App::deploy(&ignite, "acme/second", sized(60)).await;
-    let third = App::deploy(&ignite, "acme/third", sized(60)).await;
+    let second = App::deploy(&ignite, "acme/second", sized(600)).await;
+    let third = App::deploy(&ignite, "acme/third", sized(600)).await;
     second.get_ok(&ignite, "/").await;
     third.get_ok(&ignite, "/").await;
     let began = Instant::now();

@@ -1,12 +1,11 @@
 //! The container engine is away: at the start, and in the middle of the work.
 
-use std::time::Duration;
-
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::support::{
+    HANGS,
     app::{App, ENGINE_LIMIT, instance, is_cold},
     engine,
     engine_proxy::EngineProxy,
@@ -61,13 +60,13 @@ async fn without_an_engine_it_serves_says_so_and_recovers_when_the_engine_comes(
         "what needs no engine works: {answer}"
     );
 
-    // Neither an app nor a publish waits for an engine that is not there.
-    let soon = Duration::from_secs(10);
-    let answer = timeout(soon, app.get(&ignite, "/")).await.expect("soon");
+    // Neither an app nor a publish waits for an engine that is not there, as both do for a start:
+    // ten minutes.
+    let answer = timeout(HANGS, app.get(&ignite, "/")).await.expect("soon");
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.header("x-ignite-error"), Some("ENGINE_UNAVAILABLE"));
     assert!(answer.header("retry-after").is_some());
-    let (status, answer) = timeout(soon, app.publish_image(&ignite, "some/image:1"))
+    let (status, answer) = timeout(HANGS, app.publish_image(&ignite, "some/image:1"))
         .await
         .expect("soon");
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
@@ -104,10 +103,8 @@ async fn while_the_engine_is_away_warm_requests_go_on_and_deaths_are_noticed_aft
     for _ in 0..5 {
         assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
     }
-    let began = Instant::now();
-    let answer = cold.get(&ignite, "/").await;
+    let answer = timeout(HANGS, cold.get(&ignite, "/")).await.expect("soon");
     assert_eq!(answer.header("x-ignite-error"), Some("ENGINE_UNAVAILABLE"));
-    assert!(began.elapsed() < Duration::from_secs(10));
     engine::kill(&victim).await;
 
     proxy.restore();

@@ -1,14 +1,10 @@
 //! A real engine that restarts under the platform.
 
-use std::time::Duration;
-
 use hyper::{Method, StatusCode};
 use ignite_kit::image::{self, Variant};
 use serde_json::{Value, json};
 
-use crate::support::{eventually, ignite::Ignite, private_engine::PrivateEngine};
-
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::support::{HANGS as LIMIT, eventually, ignite::Ignite, private_engine::PrivateEngine};
 
 #[tokio::test]
 #[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]

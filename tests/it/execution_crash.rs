@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     executions::{LIMIT, ended, get, is_terminal, served, submit},
-    support::{contract::Via, engine, eventually_ok, http, ignite::Ignite},
+    support::{contract::Via, engine, eventually, eventually_ok, http, ignite::Ignite},
 };
 
 /// How often the server is killed.
@@ -61,9 +61,15 @@ async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
             };
             clients.spawn(client.run());
         }
-        // At a random moment: from the first requests on to well into the load.
-        let moment = Duration::from_millis(20 + random() % 900);
-        tokio::time::sleep(moment).await;
+        // At a random moment: from the first requests on to well into the load, whatever the
+        // machine makes of either.
+        let acknowledged = || known.lock().expect("not poisoned").ids.len();
+        let moment = acknowledged() as u64 + random() % 60;
+        eventually(LIMIT, || async {
+            (acknowledged() as u64 >= moment).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_micros(random() % 50_000)).await;
         ignite.kill9();
         stop.store(true, SeqCst);
         while clients.join_next().await.is_some() {}
@@ -71,7 +77,7 @@ async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
         let log = ignite.log();
         assert!(
             !log.contains("panicked"),
-            "round {round}, killed after {moment:?}: {log}"
+            "round {round}, killed after {moment} were acknowledged: {log}"
         );
     }
     let ids: Vec<(String, Option<Value>)> = known
@@ -180,7 +186,7 @@ impl Client {
 async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attempt() {
     let builder = Ignite::builder().env("IGNITE_DRAIN_TIMEOUT_SECS", "0");
     let (mut ignite, app, token) = served(builder, json!({})).await;
-    let id = submit(&ignite, Via::Json, &app, &token, "/sleep/2000", b"").await;
+    let id = submit(&ignite, Via::Json, &app, &token, "/attempt/3", b"").await;
     for attempt in 1..=3 {
         eventually_ok(LIMIT, || async {
             let now = get(&ignite, Via::Json, &token, &id).await;
@@ -206,7 +212,7 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_killed_takes_no_execution_with_it() {
     let (ignite, app, token) = served(Ignite::builder(), json!({})).await;
-    let id = submit(&ignite, Via::Json, &app, &token, "/sleep/1500", b"").await;
+    let id = submit(&ignite, Via::Json, &app, &token, "/attempt/2", b"").await;
     eventually_ok(LIMIT, || async {
         let now = get(&ignite, Via::Json, &token, &id).await;
         let runs = now["status"] == "EXECUTION_STATUS_RUNNING";

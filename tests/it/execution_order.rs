@@ -77,7 +77,7 @@ async fn an_app_with_a_long_queue_starves_no_other() {
     let calm = ignite.publish("acme", "calm", json!({})).await;
     let mut ids = Vec::new();
     for _ in 0..200 {
-        ids.push(submit(&ignite, Via::Grpc, &busy, &token, "/sleep/1000", b"").await);
+        ids.push(submit(&ignite, Via::Grpc, &busy, &token, "/sleep/5000", b"").await);
     }
     let id = submit(&ignite, Via::Json, &calm, &token, "/", b"").await;
     ended(&ignite, Via::Json, &token, &id).await;

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Longest wait for an answer that needs nothing more.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = crate::support::HANGS;
 
 /// A GET of the app's URL.
 fn get(ignite: &Ignite, app: &Published, token: &str) -> http::Request {

@@ -18,7 +18,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use crate::support::{app::App, contract::Published, ignite::Ignite};
 
 /// Longer than the patience of any of the parts, so what takes this long hangs.
-const HANGS: Duration = Duration::from_secs(20);
+const HANGS: Duration = crate::support::HANGS;
 
 async fn open_app(settings: Value) -> (Ignite, Published) {
     let ignite = Ignite::builder().start().await;

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// Longest clean stop of a server whose containers end at once.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = crate::support::HANGS;
 
 async fn deployed(ignite: &Ignite, id: &str) -> App {
     App::deploy(ignite, id, Value::Null).await
@@ -60,7 +60,7 @@ async fn what_matches_no_app_or_an_old_configuration_is_removed_by_the_next_star
     changed.wait_for(&ignite, "startingReplicas", 1).await;
     let deleted = deployed(&ignite, "acme/deleted").await;
     // A request in flight delays the removal of the deleted app's container.
-    let mut stream = deleted.get_ok(&ignite, "/stream/1000/100").await;
+    let mut stream = deleted.get_ok(&ignite, "/stream/100000/100").await;
     stream.chunk().await.expect("a chunk").expect("whole");
     let mut delete = Box::pin(deleted.api(&ignite, Method::DELETE, "", Value::Null));
     let gone = eventually_ok(ENGINE_LIMIT, || async {

@@ -47,10 +47,11 @@ async fn events(app: &App, ignite: &Ignite, kind: &str) -> Vec<String> {
 async fn a_step_of_concurrent_requests_is_followed_up_and_down() {
     let ignite = ignite().await;
     let app = App::deploy(&ignite, "acme/steps", scaling("CONCURRENCY", 2, 4, 2)).await;
+    // Each is there for as long as its answer is.
     let mut running = JoinSet::new();
     for _ in 0..7 {
-        let request = app.request(&ignite, Method::GET, "/sleep/6000");
-        running.spawn(async move { request.send().await.expect("an answer").status });
+        let request = app.request(&ignite, Method::GET, "/stream/1000000/100");
+        running.spawn(async move { request.send().await.expect("an answer") });
     }
     app.wait_for(&ignite, "desiredReplicas", 4).await;
     app.wait_for(&ignite, "runningReplicas", 4).await;
@@ -67,12 +68,15 @@ async fn a_step_of_concurrent_requests_is_followed_up_and_down() {
         let address = r["address"].as_str().expect("an address");
         assert!(address.ends_with(":80"), "{address}");
     }
-    while let Some(status) = running.join_next().await {
-        assert_eq!(status.expect("no panic"), StatusCode::OK);
+    let mut last = None;
+    while let Some(answer) = running.join_next().await {
+        let answer = answer.expect("no panic");
+        assert_eq!(answer.status, StatusCode::OK);
+        last = Some(answer);
     }
-    // One request at a time from now on: one replica is enough after the period.
-    app.get_ok(&ignite, "/sleep/3500").await;
-    assert_eq!(app.figure(&ignite, "desiredReplicas").await, 1);
+    // One request alone from now on: one replica is enough after the period.
+    app.wait_for(&ignite, "desiredReplicas", 1).await;
+    drop(last);
     app.wait_for(&ignite, "runningReplicas", 0).await;
     engine::wait_for_none(&ignite).await;
     assert_eq!(engine::created(&ignite).await, 4);
@@ -102,9 +106,14 @@ async fn a_step_of_the_request_rate_is_followed_up_and_down() {
             assert_eq!(answer.expect("an answer").status, StatusCode::OK);
         }
     }
-    app.wait_for(&ignite, "desiredReplicas", 3).await;
-    let said = events(&app, &ignite, "SCALED").await;
-    assert!(said.iter().any(|m| m.starts_with("2 → 3: 2.")), "{said:?}");
+    eventually_ok(ENGINE_LIMIT, || async {
+        let said = events(&app, &ignite, "SCALED").await;
+        match said.iter().any(|m| m.starts_with("2 → 3: 2.")) {
+            true => Ok(()),
+            false => Err(format!("{said:?}")),
+        }
+    })
+    .await;
     // Nothing more is asked: to zero after the period, although the minute is not over.
     app.wait_for(&ignite, "runningReplicas", 0).await;
     engine::wait_for_none(&ignite).await;
@@ -161,14 +170,14 @@ async fn killing_replicas_under_load_loses_only_what_was_in_them() {
     }
     println!("{good} answered, {lost} lost with {kills} replicas killed under 6 clients");
     // No more than were in flight at the moments of the kills.
-    assert!(lost <= kills * 6 && good > 100, "{good} {lost}");
+    assert!(lost <= kills * 6 && good > lost, "{good} {lost}");
     assert_eq!(events(&app, &ignite, "REPLICA_FAILED").await.len(), kills);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_and_replicas_are_told_over_both_transports() {
     let ignite = ignite().await;
-    let app = App::deploy(&ignite, "acme/told", scaling("CONCURRENCY", 10, 1, 60)).await;
+    let app = App::deploy(&ignite, "acme/told", scaling("CONCURRENCY", 10, 1, 600)).await;
     app.get_ok(&ignite, "/").await;
     let id = json!({ "organization_name": "acme", "app_name": "told" });
     let mut both = Vec::new();
@@ -247,7 +256,7 @@ async fn ten_thousand_held_requests_are_served_by_one_start_per_replica() {
         .env("IGNITE_HOLD_MAX_REQUESTS", "20000")
         .start()
         .await;
-    let mut settings = scaling("CONCURRENCY", 10, 3, 60);
+    let mut settings = scaling("CONCURRENCY", 10, 3, 600);
     settings["env"] = json!({ "PROBE_START_DELAY_MS": "6000" });
     settings["maxConcurrency"] = json!(50);
     let app = App::deploy(&ignite, "acme/flood", settings).await;

@@ -1,6 +1,6 @@
 //! The kit itself: the image is right, the engine can be taken away, cleaning up cleans up.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use bollard::{
     Docker,
@@ -10,7 +10,7 @@ use hyper::{Method, StatusCode};
 use ignite_kit::owned;
 use serde_json::json;
 
-use crate::support::{cleanup, engine_proxy::EngineProxy, eventually_ok, http, probe};
+use crate::support::{HANGS, cleanup, engine_proxy::EngineProxy, eventually_ok, http, probe};
 
 /// A running container of the probe on the engine alone, under a label of its own.
 async fn run_probe(docker: &Docker, dir: &std::path::Path) -> std::net::SocketAddr {
@@ -71,7 +71,7 @@ async fn probe_image_serves_as_non_root_and_is_cleaned_up_by_label() {
     let dir = tempfile::tempdir().expect("a directory");
     let cleaner = cleanup::OnDrop(dir.path().to_owned());
     let addr = run_probe(&docker, dir.path()).await;
-    let answer = eventually_ok(Duration::from_secs(10), || {
+    let answer = eventually_ok(HANGS, || {
         http::request(addr, Method::POST, "/a?b=c")
             .json(&json!({ "x": 1 }))
             .send()
@@ -109,7 +109,7 @@ async fn probe_image_serves_as_non_root_and_is_cleaned_up_by_label() {
         "chunk 1\n"
     );
     drop(stream);
-    eventually_ok(Duration::from_secs(5), || async {
+    eventually_ok(HANGS, || async {
         let cancelled = http::request(addr, Method::GET, "/inflight-cancelled")
             .send()
             .await

@@ -17,7 +17,7 @@ use crate::support::{contract::Published, ignite::Ignite};
 
 const RAW_PORT: u16 = 8081;
 /// When a case has no answer by then it has none.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = crate::support::HANGS;
 
 /// What has to become of a case.
 #[derive(Clone, Copy, PartialEq, Debug)]

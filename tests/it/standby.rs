@@ -1,7 +1,5 @@
 //! Warm standby against a real engine: its depths, the way back, restarts and crashes.
 
-use std::time::Duration;
-
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -34,6 +32,20 @@ async fn wait_for(app: &App, ignite: &Ignite, state: &str) -> Value {
         }
     })
     .await
+}
+
+/// Waits until something has happened to the app so many times.
+async fn happened(app: &App, ignite: &Ignite, kind: &str, times: usize) {
+    eventually_ok(ENGINE_LIMIT, || async {
+        let path = "/events?limit=1000";
+        let (_, told) = app.api(ignite, Method::GET, path, Value::Null).await;
+        let all = told["events"].as_array().cloned().unwrap_or_default();
+        match all.iter().filter(|e| e["type"] == kind).count() {
+            n if n >= times => Ok(()),
+            _ => Err(format!("no {kind} for the {times}. time in {told}")),
+        }
+    })
+    .await;
 }
 
 /// What the engine says of each container.
@@ -109,7 +121,10 @@ async fn a_prepared_app_keeps_a_container_and_its_network_and_starts_in_it() {
             assert!(is_cold(&woken));
             assert_ne!(instance(&woken), last, "another process");
             last = instance(&woken);
+            // It stays up for as long as somebody listens.
+            let stream = app.get_ok(&ignite, "/stream/1000000/100").await;
             let now = wait_for(&app, &ignite, "ready").await["address"].clone();
+            drop(stream);
             if round > 0 {
                 assert_eq!(now, address, "the network is kept");
             }
@@ -130,11 +145,12 @@ async fn a_frozen_app_is_prepared_later_and_torn_down_when_long_idle() {
         .await;
     let app = deploy(&ignite, "acme/deeper").await;
     app.get_ok(&ignite, "/").await;
-    wait_for(&app, &ignite, "paused").await;
-    wait_for(&app, &ignite, "prepared").await;
+    // Each state is over after a while, so it is the events that tell of it.
+    happened(&app, &ignite, "REPLICA_PAUSED", 1).await;
+    happened(&app, &ignite, "REPLICA_PREPARED", 1).await;
     let woken = app.get_ok(&ignite, "/").await;
     assert!(is_cold(&woken));
-    wait_for(&app, &ignite, "prepared").await;
+    happened(&app, &ignite, "REPLICA_PREPARED", 2).await;
     engine::wait_for_none(&ignite).await;
     assert!(
         is_cold(&app.get_ok(&ignite, "/").await),
@@ -211,7 +227,7 @@ async fn after_a_crash_what_is_frozen_is_adopted_and_serves() {
         wait_for(&app, &ignite, "paused").await;
         assert_eq!(instance(&app.get_ok(&ignite, "/").await), first);
         assert_eq!(engine::created(&ignite).await, 1);
-        assert!(ignite.terminate(Duration::from_secs(30)).await.success());
+        assert!(ignite.terminate(ENGINE_LIMIT).await.success());
         assert!(ignite.containers().await.is_empty());
     }
     // What was prepared is removed; one that was started from prepared is adopted.
@@ -222,7 +238,7 @@ async fn after_a_crash_what_is_frozen_is_adopted_and_serves() {
     ignite.kill9();
     ignite.start().await;
     engine::wait_for_none(&ignite).await;
-    let settings = json!({ "scaling": { "scaledownPeriodSecs": 60 } });
+    let settings = json!({ "scaling": { "scaledownPeriodSecs": 600 } });
     app.get_ok(&ignite, "/").await;
     wait_for(&app, &ignite, "prepared").await;
     app.update(&ignite, settings).await;

@@ -56,7 +56,7 @@ where
     });
     let mut config = Config::new(InstanceId::from_random(7), "/data".into());
     config.host = Some(format!("http://127.0.0.1:{port}"));
-    config.call_timeout = Duration::from_secs(5);
+    config.call_timeout = Duration::from_secs(120);
     (Docker::new(config).expect("a good address"), tasks)
 }
 

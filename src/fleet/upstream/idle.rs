@@ -160,7 +160,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), closed)
+        tokio::time::timeout(Duration::from_secs(120), closed)
             .await
             .expect("those that nobody needs are closed");
         for _ in 0..2 {

@@ -198,7 +198,7 @@ mod tests {
         let mut seen = Vec::new();
         link.read_to_end(&mut seen).await.expect("an orderly end");
         let writes = async { while link.write_all(b"more").await.is_ok() {} };
-        tokio::time::timeout(std::time::Duration::from_secs(10), writes)
+        tokio::time::timeout(std::time::Duration::from_secs(120), writes)
             .await
             .expect("the peer's reset ends the writes");
     }

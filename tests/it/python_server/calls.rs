@@ -97,7 +97,7 @@ async fn fifty_calls_run_at_once_on_threads_and_on_the_loop() {
 import threading
 barrier = threading.Barrier(50)
 def handler(payload, ctx):
-    barrier.wait(20)
+    barrier.wait(180)
     return threading.active_count()
 ";
     let coroutines = "
@@ -131,7 +131,7 @@ def handler(payload, ctx):
         running += 1
         most = max(most, running)
     print('running', running)
-    go.wait(20)
+    go.wait(180)
     with lock: running -= 1
     return most
 import pathlib, time

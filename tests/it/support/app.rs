@@ -5,10 +5,10 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::{eventually_ok, http, ignite::Ignite, probe};
+use super::{HANGS, eventually_ok, http, ignite::Ignite, probe};
 
-/// What the engine needs at most for a start or a removal on a machine that is busy with tests.
-pub(crate) const ENGINE_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for the engine to start or remove something.
+pub(crate) const ENGINE_LIMIT: Duration = HANGS;
 
 /// An app, and a token of its organization. It outlives restarts of the server, which every call
 /// is given anew.

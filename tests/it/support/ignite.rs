@@ -17,10 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{cleanup, eventually, eventually_ok, http};
-
-/// How long a start may take until the ready line; a loaded machine is slow.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+use super::{HANGS, cleanup, eventually, eventually_ok, http};
 
 /// How a server is started, every time.
 #[derive(Default)]
@@ -271,7 +268,7 @@ impl Ignite {
             ready: None,
             logging,
         });
-        let first_line = eventually_ok(READY_LIMIT, || {
+        let first_line = eventually_ok(HANGS, || {
             let line = stdout
                 .text()
                 .split_once('\n')

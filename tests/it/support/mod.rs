@@ -38,6 +38,10 @@ pub(crate) async fn base_image(kind: &'static str) -> String {
     reference.trim().to_owned()
 }
 
+/// Longest wait for anything that has to happen. It only keeps a hang from lasting for ever, and no
+/// test says that something is quick: machines differ by more than any bound that would tell.
+pub(crate) const HANGS: Duration = Duration::from_secs(180);
+
 /// How often a condition is looked at.
 const PACE: Duration = Duration::from_millis(10);
 

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::eventually_ok;
 
 /// How long a daemon may take to come up or to go down on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = super::HANGS;
 /// Seconds of bollard's own timeout per call.
 const CALL_SECS: u64 = 60;
 
