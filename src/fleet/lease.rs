@@ -13,7 +13,7 @@ use super::{
     load::Seat,
     replica::{ColdStart, Replica},
     thaw::{self, Thaw},
-    upstream::{self, Answer, Pool},
+    upstream::{self, Answer, Interim, Pool},
 };
 
 /// A place in the queue, given up when the request is dropped.
@@ -44,6 +44,7 @@ pub struct Lease {
 
 impl Lease {
     /// Sends a request to the replica through one of its pools; while it is being thawed already.
+    /// `interim` hears of early hints.
     ///
     /// # Errors
     /// See [`upstream::Error`]. A thaw that is refused gives the request back unsent; after one
@@ -55,10 +56,16 @@ impl Lease {
         &self,
         pool: &Arc<Pool>,
         request: Request<upstream::Body>,
+        interim: Option<&dyn Interim>,
     ) -> impl Future<Output = Result<Response<Answer>, upstream::Error>> + Send {
         match &self.thaw {
-            None => Either::Left(pool.send(request)),
-            Some(thaw) => Either::Right(Box::pin(thaw::send(thaw.clone(), pool, request))),
+            None => Either::Left(pool.exchange(request, interim)),
+            Some(thaw) => Either::Right(Box::pin(thaw::send(
+                thaw.clone(),
+                pool,
+                request,
+                interim,
+            ))),
         }
     }
 

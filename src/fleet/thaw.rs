@@ -12,7 +12,7 @@ use std::{io, sync::Arc, time::Duration};
 use http::{Request, Response};
 use tokio::sync::watch;
 
-use super::upstream::{Answer, Body, Error, Pool};
+use super::upstream::{self, Answer, Body, Error, Interim, Pool};
 
 /// How long a request waits for its own end once nobody knows whether the replica is awake. It
 /// is killed meanwhile, which breaks the connection, unless the engine does not answer at all. A
@@ -34,10 +34,11 @@ pub(super) async fn send(
     thaw: watch::Receiver<Thaw>,
     pool: &Arc<Pool>,
     request: Request<Body>,
+    interim: Option<&dyn Interim>,
 ) -> Result<Response<Answer>, Error> {
-    let Some(copy) = copy(&request) else {
+    let Some(copy) = upstream::copy(&request) else {
         return match end(thaw).await {
-            Thaw::Awake => pool.send(request).await,
+            Thaw::Awake => pool.exchange(request, interim).await,
             _ => Err(not_awake(pool, request)),
         };
     };
@@ -52,7 +53,7 @@ pub(super) async fn send(
         }
     };
     tokio::select! {
-        outcome = pool.send(request) => match outcome {
+        outcome = pool.exchange(request, interim) => match outcome {
             // It broke, perhaps because the thaw fails; then the app has not seen the request.
             Err(Error::Broke(cause)) => match end(thaw).await {
                 Thaw::Failed => Err(not_awake(pool, copy)),
@@ -85,19 +86,4 @@ fn not_awake(pool: &Pool, unsent: Request<Body>) -> Error {
         cause: io::Error::other("the replica did not wake from standby"),
         unsent: Some(Box::new(unsent)),
     }
-}
-
-fn copy(request: &Request<Body>) -> Option<Request<Body>> {
-    let body = match request.body() {
-        Body::Empty => Body::Empty,
-        Body::Full(bytes) => Body::Full(bytes.clone()),
-        Body::Streamed(_) => return None,
-    };
-    let mut copy = Request::new(body);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
 }

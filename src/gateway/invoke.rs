@@ -206,7 +206,7 @@ async fn exchange(
             Protocol::H2c if !upgrades => *request.version_mut() = Version::HTTP_2,
             Protocol::Auto | Protocol::Http1 | Protocol::H2c => in_http1(&mut request),
         }
-        match lease.send(pool, request).await {
+        match lease.send(pool, request, None).await {
             Ok(response) => {
                 lease.seat = seat.take();
                 return Ok((response, lease, waited));

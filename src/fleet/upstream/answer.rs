@@ -19,7 +19,7 @@ use hyper::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Body, Pool, link::Wire};
+use super::{Body, Interim, Pool, wire::Wire};
 
 /// Moves bytes of one connection for as long as it is polled; ends with the connection.
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -33,7 +33,7 @@ pub(super) struct Line {
     driver: Option<Driver>,
     /// Whether another request may follow.
     goes_on: bool,
-    /// Whether a request's body is still being sent.
+    /// What goes over it.
     pub(super) wire: Arc<Wire>,
 }
 
@@ -71,18 +71,25 @@ impl Line {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request and waits for the head of the answer; early hints that come before it go
+    /// to `interim`.
     pub(super) async fn send(
         &mut self,
         request: Request<Body>,
+        interim: Option<&dyn Interim>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
         let answer = self.sender.try_send_request(request);
         tokio::pin!(answer);
-        let driver = &mut self.driver;
+        let (driver, wire) = (&mut self.driver, &self.wire);
         std::future::poll_fn(|cx| {
             let ended = driver.as_mut().map(|d| d.as_mut().poll(cx).is_ready());
             if ended == Some(true) {
                 *driver = None;
+            }
+            for hints in wire.early_hints() {
+                if let Some(interim) = interim {
+                    interim.early_hints(hints);
+                }
             }
             // Nothing but the driver gives the answer, so this needs no waking of its own.
             answer

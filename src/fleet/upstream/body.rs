@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::link::Wire;
+use super::wire::Wire;
 
 /// How long an app is given to say whether it wants the body of a request with
 /// `Expect: 100-continue`. Many servers never say it and wait for the body, and clients send it

@@ -60,6 +60,12 @@ impl Shared {
         self.open.lock().clear();
     }
 
+    /// Takes a connection that refuses requests out of use; those on it go on.
+    fn retire(&self, carrier: &Carrier) {
+        let mut open = self.open.lock();
+        open.retain(|c| !Arc::ptr_eq(&c.load, &carrier.load));
+    }
+
     fn free(&self) -> Option<Carrier> {
         let mut open = self.open.lock();
         open.retain(|c| !c.sender.is_closed());
@@ -79,6 +85,9 @@ pub(super) async fn send(
     let mut request = prepare(request);
     // A body that breaks off resets the stream, and that reset is all that hyper tells here.
     let told = request.body_mut().tell();
+    let repeatable = super::is_repeatable(&request);
+    // Only what has its whole body at hand; a call of gRPC has not.
+    let mut copy = super::copy(&request);
     loop {
         let (mut carrier, reused) = match pool.shared.free() {
             Some(carrier) => (carrier, true),
@@ -95,14 +104,40 @@ pub(super) async fn send(
                     return Err(pool.not_connected(io::Error::other(e.into_error()), unsent));
                 }
                 None => {
+                    let e = e.into_error();
+                    let unseen = is_unseen(&e) || reused && repeatable && is_lost(&e);
+                    if unseen && let Some(copy) = copy.take() {
+                        tracing::debug!(addr = %pool.addr, error = %e, "A request is sent again: the app has not looked at it");
+                        pool.shared.retire(&carrier);
+                        request = copy;
+                        continue;
+                    }
                     return Err(match told.get() {
                         Some(why) => Error::Body(why.clone()),
-                        None => Error::Broke(e.into_error()),
+                        None => Error::Broke(e),
                     });
                 }
             },
         }
     }
+}
+
+fn cause(e: &hyper::Error) -> Option<&::h2::Error> {
+    std::error::Error::source(e).and_then(|cause| cause.downcast_ref())
+}
+
+/// Whether the app said that it has not looked at the request (RFC 9113, 8.7): it refused the
+/// stream, or went away and named an earlier one as its last.
+fn is_unseen(e: &hyper::Error) -> bool {
+    cause(e).is_some_and(|e| {
+        let refused = e.is_reset() && e.reason() == Some(::h2::Reason::REFUSED_STREAM);
+        e.is_remote() && (refused || e.is_go_away())
+    })
+}
+
+/// Whether the connection ended with the request on it.
+fn is_lost(e: &hyper::Error) -> bool {
+    e.is_closed() || e.is_canceled() || cause(e).is_some_and(::h2::Error::is_io)
 }
 
 async fn connect(pool: &Pool) -> io::Result<Carrier> {

@@ -8,31 +8,19 @@
 use std::{
     io,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whether a client's body is being sent on a connection.
-#[derive(Debug, Default)]
-pub(super) struct Wire(AtomicBool);
-
-impl Wire {
-    /// A streamed body begins, or has left hyper's hands.
-    pub(super) fn set_sending(&self, sending: bool) {
-        self.0.store(sending, Ordering::Release);
-    }
-
-    /// Whether a streamed body is still being sent.
-    pub(super) fn is_sending(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
+use super::wire::Wire;
 
 /// A socket that goes on reading when it can no longer write.
 pub(super) struct Link<T> {
     io: T,
+    /// Sees what goes over it.
+    wire: Arc<Wire>,
     /// Why writing failed.
     broken: Option<io::ErrorKind>,
     /// Reading has come to its end, well or not.
@@ -40,9 +28,10 @@ pub(super) struct Link<T> {
 }
 
 impl<T> Link<T> {
-    pub(super) fn new(io: T) -> Self {
+    pub(super) fn new(io: T, wire: Arc<Wire>) -> Self {
         Self {
             io,
+            wire,
             broken: None,
             ended: false,
         }
@@ -92,6 +81,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
         let more = buf.filled().len() > before || buf.remaining() == 0;
         if read.is_ok() && more {
+            self.wire.heard(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         self.end(cx);
@@ -115,6 +105,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
             return self.poll_broken(why);
         }
         let outcome = ready!(Pin::new(&mut self.io).poll_write(cx, data));
+        if let Ok(n) = outcome {
+            self.wire.said(&data[..n]);
+        }
         self.written(outcome)
     }
 
@@ -127,6 +120,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
             return self.poll_broken(why);
         }
         let outcome = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
+        if let Ok(mut left) = outcome {
+            for data in bufs {
+                let n = left.min(data.len());
+                self.wire.said(&data[..n]);
+                left -= n;
+            }
+        }
         self.written(outcome)
     }
 
@@ -157,7 +157,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");
         let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let link = Link::new(near.expect("connected"));
+        let link = Link::new(near.expect("connected"), Arc::default());
         (link, far.expect("accepted").0)
     }
 

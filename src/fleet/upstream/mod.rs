@@ -2,14 +2,20 @@
 //!
 //! A connection is driven by the task that waits for an answer on it (`answer.rs`); idle ones lie in
 //! the pool and are reused last in, first out. A request that found its reused connection
-//! closed before a byte was sent goes out again on another; anything later is the caller's to
-//! judge, since the app may have seen the request.
+//! closed before a byte was sent goes out again on another.
+//!
+//! An app may also close an idle connection in the moment in which a request is on its way to it.
+//! A request that is idempotent by its method and has no body is then sent again, once and on a
+//! new connection, when not a byte of an answer has come (RFC 9110, 9.2.2); `wire.rs` has it for
+//! that time. Over HTTP/2 an app says itself which requests it has not looked at. Anything else is
+//! the caller's to judge, since the app may have seen the request.
 
 mod answer;
 mod body;
 mod h2;
 mod idle;
 mod link;
+mod wire;
 
 use std::{
     cell::Cell,
@@ -21,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Version};
+use http::{HeaderMap, Request, Response, Version, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -36,7 +42,8 @@ pub use self::{
 use self::{
     answer::Line,
     idle::Idle,
-    link::{Link, Wire},
+    link::Link,
+    wire::Wire,
 };
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
@@ -45,6 +52,12 @@ use super::tests::net::TcpStream;
 /// Longest wait for a TCP connection to a container on this machine; a listener that is there
 /// answers in microseconds, one whose backlog is full when the kernel retries after a second.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whoever hears of a request's answer before it begins.
+pub trait Interim: Sync {
+    /// The app has sent `103 Early Hints` with these headers, as it wrote them.
+    fn early_hints(&self, headers: HeaderMap);
+}
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +96,31 @@ thread_local! {
 /// their events never have to cross over. All threads that say nothing are one, 0.
 pub fn connections_of(home: usize) {
     HOME.set(home);
+}
+
+/// Whether a request may reach the app twice: by its method that comes to the same as once, and
+/// there is no body that would have to be read again.
+fn is_repeatable(request: &Request<Body>) -> bool {
+    request.method().is_idempotent()
+        && matches!(request.body(), Body::Empty)
+        && !request.headers().contains_key(header::UPGRADE)
+        && !request.headers().contains_key(header::EXPECT)
+}
+
+/// The request once more, when its body can be had once more.
+pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let body = match request.body() {
+        Body::Empty => Body::Empty,
+        Body::Full(bytes) => Body::Full(bytes.clone()),
+        Body::Streamed(_) => return None,
+    };
+    let mut copy = Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }
 
 /// The connections to one port of one replica.
@@ -124,14 +162,35 @@ impl Pool {
     /// Dropping the future closes the connection, so the app sees the client leave.
     pub async fn send(
         self: &Arc<Self>,
+        request: Request<Body>,
+    ) -> Result<Response<Answer>, Error> {
+        self.exchange(request, None).await
+    }
+
+    /// The same; `interim` hears of early hints, which HTTP/2 connections do not tell of.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, so the app sees the client leave.
+    pub async fn exchange(
+        self: &Arc<Self>,
         mut request: Request<Body>,
+        interim: Option<&dyn Interim>,
     ) -> Result<Response<Answer>, Error> {
         if request.version() == Version::HTTP_2 {
             let (response, load) = Box::pin(h2::send(self, request)).await?;
             return Ok(response.map(|incoming| Answer::shared(incoming, load)));
         }
+        let repeatable = is_repeatable(&request);
+        let mut again = false;
         loop {
-            let (mut line, reused) = match poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await {
+            let idle = match again {
+                true => None,
+                false => poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await,
+            };
+            let (mut line, reused) = match idle {
                 Some(line) => (line, true),
                 None => match self.connect().await {
                     Ok(line) => (line, false),
@@ -139,7 +198,8 @@ impl Pool {
                 },
             };
             request.body_mut().attach(&line.wire);
-            match line.send(request).await {
+            line.wire.begin(reused && repeatable);
+            match line.send(request, interim).await {
                 Ok(response) => {
                     return Ok(response.map(|incoming| Answer::new(incoming, line, self.clone())));
                 }
@@ -155,6 +215,11 @@ impl Pool {
                     }
                     None => {
                         let e = e.into_error();
+                        if let Some(unanswered) = line.wire.unanswered() {
+                            tracing::debug!(addr = %self.addr, error = %e, "A request is sent again: the app closed the connection that it reused");
+                            (request, again) = (unanswered, true);
+                            continue;
+                        }
                         let why = body::why_unsent(&e).cloned();
                         return Err(why.map_or(Error::Broke(e), Error::Body));
                     }
@@ -207,7 +272,7 @@ impl Pool {
     async fn connect(&self) -> io::Result<Line> {
         let tcp = self.dial().await?;
         let wire = Arc::new(Wire::default());
-        let io = TokioIo::new(Link::new(tcp));
+        let io = TokioIo::new(Link::new(tcp, wire.clone()));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
         Ok(Line::new(self.home(), sender, driver, wire))
@@ -231,3 +296,6 @@ impl Pool {
         self.shared.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;
