@@ -60,12 +60,7 @@ impl Lease {
     ) -> impl Future<Output = Result<Response<Answer>, upstream::Error>> + Send {
         match &self.thaw {
             None => Either::Left(pool.exchange(request, interim)),
-            Some(thaw) => Either::Right(Box::pin(thaw::send(
-                thaw.clone(),
-                pool,
-                request,
-                interim,
-            ))),
+            Some(thaw) => Either::Right(Box::pin(thaw::send(thaw.clone(), pool, request, interim))),
         }
     }
 

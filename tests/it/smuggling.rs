@@ -26,8 +26,11 @@ pub(crate) enum Fate {
     Refused,
     /// The app sees this one request, spelled so that it has one reading.
     Framed,
+    /// The client is refused for what came after a request that the app may have seen by then:
+    /// whole, and without a body.
+    Bare,
 }
-use Fate::{Framed, Refused};
+use Fate::{Bare, Framed, Refused};
 
 /// Name of the class, head after the request line and Host, body, and what has to become of it.
 const CASES: &[(&str, &str, &str, Fate)] = &[
@@ -385,6 +388,10 @@ pub(crate) fn judge(
     let as_it_should = match fate {
         Refused => !through && mine.iter().all(|s| !s.whole),
         Framed => through && mine.len() == 1 && mine[0].whole,
+        Bare => {
+            let empty = ("content-length".to_owned(), "0".to_owned());
+            !through && mine.iter().all(|s| s.headers.contains(&empty))
+        }
     };
     let smuggled = seen.iter().any(|s| {
         s.line.contains("smuggled") || s.headers.iter().any(|(_, v)| v.contains("else.where"))

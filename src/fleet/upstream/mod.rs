@@ -39,12 +39,7 @@ pub use self::{
     answer::Answer,
     body::{Body, BodyError, Bounds, let_the_app_ask},
 };
-use self::{
-    answer::Line,
-    idle::Idle,
-    link::Link,
-    wire::Wire,
-};
+use self::{answer::Line, idle::Idle, link::Link, wire::Wire};
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
 use super::tests::net::TcpStream;
@@ -160,10 +155,7 @@ impl Pool {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the app sees the client leave.
-    pub async fn send(
-        self: &Arc<Self>,
-        request: Request<Body>,
-    ) -> Result<Response<Answer>, Error> {
+    pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Answer>, Error> {
         self.exchange(request, None).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use tokio::{
@@ -15,7 +16,9 @@ use super::*;
 type Count = Arc<AtomicUsize>;
 
 /// An app that answers the first request of each connection, and does `then` with what is left.
-async fn app<F>(then: impl Fn(TcpStream, Count) -> F + Send + Sync + Clone + 'static) -> (Arc<Pool>, Count)
+async fn app<F>(
+    then: impl Fn(TcpStream, Count) -> F + Send + Sync + Clone + 'static,
+) -> (Arc<Pool>, Count)
 where
     F: Future<Output = ()> + Send,
 {
@@ -50,9 +53,17 @@ async fn reads_one(tcp: &mut TcpStream, count: &Count) -> bool {
 }
 
 async fn ask(pool: &Arc<Pool>, method: &str, body: Body) -> Result<Bytes, Error> {
-    let request = Request::builder().method(method).uri("/x").header("host", "app");
+    let request = Request::builder()
+        .method(method)
+        .uri("/x")
+        .header("host", "app");
     let answer = pool.send(request.body(body).expect("valid")).await?;
-    Ok(answer.into_body().collect().await.expect("its end").to_bytes())
+    Ok(answer
+        .into_body()
+        .collect()
+        .await
+        .expect("its end")
+        .to_bytes())
 }
 
 /// An idle connection may be closed in the very moment in which it is reused.
@@ -68,7 +79,10 @@ async fn no_get_fails_although_the_app_closes_each_connection_a_moment_after_its
     .await;
     let client = || async {
         for _ in 0..500 {
-            assert_eq!(ask(&pool, "GET", Body::Empty).await.expect("an answer"), "ok");
+            assert_eq!(
+                ask(&pool, "GET", Body::Empty).await.expect("an answer"),
+                "ok"
+            );
         }
     };
     join_all([client(), client(), client(), client()]).await;
@@ -150,7 +164,9 @@ async fn h2_app(refuse: fn(&mut h2_server::Connection, h2_server::Call)) -> (Arc
                     match refuse.take() {
                         Some(refuse) => refuse(&mut http2, (request, respond)),
                         None => {
-                            respond.send_response(Response::new(()), true).expect("sent");
+                            respond
+                                .send_response(Response::new(()), true)
+                                .expect("sent");
                         }
                     }
                 }
@@ -169,26 +185,32 @@ mod h2_server {
 }
 
 async fn ask_h2(pool: &Arc<Pool>, method: &str, body: &'static str) -> Result<(), Error> {
-    let request = Request::builder().method(method).uri("/x").version(Version::HTTP_2);
+    let request = Request::builder()
+        .method(method)
+        .uri("/x")
+        .version(Version::HTTP_2);
     let body = Body::from(Bytes::from(body));
-    pool.send(request.body(body).expect("valid")).await.map(drop)
+    pool.send(request.body(body).expect("valid"))
+        .await
+        .map(drop)
 }
 
 #[tokio::test]
 async fn what_an_app_over_http_2_says_it_has_not_looked_at_is_sent_again_whatever_its_method() {
     for body in ["", "a"] {
-        let (pool, seen) =
-            h2_app(|_, (_, mut r)| r.send_reset(::h2::Reason::REFUSED_STREAM)).await;
+        let (pool, seen) = h2_app(|_, (_, mut r)| r.send_reset(::h2::Reason::REFUSED_STREAM)).await;
         ask_h2(&pool, "POST", body).await.expect("an answer");
         assert_eq!(seen.load(SeqCst), 2);
-        let (pool, seen) =
-            h2_app(|_, (_, mut r)| r.send_reset(::h2::Reason::INTERNAL_ERROR)).await;
-        ask_h2(&pool, "GET", body).await.expect_err("it was looked at");
+        let (pool, seen) = h2_app(|_, (_, mut r)| r.send_reset(::h2::Reason::INTERNAL_ERROR)).await;
+        ask_h2(&pool, "GET", body)
+            .await
+            .expect_err("it was looked at");
         assert_eq!(seen.load(SeqCst), 1);
         // It has looked at all that it has by now.
-        let (pool, seen) =
-            h2_app(|http2, _| http2.abrupt_shutdown(::h2::Reason::NO_ERROR)).await;
-        ask_h2(&pool, "POST", body).await.expect_err("it was looked at");
+        let (pool, seen) = h2_app(|http2, _| http2.abrupt_shutdown(::h2::Reason::NO_ERROR)).await;
+        ask_h2(&pool, "POST", body)
+            .await
+            .expect_err("it was looked at");
         assert_eq!(seen.load(SeqCst), 1);
     }
 }
@@ -209,7 +231,10 @@ async fn a_request_that_crosses_the_goodbye_of_an_app_is_sent_again() {
             let mut head = [0; 9];
             first.read_exact(&mut head).await.expect("a frame");
             let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            first.read_exact(&mut vec![0; len as usize]).await.expect("all of it");
+            first
+                .read_exact(&mut vec![0; len as usize])
+                .await
+                .expect("all of it");
             if head[3] == HEADERS {
                 break;
             }
@@ -218,7 +243,9 @@ async fn a_request_that_crosses_the_goodbye_of_an_app_is_sent_again() {
         let (second, _) = listener.accept().await.expect("a second connection");
         let mut http2 = ::h2::server::handshake(second).await.expect("HTTP/2");
         while let Some(Ok((_, mut respond))) = http2.accept().await {
-            respond.send_response(Response::new(()), true).expect("sent");
+            respond
+                .send_response(Response::new(()), true)
+                .expect("sent");
         }
     });
     ask_h2(&pool, "POST", "").await.expect("an answer");

@@ -214,7 +214,10 @@ mod tests {
         wire.said(&head[..9]);
         wire.said(&head[9..]);
         let again = wire.unanswered().expect("it can be read");
-        assert_eq!((again.method(), again.uri()), (&http::Method::PUT, &"/a?b=%20".parse().expect("a path")));
+        assert_eq!(
+            (again.method(), again.uri()),
+            (&http::Method::PUT, &"/a?b=%20".parse().expect("a path"))
+        );
         assert_eq!(again.headers()["x-b"].as_bytes(), b"\xfe");
         assert_eq!(again.headers().len(), 3);
         assert!(wire.unanswered().is_none(), "once");
