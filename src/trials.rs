@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use crate::{
     apps::Apps,
     fleet::upstream,
-    gateway::{Gateway, invoke::Client},
+    gateway::{Gateway, headers::header_text, invoke::Client},
     logs::{Entry, Logs},
     model::{AppId, ExecutionId, Failure, Reason},
 };
@@ -116,14 +116,14 @@ impl Trials {
         let took = began.elapsed();
         let mut headers = BTreeMap::<String, String>::new();
         for (name, value) in &head.headers {
-            let value = String::from_utf8_lossy(value.as_bytes());
+            let value = header_text(value.as_bytes());
             headers
                 .entry(name.as_str().to_owned())
                 .and_modify(|all| {
                     all.push_str(", ");
                     all.push_str(&value);
                 })
-                .or_insert_with(|| value.into_owned());
+                .or_insert_with(|| value.clone());
         }
         Ok(Outcome {
             status: head.status.as_u16(),

@@ -3,12 +3,15 @@
 mod code;
 mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+
+use bytes::Bytes;
 
 use super::proto::v1;
 use crate::{
     clock::unix_ms,
     fleet::Snapshot,
+    gateway::headers::header_text,
     model::{
         App, AppId, AppName, CodeSource, Failure, FieldViolation, Limits, OrgName, Reason, Scaling,
         Tier, Version, execution,
@@ -266,30 +269,57 @@ pub(super) fn execution_to_wire(record: &Record, owner: bool) -> v1::Execution {
     };
     if let Some((headers, body)) = &record.result {
         out.result = body.clone();
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let pairs = headers
-            .iter()
-            .map(|(name, value)| (name.clone(), text(value)));
-        (out.response_headers, out.repeated_headers) = split_headers(pairs);
+        let pairs = headers.iter().map(|(n, v)| (n.as_str(), &v[..]));
+        let headers = wire_headers(&pairs.collect::<Vec<_>>());
+        out.response_headers = headers.first;
+        out.repeated_headers = headers.repeated;
+        out.raw_headers = headers.raw;
     }
     out
 }
 
-/// Headers as a map, and beside it what came more than once.
-pub(super) fn split_headers(
-    headers: impl Iterator<Item = (String, String)>,
-) -> (BTreeMap<String, String>, Vec<v1::HeaderField>) {
-    let (mut first, mut repeated) = (BTreeMap::new(), Vec::new());
-    for (name, value) in headers {
-        match first.entry(name) {
-            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(value)),
-            std::collections::btree_map::Entry::Occupied(entry) => repeated.push(v1::HeaderField {
+/// The headers of an answer on the wire.
+pub(super) struct WireHeaders {
+    /// The first value of each.
+    pub(super) first: BTreeMap<String, String>,
+    /// Further values.
+    pub(super) repeated: Vec<v1::HeaderField>,
+    /// All values of those that have one which is no text.
+    pub(super) raw: Vec<v1::HeaderField>,
+}
+
+/// Headers as a map, and beside it what a map of text cannot carry.
+pub(super) fn wire_headers(headers: &[(&str, &[u8])]) -> WireHeaders {
+    let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
+    let raw: BTreeSet<&str> = headers
+        .iter()
+        .filter(|(_, value)| !is_text(value))
+        .map(|(name, _)| *name)
+        .collect();
+    let mut out = WireHeaders {
+        first: BTreeMap::new(),
+        repeated: Vec::new(),
+        raw: Vec::new(),
+    };
+    for &(name, value) in headers {
+        if raw.contains(name) {
+            out.raw.push(v1::HeaderField {
+                name: name.to_owned(),
+                value: String::new(),
+                raw: Bytes::copy_from_slice(value),
+            });
+        }
+        let value = header_text(value);
+        match out.first.entry(name.to_owned()) {
+            Entry::Vacant(entry) => drop(entry.insert(value)),
+            Entry::Occupied(entry) => out.repeated.push(v1::HeaderField {
                 name: entry.key().clone(),
                 value,
+                raw: Bytes::new(),
             }),
         }
     }
-    (first, repeated)
+    out
 }
 
 pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {

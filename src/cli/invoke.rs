@@ -160,6 +160,7 @@ impl Sent {
                 path: path.to_owned(),
                 query: query.to_owned(),
                 headers,
+                raw_headers: Vec::new(),
             }),
             body: body.into(),
         })

@@ -83,6 +83,7 @@ impl Config {
         );
         for (name, value) in [
             ("max_connections", self.max_connections),
+            ("decode_concurrency", self.decode_concurrency),
             ("max_headers", self.max_headers),
             ("max_streams", self.max_streams as usize),
             ("max_in_flight_per_app", self.max_in_flight_per_app),

@@ -156,6 +156,10 @@ const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
 const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
 /// What common proxies allow between two writes.
 const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Twice the pings that WebSocket libraries usually send.
+const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Archives come seldom, and each takes a core for a moment.
+const DEFAULT_DECODE_CONCURRENCY: usize = 2;
 
 impl Config {
     /// The defaults, with the state in `data_dir`.
@@ -268,6 +272,8 @@ impl Config {
             max_in_flight_per_org: DEFAULT_MAX_IN_FLIGHT_PER_ORG,
             max_request_body_bytes: 0,
             client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
+            half_closed_timeout: DEFAULT_HALF_CLOSED_TIMEOUT,
+            decode_concurrency: DEFAULT_DECODE_CONCURRENCY,
             trusted_proxies: Proxies::loopback(),
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),

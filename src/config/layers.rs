@@ -202,6 +202,8 @@ settings! {
     max_in_flight_per_org = "max_in_flight_per_org", "IGNITE_MAX_IN_FLIGHT_PER_ORG", Count;
     max_request_body_bytes = "max_request_body_bytes", "IGNITE_MAX_REQUEST_BODY_BYTES", Bytes;
     client_stall_timeout = "client_stall_timeout", "IGNITE_CLIENT_STALL_TIMEOUT", Span;
+    half_closed_timeout = "half_closed_timeout", "IGNITE_HALF_CLOSED_TIMEOUT", Span;
+    decode_concurrency = "decode_concurrency", "IGNITE_DECODE_CONCURRENCY", Count;
     trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;

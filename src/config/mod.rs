@@ -335,6 +335,13 @@ pub struct Config {
     /// answer while there is more, or sends nothing of a body whose length it announced, loses the
     /// exchange after this; 0 waits as long as the request may take. Default 60s.
     pub client_stall_timeout: Duration,
+    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: of an upgraded connection (WebSocket) one
+    /// side has ended, and the other has said nothing for this long: it is closed; 0 sets no bound.
+    /// Default 60s.
+    pub half_closed_timeout: Duration,
+    /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from JSON
+    /// or written as JSON at a time; others wait. Default 2.
+    pub decode_concurrency: usize,
     /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
     /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
     /// loopback addresses.

@@ -92,7 +92,7 @@ pub use room::Bounds;
 pub use supervisor::EngineState;
 pub use trial::Trial;
 
-use self::room::Ledger;
+use self::{room::Ledger, upstream::Connects};
 use crate::{
     engine::{Engine, Keychain},
     model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
@@ -112,8 +112,8 @@ pub struct Config {
     pub max_in_flight_per_org: usize,
     /// Most bytes of held request bodies per app.
     pub hold_max_bytes: usize,
-    /// Concurrent connection attempts to one port of one replica.
-    pub max_connects: usize,
+    /// Bounds on connections to replicas.
+    pub max_connects: Connects,
     /// SIGTERM to SIGKILL when a container is stopped.
     pub stop_grace: Duration,
     /// How long requests in flight may finish when their app is deleted.

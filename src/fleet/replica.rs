@@ -21,7 +21,7 @@ use super::{
     room::Room,
     start::Job,
     thaw::Thaw,
-    upstream::Pool,
+    upstream::{Connects, Pool},
 };
 use crate::{
     engine::{ContainerId, Endpoints},
@@ -79,10 +79,10 @@ impl Replica {
     pub(super) fn pools(
         endpoints: &Endpoints,
         revision: &Revision,
-        max_connects: usize,
+        connects: &Connects,
     ) -> Vec<(u16, Arc<Pool>)> {
         let one_at_a_time = revision.max_concurrency == 1;
-        let pool = |addr| Pool::new(addr, max_connects, one_at_a_time);
+        let pool = |addr| Pool::new(addr, connects, one_at_a_time);
         let ports = revision.ports.iter().zip(&revision.inner_ports);
         ports
             .filter_map(|(&port, &inner)| Some((port, pool(endpoints.addr(inner)?))))

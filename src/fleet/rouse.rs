@@ -81,7 +81,7 @@ pub(super) async fn start_prepared<E: Engine>(
         .await
         .map_err(|e| start::fault(&e))?;
     let started = Instant::now();
-    let pools = Replica::pools(&endpoints, &job.revision, config.max_connects);
+    let pools = Replica::pools(&endpoints, &job.revision, &config.max_connects);
     let cancel = job.cancel.clone();
     let ready = start::wait_ready(engine, config, &job, &container, &pools, &endpoints);
     cancel

@@ -171,7 +171,7 @@ async fn bring_up<E: Engine>(
         Err(e) => return Err(fault(&e)),
     };
     let started = Instant::now();
-    let pools = Replica::pools(&endpoints, &job.revision, config.max_connects);
+    let pools = Replica::pools(&endpoints, &job.revision, &config.max_connects);
     wait_ready(engine, config, job, container, &pools, &endpoints).await?;
     let cold = ColdStart {
         create: created - began,
@@ -195,7 +195,7 @@ pub(super) async fn adopt<E: Engine>(
     container: ContainerId,
     endpoints: Endpoints,
 ) -> Result<Replica, Fault> {
-    let pools = Replica::pools(&endpoints, &job.revision, config.max_connects);
+    let pools = Replica::pools(&endpoints, &job.revision, &config.max_connects);
     wait_ready(engine, config, &job, &container, &pools, &endpoints).await?;
     Ok(Replica::new(job.id, container, None, pools))
 }
@@ -458,13 +458,17 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::fleet::tests::revision;
+    use crate::fleet::{tests::revision, upstream::Connects};
 
     /// gRPC's C core resets what is no call, so an app in Python never got ready.
     #[tokio::test]
     async fn a_grpc_server_that_resets_what_is_no_call_is_there_unless_a_path_was_chosen() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let pool = Pool::new(listener.local_addr().expect("bound"), 1, false);
+        let pool = Pool::new(
+            listener.local_addr().expect("bound"),
+            &Connects::new(1, 10),
+            false,
+        );
         let server = tokio::spawn(async move {
             let (tcp, _) = listener.accept().await.expect("a connection");
             let mut http2 = h2::server::handshake(tcp).await.expect("HTTP/2");

@@ -349,7 +349,7 @@ async fn adopt<E: Engine>(
                 .ledger
                 .take_anyway(&revision.app, &s.wake, bytes(&revision));
             if frozen {
-                let pools = Replica::pools(&endpoints, &revision, shared.config.max_connects);
+                let pools = Replica::pools(&endpoints, &revision, &shared.config.max_connects);
                 let replica = Replica::new(owner.replica.clone(), container.clone(), None, pools);
                 slot.replica = Some(Arc::new(replica));
                 slot.frozen = true;

@@ -4,15 +4,22 @@
 //! unread for a replica, it does not read, and a client that left would keep its place in the
 //! hold. The kernel knows: this asks it, beside hyper, on the same socket. What it cannot know is
 //! an end that is stuck behind more unread data than the socket takes.
+//!
+//! On the same way goes what comes before an answer (`103 Early Hints`), of which hyper's server
+//! knows nothing: between two messages, when hyper has nothing of its own under way.
 
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::net::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -21,32 +28,89 @@ use tokio::{
 
 use super::limits::Place;
 
+/// A client's socket. One task uses both of its sides.
+#[derive(Debug)]
+struct Socket {
+    tcp: TcpStream,
+    /// hyper has written whatever it had to write.
+    flushed: AtomicBool,
+    /// `rest` has something in it.
+    owes: AtomicBool,
+    /// What was begun between two messages of hyper's and goes out before its next.
+    rest: Mutex<Vec<u8>>,
+}
+
+impl Socket {
+    fn new(tcp: TcpStream) -> Arc<Self> {
+        Arc::new(Self {
+            tcp,
+            flushed: AtomicBool::new(true),
+            owes: AtomicBool::new(false),
+            rest: Mutex::default(),
+        })
+    }
+
+    /// Writes what was begun to its end.
+    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.owes.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut rest = self.rest.lock();
+        while !rest.is_empty() {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match self.tcp.try_write(&rest) {
+                Ok(n) => drop(rest.drain(..n)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        self.owes.store(false, Ordering::Release);
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// The connection, for hyper to read and write.
 pub(super) struct Connection(
-    Arc<TcpStream>,
+    Arc<Socket>,
     #[allow(dead_code, reason = "it counts by being there")] Arc<Place>,
 );
 
-/// The same connection, to ask whether its client is there.
-#[derive(Clone)]
-pub(super) struct Presence(Arc<TcpStream>);
+/// The same connection, to ask whether its client is there, and to say what hyper cannot.
+#[derive(Debug, Clone)]
+pub(super) struct Presence(Arc<Socket>);
 
 /// The two sides of one connection. Its place is taken for as long as hyper, or what it was
 /// upgraded to, has it.
 pub(super) fn watched(tcp: TcpStream, place: Arc<Place>) -> (Connection, Presence) {
-    let tcp = Arc::new(tcp);
-    (Connection(tcp.clone(), place), Presence(tcp))
+    let socket = Socket::new(tcp);
+    (Connection(socket.clone(), place), Presence(socket))
 }
 
 impl Presence {
     /// A connection that hyper never gets.
     pub(super) fn alone(tcp: TcpStream) -> Self {
-        Self(Arc::new(tcp))
+        Self(Socket::new(tcp))
+    }
+
+    /// Writes a whole message of HTTP/1.1 before the answer to the request that is under way; not
+    /// at all when the client has not taken yet what came before.
+    pub(super) fn interject(&self, message: &[u8]) {
+        let socket = &*self.0;
+        if !socket.flushed.load(Ordering::Acquire) || socket.owes.load(Ordering::Acquire) {
+            return;
+        }
+        // Not even begun, it may be left out.
+        if let Ok(n @ 1..) = socket.tcp.try_write(message)
+            && n < message.len()
+        {
+            socket.rest.lock().extend_from_slice(&message[n..]);
+            socket.owes.store(true, Ordering::Release);
+        }
     }
 
     /// Closes the server's side, and lingers.
     pub(super) async fn let_go(self, limit: Duration) {
-        if rustix::net::shutdown(&self.0, Shutdown::Write).is_ok() {
+        if rustix::net::shutdown(&self.0.tcp, Shutdown::Write).is_ok() {
             self.linger(limit).await;
         }
     }
@@ -62,8 +126,8 @@ impl Presence {
         let drain = async {
             // Not in the connection's own memory, of which it would be the most.
             let mut scrap = vec![0; 4096];
-            while self.0.readable().await.is_ok() {
-                match self.0.try_read(&mut scrap) {
+            while self.0.tcp.readable().await.is_ok() {
+                match self.0.tcp.try_read(&mut scrap) {
                     Ok(0) => return,
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -83,12 +147,12 @@ impl Presence {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) async fn gone(&self) {
         // Of the interests this is the one that wakes for a closed side and not for data.
-        while let Ok(ready) = self.0.ready(Interest::PRIORITY).await {
+        while let Ok(ready) = self.0.tcp.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;
             }
             // Urgent data, which HTTP has no use for: forgotten until there is more.
-            let _ = self.0.try_io(Interest::PRIORITY, || -> io::Result<()> {
+            let _ = self.0.tcp.try_io(Interest::PRIORITY, || -> io::Result<()> {
                 Err(io::ErrorKind::WouldBlock.into())
             });
         }
@@ -111,9 +175,9 @@ impl AsyncRead for Connection {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
+            ready!(self.0.tcp.poll_read_ready(cx))?;
             let room = buf.remaining();
-            match self.0.try_read_buf(buf) {
+            match self.0.tcp.try_read_buf(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     if read.as_ref().is_ok_and(|n| (1..room).contains(n)) {
@@ -131,7 +195,7 @@ impl Connection {
     /// thread alone takes in the events of its connections, and not now.
     fn emptied(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-        let _ = self.0.try_io(Interest::READABLE, nothing);
+        let _ = self.0.tcp.try_io(Interest::READABLE, nothing);
     }
 
     fn poll_try_write(
@@ -139,9 +203,11 @@ impl Connection {
         cx: &mut Context<'_>,
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        self.0.flushed.store(false, Ordering::Release);
+        ready!(self.0.poll_rest(cx))?;
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
+            ready!(self.0.tcp.poll_write_ready(cx))?;
+            match write(&self.0.tcp) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -170,12 +236,15 @@ impl AsyncWrite for Connection {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has nothing left to write.
+        ready!(self.0.poll_rest(cx))?;
+        self.0.flushed.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match rustix::net::shutdown(&self.0, Shutdown::Write) {
+        match rustix::net::shutdown(&self.0.tcp, Shutdown::Write) {
             // The peer was faster.
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(e) => Poll::Ready(Err(e.into())),

@@ -8,7 +8,11 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{fleet::Names, model::ExecutionId};
+use super::client::Presence;
+use crate::{
+    fleet::{Names, upstream::Interim},
+    model::ExecutionId,
+};
 
 /// The invocation's id, on requests to apps and on every answer.
 pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id");
@@ -159,6 +163,15 @@ pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     headers.insert(ORGANIZATION_ID, app.organization.clone());
 }
 
+/// A value as text: UTF-8 where it is that, else each byte as the character of that number (ISO
+/// 8859-1), so that nothing of it is lost.
+pub fn header_text(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.iter().copied().map(char::from).collect(),
+    }
+}
+
 /// An invocation's id as the value of a header.
 pub fn execution_value(id: ExecutionId) -> HeaderValue {
     HeaderValue::from_bytes(&id.to_ascii()).expect("an id is ASCII")
@@ -171,6 +184,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The same as `X-Forwarded-For` has it, written once for all requests of the connection.
     text: HeaderValue,
+    /// Its connection, for what comes before an answer.
+    presence: Option<Presence>,
 }
 
 impl Peer {
@@ -178,7 +193,39 @@ impl Peer {
     pub fn at(address: SocketAddr) -> Self {
         let text = address.ip().to_canonical().to_string();
         let text = HeaderValue::try_from(text).expect("an address is ASCII");
-        Self { address, text }
+        Self {
+            address,
+            text,
+            presence: None,
+        }
+    }
+
+    /// The same, at the other end of this connection.
+    pub(super) fn on(presence: Presence, address: SocketAddr) -> Self {
+        Self {
+            presence: Some(presence),
+            ..Self::at(address)
+        }
+    }
+}
+
+impl Interim for Peer {
+    fn early_hints(&self, mut headers: HeaderMap) {
+        remove_hop_by_hop(&mut headers);
+        remove_ours(&mut headers);
+        headers.remove(header::CONTENT_LENGTH);
+        let Some(presence) = self.presence.as_ref().filter(|_| !headers.is_empty()) else {
+            return;
+        };
+        let mut head = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
+        for (name, value) in &headers {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        presence.interject(&head);
     }
 }
 

@@ -10,11 +10,16 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{GrpcTrailers, body::AppBody, headers, relay};
+use super::{
+    GrpcTrailers,
+    body::AppBody,
+    headers::{self, Peer},
+    relay,
+};
 use crate::{
     fleet::{
         ColdStart, Deployment, Lease, Seat,
-        upstream::{self, Answer, BodyError, Error},
+        upstream::{self, Answer, BodyError, Error, Interim},
     },
     model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
@@ -41,17 +46,21 @@ pub struct Invocation<'a> {
     pub stall: Duration,
     /// Bytes that the request keeps in memory while it is held.
     pub held_bytes: usize,
+    /// Longest silence of an upgraded connection of which one side has ended; 0 for no bound.
+    pub half_closed: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: &'a TaskTracker,
 }
 
 /// What the other side of an app URL's request can do.
 #[derive(Default)]
-pub struct Client {
+pub struct Client<'a> {
     /// Its connection, when it asks to leave HTTP.
     pub upgrade: Option<upgrade::OnUpgrade>,
     /// It makes a gRPC call, and an answer that breaks off ends in these trailers.
     pub grpc: Option<GrpcTrailers>,
+    /// It takes interim answers.
+    pub interim: Option<&'a Peer>,
 }
 
 /// One attempt of an asynchronous execution. It is counted with its record, not here.
@@ -76,7 +85,7 @@ pub struct Attempt {
 pub async fn invoke(
     invocation: Invocation<'_>,
     request: Request<upstream::Body>,
-    client: Client,
+    client: Client<'_>,
 ) -> Result<Response<AppBody>, Failure> {
     let counted = invocation.attempt.is_none();
     let deployment = invocation.deployment;
@@ -92,7 +101,7 @@ pub async fn invoke(
 async fn answer(
     mut invocation: Invocation<'_>,
     mut request: Request<upstream::Body>,
-    client: Client,
+    client: Client<'_>,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
@@ -112,8 +121,7 @@ async fn answer(
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let upgrades = client.upgrade.is_some();
-    let exchange = exchange(&invocation, lease, seat, request, upgrades, give_up_at);
+    let exchange = exchange(&invocation, lease, seat, request, &client, give_up_at);
     let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
@@ -171,9 +179,10 @@ async fn exchange(
     mut leased: Option<Lease>,
     mut seat: Option<Seat>,
     mut request: Request<upstream::Body>,
-    upgrades: bool,
+    client: &Client<'_>,
     give_up_at: Instant,
 ) -> Result<(Response<Answer>, Lease, Duration), Failure> {
+    let interim = client.interim.map(|peer| peer as &dyn Interim);
     let began = Instant::now();
     let id = invocation.deployment.id();
     let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
@@ -203,10 +212,10 @@ async fn exchange(
                 *request.version_mut() = Version::HTTP_2;
             }
             // Upgrades are of HTTP/1.1.
-            Protocol::H2c if !upgrades => *request.version_mut() = Version::HTTP_2,
+            Protocol::H2c if client.upgrade.is_none() => *request.version_mut() = Version::HTTP_2,
             Protocol::Auto | Protocol::Http1 | Protocol::H2c => in_http1(&mut request),
         }
-        match lease.send(pool, request, None).await {
+        match lease.send(pool, request, interim).await {
             Ok(response) => {
                 lease.seat = seat.take();
                 return Ok((response, lease, waited));
@@ -312,6 +321,7 @@ fn switch(
     headers::remove_ours(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
     invocation.deployment.outcomes.add(Outcome::Completed);
+    let half_closed = invocation.half_closed;
     invocation.upgrades.spawn(async move {
         let _lease = lease;
         let leave = async {
@@ -321,7 +331,7 @@ fn switch(
         match tokio::try_join!(client, replica, leave) {
             Ok((client, replica, ())) => {
                 // Either side may end it, rudely or not; there is nobody left to tell.
-                let _ = relay::join(TokioIo::new(client), TokioIo::new(replica)).await;
+                let _ = relay::join(TokioIo::new(client), TokioIo::new(replica), half_closed).await;
             }
             Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
         }

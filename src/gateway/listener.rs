@@ -171,8 +171,8 @@ async fn serve(
     let lingering = presence.clone();
     let client = Client {
         shared: shared.clone(),
+        peer: Peer::on(presence.clone(), peer),
         presence,
-        peer: Peer::at(peer),
     };
     serve_http(client, io).await;
     tokio::select! {

@@ -9,9 +9,11 @@
 //! `routes.rs` knows the apps, `request.rs` reads requests and readies them for an app,
 //! `invoke.rs` carries one out, `headers.rs` has the rules for headers, `listener.rs` accepts and
 //! drains connections, `workers.rs` has the threads that carry them, `client.rs` sees clients
-//! leave, `relay.rs` joins connections that have left HTTP.
+//! leave and hints early, `relay.rs` joins connections that have left HTTP, `by_path.rs` has what
+//! apps under a path need beside.
 
 pub mod body;
+mod by_path;
 mod client;
 mod cors;
 pub mod headers;
@@ -34,6 +36,7 @@ use tower::ServiceExt;
 
 use self::{
     body::Body,
+    by_path::ByPath,
     headers::{Came, Peer},
     invoke::{Client, Invocation},
     routes::Route,
@@ -63,6 +66,8 @@ pub struct Gateway {
     pub max_request_body_bytes: u64,
     /// Longest time for a client to take nothing of an answer; 0 for no bound.
     pub client_stall_timeout: Duration,
+    /// Longest silence of an upgraded connection of which one side has ended; 0 for no bound.
+    pub half_closed_timeout: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
     /// Whose `X-Forwarded-*` headers are believed.
@@ -120,11 +125,11 @@ impl Gateway {
             };
         }
         if let Some(rest) = request.uri().path().strip_prefix(request::BY_PATH) {
-            return match self.by_path(rest) {
-                Ok((route, path)) => {
-                    let path = path.to_owned();
-                    self.app(route, request, peer, Some(path), grpc).await
-                }
+            return match self.by_path(rest, request::host_of(&request)) {
+                Ok((route, by_path)) => match by_path.with_slash(request.uri().query()) {
+                    Some(redirect) => redirect,
+                    None => self.app(route, request, peer, Some(by_path), grpc).await,
+                },
                 Err(failure) => self.failure(&failure, false, grpc),
             };
         }
@@ -165,16 +170,14 @@ impl Gateway {
         Err(invoke::body_too_large(most))
     }
 
-    fn by_path<'a>(&self, rest: &'a str) -> Result<(Route, &'a str), Failure> {
+    fn by_path(&self, rest: &str, host: Option<&str>) -> Result<(Route, ByPath), Failure> {
         let (id, path) = request::split_path(rest)?;
         let deployment = self.fleet.get(&id).ok_or_else(|| unpublished(&id))?;
-        Ok((
-            Route {
-                deployment,
-                port: None,
-            },
-            path,
-        ))
+        let route = Route {
+            deployment,
+            port: None,
+        };
+        Ok((route, ByPath::new(&id, path, host)))
     }
 
     /// Sends a request to an app as it came, but for what `headers` takes away and adds.
@@ -183,7 +186,7 @@ impl Gateway {
         route: Route,
         mut request: Request<Incoming>,
         peer: &Peer,
-        path: Option<String>,
+        mut by_path: Option<ByPath>,
         grpc: bool,
     ) -> Response<Body> {
         let cors = route
@@ -205,6 +208,8 @@ impl Gateway {
                 trusted: self.trusted_proxies.contain(peer.address.ip()),
             };
             self.check_length(&request)?;
+            // Links that are hinted at by path would lead out of it.
+            let hints = request.version() == Version::HTTP_11 && by_path.is_none();
             let bounds = upstream::Bounds {
                 bytes: self.max_request_body_bytes,
                 pause: self.client_stall_timeout,
@@ -213,9 +218,12 @@ impl Gateway {
                 request,
                 came,
                 bounds,
-                path.as_deref(),
+                by_path.as_ref().map(|by| by.path.as_str()),
                 client_upgrade.is_some(),
             )?;
+            if let Some(by_path) = &mut by_path {
+                by_path.announce(request.headers_mut());
+            }
             if !request.headers().contains_key(header::HOST) {
                 // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
                 let port = route.port;
@@ -233,13 +241,19 @@ impl Gateway {
                 Client {
                     upgrade: client_upgrade,
                     grpc: grpc.then_some(self.grpc_trailers),
+                    interim: hints.then_some(peer),
                 },
                 None,
             )
             .await
         };
         let mut response = match outcome.await {
-            Ok(response) => response.map(Body::App),
+            Ok(mut response) => {
+                if let Some(by_path) = &by_path {
+                    by_path.rewrite(response.headers_mut());
+                }
+                response.map(Body::App)
+            }
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
                 let mut response = self.failure(&failure, owner, grpc);
@@ -288,7 +302,7 @@ impl Gateway {
         port: Option<u16>,
         execution: ExecutionId,
         request: Request<upstream::Body>,
-        client: Client,
+        client: Client<'a>,
         attempt: Option<invoke::Attempt>,
     ) -> impl Future<Output = Result<Response<body::AppBody>, Failure>> + Send {
         let held_bytes = match request.body() {
@@ -303,6 +317,7 @@ impl Gateway {
             attempt,
             stall: self.client_stall_timeout,
             held_bytes,
+            half_closed: self.half_closed_timeout,
             upgrades: &self.upgrades,
         };
         invoke::invoke(invocation, request, client)

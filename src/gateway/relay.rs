@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
-/// How long the first side may go on after the second has ended: a client that does not notice, or
-/// does not care, must not keep its replica for good.
-const AFTER_THE_END: Duration = Duration::from_secs(60);
 /// Most bytes that are read at a time, and so most that are kept of a direction.
 const PIECE: usize = 64 * 1024;
 
@@ -26,11 +26,13 @@ thread_local! {
 }
 
 /// Carries bytes both ways until both sides have ended, or one fails. A side that only ends its
-/// sending hears on, the second one (the app) for [`AFTER_THE_END`] at most.
+/// sending hears on, until the other has said nothing for `silence`: whoever does not notice the
+/// end, or does not care, must not keep the connection, and with it a replica, for good. 0 sets no
+/// bound.
 ///
 /// # Errors
 /// What failed.
-pub(super) async fn join<A, B>(mut a: A, mut b: B) -> io::Result<()>
+pub(super) async fn join<A, B>(mut a: A, mut b: B, silence: Duration) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -38,15 +40,23 @@ where
     let (mut there, mut back) = (Direction::default(), Direction::default());
     let mut rest = None;
     poll_fn(|cx| {
-        let there = there.poll(cx, &mut a, &mut b)?;
-        let back = back.poll(cx, &mut b, &mut a)?;
-        if back.is_pending() {
+        let ends = (
+            there.poll(cx, &mut a, &mut b)?,
+            back.poll(cx, &mut b, &mut a)?,
+        );
+        let open = match ends {
+            (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(Ok(())),
+            (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            (Poll::Ready(()), Poll::Pending) => &mut back,
+            (Poll::Pending, Poll::Ready(())) => &mut there,
+        };
+        if silence.is_zero() {
             return Poll::Pending;
         }
-        if there.is_ready() {
-            return Poll::Ready(Ok(()));
+        let rest = rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
+        if std::mem::take(&mut open.moved) {
+            rest.as_mut().reset(Instant::now() + silence);
         }
-        let rest = rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(AFTER_THE_END)));
         rest.as_mut().poll(cx).map(Ok)
     })
     .await
@@ -63,6 +73,8 @@ struct Direction {
     ended: bool,
     /// Whether the writing side has been told.
     told: bool,
+    /// Whether something has come since somebody looked.
+    moved: bool,
 }
 
 impl Direction {
@@ -115,6 +127,7 @@ impl Direction {
             ready!(Pin::new(from).poll_read(cx, &mut piece))?;
             let piece = piece.filled();
             self.ended = piece.is_empty();
+            self.moved = true;
             if !self.ended {
                 let taken = match Pin::new(to).poll_write(cx, piece) {
                     Poll::Ready(taken) => taken?,
@@ -132,6 +145,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn all_bytes_go_both_ways_through_slow_sides_and_each_end_is_told() {
@@ -155,7 +170,7 @@ mod tests {
             tokio::join!(client, replica);
             assert!(heard == up && answer == down);
         };
-        let (joined, ()) = tokio::join!(join(near, far), ends);
+        let (joined, ()) = tokio::join!(join(near, far, MINUTE), ends);
         joined.expect("both ended well");
     }
 
@@ -163,11 +178,45 @@ mod tests {
     async fn a_client_that_stays_does_not_keep_an_app_that_has_ended() {
         let (client, near) = duplex(10);
         let (far, mut replica) = duplex(10);
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         replica.shutdown().await.expect("closed");
-        join(near, far).await.expect("ended in order");
-        assert_eq!(began.elapsed(), AFTER_THE_END);
+        join(near, far, MINUTE).await.expect("ended in order");
+        assert_eq!(began.elapsed(), MINUTE);
         drop(client);
+    }
+
+    /// The same the other way round: an app that never reads its end used to keep the lease.
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_does_not_heed_the_end_of_its_client_is_cut_off_once_it_is_silent() {
+        let (mut client, near) = duplex(10);
+        let (far, mut replica) = duplex(10);
+        let began = Instant::now();
+        client.shutdown().await.expect("closed");
+        let app = async {
+            // It goes on for longer than it may be silent.
+            for _ in 0..4 {
+                tokio::time::sleep(MINUTE / 2).await;
+                replica.write_all(b"x").await.expect("sent");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            joined = join(near, far, MINUTE) => joined.expect("ended in order"),
+            () = app => {}
+        }
+        assert_eq!(began.elapsed(), 3 * MINUTE);
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("an end");
+        assert_eq!(heard, b"xxxx");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_bound_a_half_closed_connection_stays() {
+        let (mut client, near) = duplex(10);
+        let (far, _replica) = duplex(10);
+        client.shutdown().await.expect("closed");
+        let joined = tokio::time::timeout(1000 * MINUTE, join(near, far, Duration::ZERO));
+        joined.await.expect_err("it goes on");
     }
 
     #[tokio::test]
@@ -176,6 +225,6 @@ mod tests {
         let (far, replica) = duplex(10);
         drop(replica);
         client.write_all(b"hi").await.expect("sent");
-        assert!(join(near, far).await.is_err());
+        assert!(join(near, far, MINUTE).await.is_err());
     }
 }

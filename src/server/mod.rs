@@ -108,7 +108,7 @@ pub async fn run(config: Config) -> Result<()> {
     let grpc = bind(config.grpc_addr, "grpc_addr").await?;
     // Before any work: a signal during the start is a clean stop, not a kill.
     let mut signals = Signals::new()?;
-    limits::raise_descriptors();
+    let shares = limits::share_descriptors(config.max_connections);
     clock::settle_for(config.clock_settle);
 
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
@@ -132,7 +132,7 @@ pub async fn run(config: Config) -> Result<()> {
         config.ephemeral,
         &vitals,
     );
-    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed(), &vitals);
+    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed(), &vitals, shares);
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let images = Images::new(engine.clone(), keychain, config.strict);
@@ -173,6 +173,7 @@ pub async fn run(config: Config) -> Result<()> {
         upgrades: TaskTracker::new(),
         max_request_body_bytes: config.max_request_body_bytes,
         client_stall_timeout: config.client_stall_timeout,
+        half_closed_timeout: config.half_closed_timeout,
         trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,
@@ -180,6 +181,7 @@ pub async fn run(config: Config) -> Result<()> {
     let limits = json::Limits {
         max_body_bytes: clamp(config.max_body_bytes),
         max_code_bytes: clamp(config.max_code_bytes),
+        decode_concurrency: config.decode_concurrency,
     };
     let stop = Stop::default();
     let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone());
@@ -218,7 +220,7 @@ pub async fn run(config: Config) -> Result<()> {
         gateway: gateway.clone(),
         api,
     };
-    let bounds = listener_limits(&config);
+    let bounds = listener_limits(&config, shares);
     let listening = listener::run(http, workers.clone(), front, bounds.clone(), stop.clone());
     serving.spawn(vitals.watch("the HTTP listener", listening));
     let service = Grpc::new(services, limits, gateway.clone());

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{clamp, data_dir::DataDir};
+use super::{clamp, data_dir::DataDir, limits::Shares};
 use crate::{
     clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
-    executor, fleet, gateway,
+    executor,
+    fleet::{self, upstream::Connects},
+    gateway,
     store::{Store, executions},
     trials, upkeep,
     vitals::Vitals,
@@ -41,9 +43,9 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
     }
 }
 
-pub(super) fn listener_limits(c: &Config) -> gateway::limits::Limits {
+pub(super) fn listener_limits(c: &Config, shares: Shares) -> gateway::limits::Limits {
     gateway::limits::Limits {
-        max_connections: c.max_connections,
+        max_connections: shares.listener,
         max_connections_per_ip: c.max_connections_per_ip,
         header_read_timeout: c.header_read_timeout,
         keep_alive_timeout: c.keep_alive_timeout,
@@ -58,6 +60,7 @@ pub(super) fn fleet_config(
     keychain: Keychain,
     may_adopt: watch::Receiver<bool>,
     vitals: &Vitals,
+    shares: Shares,
 ) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
@@ -65,7 +68,7 @@ pub(super) fn fleet_config(
         max_in_flight_per_app: c.max_in_flight_per_app,
         max_in_flight_per_org: c.max_in_flight_per_org,
         hold_max_bytes: clamp(c.hold_max_bytes),
-        max_connects: c.max_connects_per_replica,
+        max_connects: Connects::new(c.max_connects_per_replica, shares.replicas),
         stop_grace: c.stop_grace,
         drain_timeout: c.drain_timeout,
         backoff_initial: c.start_retry_initial,

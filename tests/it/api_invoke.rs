@@ -223,6 +223,89 @@ async fn invoke_answers_head_chunks_and_trailer_in_this_order() {
     assert!(!all.head().response_headers.contains_key("x-ignite-error"));
 }
 
+/// Such bytes used to come as U+FFFD, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn header_bytes_that_are_no_text_survive_both_ways() {
+    let world = World::start(json!({})).await;
+    let all = world.get("/header-bytes/x-name/63e966fe").await;
+    assert_eq!(all.head().response_headers["x-name"], "c\u{e9}f\u{fe}");
+    let raw = |of: &[v1::HeaderField]| {
+        of.iter()
+            .map(|h| (h.name.clone(), h.raw.to_vec()))
+            .collect::<Vec<_>>()
+    };
+    let bytes = b"c\xe9f\xfe".to_vec();
+    assert_eq!(
+        raw(&all.head().raw_headers),
+        [("x-name".to_owned(), bytes.clone())]
+    );
+    // What is text is as it was.
+    let text = world.get("/header-bytes/x-name/63c3a9").await;
+    assert_eq!(text.head().response_headers["x-name"], "c\u{e9}");
+    assert!(text.head().raw_headers.is_empty());
+
+    let path = "/header-bytes/x-name/63e966fe";
+    let answer = world
+        .post(&json!({ "http": { "path": path } }))
+        .send()
+        .await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.headers["x-name"].as_bytes(), bytes);
+    let url = world
+        .ignite
+        .request(Method::GET, path)
+        .host(world.app.host())
+        .token(&world.token);
+    assert_eq!(
+        url.send().await.expect("an answer").headers["x-name"].as_bytes(),
+        bytes
+    );
+
+    // To the app, from gRPC and from JSON, and in an execution.
+    let field = v1::HeaderField {
+        name: "x-name".to_owned(),
+        raw: bytes.clone().into(),
+        ..Default::default()
+    };
+    let http = HttpContext {
+        path: "/headers".to_owned(),
+        raw_headers: vec![field],
+        ..Default::default()
+    };
+    let echo = Frames::of(world.grpc.clone().invoke(world.request(http, b"")).await)
+        .await
+        .json();
+    let has = |echo: &Value| echo.to_string().contains("[\"x-name\",\"c\u{e9}f\u{fe}\"]");
+    assert!(has(&echo), "{echo}");
+    let raw = STANDARD.encode(&bytes);
+    let envelope = json!({ "http": {
+        "path": "/headers", "raw_headers": [{ "name": "x-name", "raw": raw }],
+    } });
+    let echo = world
+        .post(&envelope)
+        .send()
+        .await
+        .expect("an answer")
+        .json()
+        .await;
+    assert!(has(&echo), "{echo}");
+    let submit = json!({
+        "organization_name": "acme", "app_name": world.app.name,
+        "http": { "path": path },
+    });
+    let submitted = world
+        .ignite
+        .ok(Via::Json, "InvokeAsync", &world.token, submit)
+        .await;
+    let id = submitted["executionId"].as_str().expect("an id");
+    let done = crate::executions::ended(&world.ignite, Via::Json, &world.token, id).await;
+    assert_eq!(
+        done["rawHeaders"],
+        json!([{ "name": "x-name", "raw": raw }]),
+        "{done}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_envelope_is_honoured_and_defaults_to_post_and_the_root() {
     let world = World::start(json!({})).await;
@@ -276,6 +359,7 @@ async fn the_envelope_is_honoured_and_defaults_to_post_and_the_root() {
         path: "/a%2Fb//c".to_owned(),
         query: "x=1&y=%20&&".to_owned(),
         headers: sent.into_iter().collect(),
+        ..Default::default()
     };
     let request = world.request(context, b"\x00\xff");
     let over_grpc = Frames::of(world.grpc.clone().invoke(request).await).await;

@@ -78,9 +78,8 @@ async fn an_app_is_reached_by_its_host_and_by_its_path_with_path_and_query_byte_
     }
     // Nothing after the name is the root; letters of a host are folded.
     for (path, host, uri) in [
-        ("/_app/acme/app", None, "/"),
-        ("/_app/acme/app?x=1", None, "/?x=1"),
         ("/_app/acme/app/", None, "/"),
+        ("/_app/acme/app/?x=1", None, "/?x=1"),
         ("/x", Some(app.host().to_uppercase()), "/x"),
         ("/x", Some("app-acme.ignite.localhost".to_owned()), "/x"),
         ("/x", Some("app-acme.ignite.localhost.:1".to_owned()), "/x"),
@@ -104,6 +103,71 @@ async fn an_app_is_reached_by_its_host_and_by_its_path_with_path_and_query_byte_
     );
     let answer = raw(&ignite, &absolute).await;
     assert!(answer.contains("\"/abs\""), "{answer}");
+}
+
+/// Relative links of a page at `/_app/acme/app` would lead beside the app.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_path_an_app_knows_its_prefix_and_what_it_says_of_itself_is_put_below_it() {
+    let (ignite, _) = open_app(json!({})).await;
+    for method in [Method::GET, Method::POST, Method::HEAD] {
+        for (path, to) in [
+            ("/_app/acme/app", "/_app/acme/app/"),
+            ("/_app/acme/app?x=1&y", "/_app/acme/app/?x=1&y"),
+        ] {
+            let answer = send(ignite.request(method.clone(), path).body("hello")).await;
+            assert_eq!(answer.status, StatusCode::PERMANENT_REDIRECT, "{method}");
+            assert_eq!(answer.header("location"), Some(to));
+        }
+    }
+    let unknown = send(ignite.request(Method::GET, "/_app/acme/nobody")).await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+
+    // The tests are a trusted proxy, as everybody on this machine.
+    for (said, prefix) in [
+        (None, "/_app/acme/app"),
+        (Some("/base"), "/base/_app/acme/app"),
+    ] {
+        let by_path = |rest: &str| {
+            let request = ignite.request(Method::GET, &format!("/_app/acme/app{rest}"));
+            match said {
+                Some(said) => request.header("x-forwarded-prefix", said),
+                None => request,
+            }
+        };
+        let echo = send(by_path("/x")).await.json().await;
+        assert_eq!(seen(&echo, "x-forwarded-prefix"), [prefix]);
+        let host = ignite.http_addr();
+        let headers = format!(
+            "location=http://{host}/a?b&content-location=/c&set-cookie=a=1;Path=/d;Domain=localhost&set-cookie=e=2"
+        );
+        let answer = send(by_path(&format!("/with-headers?{headers}"))).await;
+        let all = |name: &str| -> Vec<String> {
+            let values = answer.headers.get_all(name).iter();
+            values
+                .map(|v| v.to_str().expect("text").to_owned())
+                .collect()
+        };
+        assert_eq!(all("location"), [format!("http://{host}{prefix}/a?b")]);
+        assert_eq!(all("content-location"), [format!("{prefix}/c")]);
+        assert_eq!(
+            all("set-cookie"),
+            [format!("a=1; Path={prefix}/d"), "e=2".to_owned()]
+        );
+    }
+    // By its host an app is at the root.
+    let host = "app-acme.ignite.localhost";
+    let by_host = send(
+        ignite
+            .request(Method::GET, "/with-headers?location=/a")
+            .host(host),
+    )
+    .await;
+    assert_eq!(by_host.header("location"), Some("/a"));
+    let echo = send(ignite.request(Method::GET, "/x").host(host))
+        .await
+        .json()
+        .await;
+    assert_eq!(seen(&echo, "x-forwarded-prefix"), Vec::<String>::new());
 }
 
 /// hyper takes a GET without a length for one without a body, so it used to get lost.

@@ -8,7 +8,7 @@ use tokio::{
 
 use crate::{
     smuggling::{
-        Fate::{self, Framed, Refused},
+        Fate::{self, Bare, Framed, Refused},
         LIMIT, judge, recorded, recorder,
     },
     support::ignite::Ignite,

@@ -127,6 +127,43 @@ async fn more_connections_than_may_be_are_refused_and_told_so() {
     }
 }
 
+/// Out of descriptors, the store and the engine used to fail with the connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn few_descriptors_mean_few_connections_and_a_word_in_the_log() {
+    let ignite = Ignite::builder().descriptors(200).start().await;
+    let app = publish(&ignite, "app").await;
+    assert!(
+        ignite.log().contains("The limit of open files is 200"),
+        "{}",
+        ignite.log()
+    );
+    assert!(
+        ignite.log().contains("max_connections 16384"),
+        "{}",
+        ignite.log()
+    );
+    let mut open = Vec::new();
+    let refused = loop {
+        assert!(open.len() < 200);
+        let mut stream = connect(&ignite).await;
+        match ask(&mut stream, app.host()).await {
+            answer if answer.starts_with("HTTP/1.1 200") => open.push(stream),
+            answer => break answer,
+        }
+    };
+    assert!(
+        refused.contains("x-ignite-error: TOO_MANY_CONNECTIONS"),
+        "{refused:?}"
+    );
+    for stream in &mut open {
+        assert!(ask(stream, app.host()).await.starts_with("HTTP/1.1 200"));
+    }
+    drop(open);
+    let_in(&ignite, app.host()).await;
+    // There is room for a write of the store.
+    publish(&ignite, "other").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_are_bounded_in_lines_and_bytes() {
     let settings = [

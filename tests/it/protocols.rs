@@ -126,6 +126,40 @@ async fn whether_a_client_is_told_to_go_on_is_the_apps_decision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn early_hints_come_before_the_answer_to_clients_that_can_be_told() {
+    let settings = json!({ "ports": [80, 8081], "env": { "PROBE_RAW_PORT": "8081" } });
+    let (ignite, app) = open_app(settings).await;
+    let mut stream = connect(&ignite).await;
+    let ask = |version: &str| {
+        let host = &app.hosts[1];
+        format!("GET /hints HTTP/{version}\r\nhost: {host}\r\n\r\n")
+    };
+    // Twice, since the second comes over a connection that was used.
+    for _ in 0..2 {
+        stream.write_all(ask("1.1").as_bytes()).await.expect("sent");
+        let answer = read_until(&mut stream, "content-length: 0").await;
+        let hint =
+            |to: &str| format!("HTTP/1.1 103 Early Hints\r\nlink: <{to}>; rel=preload\r\n\r\n");
+        let hints = format!("{}{}HTTP/1.1 200 OK\r\n", hint("/a.css"), hint("/b.js"));
+        assert!(answer.starts_with(&hints), "{answer}");
+        if !answer.ends_with("\r\n\r\n") {
+            read_until(&mut stream, "\r\n\r\n").await;
+        }
+    }
+    // HTTP/1.0 has no interim answers, and the HTTP/2 of this gateway tells of none.
+    let mut old = connect(&ignite).await;
+    old.write_all(ask("1.0").as_bytes()).await.expect("sent");
+    let answer = read_until(&mut old, "content-length: 0").await;
+    assert!(!answer.contains("103"), "{answer}");
+    let (_, body) = mpsc::channel(1);
+    let mut request = call(&app.hosts[1], "/hints", body);
+    *request.method_mut() = Method::GET;
+    request.headers_mut().clear();
+    let answer = http2_client(&ignite).await.send_request(request).await;
+    assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_carries_bytes_both_ways_until_one_side_ends_it() {
     let (ignite, app) = open_app(json!({})).await;
     let mut stream = connect(&ignite).await;

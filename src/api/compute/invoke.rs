@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 use super::{Compute, Refusal};
 use crate::{
     api::{
-        convert::{Fields, split_headers},
+        convert::{Fields, wire_headers},
         json::Limits,
         proto::v1::{self, invoke_response::Frame},
         status::to_status,
@@ -107,10 +107,16 @@ pub fn outbound(
     let method = fields.take("http.method", method(http.method));
     let uri = fields.take("http.path", target(&http.path, &http.query));
     let mut map = HeaderMap::with_capacity(http.headers.len() + 4);
-    for (name, value) in &http.headers {
-        let field = format!("http.headers[{name:?}]");
+    let text = http
+        .headers
+        .iter()
+        .map(|(n, v)| ("headers", n, v.as_bytes()));
+    let raw = http.raw_headers.iter();
+    let raw = raw.map(|h| ("raw_headers", &h.name, &h.raw[..]));
+    for (of, name, value) in text.chain(raw) {
+        let field = format!("http.{of}[{name:?}]");
         let name = fields.take(&field, name.parse::<HeaderName>());
-        let value = HeaderValue::from_str(value)
+        let value = HeaderValue::from_bytes(value)
             .map_err(|_| "the value has a line break or another control character in it");
         let value = fields.take(&field, value);
         if let (Some(name), Some(value)) = (name, value) {
@@ -205,18 +211,16 @@ impl InvokeStream {
         owner: bool,
     ) -> Self {
         let (head, body) = response.into_parts();
-        let pairs = head
-            .headers
-            .iter()
-            .map(|(n, v)| (n.as_str().to_owned(), text(v)));
-        let (response_headers, repeated_headers) = split_headers(pairs);
+        let pairs = head.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
+        let headers = wire_headers(&pairs.collect::<Vec<_>>());
         let known = body.size_hint().exact().filter(|n| *n <= ONE_CHUNK_BYTES);
         Self {
             head: Some(v1::InvokeHead {
                 status_code: head.status.as_u16().into(),
-                response_headers,
+                response_headers: headers.first,
                 execution_id: execution.to_string(),
-                repeated_headers,
+                repeated_headers: headers.repeated,
+                raw_headers: headers.raw,
             }),
             body: Some(body),
             whole: known.map(|n| BytesMut::with_capacity(n as usize)),
@@ -267,7 +271,8 @@ impl Stream for InvokeStream {
                     },
                     Err(piece) => {
                         for (name, value) in piece.into_trailers().iter().flatten() {
-                            this.trailers.insert(name.as_str().to_owned(), text(value));
+                            let value = headers::header_text(value.as_bytes());
+                            this.trailers.insert(name.as_str().to_owned(), value);
                         }
                     }
                 },
@@ -301,11 +306,6 @@ impl Stream for InvokeStream {
 
 fn frame(frame: Frame) -> v1::InvokeResponse {
     v1::InvokeResponse { frame: Some(frame) }
-}
-
-/// Header values may be any bytes; protobuf strings are UTF-8.
-fn text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 fn millis(d: Duration) -> i64 {

@@ -1,13 +1,21 @@
 //! Calls a gRPC service in process: frames the request, takes the answer's frames apart.
 
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use axum::http::{HeaderName, HeaderValue, Method, Request, Version, header, request::Parts};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use prost::Message;
 use tonic::{Code, Status, service::Routes};
 use tower::ServiceExt as _;
 
 use super::route::Binding;
+use crate::model::{Failure, Reason};
 
 /// Before each message: one byte that says whether it is compressed, four with its length.
 const PREFIX_BYTES: usize = 5;
@@ -22,7 +30,8 @@ const FORWARDED: [HeaderName; 5] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// Calls a method and returns when it has answered with headers.
+/// Calls a method with a message that [`frame`] has made, and returns when it has answered with
+/// headers.
 ///
 /// The request's extensions go along, so the services learn of it what the listener noted.
 ///
@@ -32,9 +41,9 @@ pub(super) async fn start(
     grpc: &Routes,
     binding: &Binding,
     parts: Parts,
-    message: &impl Message,
+    message: Bytes,
 ) -> Result<Frames, Status> {
-    let mut request = Request::new(Full::new(frame(message)?));
+    let mut request = Request::new(Pieces::new(message));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = binding.uri.clone();
     *request.version_mut() = Version::HTTP_2;
@@ -67,17 +76,71 @@ pub(super) async fn start(
 }
 
 /// One message with its prefix.
-fn frame(message: &impl Message) -> Result<Bytes, Status> {
+///
+/// # Errors
+/// BODY_TOO_LARGE for what gRPC cannot carry.
+pub(super) fn frame(message: &impl Message) -> Result<Bytes, Failure> {
     let len = message.encoded_len();
-    let wire_len = u32::try_from(len)
-        .map_err(|_| Status::out_of_range("the request is over 4 GiB, more than gRPC can carry"))?;
+    let wire_len = u32::try_from(len).map_err(|_| {
+        let why = "the request is over 4 GiB, more than gRPC can carry";
+        Failure::new(Reason::BodyTooLarge, why)
+    })?;
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     out.put_u8(0);
     out.put_u32(wire_len);
     message
         .encode(&mut out)
-        .map_err(|e| Status::internal(format!("cannot encode the request: {e}")))?;
+        .map_err(|e| Failure::new(Reason::Internal, format!("cannot encode the request: {e}")))?;
     Ok(out.freeze())
+}
+
+/// A request's body. The service copies it together again, so after each piece others that share
+/// the thread have their turn.
+struct Pieces {
+    rest: Bytes,
+    /// A piece has gone since the others had theirs.
+    in_turn: bool,
+}
+
+impl Pieces {
+    /// Some dozen microseconds to copy.
+    const PIECE_BYTES: usize = 256 * 1024;
+
+    fn new(whole: Bytes) -> Self {
+        Self {
+            rest: whole,
+            in_turn: false,
+        }
+    }
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        if std::mem::take(&mut self.in_turn) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let len = self.rest.len().min(Self::PIECE_BYTES);
+        self.in_turn = true;
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(len)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
 }
 
 /// The messages of an answer. Dropping it cancels the call.

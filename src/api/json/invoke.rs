@@ -109,19 +109,31 @@ fn headers(head: v1::InvokeHead, bodiless: bool) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(head.response_headers.len() + 4);
     let mut announced = vec![TOTAL_BODY_BYTES.to_string(), DURATION_MS.to_string()];
     let more = head.repeated_headers.into_iter().map(|h| (h.name, h.value));
+    let raw = |name: &str| head.raw_headers.iter().any(|h| h.name == name);
     for (name, value) in head.response_headers.into_iter().chain(more) {
         if name.eq_ignore_ascii_case("trailer") {
             announced.push(value);
-        } else if !withheld(&name) {
-            append(&mut out, &name, &value);
+        } else if !withheld(&name) && !raw(&name) {
+            append(&mut out, &name, value.as_bytes());
         }
+    }
+    for header in head.raw_headers.iter().filter(|h| !withheld(&h.name)) {
+        append(&mut out, &header.name, &header.raw);
     }
     if !head.execution_id.is_empty() {
         out.remove(EXECUTION_ID);
-        append(&mut out, EXECUTION_ID.as_str(), &head.execution_id);
+        append(
+            &mut out,
+            EXECUTION_ID.as_str(),
+            head.execution_id.as_bytes(),
+        );
     }
     if !bodiless {
-        append(&mut out, header::TRAILER.as_str(), &announced.join(", "));
+        append(
+            &mut out,
+            header::TRAILER.as_str(),
+            announced.join(", ").as_bytes(),
+        );
     }
     out
 }
@@ -146,7 +158,7 @@ fn withheld(name: &str) -> bool {
 fn trailers(trailer: v1::InvokeTrailer) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(trailer.trailers.len() + 2);
     for (name, value) in &trailer.trailers {
-        append(&mut out, name, value);
+        append(&mut out, name, value.as_bytes());
     }
     out.insert(TOTAL_BODY_BYTES, trailer.total_body_bytes.into());
     out.insert(DURATION_MS, trailer.duration_ms.into());
@@ -154,8 +166,8 @@ fn trailers(trailer: v1::InvokeTrailer) -> HeaderMap {
 }
 
 /// Appends one header; what HTTP cannot carry is left out.
-fn append(headers: &mut HeaderMap, name: &str, value: &str) {
-    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+fn append(headers: &mut HeaderMap, name: &str, value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
         headers.append(name, value);
     }
 }

@@ -11,6 +11,7 @@
 
 mod call;
 mod diagnose;
+mod heavy;
 mod invoke;
 mod request;
 mod respond;
@@ -27,11 +28,13 @@ use axum::{
     http::{HeaderValue, Method, Response, header, request::Parts},
     routing::any,
 };
-use prost::Message as _;
 use prost_reflect::MessageDescriptor;
 use tonic::service::Routes;
 
-use self::route::{Binding, Render};
+use self::{
+    heavy::Heavy,
+    route::{Binding, Render},
+};
 use super::{
     proto::pool,
     status::{http_response, to_response},
@@ -49,6 +52,8 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Most bytes of code, likewise (`IGNITE_MAX_CODE_BYTES`).
     pub max_code_bytes: usize,
+    /// Most large messages that are read or written at a time (`IGNITE_DECODE_CONCURRENCY`).
+    pub decode_concurrency: usize,
 }
 
 /// The bound on one method's requests.
@@ -167,6 +172,7 @@ pub fn router(grpc: Routes, limits: Limits, admit: Admit) -> Router {
     let gateway = Arc::new(Gateway {
         grpc: grpc.prepare(),
         limits,
+        heavy: Heavy::new(limits.decode_concurrency),
         admit,
     });
     let mut router = Router::new();
@@ -193,6 +199,7 @@ pub type Admit = Arc<dyn Fn(&mut Parts) -> Result<(), Failure> + Send + Sync>;
 struct Gateway {
     grpc: Routes,
     limits: Limits,
+    heavy: Heavy,
     admit: Admit,
 }
 
@@ -221,21 +228,16 @@ impl Gateway {
         if binding.body {
             (self.admit)(&mut parts)?;
         }
-        let message = request::read(binding, &mut parts, body, self.limits).await?;
-        // Text is not shrunk by decoding, as base64 is: what passed as JSON may be too much here.
-        let bound = self.limits.bound(&binding.rpc.input());
-        if message.encoded_len() > bound.message_bytes() {
-            return Err(bound.too_large());
-        }
+        let message = request::read(binding, &mut parts, body, self.limits, &self.heavy).await?;
         let style = respond::Style::asked_by(&parts.headers);
-        let frames = match call::start(&self.grpc, binding, parts, &message).await {
+        let frames = match call::start(&self.grpc, binding, parts, message).await {
             Ok(frames) => frames,
             Err(status) => return Ok(http_response(&binding.explain(status))),
         };
-        drop(message);
+        let (output, heavy) = (binding.rpc.output(), self.heavy.clone());
         Ok(match binding.render {
-            Render::Unary => respond::unary(frames, binding.rpc.output()).await,
-            Render::Stream => respond::stream(frames, binding.rpc.output(), style).await,
+            Render::Unary => respond::unary(frames, output, heavy).await,
+            Render::Stream => respond::stream(frames, output, style, heavy).await,
             Render::Invoke => invoke::render(frames).await,
         })
     }

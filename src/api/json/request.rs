@@ -1,4 +1,7 @@
 //! HTTP request → request message: body, then query, then path variables; the later wins.
+//!
+//! The message leaves here encoded and framed, so that all the work on a large one is one piece
+//! (`heavy`).
 
 use std::time::Duration;
 
@@ -10,13 +13,14 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
+use prost::Message as _;
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
     ReflectMessage as _, Value,
 };
 use serde_json::Value as Json;
 
-use super::{Bound, Limits, diagnose, route::Binding};
+use super::{Bound, Limits, call, diagnose, heavy::Heavy, route::Binding};
 use crate::model::{Failure, Reason};
 
 /// Refuses unknown fields and enum names instead of dropping them.
@@ -27,7 +31,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Most bytes of such a reading.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// Builds the message of a request.
+/// Builds the message of a request, framed as gRPC has it.
 ///
 /// # Errors
 /// MALFORMED_REQUEST for what is not JSON, INVALID_ARGUMENT with the fields that are wrong,
@@ -37,14 +41,41 @@ pub(super) async fn read(
     parts: &mut Parts,
     body: Body,
     limits: Limits,
-) -> Result<DynamicMessage, Failure> {
+    heavy: &Heavy,
+) -> Result<Bytes, Failure> {
     let descriptor = binding.rpc.input();
-    let mut message = if binding.body {
-        let json = collect(parts, body, limits.bound(&descriptor)).await?;
-        parse(descriptor, &json)?
-    } else {
-        DynamicMessage::new(descriptor)
+    let json = match binding.body {
+        true => collect(parts, body, limits.bound(&descriptor)).await?,
+        false => Bytes::new(),
     };
+    let variables = RawPathParams::from_request_parts(parts, &()).await;
+    let variables = variables.map_err(|e| {
+        Failure::new(
+            Reason::MalformedRequest,
+            format!("the path does not decode: {e}; percent-encode it as UTF-8"),
+        )
+    });
+    // What is wrong with the body is told first.
+    let variables = variables.map(|all| {
+        let all = all.iter().map(|(n, v)| (n.to_owned(), v.to_owned()));
+        all.collect::<Vec<_>>()
+    });
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let bytes = json.len();
+    let work = move || build(descriptor, &json, &query, variables, limits);
+    heavy.run(bytes, work).await
+}
+
+/// The message of a request whose parts are all there.
+fn build(
+    descriptor: MessageDescriptor,
+    json: &[u8],
+    query: &str,
+    variables: Result<Vec<(String, String)>, Failure>,
+    limits: Limits,
+) -> Result<Bytes, Failure> {
+    let bound = limits.bound(&descriptor);
+    let mut message = parse(descriptor, json)?;
     if let Some(payload) = message.get_field_by_name("body")
         && let Some(payload) = payload.as_bytes()
     {
@@ -52,7 +83,7 @@ pub(super) async fn read(
     }
 
     let mut wrong = Vec::new();
-    for pair in parts.uri.query().unwrap_or_default().split('&') {
+    for pair in query.split('&') {
         if pair.is_empty() {
             continue;
         }
@@ -62,23 +93,19 @@ pub(super) async fn read(
             wrong.push((name, why));
         }
     }
-    let variables = RawPathParams::from_request_parts(parts, &()).await;
-    let variables = variables.map_err(|e| {
-        Failure::new(
-            Reason::MalformedRequest,
-            format!("the path does not decode: {e}; percent-encode it as UTF-8"),
-        )
-    })?;
-    for (name, value) in &variables {
-        if let Err(why) = set(&mut message, name, value) {
-            wrong.push((name.to_owned(), why));
+    for (name, value) in variables? {
+        if let Err(why) = set(&mut message, &name, &value) {
+            wrong.push((name, why));
         }
     }
-    if wrong.is_empty() {
-        Ok(message)
-    } else {
-        Err(diagnose::failure(wrong))
+    if !wrong.is_empty() {
+        return Err(diagnose::failure(wrong));
     }
+    // Text is not shrunk by decoding, as base64 is: what passed as JSON may be too much here.
+    if message.encoded_len() > bound.message_bytes() {
+        return Err(bound.too_large());
+    }
+    call::frame(&message)
 }
 
 /// Reads the whole body, up to its limit.

@@ -10,7 +10,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::json;
 use tonic::Status;
 
-use super::call::Frames;
+use super::{call::Frames, heavy::Heavy};
 use crate::api::status::{http_response, json_body};
 
 /// How a stream is written.
@@ -57,10 +57,14 @@ impl Style {
 }
 
 /// The answer of a unary call.
-pub(super) async fn unary(mut frames: Frames, descriptor: MessageDescriptor) -> Response<Body> {
+pub(super) async fn unary(
+    mut frames: Frames,
+    descriptor: MessageDescriptor,
+    heavy: Heavy,
+) -> Response<Body> {
     let json = match frames.next().await {
         Ok(Some(message)) => match frames.next().await {
-            Ok(_) => to_json(&descriptor, message),
+            Ok(_) => to_json(&descriptor, message, &heavy).await,
             Err(status) => Err(status),
         },
         Ok(None) => Err(Status::internal("the service sent no answer")),
@@ -78,6 +82,7 @@ pub(super) async fn stream(
     mut frames: Frames,
     descriptor: MessageDescriptor,
     style: Style,
+    heavy: Heavy,
 ) -> Response<Body> {
     // Only looked at, not waited for: a log stream may be silent for hours, and its reader
     // should see the headers before.
@@ -87,14 +92,18 @@ pub(super) async fn stream(
         None => None,
     };
     let rest = stream::unfold(Some((frames, first)), move |state| {
-        let descriptor = descriptor.clone();
+        let (descriptor, heavy) = (descriptor.clone(), heavy.clone());
         async move {
             let (mut frames, first) = state?;
             let next = match first {
                 Some(first) => Ok(first),
                 None => frames.next().await,
             };
-            let json = next.and_then(|m| m.map(|m| to_json(&descriptor, m)).transpose());
+            let json = match next {
+                Ok(Some(message)) => to_json(&descriptor, message, &heavy).await.map(Some),
+                Ok(None) => Ok(None),
+                Err(status) => Err(status),
+            };
             match json {
                 Ok(None) => None,
                 Ok(Some(json)) => Some((style.message(json), Some((frames, None)))),
@@ -119,9 +128,19 @@ pub(super) fn without_body(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::empty())
 }
 
-fn to_json(descriptor: &MessageDescriptor, message: Bytes) -> Result<String, Status> {
+async fn to_json(
+    descriptor: &MessageDescriptor,
+    message: Bytes,
+    heavy: &Heavy,
+) -> Result<String, Status> {
+    let descriptor = descriptor.clone();
+    let bytes = message.len();
+    heavy.run(bytes, move || render(descriptor, message)).await
+}
+
+fn render(descriptor: MessageDescriptor, message: Bytes) -> Result<String, Status> {
     let broken = |e: &dyn std::fmt::Display| Status::internal(format!("cannot render: {e}"));
-    let message = DynamicMessage::decode(descriptor.clone(), message).map_err(|e| broken(&e))?;
+    let message = DynamicMessage::decode(descriptor, message).map_err(|e| broken(&e))?;
     let mut out = Vec::with_capacity(256);
     message
         .serialize_with_options(

@@ -163,6 +163,7 @@ async fn a_request_for_the_primary_port_reaches_the_one_there_is_when_it_is_let_
             attempt: None,
             stall: Duration::ZERO,
             held_bytes: 0,
+            half_closed: Duration::ZERO,
             upgrades: &upgrades,
         };
         let request = http::Request::get("/").body(Body::Empty);

@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter};
+use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter, upstream::Connects};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
@@ -66,7 +66,7 @@ fn config() -> Config {
         max_in_flight_per_app: 1000,
         max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
-        max_connects: 64,
+        max_connects: Connects::new(64, 100_000),
         stop_grace: secs(1),
         drain_timeout: secs(30),
         backoff_initial: secs(1),

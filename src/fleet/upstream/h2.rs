@@ -145,7 +145,7 @@ async fn connect(pool: &Pool) -> io::Result<Carrier> {
     if let Some(carrier) = pool.shared.free() {
         return Ok(carrier);
     }
-    let tcp = pool.dial().await?;
+    let (tcp, open) = pool.dial().await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .handshake(TokioIo::new(tcp))
@@ -153,6 +153,7 @@ async fn connect(pool: &Pool) -> io::Result<Carrier> {
         .map_err(io::Error::other)?;
     let closed = pool.shared.closed.clone();
     pool.shared.tasks.spawn(async move {
+        let _open = open;
         tokio::select! {
             // Its end, good or bad, reaches the requests on it.
             _ = connection => {}
@@ -207,14 +208,18 @@ mod tests {
     };
 
     use super::{
-        super::{BodyError, Bounds},
+        super::{BodyError, Bounds, Connects},
         *,
     };
 
     /// What comes of a request that a client sends so, over HTTP/2 to an app that reads.
     async fn sent(bounds: Bounds, request: &str, leaves: bool) -> Error {
         let app = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let pool = Pool::new(app.local_addr().expect("bound"), 1, false);
+        let pool = Pool::new(
+            app.local_addr().expect("bound"),
+            &Connects::new(1, 10),
+            false,
+        );
         let app = tokio::spawn(async move {
             let (tcp, _) = app.accept().await.expect("a connection");
             let mut http2 = ::h2::server::handshake(tcp).await.expect("HTTP/2");

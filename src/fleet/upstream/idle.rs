@@ -54,11 +54,13 @@ impl Idle {
         self.take()
     }
 
-    /// Closes those that nobody needs, or that the app has closed.
-    pub(super) fn close_unneeded(&mut self) {
+    /// Closes those that nobody needs, or that the app has closed; when connections are scarce the
+    /// few as well that are kept otherwise.
+    pub(super) fn close_unneeded(&mut self, scarce: bool) {
+        let kept = if scarce { 0 } else { KEPT };
         let mut cx = Context::from_waker(Waker::noop());
         for stack in &mut self.stacks {
-            let spare = stack.lines.len().saturating_sub(KEPT);
+            let spare = stack.lines.len().saturating_sub(kept);
             stack.lines.drain(..stack.unneeded.min(spare));
             stack.lines.retain_mut(|line| line.is_ready(&mut cx));
         }
@@ -109,7 +111,7 @@ mod tests {
     };
 
     use super::{
-        super::{Body, Pool},
+        super::{Body, Connects, Pool},
         KEPT,
     };
 
@@ -141,7 +143,11 @@ mod tests {
     async fn as_many_stay_open_as_were_needed_at_a_time_of_late() {
         const BURST: usize = 20;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let pool = Pool::new(listener.local_addr().expect("bound"), BURST, false);
+        let pool = Pool::new(
+            listener.local_addr().expect("bound"),
+            &Connects::new(BURST, 1000),
+            false,
+        );
         let (open, burst) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(BURST)));
         let counted = open.clone();
         tokio::spawn(async move {

@@ -12,7 +12,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 use super::wire::Wire;
 
@@ -21,6 +24,9 @@ pub(super) struct Link<T> {
     io: T,
     /// Sees what goes over it.
     wire: Arc<Wire>,
+    /// Counts it among the open ones, also when it has left HTTP.
+    #[allow(dead_code, reason = "it counts by being there")]
+    open: Option<OwnedSemaphorePermit>,
     /// Why writing failed.
     broken: Option<io::ErrorKind>,
     /// Reading has come to its end, well or not.
@@ -28,10 +34,11 @@ pub(super) struct Link<T> {
 }
 
 impl<T> Link<T> {
-    pub(super) fn new(io: T, wire: Arc<Wire>) -> Self {
+    pub(super) fn new(io: T, wire: Arc<Wire>, open: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             io,
             wire,
+            open,
             broken: None,
             ended: false,
         }
@@ -157,7 +164,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");
         let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let link = Link::new(near.expect("connected"), Arc::default());
+        let link = Link::new(near.expect("connected"), Arc::default(), None);
         (link, far.expect("accepted").0)
     }
 

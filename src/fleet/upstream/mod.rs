@@ -33,7 +33,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 #[cfg(not(test))]
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::{
     answer::Answer,
@@ -93,6 +93,33 @@ pub fn connections_of(home: usize) {
     HOME.set(home);
 }
 
+/// Bounds on connections to replicas; copies share the bound on all of them.
+#[derive(Debug, Clone)]
+pub struct Connects {
+    /// Attempts at a time to one port of one replica.
+    at_once: usize,
+    /// One permit for each connection that may be open.
+    open: Arc<Semaphore>,
+    most: usize,
+}
+
+impl Connects {
+    /// So many attempts at a time to one port of one replica, and so many open connections in all.
+    pub fn new(at_once: usize, most: usize) -> Self {
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            at_once: at_once.max(1),
+            open: Arc::new(Semaphore::new(most)),
+            most,
+        }
+    }
+
+    /// Whether so few are left that none should lie idle.
+    fn is_scarce(&self) -> bool {
+        self.open.available_permits() < self.most / 8
+    }
+}
+
 /// Whether a request may reach the app twice: by its method that comes to the same as once, and
 /// there is no body that would have to be read again.
 fn is_repeatable(request: &Request<Body>) -> bool {
@@ -126,19 +153,21 @@ pub struct Pool {
     shared: h2::Shared,
     /// Bounds concurrent connects, so that many held requests let go at once do not overflow
     /// the app's accept queue.
-    connects: Semaphore,
+    dials: Semaphore,
+    connects: Connects,
     /// Whether the app gets one request at a time.
     one_at_a_time: bool,
 }
 
 impl Pool {
     /// A pool without connections; `one_at_a_time` says that there is never more than one request.
-    pub fn new(addr: SocketAddr, max_connects: usize, one_at_a_time: bool) -> Arc<Self> {
+    pub fn new(addr: SocketAddr, connects: &Connects, one_at_a_time: bool) -> Arc<Self> {
         Arc::new(Self {
             addr,
             idle: Mutex::default(),
             shared: h2::Shared::default(),
-            connects: Semaphore::new(max_connects.max(1)),
+            dials: Semaphore::new(connects.at_once),
+            connects: connects.clone(),
             one_at_a_time,
         })
     }
@@ -249,22 +278,34 @@ impl Pool {
     }
 
     fn give_back(&self, line: Line) {
-        self.idle.lock().push(line);
+        if !self.connects.is_scarce() {
+            self.idle.lock().push(line);
+        }
     }
 
-    async fn dial(&self) -> io::Result<TcpStream> {
-        let _turn = self.connects.acquire().await.map_err(io::Error::other)?;
+    /// A connection, and the permit to have it open.
+    async fn dial(&self) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let open = self.connects.open.clone().acquire_owned();
+        let open = tokio::time::timeout(CONNECT_TIMEOUT, open).await;
+        let open = open.map_err(|_| {
+            io::Error::other(format!(
+                "{} connections to replicas are open, as many as the limit of open files leaves room for (ulimit -n)",
+                self.connects.most
+            ))
+        })?;
+        let open = open.map_err(io::Error::other)?;
+        let _turn = self.dials.acquire().await.map_err(io::Error::other)?;
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         tcp.set_nodelay(true)?;
-        Ok(tcp)
+        Ok((tcp, open))
     }
 
     async fn connect(&self) -> io::Result<Line> {
-        let tcp = self.dial().await?;
+        let (tcp, open) = self.dial().await?;
         let wire = Arc::new(Wire::default());
-        let io = TokioIo::new(Link::new(tcp, wire.clone()));
+        let io = TokioIo::new(Link::new(tcp, wire.clone(), Some(open)));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
         Ok(Line::new(self.home(), sender, driver, wire))
@@ -274,7 +315,7 @@ impl Pool {
     /// app has closed: nobody is told of that while they are idle.
     pub(super) fn sweep(&self) {
         let mut idle = self.idle.lock().take();
-        idle.close_unneeded();
+        idle.close_unneeded(self.connects.is_scarce());
         let late = self.idle.lock().put_under(idle);
         // Closed outside the lock.
         drop(late);

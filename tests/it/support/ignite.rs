@@ -25,6 +25,7 @@ pub(crate) struct Builder {
     env: Vec<(OsString, OsString)>,
     args: Vec<OsString>,
     data_dir: Option<PathBuf>,
+    descriptors: Option<u32>,
 }
 
 impl Builder {
@@ -37,6 +38,12 @@ impl Builder {
     /// Adds an argument after `serve`.
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Allows the server so many open files.
+    pub(crate) fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -76,6 +83,7 @@ impl Builder {
         Ignite {
             env: self.env,
             args: self.args,
+            descriptors: self.descriptors,
             // Labels carry the real path.
             data_dir: data_dir.canonicalize().unwrap_or(data_dir),
             _fresh: fresh,
@@ -92,6 +100,7 @@ impl Builder {
 pub(crate) struct Ignite {
     env: Vec<(OsString, OsString)>,
     args: Vec<OsString>,
+    descriptors: Option<u32>,
     data_dir: PathBuf,
     _fresh: Option<TempDir>,
     log: Log,
@@ -342,7 +351,15 @@ impl Ignite {
     }
 
     fn command(&self) -> Command {
-        let mut command = binary();
+        let mut command = match self.descriptors {
+            Some(limit) => {
+                let mut shell = clean("sh");
+                shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
+                shell.arg(env!("CARGO_BIN_EXE_ignite"));
+                shell
+            }
+            None => binary(),
+        };
         command
             .args([
                 "serve",
@@ -383,7 +400,11 @@ impl Drop for Ignite {
 
 /// The binary under test, free of settings from the environment of whoever runs the tests.
 fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ignite"));
+    clean(env!("CARGO_BIN_EXE_ignite"))
+}
+
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("IGNITE_") {
             command.env_remove(name);

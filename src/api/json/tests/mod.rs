@@ -3,13 +3,19 @@
 mod invoke;
 mod service;
 
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::Poll,
+};
+
 use axum::{
     Router,
     body::Body,
     http::{Method, Request, Response, StatusCode},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tonic::service::Routes;
@@ -35,9 +41,48 @@ fn gateway_to(probe: service::Probe) -> Router {
     let limits = Limits {
         max_body_bytes: MAX_BODY,
         max_code_bytes: MAX_BODY,
+        decode_concurrency: 1,
     };
     let service = ComputeServiceServer::new(probe).max_decoding_message_size(limits.grpc_bytes());
     router(Routes::new(service), limits, Arc::new(|_| Ok(())))
+}
+
+/// Its thread carries others' connections as well.
+#[tokio::test]
+async fn while_a_large_body_is_read_others_on_the_thread_have_their_turn() {
+    let turns = Arc::<AtomicUsize>::default();
+    let others = turns.clone();
+    let others = tokio::spawn(async move {
+        loop {
+            others.fetch_add(1, SeqCst);
+            tokio::task::yield_now().await;
+        }
+    });
+    let at_end = Arc::<AtomicUsize>::default();
+    let (whole, now, then) = (large(), turns.clone(), at_end.clone());
+    let mut body = Some(whole);
+    let body = stream::poll_fn(move |_| {
+        then.store(now.load(SeqCst), SeqCst);
+        Poll::Ready(body.take().map(Ok::<_, Infallible>))
+    });
+    let response = send(
+        Method::POST,
+        &format!("{APP}/invoke"),
+        Body::from_stream(body),
+    )
+    .await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(
+        turns.load(SeqCst) > at_end.load(SeqCst),
+        "nobody had a turn"
+    );
+    others.abort();
+}
+
+/// An envelope with a body that fills what is allowed.
+fn large() -> String {
+    let body = BASE64_STANDARD.encode(vec![7; MAX_BODY]);
+    json!({ "body": body }).to_string()
 }
 
 #[tokio::test]
@@ -45,6 +90,7 @@ async fn a_stranger_is_told_so_before_the_body_is_read() {
     let limits = Limits {
         max_body_bytes: MAX_BODY,
         max_code_bytes: MAX_BODY,
+        decode_concurrency: 1,
     };
     let refuse: Admit = Arc::new(|_| Err(Failure::new(Reason::Unauthenticated, "no token")));
     let service = ComputeServiceServer::new(service::Probe::default());

@@ -73,9 +73,11 @@ fn head(status_code: i32) -> v1::InvokeHead {
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into(),
         execution_id: "exec_1".to_owned(),
+        raw_headers: vec![],
         repeated_headers: vec![v1::HeaderField {
             name: "set-cookie".to_owned(),
             value: "b=2".to_owned(),
+            ..Default::default()
         }],
     }
 }

@@ -1,0 +1,85 @@
+//! Work on messages that would hold up whoever shares the thread.
+//!
+//! A thread carries many connections. Reading 60 MB of JSON takes a good part of a second, in which
+//! none of them would move. What is done about few bytes is done in place, where it costs nothing
+//! more; the rest on threads that carry no connection, a bounded number at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+/// Bytes of a message that are worth the way to another thread: some milliseconds of work, and
+/// some dozen microseconds for the way.
+const LARGE_BYTES: usize = 256 * 1024;
+
+/// Where such work is done.
+#[derive(Debug, Clone)]
+pub(super) struct Heavy(Arc<Semaphore>);
+
+impl Heavy {
+    /// So many at a time, at least one.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self(Arc::new(Semaphore::new(at_once.max(1))))
+    }
+
+    /// Does what is to be done about so many bytes. A caller that leaves leaves what has begun to
+    /// its end.
+    ///
+    /// # Panics
+    /// When `work` does.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if bytes < LARGE_BYTES {
+            return work();
+        }
+        let turn = self.0.clone().acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        match done.await {
+            Ok(done) => done,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and with it this.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        thread,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_large_is_done_elsewhere_and_not_all_at_once() {
+        let heavy = Heavy::new(2);
+        let here = thread::current().id();
+        let small = heavy.run(LARGE_BYTES - 1, || thread::current().id()).await;
+        assert_eq!(small, here);
+        let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let all = (0..20).map(|_| {
+            let (now, most) = (now.clone(), most.clone());
+            heavy.run(LARGE_BYTES, move || {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                thread::yield_now();
+                now.fetch_sub(1, SeqCst);
+                thread::current().id()
+            })
+        });
+        for large in futures_util::future::join_all(all).await {
+            assert_ne!(large, here);
+        }
+        assert!(most.load(SeqCst) <= 2);
+    }
+}
