@@ -151,15 +151,30 @@ impl Args {
 
 /// Serves until a signal: 0 after a clean stop, 64 on a bad configuration, 1 on a failed start.
 pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
-    let config = match load(&args.overlay(), file) {
-        Ok(config) => config,
+    let flags = args.overlay();
+    let (config, filter) = match load_with_filter(&flags, file.clone()) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     if args.dump_config {
         return output::line(config.to_toml().trim_end())
             .map_or_else(super::Error::report, |()| ExitCode::SUCCESS);
     }
-    block_on(Box::pin(server::run(config)), |()| ExitCode::SUCCESS)
+    let before = config.clone();
+    let reload = Box::new(move || {
+        let now = Config::load(&process_env, file.clone(), &flags)?;
+        filter(&now.log_level)?;
+        let mut done = format!("the log level is {}", now.log_level);
+        let others = changed(&before, &now);
+        if !others.is_empty() {
+            done.push_str("; a restart is needed for ");
+            done.push_str(&others.join(", "));
+        }
+        Ok(done)
+    });
+    block_on(Box::pin(server::run(config, reload)), |()| {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Removes what instances that are gone have left, and prints what it removed and what stays: 0
@@ -194,31 +209,64 @@ pub(super) fn prune(args: PruneArgs, global: &Global) -> ExitCode {
     })
 }
 
+/// The settings that differ, without the log level.
+fn changed(before: &Config, now: &Config) -> Vec<String> {
+    let (before, now) = (before.to_toml(), now.to_toml());
+    let lines = before.lines().zip(now.lines()).filter(|(a, b)| a != b);
+    let name = |line: &str| {
+        let mut words = line.trim_start_matches("# ").split(' ');
+        words.next().unwrap_or_default().to_owned()
+    };
+    lines
+        .map(|(_, line)| name(line))
+        .filter(|name| name != "log_level")
+        .collect()
+}
+
 /// The configuration, with the log set up by it.
 pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
+    load_with_filter(flags, file).map(|(config, _)| config)
+}
+
+/// Puts another level or filter in place of the log's.
+type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
+
+/// [`load`], and the way to change the log's filter.
+fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, SetFilter), ExitCode> {
     let bad = |text: String| {
         note(&format!("ignite: {text}"));
         ExitCode::from(EXIT_BAD_CONFIG)
     };
     let config = Config::load(&process_env, file, flags).map_err(|e| bad(e.to_string()))?;
-    let filter = EnvFilter::try_new(&config.log_level).map_err(|e| {
-        bad(format!(
-            "the log level {:?} is not valid: {e}",
-            config.log_level
-        ))
-    })?;
+    let first = filter(&config.log_level).map_err(|e| bad(e.to_string()))?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(first)
+        .with_filter_reloading()
+        // Told on stderr, which is what could not be written to: a panic then.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let installed = match config.log_format {
-        LogFormat::Plain => log
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-        LogFormat::Json => log.json().try_init(),
+    let (installed, set): (_, SetFilter) = match config.log_format {
+        LogFormat::Plain => {
+            let handle = log.reload_handle();
+            let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
+            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            (log.with_ansi(ansi).try_init(), Box::new(set))
+        }
+        LogFormat::Json => {
+            let log = log.json();
+            let handle = log.reload_handle();
+            let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
+            (log.try_init(), Box::new(set))
+        }
     };
     installed.map_err(|e| bad(format!("the log cannot be set up: {e}")))?;
     server::check(&config).map_err(|e| bad(format!("{e:#}")))?;
-    Ok(config)
+    Ok((config, set))
+}
+
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(level)
+        .map_err(|e| anyhow::anyhow!("the log level {level:?} is not valid: {e}"))
 }
 
 fn block_on<T>(

@@ -11,6 +11,7 @@ mod limits;
 mod machine;
 mod parts;
 mod prune;
+mod signals;
 pub mod store;
 
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -18,11 +19,7 @@ use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration
 use anyhow::{Context as _, Result};
 use axum::Router;
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-    time::Instant,
-};
+use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
@@ -33,6 +30,7 @@ use self::{
         engine_config, executions_config, executor_config, fleet_config, listener_limits,
         trial_bounds, upkeep_config,
     },
+    signals::Signals,
 };
 use crate::{
     api::{
@@ -84,9 +82,6 @@ use crate::{
 
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
 
-/// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
-/// to pass one on, shorter than a person needs to lose patience.
-const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// Longest time for requests under way, and then for the stores, once a part has failed.
 const BREAK_OFF: Duration = Duration::from_secs(5);
 
@@ -98,16 +93,20 @@ pub fn check(config: &Config) -> Result<()> {
     Docker::check_address(config.docker_host.as_deref()).context("docker_host")
 }
 
-/// Serves until SIGINT or SIGTERM.
+/// Reads the configuration again and applies what can change while it serves; answers what it did.
+pub type Reload = Box<dyn Fn() -> Result<String> + Send + Sync>;
+
+/// Serves until SIGINT or SIGTERM. SIGHUP ends it as well when it keeps nothing or has a terminal,
+/// which then hangs up; any other server calls `reload`.
 ///
 /// # Errors
 /// Why it could not start. Failures while it serves are logged and answered, never fatal.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let data = DataDir::lock(&config).await?;
     let http = bind(config.http_addr, "http_addr").await?;
     let grpc = bind(config.grpc_addr, "grpc_addr").await?;
     // Before any work: a signal during the start is a clean stop, not a kill.
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(config.ephemeral)?;
     let shares = limits::share_descriptors(config.max_connections);
     clock::settle_for(config.clock_settle);
 
@@ -237,7 +236,7 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), engine_chosen_because = engine.chosen(), "Serving");
 
     let taken = tokio::select! {
-        () = signals.first() => None,
+        () = signals.first(&reload) => None,
         lease = keeper.taken() => Some(lease),
         () = forget_kept(&fleet, &data) => None,
         part = vitals.failure() => {
@@ -559,47 +558,4 @@ fn say_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) -> Result<()> 
     // Nobody may be reading; that is no reason not to serve.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     Ok(())
-}
-
-/// SIGINT and SIGTERM, from before the first work on.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn first(&mut self) {
-        let name = self.next().await;
-        tracing::info!(signal = name, "Stopping; a second signal stops at once");
-    }
-
-    /// The next signal that somebody sent on purpose. Wrappers such as `timeout` deliver one
-    /// signal twice, to the process and to its group; the copy is not a demand to hurry.
-    async fn again(&mut self) {
-        let first = Instant::now();
-        let name = loop {
-            let name = self.next().await;
-            if first.elapsed() >= SAME_SIGNAL {
-                break name;
-            }
-        };
-        tracing::warn!(
-            signal = name,
-            "Stopping at once; containers may stay until the next start or `ignite prune`"
-        );
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
 }

@@ -30,6 +30,7 @@ mod engine_restart;
 mod execution_crash;
 mod execution_order;
 mod readme;
+mod signals;
 mod smoke;
 mod storage;
 mod support;
