@@ -359,7 +359,8 @@ pub enum ContainerState {
 pub enum Error {
     /// Nothing answers at the engine's address.
     #[error(
-        "the container engine at {address} does not answer ({cause}); start it, or set DOCKER_HOST to where it listens"
+        "the container engine at {address} does not answer ({cause}); {}",
+        remedy(cause)
     )]
     Unreachable {
         /// Where it was looked for.
@@ -367,6 +368,11 @@ pub enum Error {
         /// What the transport said.
         cause: String,
     },
+    /// There is no file descriptor left to reach the engine with; nothing is wrong with it.
+    #[error(
+        "the platform has no file descriptors left, so it cannot reach the container engine; raise its limit (`LimitNOFILE=` of the service, `ulimit -n`), or lower IGNITE_MAX_CONNECTIONS"
+    )]
+    NoDescriptors,
     /// The image is neither here nor to be pulled.
     #[error("image {reference:?} is not on this machine and cannot be pulled: {cause}")]
     NoSuchImage {
@@ -417,6 +423,26 @@ pub enum Error {
     },
 }
 
+/// What helps when nothing answers at the engine's address, by what the transport says.
+fn remedy(cause: &str) -> &'static str {
+    let lower = cause.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+    if has(&["permission denied"]) {
+        "this user may not open the socket: add it to the group that owns it, usually docker"
+    } else if has(&["certificate", "tls", "handshake"]) {
+        "check the certificates in DOCKER_CERT_PATH, and DOCKER_TLS_VERIFY"
+    } else if has(&["cannot be resolved", "resolving the name"]) {
+        "check the name in DOCKER_HOST"
+    } else {
+        "start it, or set DOCKER_HOST to where it listens"
+    }
+}
+
+/// Whether the engine says that it has no address range for another network.
+fn is_pool_used_up(message: &str) -> bool {
+    message.contains("address pool") || message.contains("predefined address pools")
+}
+
 impl Error {
     /// What the error is for callers: its reason, and words that everybody may read. The
     /// engine's own words about a container are for the app's owner.
@@ -425,6 +451,13 @@ impl Error {
             Error::Unreachable { .. } => Failure::new(Reason::EngineUnavailable, self.to_string())
                 .with_retry_after(Duration::from_secs(1)),
             Error::BadAddress { .. } => Failure::new(Reason::EngineUnavailable, self.to_string()),
+            Error::NoDescriptors => Failure::new(Reason::NoDescriptors, self.to_string())
+                .with_retry_after(Duration::from_secs(1)),
+            Error::Refused { message, .. } if is_pool_used_up(message) => Failure::new(
+                Reason::StartFailed,
+                "the container engine has no address range left for a network; `ignite prune` removes those of instances that are gone, `docker network prune` others that are unused, and `default-address-pools` of the engine makes room for more",
+            )
+            .with_detail(self.to_string()),
             Error::NoSuchImage { .. } => Failure::new(Reason::ImageUnavailable, self.to_string()),
             Error::NoSuchContainer(_)
             | Error::Ended { .. }
@@ -439,12 +472,48 @@ impl Error {
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn retryable(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::TimedOut { .. } => true,
+            Error::Unreachable { .. } | Error::NoDescriptors | Error::TimedOut { .. } => true,
             Error::Refused { status, .. } => *status >= 500,
             Error::NoSuchImage { .. }
             | Error::NoSuchContainer(_)
             | Error::Ended { .. }
             | Error::BadAddress { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_fits_what_the_transport_or_the_engine_says() {
+        let unreachable = |cause: &str| {
+            let address = "unix:///var/run/docker.sock".into();
+            let cause = cause.into();
+            Error::Unreachable { address, cause }.to_failure().message
+        };
+        for (cause, words) in [
+            ("Permission denied (os error 13)", "group that owns it"),
+            ("No such file or directory (os error 2)", "start it"),
+            ("Connection refused (os error 111)", "start it"),
+            (
+                "invalid peer certificate: UnknownIssuer",
+                "DOCKER_CERT_PATH",
+            ),
+        ] {
+            let message = unreachable(cause);
+            assert!(message.contains(words), "{message}");
+        }
+        let failure = Error::NoDescriptors.to_failure();
+        assert_eq!(failure.reason, Reason::NoDescriptors);
+        assert!(!failure.message.contains("DOCKER_HOST"), "{failure}");
+        let full = Error::Refused {
+            call: "create the network",
+            status: 404,
+            message: "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".into(),
+        };
+        let failure = full.to_failure();
+        assert!(failure.message.contains("ignite prune"), "{failure}");
     }
 }

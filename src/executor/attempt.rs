@@ -287,6 +287,7 @@ fn failed(failure: Failure) -> Outcome {
         Reason::ShuttingDown => Outcome::Left,
         Reason::ReplicaRefused
         | Reason::EngineUnavailable
+        | Reason::NoDescriptors
         | Reason::ImageUnavailable
         | Reason::ContainerExited
         | Reason::NotReady

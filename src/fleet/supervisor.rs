@@ -115,10 +115,10 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
     };
     match seen {
         Ok(()) => true,
-        Err(error) if matches!(error, Error::Unreachable { .. }) => {
+        Err(error) if matches!(error, Error::Unreachable { .. } | Error::NoDescriptors) => {
             let changed = !matches!(&*shared.engine.borrow(), EngineState::Down(_));
             if changed {
-                tracing::error!(%error, "No container engine: apps cannot start until it is back");
+                tracing::error!(%error, "The container engine cannot be reached: apps cannot start until it can");
             }
             shared
                 .engine

@@ -110,6 +110,8 @@ reasons! {
     RequestTimeout = "REQUEST_TIMEOUT", 504, DeadlineExceeded;
     /// The container engine does not answer.
     EngineUnavailable = "ENGINE_UNAVAILABLE", 503, Unavailable;
+    /// The platform has no file descriptor left.
+    NoDescriptors = "NO_DESCRIPTORS", 503, Unavailable;
     /// The image is not on this machine and cannot be pulled.
     ImageUnavailable = "IMAGE_UNAVAILABLE", 400, FailedPrecondition;
     /// The code cannot be made an image.

@@ -17,6 +17,10 @@ use super::{
     local_sockets::{choose, usual_sockets},
 };
 
+/// This process, or the whole machine, has no file descriptor left.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// The forms of address that are understood, for error messages.
 const FORMS: &str = "give unix:///path/to/socket, tcp://host:port, http://host:port or https://host:port \
      (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for TLS)";
@@ -235,13 +239,14 @@ impl Connector {
 
     /// The error for an engine that does not answer.
     pub(super) fn unreachable(&self, cause: &ClientError) -> Error {
-        let mut text = innermost(cause);
-        if text.contains("ermission denied") {
-            text.push_str("; this user may not open the socket: add it to the group that owns it, usually docker");
-        }
-        Error::Unreachable {
-            address: self.describe(),
-            cause: text,
+        let cause = innermost(cause);
+        let system = cause.downcast_ref::<std::io::Error>();
+        match system.and_then(std::io::Error::raw_os_error) {
+            Some(EMFILE | ENFILE) => Error::NoDescriptors,
+            _ => Error::Unreachable {
+                address: self.describe(),
+                cause: cause.to_string(),
+            },
         }
     }
 
@@ -286,12 +291,12 @@ impl Connector {
 }
 
 /// The first cause of an error: the outer ones only say "client error".
-fn innermost(err: &ClientError) -> String {
-    let mut deepest: &dyn std::error::Error = err;
+fn innermost(err: &ClientError) -> &(dyn std::error::Error + 'static) {
+    let mut deepest: &(dyn std::error::Error + 'static) = err;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
-    deepest.to_string()
+    deepest
 }
 
 #[cfg(test)]
