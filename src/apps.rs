@@ -2,30 +2,28 @@
 //!
 //! Every operation that changes an app runs to its end in a task of its own, so a client that
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
-//! app. The order is always: make sure that it can work, write it down, then act on it.
+//! app (`turns.rs`). The order is always: make sure that it can work, write it down, then act on
+//! it.
 
+mod checks;
 mod claims;
 mod drafts;
 mod trials;
+mod turns;
 mod versions;
+mod warnings;
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
-};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::claims::Claims;
+use self::{
+    checks::Checks,
+    claims::Claims,
+    turns::{RollOuts, Turns},
+};
 use crate::{
     build::{Builder, Images},
     clock::now_ms,
@@ -36,7 +34,6 @@ use crate::{
         App, AppId, AppName, CodeSource, Draft, Failure, FieldViolation, ImageFacts, OrgName,
         Reason, Revision,
         catalog::{Change, not_found},
-        host,
         revision::Defaults,
         settings::Settings,
     },
@@ -44,12 +41,8 @@ use crate::{
     upkeep::Volumes,
 };
 
-pub use drafts::DraftView;
+pub use drafts::{DraftView, Published};
 pub use versions::Code;
-
-/// Wait before a changed configuration that did not get ready is tried again beside the
-/// replicas that still serve.
-const ROLL_OUT_RETRY: Duration = Duration::from_secs(5);
 
 /// What the life of apps needs; clones share it.
 #[derive(Clone)]
@@ -89,21 +82,19 @@ struct Shared {
     blobs: Blobs,
     volumes: Volumes,
     defaults: Defaults,
-    turns: Mutex<HashMap<AppId, Weak<Semaphore>>>,
+    /// For what decides which version serves.
+    lives: Turns,
+    /// For what is written down and acted on.
+    acts: Turns,
     /// Configurations on their way to the replicas, called off by the app's next operation.
-    roll_outs: Mutex<HashMap<AppId, RollOut>>,
+    roll_outs: RollOuts,
     claims: Claims,
+    checks: Checks,
     /// Ends all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Where they run: not on the thread that happens to carry a caller's connection.
     runtime: Handle,
-}
-
-/// A configuration on its way to the replicas.
-struct RollOut {
-    called_off: CancellationToken,
-    task: JoinHandle<()>,
 }
 
 impl Apps {
@@ -136,9 +127,11 @@ impl Apps {
             blobs,
             volumes,
             defaults,
-            turns: Mutex::default(),
-            roll_outs: Mutex::default(),
+            lives: Turns::default(),
+            acts: Turns::default(),
+            roll_outs: RollOuts::default(),
             claims: Claims::new(stopping.clone()),
+            checks: Checks::default(),
             stopping,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -178,9 +171,9 @@ impl Apps {
         self.shared.store.catalog().published(org, after, limit)
     }
 
-    /// What the fleet does for an app; `None` before the first publish.
+    /// What the fleet does for an app; `None` before the first publish is begun.
     pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
-        self.shared.fleet.get(id).map(|d| d.snapshot())
+        self.shared.fleet.find(id).map(|d| d.snapshot())
     }
 
     /// Makes an app, with a draft when it comes with code.
@@ -219,7 +212,8 @@ impl Apps {
                 active_version: 0,
             };
             // An app of this name that is being deleted goes first.
-            s.in_turn(&id, async {
+            let _life = s.lives.take(&id).await;
+            s.act(&id, async {
                 s.store
                     .commit(move |c| Ok((vec![c.create(app)?], ())))
                     .await?;
@@ -233,7 +227,9 @@ impl Apps {
         .await
     }
 
-    /// Changes settings; `edit` gets those in force. Live at once, the version stays.
+    /// Changes settings; `edit` gets those in force. Live at once, the version stays. A version
+    /// that is being readied is so anew with what was changed. Answers the app, and what there is
+    /// to be said of it now that was not before.
     ///
     /// # Errors
     /// NOT_FOUND; what `edit` says; INVALID_ARGUMENT and ALREADY_EXISTS as for create.
@@ -241,7 +237,7 @@ impl Apps {
         &self,
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
-    ) -> Result<Arc<App>, Failure> {
+    ) -> Result<(Arc<App>, Vec<String>), Failure> {
         let defaults = self.shared.defaults;
         self.to_the_end(move |s| async move {
             let of = id.clone();
@@ -251,15 +247,24 @@ impl Apps {
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
-            s.in_turn(&id, async {
+            s.act(&id, async {
+                let before = s.warnings(&*s.get(&id)?);
                 s.store
                     .commit(move |c| Ok((vec![c.update(&of, change)?], ())))
                     .await?;
                 let app = s.get(&id)?;
-                if let Some(revision) = Revision::of(&app, s.defaults) {
-                    s.roll_out(revision);
+                let mut warnings = s.warnings(&app);
+                warnings.retain(|w| !before.contains(w));
+                let revision = Revision::of(&app, s.defaults);
+                match (s.checks.of(&id), revision) {
+                    (None, Some(revision)) => s.roll_out(revision),
+                    (None, None) => {}
+                    (Some(check), revision) => {
+                        check.settings_changed(revision.is_none_or(|r| s.apply_at_once(&r)));
+                    }
                 }
-                Ok(app)
+                s.record_warnings(&id, app.active_version, &warnings);
+                Ok((app, warnings))
             })
             .await
         })
@@ -273,8 +278,9 @@ impl Apps {
     pub async fn delete(&self, id: AppId) -> Result<(), Failure> {
         self.to_the_end(move |s| async move {
             let _claim = s.claims.make(&id);
+            let _life = s.lives.take(&id).await;
             let gone = id.clone();
-            s.in_turn(&id, async {
+            s.act(&id, async {
                 let (before, since) = s
                     .store
                     .commit(move |c| {
@@ -341,28 +347,6 @@ impl Shared {
             .ok_or_else(|| not_found(id))
     }
 
-    /// Runs an operation on an app when no other one is under way. A configuration that is still
-    /// being rolled out is called off: the operation starts from the newest. When it fails and so
-    /// changes nothing, the roll-out goes on.
-    async fn in_turn<T>(
-        self: &Arc<Self>,
-        id: &AppId,
-        operation: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let _turn = self.turn(id).await;
-        // Only now: the operation before may have begun it.
-        let called_off = self.call_off(id).await;
-        let outcome = operation.await;
-        if called_off
-            && outcome.is_err()
-            && let Ok(app) = self.get(id)
-            && let Some(revision) = Revision::of(&app, self.defaults)
-        {
-            self.roll_out(revision);
-        }
-        outcome
-    }
-
     /// Does what may take as long as a pull or a start, unless the platform stops meanwhile.
     async fn unless_stopping<T>(
         &self,
@@ -370,74 +354,6 @@ impl Shared {
     ) -> Result<T, Failure> {
         let outcome = self.stopping.run_until_cancelled(work).await;
         outcome.unwrap_or_else(|| Err(claims::stopping()))
-    }
-
-    async fn turn(&self, id: &AppId) -> OwnedSemaphorePermit {
-        let semaphore = {
-            let mut turns = self.turns.lock();
-            let known = turns.get(id).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                turns.retain(|_, turn| turn.strong_count() > 0);
-                let fresh = Arc::new(Semaphore::new(1));
-                turns.insert(id.clone(), Arc::downgrade(&fresh));
-                fresh
-            })
-        };
-        semaphore
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed")
-    }
-
-    /// Ends the app's roll-out and returns once it cannot act any more; whether there was one.
-    async fn call_off(&self, id: &AppId) -> bool {
-        let Some(roll_out) = self.roll_outs.lock().remove(id) else {
-            return false;
-        };
-        let under_way = !roll_out.task.is_finished();
-        roll_out.called_off.cancel();
-        // A panic has been reported by the runtime; the roll-out is over all the same.
-        let _ = roll_out.task.await;
-        under_way
-    }
-
-    /// Brings a changed configuration to the replicas without a gap: when containers have to be
-    /// replaced, the old ones serve until a new one is ready, for as many tries as it takes; what
-    /// needs no other container holds for them at once, above all who may call them.
-    /// The caller has the app's turn; the roll-out goes on after it.
-    fn roll_out(self: &Arc<Self>, revision: Revision) {
-        if !self.fleet.must_prepare(&revision) {
-            self.routes.set(&self.fleet.activate(revision));
-            return;
-        }
-        let id = revision.app.clone();
-        if let Some(serving) = self.fleet.get(&id) {
-            let serving = serving.with_revision(|r| r.driven_as(&revision));
-            self.fleet.activate(serving);
-        }
-        let called_off = self.stopping.child_token();
-        let (shared, token) = (self.clone(), called_off.clone());
-        let replace = async move {
-            loop {
-                match shared.fleet.prepare(&revision).await {
-                    Ok(_prepared) => {
-                        shared.routes.set(&shared.fleet.activate(revision));
-                        return;
-                    }
-                    Err(failure) => {
-                        tracing::warn!(app = %revision.app, "The changed configuration does not get ready, the one before serves on: {}", failure.text(true));
-                    }
-                }
-                tokio::time::sleep(ROLL_OUT_RETRY).await;
-            }
-        };
-        let replaced = async move {
-            token.run_until_cancelled(replace).await;
-        };
-        let task = self.tasks.spawn_on(replaced, &self.runtime);
-        self.roll_outs
-            .lock()
-            .insert(id, RollOut { called_off, task });
     }
 }
 
@@ -481,18 +397,5 @@ fn facts(image: &Image, image_ref: &str) -> ImageFacts {
         brings_init: Some(image.brings_init),
         digest_ref: crate::model::app::digest_ref(image_ref, &image.digests),
         exposed_ports: image.exposed_ports.clone(),
-    }
-}
-
-/// An image that exposes other ports than the app's is likely to listen elsewhere.
-fn warn_of_ports(app: &App, exposed: &[u16]) {
-    let primary = app
-        .settings
-        .ports()
-        .first()
-        .copied()
-        .unwrap_or(host::DEFAULT_PORT);
-    if !exposed.is_empty() && !exposed.contains(&primary) {
-        tracing::warn!(app = %app.id, "The image exposes {exposed:?} and the app's port is {primary}; if it does not listen on $PORT, set `ports`");
     }
 }

@@ -197,7 +197,7 @@ impl Logs {
 
     /// The app's containers, or that of one replica.
     fn origins(&self, app: &AppId, replica: Option<&ReplicaId>) -> Vec<Origin> {
-        let deployment = self.fleet.get(app);
+        let deployment = self.fleet.find(app);
         let mut all = deployment.map(|d| origins(&d)).unwrap_or_default();
         all.retain(|o| replica.is_none_or(|wanted| *wanted == o.replica));
         all

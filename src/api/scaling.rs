@@ -122,7 +122,7 @@ impl ScalingService for Scaling {
             settings.standby = standby;
             Ok(())
         });
-        let app = set.await.for_owner()?;
+        let (app, _) = set.await.for_owner()?;
         let depth = match app.settings.standby {
             None => Depth::Unspecified,
             Some(Standby::Pause) => Depth::Paused,

@@ -1,8 +1,8 @@
 //! Which publish, rollback or delete of an app is the newest: those before it need not go on.
 //!
-//! A publish waits for replicas for as long as a start may take, in its app's turn. The next
-//! operation must not wait behind that, least of all the one that mends what cannot start. So
-//! each claims the app before it awaits the turn, which ends the waits of the claim before.
+//! A publish waits for a replica for as long as a start may take, and has its app's life. The next
+//! one must not wait behind that, least of all the one that mends what cannot start. So each
+//! claims the app before it awaits the life, which ends the waits of the claim before.
 
 use std::{collections::HashMap, future::Future};
 
@@ -56,7 +56,7 @@ impl Claim {
     /// platform stops.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION and SHUTTING_DOWN in these cases; what the work says.
+    /// ABORTED and SHUTTING_DOWN in these cases; what the work says.
     pub(super) async fn wait<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -67,7 +67,7 @@ impl Claim {
                 return Err(stopping());
             }
             Err(Failure::new(
-                Reason::FailedPrecondition,
+                Reason::Aborted,
                 format!(
                     "another publish, rollback or delete of app {} came between, so this one has changed nothing; try again if it is still wanted",
                     self.app
@@ -108,7 +108,7 @@ mod tests {
             claims.make(&id("o/a"))
         });
         let failure = waited.expect_err("called off");
-        assert_eq!(failure.reason, Reason::FailedPrecondition);
+        assert_eq!(failure.reason, Reason::Aborted);
         assert!(
             failure.message.contains("app o/a came between"),
             "{failure}"

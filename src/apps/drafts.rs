@@ -9,17 +9,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::{Apps, Shared, facts, versions::draft, warn_of_ports};
+use super::{Apps, Shared, facts, versions::draft, warnings};
 use crate::{
     build::{self, Build, Format},
     clock::now_ms,
     engine::Image,
     model::{
-        App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Revision, Version,
-        catalog::not_found, code::BuiltImage,
+        App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Version, catalog::not_found,
+        code::BuiltImage,
     },
     store::blobs::NewBlob,
 };
+
+/// What came of a publish.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The app.
+    pub app: Arc<App>,
+    /// Its new version.
+    pub version: Arc<Version>,
+    /// What its owner should know about it.
+    pub warnings: Vec<String>,
+}
 
 /// A draft, and its build when one is under way.
 #[derive(Debug, Clone)]
@@ -72,11 +83,11 @@ impl Apps {
                 file.keep();
             }
             s.builder.cancel_all_but(&id, Some(&saved));
-            // In the app's turn: a publish that is under way may be about to name in a version
+            // In the app's life: a publish that is under way may be about to name in a version
             // what was the draft. Nobody need wait for it.
             let shared = s.clone();
             let collect = async move {
-                let _turn = shared.turn(&id).await;
+                let _life = shared.lives.take(&id).await;
                 shared.collect(&before).await;
             };
             s.tasks.spawn_on(collect, &s.runtime);
@@ -132,66 +143,77 @@ impl Apps {
     }
 
     /// Makes the draft the next version and lets it serve; one that is not built is built first.
-    /// With replicas up, one of the new version gets ready first and the old ones serve until
+    /// When `checked`, a replica of the new version gets ready first, and what served serves until
     /// then.
     ///
     /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft, when it was replaced meanwhile, or when
-    /// another publish, a rollback or a delete came while this one waited for replicas; why it
+    /// NOT_FOUND; FAILED_PRECONDITION without a draft, or when it was replaced while it was built;
+    /// ABORTED when another publish, a rollback or a delete came while this one waited; why it
     /// cannot be built, the image cannot be had or the new version does not get ready. The version
-    /// before goes on in all of these.
-    pub async fn publish(&self, id: AppId) -> Result<(Arc<App>, Arc<Version>), Failure> {
+    /// before goes on in all of these, and no version is made.
+    pub async fn publish(&self, id: AppId, checked: bool) -> Result<Published, Failure> {
         self.to_the_end(move |s| async move {
-            // Before the app's turn: other changes need not wait for a build.
+            // Before the app's life: other changes need not wait for a build.
             let wanted = to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
             let claim = s.claims.make(&id);
-            s.in_turn(&id, async {
-                let app = s.get(&id)?;
-                let draft = to_publish(&app)?;
-                if !draft.is_same(&wanted) {
-                    return Err(Failure::new(
-                        Reason::FailedPrecondition,
-                        format!("the draft of app {id} was replaced while it was built, so nothing was published; publish again"),
-                    ));
+            let _life = s.lives.take(&id).await;
+            let app = s.get(&id)?;
+            let draft = to_publish(&app)?;
+            if !draft.is_same(&wanted) {
+                return Err(Failure::new(
+                    Reason::FailedPrecondition,
+                    format!("the draft of app {id} was replaced while it was built, so nothing was published; publish again"),
+                ));
+            }
+            let (image_ref, image) = match (&draft.source, built) {
+                (CodeSource::Prebuilt(source), _) => {
+                    let image = claim.wait(s.images.resolve(&id.org, source)).await?;
+                    (source.image_ref.clone(), image)
                 }
-                let (image_ref, image) = match (&draft.source, built) {
-                    (CodeSource::Prebuilt(source), _) => {
-                        let image = claim.wait(s.images.resolve(&id.org, source)).await?;
-                        (source.image_ref.clone(), image)
-                    }
-                    (_, Some(built)) => built,
-                    (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
-                };
-                warn_of_ports(&app, &image.exposed_ports);
-                for note in &image.notes {
-                    tracing::warn!(app = %app.id, image = image_ref, "Of the image that is published: {note}");
-                }
-                let facts = facts(&image, &image_ref);
-                let version = Arc::new(Version {
-                    number: app.versions.last().map_or(0, |v| v.number) + 1,
-                    source: draft.source,
-                    image_ref,
-                    image_id: image.id,
-                    facts,
-                    created_at_ms: now_ms(),
+                (_, Some(built)) => built,
+                (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
+            };
+            let mut said: Vec<_> = s.images.foreign(&image_ref, &image).await?.into_iter().collect();
+            warnings::add(&mut said, warnings::of_ports(&app.settings, &image.exposed_ports));
+            warnings::add(&mut said, image.notes.iter().map(ToString::to_string));
+            let version = Version {
+                number: 0,
+                source: draft.source,
+                facts: facts(&image, &image_ref),
+                image_ref,
+                image_id: image.id,
+                created_at_ms: now_ms(),
+                settings: app.settings.clone(),
+            };
+            let next = move |app: &App| {
+                let mut next = app.clone();
+                next.active_version = app.versions.last().map_or(0, |v| v.number) + 1;
+                next.updated_at_ms = now_ms();
+                next.versions.push(Arc::new(Version {
+                    number: next.active_version,
                     settings: app.settings.clone(),
-                });
-                let revision = Revision::new(&app, &version, s.defaults);
-                let _prepared = claim.wait(s.fleet.prepare(&revision)).await?;
-                let (of, published) = (id.clone(), version.clone());
-                let edit = move |app: &mut App| {
-                    app.active_version = published.number;
-                    app.updated_at_ms = now_ms();
-                    app.versions.push(published);
-                    Ok(())
-                };
-                s.store.commit(move |c| Ok((vec![c.update(&of, edit)?], ()))).await?;
-                s.routes.set(&s.fleet.activate(revision));
-                Ok((s.get(&id)?, version))
+                    ..version.clone()
+                }));
+                next
+            };
+            let app = s.switch(&id, &claim, checked, next).await?;
+            let made = app.active().cloned();
+            let version = made.ok_or_else(|| Failure::new(Reason::Internal, "what was published is not there"))?;
+            warnings::add(&mut said, s.settings_warnings(&app.settings));
+            s.record_warnings(&id, version.number, &said);
+            // These are events already.
+            warnings::add(&mut said, s.warnings(&app));
+            warnings::add(&mut said, s.objections(&id, version.number));
+            for warning in &said {
+                tracing::warn!(app = %id, version = version.number, "{warning}");
+            }
+            Ok(Published {
+                app,
+                version,
+                warnings: said,
             })
-            .await
         })
         .await
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Apps;
 use crate::{
     clock::now_ms,
-    model::{App, AppId, CodeSource, Draft, Failure, Reason, Revision, Version},
+    model::{App, AppId, CodeSource, Draft, Failure, Reason, Version},
 };
 
 /// The code of a draft or of a version.
@@ -72,47 +72,39 @@ impl Apps {
     }
 
     /// Lets an earlier version serve again, with the settings that it was published with; who may
-    /// call the app stays as it is. With replicas up, one of that version gets ready first and
-    /// the others serve until then. Answers the app and the version that was active before.
+    /// call the app stays as it is. When `checked`, a replica of that version gets ready first,
+    /// and what served serves until then. Answers the app and the version that was active before.
     ///
     /// Returning to the active version takes back what was configured since it was published.
     ///
     /// # Errors
     /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host
-    /// label meanwhile; FAILED_PRECONDITION when a publish, another rollback or a delete came while
-    /// this one waited for replicas; why its image cannot be had or it does not get ready. What was active
+    /// label meanwhile; ABORTED when a publish, another rollback or a delete came while this one
+    /// waited; why its image cannot be had or it does not get ready. What was active
     /// goes on in all of these.
-    pub async fn roll_back(&self, id: AppId, number: u32) -> Result<(Arc<App>, u32), Failure> {
+    pub async fn roll_back(
+        &self,
+        id: AppId,
+        number: u32,
+        checked: bool,
+    ) -> Result<(Arc<App>, u32), Failure> {
         self.to_the_end(move |s| async move {
             find(&*s.get(&id)?, number)?;
             let claim = s.claims.make(&id);
-            s.in_turn(&id, async {
-                let app = s.get(&id)?;
-                let previous = app.active_version;
-                let version = find(&app, number)?;
-                let pinned = s.images.pinned(&id.org, &version);
-                claim.wait(pinned).await?;
-                let restored = restore(&app, &version);
-                // Refused before anything is started, and again on the newest state below.
-                let labels = restored.clone();
-                s.store.catalog().update(&id, |app| {
-                    *app = labels;
-                    Ok(())
-                })?;
-                let revision = Revision::new(&restored, &version, s.defaults);
-                let _prepared = claim.wait(s.fleet.prepare(&revision)).await?;
-                let of = id.clone();
-                let edit = move |app: &mut App| {
-                    *app = restore(app, &version);
-                    Ok(())
-                };
-                s.store
-                    .commit(move |c| Ok((vec![c.update(&of, edit)?], ())))
-                    .await?;
-                s.routes.set(&s.fleet.activate(revision));
-                Ok((s.get(&id)?, previous))
-            })
-            .await
+            let _life = s.lives.take(&id).await;
+            let app = s.get(&id)?;
+            let previous = app.active_version;
+            let version = find(&app, number)?;
+            // Refused before anything is pulled.
+            let restored = restore(&app, &version);
+            s.store.catalog().update(&id, |app| {
+                *app = restored;
+                Ok(())
+            })?;
+            claim.wait(s.images.pinned(&id.org, &version)).await?;
+            let next = move |app: &App| restore(app, &version);
+            let app = s.switch(&id, &claim, checked, next).await?;
+            Ok((app, previous))
         })
         .await
     }

@@ -23,7 +23,7 @@ mod sweep;
 pub use archive::{Format, format, look};
 pub use builder::{Build, Builder, Config, Held, Record, State, Vault};
 pub use context::{Context, dockerfile_in};
-pub use images::Images;
+pub use images::{Images, Rules};
 pub use log::{Line, Log};
 pub use source::{Entries, Entry, Limits, Source};
 pub use sweep::Named;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Subcommand;
 
-use super::{Context, Error, deploy, failure::note, id::AppArg, logs, output::rows};
+use super::{Context, Error, deploy, failure::note, id::AppArg, logs, output::rows, publish};
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
 mod replicas;
@@ -146,6 +146,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let updated = session
                 .answer(session.client().update_app_config(request))
                 .await?;
+            publish::warn(&updated.warnings);
             context
                 .format
                 .print("UpdateAppConfigResponse", &updated, |_| {

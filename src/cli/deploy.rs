@@ -16,7 +16,7 @@ use super::{
     context::Session,
     failure::note,
     id::AppArg,
-    output,
+    output, publish,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -32,6 +32,10 @@ pub(super) struct Args {
     /// Show the build's log on stderr; an image that exists has none.
     #[arg(long)]
     follow: bool,
+    /// Publish without waiting for a replica that is ready: a version that cannot start replaces
+    /// what worked.
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// Creates or updates, saves, builds, publishes, and prints the primary URL alone on stdout.
@@ -58,7 +62,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         note(&format!("Building {app} ({}) …", started.deploy_id));
         build::follow(context, &session, &app, &started.deploy_id, lines).await?;
     }
-    let published = publish(&session, &app).await?;
+    let published = publish::publish(context, &session, &app, args.no_wait).await?;
     report(context, &app, &published, begun.elapsed())
 }
 
@@ -78,27 +82,10 @@ pub(super) async fn configure(
         step(&format!("Creating {app}"), created).await?;
     } else if let Some(update) = settings.update(app) {
         let updated = session.answer(client.update_app_config(update));
-        step(&format!("Updating {app}"), updated).await?;
+        let updated = step(&format!("Updating {app}"), updated).await?;
+        publish::warn(&updated.warnings);
     }
     Ok(())
-}
-
-/// Publishes the draft.
-pub(super) async fn publish(
-    session: &Session,
-    app: &AppId,
-) -> Result<v1::PublishDraftResponse, Error> {
-    let request = v1::PublishDraftRequest {
-        organization_name: app.org.to_string(),
-        app_name: app.name.to_string(),
-    };
-    let mut client = session.client();
-    let published = session.answer(client.publish_draft(request));
-    step(
-        "Publishing (an image that is not there yet is pulled)",
-        published,
-    )
-    .await
 }
 
 /// Says which version is live.

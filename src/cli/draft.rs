@@ -11,7 +11,7 @@ use super::{
     id::AppArg,
     invoke::Sent,
     output::{plain, rows, time},
-    test,
+    publish, test,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -59,10 +59,13 @@ pub(super) enum Command {
         #[command(flatten)]
         sent: Sent,
     },
-    /// Make the draft the active version.
+    /// Make the draft the active version, once a replica of it is ready.
     Publish {
         /// The app, as org:app or app.
         id: AppArg,
+        /// Do not wait for that: a version that cannot start replaces what worked.
+        #[arg(long)]
+        no_wait: bool,
     },
 }
 
@@ -119,16 +122,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             Box::pin(test::run(context, &app, None, sent)).await
         }
-        Command::Publish { id } => {
+        Command::Publish { id, no_wait } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
-            let request = v1::PublishDraftRequest {
-                organization_name: app.org.to_string(),
-                app_name: app.name.to_string(),
-            };
-            let published = session
-                .answer(session.client().publish_draft(request))
-                .await?;
+            let published = publish::publish(context, &session, &app, no_wait).await?;
             context
                 .format
                 .print("PublishDraftResponse", &published, |_| {

@@ -29,6 +29,8 @@ pub(super) enum Error {
     ExecutionFailed(String),
     /// The draft could not be built; in words.
     BuildFailed(String),
+    /// A version did not become the active one, as an event of the app tells; in words.
+    PublishFailed(String),
     /// The user had enough and was told what goes on.
     Interrupted,
     /// Whoever read our output has gone.
@@ -86,6 +88,7 @@ impl Error {
             Error::AppFailed(_)
             | Error::ExecutionFailed(_)
             | Error::BuildFailed(_)
+            | Error::PublishFailed(_)
             | Error::Other(_) => 1,
             // As shells count an end by SIGINT.
             Error::Interrupted => 130,
@@ -99,7 +102,8 @@ impl Error {
             Error::Usage(why)
             | Error::Unreachable(why)
             | Error::ExecutionFailed(why)
-            | Error::BuildFailed(why) => why.clone(),
+            | Error::BuildFailed(why)
+            | Error::PublishFailed(why) => why.clone(),
             Error::TimedOut(after) => format!(
                 "no answer within {}; give more time with --timeout",
                 humantime::format_duration(*after)

@@ -24,6 +24,7 @@ mod id;
 mod invoke;
 mod logs;
 mod output;
+mod publish;
 mod secret;
 mod serve;
 mod settings;

@@ -15,7 +15,7 @@ use super::{
     id::AppArg,
     invoke::Sent,
     output::{or_dash, plain, rows, table, time},
-    test,
+    publish, test,
 };
 use crate::api::proto::v1;
 
@@ -39,13 +39,17 @@ pub(super) enum Command {
         #[arg(value_name = "VERSION")]
         number: u32,
     },
-    /// Let an earlier version serve again, with the settings it was published with.
+    /// Let an earlier version serve again, with the settings it was published with, once a replica
+    /// of it is ready.
     Rollback {
         /// The app, as org:app or app.
         id: AppArg,
         /// Its number.
         #[arg(value_name = "VERSION")]
         number: u32,
+        /// Do not wait for that: a version that cannot start replaces what worked.
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Send a request to a version in a container of its own and print the answer.
     Test {
@@ -89,17 +93,14 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 version_table(got.version.as_ref())
             })
         }
-        Command::Rollback { id, number } => {
+        Command::Rollback {
+            id,
+            number,
+            no_wait,
+        } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
-            let request = v1::RollbackAppRequest {
-                organization_name: app.org.to_string(),
-                app_name: app.name.to_string(),
-                version: number,
-            };
-            let done = session
-                .answer(session.client().rollback_app(request))
-                .await?;
+            let done = publish::roll_back(context, &session, &app, number, no_wait).await?;
             context.format.print("RollbackAppResponse", &done, |_| {
                 rows(&[
                     ("active version", done.active_version.to_string()),

@@ -179,6 +179,7 @@ impl Config {
             network: None,
             reach: Reach::Auto,
             strict: false,
+            allow_foreign_arch: false,
             docker_host: None,
             docker_config_auth: true,
             credential_helper_timeout: DEFAULT_CREDENTIAL_HELPER_TIMEOUT,

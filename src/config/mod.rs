@@ -69,6 +69,9 @@ pub struct Config {
     /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
     /// root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
+    /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
+    /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
+    pub allow_foreign_arch: bool,
     /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
     /// Default: the docker command's context, else the usual sockets of engines.
     pub docker_host: Option<String>,

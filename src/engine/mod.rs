@@ -16,7 +16,7 @@ use std::{
 use futures_util::stream::BoxStream;
 
 use crate::model::{
-    AppId, Failure, Reason, ReplicaId,
+    AppId, Failure, Platform, Reason, ReplicaId,
     capability::Capabilities,
     files::{Files, Home},
 };
@@ -172,6 +172,8 @@ pub struct Info {
     pub cpus: u32,
     /// Memory of the engine's host in bytes.
     pub memory_bytes: u64,
+    /// What its host runs.
+    pub platform: Platform,
 }
 
 /// A user and password for one registry.
@@ -213,6 +215,8 @@ pub struct Image {
     pub notes: Vec<String>,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
+    /// What it is made for.
+    pub platform: Platform,
 }
 
 /// The volume of an app.

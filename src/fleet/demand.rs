@@ -110,7 +110,7 @@ impl State {
     }
 
     fn decide(&mut self, revision: &Revision, now: Instant) -> (u32, Option<Demand>) {
-        if self.closed.is_some() {
+        if self.closed.is_some() || !self.published {
             return (0, None);
         }
         if let Some(n) = self.meter.frozen {

@@ -89,6 +89,9 @@ pub struct Snapshot {
     pub failing: bool,
 }
 
+/// The generation of a replica that is being readied, and the word of how that ended.
+pub(super) type Readying = (u64, oneshot::Receiver<Result<(), Failure>>);
+
 /// An app's names as headers have them, made once.
 pub struct Names {
     /// `org/name`.
@@ -109,10 +112,18 @@ impl Names {
 }
 
 impl Deployment {
-    pub(super) fn new(config: Arc<Config>, ledger: Arc<Ledger>, revision: Revision) -> Arc<Self> {
+    /// One that serves the revision, or one in which it can only be readied until it is activated.
+    pub(super) fn new(
+        config: Arc<Config>,
+        ledger: Arc<Ledger>,
+        revision: Revision,
+        published: bool,
+    ) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
         let events = Events::default();
-        events.object(&revision);
+        if published {
+            events.object(&revision);
+        }
         Arc::new(Self {
             id: revision.app.clone(),
             names: Names::of(&revision.app),
@@ -123,6 +134,7 @@ impl Deployment {
             revision: ArcSwap::from_pointee(revision),
             state: Mutex::new(State {
                 generation: 0,
+                published,
                 pending: None,
                 slots: Vec::new(),
                 queue: Queue::default(),
@@ -336,13 +348,16 @@ impl Deployment {
     pub(super) fn activate(self: &Arc<Self>, revision: Revision) {
         let revision = Arc::new(revision);
         let mut s = self.state.lock();
+        // Another one that is being readied stays: whoever waits for it may still want it.
         let prepared = s.pending.take_if(|p| p.revision.same_container(&revision));
         if let Some(p) = prepared {
             s.generation = p.generation;
+            // It stays up for a scale-down period, as after a request.
+            s.last_active = Instant::now();
         } else if !self.revision.load().same_container(&revision) {
             s.generation = s.next_number();
         }
-        s.abandon_pending();
+        let first = !std::mem::replace(&mut s.published, true);
         s.no_room = None;
         // A publish or a change of settings is a reason to try afresh.
         s.trouble = Trouble::default();
@@ -351,7 +366,7 @@ impl Deployment {
             // What was wanted by other rules says nothing.
             s.meter.reset(Instant::now(), 0);
         }
-        if !before.same_container(&revision) {
+        if first || !before.same_container(&revision) {
             (s.cannot_pause, s.cannot_prepare) = (false, false);
             s.events.push(
                 EventKind::Activated,
@@ -374,18 +389,21 @@ impl Deployment {
             .must_prepare(&self.revision.load(), revision)
     }
 
-    /// Has a replica of the revision started beside those that serve, under the generation that
-    /// is returned; the receiver hears when it is ready and breaks when something newer comes
-    /// between. `None` when nothing serves that it would have to take over from.
-    pub(super) fn prepare(
-        &self,
-        revision: &Revision,
-    ) -> Option<(u64, oneshot::Receiver<Result<(), Failure>>)> {
+    /// Has a replica of the revision started beside what serves, under the generation that is
+    /// returned; the receiver hears when it is ready and breaks when something newer comes
+    /// between. `None` when the containers that serve are those of the revision.
+    ///
+    /// # Errors
+    /// Why it is closed.
+    pub(super) fn prepare(&self, revision: &Revision) -> Result<Option<Readying>, Failure> {
         let (tx, rx) = oneshot::channel();
         let generation = {
             let mut s = self.state.lock();
-            if !s.must_prepare(&self.revision.load(), revision) {
-                return None;
+            if let Some(closed) = &s.closed {
+                return Err(closed.why.clone());
+            }
+            if s.published && self.revision.load().same_container(revision) {
+                return Ok(None);
             }
             s.abandon_pending();
             let generation = s.next_number();
@@ -393,11 +411,37 @@ impl Deployment {
                 revision: Arc::new(revision.clone()),
                 generation,
                 answer: Some(tx),
+                no_room_since: None,
             });
             generation
         };
         self.wake.notify_one();
-        Some((generation, rx))
+        Ok(Some((generation, rx)))
+    }
+
+    /// Writes down that a version is being readied.
+    pub fn publishing(&self, version: u32, text: String) {
+        self.events.push(EventKind::Publishing, None, version, text);
+    }
+
+    /// Writes down that a version did not become the active one, and why.
+    pub fn publish_failed(&self, version: u32, why: &Failure) {
+        let text = format!("{} ({})", why.text(true), why.reason.as_str());
+        self.events
+            .push(EventKind::PublishFailed, None, version, text);
+    }
+
+    /// Writes down what the owner should know about what was published or configured.
+    pub fn warn(&self, version: u32, warnings: &[String]) {
+        for warning in warnings {
+            self.events
+                .push(EventKind::Warning, None, version, warning.as_str());
+        }
+    }
+
+    /// Why it is closed, if it is.
+    pub(super) fn closed(&self) -> Option<Failure> {
+        self.state.lock().closed.as_ref().map(|c| c.why.clone())
     }
 
     /// Takes the replica of a generation away that was prepared and does not serve.

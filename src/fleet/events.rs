@@ -22,6 +22,10 @@ const MESSAGE_BYTES: usize = 4096;
 pub enum EventKind {
     /// Another number of replicas is wanted.
     Scaled,
+    /// A version is being readied: it serves once a replica of it is ready.
+    Publishing,
+    /// A version was not made the active one.
+    PublishFailed,
     /// A revision serves from now on.
     Activated,
     /// A replica's container is being created.
@@ -52,6 +56,8 @@ pub enum EventKind {
     NoRoom,
     /// It runs here, and the platform would refuse it.
     RefusedInCloud,
+    /// It was taken, and its owner should know something about it.
+    Warning,
 }
 
 impl EventKind {
@@ -59,6 +65,8 @@ impl EventKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Scaled => "SCALED",
+            Self::Publishing => "PUBLISHING",
+            Self::PublishFailed => "PUBLISH_FAILED",
             Self::Activated => "ACTIVATED",
             Self::ReplicaCreating => "REPLICA_CREATING",
             Self::ReplicaStarting => "REPLICA_STARTING",
@@ -74,6 +82,7 @@ impl EventKind {
             Self::ReplicaPrepared => "REPLICA_PREPARED",
             Self::NoRoom => "NO_ROOM",
             Self::RefusedInCloud => "REFUSED_IN_CLOUD",
+            Self::Warning => "WARNING",
         }
     }
 
@@ -81,12 +90,14 @@ impl EventKind {
     pub const fn is_warning(self) -> bool {
         matches!(
             self,
-            Self::ReplicaNotReady
+            Self::PublishFailed
+                | Self::ReplicaNotReady
                 | Self::ReplicaFailed
                 | Self::LimitReached
                 | Self::StartFailed
                 | Self::NoRoom
                 | Self::RefusedInCloud
+                | Self::Warning
         )
     }
 }
@@ -161,20 +172,22 @@ impl Events {
     /// As [`Self::object`] with one sentence, unless the record has it already; whether it was
     /// new.
     pub(super) fn object_once(&self, version: u32, why: &str) -> bool {
-        let kind = EventKind::RefusedInCloud;
-        let said = |e: &Event| e.kind == kind && e.version == version && e.message == why;
-        if self.0.ring.lock().iter().any(said) {
+        if self.objections(version).iter().any(|said| said == why) {
             return false;
         }
-        self.push(kind, None, version, why);
+        self.push(EventKind::RefusedInCloud, None, version, why);
         true
     }
 
-    /// What the platform would refuse about a version, as far as the record has it.
+    /// What the platform would refuse about a version, as far as the record has it. What was said
+    /// of an earlier one that was to have the number, and failed, is not of this one.
     pub fn objections(&self, version: u32) -> Vec<String> {
         let ring = self.0.ring.lock();
+        let begun = |e: &Event| e.kind == EventKind::Publishing && e.version == version;
+        let since = ring.iter().rposition(begun).unwrap_or_default();
         let of = |e: &&Event| e.kind == EventKind::RefusedInCloud && e.version == version;
-        ring.iter().filter(of).map(|e| e.message.clone()).collect()
+        let said = ring.iter().skip(since).filter(of);
+        said.map(|e| e.message.clone()).collect()
     }
 
     /// Lets go of the followers.

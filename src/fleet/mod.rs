@@ -168,6 +168,9 @@ pub struct Fleet {
 struct Shared {
     config: Arc<Config>,
     deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
+    /// Apps whose first version is being readied, or failed to get ready: nothing of them serves.
+    /// Locked after `deployments` where both are.
+    candidates: RwLock<HashMap<AppId, Arc<Deployment>>>,
     /// Alive as long as somebody tests, or their containers are not gone.
     trials: RwLock<Vec<Weak<Deployment>>>,
     ledger: Arc<Ledger>,
@@ -190,6 +193,7 @@ impl Fleet {
             ledger: Ledger::new(config.bounds),
             config: Arc::new(config),
             deployments: RwLock::default(),
+            candidates: RwLock::default(),
             trials: RwLock::default(),
             engine: watch::Sender::new(EngineState::Unknown),
             settled: watch::Sender::new(false),
@@ -221,6 +225,13 @@ impl Fleet {
         self.shared.deployments.read().get(id).cloned()
     }
 
+    /// The deployment of an app that is published, or whose first version has been readied or is
+    /// being readied: for those who look at it, not for requests.
+    pub fn find(&self, id: &AppId) -> Option<Arc<Deployment>> {
+        let known = self.get(id);
+        known.or_else(|| self.shared.candidates.read().get(id).cloned())
+    }
+
     /// How invocations without a record ended since this was last asked, by app.
     pub fn take_outcomes(&self) -> Vec<(AppId, Tally)> {
         let map = self.shared.deployments.read();
@@ -239,15 +250,40 @@ impl Fleet {
             d.activate(revision);
             return d;
         }
-        let d = Deployment::new(
-            self.shared.config.clone(),
-            self.shared.ledger.clone(),
-            revision,
-        );
+        if let Some(d) = self.shared.candidates.write().remove(&revision.app) {
+            map.insert(d.id().clone(), d.clone());
+            drop(map);
+            d.activate(revision);
+            return d;
+        }
+        let d = self.deployment(revision, true);
         map.insert(d.id().clone(), d.clone());
         drop(map);
         (self.spawn)(d.clone());
         d
+    }
+
+    /// The deployment that a new version is readied in; one that nothing leads to when the app
+    /// has none.
+    pub fn candidate(&self, revision: &Revision) -> Arc<Deployment> {
+        let known = self.shared.deployments.read();
+        if let Some(d) = known.get(&revision.app) {
+            return d.clone();
+        }
+        let mut candidates = self.shared.candidates.write();
+        if let Some(d) = candidates.get(&revision.app) {
+            return d.clone();
+        }
+        let d = self.deployment(revision.clone(), false);
+        candidates.insert(d.id().clone(), d.clone());
+        drop((known, candidates));
+        (self.spawn)(d.clone());
+        d
+    }
+
+    fn deployment(&self, revision: Revision, published: bool) -> Arc<Deployment> {
+        let (config, ledger) = (self.shared.config.clone(), self.shared.ledger.clone());
+        Deployment::new(config, ledger, revision, published)
     }
 
     /// Whether replicas serve now that a revision could not take over.
@@ -256,28 +292,33 @@ impl Fleet {
             .is_some_and(|d| d.must_prepare(revision))
     }
 
-    /// When replicas serve now, starts one of the new revision beside them and returns once it is
-    /// ready; [`Fleet::activate`] then swaps without a cold start. With nothing up it returns at
-    /// once. Dropping the guard without activating takes the new replica away.
+    /// Starts a replica of the new revision beside what serves, if anything does, and returns once
+    /// it is ready; [`Fleet::activate`] then swaps without a cold start. Returns at once for a
+    /// revision whose containers are those that serve. Dropping the guard without activating takes
+    /// the new replica away.
     ///
     /// # Errors
-    /// Why the new replica did not get ready; the old ones serve on.
+    /// Why the new replica did not get ready; what served serves on. NO_ROOM when nothing of the
+    /// app runs that it could take over from and the machine has no room for it. ABORTED when
+    /// another revision is prepared meanwhile; APP_DELETED; SHUTTING_DOWN.
     pub async fn prepare(&self, revision: &Revision) -> Result<Prepared, Failure> {
-        let Some(d) = self.get(&revision.app) else {
-            return Ok(Prepared { surge: None });
-        };
-        let Some((generation, answer)) = d.prepare(revision) else {
+        let d = self.candidate(revision);
+        let Some((generation, answer)) = d.prepare(revision)? else {
             return Ok(Prepared { surge: None });
         };
         // Made before the wait, so that a caller who leaves takes the new replica away.
         let prepared = Prepared {
             surge: Some((d, generation)),
         };
+        let d = prepared.surge.as_ref().map(|(d, _)| d);
         answer.await.unwrap_or_else(|_| {
-            Err(Failure::new(
-                Reason::FailedPrecondition,
-                "another publish or change of this app came between; try again",
-            ))
+            let closed = d.and_then(|d| d.closed());
+            Err(closed.unwrap_or_else(|| {
+                Failure::new(
+                    Reason::Aborted,
+                    "another publish or change of this app came between; try again",
+                )
+            }))
         })?;
         Ok(prepared)
     }
@@ -285,16 +326,18 @@ impl Fleet {
     /// Fails what is held, lets requests in flight finish within the drain timeout, removes the
     /// containers, and returns when all is gone.
     pub async fn remove(&self, id: &AppId) {
-        let Some(d) = self.get(id) else { return };
+        let Some(d) = self.find(id) else { return };
         d.close(
             Failure::new(Reason::AppDeleted, format!("app {id} has been deleted")),
             true,
         );
         d.finished().await;
         // Only now: reconciliation takes containers of unknown deployments for orphans.
-        let mut map = self.shared.deployments.write();
-        if map.get(id).is_some_and(|now| Arc::ptr_eq(now, &d)) {
-            map.remove(id);
+        for map in [&self.shared.deployments, &self.shared.candidates] {
+            let mut map = map.write();
+            if map.get(id).is_some_and(|now| Arc::ptr_eq(now, &d)) {
+                map.remove(id);
+            }
         }
     }
 
@@ -329,7 +372,7 @@ impl Fleet {
 
     /// Lets go of everybody who follows events, so that they do not keep a stop waiting.
     pub fn end_followers(&self) {
-        for d in self.shared.deployments.read().values() {
+        for d in self.shared.everyone() {
             d.events().end();
         }
     }

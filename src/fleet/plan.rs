@@ -132,19 +132,7 @@ impl State {
             self.shed(up - want);
         }
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
-        if let Some((generation, revision)) = self
-            .pending
-            .as_ref()
-            .map(|p| (p.generation, p.revision.clone()))
-            && !self.slots.iter().any(|x| x.generation == generation)
-        {
-            // Over the bounds if need be: it is one, and for a short time.
-            let room = self
-                .ledger
-                .take_anyway(&revision.app, &self.wake, bytes(&revision));
-            let action = self.start(generation, revision, room);
-            plan.actions.push(action);
-        }
+        self.start_pending(config, now, &mut plan);
         self.age(revision, config, now, &mut plan);
         self.stop_drained(revision, config, now, &mut plan);
         self.watch_ready(revision, &mut plan);
@@ -297,6 +285,45 @@ impl State {
                 }
                 Err(failure) => return self.without_room(failure, revision, config, now, plan),
             }
+        }
+    }
+
+    /// Starts the replica that is to be readied before its revision serves.
+    fn start_pending(&mut self, config: &Config, now: Instant, plan: &mut Plan) {
+        let Some(pending) = self.pending.as_mut() else {
+            return;
+        };
+        let (generation, revision) = (pending.generation, pending.revision.clone());
+        if self.slots.iter().any(|x| x.generation == generation) {
+            return;
+        }
+        let bytes = bytes(&revision);
+        // Over the bounds if need be where it takes over from one that runs: it is one, and for a
+        // short time. The version that mends what fills the machine must not lack the room for it.
+        let takes_over = self.slots.iter().any(|x| !x.phase.rests());
+        let room = match takes_over {
+            true => Ok(self.ledger.take_anyway(&revision.app, &self.wake, bytes)),
+            false => self.ledger.take(&revision.app, &self.wake, bytes),
+        };
+        let failure = match room {
+            Ok(room) => {
+                let action = self.start(generation, revision, room);
+                return plan.actions.push(action);
+            }
+            Err(failure) => failure,
+        };
+        let first = pending.no_room_since.is_none();
+        let refuse_at = *pending.no_room_since.get_or_insert(now) + config.room_wait;
+        if now < refuse_at {
+            plan.sooner(refuse_at);
+        } else if let Some(answer) = self.pending.take().and_then(|p| p.answer) {
+            // Whoever asked may have left.
+            let _ = answer.send(Err(failure.clone()));
+        }
+        if first {
+            let text = failure.text(true);
+            self.events
+                .push(EventKind::NoRoom, None, revision.version, text);
         }
     }
 

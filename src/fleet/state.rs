@@ -29,11 +29,13 @@ use crate::model::{Failure, Reason, Revision, Standby};
 /// A replica that ran shorter than this before it died counts as a crash for the back-off.
 pub(super) const CRASH_WINDOW: Duration = Duration::from_secs(10);
 
-/// A revision whose first replica is being readied beside those that serve.
+/// A revision whose first replica is being readied beside what serves.
 pub(super) struct Pending {
     pub(super) revision: Arc<Revision>,
     pub(super) generation: u64,
     pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
+    /// Set while its start finds no room.
+    pub(super) no_room_since: Option<Instant>,
 }
 
 /// A start that is wanted finds no room.
@@ -62,6 +64,8 @@ pub(super) struct Trouble {
 
 pub(super) struct State {
     pub(super) generation: u64,
+    /// A version is active. Until then nothing is wanted but what is pending.
+    pub(super) published: bool,
     pub(super) pending: Option<Pending>,
     pub(super) slots: Vec<Slot>,
     pub(super) queue: Queue,

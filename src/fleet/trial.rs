@@ -40,6 +40,7 @@ impl Fleet {
             self.shared.config.clone(),
             self.shared.ledger.clone(),
             revision,
+            true,
         );
         let mut trials = self.shared.trials.write();
         trials.retain(|trial| trial.strong_count() > 0);
@@ -51,9 +52,15 @@ impl Fleet {
 }
 
 impl Shared {
-    /// Every deployment: the published ones, and the trials whose containers are not gone yet.
+    /// Every deployment: the published ones, those whose first version is being readied, and the
+    /// trials whose containers are not gone yet.
     pub(super) fn everyone(&self) -> Vec<Arc<Deployment>> {
-        let mut all: Vec<_> = self.deployments.read().values().cloned().collect();
+        // Both at once: one that is published in between is in the other by then.
+        let deployments = self.deployments.read();
+        let candidates = self.candidates.read();
+        let known = deployments.values().chain(candidates.values());
+        let mut all: Vec<_> = known.cloned().collect();
+        drop((candidates, deployments));
         all.extend(self.trials.read().iter().filter_map(Weak::upgrade));
         all
     }

@@ -25,6 +25,8 @@ pub enum Code {
     ResourceExhausted = 8,
     /// The state of the thing does not allow the operation now.
     FailedPrecondition = 9,
+    /// Something newer ended it; whoever still wants it asks again.
+    Aborted = 10,
     /// The operation is declared and not built.
     Unimplemented = 12,
     /// A bug in the platform.
@@ -78,6 +80,8 @@ reasons! {
     NotPublished = "NOT_PUBLISHED", 400, FailedPrecondition;
     /// The operation does not fit the state that the app is in.
     FailedPrecondition = "FAILED_PRECONDITION", 400, FailedPrecondition;
+    /// A newer operation on the app ended this one before it changed anything.
+    Aborted = "ABORTED", 409, Aborted;
     /// The app is being deleted.
     AppDeleted = "APP_DELETED", 404, NotFound;
     /// No bearer token, or one that does not verify.
@@ -262,7 +266,7 @@ mod tests {
                 Code::InvalidArgument | Code::FailedPrecondition => 400,
                 Code::DeadlineExceeded => 504,
                 Code::NotFound => 404,
-                Code::AlreadyExists => 409,
+                Code::AlreadyExists | Code::Aborted => 409,
                 Code::PermissionDenied => 403,
                 Code::ResourceExhausted => 429,
                 Code::Unimplemented => 501,

@@ -156,6 +156,14 @@ impl Revision {
         self.version == other.version && self.config_hash == other.config_hash
     }
 
+    /// Whether a replica that is ready as `other` has it would be so as this one has it.
+    pub fn is_ready_when(&self, other: &Revision) -> bool {
+        self.same_container(other)
+            && self.health_path == other.health_path
+            && self.health == other.health
+            && self.protocol == other.protocol
+    }
+
     /// The same containers under the settings of `next` that need no others.
     #[must_use]
     pub fn driven_as(&self, next: &Revision) -> Self {

@@ -55,7 +55,7 @@ use crate::{
         status::{self, to_response},
     },
     apps::{self, Apps},
-    build::{Builder, Images},
+    build::{Builder, Images, Rules},
     clock,
     config::Config,
     engine::{Credentials, Engine, Keychain, docker::Docker},
@@ -134,7 +134,11 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed(), &vitals, shares);
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
-    let images = Images::new(engine.clone(), keychain, config.strict);
+    let rules = Rules {
+        strict: config.strict,
+        foreign_arch: config.allow_foreign_arch,
+    };
+    let images = Images::new(engine.clone(), keychain, rules);
     let volumes = Volumes::new(engine.clone());
     let blobs = Blobs::open(data.path(), &store.catalog()).context("the folder of saved code")?;
     let builder = Builder::new(

@@ -105,7 +105,7 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
 
         let state = ignite.ok(via, "GetAppState", &token, id(name)).await;
         assert_eq!(state["activeVersion"], 1);
-        assert_eq!(state["deploymentState"], "DEPLOYMENT_STATE_SCALED_TO_ZERO");
+        assert_eq!(state["deploymentState"], "DEPLOYMENT_STATE_RUNNING");
 
         let deleted = ignite.ok(via, "DeleteApp", &token, id(name)).await;
         assert_eq!(deleted, json!({ "appId": format!("acme/{name}") }));

@@ -110,7 +110,7 @@ async fn an_app_lives_from_create_to_delete_by_the_command_line_alone() {
     );
     let state = ok(&ignite, &["app", "state", "tool"]);
     assert_eq!(row(&state, "active version"), "1");
-    assert_eq!(row(&state, "state"), "scaled-to-zero");
+    assert_eq!(row(&state, "state"), "running");
 
     let echo = parsed(&ok(&ignite, &["invoke", "tool", "-p", r#"{"a":1}"#]));
     assert_eq!(
@@ -326,7 +326,13 @@ async fn exit_codes_follow_the_contract_and_words_go_to_stderr() {
         &ignite,
         &["draft", "save", "acme:broken", "--image-ref", &image],
     );
-    ok(&ignite, &["draft", "publish", "acme:broken"]);
+    fails(
+        &ignite,
+        &["draft", "publish", "acme:broken"],
+        9,
+        &["CONTAINER_EXITED", "exit code 3", "no database"],
+    );
+    ok(&ignite, &["draft", "publish", "acme:broken", "--no-wait"]);
     fails(
         &ignite,
         &["invoke", "acme:broken"],

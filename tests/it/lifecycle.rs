@@ -148,7 +148,7 @@ async fn a_publish_that_does_not_get_ready_keeps_nobody_from_mending_or_deleting
     let app = App::deploy(&ignite, "acme/mended", Value::Null).await;
     let overtaken = |ended: Option<(StatusCode, Value)>| {
         let (status, answer) = ended.expect("an answer");
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert_eq!(status, StatusCode::CONFLICT, "{answer}");
         assert!(answer.to_string().contains("came between"), "{answer}");
     };
     let stuck = stuck_publish(&ignite, &app).await;

@@ -46,6 +46,7 @@ mod leases;
 mod lifecycle;
 mod logs;
 mod processes;
+mod publishing;
 mod restart;
 mod scale_to_zero;
 mod scaling;

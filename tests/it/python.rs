@@ -315,9 +315,8 @@ async fn what_cannot_be_built_or_started_says_why() {
 
     let broken = create(&ignite, "broken", b"import not_there\n").await;
     let (status, answer) = broken.publish(&ignite).await;
-    // Publishing does not start an app that nobody calls; the first call tells.
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    let text = call(&ignite, &broken, "").await.text().await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+    let text = answer["message"].as_str().expect("a message");
     for part in ["exit code 1", "No module named 'not_there'", "handler.py"] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }

@@ -238,13 +238,14 @@ impl Compute {
             &request.get_ref().app_name,
         )?;
         let patch = Patch::of_update(request.into_inner())?;
-        let app = self
+        let (app, warnings) = self
             .apps
             .update(id, move |settings| patch.apply(settings))
             .await
             .for_owner()?;
         Ok(v1::UpdateAppConfigResponse {
             app: Some(self.meta(&app)),
+            warnings,
         })
     }
 
@@ -257,10 +258,13 @@ impl Compute {
             &request.get_ref().organization_name,
             &request.get_ref().app_name,
         )?;
-        let (app, version) = self.apps.publish(id).await.for_owner()?;
+        let checked = !request.get_ref().skip_ready_check;
+        let published = self.apps.publish(id, checked).await.for_owner()?;
+        let app = &published.app;
         Ok(v1::PublishDraftResponse {
-            version: Some(convert::version_to_wire(&app, &version)),
-            public_urls: self.public_urls(&app),
+            version: Some(convert::version_to_wire(app, &published.version)),
+            public_urls: self.public_urls(app),
+            warnings: published.warnings,
         })
     }
 

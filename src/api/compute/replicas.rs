@@ -25,7 +25,7 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(request, &r.organization_name, &r.app_name)?;
         self.apps.get(&id).for_owner()?;
-        let deployment = self.gateway.fleet.get(&id);
+        let deployment = self.gateway.fleet.find(&id);
         let replicas = deployment.map(|d| d.replicas()).unwrap_or_default();
         Ok(v1::ListAppReplicasResponse {
             replicas: replicas.into_iter().map(replica_to_wire).collect(),
@@ -43,7 +43,7 @@ impl Compute {
             n => n,
         };
         self.apps.get(&id).for_owner()?;
-        let deployment = self.gateway.fleet.get(&id);
+        let deployment = self.gateway.fleet.find(&id);
         let events = deployment.map(|d| d.events().newest(limit));
         Ok(v1::GetAppEventsResponse {
             events: events.into_iter().flatten().map(event_to_wire).collect(),
@@ -58,7 +58,7 @@ impl Compute {
         let id = self.owned(request, &r.organization_name, &r.app_name)?;
         let tail = count("tail", r.tail)?;
         self.apps.get(&id).for_owner()?;
-        let deployment = self.gateway.fleet.get(&id).ok_or_else(|| {
+        let deployment = self.gateway.fleet.find(&id).ok_or_else(|| {
             Refusal(
                 Failure::new(
                     Reason::NotPublished,

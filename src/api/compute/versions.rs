@@ -51,7 +51,11 @@ impl Compute {
     ) -> Result<v1::RollbackAppResponse, Refusal> {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
-        let (app, previous_version) = self.apps.roll_back(id, r.version).await.for_owner()?;
+        let (app, previous_version) = self
+            .apps
+            .roll_back(id, r.version, !r.skip_ready_check)
+            .await
+            .for_owner()?;
         Ok(v1::RollbackAppResponse {
             active_version: app.active_version,
             previous_version,

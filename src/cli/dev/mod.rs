@@ -24,7 +24,7 @@ use super::{
     deploy,
     failure::note,
     id::AppArg,
-    logs,
+    logs, publish,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -163,7 +163,7 @@ impl Dev<'_> {
         session.answer(client.save_draft(code.clone())).await?;
         let started = build::start(&session, &self.app).await?;
         build::listen(self.context, &session, &started.deploy_id, Lines::Hidden).await?;
-        deploy::publish(&session, &self.app).await
+        publish::publish(self.context, &session, &self.app, false).await
     }
 
     /// Waits for code that is not this code, or that was saved again since.

@@ -24,6 +24,7 @@ use super::{
     client::{Client, gone_is_fine, has_status},
 };
 use crate::model::{
+    Platform,
     files::{Home, normal},
     process::is_init,
 };
@@ -293,6 +294,11 @@ pub(super) async fn untag(client: &Client, reference: &str) -> Result<(), Error>
 }
 
 fn from_engine(image: ImageInspect) -> Image {
+    let platform = Platform::new(
+        image.os.as_deref().unwrap_or_default(),
+        image.architecture.as_deref().unwrap_or_default(),
+        image.variant.as_deref().unwrap_or_default(),
+    );
     let config = image.config.unwrap_or_default();
     // The entry point, else the command, else nothing that can be run.
     let lines = [config.entrypoint, config.cmd];
@@ -320,6 +326,7 @@ fn from_engine(image: ImageInspect) -> Image {
         volumes: config.volumes.unwrap_or_default(),
         notes: Vec::new(),
         exposed_ports,
+        platform,
     }
 }
 

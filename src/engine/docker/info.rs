@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bollard::models::{SystemInfo, SystemVersion};
 
 use super::{Config, Error, Info, Reach, client::Client, spec::Place};
+use crate::model::Platform;
 
 /// Who keeps the container's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +190,11 @@ fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
             .mem_total
             .and_then(|n| u64::try_from(n).ok())
             .unwrap_or(0),
+        platform: Platform::new(
+            system.os_type.as_deref().unwrap_or_default(),
+            system.architecture.as_deref().unwrap_or_default(),
+            "",
+        ),
     }
 }
 

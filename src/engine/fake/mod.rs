@@ -325,6 +325,7 @@ impl Engine for Fake {
             name: "Fake 1".into(),
             cpus: 8,
             memory_bytes: 16 << 30,
+            platform: crate::model::Platform::new("linux", "x86_64", ""),
         })
     }
 
@@ -349,6 +350,7 @@ impl Engine for Fake {
                     volumes: Vec::new(),
                     notes: Vec::new(),
                     exposed_ports: Vec::new(),
+                    platform: script.platform,
                 })
             }
         }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::engine::{Endpoints, Error, Listening};
+use crate::{
+    engine::{Endpoints, Error, Listening},
+    model::Platform,
+};
 
 /// How containers of one image behave.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub struct Script {
     pub listening: Option<Listening>,
     /// The image's user.
     pub user: String,
+    /// What the image is made for; nothing said is for every host.
+    pub platform: Platform,
 }
 
 impl Default for Script {
@@ -79,6 +84,7 @@ impl Default for Script {
             status: Some(200),
             listening: None,
             user: "1000".into(),
+            platform: Platform::default(),
         }
     }
 }

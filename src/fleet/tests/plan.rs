@@ -16,7 +16,7 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
     {
         let config = config();
         let ledger = crate::fleet::room::Ledger::new(config.bounds);
-        Deployment::new(Arc::new(config), ledger, r)
+        Deployment::new(Arc::new(config), ledger, r, true)
     }
 }
 

@@ -335,7 +335,7 @@ impl Published {
 }
 
 impl Ignite {
-    /// Creates an app from the probe's image with these settings and publishes it.
+    /// Creates an app from the probe's image with these settings and publishes it, at zero.
     pub(crate) async fn publish(&self, org: &str, name: &str, settings: Value) -> Published {
         let token = self.token(org);
         let mut create = json!({
@@ -345,8 +345,8 @@ impl Ignite {
         });
         merge(&mut create, settings);
         self.ok(Via::Json, "CreateApp", &token, create).await;
-        let id = json!({ "organization_name": org, "app_name": name });
-        let published = self.ok(Via::Json, "PublishDraft", &token, id).await;
+        let draft = json!({ "organization_name": org, "app_name": name, "skip_ready_check": true });
+        let published = self.ok(Via::Json, "PublishDraft", &token, draft).await;
         let urls = published["publicUrls"].as_array().expect("URLs");
         let host = |url: &Value| {
             let url = url.as_str().expect("a URL");

@@ -14,6 +14,7 @@ pub(crate) mod app;
 pub(crate) mod cleanup;
 pub(crate) mod code;
 pub(crate) mod contract;
+pub(crate) mod cut;
 pub(crate) mod engine;
 pub(crate) mod engine_proxy;
 pub(crate) mod grpc;

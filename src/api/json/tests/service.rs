@@ -165,6 +165,7 @@ service! {
                     description: format!("{:?} {:?} {:?}", r.health_path, r.scaling, r.env),
                     ..Default::default()
                 }),
+                ..Default::default()
             }))
         }
 
