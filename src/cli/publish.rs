@@ -385,6 +385,8 @@ impl Shown {
             "PUBLISH_FAILED",
             "START_FAILED",
             "REFUSED_IN_CLOUD",
+            "WARNING",
+            "SCALED",
         ];
         if of_it && !told_later.contains(&event.r#type.as_str()) {
             self.line(&format!("  {}", event.message));
