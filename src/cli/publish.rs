@@ -46,15 +46,14 @@ pub(super) async fn publish(
         app_name: app.name.to_string(),
         skip_ready_check: no_wait,
     };
-    let before = active_version(session, app).await?;
     let call = || {
         let (mut client, request) = (session.client(), request.clone());
         Box::pin(async move { client.publish_draft(request).await }) as Call<'_, _>
     };
     let what = format!("Publishing {app} (an image that is not there yet is pulled)");
     let published = match follow(context, session, app, &what, call).await? {
-        Some(published) => published,
-        None => published_since(session, app, before).await?,
+        Ended::Answered(published) => published,
+        Ended::Active(version) => published_as(session, app, version).await?,
     };
     warn(&published.warnings);
     Ok(published)
@@ -90,24 +89,33 @@ pub(super) async fn roll_back(
         Box::pin(async move { client.rollback_app(request).await }) as Call<'_, _>
     };
     let what = format!("Rolling {app} back to version {version}");
-    let done = follow(context, session, app, &what, call).await?;
-    Ok(done.unwrap_or(v1::RollbackAppResponse {
-        active_version: version,
-        previous_version: before,
-    }))
+    Ok(match follow(context, session, app, &what, call).await? {
+        Ended::Answered(done) => done,
+        Ended::Active(version) => v1::RollbackAppResponse {
+            active_version: version,
+            previous_version: before,
+        },
+    })
+}
+
+/// How it came about.
+enum Ended<T> {
+    /// The call was answered.
+    Answered(T),
+    /// The app's events say that this version is active.
+    Active(u32),
 }
 
 type Call<'a, T> = LocalBoxFuture<'a, Result<Response<T>, Status>>;
 
-/// Makes a call and follows the app meanwhile, and on when the call breaks. `None` when it has
-/// come about without an answer to tell of it.
+/// Makes a call and follows the app meanwhile, and on when the call breaks.
 async fn follow<'a, T>(
     context: &Context,
     session: &'a Session,
     app: &AppId,
     what: &str,
     call: impl Fn() -> Call<'a, T>,
-) -> Result<Option<T>, Error> {
+) -> Result<Ended<T>, Error> {
     let shown = Shown::new(what);
     let work = async {
         let mut watch = Watch::from_now(session, app).await;
@@ -118,7 +126,7 @@ async fn follow<'a, T>(
                 answer = async { calling.as_mut().expect("there is one").await }, if calling.is_some() => {
                     calling = None;
                     match answer {
-                        Ok(answer) => return Ok(Some(answer.into_inner())),
+                        Ok(answer) => return Ok(Ended::Answered(answer.into_inner())),
                         Err(status) if is_answer(&status) => return Err(session.refused(status)),
                         Err(status) => shown.line(&format!(
                             "The call broke ({}); what it began is followed on", status.message()
@@ -129,7 +137,7 @@ async fn follow<'a, T>(
                 seen = watch.next() => match seen {
                     Seen::Event(event) => {
                         if calling.is_none() && let Some(end) = end(&event) {
-                            return end.map(|()| None);
+                            return end.map(Ended::Active);
                         }
                         shown.event(&event);
                     }
@@ -169,9 +177,9 @@ fn is_answer(status: &Status) -> bool {
 }
 
 /// How a publish ended, when the event says so.
-fn end(event: &v1::AppEvent) -> Option<Result<(), Error>> {
+fn end(event: &v1::AppEvent) -> Option<Result<u32, Error>> {
     match event.r#type.as_str() {
-        "ACTIVATED" => Some(Ok(())),
+        "ACTIVATED" => Some(Ok(event.version)),
         "PUBLISH_FAILED" => Some(Err(Error::PublishFailed(event.message.clone()))),
         _ => None,
     }
@@ -419,23 +427,17 @@ async fn active_version(session: &Session, app: &AppId) -> Result<u32, Error> {
 }
 
 /// What PublishDraft would have answered.
-async fn published_since(
+async fn published_as(
     session: &Session,
     app: &AppId,
-    before: u32,
+    version: u32,
 ) -> Result<v1::PublishDraftResponse, Error> {
     let got = session.answer(session.client().get_app(get(app))).await?;
     let meta = got.app.unwrap_or_default();
-    if meta.active_version == before {
-        return Err(Error::PublishFailed(format!(
-            "version {before} of {app} is the active one as before; `ignite app events {}:{}` may say why",
-            app.org, app.name
-        )));
-    }
     let request = v1::GetAppVersionRequest {
         organization_name: app.org.to_string(),
         app_name: app.name.to_string(),
-        version: meta.active_version,
+        version,
     };
     let version = session
         .answer(session.client().get_app_version(request))

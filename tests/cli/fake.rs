@@ -243,6 +243,7 @@ impl tower::Service<http::Request<Body>> for Script {
             "PublishDraft" => unary!(v1::PublishDraftRequest, r => v1::PublishDraftResponse {
                 version: Some(v1::AppVersion { version: 1, ..Default::default() }),
                 public_urls: vec![format!("http://{}-{}.ignite.localhost:8080", r.app_name, r.organization_name)],
+                ..Default::default()
             }),
             "DeleteApp" => {
                 unary!(v1::DeleteAppRequest, r => v1::DeleteAppResponse { app_id: r.app_name })
