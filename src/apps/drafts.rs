@@ -176,8 +176,8 @@ impl Apps {
                 (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
             };
             let mut said: Vec<_> = s.images.foreign(&image_ref, &image).await?.into_iter().collect();
-            warnings::add(&mut said, warnings::of_ports(&app.settings, &image.exposed_ports));
-            warnings::add(&mut said, image.notes.iter().map(ToString::to_string));
+            warnings::add(&mut said, warnings::of_ports(&app.settings, &image.exposed_ports, s.defaults.strict));
+            warnings::add(&mut said, image.notes.clone());
             let version = Version {
                 number: 0,
                 source: draft.source,

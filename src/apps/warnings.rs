@@ -56,10 +56,12 @@ pub(super) fn add(all: &mut Vec<String>, more: impl IntoIterator<Item = String>)
 }
 
 /// An image that exposes other ports than the app's is likely to listen elsewhere.
-pub(super) fn of_ports(settings: &Settings, exposed: &[u16]) -> Option<String> {
+pub(super) fn of_ports(settings: &Settings, exposed: &[u16], strict: bool) -> Option<String> {
     let ports = settings.ports();
     let primary = ports.first().copied().unwrap_or(host::DEFAULT_PORT);
-    let elsewhere = !exposed.is_empty() && !exposed.contains(&primary);
+    // The only one is followed where no port was set, which is an objection of the version.
+    let followed = settings.ports.is_empty() && exposed.len() == 1 && !strict;
+    let elsewhere = !followed && !exposed.is_empty() && !exposed.contains(&primary);
     elsewhere.then(|| {
         format!(
             "the image exposes {exposed:?} and the app's port is {primary}; if it does not listen on $PORT, set `ports`"

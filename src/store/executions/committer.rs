@@ -431,7 +431,7 @@ impl Committer {
                 .is_some_and(|s| s.start_ms > current)
         });
         let due = now >= self.ask_again_ms || self.ask_again_ms - now > ASK_AGAIN_MS;
-        if !foreign && !(is_ahead(newest, now) && due) {
+        if !(foreign || is_ahead(newest, now) && due) {
             return Ok(());
         }
         self.ask_again_ms = now + ASK_AGAIN_MS;

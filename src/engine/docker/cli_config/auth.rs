@@ -111,11 +111,11 @@ impl CliConfig {
                 }
             }
         }
-        let entries = file.auths.iter().flatten();
-        let entry = entries
-            .filter(|(key, _)| host_of(key) == registry)
-            .find_map(|(_, entry)| entry.clone().credentials(server));
-        entry
+        let mut entries = file.auths.iter().flatten();
+        entries.find_map(|(key, entry)| {
+            let here = host_of(key) == registry;
+            here.then(|| entry.clone().credentials(server)).flatten()
+        })
     }
 
     /// Asks a helper; `None` when it has nothing for the server.
