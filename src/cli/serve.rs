@@ -241,19 +241,20 @@ fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, Set
     let first = filter(&config.log_level).map_err(|e| bad(e.to_string()))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(first)
-        .with_filter_reloading()
         // Told on stderr, which is what could not be written to: a panic then.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let (installed, set): (_, SetFilter) = match config.log_format {
         LogFormat::Plain => {
+            let log = log.with_filter_reloading();
             let handle = log.reload_handle();
             let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
             let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
             (log.with_ansi(ansi).try_init(), Box::new(set))
         }
         LogFormat::Json => {
-            let log = log.json();
+            // Last: the handle's type has that of all before.
+            let log = log.json().with_filter_reloading();
             let handle = log.reload_handle();
             let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
             (log.try_init(), Box::new(set))
