@@ -35,8 +35,8 @@ pub struct Vitals {
 struct Shared {
     /// The first part that failed.
     failed: watch::Sender<Option<String>>,
-    /// The process stops: parts may end.
-    stopping: AtomicBool,
+    /// The process serves: no part may end.
+    serving: AtomicBool,
 }
 
 /// Held by a part for as long as it lives.
@@ -102,9 +102,10 @@ impl Vitals {
         }
     }
 
-    /// From here on parts may end without releasing their latches; a panic still trips.
-    pub fn stopping(&self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
+    /// Whether the process serves, from when it is ready to when it stops. Before and after, parts
+    /// may end without releasing their latches; a panic trips at any time.
+    pub fn set_serving(&self, serving: bool) {
+        self.shared.serving.store(serving, Ordering::Relaxed);
     }
 
     /// Panics when a test of the whole process asks for it, in this part. Release builds cannot.
@@ -135,7 +136,7 @@ impl Latch {
 
 impl Drop for Latch {
     fn drop(&mut self) {
-        let may_end = self.released || self.vitals.shared.stopping.load(Ordering::Relaxed);
+        let may_end = self.released || !self.vitals.shared.serving.load(Ordering::Relaxed);
         if std::thread::panicking() || !may_end {
             self.vitals.trip(&self.part);
         }
@@ -149,6 +150,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_and_an_end_that_nobody_asked_for_trip_and_a_release_does_not() {
         let vitals = Vitals::default();
+        vitals.set_serving(true);
         vitals.latch("a part").release();
         vitals.watch("another", async {}).await;
         assert_eq!(vitals.failed(), None);
@@ -167,6 +169,7 @@ mod tests {
         );
 
         let vitals = Vitals::default();
+        vitals.set_serving(true);
         let aborted = tokio::spawn(vitals.watch("aborted", std::future::pending::<()>()));
         aborted.abort();
         assert!(aborted.await.expect_err("aborted").is_cancelled());
@@ -174,10 +177,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_may_end_while_the_process_stops_and_may_not_panic() {
+    async fn parts_may_end_while_the_process_starts_or_stops_and_may_not_panic() {
         let vitals = Vitals::default();
+        drop(vitals.latch("of a start that fails"));
+        vitals.set_serving(true);
         let latch = vitals.latch("a part");
-        vitals.stopping();
+        vitals.set_serving(false);
         drop(latch);
         assert_eq!(vitals.failed(), None);
         let died = tokio::spawn(vitals.watch("a part", async { panic!("on purpose") }));

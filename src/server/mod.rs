@@ -236,6 +236,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         gateway.clone(),
     );
     data.announce(http_addr, grpc_addr, &config)?;
+    vitals.set_serving(true);
     say_ready(http_addr, grpc_addr, data.path())?;
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), engine_chosen_because = engine.chosen(), "Serving");
 
@@ -247,7 +248,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
             break_off(&part, &stop, serving, &executor, &fleet, executions, store).await
         }
     };
-    vitals.stopping();
+    vitals.set_serving(false);
     // What another server holds is not ours to take away.
     let ends = Ends::new(&config, taken.is_some());
     tokio::select! {
