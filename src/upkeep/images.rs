@@ -355,7 +355,7 @@ mod tests {
         let pulled = w.store.catalog().pulled().next().expect("is there").at_ms;
         assert!(pulled <= now_ms(), "it stays for ten years");
         w.write("1", now_ms() - HOUR).await;
-        let keep_for = std::time::Duration::ZERO;
+        let keep_for = Duration::from_secs(60);
         w.images.look(&w.store, 1, keep_for, false).await;
         assert_eq!(w.names(), [TAG], "the clock may be wrong");
         w.images.look(&w.store, 1, keep_for, true).await;
