@@ -149,6 +149,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the instance's network if it is missing, so that the first start need not.
     fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// What the owner of an app should know of where its files are kept, once a container was created
+    /// for it.
+    fn warning_of_files(&self, spec: &ContainerSpec) -> Option<String> {
+        let _ = spec;
+        None
+    }
+
     /// The volumes of this instance's apps.
     fn volumes(&self) -> impl Future<Output = Result<Vec<Volume>, Error>> + Send;
 
@@ -477,7 +484,8 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::NoDescriptors | Error::TimedOut { .. } => true,
-            Error::Refused { status, .. } => *status >= 500,
+            // In conflict with what is being done, too many at once, or the engine's own trouble.
+            Error::Refused { status, .. } => matches!(status, 408 | 409 | 429) || *status >= 500,
             Error::NoSuchImage { .. }
             | Error::NoSuchContainer(_)
             | Error::Ended { .. }

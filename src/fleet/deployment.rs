@@ -29,6 +29,7 @@ use super::{
     lease::{Lease, Place},
     load::Load,
     outcomes::Outcomes,
+    refusal::Refusal,
     replica::{Phase, ReplicaView, Slot},
     room::Ledger,
     state::{Closed, Pending, State, Trouble},
@@ -155,8 +156,9 @@ impl Deployment {
                 no_room: None,
                 rest_at: None,
                 wrong_port: None,
-                cannot_pause: false,
-                cannot_prepare: false,
+                no_pause: Refusal::default(),
+                no_prepare: Refusal::default(),
+                warned_of_files: false,
             }),
             wake,
             finished: CancellationToken::new(),
@@ -367,7 +369,8 @@ impl Deployment {
             s.meter.reset(Instant::now(), 0);
         }
         if first || !before.same_container(&revision) {
-            (s.cannot_pause, s.cannot_prepare) = (false, false);
+            s.no_pause.clear();
+            s.no_prepare.clear();
             s.events.push(
                 EventKind::Activated,
                 None,

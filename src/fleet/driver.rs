@@ -150,7 +150,11 @@ fn spawn<E: Engine>(
         Action::Start { key, job } => {
             let note = {
                 let deployment = deployment.clone();
-                move |container: &ContainerId| deployment.note_container(key, container)
+                let engine = engine.clone();
+                let spec = start::spec(&config, &job.id, &job.revision);
+                move |container: &ContainerId| {
+                    deployment.note_container(key, container, engine.warning_of_files(&spec));
+                }
             };
             tasks.spawn(async move {
                 Done::Started {
@@ -253,7 +257,7 @@ fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
             Vec::new()
         }
         Done::Paused { key, outcome } => {
-            s.paused(key, outcome);
+            s.paused(key, outcome, &shared.config);
             Vec::new()
         }
         Done::Resumed { key, outcome } => {
@@ -261,7 +265,7 @@ fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
             Vec::new()
         }
         Done::Prepared { key, outcome } => {
-            s.prepared(key, outcome);
+            s.prepared(key, outcome, &shared.config);
             Vec::new()
         }
         Done::Woken {
@@ -307,8 +311,12 @@ fn settle(shared: &Shared, deployment: &Arc<Deployment>, done: Done) {
 
 impl Deployment {
     /// Remembers which container a start has made, so that news of it finds its slot.
-    fn note_container(&self, key: u64, container: &ContainerId) {
+    /// A warning about its files is told once.
+    fn note_container(&self, key: u64, container: &ContainerId, files: Option<String>) {
         let mut s = self.state.lock();
+        if let Some(warning) = files.filter(|_| !std::mem::replace(&mut s.warned_of_files, true)) {
+            s.events.push(EventKind::FilesAtRisk, None, 0, warning);
+        }
         if let Some(slot) = s.slots.iter_mut().find(|x| x.key == key) {
             slot.container = Some(container.clone());
             slot.enter(Phase::Starting);

@@ -58,6 +58,8 @@ pub enum EventKind {
     RefusedInCloud,
     /// It was taken, and its owner should know something about it.
     Warning,
+    /// Files that are to be kept can be lost to a command of the engine's.
+    FilesAtRisk,
 }
 
 impl EventKind {
@@ -83,6 +85,7 @@ impl EventKind {
             Self::NoRoom => "NO_ROOM",
             Self::RefusedInCloud => "REFUSED_IN_CLOUD",
             Self::Warning => "WARNING",
+            Self::FilesAtRisk => "FILES_AT_RISK",
         }
     }
 
@@ -98,6 +101,7 @@ impl EventKind {
                 | Self::NoRoom
                 | Self::RefusedInCloud
                 | Self::Warning
+                | Self::FilesAtRisk
         )
     }
 }

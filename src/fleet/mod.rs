@@ -50,6 +50,7 @@ mod plan;
 mod ports;
 mod postmortem;
 mod probe;
+mod refusal;
 mod replica;
 mod room;
 mod rouse;

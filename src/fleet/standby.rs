@@ -35,14 +35,14 @@ impl State {
     pub(super) fn standby(&self, revision: &Revision, config: &Config) -> Standby {
         let wanted = self.rest_at.or(revision.standby).unwrap_or(config.standby);
         match wanted {
-            Standby::Pause if self.cannot_pause => self.shallowest_unfrozen(),
+            Standby::Pause if self.no_pause.stands() => self.shallowest_unfrozen(),
             Standby::Prepared => self.shallowest_unfrozen(),
             other => other,
         }
     }
 
     fn shallowest_unfrozen(&self) -> Standby {
-        match self.cannot_prepare {
+        match self.no_prepare.stands() {
             false => Standby::Prepared,
             true => Standby::None,
         }
@@ -167,7 +167,7 @@ impl State {
         plan: &mut Plan,
     ) {
         let standby = self.standby(revision, config);
-        let may_prepare = standby != Standby::None && !self.cannot_prepare;
+        let may_prepare = standby != Standby::None && !self.no_prepare.stands();
         // Apps with reserved capacity are exempt.
         let torn_down =
             (revision.scaling.reserved == 0).then(|| self.last_active + config.teardown_after);
@@ -202,7 +202,7 @@ impl State {
     }
 
     /// Pausing => Paused, or on to the next depth.
-    pub(super) fn paused(&mut self, key: u64, outcome: Result<u64, Error>) {
+    pub(super) fn paused(&mut self, key: u64, outcome: Result<u64, Error>, config: &Config) {
         let Some(slot) = self
             .slots
             .iter_mut()
@@ -212,6 +212,7 @@ impl State {
         };
         match outcome {
             Ok(bytes) if !slot.ended => {
+                self.no_pause.clear();
                 slot.enter(Phase::Paused);
                 if let Some(room) = &slot.room {
                     room.freeze(bytes);
@@ -233,7 +234,7 @@ impl State {
                 tracing::warn!(replica = %slot.id, %error, "A replica could not be frozen");
                 slot.enter(Phase::Draining);
                 match error {
-                    Error::Refused { .. } => self.cannot_pause = true,
+                    Error::Refused { .. } => self.no_pause.note(&error, config),
                     // Nothing better can be expected of another try, which would follow at once.
                     _ => slot.drain_until = Some(Instant::now()),
                 }
@@ -292,7 +293,7 @@ impl State {
     }
 
     /// Preparing => Prepared, or gone.
-    pub(super) fn prepared(&mut self, key: u64, outcome: Result<Prepared, Error>) {
+    pub(super) fn prepared(&mut self, key: u64, outcome: Result<Prepared, Error>, config: &Config) {
         let Some(at) = self
             .slots
             .iter()
@@ -302,6 +303,7 @@ impl State {
         };
         match outcome {
             Ok(prepared) => {
+                self.no_prepare.clear();
                 let slot = &mut self.slots[at];
                 slot.enter(Phase::Prepared);
                 slot.container = Some(prepared.container);
@@ -320,8 +322,10 @@ impl State {
                 );
             }
             Err(error) => {
-                tracing::warn!(replica = %self.slots[at].id, %error, "A replica cannot be prepared; this app's standby goes without from now on");
-                self.cannot_prepare |= matches!(error, Error::Refused { .. });
+                if matches!(error, Error::Refused { .. }) {
+                    self.no_prepare.note(&error, config);
+                }
+                tracing::warn!(replica = %self.slots[at].id, %error, "A replica could not be prepared; {}", self.no_prepare.outlook());
                 let slot = self.slots.remove(at);
                 self.events.push(
                     EventKind::ReplicaStopped,

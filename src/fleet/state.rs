@@ -21,6 +21,7 @@ use super::{
     lease::Lease,
     ports::{Suspicion, WrongPort},
     postmortem::Fate,
+    refusal::Refusal,
     replica::{Phase, Slot},
     room::Ledger,
 };
@@ -97,12 +98,14 @@ pub(super) struct State {
     pub(super) no_room: Option<NoRoom>,
     /// How deep the app rests until it is asked again, chosen by hand.
     pub(super) rest_at: Option<Standby>,
-    /// The engine refused to freeze one of its replicas.
-    pub(super) cannot_pause: bool,
     /// How a start of a generation listened elsewhere than where it was asked, and failed.
     pub(super) wrong_port: Option<(u64, WrongPort)>,
-    /// The engine refused to prepare one.
-    pub(super) cannot_prepare: bool,
+    /// Whether the engine refused to freeze one of its replicas.
+    pub(super) no_pause: Refusal,
+    /// Whether it refused to prepare one.
+    pub(super) no_prepare: Refusal,
+    /// The owner was told that the app's files can be lost.
+    pub(super) warned_of_files: bool,
 }
 
 pub(super) struct Closed {

@@ -152,6 +152,9 @@ async fn prune_takes_nothing_from_a_server_out_of_sight_until_its_lease_is_long_
         .call(Method::GET, "/_app/acme/a/", &Value::Null)
         .await;
     assert_eq!(status, StatusCode::OK, "{before}");
+    // The engine does not see its data directory, which the owner of the files is told.
+    let told = contained.log.text();
+    assert!(told.contains("docker volume prune"), "{told}");
     let docker = engine::docker().await;
     let counts = || async {
         (
@@ -317,6 +320,7 @@ async fn a_copy_beside_its_original_takes_nothing_from_it() {
     assert!(said.contains("--new-instance"), "{said}");
     assert_eq!(instance(&app.get_ok(&original, "/").await), serving);
 
+    let kept = Ok("the original's".to_owned());
     let mut copy = Ignite::builder()
         .data_dir(path("copy"))
         .arg("--new-instance")
@@ -324,13 +328,11 @@ async fn a_copy_beside_its_original_takes_nothing_from_it() {
         .await;
     assert_ne!(identity(&path("copy")), identity(&path("data")));
     assert_ne!(instance(&app.get_ok(&copy, "/").await), serving);
-    assert!(
-        read(&copy, &app, FILE).await.is_err(),
-        "it begins with nothing"
-    );
+    // It has a copy of the files, too.
+    assert_eq!(read(&copy, &app, FILE).await, kept);
+    assert_eq!(write(&copy, &app, FILE, "the copy's").await, Ok(()));
     assert!(copy.terminate(ENGINE_LIMIT).await.success());
     assert_eq!(instance(&app.get_ok(&original, "/").await), serving);
-    let kept = Ok("the original's".to_owned());
     assert_eq!(read(&original, &app, FILE).await, kept);
 
     // Killed and moved, it goes on at once with what it had.

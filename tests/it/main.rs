@@ -20,6 +20,7 @@ mod identity;
 mod images;
 mod limits;
 mod protocols;
+mod pruned;
 mod python;
 mod python_server;
 mod runtimes;

@@ -1,10 +1,12 @@
 //! Making containers: what a spec lacks, and the call itself.
 
-use std::sync::atomic::Ordering;
+use std::{path::PathBuf, sync::atomic::Ordering};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
 
-use super::{ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, info::Facts, spec};
+use super::{
+    ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, folders, info::Facts, spec,
+};
 
 impl Docker {
     pub(super) fn warn_of_what_the_engine_lacks(&self, spec: &ContainerSpec, facts: &Facts) {
@@ -31,16 +33,21 @@ impl Docker {
         facts: &Facts,
     ) -> Result<ContainerId, Error> {
         self.network.ensure(&self.client, &self.config).await?;
-        let spec = self.complete(spec).await?;
+        let (spec, folder) = self.complete(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.place(), &spec);
+        let body = self.bound(body, &spec, folder.as_deref());
         self.create_named(name, body).await
     }
 
     /// The spec with what only the engine's side knows: what its image has in its home, and proxies.
-    /// A volume that the container's own creation may not make is there then.
-    pub(super) async fn complete(&self, spec: &ContainerSpec) -> Result<ContainerSpec, Error> {
-        let (client, config, by) = (&self.client, &self.config, self.homes.by());
+    /// A volume that the container's own creation may not make is there then. Beside it the folder
+    /// that the app's volume is bound to.
+    pub(super) async fn complete(
+        &self,
+        spec: &ContainerSpec,
+    ) -> Result<(ContainerSpec, Option<PathBuf>), Error> {
+        let (client, config) = (&self.client, &self.config);
         let mut spec = self.homes.settle(client, config, spec.clone()).await?;
         if config.container_proxies {
             let engine = client.connector().describe();
@@ -50,9 +57,19 @@ impl Docker {
                 spec.env.entry(name).or_insert(value);
             }
         }
-        self.homes.fill_volume(client, config, &spec).await?;
-        self.volumes.open_to_all(client, config, &spec, by).await?;
-        Ok(spec)
+        let folder = self.find_place(&spec).await?;
+        let is_new = folder.as_deref().is_some_and(folders::is_empty);
+        let filled = self
+            .homes
+            .fill_volume(client, config, &spec, folder.as_deref())
+            .await;
+        if let (Err(_), true, Some(folder)) = (&filled, is_new, &folder) {
+            // Half of the image's files must not be taken for all of them.
+            self.remove_folder(folder).await?;
+        }
+        filled?;
+        self.open_place(&spec, folder.as_deref()).await?;
+        Ok((spec, folder))
     }
 
     pub(super) async fn create_named(

@@ -5,8 +5,11 @@
 //! whatever our own is, and no compiler or image from elsewhere is needed. It is imported as an
 //! image with that file and nothing else.
 
+use std::sync::Arc;
+
 use bollard::{body_full, query_parameters::CreateImageOptions};
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
@@ -36,12 +39,12 @@ const AARCH64: [u32; 8] = [
     0x17ff_fff9, // b to the beginning
 ];
 
-/// The holder's image on the engine, made on first use.
+/// The holder's image on the engine, made on first use, and again when somebody removed it.
 #[derive(Debug, Default)]
-pub(super) struct HolderImage(OnceCell<String>);
+pub(super) struct HolderImage(Mutex<Arc<OnceCell<String>>>);
 
 impl HolderImage {
-    /// The image's reference; it is on the engine then.
+    /// The image's reference; it is on the engine then, or was a moment ago.
     ///
     /// # Errors
     /// For an architecture without a program, or what the engine says.
@@ -50,10 +53,26 @@ impl HolderImage {
         client: &Client,
         architecture: &str,
     ) -> Result<String, Error> {
-        self.0
+        let known = Arc::clone(&self.0.lock());
+        known
             .get_or_try_init(|| find_or_import(client, architecture))
             .await
             .cloned()
+    }
+
+    /// Whether a container could not be made since the image is gone; the next
+    /// [`Self::ensure`] makes it again then. It is unused most of the time, so `docker image prune -a`
+    /// takes it away.
+    pub(super) fn is_gone(&self, err: &Error) -> bool {
+        let gone = matches!(
+            err,
+            Error::Refused { status: 404, message, .. } if message.contains(REPOSITORY)
+        );
+        if gone {
+            tracing::info!("Somebody removed the holder's image; making it again");
+            *self.0.lock() = Arc::default();
+        }
+        gone
     }
 }
 

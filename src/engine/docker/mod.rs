@@ -48,6 +48,7 @@ mod client;
 mod config;
 mod connect;
 mod create;
+mod folders;
 mod freezer;
 mod holder;
 mod home;
@@ -448,11 +449,15 @@ impl Engine for Docker {
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, Error> {
-        volumes::list(&self.client, labels::filter(&self.config.instance)).await
+        self.list_volumes().await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
-        volumes::remove(&self.client, name).await
+        self.remove_files(name).await
+    }
+
+    fn warning_of_files(&self, spec: &ContainerSpec) -> Option<String> {
+        self.volumes.warning(&self.config, spec)
     }
 
     async fn remove_network(&self) -> Result<(), Error> {

@@ -163,9 +163,10 @@ impl Docker {
                     });
                 }
             };
-            let spec = self.complete(spec).await?;
+            let (spec, folder) = self.complete(spec).await?;
             let name = spec::container_name(&self.config.instance, &spec.owner);
             let body = spec::within(&self.config, facts.place(), &spec, &holder);
+            let body = self.bound(body, &spec, folder.as_deref());
             let container = self.create_named(name, body).await?;
             Ok((container, endpoints))
         };
@@ -189,14 +190,18 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &info::Facts,
     ) -> Result<ContainerId, Error> {
-        let image = self
-            .holder_image
-            .ensure(&self.client, &facts.architecture)
-            .await?;
         self.network.ensure(&self.client, &self.config).await?;
-        let name = spec::holder_name(&self.config.instance, &spec.owner);
-        let body = spec::holder(&self.config, facts.place(), spec, &image);
-        let holder = self.create_named(name, body).await?;
+        let mut retried = false;
+        let holder = loop {
+            let architecture = &facts.architecture;
+            let image = self.holder_image.ensure(&self.client, architecture).await?;
+            let name = spec::holder_name(&self.config.instance, &spec.owner);
+            let body = spec::holder(&self.config, facts.place(), spec, &image);
+            match self.create_named(name, body).await {
+                Err(err) if !retried && self.holder_image.is_gone(&err) => retried = true,
+                made => break made?,
+            }
+        };
         let started = async {
             if let Some(extra) = &self.config.extra_network {
                 network::connect_extra(&self.client, extra, &holder).await?;

@@ -1,10 +1,16 @@
 //! The volumes of apps that keep their files.
 //!
+//! A volume is bound to a folder of the data directory where the engine sees it (`folders.rs`), and
+//! is one of the engine's own otherwise.
+//!
 //! The engine makes a volume with the first container that names it, and gives the directory to
 //! root. Where the image has a directory in its place it copies that, owner and all; where it has
 //! none, it is opened here to whoever the app runs as, once for each volume.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use bollard::{
     body_full,
@@ -14,13 +20,16 @@ use bollard::{
     },
 };
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
 use super::{
-    Config, ContainerId, ContainerSpec, Error, Volume,
+    Config, ContainerId, ContainerSpec, Docker, Error, Volume,
     client::{Client, gone_is_fine, has_status, remove_container},
+    folders::{self, Helper},
     labels,
     spec::volume_name,
 };
+use crate::model::AppId;
 
 /// Volumes known to be open: far more than one machine runs apps.
 const KEPT: u64 = 4096;
@@ -29,65 +38,238 @@ const CALL: &str = "open the volume to the app";
 /// Where the helper has the volume: nowhere that an image has files.
 const HELPER_DIR: &str = ".ignite-volume";
 
-/// The volumes that have been opened by this process, by name and the engine's time of making.
+/// What this process knows of the volumes of apps, by their names.
 #[derive(Debug)]
-pub(super) struct Volumes(Cache<String, String>);
+pub(super) struct Volumes {
+    /// Those that have been opened, with the engine's time of making.
+    opened: Cache<String, String>,
+    /// The folder that each is bound to; `None` for one of the engine's own.
+    folders: Cache<String, Option<PathBuf>>,
+    /// Whether the engine sees the data directory, once that was tried.
+    shared: Mutex<Option<bool>>,
+}
 
 impl Volumes {
     pub(super) fn new() -> Self {
-        Self(Cache::new(KEPT))
+        Self {
+            opened: Cache::new(KEPT),
+            folders: Cache::new(KEPT),
+            shared: Mutex::default(),
+        }
+    }
+
+    /// What the owner of a persistent app should know of where its files are.
+    pub(super) fn warning(&self, config: &Config, spec: &ContainerSpec) -> Option<String> {
+        let name = volume_name(&config.instance, &spec.owner.app, spec.files.kept_since?);
+        let in_engine = self.folders.get(&name)?.is_none();
+        in_engine.then(|| {
+            "the app's files are in a volume of the engine's own, which `docker volume prune` and `docker system prune --volumes` remove while the app has no container; \
+             for a volume that outlives them let ignite and the engine share a host and a path to the data directory, then create the app anew"
+                .to_owned()
+        })
     }
 
     /// Lets every user write to the volume that a container of this spec will have as its home.
     /// `by` goes into the labels of the container that it takes.
-    pub(super) async fn open_to_all(
+    async fn open_to_all(
         &self,
         client: &Client,
         config: &Config,
-        spec: &ContainerSpec,
+        (name, spec): (&str, &ContainerSpec),
+        folder: Option<&Path>,
         by: &str,
     ) -> Result<(), Error> {
-        let Some(since) = spec
-            .files
-            .kept_since
-            .filter(|_| !spec.files.home.is_in_image())
-        else {
+        let Some(since) = spec.files.kept_since else {
             return Ok(());
         };
-        let name = volume_name(&config.instance, &spec.owner.app, since);
-        let made = made_at(client, &name).await?;
-        if made.is_some() && self.0.get(&name) == made {
+        if let Some(folder) = folder
+            && (self.opened.contains_key(name) || folders::open(folder))
+        {
+            self.opened.insert(name.to_owned(), String::new());
             return Ok(());
         }
-        let helper = create_helper(client, helper(config, spec, since, by)).await?;
+        let made = made_at(client, name).await?;
+        if made.is_some() && self.opened.get(name) == made {
+            return Ok(());
+        }
+        let mut body = helper(config, spec, since, by);
+        if let Some(folder) = folder {
+            folders::bind(&mut body, name, folder);
+        }
+        let helper = create_helper(client, body).await?;
         let opened = open(client, &helper).await;
         if let Err(cause) = remove_container(client, &helper).await {
             tracing::warn!(container = %helper, %cause, "A container that opened a volume stays until the next start");
         }
         opened?;
-        if let Some(made) = made_at(client, &name).await? {
-            self.0.insert(name, made);
+        if let Some(made) = made_at(client, name).await? {
+            self.opened.insert(name.to_owned(), made);
         }
         Ok(())
     }
 }
 
-/// When the engine made a volume, as it says it; one that is removed and made again has another
-/// time. `None` when there is none.
-pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
+impl Docker {
+    /// Finds or makes the folder that the volume of an app that keeps its files is to be bound to.
+    pub(super) async fn find_place(&self, spec: &ContainerSpec) -> Result<Option<PathBuf>, Error> {
+        let Some(since) = spec.files.kept_since else {
+            return Ok(None);
+        };
+        let name = volume_name(&self.config.instance, &spec.owner.app, since);
+        let folder = match self.volumes.folders.get(&name) {
+            Some(known) => known,
+            None => {
+                let found = self.find_folder(&name, &spec.owner.app, since).await?;
+                self.volumes.folders.insert(name.clone(), found.clone());
+                found
+            }
+        };
+        if let Some(folder) = &folder {
+            folders::make(folder).map_err(|cause| Error::Refused {
+                call: "keep the app's files",
+                status: 0,
+                message: format!("{}: {cause}", folder.display()),
+            })?;
+        }
+        Ok(folder)
+    }
+
+    /// Opens the place of an app's files to its user, where the image has nothing in it.
+    pub(super) async fn open_place(
+        &self,
+        spec: &ContainerSpec,
+        folder: Option<&Path>,
+    ) -> Result<(), Error> {
+        let Some(since) = spec.files.kept_since else {
+            return Ok(());
+        };
+        if spec.files.home.is_in_image() {
+            return Ok(());
+        }
+        let name = volume_name(&self.config.instance, &spec.owner.app, since);
+        let (of, by) = ((name.as_str(), spec), self.homes.by());
+        self.volumes
+            .open_to_all(&self.client, &self.config, of, folder, by)
+            .await
+    }
+
+    /// The container with its volume bound to this folder.
+    pub(super) fn bound(
+        &self,
+        mut body: ContainerCreateBody,
+        spec: &ContainerSpec,
+        folder: Option<&Path>,
+    ) -> ContainerCreateBody {
+        if let (Some(since), Some(folder)) = (spec.files.kept_since, folder) {
+            let name = volume_name(&self.config.instance, &spec.owner.app, since);
+            folders::bind(&mut body, &name, folder);
+        }
+        body
+    }
+
+    /// The folder that an app's volume is bound to, or is to be.
+    async fn find_folder(
+        &self,
+        name: &str,
+        app: &AppId,
+        since: i64,
+    ) -> Result<Option<PathBuf>, Error> {
+        let folder = folders::of(&self.config, app, since);
+        match inspect(&self.client, name).await? {
+            Some(volume) => match folders::device(&volume.options) {
+                // Of an older `ignite`, or from when the engine did not see the data directory.
+                None => return Ok(None),
+                Some(device) if device == folder => {}
+                // The data directory was moved, and its folders with it.
+                Some(_) if folder.exists() => remove(&self.client, name).await?,
+                Some(device) => {
+                    tracing::warn!(%app, "The app's files are in {}, outside of the data directory, and stay there", device.display());
+                    return Ok(None);
+                }
+            },
+            None if folder.exists() => {}
+            None if self.shares_host().await? => {}
+            None => {
+                tracing::warn!(%app, "The engine does not see the data directory, so the app's files are in a volume of its own, which `docker volume prune` removes while the app has no container");
+                return Ok(None);
+            }
+        }
+        Ok(Some(folder))
+    }
+
+    async fn shares_host(&self) -> Result<bool, Error> {
+        let known = *self.volumes.shared.lock();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let facts = self.facts().await?;
+        let shared = self.helper(&facts.architecture).shares_host().await?;
+        *self.volumes.shared.lock() = Some(shared);
+        Ok(shared)
+    }
+
+    fn helper<'a>(&'a self, architecture: &'a str) -> Helper<'a> {
+        Helper {
+            client: &self.client,
+            config: &self.config,
+            holder: &self.holder_image,
+            architecture,
+            by: self.homes.by(),
+        }
+    }
+
+    /// The volumes of apps: those that the engine has, and the folders whose volume somebody removed.
+    pub(super) async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
+        let mut all = list(&self.client, labels::filter(&self.config.instance)).await?;
+        for volume in folders::list(&self.config) {
+            if !all.iter().any(|v| v.name == volume.name) {
+                all.push(volume);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes the volume of an app with the files in it; gone is success.
+    pub(super) async fn remove_files(&self, name: &str) -> Result<(), Error> {
+        remove(&self.client, name).await?;
+        let Some((app, since)) = folders::app_of(&self.config, name) else {
+            return Ok(());
+        };
+        self.volumes.folders.invalidate(name);
+        self.volumes.opened.invalidate(name);
+        let folder = folders::of(&self.config, &app, since);
+        if !folder.exists() {
+            return Ok(());
+        }
+        self.remove_folder(&folder).await
+    }
+
+    /// Removes a folder of an app with everything in it; gone is success.
+    pub(super) async fn remove_folder(&self, folder: &Path) -> Result<(), Error> {
+        let facts = self.facts().await?;
+        self.helper(&facts.architecture).remove(folder).await
+    }
+}
+
+async fn inspect(client: &Client, name: &str) -> Result<Option<bollard::models::Volume>, Error> {
     let found = client
         .run("inspect the volume", |docker| async move {
             docker.inspect_volume(name).await
         })
         .await;
     match found {
-        Ok(volume) => {
-            let made = volume.created_at.map(|at| at.to_string());
-            Ok(Some(made.unwrap_or_default()))
-        }
+        Ok(volume) => Ok(Some(volume)),
         Err(err) if has_status(&err, 404) => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// When the engine made a volume, as it says it; one that is removed and made again has another
+/// time. `None` when there is none.
+pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
+    let volume = inspect(client, name).await?;
+    let time = |v: bollard::models::Volume| v.created_at.map(|at| at.to_string());
+    Ok(volume.map(|v| time(v).unwrap_or_default()))
 }
 
 /// A container that has the volume, to be written into and never run. Engines take no rights for
@@ -119,7 +301,10 @@ fn helper(config: &Config, spec: &ContainerSpec, since: i64, by: &str) -> Contai
     }
 }
 
-async fn create_helper(client: &Client, body: ContainerCreateBody) -> Result<ContainerId, Error> {
+pub(super) async fn create_helper(
+    client: &Client,
+    body: ContainerCreateBody,
+) -> Result<ContainerId, Error> {
     let made = client
         .run(CALL, |docker| async move {
             let options = None::<CreateContainerOptions>;

@@ -216,31 +216,62 @@ async fn one_that_dies_in_its_sleep_is_noticed_and_costs_no_request() {
     }
 }
 
+/// A refusal that will be the same next time.
+fn lasting() -> crate::engine::Error {
+    crate::engine::Error::Refused {
+        call: "freeze the container",
+        status: 0,
+        message: "there is no freezer".into(),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_cannot_freeze_or_prepare_is_not_asked_again() {
     let w = World::with(pausing(), revision(1)).await;
     w.engine.script(
         "v1",
         Script {
-            pause_error: Some(refused()),
+            pause_error: Some(lasting()),
             ..Script::default()
         },
     );
     put_to_sleep(&w, "prepared").await;
+    tokio::time::sleep(config().backoff_max * 2).await;
     put_to_sleep(&w, "prepared").await;
     assert_eq!(w.engine.counts().pause, 1);
     w.engine.script(
         "v1",
         Script {
-            prepare_error: Some(refused()),
+            prepare_error: Some(lasting()),
             ..Script::default()
         },
     );
-    drop(ask(&w).await);
-    until("it is gone", || w.engine.containers().is_empty()).await;
-    drop(ask(&w).await);
-    until("it is gone", || w.engine.containers().is_empty()).await;
+    for _ in 0..2 {
+        drop(ask(&w).await);
+        until("it is gone", || w.engine.containers().is_empty()).await;
+        tokio::time::sleep(config().backoff_max * 2).await;
+    }
     assert_eq!(w.engine.counts().prepare, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_refusal_to_freeze_or_prepare_costs_no_standby_later() {
+    let w = World::with(pausing(), revision(1)).await;
+    let busy = Script {
+        pause_error: Some(refused()),
+        prepare_error: Some(refused()),
+        ..Script::default()
+    };
+    w.engine.script("v1", busy);
+    for asked in 1..=2 {
+        drop(ask(&w).await);
+        until("it is gone", || w.engine.containers().is_empty()).await;
+        let counts = w.engine.counts();
+        assert_eq!((counts.pause, counts.prepare), (asked, asked));
+        tokio::time::sleep(config().backoff_max).await;
+    }
+    w.engine.script("v1", Script::default());
+    put_to_sleep(&w, "paused").await;
 }
 
 #[tokio::test(start_paused = true)]

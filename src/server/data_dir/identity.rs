@@ -61,7 +61,7 @@ pub(super) async fn find(path: &Path, here: &Holder, config: &Config) -> Result<
         let fresh = renew(path)?;
         tracing::warn!(
             instance = %fresh, before = %instance,
-            "The data directory has a new identity; the volumes of its PERSISTENT apps stay with the one before, so these apps begin with empty ones"
+            "The data directory has a new identity; its PERSISTENT apps have the files in its folder volumes/, and volumes of the engine's own stay with the identity before"
         );
         return Ok(Found {
             instance: fresh,
@@ -89,7 +89,7 @@ pub(super) async fn find(path: &Path, here: &Holder, config: &Config) -> Result<
 pub(in crate::server) fn refusal(path: &Path, instance: &InstanceId, original: &str) -> String {
     format!(
         "the data directory {} has the identity {instance}, which belongs to {original}. Two servers of one identity would take each other's containers away. \
-         Start the copy with `ignite serve --new-instance`: it gets an identity of its own, and its PERSISTENT apps begin with empty volumes, since theirs stay with the original. \
+         Start the copy with `ignite serve --new-instance`: it gets an identity of its own, and its PERSISTENT apps find the files that were copied along in `volumes/` (volumes of the engine's own stay with the original). \
          To go on with the copy in the original's place, stop the original and move its directory away",
         path.display()
     )

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -135,7 +136,10 @@ struct Bridge(String);
 
 impl Bridge {
     fn add() -> Self {
-        let bridge = Self(format!("ig{}", std::process::id()));
+        // Tests of one process run side by side, each with an engine of its own.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bridge = Self(format!("ig{}x{n}", std::process::id()));
         assert!(bridge.ip(&["link", "add"], &["type", "bridge"]));
         bridge
     }

@@ -8,7 +8,7 @@
 //! `create`. So that no start takes longer the more an image has in its home, what is there is
 //! counted once, up to a bound, and only what is small is copied ([`Content`]).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
 use moka::sync::Cache;
@@ -17,7 +17,7 @@ use self::{fill::Fills, look::Look};
 use super::{
     Config, ContainerId, ContainerSpec, Error, Image,
     client::{Client, has_status, remove_container},
-    labels, spec,
+    folders, labels, spec,
 };
 use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
 
@@ -142,11 +142,12 @@ impl Homes {
         client: &Client,
         config: &Config,
         spec: &ContainerSpec,
+        folder: Option<&Path>,
     ) -> Result<(), Error> {
         let is_large = matches!(spec.files.home.content, Some(Content::Large { .. }));
         match spec::home(config, spec) {
             Some(volume) if is_large && spec.files.kept_since.is_some() => {
-                let body = ContainerCreateBody {
+                let mut body = ContainerCreateBody {
                     host_config: Some(bollard::models::HostConfig {
                         mounts: Some(vec![volume.clone()]),
                         ..Default::default()
@@ -154,6 +155,9 @@ impl Homes {
                     ..self.body(config, &spec.image)
                 };
                 let name = volume.source.unwrap_or_default();
+                if let Some(folder) = folder {
+                    folders::bind(&mut body, &name, folder);
+                }
                 self.fills
                     .ensure(client, name, body, config.pull_timeout)
                     .await
