@@ -19,6 +19,19 @@ pub(super) fn of(log: &str) -> String {
             has(&["only run as pid 1", "run as pid 1", "must be pid 1"]),
             "the program wants to be the first process and an init is in its place: set init to off (`--init=off`)",
         ),
+        // The words of the engine's init, which stands between the engine and the program.
+        (
+            init_says(&lower, "no such file or directory"),
+            "the image has no such program (nor, for a script, its interpreter): set the entry point to one that it has, without a shell where it has none, or use a base image that has it",
+        ),
+        (
+            init_says(&lower, "exec format error"),
+            "the program is made for another processor, or is a script without `#!` in its first line",
+        ),
+        (
+            init_says(&lower, "permission denied"),
+            "the program may not be executed by the image's user: give it the execute bit (`chmod +x`)",
+        ),
         (
             process::speaks_of_pids_limit(log),
             "it could not make another process or thread: it may have reached its limit of them (pids_limit)",
@@ -26,6 +39,12 @@ pub(super) fn of(log: &str) -> String {
     ];
     let fitting = known.into_iter().filter(|(fits, _)| *fits);
     fitting.map(|(_, remedy)| format!("\n{remedy}")).collect()
+}
+
+/// Whether the engine's init could not execute the program for this reason.
+fn init_says(lower: &str, why: &str) -> bool {
+    let mut lines = lower.lines();
+    lines.any(|l| l.contains("tini") && l.contains("exec ") && l.contains(why))
 }
 
 #[cfg(test)]
@@ -40,6 +59,18 @@ mod tests {
                 "s6-overlay-suexec: fatal: can only run as pid 1",
                 "--init=off",
             ),
+            (
+                "[FATAL tini (7)] exec /bin/sh failed: No such file or directory",
+                "has no such program",
+            ),
+            (
+                "[FATAL tini (7)] exec /app failed: Exec format error",
+                "another processor",
+            ),
+            (
+                "[FATAL tini (7)] exec /app failed: Permission denied",
+                "chmod +x",
+            ),
             ("RuntimeError: can't start new thread", "pids_limit"),
             (
                 "sh: fork: retry: Resource temporarily unavailable",
@@ -49,5 +80,6 @@ mod tests {
             assert!(of(log).contains(remedy), "{log}");
         }
         assert_eq!(of("it is broken"), "");
+        assert_eq!(of("open /etc/app.conf: No such file or directory"), "");
     }
 }

@@ -55,3 +55,4 @@ mod secrets;
 mod standby;
 mod trials;
 mod versions;
+mod wrong_images;

@@ -40,6 +40,13 @@ pub(crate) async fn image_as(program: &str) -> String {
         .unwrap_or_else(|e| panic!("{e:#}"))
 }
 
+/// The reference of an image of the probe's program that these lines of a Dockerfile describe.
+pub(crate) async fn image_described(lines: &str) -> String {
+    image::described(&super::engine::docker().await, &image().await, lines)
+        .await
+        .unwrap_or_else(|e| panic!("{e:#}"))
+}
+
 /// The reference of an image that is the probe with a tree of files and links in one layer.
 pub(crate) async fn image_with_tree(tree: &[(String, Entry<'_>)], env: &[(&str, &str)]) -> String {
     image::with_tree(&super::engine::docker().await, &image().await, tree, env)
