@@ -362,11 +362,10 @@ impl Fleet {
     /// The failure of work that needs the engine while it does not answer.
     ///
     /// # Errors
-    /// ENGINE_UNAVAILABLE with the cause.
+    /// ENGINE_UNAVAILABLE with the cause, or NO_DESCRIPTORS when this process has none to ask with.
     pub fn require_engine(&self) -> Result<(), Failure> {
         match &*self.shared.engine.borrow() {
-            EngineState::Down(why) => Err(Failure::new(Reason::EngineUnavailable, why.clone())
-                .with_retry_after(Duration::from_secs(1))),
+            EngineState::Down(why) => Err(why.clone()),
             EngineState::Unknown | EngineState::Up(_) => Ok(()),
         }
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::{Container, ContainerId, ContainerState, Engine, Error, Info, Owner},
-    model::{Revision, Standby},
+    model::{Failure, Revision, Standby},
 };
 
 /// Time between two attempts while the engine does not answer.
@@ -37,8 +37,8 @@ pub enum EngineState {
     Unknown,
     /// It answers.
     Up(Info),
-    /// It does not, for this reason.
-    Down(String),
+    /// It does not, or cannot be asked, for this reason.
+    Down(Failure),
 }
 
 pub(super) async fn run<E: Engine>(shared: Arc<Shared>, engine: Arc<E>) {
@@ -120,10 +120,8 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
             if changed {
                 tracing::error!(%error, "The container engine cannot be reached: apps cannot start until it can");
             }
-            shared
-                .engine
-                .send_replace(EngineState::Down(error.to_string()));
             let why = error.to_failure();
+            shared.engine.send_replace(EngineState::Down(why.clone()));
             for d in shared.everyone() {
                 // Until the look after the next one: each look says it again.
                 d.engine_gone(&why, RETRY * 2);

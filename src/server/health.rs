@@ -32,7 +32,7 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vit
     let engine = match &*fleet.engine().borrow() {
         EngineState::Up(_) => Ok(()),
         EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
-        EngineState::Down(why) => Err(why.clone()),
+        EngineState::Down(why) => Err(why.message.clone()),
     };
     let adopted = if fleet.settled() {
         Ok(())

@@ -286,7 +286,7 @@ impl Compute {
         let (status, engine) = match &*self.gateway.fleet.engine().borrow() {
             EngineState::Up(info) => ("ok", info.name.clone()),
             EngineState::Unknown => ("degraded", "not asked yet".to_owned()),
-            EngineState::Down(why) => ("degraded", why.clone()),
+            EngineState::Down(why) => ("degraded", why.message.clone()),
         };
         v1::HealthCheckResponse {
             status: status.to_owned(),

@@ -45,6 +45,7 @@ struct State {
     containers: BTreeMap<String, Made>,
     counts: Counts,
     unreachable: bool,
+    no_descriptors: bool,
     mute: bool,
     next: usize,
     most_running: usize,
@@ -69,6 +70,11 @@ impl Fake {
     /// Sets the behaviour of containers of `image` from now on.
     pub fn script(&self, image: &str, script: Script) {
         self.state.lock().scripts.insert(image.to_owned(), script);
+    }
+
+    /// Leaves the caller without a file descriptor to ask the engine with, or gives it back.
+    pub fn set_no_descriptors(&self, none: bool) {
+        self.state.lock().no_descriptors = none;
     }
 
     /// Takes the engine away or brings it back. Going away ends the event streams; containers
@@ -248,6 +254,9 @@ impl State {
     }
 
     fn reachable(&self) -> Result<(), Error> {
+        if self.no_descriptors {
+            return Err(Error::NoDescriptors);
+        }
         if self.unreachable {
             return Err(Error::Unreachable {
                 address: "fake://".into(),

@@ -120,7 +120,16 @@ async fn without_an_engine_requests_fail_at_once_and_its_return_resets_that() {
     let began = Instant::now();
     assert_eq!(w.failure().await.reason, Reason::EngineUnavailable);
     assert!(began.elapsed() < ms(100));
-    assert!(w.fleet.require_engine().is_err());
+    let refused = w.fleet.require_engine().expect_err("no engine");
+    assert_eq!(refused.reason, Reason::EngineUnavailable);
+    w.engine.set_no_descriptors(true);
+    until(
+        "the cause is the process's own",
+        || matches!(w.fleet.require_engine(), Err(e) if e.reason == Reason::NoDescriptors),
+    )
+    .await;
+    assert_eq!(w.failure().await.reason, Reason::NoDescriptors);
+    w.engine.set_no_descriptors(false);
     w.engine.set_unreachable(false);
     until("the engine is seen", || w.fleet.require_engine().is_ok()).await;
     assert!(!w.app.snapshot().failing);
