@@ -12,6 +12,7 @@ pub mod build;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod durable;
 pub mod engine;
 pub mod executor;

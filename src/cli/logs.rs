@@ -103,18 +103,21 @@ pub(super) fn show(
         .try_for_each(|line| output::line(&text(line, context.format)))
 }
 
-/// Prints what an app writes from now on.
-pub(super) async fn follow_new(
+/// Prints what an app has written since a time (Unix milliseconds), as far as it is still there,
+/// and what it writes from now on.
+pub(super) async fn follow_since(
     context: &Context,
     session: &Session,
     app: &AppId,
+    since_ms: i64,
 ) -> Result<(), Error> {
     let request = v1::StreamAppLogsRequest {
         organization_name: app.org.to_string(),
         app_name: app.name.to_string(),
+        tail: i32::MAX,
         ..Default::default()
     };
-    follow(context, session, request, 0).await
+    follow(context, session, request, since_ms).await
 }
 
 async fn follow(

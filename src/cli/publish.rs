@@ -199,6 +199,10 @@ struct Watch<'a> {
     app: &'a AppId,
     events: Option<Streaming<v1::AppEvent>>,
     log: Option<Streaming<v1::LogLine>>,
+    /// The time of the newest line that was told, and of that when the log was opened: it begins
+    /// with lines that were told before.
+    logged_ms: i64,
+    opened_ms: i64,
     /// Those of the newest time that were told, to know them again after a gap.
     told: Vec<v1::AppEvent>,
     /// The publish has been heard of.
@@ -216,6 +220,8 @@ impl<'a> Watch<'a> {
             app,
             events: None,
             log: None,
+            logged_ms: 0,
+            opened_ms: 0,
             told: Vec::new(),
             begun: false,
             gap: false,
@@ -267,6 +273,11 @@ impl<'a> Watch<'a> {
                 sleep(RETRY).await;
                 continue;
             };
+            if self.log.is_none() {
+                // Refused while a container is between two states, say; the next try may do.
+                self.log = open_log(self.session, self.app).await;
+                self.opened_ms = self.logged_ms;
+            }
             tokio::select! {
                 event = events.message() => match event {
                     Ok(Some(event)) if self.is_old(&event) => {}
@@ -277,7 +288,11 @@ impl<'a> Watch<'a> {
                     Ok(None) | Err(_) => self.lost(),
                 },
                 line = next_line(&mut self.log) => match line {
-                    Some(line) => return Seen::Line(line),
+                    Some(line) if line.timestamp_ms <= self.opened_ms => {}
+                    Some(line) => {
+                        self.logged_ms = line.timestamp_ms;
+                        return Seen::Line(line);
+                    }
                     None => self.log = None,
                 },
             }
@@ -298,17 +313,10 @@ impl<'a> Watch<'a> {
     async fn open(&mut self) {
         let (org, name) = (self.app.org.to_string(), self.app.name.to_string());
         let events = v1::StreamAppEventsRequest {
-            organization_name: org.clone(),
-            app_name: name.clone(),
-            // What came before it was opened.
-            tail: ALL_EVENTS,
-        };
-        let log = v1::StreamAppLogsRequest {
             organization_name: org,
             app_name: name,
-            // The container may have begun before this is heard; which version wrote it is told.
-            tail: LOG_LINES as i32,
-            ..Default::default()
+            // What came before it was opened.
+            tail: ALL_EVENTS,
         };
         let mut client = self.session.client();
         // Before the first publish there is nothing yet.
@@ -316,11 +324,6 @@ impl<'a> Watch<'a> {
             return;
         };
         self.events = Some(events.into_inner());
-        self.log = client
-            .stream_app_logs(log)
-            .await
-            .ok()
-            .map(Response::into_inner);
     }
 
     /// Looks at what was missed; whether a publish was or is under way.
@@ -339,11 +342,27 @@ impl<'a> Watch<'a> {
     }
 }
 
+async fn open_log(session: &Session, app: &AppId) -> Option<Streaming<v1::LogLine>> {
+    let request = v1::StreamAppLogsRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        // The container may have begun before this is heard; which version wrote it is told.
+        tail: LOG_LINES as i32,
+        ..Default::default()
+    };
+    let opened = session.client().stream_app_logs(request).await;
+    opened.ok().map(Response::into_inner)
+}
+
+/// The next line; `None` when the log has to be opened again.
 async fn next_line(log: &mut Option<Streaming<v1::LogLine>>) -> Option<v1::LogLine> {
-    match log {
-        Some(log) => log.message().await.ok().flatten(),
-        None => std::future::pending().await,
+    if let Some(log) = log
+        && let Ok(Some(line)) = log.message().await
+    {
+        return Some(line);
     }
+    sleep(RETRY).await;
+    None
 }
 
 /// Progress on stderr: a line that moves on a terminal, one line for each step elsewhere.

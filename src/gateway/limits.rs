@@ -17,13 +17,18 @@ use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::{client, listener::Service};
-use crate::model::{Failure, Reason};
+use crate::{
+    connections::{Connections, Permit},
+    model::{Failure, Reason},
+};
 
 /// Bounds of a listener; each is described where it is configured.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Most connections.
     pub max_connections: usize,
+    /// All connections of the process.
+    pub connections: Connections,
     /// Most connections from one address; 0 for no bound.
     pub max_connections_per_ip: usize,
     /// Longest time for the head of a request.
@@ -64,6 +69,7 @@ struct Inside {
 pub(super) struct Place {
     doors: Arc<Doors>,
     address: IpAddr,
+    _open: Permit,
 }
 
 impl Drop for Place {
@@ -97,6 +103,7 @@ impl Doors {
     /// A place for a connection; `None` when there is none.
     pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<Place>> {
         let address = peer.ip().to_canonical();
+        let open = self.limits.connections.try_for_client()?;
         let mut inside = self.inside.lock();
         if inside.all >= self.limits.max_connections {
             return None;
@@ -113,6 +120,7 @@ impl Doors {
         Some(Arc::new(Place {
             doors: self.clone(),
             address,
+            _open: open,
         }))
     }
 

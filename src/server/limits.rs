@@ -2,17 +2,19 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::connections::Connections;
+
 /// Descriptors for everything but connections: files of the store, the engine, builds, pulls.
 const LEAST_RESERVE: u64 = 64;
 const MOST_RESERVE: u64 = 1024;
 
-/// What each may have open of the descriptors that there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What may be open of the descriptors that there are.
+#[derive(Debug, Clone)]
 pub(super) struct Shares {
     /// Connections to each of the two listeners.
     pub(super) listener: usize,
-    /// Connections to replicas.
-    pub(super) replicas: usize,
+    /// All connections, to clients and to replicas.
+    pub(super) connections: Connections,
 }
 
 /// Raises the number of descriptors to the most that the system allows, since every connection
@@ -30,35 +32,33 @@ pub(super) fn share_descriptors(wanted: usize) -> Shares {
             soft
         }
     };
-    let shares = share(descriptors, wanted);
-    if shares.listener < wanted {
+    let (most, for_replicas, listener) = share(descriptors, wanted);
+    if listener < wanted {
         tracing::warn!(
             descriptors,
             max_connections = wanted,
-            "The limit of open files is {}, too few for max_connections {wanted}: each listener takes {} connections, and {} may go to replicas; raise the hard limit (`ulimit -Hn`, LimitNOFILE=), or lower IGNITE_MAX_CONNECTIONS",
+            "The limit of open files is {}, too few for max_connections {wanted}: each listener takes at most {listener} connections, and {most} may be open in all, to replicas too; raise the hard limit (`ulimit -Hn`, LimitNOFILE=), or lower IGNITE_MAX_CONNECTIONS",
             descriptors.unwrap_or_default(),
-            shares.listener,
-            shares.replicas
         );
     }
-    shares
-}
-
-/// Shares out so many descriptors; `None` for no limit.
-fn share(descriptors: Option<u64>, wanted: usize) -> Shares {
-    let Some(descriptors) = descriptors else {
-        return Shares {
-            listener: wanted,
-            replicas: usize::MAX,
-        };
-    };
-    let reserve = (descriptors / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
-    let rest = usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX);
-    let listener = wanted.min(rest / 3).max(1);
     Shares {
         listener,
-        replicas: rest.saturating_sub(2 * listener).max(1),
+        connections: Connections::new(most, for_replicas),
     }
+}
+
+/// Shares out so many descriptors, `None` for no limit: how many connections may be open, how many
+/// of these clients leave to replicas, and how many each listener takes. A listener leaves some to
+/// the other one, so that a crowd at the apps' URLs does not keep everybody from the API.
+fn share(descriptors: Option<u64>, wanted: usize) -> (usize, usize, usize) {
+    let Some(descriptors) = descriptors else {
+        return (usize::MAX, 0, wanted);
+    };
+    let reserve = (descriptors / 8).clamp(LEAST_RESERVE, MOST_RESERVE);
+    let most = usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX);
+    let for_replicas = most / 4;
+    let listener = wanted.min((most - for_replicas) / 4 * 3);
+    (most.max(1), for_replicas, listener.max(1))
 }
 
 #[cfg(test)]
@@ -67,22 +67,16 @@ mod tests {
 
     #[test]
     fn few_descriptors_are_shared_and_many_leave_the_setting_alone() {
-        let of = |n, wanted| {
-            let Shares { listener, replicas } = share(n, wanted);
-            (listener, replicas)
-        };
-        assert_eq!(of(None, 16_384), (16_384, usize::MAX));
+        assert_eq!(share(None, 16_384), (usize::MAX, 0, 16_384));
+        let many = 1 << 20;
         assert_eq!(
-            of(Some(1 << 20), 16_384),
-            (16_384, (1 << 20) - 1024 - 2 * 16_384)
+            share(Some(many), 16_384),
+            (many as usize - 1024, (many as usize - 1024) / 4, 16_384)
         );
-        assert_eq!(of(Some(1024), 16_384), (298, 300));
-        assert_eq!(of(Some(1024), 10), (10, 876));
-        assert_eq!(of(Some(200), 16_384), (45, 46));
-        assert_eq!(of(Some(20), 16_384), (1, 1));
-        for n in 100..5000 {
-            let Shares { listener, replicas } = share(Some(n), 16_384);
-            assert!(2 * listener + replicas < n as usize, "{n}");
-        }
+        assert_eq!(share(Some(20_000), 16_384), (18_976, 4744, 10_674));
+        assert_eq!(share(Some(1024), 16_384), (896, 224, 504));
+        assert_eq!(share(Some(1024), 10), (896, 224, 10));
+        assert_eq!(share(Some(200), 16_384), (136, 34, 75));
+        assert_eq!(share(Some(20), 16_384), (1, 0, 1));
     }
 }

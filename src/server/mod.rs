@@ -131,7 +131,13 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         config.ephemeral,
         &vitals,
     );
-    let fleet_config = fleet_config(&config, keychain.clone(), keeper.claimed(), &vitals, shares);
+    let fleet_config = fleet_config(
+        &config,
+        keychain.clone(),
+        keeper.claimed(),
+        &vitals,
+        &shares,
+    );
     let (fleet, starter) = Fleet::new(fleet_config, engine.clone());
     let routes = Arc::new(AppRoutes::default());
     let rules = Rules {
@@ -223,7 +229,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         gateway: gateway.clone(),
         api,
     };
-    let bounds = listener_limits(&config, shares);
+    let bounds = listener_limits(&config, &shares);
     let listening = listener::run(http, workers.clone(), front, bounds.clone(), stop.clone());
     serving.spawn(vitals.watch("the HTTP listener", listening));
     let service = Grpc::new(services, limits, gateway.clone());

@@ -43,9 +43,10 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
     }
 }
 
-pub(super) fn listener_limits(c: &Config, shares: Shares) -> gateway::limits::Limits {
+pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::Limits {
     gateway::limits::Limits {
         max_connections: shares.listener,
+        connections: shares.connections.clone(),
         max_connections_per_ip: c.max_connections_per_ip,
         header_read_timeout: c.header_read_timeout,
         keep_alive_timeout: c.keep_alive_timeout,
@@ -60,7 +61,7 @@ pub(super) fn fleet_config(
     keychain: Keychain,
     may_adopt: watch::Receiver<bool>,
     vitals: &Vitals,
-    shares: Shares,
+    shares: &Shares,
 ) -> fleet::Config {
     fleet::Config {
         startup_timeout: c.startup_timeout,
@@ -68,7 +69,7 @@ pub(super) fn fleet_config(
         max_in_flight_per_app: c.max_in_flight_per_app,
         max_in_flight_per_org: c.max_in_flight_per_org,
         hold_max_bytes: clamp(c.hold_max_bytes),
-        max_connects: Connects::new(c.max_connects_per_replica, shares.replicas),
+        max_connects: Connects::new(c.max_connects_per_replica, shares.connections.clone()),
         stop_grace: c.stop_grace,
         drain_timeout: c.drain_timeout,
         backoff_initial: c.start_retry_initial,

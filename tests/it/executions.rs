@@ -561,8 +561,15 @@ async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_execution_ends_at_once_and_the_app_sees_the_client_leave() {
-    let settings = json!({ "max_concurrency": 1, "scaling": { "max_replicas": 1 } });
-    let (ignite, app, token) = served(Ignite::builder(), settings).await;
+    // One at a time, and yet the app answers other requests.
+    let builder = Ignite::builder().env("IGNITE_EXECUTION_CONCURRENCY", "1");
+    let settings = json!({ "scaling": { "max_replicas": 1 } });
+    let (ignite, app, token) = served(builder, settings).await;
+    let figure = async |name: &str, path: &str| {
+        let figures = ignite.request(Method::GET, path).host(app.host());
+        let figures = figures.token(&token).send().await.expect("an answer");
+        figures.json().await[name].clone()
+    };
     for (round, via) in BOTH.into_iter().enumerate() {
         let running = submit(&ignite, via, &app, &token, "/sleep/600000", b"").await;
         let waiting = submit(&ignite, via, &app, &token, "/sleep/600000", b"").await;
@@ -572,6 +579,14 @@ async fn a_cancelled_execution_ends_at_once_and_the_app_sees_the_client_leave() 
                 Ok(())
             } else {
                 Err(now.to_string())
+            }
+        })
+        .await;
+        // It is RUNNING before it is sent.
+        eventually_ok(LIMIT, || async {
+            match figure("current", "/concurrency").await {
+                n if n == 1 => Ok(()),
+                n => Err(format!("{n} requests at the app")),
             }
         })
         .await;
@@ -593,15 +608,9 @@ async fn a_cancelled_execution_ends_at_once_and_the_app_sees_the_client_leave() 
             "never sent"
         );
         eventually_ok(LIMIT, || async {
-            let figure = ignite
-                .request(Method::GET, "/inflight-cancelled")
-                .host(app.host())
-                .token(&token);
-            let figure = figure.send().await.expect("an answer").json().await;
-            if figure["cancelled"] == round + 1 {
-                Ok(())
-            } else {
-                Err(figure.to_string())
+            match figure("cancelled", "/inflight-cancelled").await {
+                n if n == round + 1 => Ok(()),
+                n => Err(format!("{n} clients left")),
             }
         })
         .await;

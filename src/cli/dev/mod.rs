@@ -7,6 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +27,7 @@ use super::{
     id::AppArg,
     logs, publish,
 };
-use crate::{api::proto::v1, model::AppId};
+use crate::{api::proto::v1, clock::now_ms, model::AppId};
 
 mod watch;
 
@@ -70,7 +71,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         watch: Watch::on(&args.folder)?,
         source: Source::of_folder(args.folder, args.how),
         settings: args.settings,
-        live: Notify::new(),
+        live: OnceLock::new(),
+        published: Notify::new(),
     };
     tokio::select! {
         biased;
@@ -103,8 +105,9 @@ struct Dev<'a> {
     watch: Watch,
     source: Source,
     settings: Settings,
-    /// Told when the app is published.
-    live: Notify,
+    /// When the app was first published, Unix milliseconds: its log is followed from then on.
+    live: OnceLock<i64>,
+    published: Notify,
 }
 
 impl Dev<'_> {
@@ -128,9 +131,12 @@ impl Dev<'_> {
             match done {
                 Ok(published) if shown => deploy::tell(&self.app, &published, begun.elapsed()),
                 Ok(published) => {
+                    // Before the URL is shown: its replica is up, and may be called at once.
+                    // Only the first counts.
+                    let _ = self.live.set(now_ms());
+                    self.published.notify_one();
                     deploy::report(self.context, &self.app, &published, begun.elapsed())?;
                     shown = true;
-                    self.live.notify_one();
                 }
                 Err(error) => {
                     error.tell();
@@ -200,13 +206,15 @@ impl Dev<'_> {
 
     /// Prints what the app's replicas write, once it is published; ends when nobody reads it.
     async fn logs(&self) -> Result<(), Error> {
-        self.live.notified().await;
+        self.published.notified().await;
+        let mut since_ms = self.live.get().copied().unwrap_or_default();
         loop {
             if let Ok(session) = self.context.connect(&self.app.org).await {
-                let ended = logs::follow_new(self.context, &session, &self.app).await;
+                let ended = logs::follow_since(self.context, &session, &self.app, since_ms).await;
                 if matches!(ended, Err(Error::Closed)) {
                     return ended;
                 }
+                since_ms = now_ms();
             }
             sleep(LOG_RETRY).await;
         }

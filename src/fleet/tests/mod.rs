@@ -66,7 +66,7 @@ fn config() -> Config {
         max_in_flight_per_app: 1000,
         max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
-        max_connects: Connects::new(64, 100_000),
+        max_connects: Connects::new(64, crate::connections::Connections::new(100_000, 0)),
         stop_grace: secs(1),
         drain_timeout: secs(30),
         backoff_initial: secs(1),

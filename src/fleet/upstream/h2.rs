@@ -217,7 +217,7 @@ mod tests {
         let app = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let pool = Pool::new(
             app.local_addr().expect("bound"),
-            &Connects::new(1, 10),
+            &Connects::new(1, crate::connections::Connections::new(10, 0)),
             false,
         );
         let app = tokio::spawn(async move {

@@ -145,7 +145,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let pool = Pool::new(
             listener.local_addr().expect("bound"),
-            &Connects::new(BURST, 1000),
+            &Connects::new(BURST, crate::connections::Connections::new(1000, 0)),
             false,
         );
         let (open, burst) = (Arc::<AtomicUsize>::default(), Arc::new(Barrier::new(BURST)));

@@ -12,12 +12,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wire::Wire;
+use crate::connections::Permit;
 
 /// A socket that goes on reading when it can no longer write.
 pub(super) struct Link<T> {
@@ -26,7 +24,7 @@ pub(super) struct Link<T> {
     wire: Arc<Wire>,
     /// Counts it among the open ones, also when it has left HTTP.
     #[allow(dead_code, reason = "it counts by being there")]
-    open: Option<OwnedSemaphorePermit>,
+    open: Option<Permit>,
     /// Why writing failed.
     broken: Option<io::ErrorKind>,
     /// Reading has come to its end, well or not.
@@ -34,7 +32,7 @@ pub(super) struct Link<T> {
 }
 
 impl<T> Link<T> {
-    pub(super) fn new(io: T, wire: Arc<Wire>, open: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(io: T, wire: Arc<Wire>, open: Option<Permit>) -> Self {
         Self {
             io,
             wire,

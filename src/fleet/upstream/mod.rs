@@ -33,12 +33,14 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 #[cfg(not(test))]
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 pub use self::{
     answer::Answer,
     body::{Body, BodyError, Bounds, let_the_app_ask},
 };
+use crate::connections::{Connections, Permit};
+
 use self::{answer::Line, idle::Idle, link::Link, wire::Wire};
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
@@ -98,25 +100,17 @@ pub fn connections_of(home: usize) {
 pub struct Connects {
     /// Attempts at a time to one port of one replica.
     at_once: usize,
-    /// One permit for each connection that may be open.
-    open: Arc<Semaphore>,
-    most: usize,
+    /// All that may be open.
+    open: Connections,
 }
 
 impl Connects {
-    /// So many attempts at a time to one port of one replica, and so many open connections in all.
-    pub fn new(at_once: usize, most: usize) -> Self {
-        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+    /// So many attempts at a time to one port of one replica, and what may be open in all.
+    pub fn new(at_once: usize, open: Connections) -> Self {
         Self {
             at_once: at_once.max(1),
-            open: Arc::new(Semaphore::new(most)),
-            most,
+            open,
         }
-    }
-
-    /// Whether so few are left that none should lie idle.
-    fn is_scarce(&self) -> bool {
-        self.open.available_permits() < self.most / 8
     }
 }
 
@@ -278,22 +272,20 @@ impl Pool {
     }
 
     fn give_back(&self, line: Line) {
-        if !self.connects.is_scarce() {
+        if !self.connects.open.is_scarce() {
             self.idle.lock().push(line);
         }
     }
 
     /// A connection, and the permit to have it open.
-    async fn dial(&self) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-        let open = self.connects.open.clone().acquire_owned();
+    async fn dial(&self) -> io::Result<(TcpStream, Permit)> {
+        let open = self.connects.open.for_replica();
         let open = tokio::time::timeout(CONNECT_TIMEOUT, open).await;
         let open = open.map_err(|_| {
-            io::Error::other(format!(
-                "{} connections to replicas are open, as many as the limit of open files leaves room for (ulimit -n)",
-                self.connects.most
-            ))
+            io::Error::other(
+                "as many connections are open as the limit of open files leaves room for; raise it (ulimit -Hn, LimitNOFILE=)",
+            )
         })?;
-        let open = open.map_err(io::Error::other)?;
         let _turn = self.dials.acquire().await.map_err(io::Error::other)?;
         let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
             .await
@@ -315,7 +307,7 @@ impl Pool {
     /// app has closed: nobody is told of that while they are idle.
     pub(super) fn sweep(&self) {
         let mut idle = self.idle.lock().take();
-        idle.close_unneeded(self.connects.is_scarce());
+        idle.close_unneeded(self.connects.open.is_scarce());
         let late = self.idle.lock().put_under(idle);
         // Closed outside the lock.
         drop(late);

@@ -25,7 +25,7 @@ where
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let pool = Pool::new(
         listener.local_addr().expect("bound"),
-        &Connects::new(100, 1000),
+        &Connects::new(100, crate::connections::Connections::new(1000, 0)),
         false,
     );
     let seen = Count::default();
@@ -127,7 +127,7 @@ async fn an_app_that_never_answers_is_asked_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let pool = Pool::new(
         listener.local_addr().expect("bound"),
-        &Connects::new(1, 10),
+        &Connects::new(1, crate::connections::Connections::new(10, 0)),
         false,
     );
     let seen = Count::default();
@@ -158,7 +158,7 @@ async fn h2_app(refuse: fn(&mut h2_server::Connection, h2_server::Call)) -> (Arc
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let pool = Pool::new(
         listener.local_addr().expect("bound"),
-        &Connects::new(100, 1000),
+        &Connects::new(100, crate::connections::Connections::new(1000, 0)),
         false,
     );
     let seen = Count::default();
@@ -236,7 +236,7 @@ async fn a_request_that_crosses_the_goodbye_of_an_app_is_sent_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let pool = Pool::new(
         listener.local_addr().expect("bound"),
-        &Connects::new(1, 10),
+        &Connects::new(1, crate::connections::Connections::new(10, 0)),
         false,
     );
     let app = tokio::spawn(async move {
