@@ -12,15 +12,15 @@ use std::{
 };
 
 use futures_util::{
-    FutureExt as _, StreamExt as _, TryStreamExt as _,
-    future::{BoxFuture, try_join_all},
+    StreamExt as _, TryStreamExt as _,
+    future::try_join_all,
     stream::{self, BoxStream, SelectAll},
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::{
     apps::Apps,
-    engine::{Container, ContainerId, Engine, Error, LogAsk, LogLine},
+    engine::{ContainerId, Engine, Error, LogAsk, LogLine},
     fleet::{Deployment, Fleet},
     model::{AppId, Failure, Reason, ReplicaId},
 };
@@ -36,7 +36,6 @@ const CALM_LIMIT: Duration = Duration::from_secs(1);
 
 type Read =
     dyn Fn(&ContainerId, LogAsk) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
-type Inspect = dyn Fn(ContainerId) -> BoxFuture<'static, Result<Container, Error>> + Send + Sync;
 
 /// The logs of apps; clones share it. The engine's type ends here.
 #[derive(Clone)]
@@ -44,7 +43,6 @@ pub struct Logs {
     apps: Apps,
     fleet: Fleet,
     read: Arc<Read>,
-    inspect: Arc<Inspect>,
 }
 
 /// One line of an app.
@@ -52,7 +50,7 @@ pub struct Logs {
 pub struct Entry {
     /// The replica that wrote it.
     pub replica: ReplicaId,
-    /// The version that the replica runs; 0 when that is not known any more.
+    /// The version that the replica runs.
     pub version: u32,
     /// What it wrote.
     pub line: LogLine,
@@ -63,6 +61,7 @@ pub struct Entry {
 struct Origin {
     replica: ReplicaId,
     container: ContainerId,
+    version: u32,
     /// It has a process, so that there can be something to follow.
     runs: bool,
 }
@@ -73,6 +72,7 @@ fn origins(deployment: &Deployment) -> Vec<Origin> {
     let made = replicas.filter_map(|r| {
         Some(Origin {
             runs: r.has_process(),
+            version: r.version,
             replica: r.id,
             container: r.container?,
         })
@@ -83,16 +83,10 @@ fn origins(deployment: &Deployment) -> Vec<Origin> {
 impl Logs {
     /// The logs that an engine has of a fleet's replicas.
     pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>) -> Self {
-        let inspecting = engine.clone();
-        let inspect = move |id: ContainerId| -> BoxFuture<'static, Result<Container, Error>> {
-            let engine = inspecting.clone();
-            async move { engine.inspect(&id).await }.boxed()
-        };
         Self {
             apps,
             fleet,
             read: Arc::new(move |id: &ContainerId, ask| engine.logs(id, ask)),
-            inspect: Arc::new(inspect),
         }
     }
 
@@ -140,13 +134,11 @@ impl Logs {
         let all = all.map_err(|e| e.to_failure())?;
         let known = std::iter::zip(origins, &all).map(|(origin, lines)| {
             let told_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
-            let version = lines.last().map(|entry| entry.version);
             (
                 origin.container,
                 Known {
                     told_ns,
                     opened_after_ns: told_ns,
-                    version,
                 },
             )
         });
@@ -230,22 +222,12 @@ impl Logs {
                 });
             }
         };
-        let version = match lines.is_empty() {
-            true => 0,
-            false => self.version(&origin.container).await.unwrap_or_default(),
-        };
         let entry = |line| Entry {
             replica: origin.replica.clone(),
-            version,
+            version: origin.version,
             line,
         };
         Ok(lines.into_iter().map(entry).collect())
-    }
-
-    /// The version that a container runs, from its labels.
-    async fn version(&self, container: &ContainerId) -> Option<u32> {
-        let found = (self.inspect)(container.clone()).await.ok()?;
-        Some(found.owner?.version)
     }
 }
 
@@ -265,12 +247,10 @@ struct Known {
     /// `told_ns` when its log was opened: lines up to there come again, later ones are new, also
     /// when the clock that stamps them has gone back meanwhile.
     opened_after_ns: i64,
-    version: Option<u32>,
 }
 
 /// What a container's log yields.
 enum Piece {
-    Version(Option<u32>),
     Line(LogLine),
     Ended,
 }
@@ -321,12 +301,11 @@ impl Follow {
             return;
         };
         match piece {
-            Piece::Version(version) => known.version = version,
             Piece::Line(line) if line.at_ns > known.opened_after_ns => {
                 known.told_ns = known.told_ns.max(line.at_ns);
                 self.told.push_back(Entry {
                     replica: origin.replica,
-                    version: known.version.unwrap_or_default(),
+                    version: origin.version,
                     line,
                 });
             }
@@ -364,7 +343,6 @@ impl Follow {
         let known = self.known.entry(origin.container.clone()).or_insert(Known {
             told_ns: 0,
             opened_after_ns: 0,
-            version: None,
         });
         known.opened_after_ns = known.told_ns;
         let ask = LogAsk {
@@ -373,14 +351,6 @@ impl Follow {
             follow: true,
         };
         let lines = (self.logs.read)(&origin.container, ask);
-        let version = match known.version {
-            Some(_) => None,
-            None => {
-                let (logs, container) = (self.logs.clone(), origin.container.clone());
-                Some(async move { Piece::Version(logs.version(&container).await) })
-            }
-        };
-        let version = stream::iter(version).then(|asked| asked);
         let lines = lines
             .take_while(|line| {
                 if let Err(error) = line {
@@ -391,10 +361,7 @@ impl Follow {
             .filter_map(|line| std::future::ready(line.ok()))
             .map(Piece::Line);
         let ended = stream::once(std::future::ready(Piece::Ended));
-        let pieces = version
-            .chain(lines)
-            .chain(ended)
-            .map(move |piece| (origin.clone(), piece));
+        let pieces = lines.chain(ended).map(move |piece| (origin.clone(), piece));
         self.live.push(pieces.boxed());
     }
 }

@@ -95,7 +95,7 @@ pub(super) async fn fetch(
             return Err(Failure::new(
                 Reason::BuildTimeout,
                 format!(
-                    "the repository was not fetched within {}; raise IGNITE_GIT_TIMEOUT_SECS if it is that large",
+                    "the repository was not fetched within {}; look whether its host answers, and raise IGNITE_GIT_TIMEOUT_SECS if it is that large",
                     humantime::format_duration(limit)
                 ),
             ));

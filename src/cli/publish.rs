@@ -4,6 +4,8 @@
 //! app's events: they are shown while it lasts, and tell how it ended when the call broke.
 
 use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -126,7 +128,10 @@ async fn follow<'a, T>(
                 answer = async { calling.as_mut().expect("there is one").await }, if calling.is_some() => {
                     calling = None;
                     match answer {
-                        Ok(answer) => return Ok(Ended::Answered(answer.into_inner())),
+                        Ok(answer) => {
+                            watch.rest().await.into_iter().for_each(|seen| shown.seen(&seen));
+                            return Ok(Ended::Answered(answer.into_inner()));
+                        }
                         Err(status) if is_answer(&status) => return Err(session.refused(status)),
                         Err(status) => shown.line(&format!(
                             "The call broke ({}); what it began is followed on", status.message()
@@ -139,14 +144,13 @@ async fn follow<'a, T>(
                         if calling.is_none() && let Some(end) = end(&event) {
                             return end.map(Ended::Active);
                         }
-                        shown.event(&event);
+                        shown.seen(&Seen::Event(event));
                     }
-                    Seen::Line(line) => shown.log(&line),
                     Seen::Nothing if calling.is_none() => {
                         shown.line("The server knows nothing of it any more; asking again");
                         calling = Some(call());
                     }
-                    Seen::Nothing => {}
+                    seen => shown.seen(&seen),
                 }
             }
         }
@@ -203,6 +207,8 @@ struct Watch<'a> {
     /// with lines that were told before.
     logged_ms: i64,
     opened_ms: i64,
+    /// The lines of that newest time, to know them again.
+    logged: Vec<v1::LogLine>,
     /// Those of the newest time that were told, to know them again after a gap.
     told: Vec<v1::AppEvent>,
     /// The publish has been heard of.
@@ -222,6 +228,7 @@ impl<'a> Watch<'a> {
             log: None,
             logged_ms: 0,
             opened_ms: 0,
+            logged: Vec::new(),
             told: Vec::new(),
             begun: false,
             gap: false,
@@ -290,13 +297,43 @@ impl<'a> Watch<'a> {
                 line = next_line(&mut self.log) => match line {
                     Some(line) if line.timestamp_ms <= self.opened_ms => {}
                     Some(line) => {
-                        self.logged_ms = line.timestamp_ms;
+                        self.log(&line);
                         return Seen::Line(line);
                     }
                     None => self.log = None,
                 },
             }
         }
+    }
+
+    /// What happened up to now and was not told: the streams may be behind with it when the call
+    /// is answered.
+    async fn rest(&mut self) -> Vec<Seen> {
+        let mut events = self.newest(ALL_EVENTS).await.unwrap_or_default();
+        events.retain(|e| !self.is_old(e));
+        let request = v1::GetAppLogsRequest {
+            organization_name: self.app.org.to_string(),
+            app_name: self.app.name.to_string(),
+            limit: LOG_LINES as i32,
+            ..Default::default()
+        };
+        let mut client = self.session.client();
+        let asked = tokio::time::timeout(ASK_LIMIT, client.get_app_logs(request)).await;
+        let lines = match asked {
+            Ok(Ok(answer)) => answer.into_inner().lines,
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        };
+        let news = lines
+            .into_iter()
+            .filter(|line| line.timestamp_ms >= self.logged_ms && !self.logged.contains(line));
+        let events = events.into_iter().map(Seen::Event);
+        events.chain(news.map(Seen::Line)).collect()
+    }
+
+    fn log(&mut self, line: &v1::LogLine) {
+        self.logged_ms = line.timestamp_ms;
+        self.logged.retain(|l| l.timestamp_ms == line.timestamp_ms);
+        self.logged.push(line.clone());
     }
 
     fn is_old(&self, event: &v1::AppEvent) -> bool {
@@ -368,8 +405,11 @@ async fn next_line(log: &mut Option<Streaming<v1::LogLine>>) -> Option<v1::LogLi
 /// Progress on stderr: a line that moves on a terminal, one line for each step elsewhere.
 struct Shown {
     bar: ProgressBar,
-    version: std::cell::Cell<u32>,
-    lines: std::cell::Cell<usize>,
+    version: Cell<u32>,
+    lines: Cell<usize>,
+    /// Lines that were heard before the version that is published; its first ones may be among
+    /// them, since the events and the log are two streams.
+    early: RefCell<VecDeque<v1::LogLine>>,
 }
 
 impl Shown {
@@ -387,6 +427,7 @@ impl Shown {
             bar,
             version: Default::default(),
             lines: Default::default(),
+            early: Default::default(),
         };
         if shown.bar.is_hidden() {
             note(&format!("{what} …"));
@@ -401,10 +442,20 @@ impl Shown {
         }
     }
 
+    fn seen(&self, seen: &Seen) {
+        match seen {
+            Seen::Event(event) => self.event(event),
+            Seen::Line(line) => self.log(line),
+            Seen::Nothing => {}
+        }
+    }
+
     /// What happens to the version that is published; the end is told by the command.
     fn event(&self, event: &v1::AppEvent) {
         if event.r#type == "PUBLISHING" {
             self.version.set(event.version);
+            let early = self.early.take();
+            early.iter().for_each(|line| self.log(line));
         }
         let of_it = event.version == self.version.get() && event.version != 0;
         let told_later = [
@@ -421,6 +472,14 @@ impl Shown {
     }
 
     fn log(&self, line: &v1::LogLine) {
+        if self.version.get() == 0 {
+            let mut early = self.early.borrow_mut();
+            if early.len() == LOG_LINES {
+                early.pop_front();
+            }
+            early.push_back(line.clone());
+            return;
+        }
         if line.version != self.version.get() {
             return;
         }

@@ -449,14 +449,34 @@ fn remedy(cause: &str) -> &'static str {
     }
 }
 
-/// Whether the engine says that it has no address range for another network.
-fn is_pool_used_up(message: &str) -> bool {
-    message.contains("address pool") || message.contains("predefined address pools")
-}
-
 impl Error {
-    /// What the error is for callers: its reason, and words that everybody may read. The
-    /// engine's own words about a container are for the app's owner.
+    /// What the error is for who waits for a start: its reason, and words that everybody may
+    /// read. The engine's own words about a container are for the app's owner.
+    pub fn to_start_failure(&self) -> Failure {
+        match self {
+            Error::NoSuchContainer(_)
+            | Error::Ended { .. }
+            | Error::Refused { .. }
+            | Error::TimedOut { .. }
+                if !self.is_pool_used_up() =>
+            {
+                Failure::new(Reason::StartFailed, "the container could not be started")
+                    .with_detail(self.to_string())
+            }
+            _ => self.to_failure(),
+        }
+    }
+
+    /// Whether the engine says that it has no address range for another network.
+    fn is_pool_used_up(&self) -> bool {
+        let Error::Refused { message, .. } = self else {
+            return false;
+        };
+        message.contains("address pool") || message.contains("predefined address pools")
+    }
+
+    /// What the error is for callers: its reason, and words that everybody may read. The engine's
+    /// own words are for the app's owner.
     pub fn to_failure(&self) -> Failure {
         match self {
             Error::Unreachable { .. } => Failure::new(Reason::EngineUnavailable, self.to_string())
@@ -464,17 +484,24 @@ impl Error {
             Error::BadAddress { .. } => Failure::new(Reason::EngineUnavailable, self.to_string()),
             Error::NoDescriptors => Failure::new(Reason::NoDescriptors, self.to_string())
                 .with_retry_after(Duration::from_secs(1)),
-            Error::Refused { message, .. } if is_pool_used_up(message) => Failure::new(
+            Error::Refused { .. } if self.is_pool_used_up() => Failure::new(
                 Reason::StartFailed,
                 "the container engine has no address range left for a network; `ignite prune` removes those of instances that are gone, `docker network prune` others that are unused, and `default-address-pools` of the engine makes room for more",
             )
             .with_detail(self.to_string()),
             Error::NoSuchImage { .. } => Failure::new(Reason::ImageUnavailable, self.to_string()),
-            Error::NoSuchContainer(_)
-            | Error::Ended { .. }
-            | Error::Refused { .. }
-            | Error::TimedOut { .. } => {
-                Failure::new(Reason::StartFailed, "the container could not be started")
+            Error::Refused { call, .. } => Failure::new(
+                Reason::EngineUnavailable,
+                format!("the container engine refused to {call}; its log may say more"),
+            )
+            .with_detail(self.to_string()),
+            Error::TimedOut { .. } => Failure::new(
+                Reason::EngineUnavailable,
+                format!("{self}; try again, and see to the engine when it stays so slow"),
+            )
+            .with_retry_after(Duration::from_secs(1)),
+            Error::NoSuchContainer(_) | Error::Ended { .. } => {
+                Failure::new(Reason::ContainerExited, "the container is gone")
                     .with_detail(self.to_string())
             }
         }
@@ -525,7 +552,18 @@ mod tests {
             status: 404,
             message: "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".into(),
         };
-        let failure = full.to_failure();
+        let failure = full.to_start_failure();
         assert!(failure.message.contains("ignite prune"), "{failure}");
+        let slow = Error::TimedOut {
+            call: "read the container's log",
+            after: Duration::from_secs(30),
+        };
+        let failure = slow.to_failure();
+        assert_eq!(failure.reason, Reason::EngineUnavailable);
+        assert!(
+            failure.message.contains("read the container's log"),
+            "{failure}"
+        );
+        assert_eq!(slow.to_start_failure().reason, Reason::StartFailed);
     }
 }

@@ -176,6 +176,8 @@ struct Shared {
     trials: RwLock<Vec<Weak<Deployment>>>,
     ledger: Arc<Ledger>,
     engine: watch::Sender<EngineState>,
+    /// Why the instance's network could not be made when that was last tried.
+    network: watch::Sender<Option<Failure>>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
     /// Asks the supervisor to look at the engine now.
@@ -197,6 +199,7 @@ impl Fleet {
             candidates: RwLock::default(),
             trials: RwLock::default(),
             engine: watch::Sender::new(EngineState::Unknown),
+            network: watch::Sender::new(None),
             settled: watch::Sender::new(false),
             look: Notify::new(),
             tasks: TaskTracker::new(),
@@ -345,6 +348,12 @@ impl Fleet {
     /// Whether the engine answers.
     pub fn engine(&self) -> watch::Receiver<EngineState> {
         self.shared.engine.subscribe()
+    }
+
+    /// Why no app can start although the engine answers: the instance's network cannot be made,
+    /// for want of addresses, say. It is tried again every second.
+    pub fn no_network(&self) -> Option<Failure> {
+        self.shared.network.borrow().clone()
     }
 
     /// Whether the containers of an earlier run are adopted or removed.

@@ -234,7 +234,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
 
 pub(super) fn fault(error: &Error) -> Fault {
     Fault::Failed {
-        failure: error.to_failure(),
+        failure: error.to_start_failure(),
         certain: matches!(error, Error::Unreachable { .. } | Error::NoSuchImage { .. }),
         engine_down: matches!(error, Error::Unreachable { .. }),
     }

@@ -82,7 +82,7 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
             // What happened between the two streams is seen by one more look.
             look(shared, engine).await;
         }
-        let pause = if up {
+        let pause = if up && shared.network.borrow().is_none() {
             shared.config.reconcile_interval
         } else {
             RETRY
@@ -114,7 +114,10 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
         arrive(shared, engine).await
     };
     match seen {
-        Ok(()) => true,
+        Ok(()) => {
+            ensure_network(shared, engine);
+            true
+        }
         Err(error) if matches!(error, Error::Unreachable { .. } | Error::NoDescriptors) => {
             let changed = !matches!(&*shared.engine.borrow(), EngineState::Down(_));
             if changed {
@@ -161,15 +164,27 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     }
     shared.ledger.set_host_memory(info.memory_bytes);
     shared.engine.send_replace(EngineState::Up(info));
-    // Off the way of the first cold start; should it fail, that one tries again. In a task that
-    // a stop waits for: cut off in the middle, the engine would make it after its removal.
-    let ahead = engine.clone();
-    shared.tasks.spawn(async move {
-        if let Err(error) = ahead.ensure_network().await {
-            tracing::debug!(%error, "The instance's network could not be made ahead of time");
-        }
-    });
     Ok(())
+}
+
+/// Makes the instance's network when it is missing, off the way of the first cold start. In a task
+/// that a stop waits for: cut off in the middle, the engine would make it after its removal.
+fn ensure_network<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
+    let (known, engine) = (shared.clone(), engine.clone());
+    shared.tasks.spawn(async move {
+        let missing = engine.ensure_network().await.err();
+        known.network.send_if_modified(|before| {
+            let changed = before.is_some() != missing.is_some();
+            if changed && let Some(error) = &missing {
+                tracing::error!(%error, "The instance's network cannot be made: no app can start until it can");
+            }
+            *before = missing.map(|error| error.to_failure());
+            if changed {
+                known.look.notify_one();
+            }
+            changed
+        });
+    });
 }
 
 fn tell(shared: &Shared, container: &ContainerId) {

@@ -203,7 +203,7 @@ async fn exchange(
             };
             Failure::new(
                 Reason::ReplicaRefused,
-                format!("the replica of app {id} has no {which}"),
+                format!("the replica of app {id} has no {which}: the ports were changed meanwhile; send the request again"),
             )
         })?;
         let protocol = invocation.deployment.with_revision(|r| r.protocol);

@@ -34,6 +34,7 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vit
         EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
         EngineState::Down(why) => Err(why.message.clone()),
     };
+    let network = fleet.no_network().map_or(Ok(()), |why| Err(why.message));
     let adopted = if fleet.settled() {
         Ok(())
     } else {
@@ -54,6 +55,7 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vit
     let checks = [
         ("parts", parts),
         ("engine", engine),
+        ("network", network),
         ("adoption", adopted),
         ("store", store),
         ("executions", executions),

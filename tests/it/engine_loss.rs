@@ -1,7 +1,8 @@
 //! The container engine is away: at the start, and in the middle of the work.
 
+use bollard::models::NetworkCreateRequest;
 use hyper::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::{
@@ -11,6 +12,7 @@ use crate::support::{
     engine_proxy::EngineProxy,
     eventually_ok, http,
     ignite::Ignite,
+    private_engine::PrivateEngine,
 };
 
 async fn get(ignite: &Ignite, path: &str) -> http::Answer {
@@ -23,15 +25,17 @@ async fn get(ignite: &Ignite, path: &str) -> http::Answer {
 
 /// Waits until `/readyz` answers this status; answers what it says of the engine.
 async fn readyz(ignite: &Ignite, wanted: StatusCode) -> String {
+    check("engine", ignite, wanted).await
+}
+
+/// Waits until `/readyz` answers this status; answers what it says of one check.
+async fn check(name: &str, ignite: &Ignite, wanted: StatusCode) -> String {
     eventually_ok(ENGINE_LIMIT, || async {
         let answer = get(ignite, "/readyz").await;
         let status = answer.status;
         let body = answer.json().await;
         match status == wanted {
-            true => Ok(body["checks"]["engine"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()),
+            true => Ok(body["checks"][name].as_str().unwrap_or_default().to_owned()),
             false => Err(format!("{status}: {body}")),
         }
     })
@@ -115,4 +119,28 @@ async fn while_the_engine_is_away_warm_requests_go_on_and_deaths_are_noticed_aft
     assert_ne!(instance(&answer), first_life);
     assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
     cold.get_ok(&ignite, "/").await;
+}
+
+#[tokio::test]
+#[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]
+async fn an_engine_without_an_address_range_left_is_not_ready_until_one_is_free() {
+    let only_one = json!({ "default-address-pools": [{ "base": "10.213.7.0/24", "size": 24 }] });
+    let engine = PrivateEngine::configured(&only_one).await;
+    let docker = engine.client();
+    let taken = NetworkCreateRequest {
+        name: "of-somebody-else".into(),
+        ..NetworkCreateRequest::default()
+    };
+    docker.create_network(taken).await.expect("the only one");
+    let ignite = Ignite::builder()
+        .env("DOCKER_HOST", engine.docker_host())
+        .start()
+        .await;
+    let why = check("network", &ignite, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(why.contains("ignite prune"), "{why}");
+    docker
+        .remove_network("of-somebody-else")
+        .await
+        .expect("removed");
+    assert_eq!(check("network", &ignite, StatusCode::OK).await, "ok");
 }

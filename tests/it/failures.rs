@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::support::{
     HANGS,
-    app::{App, is_cold},
+    app::{App, instance, is_cold},
     engine, eventually_ok, http,
     ignite::{Builder, Ignite},
     probe,
@@ -223,4 +223,23 @@ async fn a_client_that_disconnects_in_the_hold_is_forgotten_whatever_of_its_body
         leaver.abort();
         app.wait_for(&ignite, "held", 0).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_with_one_thread_that_is_busy_with_a_legal_request_is_not_replaced() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_LIVENESS_INTERVAL", "100ms")
+        .env("IGNITE_LIVENESS_TIMEOUT", "100ms")
+        .env("IGNITE_LIVENESS_FAILURES", "2")
+        .start()
+        .await;
+    let app = App::create(&ignite, "acme/single", json!({ "maxConcurrency": 1 })).await;
+    let image = probe::image_with(&[("PROBE_ONE_AT_A_TIME", "1")]).await;
+    let (status, answer) = app.publish_image(&ignite, &image).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let before = instance(&app.get_ok(&ignite, "/").await);
+    // Many times as long as the health path may be silent.
+    let busy = app.get_ok(&ignite, "/sleep/3000").await;
+    assert_eq!(instance(&busy), before);
+    assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
 }

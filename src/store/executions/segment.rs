@@ -94,7 +94,10 @@ impl Segment {
     pub(super) fn database(&self) -> Result<Arc<Database>, Failure> {
         self.open().map_err(|e| {
             tracing::error!(error = %e, "A segment of the executions cannot be opened");
-            Failure::new(Reason::StoreUnavailable, e.to_string())
+            Failure::new(
+                Reason::StoreUnavailable,
+                format!("a part of the executions cannot be read ({e}); run `ignite store check`"),
+            )
         })
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::eventually_ok;
@@ -30,6 +31,11 @@ pub(crate) struct PrivateEngine {
 impl PrivateEngine {
     /// Starts the daemon and waits until it answers.
     pub(crate) async fn start() -> Self {
+        Self::configured(&json!({})).await
+    }
+
+    /// The same with settings of its `daemon.json`.
+    pub(crate) async fn configured(settings: &Value) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "a private dockerd needs root; run the test as root, or leave it out"
@@ -39,7 +45,7 @@ impl PrivateEngine {
             .prefix("ig-engine-")
             .tempdir_in("/tmp")
             .expect("a temporary directory");
-        fs::write(dir.path().join("daemon.json"), "{}").expect("writes");
+        fs::write(dir.path().join("daemon.json"), settings.to_string()).expect("writes");
         let mut engine = Self {
             dir,
             bridge: Bridge::add(),
