@@ -8,6 +8,7 @@
 #   scripts/bench.sh proxy    the app URL beside nginx and haproxy on the same container
 #   scripts/bench.sh soak     mixed load for SOAK_SECS (600): memory, descriptors, every failure accounted for
 #   scripts/bench.sh stream   1 GiB up and down beside nginx, and idle WebSockets: speed and memory
+#   scripts/bench.sh cost     CPU and instructions per warm request beside an older binary (BASE_BIN)
 #   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
 #   scripts/bench.sh all      all parts that the README shows, one after another
 #

@@ -28,14 +28,15 @@ async fn readyz(ignite: &Ignite, wanted: StatusCode) -> String {
     check("engine", ignite, wanted).await
 }
 
-/// Waits until `/readyz` answers this status; answers what it says of one check.
+/// Waits until `/readyz` answers this status and this check agrees with it; answers what it says.
 async fn check(name: &str, ignite: &Ignite, wanted: StatusCode) -> String {
     eventually_ok(ENGINE_LIMIT, || async {
         let answer = get(ignite, "/readyz").await;
         let status = answer.status;
         let body = answer.json().await;
-        match status == wanted {
-            true => Ok(body["checks"][name].as_str().unwrap_or_default().to_owned()),
+        let said = body["checks"][name].as_str().unwrap_or_default().to_owned();
+        match status == wanted && (said == "ok") == (wanted == StatusCode::OK) {
+            true => Ok(said),
             false => Err(format!("{status}: {body}")),
         }
     })
@@ -124,14 +125,15 @@ async fn while_the_engine_is_away_warm_requests_go_on_and_deaths_are_noticed_aft
 #[tokio::test]
 #[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]
 async fn an_engine_without_an_address_range_left_is_not_ready_until_one_is_free() {
-    let only_one = json!({ "default-address-pools": [{ "base": "10.213.7.0/24", "size": 24 }] });
-    let engine = PrivateEngine::configured(&only_one).await;
+    // One for the engine's own bridge, and one that is free.
+    let two = json!({ "default-address-pools": [{ "base": "10.213.6.0/23", "size": 24 }] });
+    let engine = PrivateEngine::configured(&two).await;
     let docker = engine.client();
     let taken = NetworkCreateRequest {
         name: "of-somebody-else".into(),
         ..NetworkCreateRequest::default()
     };
-    docker.create_network(taken).await.expect("the only one");
+    docker.create_network(taken).await.expect("the last one");
     let ignite = Ignite::builder()
         .env("DOCKER_HOST", engine.docker_host())
         .start()

@@ -3,7 +3,7 @@
 //! A pull runs in a task of its own, so that it goes on when the request that asked for it
 //! gives up, and later ones join it. The tasks end with the [`Pulls`] that owns them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bollard::{
     auth::DockerCredentials,
@@ -11,17 +11,13 @@ use bollard::{
     query_parameters::{CreateImageOptions, RemoveImageOptions},
 };
 use futures_util::StreamExt;
-use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Credentials, Error, Image, PullRecord,
     cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status},
+    single_flight::SingleFlight,
 };
 use crate::model::{
     Platform,
@@ -29,6 +25,8 @@ use crate::model::{
     process::is_init,
 };
 
+/// What is asked of the engine, as a verb.
+const PULL: &str = "pull the image";
 /// Docker Hub's name in the engine's credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// Longest image reference that is passed on; the registry's own limits are far below.
@@ -41,20 +39,15 @@ struct Key {
     credentials: Option<(String, String, Option<String>)>,
 }
 
-/// `None` until the pull has ended.
-type Outcome = Option<Result<(), Error>>;
-type Running = Arc<Mutex<HashMap<Key, watch::Receiver<Outcome>>>>;
-
 /// The pulls under way.
 #[derive(Debug)]
 pub(super) struct Pulls {
-    running: Running,
-    tasks: TaskTracker,
+    running: SingleFlight<Key>,
     stop: CancellationToken,
     record: PullRecord,
     /// Where pulls without credentials get theirs.
     login: Option<CliConfig>,
-    /// Ends the tasks when this is dropped.
+    /// Ends the pulls when this is dropped.
     _on_drop: DropGuard,
 }
 
@@ -62,8 +55,7 @@ impl Pulls {
     pub(super) fn new(record: PullRecord, login: Option<CliConfig>) -> Self {
         let stop = CancellationToken::new();
         Self {
-            running: Running::default(),
-            tasks: TaskTracker::new(),
+            running: SingleFlight::new(PULL),
             _on_drop: stop.clone().drop_guard(),
             stop,
             record,
@@ -105,29 +97,6 @@ impl Pulls {
         credentials: Option<&Credentials>,
         limit: Duration,
     ) -> Result<(), Error> {
-        let mut outcome = self.join(client, reference, credentials, limit);
-        // Bound to a name: the guard of the value must not live in the tail expression.
-        let ended = outcome
-            .wait_for(Option::is_some)
-            .await
-            .map(|value| value.clone());
-        ended.ok().flatten().unwrap_or_else(|| {
-            Err(Error::Refused {
-                call: "pull the image",
-                status: 0,
-                message: "the pull was given up".into(),
-            })
-        })
-    }
-
-    /// The pull of this reference under way, or a new one.
-    fn join(
-        &self,
-        client: &Client,
-        reference: &str,
-        credentials: Option<&Credentials>,
-        limit: Duration,
-    ) -> watch::Receiver<Outcome> {
         let key = Key {
             reference: reference.to_owned(),
             credentials: credentials.map(|c| {
@@ -138,51 +107,33 @@ impl Pulls {
                 )
             }),
         };
-        let mut running = self.running.lock();
-        if let Some(outcome) = running.get(&key) {
-            return outcome.clone();
-        }
-        let (done, outcome) = watch::channel(None);
-        running.insert(key.clone(), outcome.clone());
-        let entry = Entry {
-            running: Arc::clone(&self.running),
-            key,
-        };
-        let (client, stop, record) = (client.clone(), self.stop.clone(), self.record.clone());
-        let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
-        let login = self.login.clone();
-        self.tasks.spawn(async move {
-            let pulling = async {
-                let found = match (&credentials, &login) {
-                    (None, Some(login)) => login.credentials_for(&reference).await,
-                    _ => None,
+        let work = || {
+            let (client, stop, record) = (client.clone(), self.stop.clone(), self.record.clone());
+            let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
+            let login = self.login.clone();
+            async move {
+                let pulling = async {
+                    let found = match (&credentials, &login) {
+                        (None, Some(login)) => login.credentials_for(&reference).await,
+                        _ => None,
+                    };
+                    let server = found.as_ref().and_then(|f| f.serveraddress.clone());
+                    let credentials = credentials.or(found);
+                    let pulled =
+                        pull_recorded(&client, &record, &reference, credentials, limit).await;
+                    pulled.map_err(|err| told_of_login(err, server))
                 };
-                let server = found.as_ref().and_then(|f| f.serveraddress.clone());
-                let credentials = credentials.or(found);
-                let pulled = pull_recorded(&client, &record, &reference, credentials, limit).await;
-                pulled.map_err(|err| told_of_login(err, server))
-            };
-            let result = stop.run_until_cancelled(pulling).await;
-            // Out of the map before the waiters know, so that who asks after a failure starts
-            // a new pull instead of getting the old failure.
-            drop(entry);
-            if let Some(result) = result {
-                done.send_replace(Some(result));
+                let pulled = stop.run_until_cancelled(pulling).await;
+                pulled.unwrap_or_else(|| {
+                    Err(Error::Refused {
+                        call: PULL,
+                        status: 0,
+                        message: "the platform is stopping".into(),
+                    })
+                })
             }
-        });
-        outcome
-    }
-}
-
-/// Takes a pull off the list when it ends, also by a panic.
-struct Entry {
-    running: Running,
-    key: Key,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.running.lock().remove(&self.key);
+        };
+        self.running.run(key, work).await
     }
 }
 

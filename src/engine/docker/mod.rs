@@ -63,6 +63,7 @@ mod network;
 mod pids;
 mod prune;
 mod read;
+mod single_flight;
 mod sockets;
 mod spec;
 mod standby;

@@ -170,9 +170,27 @@ impl Drop for Bridge {
 impl Drop for PrivateEngine {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
+            // Bridges of networks outlive the daemon, and keep their address ranges.
+            if let Ok(docker) = client(&self.path("docker.sock")) {
+                std::thread::scope(|threads| threads.spawn(|| remove_networks(&docker)).join())
+                    .ok();
+            }
             // It takes its containerd and its containers along, so it is asked, not killed.
             let _ = kill_process(Pid::from_child(&daemon), Signal::TERM);
             let _ = daemon.wait();
         }
+    }
+}
+
+/// Removes the networks that nothing is connected to. Not for threads that run a runtime.
+fn remove_networks(docker: &Docker) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let none = None::<bollard::query_parameters::PruneNetworksOptions>;
+    let pruned = runtime
+        .enable_all()
+        .build()
+        .map(|r| r.block_on(docker.prune_networks(none)));
+    if !matches!(pruned, Ok(Ok(_))) {
+        eprintln!("networks of a private engine may be left: {pruned:?}");
     }
 }

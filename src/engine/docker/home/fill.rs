@@ -4,16 +4,14 @@
 //! caller of that give up, the next container would find a volume with half of the files, which is
 //! not empty any more. So that container is made by a task of its own, which nobody cuts short.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
-use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 
 use super::{
     super::{
         client::{has_status, remove_container},
+        single_flight::SingleFlight,
         volumes,
     },
     Client, ContainerId, Error,
@@ -22,22 +20,13 @@ use super::{
 /// What is asked of the engine, as a verb.
 const CALL: &str = "fill the app's volume from its image";
 
-/// `None` until the volume is filled.
-type Outcome = Option<Result<(), Error>>;
-
 /// The volumes that are being filled, by name.
 #[derive(Debug)]
-pub(super) struct Fills {
-    running: Arc<Mutex<HashMap<String, watch::Receiver<Outcome>>>>,
-    tasks: TaskTracker,
-}
+pub(super) struct Fills(SingleFlight<String>);
 
 impl Fills {
     pub(super) fn new() -> Self {
-        Self {
-            running: Arc::default(),
-            tasks: TaskTracker::new(),
-        }
+        Self(SingleFlight::new(CALL))
     }
 
     /// Makes the volume, with what the image of `body` has in its place, unless there is one.
@@ -48,57 +37,9 @@ impl Fills {
         body: ContainerCreateBody,
         limit: Duration,
     ) -> Result<(), Error> {
-        let mut outcome = self.join(client, volume, body, limit);
-        let ended = outcome
-            .wait_for(Option::is_some)
-            .await
-            .map(|value| value.clone());
-        ended.ok().flatten().unwrap_or_else(|| {
-            Err(Error::Refused {
-                call: CALL,
-                status: 0,
-                message: "it was given up".into(),
-            })
-        })
-    }
-
-    fn join(
-        &self,
-        client: &Client,
-        volume: String,
-        body: ContainerCreateBody,
-        limit: Duration,
-    ) -> watch::Receiver<Outcome> {
-        let mut running = self.running.lock();
-        if let Some(outcome) = running.get(&volume) {
-            return outcome.clone();
-        }
-        let (done, outcome) = watch::channel(None);
-        running.insert(volume.clone(), outcome.clone());
-        let entry = Entry {
-            running: Arc::clone(&self.running),
-            volume,
-        };
-        let client = client.clone();
-        self.tasks.spawn(async move {
-            let result = fill(&client, &entry.volume, body, limit).await;
-            // Out of the map first, so that who asks after a failure tries anew.
-            drop(entry);
-            done.send_replace(Some(result));
-        });
-        outcome
-    }
-}
-
-/// Takes a volume off the list when its task ends, also by a panic.
-struct Entry {
-    running: Arc<Mutex<HashMap<String, watch::Receiver<Outcome>>>>,
-    volume: String,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.running.lock().remove(&self.volume);
+        let (client, name) = (client.clone(), volume.clone());
+        let work = || async move { fill(&client, &name, body, limit).await };
+        self.0.run(volume, work).await
     }
 }
 
