@@ -1,7 +1,7 @@
 //! `ignite store`: the tools of the store under the data directory's lock, so that they never
 //! meet a server.
 
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -90,14 +90,14 @@ fn item(exported: Exported) -> Item {
     }
 }
 
-fn hold(data_dir: &Path) -> Result<File> {
+fn hold(data_dir: &Path) -> Result<data_dir::Lock> {
     // Asked first: the lock would leave a file in a folder that is none of ours.
     must_be_there(data_dir)?;
     data_dir::hold(data_dir)
 }
 
 /// As [`hold`], and not a byte is written.
-fn hold_unchanged(data_dir: &Path) -> Result<Option<File>> {
+fn hold_unchanged(data_dir: &Path) -> Result<Option<data_dir::Lock>> {
     must_be_there(data_dir)?;
     data_dir::hold_unchanged(data_dir)
 }

@@ -57,8 +57,7 @@ pub(super) struct DataDir {
     token: String,
     /// What the directory remembers of the run before.
     record: Option<Record>,
-    /// The lock goes with the file.
-    _lock: File,
+    _lock: Lock,
     /// A directory that was made for this run goes with it, also when the start fails.
     _made: Option<TempDir>,
 }
@@ -210,7 +209,11 @@ pub(super) fn sight(
         return Directory::Unknown;
     }
     let lock = match File::open(data_dir.join(LOCK)) {
-        Ok(file) => file.try_lock_shared(),
+        Ok(file) => {
+            let looked = file.try_lock_shared();
+            drop(Lock(file));
+            looked
+        }
         Err(_) => return Directory::Unknown,
     };
     let remembered = identity::recall(data_dir);
@@ -236,29 +239,40 @@ pub(super) fn is_ephemeral(data_dir: &Path) -> bool {
     data_dir.join(EPHEMERAL).exists()
 }
 
-/// Keeps every other `ignite` out of a data directory that is there, for as long as the file lives.
-pub(super) fn hold(data_dir: &Path) -> Result<File> {
+/// Keeps every other `ignite` out of a data directory, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a child that another thread is just starting has it, too,
+        // until it runs its program.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Keeps every other `ignite` out of a data directory that is there.
+pub(super) fn hold(data_dir: &Path) -> Result<Lock> {
     take(data_dir)
 }
 
 /// As [`hold`], without writing to the directory. One without a lock file was never served from, or
 /// is a backup; `None` then.
-pub(super) fn hold_unchanged(data_dir: &Path) -> Result<Option<File>> {
+pub(super) fn hold_unchanged(data_dir: &Path) -> Result<Option<Lock>> {
     let name = data_dir.join(LOCK);
-    let mut file = match File::open(&name) {
+    let file = match File::open(&name) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => {
             return Err(e).with_context(|| format!("data_dir: cannot open {}", name.display()));
         }
     };
-    lock(&mut file, data_dir)?;
-    Ok(Some(file))
+    lock(file, data_dir).map(Some)
 }
 
-fn take(path: &Path) -> Result<File> {
+fn take(path: &Path) -> Result<Lock> {
     let name = path.join(LOCK);
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -266,18 +280,18 @@ fn take(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(&name)
         .with_context(|| format!("data_dir: cannot open {}", name.display()))?;
-    lock(&mut file, path)?;
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
+    let mut lock = lock(file, path)?;
+    lock.0.set_len(0)?;
+    lock.0.rewind()?;
+    writeln!(lock.0, "{}", std::process::id())?;
+    Ok(lock)
 }
 
-fn lock(file: &mut File, path: &Path) -> Result<()> {
+fn lock(mut file: File, path: &Path) -> Result<Lock> {
     match file.try_lock() {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
-            let pid = holder(file);
+            let pid = holder(&mut file);
             let who = if pid.trim().is_empty() {
                 "another ignite process".to_owned()
             } else {

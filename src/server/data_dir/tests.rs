@@ -52,6 +52,16 @@ async fn a_second_process_is_refused_with_the_pid_of_the_first() {
 }
 
 #[tokio::test]
+async fn a_directory_is_free_although_a_child_that_is_being_started_has_its_lock_file() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let data = locked(&config(dir.path())).await;
+    let inherited = data._lock.0.try_clone().expect("a descriptor");
+    drop(data);
+    locked(&config(dir.path())).await;
+    drop(inherited);
+}
+
+#[tokio::test]
 async fn an_ephemeral_run_never_wipes_what_it_did_not_make() {
     let dir = tempfile::tempdir().expect("temp dir");
     fs::write(dir.path().join("thesis.tex"), "x").expect("writes");
