@@ -490,16 +490,14 @@ impl Committer {
             let may_begin = at > self.shared.newest_ms.load(Ordering::Relaxed);
             !(may_begin && (over || full || self.begins))
         });
-        let segment = match newest {
-            Some(segment) => segment,
-            None => {
-                let made = self.shared.segments.create(at);
-                let made = made.map_err(|e| unavailable(&e.to_string()))?;
-                self.begins = false;
-                made
-            }
-        };
-        self.shared.segments.set_current(&segment);
+        if newest.is_none() {
+            let made = self.shared.segments.create(at);
+            made.map_err(|e| unavailable(&e.to_string()))?;
+            self.begins = false;
+        }
+        let segment = self.shared.segments.come_to(at);
+        let segment = segment.map_err(|e| unavailable(&e.to_string()))?;
+        let segment = segment.ok_or_else(|| unavailable("its segment is gone"))?;
         segment.accepted.fetch_add(1, Ordering::Relaxed);
         self.shared.newest_ms.fetch_max(at, Ordering::Relaxed);
         Ok(segment)

@@ -10,6 +10,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Weak,
+        atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
@@ -24,7 +25,7 @@ use super::{
     Executions, Shared,
     committer::Command,
     rows::{self, BodyRecord, RequestRecord, ResultRecord},
-    segment::Segment,
+    segment::{Segment, Segments},
     stats,
 };
 use crate::{
@@ -85,10 +86,18 @@ struct Share {
     newest_ms: u64,
 }
 
+/// Those of all apps in a segment.
+#[derive(Clone, Default)]
+struct Shares {
+    by_app: Arc<HashMap<AppId, Share>>,
+    /// How many the segment had accepted: with more of them it is another matter.
+    accepted: u64,
+}
+
 /// What is known of segments that do not change any more.
 #[derive(Default)]
 pub(super) struct Ended {
-    shares: HashMap<u64, Arc<HashMap<AppId, Share>>>,
+    shares: HashMap<u64, Shares>,
     /// Since when a segment is seen to be ahead of the clock.
     ahead: HashMap<u64, Instant>,
 }
@@ -190,9 +199,9 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
     for segment in &segments {
         let share = guarded(|| share(shared, segment, ended)).unwrap_or_else(|cause| {
             outcome = Err(cause);
-            Arc::default()
+            Shares::default()
         });
-        for (app, s) in share.iter().filter(|(app, s)| lives(shared, app, s)) {
+        for (app, s) in share.by_app.iter().filter(|(app, s)| lives(shared, app, s)) {
             *totals.entry(app.clone()).or_default() += s.count;
         }
         shares.push(share);
@@ -200,7 +209,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
     // The oldest first: what goes of each app is at the beginning.
     for (segment, share) in segments.iter().zip(shares) {
         let mut goes: HashMap<AppId, u64> = HashMap::new();
-        for (app, s) in &*share {
+        for (app, s) in &*share.by_app {
             let surplus = match lives(shared, app, s) {
                 true => totals
                     .get(app)
@@ -212,10 +221,9 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
                 goes.insert(app.clone(), gone);
             }
         }
-        let all: u64 = share.values().map(|s| s.count).sum();
+        let all: u64 = share.by_app.values().map(|s| s.count).sum();
         let gone: u64 = goes.values().sum();
-        let settled = !shared.segments.takes_more(segment) && !segment.is_live();
-        if gone == 0 || gone * 2 < all || !settled {
+        if gone == 0 || gone * 2 < all || !shared.segments.is_left(segment) {
             continue;
         }
         for (app, gone) in &goes {
@@ -229,7 +237,10 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
             }
             // The journal must have nothing to say of what goes.
             in_turn(inner, |_| Ok(()))?;
-            compact(shared, segment, &goes, true)
+            let compacted = shared.segments.while_left(segment, share.accepted, || {
+                compact(shared, segment, &goes, true)
+            });
+            compacted.unwrap_or_else(|| Err("executions came to it meanwhile".to_owned()))
         });
         if dropped.is_err() {
             outcome = dropped;
@@ -263,16 +274,15 @@ fn lives(shared: &Shared, app: &AppId, share: &Share) -> bool {
         .is_some_and(|since| share.newest_ms >= since)
 }
 
-fn share(
-    shared: &Shared,
-    segment: &Segment,
-    ended: &mut Ended,
-) -> Result<Arc<HashMap<AppId, Share>>, String> {
-    if let Some(known) = ended.shares.get(&segment.start_ms) {
+fn share(shared: &Shared, segment: &Segment, ended: &mut Ended) -> Result<Shares, String> {
+    // Asked before the rows are read: what comes or ends in between is counted the next time.
+    let accepted = segment.accepted.load(Ordering::Relaxed);
+    if let Some(known) = ended.shares.get(&segment.start_ms)
+        && known.accepted == accepted
+    {
         return Ok(known.clone());
     }
-    // Asked before the rows are read: what ends in between is counted the next time.
-    let settled = !shared.segments.takes_more(segment) && !segment.is_live();
+    let settled = shared.segments.is_left(segment);
     let database = segment.open().map_err(|e| e.to_string())?;
     let mut shares: HashMap<AppId, Share> = HashMap::new();
     for key in database.tree.scan_prefix([rows::ENDS]).keys() {
@@ -290,10 +300,16 @@ fn share(
         share.oldest_ms = share.oldest_ms.min(at);
         share.newest_ms = share.newest_ms.max(at);
     }
-    let shares = Arc::new(shares);
+    let shares = Shares {
+        by_app: Arc::new(shares),
+        accepted,
+    };
     if settled {
-        segment.seal().map_err(|e| e.to_string())?;
-        ended.shares.insert(segment.start_ms, shares.clone());
+        let sealed = || Segments::seal(segment).map_err(|e| e.to_string());
+        if let Some(sealed) = shared.segments.while_left(segment, accepted, sealed) {
+            sealed?;
+            ended.shares.insert(segment.start_ms, shares.clone());
+        }
     }
     Ok(shares)
 }
@@ -306,7 +322,8 @@ fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Res
     in_turn(inner, move |shared| {
         shared.stats.fold(start, &database, fine)
     })?;
-    shared.segments.remove(segment).map_err(|e| e.to_string())?;
+    let removed = shared.segments.remove(segment);
+    removed.map_err(|e| e.to_string())?;
     in_turn(inner, move |shared| shared.stats.unmark(start))
 }
 

@@ -50,6 +50,9 @@ pub(super) struct Segment {
     unended: AtomicUsize,
     /// Executions accepted into it, as far as this run knows.
     pub(super) accepted: AtomicU64,
+    /// Held while it is sealed, replaced or dropped as one that nothing comes into any more, and by
+    /// who comes back to it, as when the clock goes back.
+    turn: Mutex<()>,
 }
 
 impl Segment {
@@ -61,6 +64,7 @@ impl Segment {
             used: Mutex::new(Instant::now()),
             unended: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            turn: Mutex::default(),
         }
     }
 
@@ -126,9 +130,12 @@ impl Segment {
         self.folder.join(SEALED).exists()
     }
 
-    /// Remembers that everything in it has ended.
-    pub(super) fn seal(&self) -> io::Result<()> {
-        fs::write(self.folder.join(SEALED), b"")
+    fn unseal(&self) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(SEALED)) {
+            Ok(()) => sync_folder(&self.folder),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -188,9 +195,49 @@ impl Segments {
         Some(self.current.load(Ordering::Relaxed)).filter(|start| *start != NONE)
     }
 
-    /// Says which one new executions go to.
-    pub(super) fn set_current(&self, segment: &Segment) {
-        self.current.store(segment.start_ms, Ordering::Relaxed);
+    /// Makes the segment of a time the one that new executions go to. It may have been left before,
+    /// and sealed since: a start has to look into it from now on.
+    ///
+    /// # Errors
+    /// Why it cannot be marked so; nothing may go to it then.
+    pub(super) fn come_to(&self, ms: u64) -> io::Result<Option<Arc<Segment>>> {
+        while let Some(segment) = self.at(ms) {
+            if self.current() == Some(segment.start_ms) {
+                return Ok(Some(segment));
+            }
+            let turn = segment.turn.lock();
+            // It may have been replaced or dropped meanwhile.
+            if self.at(ms).is_some_and(|now| Arc::ptr_eq(&now, &segment)) {
+                segment.unseal()?;
+                self.current.store(segment.start_ms, Ordering::Relaxed);
+                drop(turn);
+                return Ok(Some(segment));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether everything in a segment has ended and nothing comes into it, as things are.
+    pub(super) fn is_left(&self, segment: &Segment) -> bool {
+        !self.takes_more(segment) && !segment.is_live()
+    }
+
+    /// Does something with a segment into which nothing came since `accepted` was read; `None` when
+    /// something did, or still may. Nothing comes into it meanwhile.
+    pub(super) fn while_left<T>(
+        &self,
+        segment: &Segment,
+        accepted: u64,
+        work: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let _turn = segment.turn.lock();
+        let same = segment.accepted.load(Ordering::Relaxed) == accepted;
+        (same && self.is_left(segment)).then(work)
+    }
+
+    /// Remembers that everything in a segment has ended. For [`Segments::while_left`].
+    pub(super) fn seal(segment: &Segment) -> io::Result<()> {
+        fs::write(segment.folder.join(SEALED), b"")
     }
 
     /// Whether executions may still come into a segment: the newest, or the one that they go to
@@ -246,7 +293,14 @@ impl Segments {
     }
 
     /// Removes a segment from sight and from the disk. Readers that have it finish first.
+    ///
+    /// # Errors
+    /// Also when executions came back to it meanwhile.
     pub(super) fn remove(&self, segment: &Segment) -> io::Result<()> {
+        let _turn = segment.turn.lock();
+        if segment.is_live() {
+            return Err(io::Error::other("executions came to it meanwhile"));
+        }
         let away = self.folder.join(format!("{REMOVED}{}", segment.start_ms));
         fs::rename(&segment.folder, &away)?;
         self.by_start.write().remove(&segment.start_ms);

@@ -169,6 +169,31 @@ async fn walk(steps: Vec<Step>) {
     assert_eq!(ids.len(), open.len() + ended.len(), "an id came twice");
 }
 
+/// A segment in which all had ended was left alone at a start, also when something had come to it
+/// since, because the clock had gone back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_to_a_segment_that_was_left_is_run_after_a_kill() {
+    use Step::{Accept, Back, Finish, Forward, Kill, Tidy};
+    walk(vec![
+        Accept,
+        Accept,
+        Back(37 * HOUR),
+        Accept,
+        Forward(YEAR),
+        Accept,
+        Accept,
+        Finish,
+        Tidy,
+        Back(YEAR),
+        Accept,
+        Kill,
+        Finish,
+        Tidy,
+        Kill,
+    ])
+    .await;
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     /// However the clock jumps: everything that was accepted is found, and what has not ended is
