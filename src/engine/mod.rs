@@ -341,7 +341,8 @@ pub struct Container {
     pub holder: Option<ContainerId>,
     /// It runs nothing and keeps the network of a replica.
     pub is_holder: bool,
-    /// Whose it is; `None` when the labels cannot be read (made by another version of `ignite`).
+    /// Whose it is; `None` when the labels cannot be read or believed (made by another version of
+    /// `ignite`).
     pub owner: Option<Owner>,
     /// What it does now.
     pub state: ContainerState,

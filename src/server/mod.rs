@@ -120,9 +120,9 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         executions_config(&config, &vitals),
         known(&store),
     )?;
-    let engine =
-        Arc::new(Docker::new(engine_config(&config, &data, &store)).context("docker_host")?);
     let secrets = Secrets::new(store.clone(), data.path());
+    let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?);
+    let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
     let keychain = keychain(&secrets);
     let mut keeper = Keeper::start(
         engine.clone(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir, limits::Shares};
@@ -12,12 +13,32 @@ use crate::{
     executor,
     fleet::{self, upstream::Connects},
     gateway,
-    store::{Store, executions},
+    store::{Store, executions, secrets::Secrets},
     trials, upkeep,
     vitals::Vitals,
 };
 
-pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> docker::Config {
+/// What the labels of containers are sealed with. The server does without the data directory's key
+/// where secrets do; only the run after a crash is then worse off.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
+    match secrets.derive("labels of containers") {
+        Ok(key) => Ok(docker::Seal::new(&key)),
+        Err(error) => {
+            tracing::warn!(%error, "Containers are sealed for this run only: should it crash, the next one neither adopts nor removes what it leaves");
+            docker::Seal::for_this_run().context("the system gives no random bytes")
+        }
+    }
+}
+
+pub(super) fn engine_config(
+    config: &Config,
+    data: &DataDir,
+    store: &Store,
+    seal: docker::Seal,
+) -> docker::Config {
     docker::Config {
         host: config.docker_host.clone(),
         reach: match config.reach {
@@ -39,7 +60,7 @@ pub(super) fn engine_config(config: &Config, data: &DataDir, store: &Store) -> d
         home_copy_files: config.home_copy_files,
         home_copy_bytes: config.home_copy_bytes,
         pull_record: upkeep::pull_record(store),
-        ..docker::Config::new(data.instance().clone(), data.path().to_owned())
+        ..docker::Config::new(data.instance().clone(), data.path().to_owned(), seal)
     }
 }
 

@@ -32,7 +32,8 @@ async fn container(ignite: &Ignite) -> ContainerInspectResponse {
                 continue;
             };
             let labels = found.config.as_ref().and_then(|c| c.labels.as_ref());
-            if labels.is_some_and(|l| !l.contains_key("io.dodil.ignite.role")) {
+            let role = labels.and_then(|l| l.get("io.dodil.ignite.role"));
+            if role.is_some_and(|role| role == "replica") {
                 return Ok(found);
             }
         }

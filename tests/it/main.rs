@@ -43,6 +43,7 @@ mod engine_loss;
 mod failures;
 mod files;
 mod homes;
+mod hostile_labels;
 mod leases;
 mod lifecycle;
 mod logs;

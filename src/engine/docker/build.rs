@@ -33,7 +33,7 @@ use crate::engine::{BuildNews, BuildOrder, ImageBuilder, STAGE};
 /// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
 /// On the mark: its data directory.
-const BUILT_IN: &str = "io.dodil.ignite.built-in";
+pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
@@ -237,27 +237,37 @@ pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
 
 /// Removes stages, from the last step backwards as far as they carry the label. The engine would
 /// go on to what they began from, which the next build wants.
+///
+/// Other images can carry the label, since a Dockerfile may say anything. None is lost that anybody
+/// can name or runs; one that cannot go does not keep the others.
 async fn remove_stages(client: &Client, value: &str) -> Result<(), Error> {
     let label = format!("{STAGE}={value}");
+    let mut refused = HashMap::new();
     loop {
         let filters = [("label", label.clone()), ("dangling", "true".to_owned())];
-        let last = list(client, &filters).await?;
+        let mut last = list(client, &filters).await?;
+        last.retain(|image| !refused.contains_key(&image.id));
         if last.is_empty() {
-            return Ok(());
+            return refused.into_values().next().map_or(Ok(()), Err);
         }
         for image in last {
+            let id = image.id;
             let options = RemoveImageOptions {
                 noprune: true,
                 ..RemoveImageOptions::default()
             };
-            client
-                .run("remove a stage", |docker| async move {
-                    docker
-                        .remove_image(&image.id, Some(options), None)
-                        .await
-                        .map(drop)
+            let removed = client
+                .run("remove a stage", |docker| {
+                    let id = id.clone();
+                    async move {
+                        let removed = docker.remove_image(&id, Some(options), None).await;
+                        removed.map(drop)
+                    }
                 })
-                .await?;
+                .await;
+            if let Err(cause) = removed {
+                refused.insert(id, cause);
+            }
         }
     }
 }

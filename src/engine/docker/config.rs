@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, PullRecord};
+use super::{Freezer, PullRecord, Seal};
 use crate::model::InstanceId;
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
@@ -67,6 +67,8 @@ pub struct Config {
     pub instance: InstanceId,
     /// Its data directory, written into the labels for `ignite prune`.
     pub data_dir: PathBuf,
+    /// What its containers' labels are sealed with.
+    pub seal: Seal,
     /// The engine's address; `None` is `DOCKER_HOST`, else the docker command's context, else the
     /// usual sockets of Docker and Podman.
     pub host: Option<String>,
@@ -105,10 +107,11 @@ pub struct Config {
 
 impl Config {
     /// The defaults for an instance.
-    pub fn new(instance: InstanceId, data_dir: PathBuf) -> Self {
+    pub fn new(instance: InstanceId, data_dir: PathBuf, seal: Seal) -> Self {
         Self {
             instance,
             data_dir,
+            seal,
             host: None,
             reach: Reach::default(),
             freezer: Freezer::default(),

@@ -1,11 +1,12 @@
 //! Making containers: what a spec lacks, and the call itself.
 
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
 
 use super::{
-    ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, folders, info::Facts, spec,
+    Config, ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, client::Client,
+    folders, info::Facts, labels, spec,
 };
 
 impl Docker {
@@ -77,16 +78,54 @@ impl Docker {
         name: String,
         body: ContainerCreateBody,
     ) -> Result<ContainerId, Error> {
-        let options = CreateContainerOptions {
-            name: Some(name),
-            ..CreateContainerOptions::default()
-        };
-        let made = self
-            .client
-            .run("create the container", |docker| async move {
-                docker.create_container(Some(options), body).await
-            })
-            .await?;
-        Ok(ContainerId(made.id))
+        let call = "create the container";
+        let limit = self.client.limit();
+        Box::pin(create(
+            &self.client,
+            &self.config,
+            (call, limit),
+            name,
+            body,
+        ))
+        .await
     }
+}
+
+/// Makes a container of this name, its labels sealed. Nothing else makes one, so that none is
+/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take.
+async fn create(
+    client: &Client,
+    config: &Config,
+    (call, limit): (&'static str, Duration),
+    name: String,
+    mut body: ContainerCreateBody,
+) -> Result<ContainerId, Error> {
+    let labels = body.labels.take().unwrap_or_default();
+    body.labels = Some(labels::sealed(config, &name, labels));
+    let options = CreateContainerOptions {
+        name: Some(name),
+        ..CreateContainerOptions::default()
+    };
+    let made = client
+        .run_within(call, limit, |docker| async move {
+            docker.create_container(Some(options), body).await
+        })
+        .await?;
+    Ok(ContainerId(made.id))
+}
+
+/// Makes a container that is never run: it is looked into, or something is written through it, by
+/// those who call themselves `by`. `call` is as in [`create`].
+pub(super) async fn create_look(
+    client: &Client,
+    config: &Config,
+    by: &str,
+    call: (&'static str, Duration),
+    mut body: ContainerCreateBody,
+) -> Result<ContainerId, Error> {
+    body.labels = Some(labels::of_look(config, by));
+    body.network_disabled = Some(true);
+    let name = spec::look_name(&config.instance);
+    // What an engine can be asked for is large, and so is what waits for its answer.
+    Box::pin(create(client, config, call, name, body)).await
 }

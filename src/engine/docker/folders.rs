@@ -31,6 +31,7 @@ use futures_util::StreamExt as _;
 use super::{
     Config, ContainerId, Error, Volume,
     client::{Client, remove_container},
+    create::create_look,
     holder::{self, HolderImage},
     labels,
     spec::volume_name,
@@ -290,7 +291,8 @@ impl Helper<'_> {
         loop {
             let image = self.holder.ensure(self.client, self.architecture).await?;
             let body = self.body(folder, word, image);
-            match volumes::create_helper(self.client, body).await {
+            let call = (CALL, self.client.limit());
+            match create_look(self.client, self.config, self.by, call, body).await {
                 Err(err) if !retried && self.holder.is_gone(&err) => retried = true,
                 made => return made,
             }
@@ -313,8 +315,6 @@ impl Helper<'_> {
         ContainerCreateBody {
             image: Some(image),
             entrypoint: Some(vec![holder::PROGRAM.to_owned()]),
-            labels: Some(labels::of_look(self.config, self.by)),
-            network_disabled: Some(true),
             host_config: Some(HostConfig {
                 mounts: Some(vec![mount]),
                 ..HostConfig::default()
@@ -358,12 +358,16 @@ fn empty_file(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::InstanceId;
+    use crate::{engine::docker::Seal, model::InstanceId};
 
     #[test]
     fn a_folder_and_a_volume_tell_their_app() {
         let dir = tempfile::tempdir().expect("a directory");
-        let config = Config::new(InstanceId::from_random(7), dir.path().to_owned());
+        let config = Config::new(
+            InstanceId::from_random(7),
+            dir.path().to_owned(),
+            Seal::new(&[7; 32]),
+        );
         let app: AppId = "acme/my-app.two".parse().expect("valid");
         let folder = of(&config, &app, 5);
         make(&folder).expect("made");

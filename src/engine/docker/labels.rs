@@ -1,12 +1,23 @@
-//! The labels that say whose a container or a network is.
+//! The labels that say whose a container, a network or a volume is.
 //!
-//! They are the only record that survives a crash, and the only way in which containers are
-//! found: never by name. Both directions live here so that they cannot drift apart.
+//! They are the only record that survives a crash. Both directions live here so that they cannot
+//! drift apart.
+//!
+//! A container has the labels of its image, too, and those a tenant wrote. So every label that is
+//! ever read is set on every container ([`sealed`]), to nothing where there is nothing to say, and
+//! nothing is the same as absent ([`get`]); and what a container says of itself is believed only
+//! with its seal ([`origin`]). Networks and volumes have no labels but those they were made with.
 
 use std::{collections::HashMap, path::PathBuf};
 
-use super::{Config, ContainerId, Owner};
-use crate::model::{AppId, InstanceId, lease::Lease};
+use super::{
+    Config, ContainerId, Owner,
+    build::{BUILT_BY, BUILT_IN},
+};
+use crate::{
+    engine::STAGE,
+    model::{AppId, InstanceId, lease::Lease},
+};
 
 /// The instance; on every container and network that `ignite` makes.
 pub(super) const INSTANCE: &str = "io.dodil.ignite.instance";
@@ -19,17 +30,161 @@ const REPLICA: &str = "io.dodil.ignite.replica";
 const CONFIG_HASH: &str = "io.dodil.ignite.config-hash";
 /// On a container in another one's network: that one's id.
 const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
-/// On a container that only keeps a network.
+/// What a container is for, a [`Role`].
 const ROLE: &str = "io.dodil.ignite.role";
-const HOLDER: &str = "holder";
 /// On a volume that outlives containers: when its app was created, Unix milliseconds.
 const SINCE: &str = "io.dodil.ignite.since";
 /// On a volume that is a lease: what it says, as JSON.
 const LEASE: &str = "io.dodil.ignite.lease";
 /// On a container that is only looked into: which look made it.
 const LOOK: &str = "io.dodil.ignite.look";
+/// On a container: the seal over all of [`SEALED`].
+const SEAL: &str = "io.dodil.ignite.seal";
+
+/// Every label that is read of anything, in the order in which they are sealed. Changing this list
+/// takes a new version of the seal.
+const SEALED: [&str; 16] = [
+    INSTANCE,
+    DATA_DIR,
+    PID,
+    ROLE,
+    ORG,
+    APP,
+    VERSION,
+    REPLICA,
+    CONFIG_HASH,
+    IN_NETWORK_OF,
+    LOOK,
+    SINCE,
+    LEASE,
+    BUILT_BY,
+    BUILT_IN,
+    STAGE,
+];
 
 type Labels = HashMap<String, String>;
+
+/// The instance that made something, its data directory and its process then.
+pub(super) type Maker = (String, Option<PathBuf>, Option<u32>);
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It runs an app.
+    Replica,
+    /// It only keeps the network of a replica.
+    Holder,
+    /// It never runs; it is looked into, or something is written through it.
+    Look,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Replica, Self::Holder, Self::Look];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Replica => "replica",
+            Self::Holder => "holder",
+            Self::Look => "look",
+        }
+    }
+}
+
+/// What is proved of a container that has this instance's label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This instance made it, and this is what it then said of it.
+    Ours(Claims),
+    /// An `ignite` that knew no seals made it, as its name tells. Its labels may be its image's.
+    Unsealed,
+    /// Nothing: its labels may be its image's, or somebody else has written them.
+    Unproven,
+}
+
+/// What the labels of a container say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Claims {
+    /// What it is for; `None` when nothing is believed.
+    pub(super) role: Option<Role>,
+    /// Whose it is.
+    pub(super) owner: Option<Owner>,
+    /// The holder whose network it is in.
+    pub(super) holder: Option<ContainerId>,
+    /// Who looks into it.
+    pub(super) look: Option<String>,
+}
+
+/// The value of a label; nothing is as good as no label.
+fn get<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
+    let value = labels.get(key).map(String::as_str);
+    value.filter(|value| !value.is_empty())
+}
+
+/// These labels for a container of this name: with every other one that is ever read, empty, so
+/// that none of its image's shows through, and with the seal over them.
+pub(super) fn sealed(config: &Config, name: &str, mut labels: Labels) -> Labels {
+    for key in SEALED {
+        labels.entry(key.to_owned()).or_default();
+    }
+    let seal = config.seal.over(name, &values(&labels));
+    labels.insert(SEAL.to_owned(), seal);
+    labels
+}
+
+fn values(labels: &Labels) -> [&str; SEALED.len()] {
+    SEALED.map(|key| get(labels, key).unwrap_or_default())
+}
+
+/// What is proved of a container with these names and labels.
+pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Origin {
+    if get(labels, INSTANCE) != Some(config.instance.as_str()) {
+        return Origin::Unproven;
+    }
+    let holds = |seal| {
+        let values = values(labels);
+        let mut names = names.iter().map(|name| plain(name));
+        names.any(|name| config.seal.holds(seal, name, &values))
+    };
+    match labels.get(SEAL) {
+        None if is_named_by(config.instance.as_str(), names) => Origin::Unsealed,
+        Some(seal) if holds(seal) => Origin::Ours(claims(labels)),
+        Some(_) | None => Origin::Unproven,
+    }
+}
+
+/// Whether a container of these names was made by this instance: images bring labels and no names.
+fn is_named_by(instance: &str, names: &[String]) -> bool {
+    let prefix = format!("ignite-{instance}-");
+    names.iter().any(|name| plain(name).starts_with(&prefix))
+}
+
+/// A name as it was given; engines put a slash before it.
+fn plain(name: &str) -> &str {
+    name.strip_prefix('/').unwrap_or(name)
+}
+
+fn claims(labels: &Labels) -> Claims {
+    let role = get(labels, ROLE);
+    let Some(role) = Role::ALL.into_iter().find(|r| role == Some(r.as_str())) else {
+        // Of a newer `ignite`; what else it says may mean something else there.
+        return Claims::default();
+    };
+    Claims {
+        role: Some(role),
+        owner: owner(labels),
+        holder: get(labels, IN_NETWORK_OF)
+            .filter(|id| is_whole(id))
+            .map(|id| ContainerId(id.to_owned())),
+        look: get(labels, LOOK).map(str::to_owned),
+    }
+}
+
+/// Whether this is the whole id of a container: engines take the beginning of one, or a name, for
+/// it as well.
+fn is_whole(id: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    id.len() == 64 && id.bytes().all(is_digit)
+}
 
 /// The labels of the instance itself, which networks carry and containers too.
 pub(super) fn of_instance(config: &Config) -> Labels {
@@ -47,6 +202,7 @@ pub(super) fn of_container(config: &Config, owner: &Owner) -> Labels {
     let mut labels = of_instance(config);
     labels.extend(
         [
+            (ROLE, Role::Replica.as_str().to_owned()),
             (ORG, owner.app.org.to_string()),
             (APP, owner.app.name.to_string()),
             (VERSION, owner.version.to_string()),
@@ -58,9 +214,8 @@ pub(super) fn of_container(config: &Config, owner: &Owner) -> Labels {
     labels
 }
 
-/// Whose container this is; `None` when a label is missing or unreadable.
-pub(super) fn owner(labels: &Labels) -> Option<Owner> {
-    let get = |key: &str| labels.get(key);
+fn owner(labels: &Labels) -> Option<Owner> {
+    let get = |key: &str| get(labels, key);
     Some(Owner {
         app: AppId {
             org: get(ORG)?.parse().ok()?,
@@ -68,7 +223,7 @@ pub(super) fn owner(labels: &Labels) -> Option<Owner> {
         },
         replica: get(REPLICA)?.parse().ok()?,
         version: get(VERSION)?.parse().ok()?,
-        config_hash: get(CONFIG_HASH)?.clone(),
+        config_hash: get(CONFIG_HASH)?.to_owned(),
     })
 }
 
@@ -82,7 +237,7 @@ pub(super) fn of_prepared(config: &Config, owner: &Owner, holder: &ContainerId) 
 /// The labels of a holder.
 pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
     let mut labels = of_container(config, owner);
-    labels.insert(ROLE.to_owned(), HOLDER.to_owned());
+    labels.insert(ROLE.to_owned(), Role::Holder.as_str().to_owned());
     labels
 }
 
@@ -103,10 +258,10 @@ pub(super) fn of_volume(config: &Config, app: &AppId, since: i64) -> Labels {
 /// The app whose volume this is, and when that was created; `None` for one that goes with its
 /// container.
 pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
-    let since = labels.get(SINCE)?.parse().ok()?;
+    let since = get(labels, SINCE)?.parse().ok()?;
     let app = AppId {
-        org: labels.get(ORG)?.parse().ok()?,
-        name: labels.get(APP)?.parse().ok()?,
+        org: get(labels, ORG)?.parse().ok()?,
+        name: get(labels, APP)?.parse().ok()?,
     };
     Some((app, since))
 }
@@ -122,44 +277,38 @@ pub(super) fn of_lease(config: &Config, lease: &Lease) -> Labels {
 /// The lease that these are the labels of; `None` when they are of something else, or cannot be
 /// read.
 pub(super) fn lease(labels: &Labels) -> Option<Lease> {
-    serde_json::from_str(labels.get(LEASE)?).ok()
+    serde_json::from_str(get(labels, LEASE)?).ok()
 }
 
 /// Whether these are the labels of a lease, also of one that a newer `ignite` made.
 pub(super) fn is_lease(labels: &Labels) -> bool {
-    labels.contains_key(LEASE)
+    get(labels, LEASE).is_some()
 }
 
 /// The labels of a container that is only looked into, by those who call themselves `by`.
 pub(super) fn of_look(config: &Config, by: &str) -> Labels {
     let mut labels = of_instance(config);
+    labels.insert(ROLE.to_owned(), Role::Look.as_str().to_owned());
     labels.insert(LOOK.to_owned(), by.to_owned());
     labels
 }
 
-/// Who looks into this container.
-pub(super) fn look(labels: &Labels) -> Option<&str> {
-    labels.get(LOOK).map(String::as_str)
-}
-
-/// The holder whose network a container is in.
-pub(super) fn holder(labels: &Labels) -> Option<ContainerId> {
-    labels.get(IN_NETWORK_OF).cloned().map(ContainerId)
-}
-
-/// Whether a container only keeps a network.
-pub(super) fn is_holder(labels: &Labels) -> bool {
-    labels.get(ROLE).is_some_and(|role| role == HOLDER)
-}
-
-/// The instance that made a thing, its data directory and its process then.
-pub(super) fn maker(labels: &Labels) -> Option<(String, Option<PathBuf>, Option<u32>)> {
-    let pid = labels.get(PID).and_then(|pid| pid.parse().ok());
+/// Who made a network or a volume.
+pub(super) fn maker(labels: &Labels) -> Option<Maker> {
+    let pid = get(labels, PID).and_then(|pid| pid.parse().ok());
     Some((
-        labels.get(INSTANCE)?.clone(),
-        labels.get(DATA_DIR).map(PathBuf::from),
+        get(labels, INSTANCE)?.to_owned(),
+        get(labels, DATA_DIR).map(PathBuf::from),
         pid,
     ))
+}
+
+/// As [`maker`], of a container. Whoever prunes has not every instance's seal, but a container that
+/// took its labels from its image has another name than we give.
+pub(super) fn maker_of_container(names: &[String], labels: &Labels) -> Option<Maker> {
+    maker(labels).filter(|(instance, ..)| {
+        instance.parse::<InstanceId>().is_ok() && is_named_by(instance, names)
+    })
 }
 
 /// The engine's filter for everything of one instance.
@@ -170,28 +319,163 @@ pub(super) fn filter(instance: &InstanceId) -> HashMap<String, Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::docker::Seal;
 
-    #[test]
-    fn an_owner_survives_its_labels() {
-        let config = Config::new(InstanceId::from_random(7), "/data dir".into());
-        let before = Owner {
+    const HOLDER_ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn config() -> Config {
+        let instance = InstanceId::from_random(7);
+        Config::new(instance, "/data dir".into(), Seal::new(&[7; 32]))
+    }
+
+    fn of_acme() -> Owner {
+        Owner {
             app: "acme/my.app".parse().expect("valid"),
             replica: "0123456789".parse().expect("valid"),
             version: 3,
             config_hash: "abc".into(),
-        };
-        let mut labels = of_container(&config, &before);
-        assert_eq!(owner(&labels), Some(before));
-        let (instance, data_dir, pid) = maker(&labels).expect("has a maker");
-        assert_eq!(instance, "000000000007");
-        assert_eq!(data_dir, Some("/data dir".into()));
-        assert_eq!(pid, Some(std::process::id()));
+        }
+    }
 
-        labels.insert(VERSION.into(), "three".into());
-        assert_eq!(
-            owner(&labels),
-            None,
-            "an unreadable label is no owner, not a panic"
-        );
+    fn names(name: &str) -> Vec<String> {
+        vec![format!("/{name}")]
+    }
+
+    /// The labels of a container of this name that has these of its own and those of its image.
+    fn over_image(labels: Labels, image: &Labels) -> Labels {
+        let mut all = image.clone();
+        all.extend(labels);
+        all
+    }
+
+    #[test]
+    fn what_we_say_of_a_container_is_read_back_whatever_its_image_says() {
+        let (config, owner) = (config(), of_acme());
+        let holder = ContainerId(HOLDER_ID.into());
+        let evil: Labels = SEALED
+            .iter()
+            .chain([&SEAL])
+            .map(|key| ((*key).to_owned(), HOLDER_ID.to_owned()))
+            .collect();
+        let expected = |role, owner: Option<&Owner>, holder, look: Option<&str>| Claims {
+            role: Some(role),
+            owner: owner.cloned(),
+            holder,
+            look: look.map(str::to_owned),
+        };
+        for (labels, claims) in [
+            (
+                of_container(&config, &owner),
+                expected(Role::Replica, Some(&owner), None, None),
+            ),
+            (
+                of_prepared(&config, &owner, &holder),
+                expected(Role::Replica, Some(&owner), Some(holder.clone()), None),
+            ),
+            (
+                of_holder(&config, &owner),
+                expected(Role::Holder, Some(&owner), None, None),
+            ),
+            (
+                of_look(&config, "me"),
+                expected(Role::Look, None, None, Some("me")),
+            ),
+        ] {
+            let labels = over_image(sealed(&config, "name", labels), &evil);
+            let found = origin(&config, &names("name"), &labels);
+            assert_eq!(found, Origin::Ours(claims));
+            assert_eq!(kept_for(&labels), None);
+            assert!(!is_lease(&labels));
+            let (instance, data_dir, pid) = maker(&labels).expect("has a maker");
+            assert_eq!(instance, "000000000007");
+            assert_eq!(data_dir, Some("/data dir".into()));
+            assert_eq!(pid, Some(std::process::id()));
+        }
+    }
+
+    #[test]
+    fn a_container_with_any_other_label_name_or_key_proves_nothing() {
+        let config = config();
+        let holder = ContainerId(HOLDER_ID.into());
+        let labels = of_prepared(&config, &of_acme(), &holder);
+        let labels = sealed(&config, "ignite-000000000007-a", labels);
+        let found = |name: &str, labels: &Labels| origin(&config, &names(name), labels);
+        let ours = |name: &str, labels: &Labels| matches!(found(name, labels), Origin::Ours(_));
+        assert!(ours("ignite-000000000007-a", &labels));
+        for key in SEALED.into_iter().chain([SEAL]) {
+            for value in ["", "other", "1"] {
+                let mut changed = labels.clone();
+                changed.insert(key.to_owned(), value.to_owned());
+                let same = get(&labels, key).unwrap_or_default() == value;
+                assert_eq!(
+                    found("ignite-000000000007-a", &changed) == Origin::Unproven,
+                    !same,
+                    "{key}={value}"
+                );
+            }
+        }
+        // An image of the container, run by somebody.
+        for name in ["quirky_turing", "ignite-000000000007-b", ""] {
+            assert_eq!(found(name, &labels), Origin::Unproven, "{name}");
+        }
+        assert_eq!(origin(&config, &[], &labels), Origin::Unproven);
+        // A copy of the data directory with an identity of its own; and another data directory.
+        for (instance, key) in [(8, 7), (7, 8)] {
+            let instance = InstanceId::from_random(instance);
+            let other = Config::new(instance, "/data dir".into(), Seal::new(&[key; 32]));
+            let found = origin(&other, &names("ignite-000000000007-a"), &labels);
+            assert_eq!(found, Origin::Unproven);
+        }
+    }
+
+    #[test]
+    fn what_an_older_ignite_made_is_known_by_its_name_and_not_believed() {
+        let config = config();
+        let labels = of_holder(&config, &of_acme());
+        let found = |name: &str, labels: &Labels| origin(&config, &names(name), labels);
+        let name = "ignite-000000000007-acme-my.app-0123456789-net";
+        assert_eq!(found(name, &labels), Origin::Unsealed);
+        assert_eq!(found("quirky_turing", &labels), Origin::Unproven);
+        let by = |name: &str| maker_of_container(&names(name), &labels).map(|(id, ..)| id);
+        assert_eq!(by(name).as_deref(), Some("000000000007"));
+        assert_eq!(by("quirky_turing"), None);
+        assert_eq!(by("ignite-000000000008-acme-a-0123456789"), None);
+        // Whoever has a seal has to have the right one.
+        let mut with_seal = labels.clone();
+        with_seal.insert(SEAL.into(), String::new());
+        assert_eq!(found(name, &with_seal), Origin::Unproven);
+        let mut odd = labels.clone();
+        odd.insert(INSTANCE.into(), "000000000007-acme".into());
+        assert_eq!(maker_of_container(&names(name), &odd), None);
+    }
+
+    #[test]
+    fn only_the_whole_id_of_a_holder_is_one_and_what_cannot_be_read_is_no_owner() {
+        let config = config();
+        for id in [
+            "",
+            "00",
+            &HOLDER_ID[..12],
+            &HOLDER_ID[1..],
+            "name",
+            &"A".repeat(64),
+        ] {
+            let labels = of_prepared(&config, &of_acme(), &ContainerId(id.to_owned()));
+            let labels = sealed(&config, "name", labels);
+            let Origin::Ours(claims) = origin(&config, &names("name"), &labels) else {
+                panic!("{id}: not ours");
+            };
+            assert_eq!(claims.holder, None, "{id}");
+        }
+        let mut labels = of_container(&config, &of_acme());
+        for (key, value) in [(VERSION, "three"), (ROLE, "pool")] {
+            let before = labels.insert(key.into(), value.into()).expect("it has one");
+            let sealed = sealed(&config, "name", labels.clone());
+            let Origin::Ours(claims) = origin(&config, &names("name"), &sealed) else {
+                panic!("{key}: not ours");
+            };
+            assert_eq!(claims.owner, None, "{key}");
+            labels.insert(key.into(), before);
+        }
     }
 }

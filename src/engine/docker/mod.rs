@@ -16,9 +16,7 @@ use std::{
     time::Duration,
 };
 
-use bollard::query_parameters::{
-    EventsOptions, ListContainersOptions, LogsOptions, StopContainerOptions,
-};
+use bollard::query_parameters::{EventsOptions, LogsOptions, StopContainerOptions};
 use futures_util::{StreamExt, future, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -32,6 +30,8 @@ use self::{
     home::Homes,
     image::Pulls,
     info::Facts,
+    labels::{Claims, Origin},
+    listing::Strangers,
     network::InstanceNetwork,
     pids::PidsFiles,
     volumes::Volumes,
@@ -57,12 +57,14 @@ mod info;
 mod labels;
 mod lease;
 mod lines;
+mod listing;
 mod local_sockets;
 mod logs;
 mod network;
 mod pids;
 mod prune;
 mod read;
+mod seal;
 mod single_flight;
 mod sockets;
 mod spec;
@@ -80,6 +82,7 @@ pub use config::{
 pub use freezer::Freezer;
 pub use lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
+pub use seal::Seal;
 
 /// How long to wait for a started container's address or port mapping to appear; it is there
 /// at once on Docker for Linux and late by some milliseconds on others.
@@ -104,6 +107,7 @@ pub struct Docker {
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     pids: PidsFiles,
+    strangers: Strangers,
     /// The warnings about limits are given once, not per start.
     warned_of_cpu: AtomicBool,
     warned_of_init: AtomicBool,
@@ -143,6 +147,7 @@ impl Docker {
             volumes: Volumes::new(),
             frozen: Mutex::default(),
             pids: PidsFiles::new(),
+            strangers: Strangers::default(),
             warned_of_cpu: AtomicBool::new(false),
             warned_of_init: AtomicBool::new(false),
         })
@@ -204,11 +209,14 @@ impl Docker {
                 docker.inspect_container(&id.0, None).await
             })
             .await;
-        Ok(read::inspected(
-            &or_gone(answer, id)?,
-            facts.via,
-            &self.network_name(),
-        ))
+        let answer = or_gone(answer, id)?;
+        let labels = answer.config.as_ref().and_then(|c| c.labels.as_ref());
+        let claims = match labels.map(|l| labels::origin(&self.config, answer.name.as_slice(), l)) {
+            Some(Origin::Ours(claims)) => claims,
+            Some(Origin::Unsealed | Origin::Unproven) | None => Claims::default(),
+        };
+        let network = self.network_name();
+        Ok(read::inspected(&answer, claims, facts.via, &network))
     }
 
     /// The address of a container that was just started.
@@ -414,35 +422,7 @@ impl Engine for Docker {
     }
 
     async fn list(&self) -> Result<Vec<Container>, Error> {
-        let facts = self.facts().await?;
-        let filters = labels::filter(&self.config.instance);
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(filters),
-            ..ListContainersOptions::default()
-        };
-        let answer = self
-            .client
-            .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
-            })
-            .await?;
-        let network = self.network_name();
-        let (listed, ended): (Vec<_>, Vec<_>) = answer
-            .into_iter()
-            .filter(|c| !self.homes.is_looking_through(c.labels.as_ref()))
-            .map(|c| read::listed(c, facts.via, &network))
-            .partition(|(_, known)| known.is_some());
-        let mut containers: Vec<_> = listed.into_iter().filter_map(|(_, known)| known).collect();
-        // The list has no exit codes; those few are asked one by one.
-        for found in future::join_all(ended.iter().map(|(id, _)| self.inspect(id))).await {
-            match found {
-                Ok(container) => containers.push(container),
-                Err(Error::NoSuchContainer(_)) => {}
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(containers)
+        self.list_ours().await
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {

@@ -1,10 +1,15 @@
 //! `ignite prune`: what instances have in the engine, and its removal.
 //!
-//! It lists every instance's things, whoever made them; whether an instance is gone is the
-//! caller's to say, who can look at processes and directories.
+//! It lists every instance's things; whether an instance is gone is the caller's to say, who can
+//! look at processes and directories.
+//!
+//! What an instance made is told without its seal, which only its data directory has. The labels of
+//! networks and volumes were given to them when they were made. A container can have them from its
+//! image, as an operator's own has that was run from an image that a tenant wrote; so it counts only
+//! with a name that begins as ours do. Images count by their names.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
 
@@ -153,20 +158,23 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
 
     let mut all = BTreeMap::<String, Remains>::new();
     for container in containers {
-        if let (Some(found), Some(id)) = (entry(&mut all, container.labels.as_ref()), container.id)
-        {
+        let names = container.names.as_deref().unwrap_or_default();
+        let labels = container.labels.as_ref();
+        let maker = labels.and_then(|l| labels::maker_of_container(names, l));
+        if let (Some(found), Some(id)) = (entry(&mut all, maker), container.id) {
             found.instance.containers += 1;
             found.containers.push(ContainerId(id));
         }
     }
     for network in networks {
-        if let (Some(found), Some(id)) = (entry(&mut all, network.labels.as_ref()), network.id) {
+        let maker = network.labels.as_ref().and_then(labels::maker);
+        if let (Some(found), Some(id)) = (entry(&mut all, maker), network.id) {
             found.instance.networks += 1;
             found.networks.push(id);
         }
     }
     for (name, labels) in volumes {
-        let Some(found) = entry(&mut all, Some(&labels)) else {
+        let Some(found) = entry(&mut all, labels::maker(&labels)) else {
             continue;
         };
         if labels::is_lease(&labels) {
@@ -193,12 +201,12 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
     Ok(all)
 }
 
-/// The entry of the instance that these labels name.
-fn entry<'a>(
-    all: &'a mut BTreeMap<String, Remains>,
-    labels: Option<&HashMap<String, String>>,
-) -> Option<&'a mut Remains> {
-    let (id, data_dir, pid) = labels::maker(labels?)?;
+/// The entry of the instance that made something.
+fn entry(
+    all: &mut BTreeMap<String, Remains>,
+    maker: Option<labels::Maker>,
+) -> Option<&mut Remains> {
+    let (id, data_dir, pid) = maker?;
     let found = all.entry(id.clone()).or_default();
     found.instance.id = id;
     found.instance.data_dir = found.instance.data_dir.take().or(data_dir);

@@ -10,17 +10,30 @@ use bollard::models::{
     ContainerSummaryStateEnum as Listed, EndpointSettings, PortMap,
 };
 
-use super::{Container, ContainerId, ContainerState, Endpoints, info::Via, labels};
+use super::{
+    Container, ContainerId, ContainerState, Endpoints,
+    info::Via,
+    labels::{Claims, Role},
+};
 
-/// A container from its inspection.
-pub(super) fn inspected(answer: &ContainerInspectResponse, via: Via, network: &str) -> Container {
-    let labels = answer.config.as_ref().and_then(|c| c.labels.as_ref());
+/// A container from its inspection, and what is believed of its labels.
+pub(super) fn inspected(
+    answer: &ContainerInspectResponse,
+    claims: Claims,
+    via: Via,
+    network: &str,
+) -> Container {
+    let id = ContainerId(answer.id.clone().unwrap_or_default());
+    container(id, claims, state(answer, via, network))
+}
+
+fn container(id: ContainerId, claims: Claims, state: ContainerState) -> Container {
     Container {
-        id: ContainerId(answer.id.clone().unwrap_or_default()),
-        holder: labels.and_then(labels::holder),
-        is_holder: labels.is_some_and(labels::is_holder),
-        owner: labels.and_then(labels::owner),
-        state: state(answer, via, network),
+        id,
+        holder: claims.holder,
+        is_holder: claims.role == Some(Role::Holder),
+        owner: claims.owner,
+        state,
     }
 }
 
@@ -80,6 +93,7 @@ fn published(wanted: &PortMap, given: &PortMap, at: IpAddr) -> Option<BTreeMap<u
 /// that has ended, to be inspected.
 pub(super) fn listed(
     answer: ContainerSummary,
+    claims: Claims,
     via: Via,
     network: &str,
 ) -> (ContainerId, Option<Container>) {
@@ -109,15 +123,7 @@ pub(super) fn listed(
         }
         _ => return (id, None),
     };
-    let labels = answer.labels.unwrap_or_default();
-    let container = Container {
-        id: id.clone(),
-        holder: labels::holder(&labels),
-        is_holder: labels::is_holder(&labels),
-        owner: labels::owner(&labels),
-        state,
-    };
-    (id, Some(container))
+    (id.clone(), Some(container(id, claims, state)))
 }
 
 /// The container that an event says has ended. Podman says "died" where Docker says "die".
@@ -153,12 +159,12 @@ mod tests {
         }));
         let direct = Endpoints::Direct("172.18.0.2".parse().expect("ip"));
         assert_eq!(
-            inspected(&full, Via::Direct, "n").state,
+            inspected(&full, Claims::default(), Via::Direct, "n").state,
             ContainerState::Running(Some(direct))
         );
         let ports = [(80, "127.0.0.1:49153".parse().expect("addr"))].into();
         assert_eq!(
-            inspected(&full, HERE, "n").state,
+            inspected(&full, Claims::default(), HERE, "n").state,
             ContainerState::Running(Some(Endpoints::Published(ports)))
         );
     }
@@ -171,11 +177,11 @@ mod tests {
             "NetworkSettings": {"Ports": {}, "Networks": {"n": {"IPAddress": ""}}}
         }));
         assert_eq!(
-            inspected(&early, Via::Direct, "n").state,
+            inspected(&early, Claims::default(), Via::Direct, "n").state,
             ContainerState::Running(None)
         );
         assert_eq!(
-            inspected(&early, HERE, "n").state,
+            inspected(&early, Claims::default(), HERE, "n").state,
             ContainerState::Running(None)
         );
     }
@@ -185,7 +191,7 @@ mod tests {
         let ended = answer(serde_json::json!({
             "Id": "c1", "State": {"Status": "exited", "Running": false, "OOMKilled": true, "ExitCode": 137}
         }));
-        let state = inspected(&ended, Via::Direct, "n").state;
+        let state = inspected(&ended, Claims::default(), Via::Direct, "n").state;
         assert_eq!(
             state,
             ContainerState::Exited {

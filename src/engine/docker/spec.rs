@@ -36,7 +36,7 @@ pub(super) fn network_name(instance: &InstanceId) -> String {
     format!("ignite-{instance}")
 }
 
-/// The name of a container: for people; nothing is ever found by it.
+/// The name of a container: for people, and under the seal of its labels; nothing is ever found by it.
 pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
     format!(
         "ignite-{instance}-{}-{}-{}",
@@ -47,6 +47,12 @@ pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
 /// The name of a container that keeps another one's network.
 pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
     format!("{}-net", container_name(instance, owner))
+}
+
+/// A name for a container that is never run; no two have the same.
+pub(super) fn look_name(instance: &InstanceId) -> String {
+    let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
+    format!("ignite-{instance}-look-{which}")
 }
 
 /// The name of an app's volume: for people, and the same for every replica.
@@ -281,6 +287,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::engine::docker::Seal;
     use crate::model::files::{Content, Files, Home};
 
     pub(in super::super) fn spec() -> ContainerSpec {
@@ -317,7 +324,11 @@ pub(super) mod tests {
     }
 
     fn config() -> Config {
-        Config::new(InstanceId::from_random(7), "/data".into())
+        Config::new(
+            InstanceId::from_random(7),
+            "/data".into(),
+            Seal::new(&[7; 32]),
+        )
     }
 
     #[test]

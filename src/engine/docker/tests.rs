@@ -54,7 +54,11 @@ where
             .await
             .expect("serves")
     });
-    let mut config = Config::new(InstanceId::from_random(7), "/data".into());
+    let mut config = Config::new(
+        InstanceId::from_random(7),
+        "/data".into(),
+        Seal::new(&[7; 32]),
+    );
     config.host = Some(format!("http://127.0.0.1:{port}"));
     config.call_timeout = Duration::from_secs(120);
     (Docker::new(config).expect("a good address"), tasks)
@@ -261,7 +265,11 @@ async fn a_stuck_engine_times_out_and_an_absent_one_is_unreachable() {
     let nobody = format!("tcp://{}", listener.local_addr().expect("is bound"));
     drop(listener);
     for host in [nobody.as_str(), "unix:///nowhere/docker.sock"] {
-        let mut config = Config::new(InstanceId::from_random(7), "/data".into());
+        let mut config = Config::new(
+            InstanceId::from_random(7),
+            "/data".into(),
+            Seal::new(&[7; 32]),
+        );
         config.host = Some(host.into());
         let docker = Docker::new(config).expect("connects later");
         let err = docker.ensure_image("app", None).await.expect_err(host);

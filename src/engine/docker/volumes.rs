@@ -15,9 +15,7 @@ use std::{
 use bollard::{
     body_full,
     models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions},
-    query_parameters::{
-        CreateContainerOptions, ListVolumesOptions, RemoveVolumeOptions, UploadToContainerOptions,
-    },
+    query_parameters::{ListVolumesOptions, RemoveVolumeOptions, UploadToContainerOptions},
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -25,6 +23,7 @@ use parking_lot::Mutex;
 use super::{
     Config, ContainerId, ContainerSpec, Docker, Error, Volume,
     client::{Client, gone_is_fine, has_status, remove_container},
+    create::create_look,
     folders::{self, Helper},
     labels,
     spec::volume_name,
@@ -92,11 +91,11 @@ impl Volumes {
         if made.is_some() && self.opened.get(name) == made {
             return Ok(());
         }
-        let mut body = helper(config, spec, since, by);
+        let mut body = helper(config, spec, since);
         if let Some(folder) = folder {
             folders::bind(&mut body, name, folder);
         }
-        let helper = create_helper(client, body).await?;
+        let helper = create_look(client, config, by, (CALL, client.limit()), body).await?;
         let opened = open(client, &helper).await;
         if let Err(cause) = remove_container(client, &helper).await {
             tracing::warn!(container = %helper, %cause, "A container that opened a volume stays until the next start");
@@ -275,7 +274,7 @@ pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String
 /// A container that has the volume, to be written into and never run. Engines take no rights for
 /// the directory that is written into, only for those in it, so the volume is below the root; and
 /// they write into a root file system only when it is writable.
-fn helper(config: &Config, spec: &ContainerSpec, since: i64, by: &str) -> ContainerCreateBody {
+fn helper(config: &Config, spec: &ContainerSpec, since: i64) -> ContainerCreateBody {
     let app = &spec.owner.app;
     let volume = Mount {
         source: Some(volume_name(&config.instance, app, since)),
@@ -291,27 +290,12 @@ fn helper(config: &Config, spec: &ContainerSpec, since: i64, by: &str) -> Contai
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         cmd: Some(vec!["-".to_owned()]),
-        labels: Some(labels::of_look(config, by)),
-        network_disabled: Some(true),
         host_config: Some(HostConfig {
             mounts: Some(vec![volume]),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     }
-}
-
-pub(super) async fn create_helper(
-    client: &Client,
-    body: ContainerCreateBody,
-) -> Result<ContainerId, Error> {
-    let made = client
-        .run(CALL, |docker| async move {
-            let options = None::<CreateContainerOptions>;
-            docker.create_container(options, body).await
-        })
-        .await?;
-    Ok(ContainerId(made.id))
 }
 
 async fn open(client: &Client, helper: &ContainerId) -> Result<(), Error> {

@@ -1,4 +1,5 @@
-//! The key that secrets are sealed with: made at first use, in a file only its owner reads.
+//! The key that secrets are sealed with: made when it is first asked for, in a file only its owner
+//! reads. Keys for other uses are derived from it.
 
 use std::{
     fs,
@@ -11,6 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf,
     rand::{SecureRandom as _, SystemRandom},
 };
 use std::sync::OnceLock;
@@ -24,12 +26,29 @@ use crate::{
 const KEY_BYTES: usize = 32;
 
 /// A key in memory.
-pub(super) struct Key(LessSafeKey);
+pub(super) struct Key {
+    sealing: LessSafeKey,
+    /// What other keys are derived from.
+    root: hkdf::Prk,
+}
 
 impl Key {
     fn new(bytes: &[u8]) -> Option<Self> {
         let key = UnboundKey::new(&CHACHA20_POLY1305, bytes).ok()?;
-        Some(Self(LessSafeKey::new(key)))
+        Some(Self {
+            sealing: LessSafeKey::new(key),
+            root: hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(bytes),
+        })
+    }
+
+    /// A key for the use that `context` names (HKDF, RFC 5869). Who has it learns neither this one
+    /// nor one for another use.
+    pub(super) fn derive(&self, context: &str) -> Option<[u8; KEY_BYTES]> {
+        let context = [context.as_bytes()];
+        let derived = self.root.expand(&context, hkdf::HKDF_SHA256).ok()?;
+        let mut bytes = [0; KEY_BYTES];
+        derived.fill(&mut bytes).ok()?;
+        Some(bytes)
     }
 
     /// Encrypts, bound to `slot`: a fresh random nonce, then the text with its tag.
@@ -38,7 +57,7 @@ impl Key {
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
         let unique = Nonce::assume_unique_for_key(nonce);
-        self.0
+        self.sealing
             .seal_in_place_append_tag(unique, Aad::from(slot), &mut plain)
             .ok()?;
         Some([&nonce[..], &plain].concat())
@@ -49,7 +68,9 @@ impl Key {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let plain = self.0.open_in_place(nonce, Aad::from(slot), &mut text);
+        let plain = self
+            .sealing
+            .open_in_place(nonce, Aad::from(slot), &mut text);
         plain.ok().map(|plain| plain.to_vec())
     }
 }

@@ -24,12 +24,29 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The secrets of a store. The key's file is made when the first one is put.
+    /// The secrets of a store. The key's file is made when the first one is put, or a key derived.
     pub fn new(store: Store, data_dir: &Path) -> Self {
         Self {
             store,
             key: Arc::new(KeyFile::new(data_dir)),
         }
+    }
+
+    /// A key for another use, which `context` names: the same for as long as the data directory has
+    /// its key, which is made when there is none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION when the data directory's key cannot be used.
+    pub fn derive(&self, context: &str) -> Result<[u8; 32], Failure> {
+        let key = self
+            .key
+            .open_or_create(self.store.catalog().has_secrets())?;
+        key.derive(context).ok_or_else(|| {
+            Failure::new(
+                Reason::Internal,
+                format!("no key for {context:?} can be derived"),
+            )
+        })
     }
 
     /// Creates a secret or overwrites it; returns once it is durable.

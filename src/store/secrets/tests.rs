@@ -44,6 +44,8 @@ async fn secrets_survive_a_restart_and_are_never_legible_on_disk() {
     let key = dir.path().join("identity/secrets.key");
     let (store, secrets) = open_secrets(dir.path());
     assert!(!key.exists(), "made at first use");
+    let derived = secrets.derive("a").expect("made");
+    assert_ne!(secrets.derive("b").expect("another"), derived);
     let first = registry("plain-to-see-1");
     let put = |value, at| secrets.put(org("acme"), name("reg"), value, at);
     put(first, 1).await.expect("stored");
@@ -62,6 +64,7 @@ async fn secrets_survive_a_restart_and_are_never_legible_on_disk() {
         .expect("there");
     assert_eq!(value, registry("plain-to-see-2"));
     assert_eq!(meta.updated_at_ms, 2);
+    assert_eq!(secrets.derive("a").expect("made before"), derived);
     for _ in 0..2 {
         let gone = secrets.delete(org("acme"), name("reg")).await;
         gone.expect("idempotent");
@@ -134,6 +137,8 @@ async fn a_key_that_is_gone_exposed_or_another_one_is_told_and_never_replaced() 
     };
     std::fs::remove_file(&key).expect("removed");
     refused("key for secrets cannot be used").await;
+    let derived = Secrets::new(store.clone(), dir.path()).derive("a");
+    derived.expect_err("it would be another one");
     let put = Secrets::new(store.clone(), dir.path());
     let put = put.put(org("acme"), name("b"), registry("x"), 1).await;
     put.expect_err("it would make the others illegible for good");

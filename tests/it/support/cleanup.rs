@@ -8,7 +8,11 @@ use std::{
 use anyhow::{Context, Result};
 use bollard::{
     Docker,
-    query_parameters::{RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions},
+    errors::Error,
+    query_parameters::{
+        RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveImageOptionsBuilder,
+        RemoveVolumeOptions,
+    },
 };
 use ignite_kit::owned;
 
@@ -54,23 +58,45 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// [`remove_all`] from code that is not async, such as `drop`: on a thread with a runtime of its
-/// own, since the caller's may be shutting down. What fails is told and does not panic.
+/// [`remove_all`] from code that is not async, such as `drop`. What fails is told and does not panic.
 pub(crate) fn blocking(data_dir: &Path) {
     let data_dir = data_dir.to_owned();
+    on_a_thread(async move |docker| remove_all(&docker, &data_dir).await);
+}
+
+/// Runs this on a thread with a runtime of its own, since the caller's may be shutting down.
+fn on_a_thread(work: impl AsyncFnOnce(Docker) -> Result<()> + Send + 'static) {
     let cleaned = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        runtime.context("a runtime")?.block_on(async {
-            let docker = Docker::connect_with_defaults()?;
-            remove_all(&docker, &data_dir).await
-        })
+        runtime
+            .context("a runtime")?
+            .block_on(async { work(Docker::connect_with_defaults()?).await })
     });
     match cleaned.join() {
         Ok(Ok(())) => {}
         Ok(Err(error)) => eprintln!("not everything of this test is cleaned up: {error:#}"),
         Err(_) => eprintln!("the cleaning up of this test panicked"),
+    }
+}
+
+/// An image that goes when this is dropped: one that no other run would use.
+pub(crate) struct Image(pub(crate) String);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let reference = self.0.clone();
+        on_a_thread(async move |docker| {
+            let force = RemoveImageOptionsBuilder::new().force(true).build();
+            let removed = docker.remove_image(&reference, Some(force), None).await;
+            match removed {
+                Err(Error::DockerResponseServerError {
+                    status_code: 404, ..
+                }) => Ok(()),
+                other => Ok(other.map(drop)?),
+            }
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use bollard::{Docker, query_parameters::EventsOptionsBuilder};
+use bollard::{Docker, models::EventMessage, query_parameters::EventsOptionsBuilder};
 use futures_util::TryStreamExt;
 use ignite_kit::owned;
 
@@ -28,8 +28,7 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
     let filters = HashMap::from([
         ("type", vec!["container".to_owned()]),
         ("event", vec!["create".to_owned()]),
-        // What is only looked into is for no app.
-        ("label", vec![label, "io.dodil.ignite.app".to_owned()]),
+        ("label", vec![label]),
     ]);
     let options = EventsOptionsBuilder::new()
         .since("0")
@@ -42,7 +41,13 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
         .try_collect()
         .await
         .expect("the engine tells its events");
-    events.len()
+    // What is only looked into is for no app.
+    let of_app = |event: &&EventMessage| {
+        let labels = event.actor.as_ref().and_then(|a| a.attributes.as_ref());
+        let app = labels.and_then(|l| l.get("io.dodil.ignite.app"));
+        app.is_some_and(|app| !app.is_empty())
+    };
+    events.iter().filter(of_app).count()
 }
 
 /// The ids of a server's containers that run.

@@ -4,21 +4,30 @@
 //! caller of that give up, the next container would find a volume with half of the files, which is
 //! not empty any more. So that container is made by a task of its own, which nobody cuts short.
 
-use std::time::Duration;
-
-use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+use bollard::models::ContainerCreateBody;
 
 use super::{
     super::{
         client::{has_status, remove_container},
+        create::create_look,
         single_flight::SingleFlight,
         volumes,
     },
-    Client, ContainerId, Error,
+    Client, Config, Error,
 };
 
 /// What is asked of the engine, as a verb.
 const CALL: &str = "fill the app's volume from its image";
+
+/// How a volume is filled.
+pub(super) struct Filling {
+    pub(super) client: Client,
+    pub(super) config: Config,
+    /// Goes into the labels of the container.
+    pub(super) by: String,
+    /// The container that has the volume.
+    pub(super) body: ContainerCreateBody,
+}
 
 /// The volumes that are being filled, by name.
 #[derive(Debug)]
@@ -29,43 +38,32 @@ impl Fills {
         Self(SingleFlight::new(CALL))
     }
 
-    /// Makes the volume, with what the image of `body` has in its place, unless there is one.
-    pub(super) async fn ensure(
-        &self,
-        client: &Client,
-        volume: String,
-        body: ContainerCreateBody,
-        limit: Duration,
-    ) -> Result<(), Error> {
-        let (client, name) = (client.clone(), volume.clone());
-        let work = || async move { fill(&client, &name, body, limit).await };
+    /// Makes the volume, with what the container's image has in its place, unless there is one.
+    pub(super) async fn ensure(&self, volume: String, filling: Filling) -> Result<(), Error> {
+        let name = volume.clone();
+        let work = || async move { fill(&name, filling).await };
         self.0.run(volume, work).await
     }
 }
 
-async fn fill(
-    client: &Client,
-    volume: &str,
-    body: ContainerCreateBody,
-    limit: Duration,
-) -> Result<(), Error> {
-    if volumes::made_at(client, volume).await?.is_some() {
+async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
+    let Filling {
+        client,
+        config,
+        by,
+        body,
+    } = filling;
+    if volumes::made_at(&client, volume).await?.is_some() {
         return Ok(());
     }
     tracing::info!(
         volume,
         "Filling an app's new volume with what its image has in its home"
     );
-    let made = client
-        .run_within(CALL, limit, |docker| async move {
-            let options = None::<CreateContainerOptions>;
-            docker.create_container(options, body).await
-        })
-        .await;
-    match made {
-        Ok(made) => {
-            let helper = ContainerId(made.id);
-            if let Err(cause) = remove_container(client, &helper).await {
+    let call = (CALL, config.pull_timeout);
+    match create_look(&client, &config, &by, call, body).await {
+        Ok(helper) => {
+            if let Err(cause) = remove_container(&client, &helper).await {
                 tracing::warn!(container = %helper, %cause, "A container that filled a volume stays until the next start");
             }
             Ok(())
@@ -73,7 +71,7 @@ async fn fill(
         Err(err) => {
             // The engine may go on, or have left half of it; neither may be taken for the whole.
             if !has_status(&err, 404)
-                && let Err(cause) = volumes::remove(client, volume).await
+                && let Err(cause) = volumes::remove(&client, volume).await
             {
                 tracing::warn!(volume, %cause, "A volume that was not filled to the end cannot be removed; remove it by hand before the app is started");
             }

@@ -8,16 +8,20 @@
 //! `create`. So that no start takes longer the more an image has in its home, what is there is
 //! counted once, up to a bound, and only what is small is copied ([`Content`]).
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
-use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+use bollard::models::ContainerCreateBody;
 use moka::sync::Cache;
 
-use self::{fill::Fills, look::Look};
+use self::{
+    fill::{Filling, Fills},
+    look::Look,
+};
 use super::{
     Config, ContainerId, ContainerSpec, Error, Image,
     client::{Client, has_status, remove_container},
-    folders, labels, spec,
+    create::create_look,
+    folders, spec,
 };
 use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
 
@@ -60,11 +64,6 @@ impl Homes {
     /// What tells the containers of this process that are only looked into or written into.
     pub(super) fn by(&self) -> &str {
         &self.by
-    }
-
-    /// Whether a container with these labels is one that is being looked into.
-    pub(super) fn is_looking_through(&self, labels: Option<&HashMap<String, String>>) -> bool {
-        labels.and_then(labels::look) == Some(self.by.as_str())
     }
 
     /// The image with its home; `image.home` has what its environment says.
@@ -152,15 +151,19 @@ impl Homes {
                         mounts: Some(vec![volume.clone()]),
                         ..Default::default()
                     }),
-                    ..self.body(config, &spec.image)
+                    ..body(&spec.image)
                 };
                 let name = volume.source.unwrap_or_default();
                 if let Some(folder) = folder {
                     folders::bind(&mut body, &name, folder);
                 }
-                self.fills
-                    .ensure(client, name, body, config.pull_timeout)
-                    .await
+                let filling = Filling {
+                    client: client.clone(),
+                    config: config.clone(),
+                    by: self.by.clone(),
+                    body,
+                };
+                self.fills.ensure(name, filling).await
             }
             _ => Ok(()),
         }
@@ -176,14 +179,8 @@ impl Homes {
     ) -> Result<(Home, Vec<String>), Error> {
         let mut tries = 1;
         loop {
-            let body = self.body(config, image);
-            let made = client
-                .run(CALL, |docker| async move {
-                    let options = None::<CreateContainerOptions>;
-                    docker.create_container(options, body).await
-                })
-                .await?;
-            let id = ContainerId(made.id);
+            let call = (CALL, client.limit());
+            let id = create_look(client, config, &self.by, call, body(image)).await?;
             let look = Look {
                 client,
                 config,
@@ -211,17 +208,15 @@ impl Homes {
             }
         }
     }
+}
 
-    /// A container of an image, never to be run.
-    fn body(&self, config: &Config, image: &str) -> ContainerCreateBody {
-        ContainerCreateBody {
-            image: Some(image.to_owned()),
-            // An image without one cannot be made a container of.
-            cmd: Some(vec!["-".to_owned()]),
-            labels: Some(labels::of_look(config, &self.by)),
-            network_disabled: Some(true),
-            ..ContainerCreateBody::default()
-        }
+/// A container of an image, never to be run.
+fn body(image: &str) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        // An image without one cannot be made a container of.
+        cmd: Some(vec!["-".to_owned()]),
+        ..ContainerCreateBody::default()
     }
 }
 

@@ -1,0 +1,94 @@
+//! The containers of this instance, and those that only say that they are of it.
+
+use std::collections::HashSet;
+
+use bollard::{models::ContainerSummary, query_parameters::ListContainersOptions};
+use futures_util::future;
+use parking_lot::Mutex;
+
+use super::{
+    Container, ContainerId, Docker, Error,
+    labels::{self, Claims, Origin},
+    read,
+};
+use crate::engine::Engine as _;
+
+/// The containers with this instance's label that nobody can prove to be of it, as far as they have
+/// been told of.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(Mutex<HashSet<ContainerId>>);
+
+impl Strangers {
+    /// Those among `all`, which the engine has now, that have not been told of yet.
+    fn new_ones<'a>(&self, all: &'a [ContainerSummary]) -> Vec<&'a ContainerSummary> {
+        let id = |c: &ContainerSummary| ContainerId(c.id.clone().unwrap_or_default());
+        let mut known = self.0.lock();
+        let new = all.iter().filter(|c| !known.contains(&id(c))).collect();
+        // No more are remembered than there are.
+        *known = all.iter().map(id).collect();
+        new
+    }
+}
+
+impl Docker {
+    /// All containers that an `ignite` made for this instance, in whatever state, but those that
+    /// this process only looks into. Of those that an `ignite` before seals made, no label is
+    /// believed. Others that carry the instance's label are told of once and left alone.
+    pub(super) async fn list_ours(&self) -> Result<Vec<Container>, Error> {
+        let facts = self.facts().await?;
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(labels::filter(&self.config.instance)),
+            ..ListContainersOptions::default()
+        };
+        let answer = self
+            .client
+            .run("list containers", |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let network = self.network_name();
+        let mut strangers = Vec::new();
+        let (mut containers, mut ended) = (Vec::new(), Vec::new());
+        for found in answer {
+            let names = found.names.as_deref().unwrap_or_default();
+            let origin = found
+                .labels
+                .as_ref()
+                .map(|l| labels::origin(&self.config, names, l));
+            let claims = match origin {
+                Some(Origin::Ours(claims)) => claims,
+                Some(Origin::Unsealed) => Claims::default(),
+                Some(Origin::Unproven) | None => {
+                    strangers.push(found);
+                    continue;
+                }
+            };
+            if claims.look.as_deref() == Some(self.homes.by()) {
+                continue;
+            }
+            match read::listed(found, claims, facts.via, &network) {
+                (_, Some(known)) => containers.push(known),
+                (id, None) => ended.push(id),
+            }
+        }
+        for stranger in self.strangers.new_ones(&strangers) {
+            tracing::warn!(
+                container = stranger.id,
+                names = ?stranger.names.as_deref().unwrap_or_default(),
+                image = stranger.image,
+                "A container has the label {} of this instance, and nothing proves that ignite made it: an image can bring that label. It is neither used nor removed; if it is of no use, remove it with `docker rm`",
+                labels::INSTANCE
+            );
+        }
+        // The list has no exit codes; those few are asked one by one.
+        for found in future::join_all(ended.iter().map(|id| self.inspect(id))).await {
+            match found {
+                Ok(container) => containers.push(container),
+                Err(Error::NoSuchContainer(_)) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(containers)
+    }
+}
