@@ -91,7 +91,10 @@ async fn inspect(id: &str) -> ContainerInspectResponse {
 }
 
 async fn remove(id: &str) {
-    let force = RemoveContainerOptionsBuilder::new().force(true).build();
+    let force = RemoveContainerOptionsBuilder::new()
+        .force(true)
+        .v(true)
+        .build();
     let docker = engine::docker().await;
     let removed = docker.remove_container(id, Some(force)).await;
     removed.expect("removed");
