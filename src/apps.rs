@@ -35,8 +35,9 @@ use crate::{
         Reason, Revision,
         catalog::{Change, not_found},
         revision::Defaults,
-        settings::Settings,
+        settings::{Settings, check_schemas},
     },
+    parsing::Parsing,
     store::{Store, blobs::Blobs, executions::Executions},
     upkeep::Volumes,
 };
@@ -70,6 +71,8 @@ pub struct Parts {
     pub volumes: Volumes,
     /// What holds for apps that say nothing.
     pub defaults: Defaults,
+    /// Where what is sent is read.
+    pub parsing: Parsing,
 }
 
 struct Shared {
@@ -82,6 +85,7 @@ struct Shared {
     blobs: Blobs,
     volumes: Volumes,
     defaults: Defaults,
+    parsing: Parsing,
     /// For what decides which version serves.
     lives: Turns,
     /// For what is written down and acted on.
@@ -115,6 +119,7 @@ impl Apps {
             blobs,
             volumes,
             defaults,
+            parsing,
         } = parts;
         let stopping = CancellationToken::new();
         let shared = Shared {
@@ -127,6 +132,7 @@ impl Apps {
             blobs,
             volumes,
             defaults,
+            parsing,
             lives: Turns::default(),
             acts: Turns::default(),
             roll_outs: RollOuts::default(),
@@ -186,11 +192,15 @@ impl Apps {
         settings: Settings,
         source: Option<CodeSource<Bytes>>,
     ) -> Result<Arc<App>, Failure> {
-        check(&settings, &self.shared.defaults)?;
+        self.shared.check_settings(&id, &settings, None).await?;
+        let source = match source {
+            Some(source) => Some(self.shared.examine(&id, source).await?),
+            None => None,
+        };
         self.to_the_end(move |s| async move {
             let (source, file) = match source {
                 Some(source) => {
-                    let (source, file) = s.take_in(source).await?;
+                    let (source, file) = s.write_down(source).await?;
                     (Some(source), file)
                 }
                 None => (None, None),
@@ -236,14 +246,22 @@ impl Apps {
     pub async fn update(
         &self,
         id: AppId,
-        edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Send + 'static,
+        edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Clone + Send + 'static,
     ) -> Result<(Arc<App>, Vec<String>), Failure> {
         let defaults = self.shared.defaults;
+        // What takes long is checked here. The store's thread checks the rest again, on the newest
+        // settings: a schema that came between was checked by whoever brought it.
+        let before = self.get(&id)?;
+        let mut settings = before.settings.clone();
+        edit.clone()(&mut settings)?;
+        self.shared
+            .check_settings(&id, &settings, Some(&before.settings))
+            .await?;
         self.to_the_end(move |s| async move {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
-                check(&app.settings, &defaults)?;
+                none_wrong(wrong(&app.settings, &defaults))?;
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
@@ -308,6 +326,13 @@ impl Apps {
         .await
     }
 
+    /// Calls off what is being read of what was sent, in operations and in builds: it would go on
+    /// for as long as requests may take to finish.
+    pub fn stop_parsing(&self) {
+        self.shared.parsing.stop();
+        self.shared.builder.stop_parsing();
+    }
+
     /// Waits until every operation has ended, calling off what waits for a pull or a start. New
     /// ones must not come in any more.
     pub async fn finish(&self) {
@@ -347,6 +372,24 @@ impl Shared {
             .ok_or_else(|| not_found(id))
     }
 
+    /// Checks settings that are to take the place of others.
+    async fn check_settings(
+        &self,
+        id: &AppId,
+        settings: &Settings,
+        before: Option<&Settings>,
+    ) -> Result<(), Failure> {
+        let mut wrong = wrong(settings, &self.defaults);
+        let schemas = settings.new_schemas(before);
+        if !schemas.is_empty() {
+            let checked = self.parsing.run(&id.org, move |cancelled| {
+                Ok(check_schemas(&schemas, cancelled))
+            });
+            wrong.extend(checked.await?);
+        }
+        none_wrong(wrong)
+    }
+
     /// Does what may take as long as a pull or a start, unless the platform stops meanwhile.
     async fn unless_stopping<T>(
         &self,
@@ -357,7 +400,8 @@ impl Shared {
     }
 }
 
-fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
+/// What of settings is wrong, but for their schemas.
+fn wrong(settings: &Settings, defaults: &Defaults) -> Vec<FieldViolation> {
     let mut wrong = settings.check(defaults.bounds.max_replicas_cap);
     if settings.writable_root_fs && defaults.strict {
         wrong.push(FieldViolation {
@@ -382,6 +426,10 @@ fn check(settings: &Settings, defaults: &Defaults) -> Result<(), Failure> {
         field: "capabilities".to_owned(),
         description,
     }));
+    wrong
+}
+
+fn none_wrong(wrong: Vec<FieldViolation>) -> Result<(), Failure> {
     if wrong.is_empty() {
         Ok(())
     } else {

@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod identity;
 pub mod logs;
 pub mod model;
+pub mod parsing;
 pub mod server;
 pub mod store;
 pub mod trials;

@@ -16,7 +16,7 @@ use crate::{
     engine::Image,
     model::{
         App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Version, catalog::not_found,
-        code::BuiltImage,
+        code::BuiltImage, work::Cancelled,
     },
     store::blobs::NewBlob,
 };
@@ -51,10 +51,12 @@ impl Apps {
         id: AppId,
         source: CodeSource<Bytes>,
     ) -> Result<DraftView, Failure> {
+        // Nothing is read, and nothing written, for an app that is not there.
+        self.get(&id)?;
+        let source = self.shared.examine(&id, source).await?;
         self.to_the_end(move |s| async move {
-            // Nothing is written for an app that is not there.
             s.get(&id)?;
-            let (source, file) = s.take_in(source).await?;
+            let (source, file) = s.write_down(source).await?;
             let draft = Draft {
                 source,
                 created_at_ms: now_ms(),
@@ -227,8 +229,25 @@ impl Shared {
         }
     }
 
-    /// Checks code that came with a request and writes its bytes down.
-    pub(super) async fn take_in(
+    /// Checks code that came with a request. Whoever sent it may leave meanwhile, which ends it.
+    pub(super) async fn examine(
+        &self,
+        id: &AppId,
+        source: CodeSource<Bytes>,
+    ) -> Result<CodeSource<Bytes>, Failure> {
+        if source.bytes().is_none() {
+            return Ok(source);
+        }
+        let limits = self.builder.config().limits;
+        let work = move |cancelled: Cancelled<'_>| {
+            check(&source, limits, cancelled)?;
+            Ok(source)
+        };
+        self.parsing.run(&id.org, work).await
+    }
+
+    /// Writes the bytes of code down.
+    pub(super) async fn write_down(
         &self,
         source: CodeSource<Bytes>,
     ) -> Result<(CodeSource, Option<NewBlob>), Failure> {
@@ -241,15 +260,6 @@ impl Shared {
             });
             return Ok((same?, None));
         };
-        let limits = self.builder.config().limits;
-        let source = tokio::task::spawn_blocking(move || check(&source, limits).map(|()| source))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::new(
-                    Reason::Internal,
-                    "the code could not be looked at by a fault of the platform",
-                ))
-            })?;
         let file = self.blobs.put(bytes).await?;
         let source = source.try_map(|_| Ok::<_, Failure>(file.blob().clone()))?;
         Ok((source, Some(file)))
@@ -362,20 +372,19 @@ fn to_publish(app: &App) -> Result<Draft, Failure> {
 }
 
 /// Refuses code that no build could take.
-fn check(source: &CodeSource<Bytes>, limits: build::Limits) -> Result<(), Failure> {
+fn check(
+    source: &CodeSource<Bytes>,
+    limits: build::Limits,
+    cancelled: Cancelled<'_>,
+) -> Result<(), Failure> {
     match source {
         CodeSource::FromCode(code) => {
-            let entries = build::look(&code.archive, limits)
-                .map_err(|why| Failure::field("code.image.from_code.archive", why))?;
-            let has_file =
-                |path: &str| matches!(entries.get(path), Some(build::Entry::File { .. }));
-            let all = || entries.keys().map(String::as_str).collect();
-            build::dockerfile_in(&code.dockerfile_path, has_file, all)
-                .map(drop)
-                .map_err(|why| Failure::field("code.image.from_code.dockerfile_path", why))
+            build::check_context(&code.archive, &code.dockerfile_path, limits, cancelled).map_err(
+                |(field, why)| Failure::field(format!("code.image.from_code.{field}"), why),
+            )
         }
         CodeSource::Compile(code) if build::format(&code.source) != Format::Other => {
-            build::look(&code.source, limits)
+            build::look(&code.source, limits, &[], cancelled)
                 .map(drop)
                 .map_err(|why| Failure::field("code.compile.source_code", why))
         }

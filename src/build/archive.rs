@@ -1,25 +1,32 @@
 //! Archives: told apart, and unpacked without trust in anything that they say.
 //!
-//! Sizes are counted as bytes come, never believed. No entry is written through a link: links are
-//! kept in mind until everything else is there, then checked against the whole tree.
+//! Sizes are counted as bytes come, never believed. A path is measured before anything is made of
+//! it, since each of its folders is an entry. No entry is written through a link: links are kept in
+//! mind until everything else is there, then checked against the whole tree. The formats are read
+//! in `untar` and `unzip`; both ask before each step whether they were called off.
+
+mod untar;
+mod unzip;
 
 use std::{
+    collections::BTreeMap,
     fs,
-    io::{self, Cursor, Read, Write as _},
+    io::{self, Read, Write as _},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use flate2::read::MultiGzDecoder;
 use tempfile::TempDir;
 
-use super::source::{Entries, Entry, Limits, Source, check_links, check_size, clean, join};
+use super::{
+    limits::Tally,
+    source::{Entries, Entry, Limits, Source, check_links, clean},
+};
+use crate::model::work::{Cancelled, go_on};
 
 /// Archives that unpack to less are not looked at for how well they are packed.
 const RATIO_FROM: u64 = 1024 * 1024;
-/// Longest target of a link, as the kernel has it.
-const MAX_TARGET: u64 = 4096;
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -47,61 +54,110 @@ pub fn format(bytes: &[u8]) -> Format {
 /// Unpacks an archive into a fresh folder.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
-pub(super) fn unpack(bytes: &[u8], limits: Limits, into: TempDir) -> Result<Source, String> {
-    let entries = read(bytes, limits, Some(into.path().to_owned()))?;
+/// A sentence that says what is wrong with it, or that it was called off.
+pub(super) fn unpack(
+    bytes: &[u8],
+    limits: Limits,
+    into: TempDir,
+    cancelled: Cancelled<'_>,
+) -> Result<Source, String> {
+    let mut unpacker = Unpacker::new(bytes, limits, cancelled);
+    unpacker.root = Some(into.path().to_owned());
+    let (entries, _) = unpacker.read(bytes)?;
     Ok(Source::written(into, entries))
 }
 
-/// Goes through an archive as [`unpack`] would, and writes nothing.
+/// What is in an archive.
+#[derive(Debug)]
+pub struct Listing {
+    /// Its entries.
+    pub entries: Entries,
+    /// The beginnings of the files that were asked for: one byte more than was asked for shows
+    /// that a file is longer.
+    pub contents: BTreeMap<String, Vec<u8>>,
+}
+
+/// Goes through an archive as [`unpack`] would, and writes nothing. Of the files in `wanted` as
+/// many bytes as it says are kept, and one more.
 ///
 /// # Errors
 /// As [`unpack`].
-pub fn look(bytes: &[u8], limits: Limits) -> Result<Entries, String> {
-    read(bytes, limits, None)
+pub fn look(
+    bytes: &[u8],
+    limits: Limits,
+    wanted: &[(&str, u64)],
+    cancelled: Cancelled<'_>,
+) -> Result<Listing, String> {
+    let mut unpacker = Unpacker::new(bytes, limits, cancelled);
+    unpacker.wanted = wanted;
+    let (entries, contents) = unpacker.read(bytes)?;
+    Ok(Listing { entries, contents })
 }
 
-fn read(bytes: &[u8], limits: Limits, root: Option<PathBuf>) -> Result<Entries, String> {
-    let mut unpacker = Unpacker {
-        limits,
-        packed: bytes.len() as u64,
-        bytes: 0,
-        entries: Entries::new(),
-        root,
-    };
-    match format(bytes) {
-        Format::Zip => unzip(bytes, &mut unpacker)?,
-        Format::TarGz => untar(bytes, &mut unpacker)?,
-        Format::Other => {
-            return Err("it is neither a .zip nor a .tar.gz; pack it as one of these".to_owned());
-        }
-    }
-    unpacker.finish()
-}
-
-struct Unpacker {
+struct Unpacker<'a> {
     limits: Limits,
     packed: u64,
-    bytes: u64,
+    tally: Tally,
     entries: Entries,
     /// `None` only looks.
     root: Option<PathBuf>,
+    /// Files whose beginning is kept, and how much of it.
+    wanted: &'a [(&'a str, u64)],
+    contents: BTreeMap<String, Vec<u8>>,
+    cancelled: Cancelled<'a>,
 }
 
-impl Unpacker {
+impl<'a> Unpacker<'a> {
+    fn new(bytes: &[u8], limits: Limits, cancelled: Cancelled<'a>) -> Self {
+        Self {
+            limits,
+            packed: bytes.len() as u64,
+            tally: Tally::new(limits),
+            entries: Entries::new(),
+            root: None,
+            wanted: &[],
+            contents: BTreeMap::new(),
+            cancelled,
+        }
+    }
+
+    fn read(mut self, bytes: &[u8]) -> Result<(Entries, BTreeMap<String, Vec<u8>>), String> {
+        match format(bytes) {
+            Format::Zip => unzip::unzip(bytes, &mut self)?,
+            Format::TarGz => untar::untar(bytes, &mut self)?,
+            Format::Other => {
+                return Err(
+                    "it is neither a .zip nor a .tar.gz; pack it as one of these".to_owned(),
+                );
+            }
+        }
+        self.finish()
+    }
+
     /// The path of an entry; its folders are made. `None` for the root itself.
     fn place(&mut self, name: &str) -> Result<Option<String>, String> {
+        go_on(self.cancelled)?;
+        self.limits.check_path(name)?;
         let path = clean(name).map_err(|why| format!("its entry {name:?} {why}"))?;
         if path.is_empty() {
             return Ok(None);
         }
-        let mut folder = String::new();
-        let parts: Vec<&str> = path.split('/').collect();
-        for part in &parts[..parts.len() - 1] {
-            folder = join(&folder, part);
-            self.folder(&folder).map_err(|_| {
-                format!("its entry {name:?} is below {folder:?}, which is no folder")
-            })?;
+        // A folder that is there has all those above it: only what is new is made.
+        let mut missing = Vec::new();
+        for (at, _) in path.rmatch_indices('/') {
+            let folder = &path[..at];
+            match self.entries.get(folder) {
+                Some(Entry::Dir) => break,
+                Some(_) => {
+                    return Err(format!(
+                        "its entry {name:?} is below {folder:?}, which is no folder"
+                    ));
+                }
+                None => missing.push(folder.to_owned()),
+            }
+        }
+        for folder in missing.iter().rev() {
+            self.folder(folder)?;
         }
         Ok(Some(path))
     }
@@ -136,20 +192,28 @@ impl Unpacker {
             Some(at) => Some(fs::File::create(at).map_err(|e| disk(&e))?),
             None => None,
         };
+        let wanted = self.wanted.iter().find(|(name, _)| *name == path);
+        let keep = wanted.map_or(0, |(_, most)| most + 1);
+        let mut kept = Vec::new();
         let mut chunk = vec![0; CHUNK];
         let mut len = 0;
         loop {
+            go_on(self.cancelled)?;
             let n = content.read(&mut chunk).map_err(|e| broken(&e))?;
             if n == 0 {
                 break;
             }
             len += n as u64;
-            self.bytes += n as u64;
-            check_size(self.bytes, self.entries.len(), self.limits)?;
-            self.check_ratio(self.bytes)?;
+            self.tally.bytes(n as u64)?;
+            self.check_ratio()?;
+            let room = usize::try_from(keep).unwrap_or(usize::MAX) - kept.len();
+            kept.extend_from_slice(&chunk[..n.min(room)]);
             if let Some(file) = &mut file {
                 file.write_all(&chunk[..n]).map_err(|e| disk(&e))?;
             }
+        }
+        if keep > 0 {
+            self.contents.insert(path.to_owned(), kept);
         }
         if let Some(file) = file {
             if executable {
@@ -174,15 +238,20 @@ impl Unpacker {
     }
 
     fn note(&mut self, path: &str, entry: Entry) -> Result<(), String> {
+        // What comes again stands for what was there, and is bounded by the bytes that it takes.
+        if !self.entries.contains_key(path) || matches!(entry, Entry::Link(_)) {
+            self.tally.entry(path, &entry)?;
+        }
         self.entries.insert(path.to_owned(), entry);
-        check_size(self.bytes, self.entries.len(), self.limits)
+        Ok(())
     }
 
     fn on_disk(&self, path: &str) -> Option<PathBuf> {
         self.root.as_ref().map(|root| root.join(path))
     }
 
-    fn check_ratio(&self, unpacked: u64) -> Result<(), String> {
+    fn check_ratio(&self) -> Result<(), String> {
+        let unpacked = self.tally.unpacked();
         if unpacked > RATIO_FROM && unpacked / self.packed.max(1) > self.limits.ratio {
             return Err(format!(
                 "it unpacks to more than {} times its size, as only archives do that are made to fill a disk; raise IGNITE_CODE_MAX_RATIO if this one is not",
@@ -192,8 +261,9 @@ impl Unpacker {
         Ok(())
     }
 
-    fn finish(self) -> Result<Entries, String> {
-        check_links(&self.entries).map_err(|why| format!("its content is refused: {why}"))?;
+    fn finish(self) -> Result<(Entries, BTreeMap<String, Vec<u8>>), String> {
+        check_links(&self.entries, self.limits, self.cancelled)
+            .map_err(|why| format!("its content is refused: {why}"))?;
         if self.root.is_some() {
             for (path, entry) in &self.entries {
                 if let (Entry::Link(target), Some(at)) = (entry, self.on_disk(path)) {
@@ -201,102 +271,8 @@ impl Unpacker {
                 }
             }
         }
-        Ok(self.entries)
+        Ok((self.entries, self.contents))
     }
-}
-
-fn untar(bytes: &[u8], unpacker: &mut Unpacker) -> Result<(), String> {
-    let metered = Metered {
-        inner: MultiGzDecoder::new(bytes),
-        read: 0,
-        // Headers and padding come on top of the content.
-        most: unpacker
-            .limits
-            .bytes
-            .saturating_add(2048 * (unpacker.limits.entries as u64 + 2)),
-        ratio: unpacker.limits.ratio.saturating_mul(unpacker.packed),
-    };
-    let mut archive = tar::Archive::new(metered);
-    for entry in archive.entries().map_err(|e| broken(&e))? {
-        let mut entry = entry.map_err(|e| broken(&e))?;
-        let kind = entry.header().entry_type();
-        if kind.is_pax_global_extensions() {
-            continue;
-        }
-        let name = String::from_utf8(entry.path_bytes().into_owned())
-            .map_err(|e| format!("its entry {:?} is not UTF-8", e.to_string()))?;
-        let Some(path) = unpacker.place(&name)? else {
-            continue;
-        };
-        if kind.is_dir() {
-            unpacker.folder(&path)?;
-        } else if kind.is_file() || kind.is_contiguous() {
-            let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-            let modified = entry.header().mtime().ok();
-            let modified =
-                modified.and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s)));
-            unpacker.file(&path, executable, modified, &mut entry)?;
-        } else if kind.is_symlink() || kind.is_hard_link() {
-            let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-            let target = String::from_utf8(target)
-                .map_err(|_| format!("its link {path:?} leads to what is not UTF-8"))?;
-            if kind.is_symlink() {
-                unpacker.link(&path, target)?;
-            } else {
-                copy(unpacker, &path, &target)?;
-            }
-        } else {
-            return Err(format!(
-                "its entry {name:?} is a device, a pipe or of another kind that source code is not made of; leave it out"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// A second name for a file that came before: a file of its own here.
-fn copy(unpacker: &mut Unpacker, path: &str, of: &str) -> Result<(), String> {
-    let of =
-        clean(of).map_err(|why| format!("its entry {path:?} is a second name for what {why}"))?;
-    let Some(Entry::File { len, executable }) = unpacker.entries.get(&of).cloned() else {
-        return Err(format!(
-            "its entry {path:?} is a second name for {of:?}, which is no file before it"
-        ));
-    };
-    let mut content: Box<dyn Read> = match unpacker.on_disk(&of) {
-        Some(at) => Box::new(fs::File::open(at).map_err(|e| disk(&e))?),
-        None => Box::new(io::repeat(0).take(len)),
-    };
-    unpacker.file(path, executable, None, &mut content)
-}
-
-fn unzip(bytes: &[u8], unpacker: &mut Unpacker) -> Result<(), String> {
-    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| broken(&e))?;
-    check_size(0, archive.len(), unpacker.limits)?;
-    for i in 0..archive.len() {
-        let mut entry = archive.by_index(i).map_err(|e| broken(&e))?;
-        let name = entry.name().map_err(|e| broken(&e))?.into_owned();
-        let Some(path) = unpacker.place(&name)? else {
-            continue;
-        };
-        let mode = entry.unix_mode().unwrap_or(0o644);
-        if entry.is_dir() {
-            unpacker.folder(&path)?;
-        } else if entry.is_symlink() {
-            let mut target = String::new();
-            let read = (&mut entry).take(MAX_TARGET).read_to_string(&mut target);
-            read.map_err(|_| format!("its link {path:?} leads to what is not UTF-8"))?;
-            unpacker.link(&path, target)?;
-        } else if entry.is_file() {
-            // Zip keeps no time zone, and is off by hours elsewhere: the build sets its own time.
-            unpacker.file(&path, mode & 0o111 != 0, None, &mut entry)?;
-        } else {
-            return Err(format!(
-                "its entry {name:?} is a device or of another kind that source code is not made of; leave it out"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn broken(error: &dyn std::fmt::Display) -> String {
@@ -305,29 +281,6 @@ fn broken(error: &dyn std::fmt::Display) -> String {
 
 fn disk(error: &io::Error) -> String {
     format!("it cannot be unpacked on this machine: {error}")
-}
-
-/// Counts what a decoder gives, so that headers without end are noticed as well as files.
-struct Metered<R> {
-    inner: R,
-    read: u64,
-    most: u64,
-    ratio: u64,
-}
-
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.read += n as u64;
-        if self.read > self.most
-            || (self.read > RATIO_FROM.saturating_mul(4) && self.read > self.ratio)
-        {
-            return Err(io::Error::other(
-                "it unpacks to more than IGNITE_CODE_MAX_UNPACKED_BYTES and IGNITE_CODE_MAX_RATIO allow",
-            ));
-        }
-        Ok(n)
-    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use crate::{
         code::{BuildError, Built, BuiltImage},
         secret,
     },
+    parsing::Parsing,
     store::blobs::Blobs,
     vitals::Vitals,
 };
@@ -155,6 +156,9 @@ pub(super) struct Shared {
     pub(super) images: Images,
     pub(super) blobs: Blobs,
     pub(super) vault: Vault,
+    /// As many places as there are builds at once, so that a build need not wait for one, unless
+    /// it follows one that was ended while it read.
+    pub(super) parsing: Parsing,
     places: Semaphore,
     known: Mutex<Known>,
     stop: CancellationToken,
@@ -204,6 +208,7 @@ impl Builder {
             _ => std::fs::create_dir_all(&config.scratch)?,
         }
         let shared = Shared {
+            parsing: Parsing::unshared(config.concurrency),
             places: Semaphore::new(config.concurrency),
             config,
             engine,
@@ -283,6 +288,11 @@ impl Builder {
         let run = shared.config.vitals.watch("the builder", run);
         shared.tasks.spawn_on(run, &shared.runtime);
         Ok(build)
+    }
+
+    /// Calls off what builds read of their sources; they end with that.
+    pub fn stop_parsing(&self) {
+        self.shared.parsing.stop();
     }
 
     /// Ends all builds and waits until they have.

@@ -3,22 +3,31 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::PathBuf,
     time::UNIX_EPOCH,
 };
 
 use bytes::Bytes;
 
-use super::source::{Entry, Source, clean};
+use super::{
+    archive::look,
+    limits::Limits,
+    source::{Entry, Source, check_len, clean},
+};
 use crate::model::{
     Failure, Reason,
     code::DEFAULT_DOCKERFILE,
     ignorefile::{self, Rules},
+    work::{CANCELLED, Cancelled},
 };
 
-/// Most bytes of a `.dockerignore`.
-const MAX_IGNOREFILE: u64 = 1024 * 1024;
+/// Longest Dockerfile in bytes: some hundred times what is usual.
+pub const MAX_DOCKERFILE: u64 = 1024 * 1024;
+/// Longest `.dockerignore` in bytes.
+const MAX_IGNOREFILE: u64 = ignorefile::MAX_BYTES as u64;
+/// Longest line of a Dockerfile in bytes, as the engine's builder has it.
+pub const MAX_DOCKERFILE_LINE: usize = 64 * 1024 - 1;
 
 /// What the label of stages is set by; a value that differs between apps, so that one build does
 /// not take away what another one needs.
@@ -51,26 +60,36 @@ impl Context {
     /// brings; an empty path is [`DEFAULT_DOCKERFILE`].
     ///
     /// # Errors
-    /// BUILD_FAILED when there is no Dockerfile, or the `.dockerignore` is not valid.
-    pub fn whole(source: Source, dockerfile: &str) -> Result<Self, Failure> {
+    /// BUILD_FAILED when there is no Dockerfile, or it or the `.dockerignore` is not valid or over
+    /// a bound, or when it was called off.
+    pub fn whole(
+        source: Source,
+        dockerfile: &str,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Self, Failure> {
         let dockerfile = dockerfile_in(
             dockerfile,
             |path| source.has_file(path),
             || source.entries().keys().map(String::as_str).collect(),
         )
         .map_err(failed)?;
-        let rules = match source.read(ignorefile::NAME, MAX_IGNOREFILE) {
+        let read = |path: &str, most| source.bounded(path, most).map_err(failed);
+        if let Some(text) = read(&dockerfile, MAX_DOCKERFILE)? {
+            check_dockerfile(&dockerfile, &text).map_err(failed)?;
+        }
+        let rules = match read(ignorefile::NAME, MAX_IGNOREFILE)? {
             Some(text) => Rules::parse(&String::from_utf8_lossy(&text)).map_err(failed)?,
             None => Rules::default(),
         };
+        // The engine needs these two, and leaves them out of the image where they are ignored.
+        let needed = [dockerfile.as_str(), ignorefile::NAME];
+        let all = source.entries().keys().map(String::as_str);
+        let others = all.filter(|path| !needed.contains(path));
+        let kept = rules.kept(others, cancelled).map_err(failed)?;
+        let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
         let mut context = Self::empty(source, &dockerfile);
-        let all: Vec<String> = context.source.entries().keys().cloned().collect();
-        for path in &all {
-            // The engine needs these two, and leaves them out of the image where they are ignored.
-            let needed = *path == dockerfile || path == ignorefile::NAME;
-            if needed || !rules.ignores(path) {
-                context.place(path, path);
-            }
+        for path in kept.iter().map(String::as_str).chain(needed) {
+            context.place(path, path);
         }
         Ok(context)
     }
@@ -117,10 +136,11 @@ impl Context {
     /// Writes it as a tar archive in which nothing depends on this machine but times.
     ///
     /// # Errors
-    /// What the disk says.
-    pub(super) fn pack(&self, to: impl Write) -> io::Result<()> {
+    /// What the disk says, or that it was called off.
+    pub(super) fn pack(&self, to: impl Write, cancelled: Cancelled<'_>) -> io::Result<()> {
         let mut archive = tar::Builder::new(to);
         for (path, piece) in &self.pieces {
+            go_on(cancelled)?;
             let mut header = tar::Header::new_gnu();
             header.set_mode(0o755);
             match piece {
@@ -149,11 +169,32 @@ impl Context {
                     header.set_size(meta.len());
                     let since = meta.modified()?.duration_since(UNIX_EPOCH);
                     header.set_mtime(since.unwrap_or_default().as_secs());
+                    let file = Until { file, cancelled };
                     archive.append_data(&mut header, path, file)?;
                 }
             }
         }
         archive.into_inner()?.flush()
+    }
+}
+
+/// A file that is read until that is called off.
+struct Until<'a> {
+    file: File,
+    cancelled: Cancelled<'a>,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        go_on(self.cancelled)?;
+        self.file.read(buffer)
+    }
+}
+
+fn go_on(cancelled: Cancelled<'_>) -> io::Result<()> {
+    match cancelled() {
+        true => Err(io::Error::other(CANCELLED)),
+        false => Ok(()),
     }
 }
 
@@ -163,6 +204,58 @@ fn mode(executable: bool) -> u32 {
 
 fn failed(message: String) -> Failure {
     Failure::new(Reason::BuildFailed, message)
+}
+
+/// Refuses an archive that [`Context::whole`] would refuse.
+///
+/// # Errors
+/// What of it is wrong, `archive` or `dockerfile_path`, and a sentence that says what is, or that
+/// it was called off.
+pub fn check_context(
+    archive: &[u8],
+    dockerfile: &str,
+    limits: Limits,
+    cancelled: Cancelled<'_>,
+) -> Result<(), (&'static str, String)> {
+    let in_archive = |why| ("archive", why);
+    let named = clean(match dockerfile {
+        "" => DEFAULT_DOCKERFILE,
+        path => path,
+    });
+    let wanted = [
+        (ignorefile::NAME, MAX_IGNOREFILE),
+        // A path that is none is told of once the archive is known to be one.
+        (named.as_deref().unwrap_or_default(), MAX_DOCKERFILE),
+    ];
+    let listing = look(archive, limits, &wanted, cancelled).map_err(in_archive)?;
+    let entries = &listing.entries;
+    let path = dockerfile_in(
+        dockerfile,
+        |path| matches!(entries.get(path), Some(Entry::File { .. })),
+        || entries.keys().map(String::as_str).collect(),
+    )
+    .map_err(|why| ("dockerfile_path", why))?;
+    if let Some(text) = listing.contents.get(&path) {
+        check_len(&path, text, MAX_DOCKERFILE).map_err(in_archive)?;
+        check_dockerfile(&path, text).map_err(in_archive)?;
+    }
+    if let Some(text) = listing.contents.get(ignorefile::NAME) {
+        check_len(ignorefile::NAME, text, MAX_IGNOREFILE).map_err(in_archive)?;
+        Rules::parse(&String::from_utf8_lossy(text)).map_err(in_archive)?;
+    }
+    Ok(())
+}
+
+/// Refuses a Dockerfile with a line that the engine's builder would not read.
+fn check_dockerfile(path: &str, text: &[u8]) -> Result<(), String> {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    match lines.position(|line| line.len() > MAX_DOCKERFILE_LINE) {
+        Some(at) => Err(format!(
+            "line {} of the Dockerfile {path:?} is over {MAX_DOCKERFILE_LINE} bytes long",
+            at + 1
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The Dockerfile's path, once it is known to be there.

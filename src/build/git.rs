@@ -4,6 +4,12 @@
 //! https and file, runs no hooks and follows no submodules. A token goes to it through its
 //! environment and a helper that gives it to the one host that it is for: never on a command line,
 //! never in the log.
+//!
+//! What a server sends is bounded while it comes: by time, by the disk that it takes, and by the
+//! memory that git may have for it. A commit's tree is counted before it is checked out, since a
+//! few objects can stand for any number of files.
+
+mod bounds;
 
 use std::{
     fs, io,
@@ -13,14 +19,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
-    time::MissedTickBehavior,
-};
+use tokio::{process::Command, time::MissedTickBehavior};
 
+use self::bounds::{Group, Tree, folder_bytes, next, pipe};
 use super::{Build, Limits, Source, builder::Shared, source::clean, steps::failed};
 use crate::model::{Failure, Reason, code::FromGit, secret};
 
@@ -48,7 +50,7 @@ const PASSED_ON: [&str; 10] = [
     "GIT_SSL_CAINFO",
 ];
 /// Settings that hold for every command, over whatever a repository says.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 10] = [
     "protocol.allow=never",
     "protocol.https.allow=always",
     "protocol.file.allow=always",
@@ -56,7 +58,13 @@ const SETTINGS: [&str; 7] = [
     "core.fsmonitor=false",
     "submodule.recurse=false",
     "gc.auto=0",
+    // Larger files are streamed to the disk and not unpacked in memory.
+    "core.bigFileThreshold=32m",
+    "core.deltaBaseCacheLimit=32m",
+    "pack.threads=1",
 ];
+/// Most of a line that is read of what git says: it passes on what a server sends.
+const MAX_LINE: usize = 4096;
 /// Time between two looks at how large the folder has become.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -102,9 +110,9 @@ pub(super) async fn fetch(
         }
     }
     let (limits, sub_path) = (shared.config.limits, from.sub_path.clone());
-    super::steps::blocking(move || {
+    super::steps::reading(shared, build, move |cancelled| {
         let below = sub_tree(folder.path(), &sub_path).map_err(failed)?;
-        Source::scan(folder, &below, limits)
+        Source::scan(folder, &below, limits, cancelled)
             .map_err(|why| failed(format!("the repository is refused: {why}")))
     })
     .await
@@ -168,6 +176,11 @@ impl Git<'_> {
             }
             Err(failure) => return Err(failure),
         };
+        let mut tree = Tree::new(self.limits);
+        self.run_for(&["ls-tree", "-r", "-t", "-z", &commit], 0, &mut |entry| {
+            tree.entry(entry)
+        })
+        .await?;
         self.run(&["checkout", "--quiet", "--detach", &commit, "--"])
             .await?;
         let head = self.run(&["rev-parse", "HEAD"]).await?;
@@ -175,8 +188,25 @@ impl Git<'_> {
         Ok(())
     }
 
-    /// Runs one command; its messages go to the log. Answers what it printed.
+    /// Runs one command; its messages go to the log. Answers the first line that it printed: only
+    /// ids are asked for.
     async fn run(&self, args: &[&str]) -> Result<String, Failure> {
+        let mut first = None;
+        self.run_for(args, b'\n', &mut |line| {
+            first.get_or_insert_with(|| String::from_utf8_lossy(line).into_owned());
+            Ok(())
+        })
+        .await?;
+        Ok(first.unwrap_or_default())
+    }
+
+    /// Runs one command for what it prints, piece by piece up to `end`, until one is refused.
+    async fn run_for(
+        &self,
+        args: &[&str],
+        end: u8,
+        each: &mut (dyn FnMut(&[u8]) -> Result<(), String> + Send),
+    ) -> Result<(), Failure> {
         let verb = args.first().copied().unwrap_or_default();
         let mut child = Group(self.command(args).spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Failure::new(
@@ -185,47 +215,48 @@ impl Git<'_> {
             ),
             _ => failed(format!("git cannot be run on the server's machine: {e}")),
         })?);
-        let (stdout, stderr) = (child.0.stdout.take(), child.0.stderr.take());
+        child.limit(self.most_bytes());
+        let (mut stdout, mut stderr) = (pipe(child.0.stdout.take()), pipe(child.0.stderr.take()));
         let printed = async {
-            let mut lines = Vec::new();
-            if let Some(stdout) = stdout {
-                let mut reader = BufReader::new(stdout).lines();
-                while let Ok(Some(line)) = reader.next_line().await {
-                    lines.push(line);
-                    // Only ids are asked for.
-                    lines.truncate(1);
-                }
+            while let Some(piece) = next(&mut stdout, end, self.limits.path_bytes + MAX_LINE).await
+            {
+                each(&piece)?;
             }
-            lines.concat()
+            Ok::<_, String>(())
         };
         let said = async {
             let mut last = Vec::new();
-            if let Some(stderr) = stderr {
-                let mut reader = BufReader::new(stderr).split(b'\n');
-                while let Ok(Some(line)) = reader.next_segment().await {
-                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    self.build.log.line(format!("git: {line}"));
-                    last.push(line);
-                    if last.len() > 5 {
-                        last.remove(0);
-                    }
+            while let Some(line) = next(&mut stderr, b'\n', MAX_LINE).await {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                self.build.log.line(format!("git: {line}"));
+                last.push(line);
+                if last.len() > 5 {
+                    last.remove(0);
                 }
             }
             last.join("; ")
         };
         let ended = async {
-            let (printed, said) = tokio::join!(printed, said);
-            (printed, said, child.0.wait().await)
+            // A piece that is refused ends it, whatever else it would still say.
+            let read = async { Ok::<_, String>(said.await) };
+            let ((), said) = tokio::try_join!(printed, read)?;
+            Ok::<_, String>((said, child.0.wait().await))
         };
-        let (printed, said, status) = tokio::select! {
-            ended = ended => ended,
-            why = self.overflow() => return Err(failed(format!("the repository is refused: {why}"))),
+        let refused = |why: String| failed(format!("the repository is refused: {why}"));
+        let (said, status) = tokio::select! {
+            ended = ended => ended.map_err(refused)?,
+            why = self.overflow() => return Err(refused(why)),
         };
         match status {
-            Ok(status) if status.success() => Ok(printed),
+            Ok(status) if status.success() => Ok(()),
             Ok(_) => Err(failed(format!("git {verb} failed: {said}{}", hint(&said)))),
             Err(e) => Err(failed(format!("git {verb} was lost: {e}"))),
         }
+    }
+
+    /// Most bytes of the objects and of the files checked out from them.
+    fn most_bytes(&self) -> u64 {
+        self.limits.bytes.saturating_mul(bounds::WHOLE)
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -264,30 +295,17 @@ impl Git<'_> {
     async fn overflow(&self) -> String {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The objects and the files checked out from them.
-        let most = self.limits.bytes.saturating_mul(2);
+        let most = self.most_bytes();
         loop {
             tick.tick().await;
             let folder = self.folder.clone();
-            let size = tokio::task::spawn_blocking(move || folder_bytes(&folder)).await;
+            let size = tokio::task::spawn_blocking(move || folder_bytes(&folder, most)).await;
             if size.is_ok_and(|size| size > most) {
                 return format!(
-                    "it has more than {most} bytes with its objects, twice what IGNITE_CODE_MAX_UNPACKED_BYTES allows for the files"
+                    "it has more than {most} bytes with its objects, {} times what IGNITE_CODE_MAX_UNPACKED_BYTES allows for the files",
+                    bounds::WHOLE
                 );
             }
-        }
-    }
-}
-
-/// A command with the helpers that it starts; dropped, none of them goes on.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            // It may have ended by itself.
-            let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }
@@ -298,6 +316,8 @@ fn hint(said: &str) -> &'static str {
         ". If the repository is private, name a git secret in secret_ref (`ignite secret create NAME --type git`)"
     } else if said.contains("couldn't find remote ref") {
         ". Check the name of the branch, tag or commit"
+    } else if said.contains("Out of memory") || said.contains("unable to create thread") {
+        ". Its files or its history need more memory than git gets here; send an archive instead"
     } else {
         ""
     }
@@ -321,19 +341,6 @@ fn sub_tree(folder: &Path, sub_path: &str) -> Result<PathBuf, String> {
         return Err(none());
     }
     Ok(Path::new("repo").join(below))
-}
-
-fn folder_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else {
-        // Git makes and removes folders meanwhile.
-        return 0;
-    };
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
-        Ok(meta) => meta.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 #[cfg(test)]

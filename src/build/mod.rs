@@ -4,7 +4,8 @@
 //! folder of its own in which nothing leads out. With the Dockerfile that it brings, or that a
 //! managed runtime writes (`runtime`), it becomes a [`Context`], which the engine builds. The
 //! [`Builder`] runs builds: one after another for an app, a bounded number in all, each with a
-//! bounded log (`log`). Images that exist already are found or pulled by [`Images`].
+//! bounded log (`log`). Whatever is read of a source is within bounds (`limits`), and ends when its
+//! build does. Images that exist already are found or pulled by [`Images`].
 //!
 //! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
 //! records.
@@ -14,15 +15,16 @@ mod builder;
 mod context;
 mod git;
 mod images;
+mod limits;
 mod log;
 pub mod runtime;
 mod source;
 mod steps;
 mod sweep;
 
-pub use archive::{Format, format, look};
+pub use archive::{Format, Listing, format, look};
 pub use builder::{Build, Builder, Config, Held, Record, State, Vault};
-pub use context::{Context, dockerfile_in};
+pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context, dockerfile_in};
 pub use images::{Images, Rules};
 pub use log::{Line, Log};
 pub use source::{Entries, Entry, Limits, Source};

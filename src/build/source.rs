@@ -10,16 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-/// What a tree may come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Most bytes of all files.
-    pub bytes: u64,
-    /// Most files, folders and links.
-    pub entries: usize,
-    /// Most bytes unpacked for each byte packed.
-    pub ratio: u64,
-}
+use super::limits::{Tally, check_target};
+use crate::model::work::{Cancelled, go_on};
+
+pub use super::limits::Limits;
 
 /// One entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +77,23 @@ impl Source {
     /// The tree in a folder below `root`, without what is called `.git`.
     ///
     /// # Errors
-    /// A sentence, when it is over a limit or something in it is no file, folder or link within.
-    pub(super) fn scan(root: TempDir, below: &Path, limits: Limits) -> Result<Self, String> {
-        let mut entries = Entries::new();
-        let mut bytes = 0;
-        let top = root.path().join(below);
-        walk(&top, "", limits, &mut bytes, &mut entries)?;
-        check_links(&entries)?;
+    /// A sentence, when it is over a limit or something in it is no file, folder or link within,
+    /// or that it was called off.
+    pub(super) fn scan(
+        root: TempDir,
+        below: &Path,
+        limits: Limits,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Self, String> {
+        let mut walk = Walk {
+            limits,
+            tally: Tally::new(limits),
+            entries: Entries::new(),
+            cancelled,
+        };
+        walk.folder(&root.path().join(below), "")?;
+        let entries = walk.entries;
+        check_links(&entries, limits, cancelled)?;
         Ok(Self {
             root,
             below: below.to_owned(),
@@ -117,74 +121,93 @@ impl Source {
         if !self.has_file(path) {
             return None;
         }
-        let mut content = Vec::new();
-        let file = File::open(self.path(path)).ok()?;
-        file.take(most + 1).read_to_end(&mut content).ok()?;
+        let content = self.begin(path, most + 1).ok()?;
         (content.len() as u64 <= most).then_some(content)
     }
-}
 
-fn walk(
-    folder: &Path,
-    prefix: &str,
-    limits: Limits,
-    bytes: &mut u64,
-    entries: &mut Entries,
-) -> Result<(), String> {
-    let read = |e: io::Error| format!("{prefix:?} cannot be read: {e}");
-    for entry in fs::read_dir(folder).map_err(read)? {
-        let entry = entry.map_err(read)?;
-        let name = entry.file_name();
-        if name == ".git" {
-            continue;
+    /// The content of a file that is there, if there is one.
+    ///
+    /// # Errors
+    /// That it is over `most` bytes long, or cannot be read.
+    pub(super) fn bounded(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, String> {
+        if !self.has_file(path) {
+            return Ok(None);
         }
-        let name = name
-            .to_str()
-            .ok_or_else(|| format!("{name:?} in {prefix:?} is not UTF-8; rename it"))?;
-        let path = join(prefix, name);
-        let meta = entry.path().symlink_metadata().map_err(read)?;
-        let kind = meta.file_type();
-        let found = if kind.is_dir() {
-            walk(&entry.path(), &path, limits, bytes, entries)?;
-            Entry::Dir
-        } else if kind.is_symlink() {
-            let target = fs::read_link(entry.path()).map_err(read)?;
-            let target = target
-                .to_str()
-                .ok_or_else(|| format!("the link {path:?} leads to what is not UTF-8"))?;
-            Entry::Link(target.to_owned())
-        } else if kind.is_file() {
-            *bytes += meta.len();
-            Entry::File {
-                len: meta.len(),
-                executable: meta.permissions().mode() & 0o111 != 0,
-            }
-        } else {
-            return Err(format!(
-                "{path:?} is neither a file nor a folder nor a link"
-            ));
-        };
-        entries.insert(path, found);
-        check_size(*bytes, entries.len(), limits)?;
+        let content = self.begin(path, most + 1)?;
+        check_len(path, &content, most)?;
+        Ok(Some(content))
     }
-    Ok(())
+
+    /// At most so many bytes from the beginning of a file.
+    fn begin(&self, path: &str, most: u64) -> Result<Vec<u8>, String> {
+        let mut content = Vec::new();
+        let file = File::open(self.path(path));
+        let read = file.and_then(|file| file.take(most).read_to_end(&mut content));
+        read.map_err(|e| format!("{path:?} cannot be read: {e}"))?;
+        Ok(content)
+    }
 }
 
-/// Refuses what is over a limit, naming its setting.
-pub(super) fn check_size(bytes: u64, entries: usize, limits: Limits) -> Result<(), String> {
-    if bytes > limits.bytes {
-        return Err(format!(
-            "it has more than {} bytes unpacked; leave out what the build does not need, or raise IGNITE_CODE_MAX_UNPACKED_BYTES",
-            limits.bytes
-        ));
+/// Refuses a file of which more was read than may be there.
+pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), String> {
+    match content.len() as u64 > most {
+        true => Err(format!("{path} is over {most} bytes long")),
+        false => Ok(()),
     }
-    if entries > limits.entries {
-        return Err(format!(
-            "it has more than {} files and folders; leave out what the build does not need, or raise IGNITE_CODE_MAX_FILES",
-            limits.entries
-        ));
+}
+
+/// A tree on disk being gone through. It goes no deeper than the limits let a path be.
+struct Walk<'a> {
+    limits: Limits,
+    tally: Tally,
+    entries: Entries,
+    cancelled: Cancelled<'a>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &Path, prefix: &str) -> Result<(), String> {
+        let read = |e: io::Error| format!("{prefix:?} cannot be read: {e}");
+        for entry in fs::read_dir(folder).map_err(read)? {
+            go_on(self.cancelled)?;
+            let entry = entry.map_err(read)?;
+            let name = entry.file_name();
+            if name == ".git" {
+                continue;
+            }
+            let name = name
+                .to_str()
+                .ok_or_else(|| format!("{name:?} in {prefix:?} is not UTF-8; rename it"))?;
+            let path = join(prefix, name);
+            self.limits.check_path(&path)?;
+            let meta = entry.path().symlink_metadata().map_err(read)?;
+            let kind = meta.file_type();
+            let found = if kind.is_dir() {
+                Entry::Dir
+            } else if kind.is_symlink() {
+                let target = fs::read_link(entry.path()).map_err(read)?;
+                let target = target
+                    .to_str()
+                    .ok_or_else(|| format!("the link {path:?} leads to what is not UTF-8"))?;
+                Entry::Link(target.to_owned())
+            } else if kind.is_file() {
+                self.tally.bytes(meta.len())?;
+                Entry::File {
+                    len: meta.len(),
+                    executable: meta.permissions().mode() & 0o111 != 0,
+                }
+            } else {
+                return Err(format!(
+                    "{path:?} is neither a file nor a folder nor a link"
+                ));
+            };
+            self.tally.entry(&path, &found)?;
+            self.entries.insert(path.clone(), found);
+            if kind.is_dir() {
+                self.folder(&entry.path(), &path)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Two parts of a path as one.
@@ -218,31 +241,53 @@ pub(super) fn clean(path: &str) -> Result<String, &'static str> {
 }
 
 /// Refuses links that lead out of the tree, however many others are on their way.
-pub(super) fn check_links(entries: &Entries) -> Result<(), String> {
+///
+/// # Errors
+/// A sentence with the link, or that following all of them is too much work, or was called off.
+pub(super) fn check_links(
+    entries: &Entries,
+    limits: Limits,
+    cancelled: Cancelled<'_>,
+) -> Result<(), String> {
+    // Each link may lead through others, and those through more: what is bounded is the sum.
+    let mut steps = limits.link_steps();
     for (path, entry) in entries {
         if let Entry::Link(target) = entry {
-            follow(entries, path)
+            go_on(cancelled)?;
+            check_target(path, target, limits)?;
+            follow(entries, path, &mut steps)
                 .map_err(|why| format!("the link {path:?} to {target:?} {why}"))?;
         }
     }
     Ok(())
 }
 
-/// Goes where the kernel would go, step by step, within the entries.
-fn follow(entries: &Entries, path: &str) -> Result<(), &'static str> {
+/// Goes where the kernel would go, step by step, within the entries. Takes what it does from
+/// `steps`.
+fn follow(entries: &Entries, path: &str, steps: &mut usize) -> Result<(), &'static str> {
     let mut todo: Vec<&str> = path.rsplit('/').collect();
-    let mut at: Vec<&str> = Vec::new();
+    let mut at = String::new();
     let mut links = 0;
     while let Some(part) = todo.pop() {
+        *steps = steps
+            .checked_sub(1)
+            .ok_or("is one of too many links that lead through each other; have fewer of them, or raise IGNITE_CODE_MAX_LINKS")?;
+        let before = at.len();
         match part {
             "" | "." => continue,
+            ".." if at.is_empty() => return Err("leads out of the tree"),
             ".." => {
-                at.pop().ok_or("leads out of the tree")?;
+                at.truncate(at.rfind('/').unwrap_or(0));
                 continue;
             }
-            part => at.push(part),
+            part => {
+                if !at.is_empty() {
+                    at.push('/');
+                }
+                at.push_str(part);
+            }
         }
-        if let Some(Entry::Link(target)) = entries.get(&at.join("/")) {
+        if let Some(Entry::Link(target)) = entries.get(&at) {
             links += 1;
             if links > MAX_LINKS {
                 return Err("leads in a circle");
@@ -250,7 +295,7 @@ fn follow(entries: &Entries, path: &str) -> Result<(), &'static str> {
             if target.starts_with('/') {
                 return Err("is absolute; links stay within the tree");
             }
-            at.pop();
+            at.truncate(before);
             todo.extend(target.rsplit('/'));
         }
     }
@@ -260,6 +305,7 @@ fn follow(entries: &Entries, path: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{build::limits::tests::LIMITS, model::work::NEVER};
 
     fn links(all: &[(&str, &str)]) -> Result<(), String> {
         let mut entries: Entries = all
@@ -267,7 +313,7 @@ mod tests {
             .map(|(path, target)| ((*path).to_owned(), Entry::Link((*target).to_owned())))
             .collect();
         entries.insert("d/e/f".into(), Entry::Dir);
-        check_links(&entries)
+        check_links(&entries, LIMITS, NEVER)
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
         AppId, BuildId, CodeSource, Failure, Reason,
         code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
         secret,
+        work::Cancelled,
     },
 };
 
@@ -65,10 +66,10 @@ async fn from_code(shared: &Shared, build: &Build, code: &FromCode) -> Result<Co
     let limits = shared.config.limits;
     let folder = scratch(&shared.config.scratch)?;
     let code = code.clone();
-    blocking(move || {
-        let source = archive::unpack(&bytes, limits, folder)
+    reading(shared, build, move |cancelled| {
+        let source = archive::unpack(&bytes, limits, folder, cancelled)
             .map_err(|why| failed(format!("the archive is refused: {why}")))?;
-        let mut context = Context::whole(source, &code.dockerfile_path)?;
+        let mut context = Context::whole(source, &code.dockerfile_path, cancelled)?;
         context.build_args = code.build_args;
         Ok(context)
     })
@@ -79,7 +80,10 @@ async fn from_git(shared: &Shared, build: &Build, from: &FromGit) -> Result<Cont
     let folder = scratch(&shared.config.scratch)?;
     let source = git::fetch(shared, build, from, folder).await?;
     let dockerfile = from.dockerfile_path.clone();
-    blocking(move || Context::whole(source, &dockerfile)).await
+    reading(shared, build, move |cancelled| {
+        Context::whole(source, &dockerfile, cancelled)
+    })
+    .await
 }
 
 async fn compile(shared: &Shared, build: &Build, code: &Compile) -> Result<Context, Failure> {
@@ -90,11 +94,11 @@ async fn compile(shared: &Shared, build: &Build, code: &Compile) -> Result<Conte
     let config = shared.config.clone();
     let folder = scratch(&config.scratch)?;
     let code = code.clone();
-    blocking(move || {
+    reading(shared, build, move |cancelled| {
         let source = match archive::format(&bytes) {
             Format::Other => Source::of_file(folder, single_file(&code.runtime), &bytes)
                 .map_err(|e| failed(format!("the source cannot be written down here: {e}")))?,
-            _ => archive::unpack(&bytes, config.limits, folder)
+            _ => archive::unpack(&bytes, config.limits, folder, cancelled)
                 .map_err(|why| failed(format!("the archive is refused: {why}")))?,
         };
         runtime::context(&code.runtime, source, &config)
@@ -137,10 +141,10 @@ async fn engine(
     }
     let stage = context.has_stages.then(|| name(shared, &build.app));
     let folder = scratch(&shared.config.scratch)?;
-    let (dockerfile, mut build_args, packed) = blocking(move || {
+    let (dockerfile, mut build_args, packed) = reading(shared, build, move |cancelled| {
         let at = folder.path().join("context.tar");
         let packed = std::fs::File::create(&at).and_then(|file| {
-            context.pack(io::BufWriter::new(file))?;
+            context.pack(io::BufWriter::new(file), cancelled)?;
             std::fs::File::open(&at)
         });
         let packed = packed.map_err(|e| {
@@ -247,15 +251,12 @@ pub(super) fn failed(message: impl Into<String>) -> Failure {
     Failure::new(Reason::BuildFailed, message)
 }
 
-/// Work on files, away from what serves requests. It goes on when the build is cancelled, and
-/// then drops what it made.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+/// Work on files, away from what serves requests. It is called off when the build ends before it,
+/// and then drops what it made.
+pub(super) async fn reading<T: Send + 'static>(
+    shared: &Shared,
+    build: &Build,
+    work: impl FnOnce(Cancelled<'_>) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
-        Err(Failure::new(
-            Reason::Internal,
-            "the build failed by a fault of the platform; its log has the cause",
-        ))
-    })
+    shared.parsing.run(&build.app.org, work).await
 }

@@ -7,6 +7,11 @@ const MIN_HEADER_BYTES: u64 = 8 * 1024;
 /// More than any machine has use for, and few enough to be started.
 pub(super) const MAX_HTTP_THREADS: usize = 256;
 
+/// Deepest tree that can be gone through on a thread's stack.
+const MAX_DEPTH: usize = 500;
+/// Longest path within a tree that can be unpacked below the data directory.
+const MAX_PATH_BYTES: usize = 3072;
+
 impl Config {
     /// Checks what no single value shows.
     ///
@@ -64,6 +69,14 @@ impl Config {
         require(
             self.code_max_files > 0 && self.code_max_ratio > 0,
             "code_max_files and code_max_ratio must be at least 1",
+        );
+        require(
+            (1..=MAX_DEPTH).contains(&self.code_max_depth),
+            "code_max_depth must be from 1 to 500, since trees are gone through by recursion",
+        );
+        require(
+            (1..=MAX_PATH_BYTES).contains(&self.code_max_path_bytes),
+            "code_max_path_bytes must be from 1 to 3072: the kernel takes paths of 4096 bytes, and the tree is unpacked below a path of its own",
         );
         require(
             self.hold_max_requests > 0,

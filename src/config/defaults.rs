@@ -124,6 +124,12 @@ const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
 const DEFAULT_CODE_MAX_FILES: usize = 50_000;
 /// Text packs to a tenth, a file of zeros to a thousandth.
 const DEFAULT_CODE_MAX_RATIO: u64 = 200;
+/// Several times what trees of packages within packages come to.
+const DEFAULT_CODE_MAX_DEPTH: usize = 100;
+/// A quarter of what the kernel takes, since the tree is unpacked below a path of its own.
+const DEFAULT_CODE_MAX_PATH_BYTES: usize = 1024;
+/// What package managers that link make for a large project.
+const DEFAULT_CODE_MAX_LINKS: usize = 10_000;
 /// A build takes a core or more; two leave a small machine usable.
 const DEFAULT_BUILD_CONCURRENCY: usize = 2;
 const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
@@ -236,6 +242,9 @@ impl Config {
             code_max_unpacked_bytes: DEFAULT_CODE_MAX_UNPACKED_BYTES,
             code_max_files: DEFAULT_CODE_MAX_FILES,
             code_max_ratio: DEFAULT_CODE_MAX_RATIO,
+            code_max_depth: DEFAULT_CODE_MAX_DEPTH,
+            code_max_path_bytes: DEFAULT_CODE_MAX_PATH_BYTES,
+            code_max_links: DEFAULT_CODE_MAX_LINKS,
             build_concurrency: DEFAULT_BUILD_CONCURRENCY,
             build_queue_max: DEFAULT_BUILD_QUEUE_MAX,
             build_timeout: DEFAULT_BUILD_TIMEOUT,

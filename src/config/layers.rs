@@ -166,6 +166,9 @@ settings! {
     code_max_unpacked_bytes = "code_max_unpacked_bytes", "IGNITE_CODE_MAX_UNPACKED_BYTES", Bytes;
     code_max_files = "code_max_files", "IGNITE_CODE_MAX_FILES", Count;
     code_max_ratio = "code_max_ratio", "IGNITE_CODE_MAX_RATIO", Count;
+    code_max_depth = "code_max_depth", "IGNITE_CODE_MAX_DEPTH", Count;
+    code_max_path_bytes = "code_max_path_bytes", "IGNITE_CODE_MAX_PATH_BYTES", Count;
+    code_max_links = "code_max_links", "IGNITE_CODE_MAX_LINKS", Count;
     build_concurrency = "build_concurrency", "IGNITE_BUILD_CONCURRENCY", Count;
     build_queue_max = "build_queue_max", "IGNITE_BUILD_QUEUE_MAX", Count;
     build_timeout = "build_timeout_secs", "IGNITE_BUILD_TIMEOUT_SECS", Secs;

@@ -224,6 +224,15 @@ pub struct Config {
     /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each
     /// of its own. Default 200.
     pub code_max_ratio: u64,
+    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other in an archive or
+    /// repository. Default 100.
+    pub code_max_depth: usize,
+    /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in an
+    /// archive or repository. Default 1024.
+    pub code_max_path_bytes: usize,
+    /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of an archive or repository. Default
+    /// 10,000.
+    pub code_max_links: usize,
     /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
     /// of one app run one after another. Default 2.
     pub build_concurrency: usize,
@@ -343,7 +352,8 @@ pub struct Config {
     /// Default 60s.
     pub half_closed_timeout: Duration,
     /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from JSON
-    /// or written as JSON at a time; others wait. Default 2.
+    /// or written as JSON at a time, and as many archives and schemas that are read, half of them of
+    /// one organization; others wait. Default 2.
     pub decode_concurrency: usize,
     /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
     /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's

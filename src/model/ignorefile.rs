@@ -2,11 +2,27 @@
 //!
 //! Docker's rules: patterns are rooted at the context, `**` spans folders, a pattern that matches
 //! a folder matches all below it, `!` takes back, and the last pattern that matches decides.
+//!
+//! The file comes from whoever sends the code. So it has bounds, a pattern costs no more memory
+//! than its text (`pattern`), and [`Rules::decide`] counts what the patterns cost for all paths.
 
-use globset::{GlobBuilder, GlobMatcher};
+mod pattern;
+
+use self::pattern::{Pattern, Work};
+use super::work::{Cancelled, go_on};
 
 /// The file's name.
 pub const NAME: &str = ".dockerignore";
+/// Longest file in bytes.
+pub const MAX_BYTES: usize = 64 * 1024;
+/// Most patterns of one file.
+pub const MAX_PATTERNS: usize = 1000;
+/// Longest pattern in bytes.
+pub const MAX_PATTERN_BYTES: usize = 1024;
+/// Most steps of all patterns over all paths of one folder: a second or two. A thousand patterns
+/// that begin with `**` take as many for 50,000 files, and the forty of an ordinary file next to
+/// none.
+const MAX_STEPS: u64 = 1 << 27;
 
 /// The rules of one `.dockerignore`.
 #[derive(Debug, Default)]
@@ -14,7 +30,7 @@ pub struct Rules(Vec<Rule>);
 
 #[derive(Debug)]
 struct Rule {
-    matcher: GlobMatcher,
+    pattern: Pattern,
     takes_back: bool,
 }
 
@@ -22,12 +38,18 @@ impl Rules {
     /// Reads the rules.
     ///
     /// # Errors
-    /// The line that is no pattern, and why.
+    /// The line that is no pattern, and why; the bound that the file is over.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_BYTES {
+            return Err(format!(
+                "{NAME} is {} bytes long; the limit is {MAX_BYTES}",
+                text.len()
+            ));
+        }
         // Editors on Windows begin a file with this mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Vec::new();
-        for line in text.lines() {
+        for (i, line) in text.lines().enumerate() {
             if line.starts_with('#') {
                 continue;
             }
@@ -36,19 +58,26 @@ impl Rules {
                 Some(rest) => (true, rest.trim()),
                 None => (false, line),
             };
+            let at = format!("line {} of {NAME}", i + 1);
+            if pattern.len() > MAX_PATTERN_BYTES {
+                return Err(format!(
+                    "{at} has a pattern of {} bytes; the limit is {MAX_PATTERN_BYTES}",
+                    pattern.len()
+                ));
+            }
             let pattern = tidy(pattern);
             if pattern.is_empty() {
                 continue;
             }
-            // Braces are letters to Docker.
-            let pattern = pattern.replace('{', "[{]").replace('}', "[}]");
-            let glob = GlobBuilder::new(&pattern)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .map_err(|e| format!("{NAME}: {line:?} is no pattern: {}", e.kind()))?;
+            if rules.len() == MAX_PATTERNS {
+                return Err(format!(
+                    "{at} has one pattern more than the limit of {MAX_PATTERNS}; name folders instead of the files in them"
+                ));
+            }
+            let pattern = Pattern::new(&pattern)
+                .map_err(|why| format!("{at}: {line:?} is no pattern: {why}"))?;
             rules.push(Rule {
-                matcher: glob.compile_matcher(),
+                pattern,
                 takes_back,
             });
         }
@@ -62,21 +91,54 @@ impl Rules {
 
     /// Whether an entry is left out.
     pub fn ignores(&self, path: &str) -> bool {
+        self.ignored(path, &mut Work::default())
+    }
+
+    /// The paths that are not left out, of many.
+    ///
+    /// # Errors
+    /// That the patterns are too much work for so many paths, or that it was called off.
+    pub fn kept<'p>(
+        &self,
+        paths: impl Iterator<Item = &'p str>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Vec<&'p str>, String> {
+        self.kept_within(MAX_STEPS, paths, cancelled)
+    }
+
+    fn kept_within<'p>(
+        &self,
+        most: u64,
+        paths: impl Iterator<Item = &'p str>,
+        cancelled: Cancelled<'_>,
+    ) -> Result<Vec<&'p str>, String> {
+        let mut work = Work::default();
+        let mut kept = Vec::new();
+        for path in paths {
+            go_on(cancelled)?;
+            if !self.ignored(path, &mut work) {
+                kept.push(path);
+            }
+            if work.steps > most {
+                return Err(format!(
+                    "the {} patterns of {NAME} take too much work for so many files; use fewer patterns with wildcards",
+                    self.0.len()
+                ));
+            }
+        }
+        Ok(kept)
+    }
+
+    fn ignored(&self, path: &str, work: &mut Work) -> bool {
+        work.begin(path);
         let mut ignored = false;
         for rule in &self.0 {
             // Asked only when it can change anything.
-            if ignored == rule.takes_back && rule.matches(path) {
+            if ignored == rule.takes_back && rule.pattern.matches(path, work) {
                 ignored = !rule.takes_back;
             }
         }
         ignored
-    }
-}
-
-impl Rule {
-    fn matches(&self, path: &str) -> bool {
-        let ends = path.match_indices('/').map(|(at, _)| &path[..at]);
-        ends.chain([path]).any(|part| self.matcher.is_match(part))
     }
 }
 
@@ -95,7 +157,7 @@ fn tidy(pattern: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::work::NEVER, *};
 
     #[test]
     fn patterns_mean_what_docker_means() {
@@ -127,5 +189,37 @@ mod tests {
             assert!(!rules.ignores(kept), "{kept}");
         }
         assert!(Rules::parse("[").is_err());
+    }
+
+    #[test]
+    fn the_line_that_is_over_a_bound_is_named() {
+        let many = "# first\n".to_owned() + &"*.o\n".repeat(MAX_PATTERNS + 1);
+        let long = format!("a\n\n{}\n", "b".repeat(MAX_PATTERN_BYTES + 1));
+        for (text, words) in [
+            ("*\n".repeat(100_000), "200000 bytes long"),
+            (many, "line 1002 of .dockerignore has one pattern more"),
+            (long, "line 3 of .dockerignore has a pattern of 1025 bytes"),
+            ("a\n[b\n".to_owned(), "line 2 of .dockerignore: \"[b\""),
+        ] {
+            let why = Rules::parse(&text).expect_err("refused");
+            assert!(why.contains(words), "no {words:?} in {why:?}");
+        }
+    }
+
+    #[test]
+    fn what_all_patterns_cost_for_all_paths_is_bounded() {
+        // Each of them is as slow as a pattern of its length gets on such paths.
+        let slow = "**/*a*a*a*a*a*a*a*b\n".repeat(MAX_PATTERNS);
+        let rules = Rules::parse(&slow).expect("valid");
+        let path = ["a".repeat(200).as_str(); 5].join("/");
+        let why = rules
+            .kept_within(1 << 20, std::iter::repeat_n(&path[..], 50_000), NEVER)
+            .expect_err("refused");
+        assert!(why.contains("too much work"), "{why}");
+        let called_off = rules.kept(std::iter::once("a"), &|| true);
+        assert!(called_off.is_err());
+        let few = Rules::parse("a\n").expect("valid");
+        let kept = few.kept(["a", "a/b", "b"].into_iter(), NEVER);
+        assert_eq!(kept.expect("kept"), ["b"]);
     }
 }

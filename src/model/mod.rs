@@ -25,6 +25,7 @@ pub mod secret;
 pub mod settings;
 mod standby;
 pub mod stats;
+pub mod work;
 
 pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
 pub use code::{Blob, BuildId, CodeSource};

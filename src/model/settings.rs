@@ -11,6 +11,7 @@ use super::{
     scaling::Scaling,
     schema,
     standby::Standby,
+    work::Cancelled,
 };
 
 /// Where an app is reached when its owner names no port.
@@ -155,7 +156,8 @@ impl Settings {
         )
     }
 
-    /// One violation for each wrong field. `cap` is the platform's most replicas.
+    /// One violation for each wrong field but the schemas, whose check takes longer; see
+    /// [`check_schemas`]. `cap` is the platform's most replicas.
     pub fn check(&self, cap: u32) -> Vec<FieldViolation> {
         let mut out = Vec::new();
         self.scaling.check(cap, &mut out);
@@ -227,18 +229,47 @@ impl Settings {
                 bad("health_path", why);
             }
         }
-        for (field, schema) in [
-            ("input_schema", &self.input_schema),
-            ("output_schema", &self.output_schema),
-        ] {
-            if !schema.is_empty()
-                && let Err(why) = schema::check(schema)
-            {
-                bad(field, why);
-            }
-        }
         out
     }
+
+    /// The schemas that are not those of `before`, by their fields: what is to be checked after a
+    /// change.
+    pub fn new_schemas(&self, before: Option<&Settings>) -> Vec<(&'static str, String)> {
+        let all = [
+            (
+                "input_schema",
+                &self.input_schema,
+                before.map(|b| &b.input_schema),
+            ),
+            (
+                "output_schema",
+                &self.output_schema,
+                before.map(|b| &b.output_schema),
+            ),
+        ];
+        let is_new = |(_, now, before): &(_, &String, Option<&String>)| {
+            !now.is_empty() && *before != Some(*now)
+        };
+        let new = all.into_iter().filter(is_new);
+        new.map(|(field, schema, _)| (field, schema.clone()))
+            .collect()
+    }
+}
+
+/// One violation for each schema that is none. May take a good part of a second: not for a thread
+/// that carries connections, nor for the store's.
+pub fn check_schemas(
+    schemas: &[(&'static str, String)],
+    cancelled: Cancelled<'_>,
+) -> Vec<FieldViolation> {
+    let wrong = schemas.iter().filter_map(|(field, schema)| {
+        let description = schema::check(schema, cancelled).err()?;
+        Some(FieldViolation {
+            field: (*field).to_owned(),
+            description,
+        })
+    });
+    wrong.collect()
 }
 
 fn check_ports(ports: &[u16], bad: &mut impl FnMut(&str, String)) {
@@ -347,7 +378,7 @@ pub fn check_path(path: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::work::NEVER, *};
 
     #[test]
     fn every_wrong_setting_has_its_own_violation() {
@@ -382,9 +413,15 @@ mod tests {
                 "env",
                 "env",
                 "health_path",
-                "input_schema"
             ]
         );
         assert!(Settings::default().check(5).is_empty());
+
+        let schemas = |before| s.new_schemas(before);
+        assert_eq!(schemas(None), [("input_schema", "[1]".to_owned())]);
+        assert!(schemas(Some(&s)).is_empty(), "as it was");
+        let wrong = check_schemas(&schemas(Some(&Settings::default())), NEVER);
+        let fields: Vec<_> = wrong.iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["input_schema"]);
     }
 }

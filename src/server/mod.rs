@@ -69,6 +69,7 @@ use crate::{
     identity::{Keyring, system_clock},
     logs::Logs,
     model::{Reason, lease::Lease, revision::Defaults, scaling::Bounds},
+    parsing::Parsing,
     store::{
         Store,
         blobs::Blobs,
@@ -165,6 +166,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         blobs,
         volumes: volumes.clone(),
         defaults: defaults(&config),
+        parsing: Parsing::new(config.decode_concurrency),
     });
     let upkeep = Upkeep::start(
         upkeep_config(&config, &vitals),
@@ -394,6 +396,7 @@ async fn shut_down(
 ) {
     executor.stop();
     stop.drain.cancel();
+    apps.stop_parsing();
     fleet.end_followers();
     serving.close();
     gateway.upgrades.close();

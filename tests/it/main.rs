@@ -16,6 +16,7 @@ mod clients;
 mod dev;
 mod downgrade;
 mod executions;
+mod hostile;
 mod identity;
 mod images;
 mod limits;

@@ -16,7 +16,7 @@ use crate::model::{
 const MAX_CAPABILITIES: usize = 64;
 
 /// Settings of a request, each absent one `None`. CreateApp and UpdateAppConfig share it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(in crate::api) struct Patch {
     pub(in crate::api) tier: Option<i32>,
     pub(in crate::api) limits: Option<v1::ResourceLimits>,

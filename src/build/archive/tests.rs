@@ -1,12 +1,18 @@
-use std::io::Write as _;
+use std::{
+    cell::Cell,
+    io::{Cursor, Write as _},
+};
 
 use super::*;
+use crate::{build::limits::tests::LIMITS, model::work::NEVER};
 
-const LIMITS: Limits = Limits {
-    bytes: 8 << 20,
-    entries: 50,
-    ratio: 100,
-};
+fn look(bytes: &[u8], limits: Limits) -> Result<Entries, String> {
+    super::look(bytes, limits, &[], NEVER).map(|listing| listing.entries)
+}
+
+fn unpack(bytes: &[u8], limits: Limits, into: TempDir) -> Result<Source, String> {
+    super::unpack(bytes, limits, into, NEVER)
+}
 
 fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -140,4 +146,127 @@ fn bombs_and_what_is_too_much_are_refused_before_they_fill_anything() {
     refused(&whole[..whole.len() / 2], "damaged");
     refused(b"PK\x03\x04", "damaged");
     refused(b"hello", "neither");
+}
+
+/// A tar.gz of one file whose path is told by a header before it, in PAX's way or GNU's.
+fn tar_gz_of_long(path: &str, kind: T) -> Vec<u8> {
+    let told = match kind {
+        T::XHeader => {
+            let rest = format!(" path={path}\n");
+            let mut len = rest.len() + 1;
+            while len != rest.len() + len.to_string().len() {
+                len = rest.len() + len.to_string().len();
+            }
+            format!("{len}{rest}")
+        }
+        _ => format!("{path}\0"),
+    };
+    let mut archive = tar::Builder::new(Vec::new());
+    for (kind, content) in [(kind, told.as_bytes()), (T::Regular, b"x")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.as_old_mut().name[0] = b'x';
+        header.set_cksum();
+        archive.append(&header, content).expect("packed");
+    }
+    gzip(&archive.into_inner().expect("packed"))
+}
+
+#[test]
+fn long_paths_are_taken_as_far_as_they_may_be_long() {
+    let fits = ["a".repeat(150), "b".repeat(40)].join("/");
+    for kind in [T::XHeader, T::GNULongName] {
+        let entries = look(&tar_gz_of_long(&fits, kind), LIMITS).expect("fits");
+        assert!(entries.contains_key(&fits), "{entries:?}");
+        // 300 bytes in the end, for what was 1.9 GB of folders.
+        let bomb = tar_gz_of_long(&"a/".repeat(30_000), kind);
+        assert!(bomb.len() < 400, "{} bytes", bomb.len());
+        refused(&bomb, "IGNITE_CODE_MAX_PATH_BYTES");
+        refused(
+            &tar_gz_of_long(&"a/".repeat(30), kind),
+            "IGNITE_CODE_MAX_DEPTH",
+        );
+        // More than is read of such headers at all.
+        refused(
+            &tar_gz_of_long(&"a".repeat(300_000), kind),
+            "headers before one",
+        );
+    }
+}
+
+#[test]
+fn links_are_bounded_in_number_length_and_in_what_they_lead_through() {
+    let many: Vec<String> = (0..21).map(|i| format!("l{i}")).collect();
+    let many: Vec<_> = many
+        .iter()
+        .map(|n| (&n[..], T::Symlink, &b"x"[..]))
+        .collect();
+    refused(&tar_gz(&many), "IGNITE_CODE_MAX_LINKS");
+    let mut zip_link = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default();
+    let long = "a".repeat(201);
+    zip_link
+        .add_symlink("l", &long[..], options)
+        .expect("packed");
+    let zip_link = zip_link.finish().expect("packed").into_inner();
+    refused(&zip_link, "IGNITE_CODE_MAX_PATH_BYTES");
+    // Each is fine by itself, and all of them together take longer than the archive is worth.
+    let once = format!("{}d", "d/../".repeat(15));
+    let through = format!("{}l", "l/../".repeat(15));
+    let names: Vec<String> = (0..10).map(|i| format!("m{i}")).collect();
+    let mut chain = vec![
+        ("d/x", T::Regular, &b""[..]),
+        ("l", T::Symlink, once.as_bytes()),
+    ];
+    let all = names
+        .iter()
+        .map(|n| (&n[..], T::Symlink, through.as_bytes()));
+    chain.extend(all);
+    assert!(look(&tar_gz(&chain[..4]), LIMITS).is_ok());
+    refused(&tar_gz(&chain), "lead through each other");
+}
+
+#[test]
+fn the_list_of_a_zip_is_counted_before_it_is_read() {
+    let names: Vec<String> = (0..60).map(|i| format!("f{i}")).collect();
+    let files: Vec<_> = names.iter().map(|n| (&n[..], 0o644, &b""[..])).collect();
+    let mut zip = zipped(&files);
+    refused(&zip, "IGNITE_CODE_MAX_FILES");
+    // Whatever the end says of their number.
+    let end = zip.len() - 22;
+    zip[end + 8..end + 12].copy_from_slice(&[1, 0, 1, 0]);
+    refused(&zip, "IGNITE_CODE_MAX_FILES");
+}
+
+#[test]
+fn reading_ends_as_soon_as_it_is_called_off() {
+    let noise: Vec<u8> = (0..4_u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let tar = tar_gz(&[("a", T::Regular, &noise), ("b", T::Regular, b"")]);
+    let zip = zipped(&[("a", 0o644, &noise), ("b", 0o644, b"")]);
+    for archive in [tar, zip] {
+        let asked = Cell::new(0);
+        let called_off = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 10
+        };
+        let why = super::look(&archive, LIMITS, &[], &called_off).expect_err("called off");
+        assert!(why.contains("called off"), "{why}");
+        assert_eq!(asked.get(), 11, "it went on");
+    }
+}
+
+#[test]
+fn the_beginning_of_a_file_is_kept_where_it_is_asked_for() {
+    let tar = tar_gz(&[("a/b", T::Regular, b"12345"), ("c", T::Regular, b"1")]);
+    let wanted = [("a/b", 3), ("c", 3), ("none", 3)];
+    let listing = super::look(&tar, LIMITS, &wanted, NEVER).expect("an archive");
+    let kept: Vec<_> = listing
+        .contents
+        .iter()
+        .map(|(n, c)| (&n[..], &c[..]))
+        .collect();
+    assert_eq!(kept, [("a/b", &b"1234"[..]), ("c", b"1")]);
 }

@@ -123,6 +123,7 @@ USER {USER}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{build::limits::tests::LIMITS, model::work::NEVER};
 
     /// What [`config`] makes of files.
     fn made(files: &[(&str, &str)]) -> Result<(String, Value, bool), Failure> {
@@ -130,12 +131,7 @@ mod tests {
         for (name, text) in files {
             std::fs::write(root.path().join(name), text).expect("written");
         }
-        let limits = crate::build::Limits {
-            bytes: 1 << 20,
-            entries: 10,
-            ratio: 10,
-        };
-        let source = Source::scan(root, std::path::Path::new(""), limits).expect("a tree");
+        let source = Source::scan(root, std::path::Path::new(""), LIMITS, NEVER).expect("a tree");
         let (at, text, has_packages) = config(&source)?;
         let value = serde_json::from_slice(&text).expect("JSON");
         Ok((at, value, has_packages))
@@ -173,8 +169,13 @@ mod tests {
             "[]",
             "{ \"imports\": 1 }",
             "{ \"importMap\": \"./none.json\" }",
+            // Deeper than a thread's stack.
+            &"[".repeat(500_000),
+            &"{\"a\":".repeat(150_000),
         ] {
-            assert!(made(&[("deno.json", text)]).is_err(), "{text}");
+            assert!(made(&[("deno.json", text)]).is_err(), "{text:.100}");
         }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
+        assert!(made(&[("deno.json", &deep)]).is_ok());
     }
 }

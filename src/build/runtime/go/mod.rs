@@ -44,7 +44,7 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
             "there is no Go file at the root of the code; add handler.go with `func Handler(w http.ResponseWriter, r *http.Request)`",
         ));
     }
-    let module = match source.read(MODULE, MAX_MODULE) {
+    let module = match source.bounded(MODULE, MAX_MODULE).map_err(failed)? {
         Some(text) => module(&String::from_utf8_lossy(&text))
             .ok_or_else(|| failed("go.mod has no line `module NAME`"))?,
         None => UNNAMED.to_owned(),

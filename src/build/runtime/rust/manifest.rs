@@ -33,7 +33,7 @@ impl Manifest {
     /// # Errors
     /// BUILD_FAILED when it is no manifest of a program, or the program's file is missing.
     pub(super) fn of(source: &Source) -> Result<Self, Failure> {
-        let manifest = match source.read(NAME, MAX) {
+        let manifest = match source.bounded(NAME, MAX).map_err(failed)? {
             Some(text) => Self::read(&String::from_utf8_lossy(&text)).map_err(failed)?,
             None => Self::read(
                 "[package]\nname = \"handler\"\nversion = \"0.1.0\"\nedition = \"2021\"\n",
@@ -167,8 +167,13 @@ mod tests {
             "[package]\nname = \"a b\"\n",
             "[package]\nname = \"a\"\n[[bin]]\npath = \"x; id\"\n",
             "not toml",
+            // Deeper than a thread's stack.
+            &format!("{}.a = 1\n", vec!["a"; 200_000].join(".")),
+            &format!("[{}]\n", vec!["a"; 200_000].join(".")),
+            &format!("a = {}", "[".repeat(500_000)),
+            &format!("a = {}", "{a=".repeat(200_000)),
         ] {
-            assert!(Manifest::read(text).is_err(), "{text}");
+            assert!(Manifest::read(text).is_err(), "{text:.100}");
         }
     }
 }

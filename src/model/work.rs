@@ -1,0 +1,22 @@
+//! Work that can be called off.
+
+/// Says whether work was called off: nobody waits for its outcome any more. Asked between steps
+/// of some microseconds, so that a large piece of work ends soon after.
+pub type Cancelled<'a> = &'a dyn Fn() -> bool;
+
+/// What is wrong with input whose reading was called off; only whoever called it off sees it.
+pub const CANCELLED: &str = "reading it was called off";
+
+/// Fails once work was called off.
+///
+/// # Errors
+/// [`CANCELLED`].
+pub fn go_on(cancelled: Cancelled<'_>) -> Result<(), String> {
+    match cancelled() {
+        true => Err(CANCELLED.to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// For work that is never called off.
+pub const NEVER: Cancelled<'static> = &|| false;
