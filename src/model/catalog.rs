@@ -192,6 +192,16 @@ impl Catalog {
         }
     }
 
+    /// The organization with apps for which a label is kept when an app of `org` would take it: of
+    /// those whose app it could be, the one with the longest name. Without this rule `c`, all of
+    /// whose labels end in `-c`, could take those of `b-c` before it does, and `c-81` has none that
+    /// `c` could not take with a port. The other way round is but one of the many names that `c` has.
+    fn kept_for(&self, org: &OrgName, label: &str) -> Option<OrgName> {
+        host::orgs_of(label)
+            .filter(|other| other.as_str().len() > org.as_str().len())
+            .find(|other| !self.page(other, None, 1).is_empty())
+    }
+
     fn check_labels(&self, app: &App) -> Result<(), Failure> {
         let mut wrong = Vec::new();
         for (port, label) in app.labels() {
@@ -213,6 +223,17 @@ impl Catalog {
                     Reason::AlreadyExists,
                     format!(
                         "port {port} of {} would have the host label {label:?}, which {whose} has; choose another name or port",
+                        app.id
+                    ),
+                ));
+            } else if !self.labels.contains_key(&label)
+                && self.kept_for(&app.id.org, &label).is_some()
+            {
+                // One that the app has already stays with it, whoever came since.
+                return Err(Failure::new(
+                    Reason::AlreadyExists,
+                    format!(
+                        "port {port} of {} would have the host label {label:?}, which is kept for apps of another organization; choose another name or port",
                         app.id
                     ),
                 ));
@@ -297,6 +318,52 @@ mod tests {
         // `web` of org `acme` on port 9090 is what `web` of org `acme-9090` has on port 80.
         assert!(c.create(app("acme-9090/web", &[])).is_err());
         assert!(c.create(app("acme-9090/web", &[81])).is_ok());
+    }
+
+    #[test]
+    fn a_label_is_kept_for_the_longest_named_organization_that_has_apps_and_could_have_it() {
+        let mut c = with(&[
+            app("c/x-b", &[]),
+            app("acme/old", &[9090]),
+            app("b-c/first", &[]),
+            app("acme-9090/first", &[]),
+        ]);
+        for (id, ports) in [
+            ("c/a-b", &[][..]),
+            ("c/long-name-b", &[]),
+            ("c/a-b", &[81]),
+            ("acme/web", &[9090]),
+            ("acme/web", &[80, 9090]),
+        ] {
+            let refused = c.create(app(id, ports)).expect_err(id);
+            assert_eq!(refused.reason, Reason::AlreadyExists, "{id}");
+            assert!(refused.message.contains("kept for"), "{refused}");
+        }
+        for (id, ports) in [
+            ("c/a-bb", &[][..]),
+            ("c/b", &[]),
+            ("acme/web", &[9091]),
+            ("b-c/a", &[]),
+            ("acme-9090/web", &[]),
+            ("acme-9090/web", &[81]),
+            // Nobody has apps there.
+            ("c/a-d", &[]),
+        ] {
+            assert!(c.create(app(id, ports)).is_ok(), "{id} {ports:?}");
+        }
+        // Who had a label before keeps it, through changes, too.
+        for id in ["c/x-b", "acme/old"] {
+            let changed = c.update(&id.parse().expect("valid"), |a| {
+                a.updated_at_ms = 9;
+                Ok(())
+            });
+            c.apply(&changed.expect("its own"));
+        }
+        let taken = c.create(app("b-c/x", &[])).expect_err("taken before");
+        assert!(
+            taken.message.contains("another organization has"),
+            "{taken}"
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Host labels: the DNS label under the base domain at which a port of an app is reached.
 //!
 //! `<app>-<org>` for port 80 and `<app>-<org>-<port>` for any other, with each `.` of the app's
-//! name written `-dot-`. Different apps can have the same label (`a-b` of `c` and `a` of `b-c`),
-//! so [`super::catalog`] refuses the second one.
+//! name written `-dot-`. A label can read as that of several apps (`a-b` of `c` and `a` of `b-c`; `a`
+//! of `c-81`, and of `c` at port 81), so [`super::catalog`] says whose it is.
 
-use super::id::{AppId, AppName};
+use super::id::{AppId, AppName, OrgName};
 
 /// The port whose URL has no number in it.
 pub const DEFAULT_PORT: u16 = 80;
@@ -23,6 +23,37 @@ pub fn label(app: &AppId, port: u16) -> String {
 
 fn encode(name: &AppName) -> String {
     name.as_str().replace('.', "-dot-")
+}
+
+/// Whether a label, in lower case, reads as that of an app of this organization.
+pub fn may_be_of(label: &str, org: &str) -> bool {
+    let ours = |label: &str| {
+        let name = label.strip_suffix(org).and_then(|l| l.strip_suffix('-'));
+        name.is_some_and(|name| name.parse::<AppName>().is_ok())
+    };
+    ours(label) || without_port(label).is_some_and(ours)
+}
+
+/// Every organization of which a label could be that of an app: `a-b-c-81` reads as an app of `c`
+/// and of `b-c` at port 81, and of `81`, `c-81` and `b-c-81` at port 80.
+pub fn orgs_of(label: &str) -> impl Iterator<Item = OrgName> {
+    [Some(label), without_port(label)]
+        .into_iter()
+        .flatten()
+        .flat_map(|label| {
+            label.match_indices('-').filter_map(move |(at, _)| {
+                label[..at].parse::<AppName>().ok()?;
+                label[at + 1..].parse().ok()
+            })
+        })
+}
+
+/// A label without the port that may stand at its end.
+fn without_port(label: &str) -> Option<&str> {
+    let (rest, port) = label.rsplit_once('-')?;
+    let is_number = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+    let port: u16 = port.parse().ok().filter(|_| is_number)?;
+    (port != DEFAULT_PORT).then_some(rest)
 }
 
 /// The label in a `Host` header, when it names one under the base domain.
@@ -50,6 +81,29 @@ mod tests {
         let app: AppId = "acme/my.app".parse().expect("valid");
         assert_eq!(label(&app, 80), "my-dot-app-acme");
         assert_eq!(label(&app, 9090), "my-dot-app-acme-9090");
+    }
+
+    #[test]
+    fn a_label_reads_as_an_app_of_each_organization_that_its_end_can_name() {
+        let orgs = |l| orgs_of(l).map(|o| o.to_string()).collect::<Vec<_>>();
+        assert_eq!(orgs("a-b-c-81"), ["b-c-81", "c-81", "81", "b-c", "c"]);
+        assert_eq!(orgs("web-acme"), ["acme"]);
+        assert_eq!(orgs("web-acme-80"), ["acme-80", "80"]);
+        assert_eq!(orgs("web-acme-081"), ["acme-081", "081"]);
+        assert_eq!(orgs("web"), [""; 0]);
+        assert_eq!(orgs("-x--y-"), [""; 0]);
+        for (label, org, is) in [
+            ("my-dot-app-acme", "acme", true),
+            ("my-dot-app-acme-9090", "acme", true),
+            ("my-dot-app-acme-9090", "acme-9090", true),
+            ("a-b-c", "b-c", true),
+            ("web-acme-99999", "acme", false),
+            ("webacme", "acme", false),
+            ("-acme", "acme", false),
+            ("web-xacme", "acme", false),
+        ] {
+            assert_eq!(may_be_of(label, org), is, "{label} of {org}");
+        }
     }
 
     #[test]
