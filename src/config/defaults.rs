@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
+use super::{ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
 use crate::model::{Standby, capability::Capabilities};
 
 const MIB: u64 = 1024 * 1024;
@@ -166,6 +166,10 @@ const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Archives come seldom, and each takes a core for a moment.
 const DEFAULT_DECODE_CONCURRENCY: usize = 2;
+/// Tools ask once and leave; a few that watch the health of a server stay.
+const DEFAULT_ANONYMOUS_STREAMS: usize = 64;
+/// Who watches for longer asks again.
+const DEFAULT_ANONYMOUS_STREAM_TIME: Duration = Duration::from_secs(600);
 
 impl Config {
     /// The defaults, with the state in `data_dir`.
@@ -285,6 +289,10 @@ impl Config {
             half_closed_timeout: DEFAULT_HALF_CLOSED_TIMEOUT,
             decode_concurrency: DEFAULT_DECODE_CONCURRENCY,
             trusted_proxies: Proxies::loopback(),
+            api_hosts: ApiHosts::default(),
+            app_paths: true,
+            anonymous_streams: DEFAULT_ANONYMOUS_STREAMS,
+            anonymous_stream_time: DEFAULT_ANONYMOUS_STREAM_TIME,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
         }

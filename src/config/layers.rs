@@ -209,6 +209,10 @@ settings! {
     half_closed_timeout = "half_closed_timeout", "IGNITE_HALF_CLOSED_TIMEOUT", Span;
     decode_concurrency = "decode_concurrency", "IGNITE_DECODE_CONCURRENCY", Count;
     trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
+    api_hosts = "api_hosts", "IGNITE_API_HOSTS", Plain;
+    app_paths = "app_paths", "IGNITE_APP_PATHS", Switch;
+    anonymous_streams = "anonymous_streams", "IGNITE_ANONYMOUS_STREAMS", Count;
+    anonymous_stream_time = "anonymous_stream_time", "IGNITE_ANONYMOUS_STREAM_TIME", Span;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
 }

@@ -12,6 +12,7 @@ use crate::model::{OrgName, Standby, capability::Capabilities};
 mod check;
 mod defaults;
 mod forms;
+mod hosts;
 mod kinds;
 mod layers;
 mod proxies;
@@ -20,6 +21,7 @@ mod serving;
 mod tests;
 
 pub use forms::parse_duration;
+pub use hosts::ApiHosts;
 pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
@@ -359,6 +361,20 @@ pub struct Config {
     /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
     /// loopback addresses.
     pub trusted_proxies: Proxies,
+    /// `api_hosts`, `IGNITE_API_HOSTS`: host names, with commas between, for which the API answers
+    /// beside addresses, `localhost`, names without a dot, `*.internal`, this machine's name and the
+    /// base domain, such as that of a reverse proxy; `*.name` for all below a name, `*` for any.
+    /// Default `none`.
+    pub api_hosts: ApiHosts,
+    /// `app_paths`, `IGNITE_APP_PATHS`: serve apps below `/_app/` of the API's hosts, too. Pages of
+    /// all organizations share an origin there. Default `true`.
+    pub app_paths: bool,
+    /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most gRPC calls at a time that need no token
+    /// (reflection, gRPC's health service); an address has at most a quarter of them. Default 64.
+    pub anonymous_streams: usize,
+    /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
+    /// Default 10 min.
+    pub anonymous_stream_time: Duration,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.

@@ -198,7 +198,7 @@ async fn attempt(
     let deployment = lease.deployment().clone();
     let port = deployment.with_revision(|r| r.ports[0]);
     let label = host::label(deployment.id(), port);
-    let host = format!("{label}.{}", shared.gateway.base_domain);
+    let host = format!("{label}.{}", shared.gateway.hosts.base_domain);
     let request = match shared.executions.request(id).await {
         Ok(loaded) => request(loaded, &host),
         Err(failure) => return Outcome::Ended(Ending::platform(&failure), None),

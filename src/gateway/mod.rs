@@ -3,20 +3,24 @@
 //! | request | goes to |
 //! |---|---|
 //! | `Host: <label>.<base domain>` | the app's port with that label |
-//! | `/_app/{org}/{app}/…` on any other host | the app's primary port, with the rest as path |
-//! | anything else | the API's router |
+//! | `/_app/{org}/{app}/…` on a host of the API's | the app's primary port, with the rest as path |
+//! | anything else on such a host | the API's router |
 //!
-//! `routes.rs` knows the apps, `request.rs` reads requests and readies them for an app,
-//! `invoke.rs` carries one out, `headers.rs` has the rules for headers, `listener.rs` accepts and
-//! drains connections, `workers.rs` has the threads that carry them, `client.rs` sees clients
+//! `hosts.rs` says which hosts are the API's, `routes.rs` knows the apps, `admission.rs` who may
+//! use them, `request.rs` reads requests and readies
+//! them for an app, `invoke.rs` carries one out, `headers.rs` and `cookies.rs` have the rules for
+//! headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that carry them, `client.rs` sees clients
 //! leave and hints early, `relay.rs` joins connections that have left HTTP, `by_path.rs` has what
 //! apps under a path need beside.
 
+mod admission;
 pub mod body;
 mod by_path;
 mod client;
+mod cookies;
 mod cors;
 pub mod headers;
+mod hosts;
 pub mod invoke;
 pub mod limits;
 pub mod listener;
@@ -35,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::{
+    admission::Asked,
     body::Body,
     by_path::ByPath,
     headers::{Came, Peer},
@@ -44,11 +49,15 @@ use self::{
 use crate::{
     config::Proxies,
     fleet::{Deployment, Fleet, upstream},
-    identity::{self, Caller, Verifier},
+    identity::Verifier,
     model::{AppId, ExecutionId, Failure, Reason, host},
 };
 
-pub use self::routes::Routes;
+pub use self::{
+    admission::{not_yours, unpublished},
+    hosts::Hosts,
+    routes::Routes,
+};
 
 /// Everything a request needs; shared by all connections.
 pub struct Gateway {
@@ -58,8 +67,10 @@ pub struct Gateway {
     pub fleet: Fleet,
     /// Checks bearer tokens.
     pub verifier: Arc<Verifier>,
-    /// The domain under which apps have their hosts.
-    pub base_domain: String,
+    /// The hosts that are the API's, and the domain under which apps have theirs.
+    pub hosts: Hosts,
+    /// Apps are served by path, too.
+    pub app_paths: bool,
     /// Longest wait for a replica.
     pub cold_start_budget: Duration,
     /// Largest body of a request to an app URL; 0 for no bound.
@@ -116,22 +127,36 @@ impl Gateway {
         if let Err(failure) = request::check(&request) {
             return self.failure(&failure, false, grpc);
         }
-        let label =
-            request::host_of(&request).and_then(|h| host::label_of_host(h, &self.base_domain));
+        let host = request::host_of(&request);
+        let label = host.and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
         if let Some(label) = label {
-            return match self.routes.find(label) {
-                Some(route) => self.app(route, request, peer, None, grpc).await,
-                None => self.failure(&unknown_host(label, &self.base_domain), false, grpc),
+            let Some(route) = self.routes.find(label) else {
+                let failure = self.not_there(Asked::Label(label), request.headers());
+                return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
             };
+            return self.app(route, request, peer, None, grpc).await;
+        }
+        if let Err(failure) = self.hosts.check(host) {
+            return self.failure(&failure, false, grpc);
         }
         if let Some(rest) = request.uri().path().strip_prefix(request::BY_PATH) {
-            return match self.by_path(rest, request::host_of(&request)) {
-                Ok((route, by_path)) => match by_path.with_slash(request.uri().query()) {
-                    Some(redirect) => redirect,
-                    None => self.app(route, request, peer, Some(by_path), grpc).await,
-                },
-                Err(failure) => self.failure(&failure, false, grpc),
+            let (id, by_path) = match self.by_path(rest, host) {
+                Ok(found) => found,
+                Err(failure) => return self.failure(&failure, false, grpc),
             };
+            // Before anybody looks for the app: also where there is none.
+            if let Some(redirect) = by_path.with_slash(request.uri().query()) {
+                return redirect;
+            }
+            let Some(deployment) = self.fleet.get(&id) else {
+                let failure = self.not_there(Asked::Path(&id), request.headers());
+                return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
+            };
+            let route = Route {
+                deployment,
+                port: None,
+            };
+            return self.app(route, request, peer, Some(by_path), grpc).await;
         }
         match api.clone().oneshot(request).await {
             Ok(response) => response.map(Body::Api),
@@ -139,13 +164,19 @@ impl Gateway {
         }
     }
 
-    /// Whom a request's token speaks for.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED, with what is missing or wrong.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
-        self.verifier
-            .verify(identity::bearer(headers)?.ok_or_else(no_token)?)
+    /// The answer to a request to an app's URL that does not reach the app: as every other one, it
+    /// has an id.
+    fn refused(
+        &self,
+        failure: &Failure,
+        caller_owns_app: bool,
+        execution: ExecutionId,
+        grpc: bool,
+    ) -> Response<Body> {
+        let mut response = self.failure(failure, caller_owns_app, grpc);
+        let id = headers::execution_value(execution);
+        response.headers_mut().insert(headers::EXECUTION_ID, id);
+        response
     }
 
     fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
@@ -170,14 +201,16 @@ impl Gateway {
         Err(invoke::body_too_large(most))
     }
 
-    fn by_path(&self, rest: &str, host: Option<&str>) -> Result<(Route, ByPath), Failure> {
+    fn by_path(&self, rest: &str, host: Option<&str>) -> Result<(AppId, ByPath), Failure> {
+        if !self.app_paths {
+            return Err(Failure::new(
+                Reason::NotFound,
+                "apps are not served by path here (app_paths, IGNITE_APP_PATHS); each has a host of its own, which `ignite app list` shows",
+            ));
+        }
         let (id, path) = request::split_path(rest)?;
-        let deployment = self.fleet.get(&id).ok_or_else(|| unpublished(&id))?;
-        let route = Route {
-            deployment,
-            port: None,
-        };
-        Ok((route, ByPath::new(&id, path, host)))
+        let by_path = ByPath::new(&id, path, host);
+        Ok((id, by_path))
     }
 
     /// Sends a request to an app as it came, but for what `headers` takes away and adds.
@@ -200,7 +233,7 @@ impl Gateway {
         let execution = ExecutionId(ulid::Ulid::generate());
         let mut owner = false;
         let outcome = async {
-            let caller = self.admit(&route.deployment, request.headers_mut())?;
+            let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
             let came = Came {
@@ -229,7 +262,9 @@ impl Gateway {
                 let port = route.port;
                 let port = port.unwrap_or_else(|| route.deployment.with_revision(|r| r.ports[0]));
                 let label = host::label(route.deployment.id(), port);
-                if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.base_domain)) {
+                if let Ok(host) =
+                    HeaderValue::from_str(&format!("{label}.{}", self.hosts.base_domain))
+                {
                     request.headers_mut().insert(header::HOST, host);
                 }
             }
@@ -249,47 +284,21 @@ impl Gateway {
         };
         let mut response = match outcome.await {
             Ok(mut response) => {
-                if let Some(by_path) = &by_path {
-                    by_path.rewrite(response.headers_mut());
+                match &by_path {
+                    Some(by_path) => by_path.rewrite(response.headers_mut()),
+                    None => cookies::confine(response.headers_mut(), &self.hosts.base_domain),
                 }
                 response.map(Body::App)
             }
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
-                let mut response = self.failure(&failure, owner, grpc);
-                let id = headers::execution_value(execution);
-                response.headers_mut().insert(headers::EXECUTION_ID, id);
-                response
+                self.refused(&failure, owner, execution, grpc)
             }
         };
         if let Some(cors) = cors {
             cors.put(response.headers_mut());
         }
         response
-    }
-
-    /// Checks the token, and takes it out of the headers: apps never see the platform's tokens.
-    fn admit(
-        &self,
-        deployment: &Deployment,
-        headers: &mut HeaderMap,
-    ) -> Result<Option<Arc<Caller>>, Failure> {
-        let open = deployment.with_revision(|r| r.allow_unauthenticated);
-        let verified = identity::bearer(headers)
-            .and_then(|token| token.map(|t| self.verifier.verify(t)).transpose());
-        match verified {
-            Ok(Some(caller)) => {
-                headers.remove(header::AUTHORIZATION);
-                if !open && !caller.may_invoke(deployment.id()) {
-                    return Err(not_yours(deployment.id()));
-                }
-                Ok(Some(caller))
-            }
-            // Here any other Authorization is between the client and the app.
-            _ if open => Ok(None),
-            Ok(None) => Err(no_token()),
-            Err(failure) => Err(failure),
-        }
     }
 
     /// Sends a prepared request to an app; see [`invoke::invoke`].
@@ -322,44 +331,6 @@ impl Gateway {
         };
         invoke::invoke(invocation, request, client)
     }
-}
-
-/// The answer to a request without a token.
-fn no_token() -> Failure {
-    Failure::new(
-        Reason::Unauthenticated,
-        "the request has no bearer token; send `Authorization: Bearer <token>` (on this machine: `ignite token create --org <org>`)",
-    )
-}
-
-/// The answer to a token of another organization.
-pub fn not_yours(id: &AppId) -> Failure {
-    Failure::new(
-        Reason::PermissionDenied,
-        format!(
-            "the token's organization may not use app {id}; use a token of organization {}",
-            id.org
-        ),
-    )
-}
-
-/// The answer for an app that has no URL yet, or does not exist.
-pub fn unpublished(id: &AppId) -> Failure {
-    Failure::new(
-        Reason::NotFound,
-        format!(
-            "app {id} does not exist or has no published version; publish one with `ignite app deploy`"
-        ),
-    )
-}
-
-fn unknown_host(label: &str, base_domain: &str) -> Failure {
-    Failure::new(
-        Reason::NotFound,
-        format!(
-            "no published app has the host {label}.{base_domain}; `ignite app list` shows the URLs of apps"
-        ),
-    )
 }
 
 fn log_failure(app: &AppId, execution: ExecutionId, failure: &Failure) {

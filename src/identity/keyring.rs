@@ -24,7 +24,7 @@ use crate::{durable, model::OrgName};
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// `iss` of the tokens made here.
-const ISSUER: &str = "ignite";
+pub(super) const ISSUER: &str = "ignite";
 
 /// Why the signing key cannot be had.
 #[derive(Debug, thiserror::Error)]

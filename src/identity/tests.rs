@@ -274,3 +274,52 @@ fn the_bearer_is_taken_from_one_header() {
         assert!(bearer(&headers(wrong)).is_err(), "{wrong:?}");
     }
 }
+
+#[test]
+fn what_looks_like_a_token_of_the_platform_is_withheld_and_nothing_else() {
+    let rig = rig();
+    let elsewhere = self::rig();
+    let good = rig.mint("acme", 60);
+    let parts: Vec<&str> = good.split('.').collect();
+    let foreign = elsewhere.mint("acme", 60);
+    let payload = foreign.split('.').nth(1).expect("a payload");
+    let other = format!(
+        "{}.{}.c2ln",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","kid":"k"}"#),
+        URL_SAFE_NO_PAD.encode(r#"{"iss":"https://accounts.example","sub":"x"}"#)
+    );
+    let left = |lines: &[String]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(AUTHORIZATION, line.parse().expect("valid"));
+        }
+        rig.verifier.withhold(&mut headers);
+        let all = headers.get_all(AUTHORIZATION).iter();
+        all.map(|v| v.to_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    for ours in [
+        format!("Bearer {good}"),
+        format!("bearer   {good}"),
+        format!("Token token=\"{good}\""),
+        good.clone(),
+        format!("Bearer {foreign}"),
+        format!("Bearer x.{payload}.y"),
+        format!("Bearer {}=.{}.{}", parts[0], parts[1], parts[2]),
+        format!("Bearer {}", parts[0]),
+        format!("Basic YTpi, Bearer {good}"),
+    ] {
+        assert_eq!(left(std::slice::from_ref(&ours)), [""; 0], "{ours}");
+        let basic = "Basic YTpi".to_owned();
+        assert_eq!(left(&[ours, basic.clone()]), [basic]);
+    }
+    for theirs in [
+        "Basic YTpi",
+        "Bearer opaque",
+        "",
+        "Bearer a.b.c",
+        &format!("Bearer {other}"),
+    ] {
+        assert_eq!(left(&[theirs.to_owned()]), [theirs]);
+    }
+}

@@ -88,6 +88,8 @@ reasons! {
     Unauthenticated = "UNAUTHENTICATED", 401, Unauthenticated;
     /// The token's organization may not do this.
     PermissionDenied = "PERMISSION_DENIED", 403, PermissionDenied;
+    /// The server does not answer for the host that the request names.
+    MisdirectedRequest = "MISDIRECTED_REQUEST", 421, FailedPrecondition;
     /// The method that the request used is not one the route has.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, Unimplemented;
     /// The request's body is over its configured limit.
@@ -257,6 +259,7 @@ mod tests {
         let sharper = [
             Reason::BodyTooLarge,
             Reason::MethodNotAllowed,
+            Reason::MisdirectedRequest,
             Reason::ReplicaRefused,
             Reason::ReplicaBroke,
             Reason::ClientTooSlow,

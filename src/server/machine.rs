@@ -46,6 +46,12 @@ pub(super) fn process_of(holder: &Holder) -> Process {
     }
 }
 
+/// What this machine calls itself, in lower case; empty where the kernel does not say.
+pub(super) fn name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 /// The random id of this boot; empty where there is none.
 pub(super) fn boot() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");

@@ -28,7 +28,7 @@ use self::{
     keeper::{End, Keeper},
     parts::{
         engine_config, executions_config, executor_config, fleet_config, listener_limits,
-        trial_bounds, upkeep_config,
+        own_hosts, trial_bounds, upkeep_config,
     },
     signals::Signals,
 };
@@ -179,7 +179,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         routes,
         fleet: fleet.clone(),
         verifier: Arc::new(keyring.verifier(system_clock())),
-        base_domain: config.base_domain.clone(),
+        hosts: own_hosts(&config),
+        app_paths: config.app_paths,
         cold_start_budget: config.cold_start_budget,
         upgrades: TaskTracker::new(),
         max_request_body_bytes: config.max_request_body_bytes,

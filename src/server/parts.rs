@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
 
-use super::{clamp, data_dir::DataDir, limits::Shares};
+use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
     clock,
     config::{Config, Freezer, Reach},
@@ -74,6 +74,15 @@ pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::L
         max_headers: c.max_headers,
         max_header_bytes: clamp(c.max_header_bytes),
         max_streams: c.max_streams,
+    }
+}
+
+/// The hosts for which the API answers.
+pub(super) fn own_hosts(c: &Config) -> gateway::Hosts {
+    gateway::Hosts {
+        base_domain: c.base_domain.clone(),
+        machine: machine::name(),
+        listed: c.api_hosts.clone(),
     }
 }
 

@@ -283,7 +283,7 @@ fn watch_prints_a_line_for_each_change_and_exits_as_it_ends() {
         (
             TIMED_OUT,
             "timeout    REQUEST_TIMEOUT: it took longer than 5s\n",
-            "ran out of time: it took longer than 5s\nlog: busy (REQUEST_TIMEOUT)\n",
+            "ran out of time: it took longer than 5s\n  | log: busy (REQUEST_TIMEOUT)\n",
         ),
     ] {
         let (out, err) = world.ends(&["exec", "watch", id], 1);

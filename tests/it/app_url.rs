@@ -120,7 +120,8 @@ async fn by_path_an_app_knows_its_prefix_and_what_it_says_of_itself_is_put_below
         }
     }
     let unknown = send(ignite.request(Method::GET, "/_app/acme/nobody")).await;
-    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    // Nobody learns from it what is there.
+    assert_eq!(unknown.status, StatusCode::PERMANENT_REDIRECT);
 
     // The tests are a trusted proxy, as everybody on this machine.
     for (said, prefix) in [

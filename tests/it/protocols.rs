@@ -292,9 +292,10 @@ async fn what_fails_in_the_platform_is_told_to_grpc_callers_in_grpc() {
             .expect("an answer")
     };
     let nobody = closed.host().replace("closed", "nobody");
+    // Whether it is there is not told to callers without a token.
     for (host, code, reason) in [
         (closed.host(), "16", "UNAUTHENTICATED"),
-        (&nobody, "5", "NOT_FOUND"),
+        (&nobody, "16", "UNAUTHENTICATED"),
     ] {
         let answer = fail(host, "/probe.Echo/Say").await;
         assert_eq!(answer.status(), StatusCode::OK);

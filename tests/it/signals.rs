@@ -9,6 +9,10 @@ use std::{
 use hyper::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::support::{
     app::{App, ENGINE_LIMIT},
@@ -153,8 +157,15 @@ async fn any_other_server_reads_its_configuration_again_and_goes_on() {
     write("log_level = \"debug\"\npids_limit = 77");
     started.signal(Signal::HUP);
     told("Reloaded: the log level is debug; a restart is needed for pids_limit").await;
+    // What is no HTTP is worth a line then.
     eventually_ok(ENGINE_LIMIT, || async {
         started.is_alive().await;
+        let mut tcp = TcpStream::connect(started.ready.http)
+            .await
+            .expect("it listens");
+        tcp.write_all(b"\0\r\n\r\n").await.expect("sent");
+        // The end of the connection, or a reset.
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
         match started.log.text().contains("DEBUG") {
             true => Ok(()),
             false => Err(started.log.text()),

@@ -1,0 +1,152 @@
+//! Who may send requests to an app's URL, and what others are told.
+//!
+//! Whoever may not use an app must not learn whether it is there. So what they hear depends on
+//! what they asked for and on who they are, never on the app: the same words for one that exists
+//! and for one that does not.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, header};
+
+use super::{Gateway, request};
+use crate::{
+    fleet::Deployment,
+    identity::{self, Caller},
+    model::{AppId, Failure, Reason, host, id::PUBLIC_ORG},
+};
+
+/// An app as the client of an app URL names it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked<'a> {
+    /// By the label of its host.
+    Label(&'a str),
+    /// By its name in a path.
+    Path(&'a AppId),
+}
+
+/// What is known of who asks: nobody when there is no token.
+type Known = Result<Option<Arc<Caller>>, Failure>;
+
+impl Gateway {
+    /// Whom a request's token speaks for.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, with what is missing or wrong.
+    pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
+        self.known(headers)?.ok_or_else(no_token)
+    }
+
+    fn known(&self, headers: &HeaderMap) -> Known {
+        identity::bearer(headers)
+            .and_then(|token| token.map(|t| self.verifier.verify(t)).transpose())
+    }
+
+    /// Checks the token, and takes it out of the headers: apps never see the platform's tokens.
+    pub(super) fn admit<B>(
+        &self,
+        deployment: &Deployment,
+        request: &mut Request<B>,
+        by_path: bool,
+    ) -> Result<Option<Arc<Caller>>, Failure> {
+        let open = deployment.with_revision(|r| r.allow_unauthenticated);
+        match self.known(request.headers()) {
+            Ok(Some(caller)) if open || caller.may_invoke(deployment.id()) => {
+                request.headers_mut().remove(header::AUTHORIZATION);
+                Ok(Some(caller))
+            }
+            // Any other Authorization is between the client and the app, but not a token of the
+            // platform's that is good elsewhere, or was, or is good once a clock is right.
+            _ if open => {
+                self.verifier.withhold(request.headers_mut());
+                Ok(None)
+            }
+            known => {
+                let label = request::host_of(request)
+                    .and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
+                Err(match label.filter(|_| !by_path) {
+                    Some(label) => self.refusal(Asked::Label(label), known),
+                    None => self.refusal(Asked::Path(deployment.id()), known),
+                })
+            }
+        }
+    }
+
+    /// The answer to who asks for an app that is not there.
+    pub(super) fn not_there(&self, asked: Asked<'_>, headers: &HeaderMap) -> Failure {
+        self.refusal(asked, self.known(headers))
+    }
+
+    /// What one hears who asks for an app that is not there, or that is not for them.
+    fn refusal(&self, asked: Asked<'_>, known: Known) -> Failure {
+        let caller = match known {
+            Ok(Some(caller)) => caller,
+            Ok(None) => return no_token(),
+            Err(failure) => return failure,
+        };
+        match asked {
+            Asked::Path(id) if caller.may_invoke(id) => unpublished(id),
+            Asked::Path(id) => not_yours(id),
+            Asked::Label(label) => {
+                let label = label.to_ascii_lowercase();
+                let host = format!("{label}.{}", self.hosts.base_domain);
+                let orgs = caller.orgs.iter().map(|org| org.as_str());
+                match orgs
+                    .chain([PUBLIC_ORG])
+                    .any(|org| host::may_be_of(&label, org))
+                {
+                    true => unknown_host(&host),
+                    false => foreign_host(&host),
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a request without a token.
+fn no_token() -> Failure {
+    Failure::new(
+        Reason::Unauthenticated,
+        "the request has no bearer token; send `Authorization: Bearer <token>` (on this machine: `ignite token create --org <org>`)",
+    )
+}
+
+/// The answer to a token of another organization.
+pub fn not_yours(id: &AppId) -> Failure {
+    Failure::new(
+        Reason::PermissionDenied,
+        format!(
+            "the token's organization may not use app {id}; use a token of organization {}",
+            id.org
+        ),
+    )
+}
+
+/// The answer for an app that has no URL yet, or does not exist.
+pub fn unpublished(id: &AppId) -> Failure {
+    Failure::new(
+        Reason::NotFound,
+        format!(
+            "app {id} does not exist or has no published version; publish one with `ignite app deploy`"
+        ),
+    )
+}
+
+/// For a host that an app of the caller's organization could have.
+fn unknown_host(host: &str) -> Failure {
+    Failure::new(
+        Reason::NotFound,
+        format!(
+            "no published app of the token's organization has the host {host}; `ignite app list` shows the URLs of apps"
+        ),
+    )
+}
+
+/// For a host that only an app of another organization could have.
+fn foreign_host(host: &str) -> Failure {
+    Failure::new(
+        Reason::PermissionDenied,
+        format!(
+            "the host {host} is none of the token's organization; use a token of the organization whose app it would be"
+        ),
+    )
+}

@@ -1,0 +1,148 @@
+//! For which hosts the API answers, so that a web page cannot reach it under a name of its own.
+//!
+//! A page of `evil.example` may have that name resolve to this machine once it has loaded (DNS
+//! rebinding): a browser then takes the API for the page's own origin. What gives it away is the
+//! name in `Host`. Names that nobody else can have resolve here are harmless: addresses, names
+//! without a dot, `localhost` and what is below it, and `.internal`, which is reserved for private
+//! networks and by which containers know their host.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use http::uri::Authority;
+
+use crate::{
+    config::ApiHosts,
+    model::{Failure, Reason},
+};
+
+/// The hosts for which the API, and apps by path, answer.
+#[derive(Debug)]
+pub struct Hosts {
+    /// The domain below which apps have their hosts.
+    pub base_domain: String,
+    /// What this machine calls itself, in lower case; empty when that is not known.
+    pub machine: String,
+    /// Those that are configured.
+    pub listed: ApiHosts,
+}
+
+impl Hosts {
+    /// Checks the host of a request, which may have none (HTTP/1.0, which no browser speaks).
+    ///
+    /// # Errors
+    /// MISDIRECTED_REQUEST, with the setting that would let it in.
+    pub fn check(&self, host: Option<&str>) -> Result<(), Failure> {
+        let Some(host) = host.filter(|host| !host.is_empty()) else {
+            return Ok(());
+        };
+        match name_of(host) {
+            Some(name) if self.are_own(&name) => Ok(()),
+            _ => Err(Failure::new(
+                Reason::MisdirectedRequest,
+                format!(
+                    "the API does not answer for the host {host:?}: a web page could have had that name resolve to this server; ask for an address, localhost or {}, or add the name to api_hosts (IGNITE_API_HOSTS)",
+                    self.base_domain
+                ),
+            )),
+        }
+    }
+
+    fn are_own(&self, name: &str) -> bool {
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        if bare.parse::<IpAddr>().is_ok() {
+            return true;
+        }
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if !name.contains('.') && name.bytes().all(is_plain) {
+            return true;
+        }
+        name.ends_with(".localhost")
+            || name.ends_with(".internal")
+            || name == self.base_domain
+            || name == self.machine
+            || self.listed.contain(name)
+    }
+}
+
+/// The name or the address in an authority, in lower case; `None` when it has somebody's name
+/// before it, or cannot be read.
+fn name_of(authority: &str) -> Option<String> {
+    if authority.contains('@') {
+        return None;
+    }
+    // A zone (`[fe80::1%25eth0]`) is nothing that the URI library reads.
+    if let Some(zoned) = authority.strip_prefix('[')
+        && let Some((address, zone)) = zoned.split_once('%')
+        && zone.contains(']')
+    {
+        return address.parse::<Ipv6Addr>().ok().map(|a| a.to_string());
+    }
+    let authority: Authority = authority.parse().ok()?;
+    let host = authority.host();
+    Some(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(host: &str) -> bool {
+        let hosts = Hosts {
+            base_domain: "apps.example.com".to_owned(),
+            machine: "box.lan.example".to_owned(),
+            listed: "api.example.com,*.ci.example".parse().expect("valid"),
+        };
+        let answer = hosts.check(Some(host));
+        if let Err(refused) = &answer {
+            assert_eq!(refused.reason, Reason::MisdirectedRequest);
+            assert!(refused.message.contains("IGNITE_API_HOSTS"), "{refused}");
+        }
+        answer.is_ok()
+    }
+
+    #[test]
+    fn the_api_answers_for_what_nobody_else_can_have_resolve_here() {
+        for own in [
+            "127.0.0.1:8080",
+            "10.1.2.3",
+            "[::1]:8080",
+            "[fe80::1%25eth0]:8080",
+            "localhost:1",
+            "LOCALHOST",
+            "localhost.",
+            "ignite.localhost:8080",
+            "ignite",
+            "my_service:8080",
+            "host.docker.internal:50051",
+            "apps.example.com",
+            "Apps.Example.com.:80",
+            "box.lan.example",
+            "api.example.com",
+            "runner.ci.example:1",
+            "",
+        ] {
+            assert!(answers(own), "{own}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_others_can_have_resolve_here_is_misdirected() {
+        for foreign in [
+            "evil.example:8080",
+            "evil.example.:8080",
+            "127.0.0.1.nip.io",
+            "localhost.evil.example",
+            "a.apps.example.com.evil.example",
+            "a.b.apps.example.com",
+            "xapps.example.com",
+            "user@127.0.0.1",
+            "127.0.0.1@evil.example",
+            "[evil.example]",
+            "evil%2eexample",
+            "evil\u{3002}example",
+            "ci.example",
+        ] {
+            assert!(!answers(foreign), "{foreign}");
+        }
+    }
+}
