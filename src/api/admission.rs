@@ -5,7 +5,7 @@
 //! caller may do is left to the methods, which find here who it is. The one method that anybody
 //! may call is read up to a bound of its own.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
@@ -24,8 +24,15 @@ const OURS: &str = "/dodil.ignite.";
 const HEALTH: &str = "/dodil.ignite.v1.ComputeService/HealthCheck";
 /// Most bytes of a call of it. Its message has no fields; some are for those that are not known here.
 const HEALTH_BYTES: usize = 4096;
+/// Longest time for it to come.
+const HEALTH_TIME: Duration = Duration::from_secs(30);
 /// Where a message's length stands before it.
 const LENGTH: std::ops::Range<usize> = 1..5;
+
+/// Whether a call needs no token and may last: reflection, and gRPC's own health.
+pub(super) fn is_anonymous(path: &str) -> bool {
+    !path.starts_with(OURS)
+}
 
 /// Looks at the head of a call; who calls goes on with it.
 ///
@@ -33,7 +40,7 @@ const LENGTH: std::ops::Range<usize> = 1..5;
 /// UNAUTHENTICATED, for all but the methods that anybody may call.
 pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), Failure> {
     let path = call.uri().path();
-    if path.starts_with(OURS) && path != HEALTH {
+    if !is_anonymous(path) && path != HEALTH {
         let caller = gateway.caller(call.headers())?;
         call.extensions_mut().insert(caller);
     }
@@ -54,7 +61,10 @@ where
     if head.uri.path() != HEALTH {
         return Ok(Request::from_parts(head, Body::new(body)));
     }
-    let read = Limited::new(body, HEALTH_BYTES).collect().await;
+    let read = Limited::new(body, HEALTH_BYTES).collect();
+    let Ok(read) = tokio::time::timeout(HEALTH_TIME, read).await else {
+        return Err(to_status(&too_slow(), false));
+    };
     let body = read.map_err(|e| match e.is::<LengthLimitError>() {
         true => to_status(&too_long(), false),
         false => Status::from_error(e),
@@ -73,6 +83,13 @@ fn too_long() -> Failure {
         format!(
             "the message of HealthCheck is over {HEALTH_BYTES} bytes; it has no fields, send it empty"
         ),
+    )
+}
+
+fn too_slow() -> Failure {
+    Failure::new(
+        Reason::ClientTooSlow,
+        format!("the message of HealthCheck did not come within {HEALTH_TIME:?}"),
     )
 }
 

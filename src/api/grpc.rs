@@ -9,12 +9,13 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::{
-    admission::{admit, bounded},
+    admission::{admit, bounded, is_anonymous},
     json::Limits,
     status::{explain_refusal, to_response, to_status},
+    strangers::Strangers,
 };
 use crate::{
-    gateway::{Gateway, body::Body, headers::Peer, limits::goaway, listener},
+    gateway::{Gateway, body::Body, headers::Peer, limits::goaway, listener, request::host_of},
     model::{Failure, Reason},
 };
 
@@ -26,16 +27,44 @@ pub struct Grpc {
     services: Routes,
     limits: Limits,
     gateway: Arc<Gateway>,
+    strangers: Arc<Strangers>,
+}
+
+/// What calls that need no token may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Anonymous {
+    /// Most at a time; an address has at most a quarter of them.
+    pub streams: usize,
+    /// How long one may take.
+    pub time: Duration,
 }
 
 impl Grpc {
     /// These services, for callers whom the gateway knows; `limits` are told to those whose messages
     /// are too large.
-    pub fn new(services: Routes, limits: Limits, gateway: Arc<Gateway>) -> Self {
+    pub fn new(
+        services: Routes,
+        limits: Limits,
+        gateway: Arc<Gateway>,
+        anonymous: Anonymous,
+    ) -> Self {
         Self {
             services: services.prepare(),
             limits,
             gateway,
+            strangers: Strangers::new(anonymous),
+        }
+    }
+
+    /// A call that needs no token: as many, and for as long, as strangers may take.
+    async fn anonymous(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<tonic::body::Body> {
+        match self.strangers.enter(peer.address.ip()) {
+            Ok(turn) => turn.bound(self.call(request)).await,
+            Err(failure) => to_status(&failure, false).into_http(),
         }
     }
 
@@ -63,11 +92,15 @@ impl Grpc {
 }
 
 impl listener::Service for Grpc {
-    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         if request.version() != Version::HTTP_2 {
             return to_response(&no_grpc(), false).map(Body::Api);
         }
-        let response = self.call(request).await;
+        let response = match self.gateway.hosts.check(host_of(&request)) {
+            Err(failure) => to_status(&failure, false).into_http(),
+            Ok(()) if is_anonymous(request.uri().path()) => self.anonymous(request, peer).await,
+            Ok(()) => self.call(request).await,
+        };
         response.map(|body| Body::Api(axum::body::Body::new(body)))
     }
 

@@ -15,3 +15,4 @@ pub mod proto;
 pub mod scaling;
 pub mod secrets;
 pub mod status;
+mod strangers;

@@ -27,8 +27,8 @@ use self::{
     data_dir::DataDir,
     keeper::{End, Keeper},
     parts::{
-        engine_config, executions_config, executor_config, fleet_config, listener_limits,
-        own_hosts, trial_bounds, upkeep_config,
+        anonymous, engine_config, executions_config, executor_config, fleet_config,
+        listener_limits, own_hosts, trial_bounds, upkeep_config,
     },
     signals::Signals,
 };
@@ -235,7 +235,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let bounds = listener_limits(&config, &shares);
     let listening = listener::run(http, workers.clone(), front, bounds.clone(), stop.clone());
     serving.spawn(vitals.watch("the HTTP listener", listening));
-    let service = Grpc::new(services, limits, gateway.clone());
+    let service = Grpc::new(services, limits, gateway.clone(), anonymous(&config));
     let listening = listener::run(grpc, workers.clone(), service, bounds, stop.clone());
     serving.spawn(vitals.watch("the gRPC listener", listening));
     starter.begin();

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
+    api::grpc,
     clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
@@ -83,6 +84,14 @@ pub(super) fn own_hosts(c: &Config) -> gateway::Hosts {
         base_domain: c.base_domain.clone(),
         machine: machine::name(),
         listed: c.api_hosts.clone(),
+    }
+}
+
+/// What calls that need no token may take.
+pub(super) fn anonymous(c: &Config) -> grpc::Anonymous {
+    grpc::Anonymous {
+        streams: c.anonymous_streams,
+        time: c.anonymous_stream_time,
     }
 }
 
