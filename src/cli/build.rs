@@ -11,6 +11,7 @@ use super::{
     context::Session,
     failure::note,
     output::{self, Format},
+    text,
 };
 use crate::{
     api::proto::{local::v1 as local, v1},
@@ -108,8 +109,9 @@ async fn read(
     let progress = progress(lines);
     let mut unseen = std::collections::VecDeque::new();
     while let Some(line) = stream.message().await.map_err(|s| session.refused(s))? {
-        if line.message.starts_with("Step ") {
-            progress.set_message(line.message.clone());
+        let said = text::one_line(&line.message).into_owned();
+        if said.starts_with("Step ") {
+            progress.set_message(said.clone());
         }
         match lines {
             Lines::Data if format.is_structured() => {
@@ -118,11 +120,11 @@ async fn read(
                         .map_err(|e| Error::Other(e.into()))?,
                 )?;
             }
-            Lines::Data => progress.suspend(|| output::line(&line.message))?,
-            Lines::Beside if progress.is_hidden() => note(&line.message),
-            Lines::Beside => progress.println(&line.message),
+            Lines::Data => progress.suspend(|| output::line(&said))?,
+            Lines::Beside if progress.is_hidden() => note(&said),
+            Lines::Beside => progress.println(&said),
             Lines::Hidden => {
-                unseen.push_back(line.message.clone());
+                unseen.push_back(said);
                 if unseen.len() > TAIL {
                     unseen.pop_front();
                 }

@@ -5,6 +5,7 @@ use std::{error::Error as _, fmt::Write as _, io, process::ExitCode, time::Durat
 use prost::Message as _;
 use tonic::Code;
 
+use super::text;
 use crate::api::proto::rpc;
 
 /// Why a command failed.
@@ -99,11 +100,11 @@ impl Error {
 
     fn text(&self) -> Option<String> {
         Some(match self {
-            Error::Usage(why)
-            | Error::Unreachable(why)
-            | Error::ExecutionFailed(why)
-            | Error::BuildFailed(why)
-            | Error::PublishFailed(why) => why.clone(),
+            Error::Usage(why) | Error::Unreachable(why) => why.clone(),
+            // In which apps and builds have their say.
+            Error::ExecutionFailed(why) | Error::BuildFailed(why) | Error::PublishFailed(why) => {
+                text::quoted(why)
+            }
             Error::TimedOut(after) => format!(
                 "no answer within {}; give more time with --timeout",
                 humantime::format_duration(*after)
@@ -150,17 +151,17 @@ impl From<anyhow::Error> for Error {
     }
 }
 
-/// A line for people. A stderr that is gone is nobody's loss.
+/// A line for people, with hidden characters written out. A stderr that is gone is nobody's loss.
 pub(super) fn note(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", text::shown(line));
 }
 
 /// The message, the reason, and the wrong fields unless the message has them already.
 fn describe(status: &tonic::Status) -> String {
     let mut text = match status.message() {
         "" => format!("the server answered {:?}", status.code()),
-        message => message.to_owned(),
+        message => text::quoted(message),
     };
     // For a broken connection tonic's own message says only that the transport failed.
     let mut source = status.source();
@@ -183,7 +184,12 @@ fn describe(status: &tonic::Status) -> String {
         {
             for wrong in bad.field_violations {
                 if !text.contains(&wrong.description) {
-                    let _ = write!(text, "\n  {}: {}", wrong.field, wrong.description);
+                    let _ = write!(
+                        text,
+                        "\n  {}: {}",
+                        wrong.field,
+                        text::quoted(&wrong.description)
+                    );
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::{
     context::Session,
     id::AppArg,
     output::{self, Format},
+    text,
 };
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
@@ -100,7 +101,7 @@ pub(super) fn show(
     }
     log.lines
         .iter()
-        .try_for_each(|line| output::line(&text(line, context.format)))
+        .try_for_each(|line| output::line(&line_of(line, context.format)))
 }
 
 /// Prints what an app has written since a time (Unix milliseconds), as far as it is still there,
@@ -145,7 +146,7 @@ async fn follow(
                     output::line("---")?;
                     format.print_value(&output::dynamic("LogLine", &line)?)?;
                 }
-                Format::Table | Format::Wide => output::line(&text(&line, format))?,
+                Format::Table | Format::Wide => output::line(&line_of(&line, format))?,
             }
         }
         Ok(())
@@ -160,13 +161,13 @@ async fn follow(
 }
 
 /// A line for people; `wide` has version and output too.
-fn text(line: &v1::LogLine, format: Format) -> String {
+fn line_of(line: &v1::LogLine, format: Format) -> String {
     let ms = u64::try_from(line.timestamp_ms).unwrap_or_default();
     let at = UNIX_EPOCH
         .checked_add(Duration::from_millis(ms))
         .unwrap_or(UNIX_EPOCH);
     let at = humantime::format_rfc3339_millis(at);
-    let (replica, message) = (&line.replica_id, &line.message);
+    let (replica, message) = (&line.replica_id, text::one_line(&line.message));
     match format {
         Format::Wide => {
             let stream = output::plain(line.stream().as_str_name(), "LOG_STREAM");

@@ -4,15 +4,19 @@
 //! 64-bit numbers are spelled as the HTTP gateway spells them.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     time::{Duration, UNIX_EPOCH},
 };
 
 use comfy_table::{Table, presets::NOTHING};
+use parking_lot::Mutex;
 use prost_reflect::DynamicMessage;
 use serde::Serialize;
 
-use super::Error;
+use super::{
+    Error,
+    text::{self, Pieces},
+};
 use crate::api::proto;
 
 /// How answers are printed.
@@ -80,17 +84,21 @@ pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<Dyna
     Ok(dynamic)
 }
 
-/// Bytes on stdout as they are, at once.
+/// Bytes on stdout at once: as they are, but on a terminal without what would do something there.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
+    static PIECES: Mutex<Pieces> = Mutex::new(Pieces::new());
     let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
+    match out.is_terminal() {
+        true => out.write_all(&PIECES.lock().shown(bytes))?,
+        false => out.write_all(bytes)?,
+    }
     Ok(out.flush()?)
 }
 
-/// One line, or several, on stdout.
+/// One line, or several, on stdout, with hidden characters written out.
 pub(super) fn line(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", text::shown(text))?;
     Ok(out.flush()?)
 }
 

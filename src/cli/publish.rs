@@ -16,7 +16,7 @@ use prost::Message as _;
 use tokio::time::sleep;
 use tonic::{Code, Response, Status, Streaming};
 
-use super::{Context, Error, app::get, context::Session, failure::note};
+use super::{Context, Error, app::get, context::Session, failure::note, text};
 use crate::{
     api::proto::{rpc, v1},
     model::AppId,
@@ -64,7 +64,7 @@ pub(super) async fn publish(
 /// Shows what the server warns of.
 pub(super) fn warn(warnings: &[String]) {
     for warning in warnings {
-        note(&format!("warning: {warning}"));
+        note(&format!("warning: {}", text::quoted(warning)));
     }
 }
 
@@ -438,7 +438,7 @@ impl Shown {
     fn line(&self, line: &str) {
         match self.bar.is_hidden() {
             true => note(line),
-            false => self.bar.println(line),
+            false => self.bar.println(text::shown(line)),
         }
     }
 
@@ -467,7 +467,7 @@ impl Shown {
             "SCALED",
         ];
         if of_it && !told_later.contains(&event.r#type.as_str()) {
-            self.line(&format!("  {}", event.message));
+            self.line(&format!("  {}", text::quoted(&event.message)));
         }
     }
 
@@ -486,7 +486,7 @@ impl Shown {
         let seen = self.lines.get();
         self.lines.set(seen + 1);
         match seen {
-            0..LOG_LINES => self.line(&format!("  | {}", line.message)),
+            0..LOG_LINES => self.line(&format!("  | {}", text::one_line(&line.message))),
             LOG_LINES => self.line("  | … (`ignite app logs` has the rest)"),
             _ => {}
         }

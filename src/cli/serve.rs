@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use tracing_subscriber::EnvFilter;
-
-use super::{context::Global, failure::note, output};
+use super::{
+    context::Global,
+    failure::note,
+    log::{self, SetFilter},
+    output,
+};
 use crate::{
-    config::{Config, Flags, LogFormat, process_env},
+    config::{Config, Flags, process_env},
     server,
 };
 
@@ -228,9 +231,6 @@ pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitC
     load_with_filter(flags, file).map(|(config, _)| config)
 }
 
-/// Puts another level or filter in place of the log's.
-type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
-
 /// [`load`], and the way to change the log's filter.
 fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, SetFilter), ExitCode> {
     let bad = |text: String| {
@@ -238,36 +238,9 @@ fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, Set
         ExitCode::from(EXIT_BAD_CONFIG)
     };
     let config = Config::load(&process_env, file, flags).map_err(|e| bad(e.to_string()))?;
-    let first = filter(&config.log_level).map_err(|e| bad(e.to_string()))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(first)
-        // Told on stderr, which is what could not be written to: a panic then.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    let (installed, set): (_, SetFilter) = match config.log_format {
-        LogFormat::Plain => {
-            let log = log.with_filter_reloading();
-            let handle = log.reload_handle();
-            let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
-            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            (log.with_ansi(ansi).try_init(), Box::new(set))
-        }
-        LogFormat::Json => {
-            // Last: the handle's type has that of all before.
-            let log = log.json().with_filter_reloading();
-            let handle = log.reload_handle();
-            let set = move |level: &str| Ok(handle.reload(filter(level)?)?);
-            (log.try_init(), Box::new(set))
-        }
-    };
-    installed.map_err(|e| bad(format!("the log cannot be set up: {e}")))?;
+    let set = log::install(&config).map_err(|e| bad(format!("{e:#}")))?;
     server::check(&config).map_err(|e| bad(format!("{e:#}")))?;
     Ok((config, set))
-}
-
-fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level)
-        .map_err(|e| anyhow::anyhow!("the log level {level:?} is not valid: {e}"))
 }
 
 fn block_on<T>(

@@ -1,6 +1,6 @@
 //! `ignite draft test`, `ignite version test`: one request to what does not serve.
 
-use super::{Context, Error, failure::note, invoke::Sent, output};
+use super::{Context, Error, failure::note, invoke::Sent, output, text};
 use crate::{api::proto::v1, model::AppId};
 
 /// Sends a request to a version, or to the draft, and prints the answer; an app's status of 400
@@ -49,7 +49,7 @@ pub(super) async fn run(
             .print_value(&output::dynamic(name, &answer)?)?;
     } else {
         for line in &result.logs {
-            note(&format!("log: {}", line.message));
+            note(&format!("log: {}", text::one_line(&line.message)));
         }
         output::raw(&result.body)?;
     }

@@ -6,6 +6,7 @@ use crate::{
         Context, Error,
         id::AppArg,
         output::{Format, dynamic, line, or_dash, table, time},
+        text,
     },
 };
 
@@ -100,7 +101,7 @@ fn print(format: Format, e: &v1::AppEvent) -> Result<(), Error> {
             time(e.timestamp_ms),
             e.r#type,
             or_dash(&e.replica_id),
-            e.message
+            text::quoted(&e.message)
         )),
     }
 }

@@ -1,0 +1,190 @@
+//! The log of `ignite serve`: events on stderr, one a line, without what is sent and received.
+//!
+//! Below `info` only this program's own events are told. Those of libraries, the HTTP client's
+//! above all, show bodies and headers as they go over the wire: environments of containers,
+//! credentials of registries, tokens.
+
+use std::io;
+
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::filter_fn,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    reload,
+    util::SubscriberInitExt as _,
+};
+
+use super::text;
+use crate::config::{Config, LogFormat};
+
+/// What the events of this program are about, as far as their modules go.
+const OURS: &str = "ignite";
+
+/// Puts another level or filter in place of the log's.
+pub(super) type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
+
+/// Sets the log up.
+///
+/// # Errors
+/// When the filter cannot be read, or there is a log already.
+pub(super) fn install(config: &Config) -> anyhow::Result<SetFilter> {
+    let (filter, handle) = reload::Layer::new(filter(&config.log_level)?);
+    let ansi = config.log_format == LogFormat::Plain && io::IsTerminal::is_terminal(&io::stderr());
+    let written = written(
+        config.log_format,
+        Lines {
+            ansi,
+            to: io::stderr,
+        },
+    );
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(may_be_told))
+        .with(written)
+        .try_init()
+        .map_err(|e| anyhow::anyhow!("the log cannot be set up: {e}"))?;
+    Ok(Box::new(move |level| {
+        Ok(handle.reload(self::filter(level)?)?)
+    }))
+}
+
+/// The layer that writes events in a format.
+fn written<S, M>(format: LogFormat, lines: Lines<M>) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let ansi = lines.ansi;
+    // Told on stderr, which is what could not be written to: a panic then.
+    let layer = fmt::layer().log_internal_errors(false).with_writer(lines);
+    match format {
+        LogFormat::Plain => layer.with_ansi(ansi).boxed(),
+        LogFormat::Json => layer.json().boxed(),
+    }
+}
+
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(level)
+        .map_err(|e| anyhow::anyhow!("the log level {level:?} is not valid: {e}"))
+}
+
+fn may_be_told(event: &Metadata<'_>) -> bool {
+    let target = event.target();
+    let is_ours = target
+        .strip_prefix(OURS)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    is_ours || *event.level() <= Level::INFO
+}
+
+/// Writes each event in one line.
+struct Lines<M> {
+    ansi: bool,
+    to: M,
+}
+
+/// The writer of one event.
+struct Line<W> {
+    ansi: bool,
+    to: W,
+}
+
+impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Lines<M> {
+    type Writer = Line<M::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line {
+            ansi: self.ansi,
+            to: self.to.make_writer(),
+        }
+    }
+}
+
+impl<W: io::Write> io::Write for Line<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        // An event comes whole, as text.
+        let line = text::logged(&String::from_utf8_lossy(event), self.ansi);
+        self.to.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a log at this level has of what happens.
+    fn log(level: &str, format: LogFormat, happens: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let to = sink.clone();
+        let lines = Lines {
+            ansi: false,
+            to: move || to.clone(),
+        };
+        let subscriber = tracing_subscriber::registry()
+            .with(filter(level).expect("valid"))
+            .with(filter_fn(may_be_told))
+            .with(written(format, lines));
+        tracing::subscriber::with_default(subscriber, happens);
+        String::from_utf8(sink.0.lock().clone()).expect("text")
+    }
+
+    #[test]
+    fn what_libraries_say_below_info_is_never_told() {
+        for level in [
+            "trace",
+            "hyper=trace,bollard::docker=trace,log=trace,ignite=trace",
+        ] {
+            let told = log(level, LogFormat::Plain, || {
+                tracing::trace!(target: "bollard::docker", "request: SECRET");
+                tracing::debug!(target: "hyper::proto::h1", "headers: SECRET");
+                tracing::trace!(target: "ignited", "SECRET");
+                tracing::trace!(target: "ignite::fleet", "ours-1");
+                tracing::debug!("ours-2");
+                tracing::warn!(target: "hyper", "theirs-1");
+            });
+            assert!(!told.contains("SECRET"), "{told}");
+            assert!(told.contains("ours-1") && told.contains("ours-2"), "{told}");
+            assert!(told.contains("theirs-1"), "{told}");
+        }
+    }
+
+    #[test]
+    fn an_app_cannot_write_lines_of_the_log() {
+        let said = "boom\n2026-01-01T00:00:00Z  INFO ignite: forged\r\u{1b}[2J\u{9b}1m";
+        for format in [LogFormat::Plain, LogFormat::Json] {
+            let told = log("info", format, || {
+                tracing::warn!(app = %said, detail = said, "It said {said}");
+            });
+            let line = told.strip_suffix('\n').expect("a line");
+            assert!(!line.contains(char::is_control), "{line:?}");
+            if format == LogFormat::Json {
+                let event: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(event["fields"]["detail"], said);
+            }
+        }
+    }
+}

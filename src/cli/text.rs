@@ -1,0 +1,164 @@
+//! Words of others on a terminal and in a log: what they would do there is written out instead.
+//!
+//! What an app, a build or an image says can carry escape sequences that move the cursor, change
+//! the title or answer for the user, and line breaks after which anything looks like the next line
+//! of a log. Hidden characters are written as JSON writes them (`\u001b`), which is right inside of
+//! JSON, too.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+/// What stands before the lines of a text that came from elsewhere, but for its first one.
+const QUOTE: &str = "\n  | ";
+
+/// Whether a character does something instead of being seen: control characters of both sets,
+/// line and paragraph separators, and those that turn the direction of what follows.
+fn is_hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with its hidden characters written out, but for ends of lines and tabs.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| matches!(c, '\n' | '\t'))
+}
+
+/// The text in one line.
+pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| c == '\t')
+}
+
+/// A text of several lines, of which none but the first can be taken for one of ours.
+pub(super) fn quoted(text: &str) -> String {
+    shown(text.trim_end_matches('\n')).replace('\n', QUOTE)
+}
+
+/// An event of the log in one line, with the end that it has. Colours stay where `ansi` says that
+/// there are some; what others said in such a log has been written out by then.
+pub(super) fn logged(event: &str, ansi: bool) -> String {
+    let (event, end) = match event.strip_suffix('\n') {
+        Some(event) => (event, "\n"),
+        None => (event, ""),
+    };
+    let mut out = escaped(event, |c| ansi && c == '\u{1b}').into_owned();
+    out.push_str(end);
+    out
+}
+
+fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let goes = |c: char| is_hidden(c) && !keep(c);
+    if !text.contains(goes) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            c if !goes(c) => out.push(c),
+            '\r' if keep('\n') && rest.peek() == Some(&'\n') => {}
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            // All of them are in the first plane.
+            c => drop(write!(out, "\\u{:04x}", u32::from(c))),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Bytes of whatever kind, in pieces, for a terminal.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    /// The piece before ended with the first byte of what may be a control character of two.
+    lead: bool,
+}
+
+/// The first byte of the second set of control characters in UTF-8.
+const LEAD: u8 = 0xc2;
+
+impl Pieces {
+    pub(super) const fn new() -> Self {
+        Self { lead: false }
+    }
+
+    /// One piece, with its control characters written out, but for ends of lines and tabs.
+    pub(super) fn shown(&mut self, piece: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(piece.len());
+        for byte in piece {
+            let after_lead = std::mem::take(&mut self.lead);
+            match byte {
+                0x80..=0x9f if after_lead => out.extend(format!("\\u{byte:04x}").bytes()),
+                byte => {
+                    if after_lead {
+                        out.push(LEAD);
+                    }
+                    match byte {
+                        &LEAD => self.lead = true,
+                        b'\n' | b'\t' => out.push(*byte),
+                        0..=0x1f | 0x7f => out.extend(format!("\\u{byte:04x}").bytes()),
+                        _ => out.push(*byte),
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a\u{1b}]0;owned\u{7}\r\u{9b}2J\u{202e}\u{2028}z\u{0}\u{7f}";
+    const HARMLESS: &str = "a\\u001b]0;owned\\u0007\\r\\u009b2J\\u202e\\u2028z\\u0000\\u007f";
+
+    #[test]
+    fn what_would_do_something_is_written_out_and_lines_are_told_apart() {
+        assert_eq!(shown(HOSTILE), HARMLESS);
+        assert_eq!(one_line("a\nb\tc\r\nd"), "a\\nb\tc\\r\\nd");
+        assert_eq!(shown("a\r\nb\tc\n"), "a\nb\tc\n");
+        assert_eq!(
+            quoted("died; last lines:\nx\n\u{1b}y\n"),
+            "died; last lines:\n  | x\n  | \\u001by"
+        );
+        let plain = "äöü 日本 \u{200e}\u{1f600}";
+        assert!(matches!(shown(plain), Cow::Borrowed(same) if same == plain));
+    }
+
+    #[test]
+    fn written_out_inside_of_json_it_is_the_same_value() {
+        let json = serde_json::to_string(HOSTILE).expect("json");
+        assert!(json.contains('\u{9b}'), "which JSON lets pass");
+        let safe = shown(&json).into_owned();
+        assert!(!safe.contains(is_hidden));
+        let back: String = serde_json::from_str(&safe).expect("json still");
+        assert_eq!(back, HOSTILE);
+    }
+
+    #[test]
+    fn an_event_of_the_log_is_one_line_whatever_is_in_it() {
+        let forged = format!("2026 INFO app said {HOSTILE}\n2026 INFO forged\n");
+        let line = logged(&forged, false);
+        assert_eq!(
+            line,
+            format!("2026 INFO app said {HARMLESS}\\n2026 INFO forged\n")
+        );
+        assert_eq!(
+            logged("\u{1b}[32mINFO\u{1b}[0m a\nb\n", true),
+            "\u{1b}[32mINFO\u{1b}[0m a\\nb\n"
+        );
+    }
+
+    #[test]
+    fn bytes_are_harmless_however_they_are_cut() {
+        let text = format!("{HOSTILE}é\u{a0}\n");
+        let whole = Pieces::new().shown(text.as_bytes());
+        let mut cut = Pieces::new();
+        let cut: Vec<u8> = text.bytes().flat_map(|b| cut.shown(&[b])).collect();
+        assert_eq!(whole, cut);
+        let whole = String::from_utf8(whole).expect("text");
+        assert!(
+            !whole.trim_end_matches('\n').contains(char::is_control),
+            "{whole:?}"
+        );
+        assert!(whole.ends_with("é\u{a0}\n"));
+    }
+}
