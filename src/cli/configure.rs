@@ -108,13 +108,13 @@ pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Resu
 
 /// Keeps the token given with `--token` for the commands that follow.
 pub(super) fn login(global: &Global, vars: &impl Source) -> Result<(), Error> {
-    let token = global.token.as_deref().ok_or_else(|| {
-        Error::Usage("give the token to keep with --token; `ignite token create` makes one on the machine that serves".to_owned())
+    let token = global.given_token()?.ok_or_else(|| {
+        Error::Usage("give the token to keep with --token or --token-file; `ignite token create` makes one on the machine that serves".to_owned())
     })?;
     set(
         &settings::path(global.config.as_deref(), vars).ok_or_else(no_home)?,
         Key::Token,
-        token,
+        &token,
     )
 }
 

@@ -3,10 +3,11 @@
 //! | what | order, first found wins |
 //! |---|---|
 //! | endpoint | `--api-endpoint`, `IGNITE_API_ENDPOINT`, file, `serve.json` of this machine, `http://127.0.0.1:50051` |
-//! | token | `--token`, `DODIL_TOKEN`, `IGNITE_TOKEN`, file, minted when the endpoint is this machine's own |
+//! | token | `--token`, `--token-file`, `DODIL_TOKEN`, `IGNITE_TOKEN`, file, minted when the endpoint is this machine's own |
 //! | organization | the id, `--org`, `IGNITE_ORG_NAME`, `IGNITE_ORG_ID`, file, the token's, `serve.json`, `IGNITE_DEFAULT_ORG`, `local` |
 
 use std::{
+    io::{self, BufRead as _},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -52,10 +53,14 @@ pub(super) struct Global {
     /// Where the API is, as URL or host:port [env: IGNITE_API_ENDPOINT].
     #[arg(long, global = true, value_name = "URL")]
     pub(super) api_endpoint: Option<String>,
-    /// The bearer token [env: DODIL_TOKEN, IGNITE_TOKEN].
+    /// The bearer token, or - for the first line of stdin: other users of a machine see what is
+    /// on a command line [env: DODIL_TOKEN, IGNITE_TOKEN].
     // Without clap's `env`: help would print the secret.
     #[arg(long, global = true)]
     pub(super) token: Option<String>,
+    /// A file with the bearer token.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub(super) token_file: Option<PathBuf>,
     /// The organization of ids that name none [env: IGNITE_ORG_NAME, IGNITE_ORG_ID].
     #[arg(long, global = true)]
     pub(super) org: Option<String>,
@@ -68,6 +73,41 @@ pub(super) struct Global {
     /// The configuration: TOML for `serve` [env: IGNITE_CONFIG], else the client's config.yaml.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+impl Global {
+    /// The token that the command line gives, wherever it says that it is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there is none.
+    pub(super) fn given_token(&self) -> Result<Option<String>, Error> {
+        let (token, place) = match (&self.token, &self.token_file) {
+            (Some(token), _) if token == "-" => {
+                // No more than the line: what follows may be what the command sends.
+                let mut line = String::new();
+                io::stdin()
+                    .lock()
+                    .read_line(&mut line)
+                    .map_err(|e| Error::Usage(format!("no token can be read from stdin: {e}")))?;
+                (line, "stdin has no token in its first line".to_owned())
+            }
+            (Some(token), _) => return Ok(Some(token.clone())),
+            (None, Some(file)) => {
+                let name = file.display();
+                let token = std::fs::read_to_string(file)
+                    .map_err(|e| Error::Usage(format!("--token-file {name}: {e}")))?;
+                (
+                    token,
+                    format!("--token-file {name}: there is no token in it"),
+                )
+            }
+            (None, None) => return Ok(None),
+        };
+        match token.trim() {
+            "" => Err(Error::Usage(place)),
+            token => Ok(Some(token.to_owned())),
+        }
+    }
 }
 
 /// Everything that is known before a server is spoken to.
@@ -92,6 +132,7 @@ impl Context {
     /// When one of them is not to be understood.
     pub(super) fn new(global: Global, vars: &impl Source) -> Result<Self, Error> {
         let settings = Settings::load(global.config.as_deref(), vars)?;
+        let token = global.given_token()?;
         let var = |name: &str| vars.get(name).filter(|v| !v.is_empty());
         let data_dir = data_dir(vars);
         let serving = data_dir.as_deref().and_then(Serving::read);
@@ -127,8 +168,7 @@ impl Context {
             (None, None) => None,
         };
         let format = global.output.or(settings.format()?).unwrap_or_default();
-        let token = global
-            .token
+        let token = token
             .or_else(|| var("DODIL_TOKEN"))
             .or_else(|| var("IGNITE_TOKEN"))
             .or(settings.token);
@@ -374,6 +414,25 @@ mod tests {
         assert_eq!(named.org().expect("a name").as_str(), "o");
         Serving::remove(dir.path()).expect("removed");
         Serving::remove(dir.path()).expect("gone is success");
+    }
+
+    #[test]
+    fn a_token_is_taken_from_a_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("token");
+        let given = |text: &str| {
+            std::fs::write(&file, text).expect("written");
+            let global = Global {
+                token_file: Some(file.clone()),
+                ..Default::default()
+            };
+            global.given_token()
+        };
+        assert_eq!(
+            given(" t.o.k\n").expect("a token").as_deref(),
+            Some("t.o.k")
+        );
+        assert!(matches!(given("\n"), Err(Error::Usage(why)) if why.contains("no token in it")));
     }
 
     #[test]

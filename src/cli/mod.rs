@@ -22,6 +22,7 @@ mod folder;
 mod follow;
 mod id;
 mod invoke;
+mod log;
 mod logs;
 mod output;
 mod publish;
@@ -30,6 +31,7 @@ mod serve;
 mod settings;
 mod store;
 mod test;
+mod text;
 mod token;
 mod version;
 
@@ -70,7 +72,7 @@ enum Command {
     /// The client's own configuration.
     #[command(subcommand)]
     Config(configure::Command),
-    /// Keep a token (given with --token) for the commands that follow.
+    /// Keep a token (given with --token or --token-file) for the commands that follow.
     Login,
 }
 
@@ -210,6 +212,8 @@ mod tests {
             "ignite config set api_endpoint 127.0.0.1:1",
             "ignite config view -o json",
             "ignite login --token t",
+            "ignite login --token -",
+            "ignite app list --token-file f",
         ] {
             if let Err(e) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {e}");
@@ -237,6 +241,7 @@ mod tests {
             "ignite dev --runtime rust --toolchain 1.90;",
             "ignite app create a --env A",
             "ignite app list -o xml",
+            "ignite app list --token t --token-file f",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
