@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::{
-    App, Blob, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    App, AppId, Blob, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier, Version,
     code::{Built, BuiltImage, FromCode},
     files::Content,
     scaling::Metric,

@@ -11,15 +11,17 @@
 //! | `ephemeral` | this directory may be wiped: it was made for one run |
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    ffi::OsStr,
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{Read, Seek, Write},
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 pub(super) use self::identity::refusal;
@@ -88,10 +90,16 @@ impl DataDir {
         let path = path
             .canonicalize()
             .with_context(|| format!("data_dir: {}", path.display()))?;
+        if !config.ephemeral {
+            keep_others_out(&path)?;
+        }
         let lock = take(&path)?;
         let marker = path.join(EPHEMERAL);
         match config.ephemeral {
-            true => prepare_ephemeral(&path)?,
+            true => {
+                prepare_ephemeral(&path)?;
+                keep_others_out(&path)?;
+            }
             // What is written from here on is to stay, though a run that was killed made the directory.
             false => remove_if_there(&marker)
                 .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?,
@@ -237,6 +245,39 @@ pub(super) fn kept(data_dir: &Path) -> bool {
 /// Whether a directory was for one run only.
 pub(super) fn is_ephemeral(data_dir: &Path) -> bool {
     data_dir.join(EPHEMERAL).exists()
+}
+
+/// Sees to it that nobody else gets into the directory, as is done with the files of the keys: who
+/// may write to it can replace those, and what is in it was sent to apps by others.
+///
+/// One that is this program's, or empty, is closed to others. Any other one is not ours to change.
+fn keep_others_out(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let of = fs::metadata(path).with_context(|| format!("data_dir: {shown}"))?;
+    let (mode, owner, me) = (of.mode() & 0o777, of.uid(), geteuid().as_raw());
+    if owner != me {
+        bail!(
+            "data_dir: {shown} belongs to user {owner}, who could replace the keys in it, and this is user {me}; run ignite as its owner, or `chown {me} {shown}`"
+        );
+    }
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let is_ours = |name: &OsStr| [LOCK, INSTANCE, HOLDER].iter().any(|ours| name == *ours);
+    let (mut any, mut ours) = (false, false);
+    for entry in fs::read_dir(path).with_context(|| format!("data_dir: {shown}"))? {
+        any = true;
+        ours |= is_ours(&entry?.file_name());
+    }
+    if any && !ours {
+        bail!(
+            "data_dir: {shown} has mode {mode:03o}, so others get at what is in it, and it holds other things; name a directory of its own, or run `chmod 700 {shown}`"
+        );
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+        .with_context(|| format!("data_dir: cannot set the mode of {shown} to 700"))?;
+    tracing::info!(data_dir = %shown, before = format!("{mode:03o}"), "Others could get into the data directory; it has mode 700 now");
+    Ok(())
 }
 
 /// Keeps every other `ignite` out of a data directory, until it is dropped.

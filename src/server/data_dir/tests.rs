@@ -241,3 +241,40 @@ async fn a_copy_beside_its_original_is_told_and_gets_an_identity_of_its_own_on_r
     fs::remove_dir_all(&moved).expect("removed");
     assert_eq!(served(&restored).await, id);
 }
+
+#[tokio::test]
+async fn others_are_kept_out_and_a_directory_of_other_things_is_not_changed() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("data");
+    fs::create_dir(&path).expect("made");
+    let open_up = || fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("set");
+    let mode = || fs::metadata(&path).expect("there").mode() & 0o777;
+    // A new one, and one that was opened up since.
+    for _ in 0..2 {
+        open_up();
+        served(&path).await;
+        assert_eq!(mode(), 0o700);
+    }
+    let other = dir.path().join("other");
+    fs::rename(&path, &other).expect("moves");
+    fs::create_dir(&path).expect("made");
+    fs::write(path.join("thesis.tex"), "x").expect("written");
+    open_up();
+    let error = refused(&config(&path)).await;
+    assert!(
+        error.contains("mode 755") && error.contains("chmod 700"),
+        "{error}"
+    );
+    assert_eq!(mode(), 0o755);
+    assert_eq!(fs::read_dir(&path).expect("lists").count(), 1);
+    // Of somebody else, which only root can make here.
+    if geteuid().is_root() {
+        std::os::unix::fs::chown(&path, Some(1), None).expect("changed");
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set");
+        let error = refused(&config(&path)).await;
+        assert!(
+            error.contains("user 1") && error.contains("chown"),
+            "{error}"
+        );
+    }
+}
