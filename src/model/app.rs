@@ -173,6 +173,13 @@ pub struct App {
 }
 
 impl App {
+    /// Whether the app, or a version of it, has an environment.
+    pub fn has_env(&self) -> bool {
+        let versions = self.versions.iter().map(|v| &v.settings);
+        let mut all = std::iter::once(&self.settings).chain(versions);
+        all.any(|settings| !settings.env.is_empty())
+    }
+
     /// The version that serves.
     pub fn active(&self) -> Option<&Arc<Version>> {
         self.versions

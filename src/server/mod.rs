@@ -121,7 +121,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         executions_config(&config, &vitals),
         known(&store),
     )?;
-    let secrets = Secrets::new(store.clone(), data.path());
+    let secrets = Secrets::new(store.clone());
     let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?);
     let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
     let keychain = keychain(&secrets);

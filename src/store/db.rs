@@ -50,6 +50,8 @@ pub(super) struct Database {
     log: File,
     /// Where its long values are.
     blobs: PathBuf,
+    /// The format of the records that were found, or of those to come in a new one.
+    pub(super) format: u32,
     /// Those that are on disk.
     synced: Mutex<HashSet<OsString>>,
 }
@@ -74,9 +76,10 @@ impl Database {
         }
         let tree = open_tree(path, cache_bytes).map_err(corrupt)?;
         let log = File::open(path.join("db")).map_err(io)?;
-        let database = Self {
+        let mut database = Self {
             tree,
             log,
+            format,
             blobs: path.join(BLOBS),
             synced: Mutex::default(),
         };
@@ -96,6 +99,7 @@ impl Database {
                         known: format,
                     });
                 }
+                database.format = found;
             }
             None if is_new => {
                 let mut batch = sled::Batch::default();

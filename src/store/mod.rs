@@ -8,6 +8,7 @@
 
 pub mod blobs;
 mod db;
+mod env;
 pub mod executions;
 mod fault;
 mod keys;
@@ -22,7 +23,7 @@ use std::{path::Path, sync::Arc};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
-use self::{db::Database, undo::Undoing};
+use self::{db::Database, env::Envs, secrets::key::KeyFile, undo::Undoing};
 use crate::{
     model::{
         Failure, Reason,
@@ -32,11 +33,17 @@ use crate::{
 };
 
 /// The format of the records in the store; raised when older binaries could not read it.
-const FORMAT: u32 = 1;
+///
+/// 2: environments are sealed; an older binary would run apps without any.
+const FORMAT: u32 = 2;
 /// Page cache of the database in bytes; the catalog lives in memory, so a small one is enough.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// The database's folder in the data directory.
 pub(crate) const FOLDER: &str = "store";
+
+/// In the database's folder while rows of before may stay legible in its files; it goes with the
+/// folder that a rewriting replaces.
+const SEALING: &str = "sealing";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,14 @@ pub enum Error {
         /// Which journal, and where in it.
         what: String,
     },
+    /// The key that environments are sealed with cannot be used.
+    #[error(
+        "{cause}; make the file what it was, from a backup of the data directory if need be; `ignite store export` gives out the rest meanwhile"
+    )]
+    Key {
+        /// Which key, and what is wrong with it.
+        cause: String,
+    },
     /// A newer `ignite` wrote it.
     #[error(
         "the store in {path} has format {found}, this ignite reads up to {known}; run the newer ignite that wrote it"
@@ -78,6 +93,7 @@ pub enum Error {
 pub struct Store {
     visible: Arc<RwLock<Catalog>>,
     writer: Arc<writer::Writer>,
+    key: Arc<KeyFile>,
 }
 
 impl Store {
@@ -100,14 +116,27 @@ impl Store {
             cause,
         };
         let database = Database::open(&path, FORMAT, CACHE_BYTES)?;
-        let catalog = db::guarded(|| records::read_all(&database.tree)).map_err(corrupt)?;
+        let key = Arc::new(KeyFile::new(data_dir));
+        let envs = Envs::new(key.clone());
+        let catalog =
+            db::guarded(|| records::read_all(&database.tree, &envs)).map_err(|cause| match envs
+                .trouble()
+            {
+                Some(cause) => Error::Key { cause },
+                None => corrupt(cause),
+            })?;
+        let database = match database.format < FORMAT || path.join(SEALING).exists() {
+            true => upgrade(database, &path, &catalog, &envs)?,
+            false => database,
+        };
         let visible = Arc::new(RwLock::new(catalog));
         let writer = Undoing::new(database, &path, fault::Faults::default())
-            .and_then(|database| writer::Writer::spawn(database, visible.clone(), vitals))
+            .and_then(|database| writer::Writer::spawn(database, visible.clone(), envs, vitals))
             .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             visible,
             writer: Arc::new(writer),
+            key,
         })
     }
 
@@ -158,6 +187,43 @@ impl Store {
     pub fn close(&self) {
         self.writer.close();
     }
+}
+
+/// Seals what an older `ignite` wrote as it was, and rewrites the database, so that none of it stays
+/// in the files. Without a key, which is not made while there are secrets of a lost one, all stays
+/// as it is.
+fn upgrade(
+    database: Database,
+    path: &Path,
+    catalog: &Catalog,
+    envs: &Envs,
+) -> Result<Database, Error> {
+    if catalog.iter().any(|app| app.has_env()) && envs.ready(catalog.has_secrets()).is_err() {
+        tracing::error!(
+            "Environments of apps stay legible in the store, since there is no key to seal them with"
+        );
+        return Ok(database);
+    }
+    let corrupt = |cause: String| Error::Corrupt {
+        path: path.display().to_string(),
+        cause,
+    };
+    crate::durable::write(&path.join(SEALING), b"").map_err(|e| corrupt(e.to_string()))?;
+    let mut batch = sled::Batch::default();
+    batch.insert(db::FORMAT_KEY, &FORMAT.to_be_bytes());
+    for app in catalog.iter().filter(|app| app.has_env()) {
+        batch.insert(keys::app(&app.id), records::encode_app(app, envs));
+        for version in &app.versions {
+            let row = records::encode_version(&app.id, version, envs);
+            batch.insert(keys::version(&app.id, version.number), row);
+        }
+    }
+    database.commit(batch).map_err(corrupt)?;
+    drop(database);
+    if let Err(cause) = Database::rewrite(path, FORMAT, CACHE_BYTES) {
+        tracing::warn!(%cause, "The store could not be rewritten; environments of before stay legible in its files until the next start");
+    }
+    Database::open(path, FORMAT, CACHE_BYTES)
 }
 
 fn closed() -> Failure {

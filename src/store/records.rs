@@ -4,23 +4,22 @@
 //! small integers below.
 
 mod code;
+mod settings;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use prost::Message;
 
-use self::code::{BuiltRecord, SourceRecord, built, built_record, source, source_record};
-use super::keys;
+use self::{
+    code::{BuiltRecord, SourceRecord, built, built_record, source, source_record},
+    settings::{SettingsRecord, settings, settings_record},
+};
+use super::{env::Envs, keys};
 use crate::model::{
-    App, AppId, Draft, ImageFacts, Limits, OrgName, Pulled, Scaling, Standby, Tier, Version,
-    capability::Capabilities,
+    App, AppId, Draft, ImageFacts, OrgName, Pulled, Version,
     catalog::{Catalog, Change},
     files::{Content, Home},
-    process::Init,
-    reach::Protocol,
-    scaling::Metric,
     secret::{self, Sealed, SecretName},
-    settings::{Settings, StorageMode},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -117,71 +116,11 @@ struct PulledRecord {
     reference: String,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct SettingsRecord {
-    /// 0 medium, 1 small, 2 large, 3 extra large.
-    #[prost(uint32, tag = "1")]
-    tier: u32,
-    #[prost(uint32, tag = "2")]
-    memory_mb: u32,
-    #[prost(uint32, tag = "3")]
-    cpu_millicores: u32,
-    #[prost(uint32, tag = "4")]
-    timeout_secs: u32,
-    #[prost(btree_map = "string, string", tag = "5")]
-    env: BTreeMap<String, String>,
-    #[prost(uint32, tag = "6")]
-    reserved_capacity: u32,
-    #[prost(uint32, tag = "7")]
-    max_replicas: u32,
-    /// 0 request rate, 1 concurrency.
-    #[prost(uint32, tag = "8")]
-    metric: u32,
-    #[prost(uint32, tag = "9")]
-    threshold: u32,
-    #[prost(uint32, tag = "10")]
-    scaledown_period_secs: u32,
-    #[prost(uint32, repeated, tag = "11")]
-    ports: Vec<u32>,
-    #[prost(string, optional, tag = "12")]
-    health_path: Option<String>,
-    #[prost(string, tag = "13")]
-    description: String,
-    #[prost(string, tag = "14")]
-    input_schema: String,
-    #[prost(string, tag = "15")]
-    output_schema: String,
-    #[prost(bool, tag = "16")]
-    mcp_enabled: bool,
-    #[prost(uint32, tag = "17")]
-    max_concurrency: u32,
-    #[prost(bool, tag = "18")]
-    allow_unauthenticated: bool,
-    /// 0 ephemeral, 1 persistent, 2 time to live.
-    #[prost(uint32, tag = "19")]
-    storage_mode: u32,
-    /// 0 not set, 1 pause, 2 prepared, 3 none.
-    #[prost(uint32, tag = "20")]
-    standby: u32,
-    /// 0 not set, 1 HTTP/1.1, 2 HTTP/2 without TLS.
-    #[prost(uint32, tag = "21")]
-    protocol: u32,
-    #[prost(string, repeated, tag = "22")]
-    cors_origins: Vec<String>,
-    #[prost(bool, tag = "30")]
-    writable_root_fs: bool,
-    /// 0 not set, 1 on, 2 off.
-    #[prost(uint32, tag = "31")]
-    init: u32,
-    #[prost(string, repeated, tag = "32")]
-    capabilities: Vec<String>,
-}
-
-pub(super) fn encode_app(app: &App) -> Vec<u8> {
+pub(super) fn encode_app(app: &App, envs: &Envs) -> Vec<u8> {
     AppRecord {
         created_at_ms: app.created_at_ms,
         updated_at_ms: app.updated_at_ms,
-        settings: Some(settings_record(&app.settings)),
+        settings: Some(settings_record(&app.id, &app.settings, envs)),
         draft: app.draft.as_ref().map(|d| DraftRecord {
             source: Some(source_record(&d.source)),
             created_at_ms: d.created_at_ms,
@@ -194,13 +133,13 @@ pub(super) fn encode_app(app: &App) -> Vec<u8> {
     .encode_to_vec()
 }
 
-pub(super) fn encode_version(v: &Version) -> Vec<u8> {
+pub(super) fn encode_version(app: &AppId, v: &Version, envs: &Envs) -> Vec<u8> {
     VersionRecord {
         number: v.number,
         source: Some(source_record(&v.source)),
         image_id: v.image_id.clone(),
         created_at_ms: v.created_at_ms,
-        settings: Some(settings_record(&v.settings)),
+        settings: Some(settings_record(app, &v.settings, envs)),
         image_ref: v.image_ref.clone(),
         facts: Some(facts_record(&v.facts)),
     }
@@ -261,13 +200,13 @@ pub(super) fn decode_secret(
 }
 
 /// Reads every app with its versions, and every secret; the error says which row is damaged.
-pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
+pub(super) fn read_all(db: &sled::Db, envs: &Envs) -> Result<Catalog, String> {
     let mut catalog = Catalog::default();
     for row in db.scan_prefix([keys::APPS]) {
         let (key, value) = row.map_err(|e| e.to_string())?;
         let id = keys::parse_app(&key).ok_or_else(|| format!("the key {key:?} names no app"))?;
-        let app = decode_versions(db, &id)
-            .and_then(|versions| decode_app(id.clone(), &value, versions))
+        let app = decode_versions(db, &id, envs)
+            .and_then(|versions| decode_app(id.clone(), &value, versions, envs))
             .map_err(|e| format!("the record of app {id} is damaged: {e}"))?;
         catalog.apply(&Change::Put(Arc::new(app)));
     }
@@ -296,29 +235,32 @@ pub(super) fn read_all(db: &sled::Db) -> Result<Catalog, String> {
     Ok(catalog)
 }
 
-fn decode_versions(db: &sled::Db, id: &AppId) -> Result<Vec<Arc<Version>>, String> {
+fn decode_versions(db: &sled::Db, id: &AppId, envs: &Envs) -> Result<Vec<Arc<Version>>, String> {
     db.scan_prefix(keys::versions(id))
         .values()
-        .map(|row| decode_version(&row.map_err(|e| e.to_string())?).map(Arc::new))
+        .map(|row| decode_version(id, &row.map_err(|e| e.to_string())?, envs).map(Arc::new))
         .collect()
 }
 
-pub(super) fn decode_version(value: &[u8]) -> Result<Version, String> {
-    version(VersionRecord::decode(value).map_err(|e| e.to_string())?)
+pub(super) fn decode_version(app: &AppId, value: &[u8], envs: &Envs) -> Result<Version, String> {
+    let record = VersionRecord::decode(value).map_err(|e| e.to_string())?;
+    version(app, record, envs)
 }
 
 pub(super) fn decode_app(
     id: AppId,
     value: &[u8],
     versions: Vec<Arc<Version>>,
+    envs: &Envs,
 ) -> Result<App, String> {
     let r = AppRecord::decode(value).map_err(|e| e.to_string())?;
+    let settings = settings(&id, r.settings.unwrap_or_default(), envs)?;
     Ok(App {
         id,
         created_at_ms: r.created_at_ms,
         updated_at_ms: r.updated_at_ms,
         used_at_ms: r.used_at_ms,
-        settings: settings(r.settings.unwrap_or_default())?,
+        settings,
         draft: r.draft.map(draft).transpose()?,
         versions,
         active_version: r.active_version,
@@ -334,7 +276,7 @@ fn draft(r: DraftRecord) -> Result<Draft, String> {
     })
 }
 
-fn version(r: VersionRecord) -> Result<Version, String> {
+fn version(app: &AppId, r: VersionRecord, envs: &Envs) -> Result<Version, String> {
     let code = r.source.unwrap_or_default();
     let image_ref = match r.image_ref.is_empty() {
         true => code.image_ref.clone(),
@@ -347,8 +289,21 @@ fn version(r: VersionRecord) -> Result<Version, String> {
         image_id: r.image_id,
         facts: facts(r.facts.unwrap_or_default())?,
         created_at_ms: r.created_at_ms,
-        settings: settings(r.settings.unwrap_or_default())?,
+        settings: settings(app, r.settings.unwrap_or_default(), envs)?,
     })
+}
+
+/// A row as it was before environments were sealed.
+#[cfg(test)]
+pub(super) fn legible(app: &AppId, row: &[u8], is_version: bool, envs: &Envs) -> Vec<u8> {
+    if is_version {
+        let mut record = VersionRecord::decode(row).expect("a version");
+        settings::make_legible(app, &mut record.settings, envs);
+        return record.encode_to_vec();
+    }
+    let mut record = AppRecord::decode(row).expect("an app");
+    settings::make_legible(app, &mut record.settings, envs);
+    record.encode_to_vec()
 }
 
 fn facts_record(facts: &ImageFacts) -> FactsRecord {
@@ -396,136 +351,5 @@ fn facts(r: FactsRecord) -> Result<ImageFacts, String> {
             .into_iter()
             .filter_map(|port| port.try_into().ok())
             .collect(),
-    })
-}
-
-fn settings_record(s: &Settings) -> SettingsRecord {
-    SettingsRecord {
-        tier: match s.tier {
-            Tier::Medium => 0,
-            Tier::Small => 1,
-            Tier::Large => 2,
-            Tier::XLarge => 3,
-        },
-        memory_mb: s.limits.memory_mb,
-        cpu_millicores: s.limits.cpu_millicores,
-        timeout_secs: s.limits.timeout_secs,
-        env: s.env.clone(),
-        reserved_capacity: s.scaling.reserved_capacity,
-        max_replicas: s.scaling.max_replicas,
-        metric: match s.scaling.metric {
-            Metric::RequestRate => 0,
-            Metric::Concurrency => 1,
-        },
-        threshold: s.scaling.threshold,
-        scaledown_period_secs: s.scaling.scaledown_period_secs,
-        ports: s.ports.iter().map(|&p| p.into()).collect(),
-        health_path: s.health_path.clone(),
-        description: s.description.clone(),
-        input_schema: s.input_schema.clone(),
-        output_schema: s.output_schema.clone(),
-        mcp_enabled: s.mcp_enabled,
-        max_concurrency: s.max_concurrency,
-        allow_unauthenticated: s.allow_unauthenticated,
-        storage_mode: match s.storage_mode {
-            StorageMode::Ephemeral => 0,
-            StorageMode::Persistent => 1,
-            StorageMode::Ttl => 2,
-        },
-        standby: match s.standby {
-            None => 0,
-            Some(Standby::Pause) => 1,
-            Some(Standby::Prepared) => 2,
-            Some(Standby::None) => 3,
-        },
-        writable_root_fs: s.writable_root_fs,
-        init: match s.init {
-            Init::Auto => 0,
-            Init::On => 1,
-            Init::Off => 2,
-        },
-        capabilities: s.capabilities.names().map(str::to_owned).collect(),
-        protocol: match s.protocol {
-            Protocol::Auto => 0,
-            Protocol::Http1 => 1,
-            Protocol::H2c => 2,
-        },
-        cors_origins: s.cors_origins.clone(),
-    }
-}
-
-fn settings(r: SettingsRecord) -> Result<Settings, String> {
-    let unknown = |what: &str, n: u32| Err(format!("{what} {n} is not known"));
-    Ok(Settings {
-        tier: match r.tier {
-            0 => Tier::Medium,
-            1 => Tier::Small,
-            2 => Tier::Large,
-            3 => Tier::XLarge,
-            n => return unknown("tier", n),
-        },
-        limits: Limits {
-            memory_mb: r.memory_mb,
-            cpu_millicores: r.cpu_millicores,
-            timeout_secs: r.timeout_secs,
-        },
-        env: r.env,
-        scaling: Scaling {
-            reserved_capacity: r.reserved_capacity,
-            max_replicas: r.max_replicas,
-            metric: match r.metric {
-                0 => Metric::RequestRate,
-                1 => Metric::Concurrency,
-                n => return unknown("metric", n),
-            },
-            threshold: r.threshold,
-            scaledown_period_secs: r.scaledown_period_secs,
-        },
-        ports: r
-            .ports
-            .iter()
-            .map(|&p| u16::try_from(p).map_err(|_| format!("port {p} is no port")))
-            .collect::<Result<_, _>>()?,
-        health_path: r.health_path,
-        description: r.description,
-        input_schema: r.input_schema,
-        output_schema: r.output_schema,
-        mcp_enabled: r.mcp_enabled,
-        max_concurrency: r.max_concurrency,
-        allow_unauthenticated: r.allow_unauthenticated,
-        storage_mode: match r.storage_mode {
-            0 => StorageMode::Ephemeral,
-            1 => StorageMode::Persistent,
-            2 => StorageMode::Ttl,
-            n => return unknown("storage mode", n),
-        },
-        standby: match r.standby {
-            0 => None,
-            1 => Some(Standby::Pause),
-            2 => Some(Standby::Prepared),
-            3 => Some(Standby::None),
-            n => return unknown("standby", n),
-        },
-        writable_root_fs: r.writable_root_fs,
-        init: match r.init {
-            0 => Init::Auto,
-            1 => Init::On,
-            2 => Init::Off,
-            n => return unknown("init", n),
-        },
-        capabilities: r
-            .capabilities
-            .iter()
-            .map(|name| Capabilities::named(name))
-            .try_fold(Capabilities::default(), |all, one| {
-                Ok::<_, String>(all.with(one?))
-            })?,
-        protocol: match r.protocol {
-            0 => Protocol::Auto,
-            1 => Protocol::Http1,
-            2 => Protocol::H2c,
-            n => return unknown("protocol", n),
-        },
-        cors_origins: r.cors_origins,
     })
 }

@@ -98,6 +98,124 @@ pub(super) fn full_app(id: &str) -> App {
     }
 }
 
+/// Whether any file below has these bytes in it.
+pub(super) fn on_disk(dir: &Path, needle: &[u8]) -> bool {
+    std::fs::read_dir(dir).expect("a folder").any(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => on_disk(&path, needle),
+            false => {
+                let bytes = std::fs::read(&path).expect("readable");
+                bytes.windows(needle.len()).any(|w| w == needle)
+            }
+        }
+    })
+}
+
+/// Has the app put into a fresh store, whose environments say what is plain to see.
+async fn with_env(dir: &Path) -> App {
+    let mut app = full_app("o/a");
+    let env = || [("TOKEN".to_owned(), "plain-to-see".to_owned())].into();
+    app.settings.env = env();
+    let mut version = Version::clone(&app.versions[0]);
+    version.settings.env = env();
+    app.versions = vec![Arc::new(version)];
+    let store = Store::open(dir).expect("opens");
+    let put = app.clone();
+    let put = store.commit(move |c| Ok((vec![c.create(put)?], ()))).await;
+    put.expect("commits");
+    store.close();
+    app
+}
+
+fn reopened(dir: &Path, id: &AppId) -> Option<App> {
+    let store = Store::open(dir).expect("opens");
+    let found = store.catalog().get(id).map(|a| App::clone(a));
+    store.close();
+    found
+}
+
+#[tokio::test]
+async fn environments_are_sealed_at_rest_and_bound_to_their_app() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let app = with_env(dir.path()).await;
+    assert!(!on_disk(dir.path(), b"plain-to-see"));
+    assert_eq!(reopened(dir.path(), &app.id), Some(app.clone()));
+    let envs = Envs::new(Arc::new(KeyFile::new(dir.path())));
+    let sealed = envs.seal(&app.id, &app.settings.env);
+    assert_eq!(envs.open(&app.id, &sealed), Ok(app.settings.env));
+    let other = "o/b".parse().expect("valid");
+    envs.open(&other, &sealed).expect_err("of another app");
+}
+
+#[tokio::test]
+async fn what_an_older_one_wrote_legibly_is_read_and_sealed_once() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let app = with_env(dir.path()).await;
+    let envs = Envs::new(Arc::new(KeyFile::new(dir.path())));
+    {
+        let db = sled::open(dir.path().join(FOLDER)).expect("opens");
+        let (row, version) = (keys::app(&app.id), keys::version(&app.id, 1));
+        let old = |key: &[u8]| {
+            let new = db.get(key).expect("reads").expect("there");
+            records::legible(&app.id, &new, key == version, &envs)
+        };
+        let (old_row, old_version) = (old(&row), old(&version));
+        db.insert(row, old_row).expect("writes");
+        db.insert(version, old_version).expect("writes");
+        db.insert(db::FORMAT_KEY, &1_u32.to_be_bytes())
+            .expect("writes");
+        db.flush().expect("flushes");
+    }
+    std::fs::remove_file(dir.path().join("identity/secrets.key")).expect("as before it was made");
+    assert!(on_disk(dir.path(), b"plain-to-see"));
+    assert_eq!(reopened(dir.path(), &app.id), Some(app.clone()));
+    assert!(!on_disk(dir.path(), b"plain-to-see"));
+    assert_eq!(reopened(dir.path(), &app.id), Some(app));
+    let path = dir.path().join(FOLDER);
+    let database = Database::open(&path, FORMAT, CACHE_BYTES).expect("opens");
+    assert_eq!(database.format, FORMAT);
+    assert!(!path.join(SEALING).exists());
+}
+
+#[tokio::test]
+async fn without_its_key_a_store_is_refused_and_still_gives_out_the_rest() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let app = with_env(dir.path()).await;
+    let key = dir.path().join("identity/secrets.key");
+    let kept = std::fs::read(&key).expect("a key");
+    let another = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for (damage, words) in [(None, "missing"), (Some(another), "another key")] {
+        std::fs::remove_file(&key).expect("there");
+        if let Some(text) = damage {
+            crate::durable::write(&key, text.as_bytes()).expect("written");
+        }
+        let refused = Store::open(dir.path()).err().expect("refused").to_string();
+        assert!(
+            refused.contains("secrets.key") && refused.contains(words),
+            "{refused}"
+        );
+        let mut apps = Vec::new();
+        let problems = tools::export(dir.path(), &mut |item| {
+            if let tools::Exported::App(app) = item {
+                apps.push(app);
+            }
+            Ok::<_, ()>(())
+        });
+        let problems = problems.expect("goes on");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(apps.len() == 1 && apps[0].settings.env.is_empty());
+        let report = tools::check(dir.path());
+        assert!(
+            report.problems.iter().any(|p| p.what.contains(words)),
+            "{report:?}"
+        );
+        assert_eq!(key.exists(), damage.is_some(), "none is made");
+        crate::durable::write(&key, &kept).expect("written");
+    }
+    assert_eq!(reopened(dir.path(), &app.id), Some(app));
+}
+
 #[tokio::test]
 async fn every_field_survives_a_reopen_and_a_delete_leaves_nothing() {
     let dir = tempfile::tempdir().expect("temp dir");

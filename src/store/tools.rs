@@ -14,8 +14,10 @@ use self::copy::Copy;
 use super::{
     CACHE_BYTES, Error, FOLDER, FORMAT, blobs,
     db::{self, Database, guarded},
+    env::Envs,
     executions::tools as executions,
     keys, records,
+    secrets::key::KeyFile,
 };
 use crate::model::{App, AppId, catalog::Catalog};
 
@@ -104,6 +106,9 @@ pub enum Exported {
 /// What can be done about a damaged journal.
 pub(super) const REPAIR: &str = "restore the data directory from a backup, or run `ignite store repair`: it keeps a copy of the journal, saves every whole write in it and says what is lost";
 
+/// What can be done about a key that does not open what it sealed.
+const KEY: &str = "ignite does not start with it: restore identity/secrets.key of the data directory from a backup";
+
 // === impl Counts ===
 
 impl Counts {
@@ -132,6 +137,11 @@ impl Problem {
                 path: path.to_owned(),
                 what,
                 remedy: REPAIR.to_owned(),
+            },
+            Error::Key { cause } => Self {
+                path: path.to_owned(),
+                what: cause,
+                remedy: KEY.to_owned(),
             },
             Error::Newer { found, known, .. } => Self {
                 path: path.to_owned(),
@@ -177,9 +187,11 @@ fn check_copy(copy: &Copy, data_dir: &Path, report: &mut Report) {
     if db::is_there(&path) {
         match Database::open(&path, FORMAT, CACHE_BYTES) {
             Ok(database) => {
-                check_apps(&database, &path, report);
+                let envs = envs(data_dir);
+                check_apps(&database, &path, &envs, report);
+                report.problems.extend(key_problem(data_dir, &envs));
                 // What cannot be read has been told of.
-                if let Ok(catalog) = guarded(|| records::read_all(&database.tree)) {
+                if let Ok(catalog) = guarded(|| records::read_all(&database.tree, &envs)) {
                     blobs::check(data_dir, &catalog, report);
                 }
             }
@@ -230,7 +242,7 @@ pub fn export<E>(
     let mut problems = Vec::new();
     match Copy::of(data_dir) {
         Ok(copy) => {
-            export_copy(&copy, &mut problems, each)?;
+            export_copy(&copy, data_dir, &mut problems, each)?;
             copy.name_originals(&mut problems);
         }
         Err(problem) => problems.push(problem),
@@ -240,6 +252,7 @@ pub fn export<E>(
 
 fn export_copy<E>(
     copy: &Copy,
+    data_dir: &Path,
     problems: &mut Vec<Problem>,
     each: &mut impl FnMut(Exported) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -247,8 +260,12 @@ fn export_copy<E>(
     // Without the catalog nobody knows which executions are out of sight: then all are shown.
     let mut catalog = None;
     if db::is_there(&path) {
-        match read_apps(&path) {
-            Ok(apps) => catalog = Some(apps),
+        let envs = envs(data_dir);
+        match read_apps(&path, &envs) {
+            Ok(apps) => {
+                problems.extend(key_problem(data_dir, &envs));
+                catalog = Some(apps);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -289,16 +306,30 @@ pub(super) fn not_compacted(path: &Path, cause: &str) -> Problem {
     }
 }
 
-fn read_apps(path: &Path) -> Result<Catalog, Problem> {
-    let database =
-        Database::open(path, FORMAT, CACHE_BYTES).map_err(|e| Problem::unopened(path, e))?;
-    guarded(|| records::read_all(&database.tree)).map_err(|e| Problem::unreadable(path, e))
+/// The environments of a data directory's apps. The key is where it was; no copy of it is made.
+fn envs(data_dir: &Path) -> Envs {
+    Envs::lenient(Arc::new(KeyFile::new(data_dir)))
 }
 
-fn check_apps(database: &Database, path: &Path, report: &mut Report) {
+/// What is wrong with the key, if anything that was read needed it.
+fn key_problem(data_dir: &Path, envs: &Envs) -> Option<Problem> {
+    Some(Problem {
+        path: data_dir.join(FOLDER),
+        what: envs.trouble()?,
+        remedy: KEY.to_owned(),
+    })
+}
+
+fn read_apps(path: &Path, envs: &Envs) -> Result<Catalog, Problem> {
+    let database =
+        Database::open(path, FORMAT, CACHE_BYTES).map_err(|e| Problem::unopened(path, e))?;
+    guarded(|| records::read_all(&database.tree, envs)).map_err(|e| Problem::unreadable(path, e))
+}
+
+fn check_apps(database: &Database, path: &Path, envs: &Envs, report: &mut Report) {
     let mut rows = Counts(vec![("apps", 0), ("versions", 0)]);
     let mut wrong = Vec::new();
-    let read = guarded(|| read_rows(database, &mut rows, &mut wrong));
+    let read = guarded(|| read_rows(database, envs, &mut rows, &mut wrong));
     let problem = |what: String| {
         Problem {
         path: path.to_owned(),
@@ -320,6 +351,7 @@ fn check_apps(database: &Database, path: &Path, report: &mut Report) {
 
 fn read_rows(
     database: &Database,
+    envs: &Envs,
     rows: &mut Counts,
     wrong: &mut Vec<String>,
 ) -> Result<(), String> {
@@ -330,13 +362,13 @@ fn read_rows(
         let kind = key.first().copied();
         if let (Some(keys::APPS), Some(id)) = (kind, keys::parse_app(&key)) {
             rows.add("apps");
-            match records::decode_app(id.clone(), &value, Vec::new()) {
+            match records::decode_app(id.clone(), &value, Vec::new(), envs) {
                 Ok(app) => drop(active.insert(id, app.active_version)),
                 Err(e) => wrong.push(format!("the record of app {id} is damaged: {e}")),
             }
         } else if let (Some(keys::VERSIONS), Some((id, n))) = (kind, keys::parse_version(&key)) {
             rows.add("versions");
-            match records::decode_version(&value) {
+            match records::decode_version(&id, &value, envs) {
                 Ok(v) if v.number == n => drop(versions.insert((id, n))),
                 Ok(v) => wrong.push(format!(
                     "version {n} of app {id} has the record of version {}",

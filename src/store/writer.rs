@@ -17,7 +17,9 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    closed, keys, records,
+    closed,
+    env::Envs,
+    keys, records,
     undo::{NotSaved, Rows, Undoing},
 };
 use crate::{
@@ -56,6 +58,7 @@ impl Writer {
     pub(super) fn spawn(
         database: Undoing,
         visible: Arc<RwLock<Catalog>>,
+        envs: Envs,
         vitals: &Vitals,
     ) -> io::Result<Self> {
         let (tx, rx) = mpsc::channel();
@@ -65,7 +68,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                run(database, &visible, &rx, &health);
+                run(database, &visible, &envs, &rx, &health);
                 latch.release();
             })?;
         Ok(Self {
@@ -98,6 +101,7 @@ impl Writer {
 fn run(
     mut database: Undoing,
     visible: &RwLock<Catalog>,
+    envs: &Envs,
     commands: &mpsc::Receiver<Command>,
     healthy: &AtomicBool,
 ) {
@@ -126,8 +130,12 @@ fn run(
         let waiting = std::iter::from_fn(|| commands.try_recv().ok());
         for command in std::iter::once(first).chain(waiting).take(BATCH) {
             let (decided, answer) = command(&newest);
+            if let Err(refusal) = ready(envs, &newest, &decided) {
+                answer(Err(refusal));
+                continue;
+            }
             for change in &decided {
-                stage(&mut rows, &newest, change);
+                stage(&mut rows, &newest, envs, change);
                 newest.apply(change);
             }
             changes.extend(decided);
@@ -163,17 +171,26 @@ fn run(
     }
 }
 
-fn stage(rows: &mut Rows, before: &Catalog, change: &Change) {
+/// Opens the key for what is to be sealed.
+fn ready(envs: &Envs, before: &Catalog, changes: &[Change]) -> Result<(), Failure> {
+    let seals = |change: &Change| matches!(change, Change::Put(app) if app.has_env());
+    match changes.iter().any(seals) {
+        true => envs.ready(before.has_secrets()),
+        false => Ok(()),
+    }
+}
+
+fn stage(rows: &mut Rows, before: &Catalog, envs: &Envs, change: &Change) {
     let mut put = |key: Vec<u8>, value: Vec<u8>| drop(rows.insert(key, Some(value)));
     match change {
         Change::Put(app) => {
-            put(keys::app(&app.id), records::encode_app(app));
+            put(keys::app(&app.id), records::encode_app(app, envs));
             let known = before.get(&app.id);
             let is_known = |n| known.is_some_and(|k| k.versions.iter().any(|v| v.number == n));
             for version in app.versions.iter().filter(|v| !is_known(v.number)) {
                 put(
                     keys::version(&app.id, version.number),
-                    records::encode_version(version),
+                    records::encode_version(&app.id, version, envs),
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! The key that secrets are sealed with: made when it is first asked for, in a file only its owner
-//! reads. Keys for other uses are derived from it.
+//! The key that secrets and environments are sealed with: made when it is first asked for, in a file
+//! only its owner reads. Keys for other uses are derived from it.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use crate::{
 const KEY_BYTES: usize = 32;
 
 /// A key in memory.
-pub(super) struct Key {
+pub(in crate::store) struct Key {
     sealing: LessSafeKey,
     /// What other keys are derived from.
     root: hkdf::Prk,
@@ -52,7 +52,7 @@ impl Key {
     }
 
     /// Encrypts, bound to `slot`: a fresh random nonce, then the text with its tag.
-    pub(super) fn seal(&self, mut plain: Vec<u8>, slot: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::store) fn seal(&self, mut plain: Vec<u8>, slot: &[u8]) -> Option<Vec<u8>> {
         // 96 random bits are enough for far more secrets than are ever written.
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
@@ -64,7 +64,7 @@ impl Key {
     }
 
     /// Decrypts what was sealed with this key for this slot.
-    pub(super) fn open(&self, sealed: &[u8], slot: &[u8]) -> Option<Vec<u8>> {
+    pub(in crate::store) fn open(&self, sealed: &[u8], slot: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -76,7 +76,7 @@ impl Key {
 }
 
 /// The key's file, read once.
-pub(super) struct KeyFile {
+pub(in crate::store) struct KeyFile {
     path: PathBuf,
     read: OnceLock<Key>,
     /// One at a time looks at the file.
@@ -84,7 +84,7 @@ pub(super) struct KeyFile {
 }
 
 impl KeyFile {
-    pub(super) fn new(data_dir: &Path) -> Self {
+    pub(in crate::store) fn new(data_dir: &Path) -> Self {
         Self {
             path: data_dir.join("identity").join("secrets.key"),
             read: OnceLock::new(),
@@ -96,25 +96,39 @@ impl KeyFile {
     ///
     /// # Errors
     /// FAILED_PRECONDITION; the log has the file and what is wrong with it.
-    pub(super) fn open(&self) -> Result<&Key, Failure> {
+    pub(in crate::store) fn open(&self) -> Result<&Key, Failure> {
+        self.get().map_err(|why| self.unusable(&why))
+    }
+
+    /// As [`KeyFile::open`].
+    ///
+    /// # Errors
+    /// What is wrong with the file, in words.
+    pub(in crate::store) fn get(&self) -> Result<&Key, String> {
         let _turn = self.turn.lock();
         if let Some(key) = self.read.get() {
             return Ok(key);
         }
         match self.load() {
             Ok(key) => Ok(self.read.get_or_init(|| key)),
-            Err(Trouble::Missing) => Err(self.unusable(
-                "it is missing; restore the file from a backup, or delete the secrets and create them again",
-            )),
-            Err(Trouble::Other(why)) => Err(self.unusable(&why)),
+            Err(Trouble::Missing) => Err(
+                "it is missing; restore the file from a backup, or delete the secrets and create them again"
+                    .to_owned(),
+            ),
+            Err(Trouble::Other(why)) => Err(why),
         }
+    }
+
+    /// Where the file is.
+    pub(in crate::store) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The key, made when there is none; with secrets there already it must not be.
     ///
     /// # Errors
     /// As [`KeyFile::open`], and when the file cannot be written.
-    pub(super) fn open_or_create(&self, have_secrets: bool) -> Result<&Key, Failure> {
+    pub(in crate::store) fn open_or_create(&self, have_secrets: bool) -> Result<&Key, Failure> {
         if have_secrets || self.read.get().is_some() || self.path.exists() {
             return self.open();
         }

@@ -4,9 +4,9 @@
 //! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
 //! their slot: a row that is moved to another name or organization does not open.
 
-mod key;
+pub(super) mod key;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use self::key::{Key, KeyFile};
 use super::Store;
@@ -24,12 +24,11 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The secrets of a store. The key's file is made when the first one is put, or a key derived.
-    pub fn new(store: Store, data_dir: &Path) -> Self {
-        Self {
-            store,
-            key: Arc::new(KeyFile::new(data_dir)),
-        }
+    /// The secrets of a store. The key's file is made when the first one is put, the first environment
+    /// of an app, or a key derived.
+    pub fn new(store: Store) -> Self {
+        let key = store.key.clone();
+        Self { store, key }
     }
 
     /// A key for another use, which `context` names: the same for as long as the data directory has

@@ -1,6 +1,7 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::*;
+use crate::store::tests::on_disk;
 
 fn registry(password: &str) -> Value {
     Value {
@@ -21,21 +22,15 @@ fn org(name: &str) -> OrgName {
 
 fn open_secrets(dir: &Path) -> (Store, Secrets) {
     let store = Store::open(dir).expect("opens");
-    (store.clone(), Secrets::new(store, dir))
+    (store.clone(), Secrets::new(store))
 }
 
-/// Whether any file below has these bytes in it.
-fn on_disk(dir: &Path, needle: &[u8]) -> bool {
-    std::fs::read_dir(dir).expect("a folder").any(|entry| {
-        let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => on_disk(&path, needle),
-            false => {
-                let bytes = std::fs::read(&path).expect("readable");
-                bytes.windows(needle.len()).any(|w| w == needle)
-            }
-        }
-    })
+/// As after a restart: the key is read again.
+fn reread(store: &Store, dir: &Path) -> Secrets {
+    Secrets {
+        store: store.clone(),
+        key: Arc::new(KeyFile::new(dir)),
+    }
 }
 
 #[tokio::test]
@@ -126,8 +121,7 @@ async fn a_key_that_is_gone_exposed_or_another_one_is_told_and_never_replaced() 
     put.await.expect("stored");
     let kept = std::fs::read(&key).expect("a key");
     let refused = |words: &'static str| {
-        // As after a restart: the key is read again.
-        let secrets = Secrets::new(store.clone(), dir.path());
+        let secrets = reread(&store, dir.path());
         async move {
             let got = secrets.get(&org("acme"), &name("a")).await;
             let failure = got.expect_err("not to be opened");
@@ -137,9 +131,9 @@ async fn a_key_that_is_gone_exposed_or_another_one_is_told_and_never_replaced() 
     };
     std::fs::remove_file(&key).expect("removed");
     refused("key for secrets cannot be used").await;
-    let derived = Secrets::new(store.clone(), dir.path()).derive("a");
+    let derived = reread(&store, dir.path()).derive("a");
     derived.expect_err("it would be another one");
-    let put = Secrets::new(store.clone(), dir.path());
+    let put = reread(&store, dir.path());
     let put = put.put(org("acme"), name("b"), registry("x"), 1).await;
     put.expect_err("it would make the others illegible for good");
     assert!(!key.exists());

@@ -293,7 +293,7 @@ async fn secrets_are_checked_and_kept_by_a_compaction_and_never_exported() {
     };
     let opened = || {
         let store = Store::open(bench.path()).expect("opens");
-        (store.clone(), Secrets::new(store, bench.path()))
+        (store.clone(), Secrets::new(store))
     };
     {
         let (store, secrets) = opened();

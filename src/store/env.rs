@@ -1,0 +1,102 @@
+//! The environments of apps at rest: sealed with the key of the secrets (`secrets/key.rs`).
+//!
+//! They hold passwords of databases and the like, and a copy of the store is to be worth as little
+//! without the key's file as one of the secrets. In memory, where apps are started from, they are
+//! as they are. Rows of before there was this are read as well, and sealed at the first start.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::secrets::key::KeyFile;
+use crate::model::{AppId, Failure};
+
+/// Seals and opens environments.
+pub(super) struct Envs {
+    key: Arc<KeyFile>,
+    /// One that does not open is taken for empty.
+    lenient: bool,
+    /// Why the last one did not open.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Envs {
+    /// With this key, for a store that is to be served from.
+    pub(super) fn new(key: Arc<KeyFile>) -> Self {
+        Self {
+            key,
+            lenient: false,
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// With this key, for whoever wants the rest even without it.
+    pub(super) fn lenient(key: Arc<KeyFile>) -> Self {
+        Self {
+            lenient: true,
+            ..Self::new(key)
+        }
+    }
+
+    /// Opens the key, or makes it, before anything is sealed.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION; see [`KeyFile::open_or_create`].
+    pub(super) fn ready(&self, have_secrets: bool) -> Result<(), Failure> {
+        self.key.open_or_create(have_secrets).map(drop)
+    }
+
+    /// The environment of an app, as it is stored; an empty one is empty.
+    pub(super) fn seal(&self, app: &AppId, env: &BTreeMap<String, String>) -> Vec<u8> {
+        if env.is_empty() {
+            return Vec::new();
+        }
+        let key = self.key.get().expect("`ready` has opened the key");
+        let plain = serde_json::to_vec(env).expect("a map of texts is JSON");
+        key.seal(plain, slot(app).as_bytes())
+            .expect("the system's random numbers do not end, and no environment is of gigabytes")
+    }
+
+    /// An environment as it was before it was sealed for this app.
+    ///
+    /// # Errors
+    /// What is wrong with the key, which [`Envs::trouble`] tells as well; never in the lenient form.
+    pub(super) fn open(
+        &self,
+        app: &AppId,
+        sealed: &[u8],
+    ) -> Result<BTreeMap<String, String>, String> {
+        if sealed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let opened = self.key.get().and_then(|key| {
+            let plain = key.open(sealed, slot(app).as_bytes());
+            plain
+                .and_then(|plain| serde_json::from_slice(&plain).ok())
+                .ok_or_else(|| {
+                    "it is another key than the one that they were sealed with".to_owned()
+                })
+        });
+        opened.or_else(|why| {
+            let trouble = format!(
+                "the environments of apps cannot be read with the key {}: {why}",
+                self.key.path().display()
+            );
+            *self.trouble.lock() = Some(trouble.clone());
+            match self.lenient {
+                true => Ok(BTreeMap::new()),
+                false => Err(trouble),
+            }
+        })
+    }
+
+    /// Why an environment could not be opened, if one could not.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+}
+
+/// What a sealed environment is bound to; no slot of a secret has a blank in it.
+fn slot(app: &AppId) -> String {
+    format!("app env\0{}\0{}", app.org, app.name)
+}
