@@ -256,6 +256,29 @@ impl Ignite {
         Ok(serde_json::to_value(answer).expect("the answer is JSON"))
     }
 
+    /// Calls a method over gRPC and lets the answer go once it has begun.
+    pub(crate) async fn begin(
+        &self,
+        method: &MethodDescriptor,
+        token: &str,
+        message: &DynamicMessage,
+    ) -> Result<(), Refusal> {
+        let mut client = tonic::client::Grpc::new(grpc::channel(self).await);
+        client.ready().await.expect("the connection is up");
+        let mut request = tonic::Request::new(Bytes::from(message.encode_to_vec()));
+        if !token.is_empty() {
+            let value = format!("Bearer {token}").parse().expect("a token is ASCII");
+            request.metadata_mut().insert("authorization", value);
+        }
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let path = path.parse().expect("names are path characters");
+        // An answer that is one message is a stream of one.
+        let begun = client.server_streaming(request, path, Raw).await;
+        begun
+            .map(drop)
+            .map_err(|status| Refusal::of_status(&status))
+    }
+
     /// Calls a method over gRPC with a message that is encoded already.
     pub(crate) async fn raw(
         &self,

@@ -1,0 +1,348 @@
+//! Who may call what: a table with a row for every method of the contract, read against its
+//! descriptors, so that a method without a row fails the test.
+
+use std::collections::BTreeMap;
+
+use hyper::{Method, StatusCode};
+use ignite::api::proto::pool;
+use prost_reflect::{DynamicMessage, Kind, MethodDescriptor};
+use serde_json::{Value, json};
+
+use crate::support::{
+    contract::{BOTH, Refusal, Via, bindings},
+    ignite::Ignite,
+};
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Anybody, without a token.
+    Anybody,
+    /// Whoever has a good token.
+    AnyToken,
+    /// Members of the organization that the request names.
+    Members,
+    /// Members of the organization of what the request names by an id alone. Others hear that there
+    /// is no such thing.
+    MembersOnly,
+    /// Whoever has a good token, about what belongs to its organization.
+    Own,
+}
+use Who::{AnyToken, Anybody, Members, MembersOnly, Own};
+
+const TABLE: &[(&str, Who)] = &[
+    ("BuildService/CancelBuild", Members),
+    ("ComputeService/CompileDraft", Members),
+    ("ComputeService/CreateApp", Members),
+    ("ComputeService/DeleteApp", Members),
+    ("ComputeService/GetApp", Members),
+    ("ComputeService/GetAppCode", Members),
+    ("ComputeService/GetAppEvents", Members),
+    ("ComputeService/GetAppLogs", Members),
+    ("ComputeService/GetAppState", Members),
+    ("ComputeService/GetAppVersion", Members),
+    ("ComputeService/GetBuildLog", Members),
+    ("ComputeService/GetDraftInfo", Members),
+    ("ComputeService/GetExecution", MembersOnly),
+    ("ComputeService/GetExecutionStats", Members),
+    ("ComputeService/GetPublicCatalogDetail", AnyToken),
+    ("ComputeService/HealthCheck", Anybody),
+    ("ComputeService/Invoke", Members),
+    ("ComputeService/InvokeAsync", Members),
+    ("ComputeService/ListAppReplicas", Members),
+    ("ComputeService/ListAppVersions", Members),
+    ("ComputeService/ListApps", Members),
+    ("ComputeService/ListCatalog", Members),
+    ("ComputeService/ListPublicCatalog", AnyToken),
+    ("ComputeService/PublishDraft", Members),
+    ("ComputeService/RollbackApp", Members),
+    ("ComputeService/SaveDraft", Members),
+    ("ComputeService/StreamAppEvents", Members),
+    ("ComputeService/StreamAppLogs", Members),
+    ("ComputeService/StreamCompileLogs", MembersOnly),
+    ("ComputeService/TestAppVersion", Members),
+    ("ComputeService/TestDraft", Members),
+    ("ComputeService/UpdateAppConfig", Members),
+    ("ComputeService/WatchExecution", MembersOnly),
+    ("ExecutionService/CancelExecution", MembersOnly),
+    ("ExecutionService/ListExecutions", Members),
+    ("ScalingService/FreezeAutoscaler", Members),
+    ("ScalingService/IdleApp", Members),
+    ("ScalingService/ScaleApp", Members),
+    ("ScalingService/SetStandby", Members),
+    ("ScalingService/UnfreezeAutoscaler", Members),
+    ("ScalingService/WaitApp", Members),
+    ("SecretService/CreateSecret", Own),
+    ("SecretService/DeleteSecret", Own),
+    ("SecretService/GetSecret", Own),
+    ("SecretService/ListSecrets", Own),
+];
+
+/// Paths of the HTTP listener that no method has.
+const ROUTES: &[(&str, StatusCode)] = &[
+    ("/healthz", StatusCode::OK),
+    ("/readyz", StatusCode::OK),
+    ("/metrics", StatusCode::NOT_FOUND),
+    ("/console", StatusCode::NOT_FOUND),
+    ("/", StatusCode::NOT_FOUND),
+    ("/v1/ignite", StatusCode::NOT_FOUND),
+];
+
+/// Every method, by its name in the table.
+fn methods() -> BTreeMap<String, MethodDescriptor> {
+    pool()
+        .services()
+        .filter(|service| service.package_name().starts_with("dodil."))
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| {
+            let name = format!("{}/{}", method.parent_service().name(), method.name());
+            (name, method)
+        })
+        .collect()
+}
+
+#[test]
+fn every_method_of_the_contract_has_a_row_and_a_route() {
+    let methods = methods();
+    let rows: Vec<&str> = TABLE.iter().map(|(name, _)| *name).collect();
+    let known: Vec<&str> = methods.keys().map(String::as_str).collect();
+    assert_eq!(rows, known, "say in the table who may call each method");
+    for (name, method) in &methods {
+        assert!(!bindings(method).is_empty(), "{name} has no HTTP route");
+    }
+}
+
+/// What a request names.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    app: &'a str,
+    execution: &'a str,
+}
+
+/// A request of a method about an app of `acme`, from its descriptor.
+fn fields(method: &MethodDescriptor, named: Named<'_>) -> Value {
+    let mut fields = serde_json::Map::new();
+    for field in method.input().fields() {
+        let value = match field.name() {
+            "organization_name" => json!("acme"),
+            "app_name" | "name" => json!(named.app),
+            "execution_id" => json!(named.execution),
+            "deploy_id" | "build_id" => json!(named.execution.replace("exec_", "")),
+            "version" if matches!(field.kind(), Kind::Uint32 | Kind::Int32) => json!(1),
+            _ => continue,
+        };
+        fields.insert(field.name().to_owned(), value);
+    }
+    Value::Object(fields)
+}
+
+/// What a call came to, as far as its head says: nothing for one that was let in.
+async fn call(
+    ignite: &Ignite,
+    via: Via,
+    method: &MethodDescriptor,
+    token: &str,
+    fields: &Value,
+) -> Vec<Option<Refusal>> {
+    if via == Via::Grpc {
+        let message = DynamicMessage::deserialize(method.input(), fields).expect("of the method");
+        return vec![ignite.begin(method, token, &message).await.err()];
+    }
+    let mut answers = Vec::new();
+    for (verb, template, has_body) in bindings(method) {
+        let mut rest = fields.as_object().expect("an object").clone();
+        let segments = template.split('/').map(|segment| {
+            let variable = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
+            match variable.map(|v| {
+                rest.remove(v)
+                    .unwrap_or_else(|| panic!("{v} of {template}"))
+            }) {
+                Some(Value::String(text)) => text,
+                Some(other) => other.to_string(),
+                None => segment.to_owned(),
+            }
+        });
+        let path = segments.collect::<Vec<_>>().join("/");
+        let mut request = ignite.request(verb, &path);
+        if !token.is_empty() {
+            request = request.token(token);
+        }
+        if has_body {
+            request = request.json(&Value::Object(rest));
+        }
+        let answer = request.send().await.expect("an answer");
+        answers.push(match answer.headers.contains_key("x-ignite-error") {
+            true => {
+                let (status, headers) = (answer.status, answer.headers.clone());
+                Some(Refusal::of_http(status, &headers, &answer.json().await))
+            }
+            false => None,
+        });
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table_says() {
+    let ignite = Ignite::builder().start().await;
+    ignite.publish("acme", "app", json!({})).await;
+    let (right, stranger) = (ignite.token("acme"), ignite.token("other"));
+    let id = json!({ "organization_name": "acme", "app_name": "app" });
+    let begun = ignite
+        .ok(Via::Json, "InvokeAsync", &right, id.clone())
+        .await;
+    let secret = json!({
+        "name": "app",
+        "value": { "git_secret": { "username": "u", "token": "known-to-acme" } },
+    });
+    ignite.ok(Via::Json, "CreateSecret", &right, secret).await;
+    let before = ignite.ok(Via::Json, "GetApp", &right, id.clone()).await;
+    let there = Named {
+        app: "app",
+        execution: begun["executionId"].as_str().expect("an id"),
+    };
+    let missing = Named {
+        app: "nobody",
+        execution: "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    };
+    let bad = format!("{}x", &right[..right.len() - 4]);
+
+    let methods = methods();
+    for via in BOTH {
+        for (name, who) in TABLE {
+            let method = &methods[*name];
+            let refused = |named, token: &str| {
+                let (fields, token) = (fields(method, named), token.to_owned());
+                let ignite = &ignite;
+                async move { call(ignite, via, method, &token, &fields).await }
+            };
+            for token in ["", bad.as_str(), "nonsense"] {
+                for answer in refused(there, token).await {
+                    match who {
+                        Anybody => assert_eq!(answer, None, "{name} over {via:?}"),
+                        _ => answer
+                            .unwrap_or_else(|| panic!("{name} over {via:?} lets {token:?} in"))
+                            .is(16, 401, "UNAUTHENTICATED", &[]),
+                    }
+                }
+            }
+            // What is there and what is not are refused alike.
+            let of_there = refused(there, &stranger).await;
+            let of_missing = refused(missing, &stranger).await;
+            for (answer, missed) in std::iter::zip(of_there, of_missing) {
+                let alike = missed.clone().map(|mut refused| {
+                    let message = refused.message.replace(missing.app, there.app);
+                    let ids = [missing, there].map(|n| n.execution.replace("exec_", ""));
+                    refused.message = message.replace(&ids[0], &ids[1]);
+                    refused
+                });
+                match who {
+                    Anybody => assert_eq!(answer, None, "{name}"),
+                    AnyToken => assert_ne!(
+                        answer.map(|a| a.reason).as_deref(),
+                        Some("PERMISSION_DENIED"),
+                        "{name}"
+                    ),
+                    Members => {
+                        assert_eq!(answer, alike, "{name} over {via:?}");
+                        let answer = answer.unwrap_or_else(|| panic!("{name} lets strangers in"));
+                        answer.is(7, 403, "PERMISSION_DENIED", &[]);
+                    }
+                    MembersOnly => {
+                        assert_eq!(answer, alike, "{name} over {via:?}");
+                        let answer = answer.unwrap_or_else(|| panic!("{name} lets strangers in"));
+                        answer.is(5, 404, "NOT_FOUND", &[]);
+                    }
+                    // What becomes of acme's is looked at below.
+                    Own => {}
+                }
+            }
+            // Of what is not there, so that nothing is done.
+            for answer in refused(missing, &right).await.into_iter().flatten() {
+                assert!(
+                    !["UNAUTHENTICATED", "PERMISSION_DENIED"].contains(&answer.reason.as_str()),
+                    "{name} over {via:?}: {answer:?}"
+                );
+            }
+        }
+    }
+    // Nobody but acme has changed or seen anything of acme's.
+    let after = ignite.ok(Via::Json, "GetApp", &right, id).await;
+    assert_eq!(before["app"]["updatedAtMs"], after["app"]["updatedAtMs"]);
+    let name = json!({ "name": "app" });
+    let kept = ignite
+        .ok(Via::Json, "GetSecret", &right, name.clone())
+        .await;
+    assert!(kept.to_string().contains("known-to-acme"), "{kept}");
+    let theirs = ignite.call(Via::Json, "GetSecret", &stranger, &name).await;
+    assert!(
+        !format!("{theirs:?}").contains("known-to-acme"),
+        "{theirs:?}"
+    );
+    for (path, status) in ROUTES {
+        let answer = ignite.request(Method::GET, path).send().await;
+        let answer = answer.expect("an answer");
+        assert!(
+            answer.status == *status || *path == "/readyz",
+            "{path}: {answer:?}"
+        );
+    }
+}
+
+/// The API takes a token from `Authorization` and from nowhere else: pages of apps share an origin
+/// with it by path, and a browser sends cookies by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_takes_no_credential_that_a_browser_sends_by_itself_and_sets_none() {
+    let ignite = Ignite::builder().start().await;
+    let token = ignite.token("acme");
+    let path = "/v1/ignite/app/acme";
+    for (name, value) in [
+        (
+            "cookie",
+            format!("authorization=Bearer {token}; token={token}; access_token={token}"),
+        ),
+        ("cookie", token.clone()),
+        ("proxy-authorization", format!("Bearer {token}")),
+        ("x-authorization", format!("Bearer {token}")),
+        ("x-access-token", token.clone()),
+        ("sec-websocket-protocol", format!("bearer, {token}")),
+    ] {
+        let answer = ignite.request(Method::GET, path).header(name, &value);
+        let answer = answer.send().await.expect("an answer");
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{name}");
+        // Basic would have the browser ask and remember.
+        let challenge = answer.header("www-authenticate").expect("a challenge");
+        assert!(challenge.starts_with("Bearer"), "{challenge}");
+    }
+    for query in ["access_token", "token", "authorization"] {
+        let path = format!("{path}?{query}={token}");
+        let (status, headers, _) = ignite.api(Method::GET, &path, "", &Value::Null).await;
+        // A field that the method does not have is told of only to those who may call it.
+        assert!(
+            [StatusCode::UNAUTHORIZED, StatusCode::BAD_REQUEST].contains(&status),
+            "{query}: {status}"
+        );
+        assert!(!headers.contains_key("set-cookie"));
+    }
+    let (status, headers, _) = ignite.api(Method::GET, path, &token, &Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    for name in [
+        "set-cookie",
+        "access-control-allow-origin",
+        "access-control-allow-credentials",
+    ] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    // A page of elsewhere is allowed nothing.
+    let preflight = ignite
+        .request(Method::OPTIONS, path)
+        .header("origin", "https://evil.example")
+        .header("access-control-request-method", "GET")
+        .header("access-control-request-headers", "authorization");
+    let preflight = preflight.send().await.expect("an answer");
+    assert_eq!(
+        preflight.header("access-control-allow-origin"),
+        None,
+        "{preflight:?}"
+    );
+}
