@@ -46,6 +46,9 @@ pub(super) struct Args {
     /// Refuse what the platform would refuse, instead of warning.
     #[arg(long)]
     strict: bool,
+    /// Whom the platform serves: sandbox, team or tenants.
+    #[arg(long)]
+    trust: Option<String>,
     /// A network of the engine that every app joins as well.
     #[arg(long)]
     network: Option<String>,
@@ -131,6 +134,7 @@ impl Args {
             ("keep_replicas", switch(self.keep_replicas)),
             ("new_instance", switch(self.new_instance)),
             ("strict", switch(self.strict)),
+            ("trust", self.trust.as_deref()),
             ("network", self.network.as_deref()),
             ("reach", self.reach.as_deref()),
             ("docker_host", self.docker_host.as_deref()),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
-use crate::model::{Standby, capability::Capabilities};
+use crate::model::{Standby, Trust, capability::Capabilities};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -189,6 +189,7 @@ impl Config {
             network: None,
             reach: Reach::Auto,
             strict: false,
+            trust: Trust::Sandbox,
             allow_foreign_arch: false,
             docker_host: None,
             docker_config_auth: true,

@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::model::{OrgName, Standby, capability::Capabilities};
+use crate::model::{OrgName, Standby, Trust, capability::Capabilities};
 
 mod check;
 mod defaults;
@@ -71,6 +71,10 @@ pub struct Config {
     /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
     /// root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
+    /// `trust`, `IGNITE_TRUST`: whom the platform serves: `sandbox` (one person's machine), `team` (one
+    /// organization's) or `tenants` (organizations that do not trust each other). Decides what apps and
+    /// builds may reach. Default `sandbox`.
+    pub trust: Trust,
     /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,

@@ -25,6 +25,7 @@ pub mod secret;
 pub mod settings;
 mod standby;
 pub mod stats;
+mod trust;
 pub mod work;
 
 pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
@@ -36,3 +37,4 @@ pub use revision::{Defaults, HealthCheck, Revision};
 pub use scaling::Scaling;
 pub use settings::{Limits, Settings, StorageMode, Tier};
 pub use standby::Standby;
+pub use trust::Trust;

@@ -68,7 +68,7 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{Reason, lease::Lease, revision::Defaults, scaling::Bounds},
+    model::{Reason, Trust, lease::Lease, revision::Defaults, scaling::Bounds},
     parsing::Parsing,
     store::{
         Store,
@@ -112,6 +112,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     clock::settle_for(config.clock_settle);
 
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
+    warn_of_exposure(config.trust, [http_addr, grpc_addr]);
     let keyring = Keyring::open_or_create(data.path())?;
     let vitals = Vitals::default();
     let store = Store::open_watched(data.path(), &vitals)?;
@@ -427,6 +428,16 @@ async fn shut_down(
         && let Err(error) = engine.remove_network().await
     {
         tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
+    }
+}
+
+/// Says so when others can reach a server that trusts whoever deploys to it as its owner.
+fn warn_of_exposure(trust: Trust, listens: [SocketAddr; 2]) {
+    let open = listens.iter().find(|addr| !addr.ip().is_loopback());
+    if let Some(addr) = open
+        && !trust.isolates_host()
+    {
+        tracing::warn!(%addr, %trust, "Listening beyond this machine, and whoever may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
     }
 }
 
