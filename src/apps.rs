@@ -38,7 +38,7 @@ use crate::{
         settings::{Settings, check_schemas},
     },
     parsing::Parsing,
-    store::{Store, blobs::Blobs, executions::Executions},
+    store::{Store, blobs::Blobs, executions::Executions, secrets::Secrets},
     upkeep::Volumes,
 };
 
@@ -65,6 +65,8 @@ pub struct Parts {
     pub images: Images,
     /// Makes those that do not.
     pub builder: Builder,
+    /// What build arguments are sealed by.
+    pub secrets: Secrets,
     /// Code that was handed in.
     pub blobs: Blobs,
     /// Apps' files.
@@ -82,6 +84,7 @@ struct Shared {
     routes: Arc<Routes>,
     images: Images,
     builder: Builder,
+    secrets: Secrets,
     blobs: Blobs,
     volumes: Volumes,
     defaults: Defaults,
@@ -116,6 +119,7 @@ impl Apps {
             routes,
             images,
             builder,
+            secrets,
             blobs,
             volumes,
             defaults,
@@ -129,6 +133,7 @@ impl Apps {
             routes,
             images,
             builder,
+            secrets,
             blobs,
             volumes,
             defaults,
@@ -200,7 +205,7 @@ impl Apps {
         self.to_the_end(move |s| async move {
             let (source, file) = match source {
                 Some(source) => {
-                    let (source, file) = s.write_down(source).await?;
+                    let (source, file) = s.write_down(&id, source).await?;
                     (Some(source), file)
                 }
                 None => (None, None),

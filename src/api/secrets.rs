@@ -146,7 +146,7 @@ fn from_wire(value: Option<v1::SecretValue>) -> Result<Value, &'static str> {
             kind: Kind::Git,
             username: s.username,
             password: s.token,
-            server_address: String::new(),
+            server_address: s.host,
         }),
         Some(secret_value::Value::RegistrySecret(s)) => Ok(Value {
             kind: Kind::Registry,
@@ -162,6 +162,7 @@ fn to_wire(value: Value) -> v1::SecretValue {
         Kind::Git => secret_value::Value::GitSecret(v1::GitSecret {
             username: value.username,
             token: value.password,
+            host: value.server_address,
         }),
         Kind::Registry => secret_value::Value::RegistrySecret(v1::RegistrySecret {
             username: value.username,

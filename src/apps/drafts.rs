@@ -56,7 +56,7 @@ impl Apps {
         let source = self.shared.examine(&id, source).await?;
         self.to_the_end(move |s| async move {
             s.get(&id)?;
-            let (source, file) = s.write_down(source).await?;
+            let (source, file) = s.write_down(&id, source).await?;
             let draft = Draft {
                 source,
                 created_at_ms: now_ms(),
@@ -249,8 +249,15 @@ impl Shared {
     /// Writes the bytes of code down.
     pub(super) async fn write_down(
         &self,
+        id: &AppId,
         source: CodeSource<Bytes>,
     ) -> Result<(CodeSource, Option<NewBlob>), Failure> {
+        if let Some(image) = source.prebuilt() {
+            let admission = self.images.admission();
+            admission
+                .check_name(&id.org, &image.image_ref)
+                .map_err(|why| Failure::field("code.image.prebuilt.image_ref", why))?;
+        }
         let Some(bytes) = source.bytes().cloned() else {
             let same = source.try_map(|_| {
                 Err(Failure::new(
@@ -261,6 +268,11 @@ impl Shared {
             return Ok((same?, None));
         };
         let file = self.blobs.put(bytes).await?;
+        let mut source = source;
+        if let CodeSource::FromCode(code) = &mut source {
+            let args = std::mem::take(&mut code.build_args);
+            code.build_args = self.secrets.seal_args(id.org.clone(), args).await?;
+        }
         let source = source.try_map(|_| Ok::<_, Failure>(file.blob().clone()))?;
         Ok((source, Some(file)))
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Apps;
 use crate::{
     clock::now_ms,
-    model::{App, AppId, CodeSource, Draft, Failure, Reason, Version},
+    model::{App, AppId, BuildArgs, CodeSource, Draft, Failure, Reason, Version},
 };
 
 /// The code of a draft or of a version.
@@ -64,9 +64,16 @@ impl Apps {
             Some(blob) => self.shared.blobs.get(blob).await?,
             None => Bytes::new(),
         };
+        let hash = source.code_hash();
+        let mut source = source.try_map(|_| Ok::<_, Failure>(bytes))?;
+        if let CodeSource::FromCode(code) = &mut source {
+            let args = std::mem::take(&mut code.build_args);
+            let opened = self.shared.secrets.open_args(&id.org, args).await?;
+            code.build_args = BuildArgs::Clear(opened);
+        }
         Ok(Code {
-            hash: source.code_hash(),
-            source: source.try_map(|_| Ok::<_, Failure>(bytes))?,
+            hash,
+            source,
             version: number,
         })
     }

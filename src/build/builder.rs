@@ -6,7 +6,7 @@
 //! limit, or with the platform.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    engine::ImageBuilder,
+    engine::{BuildLimits, ImageBuilder},
     model::{
-        AppId, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
+        AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
         code::{BuildError, Built, BuiltImage},
         secret,
     },
@@ -60,6 +60,10 @@ pub struct Config {
     pub logs_kept: usize,
     /// The network of steps that run commands; `None` is the engine's own choice.
     pub network: Option<String>,
+    /// What each step may take.
+    pub step_limits: BuildLimits,
+    /// Take repositories of this machine, by `file://`.
+    pub git_files: bool,
     /// Longest time to fetch a repository.
     pub git_timeout: Duration,
     /// Refuse what the platform refuses.
@@ -74,9 +78,28 @@ pub struct Config {
     pub go: go::Settings,
 }
 
-/// Finds an organization's secret of a kind by its name.
+/// What a build needs a secret for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Use {
+    /// To pull base images.
+    Registry,
+    /// To fetch a repository from this host; empty for one of this machine.
+    Git {
+        /// The host, with port if any.
+        host: String,
+    },
+}
+
+/// Finds an organization's secret for a use by its name.
 pub type Vault = Arc<
-    dyn Fn(OrgName, String, secret::Kind) -> BoxFuture<'static, Result<secret::Value, Failure>>
+    dyn Fn(OrgName, String, Use) -> BoxFuture<'static, Result<secret::Value, Failure>>
+        + Send
+        + Sync,
+>;
+
+/// Opens an organization's build arguments.
+pub type OpenArgs = Arc<
+    dyn Fn(OrgName, BuildArgs) -> BoxFuture<'static, Result<BTreeMap<String, String>, Failure>>
         + Send
         + Sync,
 >;
@@ -159,6 +182,7 @@ pub(super) struct Shared {
     /// As many places as there are builds at once, so that a build need not wait for one, unless
     /// it follows one that was ended while it read.
     pub(super) parsing: Parsing,
+    pub(super) open_args: OpenArgs,
     places: Semaphore,
     known: Mutex<Known>,
     stop: CancellationToken,
@@ -202,6 +226,7 @@ impl Builder {
         images: Images,
         blobs: Blobs,
         vault: Vault,
+        open_args: OpenArgs,
     ) -> std::io::Result<Self> {
         match std::fs::remove_dir_all(&config.scratch) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
@@ -215,6 +240,7 @@ impl Builder {
             images,
             blobs,
             vault,
+            open_args,
             known: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

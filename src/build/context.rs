@@ -124,6 +124,11 @@ impl Context {
         self.pieces.insert(to.to_owned(), piece);
     }
 
+    /// The Dockerfile as it was brought, up to `most` bytes.
+    pub(super) fn brought(&self, most: u64) -> Option<Vec<u8>> {
+        self.source.read(&self.dockerfile, most)
+    }
+
     /// Puts a file of the platform's own at `path`.
     pub fn add(&mut self, path: &str, content: impl Into<Bytes>, executable: bool) {
         let piece = Piece::Bytes {

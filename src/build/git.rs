@@ -13,6 +13,7 @@ mod bounds;
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -23,7 +24,10 @@ use tempfile::TempDir;
 use tokio::{process::Command, time::MissedTickBehavior};
 
 use self::bounds::{Group, Tree, folder_bytes, next, pipe};
-use super::{Build, Limits, Source, builder::Shared, source::clean, steps::failed};
+use super::{
+    Build, Limits, Source, Use, admission::split_port, builder::Shared, source::clean,
+    steps::failed,
+};
 use crate::model::{Failure, Reason, code::FromGit, secret};
 
 /// Answers git's questions, each only for the host that the secret is for.
@@ -84,16 +88,32 @@ pub(super) async fn fetch(
             "file:// URLs are refused because --strict is on: the platform has no such repository; give an https:// URL",
         ));
     }
+    if !shared.config.git_files && from.url.starts_with("file:") {
+        return Err(failed(
+            "file:// URLs are off, since they read this machine's own disk; give an https:// URL, or ask the operator for git_file_urls (IGNITE_GIT_FILE_URLS)",
+        ));
+    }
     let mut git = Git {
         build,
         folder: folder.path().to_owned(),
         env: Vec::new(),
+        settings: Vec::new(),
         limits: shared.config.limits,
     };
+    if let Some(host) = host_of(&from.url) {
+        let admission = shared.images.admission();
+        let addresses = admission.check_host("git host", host).await;
+        let addresses = addresses.map_err(failed)?;
+        if admission.isolates_host() {
+            git.go_only_to(host, &addresses);
+        }
+    }
     if !from.secret_ref.is_empty() {
         let find = &shared.vault;
         let org = build.app.org.clone();
-        let secret = find(org, from.secret_ref.clone(), secret::Kind::Git).await?;
+        let host = host_of(&from.url).unwrap_or_default().to_owned();
+        let use_of = Use::Git { host };
+        let secret = find(org, from.secret_ref.clone(), use_of).await?;
         git.answer_with(&from.url, secret)?;
     }
     let limit = shared.config.git_timeout;
@@ -123,10 +143,28 @@ struct Git<'a> {
     build: &'a Build,
     folder: PathBuf,
     env: Vec<(&'static str, String)>,
+    /// More of [`SETTINGS`].
+    settings: Vec<String>,
     limits: Limits,
 }
 
 impl Git<'_> {
+    /// Keeps git to the addresses that a host was checked by, whatever its name stands for by the
+    /// time of the fetch, and to that host, whatever it answers.
+    fn go_only_to(&mut self, host: &str, addresses: &[IpAddr]) {
+        let (name, port) = split_port(host);
+        let text = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let addresses: Vec<_> = addresses.iter().map(text).collect();
+        let addresses = addresses.join(",");
+        self.settings = vec![
+            "http.followRedirects=false".to_owned(),
+            format!("http.curloptResolve={name}:{port}:{addresses}"),
+        ];
+    }
+
     /// Lets git log in as the secret says, at the host of `url`.
     fn answer_with(&mut self, url: &str, secret: secret::Value) -> Result<(), Failure> {
         let path = self.folder.join("askpass");
@@ -137,8 +175,7 @@ impl Git<'_> {
             .open(&path)
             .and_then(|mut file| io::Write::write_all(&mut file, ASKPASS.as_bytes()));
         written.map_err(|e| failed(format!("git cannot be prepared on this machine: {e}")))?;
-        let rest = url.strip_prefix("https://").unwrap_or_default();
-        let host = rest.split('/').next().unwrap_or_default().to_owned();
+        let host = host_of(url).unwrap_or_default().to_owned();
         let user = match secret.username.is_empty() {
             true => ANYBODY.to_owned(),
             false => secret.username,
@@ -268,7 +305,8 @@ impl Git<'_> {
             }
         }
         let repo = self.folder.join("repo");
-        for setting in SETTINGS {
+        let more = self.settings.iter().map(String::as_str);
+        for setting in SETTINGS.into_iter().chain(more) {
             command.args(["-c", setting]);
         }
         command
@@ -308,6 +346,11 @@ impl Git<'_> {
             }
         }
     }
+}
+
+/// The host of a URL, with its port if it has one; `None` for a path of this machine.
+fn host_of(url: &str) -> Option<&str> {
+    url.strip_prefix("https://")?.split('/').next()
 }
 
 /// What may help, for what git says most often.

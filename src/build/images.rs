@@ -4,26 +4,44 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::admission::{Admission, Grant};
+
 use crate::{
     engine::{Credentials, Engine, Error, Image, Keychain},
     model::{
         Failure, ImageSource, OrgName, Platform, Reason, Version, code::BuiltImage,
-        files::objection_to_user,
+        files::objection_to_user, image_name::by_digest,
     },
 };
 
 type Ensured = BoxFuture<'static, Result<Image, Error>>;
 type Ensure = dyn Fn(String, Option<Credentials>) -> Ensured + Send + Sync;
+type Find = dyn Fn(String) -> BoxFuture<'static, Result<Option<Image>, Error>> + Send + Sync;
+type Digest =
+    dyn Fn(String, Option<Credentials>) -> BoxFuture<'static, Result<String, Error>> + Send + Sync;
 type Ask = dyn Fn() -> BoxFuture<'static, Result<Platform, Error>> + Send + Sync;
 
 /// Makes images available; the engine's type ends here.
 #[derive(Clone)]
 pub struct Images {
     ensure: Arc<Ensure>,
+    find: Arc<Find>,
+    /// What a registry has for a reference.
+    digest: Arc<Digest>,
     /// What the engine's host runs.
     host: Arc<Ask>,
     keychain: Keychain,
     rules: Rules,
+    admission: Arc<Admission>,
+}
+
+/// An image that a build begins from or copies out of.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// What stands for it for ever; `None` leaves it to the engine to find or pull it.
+    pub(super) pinned: Option<String>,
+    /// Its `ONBUILD` instructions, as far as it is here.
+    pub(super) triggers: Vec<String>,
 }
 
 /// Which images are refused.
@@ -37,11 +55,32 @@ pub struct Rules {
 
 impl Images {
     /// Images of an engine, pulled with what the keychain has.
-    pub fn new<E: Engine>(engine: Arc<E>, keychain: Keychain, rules: Rules) -> Self {
+    pub fn new<E: Engine>(
+        engine: Arc<E>,
+        keychain: Keychain,
+        rules: Rules,
+        admission: Admission,
+    ) -> Self {
         let asked = engine.clone();
         let host = move || -> BoxFuture<'static, Result<Platform, Error>> {
             let engine = asked.clone();
             Box::pin(async move { Ok(engine.info().await?.platform) })
+        };
+        let looked = engine.clone();
+        let find = move |reference: String| -> BoxFuture<'static, Result<Option<Image>, Error>> {
+            let engine = looked.clone();
+            Box::pin(async move { engine.find_image(&reference).await })
+        };
+        let told = engine.clone();
+        let digest = move |reference: String,
+                           credentials: Option<Credentials>|
+              -> BoxFuture<'static, Result<String, Error>> {
+            let engine = told.clone();
+            Box::pin(async move {
+                engine
+                    .registry_digest(&reference, credentials.as_ref())
+                    .await
+            })
         };
         let ensure = move |reference: String, credentials: Option<Credentials>| -> Ensured {
             let engine = engine.clone();
@@ -49,10 +88,18 @@ impl Images {
         };
         Self {
             ensure: Arc::new(ensure),
+            find: Arc::new(find),
+            digest: Arc::new(digest),
             host: Arc::new(host),
             keychain,
             rules,
+            admission: Arc::new(admission),
         }
+    }
+
+    /// The rules that images and hosts are admitted by.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The image of an organization's source, pulled if it is not here. A secret that the source
@@ -62,8 +109,17 @@ impl Images {
     /// IMAGE_UNAVAILABLE, ENGINE_UNAVAILABLE, or FAILED_PRECONDITION for an image that a strict
     /// platform refuses or that the engine cannot run, or a secret that cannot be used.
     pub async fn resolve(&self, org: &OrgName, source: &ImageSource) -> Result<Image, Failure> {
+        let refused = |why| Failure::new(Reason::FailedPrecondition, why);
+        let (name, secret) = (&source.image_ref, &source.registry_secret_ref);
+        let admission = &self.admission;
+        admission.check_name(org, name).map_err(refused)?;
+        admission.check_registry(name).await.map_err(refused)?;
         let credentials = self.keychain.of(org, source).await?;
-        let image = (self.ensure)(source.image_ref.clone(), credentials)
+        let wanted = match admission.needs_grant(org, name) {
+            true => self.granted(org, name, secret, credentials.clone()).await?,
+            false => name.clone(),
+        };
+        let image = (self.ensure)(wanted, credentials)
             .await
             .map_err(|e| match e {
                 // Not a start that failed: the image could not be had for a reason of the engine's.
@@ -78,6 +134,81 @@ impl Images {
             })?;
         self.judge(&source.image_ref, &image).await?;
         Ok(image)
+    }
+
+    /// The reference by digest of what a registry grants an organization.
+    ///
+    /// # Errors
+    /// IMAGE_UNAVAILABLE when it grants nothing, ENGINE_UNAVAILABLE.
+    async fn granted(
+        &self,
+        org: &OrgName,
+        reference: &str,
+        secret: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<String, Failure> {
+        let grant = Grant {
+            org: org.clone(),
+            reference: reference.to_owned(),
+            secret: secret.to_owned(),
+        };
+        if let Some(digest) = self.admission.granted(&grant) {
+            return Ok(by_digest(reference, &digest));
+        }
+        let digest = (self.digest)(reference.to_owned(), credentials)
+            .await
+            .map_err(|e| match e {
+                Error::NoSuchImage { .. } | Error::TimedOut { .. } => Failure::new(
+                    Reason::ImageUnavailable,
+                    format!(
+                        "the registry does not give image {reference:?} to organization {org} ({e}); name a secret of the organization that it takes (registry_secret_ref)"
+                    ),
+                ),
+                e => e.to_failure(),
+            })?;
+        self.admission.grant(grant, digest.clone());
+        Ok(by_digest(reference, &digest))
+    }
+
+    /// An image that a build names, once an organization may have it. Between organizations that do
+    /// not trust each other it is pulled by its digest, so that the build gets what the registry
+    /// granted and nothing that is here under the same name.
+    ///
+    /// # Errors
+    /// Why it may not be named or cannot be had, as [`Images::resolve`].
+    pub(super) async fn base(
+        &self,
+        org: &OrgName,
+        reference: &str,
+        secret: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Base, Failure> {
+        let refused = |why| Failure::new(Reason::BuildFailed, why);
+        let admission = &self.admission;
+        admission.check_name(org, reference).map_err(refused)?;
+        admission.check_registry(reference).await.map_err(refused)?;
+        let engine = |e: Error| e.to_failure();
+        if !admission.needs_grant(org, reference) {
+            let here = (self.find)(reference.to_owned()).await.map_err(engine)?;
+            return Ok(Base {
+                pinned: None,
+                triggers: here.map(|image| image.triggers).unwrap_or_default(),
+            });
+        }
+        let pinned = self
+            .granted(org, reference, secret, credentials.clone())
+            .await?;
+        let here = match (self.find)(pinned.clone()).await.map_err(engine)? {
+            Some(image) => image,
+            None => {
+                let pulled = (self.ensure)(pinned.clone(), credentials).await;
+                pulled.map_err(engine)?
+            }
+        };
+        Ok(Base {
+            pinned: Some(pinned),
+            triggers: here.triggers,
+        })
     }
 
     /// An image that was built here; `None` when somebody removed it.

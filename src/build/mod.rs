@@ -10,11 +10,14 @@
 //! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
 //! records.
 
+mod admission;
 mod archive;
 mod builder;
 mod context;
+mod dockerfile;
 mod git;
 mod images;
+mod judge;
 mod limits;
 mod log;
 pub mod runtime;
@@ -22,8 +25,9 @@ mod source;
 mod steps;
 mod sweep;
 
+pub use admission::Admission;
 pub use archive::{Format, Listing, format, look};
-pub use builder::{Build, Builder, Config, Held, Record, State, Vault};
+pub use builder::{Build, Builder, Config, Held, OpenArgs, Record, State, Use, Vault};
 pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context, dockerfile_in};
 pub use images::{Images, Rules};
 pub use log::{Line, Log};

@@ -7,18 +7,18 @@ use tempfile::TempDir;
 use tokio_util::io::ReaderStream;
 
 use super::{
-    Build, Context, Source,
+    Build, Context, Source, Use,
     archive::{self, Format},
     builder::Shared,
     context::STAGE_ARG,
-    git, runtime,
+    dockerfile::Plan,
+    git, judge, runtime,
 };
 use crate::{
-    engine::{BuildNews, BuildOrder, Credentials, Error},
+    engine::{BuildCache, BuildNews, BuildOrder, Credentials, Error},
     model::{
         AppId, BuildId, CodeSource, Failure, Reason,
         code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
-        secret,
         work::Cancelled,
     },
 };
@@ -66,11 +66,13 @@ async fn from_code(shared: &Shared, build: &Build, code: &FromCode) -> Result<Co
     let limits = shared.config.limits;
     let folder = scratch(&shared.config.scratch)?;
     let code = code.clone();
+    let open = &shared.open_args;
+    let build_args = open(build.app.org.clone(), code.build_args.clone()).await?;
     reading(shared, build, move |cancelled| {
         let source = archive::unpack(&bytes, limits, folder, cancelled)
             .map_err(|why| failed(format!("the archive is refused: {why}")))?;
         let mut context = Context::whole(source, &code.dockerfile_path, cancelled)?;
-        context.build_args = code.build_args;
+        context.build_args = build_args;
         Ok(context)
     })
     .await
@@ -120,7 +122,7 @@ fn single_file(runtime: &Runtime) -> &'static str {
 async fn engine(
     shared: &Shared,
     build: &Build,
-    context: Context,
+    mut context: Context,
     registry_secret: &str,
 ) -> Result<BuiltImage, Failure> {
     let tag = tag(shared, &build.app, build.id);
@@ -130,7 +132,7 @@ async fn engine(
         let secret = find(
             build.app.org.clone(),
             registry_secret.to_owned(),
-            secret::Kind::Registry,
+            Use::Registry,
         );
         let secret = secret.await?;
         credentials.push(Credentials {
@@ -139,6 +141,14 @@ async fn engine(
             server_address: Some(secret.server_address).filter(|a| !a.is_empty()),
         });
     }
+    let plan = match build.draft.source {
+        // The platform's own file, over images that the operator chose.
+        CodeSource::Compile(_) => None,
+        _ => {
+            let given = credentials.first();
+            Some(judge::judge(shared, build, &mut context, registry_secret, given).await?)
+        }
+    };
     let stage = context.has_stages.then(|| name(shared, &build.app));
     let folder = scratch(&shared.config.scratch)?;
     let (dockerfile, mut build_args, packed) = reading(shared, build, move |cancelled| {
@@ -174,8 +184,10 @@ async fn engine(
         build_args,
         credentials,
         network: shared.config.network.clone(),
+        cache: cache(shared, &build.app).await?,
+        limits: shared.config.step_limits.clone(),
     };
-    let made = listen(shared, build, order).await;
+    let made = listen(shared, build, order, plan.as_ref()).await;
     if let Some(stage) = stage
         && let Err(error) = shared.engine.remove_stages(&stage).await
     {
@@ -189,14 +201,37 @@ async fn engine(
     })
 }
 
+/// Whose layers a build goes on from: the app's own, where organizations are kept apart.
+async fn cache(shared: &Shared, app: &AppId) -> Result<BuildCache, Failure> {
+    if !shared.images.admission().isolates_organizations() {
+        return Ok(BuildCache::Shared);
+    }
+    let built = shared.engine.built().await.map_err(|e| e.to_failure())?;
+    let own = format!("{}:", name(shared, app));
+    Ok(BuildCache::Of(
+        built
+            .into_iter()
+            .filter(|tag| tag.starts_with(&own))
+            .collect(),
+    ))
+}
+
 /// Follows the engine's build to its end; answers the image's content id.
-async fn listen(shared: &Shared, build: &Build, order: BuildOrder) -> Result<String, Failure> {
+async fn listen(
+    shared: &Shared,
+    build: &Build,
+    order: BuildOrder,
+    plan: Option<&Plan>,
+) -> Result<String, Failure> {
     let mut news = shared.engine.build(order);
     let mut step = String::new();
     let mut image = None;
     while let Some(told) = news.next().await {
         match told {
             Ok(BuildNews::Output(text)) => {
+                if let Some(plan) = plan {
+                    plan.check_step(&text).map_err(failed)?;
+                }
                 if let Some(line) = text.lines().find(|l| l.starts_with("Step ")) {
                     step = line.to_owned();
                 }

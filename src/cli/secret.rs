@@ -57,7 +57,8 @@ pub(super) struct Create {
     /// The user name.
     #[arg(long, default_value = "")]
     username: String,
-    /// The registry's host, with port if any; Docker Hub when left out.
+    /// The host, with port if any, that it is for. Left out: Docker Hub; of a git secret, the host of
+    /// the first repository that it is used for.
     #[arg(long, value_name = "HOST", default_value = "")]
     server: String,
     #[command(flatten)]
@@ -105,15 +106,10 @@ impl Create {
             }
         };
         let value = match self.kind {
-            Type::Git if !self.server.is_empty() => {
-                return Err(Error::Usage(
-                    "a git secret has no --server; it goes to the server of the repository's URL"
-                        .to_owned(),
-                ));
-            }
             Type::Git => Value::GitSecret(v1::GitSecret {
                 username: self.username,
                 token: password,
+                host: self.server,
             }),
             Type::Registry => Value::RegistrySecret(v1::RegistrySecret {
                 username: self.username,

@@ -4,6 +4,8 @@ use super::{Config, Invalid, forms};
 
 /// The least buffer that the HTTP library works with.
 const MIN_HEADER_BYTES: u64 = 8 * 1024;
+/// No build step gets along with less.
+const MIN_BUILD_MEMORY: u64 = 64 * 1024 * 1024;
 /// More than any machine has use for, and few enough to be started.
 pub(super) const MAX_HTTP_THREADS: usize = 256;
 
@@ -57,6 +59,21 @@ impl Config {
                 .iter()
                 .all(|i| !i.is_empty() && !i.contains(char::is_whitespace)),
             "python_base, deno_base, rust_builder, rust_base, go_builder and go_base must be references of images, such as python:3.12-slim",
+        );
+        let reaches_host = |network: &str| {
+            matches!(network, "host" | "bridge" | "default") || network.starts_with("container:")
+        };
+        require(
+            !self.trust.isolates_host() || !self.build_network.as_deref().is_some_and(reaches_host),
+            "build_network reaches this machine, which trust team and tenants rule out; name a network of your own whose rules keep builds from it, or leave it out for none",
+        );
+        require(
+            self.build_memory == 0 || self.build_memory >= MIN_BUILD_MEMORY,
+            "build_memory must be 0 or at least 64MiB",
+        );
+        require(
+            self.build_cpu_millicores == 0 || self.build_cpu_millicores >= 100,
+            "build_cpu_millicores must be 0 or at least 100",
         );
         require(
             self.build_concurrency > 0,
@@ -167,6 +184,7 @@ impl Config {
             ("lease_interval", self.lease_interval),
             ("build_timeout_secs", self.build_timeout),
             ("git_timeout_secs", self.git_timeout),
+            ("image_grant_ttl", self.image_grant_ttl),
             ("credential_helper_timeout", self.credential_helper_timeout),
         ] {
             require(!value.is_zero(), &format!("{name} must be more than 0"));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
-use crate::model::{Standby, Trust, capability::Capabilities};
+use crate::model::{Standby, Trust, capability::Capabilities, destination::Networks};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -141,6 +141,9 @@ const DEFAULT_BUILD_LOGS_KEPT: usize = 50;
 /// One commit of a large repository over a slow line.
 const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Long enough for a draft, its tests and its publish, short enough after a secret was withdrawn.
+const DEFAULT_IMAGE_GRANT_TTL: Duration = Duration::from_secs(600);
+
 /// As many as a small machine starts side by side.
 const DEFAULT_TEST_MAX_RUNNING: usize = 4;
 
@@ -256,6 +259,12 @@ impl Config {
             build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
+            build_allow: Networks::default(),
+            build_memory: 0,
+            build_cpu_millicores: 0,
+            build_cgroup_parent: None,
+            image_grant_ttl: DEFAULT_IMAGE_GRANT_TTL,
+            git_file_urls: None,
             python_base: DEFAULT_PYTHON_BASE.to_owned(),
             deno_base: DEFAULT_DENO_BASE.to_owned(),
             rust_builder: DEFAULT_RUST_BUILDER.to_owned(),

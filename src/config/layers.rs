@@ -176,6 +176,12 @@ settings! {
     build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
+    build_allow = "build_allow", "IGNITE_BUILD_ALLOW", Plain;
+    build_memory = "build_memory", "IGNITE_BUILD_MEMORY", Bytes;
+    build_cpu_millicores = "build_cpu_millicores", "IGNITE_BUILD_CPU_MILLICORES", Count;
+    build_cgroup_parent = "build_cgroup_parent", "IGNITE_BUILD_CGROUP_PARENT", Maybe;
+    image_grant_ttl = "image_grant_ttl", "IGNITE_IMAGE_GRANT_TTL", Span;
+    git_file_urls = "git_file_urls", "IGNITE_GIT_FILE_URLS", Maybe;
     python_base = "python_base", "IGNITE_PYTHON_BASE", Plain;
     deno_base = "deno_base", "IGNITE_DENO_BASE", Plain;
     rust_builder = "rust_builder", "IGNITE_RUST_BUILDER", Plain;

@@ -7,7 +7,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::model::{OrgName, Standby, Trust, capability::Capabilities};
+use crate::model::{OrgName, Standby, Trust, capability::Capabilities, destination::Networks};
 
 mod check;
 mod defaults;
@@ -254,8 +254,28 @@ pub struct Config {
     /// memory. Default 50.
     pub build_logs_kept: usize,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
-    /// as `host` or `none`. Left out, it is the engine's default.
+    /// as `host` or `none`. Left out, it is the engine's default in a sandbox and else `none`, and
+    /// may then be a network whose rules are the operator's, but not the host's or the default one.
     pub build_network: Option<String>,
+    /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, with commas between, that registries
+    /// and git hosts may have although they are private or this machine's; a sandbox allows all.
+    /// Default `none`.
+    pub build_allow: Networks,
+    /// `build_memory`, `IGNITE_BUILD_MEMORY`: most memory of a build step. 0 is what the engine's host
+    /// has, and outside of a sandbox half of it shared by `build_concurrency` builds. Default 0.
+    pub build_memory: u64,
+    /// `build_cpu_millicores`, `IGNITE_BUILD_CPU_MILLICORES`: most CPU of a build step in thousandths of
+    /// a core. 0 is as for `build_memory`. Default 0.
+    pub build_cpu_millicores: u32,
+    /// `build_cgroup_parent`, `IGNITE_BUILD_CGROUP_PARENT`: the cgroup that build steps are put below,
+    /// with limits of the operator's own; a slice where the engine uses systemd. Default: the engine's.
+    pub build_cgroup_parent: Option<String>,
+    /// `image_grant_ttl`, `IGNITE_IMAGE_GRANT_TTL`: with `trust` `tenants`, how long it holds that a
+    /// registry gave an image to an organization. Default 10 min.
+    pub image_grant_ttl: Duration,
+    /// `git_file_urls`, `IGNITE_GIT_FILE_URLS`: take code from repositories on this machine's own disk,
+    /// by `file://`. Default: in a sandbox only.
+    pub git_file_urls: Option<bool>,
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
     /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
     pub python_base: String,
@@ -387,6 +407,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where others can reach a server that trusts whoever deploys to it as its owner; `None` where
+    /// nobody can or it does not.
+    pub fn exposed(&self) -> Option<SocketAddr> {
+        let listens = [self.http_addr, self.grpc_addr];
+        let open = listens.into_iter().find(|addr| !addr.ip().is_loopback());
+        open.filter(|_| !self.trust.isolates_host())
+    }
+
     /// Whether the data directory is the one that is used when none is given.
     pub fn data_dir_is_default(&self) -> bool {
         default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)

@@ -2,6 +2,8 @@
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
+use crate::model::Trust;
+
 use super::{Config, Flags, PublicUrl, Reach, default_data_dir, parse_duration};
 
 fn vars<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
@@ -132,6 +134,25 @@ fn relations_are_checked() {
     config.base_domain = ".Test".to_owned();
     config.readiness_poll_max = Duration::ZERO;
     assert_eq!(config.validate().expect_err("wrong").problems.len(), 4);
+    let mut config = Config::defaults("/d".into());
+    config.build_network = Some("host".to_owned());
+    assert_eq!(config.validate(), Ok(()));
+    config.trust = Trust::Team;
+    assert_eq!(config.validate().expect_err("wrong").problems.len(), 1);
+    config.build_network = Some("builds".to_owned());
+    assert_eq!(config.validate(), Ok(()));
+}
+
+#[test]
+fn a_server_is_exposed_where_others_reach_it_and_it_trusts_them() {
+    let mut config = Config::defaults("/d".into());
+    assert_eq!(config.exposed(), None);
+    config.grpc_addr = "0.0.0.0:1".parse().expect("an address");
+    assert_eq!(config.exposed(), Some(config.grpc_addr));
+    for trust in [Trust::Team, Trust::Tenants] {
+        config.trust = trust;
+        assert_eq!(config.exposed(), None);
+    }
 }
 
 #[test]

@@ -47,6 +47,35 @@ pub struct BuildOrder {
     pub credentials: Vec<Credentials>,
     /// The network of the steps that run commands; `None` is the engine's own choice.
     pub network: Option<String>,
+    /// Whose layers it may go on from.
+    pub cache: BuildCache,
+    /// What each of its steps may take.
+    pub limits: BuildLimits,
+}
+
+/// Which layers on this machine a build may use instead of making them anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildCache {
+    /// Anybody's.
+    Shared,
+    /// Those of these images, and none when there are none of these.
+    Of(Vec<String>),
+}
+
+/// What a step of a build may take of the engine's host. Its time is bounded by whoever reads the
+/// news.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildLimits {
+    /// Most memory in bytes, swap included; 0 is this share of what the host has.
+    pub memory_bytes: u64,
+    /// Most CPU time in thousandths of a core; 0 is this share of what the host has.
+    pub cpu_millicores: u32,
+    /// How many builds share the host, where a limit is 0.
+    pub shares: u32,
+    /// The cgroup that the steps' containers are put below.
+    pub cgroup_parent: Option<String>,
+    /// An engine that cannot limit builds is refused instead of used.
+    pub required: bool,
 }
 
 impl fmt::Debug for BuildOrder {

@@ -29,7 +29,7 @@ mod keychain;
 mod log;
 mod pulled;
 
-pub use build::{BuildNews, BuildOrder, ImageBuilder, STAGE};
+pub use build::{BuildCache, BuildLimits, BuildNews, BuildOrder, ImageBuilder, STAGE};
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
 pub use pulled::{PullRecord, WritePulls, Written};
@@ -56,6 +56,17 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         reference: &str,
     ) -> impl Future<Output = Result<Option<Image>, Error>> + Send;
+
+    /// The digest that a reference stands for in its registry, asked there with these credentials and
+    /// no others, whatever is on this machine.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] when the registry does not say, also for want of permission.
+    fn registry_digest(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> impl Future<Output = Result<String, Error>> + Send;
 
     /// Takes this name from the image that has it; one without any name left goes. Gone is
     /// success; an image that a container needs is an error.
@@ -222,6 +233,8 @@ pub struct Image {
     pub notes: Vec<String>,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
+    /// Its `ONBUILD` instructions, which run when another image is built from it.
+    pub triggers: Vec<String>,
     /// What it is made for.
     pub platform: Platform,
 }

@@ -3,12 +3,13 @@
 //! [`CodeSource`] is generic over how the bytes of code are held: as they come with a request
 //! (`Bytes`), or as a file of the store ([`Blob`]). Everything else about it is the same.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
 use super::{
     app::{ImageSource, hex},
+    build_args::BuildArgs,
     failure::Reason,
     id::InvalidName,
 };
@@ -48,7 +49,7 @@ pub struct FromCode<B = Blob> {
     /// Where the Dockerfile is in it; empty = [`DEFAULT_DOCKERFILE`].
     pub dockerfile_path: String,
     /// Values for the Dockerfile's `ARG`s.
-    pub build_args: BTreeMap<String, String>,
+    pub build_args: BuildArgs,
     /// The secret for the registry of base images; empty for none.
     pub registry_secret_ref: String,
 }
@@ -173,9 +174,8 @@ impl CodeSource {
                 put(&code.archive.sha256);
                 put(&code.dockerfile_path);
                 put(&code.registry_secret_ref);
-                for (name, value) in &code.build_args {
-                    put(name);
-                    put(value);
+                for part in code.build_args.parts() {
+                    put(part);
                 }
             }
             CodeSource::FromGit(git) => {
@@ -348,7 +348,7 @@ mod tests {
                 sha256: sha256.to_owned(),
             },
             dockerfile_path: dockerfile.to_owned(),
-            build_args: BTreeMap::new(),
+            build_args: BuildArgs::default(),
             registry_secret_ref: String::new(),
         })
     }

@@ -5,15 +5,18 @@
 //! records in `store/`.
 
 pub mod app;
+pub mod build_args;
 pub mod capability;
 pub mod catalog;
 pub mod code;
+pub mod destination;
 pub mod execution;
 pub mod failure;
 pub mod files;
 pub mod host;
 pub mod id;
 pub mod ignorefile;
+pub mod image_name;
 pub mod lease;
 pub mod platform;
 pub mod process;
@@ -29,6 +32,7 @@ mod trust;
 pub mod work;
 
 pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};
+pub use build_args::BuildArgs;
 pub use code::{Blob, BuildId, CodeSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
 pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};

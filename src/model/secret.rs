@@ -92,7 +92,8 @@ pub struct Value {
     pub username: String,
     /// The password or token.
     pub password: String,
-    /// The registry's host; empty for Docker Hub, and of a git secret.
+    /// The registry's host, empty for Docker Hub; the git server's host with port if any, empty until
+    /// it is first used.
     pub server_address: String,
 }
 
@@ -107,16 +108,16 @@ impl fmt::Debug for Value {
 impl Value {
     /// One violation for each wrong field, in proto spelling. Values are never quoted.
     pub fn check(&self) -> Vec<FieldViolation> {
-        let (at, password) = match self.kind {
-            Kind::Git => ("value.git_secret", "token"),
-            Kind::Registry => ("value.registry_secret", "password"),
+        let (at, password, server) = match self.kind {
+            Kind::Git => ("value.git_secret", "token", "host"),
+            Kind::Registry => ("value.registry_secret", "password", "server_address"),
         };
         let mut wrong = Vec::new();
         for (field, text, required) in [
             // Git servers that take a token may not look at the name.
             ("username", &self.username, self.kind == Kind::Registry),
             (password, &self.password, true),
-            ("server_address", &self.server_address, false),
+            (server, &self.server_address, false),
         ] {
             let why = if text.is_empty() && required {
                 "is missing".to_owned()
@@ -127,7 +128,10 @@ impl Value {
                 )
             } else if text.contains(|c: char| c.is_control()) {
                 "has a line break or another control character in it".to_owned()
-            } else if field == "server_address" && text.contains(char::is_whitespace) {
+            } else if field == "host" && text.contains(['/', '@']) {
+                "is no host; give one such as \"git.example:8443\", without a scheme or path"
+                    .to_owned()
+            } else if field == server && text.contains(char::is_whitespace) {
                 "has white space in it; give a host such as \"registry.example:5000\", or leave it empty for Docker Hub".to_owned()
             } else {
                 continue;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::{clamp, data_dir::DataDir};
 use crate::{
     build::{
-        self, Limits, Vault,
+        self, Admission, Limits, OpenArgs, Use, Vault,
         runtime::{deno, go, python, rust},
     },
     config::Config,
+    engine::BuildLimits,
+    model::image_name::Naming,
     store::secrets::Secrets,
     vitals::Vitals,
 };
@@ -33,7 +35,9 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Conf
         },
         log_bytes: clamp(c.build_log_bytes),
         logs_kept: c.build_logs_kept,
-        network: c.build_network.clone(),
+        network: network(c),
+        step_limits: step_limits(c),
+        git_files: c.git_file_urls.unwrap_or_else(|| !c.trust.isolates_host()),
         git_timeout: c.git_timeout,
         strict: c.strict,
         vitals: vitals.clone(),
@@ -55,11 +59,56 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Conf
     }
 }
 
+/// Where steps run: without a network, unless they may reach this machine or the operator has a
+/// network for them.
+fn network(c: &Config) -> Option<String> {
+    let none = || c.trust.isolates_host().then(|| "none".to_owned());
+    c.build_network.clone().or_else(none)
+}
+
+/// What steps may take: all of a person's own machine, and of others' half, however many build.
+fn step_limits(c: &Config) -> BuildLimits {
+    let builds = u32::try_from(c.build_concurrency).unwrap_or(u32::MAX);
+    BuildLimits {
+        memory_bytes: c.build_memory,
+        cpu_millicores: c.build_cpu_millicores,
+        shares: match c.trust.isolates_host() {
+            true => builds.saturating_mul(2),
+            false => 1,
+        },
+        cgroup_parent: c.build_cgroup_parent.clone(),
+        required: c.trust.isolates_organizations(),
+    }
+}
+
+/// Which images and hosts are admitted.
+pub(super) fn admission(c: &Config, data: &DataDir) -> Admission {
+    let naming = Naming {
+        trust: c.trust,
+        instance: data.instance().clone(),
+    };
+    Admission::new(naming, c.build_allow.clone(), c.image_grant_ttl)
+}
+
 /// The secrets, as builds see them: asked afresh at each one.
 pub(super) fn vault(secrets: &Secrets) -> Vault {
     let secrets = secrets.clone();
-    Arc::new(move |org, name, kind| {
+    Arc::new(move |org, name, needed| {
         let secrets = secrets.clone();
-        Box::pin(async move { secrets.for_build(&org, &name, kind).await })
+        Box::pin(async move {
+            match needed {
+                Use::Registry => secrets.for_bases(&org, &name).await,
+                Use::Git { host } => secrets.for_git(&org, &name, &host).await,
+            }
+        })
+    })
+}
+
+/// How builds read their arguments.
+pub(super) fn open_args(secrets: &Secrets) -> OpenArgs {
+    let secrets = secrets.clone();
+    Arc::new(move |org, args| {
+        let secrets = secrets.clone();
+        Box::pin(async move { secrets.open_args(&org, args).await })
     })
 }

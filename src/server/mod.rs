@@ -68,7 +68,7 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{Reason, Trust, lease::Lease, revision::Defaults, scaling::Bounds},
+    model::{Reason, lease::Lease, revision::Defaults, scaling::Bounds},
     parsing::Parsing,
     store::{
         Store,
@@ -112,7 +112,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     clock::settle_for(config.clock_settle);
 
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
-    warn_of_exposure(config.trust, [http_addr, grpc_addr]);
+    warn_of_exposure(&config);
     let keyring = Keyring::open_or_create(data.path())?;
     let vitals = Vitals::default();
     let store = Store::open_watched(data.path(), &vitals)?;
@@ -146,7 +146,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         strict: config.strict,
         foreign_arch: config.allow_foreign_arch,
     };
-    let images = Images::new(engine.clone(), keychain, rules);
+    let admission = building::admission(&config, &data);
+    let images = Images::new(engine.clone(), keychain, rules, admission);
     let volumes = Volumes::new(engine.clone());
     let blobs = Blobs::open(data.path(), &store.catalog()).context("the folder of saved code")?;
     let builder = Builder::new(
@@ -155,6 +156,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         images.clone(),
         blobs.clone(),
         building::vault(&secrets),
+        building::open_args(&secrets),
     )
     .context("the folder for builds")?;
     let apps = Apps::new(apps::Parts {
@@ -164,6 +166,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         routes: routes.clone(),
         images,
         builder: builder.clone(),
+        secrets: secrets.clone(),
         blobs,
         volumes: volumes.clone(),
         defaults: defaults(&config),
@@ -432,12 +435,9 @@ async fn shut_down(
 }
 
 /// Says so when others can reach a server that trusts whoever deploys to it as its owner.
-fn warn_of_exposure(trust: Trust, listens: [SocketAddr; 2]) {
-    let open = listens.iter().find(|addr| !addr.ip().is_loopback());
-    if let Some(addr) = open
-        && !trust.isolates_host()
-    {
-        tracing::warn!(%addr, %trust, "Listening beyond this machine, and whoever may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
+fn warn_of_exposure(config: &Config) {
+    if let Some(addr) = config.exposed() {
+        tracing::warn!(%addr, trust = %config.trust, "Listening beyond this machine, and whoever may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
     }
 }
 

@@ -55,7 +55,8 @@ pub(super) fn engine_config(
         extra_network: config.network.clone(),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
-        use_docker_login: config.docker_config_auth,
+        // What the operator may pull is nothing that every organization may have.
+        use_docker_login: config.docker_config_auth && !config.trust.isolates_organizations(),
         helper_timeout: config.credential_helper_timeout,
         container_proxies: config.container_proxies,
         home_copy_files: config.home_copy_files,

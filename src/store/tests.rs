@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{
-    App, AppId, Blob, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier, Version,
+    App, AppId, Blob, BuildArgs, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier,
+    Version,
     code::{Built, BuiltImage, FromCode},
     files::Content,
     scaling::Metric,
@@ -21,7 +22,7 @@ pub(super) fn full_app(id: &str) -> App {
     let code = CodeSource::FromCode(FromCode {
         archive: blob,
         dockerfile_path: "d/Dockerfile".into(),
-        build_args: [("A".to_owned(), "B".to_owned())].into(),
+        build_args: BuildArgs::Clear([("A".to_owned(), "B".to_owned())].into()),
         registry_secret_ref: "s".into(),
     });
     let settings = Settings {

@@ -228,6 +228,7 @@ mod tests {
                         volumes: Vec::new(),
                         notes: Vec::new(),
                         exposed_ports: Vec::new(),
+                        triggers: Vec::new(),
                         platform: Default::default(),
                     });
                     Box::pin(async move { Ok(image) })

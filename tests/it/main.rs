@@ -59,5 +59,6 @@ mod scaling;
 mod secrets;
 mod standby;
 mod trials;
+mod trust;
 mod versions;
 mod wrong_images;

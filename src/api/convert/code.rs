@@ -6,7 +6,7 @@ use super::super::proto::v1::{self, code_source::Source, image_source, runtime};
 use crate::{
     apps::{Code, DraftView},
     model::{
-        CodeSource, Draft, Failure, ImageSource,
+        BuildArgs, CodeSource, Draft, Failure, ImageSource,
         code::{Compile, FromCode, FromGit, Runtime},
         secret::SecretName,
     },
@@ -101,7 +101,7 @@ fn from_code(
     Ok(FromCode {
         archive: code.archive,
         dockerfile_path: code.dockerfile_path,
-        build_args: code.build_args.into_iter().collect(),
+        build_args: BuildArgs::Clear(code.build_args.into_iter().collect()),
         registry_secret_ref,
     })
 }
@@ -263,7 +263,11 @@ pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
             image_source::Source::FromCode(v1::ImageFromCode {
                 archive: code.archive,
                 dockerfile_path: code.dockerfile_path,
-                build_args: code.build_args.into_iter().collect(),
+                // Opened by whoever read it.
+                build_args: match code.build_args {
+                    BuildArgs::Clear(values) => values.into_iter().collect(),
+                    BuildArgs::Sealed(_) => Default::default(),
+                },
             }),
             code.registry_secret_ref,
         ),

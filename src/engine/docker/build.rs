@@ -22,13 +22,13 @@ use futures_util::{
 };
 
 use super::{
-    Config, Docker, Error,
+    Config, Docker, Error, build_limits,
     cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
     holder::archive,
     image::for_engine,
 };
-use crate::engine::{BuildNews, BuildOrder, ImageBuilder, STAGE};
+use crate::engine::{BuildCache, BuildNews, BuildOrder, ImageBuilder, STAGE};
 
 /// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -92,6 +92,13 @@ fn build(
         networkmode: order.network,
         ..BuildImageOptions::default()
     };
+    match order.cache {
+        BuildCache::Shared => {}
+        // Without any the engine would take the layers of everybody.
+        BuildCache::Of(images) if images.is_empty() => options.nocache = true,
+        BuildCache::Of(images) => options.cachefrom = Some(images),
+    }
+    let limits = order.limits;
     let (client, config, cli) = (client.clone(), config.clone(), cli.clone());
     let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
@@ -102,6 +109,13 @@ fn build(
             let _ = news.send(Err(error)).await;
             return;
         }
+        let docker = match build_limits::put_on(docker, &client, &limits).await {
+            Ok(docker) => docker,
+            Err(error) => {
+                let _ = news.send(Err(error)).await;
+                return;
+            }
+        };
         let reaches = match options.networkmode.as_deref() {
             Some("host") => Reaches::Host,
             _ => Reaches::Itself,

@@ -233,6 +233,34 @@ pub(super) async fn inspect(client: &Client, reference: &str) -> Result<Option<I
     }
 }
 
+/// See [`super::super::Engine::registry_digest`].
+pub(super) async fn registry_digest(
+    client: &Client,
+    reference: &str,
+    credentials: Option<&Credentials>,
+) -> Result<String, Error> {
+    let none = |cause: String| Error::NoSuchImage {
+        reference: reference.to_owned(),
+        cause,
+    };
+    check_reference(reference).map_err(|why| none(why.to_owned()))?;
+    let tagged = with_tag(reference);
+    let found = client
+        .run("ask the registry for an image", |docker| {
+            let (tagged, credentials) = (&tagged, credentials.map(for_engine));
+            async move { docker.inspect_registry_image(tagged, credentials).await }
+        })
+        .await;
+    match found {
+        Ok(found) => {
+            let digest = found.descriptor.digest;
+            digest.ok_or_else(|| none("the registry told no digest".to_owned()))
+        }
+        Err(Error::Refused { message, .. }) => Err(none(message)),
+        Err(err) => Err(err),
+    }
+}
+
 /// See [`super::super::Engine::untag_image`].
 pub(super) async fn untag(client: &Client, reference: &str) -> Result<(), Error> {
     let removed = client
@@ -277,6 +305,7 @@ fn from_engine(image: ImageInspect) -> Image {
         volumes: config.volumes.unwrap_or_default(),
         notes: Vec::new(),
         exposed_ports,
+        triggers: config.on_build.unwrap_or_default(),
         platform,
     }
 }

@@ -43,6 +43,7 @@ use super::{
 };
 
 mod build;
+mod build_limits;
 mod cli_config;
 mod client;
 mod config;
@@ -271,6 +272,10 @@ impl Engine for Docker {
 
     async fn find_image(&self, reference: &str) -> Result<Option<Image>, Error> {
         image::inspect(&self.client, reference).await
+    }
+
+    async fn registry_digest(&self, name: &str, by: Option<&Credentials>) -> Result<String, Error> {
+        image::registry_digest(&self.client, name, by).await
     }
 
     async fn untag_image(&self, reference: &str) -> Result<(), Error> {

@@ -359,6 +359,7 @@ impl Engine for Fake {
                     volumes: Vec::new(),
                     notes: Vec::new(),
                     exposed_ports: Vec::new(),
+                    triggers: Vec::new(),
                     platform: script.platform,
                 })
             }
@@ -368,6 +369,11 @@ impl Engine for Fake {
     async fn find_image(&self, _: &str) -> Result<Option<Image>, Error> {
         self.called(|_| {})?;
         Ok(None)
+    }
+
+    async fn registry_digest(&self, _: &str, _: Option<&Credentials>) -> Result<String, Error> {
+        self.called(|_| {})?;
+        Ok(format!("sha256:{}", "0".repeat(64)))
     }
 
     async fn untag_image(&self, _: &str) -> Result<(), Error> {

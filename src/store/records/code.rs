@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use crate::model::{
-    Blob, CodeSource, ImageSource, Reason,
+    Blob, BuildArgs, CodeSource, ImageSource, Reason,
+    build_args::SealedArgs,
     code::{BuildError, Built, BuiltImage, Compile, FromCode, FromGit, Runtime},
 };
 
@@ -39,6 +40,11 @@ pub(super) struct SourceRecord {
     target: String,
     #[prost(string, tag = "13")]
     toolchain: String,
+    /// In place of `build_args`, which earlier releases wrote.
+    #[prost(bytes = "vec", tag = "14")]
+    sealed_args: Vec<u8>,
+    #[prost(string, tag = "15")]
+    args_mark: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -83,7 +89,13 @@ pub(super) fn source_record(source: &CodeSource) -> SourceRecord {
         CodeSource::FromCode(code) => {
             r.kind = 1;
             r.dockerfile_path = code.dockerfile_path.clone();
-            r.build_args = code.build_args.clone();
+            match &code.build_args {
+                BuildArgs::Clear(values) => r.build_args = values.clone(),
+                BuildArgs::Sealed(args) => {
+                    r.sealed_args = args.sealed.clone();
+                    r.args_mark = args.mark.clone();
+                }
+            }
             r.registry_secret_ref = code.registry_secret_ref.clone();
         }
         CodeSource::FromGit(git) => {
@@ -132,7 +144,13 @@ pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
         1 => CodeSource::FromCode(FromCode {
             archive: blob(r.blob)?,
             dockerfile_path: r.dockerfile_path,
-            build_args: r.build_args,
+            build_args: match r.sealed_args.is_empty() {
+                true => BuildArgs::Clear(r.build_args),
+                false => BuildArgs::Sealed(SealedArgs {
+                    sealed: r.sealed_args,
+                    mark: r.args_mark,
+                }),
+            },
             registry_secret_ref: r.registry_secret_ref,
         }),
         2 => CodeSource::FromGit(FromGit {

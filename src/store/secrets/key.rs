@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    hkdf,
+    hkdf, hmac,
     rand::{SecureRandom as _, SystemRandom},
 };
 use std::sync::OnceLock;
@@ -25,30 +25,34 @@ use crate::{
 /// Bytes of a ChaCha20-Poly1305 key.
 const KEY_BYTES: usize = 32;
 
+/// What the key of marks is derived by.
+const MARKS: &str = "ignite marks 1";
+
 /// A key in memory.
 pub(in crate::store) struct Key {
     sealing: LessSafeKey,
     /// What other keys are derived from.
     root: hkdf::Prk,
+    /// The one of them that marks are made with.
+    marks: hmac::Key,
 }
 
 impl Key {
     fn new(bytes: &[u8]) -> Option<Self> {
         let key = UnboundKey::new(&CHACHA20_POLY1305, bytes).ok()?;
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(bytes);
+        let marks = derived(&root, MARKS)?;
         Some(Self {
             sealing: LessSafeKey::new(key),
-            root: hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(bytes),
+            root,
+            marks: hmac::Key::new(hmac::HMAC_SHA256, &marks),
         })
     }
 
     /// A key for the use that `context` names (HKDF, RFC 5869). Who has it learns neither this one
     /// nor one for another use.
     pub(super) fn derive(&self, context: &str) -> Option<[u8; KEY_BYTES]> {
-        let context = [context.as_bytes()];
-        let derived = self.root.expand(&context, hkdf::HKDF_SHA256).ok()?;
-        let mut bytes = [0; KEY_BYTES];
-        derived.fill(&mut bytes).ok()?;
-        Some(bytes)
+        derived(&self.root, context)
     }
 
     /// Encrypts, bound to `slot`: a fresh random nonce, then the text with its tag.
@@ -63,6 +67,12 @@ impl Key {
         Some([&nonce[..], &plain].concat())
     }
 
+    /// What is equal for equal content, and tells nothing of it without the key.
+    pub(super) fn mark(&self, content: &[u8]) -> String {
+        let mark = hmac::sign(&self.marks, content);
+        STANDARD.encode(mark.as_ref())
+    }
+
     /// Decrypts what was sealed with this key for this slot.
     pub(in crate::store) fn open(&self, sealed: &[u8], slot: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
@@ -73,6 +83,14 @@ impl Key {
             .open_in_place(nonce, Aad::from(slot), &mut text);
         plain.ok().map(|plain| plain.to_vec())
     }
+}
+
+fn derived(root: &hkdf::Prk, context: &str) -> Option<[u8; KEY_BYTES]> {
+    let context = [context.as_bytes()];
+    let derived = root.expand(&context, hkdf::HKDF_SHA256).ok()?;
+    let mut bytes = [0; KEY_BYTES];
+    derived.fill(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// The key's file, read once.

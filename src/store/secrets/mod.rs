@@ -4,6 +4,7 @@
 //! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
 //! their slot: a row that is moved to another name or organization does not open.
 
+mod args;
 pub(super) mod key;
 
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl Secrets {
         self.store
             .commit(move |catalog| {
                 // On the writer's thread: nobody else makes a key or a secret meanwhile.
-                let key = key.open_or_create(catalog.has_secrets())?;
+                let key = key.open_or_create(args::has_sealed(catalog))?;
                 let before = catalog.secret(&org, &name);
                 let secret = Arc::new(Sealed {
                     sealed: seal(key, &org, &name, &value)?,
@@ -160,18 +161,61 @@ impl Secrets {
         Ok(value)
     }
 
-    /// The secret of this name and kind, for a build.
+    /// The registry secret of this name, for the base images of a build.
     ///
     /// # Errors
     /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind.
-    pub async fn for_build(&self, org: &OrgName, name: &str, kind: Kind) -> Result<Value, Failure> {
-        let field = match kind {
-            Kind::Git => "secret_ref",
-            Kind::Registry => "registry_secret_ref",
+    pub async fn for_bases(&self, org: &OrgName, name: &str) -> Result<Value, Failure> {
+        let found = self.find(org, name, "registry_secret_ref", Kind::Registry);
+        self.open(found.map_err(unusable)?).await
+    }
+
+    /// The git secret of this name, for a repository at `host`, empty for one of this machine. One
+    /// that is for no host yet is for this one from now on, which is durable before it is answered.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind or for another host.
+    pub async fn for_git(&self, org: &OrgName, name: &str, host: &str) -> Result<Value, Failure> {
+        let secret = self.find(org, name, "secret_ref", Kind::Git);
+        let secret = secret.map_err(unusable)?;
+        let value = self.open(secret.clone()).await?;
+        if host.is_empty() || value.server_address.eq_ignore_ascii_case(host) {
+            return Ok(value);
+        }
+        if !value.server_address.is_empty() {
+            return Err(unusable(format!(
+                "secret_ref {name:?}: the secret is for {} and is sent to no other host than that, and the repository is at {host}; use another secret, or create it again for {host} (`ignite secret create {name} --type git --server {host}`)",
+                value.server_address
+            )));
+        }
+        let bound = Value {
+            server_address: host.to_owned(),
+            ..value
         };
-        let found = self.find(org, name, field, kind);
-        let refuse = |why| Failure::new(Reason::FailedPrecondition, why);
-        self.open(found.map_err(refuse)?).await
+        self.rewrite(secret, bound.clone()).await?;
+        Ok(bound)
+    }
+
+    /// Puts another value into a secret that has not been changed since it was read.
+    async fn rewrite(&self, read: Arc<Sealed>, value: Value) -> Result<(), Failure> {
+        let key = self.key.clone();
+        self.store
+            .commit(move |catalog| {
+                let now = catalog.secret(&read.org, &read.name);
+                if now.is_none_or(|now| now.sealed != read.sealed) {
+                    return Err(unusable(format!(
+                        "secret {} was changed while it was used; try again",
+                        read.name
+                    )));
+                }
+                let sealed = seal(key.open()?, &read.org, &read.name, &value)?;
+                let secret = Arc::new(Sealed {
+                    sealed,
+                    ..(*read).clone()
+                });
+                Ok((vec![Change::PutSecret(secret)], ()))
+            })
+            .await
     }
 
     /// The secret of this name and kind, or what is wrong with the field that names it.
@@ -211,6 +255,10 @@ impl Secrets {
             ))
         })
     }
+}
+
+fn unusable(why: String) -> Failure {
+    Failure::new(Reason::FailedPrecondition, why)
 }
 
 fn seal(key: &Key, org: &OrgName, name: &SecretName, value: &Value) -> Result<Vec<u8>, Failure> {

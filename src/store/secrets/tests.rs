@@ -1,7 +1,10 @@
 use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::*;
-use crate::store::tests::on_disk;
+use crate::{
+    model::{BuildArgs, CodeSource},
+    store::tests::on_disk,
+};
 
 fn registry(password: &str) -> Value {
     Value {
@@ -180,5 +183,75 @@ async fn a_reference_is_refused_with_what_is_wrong_with_it() {
     }
     let found = secrets.for_image(&org("acme"), "reg", image).await;
     assert_eq!(found.expect("fits"), registry("x"));
+    store.close();
+}
+
+#[tokio::test]
+async fn build_arguments_are_never_legible_on_disk_and_open_for_their_organization_only() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clear = || BuildArgs::Clear([("TOKEN".to_owned(), "plain-to-see".to_owned())].into());
+    let (store, secrets) = open_secrets(dir.path());
+    let sealed = secrets.seal_args(org("o"), clear()).await.expect("sealed");
+    let again = secrets.seal_args(org("o"), clear()).await.expect("sealed");
+    let others = secrets.seal_args(org("b"), clear()).await.expect("sealed");
+    let mark = |args: &BuildArgs| match args {
+        BuildArgs::Sealed(args) => args.mark.clone(),
+        BuildArgs::Clear(_) => panic!("in clear"),
+    };
+    assert_eq!(mark(&sealed), mark(&again), "equal code has equal hashes");
+    assert_ne!(mark(&sealed), mark(&others));
+    let mut app = super::super::tests::full_app("o/app");
+    let draft = app.draft.as_mut().expect("a draft");
+    let CodeSource::FromCode(code) = &mut draft.source else {
+        panic!("the draft is an archive");
+    };
+    code.build_args = sealed.clone();
+    let put = app.clone();
+    let put = store.commit(move |_| Ok((vec![Change::Put(Arc::new(put))], ())));
+    put.await.expect("stored");
+    store.close();
+    drop((store, secrets));
+    assert!(!on_disk(dir.path(), b"plain-to-see"));
+
+    let (store, secrets) = open_secrets(dir.path());
+    let kept = store.catalog().get(&app.id).cloned().expect("kept");
+    assert_eq!(*kept, app);
+    let opened = secrets.open_args(&org("o"), sealed.clone()).await;
+    assert_eq!(opened.map(BuildArgs::Clear).expect("opens"), clear());
+    assert!(secrets.open_args(&org("b"), sealed).await.is_err());
+    let none = secrets.seal_args(org("o"), BuildArgs::default()).await;
+    assert!(none.expect("as it is").is_empty());
+    store.close();
+    drop((store, secrets));
+    // A key that is lost is not made anew over what it sealed.
+    std::fs::remove_file(dir.path().join("identity/secrets.key")).expect("a key");
+    let (store, secrets) = open_secrets(dir.path());
+    assert!(secrets.seal_args(org("o"), clear()).await.is_err());
+    store.close();
+}
+
+#[tokio::test]
+async fn a_git_secret_is_for_one_host_from_its_first_use_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, secrets) = open_secrets(dir.path());
+    let value = Value {
+        kind: Kind::Git,
+        server_address: String::new(),
+        ..registry("x")
+    };
+    let put = secrets.put(org("o"), name("git"), value, 1);
+    put.await.expect("stored");
+    let owner = org("o");
+    let get = |host: &'static str| secrets.for_git(&owner, "git", host);
+    // A repository on this machine's disk needs no login and binds nothing.
+    assert_eq!(get("").await.expect("any").server_address, "");
+    assert_eq!(get("h:1").await.expect("the first").server_address, "h:1");
+    assert_eq!(get("H:1").await.expect("the same").server_address, "h:1");
+    let why = get("h").await.expect_err("another");
+    assert!(why.message.contains("no other host"), "{why}");
+    store.close();
+    drop((store, secrets));
+    let (store, secrets) = open_secrets(dir.path());
+    assert!(secrets.for_git(&org("o"), "git", "evil").await.is_err());
     store.close();
 }

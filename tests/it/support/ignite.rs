@@ -41,6 +41,12 @@ impl Builder {
         self
     }
 
+    /// Adds arguments after `serve`.
+    pub(crate) fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
+        self.args.extend(args.map(Into::into));
+        self
+    }
+
     /// Allows the server so many open files.
     pub(crate) fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);

@@ -1,0 +1,411 @@
+//! What a Dockerfile asks of the engine beyond its own files: images, and URLs to fetch.
+//!
+//! Lines are put together as the engine does (`lines`), instructions are parsed by
+//! `parse-dockerfile`, one at a time, and names are expanded by what the file and the build say
+//! (`words`). What cannot be told for certain is refused. That the engine read the same is checked
+//! once more while it builds: it shows every instruction that it takes up, see [`Plan::check_step`].
+
+mod lines;
+mod words;
+
+use std::{collections::BTreeMap, ops::Range};
+
+use parse_dockerfile::{Flag, Instruction, Source};
+
+pub(crate) use self::lines::MAX_BYTES;
+use self::{
+    lines::Lines,
+    words::{Args, Sizes},
+};
+
+/// Given to the parser before every instruction but `FROM`, which it wants to see first.
+const STAGE: &str = "FROM scratch\n";
+/// The name of no image.
+const SCRATCH: &str = "scratch";
+
+/// What a Dockerfile asks for.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    lines: Lines,
+    /// The images that it names, in their order, without its own stages.
+    pub(crate) images: Vec<Named>,
+    /// The URLs that the engine would fetch.
+    pub(crate) urls: Vec<Fetched>,
+    /// How long its variables get.
+    sizes: Sizes,
+    build_args: BTreeMap<String, String>,
+    /// The names of its stages, in lower case; empty for one without.
+    stages: Vec<String>,
+    /// The first word of every instruction, in upper case.
+    keywords: Vec<String>,
+}
+
+/// An image that a Dockerfile names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// Where, in words.
+    pub(crate) place: String,
+    /// What it is called, with variables expanded.
+    pub(crate) image: String,
+    /// A stage begins from it, so its `ONBUILD` runs.
+    pub(crate) is_base: bool,
+    /// The engine has no use for it: it names a frontend of BuildKit.
+    pub(crate) is_hint: bool,
+    /// The line in the list and the bytes in it, where another name can be put.
+    slot: Option<(usize, Range<usize>)>,
+}
+
+/// A URL that a Dockerfile has the engine fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// Where, in words.
+    pub(crate) place: String,
+    /// As it stands there.
+    pub(crate) source: String,
+}
+
+impl Named {
+    /// Whether another name can be put in its place.
+    pub(crate) fn can_be_pinned(&self) -> bool {
+        self.slot.is_some()
+    }
+}
+
+impl Plan {
+    /// Reads a Dockerfile.
+    ///
+    /// # Errors
+    /// A sentence that says where, for what is no Dockerfile or cannot be told for certain.
+    pub(crate) fn read(file: &[u8], build_args: &BTreeMap<String, String>) -> Result<Self, String> {
+        let lines = Lines::read(file)?;
+        let mut plan = Self {
+            images: Vec::new(),
+            urls: Vec::new(),
+            sizes: Sizes::default(),
+            build_args: build_args.clone(),
+            stages: Vec::new(),
+            keywords: Vec::new(),
+            lines: Lines {
+                lines: Vec::new(),
+                ..lines.clone()
+            },
+        };
+        if !lines.syntax.is_empty() {
+            plan.images.push(Named {
+                place: "`# syntax=`".to_owned(),
+                image: lines.syntax.clone(),
+                is_base: false,
+                is_hint: true,
+                slot: None,
+            });
+        }
+        let mut args = Args::default();
+        for (at, line) in lines.lines.iter().enumerate() {
+            let place = |what: &str| format!("{what} at line {}", line.number);
+            let keyword = first_word(&line.text).to_ascii_uppercase();
+            let is_from = keyword == "FROM";
+            if has_odd_space(&keyword, &line.text) {
+                return Err(format!(
+                    "{} has white space that is not ASCII; write spaces",
+                    place(&keyword)
+                ));
+            }
+            plan.keywords.push(keyword);
+            let (text, shift) = match is_from || plan.stages.is_empty() {
+                true => (line.text.clone(), 0),
+                false => (format!("{STAGE}{}", line.text), STAGE.len()),
+            };
+            let unread = |e: parse_dockerfile::Error| {
+                let why = e.to_string();
+                let why = why.split(" at line").next().unwrap_or_default();
+                format!("{}: {why}", place("the instruction"))
+            };
+            let mut parsed = None;
+            for instruction in parse_dockerfile::parse_iter(&text).map_err(unread)? {
+                // The parser says that a stage is missing where there are only arguments yet.
+                match instruction {
+                    Ok(instruction) => parsed = Some(instruction),
+                    Err(_) if matches!(parsed, Some(Instruction::Arg(_))) => {}
+                    Err(e) => return Err(unread(e)),
+                }
+            }
+            match parsed {
+                Some(Instruction::Arg(arg)) if plan.stages.is_empty() => {
+                    let given = |name: &str| build_args.get(name).cloned();
+                    args.declare(&arg.arguments.value, lines.escape, given);
+                }
+                Some(Instruction::From(from)) => {
+                    check_flags(&from.options, lines.escape, &place("FROM"))?;
+                    let word = &from.image;
+                    let image = args
+                        .expand(&word.value, lines.escape)
+                        .map_err(|why| format!("the image of {} {why}", place("FROM")))?;
+                    let stage = image.to_lowercase();
+                    if !plan.stages.contains(&stage) && image != SCRATCH {
+                        plan.images.push(Named {
+                            place: place("FROM"),
+                            image,
+                            is_base: true,
+                            is_hint: false,
+                            slot: Some((at, word.span.clone())),
+                        });
+                    }
+                    let name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
+                    plan.stages.push(name.unwrap_or_default());
+                }
+                Some(instruction) => {
+                    let slot = (at, shift);
+                    plan.note(&instruction, lines.escape, line.number, Some(slot))?;
+                }
+                None => {}
+            }
+        }
+        if plan.stages.is_empty() {
+            return Err("it has no FROM".to_owned());
+        }
+        plan.lines = lines;
+        Ok(plan)
+    }
+
+    /// What a base's `ONBUILD` adds to what is asked for.
+    ///
+    /// # Errors
+    /// As [`Plan::read`].
+    pub(crate) fn add_triggers(&mut self, base: &str, triggers: &[String]) -> Result<(), String> {
+        for trigger in triggers {
+            let of = format!("ONBUILD of {base:?}");
+            let lines = Lines::read(trigger.as_bytes()).map_err(|why| format!("{of}: {why}"))?;
+            for line in &lines.lines {
+                let text = format!("{STAGE}{}", line.text);
+                let parsed = parse_dockerfile::parse_iter(&text)
+                    .and_then(|all| all.collect::<Result<Vec<_>, _>>())
+                    .map_err(|e| format!("{of}: {e}"))?;
+                let (images, urls) = (self.images.len(), self.urls.len());
+                for instruction in parsed.iter().skip(1) {
+                    self.note(instruction, '\\', line.number, None)?;
+                }
+                let places = self.images[images..].iter_mut().map(|n| &mut n.place);
+                for place in places.chain(self.urls[urls..].iter_mut().map(|f| &mut f.place)) {
+                    place.clone_from(&of);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up an instruction of a stage.
+    fn note(
+        &mut self,
+        instruction: &Instruction<'_>,
+        escape: char,
+        number: usize,
+        slot: Option<(usize, usize)>,
+    ) -> Result<(), String> {
+        let place = |what: &str| format!("{what} at line {number}");
+        let variables = match instruction {
+            Instruction::Env(env) => Some(("ENV", &env.arguments.value)),
+            Instruction::Arg(arg) => Some(("ARG", &arg.arguments.value)),
+            _ => None,
+        };
+        if let Some((what, text)) = variables {
+            let given = |name: &str| self.build_args.get(name).map_or(0, String::len);
+            return self
+                .sizes
+                .declare(text, escape, given)
+                .map_err(|why| format!("{} {why}", place(what)));
+        }
+        match instruction {
+            Instruction::Copy(copy) => {
+                check_flags(&copy.options, escape, &place("COPY"))?;
+                no_here_document(&copy.src, &place("COPY"))?;
+                for flag in &copy.options {
+                    if unquoted(&flag.name.value).eq_ignore_ascii_case("from")
+                        && let Some(value) = &flag.value
+                    {
+                        let slot = slot.map(|(at, shift)| {
+                            let span = &value.span;
+                            (at, span.start - shift..span.end - shift)
+                        });
+                        self.name(&value.value, place("COPY --from"), slot)?;
+                    }
+                }
+                Ok(())
+            }
+            Instruction::Add(add) => {
+                check_flags(&add.options, escape, &place("ADD"))?;
+                no_here_document(&add.src, &place("ADD"))?;
+                for source in &add.src {
+                    let Source::Path(path) = source else { continue };
+                    if path.value.starts_with('[') && path.value.contains('"') {
+                        return Err(format!(
+                            "{} has a list that is not valid JSON",
+                            place("ADD")
+                        ));
+                    }
+                    if may_be_url(&path.value, escape) {
+                        self.urls.push(Fetched {
+                            place: place("ADD"),
+                            source: path.value.clone().into_owned(),
+                        });
+                    }
+                }
+                Ok(())
+            }
+            Instruction::Run(run) => {
+                check_flags(&run.options, escape, &place("RUN"))?;
+                if !run.here_docs.is_empty() {
+                    return Err(here_document(&place("RUN")));
+                }
+                for flag in &run.options {
+                    let Some(value) = &flag.value else { continue };
+                    let value = unquoted(&value.value);
+                    let from = value.split(',').filter_map(|part| {
+                        let (key, image) = part.split_once('=')?;
+                        key.trim().eq_ignore_ascii_case("from").then_some(image)
+                    });
+                    for image in from {
+                        self.name(image, place("RUN --mount"), None)?;
+                    }
+                }
+                Ok(())
+            }
+            Instruction::Onbuild(onbuild) => self.note(&onbuild.instruction, escape, number, None),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes up a name that may be a stage's, or its number. The engine expands nothing in it.
+    fn name(
+        &mut self,
+        raw: &str,
+        place: String,
+        slot: Option<(usize, Range<usize>)>,
+    ) -> Result<(), String> {
+        let image = unquoted(raw);
+        if image.contains('$') {
+            return Err(format!(
+                "{place}: {raw:?} has a variable, which the engine does not expand there; name a stage (FROM {raw} AS name) and use its name"
+            ));
+        }
+        let stage = image.to_lowercase();
+        // The last one is that which the instruction is in.
+        let before = &self.stages[..self.stages.len().saturating_sub(1)];
+        let is_stage =
+            before.contains(&stage) || image.parse::<usize>().is_ok_and(|n| n < before.len());
+        if !is_stage && !image.is_empty() && image != SCRATCH {
+            self.images.push(Named {
+                place,
+                image,
+                is_base: false,
+                is_hint: false,
+                slot,
+            });
+        }
+        Ok(())
+    }
+
+    /// The Dockerfile with one line for each instruction, and in place of each image what `pinned`
+    /// says stands for it.
+    pub(crate) fn pinned(&self, pinned: &BTreeMap<String, String>) -> String {
+        let mut lines = self.lines.clone();
+        // From the end, so that what is before keeps its place.
+        for named in self.images.iter().rev() {
+            if let (Some((at, span)), Some(name)) = (&named.slot, pinned.get(&named.image)) {
+                lines.lines[*at].text.replace_range(span.clone(), name);
+            }
+        }
+        lines.canonical()
+    }
+
+    /// Looks whether the engine read the file as it was read here, by a line that it shows as it
+    /// takes an instruction up: `Step 2/5 : RUN make`. Other output passes.
+    ///
+    /// # Errors
+    /// A sentence, when it did not.
+    pub(crate) fn check_step(&self, output: &str) -> Result<(), String> {
+        let shown = output
+            .strip_prefix("Step ")
+            .and_then(|rest| rest.split_once(" : "))
+            .and_then(|(step, text)| {
+                let (nth, all) = step.split_once('/')?;
+                Some((nth.parse::<usize>().ok()?, all.parse::<usize>().ok()?, text))
+            });
+        let Some((nth, all, text)) = shown else {
+            return Ok(());
+        };
+        let here = nth.checked_sub(1).and_then(|at| self.keywords.get(at));
+        let word = first_word(text).to_ascii_uppercase();
+        if all == self.keywords.len() && here.is_some_and(|keyword| *keyword == word) {
+            return Ok(());
+        }
+        Err(format!(
+            "the engine reads the Dockerfile otherwise than the platform (its step {nth} of {all} is {word}), so what it may use cannot be told; write each instruction on lines of its own"
+        ))
+    }
+}
+
+fn first_word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}
+
+/// Text without the quotes in it, as the engine takes flags.
+fn unquoted(text: &str) -> String {
+    text.replace(['"', '\''], "")
+}
+
+/// Refuses flags in a form that the engine and the parser read in different ways.
+fn check_flags(flags: &[Flag<'_>], escape: char, place: &str) -> Result<(), String> {
+    for flag in flags {
+        let value = flag.value.as_ref().map_or("", |v| v.value.as_ref());
+        for text in [flag.name.value.as_ref(), value] {
+            let open = |quote: char| text.matches(quote).count() % 2 == 1;
+            if text.contains(escape) || open('"') || open('\'') {
+                return Err(format!(
+                    "the flag --{} of {place} has white space or {escape:?} in it; write it without",
+                    flag.name.value
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether white space that is none to the parser may set flags apart for the engine.
+fn has_odd_space(keyword: &str, text: &str) -> bool {
+    let counts = match keyword {
+        "FROM" | "COPY" | "ADD" | "ONBUILD" => true,
+        "RUN" => text.contains("--"),
+        _ => false,
+    };
+    counts && text.contains(|c: char| c.is_whitespace() && !c.is_ascii())
+}
+
+fn no_here_document(sources: &[Source<'_>], place: &str) -> Result<(), String> {
+    match sources.iter().any(|s| !matches!(s, Source::Path(_))) {
+        true => Err(here_document(place)),
+        false => Ok(()),
+    }
+}
+
+fn here_document(place: &str) -> String {
+    format!(
+        "{place} has a here-document, which only BuildKit reads; put the text into a file of the code"
+    )
+}
+
+/// Whether what a source of `ADD` comes to may begin as a URL does: the engine expands variables
+/// that only it knows, those of the base among them.
+fn may_be_url(source: &str, escape: char) -> bool {
+    let plain = unquoted(source).replace(escape, "");
+    let certain = plain.split('$').next().unwrap_or_default();
+    let is_all = certain.len() == plain.len();
+    ["http://", "https://", "git@", "git://", "ssh://"]
+        .iter()
+        .any(|scheme| {
+            let lower = certain.to_ascii_lowercase();
+            lower.starts_with(scheme) || !is_all && scheme.starts_with(&lower)
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Whether a build may have what its Dockerfile asks of the engine.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Build, Context,
+    builder::Shared,
+    dockerfile::{self, Plan},
+    steps::{blocking, failed},
+};
+use crate::{
+    engine::Credentials,
+    model::{
+        Failure,
+        secret::{registry_of_address, registry_of_image},
+    },
+};
+
+/// Reads the context's Dockerfile and checks each image and URL in it; where the host is isolated,
+/// the file is exchanged for one that says the same without room for another reading. Answers what
+/// was read.
+///
+/// # Errors
+/// BUILD_FAILED with the place and the remedy; why an image cannot be had.
+pub(super) async fn judge(
+    shared: &Shared,
+    build: &Build,
+    context: &mut Context,
+    secret: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Plan, Failure> {
+    let refused = |why: String| failed(format!("the Dockerfile is refused: {why}"));
+    let file = context.brought(dockerfile::MAX_BYTES as u64);
+    let file = file.ok_or_else(|| {
+        refused(format!(
+            "it has more than {} bytes, or cannot be read",
+            dockerfile::MAX_BYTES
+        ))
+    })?;
+    let args = context.build_args.clone();
+    let mut plan = blocking(move || Plan::read(&file, &args).map_err(refused)).await?;
+    let admission = shared.images.admission();
+    let org = &build.app.org;
+    let mut pinned = BTreeMap::new();
+    let mut next = 0;
+    // Triggers of a base may add to the list.
+    while let Some(named) = plan.images.get(next).cloned() {
+        next += 1;
+        let at = |mut failure: Failure| {
+            failure.message = format!("{}: {}", named.place, failure.message);
+            failure
+        };
+        let name = admission.check_name(org, &named.image);
+        name.map_err(|why| refused(format!("{}: {why}", named.place)))?;
+        if named.is_hint {
+            continue;
+        }
+        if admission.needs_grant(org, &named.image) && !named.can_be_pinned() {
+            return Err(refused(format!(
+                "{} takes from image {:?}, whose content cannot be fixed there before the build; begin a stage with it (FROM {0} AS name) and use the stage's name",
+                named.place, named.image
+            )));
+        }
+        let registry = registry_of_image(&named.image);
+        let takes = |c: &&Credentials| {
+            registry_of_address(c.server_address.as_deref().unwrap_or_default()) == registry
+        };
+        let credentials = credentials.filter(takes).cloned();
+        let base = shared
+            .images
+            .base(org, &named.image, secret, credentials)
+            .await
+            .map_err(at)?;
+        if named.is_base {
+            plan.add_triggers(&named.image, &base.triggers)
+                .map_err(refused)?;
+        }
+        if let Some(name) = base.pinned {
+            pinned.insert(named.image, name);
+        }
+    }
+    if admission.isolates_host() {
+        if let Some(url) = plan.urls.first() {
+            return Err(refused(format!(
+                "{} has the engine fetch {:?} in this machine's own network, which --trust sandbox alone allows; COPY a file of the code, fetch it in a RUN step, or begin a path with ./",
+                url.place, url.source
+            )));
+        }
+        let path = context.dockerfile.clone();
+        context.add(&path, plan.pinned(&pinned), false);
+    }
+    Ok(plan)
+}
