@@ -40,6 +40,13 @@ impl Connections {
         self.free.clone().try_acquire_owned().ok().map(Permit)
     }
 
+    /// How many clients may still come.
+    pub fn left_for_clients(&self) -> usize {
+        self.free
+            .available_permits()
+            .saturating_sub(self.for_replicas)
+    }
+
     /// For a replica, once there is one.
     pub async fn for_replica(&self) -> Permit {
         let permit = self.free.clone().acquire_owned().await;

@@ -5,16 +5,20 @@
 //! caller may do is left to the methods, which find here who it is. The one method that anybody
 //! may call is read up to a bound of its own.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use tonic::{Status, body::Body};
 
-use super::status::to_status;
+use super::{
+    buffers::{Buffers, Metered, Reserved},
+    status::to_status,
+};
 use crate::{
     gateway::Gateway,
+    identity::Caller,
     model::{Failure, Reason},
 };
 
@@ -47,19 +51,31 @@ pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), F
     Ok(())
 }
 
-/// The call with a body that may be read: as it is, but for the method that anybody may call,
-/// whose body is read here. Tonic would make room for as much as the message says that it has.
+/// The call with a body that may be read: counted as it comes, but for the method that anybody may
+/// call, whose body is read here. Tonic would make room for as much as the message says that it has.
+/// What is reserved for it is to be kept until the call is answered.
 ///
 /// # Errors
-/// BODY_TOO_LARGE, or why the body broke off.
-pub(super) async fn bounded<B>(call: Request<B>) -> Result<Request<Body>, Status>
+/// BODY_TOO_LARGE, TOO_MANY_REQUESTS, or why the body broke off.
+pub(super) async fn bounded<B>(
+    call: Request<B>,
+    buffers: &Buffers,
+) -> Result<(Request<Body>, Option<Arc<Reserved>>), Status>
 where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (head, body) = call.into_parts();
+    if is_anonymous(head.uri.path()) {
+        return Ok((Request::from_parts(head, Body::new(body)), None));
+    }
     if head.uri.path() != HEALTH {
-        return Ok(Request::from_parts(head, Body::new(body)));
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let caller = head.extensions.get::<Arc<Caller>>();
+        let reserved = buffers.reserve(caller.and_then(|c| c.orgs.first()), announced);
+        let reserved = Arc::new(reserved.map_err(|failure| to_status(&failure, false))?);
+        let body = Metered::new(body, reserved.clone(), announced);
+        return Ok((Request::from_parts(head, Body::new(body)), Some(reserved)));
     }
     let read = Limited::new(body, HEALTH_BYTES).collect();
     let Ok(read) = tokio::time::timeout(HEALTH_TIME, read).await else {
@@ -74,7 +90,7 @@ where
     if says.is_some_and(|n| u32::from_be_bytes(n) as usize > HEALTH_BYTES) {
         return Err(to_status(&too_long(), false));
     }
-    Ok(Request::from_parts(head, Body::new(Full::new(body))))
+    Ok((Request::from_parts(head, Body::new(Full::new(body))), None))
 }
 
 fn too_long() -> Failure {
@@ -115,7 +131,8 @@ mod tests {
         let frames = std::iter::once(head).chain(pieces);
         let frames = frames.map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
         let call = Request::post(path).body(StreamBody::new(stream::iter(frames)));
-        let call = bounded(call.expect("a call")).await?;
+        let buffers = Buffers::new(1 << 20, 1 << 20, Duration::ZERO);
+        let (call, _reserved) = bounded(call.expect("a call"), &buffers).await?;
         let body = call.into_body().collect().await?;
         Ok(body.to_bytes().len())
     }

@@ -10,6 +10,7 @@ use tower::ServiceExt as _;
 
 use super::{
     admission::{admit, bounded, is_anonymous},
+    buffers::Buffers,
     json::Limits,
     status::{explain_refusal, to_response, to_status},
     strangers::Strangers,
@@ -28,6 +29,7 @@ pub struct Grpc {
     limits: Limits,
     gateway: Arc<Gateway>,
     strangers: Arc<Strangers>,
+    buffers: Buffers,
 }
 
 /// What calls that need no token may take.
@@ -47,12 +49,14 @@ impl Grpc {
         limits: Limits,
         gateway: Arc<Gateway>,
         anonymous: Anonymous,
+        buffers: Buffers,
     ) -> Self {
         Self {
             services: services.prepare(),
             limits,
             gateway,
             strangers: Strangers::new(anonymous),
+            buffers,
         }
     }
 
@@ -74,8 +78,8 @@ impl Grpc {
         }
         let timeout = timeout(request.headers());
         let call = async {
-            match bounded(request).await {
-                Ok(request) => self.services.clone().oneshot(request).await,
+            match bounded(request, &self.buffers).await {
+                Ok((request, _reserved)) => self.services.clone().oneshot(request).await,
                 Err(status) => Ok(status.into_http()),
             }
         };

@@ -4,6 +4,7 @@
 //! route: [`json`] transcodes by descriptors into the same services that gRPC calls.
 
 mod admission;
+pub mod buffers;
 pub mod builds;
 pub mod compute;
 mod convert;

@@ -149,6 +149,8 @@ const DEFAULT_TEST_MAX_RUNNING: usize = 4;
 
 /// As many descriptors as many systems allow, with as many again for the way to replicas.
 const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
+/// Some clients, a monitor and an operator.
+const DEFAULT_RESERVED_CONNECTIONS: usize = 64;
 /// What the HTTP library parses without allocating.
 const DEFAULT_MAX_HEADERS: usize = 100;
 /// Eight times what common servers take.
@@ -167,6 +169,10 @@ const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
 const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Twice the pings that WebSocket libraries usually send.
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// A few drafts of the largest size at a time; each is in memory about twice while it is decoded.
+const DEFAULT_API_BUFFER_BYTES: u64 = 256 << 20;
+/// Half of them: another organization always finds room.
+const DEFAULT_API_BUFFER_BYTES_PER_ORG: u64 = 128 << 20;
 /// Archives come seldom, and each takes a core for a moment.
 const DEFAULT_DECODE_CONCURRENCY: usize = 2;
 /// Tools ask once and leave; a few that watch the health of a server stay.
@@ -286,7 +292,8 @@ impl Config {
             liveness_failures: DEFAULT_LIVENESS_FAILURES,
             wrong_port_timeout: DEFAULT_WRONG_PORT_TIMEOUT,
             max_connections: DEFAULT_MAX_CONNECTIONS,
-            max_connections_per_ip: 0,
+            max_connections_per_ip: None,
+            reserved_connections: DEFAULT_RESERVED_CONNECTIONS,
             max_headers: DEFAULT_MAX_HEADERS,
             max_header_bytes: DEFAULT_MAX_HEADER_BYTES,
             header_read_timeout: DEFAULT_HEADER_READ_TIMEOUT,
@@ -297,6 +304,8 @@ impl Config {
             max_request_body_bytes: 0,
             client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
             half_closed_timeout: DEFAULT_HALF_CLOSED_TIMEOUT,
+            api_buffer_bytes: DEFAULT_API_BUFFER_BYTES,
+            api_buffer_bytes_per_org: DEFAULT_API_BUFFER_BYTES_PER_ORG,
             decode_concurrency: DEFAULT_DECODE_CONCURRENCY,
             trusted_proxies: Proxies::loopback(),
             api_hosts: ApiHosts::default(),

@@ -203,7 +203,8 @@ settings! {
     wrong_port_timeout = "wrong_port_timeout", "IGNITE_WRONG_PORT_TIMEOUT", Span;
     liveness_failures = "liveness_failures", "IGNITE_LIVENESS_FAILURES", Count;
     max_connections = "max_connections", "IGNITE_MAX_CONNECTIONS", Count;
-    max_connections_per_ip = "max_connections_per_ip", "IGNITE_MAX_CONNECTIONS_PER_IP", Count;
+    max_connections_per_ip = "max_connections_per_ip", "IGNITE_MAX_CONNECTIONS_PER_IP", Maybe;
+    reserved_connections = "reserved_connections", "IGNITE_RESERVED_CONNECTIONS", Count;
     max_headers = "max_headers", "IGNITE_MAX_HEADERS", Count;
     max_header_bytes = "max_header_bytes", "IGNITE_MAX_HEADER_BYTES", Bytes;
     header_read_timeout = "header_read_timeout", "IGNITE_HEADER_READ_TIMEOUT", Span;
@@ -214,6 +215,8 @@ settings! {
     max_request_body_bytes = "max_request_body_bytes", "IGNITE_MAX_REQUEST_BODY_BYTES", Bytes;
     client_stall_timeout = "client_stall_timeout", "IGNITE_CLIENT_STALL_TIMEOUT", Span;
     half_closed_timeout = "half_closed_timeout", "IGNITE_HALF_CLOSED_TIMEOUT", Span;
+    api_buffer_bytes = "api_buffer_bytes", "IGNITE_API_BUFFER_BYTES", Bytes;
+    api_buffer_bytes_per_org = "api_buffer_bytes_per_org", "IGNITE_API_BUFFER_BYTES_PER_ORG", Bytes;
     decode_concurrency = "decode_concurrency", "IGNITE_DECODE_CONCURRENCY", Count;
     trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
     api_hosts = "api_hosts", "IGNITE_API_HOSTS", Plain;

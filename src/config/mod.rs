@@ -343,8 +343,13 @@ pub struct Config {
     /// are refused with 503, in gRPC with GOAWAY. Default 16384.
     pub max_connections: usize,
     /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one
-    /// address; 0 sets no bound, as behind a proxy. Default 0.
-    pub max_connections_per_ip: usize,
+    /// address that is not of `trusted_proxies`; 0 sets no bound. Default a quarter of what the
+    /// listener takes.
+    pub max_connections_per_ip: Option<usize>,
+    /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: of the connections to the HTTP listener
+    /// the last ones, at most an eighth of them, serve the API and the health paths alone, so that these
+    /// answer while the apps' URLs are flooded. Default 64.
+    pub reserved_connections: usize,
     /// `max_headers`, `IGNITE_MAX_HEADERS`: most header lines of an HTTP/1.1 request; other values
     /// than 100 cost each request an allocation. Default 100.
     pub max_headers: usize,
@@ -370,13 +375,20 @@ pub struct Config {
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,
     /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
-    /// answer while there is more, or sends nothing of a body whose length it announced, loses the
-    /// exchange after this; 0 waits as long as the request may take. Default 60s.
+    /// answer while there is more, or sends nothing of a body, loses the exchange after this. A body
+    /// to an app of unknown length may pause once the app has begun its answer; 0 waits as long as
+    /// the request may take. Default 60s.
     pub client_stall_timeout: Duration,
     /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: of an upgraded connection (WebSocket) one
     /// side has ended, and the other has said nothing for this long: it is closed; 0 sets no bound.
     /// Default 60s.
     pub half_closed_timeout: Duration,
+    /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls under
+    /// way, as they come; at least one of the largest always has room. Default 256 MiB.
+    pub api_buffer_bytes: u64,
+    /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one organization,
+    /// likewise. Default 128 MiB.
+    pub api_buffer_bytes_per_org: u64,
     /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from JSON
     /// or written as JSON at a time, and as many archives and schemas that are read, half of them of
     /// one organization; others wait. Default 2.

@@ -182,6 +182,8 @@ pub fn execution_value(id: ExecutionId) -> HeaderValue {
 pub struct Peer {
     /// Where it is.
     pub address: SocketAddr,
+    /// Its connection serves no apps: too many are open.
+    pub reserved: bool,
     /// The same as `X-Forwarded-For` has it, written once for all requests of the connection.
     text: HeaderValue,
     /// Its connection, for what comes before an answer.
@@ -195,14 +197,16 @@ impl Peer {
         let text = HeaderValue::try_from(text).expect("an address is ASCII");
         Self {
             address,
+            reserved: false,
             text,
             presence: None,
         }
     }
 
     /// The same, at the other end of this connection.
-    pub(super) fn on(presence: Presence, address: SocketAddr) -> Self {
+    pub(super) fn on(presence: Presence, address: SocketAddr, reserved: bool) -> Self {
         Self {
+            reserved,
             presence: Some(presence),
             ..Self::at(address)
         }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{client, listener::Service};
 use crate::{
+    config::Proxies,
     connections::{Connections, Permit},
     model::{Failure, Reason},
 };
@@ -31,6 +32,10 @@ pub struct Limits {
     pub connections: Connections,
     /// Most connections from one address; 0 for no bound.
     pub max_connections_per_ip: usize,
+    /// Of the connections the last ones, which serve no apps.
+    pub reserved: usize,
+    /// Who speaks for many: has no bound of its own.
+    pub trusted_proxies: Proxies,
     /// Longest time for the head of a request.
     pub header_read_timeout: Duration,
     /// Longest time without a request.
@@ -48,7 +53,7 @@ const LISTENED_TO: usize = 64;
 /// For how long.
 const LINGER: Duration = Duration::from_millis(500);
 /// When a refused client may come back.
-const COME_BACK: Duration = Duration::from_secs(1);
+pub(super) const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Counts who is in.
 pub(super) struct Doors {
@@ -69,14 +74,28 @@ struct Inside {
 pub(super) struct Place {
     doors: Arc<Doors>,
     address: IpAddr,
+    /// It is one of the last ones.
+    reserved: bool,
+    /// Counted by its address.
+    counted: bool,
     _open: Permit,
+}
+
+impl Place {
+    /// Whether it is one of the last ones, which serve no apps: so the API and the health paths
+    /// answer while the apps' URLs are flooded.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.reserved
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = self.doors.inside.lock();
         inside.all -= 1;
-        if let Some(n) = inside.by_address.get_mut(&self.address) {
+        if self.counted
+            && let Some(n) = inside.by_address.get_mut(&self.address)
+        {
             *n -= 1;
             if *n == 0 {
                 inside.by_address.remove(&self.address);
@@ -108,7 +127,9 @@ impl Doors {
         if inside.all >= self.limits.max_connections {
             return None;
         }
-        if self.limits.max_connections_per_ip > 0 {
+        let counted =
+            self.limits.max_connections_per_ip > 0 && !self.limits.trusted_proxies.contain(address);
+        if counted {
             let here = inside.by_address.entry(address).or_default();
             if *here >= self.limits.max_connections_per_ip {
                 return None;
@@ -116,10 +137,14 @@ impl Doors {
             *here += 1;
         }
         inside.all += 1;
+        let left = self.limits.max_connections - inside.all;
         drop(inside);
+        let reserved = self.limits.reserved;
         Some(Arc::new(Place {
             doors: self.clone(),
             address,
+            reserved: left < reserved || self.limits.connections.left_for_clients() < reserved,
+            counted,
             _open: open,
         }))
     }

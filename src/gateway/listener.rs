@@ -171,7 +171,7 @@ async fn serve(
     let lingering = presence.clone();
     let client = Client {
         shared: shared.clone(),
-        peer: Peer::on(presence.clone(), peer),
+        peer: Peer::on(presence.clone(), peer, place.is_reserved()),
         presence,
     };
     serve_http(client, io).await;

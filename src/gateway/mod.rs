@@ -129,6 +129,10 @@ impl Gateway {
         }
         let host = request::host_of(&request);
         let label = host.and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
+        let by_path = request.uri().path().strip_prefix(request::BY_PATH);
+        if peer.reserved && (label.is_some() || by_path.is_some()) {
+            return self.crowded(grpc);
+        }
         if let Some(label) = label {
             let Some(route) = self.routes.find(label) else {
                 let failure = self.not_there(Asked::Label(label), request.headers());
@@ -139,7 +143,7 @@ impl Gateway {
         if let Err(failure) = self.hosts.check(host) {
             return self.failure(&failure, false, grpc);
         }
-        if let Some(rest) = request.uri().path().strip_prefix(request::BY_PATH) {
+        if let Some(rest) = by_path {
             let (id, by_path) = match self.by_path(rest, host) {
                 Ok(found) => found,
                 Err(failure) => return self.failure(&failure, false, grpc),
@@ -162,6 +166,21 @@ impl Gateway {
             Ok(response) => response.map(Body::Api),
             Err(never) => match never {},
         }
+    }
+
+    /// The answer to a request to an app's URL on a connection that is kept for others.
+    fn crowded(&self, grpc: bool) -> Response<Body> {
+        let failure = Failure::new(
+            Reason::TooManyConnections,
+            "too many connections are open (IGNITE_MAX_CONNECTIONS), and the last ones serve the API alone (IGNITE_RESERVED_CONNECTIONS); reuse connections, or come back later",
+        )
+        .with_retry_after(limits::COME_BACK);
+        let mut response = self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
+        if !grpc {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
     }
 
     /// The answer to a request to an app's URL that does not reach the app: as every other one, it

@@ -27,7 +27,7 @@ use self::{
     data_dir::DataDir,
     keeper::{End, Keeper},
     parts::{
-        anonymous, engine_config, executions_config, executor_config, fleet_config,
+        anonymous, buffers, engine_config, executions_config, executor_config, fleet_config,
         listener_limits, own_hosts, trial_bounds, upkeep_config,
     },
     signals::Signals,
@@ -35,6 +35,7 @@ use self::{
 use crate::{
     api::{
         self,
+        buffers::Buffers,
         compute::{Compute, PublicUrls},
         grpc::Grpc,
         json,
@@ -220,9 +221,11 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         stopping: stop.drain.clone(),
     };
     let services = services(compute, secrets, limits).await;
+    let buffers = buffers(&config, limits.json_bytes());
     let api = api(
         services.clone(),
         limits,
+        buffers.clone(),
         &gateway,
         &store,
         &executions,
@@ -239,7 +242,13 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let bounds = listener_limits(&config, &shares);
     let listening = listener::run(http, workers.clone(), front, bounds.clone(), stop.clone());
     serving.spawn(vitals.watch("the HTTP listener", listening));
-    let service = Grpc::new(services, limits, gateway.clone(), anonymous(&config));
+    let service = Grpc::new(
+        services,
+        limits,
+        gateway.clone(),
+        anonymous(&config),
+        buffers,
+    );
     let listening = listener::run(grpc, workers.clone(), service, bounds, stop.clone());
     serving.spawn(vitals.watch("the gRPC listener", listening));
     starter.begin();
@@ -549,6 +558,7 @@ async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> R
 fn api(
     services: Routes,
     limits: json::Limits,
+    buffers: Buffers,
     gateway: &Arc<Gateway>,
     store: &Store,
     executions: &Executions,
@@ -561,7 +571,7 @@ fn api(
         parts.extensions.insert(caller);
         Ok(())
     });
-    json::router(services, limits, admit)
+    json::router(services, limits, buffers, admit)
         .merge(health::router(
             fleet,
             store.clone(),

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
-    api::grpc,
+    api::{buffers::Buffers, grpc},
     clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
@@ -66,11 +66,20 @@ pub(super) fn engine_config(
     }
 }
 
+/// Of a listener's connections one address gets this part, unless a setting says otherwise.
+const SHARES: usize = 4;
+/// And at most this part of them is kept for the API.
+const MOST_RESERVED: usize = 8;
+
 pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::Limits {
     gateway::limits::Limits {
         max_connections: shares.listener,
         connections: shares.connections.clone(),
-        max_connections_per_ip: c.max_connections_per_ip,
+        max_connections_per_ip: c
+            .max_connections_per_ip
+            .unwrap_or(shares.listener.div_ceil(SHARES)),
+        reserved: c.reserved_connections.min(shares.listener / MOST_RESERVED),
+        trusted_proxies: c.trusted_proxies.clone(),
         header_read_timeout: c.header_read_timeout,
         keep_alive_timeout: c.keep_alive_timeout,
         max_headers: c.max_headers,
@@ -183,4 +192,13 @@ pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
         retry_max: c.execution_retry_max,
         vitals: vitals.clone(),
     }
+}
+
+/// What the messages of API calls may take: at least one of the largest always has room.
+pub(super) fn buffers(c: &Config, largest: usize) -> Buffers {
+    Buffers::new(
+        clamp(c.api_buffer_bytes).max(largest),
+        clamp(c.api_buffer_bytes_per_org).max(largest),
+        c.client_stall_timeout,
+    )
 }

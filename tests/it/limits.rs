@@ -96,7 +96,9 @@ fn is_overload(answer: &http::Answer, status: StatusCode, reason: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_may_be_are_refused_and_told_so() {
     for setting in ["IGNITE_MAX_CONNECTIONS", "IGNITE_MAX_CONNECTIONS_PER_IP"] {
-        let (ignite, app) = server(&[(setting, "6")]).await;
+        // From a trusted proxy as many connections may come as there may be in all.
+        let settings = [(setting, "6"), ("IGNITE_TRUSTED_PROXIES", "none")];
+        let (ignite, app) = server(&settings).await;
         let mut open = Vec::new();
         // Those of the publish may not have been taken note of as closed yet.
         let_in(&ignite, app.host()).await;
@@ -439,4 +441,107 @@ async fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
         count.is_some_and(|n| n < 1000),
         "most never reached the app: {count:?}"
     );
+}
+
+/// A SaveDraft whose body is announced with this length and does not come.
+async fn announce(ignite: &Ignite, org: &str, bytes: usize) -> TcpStream {
+    let mut stream = connect(ignite).await;
+    let token = ignite.token(org);
+    let head = format!(
+        "PUT /v1/ignite/app/{org}/app/draft HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {bytes}\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_never_end_take_what_their_organization_may_have_and_end_in_time() {
+    let settings = [
+        ("IGNITE_MAX_CODE_BYTES", "1MiB"),
+        ("IGNITE_MAX_BODY_BYTES", "1MiB"),
+        ("IGNITE_API_BUFFER_BYTES", "4MiB"),
+        ("IGNITE_API_BUFFER_BYTES_PER_ORG", "2MiB"),
+        ("IGNITE_CLIENT_STALL_TIMEOUT", "3s"),
+    ];
+    let (ignite, app) = server(&settings).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(announce(&ignite, "acme", 500_000).await);
+    }
+    // Whichever of them were read first, what is over the bound is refused without being read.
+    let mut refused = announce(&ignite, "acme", 500_000).await;
+    let answer = rest(&mut refused).await;
+    assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+    assert!(
+        answer.contains("IGNITE_API_BUFFER_BYTES_PER_ORG"),
+        "{answer}"
+    );
+    // Another organization is heard, over gRPC as well.
+    let other = ignite.publish("other", "app", json!({})).await;
+    assert_ne!(other.host(), app.host());
+    for stream in &mut open {
+        let answer = rest(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(answer.contains("CLIENT_TOO_SLOW"), "{answer}");
+    }
+    ignite.publish("acme", "again", json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_body_of_unknown_length_gives_the_apps_place_back() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_CLIENT_STALL_TIMEOUT", "1s")
+        .start()
+        .await;
+    let settings = json!({ "allow_unauthenticated": true, "max_concurrency": 1,
+        "scaling": { "max_replicas": 1 } });
+    let app = ignite.publish("acme", "app", settings).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&ignite).await;
+        let head = format!(
+            "POST /upload HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+            app.host()
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        silent.push(stream);
+    }
+    for stream in &mut silent {
+        let answer = rest(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    let mut stream = connect(&ignite).await;
+    let answer = ask(&mut stream, app.host()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_apps_are_flooded_the_api_answers() {
+    let settings = [
+        ("IGNITE_MAX_CONNECTIONS", "40"),
+        ("IGNITE_RESERVED_CONNECTIONS", "5"),
+    ];
+    let (ignite, app) = server(&settings).await;
+    let mut open = Vec::new();
+    let mut refused = loop {
+        assert!(open.len() <= 35, "{}", open.len());
+        let mut stream = connect(&ignite).await;
+        match ask(&mut stream, app.host()).await {
+            answer if answer.starts_with("HTTP/1.1 200") => open.push(stream),
+            answer => {
+                assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+                assert!(answer.contains("IGNITE_RESERVED_CONNECTIONS"), "{answer}");
+                break stream;
+            }
+        }
+    };
+    assert_eq!(rest(&mut refused).await, "", "its connection is closed");
+    for path in ["/healthz", "/readyz"] {
+        let answer = ignite.request(Method::GET, path).send().await;
+        assert_eq!(answer.expect("an answer").status, StatusCode::OK);
+    }
+    publish(&ignite, "other").await;
+    for stream in &mut open {
+        assert!(ask(stream, app.host()).await.starts_with("HTTP/1.1 200"));
+    }
 }

@@ -36,10 +36,14 @@ use self::{
     route::{Binding, Render},
 };
 use super::{
+    buffers::Buffers,
     proto::pool,
     status::{http_response, to_response},
 };
-use crate::model::{Failure, Reason};
+use crate::{
+    identity::Caller,
+    model::{Failure, Reason},
+};
 
 /// What a JSON body may have beside the payload: names, settings, the environment (at most
 /// 96 KiB, more when escaped).
@@ -69,6 +73,13 @@ impl Limits {
     pub fn grpc_bytes(self) -> usize {
         let largest = self.max_body_bytes.max(self.max_code_bytes);
         largest.saturating_add(JSON_SLACK_BYTES)
+    }
+
+    /// Most bytes of any request in JSON.
+    pub fn json_bytes(self) -> usize {
+        let payload = self.max_body_bytes.max(self.max_code_bytes);
+        let setting = "";
+        Bound { payload, setting }.json_bytes()
     }
 
     /// Checks a payload's size; the same for gRPC and JSON.
@@ -168,11 +179,12 @@ impl Bound {
 /// left to them altogether.
 ///
 /// It has no fallback, so it can be merged with other routers.
-pub fn router(grpc: Routes, limits: Limits, admit: Admit) -> Router {
+pub fn router(grpc: Routes, limits: Limits, buffers: Buffers, admit: Admit) -> Router {
     let gateway = Arc::new(Gateway {
         grpc: grpc.prepare(),
         limits,
         heavy: Heavy::new(limits.decode_concurrency),
+        buffers,
         admit,
     });
     let mut router = Router::new();
@@ -200,6 +212,7 @@ struct Gateway {
     grpc: Routes,
     limits: Limits,
     heavy: Heavy,
+    buffers: Buffers,
     admit: Admit,
 }
 
@@ -228,7 +241,16 @@ impl Gateway {
         if binding.body {
             (self.admit)(&mut parts)?;
         }
-        let message = request::read(binding, &mut parts, body, self.limits, &self.heavy).await?;
+        let caller = parts.extensions.get::<Arc<Caller>>();
+        let org = caller.and_then(|caller| caller.orgs.first());
+        // Kept until the call is answered.
+        let reserved = self.buffers.reserve(org, 0)?;
+        let read = request::Reading {
+            limits: self.limits,
+            reserved: &reserved,
+            heavy: &self.heavy,
+        };
+        let message = read.message(binding, &mut parts, body).await?;
         let style = respond::Style::asked_by(&parts.headers);
         let frames = match call::start(&self.grpc, binding, parts, message).await {
             Ok(frames) => frames,

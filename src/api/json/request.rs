@@ -11,6 +11,7 @@ use axum::{
     http::{header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
 use prost::Message as _;
@@ -21,7 +22,10 @@ use prost_reflect::{
 use serde_json::Value as Json;
 
 use super::{Bound, Limits, call, diagnose, heavy::Heavy, route::Binding};
-use crate::model::{Failure, Reason};
+use crate::{
+    api::buffers::{Reserved, stalled},
+    model::{Failure, Reason},
+};
 
 /// Refuses unknown fields and enum names instead of dropping them.
 pub(super) const STRICT: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(true);
@@ -31,39 +35,116 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Most bytes of such a reading.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// Builds the message of a request, framed as gRPC has it.
-///
-/// # Errors
-/// MALFORMED_REQUEST for what is not JSON, INVALID_ARGUMENT with the fields that are wrong,
-/// BODY_TOO_LARGE.
-pub(super) async fn read(
-    binding: &Binding,
-    parts: &mut Parts,
-    body: Body,
-    limits: Limits,
-    heavy: &Heavy,
-) -> Result<Bytes, Failure> {
-    let descriptor = binding.rpc.input();
-    let json = match binding.body {
-        true => collect(parts, body, limits.bound(&descriptor)).await?,
-        false => Bytes::new(),
-    };
-    let variables = RawPathParams::from_request_parts(parts, &()).await;
-    let variables = variables.map_err(|e| {
-        Failure::new(
-            Reason::MalformedRequest,
-            format!("the path does not decode: {e}; percent-encode it as UTF-8"),
-        )
-    });
-    // What is wrong with the body is told first.
-    let variables = variables.map(|all| {
-        let all = all.iter().map(|(n, v)| (n.to_owned(), v.to_owned()));
-        all.collect::<Vec<_>>()
-    });
-    let query = parts.uri.query().unwrap_or_default().to_owned();
-    let bytes = json.len();
-    let work = move || build(descriptor, &json, &query, variables, limits);
-    heavy.run(bytes, work).await
+/// How requests are read, and where what one of them takes is counted.
+pub(super) struct Reading<'a> {
+    pub(super) limits: Limits,
+    pub(super) reserved: &'a Reserved,
+    pub(super) heavy: &'a Heavy,
+}
+
+impl Reading<'_> {
+    /// Builds the message of a request, framed as gRPC has it.
+    ///
+    /// # Errors
+    /// MALFORMED_REQUEST for what is not JSON, INVALID_ARGUMENT with the fields that are wrong,
+    /// BODY_TOO_LARGE, TOO_MANY_REQUESTS, CLIENT_TOO_SLOW.
+    pub(super) async fn message(
+        &self,
+        binding: &Binding,
+        parts: &mut Parts,
+        body: Body,
+    ) -> Result<Bytes, Failure> {
+        let (limits, heavy) = (self.limits, self.heavy);
+        let descriptor = binding.rpc.input();
+        let json = match binding.body {
+            true => self.collect(parts, body, limits.bound(&descriptor)).await?,
+            false => Bytes::new(),
+        };
+        let variables = RawPathParams::from_request_parts(parts, &()).await;
+        let variables = variables.map_err(|e| {
+            Failure::new(
+                Reason::MalformedRequest,
+                format!("the path does not decode: {e}; percent-encode it as UTF-8"),
+            )
+        });
+        // What is wrong with the body is told first.
+        let variables = variables.map(|all| {
+            let all = all.iter().map(|(n, v)| (n.to_owned(), v.to_owned()));
+            all.collect::<Vec<_>>()
+        });
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let bytes = json.len();
+        let work = move || build(descriptor, &json, &query, variables, limits);
+        heavy.run(bytes, work).await
+    }
+
+    /// Reads the whole body, up to its limit.
+    async fn collect(&self, parts: &Parts, mut body: Body, bound: Bound) -> Result<Bytes, Failure> {
+        let most = bound.json_bytes();
+        let announced = parts.headers.get(header::CONTENT_LENGTH);
+        let announced = announced
+            .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
+            .unwrap_or_default();
+        let gathered = match announced <= most {
+            true => self.gather(&mut body, announced, bound).await,
+            false => Err(Refused::Unread(bound.too_large())),
+        };
+        let why = match gathered {
+            Ok(whole) => return Ok(whole),
+            // Nothing more is to be expected of it.
+            Err(Refused::Broken(why)) => return Err(why),
+            Err(Refused::Unread(why)) => why,
+        };
+        // A client that waits to be told to send is told the answer instead.
+        let waits = announced > most && parts.headers.contains_key(header::EXPECT);
+        if !waits {
+            linger(body).await;
+        }
+        Err(why)
+    }
+
+    /// Joins a body's frames.
+    async fn gather(
+        &self,
+        body: &mut Body,
+        announced: usize,
+        bound: Bound,
+    ) -> Result<Bytes, Refused> {
+        self.reserved.grow(announced).map_err(Refused::Unread)?;
+        let mut whole = BytesMut::with_capacity(announced);
+        while let Some(frame) = self.next(body).await? {
+            let data = frame.into_data().unwrap_or_default();
+            let len = whole.len() + data.len();
+            if len > bound.json_bytes() {
+                return Err(Refused::Unread(bound.too_large()));
+            }
+            let more = len.saturating_sub(announced.max(whole.len()));
+            self.reserved.grow(more).map_err(Refused::Unread)?;
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn next(&self, body: &mut Body) -> Result<Option<Frame<Bytes>>, Refused> {
+        let frame = match self.reserved.stall() {
+            None => body.frame().await,
+            Some(stall) => tokio::time::timeout(stall, body.frame())
+                .await
+                .map_err(|_| Refused::Broken(stalled(stall)))?,
+        };
+        frame.transpose().map_err(|e| {
+            let why = format!("the body broke off: {e}");
+            Refused::Broken(Failure::new(Reason::MalformedRequest, why))
+        })
+    }
+}
+
+/// Why a body was not read to its end.
+enum Refused {
+    /// It may go on.
+    Unread(Failure),
+    /// It does not go on.
+    Broken(Failure),
 }
 
 /// The message of a request whose parts are all there.
@@ -106,42 +187,6 @@ fn build(
         return Err(bound.too_large());
     }
     call::frame(&message)
-}
-
-/// Reads the whole body, up to its limit.
-async fn collect(parts: &Parts, mut body: Body, bound: Bound) -> Result<Bytes, Failure> {
-    let most = bound.json_bytes();
-    let announced = parts.headers.get(header::CONTENT_LENGTH);
-    let announced = announced
-        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
-        .unwrap_or_default();
-    if announced <= most
-        && let Some(whole) = gather(&mut body, announced, most).await?
-    {
-        return Ok(whole);
-    }
-    // A client that waits to be told to send is told the answer instead.
-    let waits = announced > most && parts.headers.contains_key(header::EXPECT);
-    if !waits {
-        linger(body).await;
-    }
-    Err(bound.too_large())
-}
-
-/// Joins a body's frames; `None` as soon as they are more than `most` bytes.
-async fn gather(body: &mut Body, announced: usize, most: usize) -> Result<Option<Bytes>, Failure> {
-    let mut whole = BytesMut::with_capacity(announced);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| {
-            Failure::new(Reason::MalformedRequest, format!("the body broke off: {e}"))
-        })?;
-        let data = frame.into_data().unwrap_or_default();
-        if whole.len() + data.len() > most {
-            return Ok(None);
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(Some(whole.freeze()))
 }
 
 /// Reads on and drops what comes: closing while a client still sends makes its kernel throw

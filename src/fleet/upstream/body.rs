@@ -60,8 +60,8 @@ pub(super) fn why_unsent(e: &hyper::Error) -> Option<&BodyError> {
 pub struct Bounds {
     /// Most bytes; 0 for no bound.
     pub bytes: u64,
-    /// Longest time without a piece of a body whose length was announced; 0 for no bound. One of
-    /// unknown length is a stream, which may pause.
+    /// Longest time without a piece of a body; 0 for no bound. One of unknown length is a stream, which
+    /// may pause once the app has begun its answer.
     pub pause: Duration,
 }
 
@@ -84,6 +84,8 @@ pub struct Streamed {
     wire: Option<Arc<Wire>>,
     /// Where it says why it broke off; `None` when hyper tells.
     told: Option<Arc<OnceLock<BodyError>>>,
+    /// Whether the app has begun its answer, of a body of unknown length.
+    answered: Option<Arc<AtomicBool>>,
 }
 
 impl Body {
@@ -102,6 +104,7 @@ impl Body {
             gate: None,
             wire: None,
             told: None,
+            answered: None,
         })
     }
 
@@ -127,6 +130,17 @@ impl Body {
             body.told = Some(told.clone());
         }
         told
+    }
+
+    /// Where to say that the app has begun its answer; `None` when that changes nothing.
+    pub(super) fn until_answered(&mut self) -> Option<Arc<AtomicBool>> {
+        let Body::Streamed(body) = self else {
+            return None;
+        };
+        if body.bounds.pause.is_zero() || body.incoming.size_hint().exact().is_some() {
+            return None;
+        }
+        Some(body.answered.insert(Arc::default()).clone())
     }
 
     /// Sends it without asking first.
@@ -169,7 +183,8 @@ impl Streamed {
     /// Waits for more, for as long as it may take.
     fn poll_pause<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BodyError>>> {
         let most = self.bounds.pause;
-        if most.is_zero() || self.incoming.size_hint().exact().is_none() {
+        let answered = self.answered.as_ref();
+        if most.is_zero() || answered.is_some_and(|a| a.load(Ordering::Relaxed)) {
             return Poll::Pending;
         }
         let pause = self

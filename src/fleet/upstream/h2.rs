@@ -268,6 +268,9 @@ mod tests {
         };
         let why = sent(pause, &announced, false).await;
         assert!(matches!(why, Error::Body(BodyError::Stalled(_))), "{why}");
+        let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n4\r\nsome\r\n");
+        let why = sent(pause, &chunked, false).await;
+        assert!(matches!(why, Error::Body(BodyError::Stalled(_))), "{why}");
         let few = Bounds {
             bytes: 2,
             ..Bounds::default()

@@ -22,7 +22,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -194,10 +194,25 @@ impl Pool {
         mut request: Request<Body>,
         interim: Option<&dyn Interim>,
     ) -> Result<Response<Answer>, Error> {
-        if request.version() == Version::HTTP_2 {
-            let (response, load) = Box::pin(h2::send(self, request)).await?;
-            return Ok(response.map(|incoming| Answer::shared(incoming, load)));
+        let answered = request.body_mut().until_answered();
+        let response = match request.version() {
+            Version::HTTP_2 => {
+                let (response, load) = Box::pin(h2::send(self, request)).await?;
+                response.map(|incoming| Answer::shared(incoming, load))
+            }
+            _ => self.exchange_http1(request, interim).await?,
+        };
+        if let Some(answered) = answered {
+            answered.store(true, Relaxed);
         }
+        Ok(response)
+    }
+
+    async fn exchange_http1(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        interim: Option<&dyn Interim>,
+    ) -> Result<Response<Answer>, Error> {
         let repeatable = is_repeatable(&request);
         let mut again = false;
         loop {

@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::Poll,
+    time::Duration,
 };
 
 use axum::{
@@ -37,6 +38,11 @@ fn gateway() -> Router {
     gateway_to(service::Probe::default())
 }
 
+/// Room for anything.
+fn buffers() -> Buffers {
+    Buffers::new(usize::MAX, usize::MAX, Duration::ZERO)
+}
+
 fn gateway_to(probe: service::Probe) -> Router {
     let limits = Limits {
         max_body_bytes: MAX_BODY,
@@ -44,7 +50,12 @@ fn gateway_to(probe: service::Probe) -> Router {
         decode_concurrency: 1,
     };
     let service = ComputeServiceServer::new(probe).max_decoding_message_size(limits.grpc_bytes());
-    router(Routes::new(service), limits, Arc::new(|_| Ok(())))
+    router(
+        Routes::new(service),
+        limits,
+        buffers(),
+        Arc::new(|_| Ok(())),
+    )
 }
 
 /// Its thread carries others' connections as well.
@@ -97,7 +108,7 @@ async fn a_stranger_is_told_so_before_the_body_is_read() {
     let request = Request::post(format!("{APP}/invoke"))
         .body(Body::from("{"))
         .unwrap();
-    let gateway = router(Routes::new(service), limits, refuse);
+    let gateway = router(Routes::new(service), limits, buffers(), refuse);
     let (status, body) = json_of(gateway.oneshot(request).await.unwrap()).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
 }

@@ -1,0 +1,320 @@
+//! How much of the API's messages is in memory at a time, over the server and for each organization.
+//!
+//! A message is whole before its method sees it, and may be as large as code is. So that those who
+//! send many of them, or none to its end, do not take the memory, what a call announces is reserved
+//! before a byte of it is read, and what it does not announce as it comes. A reservation is given
+//! back when the call is answered. Bodies of requests to apps are streamed and do not count; those of
+//! invocations that wait for a replica have a bound of their own besides.
+
+use std::{
+    collections::HashMap,
+    future::Future as _,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+use tonic::Status;
+
+use super::status::to_status;
+use crate::model::{Failure, OrgName, Reason};
+
+/// When one who was refused may try again: a large message takes about as long to be read.
+const COME_BACK: Duration = Duration::from_secs(1);
+
+/// The bounds; clones share what is taken.
+#[derive(Debug, Clone)]
+pub struct Buffers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    most: usize,
+    most_per_org: usize,
+    stall: Duration,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    /// Those that have something only.
+    by_org: HashMap<OrgName, usize>,
+}
+
+/// What one call has in memory, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    shared: Arc<Shared>,
+    org: Option<OrgName>,
+    bytes: AtomicUsize,
+}
+
+impl Buffers {
+    /// At most `most` bytes, of which an organization has at most `most_per_org`; `stall` is the
+    /// longest time without a piece of a message, 0 for no bound.
+    pub fn new(most: usize, most_per_org: usize, stall: Duration) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                most,
+                most_per_org,
+                stall,
+                taken: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Room for what a call of an organization has announced.
+    ///
+    /// # Errors
+    /// TOO_MANY_REQUESTS.
+    pub(super) fn reserve(
+        &self,
+        org: Option<&OrgName>,
+        announced: usize,
+    ) -> Result<Reserved, Failure> {
+        let reserved = Reserved {
+            shared: self.shared.clone(),
+            org: org.cloned(),
+            bytes: AtomicUsize::new(0),
+        };
+        reserved.grow(announced)?;
+        Ok(reserved)
+    }
+}
+
+impl Reserved {
+    /// The longest time without a piece of the message; `None` for no bound.
+    pub(super) fn stall(&self) -> Option<Duration> {
+        Some(self.shared.stall).filter(|stall| !stall.is_zero())
+    }
+
+    /// Room for more of the same call.
+    ///
+    /// # Errors
+    /// TOO_MANY_REQUESTS.
+    pub(super) fn grow(&self, bytes: usize) -> Result<(), Failure> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        let mut taken = shared.taken.lock();
+        let all = taken.all.saturating_add(bytes);
+        if all > shared.most {
+            return Err(full(
+                "the messages of all API calls under way",
+                shared.most,
+                "IGNITE_API_BUFFER_BYTES",
+            ));
+        }
+        if let Some(org) = &self.org {
+            // The name is copied for the first of an organization's calls only.
+            let of_org = match taken.by_org.get_mut(org) {
+                Some(of_org) => of_org,
+                None => taken.by_org.entry(org.clone()).or_default(),
+            };
+            if of_org.saturating_add(bytes) > shared.most_per_org {
+                if *of_org == 0 {
+                    taken.by_org.remove(org);
+                }
+                return Err(full(
+                    &format!("the messages of organization {org}'s API calls under way"),
+                    shared.most_per_org,
+                    "IGNITE_API_BUFFER_BYTES_PER_ORG",
+                ));
+            }
+            *of_org += bytes;
+        }
+        taken.all = all;
+        self.bytes.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        if bytes == 0 {
+            return;
+        }
+        let mut taken = self.shared.taken.lock();
+        taken.all -= bytes;
+        if let Some(org) = &self.org
+            && let Some(of_org) = taken.by_org.get_mut(org)
+        {
+            *of_org -= bytes;
+            if *of_org == 0 {
+                taken.by_org.remove(org);
+            }
+        }
+    }
+}
+
+fn full(what: &str, most: usize, setting: &str) -> Failure {
+    Failure::new(
+        Reason::TooManyRequests,
+        format!(
+            "{what} would take more than {most} bytes ({setting}); send fewer large ones at a time, or try again later"
+        ),
+    )
+    .with_retry_after(COME_BACK)
+}
+
+/// The answer to a message that stopped coming.
+pub(super) fn stalled(after: Duration) -> Failure {
+    Failure::new(
+        Reason::ClientTooSlow,
+        format!(
+            "nothing more of the message came for {} (IGNITE_CLIENT_STALL_TIMEOUT)",
+            humantime::format_duration(after)
+        ),
+    )
+}
+
+/// A gRPC call's body, which is counted as it comes and may not stop coming.
+pub(super) struct Metered<B> {
+    body: B,
+    reserved: Arc<Reserved>,
+    /// Announced, and so reserved, and not here yet.
+    ahead: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+    pausing: bool,
+}
+
+impl<B> Metered<B> {
+    pub(super) fn new(body: B, reserved: Arc<Reserved>, announced: usize) -> Self {
+        Self {
+            body,
+            reserved,
+            ahead: announced,
+            pause: None,
+            pausing: false,
+        }
+    }
+
+    fn poll_pause<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Status>>> {
+        let Some(stall) = self.reserved.stall() else {
+            return Poll::Pending;
+        };
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        if !std::mem::replace(&mut self.pausing, true) {
+            pause.as_mut().reset(Instant::now() + stall);
+        }
+        ready!(pause.as_mut().poll(cx));
+        Poll::Ready(Some(Err(to_status(&stalled(stall), false))))
+    }
+}
+
+impl<B> Body for Metered<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return self.poll_pause(cx);
+        };
+        self.pausing = false;
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame.map_err(|e| Status::from_error(e.into()))?;
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            let more = len.saturating_sub(self.ahead);
+            self.ahead = self.ahead.saturating_sub(len);
+            let grown = self.reserved.grow(more);
+            grown.map_err(|failure| to_status(&failure, false))?;
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use proptest::prelude::*;
+    use tonic::Code;
+
+    use super::*;
+
+    fn org(n: usize) -> OrgName {
+        format!("org-{n}").parse().expect("a name")
+    }
+
+    proptest! {
+        #[test]
+        fn no_bound_is_exceeded_and_all_is_given_back(
+            calls in proptest::collection::vec((0usize..3, 0usize..60, 0usize..60, any::<bool>()), 1..40)
+        ) {
+            let buffers = Buffers::new(100, 60, Duration::ZERO);
+            let mut open = Vec::new();
+            for (n, announced, more, ends) in calls {
+                if let Ok(reserved) = buffers.reserve(Some(&org(n)), announced) {
+                    let _ = reserved.grow(more);
+                    open.push(reserved);
+                }
+                let taken = buffers.shared.taken.lock();
+                prop_assert!(taken.all <= 100);
+                prop_assert!(taken.by_org.values().all(|b| (1..=60).contains(b)));
+                prop_assert_eq!(taken.by_org.values().sum::<usize>(), taken.all);
+                drop(taken);
+                if ends && !open.is_empty() {
+                    open.swap_remove(0);
+                }
+            }
+            drop(open);
+            let taken = buffers.shared.taken.lock();
+            prop_assert_eq!(taken.all, 0);
+            prop_assert!(taken.by_org.is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_stops_coming_or_is_too_much_ends_its_call() {
+        let stall = Duration::from_secs(60);
+        let buffers = Buffers::new(100, 100, stall);
+        let piece = || Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; 40])));
+        let read = |pieces: usize, ends: bool| {
+            let reserved = Arc::new(buffers.reserve(None, 10).expect("room"));
+            let came = stream::iter((0..pieces).map(move |_| piece()));
+            let never = match ends {
+                true => stream::empty().boxed(),
+                false => stream::pending().boxed(),
+            };
+            let body = StreamBody::new(came.chain(never));
+            Metered::new(body, reserved, 10).collect()
+        };
+        assert_eq!(read(2, true).await.expect("read").to_bytes().len(), 80);
+        let refused = read(3, true).await.expect_err("too much");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let refused = read(1, false).await.expect_err("silent");
+        assert_eq!(refused.code(), Code::DeadlineExceeded);
+        assert_eq!(buffers.shared.taken.lock().all, 0);
+    }
+}
