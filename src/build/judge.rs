@@ -6,13 +6,14 @@ use super::{
     Build, Context,
     builder::Shared,
     dockerfile::{self, Plan},
-    steps::{blocking, failed},
+    steps::{failed, reading},
 };
 use crate::{
     engine::Credentials,
     model::{
         Failure,
         secret::{registry_of_address, registry_of_image},
+        work::Cancelled,
     },
 };
 
@@ -38,7 +39,9 @@ pub(super) async fn judge(
         ))
     })?;
     let args = context.build_args.clone();
-    let mut plan = blocking(move || Plan::read(&file, &args).map_err(refused)).await?;
+    // Short: the file is, and the work on it is bounded.
+    let read = move |_: Cancelled<'_>| Plan::read(&file, &args).map_err(refused);
+    let mut plan = reading(shared, build, read).await?;
     let admission = shared.images.admission();
     let org = &build.app.org;
     let mut pinned = BTreeMap::new();
