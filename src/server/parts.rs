@@ -77,7 +77,7 @@ pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::L
         connections: shares.connections.clone(),
         max_connections_per_ip: c
             .max_connections_per_ip
-            .unwrap_or(shares.listener.div_ceil(SHARES)),
+            .unwrap_or_else(|| shares.listener.div_ceil(SHARES)),
         reserved: c.reserved_connections.min(shares.listener / MOST_RESERVED),
         trusted_proxies: c.trusted_proxies.clone(),
         header_read_timeout: c.header_read_timeout,
