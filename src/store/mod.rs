@@ -23,7 +23,12 @@ use std::{path::Path, sync::Arc};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
-use self::{db::Database, env::Envs, secrets::key::KeyFile, undo::Undoing};
+use self::{
+    db::Database,
+    env::Envs,
+    secrets::{args::has_sealed, key::KeyFile},
+    undo::Undoing,
+};
 use crate::{
     model::{
         Failure, Reason,
@@ -198,7 +203,7 @@ fn upgrade(
     catalog: &Catalog,
     envs: &Envs,
 ) -> Result<Database, Error> {
-    if catalog.iter().any(|app| app.has_env()) && envs.ready(catalog.has_secrets()).is_err() {
+    if catalog.iter().any(|app| app.has_env()) && envs.ready(has_sealed(catalog)).is_err() {
         tracing::error!(
             "Environments of apps stay legible in the store, since there is no key to seal them with"
         );

@@ -20,6 +20,7 @@ use super::{
     closed,
     env::Envs,
     keys, records,
+    secrets::args::has_sealed,
     undo::{NotSaved, Rows, Undoing},
 };
 use crate::{
@@ -175,7 +176,7 @@ fn run(
 fn ready(envs: &Envs, before: &Catalog, changes: &[Change]) -> Result<(), Failure> {
     let seals = |change: &Change| matches!(change, Change::Put(app) if app.has_env());
     match changes.iter().any(seals) {
-        true => envs.ready(before.has_secrets()),
+        true => envs.ready(has_sealed(before)),
         false => Ok(()),
     }
 }

@@ -69,8 +69,9 @@ impl Secrets {
     }
 }
 
-/// Whether anything is sealed, so that the key must not be made anew.
-pub(super) fn has_sealed(catalog: &Catalog) -> bool {
+/// Whether anything is sealed, so that the key must not be made anew. Environments are opened with
+/// the store, which has the key by then.
+pub(in crate::store) fn has_sealed(catalog: &Catalog) -> bool {
     let is_sealed = |source: &CodeSource| matches!(source, CodeSource::FromCode(code) if matches!(code.build_args, BuildArgs::Sealed(_)));
     catalog.has_secrets()
         || catalog.iter().any(|app| {

@@ -4,7 +4,7 @@
 //! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
 //! their slot: a row that is moved to another name or organization does not open.
 
-mod args;
+pub(super) mod args;
 pub(super) mod key;
 
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Secrets {
     pub fn derive(&self, context: &str) -> Result<[u8; 32], Failure> {
         let key = self
             .key
-            .open_or_create(self.store.catalog().has_secrets())?;
+            .open_or_create(args::has_sealed(&self.store.catalog()))?;
         key.derive(context).ok_or_else(|| {
             Failure::new(
                 Reason::Internal,

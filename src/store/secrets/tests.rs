@@ -201,6 +201,10 @@ async fn build_arguments_are_never_legible_on_disk_and_open_for_their_organizati
     assert_eq!(mark(&sealed), mark(&again), "equal code has equal hashes");
     assert_ne!(mark(&sealed), mark(&others));
     let mut app = super::super::tests::full_app("o/app");
+    // With an environment the store would not be opened without its key.
+    app.settings.env.clear();
+    app.versions.clear();
+    app.active_version = 0;
     let draft = app.draft.as_mut().expect("a draft");
     let CodeSource::FromCode(code) = &mut draft.source else {
         panic!("the draft is an archive");
