@@ -448,7 +448,7 @@ async fn announce(ignite: &Ignite, org: &str, bytes: usize) -> TcpStream {
     let mut stream = connect(ignite).await;
     let token = ignite.token(org);
     let head = format!(
-        "PUT /v1/ignite/app/{org}/app/draft HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {bytes}\r\n\r\n{{"
+        "POST /v1/ignite/app/{org}/app/draft HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {bytes}\r\n\r\n{{"
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
     stream

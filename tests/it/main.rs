@@ -51,6 +51,7 @@ mod hostile_labels;
 mod leases;
 mod lifecycle;
 mod logs;
+mod neighbours;
 mod processes;
 mod publishing;
 mod restart;

@@ -19,6 +19,10 @@ use tempfile::TempDir;
 
 use super::{HANGS, cleanup, eventually, eventually_ok, http};
 
+/// How often, and how long apart, the log is looked at for the network that is being made.
+const NETWORK_LOOKS: usize = 50;
+const NETWORK_LOOK: Duration = Duration::from_millis(100);
+
 /// How a server is started, every time.
 #[derive(Default)]
 pub(crate) struct Builder {
@@ -313,6 +317,18 @@ impl Ignite {
         running.ready = Some(ready);
     }
 
+    /// Waits a little for the network that a server makes when it has found its engine: killed before,
+    /// it would be made after all has been cleaned up, and the engine's addresses are few.
+    fn let_the_network_be_made(&self) {
+        for _ in 0..NETWORK_LOOKS {
+            let log = self.log();
+            if !log.contains("The container engine answers") || log.contains("instance's network") {
+                return;
+            }
+            thread::sleep(NETWORK_LOOK);
+        }
+    }
+
     /// Kills the server as a crash would: nothing is flushed or cleaned up.
     pub(crate) fn kill9(&mut self) {
         let mut running = self.running.take().expect("the server runs");
@@ -389,6 +405,7 @@ impl Ignite {
 impl Drop for Ignite {
     fn drop(&mut self) {
         if let Some(mut running) = self.running.take() {
+            self.let_the_network_be_made();
             let _ = running.child.kill();
             let _ = running.child.wait();
             running.ended();

@@ -1,0 +1,198 @@
+//! What one organization feels of another that attacks. How much is a matter of the machine, so it is
+//! printed; that it is served at all is not.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use ignite_kit::hostile;
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    executions::{ended, submit},
+    support::{
+        HANGS,
+        code::{from_code, tar_gz},
+        contract::{Published, Via, merge},
+        eventually_ok,
+        ignite::Ignite,
+    },
+};
+
+/// Requests to the warm app whose slowest hundredth is shown.
+const REQUESTS: usize = 200;
+/// Callers that an attack has.
+const CALLERS: usize = 4;
+
+/// Both organizations and an app of each.
+struct Street {
+    ignite: Ignite,
+    good: Published,
+    evil: Published,
+}
+
+impl Street {
+    async fn new() -> Self {
+        let ignite = Ignite::builder().start().await;
+        let open = json!({ "allow_unauthenticated": true, "scaling": { "max_replicas": 1 } });
+        let street = Self {
+            good: ignite.publish("good", "a", open.clone()).await,
+            evil: ignite.publish("evil", "a", open).await,
+            ignite,
+        };
+        let token = street.ignite.token("good");
+        let built = json!({ "organization_name": "good", "name": "built" });
+        street
+            .ignite
+            .ok(Via::Json, "CreateApp", &token, built)
+            .await;
+        street
+    }
+
+    /// The slowest hundredth of requests to the warm app, an execution, and a build.
+    async fn measure(&self) -> [Duration; 3] {
+        let mut took = Vec::new();
+        for _ in 0..REQUESTS {
+            let began = Instant::now();
+            let request = self.ignite.request(Method::GET, "/count");
+            let answer = request.host(self.good.host()).send().await;
+            assert_eq!(answer.expect("an answer").status, StatusCode::OK);
+            took.push(began.elapsed());
+        }
+        took.sort_unstable();
+        let token = self.ignite.token("good");
+        let began = Instant::now();
+        let id = submit(&self.ignite, Via::Json, &self.good, &token, "/count", b"").await;
+        ended(&self.ignite, Via::Json, &token, &id).await;
+        let execution = began.elapsed();
+        let began = Instant::now();
+        self.build(&token).await;
+        [took[REQUESTS * 99 / 100], execution, began.elapsed()]
+    }
+
+    /// A build of nothing, which the engine does at once.
+    async fn build(&self, token: &str) {
+        let of = json!({ "organization_name": "good", "app_name": "built" });
+        let archive = tar_gz(&[("Dockerfile", b"FROM scratch\nCOPY Dockerfile /\n")]);
+        let mut fields = of.clone();
+        merge(
+            &mut fields,
+            json!({ "code": from_code(&archive, json!({})) }),
+        );
+        self.ignite.ok(Via::Json, "SaveDraft", token, fields).await;
+        self.ignite
+            .ok(Via::Json, "CompileDraft", token, of.clone())
+            .await;
+        eventually_ok(HANGS, || async {
+            let info = self
+                .ignite
+                .ok(Via::Json, "GetDraftInfo", token, of.clone())
+                .await;
+            match info["draft"]["status"].as_str() {
+                Some("VERSION_STATUS_READY") => Ok(()),
+                _ => Err(info),
+            }
+        })
+        .await;
+    }
+
+    async fn attack(&self, attack: Attack) {
+        let token = self.ignite.token("evil");
+        let of = json!({ "organization_name": "evil", "app_name": "a" });
+        let with = |more: Value| {
+            let mut fields = of.clone();
+            merge(&mut fields, more);
+            fields
+        };
+        let caller = |n: usize| {
+            let (token, with) = (&token, &with);
+            async move {
+                let mut silent = Vec::new();
+                for round in 0usize.. {
+                    match attack {
+                        Attack::Archives => {
+                            let code = from_code(&hostile::deep_archive(30_000), json!({}));
+                            let fields = with(json!({ "code": code }));
+                            self.ignite
+                                .refused(Via::Json, "SaveDraft", token, fields)
+                                .await;
+                        }
+                        Attack::Schemas => {
+                            let schema = hostile::schema_of_references(60 + (round + n) % 4);
+                            let fields = with(json!({ "output_schema": schema }));
+                            let _ = self
+                                .ignite
+                                .call(Via::Grpc, "UpdateAppConfig", token, &fields)
+                                .await;
+                        }
+                        Attack::Silence if round < 8 => silent.push(self.announce(token).await),
+                        Attack::Silence => std::future::pending().await,
+                        Attack::Requests => {
+                            let request = self.ignite.request(Method::GET, "/sleep/20");
+                            let _ = request.host(self.evil.host()).send().await;
+                        }
+                        Attack::Executions => {
+                            let fields = crate::executions::envelope(&self.evil, "/sleep/500", b"");
+                            let _ = self
+                                .ignite
+                                .call(Via::Grpc, "InvokeAsync", token, &fields)
+                                .await;
+                        }
+                    }
+                }
+            }
+        };
+        futures_util::future::join_all((0..CALLERS).map(caller)).await;
+    }
+
+    /// A large message that does not come.
+    async fn announce(&self, token: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.ignite.http_addr())
+            .await
+            .expect("a connection");
+        let head = format!(
+            "POST /v1/ignite/app/evil/a/draft HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 60000000\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Attack {
+    Archives,
+    Schemas,
+    Silence,
+    Requests,
+    Executions,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_is_served_while_another_one_attacks() {
+    let street = Street::new().await;
+    street.measure().await;
+    let quiet = street.measure().await;
+    println!(
+        "quiet: p99 {:?}, execution {:?}, build {:?}",
+        quiet[0], quiet[1], quiet[2]
+    );
+    for attack in [
+        Attack::Archives,
+        Attack::Schemas,
+        Attack::Silence,
+        Attack::Requests,
+        Attack::Executions,
+    ] {
+        let measured = tokio::select! {
+            measured = timeout(HANGS, street.measure()) => measured.expect("it is served"),
+            () = street.attack(attack) => unreachable!("it goes on"),
+        };
+        let [p99, execution, build] =
+            std::array::from_fn(|i| measured[i].as_secs_f64() / quiet[i].as_secs_f64());
+        println!("{attack:?}: p99 × {p99:.1}, execution × {execution:.1}, build × {build:.1}");
+    }
+}
