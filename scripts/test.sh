@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks, as CI runs them: format, lints with warnings denied, unit and integration tests
+# The checks that CI runs first: format, lints with warnings denied, unit and integration tests
 # against a real container engine. Prints how long each step took.
 #
 # TEST_LIMIT_SECS (1200) bounds the test run, so that a test that hangs fails.
@@ -27,7 +27,9 @@ step setup ./scripts/setup.sh
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step build cargo test --workspace --locked --no-run
-step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked
+# Those that take long are left to test-more.sh.
+mapfile -t slow < <(sed 's/^/--skip=/' scripts/slow-tests)
+step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked -- "${slow[@]}"
 # A dockerd of its own, restarted under the platform, and a disk that fills up: only root can.
 if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
     step 'tests for root' timeout --kill-after=30 300 cargo test --workspace --locked --test it -- --ignored
