@@ -68,6 +68,8 @@ curl -fsS -o /dev/null "http://$http/v1/ignite/app/$ORG" -H "Authorization: Bear
     -H 'Content-Type: application/json' \
     -d "{\"name\":\"$APP\",\"scaling\":{\"scaledownPeriodSecs\":$SCALEDOWN}}"
 "$ignite" --org "$ORG" app deploy "$APP" --image-ref "$image"
+# The publish had a replica get ready, to see that the version runs: away with it.
+for step in idle wait; do "$ignite" app "$step" "$ORG:$APP" --depth absent >/dev/null; done
 
 # One request to the app; sets total (ms to the first byte) and leaves headers in $work/head.
 ask() {

@@ -3,6 +3,7 @@ apps=${APPS:-200} secs=${SECS:-20}
 
 start_server IGNITE_STANDBY=pause
 note "Publishing $apps apps"
+publish='{"skipReadyCheck":true}'
 for n in $(seq "$apps"); do deploy "app-$n"; done
 ticks() { awk '{ print $14 + $15 }' "/proc/$server/stat"; }
 before=$(ticks)

@@ -99,7 +99,7 @@ publish_many() {
                 printf 'url = "http://%s/v1/ignite/app/bench"\n' "$http"
                 printf 'data = "{\\"name\\":\\"many-%s\\",\\"code\\":{\\"image\\":{\\"prebuilt\\":{\\"imageRef\\":\\"%s\\"}}}}"\n' "$n" "$image"
             else
-                printf 'url = "http://%s/v1/ignite/app/bench/many-%s/draft/publish"\ndata = "{}"\n' "$http" "$n"
+                printf 'url = "http://%s/v1/ignite/app/bench/many-%s/draft/publish"\ndata = "{\\"skipReadyCheck\\":true}"\n' "$http" "$n"
             fi
             printf 'header = "Authorization: Bearer %s"\nheader = "Content-Type: application/json"\noutput = "/dev/null"\nwrite-out = "%%{http_code}\\n"\n' "$token"
         done >"$work/calls"
