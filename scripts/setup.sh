@@ -42,6 +42,8 @@ have git || missing+=(git)
 have openssl || missing+=(openssl)
 # For the bridge of the engine that tests have for themselves.
 have ip || missing+=(iproute2)
+# What keeps apps from the host, where trust says so.
+have nft || missing+=(nftables)
 # Debian's Python comes without the half of venv that installs pip.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] \

@@ -30,9 +30,10 @@ step build cargo test --workspace --locked --no-run
 # Those that take long are left to test-more.sh.
 mapfile -t slow < <(sed 's/^/--skip=/' scripts/slow-tests)
 step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked -- "${slow[@]}"
-# A dockerd of its own, restarted under the platform, and a disk that fills up: only root can.
+# A dockerd of its own, restarted under the platform, a disk that fills up, and rules in the kernel
+# that keep apps from the host: only root can.
 if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
-    step 'tests for root' timeout --kill-after=30 300 cargo test --workspace --locked --test it -- --ignored
+    step 'tests for root' timeout --kill-after=30 600 cargo test --workspace --locked --test it -- --ignored
 else
     printf '==> tests for root: LEFT OUT, they need root and dockerd\n' >&2
 fi

@@ -34,6 +34,7 @@ use crate::{
         App, AppId, AppName, CodeSource, Draft, Failure, FieldViolation, ImageFacts, OrgName,
         Reason, Revision,
         catalog::{Change, not_found},
+        egress::Ceiling,
         revision::Defaults,
         settings::{Settings, check_schemas},
     },
@@ -75,6 +76,8 @@ pub struct Parts {
     pub defaults: Defaults,
     /// Where what is sent is read.
     pub parsing: Parsing,
+    /// Where apps may connect to at most; `None` is anywhere.
+    pub egress: Option<Ceiling>,
 }
 
 struct Shared {
@@ -89,6 +92,7 @@ struct Shared {
     volumes: Volumes,
     defaults: Defaults,
     parsing: Parsing,
+    egress: Option<Ceiling>,
     /// For what decides which version serves.
     lives: Turns,
     /// For what is written down and acted on.
@@ -124,6 +128,7 @@ impl Apps {
             volumes,
             defaults,
             parsing,
+            egress,
         } = parts;
         let stopping = CancellationToken::new();
         let shared = Shared {
@@ -138,6 +143,7 @@ impl Apps {
             volumes,
             defaults,
             parsing,
+            egress,
             lives: Turns::default(),
             acts: Turns::default(),
             roll_outs: RollOuts::default(),
@@ -253,7 +259,7 @@ impl Apps {
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Clone + Send + 'static,
     ) -> Result<(Arc<App>, Vec<String>), Failure> {
-        let defaults = self.shared.defaults;
+        let (defaults, egress) = (self.shared.defaults, self.shared.egress.clone());
         // What takes long is checked here. The store's thread checks the rest again, on the newest
         // settings: a schema that came between was checked by whoever brought it.
         let before = self.get(&id)?;
@@ -266,7 +272,7 @@ impl Apps {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
-                none_wrong(wrong(&app.settings, &defaults))?;
+                none_wrong(wrong(&app.settings, &defaults, egress.as_ref()))?;
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
@@ -384,7 +390,7 @@ impl Shared {
         settings: &Settings,
         before: Option<&Settings>,
     ) -> Result<(), Failure> {
-        let mut wrong = wrong(settings, &self.defaults);
+        let mut wrong = wrong(settings, &self.defaults, self.egress.as_ref());
         let schemas = settings.new_schemas(before);
         if !schemas.is_empty() {
             let checked = self.parsing.run(&id.org, move |cancelled| {
@@ -406,7 +412,11 @@ impl Shared {
 }
 
 /// What of settings is wrong, but for their schemas.
-fn wrong(settings: &Settings, defaults: &Defaults) -> Vec<FieldViolation> {
+fn wrong(
+    settings: &Settings,
+    defaults: &Defaults,
+    egress: Option<&Ceiling>,
+) -> Vec<FieldViolation> {
     let mut wrong = settings.check(defaults.bounds.max_replicas_cap);
     if settings.writable_root_fs && defaults.strict {
         wrong.push(FieldViolation {
@@ -431,6 +441,12 @@ fn wrong(settings: &Settings, defaults: &Defaults) -> Vec<FieldViolation> {
         field: "capabilities".to_owned(),
         description,
     }));
+    if let Some(Err(description)) = egress.map(|ceiling| ceiling.check(&settings.egress)) {
+        wrong.push(FieldViolation {
+            field: "egress".to_owned(),
+            description,
+        });
+    }
     wrong
 }
 

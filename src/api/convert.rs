@@ -193,6 +193,7 @@ pub(super) fn app_to_wire(
         updated_at_ms: app.updated_at_ms,
         writable_root_fs: s.writable_root_fs,
         capabilities: s.capabilities.names().map(str::to_owned).collect(),
+        egress: s.egress.to_string(),
         init: match s.init {
             Init::Auto => v1::AppInit::Unspecified,
             Init::On => v1::AppInit::On,

@@ -3,7 +3,7 @@
 use super::Shared;
 use crate::{
     fleet::EngineState,
-    model::{App, AppId, Revision, host, settings::Settings},
+    model::{App, AppId, Revision, egress::Egress, host, settings::Settings},
 };
 
 impl Shared {
@@ -20,7 +20,21 @@ impl Shared {
                 "the CPU limit of {millicores} millicores is above the {cpus} cores of the engine's host, so each replica gets all of these and no more"
             )
         });
-        clamped.into_iter().collect()
+        clamped
+            .into_iter()
+            .chain(self.egress_warning(settings))
+            .collect()
+    }
+
+    /// Where the platform does not do what an app asks of its connections.
+    fn egress_warning(&self, settings: &Settings) -> Option<String> {
+        let asked = &settings.egress;
+        match &self.egress {
+            None => matches!(asked, Egress::Deny | Egress::Only(_)).then(|| {
+                format!("egress is {asked}, and this server holds no app back (trust is sandbox): the app may connect anywhere")
+            }),
+            Some(ceiling) => Some(format!("{}; it is denied", ceiling.check(asked).err()?)),
+        }
     }
 
     /// What is to be said of an app as it is: its settings, and its active version under them.

@@ -1,6 +1,6 @@
 //! What no single value shows to be wrong.
 
-use super::{Config, Invalid, forms};
+use super::{Config, Invalid, Reach, forms};
 
 /// The least buffer that the HTTP library works with.
 const MIN_HEADER_BYTES: u64 = 8 * 1024;
@@ -74,6 +74,14 @@ impl Config {
         require(
             self.build_cpu_millicores == 0 || self.build_cpu_millicores >= 100,
             "build_cpu_millicores must be 0 or at least 100",
+        );
+        require(
+            self.reach != Reach::Published || !self.trust.isolates_host(),
+            "reach published is for an engine elsewhere, and trust team and tenants are for one on this machine; leave reach out",
+        );
+        require(
+            self.network.is_none() || !self.trust.isolates_host(),
+            "network would lead apps past the rules of trust team and tenants; leave it out, and list in egress_allow what apps are to reach, such as 10.0.0.5:5432",
         );
         require(
             self.build_concurrency > 0,

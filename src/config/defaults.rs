@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
-use crate::model::{Standby, Trust, capability::Capabilities, destination::Networks};
+use crate::model::{
+    Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
+};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -199,6 +201,7 @@ impl Config {
             reach: Reach::Auto,
             strict: false,
             trust: Trust::Sandbox,
+            egress_allow: EgressAllow::default(),
             allow_foreign_arch: false,
             docker_host: None,
             docker_config_auth: true,

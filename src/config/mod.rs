@@ -7,7 +7,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::model::{OrgName, Standby, Trust, capability::Capabilities, destination::Networks};
+use crate::model::{
+    OrgName, Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
+};
 
 mod check;
 mod defaults;
@@ -64,7 +66,7 @@ pub struct Config {
     /// must have run out for `ignite prune` to take it for gone. Default 24 h.
     pub prune_after: Duration,
     /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, so that
-    /// it reaches a database there. Default: none.
+    /// it reaches a database there; in a sandbox only. Default: none.
     pub network: Option<String>,
     /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
     pub reach: Reach,
@@ -75,6 +77,10 @@ pub struct Config {
     /// organization's) or `tenants` (organizations that do not trust each other). Decides what apps and
     /// builds may reach. Default `sandbox`.
     pub trust: Trust,
+    /// `egress_allow`, `IGNITE_EGRESS_ALLOW`: what apps may connect to although `trust` keeps them from
+    /// it: addresses and networks of IPv4 with commas between, each perhaps with a port, and `public`
+    /// for every public address. A sandbox keeps them from nothing. Default `none`.
+    pub egress_allow: EgressAllow,
     /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,
@@ -146,7 +152,8 @@ pub struct Config {
     /// may take, and as much again its home directory. Default 25.
     pub scratch_percent: u32,
     /// `allowed_caps`, `IGNITE_ALLOWED_CAPS`: the capabilities that apps may ask for, with commas
-    /// between them, or `none`. Default: those that Docker gives containers.
+    /// between them, or `none`; outside of a sandbox never NET_ADMIN and NET_RAW. Default: those that
+    /// Docker gives containers.
     pub allowed_caps: Capabilities,
     /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may have
     /// in its home for every replica to get a copy; more are changed in place. Default 128.

@@ -141,6 +141,15 @@ fn relations_are_checked() {
     assert_eq!(config.validate().expect_err("wrong").problems.len(), 1);
     config.build_network = Some("builds".to_owned());
     assert_eq!(config.validate(), Ok(()));
+    let mut config = Config::defaults("/d".into());
+    config.network = Some("db".to_owned());
+    assert_eq!(config.validate(), Ok(()));
+    config.trust = Trust::Team;
+    let problems = config
+        .validate()
+        .expect_err("it leads past the rules")
+        .problems;
+    assert!(problems[0].contains("egress_allow"), "{problems:?}");
 }
 
 #[test]

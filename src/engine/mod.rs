@@ -18,6 +18,7 @@ use futures_util::stream::BoxStream;
 use crate::model::{
     AppId, Failure, Platform, Reason, ReplicaId,
     capability::Capabilities,
+    egress::Egress,
     files::{Files, Home},
 };
 
@@ -285,6 +286,8 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Capabilities of its processes.
     pub capabilities: Capabilities,
+    /// Where its processes may connect to, as far as the platform lets apps.
+    pub egress: Egress,
     /// An init is the first process, where the engine has one.
     pub init: bool,
     /// What can be written to; `HOME` follows from it when the root file system is read-only.
@@ -438,6 +441,12 @@ pub enum Error {
         /// The engine's message.
         message: String,
     },
+    /// Containers cannot be kept from this host as they are to be, so none is started.
+    #[error("apps cannot be kept from this host: {why}")]
+    NotIsolated {
+        /// What is in the way, and the remedy.
+        why: String,
+    },
     /// The engine took too long; whether the call took effect is not known.
     #[error("the container engine did not {call} within {}", humantime::format_duration(*.after))]
     TimedOut {
@@ -514,6 +523,11 @@ impl Error {
                 format!("{self}; try again, and see to the engine when it stays so slow"),
             )
             .with_retry_after(Duration::from_secs(1)),
+            Error::NotIsolated { .. } => Failure::new(
+                Reason::EngineUnavailable,
+                "no app is started, since this server cannot keep apps from its host; its log has the cause",
+            )
+            .with_detail(self.to_string()),
             Error::NoSuchContainer(_) | Error::Ended { .. } => {
                 Failure::new(Reason::ContainerExited, "the container is gone")
                     .with_detail(self.to_string())
@@ -530,6 +544,7 @@ impl Error {
             Error::NoSuchImage { .. }
             | Error::NoSuchContainer(_)
             | Error::Ended { .. }
+            | Error::NotIsolated { .. }
             | Error::BadAddress { .. } => false,
         }
     }

@@ -223,6 +223,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         image: revision.image.clone(),
         env: revision.env.clone(),
         capabilities: revision.capabilities,
+        egress: revision.egress.clone(),
         init: revision.init,
         files: revision.files.clone(),
         ports: revision.inner_ports.clone(),

@@ -79,6 +79,14 @@ impl Capabilities {
             .fold(Self::default(), Self::with)
     }
 
+    /// What lets processes send packets in another container's name, or change their own address.
+    pub fn of_links() -> Self {
+        ["NET_ADMIN", "NET_RAW"]
+            .iter()
+            .filter_map(|name| Self::named(name).ok())
+            .fold(Self::default(), Self::with)
+    }
+
     /// The capability of this name, in any case, with or without `CAP_`.
     ///
     /// # Errors
@@ -176,6 +184,7 @@ mod tests {
     fn a_set_reads_as_it_is_written() {
         let docker = Capabilities::of_docker();
         assert_eq!(docker.names().count(), DOCKERS.len());
+        assert_eq!(Capabilities::of_links().to_string(), "NET_ADMIN,NET_RAW");
         for set in [docker, Capabilities::default(), Capabilities(1 << 40)] {
             assert_eq!(set.to_string().parse(), Ok(set));
         }

@@ -10,6 +10,7 @@ pub mod capability;
 pub mod catalog;
 pub mod code;
 pub mod destination;
+pub mod egress;
 pub mod execution;
 pub mod failure;
 pub mod files;

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{
     app::{App, ImageSource, Version, hex},
     capability::Capabilities,
+    egress::Egress,
     files::{self, Files, Home},
     id::AppId,
     reach::Protocol,
@@ -60,6 +61,8 @@ pub struct Revision {
     pub files: Files,
     /// Capabilities of its processes.
     pub capabilities: Capabilities,
+    /// Where its processes may connect to.
+    pub egress: Egress,
     /// An init is the first process of its containers.
     pub init: bool,
     /// What the platform would refuse about it, a sentence each.
@@ -119,6 +122,7 @@ impl Revision {
             objections: objections(s, version, &files, defaults),
             files,
             capabilities: s.capabilities.within(allowed(defaults)),
+            egress: s.egress.clone(),
             init: s.init.applies(version.facts.brings_init, defaults.strict),
             ports: s.ports().to_vec(),
             inner_ports: inner_ports(s, version, defaults),
@@ -217,6 +221,9 @@ impl Revision {
         }
         if !self.capabilities.is_empty() {
             put(&format!("capabilities {}", self.capabilities));
+        }
+        if self.egress != Egress::Unset {
+            put(&format!("egress {}", self.egress));
         }
         hex(&h.finalize()[..16])
     }
@@ -384,6 +391,7 @@ mod tests {
         assert_ne!(base, with(|s| s.init = Init::On));
         let chown = |s: &mut Settings| s.capabilities = "CHOWN".parse().expect("good");
         assert_ne!(base, with(chown));
+        assert_ne!(base, with(|s| s.egress = "deny".parse().expect("good")));
         // What may not be had changes nothing.
         let admin = |s: &mut Settings| s.capabilities = "SYS_ADMIN".parse().expect("good");
         assert_eq!(base, with(admin));

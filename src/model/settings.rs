@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     capability::Capabilities,
+    egress::Egress,
     failure::FieldViolation,
     host,
     process::Init,
@@ -132,6 +133,8 @@ pub struct Settings {
     pub init: Init,
     /// Capabilities of its processes, which have none on the platform.
     pub capabilities: Capabilities,
+    /// Where its processes may connect to.
+    pub egress: Egress,
     /// How deep it sleeps at zero; `None` = as the platform is set.
     pub standby: Option<Standby>,
 }

@@ -69,7 +69,10 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{Reason, lease::Lease, revision::Defaults, scaling::Bounds},
+    model::{
+        Reason, capability::Capabilities, egress::Ceiling, lease::Lease, revision::Defaults,
+        scaling::Bounds,
+    },
     parsing::Parsing,
     store::{
         Store,
@@ -126,6 +129,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let secrets = Secrets::new(store.clone());
     let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?);
     let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
+    // Refused with the reason before anything runs, and before anybody is told that this serves.
+    engine.isolate().await.context("trust")?;
     let keychain = keychain(&secrets);
     let mut keeper = Keeper::start(
         engine.clone(),
@@ -172,6 +177,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         volumes: volumes.clone(),
         defaults: defaults(&config),
         parsing: Parsing::new(config.decode_concurrency),
+        egress: Ceiling::of(config.trust, &config.egress_allow),
     });
     let upkeep = Upkeep::start(
         upkeep_config(&config, &vitals),
@@ -266,6 +272,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         () = signals.first(&reload) => None,
         lease = keeper.taken() => Some(lease),
         () = forget_kept(&fleet, &data) => None,
+        () = engine.keep_isolated() => None,
         part = vitals.failure() => {
             break_off(&part, &stop, serving, &executor, &fleet, executions, store).await
         }
@@ -495,7 +502,11 @@ fn defaults(c: &Config) -> Defaults {
         timeout: c.app_timeout,
         strict: c.strict,
         scratch_percent: c.scratch_percent,
-        capabilities: c.allowed_caps,
+        // With these an app could pass for another one, whose rules are not its own.
+        capabilities: match c.trust.isolates_host() {
+            true => c.allowed_caps.without(Capabilities::of_links()),
+            false => c.allowed_caps,
+        },
         containers: container_digest(c),
     }
 }
@@ -503,8 +514,10 @@ fn defaults(c: &Config) -> Defaults {
 /// What the platform's settings put into every container, so that one of an earlier run under
 /// others (without a network that apps need by now, say) is replaced and not adopted.
 fn container_digest(c: &Config) -> u64 {
+    let isolated = Ceiling::of(c.trust, &c.egress_allow);
+    let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
     let settings = format!(
-        "{:?} {:?} {} {} {}{}",
+        "{:?} {:?} {} {} {}{}{isolated}",
         c.network,
         c.reach,
         c.pids_limit,

@@ -14,6 +14,7 @@ use crate::{
     executor,
     fleet::{self, upstream::Connects},
     gateway,
+    model::egress::Ceiling,
     store::{Store, executions, secrets::Secrets},
     trials, upkeep,
     vitals::Vitals,
@@ -53,6 +54,7 @@ pub(super) fn engine_config(
             Freezer::Cgroup => docker::Freezer::Cgroup,
         },
         extra_network: config.network.clone(),
+        egress: Ceiling::of(config.trust, &config.egress_allow),
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
         // What the operator may pull is nothing that every organization may have.

@@ -54,6 +54,7 @@ pub(super) fn full_app(id: &str) -> App {
         writable_root_fs: true,
         init: crate::model::process::Init::Off,
         capabilities: "CHOWN,SETUID".parse().expect("good"),
+        egress: "10.0.0.0/8,1.1.1.1:443".parse().expect("good"),
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {

@@ -64,6 +64,7 @@ fn hostile(ignite: &Ignite, container: &str) -> HashMap<String, String> {
         "app" => "victim".to_owned(),
         "replica" => "0123456789".to_owned(),
         "role" => "holder".to_owned(),
+        "egress" => "allow".to_owned(),
         "stage" => format!("ignite-{id}/rival/victim"),
         "lease" => "{}".to_owned(),
         _ => container.to_owned(),

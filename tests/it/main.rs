@@ -52,6 +52,7 @@ mod leases;
 mod lifecycle;
 mod logs;
 mod neighbours;
+mod network;
 mod processes;
 mod publishing;
 mod restart;

@@ -152,6 +152,7 @@ async fn the_beginning_of_an_id_names_no_image_anywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
 async fn tenants_reach_neither_each_others_images_nor_the_machines() {
     let ignite = Ignite::builder().args(["--trust", "tenants"]).start().await;
     let (acme, globex) = (
@@ -189,6 +190,7 @@ async fn tenants_reach_neither_each_others_images_nor_the_machines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
 async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes() {
     let ignite = Ignite::builder()
         .args(["--trust", "tenants", "--set", "build_allow=127.0.0.0/8"])
@@ -261,6 +263,7 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
 async fn builds_of_a_team_reach_nothing_of_the_machine() {
     let ignite = Ignite::builder().args(["--trust", "team"]).start().await;
     let app = bare(&ignite, "acme", "a").await;
@@ -325,6 +328,7 @@ async fn builds_of_a_team_reach_nothing_of_the_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
 async fn a_step_of_a_build_has_limits_and_no_network() {
     let ignite = Ignite::builder()
         .args(["--trust", "team", "--set", "build_cpu_millicores=500"])

@@ -36,6 +36,7 @@ pub(in crate::api) struct Patch {
     pub(in crate::api) writable_root_fs: Option<bool>,
     pub(in crate::api) init: Option<i32>,
     pub(in crate::api) capabilities: Option<Vec<String>>,
+    pub(in crate::api) egress: Option<String>,
 }
 
 impl Patch {
@@ -59,6 +60,7 @@ impl Patch {
             writable_root_fs: Some(r.writable_root_fs),
             init: Some(r.init),
             capabilities: Some(std::mem::take(&mut r.capabilities)),
+            egress: Some(std::mem::take(&mut r.egress)),
         }
     }
 
@@ -107,6 +109,7 @@ impl Patch {
             init: r.init,
             capabilities: (r.clear_capabilities || !r.capabilities.is_empty())
                 .then_some(r.capabilities),
+            egress: r.egress,
         })
     }
 
@@ -189,6 +192,10 @@ impl Patch {
             });
             s.capabilities = known.fold(Capabilities::default(), Capabilities::with);
         }
+        set(
+            &mut s.egress,
+            self.egress.and_then(|e| fields.take("egress", e.parse())),
+        );
         set(
             &mut s.init,
             self.init.and_then(|i| fields.take("init", init(i))),

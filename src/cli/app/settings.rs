@@ -110,6 +110,11 @@ pub(in crate::cli) struct Settings {
     /// does not give; repeatable. Replaces all; `none` takes all away.
     #[arg(long = "cap", value_name = "CAPABILITY")]
     capabilities: Vec<String>,
+    /// Where the app may connect to, as far as the server lets apps: deny, allow, or addresses and
+    /// networks with commas between, such as 10.0.0.5:5432,192.0.2.0/24; empty for the server's own
+    /// rule.
+    #[arg(long, value_name = "deny|allow|LIST")]
+    egress: Option<String>,
     /// Run the app under a small init, which reaps what its processes leave: unless the image's
     /// program is one itself (auto), always, or never.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
@@ -236,6 +241,7 @@ impl Settings {
             writable_root_fs: self.writable_root_fs.unwrap_or_default(),
             init: self.init().unwrap_or_default(),
             capabilities: self.capabilities().0,
+            egress: self.egress.clone().unwrap_or_default(),
             input_schema: self.input_schema.clone().unwrap_or_default(),
             output_schema: self.output_schema.clone().unwrap_or_default(),
             storage_mode: self.storage_mode().unwrap_or_default(),
@@ -266,6 +272,7 @@ impl Settings {
             init: self.init(),
             capabilities: self.capabilities().0,
             clear_capabilities: self.capabilities().1,
+            egress: self.egress.clone(),
             input_schema: self.input_schema.clone(),
             output_schema: self.output_schema.clone(),
             storage_mode: self.storage_mode(),

@@ -95,6 +95,7 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
         ("protocol", protocol(app.protocol()).to_owned()),
         ("cors origins", join(app.cors_origins.clone())),
         ("capabilities", join(app.capabilities.clone())),
+        ("egress", app.egress.clone()),
         (
             "init",
             match v1::AppInit::try_from(app.init) {

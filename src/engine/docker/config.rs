@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Freezer, PullRecord, Seal};
-use crate::model::InstanceId;
+use crate::model::{InstanceId, egress::Ceiling};
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,6 +79,8 @@ pub struct Config {
     /// One more network that every container joins, such as that of a developer's database.
     /// Unlike the instance's own it may let apps talk to each other.
     pub extra_network: Option<String>,
+    /// What containers may connect to at most; `None` lets them go anywhere, without any rules.
+    pub egress: Option<Ceiling>,
     /// Most bytes per log file of a container.
     pub log_max_bytes: u64,
     /// Most log files per container.
@@ -116,6 +118,7 @@ impl Config {
             reach: Reach::default(),
             freezer: Freezer::default(),
             extra_network: None,
+            egress: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,
             home_copy_files: DEFAULT_HOME_COPY_FILES,

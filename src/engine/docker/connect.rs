@@ -221,6 +221,14 @@ impl Connector {
         &self.address
     }
 
+    /// The socket file that answers; `None` when the engine is reached in another way.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        match &self.address {
+            Address::Unix(sockets) => choose(sockets).or_else(|| sockets.first()).cloned(),
+            Address::Plain(_) | Address::Tls(..) => None,
+        }
+    }
+
     /// The client; made now if this is the first call since there was a socket.
     pub(super) fn client(&self) -> Result<bollard::Docker, Error> {
         let mut slot = self.client.lock();

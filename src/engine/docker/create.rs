@@ -6,7 +6,7 @@ use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOpti
 
 use super::{
     Config, ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, client::Client,
-    folders, info::Facts, labels, spec,
+    firewall::Mac, folders, info::Facts, isolation, labels, spec,
 };
 
 impl Docker {
@@ -33,12 +33,12 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &Facts,
     ) -> Result<ContainerId, Error> {
-        self.network.ensure(&self.client, &self.config).await?;
+        self.ensure_way().await?;
         let (spec, folder) = self.complete(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.place(), &spec);
         let body = self.bound(body, &spec, folder.as_deref());
-        self.create_named(name, body).await
+        self.create_admitted(name, body, &spec, false).await
     }
 
     /// The spec with what only the engine's side knows: what its image has in its home, and proxies.
@@ -73,35 +73,34 @@ impl Docker {
         Ok((spec, folder))
     }
 
+    /// Makes a container of this name; `mac` is its Ethernet address, or the engine chooses one.
     pub(super) async fn create_named(
         &self,
         name: String,
         body: ContainerCreateBody,
+        mac: Option<Mac>,
     ) -> Result<ContainerId, Error> {
-        let call = "create the container";
-        let limit = self.client.limit();
-        Box::pin(create(
-            &self.client,
-            &self.config,
-            (call, limit),
-            name,
-            body,
-        ))
-        .await
+        let call = ("create the container", self.client.limit());
+        Box::pin(create(&self.client, &self.config, call, name, body, mac)).await
     }
 }
 
 /// Makes a container of this name, its labels sealed. Nothing else makes one, so that none is
-/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take.
+/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take;
+/// `mac` the container's Ethernet address where the engine is not to choose it.
 async fn create(
     client: &Client,
     config: &Config,
     (call, limit): (&'static str, Duration),
     name: String,
     mut body: ContainerCreateBody,
+    mac: Option<Mac>,
 ) -> Result<ContainerId, Error> {
     let labels = body.labels.take().unwrap_or_default();
     body.labels = Some(labels::sealed(config, &name, labels));
+    if let Some(mac) = mac {
+        return isolation::create_at(client, config, (call, limit), &name, body, mac).await;
+    }
     let options = CreateContainerOptions {
         name: Some(name),
         ..CreateContainerOptions::default()
@@ -127,5 +126,5 @@ pub(super) async fn create_look(
     body.network_disabled = Some(true);
     let name = spec::look_name(&config.instance);
     // What an engine can be asked for is large, and so is what waits for its answer.
-    Box::pin(create(client, config, call, name, body)).await
+    Box::pin(create(client, config, call, name, body, None)).await
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::STAGE,
-    model::{AppId, InstanceId, lease::Lease},
+    model::{AppId, InstanceId, egress::Egress, lease::Lease},
 };
 
 /// The instance; on every container and network that `ignite` makes.
@@ -36,6 +36,10 @@ const ROLE: &str = "io.dodil.ignite.role";
 const SINCE: &str = "io.dodil.ignite.since";
 /// On a volume that is a lease: what it says, as JSON.
 const LEASE: &str = "io.dodil.ignite.lease";
+/// On a container with a network of its own: where it may connect to.
+const EGRESS: &str = "io.dodil.ignite.egress";
+/// What [`EGRESS`] says of an app that says nothing.
+const EGRESS_UNSET: &str = "unset";
 /// On a container that is only looked into: which look made it.
 const LOOK: &str = "io.dodil.ignite.look";
 /// On a container: the seal over all of [`SEALED`].
@@ -43,7 +47,7 @@ const SEAL: &str = "io.dodil.ignite.seal";
 
 /// Every label that is read of anything, in the order in which they are sealed. Changing this list
 /// takes a new version of the seal.
-const SEALED: [&str; 16] = [
+const SEALED: [&str; 17] = [
     INSTANCE,
     DATA_DIR,
     PID,
@@ -54,6 +58,7 @@ const SEALED: [&str; 16] = [
     REPLICA,
     CONFIG_HASH,
     IN_NETWORK_OF,
+    EGRESS,
     LOOK,
     SINCE,
     LEASE,
@@ -110,6 +115,8 @@ pub(super) struct Claims {
     pub(super) owner: Option<Owner>,
     /// The holder whose network it is in.
     pub(super) holder: Option<ContainerId>,
+    /// Where it may connect to; `None` is nowhere.
+    pub(super) egress: Option<Egress>,
     /// Who looks into it.
     pub(super) look: Option<String>,
 }
@@ -175,6 +182,7 @@ fn claims(labels: &Labels) -> Claims {
         holder: get(labels, IN_NETWORK_OF)
             .filter(|id| is_whole(id))
             .map(|id| ContainerId(id.to_owned())),
+        egress: egress(labels),
         look: get(labels, LOOK).map(str::to_owned),
     }
 }
@@ -239,6 +247,24 @@ pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
     let mut labels = of_container(config, owner);
     labels.insert(ROLE.to_owned(), Role::Holder.as_str().to_owned());
     labels
+}
+
+/// These labels, and where the container may connect to.
+pub(super) fn with_egress(mut labels: Labels, egress: &Egress) -> Labels {
+    let text = match egress {
+        Egress::Unset => EGRESS_UNSET.to_owned(),
+        said => said.to_string(),
+    };
+    labels.insert(EGRESS.to_owned(), text);
+    labels
+}
+
+/// Where a container may connect to; `None` when its labels do not say it.
+fn egress(labels: &Labels) -> Option<Egress> {
+    match get(labels, EGRESS)? {
+        EGRESS_UNSET => Some(Egress::Unset),
+        said => said.parse().ok(),
+    }
 }
 
 /// The labels of an app's volume.
@@ -317,165 +343,4 @@ pub(super) fn filter(instance: &InstanceId) -> HashMap<String, Vec<String>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::docker::Seal;
-
-    const HOLDER_ID: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-
-    fn config() -> Config {
-        let instance = InstanceId::from_random(7);
-        Config::new(instance, "/data dir".into(), Seal::new(&[7; 32]))
-    }
-
-    fn of_acme() -> Owner {
-        Owner {
-            app: "acme/my.app".parse().expect("valid"),
-            replica: "0123456789".parse().expect("valid"),
-            version: 3,
-            config_hash: "abc".into(),
-        }
-    }
-
-    fn names(name: &str) -> Vec<String> {
-        vec![format!("/{name}")]
-    }
-
-    /// The labels of a container of this name that has these of its own and those of its image.
-    fn over_image(labels: Labels, image: &Labels) -> Labels {
-        let mut all = image.clone();
-        all.extend(labels);
-        all
-    }
-
-    #[test]
-    fn what_we_say_of_a_container_is_read_back_whatever_its_image_says() {
-        let (config, owner) = (config(), of_acme());
-        let holder = ContainerId(HOLDER_ID.into());
-        let evil: Labels = SEALED
-            .iter()
-            .chain([&SEAL])
-            .map(|key| ((*key).to_owned(), HOLDER_ID.to_owned()))
-            .collect();
-        let expected = |role, owner: Option<&Owner>, holder, look: Option<&str>| Claims {
-            role: Some(role),
-            owner: owner.cloned(),
-            holder,
-            look: look.map(str::to_owned),
-        };
-        for (labels, claims) in [
-            (
-                of_container(&config, &owner),
-                expected(Role::Replica, Some(&owner), None, None),
-            ),
-            (
-                of_prepared(&config, &owner, &holder),
-                expected(Role::Replica, Some(&owner), Some(holder.clone()), None),
-            ),
-            (
-                of_holder(&config, &owner),
-                expected(Role::Holder, Some(&owner), None, None),
-            ),
-            (
-                of_look(&config, "me"),
-                expected(Role::Look, None, None, Some("me")),
-            ),
-        ] {
-            let labels = over_image(sealed(&config, "name", labels), &evil);
-            let found = origin(&config, &names("name"), &labels);
-            assert_eq!(found, Origin::Ours(claims));
-            assert_eq!(kept_for(&labels), None);
-            assert!(!is_lease(&labels));
-            let (instance, data_dir, pid) = maker(&labels).expect("has a maker");
-            assert_eq!(instance, "000000000007");
-            assert_eq!(data_dir, Some("/data dir".into()));
-            assert_eq!(pid, Some(std::process::id()));
-        }
-    }
-
-    #[test]
-    fn a_container_with_any_other_label_name_or_key_proves_nothing() {
-        let config = config();
-        let holder = ContainerId(HOLDER_ID.into());
-        let labels = of_prepared(&config, &of_acme(), &holder);
-        let labels = sealed(&config, "ignite-000000000007-a", labels);
-        let found = |name: &str, labels: &Labels| origin(&config, &names(name), labels);
-        let ours = |name: &str, labels: &Labels| matches!(found(name, labels), Origin::Ours(_));
-        assert!(ours("ignite-000000000007-a", &labels));
-        for key in SEALED.into_iter().chain([SEAL]) {
-            for value in ["", "other", "1"] {
-                let mut changed = labels.clone();
-                changed.insert(key.to_owned(), value.to_owned());
-                let same = get(&labels, key).unwrap_or_default() == value;
-                assert_eq!(
-                    found("ignite-000000000007-a", &changed) == Origin::Unproven,
-                    !same,
-                    "{key}={value}"
-                );
-            }
-        }
-        // An image of the container, run by somebody.
-        for name in ["quirky_turing", "ignite-000000000007-b", ""] {
-            assert_eq!(found(name, &labels), Origin::Unproven, "{name}");
-        }
-        assert_eq!(origin(&config, &[], &labels), Origin::Unproven);
-        // A copy of the data directory with an identity of its own; and another data directory.
-        for (instance, key) in [(8, 7), (7, 8)] {
-            let instance = InstanceId::from_random(instance);
-            let other = Config::new(instance, "/data dir".into(), Seal::new(&[key; 32]));
-            let found = origin(&other, &names("ignite-000000000007-a"), &labels);
-            assert_eq!(found, Origin::Unproven);
-        }
-    }
-
-    #[test]
-    fn what_an_older_ignite_made_is_known_by_its_name_and_not_believed() {
-        let config = config();
-        let labels = of_holder(&config, &of_acme());
-        let found = |name: &str, labels: &Labels| origin(&config, &names(name), labels);
-        let name = "ignite-000000000007-acme-my.app-0123456789-net";
-        assert_eq!(found(name, &labels), Origin::Unsealed);
-        assert_eq!(found("quirky_turing", &labels), Origin::Unproven);
-        let by = |name: &str| maker_of_container(&names(name), &labels).map(|(id, ..)| id);
-        assert_eq!(by(name).as_deref(), Some("000000000007"));
-        assert_eq!(by("quirky_turing"), None);
-        assert_eq!(by("ignite-000000000008-acme-a-0123456789"), None);
-        // Whoever has a seal has to have the right one.
-        let mut with_seal = labels.clone();
-        with_seal.insert(SEAL.into(), String::new());
-        assert_eq!(found(name, &with_seal), Origin::Unproven);
-        let mut odd = labels.clone();
-        odd.insert(INSTANCE.into(), "000000000007-acme".into());
-        assert_eq!(maker_of_container(&names(name), &odd), None);
-    }
-
-    #[test]
-    fn only_the_whole_id_of_a_holder_is_one_and_what_cannot_be_read_is_no_owner() {
-        let config = config();
-        for id in [
-            "",
-            "00",
-            &HOLDER_ID[..12],
-            &HOLDER_ID[1..],
-            "name",
-            &"A".repeat(64),
-        ] {
-            let labels = of_prepared(&config, &of_acme(), &ContainerId(id.to_owned()));
-            let labels = sealed(&config, "name", labels);
-            let Origin::Ours(claims) = origin(&config, &names("name"), &labels) else {
-                panic!("{id}: not ours");
-            };
-            assert_eq!(claims.holder, None, "{id}");
-        }
-        let mut labels = of_container(&config, &of_acme());
-        for (key, value) in [(VERSION, "three"), (ROLE, "pool")] {
-            let before = labels.insert(key.into(), value.into()).expect("it has one");
-            let sealed = sealed(&config, "name", labels.clone());
-            let Origin::Ours(claims) = origin(&config, &names("name"), &sealed) else {
-                panic!("{key}: not ours");
-            };
-            assert_eq!(claims.owner, None, "{key}");
-            labels.insert(key.into(), before);
-        }
-    }
-}
+mod tests;

@@ -25,6 +25,7 @@ use self::{
     cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status, or_gone, remove_container},
     connect::{Address, Connector},
+    firewall::Firewall,
     freezer::Cgroup,
     holder::HolderImage,
     home::Homes,
@@ -49,12 +50,14 @@ mod client;
 mod config;
 mod connect;
 mod create;
+mod firewall;
 mod folders;
 mod freezer;
 mod holder;
 mod home;
 mod image;
 mod info;
+mod isolation;
 mod labels;
 mod lease;
 mod lines;
@@ -101,6 +104,8 @@ pub struct Docker {
     /// What the engine last said of itself; held only to read or replace.
     facts: Mutex<Option<Arc<Facts>>>,
     network: InstanceNetwork,
+    /// What keeps containers from this host, where something is to.
+    firewall: Option<Firewall>,
     pulls: Pulls,
     holder_image: HolderImage,
     homes: Homes,
@@ -137,6 +142,10 @@ impl Docker {
             client: Client::new(Connector::new(address), config.call_timeout),
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
+            firewall: config
+                .egress
+                .clone()
+                .map(|ceiling| Firewall::new(config.instance.clone(), ceiling)),
             pulls: Pulls::new(
                 config.pull_record.clone(),
                 config.use_docker_login.then(|| cli.clone()),
@@ -178,7 +187,7 @@ impl Docker {
     }
 
     fn network_name(&self) -> String {
-        spec::network_name(&self.config.instance)
+        spec::network_name(&self.config)
     }
 
     async fn start_once(&self, id: &ContainerId) -> Result<(), Error> {
@@ -198,7 +207,7 @@ impl Docker {
         }
         tracing::warn!(cause = %err, "The instance's network is gone; making it again");
         self.network.forget();
-        self.network.ensure(&self.client, &self.config).await
+        self.ensure_way().await
     }
 
     /// A container as its own inspection shows it.
@@ -330,7 +339,9 @@ impl Engine for Docker {
                 .await
                 .map_err(|err| network::or_no_extra(err, &self.config))?;
         }
-        self.address_of(id).await
+        let endpoints = self.address_of(id).await?;
+        self.locate(id, &endpoints);
+        Ok(endpoints)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, Error> {
@@ -398,7 +409,9 @@ impl Engine for Docker {
 
     async fn remove(&self, id: &ContainerId) -> Result<(), Error> {
         self.thaw_before_the_end(id);
-        remove_container(&self.client, id).await
+        remove_container(&self.client, id).await?;
+        self.forget_way(id).await;
+        Ok(())
     }
 
     async fn log_tail(&self, id: &ContainerId, lines: u32) -> Result<Vec<String>, Error> {
@@ -431,7 +444,7 @@ impl Engine for Docker {
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {
-        self.network.ensure(&self.client, &self.config).await
+        self.ensure_way().await
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, Error> {
@@ -447,7 +460,8 @@ impl Engine for Docker {
     }
 
     async fn remove_network(&self) -> Result<(), Error> {
-        self.network.remove(&self.client, &self.config).await
+        self.network.remove(&self.client, &self.config).await?;
+        self.remove_rules().await
     }
 
     fn deaths(&self) -> BoxStream<'static, ContainerId> {

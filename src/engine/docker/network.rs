@@ -1,14 +1,15 @@
 //! The instance's own bridge network: made on first use, made again when somebody removed it.
 //!
-//! Containers on it cannot talk to each other. The engine allows two networks of one name and
+//! Containers on it cannot talk to each other, and where rules keep them from this host (`firewall/`),
+//! its bridge has a name of our choice, which the rules go by. The engine allows two networks of one name and
 //! then refuses to start anything on either, so this process makes it once however many ask,
 //! and removes surplus ones when it looks.
 
 use std::{collections::HashMap, sync::Arc};
 
 use bollard::{
-    models::{Network, NetworkConnectRequest, NetworkCreateRequest},
-    query_parameters::ListNetworksOptions,
+    models::{ContainerSummary, Network, NetworkConnectRequest, NetworkCreateRequest},
+    query_parameters::{ListContainersOptions, ListNetworksOptions},
 };
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -16,12 +17,17 @@ use tokio::sync::OnceCell;
 use super::{
     Config, ContainerId, Error,
     client::{Client, gone_is_fine, has_status},
-    labels,
-    spec::network_name,
+    firewall::{self, Firewall, Mac},
+    labels::{self, Origin, Role},
+    spec::{network_name, network_names},
 };
+use crate::model::{InstanceId, egress::Egress};
 
 /// What is asked of the engine for `--network`, as a verb.
 const JOIN_EXTRA: &str = "connect the container to the extra network";
+
+/// The engine's option for the name of a network's bridge.
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
 /// Whether the instance's network is known to exist.
 #[derive(Debug, Default)]
@@ -31,13 +37,26 @@ pub(super) struct InstanceNetwork {
 }
 
 impl InstanceNetwork {
-    /// Makes the network unless it is known to exist.
-    pub(super) async fn ensure(&self, client: &Client, config: &Config) -> Result<(), Error> {
+    /// Makes the network unless it is known to exist, and the rules that its containers are behind.
+    pub(super) async fn ensure(
+        &self,
+        client: &Client,
+        config: &Config,
+        firewall: Option<&Firewall>,
+    ) -> Result<(), Error> {
         let known = Arc::clone(&self.known.lock());
-        known
-            .get_or_try_init(|| find_or_create(client, config))
-            .await
-            .copied()
+        let made = known.get_or_try_init(|| async {
+            if let Some(firewall) = firewall {
+                firewall.establish(admitted(client, config).await?).await?;
+            }
+            find_or_create(client, config).await?;
+            if let Some(firewall) = firewall {
+                firewall.check_way()?;
+            }
+            remove_other(client, config).await;
+            Ok(())
+        });
+        made.await.copied()
     }
 
     /// Looks again on the next [`Self::ensure`].
@@ -45,11 +64,13 @@ impl InstanceNetwork {
         *self.known.lock() = Arc::default();
     }
 
-    /// Removes the network.
+    /// Removes the network, and one that was made under another trust.
     pub(super) async fn remove(&self, client: &Client, config: &Config) -> Result<(), Error> {
         self.forget();
-        for id in find(client, config).await? {
-            remove(client, &id).await?;
+        for name in network_names(&config.instance) {
+            for id in find(client, config, &name).await? {
+                remove(client, &id).await?;
+            }
         }
         Ok(())
     }
@@ -60,7 +81,7 @@ pub(super) fn is_to_blame(err: &Error, config: &Config) -> bool {
     let Error::Refused { message, .. } = err else {
         return false;
     };
-    message.contains(&network_name(&config.instance))
+    message.contains(&network_name(config))
         && (message.contains("not found")
             || message.contains("ambiguous")
             || message.contains("no such network"))
@@ -151,17 +172,85 @@ pub(super) async fn list(
         .await
 }
 
-/// The ids of this instance's networks, by label and exact name, oldest first.
-async fn find(client: &Client, config: &Config) -> Result<Vec<String>, Error> {
-    let name = network_name(&config.instance);
+/// Whether a network's containers are behind rules of ours: its bridge has the name that the rules of
+/// this instance go by.
+pub(super) fn is_behind_rules(network: &Network, instance: &InstanceId) -> bool {
+    let options = network.options.as_ref();
+    options.and_then(|o| o.get(BRIDGE_NAME)) == Some(&firewall::bridge(instance))
+}
+
+/// The ids of this instance's networks of a name, by label and exact name, oldest first.
+async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String>, Error> {
     let mut found = list(client, labels::filter(&config.instance)).await?;
-    found.retain(|network| network.name.as_deref() == Some(&name));
+    found.retain(|network| {
+        network.name.as_deref() == Some(name)
+            // One of that name without our bridge would lead past the rules.
+            && (config.egress.is_none()
+                || name != network_name(config)
+                || is_behind_rules(network, &config.instance))
+    });
     found.sort_by(|a, b| a.created.cmp(&b.created));
     Ok(found.into_iter().filter_map(|network| network.id).collect())
 }
 
+/// Removes the network of an earlier run under another trust once nothing is on it.
+async fn remove_other(client: &Client, config: &Config) {
+    let mut names = network_names(&config.instance).into_iter();
+    let Some(other) = names.find(|name| *name != network_name(config)) else {
+        return;
+    };
+    let removed = async {
+        for id in find(client, config, &other).await? {
+            remove(client, &id).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(cause) = removed.await {
+        tracing::debug!(%cause, network = other, "The network of an earlier run stays until a stop");
+    }
+}
+
+/// The containers of this instance that have an address of their own on the network, and where they
+/// may connect to. Those whose seal does not hold are none of them: whoever wrote their labels may
+/// not say what they reach, so they reach nothing.
+async fn admitted(
+    client: &Client,
+    config: &Config,
+) -> Result<Vec<(ContainerId, Mac, Egress)>, Error> {
+    let options = ListContainersOptions {
+        all: true,
+        filters: Some(labels::filter(&config.instance)),
+        ..ListContainersOptions::default()
+    };
+    let found = client
+        .run("list containers", |docker| async move {
+            docker.list_containers(Some(options)).await
+        })
+        .await?;
+    let known = found
+        .into_iter()
+        .filter_map(|found| admission(config, found));
+    Ok(known.collect())
+}
+
+/// What [`admitted`] says of one container; `None` lets it reach nothing.
+fn admission(config: &Config, found: ContainerSummary) -> Option<(ContainerId, Mac, Egress)> {
+    let names = found.names.unwrap_or_default();
+    let Origin::Ours(claims) = labels::origin(config, &names, &found.labels?) else {
+        return None;
+    };
+    if claims.holder.is_some() {
+        return None;
+    }
+    let is_holder = claims.role == Some(Role::Holder);
+    let mac = Mac::of(&config.instance, &claims.owner?, is_holder);
+    let egress = claims.egress.unwrap_or(Egress::Deny);
+    Some((ContainerId(found.id?), mac, egress))
+}
+
 async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
-    let found = find(client, config).await?;
+    let name = network_name(config);
+    let found = find(client, config, &name).await?;
     if let Some((_, surplus)) = found.split_first() {
         for id in surplus {
             remove(client, id).await?;
@@ -169,12 +258,11 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
         return Ok(());
     }
     let request = NetworkCreateRequest {
-        name: network_name(&config.instance),
+        name: name.clone(),
         driver: Some("bridge".into()),
-        options: Some(HashMap::from([(
-            "com.docker.network.bridge.enable_icc".into(),
-            "false".into(),
-        )])),
+        // The rules let no IPv6 pass; better that nobody tries.
+        enable_ipv6: config.egress.as_ref().map(|_| false),
+        options: Some(options(config)),
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
     };
@@ -185,15 +273,70 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
         .await;
     match made {
         Ok(_) => {
-            tracing::info!(
-                network = network_name(&config.instance),
-                "Created the instance's network"
-            );
+            tracing::info!(network = name, "Created the instance's network");
             Ok(())
         }
         // Refused, or answered in a way that cannot be read, and yet it is there: newer engines
         // refuse a second one of the name when a call that was given up has made the first.
-        Err(Error::Refused { .. }) if !find(client, config).await?.is_empty() => Ok(()),
+        Err(Error::Refused { .. }) if !find(client, config, &name).await?.is_empty() => Ok(()),
         Err(err) => Err(err),
+    }
+}
+
+/// What the driver of the instance's network is told.
+fn options(config: &Config) -> HashMap<String, String> {
+    let icc = "com.docker.network.bridge.enable_icc";
+    let mut options = HashMap::from([(icc.to_owned(), "false".to_owned())]);
+    if config.egress.is_some() {
+        let bridge = firewall::bridge(&config.instance);
+        options.insert(BRIDGE_NAME.to_owned(), bridge);
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Owner, docker::Seal};
+
+    #[test]
+    fn only_containers_with_a_network_of_their_own_and_a_seal_that_holds_are_admitted() {
+        let instance = InstanceId::from_random(7);
+        let config = Config::new(instance, "/d".into(), Seal::new(&[7; 32]));
+        let owner = Owner {
+            app: "acme/a".parse().expect("valid"),
+            replica: "0123456789".parse().expect("valid"),
+            version: 1,
+            config_hash: String::new(),
+        };
+        let name = "ignite-000000000007-acme-a-0123456789";
+        let found = |labels| {
+            let summary = ContainerSummary {
+                id: Some("id".to_owned()),
+                names: Some(vec![format!("/{name}")]),
+                labels: Some(labels),
+                ..ContainerSummary::default()
+            };
+            let found = admission(&config, summary);
+            found.map(|(_, mac, egress)| (mac, egress))
+        };
+        let sealed = |labels| labels::sealed(&config, name, labels);
+        let mac = |is_holder| Mac::of(&config.instance, &owner, is_holder);
+        let replica = labels::of_container(&config, &owner);
+        let open = labels::with_egress(replica.clone(), &Egress::Allow);
+        let holder = labels::with_egress(labels::of_holder(&config, &owner), &Egress::Unset);
+        let prepared = labels::of_prepared(&config, &owner, &ContainerId("0".repeat(64)));
+        for (labels, expected) in [
+            (sealed(open.clone()), Some((mac(false), Egress::Allow))),
+            (sealed(holder), Some((mac(true), Egress::Unset))),
+            (sealed(replica.clone()), Some((mac(false), Egress::Deny))),
+            (sealed(prepared), None),
+            (sealed(labels::of_look(&config, "me")), None),
+            // Of an `ignite` before seals, and of somebody who knows what to write.
+            (open.clone(), None),
+            (labels::with_egress(sealed(replica), &Egress::Allow), None),
+        ] {
+            assert_eq!(found(labels.clone()), expected, "{labels:?}");
+        }
     }
 }

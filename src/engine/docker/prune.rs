@@ -16,10 +16,10 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, labels, lease,
-    network, remove_container, standby, volumes,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, isolation, labels,
+    lease, network, remove_container, standby, volumes,
 };
-use crate::model::lease::Lease;
+use crate::model::{InstanceId, lease::Lease};
 
 /// An instance that has something in the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,6 +57,8 @@ pub struct Remains {
     kept_volumes: Vec<String>,
     leases: Vec<String>,
     images: Vec<String>,
+    /// One of its networks is behind rules.
+    has_rules: bool,
 }
 
 /// The way to an engine for `ignite prune`.
@@ -117,6 +119,13 @@ impl Pruner {
         for name in &remains.networks {
             note("network", name, network::remove(client, name).await);
         }
+        if let Ok(instance) = id.parse::<InstanceId>()
+            && remains.has_rules
+            && self.is_local()
+        {
+            let outcome = isolation::remove_rules_of(&instance).await;
+            note("table", &format!("ignite_{id}"), outcome);
+        }
         let kept = remains.kept_volumes.iter().filter(|_| files);
         for name in remains.volumes.iter().chain(kept).chain(&remains.leases) {
             note("volume", name, volumes::remove(client, name).await);
@@ -168,7 +177,12 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
     }
     for network in networks {
         let maker = network.labels.as_ref().and_then(labels::maker);
-        if let (Some(found), Some(id)) = (entry(&mut all, maker), network.id) {
+        let Some(found) = entry(&mut all, maker) else {
+            continue;
+        };
+        let instance = found.instance.id.parse::<InstanceId>();
+        found.has_rules |= instance.is_ok_and(|i| network::is_behind_rules(&network, &i));
+        if let Some(id) = network.id {
             found.instance.networks += 1;
             found.networks.push(id);
         }

@@ -32,8 +32,21 @@ const HOLDER_MEMORY: i64 = 16 << 20;
 const HOLDER_PIDS: i64 = 16;
 
 /// The name of the network of an instance.
-pub(super) fn network_name(instance: &InstanceId) -> String {
-    format!("ignite-{instance}")
+pub(super) fn network_name(config: &Config) -> String {
+    let [open, isolated] = network_names(&config.instance);
+    match config.egress {
+        None => open,
+        Some(_) => isolated,
+    }
+}
+
+/// The names that the network of an instance may have had: without rules, and behind rules. A
+/// network keeps the bridge that it was made with, so that one never turns into the other.
+pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
+    [
+        format!("ignite-{instance}"),
+        format!("ignite-{instance}-isolated"),
+    ]
 }
 
 /// The name of a container: for people, and under the seal of its labels; nothing is ever found by it.
@@ -97,7 +110,7 @@ pub(super) fn container(
         nano_cpus: Some(nano_cpus(spec.cpu_millicores, place.cpus)),
         // The init is one process more than the app's.
         pids_limit: Some(i64::from(spec.pids) + i64::from(init)),
-        network_mode: Some(network_name(&config.instance)),
+        network_mode: Some(network_name(config)),
         port_bindings: bindings,
         extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
         cap_drop: Some(vec!["ALL".into()]),
@@ -128,7 +141,10 @@ pub(super) fn container(
         exposed_ports: place
             .publish
             .map(|_| spec.ports.iter().map(|p| port_key(*p)).collect()),
-        labels: Some(labels::of_container(config, &spec.owner)),
+        labels: Some(labels::with_egress(
+            labels::of_container(config, &spec.owner),
+            &spec.egress,
+        )),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
@@ -167,7 +183,8 @@ pub(super) fn holder(
     body.env = None;
     // Any but root; it has no files and asks for nothing.
     body.user = Some("65534:65534".to_owned());
-    body.labels = Some(labels::of_holder(config, &spec.owner));
+    let labels = labels::of_holder(config, &spec.owner);
+    body.labels = Some(labels::with_egress(labels, &spec.egress));
     if let Some(host) = &mut body.host_config {
         host.init = Some(false);
         host.cap_add = None;
@@ -315,6 +332,7 @@ pub(super) mod tests {
                 kept_since: None,
             },
             capabilities: Default::default(),
+            egress: Default::default(),
             init: false,
             ports: vec![8080, 9090],
             memory_bytes: 64 << 20,

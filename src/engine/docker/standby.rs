@@ -167,7 +167,7 @@ impl Docker {
             let name = spec::container_name(&self.config.instance, &spec.owner);
             let body = spec::within(&self.config, facts.place(), &spec, &holder);
             let body = self.bound(body, &spec, folder.as_deref());
-            let container = self.create_named(name, body).await?;
+            let container = self.create_named(name, body, None).await?;
             Ok((container, endpoints))
         };
         match made.await {
@@ -190,14 +190,14 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &info::Facts,
     ) -> Result<ContainerId, Error> {
-        self.network.ensure(&self.client, &self.config).await?;
+        self.ensure_way().await?;
         let mut retried = false;
         let holder = loop {
             let architecture = &facts.architecture;
             let image = self.holder_image.ensure(&self.client, architecture).await?;
             let name = spec::holder_name(&self.config.instance, &spec.owner);
             let body = spec::holder(&self.config, facts.place(), spec, &image);
-            match self.create_named(name, body).await {
+            match self.create_admitted(name, body, spec, true).await {
                 Err(err) if !retried && self.holder_image.is_gone(&err) => retried = true,
                 made => break made?,
             }

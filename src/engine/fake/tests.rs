@@ -16,6 +16,7 @@ fn spec() -> ContainerSpec {
         image: "app".into(),
         env: BTreeMap::new(),
         capabilities: Default::default(),
+        egress: Default::default(),
         init: false,
         files: crate::model::files::Files {
             read_only: true,

@@ -77,6 +77,8 @@ pub(super) struct SettingsRecord {
     capabilities: Vec<String>,
     #[prost(bytes = "vec", tag = "33")]
     sealed_env: Vec<u8>,
+    #[prost(string, tag = "34")]
+    egress: String,
 }
 
 pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> SettingsRecord {
@@ -126,6 +128,7 @@ pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> Setting
             Init::Off => 2,
         },
         capabilities: s.capabilities.names().map(str::to_owned).collect(),
+        egress: s.egress.to_string(),
         protocol: match s.protocol {
             Protocol::Auto => 0,
             Protocol::Http1 => 1,
@@ -204,6 +207,7 @@ pub(super) fn settings(app: &AppId, r: SettingsRecord, envs: &Envs) -> Result<Se
             .try_fold(Capabilities::default(), |all, one| {
                 Ok::<_, String>(all.with(one?))
             })?,
+        egress: r.egress.parse()?,
         protocol: match r.protocol {
             0 => Protocol::Auto,
             1 => Protocol::Http1,

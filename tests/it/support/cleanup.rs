@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     thread,
 };
 
@@ -16,9 +17,8 @@ use bollard::{
 };
 use ignite_kit::owned;
 
-/// Removes a data directory's containers, then its networks, volumes and the images built for it. One
-/// that cannot be removed does not
-/// keep the others.
+/// Removes a data directory's containers, then its networks with their rules, volumes and the images
+/// built for it. One that cannot be removed does not keep the others.
 pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     let mut failed = None;
     let force = RemoveContainerOptionsBuilder::new()
@@ -38,6 +38,7 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     }
     for name in owned::networks(docker, data_dir).await? {
         failed = docker.remove_network(&name).await.err().or(failed);
+        remove_rules(&name);
     }
     let leases = owned::leases(docker, data_dir).await?;
     for name in owned::volumes(docker, data_dir)
@@ -56,6 +57,20 @@ pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
         failed = removed.await.err().or(failed);
     }
     failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Removes the rules that kept a network's containers from this host, where there were any.
+fn remove_rules(network: &str) {
+    let instance = network.strip_prefix("ignite-");
+    if let Some(instance) = instance.and_then(|rest| rest.strip_suffix("-isolated")) {
+        let table = format!("ignite_{instance}");
+        let removed = Command::new("nft")
+            .args(["delete", "table", "inet", &table])
+            .stderr(Stdio::null())
+            .status();
+        // A server that ended by itself has removed them.
+        drop(removed);
+    }
 }
 
 /// [`remove_all`] from code that is not async, such as `drop`. What fails is told and does not panic.

@@ -1,0 +1,240 @@
+//! What keeps apps from this host and the networks around it, where `trust` says so.
+//!
+//! The rules (`rules.rs`) are in the kernel, in a table that belongs to this instance alone; `nft`
+//! puts them there (`nft.rs`). A container that the table does not know reaches nothing, so each
+//! is made known between its creation and its start, and whatever goes wrong ends in less. The
+//! table outlives a crash of this process and holds on to what it has; the next start builds it
+//! anew from the containers' labels. Somebody who flushes all rules of the host (`nft flush
+//! ruleset`) takes ours away, too: nothing is created then without putting them back, and a look
+//! every few seconds ([`LOOK`]) does it for what runs.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    net::IpAddr,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use self::rules::table;
+use super::{ContainerId, Error};
+use crate::model::{
+    InstanceId,
+    egress::{Ceiling, Egress, Grant},
+};
+
+mod neighbour;
+mod nft;
+mod rules;
+
+pub(super) use self::{
+    nft::out_of_reach,
+    rules::{Mac, bridge},
+};
+
+/// Time between two looks at whether the rules are still there.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
+/// Whether what goes from one container to another over a bridge passes by rules at all.
+const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+/// The network interfaces that this process sees.
+const INTERFACES: &str = "/proc/self/net/dev";
+
+/// The rules of one instance.
+#[derive(Debug)]
+pub(super) struct Firewall {
+    instance: InstanceId,
+    ceiling: Ceiling,
+    state: Mutex<State>,
+    /// One change of the kernel's table at a time, so that none is made from what is outdated.
+    turn: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What each container may reach.
+    apps: BTreeMap<Mac, Grant>,
+    /// Whose address that is.
+    macs: HashMap<ContainerId, Mac>,
+    /// How the kernel showed the table after it was put there, without the elements of sets;
+    /// `None` before that, and when it was removed.
+    shown: Option<String>,
+}
+
+impl Firewall {
+    pub(super) fn new(instance: InstanceId, ceiling: Ceiling) -> Self {
+        Self {
+            instance,
+            ceiling,
+            state: Mutex::default(),
+            turn: Semaphore::new(1),
+        }
+    }
+
+    /// Puts the table there for these containers and no others.
+    pub(super) async fn establish(
+        &self,
+        found: Vec<(ContainerId, Mac, Egress)>,
+    ) -> Result<(), Error> {
+        let _turn = self.turn().await;
+        {
+            let mut state = self.state.lock();
+            // Those that were made while somebody listed them stay.
+            for (id, mac, egress) in found {
+                state.apps.insert(mac, self.ceiling.grant(&egress));
+                state.macs.insert(id, mac);
+            }
+        }
+        self.replace().await
+    }
+
+    /// Makes a container known, which was created and does not run yet.
+    pub(super) async fn admit(
+        &self,
+        id: &ContainerId,
+        mac: Mac,
+        egress: &Egress,
+    ) -> Result<(), Error> {
+        let grant = self.ceiling.grant(egress);
+        let table = table(&self.instance);
+        let _turn = self.turn().await;
+        let script = rules::change("add", &table, mac, &grant);
+        {
+            let mut state = self.state.lock();
+            state.apps.insert(mac, grant);
+            state.macs.insert(id.clone(), mac);
+        }
+        let script = script.unwrap_or_else(|| rules::look(&table));
+        match nft::run(&script).await {
+            Ok(_) => Ok(()),
+            Err(cause) => {
+                tracing::warn!(%cause, "The rules that keep apps from this host are not as they were put; putting them again");
+                self.replace().await
+            }
+        }
+    }
+
+    /// Tells this host's kernel where a container is that was just started; without it the first
+    /// connections to it may take long.
+    pub(super) fn locate(&self, id: &ContainerId, addr: IpAddr) {
+        let mac = self.state.lock().macs.get(id).copied();
+        let (Some(mac), IpAddr::V4(addr)) = (mac, addr) else {
+            return;
+        };
+        if let Err(cause) = neighbour::set(&bridge(&self.instance), addr, mac) {
+            tracing::debug!(container = %id, %cause, "The kernel finds out by itself where a container is");
+        }
+    }
+
+    /// Forgets a container that is gone.
+    pub(super) async fn forget(&self, id: &ContainerId) {
+        let gone = {
+            let mut state = self.state.lock();
+            let mac = state.macs.remove(id);
+            mac.and_then(|mac| Some((mac, state.apps.remove(&mac)?)))
+        };
+        let Some((mac, grant)) = gone else { return };
+        let _turn = self.turn().await;
+        let Some(script) = rules::change("delete", &table(&self.instance), mac, &grant) else {
+            return;
+        };
+        if let Err(cause) = nft::run(&script).await {
+            // No other container ever has this address.
+            tracing::debug!(container = %id, %cause, "What a container was allowed stays in the rules until they are put anew");
+        }
+    }
+
+    /// Puts the table back when it is gone or another one than was put there; whether it was.
+    pub(super) async fn mend(&self) -> Result<bool, Error> {
+        let _turn = self.turn().await;
+        let Some(expected) = self.state.lock().shown.clone() else {
+            return Ok(false);
+        };
+        if self.show().await.is_ok_and(|shown| shown == expected) {
+            return Ok(false);
+        }
+        self.replace().await.map(|()| true)
+    }
+
+    /// Removes the table.
+    pub(super) async fn remove(&self) -> Result<(), Error> {
+        let _turn = self.turn().await;
+        *self.state.lock() = State::default();
+        remove(&self.instance).await
+    }
+
+    /// What apps are let reach at most.
+    pub(super) fn ceiling(&self) -> &Ceiling {
+        &self.ceiling
+    }
+
+    /// Makes sure that rules of this process are in the way of what the containers send.
+    ///
+    /// # Errors
+    /// With the reason why they are not, and the remedy.
+    pub(super) fn check_way(&self) -> Result<(), Error> {
+        let bridge = bridge(&self.instance);
+        let interfaces = fs::read_to_string(INTERFACES).unwrap_or_default();
+        if !has_interface(&interfaces, &bridge) {
+            return Err(out_of_reach(&format!(
+                "the engine's network for apps is not on this machine (there is no interface {bridge}), so no rules set here hold its containers back: it is a remote or rootless engine, one in a virtual machine, or `ignite` is in a container with a network of its own; run `ignite` on the engine's host, in its network"
+            )));
+        }
+        match fs::read_to_string(BRIDGED) {
+            Ok(on) if on.trim() == "1" => Ok(()),
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(out_of_reach(&format!("{BRIDGED} cannot be read: {cause}")))
+            }
+            _ => Err(out_of_reach(
+                "packets between containers pass by no rules on this machine; load the kernel's module (`modprobe br_netfilter`) and turn it on (`sysctl -w net.bridge.bridge-nf-call-iptables=1`)",
+            )),
+        }
+    }
+
+    async fn replace(&self) -> Result<(), Error> {
+        let script = {
+            let state = self.state.lock();
+            rules::replace(&self.instance, &self.ceiling, &state.apps)
+        };
+        nft::run(&script).await?;
+        let shown = self.show().await?;
+        self.state.lock().shown = Some(shown);
+        Ok(())
+    }
+
+    /// The table as the kernel has it, without what apps may reach.
+    async fn show(&self) -> Result<String, Error> {
+        nft::run(&rules::look(&table(&self.instance))).await
+    }
+
+    async fn turn(&self) -> SemaphorePermit<'_> {
+        let turn = self.turn.acquire().await;
+        turn.expect("nobody closes it")
+    }
+}
+
+/// Removes the table of an instance, there or not.
+pub(super) async fn remove(instance: &InstanceId) -> Result<(), Error> {
+    nft::run(&rules::remove(&table(instance))).await.map(drop)
+}
+
+fn has_interface(listing: &str, name: &str) -> bool {
+    listing
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(found, _)| found.trim() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_found_by_its_whole_name() {
+        let listing = "Inter-|   Receive\n face |bytes\n    lo: 1 2\nig-000000000007: 3 4\n";
+        assert!(has_interface(listing, "ig-000000000007"));
+        assert!(!has_interface(listing, "ig-00000000000"));
+        assert!(has_interface(listing, "lo"));
+    }
+}

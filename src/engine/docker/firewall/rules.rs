@@ -1,0 +1,378 @@
+//! The rules as text for `nft`: pure functions.
+//!
+//! One table of the family `inet` for each instance, named after it, with chains of its own at the
+//! input and forward hooks, ahead of the engine's. A packet is looked at only when it comes in from
+//! the instance's bridge; what is dropped here stays dropped whatever other tables accept, and what
+//! is accepted here goes on to them. Whose packet it is says its Ethernet address, which is chosen
+//! here at the container's creation, before it runs, and which no app can change without
+//! `NET_ADMIN` or `NET_RAW` (see [`crate::model::capability::Capabilities::of_links`]).
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    engine::Owner,
+    model::{
+        InstanceId,
+        destination::INNER_V4,
+        egress::{Ceiling, Destination, Grant},
+    },
+};
+
+/// Ports of this host that apps reach whatever their policy says, by TCP on every address of the
+/// host: none yet. Whatever listens there serves every app of every organization.
+pub(super) const ALWAYS_OPEN: &[u16] = &[];
+/// Before the engine's own chains, which are at 0.
+const PRIORITY: &str = "filter - 10";
+
+/// The Ethernet address of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in super::super) struct Mac([u8; 6]);
+
+impl Mac {
+    /// That of an owner's container, or of the one that holds its network: the same at every call,
+    /// and another one for each replica.
+    pub(in super::super) fn of(instance: &InstanceId, owner: &Owner, is_holder: bool) -> Self {
+        let text = format!("{instance} {} {is_holder}", owner.replica);
+        let digest = Sha256::digest(text);
+        let [a, b, c, d, e] = [digest[0], digest[1], digest[2], digest[3], digest[4]];
+        // Locally administered, and of one station.
+        Self([0x02, a, b, c, d, e])
+    }
+}
+
+impl Mac {
+    pub(super) fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// The name of an instance's table.
+pub(super) fn table(instance: &InstanceId) -> String {
+    format!("inet ignite_{instance}")
+}
+
+/// The name of an instance's bridge: at most 15 bytes, as the kernel has it.
+pub(in super::super) fn bridge(instance: &InstanceId) -> String {
+    format!("ig-{instance}")
+}
+
+/// Removes a table, there or not.
+pub(super) fn remove(table: &str) -> String {
+    format!("table {table}\ndelete table {table}\n")
+}
+
+/// Shows a table; fails unless it is there.
+pub(super) fn look(table: &str) -> String {
+    format!("list table {table}\n")
+}
+
+/// Puts the whole table in place of what is there, in one step.
+pub(super) fn replace(
+    instance: &InstanceId,
+    ceiling: &Ceiling,
+    apps: &BTreeMap<Mac, Grant>,
+) -> String {
+    let (table, bridge) = (table(instance), bridge(instance));
+    let sets = Sets::of(apps.iter());
+    let mut out = remove(&table);
+    let (any, port) = by_port(ceiling.listed());
+    out.push_str(&format!("table {table} {{\n"));
+    set(&mut out, "open", "ether_addr", false, &sets.open);
+    let inner = INNER_V4.map(|net| net.to_string());
+    set(&mut out, "inner", "ipv4_addr", true, &inner);
+    for (name, any, port) in [
+        ("listed", any, port),
+        ("granted", sets.granted_any, sets.granted_port),
+        ("narrowed", sets.narrowed_any, sets.narrowed_port),
+    ] {
+        let key = match name {
+            "listed" => "ipv4_addr",
+            _ => "ether_addr . ipv4_addr",
+        };
+        set(&mut out, &format!("{name}_any"), key, true, &any);
+        let key = format!("{key} . inet_service");
+        set(&mut out, &format!("{name}_port"), &key, true, &port);
+    }
+    chain(
+        &mut out,
+        "input",
+        &[
+            &format!("type filter hook input priority {PRIORITY}; policy accept"),
+            &format!("iifname \"{bridge}\" goto to_host"),
+        ],
+    );
+    chain(
+        &mut out,
+        "forward",
+        &[
+            &format!("type filter hook forward priority {PRIORITY}; policy accept"),
+            &format!("iifname \"{bridge}\" goto beyond"),
+        ],
+    );
+    // The platform opens connections to apps, and what they answer goes back.
+    chain(
+        &mut out,
+        "answers",
+        &[
+            "ct direction reply accept",
+            "meta l4proto icmp ct state related accept",
+        ],
+    );
+    // By what the app asked for, not by what somebody's address translation made of it.
+    let dialled = "ct original ip daddr";
+    let with_port = "ct original ip daddr . ct original proto-dst";
+    let mut listed = vec![
+        format!("ether saddr @open {dialled} @listed_any accept"),
+        format!("ether saddr . {dialled} @granted_any accept"),
+    ];
+    for protocol in ["tcp", "udp"] {
+        listed.extend([
+            format!("meta l4proto {protocol} ether saddr @open {with_port} @listed_port accept"),
+            format!("meta l4proto {protocol} ether saddr . {with_port} @granted_port accept"),
+        ]);
+    }
+    chain(&mut out, "listed", &refs(&listed));
+    let always: Vec<_> = ALWAYS_OPEN.iter().map(ToString::to_string).collect();
+    let always = format!("tcp dport {{ {} }} accept", always.join(", "));
+    let always = (!ALWAYS_OPEN.is_empty()).then_some(always.as_str());
+    let reject = "reject with icmpx type admin-prohibited";
+    let mut to_host = vec!["jump answers"];
+    to_host.extend(always);
+    to_host.extend(["jump listed", reject]);
+    chain(&mut out, "to_host", &to_host);
+
+    // Public both as the app asked for it and where it ends.
+    let public = "ip daddr != @inner ct original ip daddr != @inner";
+    let mut beyond = vec![
+        // Apps talk to each other through the platform alone.
+        format!("oifname \"{bridge}\" drop"),
+        "jump answers".to_owned(),
+        "jump listed".to_owned(),
+    ];
+    if ceiling.has_public() {
+        beyond.extend([
+            format!("ether saddr @open {public} accept"),
+            format!("{public} ether saddr . {dialled} @narrowed_any accept"),
+        ]);
+        for protocol in ["tcp", "udp"] {
+            beyond.push(format!(
+                "{public} meta l4proto {protocol} ether saddr . {with_port} @narrowed_port accept"
+            ));
+        }
+    }
+    beyond.push(reject.to_owned());
+    chain(&mut out, "beyond", &refs(&beyond));
+    out.push_str("}\n");
+    out
+}
+
+/// Adds what a container may reach, or takes it away; fails without the table. `None` when there
+/// is nothing of it.
+pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> Option<String> {
+    let sets = Sets::of([(&mac, grant)].into_iter());
+    let mut out = String::new();
+    for (name, elements) in sets.named() {
+        if !elements.is_empty() {
+            let elements = elements.join(", ");
+            let _ = writeln!(out, "{verb} element {table} {name} {{ {elements} }}");
+        }
+    }
+    (!out.is_empty()).then_some(out)
+}
+
+/// The elements that the grants of containers come to.
+#[derive(Default)]
+struct Sets {
+    open: Vec<String>,
+    granted_any: Vec<String>,
+    granted_port: Vec<String>,
+    narrowed_any: Vec<String>,
+    narrowed_port: Vec<String>,
+}
+
+impl Sets {
+    fn of<'a>(apps: impl Iterator<Item = (&'a Mac, &'a Grant)>) -> Self {
+        let mut sets = Self::default();
+        for (mac, grant) in apps {
+            let of_app = |to: &mut Vec<String>, elements: Vec<String>| {
+                to.extend(elements.into_iter().map(|e| format!("{mac} . {e}")));
+            };
+            match grant {
+                Grant::All => sets.open.push(mac.to_string()),
+                Grant::Only { listed, public } => {
+                    let (any, port) = by_port(listed);
+                    of_app(&mut sets.granted_any, any);
+                    of_app(&mut sets.granted_port, port);
+                    let (any, port) = by_port(public);
+                    of_app(&mut sets.narrowed_any, any);
+                    of_app(&mut sets.narrowed_port, port);
+                }
+            }
+        }
+        sets
+    }
+
+    fn named(&self) -> [(&'static str, &[String]); 5] {
+        [
+            ("open", &self.open),
+            ("granted_any", &self.granted_any),
+            ("granted_port", &self.granted_port),
+            ("narrowed_any", &self.narrowed_any),
+            ("narrowed_port", &self.narrowed_port),
+        ]
+    }
+}
+
+/// Those without a port, and those with one: in a set of the kernel's no two elements may overlap
+/// in part, as a network with all ports and a smaller one with a single port would.
+fn by_port(all: &[Destination]) -> (Vec<String>, Vec<String>) {
+    let any = all.iter().filter(|d| d.port.is_none());
+    let any = any.map(|d| d.net.to_string()).collect();
+    let port = all
+        .iter()
+        .filter_map(|d| Some(format!("{} . {}", d.net, d.port?)));
+    (any, port.collect())
+}
+
+fn set(out: &mut String, name: &str, key: &str, has_ranges: bool, elements: &[String]) {
+    let flags = if has_ranges { "; flags interval" } else { "" };
+    let elements = match elements.is_empty() {
+        true => String::new(),
+        false => format!("; elements = {{ {} }}", elements.join(", ")),
+    };
+    let _ = writeln!(out, "  set {name} {{ type {key}{flags}{elements}; }}");
+}
+
+fn chain(out: &mut String, name: &str, rules: &[&str]) {
+    let _ = writeln!(out, "  chain {name} {{");
+    for rule in rules {
+        let _ = writeln!(out, "    {rule};");
+    }
+    out.push_str("  }\n");
+}
+
+fn refs(rules: &[String]) -> Vec<&str> {
+    rules.iter().map(String::as_str).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Trust, egress::Egress};
+
+    fn instance() -> InstanceId {
+        InstanceId::from_random(7)
+    }
+
+    fn mac(replica: &str, is_holder: bool) -> Mac {
+        let owner = Owner {
+            app: "acme/a".parse().expect("valid"),
+            replica: replica.parse().expect("valid"),
+            version: 1,
+            config_hash: String::new(),
+        };
+        Mac::of(&instance(), &owner, is_holder)
+    }
+
+    fn ceiling(trust: Trust, allow: &str) -> Ceiling {
+        Ceiling::of(trust, &allow.parse().expect(allow)).expect("one")
+    }
+
+    /// The rules of a chain.
+    fn rules_of<'a>(text: &'a str, chain: &str) -> Vec<&'a str> {
+        let (_, rest) = text.split_once(&format!("chain {chain} {{")).expect(chain);
+        let (inside, _) = rest.split_once('}').expect("its end");
+        inside
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn every_container_has_an_address_of_its_own_and_keeps_it() {
+        let one = mac("0123456789", false);
+        assert_eq!(one, mac("0123456789", false));
+        assert_ne!(one, mac("0123456789", true));
+        assert_ne!(one, mac("0123456780", false));
+        let text = one.to_string();
+        assert!(text.starts_with("02:") && text.len() == 17, "{text}");
+        assert!(bridge(&instance()).len() < 16);
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_rejected_at_the_end_and_answers_pass_first() {
+        for trust in [Trust::Team, Trust::Tenants] {
+            let text = replace(&instance(), &ceiling(trust, "none"), &BTreeMap::new());
+            assert!(text.starts_with(
+                "table inet ignite_000000000007\ndelete table inet ignite_000000000007\ntable inet"
+            ));
+            let host = rules_of(&text, "to_host");
+            assert_eq!(host.first(), Some(&"jump answers;"));
+            assert!(host.last().expect("some").starts_with("reject"));
+            let beyond = rules_of(&text, "beyond");
+            assert_eq!(
+                beyond[..2],
+                ["oifname \"ig-000000000007\" drop;", "jump answers;"]
+            );
+            assert!(beyond.last().expect("some").starts_with("reject"));
+            let has_public = beyond.iter().any(|rule| rule.contains("@open"));
+            assert_eq!(has_public, trust == Trust::Team, "{text}");
+            for hook in ["input", "forward"] {
+                assert!(rules_of(&text, hook)[1].starts_with("iifname \"ig-000000000007\" goto"));
+            }
+            assert!(host.iter().all(|rule| !rule.contains("narrowed")), "{text}");
+        }
+    }
+
+    #[test]
+    fn grants_become_elements_for_the_address_of_their_container() {
+        let ceiling = ceiling(Trust::Team, "10.0.0.0/8:5432,10.1.0.0/16");
+        let (all, some, none) = (
+            mac("0000000001", false),
+            mac("0000000002", false),
+            mac("0000000003", false),
+        );
+        let egress = |text: &str| ceiling.grant(&text.parse::<Egress>().expect(text));
+        let grants = BTreeMap::from([
+            (all, egress("")),
+            (
+                some,
+                egress("10.2.0.1:5432,10.1.0.0/24,1.1.1.1:443,8.8.8.0/24"),
+            ),
+            (none, egress("deny")),
+        ]);
+        let text = replace(&instance(), &ceiling, &grants);
+        for set in [
+            format!("set open {{ type ether_addr; elements = {{ {all} }}; }}"),
+            "set listed_any { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }".to_owned(),
+            "set listed_port { type ipv4_addr . inet_service; flags interval; elements = { 10.0.0.0/8 . 5432 }; }".to_owned(),
+            format!("elements = {{ {some} . 10.1.0.0/24 }}"),
+            format!("elements = {{ {some} . 10.2.0.1/32 . 5432 }}"),
+            format!("elements = {{ {some} . 8.8.8.0/24 }}"),
+            format!("elements = {{ {some} . 1.1.1.1/32 . 443 }}"),
+        ] {
+            assert!(text.contains(&set), "{set}\n{text}");
+        }
+        assert!(!text.contains(&none.to_string()), "{text}");
+
+        let table = table(&instance());
+        assert_eq!(change("add", &table, none, &grants[&none]), None);
+        let one = change("add", &table, all, &grants[&all]).expect("some");
+        assert_eq!(
+            one,
+            format!("add element inet ignite_000000000007 open {{ {all} }}\n")
+        );
+        let four = change("delete", &table, some, &grants[&some]).expect("some");
+        assert_eq!(four.lines().count(), 4, "{four}");
+    }
+}

@@ -1,0 +1,305 @@
+//! Keeping containers from this host and the networks around it, as far as `trust` says so: the
+//! parts of the engine's work that the rules (`firewall/`) need.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bollard::{
+    errors::Error as ClientError,
+    models::{ContainerCreateBody, EndpointSettings, NetworkingConfig},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::{
+    Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
+    firewall::{LOOK, Mac},
+    remove_container, spec,
+};
+use crate::model::InstanceId;
+
+/// Where this machine says which servers it asks for names; the second is what the engine takes
+/// when the first names a resolver of this machine alone.
+const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+/// The port of name servers.
+const DNS: u16 = 53;
+
+impl Docker {
+    /// Makes sure before anything is served that containers are kept from this host, where they
+    /// are to be. While the engine does not answer only the rules are put in place; the rest is
+    /// made sure of before the first container.
+    ///
+    /// # Errors
+    /// Why they cannot be kept from it, with the remedy.
+    pub async fn isolate(&self) -> Result<(), Error> {
+        let Some(firewall) = &self.firewall else {
+            return Ok(());
+        };
+        socket(&self.client)?;
+        match self.ensure_way().await {
+            Err(cause @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
+                tracing::warn!(%cause, "Whether apps are kept from this host shows once the engine answers; none is started before");
+                firewall.establish(Vec::new()).await?;
+            }
+            Err(refusal) => {
+                self.clean_up().await;
+                return Err(refusal);
+            }
+            Ok(()) => {}
+        }
+        let (ceiling, resolvers) = (firewall.ceiling(), resolvers());
+        let served = resolvers.iter().any(|addr| ceiling.reaches(*addr, DNS));
+        if let (Some(first), false) = (resolvers.first(), served) {
+            tracing::warn!(resolver = %first, "Apps can resolve no names, since they may not reach this machine's name server; let them by egress_allow={first}:{DNS}, if they are to");
+        }
+        tracing::info!(%ceiling, "Apps are kept from this host; they reach what is named here at most");
+        Ok(())
+    }
+
+    /// Puts the rules back whenever somebody has removed them. Never ends.
+    pub async fn keep_isolated(&self) {
+        let Some(firewall) = &self.firewall else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match firewall.mend().await {
+                Ok(false) => {}
+                Ok(true) => tracing::error!(
+                    "Somebody removed or changed the rules that keep apps from this host; they are back, and apps may have reached it for some seconds"
+                ),
+                Err(cause) => {
+                    tracing::error!(%cause, "Cannot tell whether apps are kept from this host")
+                }
+            }
+        }
+    }
+
+    /// Leaves nothing of a network that no container will be on. One that an earlier run's containers
+    /// are on stays, and so do its rules.
+    async fn clean_up(&self) {
+        let removed = async {
+            self.network.remove(&self.client, &self.config).await?;
+            self.remove_rules().await
+        };
+        if let Err(cause) = removed.await {
+            tracing::debug!(%cause, "The network for apps or its rules stay");
+        }
+    }
+
+    /// The instance's network, and the rules that its containers are behind.
+    pub(super) async fn ensure_way(&self) -> Result<(), Error> {
+        self.network
+            .ensure(&self.client, &self.config, self.firewall.as_ref())
+            .await
+    }
+
+    /// Creates a container with a network of its own, which may reach what it may from its first
+    /// moment on.
+    pub(super) async fn create_admitted(
+        &self,
+        name: String,
+        body: ContainerCreateBody,
+        spec: &ContainerSpec,
+        is_holder: bool,
+    ) -> Result<ContainerId, Error> {
+        let Some(firewall) = &self.firewall else {
+            return self.create_named(name, body, None).await;
+        };
+        let mac = Mac::of(&self.config.instance, &spec.owner, is_holder);
+        let id = self.create_named(name, body, Some(mac)).await?;
+        match firewall.admit(&id, mac, &spec.egress).await {
+            Ok(()) => Ok(id),
+            Err(err) => {
+                if let Err(cause) = remove_container(&self.client, &id).await {
+                    tracing::warn!(container = %id, %cause, "A container that could not be finished was left behind");
+                }
+                firewall.forget(&id).await;
+                Err(err)
+            }
+        }
+    }
+
+    /// Notes where a container is that was just started.
+    pub(super) fn locate(&self, id: &ContainerId, endpoints: &Endpoints) {
+        if let (Some(firewall), Endpoints::Direct(addr)) = (&self.firewall, endpoints) {
+            firewall.locate(id, *addr);
+        }
+    }
+
+    /// Takes a container that is gone out of the rules.
+    pub(super) async fn forget_way(&self, id: &ContainerId) {
+        if let Some(firewall) = &self.firewall {
+            firewall.forget(id).await;
+        }
+    }
+
+    /// Removes the rules, once nothing is behind them.
+    pub(super) async fn remove_rules(&self) -> Result<(), Error> {
+        match &self.firewall {
+            Some(firewall) => firewall.remove().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The engine's socket file.
+fn socket(client: &Client) -> Result<PathBuf, Error> {
+    client.connector().socket().ok_or_else(|| {
+        firewall::out_of_reach(
+            "the engine is not reached by its socket file, as one on this machine is; set docker_host to it (unix:///var/run/docker.sock)",
+        )
+    })
+}
+
+/// Asks the engine for a container with this Ethernet address, of which everything else has been
+/// said: for `create` alone, which seals the labels. By hand, since the client cannot say the
+/// address in the way in which engines before 25.0 understand it.
+pub(super) async fn create_at(
+    client: &Client,
+    config: &Config,
+    (call, limit): (&'static str, Duration),
+    name: &str,
+    body: ContainerCreateBody,
+    mac: Mac,
+) -> Result<ContainerId, Error> {
+    let socket = socket(client)?;
+    let body = with_address(config, body, mac)?;
+    let path = format!("/containers/create?name={name}");
+    let made = client.run_within(
+        call,
+        limit,
+        |_| async move { post(&socket, &path, body).await },
+    );
+    Ok(ContainerId(made.await?))
+}
+
+/// Removes the rules of an instance that is gone.
+pub(super) async fn remove_rules_of(instance: &InstanceId) -> Result<(), Error> {
+    firewall::remove(instance).await
+}
+
+/// The request for a container with this address: where engines from 25.0 on look for it, and where
+/// those before do.
+fn with_address(
+    config: &Config,
+    mut body: ContainerCreateBody,
+    mac: Mac,
+) -> Result<Vec<u8>, Error> {
+    let address = mac.to_string();
+    let endpoint = EndpointSettings {
+        mac_address: Some(address.clone()),
+        ..EndpointSettings::default()
+    };
+    body.networking_config = Some(NetworkingConfig {
+        endpoints_config: Some([(spec::network_name(config), endpoint)].into()),
+    });
+    let request = serde_json::to_value(&body).and_then(|mut request| {
+        request["MacAddress"] = address.into();
+        serde_json::to_vec(&request)
+    });
+    request.map_err(|cause| Error::Refused {
+        call: "create the container",
+        status: 0,
+        message: cause.to_string(),
+    })
+}
+
+/// Asks the engine to create a container; its id.
+async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, ClientError> {
+    let stream = UnixStream::connect(socket).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        Ok::<_, ClientError>((status, body))
+    };
+    let carried = async {
+        // Its error is the exchange's, too.
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
+    let (status, body) = tokio::select! {
+        done = exchange => done?,
+        () = carried => unreachable!("it never ends"),
+    };
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    match (status, answer["Id"].as_str()) {
+        (StatusCode::CREATED, Some(id)) => Ok(id.to_owned()),
+        _ => Err(ClientError::DockerResponseServerError {
+            status_code: status.as_u16(),
+            message: match answer["message"].as_str() {
+                Some(message) => message.to_owned(),
+                None => String::from_utf8_lossy(&body).into_owned(),
+            },
+        }),
+    }
+}
+
+/// The name servers that containers are sent to, as far as can be told from here; those of this
+/// machine alone are asked by the engine itself.
+fn resolvers() -> Vec<Ipv4Addr> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let of = |text: &str| -> Vec<Ipv4Addr> {
+        let lines = text
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("nameserver"));
+        lines.filter_map(|addr| addr.trim().parse().ok()).collect()
+    };
+    let found = RESOLVERS.map(|path| of(&read(path)));
+    let outer = found.into_iter().map(|all| {
+        let outer = all.into_iter().filter(|addr| !addr.is_loopback());
+        outer.collect::<Vec<_>>()
+    });
+    outer
+        .into_iter()
+        .find(|all| !all.is_empty())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Owner, docker::Seal};
+
+    #[test]
+    fn the_address_is_said_in_both_ways_that_engines_understand() {
+        let instance = InstanceId::from_random(7);
+        let mut config = Config::new(instance, "/d".into(), Seal::new(&[7; 32]));
+        config.egress = crate::model::egress::Ceiling::of(
+            crate::model::Trust::Team,
+            &crate::model::egress::EgressAllow::default(),
+        );
+        let owner = Owner {
+            app: "acme/a".parse().expect("valid"),
+            replica: "0123456789".parse().expect("valid"),
+            version: 1,
+            config_hash: String::new(),
+        };
+        let mac = Mac::of(&config.instance, &owner, false);
+        let body = ContainerCreateBody {
+            image: Some("i".to_owned()),
+            ..ContainerCreateBody::default()
+        };
+        let request = with_address(&config, body, mac).expect("it can be written");
+        let request: serde_json::Value = serde_json::from_slice(&request).expect("JSON");
+        assert_eq!(request["Image"], "i");
+        assert_eq!(request["MacAddress"], mac.to_string());
+        let endpoints = &request["NetworkingConfig"]["EndpointsConfig"];
+        let endpoint = &endpoints["ignite-000000000007-isolated"];
+        assert_eq!(endpoint["MacAddress"], mac.to_string());
+    }
+}
