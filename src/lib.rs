@@ -9,6 +9,7 @@
 pub mod api;
 pub mod apps;
 pub mod build;
+mod child;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -23,12 +23,15 @@ use std::{
 use tempfile::TempDir;
 use tokio::{process::Command, time::MissedTickBehavior};
 
-use self::bounds::{Group, Tree, folder_bytes, next, pipe};
+use self::bounds::{Tree, folder_bytes, next, pipe};
 use super::{
     Build, Limits, Source, Use, admission::split_port, builder::Shared, source::clean,
     steps::failed,
 };
-use crate::model::{Failure, Reason, code::FromGit, secret};
+use crate::{
+    child::Group,
+    model::{Failure, Reason, code::FromGit, secret},
+};
 
 /// Answers git's questions, each only for the host that the secret is for.
 const ASKPASS: &str = r#"#!/bin/sh
@@ -245,14 +248,14 @@ impl Git<'_> {
         each: &mut (dyn FnMut(&[u8]) -> Result<(), String> + Send),
     ) -> Result<(), Failure> {
         let verb = args.first().copied().unwrap_or_default();
-        let mut child = Group(self.command(args).spawn().map_err(|e| match e.kind() {
+        let mut child = Group::spawn(&mut self.command(args)).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Failure::new(
                 Reason::FailedPrecondition,
                 "the git program is not on the server's machine, so code.image.from_git cannot be built; install it (`apt-get install git`), or send an archive as code.image.from_code",
             ),
             _ => failed(format!("git cannot be run on the server's machine: {e}")),
-        })?);
-        child.limit(self.most_bytes());
+        })?;
+        bounds::limit(&child.0, self.most_bytes());
         let (mut stdout, mut stderr) = (pipe(child.0.stdout.take()), pipe(child.0.stderr.take()));
         let printed = async {
             while let Some(piece) = next(&mut stdout, end, self.limits.path_bytes + MAX_LINE).await
@@ -323,9 +326,7 @@ impl Git<'_> {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         command
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, BufReader},
     process::Child,
@@ -82,36 +82,21 @@ pub(super) async fn next(
     }
 }
 
-/// A command with the helpers that it starts; dropped, none of them goes on.
-pub(super) struct Group(pub(super) Child);
-
-impl Group {
-    /// Bounds the memory of the command and of what it starts, and each file that they write. It
-    /// has been started just now, and has read nothing of what others sent.
-    pub(super) fn limit(&self, file_bytes: u64) {
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
-        let bounds = [(Resource::Data, MEMORY), (Resource::Fsize, file_bytes)];
-        for (resource, most) in bounds {
-            let limit = Rlimit {
-                current: Some(most),
-                maximum: Some(most),
-            };
-            // Where the kernel refuses, time and disk still bound it.
-            if let Some(pid) = pid.and_then(Pid::from_raw)
-                && let Err(error) = prlimit(Some(pid), resource, limit)
-            {
-                tracing::debug!(%error, "A bound on git cannot be set");
-            }
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            // It may have ended by itself.
-            let _ = kill_process_group(pid, Signal::KILL);
+/// Bounds the memory of git and of what it starts, and each file that they write. It has been
+/// started just now, and has read nothing of what others sent.
+pub(super) fn limit(child: &Child, file_bytes: u64) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok());
+    let bounds = [(Resource::Data, MEMORY), (Resource::Fsize, file_bytes)];
+    for (resource, most) in bounds {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        // Where the kernel refuses, time and disk still bound it.
+        if let Some(pid) = pid.and_then(Pid::from_raw)
+            && let Err(error) = prlimit(Some(pid), resource, limit)
+        {
+            tracing::debug!(%error, "A bound on git cannot be set");
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{CliConfig, ConfigFile};
+use crate::child::Group;
 
 /// Docker Hub's name in credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -136,34 +137,34 @@ impl CliConfig {
             .and_then(|(succeeded, printed)| understand(succeeded, &printed, server))
     }
 
-    /// Whether the helper succeeded, and what it printed. Dropped, the helper is killed.
+    /// Whether the helper succeeded, and what it printed. Dropped, the helper is killed, and what
+    /// it has started.
     async fn talk(&self, program: &str, server: &str) -> Result<(bool, Vec<u8>), String> {
         let mut command = Command::new(program);
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
-        let child = command
+        command
             .arg("get")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        let mut child = child.map_err(|e| format!("{program} cannot be run: {e}"))?;
+            .stderr(Stdio::null());
+        let mut child =
+            Group::spawn(&mut command).map_err(|e| format!("{program} cannot be run: {e}"))?;
         let lost = |e: std::io::Error| format!("{program}: {e}");
-        if let Some(mut input) = child.stdin.take() {
+        if let Some(mut input) = child.0.stdin.take() {
             // One that knows its answer need not read the question.
             let _ = input.write_all(format!("{server}\n").as_bytes()).await;
         }
         let mut printed = Vec::new();
-        if let Some(output) = child.stdout.take() {
+        if let Some(output) = child.0.stdout.take() {
             let mut output = output.take(MAX_OUTPUT_BYTES + 1);
             output.read_to_end(&mut printed).await.map_err(lost)?;
         }
         if printed.len() as u64 > MAX_OUTPUT_BYTES {
             return Err(format!("it printed more than {MAX_OUTPUT_BYTES} bytes"));
         }
-        let status = child.wait().await.map_err(lost)?;
+        let status = child.0.wait().await.map_err(lost)?;
         Ok((status.success(), printed))
     }
 }
@@ -359,10 +360,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_helper_that_hangs_floods_fails_or_is_not_there_gives_nothing() {
-        let (folder, mut config) = with_helpers(
+        let (_folder, mut config) = with_helpers(
             &json!({}),
             &[
-                ("hangs", "echo $$ > \"$(dirname \"$0\")/pid\"; sleep 1000"),
+                ("hangs", "exec sleep 1000"),
                 ("floods", "yes"),
                 ("fails", "echo 'the keychain is locked'; exit 1"),
                 ("babbles", "echo s3cret"),
@@ -384,6 +385,32 @@ mod tests {
         config.helper_timeout = Duration::from_millis(300);
         let why = config.ask("hangs", "r").await.expect_err("it hangs");
         assert!(why.contains("credential_helper_timeout"), "{why}");
-        drop(folder);
+    }
+
+    #[tokio::test]
+    async fn nothing_that_a_helper_started_goes_on_after_it_was_given_up() {
+        let note = r#"cd "$(dirname "$0")"; echo $! > noted; mv noted pid; wait"#;
+        let forks = format!("sleep 1000 & {note}");
+        let (folder, config) = with_helpers(&json!({}), &[("forks", &forks)]);
+        let pid = folder.path().join("pid");
+        let noted = async {
+            while !pid.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            answer = config.ask("forks", "r") => panic!("{answer:?}"),
+            () = noted => {}
+        }
+        let pid = std::fs::read_to_string(pid).expect("a number");
+        // Empty once it has ended, whether or not anybody has waited for it.
+        let command = format!("/proc/{}/cmdline", pid.trim());
+        let ended = async {
+            while std::fs::read(&command).is_ok_and(|command| !command.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+        ended.expect("it was killed");
     }
 }

@@ -1,0 +1,36 @@
+//! Programs that the platform runs, each with whatever it starts itself.
+
+use std::io;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+
+/// A program and the ones that it starts, unless they leave its process group. Dropped before it
+/// has been waited for, none of them goes on.
+#[derive(Debug)]
+pub(crate) struct Group(pub(crate) Child);
+
+impl Group {
+    /// Starts a program in a process group of its own.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        command
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map(Self)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // One that was waited for has no id any more, which may be another's by now.
+        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
