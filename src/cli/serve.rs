@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// Whom the platform serves: sandbox, team or tenants.
     #[arg(long)]
     trust: Option<String>,
+    /// A file with the seccomp profile of containers.
+    #[arg(long)]
+    seccomp: Option<String>,
     /// A network of the engine that every app joins as well.
     #[arg(long)]
     network: Option<String>,
@@ -135,6 +138,7 @@ impl Args {
             ("new_instance", switch(self.new_instance)),
             ("strict", switch(self.strict)),
             ("trust", self.trust.as_deref()),
+            ("seccomp", self.seccomp.as_deref()),
             ("network", self.network.as_deref()),
             ("reach", self.reach.as_deref()),
             ("docker_host", self.docker_host.as_deref()),

@@ -202,6 +202,7 @@ impl Config {
             strict: false,
             trust: Trust::Sandbox,
             egress_allow: EgressAllow::default(),
+            seccomp: None,
             allow_foreign_arch: false,
             docker_host: None,
             docker_config_auth: true,

@@ -115,6 +115,7 @@ settings! {
     strict = "strict", "IGNITE_STRICT", Switch;
     trust = "trust", "IGNITE_TRUST", Plain;
     egress_allow = "egress_allow", "IGNITE_EGRESS_ALLOW", Plain;
+    seccomp = "seccomp", "IGNITE_SECCOMP", Maybe;
     allow_foreign_arch = "allow_foreign_arch", "IGNITE_ALLOW_FOREIGN_ARCH", Switch;
     docker_host = "docker_host", "DOCKER_HOST", Maybe;
     docker_config_auth = "docker_config_auth", "IGNITE_DOCKER_CONFIG_AUTH", Switch;

@@ -81,6 +81,9 @@ pub struct Config {
     /// it: addresses and networks of IPv4 with commas between, each perhaps with a port, and `public`
     /// for every public address. A sandbox keeps them from nothing. Default `none`.
     pub egress_allow: EgressAllow,
+    /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
+    /// engine's own, and with `trust` `tenants` one that goes with this program.
+    pub seccomp: Option<String>,
     /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,

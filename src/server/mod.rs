@@ -95,7 +95,8 @@ const BREAK_OFF: Duration = Duration::from_secs(5);
 /// # Errors
 /// The setting, and what is wrong with it.
 pub fn check(config: &Config) -> Result<()> {
-    Docker::check_address(config.docker_host.as_deref()).context("docker_host")
+    Docker::check_address(config.docker_host.as_deref()).context("docker_host")?;
+    parts::seccomp(config, Path::new("")).map(drop)
 }
 
 /// Reads the configuration again and applies what can change while it serves; answers what it did.
@@ -127,7 +128,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         known(&store),
     )?;
     let secrets = Secrets::new(store.clone());
-    let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?);
+    let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?)?;
     let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
     // Refused with the reason before anything runs, and before anybody is told that this serves.
     engine.isolate().await.context("trust")?;
@@ -175,7 +176,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         secrets: secrets.clone(),
         blobs,
         volumes: volumes.clone(),
-        defaults: defaults(&config),
+        defaults: defaults(&config, &engine),
         parsing: Parsing::new(config.decode_concurrency),
         egress: Ceiling::of(config.trust, &config.egress_allow),
     });
@@ -493,7 +494,7 @@ fn known(store: &Store) -> executions::Known {
     })
 }
 
-fn defaults(c: &Config) -> Defaults {
+fn defaults(c: &Config, engine: &Docker) -> Defaults {
     Defaults {
         bounds: Bounds {
             max_replicas_cap: c.max_replicas_cap,
@@ -507,17 +508,17 @@ fn defaults(c: &Config) -> Defaults {
             true => c.allowed_caps.without(Capabilities::of_links()),
             false => c.allowed_caps,
         },
-        containers: container_digest(c),
+        containers: container_digest(c, engine),
     }
 }
 
 /// What the platform's settings put into every container, so that one of an earlier run under
 /// others (without a network that apps need by now, say) is replaced and not adopted.
-fn container_digest(c: &Config) -> u64 {
+fn container_digest(c: &Config, engine: &Docker) -> u64 {
     let isolated = Ceiling::of(c.trust, &c.egress_allow);
     let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
     let settings = format!(
-        "{:?} {:?} {} {} {}{}{isolated}",
+        "{:?} {:?} {} {} {}{}{}{isolated}",
         c.network,
         c.reach,
         c.pids_limit,
@@ -525,6 +526,7 @@ fn container_digest(c: &Config) -> u64 {
         c.container_log_files,
         // Nothing where it is off, so that what an earlier version made is still adopted.
         if c.container_proxies { " proxies" } else { "" },
+        engine.restrictions(),
     );
     let digest: [u8; 32] = Sha256::digest(settings).into();
     digest[..8]

@@ -1,6 +1,6 @@
 //! What each part is told of the configuration.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::watch;
@@ -20,6 +20,9 @@ use crate::{
     vitals::Vitals,
 };
 
+/// Where the seccomp profile is, below the data directory.
+const SECCOMP_FILE: &str = "seccomp.json";
+
 /// What the labels of containers are sealed with. The server does without the data directory's key
 /// where secrets do; only the run after a crash is then worse off.
 ///
@@ -35,13 +38,39 @@ pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
     }
 }
 
+/// The seccomp profile of containers; the one of this program is kept in the data directory.
+///
+/// # Errors
+/// When the file that is set is none.
+pub(super) fn seccomp(config: &Config, data_dir: &Path) -> Result<Option<docker::Profile>> {
+    match &config.seccomp {
+        Some(file) => {
+            let profile = docker::Profile::read(Path::new(file));
+            Ok(Some(
+                profile.map_err(|why| anyhow::anyhow!("seccomp: {why}"))?,
+            ))
+        }
+        None if config.trust.isolates_organizations() => {
+            Ok(Some(docker::Profile::shipped(data_dir.join(SECCOMP_FILE))))
+        }
+        None => Ok(None),
+    }
+}
+
 pub(super) fn engine_config(
     config: &Config,
     data: &DataDir,
     store: &Store,
     seal: docker::Seal,
-) -> docker::Config {
-    docker::Config {
+) -> Result<docker::Config> {
+    let seccomp = seccomp(config, data.path())?;
+    if config.seccomp.is_none()
+        && let Some(ours) = &seccomp
+    {
+        ours.write().context("the seccomp profile")?;
+    }
+    Ok(docker::Config {
+        seccomp,
         host: config.docker_host.clone(),
         reach: match config.reach {
             Reach::Auto => docker::Reach::Auto,
@@ -65,7 +94,7 @@ pub(super) fn engine_config(
         home_copy_bytes: config.home_copy_bytes,
         pull_record: upkeep::pull_record(store),
         ..docker::Config::new(data.instance().clone(), data.path().to_owned(), seal)
-    }
+    })
 }
 
 /// Of a listener's connections one address gets this part, unless a setting says otherwise.

@@ -21,6 +21,7 @@ mod executions;
 mod hostile;
 mod identity;
 mod images;
+mod kernel;
 mod leaks;
 mod limits;
 mod protocols;

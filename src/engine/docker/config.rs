@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, PullRecord, Seal};
+use super::{Freezer, Profile, PullRecord, Seal};
 use crate::model::{InstanceId, egress::Ceiling};
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
@@ -81,6 +81,8 @@ pub struct Config {
     pub extra_network: Option<String>,
     /// What containers may connect to at most; `None` lets them go anywhere, without any rules.
     pub egress: Option<Ceiling>,
+    /// Which calls of the kernel containers may make; `None` is the engine's own profile.
+    pub seccomp: Option<Profile>,
     /// Most bytes per log file of a container.
     pub log_max_bytes: u64,
     /// Most log files per container.
@@ -119,6 +121,7 @@ impl Config {
             freezer: Freezer::default(),
             extra_network: None,
             egress: None,
+            seccomp: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,
             home_copy_files: DEFAULT_HOME_COPY_FILES,

@@ -46,6 +46,8 @@ pub(super) struct Facts {
     pub(super) has_init: bool,
     /// Who keeps their logs.
     pub(super) log: LogDriver,
+    /// It is Podman.
+    pub(super) is_podman: bool,
     /// The architecture of its host as `uname -m` names it.
     pub(super) architecture: String,
 }
@@ -62,6 +64,7 @@ impl Facts {
             publish,
             log: self.log,
             has_init: self.has_init,
+            is_podman: self.is_podman,
         }
     }
 }
@@ -91,6 +94,7 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
         via,
         log: log_driver(&system),
         has_init: has_init(&system),
+        is_podman: is_podman(&version),
         architecture: system.architecture.clone().unwrap_or_default(),
         info: describe(&system, &version),
     })
@@ -168,19 +172,26 @@ fn has_init(system: &SystemInfo) -> bool {
     !program.is_empty() && version != Some("N/A")
 }
 
+fn is_podman(version: &SystemVersion) -> bool {
+    let parts = version.components.iter().flatten();
+    parts.into_iter().any(|c| c.name.contains("Podman"))
+}
+
 fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
-    let podman = version
-        .components
-        .iter()
-        .flatten()
-        .any(|c| c.name.contains("Podman"));
     let number = version
         .version
         .as_deref()
         .or(system.server_version.as_deref())
         .unwrap_or("of unknown version");
     Info {
-        name: format!("{} {number}", if podman { "Podman" } else { "Docker" }),
+        name: format!(
+            "{} {number}",
+            if is_podman(version) {
+                "Podman"
+            } else {
+                "Docker"
+            }
+        ),
         cpus: system
             .ncpu
             .and_then(|n| u32::try_from(n).ok())

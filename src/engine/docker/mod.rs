@@ -69,6 +69,7 @@ mod pids;
 mod prune;
 mod read;
 mod seal;
+mod seccomp;
 mod single_flight;
 mod sockets;
 mod spec;
@@ -87,6 +88,7 @@ pub use freezer::Freezer;
 pub use lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
 pub use seal::Seal;
+pub use seccomp::Profile;
 
 /// How long to wait for a started container's address or port mapping to appear; it is there
 /// at once on Docker for Linux and late by some milliseconds on others.
@@ -171,6 +173,12 @@ impl Docker {
     /// Who chose that engine, as a sentence has it.
     pub fn chosen(&self) -> &str {
         &self.chosen
+    }
+
+    /// What beyond an engine's own rules its containers are held to, as one word; empty for none.
+    pub fn restrictions(&self) -> String {
+        let seccomp = self.config.seccomp.as_ref();
+        seccomp.map_or_else(String::new, |p| format!(" {}", p.as_str()))
     }
 
     async fn facts(&self) -> Result<Arc<Facts>, Error> {

@@ -24,6 +24,8 @@ pub(super) struct Place {
     pub(super) log: LogDriver,
     /// The engine has an init to put before the program.
     pub(super) has_init: bool,
+    /// It is Podman.
+    pub(super) is_podman: bool,
 }
 
 /// Under some 6 MB engines refuse a limit; the holder itself needs a page or two.
@@ -116,7 +118,7 @@ pub(super) fn container(
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: (!spec.capabilities.is_empty())
             .then(|| spec.capabilities.names().map(str::to_owned).collect()),
-        security_opt: Some(vec!["no-new-privileges".into()]),
+        security_opt: Some(security(config, place)),
         // A non-root user may bind port 80; the namespace is the container's own.
         sysctls: Some(HashMap::from([(
             "net.ipv4.ip_unprivileged_port_start".into(),
@@ -196,6 +198,19 @@ pub(super) fn holder(
         host.mounts = None;
     }
     body
+}
+
+/// What holds the processes of a container back.
+fn security(config: &Config, place: Place) -> Vec<String> {
+    let profile = config.seccomp.as_ref().map(|profile| {
+        // Docker is sent the profile, Podman where it is on the engine's host.
+        match place.is_podman {
+            true => format!("seccomp={}", profile.file().display()),
+            false => format!("seccomp={}", profile.as_str()),
+        }
+    });
+    let ours = ["no-new-privileges".to_owned()];
+    ours.into_iter().chain(profile).collect()
 }
 
 /// What the engine mounts read-only by itself, and the given paths.
@@ -304,7 +319,7 @@ pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::engine::docker::Seal;
+    use crate::engine::docker::{Profile, Seal};
     use crate::model::files::{Content, Files, Home};
 
     pub(in super::super) fn spec() -> ContainerSpec {
@@ -356,6 +371,7 @@ pub(super) mod tests {
             publish: None,
             log: LogDriver::JsonFile,
             has_init: false,
+            is_podman: false,
         };
         let body = container(&config(), place, &spec());
         assert_eq!(
@@ -400,12 +416,40 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_profile_goes_to_apps_and_holders_as_the_engine_takes_it() {
+        let mut config = config();
+        let mut place = Place {
+            cpus: 2,
+            publish: None,
+            log: LogDriver::JsonFile,
+            has_init: false,
+            is_podman: false,
+        };
+        config.seccomp = Some(Profile::shipped("/data/seccomp.json".into()));
+        for body in [
+            container(&config, place, &spec()),
+            holder(&config, place, &spec(), "holder"),
+            within(&config, place, &spec(), &ContainerId("h".into())),
+        ] {
+            let options = body.host_config.and_then(|h| h.security_opt);
+            let options = options.expect("some");
+            assert_eq!(options[0], "no-new-privileges");
+            assert!(options[1].starts_with("seccomp={\""), "{options:?}");
+        }
+        place.is_podman = true;
+        let host = container(&config, place, &spec()).host_config;
+        let options = host.and_then(|h| h.security_opt).expect("some");
+        assert_eq!(options[1], "seccomp=/data/seccomp.json");
+    }
+
+    #[test]
     fn every_port_is_published_where_addresses_are_not_routable() {
         let place = Place {
             cpus: 2,
             publish: Some(Ipv4Addr::LOCALHOST.into()),
             log: LogDriver::EngineDefault,
             has_init: false,
+            is_podman: false,
         };
         let body = container(&config(), place, &spec());
         let host = body.host_config.expect("host config");
@@ -425,6 +469,7 @@ pub(super) mod tests {
             publish: None,
             log: LogDriver::EngineDefault,
             has_init: false,
+            is_podman: false,
         };
         let mut spec = spec();
         spec.files.home.content = Some(Content::Small);
@@ -469,6 +514,7 @@ pub(super) mod tests {
             publish: None,
             log: LogDriver::EngineDefault,
             has_init: false,
+            is_podman: false,
         };
         let mut spec = spec();
         spec.files.home.content = Some(Content::Large {
@@ -507,6 +553,7 @@ pub(super) mod tests {
             publish: None,
             log: LogDriver::EngineDefault,
             has_init: false,
+            is_podman: false,
         };
         let mut spec = spec();
         let host = container(&config(), place, &spec).host_config;
@@ -529,6 +576,7 @@ pub(super) mod tests {
             publish: None,
             log: LogDriver::EngineDefault,
             has_init: true,
+            is_podman: false,
         };
         let mut spec = spec();
         let of = |place, spec: &ContainerSpec| {
