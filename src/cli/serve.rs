@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// A file with the seccomp profile of containers.
     #[arg(long)]
     seccomp: Option<String>,
+    /// What runs apps' containers, by its name in the engine, such as runsc.
+    #[arg(long)]
+    runtime: Option<String>,
     /// A network of the engine that every app joins as well.
     #[arg(long)]
     network: Option<String>,
@@ -139,6 +142,7 @@ impl Args {
             ("strict", switch(self.strict)),
             ("trust", self.trust.as_deref()),
             ("seccomp", self.seccomp.as_deref()),
+            ("runtime", self.runtime.as_deref()),
             ("network", self.network.as_deref()),
             ("reach", self.reach.as_deref()),
             ("docker_host", self.docker_host.as_deref()),

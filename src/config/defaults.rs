@@ -203,6 +203,8 @@ impl Config {
             trust: Trust::Sandbox,
             egress_allow: EgressAllow::default(),
             seccomp: None,
+            ulimits: None,
+            runtime: None,
             allow_foreign_arch: false,
             docker_host: None,
             docker_config_auth: true,

@@ -116,6 +116,8 @@ settings! {
     trust = "trust", "IGNITE_TRUST", Plain;
     egress_allow = "egress_allow", "IGNITE_EGRESS_ALLOW", Plain;
     seccomp = "seccomp", "IGNITE_SECCOMP", Maybe;
+    ulimits = "ulimits", "IGNITE_ULIMITS", Maybe;
+    runtime = "runtime", "IGNITE_RUNTIME", Maybe;
     allow_foreign_arch = "allow_foreign_arch", "IGNITE_ALLOW_FOREIGN_ARCH", Switch;
     docker_host = "docker_host", "DOCKER_HOST", Maybe;
     docker_config_auth = "docker_config_auth", "IGNITE_DOCKER_CONFIG_AUTH", Switch;

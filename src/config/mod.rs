@@ -9,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::model::{
     OrgName, Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
+    ulimit::Ulimits,
 };
 
 mod check;
@@ -84,6 +85,13 @@ pub struct Config {
     /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
     /// engine's own, and with `trust` `tenants` one that goes with this program.
     pub seccomp: Option<String>,
+    /// `ulimits`, `IGNITE_ULIMITS`: limits of each process of a container, such as
+    /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the engine's,
+    /// and with `trust` `tenants` those of [`Ulimits::for_tenants`].
+    pub ulimits: Option<Ulimits>,
+    /// `runtime`, `IGNITE_RUNTIME`: what runs apps' containers, by its name in the engine, such as
+    /// `runsc`. Default: the engine's default.
+    pub runtime: Option<String>,
     /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,

@@ -187,6 +187,8 @@ pub trait Engine: Send + Sync + 'static {
 pub struct Info {
     /// Product and version, such as `Docker 20.10.24`.
     pub name: String,
+    /// Users of containers are others on its host, each container's root included.
+    pub maps_users: bool,
     /// Cores of the engine's host.
     pub cpus: u32,
     /// Memory of the engine's host in bytes.

@@ -143,6 +143,7 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     tracing::info!(
         engine = info.name,
         cpus = info.cpus,
+        maps_users = info.maps_users,
         "The container engine answers"
     );
     if *shared.settled.borrow() {

@@ -30,6 +30,7 @@ pub mod settings;
 mod standby;
 pub mod stats;
 mod trust;
+pub mod ulimit;
 pub mod work;
 
 pub use app::{App, Draft, ImageFacts, ImageSource, Pulled, Version};

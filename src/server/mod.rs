@@ -59,7 +59,7 @@ use crate::{
     build::{Builder, Images, Rules},
     clock,
     config::Config,
-    engine::{Credentials, Engine, Keychain, docker::Docker},
+    engine::{self, Credentials, Engine, Keychain, docker::Docker},
     executor::Executor,
     fleet::Fleet,
     gateway::{
@@ -129,7 +129,9 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     )?;
     let secrets = Secrets::new(store.clone());
     let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?)?;
+    let restrictions = engine_config.restrictions();
     let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
+    check_runtime(&config, &engine).await?;
     // Refused with the reason before anything runs, and before anybody is told that this serves.
     engine.isolate().await.context("trust")?;
     let keychain = keychain(&secrets);
@@ -176,7 +178,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         secrets: secrets.clone(),
         blobs,
         volumes: volumes.clone(),
-        defaults: defaults(&config, &engine),
+        defaults: defaults(&config, &restrictions),
         parsing: Parsing::new(config.decode_concurrency),
         egress: Ceiling::of(config.trust, &config.egress_allow),
     });
@@ -451,6 +453,18 @@ async fn shut_down(
     }
 }
 
+/// Ends the start when the engine has no such runtime. One that does not answer yet is asked again
+/// before each container.
+async fn check_runtime(config: &Config, engine: &Docker) -> Result<()> {
+    if config.runtime.is_none() {
+        return Ok(());
+    }
+    match engine.info().await {
+        Err(wrong @ engine::Error::Refused { .. }) => Err(wrong.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Says so when others can reach a server that trusts whoever deploys to it as its owner.
 fn warn_of_exposure(config: &Config) {
     if let Some(addr) = config.exposed() {
@@ -494,7 +508,7 @@ fn known(store: &Store) -> executions::Known {
     })
 }
 
-fn defaults(c: &Config, engine: &Docker) -> Defaults {
+fn defaults(c: &Config, restrictions: &str) -> Defaults {
     Defaults {
         bounds: Bounds {
             max_replicas_cap: c.max_replicas_cap,
@@ -508,13 +522,13 @@ fn defaults(c: &Config, engine: &Docker) -> Defaults {
             true => c.allowed_caps.without(Capabilities::of_links()),
             false => c.allowed_caps,
         },
-        containers: container_digest(c, engine),
+        containers: container_digest(c, restrictions),
     }
 }
 
 /// What the platform's settings put into every container, so that one of an earlier run under
 /// others (without a network that apps need by now, say) is replaced and not adopted.
-fn container_digest(c: &Config, engine: &Docker) -> u64 {
+fn container_digest(c: &Config, restrictions: &str) -> u64 {
     let isolated = Ceiling::of(c.trust, &c.egress_allow);
     let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
     let settings = format!(
@@ -526,7 +540,7 @@ fn container_digest(c: &Config, engine: &Docker) -> u64 {
         c.container_log_files,
         // Nothing where it is off, so that what an earlier version made is still adopted.
         if c.container_proxies { " proxies" } else { "" },
-        engine.restrictions(),
+        restrictions,
     );
     let digest: [u8; 32] = Sha256::digest(settings).into();
     digest[..8]

@@ -14,7 +14,7 @@ use crate::{
     executor,
     fleet::{self, upstream::Connects},
     gateway,
-    model::egress::Ceiling,
+    model::{egress::Ceiling, ulimit::Ulimits},
     store::{Store, executions, secrets::Secrets},
     trials, upkeep,
     vitals::Vitals,
@@ -71,6 +71,12 @@ pub(super) fn engine_config(
     }
     Ok(docker::Config {
         seccomp,
+        ulimits: match (&config.ulimits, config.trust.isolates_organizations()) {
+            (Some(set), _) => set.clone(),
+            (None, true) => Ulimits::for_tenants(),
+            (None, false) => Ulimits::default(),
+        },
+        runtime: config.runtime.clone(),
         host: config.docker_host.clone(),
         reach: match config.reach {
             Reach::Auto => docker::Reach::Auto,

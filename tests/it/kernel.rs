@@ -4,7 +4,10 @@
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{app::App, ignite::Ignite};
+use crate::support::{
+    app::{App, read},
+    ignite::Ignite,
+};
 
 const IO_URING_SETUP: u32 = 425;
 const SOCKET: u32 = 41;
@@ -128,4 +131,37 @@ fn a_profile_that_is_none_ends_the_start() {
         said.contains("defaultAction") && said.contains(file),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_processes_and_the_runtime_are_the_operators_choice() {
+    let ignite = Ignite::builder()
+        .args([
+            "--set",
+            "ulimits=nofile=100:200,core=0",
+            "--runtime",
+            "runc",
+        ])
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/a", Value::Null).await;
+    let limits = read(&ignite, &app, "/proc/self/limits")
+        .await
+        .expect("them");
+    let of = |name: &str| -> Vec<String> {
+        let line = limits.lines().find(|line| line.starts_with(name));
+        let values = line.map(|line| line[name.len()..].split_whitespace().take(2));
+        values.expect("a line").map(str::to_owned).collect()
+    };
+    assert_eq!(of("Max open files"), ["100", "200"], "{limits}");
+    assert_eq!(of("Max core file size"), ["0", "0"], "{limits}");
+    drop(ignite);
+
+    let output = Ignite::builder()
+        .args(["--runtime", "runsc"])
+        .start_and_fail();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no runtime \"runsc\"; it has "), "{said}");
+    assert!(said.contains("runc"), "{said}");
 }

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Freezer, Profile, PullRecord, Seal};
-use crate::model::{InstanceId, egress::Ceiling};
+use crate::model::{InstanceId, egress::Ceiling, ulimit::Ulimits};
 
 /// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -83,6 +83,10 @@ pub struct Config {
     pub egress: Option<Ceiling>,
     /// Which calls of the kernel containers may make; `None` is the engine's own profile.
     pub seccomp: Option<Profile>,
+    /// Limits of each process of an app's container, over the engine's.
+    pub ulimits: Ulimits,
+    /// What runs apps' containers, by its name in the engine; `None` is the engine's default.
+    pub runtime: Option<String>,
     /// Most bytes per log file of a container.
     pub log_max_bytes: u64,
     /// Most log files per container.
@@ -110,6 +114,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// What beyond the engine's own rules every container is held to, in words; empty for nothing.
+    pub fn restrictions(&self) -> String {
+        let seccomp = self.seccomp.as_ref().map(|p| p.as_str().to_owned());
+        let ulimits = (!self.ulimits.is_empty()).then(|| self.ulimits.to_string());
+        let all = [seccomp, ulimits, self.runtime.clone()];
+        let each = all.into_iter().flatten().map(|one| format!(" {one}"));
+        each.collect()
+    }
+
     /// The defaults for an instance.
     pub fn new(instance: InstanceId, data_dir: PathBuf, seal: Seal) -> Self {
         Self {
@@ -122,6 +135,8 @@ impl Config {
             extra_network: None,
             egress: None,
             seccomp: None,
+            ulimits: Ulimits::default(),
+            runtime: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,
             home_copy_files: DEFAULT_HOME_COPY_FILES,

@@ -90,6 +90,9 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
             at: resolve(client, host).await?,
         },
     };
+    if let Some(runtime) = &config.runtime {
+        check_runtime(runtime, &system)?;
+    }
     Ok(Facts {
         via,
         log: log_driver(&system),
@@ -111,14 +114,32 @@ fn direct(reach: Reach, unix_socket: bool, system: &SystemInfo) -> bool {
                 .operating_system
                 .as_deref()
                 .is_some_and(|os| os.contains("Docker Desktop"));
-            let rootless = system
-                .security_options
-                .iter()
-                .flatten()
-                .any(|option| option.split(',').any(|o| o == "name=rootless"));
-            cfg!(target_os = "linux") && unix_socket && !desktop && !rootless
+            cfg!(target_os = "linux") && unix_socket && !desktop && !has_option(system, "rootless")
         }
     }
+}
+
+/// Whether the engine has a security option of this name.
+fn has_option(system: &SystemInfo, name: &str) -> bool {
+    let options = system.security_options.iter().flatten();
+    let mut parts = options.flat_map(|option| option.split(','));
+    parts.any(|part| part.strip_prefix("name=") == Some(name))
+}
+
+/// Refuses a runtime that the engine does not have, with those that it has. An engine that names
+/// none is left to say so itself.
+fn check_runtime(wanted: &str, system: &SystemInfo) -> Result<(), Error> {
+    let known = system.runtimes.as_ref().filter(|all| !all.is_empty());
+    let Some(known) = known.filter(|all| !all.contains_key(wanted)) else {
+        return Ok(());
+    };
+    let mut names: Vec<&str> = known.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    Err(Error::Refused {
+        call: "run containers as the setting runtime says",
+        status: 0,
+        message: format!("it has no runtime {wanted:?}; it has {}", names.join(", ")),
+    })
 }
 
 async fn resolve(client: &Client, host: &str) -> Result<IpAddr, Error> {
@@ -192,6 +213,8 @@ fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
                 "Docker"
             }
         ),
+        // Rootless engines always do.
+        maps_users: has_option(system, "userns") || has_option(system, "rootless"),
         cpus: system
             .ncpu
             .and_then(|n| u32::try_from(n).ok())
@@ -225,6 +248,22 @@ mod tests {
         assert!(!with("docker-init", "N/A"));
         assert!(!with("", ""));
         assert!(!has_init(&SystemInfo::default()));
+    }
+
+    #[test]
+    fn a_runtime_is_one_of_the_engines_and_users_are_mapped_where_it_says_so() {
+        let described = serde_json::json!({
+            "Runtimes": { "runc": { "path": "runc" }, "runsc": { "path": "runsc" } },
+            "SecurityOptions": ["name=seccomp,profile=default", "name=userns"],
+        });
+        let system: SystemInfo = serde_json::from_value(described).expect("a description");
+        assert!(check_runtime("runsc", &system).is_ok());
+        let why = check_runtime("kata", &system)
+            .expect_err("none")
+            .to_string();
+        assert!(why.contains("it has runc, runsc"), "{why}");
+        assert!(check_runtime("kata", &SystemInfo::default()).is_ok());
+        assert!(has_option(&system, "userns") && !has_option(&system, "rootless"));
     }
 
     #[test]

@@ -175,12 +175,6 @@ impl Docker {
         &self.chosen
     }
 
-    /// What beyond an engine's own rules its containers are held to, as one word; empty for none.
-    pub fn restrictions(&self) -> String {
-        let seccomp = self.config.seccomp.as_ref();
-        seccomp.map_or_else(String::new, |p| format!(" {}", p.as_str()))
-    }
-
     async fn facts(&self) -> Result<Arc<Facts>, Error> {
         if let Some(facts) = &*self.facts.lock() {
             return Ok(Arc::clone(facts));

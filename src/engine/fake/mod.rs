@@ -332,6 +332,7 @@ impl Engine for Fake {
         self.called(|c| c.info += 1)?;
         Ok(Info {
             name: "Fake 1".into(),
+            maps_users: false,
             cpus: 8,
             memory_bytes: 16 << 30,
             platform: crate::model::Platform::new("linux", "x86_64", ""),
