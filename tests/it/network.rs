@@ -17,9 +17,12 @@ use tokio::{
 
 use crate::support::{
     app::{App, ENGINE_LIMIT, instance, read},
-    cleanup, eventually_ok,
+    cleanup,
+    contract::Via,
+    engine, eventually_ok,
     ignite::{Builder, Ignite},
     probe,
+    registry::Registry,
 };
 
 /// What the app is let wait for a connection: on this machine one takes far less, and one that is
@@ -358,23 +361,43 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
 async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_after_a_crash() {
     let _public = PublicHost::start().await;
     let (open, closed) = (service().await, service().await);
+    // Goes after the server, whose containers have it.
+    let _pulled;
     let mut server = Isolated::start(
         Ignite::builder()
             .arg("--trust=tenants")
+            .env("IGNITE_BUILD_ALLOW", "127.0.0.0/8")
             .env("IGNITE_EGRESS_ALLOW", format!("{HOST}:{open}")),
     )
     .await;
     let ignite = &server.ignite;
-    // It says nothing, and its image says in its place what is not the image's to say.
-    let labels = "LABEL io.dodil.ignite.egress=allow\nEXPOSE 80\nENTRYPOINT [\"/probe\"]";
-    let image = cleanup::Image(probe::image_described(labels).await);
-    let code = json!({ "code": { "image": { "prebuilt": { "imageRef": image.0 } } } });
-    let silent = App::deploy(ignite, "acme/silent", code).await;
-    let asking = App::deploy(ignite, "other/asking", egress("allow")).await;
+    // Tenants have images from registries alone. This one says what is not an image's to say.
+    let registry = Registry::start("hidden").await;
+    let labels = format!(
+        "LABEL io.dodil.ignite.egress=allow of={}\nEXPOSE 80\nENTRYPOINT [\"/probe\"]",
+        registry.address()
+    );
+    let image = registry.take(&probe::image_described(&labels).await).await;
+    for org in ["acme", "other"] {
+        let secret = json!({ "name": "reg", "value": registry.secret("hidden") });
+        ignite
+            .ok(Via::Json, "CreateSecret", &ignite.token(org), secret)
+            .await;
+    }
+    let settings = |egress: &str| {
+        let image = json!({ "prebuilt": { "imageRef": image }, "registrySecretRef": "reg" });
+        json!({ "code": { "image": image }, "egress": egress })
+    };
+    let silent = App::deploy(ignite, "acme/silent", settings("")).await;
+    let asking = App::deploy(ignite, "other/asking", settings("allow")).await;
     let before = [
         instance(&silent.get_ok(ignite, "/").await),
         instance(&asking.get_ok(ignite, "/").await),
     ];
+    let running = &engine::running(ignite).await[0];
+    let running = engine::docker().await.inspect_container(running, None);
+    let image = running.await.expect("it runs").image;
+    _pulled = cleanup::Image(image.expect("an image"));
     let expected = [
         "unreachable",
         "unreachable",

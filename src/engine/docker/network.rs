@@ -307,7 +307,7 @@ mod tests {
             app: "acme/a".parse().expect("valid"),
             replica: "0123456789".parse().expect("valid"),
             version: 1,
-            config_hash: String::new(),
+            config_hash: "abc".to_owned(),
         };
         let name = "ignite-000000000007-acme-a-0123456789";
         let found = |labels| {
