@@ -395,7 +395,8 @@ async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_afte
         instance(&asking.get_ok(ignite, "/").await),
     ];
     let running = &engine::running(ignite).await[0];
-    let running = engine::docker().await.inspect_container(running, None);
+    let docker = engine::docker().await;
+    let running = docker.inspect_container(running, None);
     let image = running.await.expect("it runs").image;
     _pulled = cleanup::Image(image.expect("an image"));
     let expected = [
