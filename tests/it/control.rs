@@ -131,7 +131,8 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
         .env("IGNITE_STANDBY", "pause")
         .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
         .env("IGNITE_MEMORY_BUDGET", "129MiB")
-        .env("IGNITE_ROOM_WAIT", "2s")
+        // Long enough for a frozen replica to be given away on a busy machine.
+        .env("IGNITE_ROOM_WAIT", "6s")
         .start()
         .await;
     let sized = |period: u32| json!({ "limits": { "memoryMb": 64 }, "scaling": { "scaledownPeriodSecs": period } });
@@ -147,7 +148,7 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
     let refused = first.get(&ignite, "/").await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(
-        began.elapsed() >= Duration::from_secs(2),
+        began.elapsed() >= Duration::from_secs(6),
         "it waits for room first"
     );
     assert_eq!(refused.header("x-ignite-error"), Some("NO_ROOM"));
