@@ -10,6 +10,8 @@
 //!   Engines before 23 allow it.
 //! - `socketcall`, by which programs of 32 bits can open any socket: a filter does not see its
 //!   arguments. C libraries have done without it for ten years.
+//! - `process_vm_readv`, `process_vm_writev`, `name_to_handle_at` and `pkey_*`, which defaults of 20.10
+//!   refuse: it allows nothing that the default of an engine in use does not.
 //!
 //! Calls that an engine's libraries do not know are left out by the engine. A container that never
 //! runs has none, and neither have the steps of builds: the classic builder takes no profile.
@@ -142,6 +144,7 @@ mod tests {
         }
         for never in [
             "socketcall",
+            "pkey_alloc",
             "keyctl",
             "add_key",
             "request_key",
