@@ -74,6 +74,8 @@ const DEFAULT_HOME_COPY_FILES: u32 = 128;
 const DEFAULT_HOME_COPY_BYTES: u64 = 8 * MIB;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
+/// A look has the engine go through what containers have written.
+const DEFAULT_DISK_INTERVAL: Duration = Duration::from_secs(30);
 /// The first pause is short, since a port still in use is gone by then.
 const DEFAULT_START_RETRY_INITIAL: Duration = Duration::from_millis(500);
 /// A crash loop costs two starts a minute at most.
@@ -238,6 +240,9 @@ impl Config {
             home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             container_log_max_bytes: DEFAULT_CONTAINER_LOG_MAX_BYTES,
             container_log_files: DEFAULT_CONTAINER_LOG_FILES,
+            disk_quota_per_org: None,
+            inode_quota_per_org: None,
+            disk_interval: DEFAULT_DISK_INTERVAL,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,
             start_retry_max: DEFAULT_START_RETRY_MAX,
             readiness_poll_initial: DEFAULT_READINESS_POLL_INITIAL,

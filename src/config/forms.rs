@@ -124,6 +124,18 @@ impl Form<u64> for Bytes {
     }
 }
 
+/// [`Bytes`] where leaving it out means something of its own.
+pub(super) struct MaybeBytes;
+
+impl Form<Option<u64>> for MaybeBytes {
+    fn parse(raw: &str) -> Result<Option<u64>, String> {
+        Bytes::parse(raw).map(Some)
+    }
+    fn show(value: &Option<u64>) -> Option<toml::Value> {
+        value.as_ref().and_then(Bytes::show)
+    }
+}
+
 /// Whole seconds, for settings whose name ends in `_secs`.
 pub(super) struct Secs;
 

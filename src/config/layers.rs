@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
     Config,
-    forms::{Bytes, Count, Form, Listen, Maybe, Path, Plain, Secs, Span, Switch},
+    forms::{Bytes, Count, Form, Listen, Maybe, MaybeBytes, Path, Plain, Secs, Span, Switch},
 };
 
 /// Where variables come from: the process's environment, or a test's closure.
@@ -147,6 +147,9 @@ settings! {
     pids_limit = "pids_limit", "IGNITE_PIDS_LIMIT", Count;
     container_log_max_bytes = "container_log_max_bytes", "IGNITE_CONTAINER_LOG_MAX_BYTES", Bytes;
     container_log_files = "container_log_files", "IGNITE_CONTAINER_LOG_FILES", Count;
+    disk_quota_per_org = "disk_quota_per_org", "IGNITE_DISK_QUOTA_PER_ORG", MaybeBytes;
+    inode_quota_per_org = "inode_quota_per_org", "IGNITE_INODE_QUOTA_PER_ORG", Maybe;
+    disk_interval = "disk_interval", "IGNITE_DISK_INTERVAL", Span;
     start_retry_initial = "start_retry_initial", "IGNITE_START_RETRY_INITIAL", Span;
     start_retry_max = "start_retry_max", "IGNITE_START_RETRY_MAX", Span;
     readiness_poll_initial = "readiness_poll_initial", "IGNITE_READINESS_POLL_INITIAL", Span;

@@ -177,6 +177,16 @@ pub struct Config {
     /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: log files kept per container.
     /// Default 3.
     pub container_log_files: u32,
+    /// `disk_quota_per_org`, `IGNITE_DISK_QUOTA_PER_ORG`: most bytes of the disk that the volumes,
+    /// containers and logs of one organization may take; 0 sets no bound. Default: none, and with
+    /// `trust` `tenants` 10 GiB.
+    pub disk_quota_per_org: Option<u64>,
+    /// `inode_quota_per_org`, `IGNITE_INODE_QUOTA_PER_ORG`: most files, folders and links in the volumes
+    /// of one organization; 0 sets no bound. Default: none, and with `trust` `tenants` 500,000.
+    pub inode_quota_per_org: Option<u64>,
+    /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two looks at what organizations take of
+    /// the disk, where they have a quota. Default 30 s.
+    pub disk_interval: Duration,
     /// `start_retry_initial`, `IGNITE_START_RETRY_INITIAL`: pause after the first failed start;
     /// it doubles with each further one. Default 500 ms.
     pub start_retry_initial: Duration,

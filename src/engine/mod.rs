@@ -171,6 +171,11 @@ pub trait Engine: Send + Sync + 'static {
     /// The volumes of this instance's apps.
     fn volumes(&self) -> impl Future<Output = Result<Vec<Volume>, Error>> + Send;
 
+    /// What the apps of this instance take of the disk, as far as that can be measured. Slow.
+    fn disk_use(&self) -> impl Future<Output = Result<Vec<DiskUse>, Error>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
     /// Removes a volume. Gone is success; one that a container has is an error.
     fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
@@ -251,6 +256,21 @@ pub struct Volume {
     pub app: AppId,
     /// When that app was created, Unix milliseconds.
     pub since: i64,
+}
+
+/// What an app takes of the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskUse {
+    /// The app.
+    pub app: AppId,
+    /// Bytes of its volumes and of what its containers have written.
+    pub bytes: u64,
+    /// Bytes that its containers' logs may have.
+    pub logs: u64,
+    /// Files, folders and links in its volumes.
+    pub inodes: u64,
+    /// There is more, which could not be counted.
+    pub partial: bool,
 }
 
 /// A container's id in the engine.

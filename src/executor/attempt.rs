@@ -294,6 +294,7 @@ fn failed(failure: Failure) -> Outcome {
         | Reason::StartFailed
         | Reason::HoldQueueFull
         | Reason::NoRoom
+        | Reason::DiskQuota
         | Reason::FailedPrecondition
         | Reason::ColdStartTimeout => Outcome::Again(failure),
         Reason::ReplicaBroke => Outcome::Broke(failure),

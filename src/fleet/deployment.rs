@@ -244,6 +244,9 @@ impl Deployment {
     }
 
     fn admit(&self, s: &State, bytes: usize) -> Result<(), Failure> {
+        if let Some(why) = s.ledger.stopped.of(&self.id) {
+            return Err(why);
+        }
         let now = Instant::now();
         if let (Some(why), Some(at)) = (&s.trouble.certain, s.trouble.retry_at)
             && now < at

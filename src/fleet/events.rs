@@ -54,6 +54,8 @@ pub enum EventKind {
     ReplicaPrepared,
     /// There is no room for a start on this machine.
     NoRoom,
+    /// Its organization takes more of the disk than it may, or no more than that again.
+    DiskQuota,
     /// It runs here, and the platform would refuse it.
     RefusedInCloud,
     /// It was taken, and its owner should know something about it.
@@ -83,6 +85,7 @@ impl EventKind {
             Self::ReplicaResuming => "REPLICA_RESUMING",
             Self::ReplicaPrepared => "REPLICA_PREPARED",
             Self::NoRoom => "NO_ROOM",
+            Self::DiskQuota => "DISK_QUOTA",
             Self::RefusedInCloud => "REFUSED_IN_CLOUD",
             Self::Warning => "WARNING",
             Self::FilesAtRisk => "FILES_AT_RISK",
@@ -99,6 +102,7 @@ impl EventKind {
                 | Self::LimitReached
                 | Self::StartFailed
                 | Self::NoRoom
+                | Self::DiskQuota
                 | Self::RefusedInCloud
                 | Self::Warning
                 | Self::FilesAtRisk

@@ -20,6 +20,7 @@
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
+//! | `quota.rs` | apps that are stopped for what they take of the disk |
 //! | `room.rs` | the room on this machine, and who has it |
 //! | `control.rs` | moving replicas by hand, and waiting for them |
 //! | `standby.rs` | warm standby: the steps into it and out of it |
@@ -50,6 +51,7 @@ mod plan;
 mod ports;
 mod postmortem;
 mod probe;
+mod quota;
 mod refusal;
 mod replica;
 mod room;

@@ -114,7 +114,13 @@ impl State {
                 Outlook::AfterFrozen => !n.on_its_way || n.refused.is_some(),
                 Outlook::None => false,
             });
-        let want = self.decide_and_record(revision, now);
+        let want = match self.ledger.stopped.of(&revision.app) {
+            Some(why) => {
+                self.stop_all(&why, now);
+                0
+            }
+            None => self.decide_and_record(revision, now),
+        };
         if self.up() < want {
             self.revive(want - self.up());
         }

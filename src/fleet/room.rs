@@ -19,7 +19,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::load::Orgs;
+use super::{load::Orgs, quota::Stopped};
 use crate::model::{AppId, Failure, Reason};
 
 /// Bounds over all apps.
@@ -103,6 +103,8 @@ pub(super) struct Ledger {
     inner: Mutex<Inner>,
     /// The requests of the organizations.
     pub(super) orgs: Orgs,
+    /// The apps that may not run.
+    pub(super) stopped: Stopped,
 }
 
 impl Ledger {
@@ -111,6 +113,7 @@ impl Ledger {
             bounds,
             inner: Mutex::default(),
             orgs: Orgs::default(),
+            stopped: Stopped::default(),
         })
     }
 

@@ -108,6 +108,8 @@ reasons! {
     IdempotencyConflict = "IDEMPOTENCY_CONFLICT", 409, AlreadyExists;
     /// The machine has no room for the replica that is needed.
     NoRoom = "NO_ROOM", 429, ResourceExhausted;
+    /// The organization takes more of the disk than it may.
+    DiskQuota = "DISK_QUOTA", 429, ResourceExhausted;
     /// What was waited for did not come about in time.
     WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.

@@ -192,7 +192,26 @@ pub(super) fn upkeep_config(c: &Config, vitals: &Vitals) -> upkeep::Config {
         storage_ttl: c.storage_ttl,
         versions_kept: c.image_versions_kept,
         image_keep_for: c.image_keep_for,
+        disk: disk_quota(c),
         vitals: vitals.clone(),
+    }
+}
+
+/// What an organization may take of the disk where organizations do not trust each other.
+const TENANT_DISK_BYTES: u64 = 10 << 30;
+/// Files of some dozens of apps; a small file system has a few millions.
+const TENANT_INODES: u64 = 500_000;
+
+fn disk_quota(c: &Config) -> upkeep::DiskQuota {
+    let by_trust = |tenants| match c.trust.isolates_organizations() {
+        true => tenants,
+        false => 0,
+    };
+    let (bytes, inodes) = (by_trust(TENANT_DISK_BYTES), by_trust(TENANT_INODES));
+    upkeep::DiskQuota {
+        bytes: c.disk_quota_per_org.unwrap_or(bytes),
+        inodes: c.inode_quota_per_org.unwrap_or(inodes),
+        interval: c.disk_interval,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `disk.rs` | what organizations take of the disk: whoever writes too much is stopped |
 //! | `images.rs` | images that were pulled: removed when no version needs them |
 //! | `volumes.rs` | the volumes of apps: removed with the app, and when their time is over |
 //!
 //! A crash at any point is mended by the next look: what is to be kept follows from the store,
 //! and what is there is asked of the engine.
 
+mod disk;
 mod images;
 mod volumes;
 
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::images::Images;
 use crate::{clock, engine::Engine, fleet::Fleet, store::Store, vitals::Vitals};
 
+pub use disk::Quota as DiskQuota;
 pub use images::pull_record;
 pub use volumes::Volumes;
 
@@ -36,6 +39,8 @@ pub struct Config {
     pub versions_kept: usize,
     /// How long an image stays at least, counted from its pull.
     pub image_keep_for: Duration,
+    /// What an organization may take of the disk.
+    pub disk: DiskQuota,
     /// Where the task says whether it lives.
     pub vitals: Vitals,
 }
@@ -45,6 +50,7 @@ pub struct Upkeep {
     volumes: Volumes,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    disk: Option<JoinHandle<()>>,
 }
 
 impl Upkeep {
@@ -56,8 +62,17 @@ impl Upkeep {
         volumes: Volumes,
         engine: Arc<E>,
     ) -> Self {
-        let images = Images::new(engine);
         let stop = CancellationToken::new();
+        let disk = (!config.disk.is_none()).then(|| {
+            let looking = disk::watch(config.disk, fleet.clone(), engine.clone());
+            let token = stop.clone();
+            let looking = async move {
+                token.run_until_cancelled(looking).await;
+            };
+            let watched = config.vitals.watch("the watch over the disk", looking);
+            tokio::spawn(watched)
+        });
+        let images = Images::new(engine);
         let (token, own) = (stop.clone(), volumes.clone());
         let vitals = config.vitals.clone();
         let task = tokio::spawn(vitals.watch("the upkeep", async move {
@@ -82,14 +97,17 @@ impl Upkeep {
             volumes,
             stop,
             task,
+            disk,
         }
     }
 
     /// Ends the task and answers what it looked after.
     pub async fn stop(self) -> Volumes {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "The upkeep panicked");
+        for task in [Some(self.task), self.disk].into_iter().flatten() {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "The upkeep panicked");
+            }
         }
         self.volumes
     }

@@ -32,6 +32,7 @@ mod runtimes;
 mod smuggling;
 
 mod disk_full;
+mod disk_quota;
 mod engine_restart;
 mod execution_crash;
 mod execution_order;

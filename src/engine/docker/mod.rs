@@ -38,9 +38,9 @@ use self::{
     volumes::Volumes,
 };
 use super::{
-    Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Owner, Prepared, PullRecord,
-    Volume,
+    Container, ContainerId, ContainerSpec, ContainerState, Credentials, DiskUse, Endpoints, Engine,
+    Error, Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Owner, Prepared,
+    PullRecord, Volume,
 };
 
 mod build;
@@ -50,6 +50,7 @@ mod client;
 mod config;
 mod connect;
 mod create;
+mod disk;
 mod firewall;
 mod folders;
 mod freezer;
@@ -447,6 +448,10 @@ impl Engine for Docker {
 
     async fn ensure_network(&self) -> Result<(), Error> {
         self.ensure_way().await
+    }
+
+    async fn disk_use(&self) -> Result<Vec<DiskUse>, Error> {
+        self.measure_disk().await
     }
 
     async fn volumes(&self) -> Result<Vec<Volume>, Error> {

@@ -15,6 +15,7 @@
 //! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
 //! | `trial.rs` | a replica beside the published ones |
+//! | `quota.rs` | apps that are stopped for the disk |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
 mod causes;
@@ -26,6 +27,7 @@ mod many;
 pub(super) mod net;
 mod plan;
 mod publish;
+mod quota;
 mod random;
 mod scale;
 mod standby;
