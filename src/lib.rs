@@ -23,6 +23,7 @@ pub mod identity;
 pub mod logs;
 pub mod model;
 pub mod parsing;
+pub mod places;
 pub mod server;
 pub mod store;
 pub mod trials;

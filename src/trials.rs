@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body_util::BodyExt as _;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     apps::Apps,
@@ -14,6 +14,7 @@ use crate::{
     gateway::{Gateway, headers::header_text, invoke::Client},
     logs::{Entry, Logs},
     model::{AppId, ExecutionId, Failure, Reason},
+    places::Places,
 };
 
 /// Runs tests; clones share it.
@@ -22,8 +23,8 @@ pub struct Trials {
     apps: Apps,
     gateway: Arc<Gateway>,
     logs: Logs,
-    /// One for each test that may run now.
-    permits: Arc<Semaphore>,
+    /// One for each test that may run at once.
+    places: Places,
     max_answer_bytes: usize,
     max_lines: usize,
 }
@@ -33,6 +34,8 @@ pub struct Trials {
 pub struct Bounds {
     /// Most tests at once; others wait.
     pub running: usize,
+    /// Most of those of one organization.
+    pub per_org: usize,
     /// Largest body of an answer.
     pub answer_bytes: usize,
     /// Most lines of the log.
@@ -61,7 +64,7 @@ impl Trials {
             apps,
             gateway,
             logs,
-            permits: Arc::new(Semaphore::new(bounds.running)),
+            places: Places::new(bounds.running, bounds.per_org),
             max_answer_bytes: bounds.answer_bytes,
             max_lines: bounds.lines,
         }
@@ -82,7 +85,7 @@ impl Trials {
         request: Request<upstream::Body>,
     ) -> Result<Outcome, Failure> {
         let began = Instant::now();
-        let _permit = self.permits.acquire().await;
+        let _place = self.places.acquire(&app).await;
         let trial = self.apps.trial(&app, version).await?;
         let deployment = trial.deployment();
         let execution = ExecutionId(ulid::Ulid::generate());

@@ -1,6 +1,6 @@
 //! Builds under way: their order, their bounds, their end.
 //!
-//! A build waits for the app's build before it, then for one of the places that all apps share.
+//! A build waits for the app's build before it, then for one of the places that all apps share, as `model::fair` says.
 //! It ends in one way: its outcome is recorded by whoever started it, and only then told. Leaving
 //! a build alone changes nothing about it; it ends by itself, by [`Build::cancel`], by its time
 //! limit, or with the platform.
@@ -33,6 +33,7 @@ use crate::{
         secret,
     },
     parsing::Parsing,
+    places::Places,
     store::blobs::Blobs,
     vitals::Vitals,
 };
@@ -48,8 +49,12 @@ pub struct Config {
     pub scratch: PathBuf,
     /// Most builds that run at once.
     pub concurrency: usize,
+    /// Most of those of one organization.
+    pub per_org: usize,
     /// Most builds that wait.
     pub queue_max: usize,
+    /// Most of those of one organization.
+    pub queue_per_org: usize,
     /// Longest time for one build, without its wait.
     pub timeout: Duration,
     /// What a source tree may come to.
@@ -183,7 +188,7 @@ pub(super) struct Shared {
     /// it follows one that was ended while it read.
     pub(super) parsing: Parsing,
     pub(super) open_args: OpenArgs,
-    places: Semaphore,
+    places: Places,
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -234,7 +239,7 @@ impl Builder {
         }
         let shared = Shared {
             parsing: Parsing::unshared(config.concurrency),
-            places: Semaphore::new(config.concurrency),
+            places: Places::new(config.concurrency, config.per_org),
             config,
             engine,
             images,
@@ -296,6 +301,15 @@ impl Builder {
             return Err(Failure::new(
                 Reason::BuildQueueFull,
                 format!("{most} builds run or wait already; try again when some have ended, or raise IGNITE_BUILD_QUEUE_MAX"),
+            )
+            .with_retry_after(Duration::from_secs(5)));
+        }
+        let most = shared.config.per_org + shared.config.queue_per_org;
+        let theirs = known.under_way.iter().filter(|b| b.app.org == app.org);
+        if theirs.count() >= most {
+            return Err(Failure::new(
+                Reason::BuildQueueFull,
+                format!("{most} builds of {} run or wait already; try again when some have ended, or raise IGNITE_BUILD_QUEUE_MAX_PER_ORG", app.org),
             )
             .with_retry_after(Duration::from_secs(5)));
         }
@@ -371,10 +385,10 @@ impl Known {
 async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, record: Record) {
     let work = async {
         let _turn = turn.acquire().await;
-        if shared.places.available_permits() == 0 {
+        if shared.places.is_full_for(&build.app.org) {
             build.log.line("Waiting for other builds to end");
         }
-        let _place = shared.places.acquire().await;
+        let _place = shared.places.acquire(&build.app).await;
         build.state.send_replace(State::Running);
         let steps = super::steps::run(&shared, &build);
         match tokio::time::timeout(shared.config.timeout, steps).await {

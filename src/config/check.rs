@@ -164,6 +164,16 @@ impl Config {
             self.execution_concurrency > 0 && self.execution_max_running > 0,
             "execution_concurrency and execution_max_running must be at least 1",
         );
+        for (name, value) in [
+            (
+                "execution_max_running_per_org",
+                self.execution_max_running_per_org,
+            ),
+            ("build_concurrency_per_org", self.build_concurrency_per_org),
+            ("test_max_running_per_org", self.test_max_running_per_org),
+        ] {
+            require(value != Some(0), &format!("{name} must be at least 1"));
+        }
         require(
             self.execution_max_per_app > 0 && self.execution_journal_bytes > 0,
             "execution_max_per_app and execution_journal_bytes must be at least 1",

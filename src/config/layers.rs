@@ -158,6 +158,7 @@ settings! {
     execution_queue_max = "execution_queue_max", "IGNITE_EXECUTION_QUEUE_MAX", Count;
     execution_concurrency = "execution_concurrency", "IGNITE_EXECUTION_CONCURRENCY", Count;
     execution_max_running = "execution_max_running", "IGNITE_EXECUTION_MAX_RUNNING", Count;
+    execution_max_running_per_org = "execution_max_running_per_org", "IGNITE_EXECUTION_MAX_RUNNING_PER_ORG", Maybe;
     max_result_bytes = "max_result_bytes", "IGNITE_MAX_RESULT_BYTES", Bytes;
     execution_output_bytes = "execution_output_bytes", "IGNITE_EXECUTION_OUTPUT_BYTES", Bytes;
     execution_journal_bytes = "execution_journal_bytes", "IGNITE_EXECUTION_JOURNAL_BYTES", Bytes;
@@ -170,6 +171,7 @@ settings! {
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
     test_max_running = "test_max_running", "IGNITE_TEST_MAX_RUNNING", Count;
+    test_max_running_per_org = "test_max_running_per_org", "IGNITE_TEST_MAX_RUNNING_PER_ORG", Maybe;
     max_code_bytes = "max_code_bytes", "IGNITE_MAX_CODE_BYTES", Bytes;
     code_max_unpacked_bytes = "code_max_unpacked_bytes", "IGNITE_CODE_MAX_UNPACKED_BYTES", Bytes;
     code_max_files = "code_max_files", "IGNITE_CODE_MAX_FILES", Count;
@@ -178,7 +180,9 @@ settings! {
     code_max_path_bytes = "code_max_path_bytes", "IGNITE_CODE_MAX_PATH_BYTES", Count;
     code_max_links = "code_max_links", "IGNITE_CODE_MAX_LINKS", Count;
     build_concurrency = "build_concurrency", "IGNITE_BUILD_CONCURRENCY", Count;
+    build_concurrency_per_org = "build_concurrency_per_org", "IGNITE_BUILD_CONCURRENCY_PER_ORG", Maybe;
     build_queue_max = "build_queue_max", "IGNITE_BUILD_QUEUE_MAX", Count;
+    build_queue_max_per_org = "build_queue_max_per_org", "IGNITE_BUILD_QUEUE_MAX_PER_ORG", Maybe;
     build_timeout = "build_timeout_secs", "IGNITE_BUILD_TIMEOUT_SECS", Secs;
     build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;

@@ -20,6 +20,7 @@ mod kinds;
 mod layers;
 mod proxies;
 mod serving;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -210,6 +211,9 @@ pub struct Config {
     /// `execution_max_running`, `IGNITE_EXECUTION_MAX_RUNNING`: most asynchronous executions that
     /// run at once over all apps. Default 512.
     pub execution_max_running: usize,
+    /// `execution_max_running_per_org`, `IGNITE_EXECUTION_MAX_RUNNING_PER_ORG`: most of those of one
+    /// organization. Default three quarters of `execution_max_running`.
+    pub execution_max_running_per_org: Option<usize>,
     /// `max_result_bytes`, `IGNITE_MAX_RESULT_BYTES`: largest result of an asynchronous execution.
     /// Default 6 MiB.
     pub max_result_bytes: u64,
@@ -246,6 +250,9 @@ pub struct Config {
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
     pub test_max_running: usize,
+    /// `test_max_running_per_org`, `IGNITE_TEST_MAX_RUNNING_PER_ORG`: most of those of one
+    /// organization. Default all but one.
+    pub test_max_running_per_org: Option<usize>,
     /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or source file of a draft.
     /// Default 50 MiB.
     pub max_code_bytes: u64,
@@ -270,8 +277,14 @@ pub struct Config {
     /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
     /// of one app run one after another. Default 2.
     pub build_concurrency: usize,
+    /// `build_concurrency_per_org`, `IGNITE_BUILD_CONCURRENCY_PER_ORG`: most of those of one
+    /// organization. Default all but one.
+    pub build_concurrency_per_org: Option<usize>,
     /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most builds that wait. Default 64.
     pub build_queue_max: usize,
+    /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one organization.
+    /// Default all but one.
+    pub build_queue_max_per_org: Option<usize>,
     /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest time for one build. Default
     /// 1800 s.
     pub build_timeout: Duration,

@@ -3,9 +3,10 @@
 //! Every app has a dispatcher while it has executions that wait. It takes them first in, first
 //! out, waits for a replica for the first (which wakes the app and counts as its demand), and
 //! hands it to an attempt of its own (`attempt.rs`). How many run at once is bounded per app and
-//! over all. Dispatchers ask for the overall bound in turn, one execution each, so no app starves
-//! another; and it counts those that run: whoever has to wait for a replica, at first or again,
-//! gives its place back meanwhile. So an app that cannot start delays nobody.
+//! over all. Dispatchers ask for the overall bound one execution each, and it is shared as
+//! `model::fair` says, so that neither an app nor an organization starves another; and it counts
+//! those that run: whoever has to wait for a replica, at first or again, gives its place back
+//! meanwhile. So an app that cannot start delays nobody.
 //!
 //! The fleet and the forward path are those of every other request; states and results are the
 //! store's.
@@ -34,6 +35,7 @@ use crate::{
         AppId, Failure, Reason,
         execution::{Change, Ending},
     },
+    places::{Place, Places},
     store::executions::{Executions, Live},
     vitals::Vitals,
 };
@@ -54,6 +56,8 @@ pub struct Config {
     pub per_app: usize,
     /// Most executions that run at once.
     pub overall: usize,
+    /// Most of those of one organization.
+    pub per_org: usize,
     /// Most bytes of a result.
     pub max_result_bytes: u64,
     /// Longest wait for a replica, and what is added to the app's timeout.
@@ -77,7 +81,7 @@ struct Shared {
     executions: Executions,
     gateway: Arc<Gateway>,
     queues: Mutex<HashMap<AppId, Queue>>,
-    running: Arc<Semaphore>,
+    running: Places,
     /// Nothing new is sent to apps.
     stop: CancellationToken,
     /// What runs is given up; it runs again after the next start.
@@ -120,16 +124,16 @@ struct Permits {
 
 /// A place among those that run, of whatever app; given back while it has to wait for a replica.
 struct Running {
-    places: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
+    places: Places,
+    app: AppId,
+    held: Option<Place>,
 }
 
 impl Running {
-    /// Gets the place, if it was given back. Those that ask get one in the order of asking.
+    /// Gets the place, if it was given back.
     async fn enter(&mut self) {
         if self.held.is_none() {
-            let place = self.places.clone().acquire_owned().await;
-            self.held = Some(place.expect("the semaphores are never closed"));
+            self.held = Some(self.places.acquire(&self.app).await);
         }
     }
 
@@ -143,7 +147,7 @@ impl Executor {
     /// Begins to run what is accepted.
     pub fn start(config: Config, executions: Executions, gateway: Arc<Gateway>) -> Self {
         let shared = Arc::new(Shared {
-            running: Arc::new(Semaphore::new(config.overall)),
+            running: Places::new(config.overall, config.per_org),
             config,
             executions,
             gateway,
@@ -225,7 +229,7 @@ impl Shared {
             let mut permits = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                permits = self.permits(&at_once) => permits,
+                permits = self.permits(&app, &at_once) => permits,
             };
             let Some(waiting) = self.next(&app) else {
                 return;
@@ -254,15 +258,16 @@ impl Shared {
         }
     }
 
-    async fn permits(&self, at_once: &Arc<Semaphore>) -> Permits {
+    async fn permits(&self, app: &AppId, at_once: &Arc<Semaphore>) -> Permits {
         let of_app = at_once.clone().acquire_owned().await;
         let mut running = Running {
             places: self.running.clone(),
+            app: app.clone(),
             held: None,
         };
         running.enter().await;
         Permits {
-            _of_app: of_app.expect("the semaphores are never closed"),
+            _of_app: of_app.expect("the semaphore is never closed"),
             running,
         }
     }

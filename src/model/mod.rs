@@ -13,6 +13,7 @@ pub mod destination;
 pub mod egress;
 pub mod execution;
 pub mod failure;
+pub mod fair;
 pub mod files;
 pub mod host;
 pub mod id;

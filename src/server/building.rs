@@ -23,7 +23,9 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Conf
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
         concurrency: c.build_concurrency,
+        per_org: c.build_places_per_org(),
         queue_max: c.build_queue_max,
+        queue_per_org: c.build_queue_per_org(),
         timeout: c.build_timeout,
         limits: Limits {
             bytes: c.code_max_unpacked_bytes,

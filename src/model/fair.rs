@@ -1,0 +1,237 @@
+//! Who gets the next of a few places: max-min fair among organizations, and among the apps of one.
+//!
+//! A free place goes to the organization that has fewest of those that wait, within it to the app
+//! that has fewest, and among equals to whoever asked first. A cap keeps some places from any one
+//! organization, so that a newcomer need not wait until another's work has ended. Executions, builds
+//! and tests share this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::id::{AppId, AppName, OrgName};
+
+/// One request for a place; later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// The most places of one organization when the operator names none: `usual`, but never all of two
+/// or more, and at least one.
+pub fn cap(total: usize, usual: usize) -> usize {
+    usual.min(total.saturating_sub(1)).max(1)
+}
+
+/// Places, who has them, and who waits for one.
+#[derive(Debug)]
+pub struct Shares {
+    free: usize,
+    per_org: usize,
+    asked: u64,
+    orgs: BTreeMap<OrgName, Org>,
+}
+
+#[derive(Debug, Default)]
+struct Org {
+    has: usize,
+    apps: BTreeMap<AppName, App>,
+}
+
+#[derive(Debug, Default)]
+struct App {
+    has: usize,
+    waiting: BTreeSet<Ticket>,
+}
+
+impl Shares {
+    /// `total` places, of which one organization gets at most `per_org`; both at least one.
+    pub fn new(total: usize, per_org: usize) -> Self {
+        Self {
+            free: total,
+            per_org,
+            asked: 0,
+            orgs: BTreeMap::new(),
+        }
+    }
+
+    /// Asks for a place, which [`grant`](Self::grant) gives.
+    pub fn ask(&mut self, app: &AppId) -> Ticket {
+        let ticket = Ticket(self.asked);
+        self.asked += 1;
+        let org = self.orgs.entry(app.org.clone()).or_default();
+        let of_app = org.apps.entry(app.name.clone()).or_default();
+        of_app.waiting.insert(ticket);
+        ticket
+    }
+
+    /// Asks no longer; nothing if the place was granted.
+    pub fn withdraw(&mut self, app: &AppId, ticket: Ticket) {
+        if let Some(of_app) = self.app(app) {
+            of_app.waiting.remove(&ticket);
+        }
+        self.forget(app);
+    }
+
+    /// Gives a free place to whoever is next, if anyone may have one; call it until it gives none.
+    pub fn grant(&mut self) -> Option<(AppId, Ticket)> {
+        if self.free == 0 {
+            return None;
+        }
+        let per_org = self.per_org;
+        let may = self.orgs.iter_mut().filter(|(_, org)| org.has < per_org);
+        let (_, _, name, org) = may
+            .filter_map(|(name, org)| {
+                // The first to ask decides among organizations, the least busy app within one.
+                let asking = org.apps.values().filter_map(|a| a.waiting.first());
+                let first = *asking.min()?;
+                Some((org.has, first, name, org))
+            })
+            .min_by_key(|(has, first, ..)| (*has, *first))?;
+        let asking = org.apps.iter_mut().filter(|(_, a)| !a.waiting.is_empty());
+        let (app_name, app) = asking.min_by_key(|(_, a)| (a.has, a.waiting.first().copied()))?;
+        let ticket = app.waiting.pop_first()?;
+        app.has += 1;
+        let id = AppId {
+            org: name.clone(),
+            name: app_name.clone(),
+        };
+        org.has += 1;
+        self.free -= 1;
+        Some((id, ticket))
+    }
+
+    /// Takes a granted place back.
+    pub fn give_back(&mut self, app: &AppId) {
+        let Some(of_app) = self.app(app).filter(|a| a.has > 0) else {
+            return;
+        };
+        of_app.has -= 1;
+        if let Some(org) = self.orgs.get_mut(&app.org) {
+            org.has -= 1;
+        }
+        self.free += 1;
+        self.forget(app);
+    }
+
+    /// Whether one who asked now would have to wait.
+    pub fn is_full_for(&self, org: &OrgName) -> bool {
+        self.free == 0 || self.orgs.get(org).is_some_and(|o| o.has >= self.per_org)
+    }
+
+    fn app(&mut self, app: &AppId) -> Option<&mut App> {
+        self.orgs.get_mut(&app.org)?.apps.get_mut(&app.name)
+    }
+
+    /// Those that have nothing and ask for nothing leave nothing behind.
+    fn forget(&mut self, app: &AppId) {
+        let Some(org) = self.orgs.get_mut(&app.org) else {
+            return;
+        };
+        let idle = |a: &App| a.has == 0 && a.waiting.is_empty();
+        if org.apps.get(&app.name).is_some_and(idle) {
+            org.apps.remove(&app.name);
+        }
+        if org.apps.is_empty() {
+            self.orgs.remove(&app.org);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn app(org: usize, name: usize) -> AppId {
+        format!("org{org}/app{name}").parse().unwrap()
+    }
+
+    fn all(shares: &mut Shares) -> Vec<AppId> {
+        std::iter::from_fn(|| shares.grant()).map(|g| g.0).collect()
+    }
+
+    #[test]
+    fn eight_apps_of_one_organization_leave_the_next_places_to_others() {
+        let mut shares = Shares::new(8, cap(8, 6));
+        for name in 0..8 {
+            for _ in 0..4 {
+                shares.ask(&app(0, name));
+            }
+        }
+        let taken = all(&mut shares);
+        assert_eq!(taken, (0..6).map(|n| app(0, n)).collect::<Vec<_>>());
+        assert!(shares.is_full_for(&app(0, 0).org) && !shares.is_full_for(&app(1, 0).org));
+
+        // The newcomer finds places, then gets every one that becomes free until both have as many.
+        for _ in 0..6 {
+            shares.ask(&app(1, 0));
+        }
+        assert_eq!(all(&mut shares), [app(1, 0), app(1, 0)]);
+        for name in 0..2 {
+            shares.give_back(&app(0, name));
+            assert_eq!(all(&mut shares), [app(1, 0)]);
+        }
+        shares.give_back(&app(0, 2));
+        // Three against four: the one with three, and of its apps one that has none.
+        assert_eq!(all(&mut shares), [app(0, 0)]);
+    }
+
+    #[test]
+    fn a_cap_leaves_one_place_and_is_at_least_one() {
+        let caps = [(1, 9), (2, 9), (4, 9), (4, 2), (4, 0)].map(|(total, usual)| cap(total, usual));
+        assert_eq!(caps, [1, 1, 3, 2, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn places_are_bounded_shared_evenly_and_never_idle(
+            total in 1usize..6,
+            per_org in 1usize..6,
+            steps in prop::collection::vec((0u8..3, 0usize..3, 0usize..3), 1..120),
+        ) {
+            let mut shares = Shares::new(total, per_org);
+            let mut waiting: Vec<(AppId, Ticket)> = Vec::new();
+            let mut held: Vec<AppId> = Vec::new();
+            let has = |held: &[AppId], org: &OrgName| held.iter().filter(|a| a.org == *org).count();
+            for (what, org, name) in steps {
+                match what {
+                    0 => {
+                        let id = app(org, name);
+                        waiting.push((id.clone(), shares.ask(&id)));
+                    }
+                    1 if !held.is_empty() => {
+                        let id = held.swap_remove((org * 3 + name) % held.len());
+                        shares.give_back(&id);
+                    }
+                    2 if !waiting.is_empty() => {
+                        let (id, ticket) = waiting.swap_remove((org * 3 + name) % waiting.len());
+                        shares.withdraw(&id, ticket);
+                    }
+                    _ => {}
+                }
+                while let Some((id, ticket)) = shares.grant() {
+                    let before = has(&held, &id.org);
+                    let of_app = held.iter().filter(|a| **a == id).count();
+                    for (other, _) in &waiting {
+                        let theirs = has(&held, &other.org);
+                        prop_assert!(theirs >= before.min(per_org), "{other} has less than {id}");
+                        if other.org == id.org {
+                            prop_assert!(held.iter().filter(|a| *a == other).count() >= of_app);
+                        }
+                    }
+                    let at = waiting.iter().position(|w| *w == (id.clone(), ticket));
+                    prop_assert!(at.is_some(), "granted to one who does not wait");
+                    waiting.remove(at.unwrap());
+                    held.push(id);
+                    prop_assert!(held.len() <= total);
+                    prop_assert!(before < per_org);
+                }
+                // A place is free only where nobody may have it.
+                for (id, _) in &waiting {
+                    prop_assert!(held.len() == total || has(&held, &id.org) >= per_org);
+                }
+            }
+            held.iter().for_each(|id| shares.give_back(id));
+            waiting.iter().for_each(|(id, ticket)| shares.withdraw(id, *ticket));
+            prop_assert!(shares.orgs.is_empty() && shares.free == total);
+        }
+    }
+}
