@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::{Request, Response, Status};
 
 use super::{
-    compute::{Compute, Refusal, page_size},
+    compute::{Compute, Refusal, page_size, pages},
     convert::Fields,
     proto::v1::{self, secret_service_server::SecretService, secret_value},
 };
@@ -94,16 +94,12 @@ impl Secrets {
         let limit = page_size(r.limit)?;
         let after = parse_cursor(&r.cursor)?;
         // One more than asked for tells whether there is a next page.
-        let mut page = self.secrets.page(&org, after.as_ref(), limit + 1);
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let next_cursor = match page.last().filter(|_| more) {
-            Some(last) => URL_SAFE_NO_PAD.encode(last.name.as_str()),
-            None => String::new(),
-        };
+        let found = self.secrets.page(&org, after.as_ref(), limit + 1);
+        let (secrets, last) = pages::fill(&found, limit, |s| metadata(s));
+        let cursor = |name: &str| URL_SAFE_NO_PAD.encode(name);
         Ok(v1::ListSecretsResponse {
-            secrets: page.iter().map(|s| metadata(s)).collect(),
-            next_cursor,
+            secrets,
+            next_cursor: last.map_or_else(String::new, |s| cursor(s.name.as_str())),
         })
     }
 

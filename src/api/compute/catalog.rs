@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::Request;
 
-use super::{Compute, ForOwner, Refusal, next_cursor, page_size, parse_cursor};
+use super::{Compute, ForOwner, Refusal, next_cursor, page_size, pages, parse_cursor};
 use crate::{
     api::{convert, proto::v1},
     model::{App, AppId, AppName, Failure, OrgName, Reason, id::PUBLIC_ORG},
@@ -83,11 +83,9 @@ impl Compute {
         let limit = page_size(limit)?;
         let after = parse_cursor(cursor)?;
         // One more than asked for tells whether there is a next page.
-        let mut apps = self.apps.published(org, after.as_ref(), limit + 1);
-        let more = apps.len() > limit;
-        apps.truncate(limit);
-        let next = next_cursor(apps.last().filter(|_| more));
-        Ok((apps.iter().map(|app| self.entry(app)).collect(), next))
+        let found = self.apps.published(org, after.as_ref(), limit + 1);
+        let (entries, last) = pages::fill(&found, limit, |app| self.entry(app));
+        Ok((entries, next_cursor(last)))
     }
 
     fn entry(&self, app: &Arc<App>) -> v1::CatalogEntry {

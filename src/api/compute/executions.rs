@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, invoke::outbound, page_size};
+use super::{Compute, Refusal, invoke::outbound, page_size, pages};
 use crate::{
     api::{
         convert::{self, Fields},
@@ -233,18 +233,12 @@ impl Compute {
             // One more than asked for tells whether there is a next page.
             limit: limit + 1,
         };
-        let mut records = self.executions.list(filter).await.map_err(refuse)?;
-        let more = records.len() > limit;
-        records.truncate(limit);
+        let found = self.executions.list(filter).await.map_err(refuse)?;
+        let (executions, last) =
+            pages::fill(&found, limit, |r| convert::execution_to_wire(r, true));
         Ok(local::ListExecutionsResponse {
-            next_cursor: match records.last().filter(|_| more) {
-                Some(last) => last.identity.id.to_string(),
-                None => String::new(),
-            },
-            executions: records
-                .iter()
-                .map(|r| convert::execution_to_wire(r, true))
-                .collect(),
+            next_cursor: last.map_or_else(String::new, |r| r.identity.id.to_string()),
+            executions,
         })
     }
 

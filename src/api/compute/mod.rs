@@ -7,6 +7,7 @@ mod catalog;
 mod executions;
 mod invoke;
 mod logs;
+pub(super) mod pages;
 mod replicas;
 mod trials;
 mod versions;
@@ -218,13 +219,11 @@ impl Compute {
         let limit = page_size(r.limit)?;
         let after = parse_cursor(&r.cursor)?;
         // One more than asked for tells whether there is a next page.
-        let mut apps = self.apps.page(&org, after.as_ref(), limit + 1);
-        let more = apps.len() > limit;
-        apps.truncate(limit);
-        let next_cursor = next_cursor(apps.last().filter(|_| more));
+        let found = self.apps.page(&org, after.as_ref(), limit + 1);
+        let (apps, last) = pages::fill(&found, limit, |a| self.meta(a));
         Ok(v1::ListAppsResponse {
-            apps: apps.iter().map(|a| self.meta(a)).collect(),
-            next_cursor,
+            apps,
+            next_cursor: next_cursor(last),
         })
     }
 

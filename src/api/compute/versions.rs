@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Request;
 
-use super::{Compute, ForOwner, Refusal, page_size};
+use super::{Compute, ForOwner, Refusal, page_size, pages};
 use crate::{
     api::{convert, proto::v1},
     model::Failure,
@@ -19,17 +19,12 @@ impl Compute {
         let limit = page_size(r.limit)?;
         let before = parse_cursor(&r.cursor)?;
         // One more than asked for tells whether there is a next page.
-        let (app, mut page) = self.apps.versions(&id, before, limit + 1).for_owner()?;
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let next_cursor = match page.last().filter(|_| more) {
-            Some(last) => URL_SAFE_NO_PAD.encode(last.number.to_string()),
-            None => String::new(),
-        };
-        let to_wire = |v: &_| convert::version_to_wire(&app, v);
+        let (app, found) = self.apps.versions(&id, before, limit + 1).for_owner()?;
+        let (versions, last) = pages::fill(&found, limit, |v| convert::version_to_wire(&app, v));
+        let cursor = |last: u32| URL_SAFE_NO_PAD.encode(last.to_string());
         Ok(v1::ListAppVersionsResponse {
-            versions: page.iter().map(|v| to_wire(&**v)).collect(),
-            next_cursor,
+            versions,
+            next_cursor: last.map_or_else(String::new, |v| cursor(v.number)),
         })
     }
 
