@@ -134,8 +134,8 @@ const DEFAULT_CODE_MAX_DEPTH: usize = 100;
 const DEFAULT_CODE_MAX_PATH_BYTES: usize = 1024;
 /// What package managers that link make for a large project.
 const DEFAULT_CODE_MAX_LINKS: usize = 10_000;
-/// A build takes a core or more; two leave a small machine usable.
-const DEFAULT_BUILD_CONCURRENCY: usize = 2;
+/// A build takes a core or more; one organization alone has two at a time.
+const DEFAULT_BUILD_CONCURRENCY: usize = 3;
 const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
 /// Compilers take their time on small machines.
 const DEFAULT_BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);

@@ -275,7 +275,7 @@ pub struct Config {
     /// 10,000.
     pub code_max_links: usize,
     /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
-    /// of one app run one after another. Default 2.
+    /// of one app run one after another. Default 3.
     pub build_concurrency: usize,
     /// `build_concurrency_per_org`, `IGNITE_BUILD_CONCURRENCY_PER_ORG`: most of those of one
     /// organization. Default all but one.
