@@ -86,7 +86,9 @@ impl Parsing {
             })
         };
         let done = shared.stop.run_until_cancelled(read).await;
-        done.unwrap_or_else(|| Err(stopping()))
+        // Work that was called off may end before this hears of the stop.
+        done.filter(|_| !shared.stop.is_cancelled())
+            .unwrap_or_else(|| Err(stopping()))
     }
 
     /// Calls off what is being read, and all that comes from now on.
