@@ -187,7 +187,8 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
     let builder = Ignite::builder().env("IGNITE_DRAIN_TIMEOUT_SECS", "0");
     let (mut ignite, app, token) = served(builder, json!({})).await;
     let id = submit(&ignite, Via::Json, &app, &token, "/attempt/3", b"").await;
-    for attempt in 1..=3 {
+    // The third one ends by itself, perhaps before anybody sees it run.
+    for attempt in 1..=2 {
         eventually_ok(LIMIT, || async {
             let now = get(&ignite, Via::Json, &token, &id).await;
             let runs = now["status"] == "EXECUTION_STATUS_RUNNING" && now["attempt"] == attempt;
@@ -196,8 +197,7 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
         .await;
         match attempt {
             1 => ignite.kill9(),
-            2 => assert!(ignite.terminate(LIMIT).await.success()),
-            _ => break,
+            _ => assert!(ignite.terminate(LIMIT).await.success()),
         }
         ignite.start().await;
     }
