@@ -393,9 +393,9 @@ impl Shared {
         let mut wrong = wrong(settings, &self.defaults, self.egress.as_ref());
         let schemas = settings.new_schemas(before);
         if !schemas.is_empty() {
-            let checked = self.parsing.run(&id.org, move |cancelled| {
-                Ok(check_schemas(&schemas, cancelled))
-            });
+            let checked = self
+                .parsing
+                .run(id, move |cancelled| Ok(check_schemas(&schemas, cancelled)));
             wrong.extend(checked.await?);
         }
         none_wrong(wrong)

@@ -5,55 +5,39 @@
 //! organization gets half at most. It ends when whoever asked has left, and when the platform
 //! stops; a stop does not wait for it.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
-
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Failure, OrgName, Reason, work::Cancelled};
+use crate::{
+    model::{AppId, Failure, Reason, work::Cancelled},
+    places::Places,
+};
 
 /// Places to read in; clones share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Parsing {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    places: Arc<Semaphore>,
-    /// Places that one organization may have.
-    share: usize,
-    orgs: Mutex<HashMap<OrgName, Weak<Semaphore>>>,
+    places: Places,
     stop: CancellationToken,
 }
 
 impl Parsing {
     /// So many at once, at least one, half of them for one organization.
     pub fn new(at_once: usize) -> Self {
-        Self::shared(at_once, at_once / 2)
+        Self::of(at_once, at_once / 2)
     }
 
     /// So many at once, for whoever comes: those who come have been shared out elsewhere.
     pub fn unshared(at_once: usize) -> Self {
-        Self::shared(at_once, at_once)
+        Self::of(at_once, at_once)
     }
 
-    fn shared(at_once: usize, share: usize) -> Self {
+    fn of(at_once: usize, share: usize) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                places: Arc::new(Semaphore::new(at_once.max(1))),
-                share: share.max(1),
-                orgs: Mutex::default(),
-                stop: CancellationToken::new(),
-            }),
+            places: Places::new(at_once.max(1), share.max(1)),
+            stop: CancellationToken::new(),
         }
     }
 
-    /// Reads something for an organization, once there is a place. `work` has to ask often whether
+    /// Reads something for an app, once there is a place. `work` has to ask often whether
     /// it was called off.
     ///
     /// # Errors
@@ -63,19 +47,17 @@ impl Parsing {
     /// Dropped, the work is called off. Its place is free when it has ended.
     pub async fn run<T: Send + 'static>(
         &self,
-        org: &OrgName,
+        app: &AppId,
         work: impl FnOnce(Cancelled<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let shared = &self.shared;
-        let token = shared.stop.child_token();
+        let token = self.stop.child_token();
         let _left = token.clone().drop_guard();
         let read = async {
-            let share = self.share_of(org).acquire_owned().await;
-            let place = shared.places.clone().acquire_owned().await;
+            let place = self.places.acquire(app).await;
             let done = tokio::task::spawn_blocking(move || {
                 let done = work(&|| token.is_cancelled());
                 // With the work, not with whoever waits for it.
-                drop((share, place));
+                drop(place);
                 done
             });
             done.await.unwrap_or_else(|_| {
@@ -85,26 +67,15 @@ impl Parsing {
                 ))
             })
         };
-        let done = shared.stop.run_until_cancelled(read).await;
+        let done = self.stop.run_until_cancelled(read).await;
         // Work that was called off may end before this hears of the stop.
-        done.filter(|_| !shared.stop.is_cancelled())
+        done.filter(|_| !self.stop.is_cancelled())
             .unwrap_or_else(|| Err(stopping()))
     }
 
     /// Calls off what is being read, and all that comes from now on.
     pub fn stop(&self) {
-        self.shared.stop.cancel();
-    }
-
-    fn share_of(&self, org: &OrgName) -> Arc<Semaphore> {
-        let mut orgs = self.shared.orgs.lock();
-        if let Some(share) = orgs.get(org).and_then(Weak::upgrade) {
-            return share;
-        }
-        orgs.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(self.shared.share));
-        orgs.insert(org.clone(), Arc::downgrade(&share));
-        share
+        self.stop.cancel();
     }
 }
 
@@ -135,8 +106,8 @@ mod tests {
         }
     }
 
-    fn org(name: &str) -> OrgName {
-        name.parse().expect("a name")
+    fn of(org: &str) -> AppId {
+        format!("{org}/app").parse().expect("a name")
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +116,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         for ending in ["left", "stop"] {
             let (reader, tell) = (parsing.clone(), tell.clone());
-            let task = tokio::spawn(async move { reader.run(&org("a"), endless(tell)).await });
+            let task = tokio::spawn(async move { reader.run(&of("a"), endless(tell)).await });
             assert_eq!(told.recv(), Ok("begun"));
             match ending {
                 "left" => task.abort(),
@@ -157,7 +128,7 @@ mod tests {
             }
             assert_eq!(told.recv(), Ok("ended"), "{ending}");
         }
-        let late = parsing.run(&org("a"), |_| Ok(())).await;
+        let late = parsing.run(&of("a"), |_| Ok(())).await;
         assert!(late.is_err_and(|f| f.reason == Reason::ShuttingDown));
     }
 
@@ -169,11 +140,11 @@ mod tests {
         for _ in 0..10 {
             let (reader, tell) = (parsing.clone(), tell.clone());
             greedy.push(tokio::spawn(async move {
-                reader.run(&org("greedy"), endless(tell)).await
+                reader.run(&of("greedy"), endless(tell)).await
             }));
         }
         assert_eq!(told.recv(), Ok("begun"));
-        assert_eq!(parsing.run(&org("other"), |_| Ok(1)).await.ok(), Some(1));
+        assert_eq!(parsing.run(&of("other"), |_| Ok(1)).await.ok(), Some(1));
         assert!(told.try_recv().is_err(), "it has more than its share");
         greedy.iter().for_each(tokio::task::JoinHandle::abort);
     }

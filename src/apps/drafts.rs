@@ -243,7 +243,7 @@ impl Shared {
             check(&source, limits, cancelled)?;
             Ok(source)
         };
-        self.parsing.run(&id.org, work).await
+        self.parsing.run(id, work).await
     }
 
     /// Writes the bytes of code down.

@@ -293,5 +293,5 @@ pub(super) async fn reading<T: Send + 'static>(
     build: &Build,
     work: impl FnOnce(Cancelled<'_>) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    shared.parsing.run(&build.app.org, work).await
+    shared.parsing.run(&build.app, work).await
 }
