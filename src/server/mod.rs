@@ -18,7 +18,6 @@ use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -27,8 +26,8 @@ use self::{
     data_dir::DataDir,
     keeper::{End, Keeper},
     parts::{
-        anonymous, buffers, engine_config, executions_config, executor_config, fleet_config,
-        listener_limits, own_hosts, trial_bounds, upkeep_config,
+        anonymous, buffers, defaults, engine_config, executions_config, executor_config,
+        fleet_config, listener_limits, own_hosts, public_urls, trial_bounds, upkeep_config,
     },
     signals::Signals,
 };
@@ -36,7 +35,7 @@ use crate::{
     api::{
         self,
         buffers::Buffers,
-        compute::{Compute, PublicUrls},
+        compute::Compute,
         grpc::Grpc,
         json,
         proto::{
@@ -69,10 +68,7 @@ use crate::{
     },
     identity::{Keyring, system_clock},
     logs::Logs,
-    model::{
-        Reason, capability::Capabilities, egress::Ceiling, lease::Lease, revision::Defaults,
-        scaling::Bounds,
-    },
+    model::{Reason, egress::Ceiling, lease::Lease},
     parsing::Parsing,
     store::{
         Store,
@@ -506,62 +502,6 @@ fn known(store: &Store) -> executions::Known {
         let since = store.catalog().get(app).map(|a| a.created_at_ms);
         since.map(|ms| u64::try_from(ms).unwrap_or(0))
     })
-}
-
-fn defaults(c: &Config, restrictions: &str) -> Defaults {
-    Defaults {
-        bounds: Bounds {
-            max_replicas_cap: c.max_replicas_cap,
-            min_scaledown: c.min_scaledown,
-        },
-        timeout: c.app_timeout,
-        strict: c.strict,
-        scratch_percent: c.scratch_percent,
-        // With these an app could pass for another one, whose rules are not its own.
-        capabilities: match c.trust.isolates_host() {
-            true => c.allowed_caps.without(Capabilities::of_links()),
-            false => c.allowed_caps,
-        },
-        containers: container_digest(c, restrictions),
-    }
-}
-
-/// What the platform's settings put into every container, so that one of an earlier run under
-/// others (without a network that apps need by now, say) is replaced and not adopted.
-fn container_digest(c: &Config, restrictions: &str) -> u64 {
-    let isolated = Ceiling::of(c.trust, &c.egress_allow);
-    let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
-    let settings = format!(
-        "{:?} {:?} {} {} {}{}{}{isolated}",
-        c.network,
-        c.reach,
-        c.pids_limit,
-        c.container_log_max_bytes,
-        c.container_log_files,
-        // Nothing where it is off, so that what an earlier version made is still adopted.
-        if c.container_proxies { " proxies" } else { "" },
-        restrictions,
-    );
-    let digest: [u8; 32] = Sha256::digest(settings).into();
-    digest[..8]
-        .iter()
-        .fold(0, |n, byte| n << 8 | u64::from(*byte))
-}
-
-fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
-    let base_domain = config.base_domain.clone();
-    match &config.public_url {
-        Some(url) => PublicUrls {
-            scheme: url.scheme.clone(),
-            base_domain,
-            port: url.port,
-        },
-        None => PublicUrls {
-            scheme: "http".to_owned(),
-            base_domain,
-            port: Some(http.port()).filter(|p| *p != 80),
-        },
-    }
 }
 
 async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> Routes {

@@ -1,20 +1,24 @@
 //! What each part is told of the configuration.
 
-use std::{path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
-    api::{buffers::Buffers, grpc},
+    api::{buffers::Buffers, compute::PublicUrls, grpc},
     clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
     executor,
     fleet::{self, upstream::Connects},
     gateway,
-    model::{egress::Ceiling, ulimit::Ulimits},
+    model::{
+        capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
+        ulimit::Ulimits,
+    },
     store::{Store, executions, secrets::Secrets},
     trials, upkeep,
     vitals::Vitals,
@@ -259,4 +263,61 @@ pub(super) fn buffers(c: &Config, largest: usize) -> Buffers {
         clamp(c.api_buffer_bytes_per_org).max(largest),
         c.client_stall_timeout,
     )
+}
+
+/// What holds for apps that say nothing. `restrictions` is what the engine's containers are held to.
+pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
+    Defaults {
+        bounds: Bounds {
+            max_replicas_cap: c.max_replicas_cap,
+            min_scaledown: c.min_scaledown,
+        },
+        timeout: c.app_timeout,
+        strict: c.strict,
+        scratch_percent: c.scratch_percent,
+        // With these an app could pass for another one, whose rules are not its own.
+        capabilities: match c.trust.isolates_host() {
+            true => c.allowed_caps.without(Capabilities::of_links()),
+            false => c.allowed_caps,
+        },
+        containers: container_digest(c, restrictions),
+    }
+}
+
+/// What the platform's settings put into every container, so that one of an earlier run under
+/// others (without a network that apps need by now, say) is replaced and not adopted.
+fn container_digest(c: &Config, restrictions: &str) -> u64 {
+    let isolated = Ceiling::of(c.trust, &c.egress_allow);
+    let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
+    let settings = format!(
+        "{:?} {:?} {} {} {}{}{}{isolated}",
+        c.network,
+        c.reach,
+        c.pids_limit,
+        c.container_log_max_bytes,
+        c.container_log_files,
+        // Nothing where it is off, so that what an earlier version made is still adopted.
+        if c.container_proxies { " proxies" } else { "" },
+        restrictions,
+    );
+    let digest: [u8; 32] = Sha256::digest(settings).into();
+    digest[..8]
+        .iter()
+        .fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+pub(super) fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
+    let base_domain = config.base_domain.clone();
+    match &config.public_url {
+        Some(url) => PublicUrls {
+            scheme: url.scheme.clone(),
+            base_domain,
+            port: url.port,
+        },
+        None => PublicUrls {
+            scheme: "http".to_owned(),
+            base_domain,
+            port: Some(http.port()).filter(|p| *p != 80),
+        },
+    }
 }
