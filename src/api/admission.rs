@@ -52,7 +52,7 @@ pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), F
 }
 
 /// The call with a body that may be read: counted as it comes, but for the method that anybody may
-/// call, whose body is read here. Tonic would make room for as much as the message says that it has.
+/// call, whose body is read here. Tonic would allocate as much as the message claims to hold.
 /// What is reserved for it is to be kept until the call is answered.
 ///
 /// # Errors

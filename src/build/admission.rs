@@ -55,7 +55,7 @@ impl Admission {
         }
     }
 
-    /// Refuses an image's name that an organization may not use. Asks nobody.
+    /// Refuses an image name that an organization may not use. Makes no calls.
     ///
     /// # Errors
     /// A sentence with the remedy.

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-/// Most bytes of the entries on a page; a first entry that is larger is a page of its own.
+/// Most bytes of the entries on a page; an entry that is larger has a page to itself.
 const MAX_BYTES: usize = 1 << 20;
 
 /// The entries of a page as messages, and the last of them if there are more. `found` has one more

@@ -67,7 +67,7 @@ impl Reading<'_> {
                 format!("the path does not decode: {e}; percent-encode it as UTF-8"),
             )
         });
-        // What is wrong with the body is told first.
+        // Errors in the body are reported before those in the path.
         let variables = variables.map(|all| {
             let all = all.iter().map(|(n, v)| (n.to_owned(), v.to_owned()));
             all.collect::<Vec<_>>()
@@ -95,7 +95,7 @@ impl Reading<'_> {
             Err(Refused::Broken(why)) => return Err(why),
             Err(Refused::Unread(why)) => why,
         };
-        // A client that waits to be told to send is told the answer instead.
+        // A client that waits for `100 Continue` gets this answer in its place.
         let waits = announced > most && parts.headers.contains_key(header::EXPECT);
         if !waits {
             linger(body).await;
