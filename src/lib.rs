@@ -26,6 +26,7 @@ pub mod parsing;
 pub mod places;
 pub mod server;
 pub mod store;
+pub mod tally;
 pub mod trials;
 pub mod upkeep;
 pub mod vitals;

@@ -7,7 +7,6 @@
 //! invocations that wait for a replica have a bound of their own besides.
 
 use std::{
-    collections::HashMap,
     future::Future as _,
     pin::Pin,
     sync::{
@@ -25,7 +24,10 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use super::status::to_status;
-use crate::model::{Failure, OrgName, Reason};
+use crate::{
+    model::{Failure, OrgName, Reason},
+    tally::{Full, Most, Tally},
+};
 
 /// When one who was refused may try again: a large message takes about as long to be read.
 const COME_BACK: Duration = Duration::from_secs(1);
@@ -38,17 +40,9 @@ pub struct Buffers {
 
 #[derive(Debug)]
 struct Shared {
-    most: usize,
-    most_per_org: usize,
+    most: Most,
     stall: Duration,
-    taken: Mutex<Taken>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    /// Those that have something only.
-    by_org: HashMap<OrgName, usize>,
+    taken: Mutex<Tally<OrgName>>,
 }
 
 /// What one call has in memory, until it is dropped.
@@ -65,8 +59,10 @@ impl Buffers {
     pub fn new(most: usize, most_per_org: usize, stall: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {
-                most,
-                most_per_org,
+                most: Most {
+                    all: most,
+                    each: most_per_org,
+                },
                 stall,
                 taken: Mutex::default(),
             }),
@@ -106,55 +102,37 @@ impl Reserved {
         if bytes == 0 {
             return Ok(());
         }
-        let shared = &self.shared;
-        let mut taken = shared.taken.lock();
-        let all = taken.all.saturating_add(bytes);
-        if all > shared.most {
-            return Err(full(
-                "the messages of all API calls under way",
-                shared.most,
-                "IGNITE_API_BUFFER_BYTES",
-            ));
-        }
-        if let Some(org) = &self.org {
-            // The name is copied for the first of an organization's calls only.
-            let of_org = match taken.by_org.get_mut(org) {
-                Some(of_org) => of_org,
-                None => taken.by_org.entry(org.clone()).or_default(),
-            };
-            if of_org.saturating_add(bytes) > shared.most_per_org {
-                if *of_org == 0 {
-                    taken.by_org.remove(org);
-                }
-                return Err(full(
-                    &format!("the messages of organization {org}'s API calls under way"),
-                    shared.most_per_org,
-                    "IGNITE_API_BUFFER_BYTES_PER_ORG",
-                ));
+        let most = self.shared.most;
+        let taken = self
+            .shared
+            .taken
+            .lock()
+            .take(self.org.as_ref(), bytes, most);
+        match (taken, &self.org) {
+            (Ok(()), _) => {
+                self.bytes.fetch_add(bytes, Relaxed);
+                Ok(())
             }
-            *of_org += bytes;
+            (Err(Full::Each), Some(org)) => Err(full(
+                &format!("the messages of organization {org}'s API calls under way"),
+                most.each,
+                "IGNITE_API_BUFFER_BYTES_PER_ORG",
+            )),
+            (Err(_), _) => Err(full(
+                "the messages of all API calls under way",
+                most.all,
+                "IGNITE_API_BUFFER_BYTES",
+            )),
         }
-        taken.all = all;
-        self.bytes.fetch_add(bytes, Relaxed);
-        Ok(())
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         let bytes = *self.bytes.get_mut();
-        if bytes == 0 {
-            return;
-        }
-        let mut taken = self.shared.taken.lock();
-        taken.all -= bytes;
-        if let Some(org) = &self.org
-            && let Some(of_org) = taken.by_org.get_mut(org)
-        {
-            *of_org -= bytes;
-            if *of_org == 0 {
-                taken.by_org.remove(org);
-            }
+        if bytes > 0 {
+            let mut taken = self.shared.taken.lock();
+            taken.give_back(self.org.as_ref(), bytes);
         }
     }
 }
@@ -258,42 +236,9 @@ mod tests {
 
     use futures_util::{StreamExt as _, stream};
     use http_body_util::{BodyExt as _, StreamBody};
-    use proptest::prelude::*;
     use tonic::Code;
 
     use super::*;
-
-    fn org(n: usize) -> OrgName {
-        format!("org-{n}").parse().expect("a name")
-    }
-
-    proptest! {
-        #[test]
-        fn no_bound_is_exceeded_and_all_is_given_back(
-            calls in proptest::collection::vec((0usize..3, 0usize..60, 0usize..60, any::<bool>()), 1..40)
-        ) {
-            let buffers = Buffers::new(100, 60, Duration::ZERO);
-            let mut open = Vec::new();
-            for (n, announced, more, ends) in calls {
-                if let Ok(reserved) = buffers.reserve(Some(&org(n)), announced) {
-                    let _ = reserved.grow(more);
-                    open.push(reserved);
-                }
-                let taken = buffers.shared.taken.lock();
-                prop_assert!(taken.all <= 100);
-                prop_assert!(taken.by_org.values().all(|b| (1..=60).contains(b)));
-                prop_assert_eq!(taken.by_org.values().sum::<usize>(), taken.all);
-                drop(taken);
-                if ends && !open.is_empty() {
-                    open.swap_remove(0);
-                }
-            }
-            drop(open);
-            let taken = buffers.shared.taken.lock();
-            prop_assert_eq!(taken.all, 0);
-            prop_assert!(taken.by_org.is_empty());
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_stops_coming_or_is_too_much_ends_its_call() {
@@ -315,6 +260,6 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         let refused = read(1, false).await.expect_err("silent");
         assert_eq!(refused.code(), Code::DeadlineExceeded);
-        assert_eq!(buffers.shared.taken.lock().all, 0);
+        assert_eq!(buffers.shared.taken.lock().all(), 0);
     }
 }

@@ -4,7 +4,6 @@
 //! server a task and buffers. So there are only so many, and none is for good.
 
 use std::{
-    collections::HashMap,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -24,7 +23,10 @@ use super::{
     grpc::Anonymous,
     status::{to_status, to_trailers},
 };
-use crate::model::{Failure, Reason};
+use crate::{
+    model::{Failure, Reason},
+    tally::{Most, Tally},
+};
 
 /// The part of all places that one address may have.
 const SHARE: usize = 4;
@@ -34,13 +36,7 @@ const COME_BACK: Duration = Duration::from_secs(1);
 /// Counts who is in.
 pub(super) struct Strangers {
     bounds: Anonymous,
-    inside: Mutex<Inside>,
-}
-
-#[derive(Default)]
-struct Inside {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    inside: Mutex<Tally<IpAddr>>,
 }
 
 /// One call's place, until it is dropped.
@@ -64,22 +60,22 @@ impl Strangers {
     /// TOO_MANY_REQUESTS when there is none.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Turn, Failure> {
         let address = address.to_canonical();
-        let mut inside = self.inside.lock();
-        let here = inside.by_address.get(&address).copied().unwrap_or(0);
         let share = (self.bounds.streams / SHARE).max(1);
-        if inside.all >= self.bounds.streams || here >= share {
-            return Err(Failure::new(
+        let most = Most {
+            all: self.bounds.streams,
+            each: share,
+        };
+        let taken = self.inside.lock().take(Some(&address), 1, most);
+        taken.map_err(|_| {
+            Failure::new(
                 Reason::TooManyRequests,
                 format!(
                     "too many calls that need no token are under way: {} in all, {share} from one address (IGNITE_ANONYMOUS_STREAMS)",
                     self.bounds.streams
                 ),
             )
-            .with_retry_after(COME_BACK));
-        }
-        inside.all += 1;
-        inside.by_address.insert(address, here + 1);
-        drop(inside);
+            .with_retry_after(COME_BACK)
+        })?;
         Ok(Turn {
             of: self.clone(),
             address,
@@ -116,14 +112,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut inside = self.of.inside.lock();
-        inside.all -= 1;
-        if let Some(n) = inside.by_address.get_mut(&self.address) {
-            *n -= 1;
-            if *n == 0 {
-                inside.by_address.remove(&self.address);
-            }
-        }
+        self.of.inside.lock().give_back(Some(&self.address), 1);
     }
 }
 
@@ -192,8 +181,7 @@ mod tests {
         drop(first);
         drop(all.enter(at(1)).expect("free again"));
         drop(others);
-        let inside = all.inside.lock();
-        assert_eq!((inside.all, inside.by_address.len()), (0, 0));
+        assert_eq!(all.inside.lock().all(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,11 +198,11 @@ mod tests {
         assert_eq!(trailers["grpc-status"], "4");
         assert!(body.frame().await.is_none());
         drop(body);
-        assert_eq!(all.inside.lock().all, 0);
+        assert_eq!(all.inside.lock().all(), 0);
         // One that never answers.
         let turn = all.enter(IpAddr::from([10, 0, 0, 1])).expect("free");
         let late = turn.bound(std::future::pending()).await;
         assert_eq!(late.headers()["grpc-status"], "4");
-        assert_eq!(all.inside.lock().all, 0);
+        assert_eq!(all.inside.lock().all(), 0);
     }
 }

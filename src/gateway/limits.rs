@@ -4,7 +4,6 @@
 //! are listened to for a moment, so that the answer is not lost in a reset.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -21,6 +20,7 @@ use crate::{
     config::Proxies,
     connections::{Connections, Permit},
     model::{Failure, Reason},
+    tally::{Most, Tally},
 };
 
 /// Bounds of a listener; each is described where it is configured.
@@ -58,26 +58,18 @@ pub(super) const COME_BACK: Duration = Duration::from_secs(1);
 /// Counts who is in.
 pub(super) struct Doors {
     limits: Limits,
-    inside: Mutex<Inside>,
+    inside: Mutex<Tally<IpAddr>>,
     refusal: Bytes,
     listened_to: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct Inside {
-    all: usize,
-    /// Kept only when there is a bound.
-    by_address: HashMap<IpAddr, usize>,
 }
 
 /// One connection's place, until it is dropped.
 pub(super) struct Place {
     doors: Arc<Doors>,
-    address: IpAddr,
+    /// Where it is from, when that is bounded.
+    address: Option<IpAddr>,
     /// It is one of the last ones.
     reserved: bool,
-    /// Counted by its address.
-    counted: bool,
     _open: Permit,
 }
 
@@ -92,15 +84,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = self.doors.inside.lock();
-        inside.all -= 1;
-        if self.counted
-            && let Some(n) = inside.by_address.get_mut(&self.address)
-        {
-            *n -= 1;
-            if *n == 0 {
-                inside.by_address.remove(&self.address);
-            }
-        }
+        inside.give_back(self.address.as_ref(), 1);
     }
 }
 
@@ -121,30 +105,26 @@ impl Doors {
 
     /// A place for a connection; `None` when there is none.
     pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<Place>> {
-        let address = peer.ip().to_canonical();
-        let open = self.limits.connections.try_for_client()?;
-        let mut inside = self.inside.lock();
-        if inside.all >= self.limits.max_connections {
-            return None;
-        }
-        let counted =
-            self.limits.max_connections_per_ip > 0 && !self.limits.trusted_proxies.contain(address);
-        if counted {
-            let here = inside.by_address.entry(address).or_default();
-            if *here >= self.limits.max_connections_per_ip {
-                return None;
-            }
-            *here += 1;
-        }
-        inside.all += 1;
-        let left = self.limits.max_connections - inside.all;
-        drop(inside);
-        let reserved = self.limits.reserved;
+        let limits = &self.limits;
+        let open = limits.connections.try_for_client()?;
+        let is_bounded = |address: &IpAddr| {
+            limits.max_connections_per_ip > 0 && !limits.trusted_proxies.contain(*address)
+        };
+        let address = Some(peer.ip().to_canonical()).filter(is_bounded);
+        let most = Most {
+            all: limits.max_connections,
+            each: limits.max_connections_per_ip,
+        };
+        let left = {
+            let mut inside = self.inside.lock();
+            inside.take(address.as_ref(), 1, most).ok()?;
+            limits.max_connections - inside.all()
+        };
+        let reserved = limits.reserved;
         Some(Arc::new(Place {
             doors: self.clone(),
             address,
-            reserved: left < reserved || self.limits.connections.left_for_clients() < reserved,
-            counted,
+            reserved: left < reserved || limits.connections.left_for_clients() < reserved,
             _open: open,
         }))
     }
