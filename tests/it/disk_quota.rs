@@ -28,18 +28,19 @@ async fn events(ignite: &Ignite, app: &App) -> String {
     answer.to_string()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_app_that_writes_too_much_is_stopped_and_its_neighbours_serve() {
-    let ignite = Ignite::builder()
-        .args([
-            "--set",
-            "disk_quota_per_org=8MiB",
-            "--set",
-            "disk_interval=500ms",
-        ])
+/// A server on which an organization has little room, and which looks often.
+async fn with_quota() -> Ignite {
+    Ignite::builder()
+        .args(["--set", "disk_quota_per_org=8MiB"])
+        .args(["--set", "disk_interval=500ms"])
         .args(["--set", "container_log_max_bytes=16KiB"])
         .start()
-        .await;
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_app_that_writes_too_much_is_stopped_and_its_neighbours_serve() {
+    let ignite = with_quota().await;
     let writer = App::deploy(&ignite, "acme/writer", persistent()).await;
     let still = App::deploy(&ignite, "acme/still", persistent()).await;
     let other = App::deploy(&ignite, "globex/other", persistent()).await;
@@ -104,16 +105,7 @@ async fn app_status(ignite: &Ignite, app: &App) -> StatusCode {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_beside_volumes_counts_and_goes_with_the_container() {
-    let ignite = Ignite::builder()
-        .args([
-            "--set",
-            "disk_quota_per_org=8MiB",
-            "--set",
-            "disk_interval=500ms",
-        ])
-        .args(["--set", "container_log_max_bytes=16KiB"])
-        .start()
-        .await;
+    let ignite = with_quota().await;
     let app = App::create(&ignite, "acme/root", json!({ "writableRootFs": true })).await;
     let image = crate::support::probe::root_image().await;
     let (status, answer) = app.publish_image(&ignite, &image).await;

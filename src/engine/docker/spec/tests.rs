@@ -6,6 +6,15 @@ use super::*;
 use crate::engine::docker::{Profile, Seal};
 use crate::model::files::{Content, Files, Home};
 
+/// An engine with nothing special about it.
+const PLACE: Place = Place {
+    cpus: 2,
+    publish: None,
+    log: LogDriver::EngineDefault,
+    has_init: false,
+    is_podman: false,
+};
+
 pub(in crate::engine::docker) fn spec() -> ContainerSpec {
     ContainerSpec {
         owner: Owner {
@@ -51,11 +60,8 @@ fn config() -> Config {
 #[test]
 fn limits_and_hardening_are_in_every_container() {
     let place = Place {
-        cpus: 2,
-        publish: None,
         log: LogDriver::JsonFile,
-        has_init: false,
-        is_podman: false,
+        ..PLACE
     };
     let body = container(&config(), place, &spec());
     assert_eq!(
@@ -103,11 +109,8 @@ fn limits_and_hardening_are_in_every_container() {
 fn a_profile_goes_to_apps_and_holders_as_the_engine_takes_it() {
     let mut config = config();
     let mut place = Place {
-        cpus: 2,
-        publish: None,
         log: LogDriver::JsonFile,
-        has_init: false,
-        is_podman: false,
+        ..PLACE
     };
     config.seccomp = Some(Profile::shipped("/data/seccomp.json".into()));
     for body in [
@@ -130,11 +133,8 @@ fn a_profile_goes_to_apps_and_holders_as_the_engine_takes_it() {
 fn limits_of_processes_go_to_all_and_a_runtime_to_what_is_run() {
     let mut config = config();
     let place = Place {
-        cpus: 2,
-        publish: None,
         log: LogDriver::JsonFile,
-        has_init: false,
-        is_podman: false,
+        ..PLACE
     };
     let host = container(&config, place, &spec()).host_config.expect("one");
     assert_eq!((host.ulimits, host.runtime), (None, None));
@@ -155,11 +155,8 @@ fn limits_of_processes_go_to_all_and_a_runtime_to_what_is_run() {
 #[test]
 fn every_port_is_published_where_addresses_are_not_routable() {
     let place = Place {
-        cpus: 2,
         publish: Some(Ipv4Addr::LOCALHOST.into()),
-        log: LogDriver::EngineDefault,
-        has_init: false,
-        is_podman: false,
+        ..PLACE
     };
     let body = container(&config(), place, &spec());
     let host = body.host_config.expect("host config");
@@ -174,13 +171,7 @@ fn every_port_is_published_where_addresses_are_not_routable() {
 
 #[test]
 fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
-    let place = Place {
-        cpus: 2,
-        publish: None,
-        log: LogDriver::EngineDefault,
-        has_init: false,
-        is_podman: false,
-    };
+    let place = PLACE;
     let mut spec = spec();
     spec.files.home.content = Some(Content::Small);
     let host = container(&config(), place, &spec).host_config;
@@ -219,13 +210,7 @@ fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
 
 #[test]
 fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_read_only() {
-    let place = Place {
-        cpus: 2,
-        publish: None,
-        log: LogDriver::EngineDefault,
-        has_init: false,
-        is_podman: false,
-    };
+    let place = PLACE;
     let mut spec = spec();
     spec.files.home.content = Some(Content::Large {
         read_only: vec!["/etc".into(), "/app".into()],
@@ -258,13 +243,7 @@ fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_rea
 
 #[test]
 fn capabilities_are_those_that_were_asked_for_and_never_the_holders() {
-    let place = Place {
-        cpus: 2,
-        publish: None,
-        log: LogDriver::EngineDefault,
-        has_init: false,
-        is_podman: false,
-    };
+    let place = PLACE;
     let mut spec = spec();
     let host = container(&config(), place, &spec).host_config;
     assert_eq!(host.and_then(|h| h.cap_add), None);
