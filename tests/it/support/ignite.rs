@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{HANGS, cleanup, eventually, eventually_ok, http};
+use super::{HANGS, cleanup, eventually, eventually_ok, http, panics};
 
 /// How often, and how long apart, the log is looked at for the network that is being made.
 const NETWORK_LOOKS: usize = 50;
@@ -79,6 +79,7 @@ impl Builder {
     }
 
     fn prepare(self) -> Ignite {
+        panics::remember();
         let (fresh, data_dir) = match self.data_dir {
             Some(dir) => (None, dir),
             None => {
@@ -412,9 +413,10 @@ impl Drop for Ignite {
         }
         if thread::panicking() {
             eprintln!(
-                "--- log of ignite, {} ---\n{}---",
+                "--- log of ignite, {} ---\n{}---\n{}",
                 self.data_dir.display(),
-                self.log()
+                self.log(),
+                panics::last()
             );
         }
         cleanup::blocking(&self.data_dir);

@@ -21,6 +21,7 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod ignite;
 pub(crate) mod load;
+pub(crate) mod panics;
 pub(crate) mod private_engine;
 pub(crate) mod probe;
 pub(crate) mod registry;
