@@ -72,7 +72,9 @@ async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
         tokio::time::sleep(Duration::from_micros(random() % 50_000)).await;
         ignite.kill9();
         stop.store(true, SeqCst);
-        while clients.join_next().await.is_some() {}
+        while let Some(client) = clients.join_next().await {
+            client.expect("no client panicked");
+        }
         ignite.start().await;
         let log = ignite.log();
         assert!(
