@@ -126,7 +126,6 @@ impl Config {
             ("anonymous_streams", self.anonymous_streams),
             ("max_streams", self.max_streams as usize),
             ("max_in_flight_per_app", self.max_in_flight_per_app),
-            ("max_in_flight_per_org", self.max_in_flight_per_org),
         ] {
             require(value > 0, &format!("{name} must be at least 1"));
         }
@@ -148,6 +147,17 @@ impl Config {
             self.hold_max_bytes >= self.max_body_bytes,
             "hold_max_bytes must be at least max_body_bytes, or a large request could never wait for a start",
         );
+        for (name, value) in [
+            ("hold_max_bytes_total", self.hold_max_bytes_total),
+            ("hold_max_bytes_per_org", self.hold_max_bytes_per_org),
+        ] {
+            require(
+                value.is_none_or(|bytes| bytes >= self.max_body_bytes),
+                &format!(
+                    "{name} must be at least max_body_bytes, or a large request could never wait for a start"
+                ),
+            );
+        }
         require(
             self.container_log_max_bytes > 0,
             "container_log_max_bytes must be at least 1",
@@ -171,6 +181,9 @@ impl Config {
             ),
             ("build_concurrency_per_org", self.build_concurrency_per_org),
             ("test_max_running_per_org", self.test_max_running_per_org),
+            ("max_in_flight_per_org", self.max_in_flight_per_org),
+            ("hold_max_requests_total", self.hold_max_requests_total),
+            ("hold_max_requests_per_org", self.hold_max_requests_per_org),
         ] {
             require(value != Some(0), &format!("{name} must be at least 1"));
         }

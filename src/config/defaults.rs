@@ -167,8 +167,6 @@ const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_MAX_STREAMS: u32 = 200;
 /// No single app takes more than there are connections by default.
 const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
-/// Two apps at their bound.
-const DEFAULT_MAX_IN_FLIGHT_PER_ORG: usize = 32_768;
 /// What common proxies allow between two writes.
 const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Twice the pings that WebSocket libraries usually send.
@@ -222,6 +220,10 @@ impl Config {
             app_timeout: DEFAULT_APP_TIMEOUT,
             hold_max_requests: DEFAULT_HOLD_MAX_REQUESTS,
             hold_max_bytes: DEFAULT_HOLD_MAX_BYTES,
+            hold_max_requests_total: None,
+            hold_max_requests_per_org: None,
+            hold_max_bytes_total: None,
+            hold_max_bytes_per_org: None,
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
             http_threads: available_parallelism()
                 .map_or(1, NonZero::get)
@@ -315,7 +317,7 @@ impl Config {
             keep_alive_timeout: DEFAULT_KEEP_ALIVE_TIMEOUT,
             max_streams: DEFAULT_MAX_STREAMS,
             max_in_flight_per_app: DEFAULT_MAX_IN_FLIGHT_PER_APP,
-            max_in_flight_per_org: DEFAULT_MAX_IN_FLIGHT_PER_ORG,
+            max_in_flight_per_org: None,
             max_request_body_bytes: 0,
             client_stall_timeout: DEFAULT_CLIENT_STALL_TIMEOUT,
             half_closed_timeout: DEFAULT_HALF_CLOSED_TIMEOUT,

@@ -131,6 +131,10 @@ settings! {
     app_timeout = "app_timeout_secs", "IGNITE_APP_TIMEOUT_SECS", Secs;
     hold_max_requests = "hold_max_requests", "IGNITE_HOLD_MAX_REQUESTS", Count;
     hold_max_bytes = "hold_max_bytes", "IGNITE_HOLD_MAX_BYTES", Bytes;
+    hold_max_requests_total = "hold_max_requests_total", "IGNITE_HOLD_MAX_REQUESTS_TOTAL", Maybe;
+    hold_max_requests_per_org = "hold_max_requests_per_org", "IGNITE_HOLD_MAX_REQUESTS_PER_ORG", Maybe;
+    hold_max_bytes_total = "hold_max_bytes_total", "IGNITE_HOLD_MAX_BYTES_TOTAL", MaybeBytes;
+    hold_max_bytes_per_org = "hold_max_bytes_per_org", "IGNITE_HOLD_MAX_BYTES_PER_ORG", MaybeBytes;
     max_body_bytes = "max_body_bytes", "IGNITE_MAX_BODY_BYTES", Bytes;
     http_threads = "http_threads", "IGNITE_HTTP_THREADS", Count;
     max_connects_per_replica = "max_connects_per_replica", "IGNITE_MAX_CONNECTS_PER_REPLICA", Count;
@@ -222,7 +226,7 @@ settings! {
     keep_alive_timeout = "keep_alive_timeout", "IGNITE_KEEP_ALIVE_TIMEOUT", Span;
     max_streams = "max_streams", "IGNITE_MAX_STREAMS", Count;
     max_in_flight_per_app = "max_in_flight_per_app", "IGNITE_MAX_IN_FLIGHT_PER_APP", Count;
-    max_in_flight_per_org = "max_in_flight_per_org", "IGNITE_MAX_IN_FLIGHT_PER_ORG", Count;
+    max_in_flight_per_org = "max_in_flight_per_org", "IGNITE_MAX_IN_FLIGHT_PER_ORG", Maybe;
     max_request_body_bytes = "max_request_body_bytes", "IGNITE_MAX_REQUEST_BODY_BYTES", Bytes;
     client_stall_timeout = "client_stall_timeout", "IGNITE_CLIENT_STALL_TIMEOUT", Span;
     half_closed_timeout = "half_closed_timeout", "IGNITE_HALF_CLOSED_TIMEOUT", Span;

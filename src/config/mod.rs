@@ -131,6 +131,20 @@ pub struct Config {
     /// `hold_max_bytes`, `IGNITE_HOLD_MAX_BYTES`: most bytes of bodies buffered for held requests
     /// of one app. Default 64 MiB.
     pub hold_max_bytes: u64,
+    /// `hold_max_requests_total`, `IGNITE_HOLD_MAX_REQUESTS_TOTAL`: most requests held over all apps.
+    /// Default three quarters of the connections that apps may have, and never all of them: see
+    /// [`Config::held_requests`].
+    pub hold_max_requests_total: Option<usize>,
+    /// `hold_max_requests_per_org`, `IGNITE_HOLD_MAX_REQUESTS_PER_ORG`: most of those of one
+    /// organization. Default three quarters of `hold_max_requests_total`.
+    pub hold_max_requests_per_org: Option<usize>,
+    /// `hold_max_bytes_total`, `IGNITE_HOLD_MAX_BYTES_TOTAL`: most bytes of bodies buffered for held
+    /// requests over all apps. Default half of `api_buffer_bytes`, at least two bodies of the largest
+    /// size.
+    pub hold_max_bytes_total: Option<u64>,
+    /// `hold_max_bytes_per_org`, `IGNITE_HOLD_MAX_BYTES_PER_ORG`: most of those of one organization.
+    /// Default three quarters of `hold_max_bytes_total`, at least one body of the largest size.
+    pub hold_max_bytes_per_org: Option<u64>,
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
     pub max_body_bytes: u64,
@@ -410,8 +424,8 @@ pub struct Config {
     /// way, held ones included; more are refused with 429. Default 16384.
     pub max_in_flight_per_app: usize,
     /// `max_in_flight_per_org`, `IGNITE_MAX_IN_FLIGHT_PER_ORG`: most requests of all apps of one
-    /// organization under way. Default 32768.
-    pub max_in_flight_per_org: usize,
+    /// organization under way. Default three quarters of the connections that apps may have.
+    pub max_in_flight_per_org: Option<usize>,
     /// `max_request_body_bytes`, `IGNITE_MAX_REQUEST_BODY_BYTES`: largest body of a request to an
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,

@@ -1,9 +1,45 @@
 //! What one organization may have of what all share, unless the operator says.
 
 use super::Config;
-use crate::model::fair;
+use crate::{model::fair, tally::Most};
+
+/// The last connections of this part of them are never all under held requests.
+const NEVER_HELD: usize = 32;
 
 impl Config {
+    /// Most requests held over all apps and by one organization, where apps may have so many
+    /// connections. Over HTTP/1.1 a held request keeps its connection, so the bound is below them,
+    /// whatever is set: by a thirty-second part, and at least by one.
+    pub fn held_requests(&self, connections: usize) -> Most {
+        let most = connections
+            .saturating_sub((connections / NEVER_HELD).max(1))
+            .max(1);
+        let usual = three_quarters(connections).max(1);
+        let all = self.hold_max_requests_total.unwrap_or(usual).min(most);
+        let usual = fair::cap(all, three_quarters(all));
+        let each = self.hold_max_requests_per_org.unwrap_or(usual).min(all);
+        Most { all, each }
+    }
+
+    /// Most requests of one organization under way, held ones included, where apps may have so many
+    /// connections. A larger setting is taken as it is: over HTTP/2 a connection carries many.
+    pub fn in_flight_per_org(&self, connections: usize) -> usize {
+        let usual = three_quarters(connections).max(1);
+        self.max_in_flight_per_org.unwrap_or(usual)
+    }
+
+    /// Most bytes of held requests' bodies, over all apps and of one organization. They are messages
+    /// of API calls, so half of what these may take leaves the other half to calls that do not wait.
+    pub fn held_bytes(&self) -> Most {
+        let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let largest = bytes(self.max_body_bytes);
+        let usual = bytes(self.api_buffer_bytes / 2).max(largest.saturating_mul(2));
+        let all = self.hold_max_bytes_total.map_or(usual, bytes);
+        let usual = three_quarters(all).max(largest);
+        let each = self.hold_max_bytes_per_org.map_or(usual, bytes).min(all);
+        Most { all, each }
+    }
+
     /// Most executions of one organization that run at once.
     pub fn execution_places_per_org(&self) -> usize {
         let all = self.execution_max_running;
@@ -30,5 +66,57 @@ impl Config {
         let all = self.test_max_running;
         let usual = fair::cap(all, all);
         self.test_max_running_per_org.unwrap_or(usual).min(all)
+    }
+}
+
+fn three_quarters(of: usize) -> usize {
+    of - of.div_ceil(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::defaults("/d".into())
+    }
+
+    #[test]
+    fn held_requests_leave_connections_to_others_whatever_is_set() {
+        let held = |connections, total, per_org| {
+            let mut config = config();
+            config.hold_max_requests_total = total;
+            config.hold_max_requests_per_org = per_org;
+            let most = config.held_requests(connections);
+            (most.all, most.each)
+        };
+        assert_eq!(held(16_320, None, None), (12_240, 9_180));
+        assert_eq!(held(14, None, None), (10, 7));
+        assert_eq!(held(2, None, None), (1, 1));
+        assert_eq!(held(1, None, None), (1, 1));
+        assert_eq!(held(16_320, Some(100), None), (100, 75));
+        assert_eq!(held(16_320, Some(100), Some(200)), (100, 100));
+        let all = Some(usize::MAX);
+        assert_eq!(held(16_320, all, all), (15_810, 15_810));
+        assert_eq!(held(14, all, all), (13, 13));
+        assert_eq!(config().in_flight_per_org(16_320), 12_240);
+    }
+
+    #[test]
+    fn held_bytes_always_have_room_for_the_largest_body() {
+        const MIB: usize = 1 << 20;
+        let mut config = config();
+        let held = |config: &Config| {
+            let most = config.held_bytes();
+            (most.all, most.each)
+        };
+        assert_eq!(held(&config), (128 * MIB, 96 * MIB));
+        config.api_buffer_bytes = 0;
+        assert_eq!(held(&config), (12 * MIB, 9 * MIB));
+        config.hold_max_bytes_total = Some(6 << 20);
+        assert_eq!(held(&config), (6 * MIB, 6 * MIB));
+        config.hold_max_bytes_total = Some(20 << 20);
+        config.hold_max_bytes_per_org = Some(7 << 20);
+        assert_eq!(held(&config), (20 * MIB, 7 * MIB));
     }
 }

@@ -25,7 +25,7 @@ use super::{
     ages::Mark,
     demand::Meter,
     events::{EventKind, Events},
-    hold::Queue,
+    hold::{Permit, Queue},
     lease::{Lease, Place},
     load::Load,
     outcomes::Outcomes,
@@ -213,12 +213,12 @@ impl Deployment {
                 }
                 return Ok(lease);
             }
-            self.admit(&s, bytes)?;
+            let permit = self.admit(&s, bytes)?;
             s.meter.arrived(arrived);
             s.last_active = arrived;
             s.last_request = Some(arrived);
             s.rest_at = None;
-            s.queue.push(bytes)
+            s.queue.push(bytes, permit)
         };
         self.wake.notify_one();
         let _place = Place {
@@ -243,7 +243,7 @@ impl Deployment {
         }
     }
 
-    fn admit(&self, s: &State, bytes: usize) -> Result<(), Failure> {
+    fn admit(&self, s: &State, bytes: usize) -> Result<Permit, Failure> {
         if let Some(why) = s.ledger.stopped.of(&self.id) {
             return Err(why);
         }
@@ -259,26 +259,7 @@ impl Deployment {
         {
             return Err(why.clone());
         }
-        let full = |what: String| {
-            Failure::new(
-                Reason::HoldQueueFull,
-                format!("{what} for app {}; try again later", self.id),
-            )
-            .with_retry_after(Duration::from_secs(1))
-        };
-        if s.queue.len() >= self.config.hold_max_requests {
-            return Err(full(format!(
-                "{} requests are held already (IGNITE_HOLD_MAX_REQUESTS)",
-                s.queue.len()
-            )));
-        }
-        if s.queue.bytes() + bytes > self.config.hold_max_bytes {
-            return Err(full(format!(
-                "the bodies of held requests would take more than {} bytes (IGNITE_HOLD_MAX_BYTES)",
-                self.config.hold_max_bytes
-            )));
-        }
-        Ok(())
+        s.queue.admit(&self.id, &self.config, bytes)
     }
 
     fn gave_up(&self) -> Failure {

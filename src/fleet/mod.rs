@@ -7,7 +7,7 @@
 //! | `replica.rs` | a replica and where it is in its life |
 //! | `lease.rs` | the right to send one request to a replica |
 //! | `outcomes.rs` | how its invocations ended, for the statistics |
-//! | `hold.rs` | the bounded FIFO queue of held requests |
+//! | `hold.rs` | the bounded FIFO queue of held requests, and the limiter over all of them |
 //! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
 //! | `events.rs` | what happened to an app |
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
@@ -86,6 +86,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use control::Until;
 pub use deployment::{Deployment, Names, Snapshot};
 pub use events::{Event, EventKind, Events, Follower};
+pub use hold::HoldLimiter;
 pub use lease::Lease;
 pub use load::Seat;
 pub use outcomes::Outcomes;
@@ -115,6 +116,8 @@ pub struct Config {
     pub max_in_flight_per_org: usize,
     /// Most bytes of held request bodies per app.
     pub hold_max_bytes: usize,
+    /// Bounds on what is held over all apps, and by each organization.
+    pub hold_limiter: HoldLimiter,
     /// Bounds on connections to replicas.
     pub max_connects: Connects,
     /// SIGTERM to SIGKILL when a container is stopped.

@@ -177,8 +177,7 @@ impl Gateway {
         .with_retry_after(limits::COME_BACK);
         let mut response = self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
         if !grpc {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+            close(&mut response);
         }
         response
     }
@@ -250,6 +249,7 @@ impl Gateway {
             return answer;
         }
         let execution = ExecutionId(ulid::Ulid::generate());
+        let is_http1 = request.version() < Version::HTTP_2;
         let mut owner = false;
         let outcome = async {
             let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
@@ -311,7 +311,13 @@ impl Gateway {
             }
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
-                self.refused(&failure, owner, execution, grpc)
+                let mut response = self.refused(&failure, owner, execution, grpc);
+                // Those who are turned away from a full hold must not sit on the connections that
+                // others need, until they are idle for too long.
+                if is_http1 && failure.reason == Reason::HoldQueueFull {
+                    close(&mut response);
+                }
+                response
             }
         };
         if let Some(cors) = cors {
@@ -350,6 +356,12 @@ impl Gateway {
         };
         invoke::invoke(invocation, request, client)
     }
+}
+
+/// Has the listener close the HTTP/1.1 connection after this answer.
+fn close(response: &mut Response<Body>) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
 }
 
 fn log_failure(app: &AppId, execution: ExecutionId, failure: &Failure) {

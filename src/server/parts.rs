@@ -112,6 +112,16 @@ const SHARES: usize = 4;
 /// And at most this part of them is kept for the API.
 const MOST_RESERVED: usize = 8;
 
+/// Of a listener's connections the last ones, which serve no apps.
+fn reserved(c: &Config, shares: &Shares) -> usize {
+    c.reserved_connections.min(shares.listener / MOST_RESERVED)
+}
+
+/// The connections to the HTTP listener that apps may have.
+fn app_connections(c: &Config, shares: &Shares) -> usize {
+    shares.listener - reserved(c, shares)
+}
+
 pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::Limits {
     gateway::limits::Limits {
         max_connections: shares.listener,
@@ -119,7 +129,7 @@ pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::L
         max_connections_per_ip: c
             .max_connections_per_ip
             .unwrap_or_else(|| shares.listener.div_ceil(SHARES)),
-        reserved: c.reserved_connections.min(shares.listener / MOST_RESERVED),
+        reserved: reserved(c, shares),
         trusted_proxies: c.trusted_proxies.clone(),
         header_read_timeout: c.header_read_timeout,
         keep_alive_timeout: c.keep_alive_timeout,
@@ -157,8 +167,9 @@ pub(super) fn fleet_config(
         startup_timeout: c.startup_timeout,
         hold_max_requests: c.hold_max_requests,
         max_in_flight_per_app: c.max_in_flight_per_app,
-        max_in_flight_per_org: c.max_in_flight_per_org,
+        max_in_flight_per_org: c.in_flight_per_org(app_connections(c, shares)),
         hold_max_bytes: clamp(c.hold_max_bytes),
+        hold_limiter: hold_limiter(c, shares),
         max_connects: Connects::new(c.max_connects_per_replica, shares.connections.clone()),
         stop_grace: c.stop_grace,
         drain_timeout: c.drain_timeout,
@@ -188,6 +199,22 @@ pub(super) fn fleet_config(
             false => c.wrong_port_timeout,
         },
     }
+}
+
+fn hold_limiter(c: &Config, shares: &Shares) -> fleet::HoldLimiter {
+    let connections = app_connections(c, shares);
+    let requests = c.held_requests(connections);
+    if let Some(wanted) = c.hold_max_requests_total
+        && wanted > requests.all
+    {
+        tracing::warn!(
+            hold_max_requests_total = wanted,
+            connections,
+            "hold_max_requests_total is {wanted}, and apps may have {connections} connections to the HTTP listener, of which some must stay for requests that do not wait: at most {} requests are held; raise IGNITE_MAX_CONNECTIONS, or lower IGNITE_HOLD_MAX_REQUESTS_TOTAL",
+            requests.all,
+        );
+    }
+    fleet::HoldLimiter::new(requests, c.held_bytes())
 }
 
 pub(super) fn upkeep_config(c: &Config, vitals: &Vitals) -> upkeep::Config {

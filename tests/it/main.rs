@@ -48,6 +48,7 @@ mod control;
 mod engine_loss;
 mod failures;
 mod files;
+mod held_shares;
 mod homes;
 mod hostile_labels;
 mod leases;

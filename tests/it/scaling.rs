@@ -258,6 +258,9 @@ async fn ten_thousand_held_requests_are_served_by_one_start_per_replica() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("a higher limit");
     let ignite = Ignite::builder()
         .env("IGNITE_HOLD_MAX_REQUESTS", "20000")
+        .env("IGNITE_HOLD_MAX_REQUESTS_TOTAL", "10000")
+        .env("IGNITE_HOLD_MAX_REQUESTS_PER_ORG", "10000")
+        .env("IGNITE_MAX_IN_FLIGHT_PER_ORG", "10000")
         .start()
         .await;
     let mut settings = scaling("CONCURRENCY", 10, 3, 600);

@@ -138,15 +138,21 @@ fn headers(head: v1::InvokeHead, bodiless: bool) -> HeaderMap {
     out
 }
 
-/// Hop-by-hop headers, the length (the body is chunked, so that trailers can follow), and the
-/// header by which the platform marks its own errors.
+/// Hop-by-hop headers, the length (the body is chunked, so that trailers can follow), the header by
+/// which the platform marks its own errors, and those by which a browser would remember something
+/// for the whole host: that is the API's here, and an app speaks for its own host alone.
 fn withheld(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 14] = [
+        "alt-svc",
+        "clear-site-data",
         "connection",
         "content-length",
         "keep-alive",
         "proxy-authenticate",
         "proxy-connection",
+        "set-cookie",
+        "set-cookie2",
+        "strict-transport-security",
         "te",
         "transfer-encoding",
         "upgrade",
@@ -157,7 +163,8 @@ fn withheld(name: &str) -> bool {
 
 fn trailers(trailer: v1::InvokeTrailer) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(trailer.trailers.len() + 2);
-    for (name, value) in &trailer.trailers {
+    let theirs = trailer.trailers.iter();
+    for (name, value) in theirs.filter(|(name, _)| !withheld(name)) {
         append(&mut out, name, value.as_bytes());
     }
     out.insert(TOTAL_BODY_BYTES, trailer.total_body_bytes.into());

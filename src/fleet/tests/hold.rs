@@ -84,6 +84,114 @@ async fn the_queue_is_bounded_in_number_and_bytes() {
     assert_eq!(w.app.state.lock().queue.bytes(), 0);
 }
 
+/// Apps of two organizations, of which those of the first never get ready.
+async fn street(requests: (usize, usize), bytes: (usize, usize)) -> (World, [Arc<Deployment>; 3]) {
+    let config = Config {
+        hold_max_requests: 3,
+        hold_limiter: limiter(requests, bytes),
+        ..config()
+    };
+    let w = World::with(config, revision(1)).await;
+    w.engine.script("v1", never_ready());
+    let of = |id: &str, version| {
+        w.fleet.activate(Revision {
+            app: id.parse().expect("valid"),
+            ..revision(version)
+        })
+    };
+    let apps = [w.app.clone(), of("acme/other", 1), of("good/app", 2)];
+    (w, apps)
+}
+
+fn hold(app: &Arc<Deployment>, bytes: usize) -> JoinHandle<Result<Lease, Failure>> {
+    let app = app.clone();
+    tokio::spawn(async move { app.acquire(bytes, Instant::now() + LONG).await })
+}
+
+/// Refused before any time has passed.
+async fn refusal(app: &Arc<Deployment>, bytes: usize) -> String {
+    let began = Instant::now();
+    let failure = app.acquire(bytes, began + LONG).await.expect_err("full");
+    assert_eq!(failure.reason, Reason::HoldQueueFull);
+    assert!(failure.retry_after.is_some() && began.elapsed().is_zero());
+    failure.message
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_organization_holds_its_share_and_another_wakes_beside_it() {
+    let (w, [late, other, good]) = street((6, 4), (1000, 1000)).await;
+    let limiter = w.app.config.hold_limiter.clone();
+    for _ in 0..2 {
+        let mut waiting: Vec<_> = (0..3).map(|_| hold(&late, 0)).collect();
+        settle().await;
+        // The app's own bound leaves something of the share to the owner's other apps.
+        assert!(
+            refusal(&late, 0)
+                .await
+                .contains("3 requests held already (IGNITE_HOLD_MAX_REQUESTS)")
+        );
+        waiting.push(hold(&other, 0));
+        settle().await;
+        let why = refusal(&other, 0).await;
+        assert!(
+            why.contains("organization acme has 4 requests")
+                && why.contains("(IGNITE_HOLD_MAX_REQUESTS_PER_ORG)"),
+            "{why}"
+        );
+        let lease = hold(&good, 0).await.expect("no panic").expect("is served");
+        // Whoever finds a replica at once asks for no permit.
+        waiting.extend([hold(&good, 0), hold(&good, 0)]);
+        settle().await;
+        assert_eq!(limiter.held(), (4, 0));
+        assert_eq!(good.snapshot().in_flight, 3);
+        drop(lease);
+        for request in waiting {
+            request.abort();
+        }
+        settle().await;
+        assert_eq!(limiter.held(), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_all_hold_together_is_bounded_and_ends_with_the_app() {
+    let (w, [late, other, good]) = street((5, 4), (100, 70)).await;
+    w.engine.script("v2", never_ready());
+    let limiter = w.app.config.hold_limiter.clone();
+    let waiting = [
+        hold(&late, 40),
+        hold(&other, 30),
+        hold(&good, 20),
+        hold(&good, 0),
+    ];
+    settle().await;
+    let why = refusal(&late, 1).await;
+    assert!(
+        why.contains("organization acme's apps") && why.contains("IGNITE_HOLD_MAX_BYTES_PER_ORG"),
+        "{why}"
+    );
+    let why = refusal(&good, 11).await;
+    assert!(
+        why.contains("100 bytes (IGNITE_HOLD_MAX_BYTES_TOTAL)"),
+        "{why}"
+    );
+    // What was refused for its bytes took none of the requests.
+    let last = hold(&late, 0);
+    settle().await;
+    assert_eq!(limiter.held(), (5, 90));
+    let why = refusal(&good, 0).await;
+    assert!(
+        why.contains("5 requests") && why.contains("IGNITE_HOLD_MAX_REQUESTS_TOTAL"),
+        "{why}"
+    );
+    w.fleet.shutdown(false).await;
+    for request in waiting.into_iter().chain([last]) {
+        let failure = request.await.expect("no panic").expect_err("it stops");
+        assert_eq!(failure.reason, Reason::ShuttingDown);
+    }
+    assert_eq!(limiter.held(), (0, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_gives_up_at_its_own_deadline_and_says_what_it_waited_for() {
     let w = World::new(revision(1)).await;

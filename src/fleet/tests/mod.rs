@@ -38,7 +38,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Bounds, Config, Deployment, EventKind, Fleet, Lease, Starter, upstream::Connects};
+use super::{
+    Bounds, Config, Deployment, EventKind, Fleet, HoldLimiter, Lease, Starter, upstream::Connects,
+};
 use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
@@ -46,6 +48,7 @@ use crate::{
         files::{Files, Home},
         scaling::{Effective, Metric},
     },
+    tally::Most,
 };
 
 /// What a start takes in the engine's default script.
@@ -68,6 +71,7 @@ fn config() -> Config {
         max_in_flight_per_app: 1000,
         max_in_flight_per_org: 1000,
         hold_max_bytes: 1000,
+        hold_limiter: limiter((10_000, 10_000), (100_000, 100_000)),
         max_connects: Connects::new(64, crate::connections::Connections::new(100_000, 0)),
         stop_grace: secs(1),
         drain_timeout: secs(30),
@@ -94,6 +98,12 @@ fn config() -> Config {
         liveness_failures: 3,
         wrong_port_timeout: secs(30),
     }
+}
+
+/// Bounds over all apps and for each organization, on requests and on bytes.
+fn limiter(requests: (usize, usize), bytes: (usize, usize)) -> HoldLimiter {
+    let most = |(all, each)| Most { all, each };
+    HoldLimiter::new(most(requests), most(bytes))
 }
 
 fn app() -> AppId {

@@ -86,6 +86,8 @@ impl Sim {
             standby_pause_for: secs(1 + random.below(20)),
             teardown_after: secs(if random.chance(50) { 30 } else { 3600 }),
             hold_max_requests: 8,
+            // Now the one bound is met first, now the other.
+            hold_limiter: limiter((20, 4 + random.below(6) as usize), (5000, 800)),
             startup_timeout: secs(15),
             reconcile_interval: secs(7),
             ..config()
@@ -287,6 +289,8 @@ impl Sim {
                 "somebody waits beside a free replica"
             );
         }
+        let held = self.w.app.config.hold_limiter.held();
+        assert_eq!(held, (s.queue.len(), s.queue.bytes()), "a permit for each");
         let in_queue = s.queue.len() as u32;
         let ended: u32 = self.tally.ends().iter().sum();
         assert_eq!(self.sent, ended + s.in_flight + in_queue);

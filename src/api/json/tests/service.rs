@@ -68,17 +68,21 @@ fn head(status_code: i32) -> v1::InvokeHead {
             ("connection", "close"),
             ("trailer", "x-sum"),
             ("x-ignite-error", "FORGED"),
-            ("set-cookie", "a=1"),
+            ("set-cookie", "a=1; Domain=localhost"),
+            ("strict-transport-security", "max-age=9"),
+            ("x-twice", "a"),
         ]
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into(),
         execution_id: "exec_1".to_owned(),
         raw_headers: vec![],
-        repeated_headers: vec![v1::HeaderField {
-            name: "set-cookie".to_owned(),
-            value: "b=2".to_owned(),
-            ..Default::default()
-        }],
+        repeated_headers: [("set-cookie", "b=2"), ("x-twice", "b")]
+            .map(|(name, value)| v1::HeaderField {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                ..Default::default()
+            })
+            .into(),
     }
 }
 
@@ -186,7 +190,9 @@ service! {
             let trailer = Frame::Trailer(v1::InvokeTrailer {
                 total_body_bytes: r.body.len() as i64,
                 duration_ms: 12,
-                trailers: [("x-sum".to_owned(), "9".to_owned())].into(),
+                trailers: [("x-sum", "9"), ("set-cookie", "c=3")]
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .into(),
             });
             let frames = match path.as_str() {
                 "/endless" => return Ok(Response::new(self.endless())),
