@@ -312,9 +312,13 @@ impl Gateway {
             Err(failure) => {
                 log_failure(route.deployment.id(), execution, &failure);
                 let mut response = self.refused(&failure, owner, execution, grpc);
-                // Those who are turned away from a full hold must not sit on the connections that
-                // others need, until they are idle for too long.
-                if is_http1 && failure.reason == Reason::HoldQueueFull {
+                // Clients over their organization's share must not keep, idle, the connections that
+                // the share leaves to others.
+                let is_over_share = matches!(
+                    failure.reason,
+                    Reason::HoldQueueFull | Reason::TooManyRequests
+                );
+                if is_http1 && is_over_share {
                     close(&mut response);
                 }
                 response
