@@ -117,7 +117,7 @@ async fn bodies_that_are_held_for_one_organization_leave_room_for_anothers() {
         let path = format!("/v1/ignite/app/{}/{}/invoke", app.org, app.name);
         let request = ignite.request(Method::POST, &path).token(&app.token);
         request
-            .json(&json!({ "http": { "method": "HTTP_METHOD_POST" }, "body": body }))
+            .json(&json!({ "http": { "method": "HTTP_METHOD_POST", "path": "/" }, "body": body }))
             .send()
     };
     let held = tokio::spawn(invoke(&late));
