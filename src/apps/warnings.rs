@@ -20,8 +20,10 @@ impl Shared {
                 "the CPU limit of {millicores} millicores is above the {cpus} cores of the engine's host, so each replica gets all of these and no more"
             )
         });
+        let (memory_mb, reserved) = (settings.size().0, settings.scaling.reserved_capacity);
         clamped
             .into_iter()
+            .chain(self.fleet.never_fits(reserved, memory_mb))
             .chain(self.egress_warning(settings))
             .collect()
     }

@@ -210,7 +210,9 @@ settings! {
     standby_memory = "standby_memory", "IGNITE_STANDBY_MEMORY", Bytes;
     teardown_after = "teardown_after", "IGNITE_TEARDOWN_AFTER", Span;
     memory_budget = "memory_budget", "IGNITE_MEMORY_BUDGET", Bytes;
+    memory_budget_per_org = "memory_budget_per_org", "IGNITE_MEMORY_BUDGET_PER_ORG", MaybeBytes;
     replica_budget = "replica_budget", "IGNITE_REPLICA_BUDGET", Count;
+    replica_budget_per_org = "replica_budget_per_org", "IGNITE_REPLICA_BUDGET_PER_ORG", Maybe;
     room_wait = "room_wait", "IGNITE_ROOM_WAIT", Span;
     freezer = "freezer", "IGNITE_FREEZER", Plain;
     liveness_interval = "liveness_interval", "IGNITE_LIVENESS_INTERVAL", Span;

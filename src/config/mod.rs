@@ -372,9 +372,15 @@ pub struct Config {
     /// `memory_budget`, `IGNITE_MEMORY_BUDGET`: most memory of all replicas together, running ones
     /// by their limit, frozen ones as measured. 0 is what the engine's host has. Default 0.
     pub memory_budget: u64,
+    /// `memory_budget_per_org`, `IGNITE_MEMORY_BUDGET_PER_ORG`: most of it for the replicas of one
+    /// organization. 0 sets no bound. Default none; three quarters with trust tenants.
+    pub memory_budget_per_org: Option<u64>,
     /// `replica_budget`, `IGNITE_REPLICA_BUDGET`: most replicas of all apps that run at a time.
     /// 0 sets no bound. Default 0.
     pub replica_budget: u32,
+    /// `replica_budget_per_org`, `IGNITE_REPLICA_BUDGET_PER_ORG`: most of those of one organization.
+    /// 0 sets no bound. Default none; three quarters of `replica_budget` with trust tenants.
+    pub replica_budget_per_org: Option<u64>,
     /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for room within these budgets
     /// before they are refused. Default 30 s.
     pub room_wait: Duration,

@@ -1,7 +1,10 @@
 //! What one organization may have of what all share, unless the operator says.
 
 use super::Config;
-use crate::{model::fair, tally::Most};
+use crate::{
+    model::{capacity::Share, fair},
+    tally::Most,
+};
 
 /// The last connections of this part of them are never all under held requests.
 const NEVER_HELD: usize = 32;
@@ -38,6 +41,26 @@ impl Config {
         let usual = three_quarters(all).max(largest);
         let each = self.hold_max_bytes_per_org.map_or(usual, bytes).min(all);
         Most { all, each }
+    }
+
+    /// The memory of one organization's replicas, of what all replicas may take.
+    pub fn memory_per_org(&self) -> Share {
+        self.share(self.memory_budget_per_org)
+    }
+
+    /// The replicas of one organization, of those that may run at a time.
+    pub fn replicas_per_org(&self) -> Share {
+        self.share(self.replica_budget_per_org)
+    }
+
+    /// A machine of one organization is all its own.
+    fn share(&self, set: Option<u64>) -> Share {
+        match set {
+            Some(0) => Share::All,
+            Some(most) => Share::AtMost(most),
+            None if self.trust.isolates_organizations() => Share::ThreeQuarters,
+            None => Share::All,
+        }
     }
 
     /// Most executions of one organization that run at once.

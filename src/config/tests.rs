@@ -2,7 +2,7 @@
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
-use crate::model::Trust;
+use crate::model::{Trust, capacity::Share};
 
 use super::{Config, Flags, PublicUrl, Reach, default_data_dir, parse_duration};
 
@@ -43,6 +43,28 @@ fn each_layer_covers_the_one_below() {
         config.data_dir,
         PathBuf::from("/home/u/.local/share/ignite")
     );
+}
+
+#[test]
+fn an_organization_may_have_the_machine_unless_it_is_one_of_several_that_do_not_trust_each_other() {
+    let load = |pairs: &[(&str, &str)]| {
+        let config = Config::load(&vars(pairs), None, &Flags::default()).expect("valid");
+        (config.memory_per_org(), config.replicas_per_org())
+    };
+    for (trust, share) in [
+        ("sandbox", Share::All),
+        ("team", Share::All),
+        ("tenants", Share::ThreeQuarters),
+    ] {
+        let trust = ("IGNITE_TRUST", trust);
+        assert_eq!(load(&[trust]), (share, share));
+        let set = [
+            trust,
+            ("IGNITE_MEMORY_BUDGET_PER_ORG", "1GiB"),
+            ("IGNITE_REPLICA_BUDGET_PER_ORG", "0"),
+        ];
+        assert_eq!(load(&set), (Share::AtMost(1 << 30), Share::All));
+    }
 }
 
 #[test]

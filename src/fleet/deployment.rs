@@ -154,6 +154,8 @@ impl Deployment {
                 ledger,
                 wake: wake.clone(),
                 no_room: None,
+                place: None,
+                asks: false,
                 rest_at: None,
                 wrong_port: None,
                 no_pause: Refusal::default(),
@@ -399,6 +401,7 @@ impl Deployment {
                 generation,
                 answer: Some(tx),
                 no_room_since: None,
+                place: None,
             });
             generation
         };

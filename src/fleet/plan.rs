@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     demand::LOOK_EVERY,
     events::EventKind,
     replica::{Phase, Replica, Slot},
-    room::{Outlook, Room},
+    room::{Ask, Outlook, Room},
     start::Job,
     state::{NoRoom, State},
 };
@@ -22,9 +22,13 @@ use crate::{
     model::{Failure, ReplicaId, Revision},
 };
 
-/// What a replica that runs takes of the machine's memory.
-pub(super) fn bytes(revision: &Revision) -> u64 {
-    u64::from(revision.memory_mb) << 20
+/// The room that a replica which runs takes.
+pub(super) fn ask<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> Ask<'a> {
+    Ask {
+        app: &revision.app,
+        wake,
+        bytes: u64::from(revision.memory_mb) << 20,
+    }
 }
 
 /// What the driver has to do.
@@ -107,8 +111,10 @@ impl State {
             look_at: None,
         };
         self.retire_old_generations();
+        self.asks = false;
+        let wanted = ask(revision, &self.wake);
         self.no_room
-            .take_if(|n| match self.ledger.outlook(bytes(revision), &self.wake) {
+            .take_if(|n| match self.ledger.outlook(wanted, self.place.as_ref()) {
                 Outlook::Room => true,
                 // While it is on its way this is still the same shortage.
                 Outlook::AfterFrozen => !n.on_its_way || n.refused.is_some(),
@@ -136,6 +142,9 @@ impl State {
             self.no_room
                 .take_if(|n| n.on_its_way && n.refused.is_none());
             self.shed(up - want);
+        }
+        if !self.asks {
+            self.leave_queue(revision);
         }
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
         self.start_pending(config, now, &mut plan);
@@ -284,13 +293,24 @@ impl State {
         plan: &mut Plan,
     ) {
         for _ in 0..missing {
-            match self.ledger.take(&revision.app, &self.wake, bytes(revision)) {
+            let wanted = ask(revision, &self.wake);
+            match self.ledger.take(wanted, &mut self.place) {
                 Ok(room) => {
                     let action = self.start(self.generation, revision.clone(), room);
                     plan.actions.push(action);
                 }
                 Err(failure) => return self.without_room(failure, revision, config, now, plan),
             }
+        }
+    }
+
+    /// What would be kept for it goes to others.
+    fn leave_queue(&mut self, revision: &Revision) {
+        if self.place.take().is_some() {
+            // From here on it hears of room as one that does not wait.
+            let wanted = ask(revision, &self.wake);
+            self.no_room
+                .take_if(|_| self.ledger.outlook(wanted, None) == Outlook::Room);
         }
     }
 
@@ -303,13 +323,13 @@ impl State {
         if self.slots.iter().any(|x| x.generation == generation) {
             return;
         }
-        let bytes = bytes(&revision);
         // Over the bounds if need be where it takes over from one that runs: it is one, and for a
         // short time. The version that mends what fills the machine must not lack the room for it.
         let takes_over = self.slots.iter().any(|x| !x.phase.rests());
+        let wanted = ask(&revision, &self.wake);
         let room = match takes_over {
-            true => Ok(self.ledger.take_anyway(&revision.app, &self.wake, bytes)),
-            false => self.ledger.take(&revision.app, &self.wake, bytes),
+            true => self.ledger.take_over(wanted, &mut pending.place),
+            false => self.ledger.take(wanted, &mut pending.place),
         };
         let failure = match room {
             Ok(room) => {
@@ -358,10 +378,14 @@ impl State {
             self.queue.fail_all(&failure);
             failure.clone()
         });
-        if refused.is_none() && now < refuse_at {
+        if now < refuse_at {
             plan.sooner(refuse_at);
+        } else if let Some(place) = &self.place {
+            place.stop_gathering();
         }
-        let outlook = self.ledger.outlook(bytes(revision), &self.wake);
+        self.asks = true;
+        let wanted = ask(revision, &self.wake);
+        let outlook = self.ledger.outlook(wanted, self.place.as_ref());
         self.no_room = Some(NoRoom {
             since,
             why: failure.message.clone(),

@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Config,
     events::EventKind,
-    plan::{Action, Plan, bytes},
+    plan::{Action, Plan, ask},
     replica::{Phase, Slot},
     room::Room,
     start::Fault,
@@ -89,7 +89,7 @@ impl State {
             let awake = slot.phase != Phase::Pausing;
             if awake
                 && let Some(room) = &slot.room
-                && let Err(failure) = room.run(&revision.app, &self.wake, bytes(revision))
+                && let Err(failure) = room.run(ask(revision, &self.wake), &mut self.place)
             {
                 self.without_room(failure, revision, config, now, plan);
                 return 0;

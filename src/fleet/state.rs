@@ -23,7 +23,7 @@ use super::{
     postmortem::Fate,
     refusal::Refusal,
     replica::{Phase, Slot},
-    room::Ledger,
+    room::{Ledger, Place},
 };
 use crate::model::{Failure, Reason, Revision, Standby};
 
@@ -37,6 +37,8 @@ pub(super) struct Pending {
     pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Set while its start finds no room.
     pub(super) no_room_since: Option<Instant>,
+    /// Its place among those who wait for room.
+    pub(super) place: Option<Place>,
 }
 
 /// A start that is wanted finds no room.
@@ -96,6 +98,10 @@ pub(super) struct State {
     pub(super) wake: Arc<Notify>,
     /// Set while a start is wanted and finds no room.
     pub(super) no_room: Option<NoRoom>,
+    /// The app's place among those who wait for room, kept as long as it asks.
+    pub(super) place: Option<Place>,
+    /// The present plan asked for room and found none.
+    pub(super) asks: bool,
     /// How deep the app rests until it is asked again, chosen by hand.
     pub(super) rest_at: Option<Standby>,
     /// How a start of a generation listened elsewhere than where it was asked, and failed.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{
     Shared,
     deployment::Deployment,
-    plan::bytes,
+    plan::ask,
     replica::{Phase, Replica, Slot},
     rouse,
     start::{self, Fault},
@@ -359,9 +359,7 @@ async fn adopt<E: Engine>(
             slot.container = Some(container.clone());
             slot.holder = holder.clone();
             // It runs already, whatever the bounds are now.
-            let room = s
-                .ledger
-                .take_anyway(&revision.app, &s.wake, bytes(&revision));
+            let room = s.ledger.take_anyway(ask(&revision, &s.wake));
             if frozen {
                 let pools = Replica::pools(&endpoints, &revision, &shared.config.max_connects);
                 let replica = Replica::new(owner.replica.clone(), container.clone(), None, pools);

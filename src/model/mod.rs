@@ -7,6 +7,7 @@
 pub mod app;
 pub mod build_args;
 pub mod capability;
+pub mod capacity;
 pub mod catalog;
 pub mod code;
 pub mod destination;

@@ -186,7 +186,9 @@ pub(super) fn fleet_config(
         standby_pause_for: c.standby_pause_for,
         bounds: fleet::Bounds {
             memory: c.memory_budget,
+            memory_per_org: c.memory_per_org(),
             replicas: c.replica_budget,
+            replicas_per_org: c.replicas_per_org(),
             standby_memory: c.standby_memory,
         },
         room_wait: c.room_wait,

@@ -62,6 +62,7 @@ mod restart;
 mod scale_to_zero;
 mod scaling;
 mod secrets;
+mod shares;
 mod standby;
 mod trials;
 mod trust;

@@ -16,6 +16,7 @@
 //! | `plan.rs` | the decision of a single step |
 //! | `trial.rs` | a replica beside the published ones |
 //! | `quota.rs` | apps that are stopped for the disk |
+//! | `shares.rs` | memory and replicas of organizations that compete |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
 mod causes;
@@ -30,6 +31,7 @@ mod publish;
 mod quota;
 mod random;
 mod scale;
+mod shares;
 mod standby;
 mod trial;
 mod trouble;
@@ -45,6 +47,7 @@ use crate::{
     engine::{ContainerId, ContainerSpec, Error, Owner, fake::Fake, fake::Script},
     model::{
         AppId, Failure, HealthCheck, ImageSource, Revision, Standby,
+        capacity::Share,
         files::{Files, Home},
         scaling::{Effective, Metric},
     },
@@ -88,7 +91,9 @@ fn config() -> Config {
         standby_pause_for: secs(600),
         bounds: Bounds {
             memory: 0,
+            memory_per_org: Share::All,
             replicas: 0,
+            replicas_per_org: Share::All,
             standby_memory: 1 << 30,
         },
         room_wait: secs(20),
