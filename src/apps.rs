@@ -78,6 +78,17 @@ pub struct Parts {
     pub parsing: Parsing,
     /// Where apps may connect to at most; `None` is anywhere.
     pub egress: Option<Ceiling>,
+    /// How many there may be.
+    pub most: Most,
+}
+
+/// How many apps and versions there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// Apps of one organization.
+    pub apps_per_org: usize,
+    /// Versions of one app; none is ever dropped, so that each can be returned to.
+    pub versions_per_app: usize,
 }
 
 struct Shared {
@@ -93,6 +104,7 @@ struct Shared {
     defaults: Defaults,
     parsing: Parsing,
     egress: Option<Ceiling>,
+    most: Most,
     /// For what decides which version serves.
     lives: Turns,
     /// For what is written down and acted on.
@@ -129,6 +141,7 @@ impl Apps {
             defaults,
             parsing,
             egress,
+            most,
         } = parts;
         let stopping = CancellationToken::new();
         let shared = Shared {
@@ -144,6 +157,7 @@ impl Apps {
             defaults,
             parsing,
             egress,
+            most,
             lives: Turns::default(),
             acts: Turns::default(),
             roll_outs: RollOuts::default(),
@@ -196,7 +210,8 @@ impl Apps {
     /// Makes an app, with a draft when it comes with code.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT with each wrong field; ALREADY_EXISTS for its name or a host label.
+    /// INVALID_ARGUMENT with each wrong field; ALREADY_EXISTS for its name or a host label;
+    /// STORE_QUOTA.
     pub async fn create(
         &self,
         id: AppId,
@@ -235,8 +250,9 @@ impl Apps {
             // An app of this name that is being deleted goes first.
             let _life = s.lives.take(&id).await;
             s.act(&id, async {
+                let most = s.most.apps_per_org;
                 s.store
-                    .commit(move |c| Ok((vec![c.create(app)?], ())))
+                    .commit_within(move |c| Ok((vec![c.create_within(app, most)?], ())))
                     .await?;
                 if let Some(file) = file {
                     file.keep();
@@ -253,7 +269,7 @@ impl Apps {
     /// to be said of it now that was not before.
     ///
     /// # Errors
-    /// NOT_FOUND; what `edit` says; INVALID_ARGUMENT and ALREADY_EXISTS as for create.
+    /// NOT_FOUND; what `edit` says; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for create.
     pub async fn update(
         &self,
         id: AppId,
@@ -279,7 +295,7 @@ impl Apps {
             s.act(&id, async {
                 let before = s.warnings(&*s.get(&id)?);
                 s.store
-                    .commit(move |c| Ok((vec![c.update(&of, change)?], ())))
+                    .commit_within(move |c| Ok((vec![c.update(&of, change)?], ())))
                     .await?;
                 let app = s.get(&id)?;
                 let mut warnings = s.warnings(&app);

@@ -42,6 +42,8 @@ type Read =
 pub struct Logs {
     apps: Apps,
     fleet: Fleet,
+    /// Most bytes of lines that are in memory of one container, or handed out at once.
+    max_bytes: usize,
     read: Arc<Read>,
 }
 
@@ -81,16 +83,18 @@ fn origins(deployment: &Deployment) -> Vec<Origin> {
 }
 
 impl Logs {
-    /// The logs that an engine has of a fleet's replicas.
-    pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>) -> Self {
+    /// The logs that an engine has of a fleet's replicas; of more than `max_bytes` of lines, the newest
+    /// are handed out.
+    pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>, max_bytes: usize) -> Self {
         Self {
             apps,
             fleet,
+            max_bytes,
             read: Arc::new(move |id: &ContainerId, ask| engine.logs(id, ask)),
         }
     }
 
-    /// The newest `limit` lines from `since_ms` on, in order of time, of one replica or of all.
+    /// The newest lines, at most `limit` and the bytes of the setting, from `since_ms` on, in order of time, of one replica or of all.
     ///
     /// # Errors
     /// NOT_FOUND for the app or the replica; ENGINE_UNAVAILABLE.
@@ -109,7 +113,11 @@ impl Logs {
             follow: false,
         };
         let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
-        Ok(merge(all.map_err(|e| e.to_failure())?, limit))
+        Ok(merge(
+            all.map_err(|e| e.to_failure())?,
+            limit,
+            self.max_bytes,
+        ))
     }
 
     /// The newest `tail` lines, then lines as they come: of one replica until it is gone, or of
@@ -146,7 +154,7 @@ impl Logs {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Follow {
             known: known.collect(),
-            told: merge(all, tail).into(),
+            told: merge(all, tail, self.max_bytes).into(),
             open: HashSet::new(),
             live: SelectAll::new(),
             logs: self.clone(),
@@ -184,7 +192,7 @@ impl Logs {
                 Err(error) => tracing::debug!(%error, "The log of a test run cannot be read"),
             }
         }
-        merge(all, limit)
+        merge(all, limit, self.max_bytes)
     }
 
     /// The app's containers, or that of one replica.
@@ -208,9 +216,16 @@ impl Logs {
         }
     }
 
-    /// What a container has written up to now; nothing when it is gone.
+    /// What a container has written up to now, the newest of it; nothing when it is gone.
     async fn read_whole(&self, origin: &Origin, ask: LogAsk) -> Result<Vec<Entry>, Error> {
-        let lines = (self.read)(&origin.container, ask).try_collect::<Vec<_>>();
+        let mut read = (self.read)(&origin.container, ask);
+        let lines = async {
+            let mut newest = Newest::default();
+            while let Some(line) = read.try_next().await? {
+                newest.push(line, self.max_bytes);
+            }
+            Ok(newest.lines)
+        };
         let lines = match tokio::time::timeout(READ_LIMIT, lines).await {
             Ok(Ok(lines)) => lines,
             Ok(Err(Error::NoSuchContainer(_))) => return Ok(Vec::new()),
@@ -231,12 +246,41 @@ impl Logs {
     }
 }
 
-/// All lines by time, the newest `limit` of them.
-fn merge(all: Vec<Vec<Entry>>, limit: usize) -> Vec<Entry> {
+/// The newest lines within a number of bytes.
+#[derive(Default)]
+struct Newest {
+    lines: VecDeque<LogLine>,
+    bytes: usize,
+}
+
+impl Newest {
+    /// Adds a line; the oldest go when there are more than `most` bytes.
+    fn push(&mut self, line: LogLine, most: usize) {
+        self.bytes += size(&line);
+        self.lines.push_back(line);
+        while self.bytes > most && self.lines.len() > 1 {
+            self.bytes -= self.lines.pop_front().map_or(0, |oldest| size(&oldest));
+        }
+    }
+}
+
+/// What a line takes in memory, and about as much in an answer.
+fn size(line: &LogLine) -> usize {
+    size_of::<Entry>() + line.text.len()
+}
+
+/// All lines by time, the newest of them: at most `limit`, and `most` bytes.
+fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
     let mut lines: Vec<Entry> = all.into_iter().flatten().collect();
     // Stable: lines of one container stay in their order.
     lines.sort_by_key(|entry| entry.line.at_ns);
-    let surplus = lines.len().saturating_sub(limit);
+    let mut bytes = 0;
+    let newest = lines.iter().rev().take(limit);
+    let fit = newest.take_while(|entry| {
+        bytes += size(&entry.line);
+        bytes <= most || bytes == size(&entry.line)
+    });
+    let surplus = lines.len() - fit.count();
     lines.drain(..surplus);
     lines
 }
@@ -363,5 +407,48 @@ impl Follow {
         let ended = stream::once(std::future::ready(Piece::Ended));
         let pieces = lines.chain(ended).map(move |piece| (origin.clone(), piece));
         self.live.push(pieces.boxed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::LogStream;
+
+    fn line(at_ns: i64, len: usize) -> LogLine {
+        LogLine {
+            at_ns,
+            stream: LogStream::Stdout,
+            text: "x".repeat(len),
+        }
+    }
+
+    #[test]
+    fn of_many_or_long_lines_the_newest_are_kept() {
+        let most = 10 * (size_of::<Entry>() + 1000);
+        let mut newest = Newest::default();
+        (0..100).for_each(|n| newest.push(line(n, 1000), most));
+        assert_eq!(newest.lines.len(), 10);
+        assert_eq!(newest.lines[0].at_ns, 90);
+        // One that is longer than all may be still comes, alone.
+        newest.push(line(100, 2 * most), most);
+        assert_eq!(newest.lines.len(), 1);
+
+        let of = |replica: &str, first: i64| -> Vec<Entry> {
+            let entry = |n: i64| Entry {
+                replica: replica.parse().expect("an id"),
+                version: 1,
+                line: line(first + 2 * n, 1000),
+            };
+            (0..10).map(entry).collect()
+        };
+        let times = |limit, most| -> Vec<i64> {
+            let merged = merge(vec![of("aaaaaaaaaa", 0), of("bbbbbbbbbb", 1)], limit, most);
+            merged.iter().map(|entry| entry.line.at_ns).collect()
+        };
+        assert_eq!(times(100, usize::MAX), (0..20).collect::<Vec<_>>());
+        assert_eq!(times(3, usize::MAX), [17, 18, 19]);
+        assert_eq!(times(100, most), (10..20).collect::<Vec<_>>());
+        assert_eq!(times(100, 1), [19]);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     engine::Image,
     model::{
         App, AppId, BuildId, CodeSource, Draft, Failure, Reason, Version, catalog::not_found,
-        code::BuiltImage, work::Cancelled,
+        code::BuiltImage, stored, work::Cancelled,
     },
     store::blobs::NewBlob,
 };
@@ -45,7 +45,8 @@ impl Apps {
     /// Puts code into the draft; a draft that was there is replaced, and its build ended.
     ///
     /// # Errors
-    /// NOT_FOUND; INVALID_ARGUMENT for code that cannot be built as it is; BODY_TOO_LARGE.
+    /// NOT_FOUND; INVALID_ARGUMENT for code that cannot be built as it is; BODY_TOO_LARGE;
+    /// STORE_QUOTA.
     pub async fn save_draft(
         &self,
         id: AppId,
@@ -67,7 +68,7 @@ impl Apps {
             let of = id.clone();
             let before = s
                 .store
-                .commit(move |c| {
+                .commit_within(move |c| {
                     let before = c.get(&of).cloned().ok_or_else(|| not_found(&of))?;
                     let change = c.update(&of, |app| {
                         let base = app.draft.as_ref().and_then(Draft::image);
@@ -149,20 +150,20 @@ impl Apps {
     /// then.
     ///
     /// # Errors
-    /// NOT_FOUND; FAILED_PRECONDITION without a draft, or when it was replaced while it was built;
+    /// NOT_FOUND; STORE_QUOTA; FAILED_PRECONDITION without a draft, or when it was replaced while it was built;
     /// ABORTED when another publish, a rollback or a delete came while this one waited; why it
     /// cannot be built, the image cannot be had or the new version does not get ready. The version
     /// before goes on in all of these, and no version is made.
     pub async fn publish(&self, id: AppId, checked: bool) -> Result<Published, Failure> {
         self.to_the_end(move |s| async move {
             // Before the app's life: other changes need not wait for a build.
-            let wanted = to_publish(&*s.get(&id)?)?;
+            let wanted = s.to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
             let claim = s.claims.make(&id);
             let _life = s.lives.take(&id).await;
             let app = s.get(&id)?;
-            let draft = to_publish(&app)?;
+            let draft = s.to_publish(&app)?;
             if !draft.is_same(&wanted) {
                 return Err(Failure::new(
                     Reason::FailedPrecondition,
@@ -246,6 +247,34 @@ impl Shared {
         self.parsing.run(id, work).await
     }
 
+    /// The draft that is to be the next version, if there may be one more.
+    fn to_publish(&self, app: &App) -> Result<Draft, Failure> {
+        let draft = app.draft.clone().ok_or_else(|| {
+            Failure::new(
+                Reason::FailedPrecondition,
+                format!(
+                    "app {} has no draft to publish; save one with SaveDraft (`ignite draft save`)",
+                    app.id
+                ),
+            )
+        })?;
+        let most = self.most.versions_per_app;
+        if app.versions.len() < most {
+            // Asked before anything is started; a rollback, which mends an app, is never refused.
+            let more = stored::of_snapshot(&app.settings);
+            self.store.ledger().check(&app.id.org, more)?;
+            return Ok(draft);
+        }
+        Err(Failure::new(
+            Reason::StoreQuota,
+            format!(
+                "app {} has {} versions, and {most} are the most (IGNITE_VERSIONS_MAX_PER_APP); none is dropped, since each can be returned to: publish to another app, delete this one and create it anew, or ask the operator for more",
+                app.id,
+                app.versions.len()
+            ),
+        ))
+    }
+
     /// Writes the bytes of code down.
     pub(super) async fn write_down(
         &self,
@@ -267,6 +296,8 @@ impl Shared {
             });
             return Ok((same?, None));
         };
+        // Asked before it takes the disk; the record that names it is what counts.
+        self.store.ledger().check(&id.org, bytes.len() as u64)?;
         let file = self.blobs.put(bytes).await?;
         let mut source = source;
         if let CodeSource::FromCode(code) = &mut source {
@@ -369,18 +400,6 @@ fn gone(image: &BuiltImage) -> Failure {
             image.image_ref
         ),
     )
-}
-
-fn to_publish(app: &App) -> Result<Draft, Failure> {
-    app.draft.clone().ok_or_else(|| {
-        Failure::new(
-            Reason::FailedPrecondition,
-            format!(
-                "app {} has no draft to publish; save one with SaveDraft (`ignite draft save`)",
-                app.id
-            ),
-        )
-    })
 }
 
 /// Refuses code that no build could take.

@@ -8,7 +8,10 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Images, Limits, Log,
+    Images, Limits, Log, queue,
     runtime::{deno, go, python, rust},
 };
 use crate::{
@@ -137,6 +140,8 @@ pub struct Build {
     pub log: Log,
     state: watch::Sender<State>,
     cancel: CancellationToken,
+    /// Set while it waits, under the lock of those that are known.
+    displaced: AtomicBool,
 }
 
 impl Build {
@@ -152,6 +157,17 @@ impl Build {
 
     /// Ends it; its outcome is BUILD_CANCELLED unless it has ended otherwise already.
     pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Whether it made room for another one, before it began.
+    pub(super) fn is_displaced(&self) -> bool {
+        self.displaced.load(Ordering::Relaxed)
+    }
+
+    /// Ends it to make room for another one.
+    pub(super) fn displace(&self) {
+        self.displaced.store(true, Ordering::Relaxed);
         self.cancel.cancel();
     }
 
@@ -285,34 +301,20 @@ impl Builder {
         }
     }
 
-    /// Starts the build of a draft, or answers the one that is under way.
+    /// Starts the build of a draft, or answers the one that is under way. It may end one of another
+    /// organization that still waits; see `queue.rs`.
     ///
     /// # Errors
     /// BUILD_QUEUE_FULL.
     pub fn start(&self, app: &AppId, draft: &Draft, record: Record) -> Result<Arc<Build>, Failure> {
         let shared = &self.shared;
         let mut known = shared.known.lock();
-        let of_draft = |b: &&Arc<Build>| b.app == *app && b.draft.is_same(draft);
+        let of_draft =
+            |b: &&Arc<Build>| b.app == *app && b.draft.is_same(draft) && !b.is_displaced();
         if let Some(build) = known.under_way.iter().find(of_draft) {
             return Ok(build.clone());
         }
-        let most = shared.config.concurrency + shared.config.queue_max;
-        if known.under_way.len() >= most {
-            return Err(Failure::new(
-                Reason::BuildQueueFull,
-                format!("{most} builds run or wait already; try again when some have ended, or raise IGNITE_BUILD_QUEUE_MAX"),
-            )
-            .with_retry_after(Duration::from_secs(5)));
-        }
-        let most = shared.config.per_org + shared.config.queue_per_org;
-        let theirs = known.under_way.iter().filter(|b| b.app.org == app.org);
-        if theirs.count() >= most {
-            return Err(Failure::new(
-                Reason::BuildQueueFull,
-                format!("{most} builds of {} run or wait already; try again when some have ended, or raise IGNITE_BUILD_QUEUE_MAX_PER_ORG", app.org),
-            )
-            .with_retry_after(Duration::from_secs(5)));
-        }
+        queue::admit(&known.under_way, &shared.config, &app.org)?;
         let build = Arc::new(Build {
             id: BuildId::generate(),
             app: app.clone(),
@@ -320,6 +322,7 @@ impl Builder {
             log: Log::new(shared.config.log_bytes),
             state: watch::Sender::new(State::Waiting),
             cancel: shared.stop.child_token(),
+            displaced: AtomicBool::new(false),
         });
         known.under_way.push(build.clone());
         let turn = known.turn(app);
@@ -369,6 +372,18 @@ impl Builder {
     }
 }
 
+impl Shared {
+    /// Lets a build begin that has its place, unless it was displaced until now.
+    fn begin(&self, build: &Build) -> bool {
+        let _known = self.known.lock();
+        let may = !build.is_displaced();
+        if may {
+            build.state.send_replace(State::Running);
+        }
+        may
+    }
+}
+
 impl Known {
     fn turn(&mut self, app: &AppId) -> Arc<Semaphore> {
         if let Some(turn) = self.turns.get(app).and_then(Weak::upgrade) {
@@ -389,7 +404,10 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
             build.log.line("Waiting for other builds to end");
         }
         let _place = shared.places.acquire(&build.app).await;
-        build.state.send_replace(State::Running);
+        if !shared.begin(&build) {
+            // It is cancelled.
+            std::future::pending::<()>().await;
+        }
         let steps = super::steps::run(&shared, &build);
         match tokio::time::timeout(shared.config.timeout, steps).await {
             Ok(outcome) => outcome,
@@ -409,6 +427,7 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
     let mut outcome = match guarded.await {
         Ok(Some(outcome)) => outcome,
         Ok(None) if shared.stop.is_cancelled() => Err(stopping()),
+        Ok(None) if build.is_displaced() => Err(queue::displaced(&shared.config)),
         Ok(None) => Err(Failure::new(
             Reason::BuildCancelled,
             "the build was cancelled; compile again to build the draft as it is now",

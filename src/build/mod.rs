@@ -4,7 +4,7 @@
 //! folder of its own in which nothing leads out. With the Dockerfile that it brings, or that a
 //! managed runtime writes (`runtime`), it becomes a [`Context`], which the engine builds. The
 //! [`Builder`] runs builds: one after another for an app, a bounded number in all, each with a
-//! bounded log (`log`). Whatever is read of a source is within bounds (`limits`), and ends when its
+//! bounded log (`log`), and a bounded number that waits (`queue`). Whatever is read of a source is within bounds (`limits`), and ends when its
 //! build does. Images that exist already are found or pulled by [`Images`].
 //!
 //! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
@@ -20,6 +20,7 @@ mod images;
 mod judge;
 mod limits;
 mod log;
+mod queue;
 pub mod runtime;
 mod source;
 mod steps;

@@ -120,6 +120,8 @@ impl Config {
             "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
         );
         for (name, value) in [
+            ("apps_max_per_org", self.apps_max_per_org),
+            ("versions_max_per_app", self.versions_max_per_app),
             ("max_connections", self.max_connections),
             ("decode_concurrency", self.decode_concurrency),
             ("max_headers", self.max_headers),

@@ -97,6 +97,11 @@ const DEFAULT_EXECUTION_RETRY_INITIAL: Duration = Duration::from_millis(250);
 const DEFAULT_EXECUTION_RETRY_MAX: Duration = Duration::from_secs(15);
 /// A week, so that what failed on Friday can be looked at on Monday.
 const DEFAULT_EXECUTION_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// More than one machine runs for one organization. All of them are in memory, with environments of
+/// up to some 100 KB each.
+const DEFAULT_APPS_MAX_PER_ORG: usize = 1000;
+/// A publish a day for almost three years. They are in memory like apps.
+const DEFAULT_VERSIONS_MAX_PER_APP: usize = 1000;
 /// Some hundred megabytes of ordinary executions.
 const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
 const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
@@ -120,6 +125,8 @@ const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 
 /// Some MB of ordinary lines, read and sorted in memory for one answer.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
+/// Ten thousand lines of some hundred bytes; each replica's newest are in memory for one answer.
+const DEFAULT_LOG_MAX_BYTES: u64 = 8 * MIB;
 
 /// A folder of source with a few assets; base64 and all it is still taken in one message.
 const DEFAULT_MAX_CODE_BYTES: u64 = 50 * MIB;
@@ -244,6 +251,9 @@ impl Config {
             container_log_files: DEFAULT_CONTAINER_LOG_FILES,
             disk_quota_per_org: None,
             inode_quota_per_org: None,
+            apps_max_per_org: DEFAULT_APPS_MAX_PER_ORG,
+            versions_max_per_app: DEFAULT_VERSIONS_MAX_PER_APP,
+            stored_bytes_per_org: None,
             disk_interval: DEFAULT_DISK_INTERVAL,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,
             start_retry_max: DEFAULT_START_RETRY_MAX,
@@ -265,6 +275,7 @@ impl Config {
             clock_settle: crate::clock::SETTLE,
             min_free_disk_bytes: DEFAULT_MIN_FREE_DISK_BYTES,
             log_max_lines: DEFAULT_LOG_MAX_LINES,
+            log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             test_max_running: DEFAULT_TEST_MAX_RUNNING,
             test_max_running_per_org: None,
             max_code_bytes: DEFAULT_MAX_CODE_BYTES,

@@ -153,6 +153,9 @@ settings! {
     container_log_files = "container_log_files", "IGNITE_CONTAINER_LOG_FILES", Count;
     disk_quota_per_org = "disk_quota_per_org", "IGNITE_DISK_QUOTA_PER_ORG", MaybeBytes;
     inode_quota_per_org = "inode_quota_per_org", "IGNITE_INODE_QUOTA_PER_ORG", Maybe;
+    apps_max_per_org = "apps_max_per_org", "IGNITE_APPS_MAX_PER_ORG", Count;
+    versions_max_per_app = "versions_max_per_app", "IGNITE_VERSIONS_MAX_PER_APP", Count;
+    stored_bytes_per_org = "stored_bytes_per_org", "IGNITE_STORED_BYTES_PER_ORG", MaybeBytes;
     disk_interval = "disk_interval", "IGNITE_DISK_INTERVAL", Span;
     start_retry_initial = "start_retry_initial", "IGNITE_START_RETRY_INITIAL", Span;
     start_retry_max = "start_retry_max", "IGNITE_START_RETRY_MAX", Span;
@@ -176,6 +179,7 @@ settings! {
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
     test_max_running = "test_max_running", "IGNITE_TEST_MAX_RUNNING", Count;
     test_max_running_per_org = "test_max_running_per_org", "IGNITE_TEST_MAX_RUNNING_PER_ORG", Maybe;
+    log_max_bytes = "log_max_bytes", "IGNITE_LOG_MAX_BYTES", Bytes;
     max_code_bytes = "max_code_bytes", "IGNITE_MAX_CODE_BYTES", Bytes;
     code_max_unpacked_bytes = "code_max_unpacked_bytes", "IGNITE_CODE_MAX_UNPACKED_BYTES", Bytes;
     code_max_files = "code_max_files", "IGNITE_CODE_MAX_FILES", Count;

@@ -199,6 +199,15 @@ pub struct Config {
     /// `inode_quota_per_org`, `IGNITE_INODE_QUOTA_PER_ORG`: most files, folders and links in the volumes
     /// of one organization; 0 sets no bound. Default: none, and with `trust` `tenants` 500,000.
     pub inode_quota_per_org: Option<u64>,
+    /// `apps_max_per_org`, `IGNITE_APPS_MAX_PER_ORG`: most apps of one organization. Default 1000.
+    pub apps_max_per_org: usize,
+    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app; all are kept, and
+    /// one with as many is not published any more. Default 1000.
+    pub versions_max_per_app: usize,
+    /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps in
+    /// the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of the
+    /// data directory's volume, and with `trust` `tenants` a quarter of it and at most 10 GiB.
+    pub stored_bytes_per_org: Option<u64>,
     /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two looks at what organizations take of
     /// the disk, where they have a quota. Default 30 s.
     pub disk_interval: Duration,
@@ -261,6 +270,8 @@ pub struct Config {
     /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
     /// most that following it begins with. Default 10,000.
     pub log_max_lines: usize,
+    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines; the newest come. Default 8 MiB.
+    pub log_max_bytes: u64,
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
     pub test_max_running: usize,

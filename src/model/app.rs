@@ -219,6 +219,21 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         })
 }
 
+/// An app of which nothing has been said.
+#[cfg(test)]
+pub(crate) fn bare(id: &str) -> App {
+    App {
+        id: id.parse().expect("valid"),
+        created_at_ms: 0,
+        updated_at_ms: 0,
+        used_at_ms: 0,
+        settings: Settings::default(),
+        draft: None,
+        versions: Vec::new(),
+        active_version: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -70,6 +70,11 @@ impl Catalog {
         &self.doomed
     }
 
+    /// How many apps an organization has, counted up to `most`.
+    pub fn count(&self, org: &OrgName, most: usize) -> usize {
+        self.of(org, None).take(most).count()
+    }
+
     /// At most `limit` apps of one organization by name, those after `after`.
     pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
         self.page_of(org, after, limit, |_| true)
@@ -87,6 +92,19 @@ impl Catalog {
         limit: usize,
         shown: impl Fn(&App) -> bool,
     ) -> Vec<Arc<App>> {
+        self.of(org, after)
+            .filter(|app| shown(app))
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    /// The apps of an organization by name, those after `after`.
+    fn of<'a>(
+        &'a self,
+        org: &'a OrgName,
+        after: Option<&AppName>,
+    ) -> impl Iterator<Item = &'a Arc<App>> + use<'a> {
         // '0' starts the range: no valid name sorts before it but '-' and '.', which cannot lead.
         let from = match after {
             Some(name) => Bound::Excluded(AppId {
@@ -103,17 +121,35 @@ impl Catalog {
         };
         self.apps
             .range((from, Bound::Unbounded))
-            .take_while(|(id, _)| id.org == *org)
-            .filter(|(_, app)| shown(app))
-            .take(limit)
-            .map(|(_, a)| a.clone())
-            .collect()
+            .take_while(move |(id, _)| id.org == *org)
+            .map(|(_, app)| app)
     }
 
     /// Checks a new app against the others.
     ///
+    /// An organization that has `most` apps gets no more.
+    ///
     /// # Errors
-    /// ALREADY_EXISTS for the name or a host label; INVALID_ARGUMENT for a label that is too long.
+    /// ALREADY_EXISTS for the name or a host label; INVALID_ARGUMENT for a label that is too long;
+    /// STORE_QUOTA.
+    pub fn create_within(&self, app: App, most: usize) -> Result<Change, Failure> {
+        let org = app.id.org.clone();
+        let created = self.create(app)?;
+        if self.count(&org, most) < most {
+            return Ok(created);
+        }
+        Err(Failure::new(
+            Reason::StoreQuota,
+            format!(
+                "organization {org} has {most} apps, as many as it may have (IGNITE_APPS_MAX_PER_ORG); delete apps that are not needed (`ignite app delete`), or ask the operator for more"
+            ),
+        ))
+    }
+
+    /// As [`Catalog::create_within`], without a bound on their number.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS and INVALID_ARGUMENT.
     pub fn create(&self, app: App) -> Result<Change, Failure> {
         if self.apps.contains_key(&app.id) {
             return Err(Failure::new(
@@ -277,19 +313,9 @@ mod tests {
     use super::*;
 
     fn app(id: &str, ports: &[u16]) -> App {
-        App {
-            id: id.parse().expect("valid"),
-            created_at_ms: 0,
-            updated_at_ms: 0,
-            used_at_ms: 0,
-            settings: super::super::settings::Settings {
-                ports: ports.to_vec(),
-                ..Default::default()
-            },
-            draft: None,
-            versions: Vec::new(),
-            active_version: 0,
-        }
+        let mut app = super::super::app::bare(id);
+        app.settings.ports = ports.to_vec();
+        app
     }
 
     fn with(apps: &[App]) -> Catalog {

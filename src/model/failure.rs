@@ -110,6 +110,8 @@ reasons! {
     NoRoom = "NO_ROOM", 429, ResourceExhausted;
     /// The organization takes more of the disk than it may.
     DiskQuota = "DISK_QUOTA", 429, ResourceExhausted;
+    /// The organization keeps as much in the store as it may.
+    StoreQuota = "STORE_QUOTA", 429, ResourceExhausted;
     /// What was waited for did not come about in time.
     WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.

@@ -19,6 +19,18 @@ pub fn cap(total: usize, usual: usize) -> usize {
     usual.min(total.saturating_sub(1)).max(1)
 }
 
+/// Whose newest one makes room in a full queue for one more of `asking`: that of the organization with
+/// most of those that wait, if it then still has at least as many as `asking`. So who has fewest gets
+/// in, nobody is displaced for one who has as many, and two cannot displace each other in turns.
+pub fn displaced<'a>(
+    waiting: &'a BTreeMap<OrgName, usize>,
+    asking: &OrgName,
+) -> Option<&'a OrgName> {
+    let has = waiting.get(asking).copied().unwrap_or(0);
+    let (org, most) = waiting.iter().max_by_key(|(_, waiting)| **waiting)?;
+    (*most >= has + 2).then_some(org)
+}
+
 /// Places, who has them, and who waits for one.
 #[derive(Debug)]
 pub struct Shares {
@@ -181,6 +193,40 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_full_queue_takes_whoever_has_fewest_and_comes_to_rest(
+            places in 1usize..12,
+            steps in prop::collection::vec((0usize..6, any::<bool>()), 1..120),
+        ) {
+            let mut queue: BTreeMap<OrgName, usize> = BTreeMap::new();
+            for (org, leaves) in steps {
+                let org = app(org, 0).org;
+                let has = queue.get(&org).copied().unwrap_or(0);
+                if leaves {
+                    queue.entry(org).and_modify(|n| *n = n.saturating_sub(1));
+                    continue;
+                }
+                let most = queue.values().copied().max().unwrap_or(0);
+                let squares = |q: &BTreeMap<OrgName, usize>| q.values().map(|n| n * n).sum::<usize>();
+                if queue.values().sum::<usize>() == places {
+                    let before = squares(&queue);
+                    let Some(from) = displaced(&queue, &org).cloned() else {
+                        prop_assert!(has + 1 >= most, "{org} has fewer than others and is refused");
+                        continue;
+                    };
+                    prop_assert!(from != org && queue[&from] == most);
+                    queue.entry(from.clone()).and_modify(|n| *n -= 1);
+                    prop_assert!(queue[&from] > has, "it has less than who displaced it had");
+                    queue.insert(org, has + 1);
+                    // So no sequence of displacements goes round in a circle.
+                    prop_assert!(squares(&queue) < before);
+                } else {
+                    queue.insert(org, has + 1);
+                }
+                prop_assert!(queue.values().sum::<usize>() <= places);
+            }
+        }
+
         #[test]
         fn places_are_bounded_shared_evenly_and_never_idle(
             total in 1usize..6,

@@ -31,6 +31,7 @@ pub mod secret;
 pub mod settings;
 mod standby;
 pub mod stats;
+pub mod stored;
 mod trust;
 pub mod ulimit;
 pub mod work;

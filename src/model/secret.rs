@@ -179,6 +179,11 @@ impl Catalog {
         !self.secrets.is_empty()
     }
 
+    /// Every secret, by organization and name.
+    pub fn all_secrets(&self) -> impl Iterator<Item = &Arc<Sealed>> {
+        self.secrets.values()
+    }
+
     /// At most `limit` secrets of one organization by name, those after `after`.
     pub fn secrets(
         &self,

@@ -116,11 +116,12 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     warn_of_exposure(&config);
     let keyring = Keyring::open_or_create(data.path())?;
     let vitals = Vitals::default();
-    let store = Store::open_watched(data.path(), &vitals)?;
+    let ledger = parts::ledger(&config, data.path())?;
+    let store = Store::open_watched(data.path(), &vitals, ledger.clone())?;
     data.back_identity_up();
     let executions = Executions::open(
         data.path(),
-        executions_config(&config, &vitals),
+        executions_config(&config, &vitals, ledger),
         known(&store),
     )?;
     let secrets = Secrets::new(store.clone());
@@ -177,6 +178,10 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         defaults: defaults(&config, &restrictions),
         parsing: Parsing::new(config.decode_concurrency),
         egress: Ceiling::of(config.trust, &config.egress_allow),
+        most: apps::Most {
+            apps_per_org: config.apps_max_per_org,
+            versions_per_app: config.versions_max_per_app,
+        },
     });
     let upkeep = Upkeep::start(
         upkeep_config(&config, &vitals),
@@ -206,7 +211,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         decode_concurrency: config.decode_concurrency,
     };
     let stop = Stop::default();
-    let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone());
+    let log_bytes = clamp(config.log_max_bytes);
+    let app_logs = Logs::new(apps.clone(), fleet.clone(), engine.clone(), log_bytes);
     let trials = Trials::new(
         apps.clone(),
         gateway.clone(),

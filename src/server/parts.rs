@@ -19,7 +19,7 @@ use crate::{
         capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
         ulimit::Ulimits,
     },
-    store::{Store, executions, secrets::Secrets},
+    store::{Ledger, Store, executions, secrets::Secrets},
     trials, upkeep,
     vitals::Vitals,
 };
@@ -257,7 +257,35 @@ pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
     }
 }
 
-pub(super) fn executions_config(c: &Config, vitals: &Vitals) -> executions::Config {
+/// What an organization may keep in the store where organizations do not trust each other.
+const TENANT_STORED_BYTES: u64 = 10 << 30;
+
+/// The ledger of what organizations keep in the store, with the bound on each.
+///
+/// # Errors
+/// When the volume of the data directory does not say how large it is.
+pub(super) fn ledger(c: &Config, data_dir: &Path) -> Result<Ledger> {
+    let most = match c.stored_bytes_per_org {
+        Some(set) => set,
+        None => {
+            let volume = rustix::fs::statvfs(data_dir).context("the data directory's volume")?;
+            let size = volume.f_blocks.saturating_mul(volume.f_frsize);
+            stored_bytes(c.trust.isolates_organizations(), size)
+        }
+    };
+    Ok(Ledger::new((most > 0).then_some(most)))
+}
+
+/// Half of the volume for whoever has the machine alone, so that images and files find room as well;
+/// a quarter for each of several.
+fn stored_bytes(are_several: bool, volume: u64) -> u64 {
+    match are_several {
+        true => (volume / 4).min(TENANT_STORED_BYTES),
+        false => volume / 2,
+    }
+}
+
+pub(super) fn executions_config(c: &Config, vitals: &Vitals, ledger: Ledger) -> executions::Config {
     executions::Config {
         queue_max: c.execution_queue_max,
         retention: c.execution_retention,
@@ -269,6 +297,7 @@ pub(super) fn executions_config(c: &Config, vitals: &Vitals) -> executions::Conf
         clock: Arc::new(clock::now),
         settled: Arc::new(clock::is_settled),
         vitals: vitals.clone(),
+        ledger,
     }
 }
 

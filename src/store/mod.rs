@@ -12,6 +12,7 @@ mod env;
 pub mod executions;
 mod fault;
 mod keys;
+mod ledger;
 mod records;
 pub mod secrets;
 pub mod tools;
@@ -23,6 +24,7 @@ use std::{path::Path, sync::Arc};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::oneshot;
 
+pub use self::ledger::Ledger;
 use self::{
     db::Database,
     env::Envs,
@@ -99,6 +101,7 @@ pub struct Store {
     visible: Arc<RwLock<Catalog>>,
     writer: Arc<writer::Writer>,
     key: Arc<KeyFile>,
+    ledger: Ledger,
 }
 
 impl Store {
@@ -107,14 +110,15 @@ impl Store {
     /// # Errors
     /// See [`Error`].
     pub fn open(data_dir: &Path) -> Result<Self, Error> {
-        Self::open_watched(data_dir, &Vitals::default())
+        Self::open_watched(data_dir, &Vitals::default(), Ledger::default())
     }
 
-    /// As [`Store::open`]; whether the writer lives is told to `vitals`.
+    /// As [`Store::open`]; whether the writer lives is told to `vitals`, and what it has is entered in
+    /// the ledger, whose bound holds for [`Store::commit_within`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn open_watched(data_dir: &Path, vitals: &Vitals) -> Result<Self, Error> {
+    pub fn open_watched(data_dir: &Path, vitals: &Vitals, ledger: Ledger) -> Result<Self, Error> {
         let path = data_dir.join(FOLDER);
         let corrupt = |cause: String| Error::Corrupt {
             path: path.display().to_string(),
@@ -134,14 +138,20 @@ impl Store {
             true => upgrade(database, &path, &catalog, &envs)?,
             false => database,
         };
+        ledger.add_catalog(&catalog);
         let visible = Arc::new(RwLock::new(catalog));
+        let sealing = writer::Sealing {
+            envs,
+            ledger: ledger.clone(),
+        };
         let writer = Undoing::new(database, &path, fault::Faults::default())
-            .and_then(|database| writer::Writer::spawn(database, visible.clone(), envs, vitals))
+            .and_then(|database| writer::Writer::spawn(database, visible.clone(), sealing, vitals))
             .map_err(|e| corrupt(e.to_string()))?;
         Ok(Self {
             visible,
             writer: Arc::new(writer),
             key,
+            ledger,
         })
     }
 
@@ -150,7 +160,13 @@ impl Store {
         self.visible.read()
     }
 
-    /// Decides on the newest state and returns once the changes are durable and visible.
+    /// What each organization keeps in the store.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Decides on the newest state and returns once the changes are durable and visible. What they add
+    /// is counted and never refused.
     ///
     /// `decide` runs on the writer's thread, after every earlier change.
     ///
@@ -163,22 +179,44 @@ impl Store {
         &self,
         decide: impl FnOnce(&Catalog) -> Result<(Vec<Change>, T), Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        self.send(false, decide).await
+    }
+
+    /// As [`Store::commit`], for what an organization may have only within its bound.
+    ///
+    /// # Errors
+    /// STORE_QUOTA as well.
+    ///
+    /// # Cancel safety
+    /// A dropped call may still be carried out.
+    pub async fn commit_within<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Catalog) -> Result<(Vec<Change>, T), Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.send(true, decide).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        bounded: bool,
+        decide: impl FnOnce(&Catalog) -> Result<(Vec<Change>, T), Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
         let (tx, rx) = oneshot::channel();
-        self.writer
-            .send(Box::new(move |catalog| match decide(catalog) {
-                Ok((changes, value)) => (
-                    changes,
-                    Box::new(move |outcome: Result<(), Failure>| {
-                        let _ = tx.send(outcome.map(|()| value));
-                    }),
-                ),
-                Err(refusal) => (
-                    Vec::new(),
-                    Box::new(move |_| {
-                        let _ = tx.send(Err(refusal));
-                    }),
-                ),
-            }))?;
+        let decide: writer::Decide = Box::new(move |catalog| match decide(catalog) {
+            Ok((changes, value)) => (
+                changes,
+                Box::new(move |outcome: Result<(), Failure>| {
+                    let _ = tx.send(outcome.map(|()| value));
+                }),
+            ),
+            Err(refusal) => (
+                Vec::new(),
+                Box::new(move |_| {
+                    let _ = tx.send(Err(refusal));
+                }),
+            ),
+        });
+        self.writer.send(writer::Command { bounded, decide })?;
         // Whatever is sent before a stop is answered.
         rx.await.unwrap_or_else(|_| Err(writer::failed()))
     }

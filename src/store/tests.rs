@@ -289,6 +289,77 @@ async fn concurrent_changes_of_one_app_are_all_kept() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_keeps_what_it_may_and_a_start_counts_the_same() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let app = full_app("o/a");
+    let one = crate::model::stored::of_app(&app);
+    let org = app.id.org.clone();
+    // Room for four and a half.
+    let most = one * 9 / 2;
+    let open = || {
+        let ledger = Ledger::new(Some(most));
+        Store::open_watched(dir.path(), &Vitals::default(), ledger).expect("opens")
+    };
+    let store = open();
+    let create = |n: usize| {
+        let store = store.clone();
+        async move {
+            let mut app = full_app(&format!("o/{n}"));
+            app.settings.ports.clear();
+            let create = move |c: &Catalog| Ok((vec![c.create_within(app, 3)?], ()));
+            store.commit_within(create).await
+        }
+    };
+    // All at once: none slips through between the count and the write.
+    let done = futures_util::future::join_all((0..50).map(create)).await;
+    let refusals: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+    assert_eq!((refusals.len(), store.catalog().iter().count()), (47, 3));
+    assert!(refusals.iter().all(|f| f.reason == Reason::StoreQuota));
+    assert!(refusals[0].message.contains("IGNITE_APPS_MAX_PER_ORG"));
+
+    let id = store.catalog().iter().next().expect("one").id.clone();
+    let grow = |bytes: u64| {
+        let id = id.clone();
+        move |c: &Catalog| {
+            let edit = |app: &mut App| {
+                app.settings.description = "x".repeat(usize::try_from(bytes).expect("few"));
+                Ok(())
+            };
+            Ok((vec![c.update(&id, edit)?], ()))
+        }
+    };
+    let refused = store.commit_within(grow(2 * one)).await;
+    assert_eq!(refused.expect_err("full").reason, Reason::StoreQuota);
+    store.commit_within(grow(one)).await.expect("room");
+    // What the platform writes down by itself is counted and never refused.
+    store.commit(grow(3 * one)).await.expect("never refused");
+    assert!(store.ledger().of(&org) > most);
+    let refused = store.commit_within(grow(3 * one + 1)).await;
+    assert!(refused.is_err());
+    let counted = store.ledger().of(&org);
+    store.close();
+    drop(store);
+
+    let store = open();
+    assert_eq!(store.ledger().of(&org), counted, "a start counts the same");
+    // Above the bound what makes less is taken, and then there is room again.
+    store.commit_within(grow(1)).await.expect("less");
+    let gone = id.clone();
+    let delete = move |c: &Catalog| Ok((vec![c.delete(&gone)?], ()));
+    store.commit(delete).await.expect("deleted");
+    let again = id.clone();
+    let create = move |c: &Catalog| {
+        let mut app = full_app(&again.to_string());
+        app.settings.ports.clear();
+        Ok((vec![c.create_within(app, 3)?], ()))
+    };
+    store.commit_within(create).await.expect("there is room");
+    let catalog = store.catalog();
+    let there = catalog.iter().map(|app| crate::model::stored::of_app(app));
+    assert_eq!(store.ledger().of(&org), there.sum::<u64>());
+}
+
 #[test]
 fn a_newer_format_is_refused_in_words() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -305,7 +376,7 @@ fn a_newer_format_is_refused_in_words() {
 async fn a_writer_that_dies_is_told_to_callers_and_to_whoever_watches() {
     let dir = tempfile::tempdir().expect("temp dir");
     let vitals = Vitals::default();
-    let store = Store::open_watched(dir.path(), &vitals).expect("opens");
+    let store = Store::open_watched(dir.path(), &vitals, Ledger::default()).expect("opens");
     let app = full_app("o/a");
     let made = store.commit(move |c| Ok((vec![c.create(app)?], ())));
     made.await.expect("commits");

@@ -19,14 +19,17 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     closed,
     env::Envs,
-    keys, records,
+    keys,
+    ledger::Ledger,
+    records,
     secrets::args::has_sealed,
     undo::{NotSaved, Rows, Undoing},
 };
 use crate::{
     model::{
-        Failure, Reason,
+        Failure, OrgName, Reason,
         catalog::{Catalog, Change},
+        stored,
     },
     vitals::{Vitals, part_failed},
 };
@@ -46,7 +49,20 @@ pub(super) fn failed() -> Failure {
 
 type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
 /// Reads the newest state; yields the changes and whom to tell of their fate.
-pub(super) type Command = Box<dyn FnOnce(&Catalog) -> (Vec<Change>, Answer) + Send>;
+pub(super) type Decide = Box<dyn FnOnce(&Catalog) -> (Vec<Change>, Answer) + Send>;
+
+/// One thing to decide.
+pub(super) struct Command {
+    /// What it adds must fit the organization's bound.
+    pub(super) bounded: bool,
+    pub(super) decide: Decide,
+}
+
+/// What changes go through before they are written.
+pub(super) struct Sealing {
+    pub(super) envs: Envs,
+    pub(super) ledger: Ledger,
+}
 
 pub(super) struct Writer {
     // `None` once closed: dropping the sender ends the thread after what was sent before.
@@ -59,7 +75,7 @@ impl Writer {
     pub(super) fn spawn(
         database: Undoing,
         visible: Arc<RwLock<Catalog>>,
-        envs: Envs,
+        sealing: Sealing,
         vitals: &Vitals,
     ) -> io::Result<Self> {
         let (tx, rx) = mpsc::channel();
@@ -69,7 +85,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                run(database, &visible, &envs, &rx, &health);
+                run(database, &visible, &sealing, &rx, &health);
                 latch.release();
             })?;
         Ok(Self {
@@ -102,7 +118,7 @@ impl Writer {
 fn run(
     mut database: Undoing,
     visible: &RwLock<Catalog>,
-    envs: &Envs,
+    Sealing { envs, ledger }: &Sealing,
     commands: &mpsc::Receiver<Command>,
     healthy: &AtomicBool,
 ) {
@@ -128,10 +144,13 @@ fn run(
         Vitals::test_panic(PART);
         let mut rows = Rows::new();
         let (mut changes, mut answers) = (Vec::new(), Vec::new());
+        let mut entries = Entries::default();
         let waiting = std::iter::from_fn(|| commands.try_recv().ok());
         for command in std::iter::once(first).chain(waiting).take(BATCH) {
-            let (decided, answer) = command(&newest);
-            if let Err(refusal) = ready(envs, &newest, &decided) {
+            let (decided, answer) = (command.decide)(&newest);
+            let may = ready(envs, &newest, &decided)
+                .and_then(|()| entries.enter(ledger, &newest, &decided, command.bounded));
+            if let Err(refusal) = may {
                 answer(Err(refusal));
                 continue;
             }
@@ -154,10 +173,13 @@ fn run(
             Ok(()) => {
                 let mut seen = visible.write();
                 changes.iter().for_each(|c| seen.apply(c));
+                drop(seen);
+                entries.written(ledger);
             }
             Err(failed) => {
                 tracing::error!(cause = %failed.cause, undone = failed.undone, "The store did not take a change; it is refused");
                 newest = visible.read().clone();
+                entries.refused(ledger);
             }
         }
         let refusal = outcome.as_ref().map_err(NotSaved::text);
@@ -168,6 +190,58 @@ fn run(
                     .map(|_| ())
                     .map_err(|why| Failure::new(Reason::StoreUnavailable, why.clone())),
             );
+        }
+    }
+}
+
+/// What a batch adds to the ledger and takes out of it.
+#[derive(Default)]
+struct Entries {
+    /// Entered as soon as it is decided.
+    added: Vec<(OrgName, u64)>,
+    /// Taken out once it is gone from the disk.
+    removed: Vec<(OrgName, u64)>,
+}
+
+impl Entries {
+    fn enter(
+        &mut self,
+        ledger: &Ledger,
+        before: &Catalog,
+        decided: &[Change],
+        bounded: bool,
+    ) -> Result<(), Failure> {
+        let first = self.added.len();
+        let (added, removed): (Vec<_>, Vec<_>) = stored::changed(before, decided)
+            .into_iter()
+            .partition(|(_, bytes)| *bytes > 0);
+        for (org, bytes) in added {
+            let bytes = bytes.unsigned_abs();
+            if !bounded {
+                ledger.add(&org, bytes);
+            } else if let Err(refusal) = ledger.add_within(&org, bytes) {
+                for (org, bytes) in self.added.drain(first..) {
+                    ledger.remove(&org, bytes);
+                }
+                return Err(refusal);
+            }
+            self.added.push((org, bytes));
+        }
+        let removed = removed.into_iter();
+        self.removed
+            .extend(removed.map(|(org, bytes)| (org, bytes.unsigned_abs())));
+        Ok(())
+    }
+
+    fn written(self, ledger: &Ledger) {
+        for (org, bytes) in self.removed {
+            ledger.remove(&org, bytes);
+        }
+    }
+
+    fn refused(self, ledger: &Ledger) {
+        for (org, bytes) in self.added {
+            ledger.remove(&org, bytes);
         }
     }
 }
@@ -187,7 +261,10 @@ fn stage(rows: &mut Rows, before: &Catalog, envs: &Envs, change: &Change) {
         Change::Put(app) => {
             put(keys::app(&app.id), records::encode_app(app, envs));
             let known = before.get(&app.id);
-            let is_known = |n| known.is_some_and(|k| k.versions.iter().any(|v| v.number == n));
+            // They are in the order of their numbers.
+            let is_known = |n| {
+                known.is_some_and(|k| k.versions.binary_search_by_key(&n, |v| v.number).is_ok())
+            };
             for version in app.versions.iter().filter(|v| !is_known(v.number)) {
                 put(
                     keys::version(&app.id, version.number),

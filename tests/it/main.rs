@@ -40,6 +40,7 @@ mod readme;
 mod signals;
 mod smoke;
 mod storage;
+mod stored_shares;
 mod support;
 
 // What the fleet does with replicas.

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, invoke::outbound, page_size, pages};
+use super::{Compute, Refusal, invoke::outbound, page_size, pages::Page};
 use crate::{
     api::{
         convert::{self, Fields},
@@ -62,10 +62,15 @@ impl Compute {
         };
         let body = match body.len() <= INLINE_BYTES {
             true => StoredBody::Inline(body),
-            false => self
-                .spooled(&body)
-                .await
-                .map_err(|e| refuse(unwritable(&e)))?,
+            false => {
+                let room = self.executions.check_room(&app.org, body.len() as u64);
+                // One that was accepted before is known by its key, whatever there is room for.
+                if idempotency_key.is_none() {
+                    room.map_err(refuse)?;
+                }
+                let spooled = self.spooled(&body).await;
+                spooled.map_err(|e| refuse(unwritable(&e)))?
+            }
         };
         let headers = head.headers.iter();
         let submission = Submission {
@@ -233,9 +238,12 @@ impl Compute {
             // One more than asked for tells whether there is a next page.
             limit: limit + 1,
         };
-        let found = self.executions.list(filter).await.map_err(refuse)?;
-        let (executions, last) =
-            pages::fill(&found, limit, |r| convert::execution_to_wire(r, true));
+        let filled = self
+            .executions
+            .list(filter, Page::new(limit), |page, record| {
+                page.push(record, |r| convert::execution_to_wire(r, true))
+            });
+        let (executions, last) = filled.await.map_err(refuse)?.finish();
         Ok(local::ListExecutionsResponse {
             next_cursor: last.map_or_else(String::new, |r| r.identity.id.to_string()),
             executions,

@@ -5,26 +5,61 @@ use prost::Message;
 /// Most bytes of the entries on a page; an entry that is larger has a page to itself.
 const MAX_BYTES: usize = 1 << 20;
 
-/// The entries of a page as messages, and the last of them if there are more. `found` has one more
-/// than `limit` if there are; what no longer fits is left to the next page.
+/// A page while it is filled: it never has more in memory than is on it.
+#[derive(Debug)]
+pub(in crate::api) struct Page<T, M> {
+    limit: usize,
+    messages: Vec<M>,
+    bytes: usize,
+    last: Option<T>,
+    more: bool,
+}
+
+impl<T, M: Message> Page<T, M> {
+    /// An empty page for at most so many entries.
+    pub(in crate::api) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            messages: Vec::new(),
+            bytes: 0,
+            last: None,
+            more: false,
+        }
+    }
+
+    /// Adds an entry; `false` when it is left to the next page, and nothing may follow it.
+    pub(in crate::api) fn push(&mut self, entry: T, to_wire: impl FnOnce(&T) -> M) -> bool {
+        if self.messages.len() < self.limit {
+            let message = to_wire(&entry);
+            self.bytes += message.encoded_len();
+            if self.bytes <= MAX_BYTES || self.messages.is_empty() {
+                self.messages.push(message);
+                self.last = Some(entry);
+                return true;
+            }
+        }
+        self.more = true;
+        false
+    }
+
+    /// The entries as messages, and the last of them if there are more.
+    pub(in crate::api) fn finish(self) -> (Vec<M>, Option<T>) {
+        (self.messages, self.last.filter(|_| self.more))
+    }
+}
+
+/// The page of what was found as messages, and the last entry on it if there are more. `found` has one
+/// more than `limit` if there are; what no longer fits is left to the next page.
 pub(in crate::api) fn fill<T, M: Message>(
     found: &[T],
     limit: usize,
     mut to_wire: impl FnMut(&T) -> M,
 ) -> (Vec<M>, Option<&T>) {
-    let mut messages = Vec::new();
-    let mut bytes = 0;
-    for entry in found.iter().take(limit) {
-        let message = to_wire(entry);
-        bytes += message.encoded_len();
-        if bytes > MAX_BYTES && !messages.is_empty() {
-            break;
-        }
-        messages.push(message);
-    }
-    let more = found.len() > messages.len();
-    let last = messages.len().checked_sub(1).filter(|_| more);
-    (messages, last.and_then(|at| found.get(at)))
+    let mut page = Page::new(limit);
+    let _ = found
+        .iter()
+        .all(|entry| page.push(entry, |entry| to_wire(entry)));
+    page.finish()
 }
 
 #[cfg(test)]

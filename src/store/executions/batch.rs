@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    super::Ledger,
     StoredBody, Submitted,
     answers::Reply,
     committer::Changed,
@@ -14,9 +15,10 @@ use super::{
     live::Live,
     rows::KeyRecord,
     segment::{Segment, Unended},
+    stored,
 };
 use crate::model::{
-    AppId, ExecutionId, Failure, Reason,
+    AppId, ExecutionId, Failure, OrgName, Reason,
     execution::{Refused, State},
 };
 
@@ -44,6 +46,8 @@ pub(super) struct Batch {
     /// Executions accepted and ended in this batch, by app.
     pub(super) unfinished: HashMap<AppId, isize>,
     pub(super) counts: HashSet<(u64, AppId, u32)>,
+    /// Bytes added to each organization's, by segment; the ledger has them already.
+    pub(super) stored: HashMap<(u64, OrgName), u64>,
 }
 
 impl Batch {
@@ -56,6 +60,27 @@ impl Batch {
         });
     }
 
+    /// As [`Batch::put`], for a row that stays; answers what it takes.
+    pub(super) fn put_counted(
+        &mut self,
+        segment: &Arc<Segment>,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    ) -> u64 {
+        let bytes = stored::of_row(&key, &value);
+        self.put(segment, key, value);
+        bytes
+    }
+
+    /// Enters what was put for an organization.
+    pub(super) fn enter(&mut self, ledger: &Ledger, segment: &Segment, org: &OrgName, bytes: u64) {
+        ledger.add(org, bytes);
+        *self
+            .stored
+            .entry((segment.start_ms, org.clone()))
+            .or_default() += bytes;
+    }
+
     pub(super) fn remove(&mut self, segment: &Arc<Segment>, key: Vec<u8>) {
         self.touch(segment);
         self.operations.push(Operation {
@@ -65,20 +90,21 @@ impl Batch {
         });
     }
 
-    /// Gives a large body its place beside the rows.
+    /// Gives a large body its place beside the rows; answers what it takes there.
     pub(super) fn keep(
         &mut self,
         segment: &Arc<Segment>,
         body: StoredBody,
         name: &str,
-    ) -> Result<(), Failure> {
-        if let StoredBody::File(mut spooled) = body {
-            spooled
-                .keep(&segment.files().join(name))
-                .map_err(|e| unavailable(&e.to_string()))?;
-            *self.touch(segment) = true;
-        }
-        Ok(())
+    ) -> Result<u64, Failure> {
+        let StoredBody::File(mut spooled) = body else {
+            return Ok(0);
+        };
+        spooled
+            .keep(&segment.files().join(name))
+            .map_err(|e| unavailable(&e.to_string()))?;
+        *self.touch(segment) = true;
+        Ok(spooled.len())
     }
 
     fn touch(&mut self, segment: &Arc<Segment>) -> &mut bool {

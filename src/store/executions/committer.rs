@@ -256,6 +256,9 @@ impl Committer {
             .with_retry_after(Duration::from_secs(1)));
         }
 
+        let ledger = &shared.config.ledger;
+        ledger.check(&app.org, submission.request.size())?;
+
         let id = self.next_id(since)?;
         let segment = self.segment_for(id)?;
         let file = format!("{}.request", id.0);
@@ -271,11 +274,11 @@ impl Committer {
             headers: rows::headers(&submission.request.headers),
             body: Some(rows::body_record(&submission.request.body, &file)),
         };
-        batch.keep(&segment, submission.request.body, &file)?;
+        let mut bytes = batch.keep(&segment, submission.request.body, &file)?;
         // From here on, so that nobody takes the segment for one in which all has ended.
         let unended = segment.begin();
         let row = rows::by_id(rows::REQUESTS, id).to_vec();
-        batch.put(&segment, row, record.encode_to_vec());
+        bytes += batch.put_counted(&segment, row, record.encode_to_vec());
         if let Some(key) = key {
             let record = KeyRecord {
                 id: id.0.to_bytes().to_vec(),
@@ -284,6 +287,7 @@ impl Committer {
             batch.put(&segment, key.clone(), record.encode_to_vec());
             batch.keys.insert(key, record);
         }
+        batch.enter(ledger, &segment, &submission.app.org, bytes);
         *batch.unfinished.entry(submission.app.clone()).or_default() += 1;
         let identity = Identity {
             id,
@@ -350,17 +354,21 @@ impl Committer {
             );
             // What can fail comes first: an end that is refused must not be half decided.
             let tally = self.tally(&segment, &place)?;
+            let mut bytes = 0;
             if let Some(result) = result {
                 let file = format!("{}.{}.result", id.0, next.attempt);
                 let record = ResultRecord {
                     headers: rows::headers(&result.headers),
                     body: Some(rows::body_record(&result.body, &file)),
                 };
-                batch.keep(&segment, result.body, &file)?;
-                batch.put(&segment, key_of(rows::RESULTS), record.encode_to_vec());
+                bytes += batch.keep(&segment, result.body, &file)?;
+                let row = record.encode_to_vec();
+                bytes += batch.put_counted(&segment, key_of(rows::RESULTS), row);
             }
             let end = rows::end_record(&next).encode_to_vec();
-            batch.put(&segment, rows::end(app, id), end);
+            bytes += batch.put_counted(&segment, rows::end(app, id), end);
+            // What was accepted ends as it does, also above the bound.
+            batch.enter(&self.shared.config.ledger, &segment, &app.org, bytes);
             batch.remove(&segment, key_of(rows::LIVE));
             *batch.unfinished.entry(app.clone()).or_default() -= 1;
             if let Some(outcome) = Outcome::of_execution(next.status) {
@@ -555,6 +563,12 @@ impl Committer {
             });
         }
         let outcome = self.write(&batch);
+        for ((start_ms, org), bytes) in batch.stored.drain() {
+            match batch.segments.get(&start_ms).filter(|_| outcome.is_ok()) {
+                Some((segment, _)) => *segment.stored.lock().entry(org).or_default() += bytes,
+                None => self.shared.config.ledger.remove(&org, bytes),
+            }
+        }
         if let Err(NotAppended { cause, undone }) = &outcome {
             tracing::error!(%cause, undone, "The executions could not be written; what was asked for is refused");
             if !undone {

@@ -15,6 +15,7 @@
 //! | `spool.rs` | large bodies, in files |
 //! | `read.rs` | one execution; pages of them |
 //! | `stats.rs` | counts by app and minute |
+//! | `stored.rs` | bytes by organization |
 //! | `retention.rs` | what goes when, and how the disk gets its space back |
 //! | `tools.rs` | check, compact, export |
 //!
@@ -35,6 +36,7 @@ mod segment;
 mod show;
 mod spool;
 mod stats;
+mod stored;
 #[cfg(test)]
 mod tests;
 pub mod tools;
@@ -60,8 +62,9 @@ use self::{
     answers::{Desk, Reply},
     committer::{Changed, Command, Committer},
     disk::Disk,
-    segment::Segments,
+    segment::{Segment, Segments},
     stats::Stats,
+    stored::Counts,
 };
 pub use self::{
     committer::StoredResult,
@@ -70,7 +73,7 @@ pub use self::{
     spool::{Spool, StoredBody},
 };
 use super::{
-    Error,
+    Error, Ledger,
     db::{Database, guarded, private_folder},
 };
 use crate::{
@@ -124,6 +127,8 @@ pub struct Config {
     pub settled: Settled,
     /// Where the threads say whether they live.
     pub vitals: Vitals,
+    /// What each organization keeps in the store, and how much it may.
+    pub ledger: Ledger,
 }
 
 impl Config {
@@ -152,6 +157,15 @@ pub struct StoredRequest {
     pub headers: Vec<(String, Bytes)>,
     /// The body.
     pub body: StoredBody,
+}
+
+impl StoredRequest {
+    /// About what it takes in the store, in bytes.
+    fn size(&self) -> u64 {
+        let headers = self.headers.iter().map(|(n, v)| n.len() + v.len());
+        let head = headers.sum::<usize>() + self.method.len() + self.target.len();
+        self.body.len() + head as u64
+    }
 }
 
 /// What a caller submits.
@@ -358,7 +372,7 @@ impl Executions {
     /// Accepts an execution: its id, once it is on disk.
     ///
     /// # Errors
-    /// EXECUTION_QUEUE_FULL, IDEMPOTENCY_CONFLICT, STORE_UNAVAILABLE.
+    /// EXECUTION_QUEUE_FULL, IDEMPOTENCY_CONFLICT, STORE_QUOTA, STORE_UNAVAILABLE.
     ///
     /// # Cancel safety
     /// A dropped call may still be carried out.
@@ -403,6 +417,14 @@ impl Executions {
         let minute = minute_of_ms(self.shared.now_ms() as i64);
         // A store that is closing takes no more; these are the counts that may be lost.
         let _ = self.send(Command::Count { minute, tallies });
+    }
+
+    /// Whether an organization may keep so many bytes more, asked before they take the disk.
+    ///
+    /// # Errors
+    /// STORE_QUOTA.
+    pub fn check_room(&self, org: &OrgName, bytes: u64) -> Result<(), Failure> {
+        self.shared.config.ledger.check(org, bytes)
     }
 
     /// A place for a body that is still coming.
@@ -503,7 +525,9 @@ impl Shared {
     fn recover(&self) -> Result<(), Error> {
         for segment in self.segments.all() {
             let is_newest = self.segments.takes_more(&segment);
-            if segment.is_sealed() && !is_newest {
+            let is_sealed = segment.is_sealed() && !is_newest;
+            if is_sealed && let Some(counts) = segment.sealed_counts() {
+                self.set_counts(&segment, counts);
                 continue;
             }
             let corrupt = |cause: String| Error::Corrupt {
@@ -511,6 +535,14 @@ impl Shared {
                 cause,
             };
             let database = segment.open()?;
+            self.set_counts(&segment, stored::count(&database).map_err(&corrupt)?);
+            if is_sealed {
+                // By an older `ignite`, which did not count. What cannot be marked is counted again.
+                let _ = Segments::seal(&segment);
+                drop(database);
+                segment.close_if_idle(Duration::ZERO);
+                continue;
+            }
             let (mut accepted, mut newest) = (0, None);
             let ended = ended_in(&database).map_err(&corrupt)?;
             for row in database.tree.scan_prefix([rows::REQUESTS]) {
@@ -532,6 +564,33 @@ impl Shared {
         }
         *self.to_run.lock() = ToRun::Waiting(self.live.all());
         Ok(())
+    }
+
+    /// Enters what a segment was found to have.
+    fn set_counts(&self, segment: &Segment, counts: Counts) {
+        for (org, bytes) in &counts {
+            self.config.ledger.add(org, *bytes);
+        }
+        *segment.stored.lock() = counts;
+    }
+
+    /// Takes out of the ledger what a segment had that has been removed or replaced, and enters what
+    /// its successor has.
+    fn recount(&self, segment: &Segment) {
+        let now = self.segments.starting_at(segment.start_ms);
+        if now.as_deref().is_some_and(|now| std::ptr::eq(now, segment)) {
+            return;
+        }
+        let ledger = &self.config.ledger;
+        if let Some(now) = now {
+            let counts = now.stored.lock();
+            counts
+                .iter()
+                .for_each(|(org, bytes)| ledger.add(org, *bytes));
+        }
+        for (org, bytes) in segment.stored.lock().drain() {
+            ledger.remove(&org, bytes);
+        }
     }
 
     /// Has an execution run that was just accepted.

@@ -1,6 +1,9 @@
 //! Reading executions: one by its id, or a page of an app's or an organization's.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -40,7 +43,7 @@ pub struct Filter {
     pub to_ms: u64,
     /// Accepted before this one.
     pub before: Option<ExecutionId>,
-    /// At most this many.
+    /// At most this many are asked for; see [`Executions::list`].
     pub limit: usize,
 }
 
@@ -64,12 +67,26 @@ impl Executions {
         self.blocking(move |shared| shared.read_ended(id)).await
     }
 
-    /// A page, the newest first, without results.
+    /// Fills a page, the newest first, without results: hands `push` one after the other until it says
+    /// `false`, or `limit` were handed.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
-    pub async fn list(&self, filter: Filter) -> Result<Vec<Record>, Failure> {
-        self.blocking(move |shared| shared.page(&filter)).await
+    pub async fn list<P: Send + 'static>(
+        &self,
+        filter: Filter,
+        mut page: P,
+        push: impl Fn(&mut P, Record) -> bool + Send + 'static,
+    ) -> Result<P, Failure> {
+        self.blocking(move |shared| {
+            let mut left = filter.limit;
+            shared.walk(&filter, &mut |record| {
+                left = left.saturating_sub(1);
+                push(&mut page, record) && left > 0
+            })?;
+            Ok(page)
+        })
+        .await
     }
 
     /// The request of an execution, with its body in memory.
@@ -160,29 +177,10 @@ impl Shared {
         }))
     }
 
-    fn page(&self, filter: &Filter) -> Result<Vec<Record>, Failure> {
-        let mut live: Vec<_> = filter
-            .apps
-            .iter()
-            .flat_map(|app| self.live.of_app(app))
-            .filter(|l| {
-                filter.takes(l.identity.id) && self.is_visible(&l.identity.app, l.identity.id)
-            })
-            .collect();
-        live.sort_unstable_by_key(|l| Reverse(l.identity.id));
-        let mut live = live.into_iter().peekable();
-        let mut page = Vec::new();
-        let mut push = |record: Record| {
-            if filter.status.is_none_or(|s| s == record.state.status) {
-                page.push(record);
-            }
-            page.len() < filter.limit
-        };
-        let of_live = |l: Arc<super::Live>| Record {
-            identity: l.identity.clone(),
-            state: l.state(),
-            result: None,
-        };
+    /// Hands `push` what the filter takes, the newest first, until it says `false`.
+    fn walk(&self, filter: &Filter, push: &mut impl FnMut(Record) -> bool) -> Result<(), Failure> {
+        let mut live = self.live_of(filter).into_iter().peekable();
+        let wanted = |record: &Record| filter.status.is_none_or(|s| s == record.state.status);
         for segment in self.segments.all().iter().rev() {
             let end = self.segments.end_ms(segment).unwrap_or(u64::MAX);
             if segment.start_ms >= filter.to_ms || end <= filter.from_ms {
@@ -191,25 +189,59 @@ impl Shared {
             for ended in Merged::new(self, segment, filter)? {
                 let (app, id) = ended?;
                 while let Some(newer) = live.next_if(|l| l.identity.id > id) {
-                    if !push(of_live(newer)) {
-                        return Ok(page);
+                    if !push(newer) {
+                        return Ok(());
                     }
                 }
-                // One that ended while this page was read may be in both.
-                let in_both = live.next_if(|l| l.identity.id == id).map(of_live);
-                if let Some(record) = self.end_of(segment, app, id)?.or(in_both)
+                // One that ended while this page was read may be in both, and is shown as it was at
+                // first when its end is not what was asked for.
+                let in_both = live.next_if(|l| l.identity.id == id);
+                let ended = self.end_of(segment, app, id)?.filter(wanted);
+                if let Some(record) = ended.or(in_both)
                     && !push(record)
                 {
-                    return Ok(page);
+                    return Ok(());
                 }
             }
         }
         for left in live {
-            if !push(of_live(left)) {
+            if !push(left) {
                 break;
             }
         }
-        Ok(page)
+        Ok(())
+    }
+
+    /// The newest that have not ended and that the filter takes, the newest first: as many as a page may
+    /// have, since all of them are on it before anything older is.
+    fn live_of(&self, filter: &Filter) -> Vec<Record> {
+        let mut newest: BTreeMap<ExecutionId, Record> = BTreeMap::new();
+        for live in filter.apps.iter().flat_map(|app| self.live.of_app(app)) {
+            let id = live.identity.id;
+            let is_older = newest.len() >= filter.limit
+                && newest
+                    .first_key_value()
+                    .is_some_and(|(oldest, _)| id < *oldest);
+            if is_older || !filter.takes(id) || !self.is_visible(&live.identity.app, id) {
+                continue;
+            }
+            let state = live.state();
+            if filter.status.is_none_or(|s| s == state.status) {
+                let identity = live.identity.clone();
+                newest.insert(
+                    id,
+                    Record {
+                        identity,
+                        state,
+                        result: None,
+                    },
+                );
+                if newest.len() > filter.limit {
+                    newest.pop_first();
+                }
+            }
+        }
+        newest.into_values().rev().collect()
     }
 
     fn end_of(

@@ -17,16 +17,16 @@ use std::{
     time::Duration,
 };
 
-use prost::Message as _;
 use tokio::time::Instant;
 
 use super::{
     super::db::guarded,
     Executions, Shared,
     committer::Command,
-    rows::{self, BodyRecord, RequestRecord, ResultRecord},
+    rows::{self, BodyRecord},
     segment::{Segment, Segments},
     stats,
+    stored::Counter,
 };
 use crate::{
     clock::is_ahead,
@@ -323,6 +323,7 @@ fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Res
         shared.stats.fold(start, &database, fine)
     })?;
     let removed = shared.segments.remove(segment);
+    shared.recount(segment);
     removed.map_err(|e| e.to_string())?;
     in_turn(inner, move |shared| shared.stats.unmark(start))
 }
@@ -345,16 +346,12 @@ pub(super) fn compact(
         }
     }
     let files = segment.files();
-    shared.segments.replace(segment, sealed, |to, to_files| {
+    let replaced = shared.segments.replace(segment, sealed, |to, to_files| {
+        let mut counter = Counter::default();
         let mut batch = sled::Batch::default();
         let mut rows_in_batch = 0;
         for row in from.tree.iter() {
             let (key, value) = row.map_err(|e| e.to_string())?;
-            let body = match key.first().copied() {
-                Some(rows::REQUESTS) => RequestRecord::decode(&*value).ok().and_then(|r| r.body),
-                Some(rows::RESULTS) => ResultRecord::decode(&*value).ok().and_then(|r| r.body),
-                _ => None,
-            };
             let of_one = matches!(
                 key.first().copied(),
                 Some(rows::REQUESTS | rows::LIVE | rows::ENDS | rows::RESULTS)
@@ -362,6 +359,7 @@ pub(super) fn compact(
             if of_one && rows::id_of(&key).is_some_and(|id| gone.contains(&id)) {
                 continue;
             }
+            let body = counter.row(&key, &value);
             if let Some(BodyRecord { file, .. }) = body.filter(|b| !b.file.is_empty()) {
                 link(&files, to_files, &file)?;
             }
@@ -374,8 +372,11 @@ pub(super) fn compact(
                 rows_in_batch = 0;
             }
         }
-        to.commit(batch)
-    })
+        to.commit(batch)?;
+        Ok(counter.counts())
+    });
+    shared.recount(segment);
+    replaced
 }
 
 /// A file of a segment in its successor as well; file systems without links get a copy.

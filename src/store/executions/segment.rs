@@ -25,6 +25,7 @@ use super::{
         db::{Database, private_folder, sync_folder},
     },
     rows,
+    stored::{self, Counts},
 };
 use crate::model::{ExecutionId, Failure, Reason};
 
@@ -50,6 +51,8 @@ pub(super) struct Segment {
     unended: AtomicUsize,
     /// Executions accepted into it, as far as this run knows.
     pub(super) accepted: AtomicU64,
+    /// Bytes that it has of each organization.
+    pub(super) stored: Mutex<Counts>,
     /// Held while it is sealed, replaced or dropped as one that nothing comes into any more, and by
     /// who comes back to it, as when the clock goes back.
     turn: Mutex<()>,
@@ -64,6 +67,7 @@ impl Segment {
             used: Mutex::new(Instant::now()),
             unended: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            stored: Mutex::default(),
             turn: Mutex::default(),
         }
     }
@@ -128,6 +132,11 @@ impl Segment {
     /// Whether everything in it was known to have ended when it was last looked at.
     pub(super) fn is_sealed(&self) -> bool {
         self.folder.join(SEALED).exists()
+    }
+
+    /// What it had of each organization when it was sealed, as far as its mark says.
+    pub(super) fn sealed_counts(&self) -> Option<Counts> {
+        stored::from_text(&fs::read_to_string(self.folder.join(SEALED)).ok()?)
     }
 
     fn unseal(&self) -> io::Result<()> {
@@ -235,9 +244,11 @@ impl Segments {
         (same && self.is_left(segment)).then(work)
     }
 
-    /// Remembers that everything in a segment has ended. For [`Segments::while_left`].
+    /// Remembers that everything in a segment has ended, and what it has. For
+    /// [`Segments::while_left`].
     pub(super) fn seal(segment: &Segment) -> io::Result<()> {
-        fs::write(segment.folder.join(SEALED), b"")
+        let counts = stored::to_text(&segment.stored.lock());
+        fs::write(segment.folder.join(SEALED), counts)
     }
 
     /// Whether executions may still come into a segment: the newest, or the one that they go to
@@ -308,13 +319,14 @@ impl Segments {
         fs::remove_dir_all(away)
     }
 
-    /// Puts what `fill` writes into a fresh database and folder of files in a segment's stead.
+    /// Puts what `fill` writes into a fresh database and folder of files in a segment's stead; `fill`
+    /// answers what that has of each organization.
     /// `sealed` says that everything in it has ended, and that it is not the newest.
     pub(super) fn replace(
         &self,
         segment: &Segment,
         sealed: bool,
-        fill: impl FnOnce(&Database, &Path) -> Result<(), String>,
+        fill: impl FnOnce(&Database, &Path) -> Result<Counts, String>,
     ) -> Result<(), String> {
         let text = |e: io::Error| e.to_string();
         let fresh = self.folder.join(format!("{FRESH}{}", segment.start_ms));
@@ -323,20 +335,21 @@ impl Segments {
             fs::remove_dir_all(&fresh).map_err(text)?;
         }
         private_folder(&fresh.join("files")).map_err(text)?;
-        {
+        let counts = {
             let database = Database::open(&fresh.join("rows"), rows::FORMAT, CACHE_BYTES)
                 .map_err(|e| e.to_string())?;
-            fill(&database, &fresh.join("files"))?;
-        }
+            fill(&database, &fresh.join("files"))?
+        };
         sync_folder(&fresh.join("files")).map_err(text)?;
         if sealed {
-            fs::write(fresh.join(SEALED), b"").map_err(text)?;
+            fs::write(fresh.join(SEALED), stored::to_text(&counts)).map_err(text)?;
         }
         sync_folder(&fresh).map_err(text)?;
         fs::rename(&segment.folder, &replaced).map_err(text)?;
         fs::rename(&fresh, &segment.folder).map_err(text)?;
         sync_folder(&self.folder).map_err(text)?;
         let next = Segment::new(segment.folder.clone(), segment.start_ms);
+        *next.stored.lock() = counts;
         next.accepted
             .store(segment.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
         self.by_start

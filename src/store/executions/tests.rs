@@ -10,6 +10,7 @@ use super::*;
 use crate::model::execution::{Ending, Refused, Status};
 
 mod clock;
+mod counting;
 mod tidying;
 
 const HOUR: u64 = 3600 * 1000;
@@ -41,6 +42,7 @@ impl Bench {
             retention_interval: Duration::from_secs(3600),
             settled: Arc::new(|| true),
             vitals: Vitals::default(),
+            ledger: Ledger::default(),
             clock: Arc::new(move || {
                 UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))
             }),
@@ -102,6 +104,15 @@ fn keyed(app: &str, body: &[u8], key: &str) -> Submission {
 async fn accept(store: &Executions, app: &str) -> ExecutionId {
     let accepted = store.submit(submission(app, b"body")).await;
     accepted.expect("accepted").id
+}
+
+async fn listed(store: &Executions, filter: Filter) -> Vec<Record> {
+    let push = |page: &mut Vec<Record>, record| {
+        page.push(record);
+        true
+    };
+    let page = store.list(filter, Vec::new(), push).await;
+    page.expect("readable")
 }
 
 async fn begin(store: &Executions, id: ExecutionId) -> u32 {
@@ -419,7 +430,7 @@ async fn pages_are_newest_first_over_apps_segments_and_what_has_not_ended() {
     let mut seen = Vec::new();
     let mut filter = all.clone();
     loop {
-        let page = store.list(filter.clone()).await.expect("readable");
+        let page = listed(&store, filter.clone()).await;
         seen.extend(page.iter().map(|r| r.identity.id));
         match page.last() {
             Some(last) if page.len() == 7 => filter.before = Some(last.identity.id),
@@ -434,7 +445,7 @@ async fn pages_are_newest_first_over_apps_segments_and_what_has_not_ended() {
         limit: 100,
         ..all
     };
-    let page = store.list(within).await.expect("readable");
+    let page = listed(&store, within).await;
     let wanted: Vec<_> = (11..=20)
         .filter(|at| (29 - at) % 4 >= 2)
         .map(|at| ids[at])

@@ -178,6 +178,7 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
         retention_interval: Duration::MAX,
         settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
+        ledger: crate::store::Ledger::default(),
         clock: Arc::new(SystemTime::now),
     };
     Shared::open(folder.to_owned(), config, Arc::new(|_| Some(0))).map(Arc::new)

@@ -52,7 +52,8 @@ impl Secrets {
     /// Creates a secret or overwrites it; returns once it is durable.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT with each wrong field; FAILED_PRECONDITION when the key cannot be used.
+    /// INVALID_ARGUMENT with each wrong field; FAILED_PRECONDITION when the key cannot be used;
+    /// STORE_QUOTA.
     pub async fn put(
         &self,
         org: OrgName,
@@ -66,7 +67,7 @@ impl Secrets {
         }
         let key = self.key.clone();
         self.store
-            .commit(move |catalog| {
+            .commit_within(move |catalog| {
                 // On the writer's thread: nobody else makes a key or a secret meanwhile.
                 let key = key.open_or_create(args::has_sealed(catalog))?;
                 let before = catalog.secret(&org, &name);

@@ -51,6 +51,7 @@ fn config() -> Config {
         retention_interval: Duration::from_secs(3600),
         settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
+        ledger: crate::store::Ledger::default(),
         clock: Arc::new(std::time::SystemTime::now),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn tidy(store: &Executions) {
+pub(super) fn tidy(store: &Executions) {
     let mut ended = retention::Ended::default();
     // Twice: what the first round learns the second acts on.
     for _ in 0..2 {
@@ -149,7 +149,7 @@ async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() 
     assert!(counts.iter().all(|(minute, _)| u64::from(*minute) == last));
     let completed: u32 = counts.iter().map(|(_, t)| t.completed).sum();
     assert_eq!(completed, 400);
-    let left = store.list(filter.clone()).await.expect("readable");
+    let left = listed(&store, filter.clone()).await;
     assert!((64..=64 + 24).contains(&left.len()), "{}", left.len());
     let newest: Vec<_> = ids.iter().rev().take(left.len()).copied().collect();
     assert_eq!(
@@ -174,10 +174,7 @@ async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() 
         accepted.try_recv().expect("handed over").identity.id,
         waiting
     );
-    assert_eq!(
-        store.list(filter).await.expect("readable").len(),
-        left.len()
-    );
+    assert_eq!(listed(&store, filter).await.len(), left.len());
     // What belongs to a deleted app is out of sight at once, and goes.
     bench.apps.lock().remove(&id("o/a"));
     store.forget(id("o/a")).await.expect("forgotten");
