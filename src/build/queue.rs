@@ -36,7 +36,7 @@ pub(super) fn admit(
         *by_org.entry(build.app.org.clone()).or_default() += 1;
     }
     let from = fair::displaced(&by_org, org);
-    let newest = waiting().filter(|b| Some(&b.app.org) == from).next_back();
+    let newest = waiting().rfind(|b| Some(&b.app.org) == from);
     match newest {
         Some(newest) => {
             newest.displace();
