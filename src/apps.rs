@@ -219,6 +219,9 @@ impl Apps {
         source: Option<CodeSource<Bytes>>,
     ) -> Result<Arc<App>, Failure> {
         self.shared.check_settings(&id, &settings, None).await?;
+        // Asked before code takes the disk, and again by who writes the app down.
+        let most = self.shared.most.apps_per_org;
+        self.shared.store.catalog().check_number(&id, most)?;
         let source = match source {
             Some(source) => Some(self.shared.examine(&id, source).await?),
             None => None,
@@ -250,7 +253,6 @@ impl Apps {
             // An app of this name that is being deleted goes first.
             let _life = s.lives.take(&id).await;
             s.act(&id, async {
-                let most = s.most.apps_per_org;
                 s.store
                     .commit_within(move |c| Ok((vec![c.create_within(app, most)?], ())))
                     .await?;

@@ -125,18 +125,14 @@ impl Catalog {
             .map(|(_, app)| app)
     }
 
-    /// Checks a new app against the others.
-    ///
-    /// An organization that has `most` apps gets no more.
+    /// Whether an organization that may have `most` apps may have this one.
     ///
     /// # Errors
-    /// ALREADY_EXISTS for the name or a host label; INVALID_ARGUMENT for a label that is too long;
-    /// STORE_QUOTA.
-    pub fn create_within(&self, app: App, most: usize) -> Result<Change, Failure> {
-        let org = app.id.org.clone();
-        let created = self.create(app)?;
-        if self.count(&org, most) < most {
-            return Ok(created);
+    /// STORE_QUOTA, unless the app is there already.
+    pub fn check_number(&self, id: &AppId, most: usize) -> Result<(), Failure> {
+        let org = &id.org;
+        if self.apps.contains_key(id) || self.count(org, most) < most {
+            return Ok(());
         }
         Err(Failure::new(
             Reason::StoreQuota,
@@ -146,10 +142,19 @@ impl Catalog {
         ))
     }
 
-    /// As [`Catalog::create_within`], without a bound on their number.
+    /// As [`Catalog::create`], within a number of apps of its organization.
     ///
     /// # Errors
-    /// ALREADY_EXISTS and INVALID_ARGUMENT.
+    /// STORE_QUOTA as well.
+    pub fn create_within(&self, app: App, most: usize) -> Result<Change, Failure> {
+        self.check_number(&app.id, most)?;
+        self.create(app)
+    }
+
+    /// Checks a new app against the others.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS for the name or a host label; INVALID_ARGUMENT for a label that is too long.
     pub fn create(&self, app: App) -> Result<Change, Failure> {
         if self.apps.contains_key(&app.id) {
             return Err(Failure::new(

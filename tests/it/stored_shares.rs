@@ -4,8 +4,11 @@
 use serde_json::{Value, json};
 
 use crate::support::{
+    HANGS,
     app::App,
+    code::{dockerfile, from_code, tar_gz},
     contract::{BOTH, Via, merge},
+    eventually_ok,
     ignite::Ignite,
 };
 
@@ -119,7 +122,7 @@ async fn executions_above_the_bound_are_refused_and_accepted_ones_end_with_their
     let fields = invoke(&b);
     ignite.ok(Via::Grpc, "InvokeAsync", &b.token, fields).await;
     for id in &accepted {
-        let ended = crate::support::eventually_ok(crate::support::HANGS, || async {
+        let ended = eventually_ok(HANGS, || async {
             let fields = json!({ "execution_id": id });
             let answer = ignite.ok(Via::Json, "GetExecution", &a.token, fields).await;
             match answer["execution"]["status"].as_str() {
@@ -159,6 +162,57 @@ async fn executions_above_the_bound_are_refused_and_accepted_ones_end_with_their
     let mut back = of("globex", "b");
     merge(&mut back, json!({ "version": 1 }));
     ignite.ok(Via::Json, "RollbackApp", &b.token, back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_of_builds_takes_in_an_organization_with_fewer_and_nobody_else() {
+    let ignite = Ignite::builder()
+        .env("IGNITE_BUILD_CONCURRENCY", "1")
+        .env("IGNITE_BUILD_QUEUE_MAX", "2")
+        .env("IGNITE_BUILD_QUEUE_MAX_PER_ORG", "2")
+        .start()
+        .await;
+    // The step runs a server, which never ends.
+    let endless = format!("{}USER 0\nRUN [\"/probe\"]\n", dockerfile("endless").await);
+    let endless = from_code(&tar_gz(&[("Dockerfile", endless.as_bytes())]), json!({}));
+    let (a, b) = (ignite.token("acme"), ignite.token("globex"));
+    for (token, org, names) in [
+        (&a, "acme", &["runs", "waits", "newest"][..]),
+        (&b, "globex", &["first", "second"]),
+    ] {
+        for name in names {
+            let mut fields = create(org, name, "");
+            merge(&mut fields, json!({ "code": endless }));
+            ignite.ok(Via::Json, "CreateApp", token, fields).await;
+        }
+    }
+    for name in ["runs", "waits", "newest"] {
+        let compile = ignite.ok(Via::Json, "CompileDraft", &a, of("acme", name));
+        compile.await;
+    }
+    let other = ignite.ok(Via::Json, "CompileDraft", &b, of("globex", "first"));
+    other.await;
+    eventually_ok(HANGS, || async {
+        let info = ignite.ok(Via::Json, "GetDraftInfo", &a, of("acme", "newest"));
+        let draft = info.await["draft"].clone();
+        let error = draft["error"].as_str().unwrap_or_default();
+        match draft["status"].as_str() {
+            Some("VERSION_STATUS_FAILED") if error.contains("IGNITE_BUILD_QUEUE_MAX") => Ok(()),
+            _ => Err(draft.to_string()),
+        }
+    })
+    .await;
+    // Now each has one that waits: neither displaces the other's.
+    for (token, org, name) in [(&b, "globex", "second"), (&a, "acme", "newest")] {
+        let full = ignite.refused(Via::Json, "CompileDraft", token, of(org, name));
+        let words = ["run or wait already", "IGNITE_BUILD_QUEUE_MAX"];
+        full.await.is(8, 429, "BUILD_QUEUE_FULL", &words);
+    }
+    for (token, org, name) in [(&a, "acme", "waits"), (&b, "globex", "first")] {
+        let info = ignite.ok(Via::Json, "GetDraftInfo", token, of(org, name));
+        let status = info.await["draft"]["status"].clone();
+        assert_eq!(status, "VERSION_STATUS_COMPILING", "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,9 +62,8 @@ use self::{
     answers::{Desk, Reply},
     committer::{Changed, Command, Committer},
     disk::Disk,
-    segment::{Segment, Segments},
+    segment::Segments,
     stats::Stats,
-    stored::Counts,
 };
 pub use self::{
     committer::StoredResult,
@@ -564,33 +563,6 @@ impl Shared {
         }
         *self.to_run.lock() = ToRun::Waiting(self.live.all());
         Ok(())
-    }
-
-    /// Enters what a segment was found to have.
-    fn set_counts(&self, segment: &Segment, counts: Counts) {
-        for (org, bytes) in &counts {
-            self.config.ledger.add(org, *bytes);
-        }
-        *segment.stored.lock() = counts;
-    }
-
-    /// Takes out of the ledger what a segment had that has been removed or replaced, and enters what
-    /// its successor has.
-    fn recount(&self, segment: &Segment) {
-        let now = self.segments.starting_at(segment.start_ms);
-        if now.as_deref().is_some_and(|now| std::ptr::eq(now, segment)) {
-            return;
-        }
-        let ledger = &self.config.ledger;
-        if let Some(now) = now {
-            let counts = now.stored.lock();
-            counts
-                .iter()
-                .for_each(|(org, bytes)| ledger.add(org, *bytes));
-        }
-        for (org, bytes) in segment.stored.lock().drain() {
-            ledger.remove(&org, bytes);
-        }
     }
 
     /// Has an execution run that was just accepted.
