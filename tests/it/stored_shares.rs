@@ -12,8 +12,13 @@ use crate::support::{
     ignite::Ignite,
 };
 
-fn create(org: &str, name: &str, description: &str) -> Value {
-    json!({ "organization_name": org, "name": name, "description": description })
+fn create(org: &str, name: &str, env: Value) -> Value {
+    json!({ "organization_name": org, "name": name, "env": env })
+}
+
+/// An environment of so many bytes.
+fn env(bytes: usize) -> Value {
+    json!({ "A": "x".repeat(bytes) })
 }
 
 fn of(org: &str, name: &str) -> Value {
@@ -32,7 +37,7 @@ async fn an_organization_at_its_bounds_is_refused_and_others_are_not() {
         // Many at once: as many as there may be come through.
         let name = |n: usize| format!("{}-{n}", format!("{via:?}").to_lowercase());
         let names: Vec<_> = (0..12).map(name).collect();
-        let fields: Vec<_> = names.iter().map(|n| create("acme", n, "")).collect();
+        let fields: Vec<_> = names.iter().map(|n| create("acme", n, json!({}))).collect();
         let calls = fields.iter().map(|f| ignite.call(via, "CreateApp", &a, f));
         let answers = futures_util::future::join_all(calls).await;
         let (mut there, mut refused) = (Vec::new(), Vec::new());
@@ -52,15 +57,15 @@ async fn an_organization_at_its_bounds_is_refused_and_others_are_not() {
             ];
             refusal.is(8, 429, "STORE_QUOTA", &words);
         }
-        let fields = create("globex", names[0].as_str(), "");
+        let fields = create("globex", names[0].as_str(), json!({}));
         ignite.ok(via, "CreateApp", &b, fields).await;
         ignite.ok(via, "DeleteApp", &a, of("acme", there[0])).await;
-        let fields = create("acme", "again", &"x".repeat(40_000));
+        let fields = create("acme", "again", env(40_000));
         ignite.ok(via, "CreateApp", &a, fields).await;
 
         // The bytes, too: an update that makes too much of it, then a secret.
         let mut update = of("acme", there[1]);
-        merge(&mut update, json!({ "description": "y".repeat(40_000) }));
+        merge(&mut update, json!({ "env": env(40_000) }));
         let full = ignite
             .refused(via, "UpdateAppConfig", &a, update.clone())
             .await;
@@ -72,7 +77,7 @@ async fn an_organization_at_its_bounds_is_refused_and_others_are_not() {
         ];
         full.is(8, 429, "STORE_QUOTA", &words);
         let mut other = of("globex", &names[0]);
-        merge(&mut other, json!({ "description": "y".repeat(40_000) }));
+        merge(&mut other, json!({ "env": env(40_000) }));
         ignite.ok(via, "UpdateAppConfig", &b, other).await;
         ignite.ok(via, "DeleteApp", &a, of("acme", "again")).await;
         ignite.ok(via, "UpdateAppConfig", &a, update).await;
@@ -181,7 +186,7 @@ async fn a_full_queue_of_builds_takes_in_an_organization_with_fewer_and_nobody_e
         (&b, "globex", &["first", "second"]),
     ] {
         for name in names {
-            let mut fields = create(org, name, "");
+            let mut fields = create(org, name, json!({}));
             merge(&mut fields, json!({ "code": endless }));
             ignite.ok(Via::Json, "CreateApp", token, fields).await;
         }
@@ -219,10 +224,8 @@ async fn a_full_queue_of_builds_takes_in_an_organization_with_fewer_and_nobody_e
 async fn pages_of_large_entries_stay_small_and_have_all_of_them() {
     let ignite = Ignite::builder().start().await;
     let token = ignite.token("acme");
-    let large = json!({ "A": "x".repeat(90_000) });
     for n in 0..30 {
-        let mut fields = create("acme", &format!("app-{n:02}"), "");
-        merge(&mut fields, json!({ "env": large }));
+        let fields = create("acme", &format!("app-{n:02}"), env(90_000));
         ignite.ok(Via::Grpc, "CreateApp", &token, fields).await;
     }
     let (mut cursor, mut seen) = (String::new(), Vec::new());
