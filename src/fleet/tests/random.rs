@@ -87,7 +87,7 @@ impl Sim {
             teardown_after: secs(if random.chance(50) { 30 } else { 3600 }),
             hold_max_requests: 8,
             // Now the one bound is met first, now the other.
-            hold_limiter: limiter((20, 4 + random.below(6) as usize), (5000, 800)),
+            hold_limiter: limiter((20, 4 + (seed % 6) as usize), (5000, 800)),
             startup_timeout: secs(15),
             reconcile_interval: secs(7),
             ..config()
