@@ -83,8 +83,8 @@ async fn what_becomes_free_goes_to_the_organization_that_has_least() {
         asks(&good)
     });
     settle().await;
-    w.fleet.remove(other[0].id()).await;
     drop(leases.remove(3));
+    w.fleet.remove(other[0].id()).await;
     let served = second.await.expect("no panic").expect("it has least");
     assert_eq!(good.snapshot().ready, 1);
     assert!(!first.is_finished() && evil[3].snapshot().held == 1);
