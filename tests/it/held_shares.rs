@@ -39,6 +39,7 @@ async fn refusal(ignite: &Ignite, app: &App) -> String {
         "HTTP/1.1 429",
         "x-ignite-error: HOLD_QUEUE_FULL",
         "retry-after: 1",
+        "connection: close",
     ] {
         assert!(answer.contains(part), "{answer}");
     }
