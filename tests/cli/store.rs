@@ -83,6 +83,7 @@ async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
         settled: Arc::new(|| true),
         vitals: ignite::vitals::Vitals::default(),
         clock: Arc::new(SystemTime::now),
+        ledger: ignite::store::Ledger::default(),
     };
     let executions = Executions::open(data, config, Arc::new(|_: &AppId| Some(0))).expect("opens");
     let submitted = executions.submit(Submission {
