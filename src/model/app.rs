@@ -180,6 +180,13 @@ impl App {
         all.any(|settings| !settings.env.is_empty())
     }
 
+    /// Whether the draft or a version has build arguments that are kept as they came.
+    pub fn has_clear_args(&self) -> bool {
+        let draft = self.draft.iter().map(|d| &d.source);
+        let mut all = draft.chain(self.versions.iter().map(|v| &v.source));
+        all.any(CodeSource::has_clear_args)
+    }
+
     /// The version that serves.
     pub fn active(&self) -> Option<&Arc<Version>> {
         self.versions

@@ -159,6 +159,12 @@ impl<B> CodeSource<B> {
 }
 
 impl CodeSource {
+    /// Whether it has build arguments that are kept as they came.
+    pub fn has_clear_args(&self) -> bool {
+        matches!(self, CodeSource::FromCode(code)
+            if matches!(&code.build_args, BuildArgs::Clear(values) if !values.is_empty()))
+    }
+
     /// What identifies this code: equal code has equal hashes.
     pub fn code_hash(&self) -> String {
         // Length-prefixed, so that no two different sets of fields give the same bytes.

@@ -28,12 +28,15 @@ pub use self::ledger::Ledger;
 use self::{
     db::Database,
     env::Envs,
-    secrets::{args::has_sealed, key::KeyFile},
+    secrets::{
+        args::{has_sealed, seal_kept},
+        key::KeyFile,
+    },
     undo::Undoing,
 };
 use crate::{
     model::{
-        Failure, Reason,
+        App, Failure, Reason,
         catalog::{Catalog, Change},
     },
     vitals::Vitals,
@@ -134,9 +137,12 @@ impl Store {
                 Some(cause) => Error::Key { cause },
                 None => corrupt(cause),
             })?;
-        let database = match database.format < FORMAT || path.join(SEALING).exists() {
-            true => upgrade(database, &path, &catalog, &envs)?,
-            false => database,
+        let is_legible = database.format < FORMAT
+            || path.join(SEALING).exists()
+            || catalog.iter().any(|app| app.has_clear_args());
+        let (database, catalog) = match is_legible {
+            true => upgrade(database, &path, catalog, &envs, &key)?,
+            false => (database, catalog),
         };
         ledger.add_catalog(&catalog);
         let visible = Arc::new(RwLock::new(catalog));
@@ -234,18 +240,23 @@ impl Store {
 
 /// Seals what an older `ignite` wrote as it was, and rewrites the database, so that none of it stays
 /// in the files. Without a key, which is not made while there are secrets of a lost one, all stays
-/// as it is.
+/// as it is. Answers the catalog as it is then.
+///
+/// Build arguments came to be sealed without a new format: whatever has any in clear is of before.
 fn upgrade(
     database: Database,
     path: &Path,
-    catalog: &Catalog,
+    mut catalog: Catalog,
     envs: &Envs,
-) -> Result<Database, Error> {
-    if catalog.iter().any(|app| app.has_env()) && envs.ready(has_sealed(catalog)).is_err() {
+    key: &KeyFile,
+) -> Result<(Database, Catalog), Error> {
+    let is_legible = |app: &&Arc<App>| app.has_env() || app.has_clear_args();
+    let legible: Vec<_> = catalog.iter().filter(is_legible).cloned().collect();
+    if !legible.is_empty() && envs.ready(has_sealed(&catalog)).is_err() {
         tracing::error!(
-            "Environments of apps stay legible in the store, since there is no key to seal them with"
+            "Environments and build arguments of apps stay legible in the store, since there is no key to seal them with"
         );
-        return Ok(database);
+        return Ok((database, catalog));
     }
     let corrupt = |cause: String| Error::Corrupt {
         path: path.display().to_string(),
@@ -254,8 +265,19 @@ fn upgrade(
     crate::durable::write(&path.join(SEALING), b"").map_err(|e| corrupt(e.to_string()))?;
     let mut batch = sled::Batch::default();
     batch.insert(db::FORMAT_KEY, &FORMAT.to_be_bytes());
-    for app in catalog.iter().filter(|app| app.has_env()) {
-        batch.insert(keys::app(&app.id), records::encode_app(app, envs));
+    for app in legible {
+        let app = match app.has_clear_args() {
+            true => {
+                let key = key.get().map_err(corrupt)?;
+                let sealed = seal_kept(&app, key);
+                sealed
+                    .map(Arc::new)
+                    .ok_or_else(|| corrupt("the system gives no random bytes".to_owned()))?
+            }
+            false => app,
+        };
+        catalog.apply(&Change::Put(Arc::clone(&app)));
+        batch.insert(keys::app(&app.id), records::encode_app(&app, envs));
         for version in &app.versions {
             let row = records::encode_version(&app.id, version, envs);
             batch.insert(keys::version(&app.id, version.number), row);
@@ -264,9 +286,9 @@ fn upgrade(
     database.commit(batch).map_err(corrupt)?;
     drop(database);
     if let Err(cause) = Database::rewrite(path, FORMAT, CACHE_BYTES) {
-        tracing::warn!(%cause, "The store could not be rewritten; environments of before stay legible in its files until the next start");
+        tracing::warn!(%cause, "The store could not be rewritten; environments and build arguments of before stay legible in its files until the next start");
     }
-    Database::open(path, FORMAT, CACHE_BYTES)
+    Ok((Database::open(path, FORMAT, CACHE_BYTES)?, catalog))
 }
 
 fn closed() -> Failure {

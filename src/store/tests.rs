@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::{
     App, AppId, Blob, BuildArgs, BuildId, CodeSource, Draft, ImageSource, Limits, Scaling, Tier,
@@ -22,7 +24,8 @@ pub(super) fn full_app(id: &str) -> App {
     let code = CodeSource::FromCode(FromCode {
         archive: blob,
         dockerfile_path: "d/Dockerfile".into(),
-        build_args: BuildArgs::Clear([("A".to_owned(), "B".to_owned())].into()),
+        // What is kept in clear is sealed at the next start.
+        build_args: BuildArgs::default(),
         registry_secret_ref: "s".into(),
     });
     let settings = Settings {
@@ -178,6 +181,48 @@ async fn what_an_older_one_wrote_legibly_is_read_and_sealed_once() {
     let database = Database::open(&path, FORMAT, CACHE_BYTES).expect("opens");
     assert_eq!(database.format, FORMAT);
     assert!(!path.join(SEALING).exists());
+}
+
+#[tokio::test]
+async fn build_arguments_that_an_older_one_kept_in_clear_are_sealed_once() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut app = full_app("o/a");
+    let values = BTreeMap::from([("TOKEN".to_owned(), "plain-to-see".to_owned())]);
+    let mut code = app.draft.as_ref().expect("a draft").source.clone();
+    if let CodeSource::FromCode(code) = &mut code {
+        code.build_args = BuildArgs::Clear(values.clone());
+    }
+    let mut version = Version::clone(&app.versions[0]);
+    version.source = code.clone();
+    app.versions = vec![Arc::new(version)];
+    app.draft.as_mut().expect("a draft").source = code;
+    let store = Store::open(dir.path()).expect("opens");
+    let put = app.clone();
+    let put = store.commit(move |c| Ok((vec![c.create(put)?], ()))).await;
+    put.expect("commits");
+    store.close();
+    assert!(on_disk(dir.path(), b"plain-to-see"));
+
+    let sealed = reopened(dir.path(), &app.id).expect("there");
+    assert!(!on_disk(dir.path(), b"plain-to-see"));
+    assert!(app.has_clear_args() && !sealed.has_clear_args());
+    let draft = &sealed.draft.as_ref().expect("a draft").source;
+    assert_eq!(draft.code_hash(), sealed.versions[0].source.code_hash());
+    assert_eq!(
+        reopened(dir.path(), &app.id).as_ref(),
+        Some(&sealed),
+        "once"
+    );
+    let CodeSource::FromCode(code) = draft else {
+        panic!("{draft:?}");
+    };
+    let store = Store::open(dir.path()).expect("opens");
+    let secrets = secrets::Secrets::new(store.clone());
+    let opened = secrets
+        .open_args(&app.id.org, code.build_args.clone())
+        .await;
+    assert_eq!(opened.expect("they open"), values);
+    store.close();
 }
 
 #[tokio::test]

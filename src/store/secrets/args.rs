@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Secrets, key::Key};
 use crate::model::{
-    BuildArgs, CodeSource, Failure, OrgName, Reason, build_args::SealedArgs, catalog::Catalog,
+    App, BuildArgs, CodeSource, Failure, OrgName, Reason, build_args::SealedArgs, catalog::Catalog,
 };
 
 /// What the values are bound to, before the organization.
@@ -67,6 +67,31 @@ impl Secrets {
             ))
         })
     }
+}
+
+/// Seals what an earlier release kept as it came, in the draft and the versions of an app; `None` when
+/// the system gives no random bytes.
+pub(in crate::store) fn seal_kept(app: &App, key: &Key) -> Option<App> {
+    let mut app = app.clone();
+    let sealed = |source: &CodeSource| {
+        let mut source = source.clone();
+        if let CodeSource::FromCode(code) = &mut source
+            && let BuildArgs::Clear(values) = &code.build_args
+            && !values.is_empty()
+        {
+            code.build_args = BuildArgs::Sealed(seal(key, &app.id.org, values)?);
+        }
+        Some(source)
+    };
+    let draft = app.draft.as_ref().map(|draft| sealed(&draft.source));
+    let versions: Option<Vec<_>> = app.versions.iter().map(|v| sealed(&v.source)).collect();
+    if let (Some(draft), Some(source)) = (&mut app.draft, draft) {
+        draft.source = source?;
+    }
+    for (version, source) in app.versions.iter_mut().zip(versions?) {
+        Arc::make_mut(version).source = source;
+    }
+    Some(app)
 }
 
 /// Whether anything is sealed, so that the key must not be made anew. Environments are opened with
