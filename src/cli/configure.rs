@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,7 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::{
     Error,
-    context::{Global, check_endpoint},
+    context::{Global, check_endpoint, first_line},
     failure::note,
     output::{Format, table},
     settings,
@@ -34,7 +34,8 @@ pub(super) enum Command {
         /// What to set.
         #[arg(value_enum)]
         key: Key,
-        /// Its value; empty to unset it.
+        /// Its value; empty to unset it, or - to read the first line of stdin: other users of a
+        /// machine see a token on a command line.
         value: String,
     },
     /// Show the values; a token only by its length.
@@ -101,7 +102,28 @@ impl Key {
 pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Result<(), Error> {
     let path = settings::path(global.config.as_deref(), vars).ok_or_else(no_home)?;
     match command {
-        Command::Set { key, value } => set(&path, key, &value),
+        Command::Set { key, value } if value == "-" => {
+            let value = first_line(io::stdin().lock()).map_err(|e| {
+                Error::Usage(format!(
+                    "{}: nothing can be read from stdin: {e}",
+                    key.name()
+                ))
+            })?;
+            if value.is_empty() {
+                let why = "stdin has nothing in its first line; to unset it give \"\"";
+                return Err(Error::Usage(format!("{}: {why}", key.name())));
+            }
+            set(&path, key, &value)
+        }
+        Command::Set { key, value } => {
+            set(&path, key, &value)?;
+            if key == Key::Token && !value.is_empty() {
+                note(
+                    "other users of this machine could see the token while this command ran, and the shell may keep it in its history; give - and write it to stdin instead",
+                );
+            }
+            Ok(())
+        }
         Command::View => view(&path, global.output.unwrap_or_default()),
     }
 }

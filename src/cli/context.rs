@@ -7,7 +7,7 @@
 //! | organization | the id, `--org`, `IGNITE_ORG_NAME`, `IGNITE_ORG_ID`, file, the token's, `serve.json`, `IGNITE_DEFAULT_ORG`, `local` |
 
 use std::{
-    io::{self, BufRead as _},
+    io,
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -75,6 +75,16 @@ pub(super) struct Global {
     pub(super) config: Option<PathBuf>,
 }
 
+/// The first line, and no more of it: what follows may be what the command sends.
+///
+/// # Errors
+/// As reading.
+pub(super) fn first_line(mut input: impl io::BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    Ok(line.trim().to_owned())
+}
+
 impl Global {
     /// The token that the command line gives, wherever it says that it is.
     ///
@@ -83,11 +93,7 @@ impl Global {
     pub(super) fn given_token(&self) -> Result<Option<String>, Error> {
         let (token, place) = match (&self.token, &self.token_file) {
             (Some(token), _) if token == "-" => {
-                // No more than the line: what follows may be what the command sends.
-                let mut line = String::new();
-                io::stdin()
-                    .lock()
-                    .read_line(&mut line)
+                let line = first_line(io::stdin().lock())
                     .map_err(|e| Error::Usage(format!("no token can be read from stdin: {e}")))?;
                 (line, "stdin has no token in its first line".to_owned())
             }

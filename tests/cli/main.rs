@@ -378,3 +378,45 @@ fn a_bad_configuration_is_64_and_a_token_is_all_of_stdout() {
         .expect("verifies");
     assert!(caller.owns(&"acme".parse().expect("a name")));
 }
+
+#[test]
+fn a_token_to_keep_comes_from_stdin_and_one_on_the_command_line_is_warned_of() {
+    use std::io::Write as _;
+
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("config.yaml");
+    let name = file.to_str().expect("text");
+    let set = |value: &str, sent: &str| {
+        let mut command = ignite(
+            home.path(),
+            &["config", "set", "token", value, "--config", name],
+        );
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(sent.as_bytes()).expect("written");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let kept = || std::fs::read_to_string(&file).unwrap_or_default();
+    let (code, said) = set("-", "a.b.c\nmore\n");
+    assert_eq!((code, said.contains("history")), (Some(0), false), "{said}");
+    assert!(kept().contains("a.b.c") && !kept().contains("more"));
+    let (code, said) = set("-", "\n");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("stdin") && kept().contains("a.b.c"), "{said}");
+    let (code, said) = set("d.e.f", "");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("history") && kept().contains("d.e.f"),
+        "{said}"
+    );
+    let (code, said) = set("", "");
+    assert_eq!((code, said.contains("history")), (Some(0), false), "{said}");
+    assert!(!kept().contains("d.e.f"));
+}
