@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    engine::{BuildLimits, ImageBuilder},
+    engine::{BuildLimits, BuildNetwork, ImageBuilder},
     model::{
         AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
         code::{BuildError, Built, BuiltImage},
@@ -66,8 +66,8 @@ pub struct Config {
     pub log_bytes: usize,
     /// Most ended builds whose logs are kept.
     pub logs_kept: usize,
-    /// The network of steps that run commands; `None` is the engine's own choice.
-    pub network: Option<String>,
+    /// The network of steps that run commands.
+    pub network: BuildNetwork,
     /// What each step may take.
     pub step_limits: BuildLimits,
     /// Take repositories of this machine, by `file://`.

@@ -25,6 +25,8 @@ type Ask = dyn Fn() -> BoxFuture<'static, Result<Platform, Error>> + Send + Sync
 #[derive(Clone)]
 pub struct Images {
     ensure: Arc<Ensure>,
+    /// As `ensure`, for what builds begin from.
+    ensure_base: Arc<Ensure>,
     find: Arc<Find>,
     /// What a registry has for a reference.
     digest: Arc<Digest>,
@@ -38,9 +40,9 @@ pub struct Images {
 /// An image that a build begins from or copies out of.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// What stands for it for ever; `None` leaves it to the engine to find or pull it.
+    /// What stands for it for ever; `None` leaves it to the engine to find or pull it by its name.
     pub(super) pinned: Option<String>,
-    /// Its `ONBUILD` instructions, as far as it is here.
+    /// Its `ONBUILD` instructions; none where no stage begins from it.
     pub(super) triggers: Vec<String>,
 }
 
@@ -82,12 +84,18 @@ impl Images {
                     .await
             })
         };
+        let based = engine.clone();
+        let ensure_base = move |reference: String, credentials: Option<Credentials>| -> Ensured {
+            let engine = based.clone();
+            Box::pin(async move { engine.ensure_base(&reference, credentials.as_ref()).await })
+        };
         let ensure = move |reference: String, credentials: Option<Credentials>| -> Ensured {
             let engine = engine.clone();
             Box::pin(async move { engine.ensure_image(&reference, credentials.as_ref()).await })
         };
         Self {
             ensure: Arc::new(ensure),
+            ensure_base: Arc::new(ensure_base),
             find: Arc::new(find),
             digest: Arc::new(digest),
             host: Arc::new(host),
@@ -170,18 +178,21 @@ impl Images {
         Ok(by_digest(reference, &digest))
     }
 
-    /// An image that a build names, once an organization may have it. Between organizations that do
-    /// not trust each other it is pulled by its digest, so that the build gets what the registry
-    /// granted and nothing that is here under the same name.
+    /// An image that a build names, once an organization may have it. One that a stage begins from
+    /// (`is_base`) is pulled when it is not here, so that its triggers are known before they run.
+    /// Where the host is isolated the build gets the image whose triggers were read, by its id; between
+    /// organizations that do not trust each other by its digest, so that it gets what the registry
+    /// granted and nothing that is here under the same name. `pulling` is called before a pull.
     ///
     /// # Errors
     /// Why it may not be named or cannot be had, as [`Images::resolve`].
     pub(super) async fn base(
         &self,
         org: &OrgName,
-        reference: &str,
+        (reference, is_base): (&str, bool),
         secret: &str,
         credentials: Option<Credentials>,
+        pulling: impl FnOnce(),
     ) -> Result<Base, Failure> {
         let refused = |why| Failure::new(Reason::BuildFailed, why);
         let admission = &self.admission;
@@ -189,10 +200,30 @@ impl Images {
         admission.check_registry(reference).await.map_err(refused)?;
         let engine = |e: Error| e.to_failure();
         if !admission.needs_grant(org, reference) {
-            let here = (self.find)(reference.to_owned()).await.map_err(engine)?;
-            return Ok(Base {
+            let nothing = Base {
                 pinned: None,
-                triggers: here.map(|image| image.triggers).unwrap_or_default(),
+                triggers: Vec::new(),
+            };
+            if !is_base {
+                return Ok(nothing);
+            }
+            let here = match (self.find)(reference.to_owned()).await.map_err(engine)? {
+                Some(image) => image,
+                None => {
+                    pulling();
+                    let pulled = (self.ensure_base)(reference.to_owned(), credentials).await;
+                    pulled.map_err(|e| match e {
+                        Error::NoSuchImage { .. } | Error::Refused { .. } => Failure::new(
+                            Reason::BuildFailed,
+                            format!("image {reference:?} could not be made available: {e}"),
+                        ),
+                        e => e.to_failure(),
+                    })?
+                }
+            };
+            return Ok(Base {
+                pinned: admission.isolates_host().then_some(here.id),
+                triggers: here.triggers,
             });
         }
         let pinned = self
@@ -201,6 +232,7 @@ impl Images {
         let here = match (self.find)(pinned.clone()).await.map_err(engine)? {
             Some(image) => image,
             None => {
+                pulling();
                 let pulled = (self.ensure)(pinned.clone(), credentials).await;
                 pulled.map_err(engine)?
             }

@@ -69,9 +69,12 @@ pub(super) async fn judge(
             registry_of_address(c.server_address.as_deref().unwrap_or_default()) == registry
         };
         let credentials = credentials.filter(takes).cloned();
+        // For another platform the engine pulls what it says, and what is here may be of this one.
+        let is_base = named.is_base && (!named.has_platform || admission.isolates_host());
+        let pulling = || build.log.line(format!("Pulling {}", named.image));
         let base = shared
             .images
-            .base(org, &named.image, secret, credentials)
+            .base(org, (&named.image, is_base), secret, credentials, pulling)
             .await
             .map_err(at)?;
         if named.is_base {

@@ -226,6 +226,7 @@ async fn listen(
     let mut news = shared.engine.build(order);
     let mut step = String::new();
     let mut image = None;
+    let mut no_network = None;
     while let Some(told) = news.next().await {
         match told {
             Ok(BuildNews::Output(text)) => {
@@ -238,9 +239,18 @@ async fn listen(
                 build.log.output(&text);
             }
             Ok(BuildNews::Status(line)) => build.log.line(line),
+            Ok(BuildNews::NoNetwork(why)) => {
+                let line = format!("Steps of this build have no network: {why}");
+                build.log.line(&line);
+                no_network = Some(line);
+            }
             Ok(BuildNews::Built(id)) => image = Some(id),
-            Ok(BuildNews::Failed(why)) => return Err(broke(build, &step, &why)),
-            Err(Error::Refused { message, .. }) => return Err(broke(build, &step, &message)),
+            Ok(BuildNews::Failed(why)) => {
+                return Err(broke(build, &step, &why, no_network.as_deref()));
+            }
+            Err(Error::Refused { message, .. }) => {
+                return Err(broke(build, &step, &message, no_network.as_deref()));
+            }
             Err(error) => return Err(error.to_failure()),
         }
     }
@@ -250,13 +260,14 @@ async fn listen(
     })
 }
 
-/// The failure of a step.
-fn broke(build: &Build, step: &str, why: &str) -> Failure {
+/// The failure of a step; `no_network` is said with it, since that may be why.
+fn broke(build: &Build, step: &str, why: &str, no_network: Option<&str>) -> Failure {
     let at = match step.is_empty() {
         true => String::new(),
         false => format!(" at {step:?}"),
     };
-    failed(format!("the build failed{at}: {why}")).with_detail(build.log.tail(TAIL))
+    let no_network = no_network.map_or_else(String::new, |line| format!("; {line}"));
+    failed(format!("the build failed{at}: {why}{no_network}")).with_detail(build.log.tail(TAIL))
 }
 
 /// What an image is called. Docker Hub has no such organization, and nothing here ever pulls it.

@@ -65,7 +65,7 @@ impl Config {
         };
         require(
             !self.trust.isolates_host() || !self.build_network.as_deref().is_some_and(reaches_host),
-            "build_network reaches this machine, which trust team and tenants rule out; name a network of your own whose rules keep builds from it, or leave it out for none",
+            "build_network reaches this machine, which trust team and tenants rule out; name a network of your own whose rules keep builds from it, or leave it out and list in build_egress what builds are to reach",
         );
         require(
             self.build_memory == 0 || self.build_memory >= MIN_BUILD_MEMORY,

@@ -293,6 +293,7 @@ impl Config {
             build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
             build_network: None,
+            build_egress: EgressAllow::PUBLIC,
             build_allow: Networks::default(),
             build_memory: 0,
             build_cpu_millicores: 0,

@@ -195,6 +195,7 @@ settings! {
     build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
+    build_egress = "build_egress", "IGNITE_BUILD_EGRESS", Plain;
     build_allow = "build_allow", "IGNITE_BUILD_ALLOW", Plain;
     build_memory = "build_memory", "IGNITE_BUILD_MEMORY", Bytes;
     build_cpu_millicores = "build_cpu_millicores", "IGNITE_BUILD_CPU_MILLICORES", Count;

@@ -320,9 +320,13 @@ pub struct Config {
     /// memory. Default 50.
     pub build_logs_kept: usize,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
-    /// as `host` or `none`. Left out, it is the engine's default in a sandbox and else `none`, and
-    /// may then be a network whose rules are the operator's, but not the host's or the default one.
+    /// as `host` or `none`. Left out, it is the engine's default in a sandbox; elsewhere each build
+    /// that runs has a network behind rules (`build_egress`). Outside of a sandbox it may be a network
+    /// whose rules are the operator's, but not the host's or the default one.
     pub build_network: Option<String>,
+    /// `build_egress`, `IGNITE_BUILD_EGRESS`: what build steps may connect to with `trust` `team` and
+    /// `tenants`, where `build_network` says nothing: as `egress_allow`. Default `public`.
+    pub build_egress: EgressAllow,
     /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, with commas between, that registries
     /// and git hosts may have although they are private or this machine's; a sandbox allows all.
     /// Default `none`.

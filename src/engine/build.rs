@@ -45,12 +45,24 @@ pub struct BuildOrder {
     pub build_args: BTreeMap<String, String>,
     /// What base images may be pulled with.
     pub credentials: Vec<Credentials>,
-    /// The network of the steps that run commands; `None` is the engine's own choice.
-    pub network: Option<String>,
+    /// The network of the steps that run commands.
+    pub network: BuildNetwork,
     /// Whose layers it may go on from.
     pub cache: BuildCache,
     /// What each of its steps may take.
     pub limits: BuildLimits,
+}
+
+/// The network of the steps that run commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildNetwork {
+    /// The engine's own choice.
+    Engine,
+    /// The network of this name, or a mode of the engine's such as `host` or `none`.
+    Named(String),
+    /// One that no other container is on, behind the rules for builds; none where that cannot be
+    /// made, which [`BuildNews::NoNetwork`] tells.
+    Isolated,
 }
 
 /// Which layers on this machine a build may use instead of making them anew.
@@ -94,6 +106,8 @@ pub enum BuildNews {
     Output(String),
     /// How a pull goes on, a line.
     Status(String),
+    /// Its steps have no network, although one was asked for; the reason, a sentence.
+    NoNetwork(String),
     /// The content id of the image that was made.
     Built(String),
     /// The build failed, in the engine's words. The last of all news.

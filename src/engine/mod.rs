@@ -31,7 +31,9 @@ mod keychain;
 mod log;
 mod pulled;
 
-pub use build::{BuildCache, BuildLimits, BuildNews, BuildOrder, ImageBuilder, STAGE};
+pub use build::{
+    BuildCache, BuildLimits, BuildNetwork, BuildNews, BuildOrder, ImageBuilder, STAGE,
+};
 pub use error::Error;
 pub use keychain::Keychain;
 pub use log::{LogAsk, LogLine, LogStream};
@@ -49,6 +51,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes sure that the image is on this machine: a local id or tag first, a pull when it is
     /// missing. Many callers of one reference share one pull.
     fn ensure_image(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> impl Future<Output = Result<Image, Error>> + Send;
+
+    /// As [`Engine::ensure_image`], for an image that a build begins from. It is not written down as
+    /// pulled by the platform, since builds to come want it, and nothing says when the last has.
+    fn ensure_base(
         &self,
         reference: &str,
         credentials: Option<&Credentials>,

@@ -110,6 +110,14 @@ pub struct EgressAllow {
     listed: Vec<Destination>,
 }
 
+impl EgressAllow {
+    /// Every public address and nothing else.
+    pub const PUBLIC: Self = Self {
+        public: true,
+        listed: Vec::new(),
+    };
+}
+
 /// The word for every public address.
 const PUBLIC: &str = "public";
 /// The word for nothing at all.
@@ -246,6 +254,15 @@ impl Ceiling {
         trust.isolates_host().then(|| Self {
             open: !trust.isolates_organizations(),
             public: !trust.isolates_organizations() || allow.public,
+            listed: allow.listed.clone(),
+        })
+    }
+
+    /// What steps of builds may reach, all of them alike; `None` where nothing is held back.
+    pub fn of_builds(trust: Trust, allow: &EgressAllow) -> Option<Self> {
+        trust.isolates_host().then(|| Self {
+            open: true,
+            public: allow.public,
             listed: allow.listed.clone(),
         })
     }

@@ -9,7 +9,7 @@ use crate::{
         runtime::{deno, go, python, rust},
     },
     config::Config,
-    engine::BuildLimits,
+    engine::{BuildLimits, BuildNetwork},
     model::image_name::Naming,
     store::secrets::Secrets,
     vitals::Vitals,
@@ -61,11 +61,14 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Conf
     }
 }
 
-/// Where steps run: without a network, unless they may reach this machine or the operator has a
-/// network for them.
-fn network(c: &Config) -> Option<String> {
-    let none = || c.trust.isolates_host().then(|| "none".to_owned());
-    c.build_network.clone().or_else(none)
+/// Where steps run: behind rules, unless they may reach this machine or the operator has a network
+/// for them.
+fn network(c: &Config) -> BuildNetwork {
+    match &c.build_network {
+        Some(name) => BuildNetwork::Named(name.clone()),
+        None if c.trust.isolates_host() => BuildNetwork::Isolated,
+        None => BuildNetwork::Engine,
+    }
 }
 
 /// What steps may take: all of a person's own machine, and of others' half, however many build.

@@ -36,7 +36,7 @@ pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
     match secrets.derive("labels of containers") {
         Ok(key) => Ok(docker::Seal::new(&key)),
         Err(error) => {
-            tracing::warn!(%error, "Containers are sealed for this run only: should it crash, the next one neither adopts nor removes what it leaves");
+            tracing::warn!(%error, "Containers are sealed for this run only: should it crash, the next one replaces what it leaves instead of adopting it");
             docker::Seal::for_this_run().context("the system gives no random bytes")
         }
     }
@@ -94,6 +94,10 @@ pub(super) fn engine_config(
         },
         extra_network: config.network.clone(),
         egress: Ceiling::of(config.trust, &config.egress_allow),
+        build_egress: match &config.build_network {
+            Some(_) => None,
+            None => Ceiling::of_builds(config.trust, &config.build_egress),
+        },
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
         // What the operator may pull is nothing that every organization may have.

@@ -379,3 +379,55 @@ async fn what_an_older_release_left_is_replaced_once_and_no_request_fails() {
     assert_eq!(instance(&adopted), instance(&answer), "once");
     assert!(!is_cold(&adopted));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_key_sealed_is_replaced_once_and_nobody_elses_container_is() {
+    let _guard = PruneGuard::no_prune().await;
+    let mut ignite = Ignite::builder()
+        .env("IGNITE_STANDBY", "prepared")
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+        .start()
+        .await;
+    // One serves, of another only what keeps its network and a container in that are left.
+    let app = App::deploy(&ignite, "acme/a", Value::Null).await;
+    app.get_ok(&ignite, "/").await;
+    let labels = inspect(&only_running(&ignite).await).await.config;
+    let copy = labelled(&labels.and_then(|c| c.labels).expect("labels")).await;
+    let idle = App::deploy(&ignite, "acme/idle", Value::Null).await;
+    idle.get_ok(&ignite, "/").await;
+    for step in ["idle", "wait"] {
+        let output = ignite.cli(&["app", step, "acme:idle", "--depth", "prepared"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let ids = async |ignite: &Ignite| -> BTreeSet<String> {
+        let all = ignite.containers().await.into_iter();
+        all.filter_map(|c| c.id).collect()
+    };
+    let before = ids(&ignite).await;
+    assert_eq!(before.len(), 3, "{before:?}");
+    // Somebody runs an image of the app's container.
+    let beside = Beside::start(&copy.0, HashMap::new()).await;
+    ignite.kill9();
+    let key = ignite.data_dir().join("identity/secrets.key");
+    fs::remove_file(&key).expect("there is a key");
+
+    ignite.start().await;
+    let first = app.get_ok(&ignite, "/").await;
+    assert!(is_cold(&first));
+    eventually_ok(ENGINE_LIMIT, || async {
+        let left = ids(&ignite).await;
+        match before.intersection(&left).next() {
+            None => Ok(()),
+            Some(orphan) => Err(format!("{orphan} is left")),
+        }
+    })
+    .await;
+    beside.is_untouched().await;
+    idle.get_ok(&ignite, "/").await;
+    ignite.kill9();
+    ignite.start().await;
+    let adopted = app.get_ok(&ignite, "/").await;
+    assert_eq!(instance(&adopted), instance(&first), "once");
+    beside.is_untouched().await;
+    remove(&beside.id).await;
+}

@@ -18,14 +18,14 @@ use crate::support::{
     registry::{self, Registry},
 };
 
-fn with(app: &App, more: Value) -> Value {
+pub(crate) fn with(app: &App, more: Value) -> Value {
     let mut fields = json!({ "organization_name": app.org, "app_name": app.name });
     merge(&mut fields, more);
     fields
 }
 
 /// An app without code, and a token.
-async fn bare(ignite: &Ignite, org: &str, name: &str) -> App {
+pub(crate) async fn bare(ignite: &Ignite, org: &str, name: &str) -> App {
     let token = ignite.token(org);
     let create = json!({ "organization_name": org, "name": name });
     ignite.ok(Via::Json, "CreateApp", &token, create).await;
@@ -36,13 +36,13 @@ async fn bare(ignite: &Ignite, org: &str, name: &str) -> App {
     }
 }
 
-async fn save(ignite: &Ignite, app: &App, code: Value) {
+pub(crate) async fn save(ignite: &Ignite, app: &App, code: Value) {
     let save = with(app, json!({ "code": code }));
     ignite.ok(Via::Json, "SaveDraft", &app.token, save).await;
 }
 
 /// Builds the app's draft to its end; answers what became of it.
-async fn compile(ignite: &Ignite, app: &App) -> Value {
+pub(crate) async fn compile(ignite: &Ignite, app: &App) -> Value {
     let compile = ignite.ok(Via::Json, "CompileDraft", &app.token, with(app, json!({})));
     compile.await;
     eventually_ok(HANGS, || async {
@@ -57,13 +57,13 @@ async fn compile(ignite: &Ignite, app: &App) -> Value {
 }
 
 /// Code of a Dockerfile and one more file.
-fn folder(dockerfile: &str) -> Value {
+pub(crate) fn folder(dockerfile: &str) -> Value {
     let files: [(&str, &[u8]); 2] = [("Dockerfile", dockerfile.as_bytes()), ("file", b"content")];
     from_code(&tar_gz(&files), json!({}))
 }
 
 /// Builds a Dockerfile that must not be; answers why it was not.
-async fn refused(ignite: &Ignite, app: &App, dockerfile: &str) -> String {
+pub(crate) async fn refused(ignite: &Ignite, app: &App, dockerfile: &str) -> String {
     save(ignite, app, folder(dockerfile)).await;
     let draft = compile(ignite, app).await;
     assert_eq!(
@@ -73,7 +73,7 @@ async fn refused(ignite: &Ignite, app: &App, dockerfile: &str) -> String {
     draft["error"].as_str().expect("a cause").to_owned()
 }
 
-async fn built(ignite: &Ignite, app: &App, dockerfile: &str) -> Value {
+pub(crate) async fn built(ignite: &Ignite, app: &App, dockerfile: &str) -> Value {
     save(ignite, app, folder(dockerfile)).await;
     let draft = compile(ignite, app).await;
     assert_eq!(
@@ -83,7 +83,7 @@ async fn built(ignite: &Ignite, app: &App, dockerfile: &str) -> Value {
     draft
 }
 
-async fn build_log(ignite: &Ignite, app: &App, draft: &Value) -> String {
+pub(crate) async fn build_log(ignite: &Ignite, app: &App, draft: &Value) -> String {
     let log = with(app, json!({ "build_id": draft["deployId"] }));
     let log = ignite.ok(Via::Json, "GetBuildLog", &app.token, log).await;
     log["lines"].to_string()
@@ -262,6 +262,71 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
     registry::forget(&by_digest).await;
 }
 
+/// Builds from a base that is in a registry alone, and that has this `ONBUILD`; answers what became
+/// of it.
+async fn built_from_pulled(ignite: &Ignite, trigger: &str) -> (Value, String) {
+    let app = bare(ignite, "acme", "pulls").await;
+    let registry = Registry::start("hidden").await;
+    let secret = json!({ "name": "reg", "value": registry.secret("hidden") });
+    ignite
+        .ok(Via::Json, "CreateSecret", &app.token, secret)
+        .await;
+    let described = format!("LABEL of={}\nONBUILD {trigger}", registry.address());
+    let base = registry
+        .take(&probe::image_described(&described).await)
+        .await;
+    let dockerfile = format!("FROM {base}\nENTRYPOINT [\"/probe\"]\n");
+    let files: [(&str, &[u8]); 2] = [("Dockerfile", dockerfile.as_bytes()), ("file", b"x")];
+    let mut code = from_code(&tar_gz(&files), json!({}));
+    code["image"]["registry_secret_ref"] = "reg".into();
+    save(ignite, &app, code).await;
+    let draft = compile(ignite, &app).await;
+    let log = build_log(ignite, &app, &draft).await;
+    registry::forget(&base).await;
+    (draft, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_of_a_base_that_is_not_here_are_judged_before_they_run() {
+    let prefix = id_of(&probe::image().await).await;
+    let ignite = Ignite::builder().start().await;
+    let trigger = format!("COPY --from={} / /x", &prefix[7..19]);
+    let (draft, log) = built_from_pulled(&ignite, &trigger).await;
+    let why = draft["error"].as_str().expect("a cause");
+    assert!(
+        why.contains("ONBUILD of") && why.contains("beginning of an image's id"),
+        "{why}"
+    );
+    assert!(log.contains("Pulling ") && !log.contains("Step "), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
+async fn a_base_that_a_team_pulls_has_the_engine_fetch_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let open = listener.local_addr().expect("an address").port();
+    let start = || async {
+        let server = Ignite::builder().args(["--trust", "team"]);
+        server
+            .args(["--set", "build_allow=127.0.0.0/8"])
+            .start()
+            .await
+    };
+    let ignite = start().await;
+    let trigger = format!("ADD http://127.0.0.1:{open}/x /x");
+    let (draft, log) = built_from_pulled(&ignite, &trigger).await;
+    let why = draft["error"].as_str().expect("a cause");
+    assert!(why.contains("ONBUILD of") && why.contains("COPY"), "{why}");
+    assert!(!log.contains("Step "), "{log}");
+    let asked = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(asked.is_err(), "somebody fetched it");
+    // What only reads the code's own files is as good as ever, and begins from what was read.
+    let ignite = start().await;
+    let (draft, log) = built_from_pulled(&ignite, "COPY file /file").await;
+    assert_eq!(draft["status"], "VERSION_STATUS_READY", "{draft} {log}");
+    assert!(log.contains("FROM sha256:"), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "its server sets rules in the kernel, which needs root; scripts/test.sh runs it where it can"]
 async fn builds_of_a_team_reach_nothing_of_the_machine() {
@@ -332,7 +397,7 @@ async fn builds_of_a_team_reach_nothing_of_the_machine() {
 async fn a_step_of_a_build_has_limits_and_no_network() {
     let ignite = Ignite::builder()
         .args(["--trust", "team", "--set", "build_cpu_millicores=500"])
-        .args(["--set", "build_memory=3GiB"])
+        .args(["--set", "build_memory=3GiB", "--set", "build_network=none"])
         .start()
         .await;
     let app = bare(&ignite, "acme", "a").await;

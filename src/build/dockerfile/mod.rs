@@ -49,6 +49,8 @@ pub(crate) struct Named {
     pub(crate) image: String,
     /// A stage begins from it, so its `ONBUILD` runs.
     pub(crate) is_base: bool,
+    /// It is asked for by a platform, with `--platform`.
+    pub(crate) has_platform: bool,
     /// The engine has no use for it: it names a frontend of BuildKit.
     pub(crate) is_hint: bool,
     /// The line in the list and the bytes in it, where another name can be put.
@@ -95,6 +97,7 @@ impl Plan {
                 place: "`# syntax=`".to_owned(),
                 image: lines.syntax.clone(),
                 is_base: false,
+                has_platform: false,
                 is_hint: true,
                 slot: None,
             });
@@ -146,6 +149,7 @@ impl Plan {
                             place: place("FROM"),
                             image,
                             is_base: true,
+                            has_platform: from.options.iter().any(is_platform),
                             is_hint: false,
                             slot: Some((at, word.span.clone())),
                         });
@@ -297,6 +301,7 @@ impl Plan {
                 place,
                 image,
                 is_base: false,
+                has_platform: false,
                 is_hint: false,
                 slot,
             });
@@ -351,6 +356,10 @@ fn first_word(text: &str) -> &str {
 /// Text without the quotes in it, as the engine takes flags.
 fn unquoted(text: &str) -> String {
     text.replace(['"', '\''], "")
+}
+
+fn is_platform(flag: &Flag<'_>) -> bool {
+    unquoted(&flag.name.value).eq_ignore_ascii_case("platform")
 }
 
 /// Refuses flags in a form that the engine and the parser read in different ways.

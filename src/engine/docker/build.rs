@@ -8,6 +8,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bollard::{
@@ -23,12 +27,13 @@ use futures_util::{
 
 use super::{
     Config, Docker, Error, build_limits,
+    build_network::{BuildNetworks, Lent},
     cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
     holder::archive,
     image::for_engine,
 };
-use crate::engine::{BuildCache, BuildNews, BuildOrder, ImageBuilder, STAGE};
+use crate::engine::{BuildCache, BuildNetwork, BuildNews, BuildOrder, ImageBuilder, STAGE};
 
 /// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -37,7 +42,11 @@ pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
-        build(&self.client, &self.config, &self.cli, order)
+        let isolation = Isolation {
+            networks: self.build_networks.clone(),
+            warned: Arc::clone(&self.warned_of_builds),
+        };
+        build(&self.client, &self.config, &self.cli, isolation, order)
     }
 
     fn remove_stages<'a>(&'a self, value: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -64,11 +73,42 @@ impl ImageBuilder for Docker {
     }
 }
 
+/// Where builds get networks behind rules.
+struct Isolation {
+    networks: Option<Arc<BuildNetworks>>,
+    /// The log says once that there is none.
+    warned: Arc<AtomicBool>,
+}
+
+impl Isolation {
+    /// A network for one build; inside, the reason why there is none.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    async fn lend(&self, client: &Client, config: &Config) -> Result<Result<Lent, String>, Error> {
+        let lent = match &self.networks {
+            Some(networks) => networks.lend(client, config).await,
+            None => return Ok(Err("nothing keeps builds from this host".to_owned())),
+        };
+        match lent {
+            Ok(lent) => Ok(Ok(lent)),
+            Err(err @ (Error::Unreachable { .. } | Error::NoDescriptors)) => Err(err),
+            Err(cause) => {
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%cause, "Steps of builds run without a network, since none can be made that is behind rules; make one whose rules keep it from this host, and name it as build_network");
+                }
+                Ok(Err(cause.to_string()))
+            }
+        }
+    }
+}
+
 /// Runs a build; dropping the stream ends it in the engine, too.
 fn build(
     client: &Client,
     config: &Config,
     cli: &CliConfig,
+    isolation: Isolation,
     order: BuildOrder,
 ) -> BoxStream<'static, Result<BuildNews, Error>> {
     let connected = client.connector().client();
@@ -89,7 +129,6 @@ fn build(
         // Without it a step that fails leaves its container.
         forcerm: true,
         buildargs: Some(order.build_args.into_iter().collect()),
-        networkmode: order.network,
         ..BuildImageOptions::default()
     };
     match order.cache {
@@ -98,7 +137,7 @@ fn build(
         BuildCache::Of(images) if images.is_empty() => options.nocache = true,
         BuildCache::Of(images) => options.cachefrom = Some(images),
     }
-    let limits = order.limits;
+    let (limits, network) = (order.limits, order.network);
     let (client, config, cli) = (client.clone(), config.clone(), cli.clone());
     let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
@@ -115,6 +154,27 @@ fn build(
                 let _ = news.send(Err(error)).await;
                 return;
             }
+        };
+        // Given back when the build has ended.
+        let mut _lent = None;
+        options.networkmode = match network {
+            BuildNetwork::Engine => None,
+            BuildNetwork::Named(name) => Some(name),
+            BuildNetwork::Isolated => match isolation.lend(&client, &config).await {
+                Ok(Ok(lent)) => {
+                    let id = lent.id.clone();
+                    _lent = Some(lent);
+                    Some(id)
+                }
+                Ok(Err(why)) => {
+                    let _ = news.send(Ok(BuildNews::NoNetwork(why))).await;
+                    Some("none".to_owned())
+                }
+                Err(error) => {
+                    let _ = news.send(Err(error)).await;
+                    return;
+                }
+            },
         };
         let reaches = match options.networkmode.as_deref() {
             Some("host") => Reaches::Host,

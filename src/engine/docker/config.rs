@@ -81,6 +81,9 @@ pub struct Config {
     pub extra_network: Option<String>,
     /// What containers may connect to at most; `None` lets them go anywhere, without any rules.
     pub egress: Option<Ceiling>,
+    /// What steps of builds may connect to that ask for a network behind rules; `None` where no build
+    /// does. It needs `egress`.
+    pub build_egress: Option<Ceiling>,
     /// Which calls of the kernel containers may make; `None` is the engine's own profile.
     pub seccomp: Option<Profile>,
     /// Limits of each process of an app's container, over the engine's.
@@ -134,6 +137,7 @@ impl Config {
             freezer: Freezer::default(),
             extra_network: None,
             egress: None,
+            build_egress: None,
             seccomp: None,
             ulimits: Ulimits::default(),
             runtime: None,

@@ -124,6 +124,8 @@ pub(super) async fn create_look(
 ) -> Result<ContainerId, Error> {
     body.labels = Some(labels::of_look(config, by));
     body.network_disabled = Some(true);
+    let host = body.host_config.get_or_insert_default();
+    host.network_mode = Some("none".to_owned());
     let name = spec::look_name(&config.instance);
     // What an engine can be asked for is large, and so is what waits for its answer.
     Box::pin(create(client, config, call, name, body, None)).await

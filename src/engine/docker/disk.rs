@@ -145,7 +145,7 @@ impl Docker {
                 claims.owner.map(|owner| owner.app)
             }
             Origin::Ours(_) => None,
-            Origin::Unsealed | Origin::Unproven => None,
+            Origin::Unsealed | Origin::OtherSeal | Origin::Unproven => None,
         }
     }
 }

@@ -37,6 +37,7 @@ const MAX_REFERENCE_LEN: usize = 1024;
 struct Key {
     reference: String,
     credentials: Option<(String, String, Option<String>)>,
+    is_recorded: bool,
 }
 
 /// The pulls under way.
@@ -71,6 +72,30 @@ impl Pulls {
         credentials: Option<&Credentials>,
         limit: Duration,
     ) -> Result<Image, Error> {
+        self.ensure_by(client, reference, credentials, limit, true)
+            .await
+    }
+
+    /// See [`super::super::Engine::ensure_base`].
+    pub(super) async fn ensure_unrecorded(
+        &self,
+        client: &Client,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+    ) -> Result<Image, Error> {
+        self.ensure_by(client, reference, credentials, limit, false)
+            .await
+    }
+
+    async fn ensure_by(
+        &self,
+        client: &Client,
+        reference: &str,
+        credentials: Option<&Credentials>,
+        limit: Duration,
+        is_recorded: bool,
+    ) -> Result<Image, Error> {
         let none = |cause: String| Error::NoSuchImage {
             reference: reference.to_owned(),
             cause,
@@ -84,7 +109,8 @@ impl Pulls {
                 "no image here has this id, and an id cannot be pulled; give a name".into(),
             ));
         }
-        self.pull(client, reference, credentials, limit).await?;
+        self.pull(client, reference, credentials, limit, is_recorded)
+            .await?;
         inspect(client, reference)
             .await?
             .ok_or_else(|| none("it was pulled and removed again".into()))
@@ -96,8 +122,14 @@ impl Pulls {
         reference: &str,
         credentials: Option<&Credentials>,
         limit: Duration,
+        is_recorded: bool,
     ) -> Result<(), Error> {
+        let record = match is_recorded {
+            true => self.record.clone(),
+            false => PullRecord::none(),
+        };
         let key = Key {
+            is_recorded,
             reference: reference.to_owned(),
             credentials: credentials.map(|c| {
                 (
@@ -108,7 +140,7 @@ impl Pulls {
             }),
         };
         let work = || {
-            let (client, stop, record) = (client.clone(), self.stop.clone(), self.record.clone());
+            let (client, stop, record) = (client.clone(), self.stop.clone(), record.clone());
             let (reference, credentials) = (reference.to_owned(), credentials.map(for_engine));
             let login = self.login.clone();
             async move {

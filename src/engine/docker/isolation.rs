@@ -22,7 +22,7 @@ use super::{
     firewall::{LOOK, Mac},
     remove_container, spec,
 };
-use crate::model::InstanceId;
+use crate::model::{InstanceId, egress::Ceiling};
 
 /// Where this machine says which servers it asks for names; the second is what the engine takes
 /// when the first names a resolver of this machine alone.
@@ -54,11 +54,20 @@ impl Docker {
             Ok(()) => {}
         }
         let (ceiling, resolvers) = (firewall.ceiling(), resolvers());
-        let served = resolvers.iter().any(|addr| ceiling.reaches(*addr, DNS));
-        if let (Some(first), false) = (resolvers.first(), served) {
+        let unserved = |ceiling: &Ceiling| {
+            let served = resolvers.iter().any(|addr| ceiling.reaches(*addr, DNS));
+            resolvers.first().copied().filter(|_| !served)
+        };
+        if let Some(first) = unserved(ceiling) {
             tracing::warn!(resolver = %first, "Apps can resolve no names, since they may not reach this machine's name server; let them by egress_allow={first}:{DNS}, if they are to");
         }
         tracing::info!(%ceiling, "Apps are kept from this host; they reach what is named here at most");
+        if let Some(ceiling) = firewall.build_ceiling() {
+            if let Some(first) = unserved(&ceiling) {
+                tracing::warn!(resolver = %first, "Steps of builds can resolve no names, since they may not reach this machine's name server; let them by build_egress=public,{first}:{DNS}, if they are to");
+            }
+            tracing::info!(%ceiling, "Steps of builds are kept from this host; they reach what is named here");
+        }
         Ok(())
     }
 
@@ -93,10 +102,10 @@ impl Docker {
         }
     }
 
-    /// The instance's network, and the rules that its containers are behind.
+    /// The instance's network, and the rules that its containers are behind; those of builds with them.
     pub(super) async fn ensure_way(&self) -> Result<(), Error> {
         self.network
-            .ensure(&self.client, &self.config, self.firewall.as_ref())
+            .ensure(&self.client, &self.config, self.firewall.as_deref())
             .await
     }
 

@@ -13,6 +13,7 @@ use std::{collections::HashMap, path::PathBuf};
 use super::{
     Config, ContainerId, Owner,
     build::{BUILT_BY, BUILT_IN},
+    spec,
 };
 use crate::{
     engine::STAGE,
@@ -102,6 +103,10 @@ pub(super) enum Origin {
     Ours(Claims),
     /// An `ignite` that knew no seals made it, as its name tells. Its labels may be its image's.
     Unsealed,
+    /// Its seal is of another key or form, and its name is the one that this instance gives what these
+    /// labels speak of. Its labels are not believed; that it is ours is, once it has been seen to be
+    /// where only ours are ([`is_placed_by`]).
+    OtherSeal,
     /// Nothing: its labels may be its image's, or somebody else has written them.
     Unproven,
 }
@@ -155,8 +160,35 @@ pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Orig
     match labels.get(SEAL) {
         None if is_named_by(config.instance.as_str(), names) => Origin::Unsealed,
         Some(seal) if holds(seal) => Origin::Ours(claims(labels)),
+        Some(seal) if !seal.is_empty() && is_own_name(config, names, labels) => Origin::OtherSeal,
         Some(_) | None => Origin::Unproven,
     }
+}
+
+/// Whether a container's only name is the whole name that this instance gives what the labels speak of.
+fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
+    let [name] = names else { return false };
+    let (name, instance) = (plain(name), &config.instance);
+    if get(labels, ROLE) == Some(Role::Look.as_str()) {
+        return spec::is_look_name(instance, name);
+    }
+    owner(labels).is_some_and(|owner| {
+        name == spec::container_name(instance, &owner)
+            || name == spec::holder_name(instance, &owner)
+    })
+}
+
+/// Whether a container is where this instance puts its own: on one of its networks, on that of another
+/// container, or on none. No image says that: whoever creates a container does, as with its name.
+pub(super) fn is_placed_by(instance: &InstanceId, network_mode: Option<&str>) -> bool {
+    let Some(mode) = network_mode else {
+        return false;
+    };
+    mode == "none"
+        || mode.starts_with("container:")
+        || spec::network_names(instance)
+            .iter()
+            .any(|name| name == mode)
 }
 
 /// Whether a container of these names was made by this instance: images bring labels and no names.

@@ -32,8 +32,8 @@ impl Strangers {
 
 impl Docker {
     /// All containers that an `ignite` made for this instance, in whatever state, but those that
-    /// this process only looks into. Of those that an `ignite` before seals made, no label is
-    /// believed. Others that carry the instance's label are told of once and left alone.
+    /// this process only looks into. Of those that an `ignite` before seals made, or one with another
+    /// key, no label is believed. Others that carry the instance's label are told of once and left alone.
     pub(super) async fn list_ours(&self) -> Result<Vec<Container>, Error> {
         let facts = self.facts().await?;
         let options = ListContainersOptions {
@@ -48,6 +48,11 @@ impl Docker {
             })
             .await?;
         let network = self.network_name();
+        let is_placed_by_us = |found: &ContainerSummary| {
+            let host = found.host_config.as_ref();
+            let mode = host.and_then(|host| host.network_mode.as_deref());
+            labels::is_placed_by(&self.config.instance, mode)
+        };
         let mut strangers = Vec::new();
         let (mut containers, mut ended) = (Vec::new(), Vec::new());
         for found in answer {
@@ -59,7 +64,8 @@ impl Docker {
             let claims = match origin {
                 Some(Origin::Ours(claims)) => claims,
                 Some(Origin::Unsealed) => Claims::default(),
-                Some(Origin::Unproven) | None => {
+                Some(Origin::OtherSeal) if is_placed_by_us(&found) => Claims::default(),
+                Some(Origin::OtherSeal | Origin::Unproven) | None => {
                     strangers.push(found);
                     continue;
                 }

@@ -19,9 +19,9 @@ use std::{
 use bollard::query_parameters::{EventsOptions, LogsOptions, StopContainerOptions};
 use futures_util::{StreamExt, future, stream, stream::BoxStream};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use self::{
+    build_network::BuildNetworks,
     cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status, or_gone, remove_container},
     connect::{Address, Connector},
@@ -31,7 +31,6 @@ use self::{
     home::Homes,
     image::Pulls,
     info::Facts,
-    labels::{Claims, Origin},
     listing::Strangers,
     network::InstanceNetwork,
     pids::PidsFiles,
@@ -45,6 +44,7 @@ use super::{
 
 mod build;
 mod build_limits;
+mod build_network;
 mod cli_config;
 mod client;
 mod config;
@@ -58,6 +58,7 @@ mod holder;
 mod home;
 mod image;
 mod info;
+mod inspect;
 mod isolation;
 mod labels;
 mod lease;
@@ -91,10 +92,6 @@ pub use prune::{InstanceOfOthers, Pruner, Remains};
 pub use seal::Seal;
 pub use seccomp::Profile;
 
-/// How long to wait for a started container's address or port mapping to appear; it is there
-/// at once on Docker for Linux and late by some milliseconds on others.
-const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
-
 /// A real engine. Share it behind an `Arc`; it connects on first use and again after a restart
 /// of the engine. Dropping it ends the pulls it runs.
 #[derive(Debug)]
@@ -108,7 +105,9 @@ pub struct Docker {
     facts: Mutex<Option<Arc<Facts>>>,
     network: InstanceNetwork,
     /// What keeps containers from this host, where something is to.
-    firewall: Option<Firewall>,
+    firewall: Option<Arc<Firewall>>,
+    /// The networks of builds, where they are to be behind rules.
+    build_networks: Option<Arc<BuildNetworks>>,
     pulls: Pulls,
     holder_image: HolderImage,
     homes: Homes,
@@ -120,6 +119,7 @@ pub struct Docker {
     /// The warnings about limits are given once, not per start.
     warned_of_cpu: AtomicBool,
     warned_of_init: AtomicBool,
+    warned_of_builds: Arc<AtomicBool>,
 }
 
 impl Docker {
@@ -140,15 +140,18 @@ impl Docker {
         let env = |name: &str| std::env::var(name).ok();
         let (address, chosen) = Address::find_with_reason(config.host.as_deref(), env)?;
         let cli = CliConfig::new(env).with_helper_timeout(config.helper_timeout);
+        let firewall = config.egress.clone().map(|ceiling| {
+            let builds = config.build_egress.clone();
+            Arc::new(Firewall::new(config.instance.clone(), ceiling, builds))
+        });
+        let with_builds = firewall.clone().filter(|_| config.build_egress.is_some());
         Ok(Self {
             chosen,
             client: Client::new(Connector::new(address), config.call_timeout),
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
-            firewall: config
-                .egress
-                .clone()
-                .map(|ceiling| Firewall::new(config.instance.clone(), ceiling)),
+            build_networks: with_builds.map(|firewall| Arc::new(BuildNetworks::new(firewall))),
+            firewall,
             pulls: Pulls::new(
                 config.pull_record.clone(),
                 config.use_docker_login.then(|| cli.clone()),
@@ -163,6 +166,7 @@ impl Docker {
             strangers: Strangers::default(),
             warned_of_cpu: AtomicBool::new(false),
             warned_of_init: AtomicBool::new(false),
+            warned_of_builds: Arc::default(),
         })
     }
 
@@ -212,56 +216,6 @@ impl Docker {
         self.network.forget();
         self.ensure_way().await
     }
-
-    /// A container as its own inspection shows it.
-    async fn inspect_alone(&self, id: &ContainerId) -> Result<Container, Error> {
-        let facts = self.facts().await?;
-        let answer = self
-            .client
-            .run("inspect the container", |docker| async move {
-                docker.inspect_container(&id.0, None).await
-            })
-            .await;
-        let answer = or_gone(answer, id)?;
-        let labels = answer.config.as_ref().and_then(|c| c.labels.as_ref());
-        let claims = match labels.map(|l| labels::origin(&self.config, answer.name.as_slice(), l)) {
-            Some(Origin::Ours(claims)) => claims,
-            Some(Origin::Unsealed | Origin::Unproven) | None => Claims::default(),
-        };
-        let network = self.network_name();
-        Ok(read::inspected(&answer, claims, facts.via, &network))
-    }
-
-    /// The address of a container that was just started.
-    async fn address_of(&self, id: &ContainerId) -> Result<Endpoints, Error> {
-        let deadline = Instant::now() + ADDRESS_PATIENCE;
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match self.inspect(id).await?.state {
-                ContainerState::Running(Some(endpoints)) => return Ok(endpoints),
-                ContainerState::Exited { code, oom_killed } => {
-                    return Err(Error::Ended {
-                        id: id.clone(),
-                        code,
-                        oom_killed,
-                    });
-                }
-                state if Instant::now() >= deadline => {
-                    return Err(Error::Refused {
-                        call: "give the container an address",
-                        status: 0,
-                        message: format!(
-                            "the container is {state:?} and has none in network {} nor a published port",
-                            self.network_name()
-                        ),
-                    });
-                }
-                _ => {}
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
-    }
 }
 
 impl Engine for Docker {
@@ -280,6 +234,17 @@ impl Engine for Docker {
             .ensure(&self.client, reference, credentials, limit)
             .await?;
         self.homes.find(&self.client, &self.config, found).await
+    }
+
+    async fn ensure_base(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Image, Error> {
+        let limit = self.config.pull_timeout;
+        self.pulls
+            .ensure_unrecorded(&self.client, reference, credentials, limit)
+            .await
     }
 
     async fn find_image(&self, reference: &str) -> Result<Option<Image>, Error> {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::{
-    Config, ContainerId, Error,
+    Config, ContainerId, Error, build_network,
     client::{Client, gone_is_fine, has_status},
     firewall::{self, Firewall, Mac},
     labels::{self, Origin, Role},
@@ -64,9 +64,10 @@ impl InstanceNetwork {
         *self.known.lock() = Arc::default();
     }
 
-    /// Removes the network, and one that was made under another trust.
+    /// Removes the network, one that was made under another trust, and those of builds.
     pub(super) async fn remove(&self, client: &Client, config: &Config) -> Result<(), Error> {
         self.forget();
+        build_network::remove_all(client, config).await?;
         for name in network_names(&config.instance) {
             for id in find(client, config, &name).await? {
                 remove(client, &id).await?;
@@ -172,11 +173,16 @@ pub(super) async fn list(
         .await
 }
 
-/// Whether a network's containers are behind rules of ours: its bridge has the name that the rules of
-/// this instance go by.
+/// Whether a network's containers, apps' or steps of builds, are behind rules of ours: its bridge has
+/// a name that the rules of this instance go by.
 pub(super) fn is_behind_rules(network: &Network, instance: &InstanceId) -> bool {
+    bridge_of(network).is_some_and(|bridge| firewall::is_bridge_of(bridge, instance))
+}
+
+/// The name that was given to a network's bridge when it was made.
+pub(super) fn bridge_of(network: &Network) -> Option<&str> {
     let options = network.options.as_ref();
-    options.and_then(|o| o.get(BRIDGE_NAME)) == Some(&firewall::bridge(instance))
+    options.and_then(|o| o.get(BRIDGE_NAME)).map(String::as_str)
 }
 
 /// The ids of this instance's networks of a name, by label and exact name, oldest first.
@@ -187,7 +193,7 @@ async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String
             // One of that name without our bridge would lead past the rules.
             && (config.egress.is_none()
                 || name != network_name(config)
-                || is_behind_rules(network, &config.instance))
+                || bridge_of(network) == Some(&firewall::bridge(&config.instance)))
     });
     found.sort_by(|a, b| a.created.cmp(&b.created));
     Ok(found.into_iter().filter_map(|network| network.id).collect())
@@ -262,7 +268,12 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
         driver: Some("bridge".into()),
         // The rules let no IPv6 pass; better that nobody tries.
         enable_ipv6: config.egress.as_ref().map(|_| false),
-        options: Some(options(config)),
+        options: Some(options_of_bridge(
+            config
+                .egress
+                .as_ref()
+                .map(|_| firewall::bridge(&config.instance)),
+        )),
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
     };
@@ -283,14 +294,11 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// What the driver of the instance's network is told.
-fn options(config: &Config) -> HashMap<String, String> {
+/// What the driver of a network is told whose containers do not reach each other.
+pub(super) fn options_of_bridge(name: Option<String>) -> HashMap<String, String> {
     let icc = "com.docker.network.bridge.enable_icc";
     let mut options = HashMap::from([(icc.to_owned(), "false".to_owned())]);
-    if config.egress.is_some() {
-        let bridge = firewall::bridge(&config.instance);
-        options.insert(BRIDGE_NAME.to_owned(), bridge);
-    }
+    options.extend(name.map(|name| (BRIDGE_NAME.to_owned(), name)));
     options
 }
 

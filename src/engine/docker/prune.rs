@@ -116,11 +116,16 @@ impl Pruner {
             let outcome = remove_container(client, container).await;
             note("container", &container.to_string(), outcome);
         }
+        let mut are_gone = true;
         for name in &remains.networks {
-            note("network", name, network::remove(client, name).await);
+            let outcome = network::remove(client, name).await;
+            are_gone &= outcome.is_ok();
+            note("network", name, outcome);
         }
+        // What is still on a network, such as a step of a build that is being ended, stays behind them.
         if let Ok(instance) = id.parse::<InstanceId>()
             && remains.has_rules
+            && are_gone
             && self.is_local()
         {
             let outcome = isolation::remove_rules_of(&instance).await;

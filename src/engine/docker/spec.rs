@@ -51,7 +51,8 @@ pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
     ]
 }
 
-/// The name of a container: for people, and under the seal of its labels; nothing is ever found by it.
+/// The name of a container: for people, and under the seal of its labels. A container whose seal does
+/// not hold is known by it for one to be removed, and for nothing else.
 pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
     format!(
         "ignite-{instance}-{}-{}-{}",
@@ -68,6 +69,12 @@ pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
 pub(super) fn look_name(instance: &InstanceId) -> String {
     let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     format!("ignite-{instance}-look-{which}")
+}
+
+/// Whether [`look_name`] gives such a name.
+pub(super) fn is_look_name(instance: &InstanceId, name: &str) -> bool {
+    let which = name.strip_prefix(&format!("ignite-{instance}-look-"));
+    which.is_some_and(|which| ulid::Ulid::from_string(which).is_ok())
 }
 
 /// The name of an app's volume: for people, and the same for every replica.

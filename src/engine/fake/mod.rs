@@ -367,6 +367,14 @@ impl Engine for Fake {
         }
     }
 
+    async fn ensure_base(
+        &self,
+        reference: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Image, Error> {
+        self.ensure_image(reference, credentials).await
+    }
+
     async fn find_image(&self, _: &str) -> Result<Option<Image>, Error> {
         self.called(|_| {})?;
         Ok(None)

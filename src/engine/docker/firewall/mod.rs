@@ -7,6 +7,9 @@
 //! anew from the containers' labels. Somebody who flushes all rules of the host (`nft flush
 //! ruleset`) takes ours away, too: nothing is created then without putting them back, and a look
 //! every few seconds ([`LOOK`]) does it for what runs.
+//!
+//! Steps of builds are behind rules of the same table, by the bridge that they come from
+//! (`build_network`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,10 +18,11 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use self::rules::table;
+use self::rules::{Builds, table};
 use super::{ContainerId, Error};
 use crate::model::{
     InstanceId,
@@ -31,7 +35,7 @@ mod rules;
 
 pub(super) use self::{
     nft::out_of_reach,
-    rules::{Mac, bridge},
+    rules::{Mac, bridge, build_bridge, is_bridge_of},
 };
 
 /// Time between two looks at whether the rules are still there.
@@ -55,6 +59,8 @@ pub(super) struct Firewall {
 struct State {
     /// What each container may reach.
     apps: BTreeMap<Mac, Grant>,
+    /// The networks of builds, and what may be reached from them.
+    builds: Builds,
     /// Whose address that is.
     macs: HashMap<ContainerId, Mac>,
     /// How the kernel showed the table after it was put there, without the elements of sets;
@@ -63,11 +69,19 @@ struct State {
 }
 
 impl Firewall {
-    pub(super) fn new(instance: InstanceId, ceiling: Ceiling) -> Self {
+    /// `builds` is what steps of builds may reach; `None` is nothing.
+    pub(super) fn new(instance: InstanceId, ceiling: Ceiling, builds: Option<Ceiling>) -> Self {
+        let state = State {
+            builds: Builds {
+                ceiling: builds,
+                ..Builds::default()
+            },
+            ..State::default()
+        };
         Self {
             instance,
             ceiling,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             turn: Semaphore::new(1),
         }
     }
@@ -115,6 +129,30 @@ impl Firewall {
         }
     }
 
+    /// Makes a network for builds known, which nothing is on yet; the rules are there after that.
+    pub(super) async fn admit_network(&self, bridge: &str, net: Ipv4Net) -> Result<(), Error> {
+        {
+            let _turn = self.turn().await;
+            let before = self.state.lock().builds.networks.get(bridge).copied();
+            if before != Some(net) {
+                let networks =
+                    |state: &mut State| state.builds.networks.insert(bridge.to_owned(), net);
+                networks(&mut self.state.lock());
+                let put = self.replace().await;
+                if put.is_err() {
+                    self.state.lock().builds.networks.remove(bridge);
+                }
+                return put;
+            }
+        }
+        if self.mend().await? {
+            tracing::error!(
+                "Somebody removed or changed the rules that keep apps and builds from this host; they are back"
+            );
+        }
+        Ok(())
+    }
+
     /// Tells this host's kernel where a container is that was just started; without it the first
     /// connections to it may take long.
     pub(super) fn locate(&self, id: &ContainerId, addr: IpAddr) {
@@ -160,8 +198,18 @@ impl Firewall {
     /// Removes the table.
     pub(super) async fn remove(&self) -> Result<(), Error> {
         let _turn = self.turn().await;
-        *self.state.lock() = State::default();
+        {
+            let mut state = self.state.lock();
+            let ceiling = state.builds.ceiling.take();
+            *state = State::default();
+            state.builds.ceiling = ceiling;
+        }
         remove(&self.instance).await
+    }
+
+    /// What steps of builds are let reach; `None` where none is on a network of ours.
+    pub(super) fn build_ceiling(&self) -> Option<Ceiling> {
+        self.state.lock().builds.ceiling.clone()
     }
 
     /// What apps are let reach at most.
@@ -174,13 +222,7 @@ impl Firewall {
     /// # Errors
     /// With the reason why they are not, and the remedy.
     pub(super) fn check_way(&self) -> Result<(), Error> {
-        let bridge = bridge(&self.instance);
-        let interfaces = fs::read_to_string(INTERFACES).unwrap_or_default();
-        if !has_interface(&interfaces, &bridge) {
-            return Err(out_of_reach(&format!(
-                "the engine's network for apps is not on this machine (there is no interface {bridge}), so no rules set here hold its containers back: it is a remote or rootless engine, one in a virtual machine, or `ignite` is in a container with a network of its own; run `ignite` on the engine's host, in its network"
-            )));
-        }
+        check_bridge(&bridge(&self.instance))?;
         match fs::read_to_string(BRIDGED) {
             Ok(on) if on.trim() == "1" => Ok(()),
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
@@ -195,7 +237,7 @@ impl Firewall {
     async fn replace(&self) -> Result<(), Error> {
         let script = {
             let state = self.state.lock();
-            rules::replace(&self.instance, &self.ceiling, &state.apps)
+            rules::replace(&self.instance, &self.ceiling, &state.apps, &state.builds)
         };
         nft::run(&script).await?;
         let shown = self.show().await?;
@@ -212,6 +254,20 @@ impl Firewall {
         let turn = self.turn.acquire().await;
         turn.expect("nobody closes it")
     }
+}
+
+/// Makes sure that a network's bridge is on this machine.
+///
+/// # Errors
+/// With the reason why rules of this process do not hold what is behind it, and the remedy.
+pub(super) fn check_bridge(bridge: &str) -> Result<(), Error> {
+    let interfaces = fs::read_to_string(INTERFACES).unwrap_or_default();
+    if has_interface(&interfaces, bridge) {
+        return Ok(());
+    }
+    Err(out_of_reach(&format!(
+        "the engine's network for apps or builds is not on this machine (there is no interface {bridge}), so no rules set here hold its containers back: it is a remote or rootless engine, one in a virtual machine, or `ignite` is in a container with a network of its own; run `ignite` on the engine's host, in its network"
+    )))
 }
 
 /// Removes the table of an instance, there or not.

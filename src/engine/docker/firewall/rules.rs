@@ -6,9 +6,14 @@
 //! is accepted here goes on to them. Whose packet it is says its Ethernet address, which is chosen
 //! here at the container's creation, before it runs, and which no app can change without
 //! `NET_ADMIN` or `NET_RAW` (see [`crate::model::capability::Capabilities::of_links`]).
+//!
+//! Steps of builds have both their bridges and their rules to themselves: the engine chooses their
+//! Ethernet addresses, and they may send with any other. So what counts there is the bridge, and
+//! that the sender has an address of it; all builds reach the same.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -65,6 +70,32 @@ pub(in super::super) fn bridge(instance: &InstanceId) -> String {
     format!("ig-{instance}")
 }
 
+/// The name of the bridge of one of the networks for builds, by its number below 100.
+pub(in super::super) fn build_bridge(instance: &InstanceId, number: u8) -> String {
+    format!("{}{number:02}", build_prefix(instance))
+}
+
+/// How the names of these bridges begin; with the number they are as long as the kernel has it, so
+/// that of the instance's id two digits are left out.
+fn build_prefix(instance: &InstanceId) -> String {
+    let id = instance.as_str();
+    format!("igb{}", &id[id.len().saturating_sub(10)..])
+}
+
+/// Whether the rules of an instance are for what comes in from this bridge.
+pub(in super::super) fn is_bridge_of(name: &str, instance: &InstanceId) -> bool {
+    name == bridge(instance) || name.starts_with(&build_prefix(instance))
+}
+
+/// What steps of builds are let reach, and where they are.
+#[derive(Debug, Default)]
+pub(super) struct Builds {
+    /// The most, and the least; `None` is nothing.
+    pub(super) ceiling: Option<Ceiling>,
+    /// The addresses behind each bridge; one that is not here reaches nothing.
+    pub(super) networks: BTreeMap<String, Ipv4Net>,
+}
+
 /// Removes a table, there or not.
 pub(super) fn remove(table: &str) -> String {
     format!("table {table}\ndelete table {table}\n")
@@ -80,8 +111,11 @@ pub(super) fn replace(
     instance: &InstanceId,
     ceiling: &Ceiling,
     apps: &BTreeMap<Mac, Grant>,
+    builds: &Builds,
 ) -> String {
     let (table, bridge) = (table(instance), bridge(instance));
+    // A `*` at the end stands for any end.
+    let build_bridges = format!("{}*", build_prefix(instance));
     let sets = Sets::of(apps.iter());
     let mut out = remove(&table);
     let (any, port) = by_port(ceiling.listed());
@@ -102,22 +136,24 @@ pub(super) fn replace(
         let key = format!("{key} . inet_service");
         set(&mut out, &format!("{name}_port"), &key, true, &port);
     }
-    chain(
-        &mut out,
-        "input",
-        &[
-            &format!("type filter hook input priority {PRIORITY}; policy accept"),
-            &format!("iifname \"{bridge}\" goto to_host"),
-        ],
-    );
-    chain(
-        &mut out,
-        "forward",
-        &[
-            &format!("type filter hook forward priority {PRIORITY}; policy accept"),
-            &format!("iifname \"{bridge}\" goto beyond"),
-        ],
-    );
+    let (any, port) = by_port(builds.ceiling.as_ref().map_or(&[][..], Ceiling::listed));
+    set(&mut out, "build_any", "ipv4_addr", true, &any);
+    let key = "ipv4_addr . inet_service";
+    set(&mut out, "build_port", key, true, &port);
+    for (hook, of_apps, of_builds) in [
+        ("input", "to_host", "build_to_host"),
+        ("forward", "beyond", "build_beyond"),
+    ] {
+        chain(
+            &mut out,
+            hook,
+            &[
+                &format!("type filter hook {hook} priority {PRIORITY}; policy accept"),
+                &format!("iifname \"{bridge}\" goto {of_apps}"),
+                &format!("iifname \"{build_bridges}\" goto {of_builds}"),
+            ],
+        );
+    }
     // The platform opens connections to apps, and what they answer goes back.
     chain(
         &mut out,
@@ -171,6 +207,32 @@ pub(super) fn replace(
     }
     beyond.push(reject.to_owned());
     chain(&mut out, "beyond", &refs(&beyond));
+
+    // A step can send as anybody, also what looks like the answer of an app: answers are none here.
+    let sources = builds.networks.iter();
+    let mut source: Vec<_> = sources
+        .map(|(bridge, net)| format!("iifname \"{bridge}\" ip saddr {net} return"))
+        .collect();
+    source.push("drop".to_owned());
+    chain(&mut out, "build_source", &refs(&source));
+    let mut listed = vec![format!("{dialled} @build_any accept")];
+    for protocol in ["tcp", "udp"] {
+        listed.push(format!(
+            "meta l4proto {protocol} {with_port} @build_port accept"
+        ));
+    }
+    chain(&mut out, "build_listed", &refs(&listed));
+    let to_host = ["jump build_source", "jump build_listed", reject];
+    chain(&mut out, "build_to_host", &to_host);
+    let to_public = format!("{public} accept");
+    let to_containers = [&bridge, &build_bridges].map(|to| format!("oifname \"{to}\" drop"));
+    let mut beyond: Vec<&str> = to_containers.iter().map(String::as_str).collect();
+    beyond.extend(["jump build_source", "jump build_listed"]);
+    if builds.ceiling.as_ref().is_some_and(Ceiling::has_public) {
+        beyond.push(&to_public);
+    }
+    beyond.push(reject);
+    chain(&mut out, "build_beyond", &beyond);
     out.push_str("}\n");
     out
 }
@@ -312,7 +374,13 @@ mod tests {
     #[test]
     fn what_is_not_accepted_is_rejected_at_the_end_and_answers_pass_first() {
         for trust in [Trust::Team, Trust::Tenants] {
-            let text = replace(&instance(), &ceiling(trust, "none"), &BTreeMap::new());
+            let none = Builds::default();
+            let text = replace(
+                &instance(),
+                &ceiling(trust, "none"),
+                &BTreeMap::new(),
+                &none,
+            );
             assert!(text.starts_with(
                 "table inet ignite_000000000007\ndelete table inet ignite_000000000007\ntable inet"
             ));
@@ -351,7 +419,7 @@ mod tests {
             ),
             (none, egress("deny")),
         ]);
-        let text = replace(&instance(), &ceiling, &grants);
+        let text = replace(&instance(), &ceiling, &grants, &Builds::default());
         for set in [
             format!("set open {{ type ether_addr; elements = {{ {all} }}; }}"),
             "set listed_any { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }".to_owned(),
@@ -374,5 +442,51 @@ mod tests {
         );
         let four = change("delete", &table, some, &grants[&some]).expect("some");
         assert_eq!(four.lines().count(), 4, "{four}");
+    }
+
+    #[test]
+    fn builds_reach_what_is_theirs_from_networks_that_are_known_and_never_this_host() {
+        let apps = ceiling(Trust::Team, "10.0.0.0/8");
+        let text = |allow: &str, networks: BTreeMap<String, Ipv4Net>| {
+            let ceiling = Ceiling::of_builds(Trust::Tenants, &allow.parse().expect(allow));
+            let builds = Builds { ceiling, networks };
+            replace(&instance(), &apps, &BTreeMap::new(), &builds)
+        };
+        let bridge = build_bridge(&instance(), 3);
+        assert_eq!(bridge, "igb000000000703");
+        assert!(is_bridge_of(&bridge, &instance()) && !is_bridge_of("igb0", &instance()));
+        let net = "172.20.0.0/16".parse().expect("a network");
+        let open = text("public,10.1.0.0/16:53", [(bridge, net)].into());
+        assert_eq!(
+            rules_of(&open, "build_source"),
+            [
+                "iifname \"igb000000000703\" ip saddr 172.20.0.0/16 return;",
+                "drop;"
+            ]
+        );
+        for (hook, chain) in [("input", "build_to_host"), ("forward", "build_beyond")] {
+            let jump = format!("iifname \"igb0000000007*\" goto {chain};");
+            assert_eq!(rules_of(&open, hook).last(), Some(&jump.as_str()));
+            let rules = rules_of(&open, chain);
+            assert!(
+                rules.last().expect("some").starts_with("reject"),
+                "{rules:?}"
+            );
+            let at = |rule: &str| rules.iter().position(|r| *r == rule);
+            assert!(at("jump build_source;") < at("jump build_listed;"));
+            assert!(!rules.contains(&"jump answers;"), "{rules:?}");
+        }
+        assert!(
+            open.contains("set build_any { type ipv4_addr; flags interval; }"),
+            "{open}"
+        );
+        assert!(open.contains("elements = { 10.1.0.0/16 . 53 }"), "{open}");
+        let accepts = |text: &str| {
+            let rules = rules_of(text, "build_beyond");
+            rules.iter().any(|rule| rule.ends_with("accept;"))
+        };
+        assert!(accepts(&open) && !accepts(&text("none", BTreeMap::new())));
+        let unasked = replace(&instance(), &apps, &BTreeMap::new(), &Builds::default());
+        assert!(!accepts(&unasked));
     }
 }

@@ -152,6 +152,53 @@ fn what_an_older_ignite_made_is_known_by_its_name_and_not_believed() {
 }
 
 #[test]
+fn what_another_key_sealed_is_known_by_its_whole_name_and_its_place_alone() {
+    let config = config();
+    let other = Config::new(
+        config.instance.clone(),
+        "/data dir".into(),
+        Seal::new(&[8; 32]),
+    );
+    let owner = of_acme();
+    let look = spec::look_name(&config.instance);
+    let whole = spec::container_name(&config.instance, &owner);
+    let holder = spec::holder_name(&config.instance, &owner);
+    for (name, labels) in [
+        (&whole, of_container(&config, &owner)),
+        (&holder, of_holder(&config, &owner)),
+        (&look, of_look(&config, "me")),
+    ] {
+        let labels = sealed(&other, name, labels);
+        let found = |names: &[String]| origin(&config, names, &labels);
+        assert_eq!(found(&names(name)), Origin::OtherSeal, "{name}");
+        // A container that somebody runs from an image of it.
+        for name in [
+            "quirky_turing",
+            "ignite-000000000007-x",
+            &format!("{name}0"),
+            &whole.replace("-acme-", "-rival-"),
+        ] {
+            assert_eq!(found(&names(name)), Origin::Unproven, "{name}");
+        }
+        let two = [names(name), names("two")].concat();
+        assert_eq!(found(&two), Origin::Unproven);
+    }
+    let placed = |mode: Option<&str>| is_placed_by(&config.instance, mode);
+    for network in spec::network_names(&config.instance) {
+        assert!(placed(Some(&network)), "{network}");
+    }
+    assert!(placed(Some("none")) && placed(Some("container:0011")));
+    for mode in [
+        None,
+        Some("default"),
+        Some("bridge"),
+        Some("ignite-000000000008"),
+    ] {
+        assert!(!placed(mode), "{mode:?}");
+    }
+}
+
+#[test]
 fn only_the_whole_id_of_a_holder_is_one_and_what_cannot_be_read_is_no_owner() {
     let config = config();
     for id in [

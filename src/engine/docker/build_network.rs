@@ -1,0 +1,228 @@
+//! The networks that steps of builds are on, where builds are kept from this host: one for each build
+//! that runs, behind rules of their own (`firewall/`).
+//!
+//! A step has what the engine gives containers by default, `NET_RAW` with it, so it can send any
+//! frame it likes. On a bridge with other builds it could answer for the gateway or for another
+//! build; alone on its bridge it reaches the rules and nothing else. So a build borrows a network for
+//! as long as it runs, and one that is given back is lent again once the engine has taken its last
+//! container off. The rules know each network by its bridge and its addresses before any container
+//! is on it; a bridge that they do not know reaches nothing.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bollard::models::{Network, NetworkCreateRequest};
+use ipnet::Ipv4Net;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    Config, Error,
+    client::{Client, has_status},
+    firewall::{self, Firewall},
+    labels, network,
+};
+use crate::model::InstanceId;
+
+/// More networks than this are never made: what two digits at the end of a bridge's name count.
+const MAX_NETWORKS: u8 = 100;
+/// What is asked of the engine, as a verb.
+const BORROW: &str = "make a network for the build";
+/// How long the engine may take to remove the containers of a build that was ended.
+const REMOVAL: Duration = Duration::from_secs(15);
+/// Between two looks at whether it has.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The networks of an instance's builds.
+#[derive(Debug)]
+pub(super) struct BuildNetworks {
+    firewall: Arc<Firewall>,
+    lent: Arc<Mutex<BTreeSet<u8>>>,
+}
+
+/// A network that one build has for itself; dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Lent {
+    /// The engine's id of it: of a name there could be two.
+    pub(super) id: String,
+    _slot: Slot,
+}
+
+#[derive(Debug)]
+struct Slot {
+    number: u8,
+    lent: Arc<Mutex<BTreeSet<u8>>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.lent.lock().remove(&self.number);
+    }
+}
+
+impl BuildNetworks {
+    pub(super) fn new(firewall: Arc<Firewall>) -> Self {
+        Self {
+            firewall,
+            lent: Arc::default(),
+        }
+    }
+
+    /// Lends a network that nothing is on, with its rules in place.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn lend(&self, client: &Client, config: &Config) -> Result<Lent, Error> {
+        for number in 0..MAX_NETWORKS {
+            let Some(slot) = self.take(number) else {
+                continue;
+            };
+            let name = network_name(&config.instance, number);
+            let bridge = firewall::build_bridge(&config.instance, number);
+            let id = match find(client, config, &name, &bridge).await? {
+                Some(id) => id,
+                None => create(client, config, &name, &bridge).await?,
+            };
+            let looked = client
+                .run(BORROW, |docker| {
+                    let id = id.clone();
+                    async move { docker.inspect_network(&id, None).await }
+                })
+                .await?;
+            if looked.containers.is_some_and(|on_it| !on_it.is_empty()) {
+                // A build that was ended a moment ago.
+                continue;
+            }
+            let subnets = looked.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+            let mut subnets = subnets.into_iter().filter_map(|one| one.subnet);
+            let subnet = subnets.find_map(|subnet| subnet.parse::<Ipv4Net>().ok());
+            let subnet = subnet.ok_or_else(|| refused(format!("{name} has no IPv4 addresses")))?;
+            firewall::check_bridge(&bridge)?;
+            self.firewall.admit_network(&bridge, subnet).await?;
+            return Ok(Lent { id, _slot: slot });
+        }
+        Err(refused(format!(
+            "all {MAX_NETWORKS} networks for builds are in use"
+        )))
+    }
+
+    fn take(&self, number: u8) -> Option<Slot> {
+        self.lent.lock().insert(number).then(|| Slot {
+            number,
+            lent: Arc::clone(&self.lent),
+        })
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::Refused {
+        call: BORROW,
+        status: 0,
+        message,
+    }
+}
+
+fn network_name(instance: &InstanceId, number: u8) -> String {
+    format!("{}{number}", prefix(instance))
+}
+
+fn prefix(instance: &InstanceId) -> String {
+    format!("ignite-{instance}-build-")
+}
+
+/// Whether this is the name of a network for builds.
+fn is_named_so(network: &Network, instance: &InstanceId) -> bool {
+    let name = network.name.as_deref().unwrap_or_default();
+    let number = name.strip_prefix(&prefix(instance));
+    number.is_some_and(|n| n.parse::<u8>().is_ok())
+}
+
+async fn find(
+    client: &Client,
+    config: &Config,
+    name: &str,
+    bridge: &str,
+) -> Result<Option<String>, Error> {
+    let found = network::list(client, labels::filter(&config.instance)).await?;
+    let is_it = |network: &Network| {
+        network.name.as_deref() == Some(name) && network::bridge_of(network) == Some(bridge)
+    };
+    Ok(found.into_iter().find(is_it).and_then(|network| network.id))
+}
+
+async fn create(
+    client: &Client,
+    config: &Config,
+    name: &str,
+    bridge: &str,
+) -> Result<String, Error> {
+    let request = NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".into()),
+        enable_ipv6: Some(false),
+        options: Some(network::options_of_bridge(Some(bridge.to_owned()))),
+        labels: Some(labels::of_instance(config)),
+        ..NetworkCreateRequest::default()
+    };
+    let made = client
+        .run(BORROW, |docker| async move {
+            docker.create_network(request).await
+        })
+        .await?;
+    tracing::info!(network = name, "Created a network for builds");
+    Ok(made.id)
+}
+
+/// Removes the networks of an instance's builds, whatever `trust` they were made under. Steps of a
+/// build that was ended just now are waited for.
+pub(super) async fn remove_all(client: &Client, config: &Config) -> Result<(), Error> {
+    let mut found = network::list(client, labels::filter(&config.instance)).await?;
+    found.retain(|network| is_named_so(network, &config.instance));
+    let deadline = Instant::now() + REMOVAL;
+    for id in found.into_iter().filter_map(|network| network.id) {
+        loop {
+            match network::remove(client, &id).await {
+                // Something is on it.
+                Err(err) if has_status(&err, 403) && Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => break other?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::docker::spec,
+        model::{Trust, egress::Ceiling},
+    };
+
+    #[test]
+    fn no_two_builds_have_one_network() {
+        let instance = InstanceId::from_random(7);
+        let ceiling = Ceiling::of(Trust::Team, &"none".parse().expect("none")).expect("one");
+        let firewall = Firewall::new(instance.clone(), ceiling, None);
+        let networks = BuildNetworks::new(Arc::new(firewall));
+        let first = networks.take(0).expect("free");
+        assert!(networks.take(0).is_none());
+        let second = networks.take(1).expect("free");
+        drop(first);
+        assert!(networks.take(0).is_some() && networks.take(1).is_none());
+        drop(second);
+        let named = |name: &str| Network {
+            name: Some(name.to_owned()),
+            ..Network::default()
+        };
+        for number in [0, MAX_NETWORKS - 1] {
+            let name = network_name(&instance, number);
+            assert!(is_named_so(&named(&name), &instance), "{name}");
+            assert!(firewall::build_bridge(&instance, number).len() < 16);
+        }
+        for name in spec::network_names(&instance) {
+            assert!(!is_named_so(&named(&name), &instance), "{name}");
+        }
+    }
+}
