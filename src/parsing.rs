@@ -1,16 +1,24 @@
 //! Where what tenants send is read: archives, schemas, ignore files.
 //!
 //! Reading takes as long as its input makes it, within the input's bounds. So it is done on threads
-//! that carry no connection and write no store, a bounded number at a time, of which one
-//! organization gets half at most. It ends when whoever asked has left, and when the platform
-//! stops; a stop does not wait for it.
+//! that carry no connection and write no store, and that get a CPU after those that do; a bounded
+//! number at a time, of which one organization gets half at most. It ends when whoever asked has
+//! left, and when the platform stops; a stop does not wait for it.
 
+use std::{io, thread};
+
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     model::{AppId, Failure, Reason, work::Cancelled},
     places::Places,
 };
+
+/// The niceness of a thread that reads: beside one that carries requests it gets a tenth of a CPU
+/// (Linux, `sched(7)`), and all of it while no other needs it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NICENESS: i32 = 10;
 
 /// Places to read in; clones share them.
 #[derive(Clone)]
@@ -54,12 +62,13 @@ impl Parsing {
         let _left = token.clone().drop_guard();
         let read = async {
             let place = self.places.acquire(app).await;
-            let done = tokio::task::spawn_blocking(move || {
+            let done = start(move || {
                 let done = work(&|| token.is_cancelled());
                 // With the work, not with whoever waits for it.
                 drop(place);
                 done
-            });
+            })
+            .map_err(|e| no_thread(&e))?;
             done.await.unwrap_or_else(|_| {
                 Err(Failure::new(
                     Reason::Internal,
@@ -77,6 +86,41 @@ impl Parsing {
     pub fn stop(&self) {
         self.stop.cancel();
     }
+}
+
+/// Does something on a thread for it alone, since a thread that has given up priority may not be allowed
+/// to take it back.
+///
+/// # Errors
+/// When the system gives no thread.
+fn start<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (tell, told) = oneshot::channel();
+    thread::Builder::new()
+        .name("parse".to_owned())
+        .spawn(move || {
+            give_way();
+            // Whoever asked may have left.
+            let _ = tell.send(work());
+        })?;
+    Ok(told)
+}
+
+/// Lets other threads go before this one. Elsewhere than on Linux niceness is the whole process's.
+fn give_way() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "A thread that reads what was sent keeps the priority of the others");
+    }
+}
+
+fn no_thread(error: &io::Error) -> Failure {
+    Failure::new(
+        Reason::Internal,
+        "what was sent could not be read, since the system gives the platform no more threads; try again, or have its limit of processes raised (ulimit -u, TasksMax=)",
+    )
+    .with_detail(error.to_string())
 }
 
 fn stopping() -> Failure {
@@ -130,6 +174,24 @@ mod tests {
         }
         let late = parsing.run(&of("a"), |_| Ok(())).await;
         assert!(late.is_err_and(|f| f.reason == Reason::ShuttingDown));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn whoever_reads_gives_way_to_all_others_and_they_stay_as_they_are() {
+        let niceness = || rustix::process::getpriority_process(None).expect("it is known");
+        let before = niceness();
+        let read = Parsing::new(1).run(&of("a"), move |_| Ok(niceness())).await;
+        assert_eq!(read.ok(), Some((before + NICENESS).min(19)));
+        assert_eq!(niceness(), before);
+    }
+
+    #[tokio::test]
+    async fn a_panic_frees_its_place_and_is_the_fault_of_the_platform() {
+        let parsing = Parsing::new(1);
+        let failed = parsing.run::<()>(&of("a"), |_| panic!("a fault")).await;
+        assert!(failed.is_err_and(|f| f.reason == Reason::Internal));
+        assert_eq!(parsing.run(&of("b"), |_| Ok(1)).await.ok(), Some(1));
     }
 
     #[tokio::test(flavor = "multi_thread")]
