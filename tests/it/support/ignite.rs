@@ -1,7 +1,7 @@
 //! The real binary as a process of its own, with everything that it leaves behind cleaned up.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -378,7 +378,7 @@ impl Ignite {
             Some(limit) => {
                 let mut shell = clean("sh");
                 shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
-                shell.arg(env!("CARGO_BIN_EXE_ignite"));
+                shell.arg(program());
                 shell
             }
             None => binary(),
@@ -425,10 +425,16 @@ impl Drop for Ignite {
 
 /// The binary under test, free of settings from the environment of whoever runs the tests.
 fn binary() -> Command {
-    clean(env!("CARGO_BIN_EXE_ignite"))
+    clean(program())
 }
 
-fn clean(program: &str) -> Command {
+/// The binary that was built with the tests, or what `IGNITE_BIN` names, such as a release build
+/// for tests that measure.
+fn program() -> OsString {
+    std::env::var_os("IGNITE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_ignite").into())
+}
+
+fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("IGNITE_") {
