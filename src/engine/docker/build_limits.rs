@@ -14,6 +14,9 @@ const PERIOD: u64 = 100_000;
 /// No step gets along with less memory.
 const LEAST_MEMORY: u64 = 64 * 1024 * 1024;
 const LEAST_MILLICORES: u32 = 100;
+/// What a step weighs where CPU is short; an app's container has the engine's default, 1024, and so
+/// gets four times as much.
+const CPU_SHARES: u32 = 256;
 
 /// A client whose build has the limits.
 ///
@@ -82,6 +85,9 @@ fn query(limits: &BuildLimits, system: &SystemInfo) -> Result<String, &'static s
     } else if limits.required {
         return Err("CPU time");
     }
+    if can(system.cpu_shares) {
+        query.push_str(&format!("&cpushares={CPU_SHARES}"));
+    }
     if let Some(parent) = &limits.cgroup_parent {
         let parent =
             percent_encoding::utf8_percent_encode(parent, percent_encoding::NON_ALPHANUMERIC);
@@ -112,6 +118,7 @@ mod tests {
             memory_limit: Some(true),
             swap_limit: Some(true),
             cpu_cfs_quota: Some(true),
+            cpu_shares: Some(true),
             mem_total: Some(8 << 30),
             ncpu: Some(4),
             ..SystemInfo::default()
@@ -127,7 +134,7 @@ mod tests {
         };
         assert_eq!(
             of(&two),
-            "&memory=4294967296&memswap=4294967296&cpuperiod=100000&cpuquota=200000"
+            "&memory=4294967296&memswap=4294967296&cpuperiod=100000&cpuquota=200000&cpushares=256"
         );
         let set = BuildLimits {
             memory_bytes: 3 << 30,
@@ -137,7 +144,7 @@ mod tests {
         };
         assert_eq!(
             of(&set),
-            "&memory=3221225472&memswap=3221225472&cpuperiod=100000&cpuquota=400000&cgroupparent=%2Fa%20b"
+            "&memory=3221225472&memswap=3221225472&cpuperiod=100000&cpuquota=400000&cpushares=256&cgroupparent=%2Fa%20b"
         );
     }
 
