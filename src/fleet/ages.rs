@@ -37,7 +37,10 @@ impl Mark {
 #[derive(Debug)]
 pub(super) struct Ages {
     epoch: Instant,
-    grain: Duration,
+    /// The app's timeout, of which a bucket is a part.
+    timeout: Duration,
+    /// The width of a bucket in nanoseconds.
+    grain: NonZeroU64,
     /// Grows with each change of the grain, so that marks of before are known.
     series: u32,
     /// The number of a bucket, and the leases in it.
@@ -48,7 +51,8 @@ impl Ages {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             epoch: now,
-            grain: Duration::ZERO,
+            timeout: Duration::ZERO,
+            grain: grain(Duration::ZERO),
             series: 0,
             counts: [(0, 0); KEPT],
         }
@@ -56,10 +60,9 @@ impl Ages {
 
     /// Counts a lease that begins now.
     pub(super) fn begin(&mut self, now: Instant, timeout: Duration) -> Mark {
-        let grain = grain(timeout);
-        if grain != self.grain {
-            // The timeout was changed; what was out before excuses nothing any more.
-            (self.epoch, self.grain) = (now, grain);
+        if timeout != self.timeout {
+            // It was changed; what was out before excuses nothing any more.
+            (self.epoch, self.timeout, self.grain) = (now, timeout, grain(timeout));
             self.series = self.series.wrapping_add(1);
             self.counts = [(0, 0); KEPT];
         }
@@ -83,7 +86,7 @@ impl Ages {
 
     /// Whether one is out that is younger than this, give or take an eighth.
     pub(super) fn has_younger_than(&self, timeout: Duration, now: Instant) -> bool {
-        if grain(timeout) != self.grain {
+        if timeout != self.timeout {
             return false;
         }
         let oldest = self.bucket(now).saturating_sub(PARTS);
@@ -94,13 +97,16 @@ impl Ages {
     /// The last one is reached after seven weeks at the shortest grain, which is of a timeout of 8 ms;
     /// whatever comes later is young, which spares a replica rather than killing it.
     fn bucket(&self, now: Instant) -> u32 {
-        let age = now.saturating_duration_since(self.epoch).as_nanos();
-        u32::try_from(age / self.grain.as_nanos().max(1)).unwrap_or(u32::MAX - 1)
+        // In 64 bits, which are enough for centuries: the division of 128 is a loop.
+        let age = now.saturating_duration_since(self.epoch).as_nanos() as u64;
+        u32::try_from(age / self.grain).unwrap_or(u32::MAX - 1)
     }
 }
 
-fn grain(timeout: Duration) -> Duration {
-    (timeout / PARTS).max(Duration::from_millis(1))
+fn grain(timeout: Duration) -> NonZeroU64 {
+    let grain = (timeout / PARTS).max(Duration::from_millis(1));
+    let nanos = u64::try_from(grain.as_nanos()).unwrap_or(u64::MAX);
+    NonZeroU64::new(nanos).unwrap_or(NonZeroU64::MIN)
 }
 
 #[cfg(test)]
