@@ -137,8 +137,14 @@ async fn each_change_of_a_folder_is_live_and_what_fails_leaves_what_was() {
     dev.says(&dev.err, "No module named 'nothing_of_this_name'")
         .await;
     answers(&ignite, &app, "two").await;
+    let rounds = dev.rounds();
     handler(folder, "three");
     answers(&ignite, &app, "three").await;
+    // It serves before the command line has heard that it does.
+    eventually(ROUND, || {
+        std::future::ready((dev.rounds() > rounds).then_some(()))
+    })
+    .await;
 
     // What is not sent, and a save that changes nothing, are no change.
     let rounds = dev.rounds();
