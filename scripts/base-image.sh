@@ -5,7 +5,7 @@
 #
 #     scripts/base-image.sh python    Python and pip
 #     scripts/base-image.sh deno      Deno, as its package for Python brings it
-#     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates of src/build/runtime/rust
+#     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates of src/builder/runtime/rust
 #     scripts/base-image.sh go        Go
 #     scripts/base-image.sh run       what a compiled program needs: the C library
 #
@@ -14,7 +14,7 @@ set -euo pipefail
 
 kind=${1:-}
 here=$(cd "$(dirname "$0")" && pwd)
-runtimes=$here/../src/build/runtime
+runtimes=$here/../src/builder/runtime
 say() { printf 'base-image %s: %s\n' "$kind" "$*" >&2; }
 
 # === Recipes: each fills $root and sets what the image runs with; a last step may run in it ===

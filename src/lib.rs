@@ -3,12 +3,12 @@
 //! A request comes in by app URL, `Invoke` or JSON; the gateway finds its app, `fleet` hands
 //! out a replica or holds the request while one starts, and the answer streams back. The parts,
 //! in the order in which they may know each other:
-//! `model` ← `store`, `engine` ← `build`, `fleet` ← `gateway` ← `apps` ← `api` ← `server`; `cli` speaks only
+//! `model` ← `store`, `engine` ← `builder`, `fleet` ← `gateway` ← `apps` ← `api` ← `server`; `cli` speaks only
 //! through the generated client.
 
 pub mod api;
 pub mod apps;
-pub mod build;
+pub mod builder;
 mod child;
 pub mod cli;
 pub mod clock;
@@ -19,6 +19,7 @@ pub mod engine;
 pub mod executor;
 pub mod fleet;
 pub mod gateway;
+pub mod gc;
 pub mod identity;
 pub mod logs;
 pub mod model;
@@ -28,5 +29,4 @@ pub mod server;
 pub mod store;
 pub mod tally;
 pub mod trials;
-pub mod upkeep;
 pub mod vitals;

@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 
 use super::{Apps, Shared, facts, versions::draft, warnings};
 use crate::{
-    build::{self, Build, Format},
+    builder::{self, Build, Format},
     clock::now_ms,
     engine::Image,
     model::{
@@ -321,7 +321,7 @@ impl Shared {
     pub(super) fn sweep(&self, changed: Option<AppId>) {
         let store = self.store.clone();
         self.builder.sweep(move || {
-            let mut named = build::Named::default();
+            let mut named = builder::Named::default();
             named.apps.extend(changed);
             for app in store.catalog().iter() {
                 named.apps.insert(app.id.clone());
@@ -340,7 +340,7 @@ impl Shared {
         draft: &Draft,
     ) -> Result<Arc<Build>, Failure> {
         let (shared, of, wanted) = (self.clone(), id.clone(), draft.clone());
-        let record: build::Record = Box::new(move |built| {
+        let record: builder::Record = Box::new(move |built| {
             async move {
                 let replaced = format!(
                     "the draft of app {of} was replaced while it was built; build it again"
@@ -405,17 +405,17 @@ fn gone(image: &BuiltImage) -> Failure {
 /// Refuses code that no build could take.
 fn check(
     source: &CodeSource<Bytes>,
-    limits: build::Limits,
+    limits: builder::Limits,
     cancelled: Cancelled<'_>,
 ) -> Result<(), Failure> {
     match source {
         CodeSource::FromCode(code) => {
-            build::check_context(&code.archive, &code.dockerfile_path, limits, cancelled).map_err(
+            builder::check_context(&code.archive, &code.dockerfile_path, limits, cancelled).map_err(
                 |(field, why)| Failure::field(format!("code.image.from_code.{field}"), why),
             )
         }
-        CodeSource::Compile(code) if build::format(&code.source) != Format::Other => {
-            build::look(&code.source, limits, &[], cancelled)
+        CodeSource::Compile(code) if builder::format(&code.source) != Format::Other => {
+            builder::look(&code.source, limits, &[], cancelled)
                 .map(drop)
                 .map_err(|why| Failure::field("code.compile.source_code", why))
         }

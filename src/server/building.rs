@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{clamp, data_dir::DataDir};
 use crate::{
-    build::{
+    builder::{
         self, Admission, Limits, OpenArgs, Use, Vault,
         runtime::{deno, go, python, rust},
     },
@@ -18,8 +18,8 @@ use crate::{
 /// The folder for source trees, in the data directory: their disk is the one that is watched.
 const SCRATCH: &str = "builds";
 
-pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> build::Config {
-    build::Config {
+pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Config {
+    builder::Config {
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
         concurrency: c.build_concurrency,

@@ -27,7 +27,7 @@ use self::{
     keeper::{End, Keeper},
     parts::{
         anonymous, buffers, defaults, engine_config, executions_config, executor_config,
-        fleet_config, listener_limits, own_hosts, public_urls, trial_bounds, upkeep_config,
+        fleet_config, gc_config, listener_limits, own_hosts, public_urls, trial_bounds,
     },
     signals::Signals,
 };
@@ -55,7 +55,7 @@ use crate::{
         status::{self, to_response},
     },
     apps::{self, Apps},
-    build::{Builder, Images, Rules},
+    builder::{Builder, Images, Rules},
     clock,
     config::Config,
     engine::{self, Credentials, Engine, Keychain, docker::Docker},
@@ -66,6 +66,7 @@ use crate::{
         listener::{self, Stop},
         workers::Workers,
     },
+    gc::{GarbageCollector, Volumes},
     identity::{Keyring, system_clock},
     logs::Logs,
     model::{Reason, egress::Ceiling, lease::Lease},
@@ -77,7 +78,6 @@ use crate::{
         secrets::Secrets,
     },
     trials::Trials,
-    upkeep::{Upkeep, Volumes},
     vitals::{EXIT_PART_FAILED, Vitals, part_failed},
 };
 
@@ -183,8 +183,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
             versions_per_app: config.versions_max_per_app,
         },
     });
-    let upkeep = Upkeep::start(
-        upkeep_config(&config, &vitals),
+    let gc = GarbageCollector::start(
+        gc_config(&config, &vitals),
         store.clone(),
         fleet.clone(),
         volumes,
@@ -286,7 +286,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     // What another server holds is not ours to take away.
     let ends = Ends::new(&config, taken.is_some());
     tokio::select! {
-        () = shut_down(&config, ends, &data, stop, serving, &gateway, &executor, &apps, upkeep, &fleet, &engine) => {}
+        () = shut_down(&config, ends, &data, stop, serving, &gateway, &executor, &apps, gc, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
     }
     if ends.everything {
@@ -416,7 +416,7 @@ async fn shut_down(
     gateway: &Gateway,
     executor: &Executor,
     apps: &Apps,
-    upkeep: Upkeep,
+    gc: GarbageCollector,
     fleet: &Fleet,
     engine: &Docker,
 ) {
@@ -442,7 +442,7 @@ async fn shut_down(
         executor.finished().await;
     }
     apps.finish().await;
-    let volumes = upkeep.stop().await;
+    let volumes = gc.stop().await;
     data.mark_kept(ends.keep && !ends.taken);
     fleet.shutdown(ends.keep).await;
     if ends.everything {

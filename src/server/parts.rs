@@ -14,13 +14,13 @@ use crate::{
     engine::{Keychain, docker},
     executor,
     fleet::{self, upstream::Connects},
-    gateway,
+    gateway, gc,
     model::{
         capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
         ulimit::Ulimits,
     },
     store::{Ledger, Store, executions, secrets::Secrets},
-    trials, upkeep,
+    trials,
     vitals::Vitals,
 };
 
@@ -106,7 +106,7 @@ pub(super) fn engine_config(
         container_proxies: config.container_proxies,
         home_copy_files: config.home_copy_files,
         home_copy_bytes: config.home_copy_bytes,
-        pull_record: upkeep::pull_record(store),
+        pull_record: gc::pull_record(store),
         ..docker::Config::new(data.instance().clone(), data.path().to_owned(), seal)
     })
 }
@@ -223,8 +223,8 @@ fn hold_limiter(c: &Config, shares: &Shares) -> fleet::HoldLimiter {
     fleet::HoldLimiter::new(requests, c.held_bytes())
 }
 
-pub(super) fn upkeep_config(c: &Config, vitals: &Vitals) -> upkeep::Config {
-    upkeep::Config {
+pub(super) fn gc_config(c: &Config, vitals: &Vitals) -> gc::Config {
+    gc::Config {
         interval: c.upkeep_interval,
         storage_ttl: c.storage_ttl,
         versions_kept: c.image_versions_kept,
@@ -239,13 +239,13 @@ const TENANT_DISK_BYTES: u64 = 10 << 30;
 /// Files of some dozens of apps; a small file system has a few millions.
 const TENANT_INODES: u64 = 500_000;
 
-fn disk_quota(c: &Config) -> upkeep::DiskQuota {
+fn disk_quota(c: &Config) -> gc::DiskQuota {
     let by_trust = |tenants| match c.trust.isolates_organizations() {
         true => tenants,
         false => 0,
     };
     let (bytes, inodes) = (by_trust(TENANT_DISK_BYTES), by_trust(TENANT_INODES));
-    upkeep::DiskQuota {
+    gc::DiskQuota {
         bytes: c.disk_quota_per_org.unwrap_or(bytes),
         inodes: c.inode_quota_per_org.unwrap_or(inodes),
         interval: c.disk_interval,

@@ -276,7 +276,7 @@ async fn a_lost_store_loses_no_files() {
     let _guard = PruneGuard::no_prune().await;
     let mut ignite = Ignite::builder()
         .env("IGNITE_UPKEEP_INTERVAL", "50ms")
-        .env("IGNITE_LOG", "info,ignite::upkeep=debug")
+        .env("IGNITE_LOG", "info,ignite::gc=debug")
         .start()
         .await;
     let app = App::deploy(&ignite, "acme/a", persistent()).await;

@@ -13,7 +13,7 @@ use crate::{
         proto::{local::v1 as local, v1},
         status::to_status,
     },
-    build::{Build, State},
+    builder::{Build, State},
     model::{CodeSource, Failure, Reason},
 };
 

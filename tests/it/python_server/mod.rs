@@ -39,7 +39,7 @@ fn command(handler: Option<&str>, port: u16, env: &[(&str, &str)]) -> (Command, 
     if let Some(source) = handler {
         fs::write(folder.path().join("handler.py"), source).expect("a file");
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/build/runtime/python/server.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/builder/runtime/python/server.py");
     let mut command = Command::new("python3");
     command
         .arg(script)

@@ -305,7 +305,7 @@ fn follow(entries: &Entries, path: &str, steps: &mut usize) -> Result<(), &'stat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{build::limits::tests::LIMITS, model::work::NEVER};
+    use crate::{builder::limits::tests::LIMITS, model::work::NEVER};
 
     fn links(all: &[(&str, &str)]) -> Result<(), String> {
         let mut entries: Entries = all

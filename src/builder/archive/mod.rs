@@ -284,5 +284,5 @@ fn disk(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
-#[path = "archive/tests.rs"]
+#[path = "tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@
 
 mod admission;
 mod archive;
-mod builder;
+mod builds;
 mod context;
 mod dockerfile;
 mod git;
@@ -28,7 +28,7 @@ mod sweep;
 
 pub use admission::Admission;
 pub use archive::{Format, Listing, format, look};
-pub use builder::{Build, Builder, Config, Held, OpenArgs, Record, State, Use, Vault};
+pub use builds::{Build, Builder, Config, Held, OpenArgs, Record, State, Use, Vault};
 pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context, dockerfile_in};
 pub use images::{Images, Rules};
 pub use log::{Line, Log};

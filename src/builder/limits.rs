@@ -191,7 +191,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Small ones, the same for all tests.
-    pub(in crate::build) const LIMITS: Limits = Limits {
+    pub(in crate::builder) const LIMITS: Limits = Limits {
         bytes: 8 << 20,
         entries: 50,
         ratio: 100,

@@ -9,7 +9,7 @@ use tokio_util::io::ReaderStream;
 use super::{
     Build, Context, Source, Use,
     archive::{self, Format},
-    builder::Shared,
+    builds::Shared,
     context::STAGE_ARG,
     dockerfile::Plan,
     git, judge, runtime,

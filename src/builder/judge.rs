@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Build, Context,
-    builder::Shared,
+    builds::Shared,
     dockerfile::{self, Plan},
     steps::{failed, reading},
 };

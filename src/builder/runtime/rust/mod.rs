@@ -7,7 +7,7 @@
 
 use super::{USER, failed, label_stage, place_all};
 use crate::{
-    build::{Context, Source},
+    builder::{Context, Source},
     model::{Failure, code::check_toolchain},
 };
 

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::failed;
-use crate::{build::Source, model::Failure};
+use crate::{builder::Source, model::Failure};
 
 /// Where it is.
 const NAME: &str = "Cargo.toml";

@@ -5,7 +5,7 @@
 
 use super::{USER, handler, place_all};
 use crate::{
-    build::{Context, Source},
+    builder::{Context, Source},
     model::Failure,
 };
 

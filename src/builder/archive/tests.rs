@@ -4,7 +4,7 @@ use std::{
 };
 
 use super::*;
-use crate::{build::limits::tests::LIMITS, model::work::NEVER};
+use crate::{builder::limits::tests::LIMITS, model::work::NEVER};
 
 fn look(bytes: &[u8], limits: Limits) -> Result<Entries, String> {
     super::look(bytes, limits, &[], NEVER).map(|listing| listing.entries)

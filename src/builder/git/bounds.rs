@@ -8,7 +8,7 @@ use tokio::{
     process::Child,
 };
 
-use crate::build::{Limits, limits::quoted};
+use crate::builder::{Limits, limits::quoted};
 
 /// Most memory that git may have for its data, in bytes: what indexing a pack of a gigabyte takes.
 const MEMORY: u64 = 1024 * 1024 * 1024;
@@ -124,7 +124,7 @@ pub(super) fn folder_bytes(folder: &Path, most: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::limits::tests::LIMITS;
+    use crate::builder::limits::tests::LIMITS;
 
     #[tokio::test]
     async fn of_a_line_without_an_end_only_its_beginning_is_kept() {

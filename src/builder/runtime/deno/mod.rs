@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{USER, failed, handler, place_all};
 use crate::{
-    build::{Context, Source},
+    builder::{Context, Source},
     model::Failure,
 };
 
@@ -123,7 +123,7 @@ USER {USER}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{build::limits::tests::LIMITS, model::work::NEVER};
+    use crate::{builder::limits::tests::LIMITS, model::work::NEVER};
 
     /// What [`config`] makes of files.
     fn made(files: &[(&str, &str)]) -> Result<(String, Value, bool), Failure> {

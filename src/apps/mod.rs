@@ -25,11 +25,12 @@ use self::{
     turns::{RollOuts, Turns},
 };
 use crate::{
-    build::{Builder, Images},
+    builder::{Builder, Images},
     clock::now_ms,
     engine::Image,
     fleet::{Fleet, Snapshot},
     gateway::Routes,
+    gc::Volumes,
     model::{
         App, AppId, AppName, CodeSource, Draft, Failure, FieldViolation, ImageFacts, OrgName,
         Reason, Revision,
@@ -40,7 +41,6 @@ use crate::{
     },
     parsing::Parsing,
     store::{Store, blobs::Blobs, executions::Executions, secrets::Secrets},
-    upkeep::Volumes,
 };
 
 pub use drafts::{DraftView, Published};

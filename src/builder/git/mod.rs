@@ -25,8 +25,7 @@ use tokio::{process::Command, time::MissedTickBehavior};
 
 use self::bounds::{Tree, folder_bytes, next, pipe};
 use super::{
-    Build, Limits, Source, Use, admission::split_port, builder::Shared, source::clean,
-    steps::failed,
+    Build, Limits, Source, Use, admission::split_port, builds::Shared, source::clean, steps::failed,
 };
 use crate::{
     child::Group,

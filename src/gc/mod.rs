@@ -46,14 +46,14 @@ pub struct Config {
 }
 
 /// The task that looks.
-pub struct Upkeep {
+pub struct GarbageCollector {
     volumes: Volumes,
     stop: CancellationToken,
     task: JoinHandle<()>,
     disk: Option<JoinHandle<()>>,
 }
 
-impl Upkeep {
+impl GarbageCollector {
     /// Looks from now on.
     pub fn start<E: Engine>(
         config: Config,
@@ -75,7 +75,7 @@ impl Upkeep {
         let images = Images::new(engine);
         let (token, own) = (stop.clone(), volumes.clone());
         let vitals = config.vitals.clone();
-        let task = tokio::spawn(vitals.watch("the upkeep", async move {
+        let task = tokio::spawn(vitals.watch("garbage collection", async move {
             let mut tick = interval(config.interval);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let looking = async {
@@ -106,7 +106,7 @@ impl Upkeep {
         self.stop.cancel();
         for task in [Some(self.task), self.disk].into_iter().flatten() {
             if let Err(error) = task.await {
-                tracing::error!(%error, "The upkeep panicked");
+                tracing::error!(%error, "Garbage collection panicked");
             }
         }
         self.volumes
