@@ -81,9 +81,12 @@ where
     let Ok(read) = tokio::time::timeout(HEALTH_TIME, read).await else {
         return Err(to_status(&too_slow(), false));
     };
-    let body = read.map_err(|e| match e.is::<LengthLimitError>() {
-        true => to_status(&too_long(), false),
-        false => Status::from_error(e),
+    let body = read.map_err(|e| {
+        if e.is::<LengthLimitError>() {
+            to_status(&too_long(), false)
+        } else {
+            Status::from_error(e)
+        }
     })?;
     let body = body.to_bytes();
     let says = body.get(LENGTH).and_then(|n| n.try_into().ok());

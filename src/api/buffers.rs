@@ -248,9 +248,10 @@ mod tests {
         let read = |pieces: usize, ends: bool| {
             let reserved = Arc::new(buffers.reserve(None, 10).expect("room"));
             let came = stream::iter((0..pieces).map(move |_| piece()));
-            let never = match ends {
-                true => stream::empty().boxed(),
-                false => stream::pending().boxed(),
+            let never = if ends {
+                stream::empty().boxed()
+            } else {
+                stream::pending().boxed()
             };
             let body = StreamBody::new(came.chain(never));
             Metered::new(body, reserved, 10).collect()

@@ -131,9 +131,10 @@ impl Shared {
             let revision = self.revision_after(id, &next).map_err(|f| (version, f))?;
             version = revision.version;
             let deployment = self.fleet.candidate(&revision);
-            let text = match again {
-                false => format!("version {version} serves once a replica of it is ready"),
-                true => format!("version {version} is readied anew with the changed settings"),
+            let text = if !again {
+                format!("version {version} serves once a replica of it is ready")
+            } else {
+                format!("version {version} is readied anew with the changed settings")
             };
             deployment.publishing(version, text);
             let settings_differ = async {

@@ -197,9 +197,10 @@ impl Read for Until<'_> {
 }
 
 fn go_on(cancelled: Cancelled<'_>) -> io::Result<()> {
-    match cancelled() {
-        true => Err(io::Error::other(CANCELLED)),
-        false => Ok(()),
+    if cancelled() {
+        Err(io::Error::other(CANCELLED))
+    } else {
+        Ok(())
     }
 }
 

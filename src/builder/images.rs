@@ -123,9 +123,10 @@ impl Images {
         admission.check_name(org, name).map_err(refused)?;
         admission.check_registry(name).await.map_err(refused)?;
         let credentials = self.keychain.of(org, source).await?;
-        let wanted = match admission.needs_grant(org, name) {
-            true => self.granted(org, name, secret, credentials.clone()).await?,
-            false => name.clone(),
+        let wanted = if admission.needs_grant(org, name) {
+            self.granted(org, name, secret, credentials.clone()).await?
+        } else {
+            name.clone()
         };
         let image = (self.ensure)(wanted, credentials)
             .await

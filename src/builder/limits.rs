@@ -89,9 +89,10 @@ pub(super) fn check_target(path: &str, target: &str, limits: Limits) -> Result<(
 
 /// A name for a complaint: what comes from outside may be of any length.
 pub(super) fn quoted(name: &str) -> String {
-    match name.len() > QUOTED {
-        true => format!("{:?}…", &name[..name.floor_char_boundary(QUOTED)]),
-        false => format!("{name:?}"),
+    if name.len() > QUOTED {
+        format!("{:?}…", &name[..name.floor_char_boundary(QUOTED)])
+    } else {
+        format!("{name:?}")
     }
 }
 

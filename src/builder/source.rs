@@ -150,9 +150,10 @@ impl Source {
 
 /// Refuses a file of which more was read than may be there.
 pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), String> {
-    match content.len() as u64 > most {
-        true => Err(format!("{path} is over {most} bytes long")),
-        false => Ok(()),
+    if content.len() as u64 > most {
+        Err(format!("{path} is over {most} bytes long"))
+    } else {
+        Ok(())
     }
 }
 
@@ -212,9 +213,10 @@ impl Walk<'_> {
 
 /// Two parts of a path as one.
 pub(super) fn join(folder: &str, name: &str) -> String {
-    match folder.is_empty() {
-        true => name.to_owned(),
-        false => format!("{folder}/{name}"),
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
     }
 }
 

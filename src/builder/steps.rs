@@ -262,9 +262,10 @@ async fn listen(
 
 /// The failure of a step; `no_network` is said with it, since that may be why.
 fn broke(build: &Build, step: &str, why: &str, no_network: Option<&str>) -> Failure {
-    let at = match step.is_empty() {
-        true => String::new(),
-        false => format!(" at {step:?}"),
+    let at = if step.is_empty() {
+        String::new()
+    } else {
+        format!(" at {step:?}")
     };
     let no_network = no_network.map_or_else(String::new, |line| format!("; {line}"));
     failed(format!("the build failed{at}: {why}{no_network}")).with_detail(build.log.tail(TAIL))

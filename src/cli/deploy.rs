@@ -55,9 +55,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     .await?;
     if args.source.is_built() {
         let started = build::start(&session, &app).await?;
-        let lines = match args.follow {
-            true => Lines::Beside,
-            false => Lines::Hidden,
+        let lines = if args.follow {
+            Lines::Beside
+        } else {
+            Lines::Hidden
         };
         note(&format!("Building {app} ({}) …", started.deploy_id));
         build::follow(context, &session, &app, &started.deploy_id, lines).await?;

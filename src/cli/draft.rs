@@ -147,12 +147,13 @@ async fn info(session: &Session, app: &AppId) -> Result<v1::GetDraftInfoResponse
 
 async fn last_build(session: &Session, app: &AppId) -> Result<String, Error> {
     let draft = info(session, app).await?.draft.unwrap_or_default();
-    match draft.deploy_id.is_empty() {
-        false => Ok(draft.deploy_id),
-        true => Err(Error::Usage(format!(
+    if !draft.deploy_id.is_empty() {
+        Ok(draft.deploy_id)
+    } else {
+        Err(Error::Usage(format!(
             "the draft of {app} has not been built; `ignite draft compile {}:{}` builds it",
             app.org, app.name
-        ))),
+        )))
     }
 }
 

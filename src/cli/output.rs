@@ -68,9 +68,10 @@ impl Format {
 /// its name in `dodil.ignite.v1`, or its full name.
 pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
     // A name with its package is taken as it is.
-    let full = match name.contains('.') {
-        true => name.to_owned(),
-        false => format!("dodil.ignite.v1.{name}"),
+    let full = if name.contains('.') {
+        name.to_owned()
+    } else {
+        format!("dodil.ignite.v1.{name}")
     };
     let descriptor = proto::pool().get_message_by_name(&full).ok_or_else(|| {
         Error::Other(anyhow::anyhow!(
@@ -88,9 +89,10 @@ pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<Dyna
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
     static PIECES: Mutex<Pieces> = Mutex::new(Pieces::new());
     let mut out = io::stdout().lock();
-    match out.is_terminal() {
-        true => out.write_all(&PIECES.lock().shown(bytes))?,
-        false => out.write_all(bytes)?,
+    if out.is_terminal() {
+        out.write_all(&PIECES.lock().shown(bytes))?
+    } else {
+        out.write_all(bytes)?
     }
     Ok(out.flush()?)
 }

@@ -414,9 +414,10 @@ struct Shown {
 
 impl Shown {
     fn new(what: &str) -> Self {
-        let bar = match io::stderr().is_terminal() {
-            true => ProgressBar::new_spinner(),
-            false => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+        let bar = if io::stderr().is_terminal() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
         };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
             bar.set_style(style);
@@ -436,9 +437,10 @@ impl Shown {
     }
 
     fn line(&self, line: &str) {
-        match self.bar.is_hidden() {
-            true => note(line),
-            false => self.bar.println(text::shown(line)),
+        if self.bar.is_hidden() {
+            note(line)
+        } else {
+            self.bar.println(text::shown(line))
         }
     }
 

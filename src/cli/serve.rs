@@ -209,17 +209,19 @@ pub(super) fn prune(args: PruneArgs, global: &Global) -> ExitCode {
     };
     let format = global.output.unwrap_or_default();
     block_on(Box::pin(server::prune(config, named)), |pruned| {
-        let printed = match format.is_structured() {
-            true => format.print_value(&pruned),
-            false => pruned.lines().iter().try_for_each(|l| output::line(l)),
+        let printed = if format.is_structured() {
+            format.print_value(&pruned)
+        } else {
+            pruned.lines().iter().try_for_each(|l| output::line(l))
         };
         if let Err(error) = printed {
             return error.report();
         }
         pruned.failures.iter().for_each(|f| note(f));
-        match pruned.failures.is_empty() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
+        if pruned.failures.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
         }
     })
 }

@@ -63,9 +63,10 @@ pub(super) fn run(command: Command, global: &Global) -> ExitCode {
 
 fn check(config: &Config, format: output::Format) -> Result<bool, Error> {
     let report = store::check(config).map_err(Error::Other)?;
-    match format.is_structured() {
-        true => format.print_value(&report)?,
-        false => output::line(&text(&report))?,
+    if format.is_structured() {
+        format.print_value(&report)?
+    } else {
+        output::line(&text(&report))?
     }
     Ok(report.problems.is_empty())
 }
@@ -77,9 +78,10 @@ fn compact(config: &Config, format: output::Format) -> Result<bool, Error> {
         after,
         left,
     } = &done;
-    match format.is_structured() {
-        true => format.print_value(&done)?,
-        false => output::line(&format!("{before} bytes before, {after} after"))?,
+    if format.is_structured() {
+        format.print_value(&done)?
+    } else {
+        output::line(&format!("{before} bytes before, {after} after"))?
     }
     left.iter().for_each(|problem| note(&line_of(problem)));
     Ok(left.is_empty())
@@ -87,9 +89,10 @@ fn compact(config: &Config, format: output::Format) -> Result<bool, Error> {
 
 fn repair(config: &Config, format: output::Format) -> Result<bool, Error> {
     let done = store::repair(config).map_err(Error::Other)?;
-    match format.is_structured() {
-        true => format.print_value(&done)?,
-        false => output::line(&repaired(&done))?,
+    if format.is_structured() {
+        format.print_value(&done)?
+    } else {
+        output::line(&repaired(&done))?
     }
     Ok(true)
 }

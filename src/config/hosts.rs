@@ -16,9 +16,12 @@ impl ApiHosts {
     /// Whether a name, in lower case and without a port, is one of them.
     pub fn contain(&self, name: &str) -> bool {
         self.any
-            || self.names.iter().any(|known| match known.starts_with('.') {
-                true => name.len() > known.len() && name.ends_with(known.as_str()),
-                false => name == known,
+            || self.names.iter().any(|known| {
+                if known.starts_with('.') {
+                    name.len() > known.len() && name.ends_with(known.as_str())
+                } else {
+                    name == known
+                }
             })
     }
 }
@@ -54,14 +57,18 @@ impl FromStr for ApiHosts {
 impl fmt::Display for ApiHosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.then(|| "*".to_owned());
-        let names = self.names.iter().map(|name| match name.starts_with('.') {
-            true => format!("*{name}"),
-            false => name.clone(),
+        let names = self.names.iter().map(|name| {
+            if name.starts_with('.') {
+                format!("*{name}")
+            } else {
+                name.clone()
+            }
         });
         let all: Vec<_> = any.into_iter().chain(names).collect();
-        match all.is_empty() {
-            true => f.write_str("none"),
-            false => f.write_str(&all.join(",")),
+        if all.is_empty() {
+            f.write_str("none")
+        } else {
+            f.write_str(&all.join(","))
         }
     }
 }

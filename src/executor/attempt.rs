@@ -236,9 +236,10 @@ async fn attempt(
             Err(failure) => {
                 // Before an answer the gateway has asked already.
                 let broke = failure.reason == Reason::ReplicaBroke;
-                return failed(match broke {
-                    true => replica.explain(failure).await,
-                    false => failure,
+                return failed(if broke {
+                    replica.explain(failure).await
+                } else {
+                    failure
                 });
             }
         };

@@ -90,12 +90,13 @@ impl Gateway {
                 let label = label.to_ascii_lowercase();
                 let host = format!("{label}.{}", self.hosts.base_domain);
                 let orgs = caller.orgs.iter().map(|org| org.as_str());
-                match orgs
+                if orgs
                     .chain([PUBLIC_ORG])
                     .any(|org| host::may_be_of(&label, org))
                 {
-                    true => unknown_host(&host),
-                    false => foreign_host(&host),
+                    unknown_host(&host)
+                } else {
+                    foreign_host(&host)
                 }
             }
         }

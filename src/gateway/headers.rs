@@ -250,9 +250,12 @@ fn is_of_the_way(name: &str) -> bool {
 /// Removes what says where a request came from: all of it when the peer is not believed, and what
 /// is spelled with `_` always, since servers that cannot tell it from `-` would take it for ours.
 fn remove_way(headers: &mut HeaderMap, trusted: bool) {
-    let goes = |name: &str| match name.contains('_') {
-        true => is_of_the_way(&name.replace('_', "-")),
-        false => !trusted && is_of_the_way(name),
+    let goes = |name: &str| {
+        if name.contains('_') {
+            is_of_the_way(&name.replace('_', "-"))
+        } else {
+            !trusted && is_of_the_way(name)
+        }
     };
     let doubtful: Vec<_> = headers
         .keys()

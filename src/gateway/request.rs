@@ -84,9 +84,10 @@ pub fn outbound(
     let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
     let (mut head, incoming) = request.into_parts();
     // As it was understood here: a line that cannot be read must not say more to the app.
-    let protocol = match upgrade {
-        true => headers::upgrade_to(&head.headers),
-        false => None,
+    let protocol = if upgrade {
+        headers::upgrade_to(&head.headers)
+    } else {
+        None
     };
     headers::remove_hop_by_hop(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);

@@ -105,9 +105,10 @@ impl Images {
                 }
                 continue;
             }
-            let age = match settled {
-                true => u128::try_from(now.saturating_sub(image.at_ms)).unwrap_or(0),
-                false => 0,
+            let age = if settled {
+                u128::try_from(now.saturating_sub(image.at_ms)).unwrap_or(0)
+            } else {
+                0
             };
             let is_needed = needed.ids.contains(&image.id) || age < keep_for.as_millis();
             let outcome = match (image.id.is_empty(), is_needed) {
@@ -235,16 +236,15 @@ mod tests {
                 }),
                 untag: Box::new(move |name| {
                     let mut names = untag.lock();
-                    let outcome = match names.in_use {
-                        true => Err(Error::Refused {
+                    let outcome = if names.in_use {
+                        Err(Error::Refused {
                             call: "remove the image",
                             status: 409,
                             message: "in use".into(),
-                        }),
-                        false => {
-                            names.ids.remove(&name);
-                            Ok(())
-                        }
+                        })
+                    } else {
+                        names.ids.remove(&name);
+                        Ok(())
                     };
                     Box::pin(async move { outcome })
                 }),

@@ -189,9 +189,10 @@ impl Catalog {
     /// # Errors
     /// NOT_FOUND.
     pub fn delete(&self, id: &AppId) -> Result<Change, Failure> {
-        match self.apps.contains_key(id) {
-            true => Ok(Change::Delete(id.clone())),
-            false => Err(not_found(id)),
+        if self.apps.contains_key(id) {
+            Ok(Change::Delete(id.clone()))
+        } else {
+            Err(not_found(id))
         }
     }
 

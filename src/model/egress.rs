@@ -62,9 +62,12 @@ impl FromStr for Destination {
         };
         let is_name = net.contains(|c: char| c.is_alphabetic());
         let one = net.parse::<Ipv4Addr>().map(Ipv4Net::from);
-        let net = one.or_else(|_| net.parse()).map_err(|_| match is_name {
-            true => refuse("is a name, and names cannot be allowed, only addresses"),
-            false => refuse("is no address and no network"),
+        let net = one.or_else(|_| net.parse()).map_err(|_| {
+            if is_name {
+                refuse("is a name, and names cannot be allowed, only addresses")
+            } else {
+                refuse("is no address and no network")
+            }
         })?;
         Ok(Self {
             net: net.trunc(),
@@ -150,9 +153,10 @@ impl fmt::Display for EgressAllow {
         let public = self.public.then(|| PUBLIC.to_owned());
         let listed = self.listed.iter().map(ToString::to_string);
         let words: Vec<_> = public.into_iter().chain(listed).collect();
-        match words.is_empty() {
-            true => f.write_str(NONE),
-            false => join(f, &words),
+        if words.is_empty() {
+            f.write_str(NONE)
+        } else {
+            join(f, &words)
         }
     }
 }
@@ -330,9 +334,10 @@ impl fmt::Display for Ceiling {
         let public = self.public.then(|| "public addresses".to_owned());
         let listed = self.listed.iter().map(ToString::to_string);
         let words: Vec<_> = public.into_iter().chain(listed).collect();
-        match words.is_empty() {
-            true => f.write_str("nothing"),
-            false => f.write_str(&words.join(", ")),
+        if words.is_empty() {
+            f.write_str("nothing")
+        } else {
+            f.write_str(&words.join(", "))
         }
     }
 }

@@ -153,9 +153,10 @@ impl Ending {
     /// The app answered: below 400 is success.
     pub fn answered(status_code: u16, ran: Duration, result_bytes: u64) -> Self {
         let ok = status_code < 400;
-        let error = match ok {
-            true => String::new(),
-            false => format!("the app answered with HTTP status {status_code}"),
+        let error = if ok {
+            String::new()
+        } else {
+            format!("the app answered with HTTP status {status_code}")
         };
         Self {
             status: if ok {

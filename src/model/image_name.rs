@@ -80,9 +80,10 @@ impl Naming {
 }
 
 fn remedy(reference: &str) -> String {
-    match reference.contains(':') {
-        true => "give the image's name, or its id in full".to_owned(),
-        false => format!("write it with a tag or registry, as in {reference}:latest"),
+    if reference.contains(':') {
+        "give the image's name, or its id in full".to_owned()
+    } else {
+        format!("write it with a tag or registry, as in {reference}:latest")
     }
 }
 

@@ -106,9 +106,10 @@ impl Holder {
     /// Whether two processes serve, or served, from one directory: a copy is another one. Across a
     /// reboot a device may get another number, so there the path has to be the same.
     pub fn same_directory(&self, other: &Holder) -> bool {
-        let place = match self.boot == other.boot {
-            true => self.device == other.device,
-            false => self.path == other.path,
+        let place = if self.boot == other.boot {
+            self.device == other.device
+        } else {
+            self.path == other.path
         };
         place && self.inode == other.inode
     }
@@ -204,9 +205,10 @@ pub fn claim(
             Process::Unknown => watch.push(lease.clone()),
         }
     }
-    match watch.is_empty() {
-        true => Claim::Ours,
-        false => Claim::Watch(watch),
+    if watch.is_empty() {
+        Claim::Ours
+    } else {
+        Claim::Watch(watch)
     }
 }
 

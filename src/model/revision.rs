@@ -230,9 +230,10 @@ impl Revision {
 }
 
 fn allowed(defaults: Defaults) -> Capabilities {
-    match defaults.strict {
-        true => Capabilities::default(),
-        false => defaults.capabilities,
+    if defaults.strict {
+        Capabilities::default()
+    } else {
+        defaults.capabilities
     }
 }
 

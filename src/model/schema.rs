@@ -76,11 +76,10 @@ pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
             "" => "at its root",
             place => &format!("at {place}"),
         };
-        let help = match place.contains("/pattern") {
-            true => {
-                "; patterns have neither look-around nor back-references here, and all of them together a bounded size"
-            }
-            false => "",
+        let help = if place.contains("/pattern") {
+            "; patterns have neither look-around nor back-references here, and all of them together a bounded size"
+        } else {
+            ""
         };
         let complaint = short(error.to_string());
         return Err(format!("is no JSON Schema, {place}: {complaint}{help}"));

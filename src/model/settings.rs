@@ -221,12 +221,13 @@ impl Settings {
         check_origins(&self.cors_origins, &mut bad);
         check_env(&self.env, &mut bad);
         if let Some(path) = &self.health_path {
-            let checked = match path.len() > MAX_HEALTH_PATH_BYTES {
-                true => Err(format!(
+            let checked = if path.len() > MAX_HEALTH_PATH_BYTES {
+                Err(format!(
                     "is {} bytes long; the limit is {MAX_HEALTH_PATH_BYTES}",
                     path.len()
-                )),
-                false => check_path(path),
+                ))
+            } else {
+                check_path(path)
             };
             if let Err(why) = checked {
                 bad("health_path", why);

@@ -12,9 +12,10 @@ pub const CANCELLED: &str = "reading it was called off";
 /// # Errors
 /// [`CANCELLED`].
 pub fn go_on(cancelled: Cancelled<'_>) -> Result<(), String> {
-    match cancelled() {
-        true => Err(CANCELLED.to_owned()),
-        false => Ok(()),
+    if cancelled() {
+        Err(CANCELLED.to_owned())
+    } else {
+        Ok(())
     }
 }
 

@@ -77,9 +77,10 @@ fn step_limits(c: &Config) -> BuildLimits {
     BuildLimits {
         memory_bytes: c.build_memory,
         cpu_millicores: c.build_cpu_millicores,
-        shares: match c.trust.isolates_host() {
-            true => builds.saturating_mul(2),
-            false => 1,
+        shares: if c.trust.isolates_host() {
+            builds.saturating_mul(2)
+        } else {
+            1
         },
         cgroup_parent: c.build_cgroup_parent.clone(),
         required: c.trust.isolates_organizations(),

@@ -232,9 +232,10 @@ impl<L: Leases> State<L> {
     async fn claim_once(&self) -> Result<Result<Vec<String>, Box<Lease>>, Error> {
         let held = self.leases.list().await?;
         // The engine's time matters only for leases of others.
-        let now = match held.is_empty() {
-            true => None,
-            false => self.leases.time().await?,
+        let now = if held.is_empty() {
+            None
+        } else {
+            self.leases.time().await?
         };
         let names = |held: &[HeldLease]| held.iter().map(|h| h.name.clone()).collect();
         match self.judge(&held, now) {

@@ -326,10 +326,7 @@ impl Ends {
     }
 
     fn lease(self) -> End {
-        match self.keep {
-            true => End::Leave,
-            false => End::Remove,
-        }
+        if self.keep { End::Leave } else { End::Remove }
     }
 }
 

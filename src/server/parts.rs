@@ -200,9 +200,10 @@ pub(super) fn fleet_config(
         liveness_interval: c.liveness_interval,
         liveness_timeout: c.liveness_timeout,
         liveness_failures: c.liveness_failures,
-        wrong_port_timeout: match c.strict {
-            true => std::time::Duration::ZERO,
-            false => c.wrong_port_timeout,
+        wrong_port_timeout: if c.strict {
+            std::time::Duration::ZERO
+        } else {
+            c.wrong_port_timeout
         },
     }
 }
@@ -240,9 +241,12 @@ const TENANT_DISK_BYTES: u64 = 10 << 30;
 const TENANT_INODES: u64 = 500_000;
 
 fn disk_quota(c: &Config) -> gc::DiskQuota {
-    let by_trust = |tenants| match c.trust.isolates_organizations() {
-        true => tenants,
-        false => 0,
+    let by_trust = |tenants| {
+        if c.trust.isolates_organizations() {
+            tenants
+        } else {
+            0
+        }
     };
     let (bytes, inodes) = (by_trust(TENANT_DISK_BYTES), by_trust(TENANT_INODES));
     gc::DiskQuota {
@@ -283,9 +287,10 @@ pub(super) fn ledger(c: &Config, data_dir: &Path) -> Result<Ledger> {
 /// Half of the volume for whoever has the machine alone, so that images and files find room as well;
 /// a quarter for each of several.
 fn stored_bytes(are_several: bool, volume: u64) -> u64 {
-    match are_several {
-        true => (volume / 4).min(TENANT_STORED_BYTES),
-        false => volume / 2,
+    if are_several {
+        (volume / 4).min(TENANT_STORED_BYTES)
+    } else {
+        volume / 2
     }
 }
 
@@ -338,9 +343,10 @@ pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
         strict: c.strict,
         scratch_percent: c.scratch_percent,
         // With these an app could pass for another one, whose rules are not its own.
-        capabilities: match c.trust.isolates_host() {
-            true => c.allowed_caps.without(Capabilities::of_links()),
-            false => c.allowed_caps,
+        capabilities: if c.trust.isolates_host() {
+            c.allowed_caps.without(Capabilities::of_links())
+        } else {
+            c.allowed_caps
         },
         containers: container_digest(c, restrictions),
     }

@@ -120,9 +120,10 @@ pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
     }
     let mut pruned = Pruned::default();
     for (id, remains) in &found {
-        let outcome = match renewed.contains(id) {
-            true => Liveness::Runs("it renewed its lease just now".to_owned()),
-            false => judge(&remains.instance),
+        let outcome = if renewed.contains(id) {
+            Liveness::Runs("it renewed its lease just now".to_owned())
+        } else {
+            judge(&remains.instance)
         };
         apply(&pruner, remains, outcome, &named, &mut pruned).await;
     }
@@ -301,9 +302,10 @@ impl Pruned {
     pub fn lines(&self) -> Vec<String> {
         let removed = self.removed.iter().map(|t| format!("removed {}", t.text()));
         let kept = self.kept.iter().map(|k| {
-            let remedy = match k.remedy.is_empty() {
-                true => String::new(),
-                false => format!("; {}", k.remedy),
+            let remedy = if k.remedy.is_empty() {
+                String::new()
+            } else {
+                format!("; {}", k.remedy)
             };
             format!("kept {}: {}{remedy}", k.things.text(), k.why)
         });

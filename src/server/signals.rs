@@ -32,9 +32,10 @@ impl Signals {
     /// # Errors
     /// When the system does not allow it.
     pub(super) fn new(ephemeral: bool) -> Result<Self> {
-        let hangup = match ignored().is_some_and(|mask| mask & HANGUP_BIT != 0) {
-            true => None,
-            false => Some(signal(SignalKind::hangup())?),
+        let hangup = if ignored().is_some_and(|mask| mask & HANGUP_BIT != 0) {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
         };
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -50,15 +51,12 @@ impl Signals {
         loop {
             let name = tokio::select! {
                 name = stopping(&mut self.interrupt, &mut self.terminate) => name,
-                () = next(&mut self.hangup) => match self.ends_at_hangup {
-                    true => "SIGHUP",
-                    false => {
-                        match reload() {
-                            Ok(done) => tracing::info!(signal = "SIGHUP", "Reloaded: {done}"),
-                            Err(error) => tracing::error!(signal = "SIGHUP", "Not reloaded, everything goes on as before: {error:#}"),
-                        }
-                        continue;
+                () = next(&mut self.hangup) => if self.ends_at_hangup { "SIGHUP" } else {
+                    match reload() {
+                        Ok(done) => tracing::info!(signal = "SIGHUP", "Reloaded: {done}"),
+                        Err(error) => tracing::error!(signal = "SIGHUP", "Not reloaded, everything goes on as before: {error:#}"),
                     }
+                    continue;
                 },
             };
             tracing::info!(signal = name, "Stopping; a second signal stops at once");

@@ -83,9 +83,10 @@ impl Blobs {
             let Some(id) = name.to_str().and_then(|name| name.strip_suffix(NEW)) else {
                 continue;
             };
-            let outcome = match named.contains(id) {
-                true => settle(&folder, id),
-                false => fs::remove_file(fresh(&folder, id)),
+            let outcome = if named.contains(id) {
+                settle(&folder, id)
+            } else {
+                fs::remove_file(fresh(&folder, id))
             };
             if let Err(error) = outcome {
                 tracing::warn!(%error, id, "What a crash has left of saved code stays for now");

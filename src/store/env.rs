@@ -83,9 +83,10 @@ impl Envs {
                 self.key.path().display()
             );
             *self.trouble.lock() = Some(trouble.clone());
-            match self.lenient {
-                true => Ok(BTreeMap::new()),
-                false => Err(trouble),
+            if self.lenient {
+                Ok(BTreeMap::new())
+            } else {
+                Err(trouble)
             }
         })
     }

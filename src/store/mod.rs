@@ -140,9 +140,10 @@ impl Store {
         let is_legible = database.format < FORMAT
             || path.join(SEALING).exists()
             || catalog.iter().any(|app| app.has_clear_args());
-        let (database, catalog) = match is_legible {
-            true => upgrade(database, &path, catalog, &envs, &key)?,
-            false => (database, catalog),
+        let (database, catalog) = if is_legible {
+            upgrade(database, &path, catalog, &envs, &key)?
+        } else {
+            (database, catalog)
         };
         ledger.add_catalog(&catalog);
         let visible = Arc::new(RwLock::new(catalog));
@@ -266,15 +267,14 @@ fn upgrade(
     let mut batch = sled::Batch::default();
     batch.insert(db::FORMAT_KEY, &FORMAT.to_be_bytes());
     for app in legible {
-        let app = match app.has_clear_args() {
-            true => {
-                let key = key.get().map_err(corrupt)?;
-                let sealed = seal_kept(&app, key);
-                sealed
-                    .map(Arc::new)
-                    .ok_or_else(|| corrupt("the system gives no random bytes".to_owned()))?
-            }
-            false => app,
+        let app = if app.has_clear_args() {
+            let key = key.get().map_err(corrupt)?;
+            let sealed = seal_kept(&app, key);
+            sealed
+                .map(Arc::new)
+                .ok_or_else(|| corrupt("the system gives no random bytes".to_owned()))?
+        } else {
+            app
         };
         catalog.apply(&Change::Put(Arc::clone(&app)));
         batch.insert(keys::app(&app.id), records::encode_app(&app, envs));

@@ -124,9 +124,10 @@ fn run(
 ) {
     let mut newest = visible.read().clone();
     loop {
-        let first = match healthy.load(Ordering::Relaxed) {
-            true => commands.recv().map_err(RecvTimeoutError::from),
-            false => commands.recv_timeout(PROBE_INTERVAL),
+        let first = if healthy.load(Ordering::Relaxed) {
+            commands.recv().map_err(RecvTimeoutError::from)
+        } else {
+            commands.recv_timeout(PROBE_INTERVAL)
         };
         let first = match first {
             Ok(first) => first,
@@ -249,9 +250,10 @@ impl Entries {
 /// Opens the key for what is to be sealed.
 fn ready(envs: &Envs, before: &Catalog, changes: &[Change]) -> Result<(), Failure> {
     let seals = |change: &Change| matches!(change, Change::Put(app) if app.has_env());
-    match changes.iter().any(seals) {
-        true => envs.ready(has_sealed(before)),
-        false => Ok(()),
+    if changes.iter().any(seals) {
+        envs.ready(has_sealed(before))
+    } else {
+        Ok(())
     }
 }
 

@@ -277,9 +277,10 @@ impl tower::Service<http::Request<Body>> for Script {
                     let watched = executions::watch(request.get_ref());
                     async move {
                         let (updates, ends) = watched?;
-                        let rest = match ends {
-                            true => stream::empty().boxed(),
-                            false => stream::pending().boxed(),
+                        let rest = if ends {
+                            stream::empty().boxed()
+                        } else {
+                            stream::pending().boxed()
                         };
                         let updates = stream::iter(updates.into_iter().map(Ok)).chain(rest);
                         Result::<_, Status>::Ok(Response::new(updates))

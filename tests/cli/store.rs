@@ -274,12 +274,11 @@ fn fingerprint(path: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
     for entry in std::fs::read_dir(path).expect("lists") {
         let entry = entry.expect("entry");
         let (path, meta) = (entry.path(), entry.metadata().expect("known"));
-        let content = match meta.is_dir() {
-            true => {
-                all.extend(fingerprint(&path));
-                Vec::new()
-            }
-            false => std::fs::read(&path).expect("reads"),
+        let content = if meta.is_dir() {
+            all.extend(fingerprint(&path));
+            Vec::new()
+        } else {
+            std::fs::read(&path).expect("reads")
         };
         all.insert(path, (meta.modified().expect("known"), content));
     }
@@ -304,9 +303,10 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("entry");
         let to = to.join(entry.file_name());
-        match entry.file_type().expect("known").is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(std::fs::copy(entry.path(), to).expect("copies")),
+        if entry.file_type().expect("known").is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            drop(std::fs::copy(entry.path(), to).expect("copies"))
         }
     }
 }

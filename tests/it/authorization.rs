@@ -171,12 +171,11 @@ async fn call(
             request = request.json(&Value::Object(rest));
         }
         let answer = request.send().await.expect("an answer");
-        answers.push(match answer.headers.contains_key("x-ignite-error") {
-            true => {
-                let (status, headers) = (answer.status, answer.headers.clone());
-                Some(Refusal::of_http(status, &headers, &answer.json().await))
-            }
-            false => None,
+        answers.push(if answer.headers.contains_key("x-ignite-error") {
+            let (status, headers) = (answer.status, answer.headers.clone());
+            Some(Refusal::of_http(status, &headers, &answer.json().await))
+        } else {
+            None
         });
     }
     answers

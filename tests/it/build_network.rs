@@ -202,9 +202,10 @@ async fn no_two_builds_share_a_network_and_none_stays_after_a_stop() {
         let output = ignite.cli(&["prune", "--gone", &id_of(ignite.data_dir())]);
         let left = networks(&ignite).await;
         // The engine is still taking the step down.
-        match output.status.success() && left.is_empty() && !has_table(&ignite) {
-            true => Ok(()),
-            false => Err(format!("{output:?}")),
+        if output.status.success() && left.is_empty() && !has_table(&ignite) {
+            Ok(())
+        } else {
+            Err(format!("{output:?}"))
         }
     };
     eventually_ok(ENGINE_LIMIT, pruned).await;

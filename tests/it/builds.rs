@@ -433,9 +433,10 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
         let log = ignite
             .ok(Via::Json, "GetBuildLog", &app.token, log.clone())
             .await;
-        match log["lines"].to_string().contains("Step 6/") {
-            true => Ok(()),
-            false => Err(log.to_string()),
+        if log["lines"].to_string().contains("Step 6/") {
+            Ok(())
+        } else {
+            Err(log.to_string())
         }
     })
     .await;
@@ -575,9 +576,10 @@ async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
     let gone = async |image: &str| {
         eventually_ok(BUILD_LIMIT, || async {
             let all = ignite.images().await;
-            match all.iter().any(|one| one == image) {
-                true => Err(format!("{all:?}")),
-                false => Ok(()),
+            if all.iter().any(|one| one == image) {
+                Err(format!("{all:?}"))
+            } else {
+                Ok(())
             }
         })
         .await;

@@ -246,9 +246,10 @@ async fn a_build_is_started_followed_and_cancelled() {
         let log = ignite
             .ok(Via::Grpc, "GetBuildLog", &app.token, log.clone())
             .await;
-        match log["lines"].to_string().contains("Running in ") {
-            true => Ok(()),
-            false => Err(log.to_string()),
+        if log["lines"].to_string().contains("Running in ") {
+            Ok(())
+        } else {
+            Err(log.to_string())
         }
     })
     .await;

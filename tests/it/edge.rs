@@ -128,16 +128,13 @@ async fn strangers_cannot_find_out_which_apps_there_are() {
                 for method in [Method::GET, Method::HEAD, Method::POST, Method::OPTIONS] {
                     for path in ["", "/", "/x?y"] {
                         let ask = |name: &str| {
-                            let request = match by_path {
-                                true => {
-                                    let path = format!("/_app/{org}/{name}{path}");
-                                    ignite.request(method.clone(), &path)
-                                }
-                                false => {
-                                    let path = if path.is_empty() { "/" } else { path };
-                                    let host = format!("{name}-{org}.ignite.localhost");
-                                    ignite.request(method.clone(), path).host(&host)
-                                }
+                            let request = if by_path {
+                                let path = format!("/_app/{org}/{name}{path}");
+                                ignite.request(method.clone(), &path)
+                            } else {
+                                let path = if path.is_empty() { "/" } else { path };
+                                let host = format!("{name}-{org}.ignite.localhost");
+                                ignite.request(method.clone(), path).host(&host)
                             };
                             let request = request.header("origin", "https://a.example");
                             match token {

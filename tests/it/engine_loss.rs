@@ -35,9 +35,10 @@ async fn check(name: &str, ignite: &Ignite, wanted: StatusCode) -> String {
         let status = answer.status;
         let body = answer.json().await;
         let said = body["checks"][name].as_str().unwrap_or_default().to_owned();
-        match status == wanted && (said == "ok") == (wanted == StatusCode::OK) {
-            true => Ok(said),
-            false => Err(format!("{status}: {body}")),
+        if status == wanted && (said == "ok") == (wanted == StatusCode::OK) {
+            Ok(said)
+        } else {
+            Err(format!("{status}: {body}"))
         }
     })
     .await

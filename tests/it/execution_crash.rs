@@ -139,9 +139,10 @@ impl Client {
         while !self.stop.load(SeqCst) {
             let random = random();
             // Now and then a body that has a file of its own, to a path that reads it.
-            let (path, size) = match random.is_multiple_of(16) {
-                true => ("/upload", 100_000),
-                false => (paths[random as usize % paths.len()], 200),
+            let (path, size) = if random.is_multiple_of(16) {
+                ("/upload", 100_000)
+            } else {
+                (paths[random as usize % paths.len()], 200)
             };
             let body =
                 json!({ "http": { "path": path }, "body": STANDARD.encode(vec![b'x'; size]) });

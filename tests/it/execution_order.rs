@@ -112,9 +112,10 @@ async fn apps_that_cannot_start_delay_no_other_however_few_may_run_at_once() {
         let app = ignite.publish("acme", name, scaling.clone()).await;
         eventually_ok(LIMIT, || async {
             let state = ignite.ok(Via::Json, "GetAppState", &token, app.id()).await;
-            match state["runningReplicas"].is_null() {
-                true => Ok(()),
-                false => Err(state.to_string()),
+            if state["runningReplicas"].is_null() {
+                Ok(())
+            } else {
+                Err(state.to_string())
             }
         })
         .await;

@@ -29,9 +29,10 @@ pub(crate) async fn served(builder: Builder, settings: Value) -> (Ignite, Publis
 async fn wait_until_up(ignite: &Ignite, app: &Published, token: &str) {
     eventually_ok(LIMIT, || async {
         let state = ignite.ok(Via::Json, "GetAppState", token, app.id()).await;
-        match state["runningReplicas"] == 1 {
-            true => Ok(()),
-            false => Err(state.to_string()),
+        if state["runningReplicas"] == 1 {
+            Ok(())
+        } else {
+            Err(state.to_string())
         }
     })
     .await;
@@ -108,9 +109,10 @@ pub(crate) async fn get(ignite: &Ignite, via: Via, token: &str, id: &str) -> Val
 pub(crate) async fn ended(ignite: &Ignite, via: Via, token: &str, id: &str) -> Value {
     eventually_ok(LIMIT, || async {
         let execution = get(ignite, via, token, id).await;
-        match is_terminal(&execution) {
-            true => Ok(execution),
-            false => Err(format!("{execution}")),
+        if is_terminal(&execution) {
+            Ok(execution)
+        } else {
+            Err(format!("{execution}"))
         }
     })
     .await

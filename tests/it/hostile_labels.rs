@@ -264,9 +264,10 @@ async fn told(ignite: &Ignite, beside: &[Beside], times: usize) {
             log.lines().filter(of_it).count()
         };
         let counts: Vec<_> = beside.iter().map(warnings).collect();
-        match counts.iter().all(|n| *n == times) {
-            true => Ok(()),
-            false => Err(format!("told {counts:?} times")),
+        if counts.iter().all(|n| *n == times) {
+            Ok(())
+        } else {
+            Err(format!("told {counts:?} times"))
         }
     })
     .await;

@@ -219,12 +219,11 @@ async fn an_image_is_pulled_with_what_docker_login_has_or_a_helper_gives_unless_
         let (reference, _) = push(&registry, name).await;
         let app = App::create(&ignite, "acme/a", Value::Null).await;
         let (status, answer) = app.publish_image(&ignite, &reference).await;
-        match is_on {
-            true => {
-                assert_eq!(status, StatusCode::OK, "{name}: {answer}");
-                assert_eq!(version_of(&ignite, &app).await, name);
-            }
-            false => assert_ne!(status, StatusCode::OK, "{name}: {answer}"),
+        if is_on {
+            assert_eq!(status, StatusCode::OK, "{name}: {answer}");
+            assert_eq!(version_of(&ignite, &app).await, name);
+        } else {
+            assert_ne!(status, StatusCode::OK, "{name}: {answer}")
         }
     }
 }

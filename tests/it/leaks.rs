@@ -48,12 +48,11 @@ fn text(output: &Output) -> String {
 fn on_disk(dir: &Path, needle: &[u8]) -> bool {
     std::fs::read_dir(dir).expect("a folder").any(|entry| {
         let path = entry.expect("an entry").path();
-        match path.is_dir() {
-            true => on_disk(&path, needle),
-            false => {
-                let bytes = std::fs::read(&path).expect("readable");
-                bytes.windows(needle.len()).any(|w| w == needle)
-            }
+        if path.is_dir() {
+            on_disk(&path, needle)
+        } else {
+            let bytes = std::fs::read(&path).expect("readable");
+            bytes.windows(needle.len()).any(|w| w == needle)
         }
     })
 }

@@ -274,9 +274,10 @@ async fn a_damaged_identity_costs_no_files() {
         assert_eq!(identity(&dir), id, "without {lost}");
         assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
         eventually_ok(ENGINE_LIMIT, || async {
-            match dir.join("holder").exists() {
-                true => Ok(()),
-                false => Err("the run is not remembered yet"),
+            if dir.join("holder").exists() {
+                Ok(())
+            } else {
+                Err("the run is not remembered yet")
             }
         })
         .await;

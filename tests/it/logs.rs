@@ -38,9 +38,10 @@ async fn wait_for(ignite: &Ignite, app: &App, wanted: &[&str]) -> Value {
         let log = ignite
             .ok(Via::Json, "GetAppLogs", &app.token, id(&app.name))
             .await;
-        match messages(&log) == wanted {
-            true => Ok(log),
-            false => Err(log.to_string()),
+        if messages(&log) == wanted {
+            Ok(log)
+        } else {
+            Err(log.to_string())
         }
     })
     .await

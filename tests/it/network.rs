@@ -240,9 +240,10 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
     })
     .await;
     eventually_ok(ENGINE_LIMIT, || async {
-        match ignite.log().contains("removed or changed the rules") {
-            true => Ok(()),
-            false => Err("nothing in the log"),
+        if ignite.log().contains("removed or changed the rules") {
+            Ok(())
+        } else {
+            Err("nothing in the log")
         }
     })
     .await;

@@ -79,9 +79,10 @@ async fn what_an_app_leaves_is_reaped_unless_its_program_is_an_init_or_its_owner
     let output = ignite.cli(&["app", "update", "acme:own", "--init"]);
     assert!(output.status.success(), "{output:?}");
     eventually_ok(ENGINE_LIMIT, || async {
-        match is_under_init(&ignite, &own).await {
-            true => Ok(()),
-            false => Err("the replica of before answers"),
+        if is_under_init(&ignite, &own).await {
+            Ok(())
+        } else {
+            Err("the replica of before answers")
         }
     })
     .await;

@@ -58,9 +58,10 @@ async fn an_app_that_answers_without_reading_the_body_is_heard() {
     for round in 0..10 {
         let mut stream = connect(&ignite).await;
         let chunked = round % 2 == 1;
-        let framing = match chunked {
-            true => "transfer-encoding: chunked".to_owned(),
-            false => format!("content-length: {}", 64 << 20),
+        let framing = if chunked {
+            "transfer-encoding: chunked".to_owned()
+        } else {
+            format!("content-length: {}", 64 << 20)
         };
         let head = format!(
             "POST /early/413 HTTP/1.1\r\nhost: {}\r\n{framing}\r\n\r\n",
@@ -70,9 +71,10 @@ async fn an_app_that_answers_without_reading_the_body_is_heard() {
         let (mut read, mut write) = stream.into_split();
         let send = async {
             for _ in 0..1024 {
-                let piece = match chunked {
-                    true => [b"10000\r\n", &piece[..], b"\r\n"].concat(),
-                    false => piece.clone(),
+                let piece = if chunked {
+                    [b"10000\r\n", &piece[..], b"\r\n"].concat()
+                } else {
+                    piece.clone()
                 };
                 if write.write_all(&piece).await.is_err() {
                     return;

@@ -159,9 +159,10 @@ async fn files_of_a_persistent_app_outlive_every_prune() {
     let (status, answer) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     eventually_ok(ENGINE_LIMIT, || async {
-        match folder.exists() {
-            true => Err("its files are still there"),
-            false => Ok(()),
+        if folder.exists() {
+            Err("its files are still there")
+        } else {
+            Ok(())
         }
     })
     .await;

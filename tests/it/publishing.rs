@@ -199,9 +199,10 @@ async fn begun(ignite: &Ignite, app: &App, times: usize) {
 async fn a_change_of_settings_mends_a_publish_that_is_stuck() {
     let ignite = Arc::new(Ignite::builder().start().await);
     for (name, up) in [("first", false), ("next", true)] {
-        let app = match up {
-            false => App::create(&ignite, &format!("acme/{name}"), Value::Null).await,
-            true => App::deploy(&ignite, &format!("acme/{name}"), Value::Null).await,
+        let app = if !up {
+            App::create(&ignite, &format!("acme/{name}"), Value::Null).await
+        } else {
+            App::deploy(&ignite, &format!("acme/{name}"), Value::Null).await
         };
         if up {
             app.get_ok(&ignite, "/").await;

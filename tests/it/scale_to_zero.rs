@@ -134,9 +134,10 @@ async fn reserved_replicas_are_always_up_and_replaced_when_they_die() {
     eventually_ok(ENGINE_LIMIT, || async {
         let now = engine::running(&ignite).await;
         let replaced = now.len() == 2 && now.contains(&before[1]) && !now.contains(&before[0]);
-        match replaced && app.figure(&ignite, "runningReplicas").await == 2 {
-            true => Ok(()),
-            false => Err(format!("{now:?} run, {before:?} did")),
+        if replaced && app.figure(&ignite, "runningReplicas").await == 2 {
+            Ok(())
+        } else {
+            Err(format!("{now:?} run, {before:?} did"))
         }
     })
     .await;

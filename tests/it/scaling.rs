@@ -108,9 +108,10 @@ async fn a_step_of_the_request_rate_is_followed_up_and_down() {
     }
     eventually_ok(ENGINE_LIMIT, || async {
         let said = events(&app, &ignite, "SCALED").await;
-        match said.iter().any(|m| m.starts_with("2 → 3: 2.")) {
-            true => Ok(()),
-            false => Err(format!("{said:?}")),
+        if said.iter().any(|m| m.starts_with("2 → 3: 2.")) {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
         }
     })
     .await;
@@ -154,9 +155,10 @@ async fn killing_replicas_under_load_loses_only_what_was_in_them() {
         engine::kill(&victim).await;
         eventually_ok(ENGINE_LIMIT, || async {
             let now = engine::running(&ignite).await;
-            match now.len() == 3 && !now.contains(&victim) {
-                true => Ok(()),
-                false => Err(format!("{now:?}")),
+            if now.len() == 3 && !now.contains(&victim) {
+                Ok(())
+            } else {
+                Err(format!("{now:?}"))
             }
         })
         .await;

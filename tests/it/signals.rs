@@ -115,9 +115,10 @@ async fn a_terminal_that_closes_ends_its_server_cleanly() {
     assert!(dir.join("serve.json").exists());
     started.by.kill().expect("it runs");
     eventually_ok(ENGINE_LIMIT, || async {
-        match dir.join("serve.json").exists() {
-            true => Err("it has not ended cleanly"),
-            false => Ok(()),
+        if dir.join("serve.json").exists() {
+            Err("it has not ended cleanly")
+        } else {
+            Ok(())
         }
     })
     .await;
@@ -146,9 +147,10 @@ async fn any_other_server_reads_its_configuration_again_and_goes_on() {
     let mut started = Started::by("setsid", &["sh", "-c", &line]);
     let told = async |wanted: &str| {
         eventually_ok(ENGINE_LIMIT, || async {
-            match started.log.text().contains(wanted) {
-                true => Ok(()),
-                false => Err(started.log.text()),
+            if started.log.text().contains(wanted) {
+                Ok(())
+            } else {
+                Err(started.log.text())
             }
         })
         .await;
@@ -166,9 +168,10 @@ async fn any_other_server_reads_its_configuration_again_and_goes_on() {
         tcp.write_all(b"\0\r\n\r\n").await.expect("sent");
         // The end of the connection, or a reset.
         let _ = tcp.read_to_end(&mut Vec::new()).await;
-        match started.log.text().contains("DEBUG") {
-            true => Ok(()),
-            false => Err(started.log.text()),
+        if started.log.text().contains("DEBUG") {
+            Ok(())
+        } else {
+            Err(started.log.text())
         }
     })
     .await;

@@ -422,12 +422,13 @@ async fn a_request_with_two_readings_is_refused_or_gets_one() {
             "POST /case-{n}- HTTP/1.1\r\nhost: {}\r\n{head}\r\n{body}",
             app.hosts[1]
         );
-        let bytes = match body.is_empty() {
-            true => bytes,
-            false => format!(
+        let bytes = if body.is_empty() {
+            bytes
+        } else {
+            format!(
                 "{bytes}GET /smuggled HTTP/1.1\r\nhost: {}\r\nx-token: 1\r\n\r\n",
                 "no.where"
-            ),
+            )
         };
         let status = send(&ignite, bytes.as_bytes()).await;
         let refused = status

@@ -202,9 +202,10 @@ async fn each_of_ten_wrong_images_names_its_cause() {
     eventually_ok(ENGINE_LIMIT, || async {
         let cli = ignite.cli(&["app", "state", "public:closed-chosen"]);
         let text = String::from_utf8(cli.stdout).expect("text");
-        match text.contains("answered 401 Unauthorized") {
-            true => Ok(()),
-            false => Err(text),
+        if text.contains("answered 401 Unauthorized") {
+            Ok(())
+        } else {
+            Err(text)
         }
     })
     .await;
@@ -268,12 +269,13 @@ async fn how_a_replica_ended_is_told_to_its_owner_alone() {
             let answer = caller.get(&ignite, path).await;
             assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
             let text = answer.text().await;
-            match is_owner {
-                true => says(path, &text, &words),
-                false => assert!(
+            if is_owner {
+                says(path, &text, &words)
+            } else {
+                assert!(
                     words.iter().all(|w| !text.contains(w)),
                     "{path}: another organization hears {text}"
-                ),
+                )
             }
         }
         says(path, &events(&ignite, &app).await, &words);
@@ -286,9 +288,10 @@ async fn how_a_replica_ended_is_told_to_its_owner_alone() {
         eventually_ok(ENGINE_LIMIT, || async {
             let (_, _, got) = ignite.api(Method::GET, &at, &app.token, &Value::Null).await;
             let text = got.to_string();
-            match words.iter().all(|w| text.contains(w)) {
-                true => Ok(()),
-                false => Err(text),
+            if words.iter().all(|w| text.contains(w)) {
+                Ok(())
+            } else {
+                Err(text)
             }
         })
         .await;

@@ -60,17 +60,16 @@ impl Compute {
             Some(_) => digest(&method, &target, &body),
             None => Vec::new(),
         };
-        let body = match body.len() <= INLINE_BYTES {
-            true => StoredBody::Inline(body),
-            false => {
-                let room = self.executions.check_room(&app.org, body.len() as u64);
-                // One that was accepted before is known by its key, whatever there is room for.
-                if idempotency_key.is_none() {
-                    room.map_err(refuse)?;
-                }
-                let spooled = self.spooled(&body).await;
-                spooled.map_err(|e| refuse(unwritable(&e)))?
+        let body = if body.len() <= INLINE_BYTES {
+            StoredBody::Inline(body)
+        } else {
+            let room = self.executions.check_room(&app.org, body.len() as u64);
+            // One that was accepted before is known by its key, whatever there is room for.
+            if idempotency_key.is_none() {
+                room.map_err(refuse)?;
             }
+            let spooled = self.spooled(&body).await;
+            spooled.map_err(|e| refuse(unwritable(&e)))?
         };
         let headers = head.headers.iter();
         let submission = Submission {
@@ -157,13 +156,13 @@ impl Compute {
         let (first, last) = buckets.minutes();
         // An app of this name before this one is not this one.
         let first = first.max(crate::model::stats::minute_of_ms(app.created_at_ms));
-        let counts = match first <= last {
-            true => self
-                .executions
+        let counts = if first <= last {
+            self.executions
                 .counts(id, first, last)
                 .await
-                .map_err(refuse)?,
-            false => Vec::new(),
+                .map_err(refuse)?
+        } else {
+            Vec::new()
         };
         let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         Ok(v1::GetExecutionStatsResponse {

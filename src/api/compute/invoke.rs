@@ -81,14 +81,15 @@ impl Compute {
 impl Compute {
     /// Why an app has no deployment; only its own organization learns that it exists.
     pub(super) fn not_running(&self, app: &AppId, owner: bool) -> Failure {
-        match owner && self.apps.get(app).is_ok() {
-            true => Failure::new(
+        if owner && self.apps.get(app).is_ok() {
+            Failure::new(
                 Reason::NotPublished,
                 format!(
                     "app {app} has no published version; save a draft and publish it, or use `ignite app deploy`"
                 ),
-            ),
-            false => unpublished(app),
+            )
+        } else {
+            unpublished(app)
         }
     }
 }

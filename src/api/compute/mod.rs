@@ -297,12 +297,11 @@ impl Compute {
     /// The app of an Invoke, once the caller may invoke it; and whether the caller owns it.
     fn invocable(&self, caller: &Caller, org: &str, name: &str) -> Result<(AppId, bool), Failure> {
         let id = convert::app_id(org, name)?;
-        match caller.may_invoke(&id) {
-            true => {
-                let owner = caller.owns(&id.org);
-                Ok((id, owner))
-            }
-            false => Err(not_yours(&id)),
+        if caller.may_invoke(&id) {
+            let owner = caller.owns(&id.org);
+            Ok((id, owner))
+        } else {
+            Err(not_yours(&id))
         }
     }
 }

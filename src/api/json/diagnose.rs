@@ -48,13 +48,14 @@ pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
         .fields()
         .map(|f| f.json_name().to_owned())
         .collect();
-    match known.is_empty() {
-        true => format!("unknown field; {} has no fields", descriptor.name()),
-        false => format!(
+    if known.is_empty() {
+        format!("unknown field; {} has no fields", descriptor.name())
+    } else {
+        format!(
             "unknown field; {} has {}",
             descriptor.name(),
             known.join(", ")
-        ),
+        )
     }
 }
 

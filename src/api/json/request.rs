@@ -56,9 +56,10 @@ impl Reading<'_> {
     ) -> Result<Bytes, Failure> {
         let (limits, heavy) = (self.limits, self.heavy);
         let descriptor = binding.rpc.input();
-        let json = match binding.body {
-            true => self.collect(parts, body, limits.bound(&descriptor)).await?,
-            false => Bytes::new(),
+        let json = if binding.body {
+            self.collect(parts, body, limits.bound(&descriptor)).await?
+        } else {
+            Bytes::new()
         };
         let variables = RawPathParams::from_request_parts(parts, &()).await;
         let variables = variables.map_err(|e| {
@@ -85,9 +86,10 @@ impl Reading<'_> {
         let announced = announced
             .and_then(|v| v.to_str().ok()?.parse::<usize>().ok())
             .unwrap_or_default();
-        let gathered = match announced <= most {
-            true => self.gather(&mut body, announced, bound).await,
-            false => Err(Refused::Unread(bound.too_large())),
+        let gathered = if announced <= most {
+            self.gather(&mut body, announced, bound).await
+        } else {
+            Err(Refused::Unread(bound.too_large()))
         };
         let why = match gathered {
             Ok(whole) => return Ok(whole),

@@ -61,9 +61,10 @@ impl Extensions {
             if text.last() == Some(&0) {
                 text.pop();
             }
-            match kind.is_gnu_longname() {
-                true => self.path = Some(text),
-                false => self.target = Some(text),
+            if kind.is_gnu_longname() {
+                self.path = Some(text)
+            } else {
+                self.target = Some(text)
             }
         }
         Ok(())
@@ -131,11 +132,12 @@ pub(super) fn untar(bytes: &[u8], unpacker: &mut Unpacker<'_>) -> Result<(), Str
             ));
         }
     }
-    match extensions.is_empty() {
-        true => Ok(()),
-        false => Err(broken(
+    if extensions.is_empty() {
+        Ok(())
+    } else {
+        Err(broken(
             &"it ends before the entry that its last header is for",
-        )),
+        ))
     }
 }
 

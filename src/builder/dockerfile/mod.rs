@@ -114,9 +114,10 @@ impl Plan {
                 ));
             }
             plan.keywords.push(keyword);
-            let (text, shift) = match is_from || plan.stages.is_empty() {
-                true => (line.text.clone(), 0),
-                false => (format!("{STAGE}{}", line.text), STAGE.len()),
+            let (text, shift) = if is_from || plan.stages.is_empty() {
+                (line.text.clone(), 0)
+            } else {
+                (format!("{STAGE}{}", line.text), STAGE.len())
             };
             let unread = |e: parse_dockerfile::Error| {
                 let why = e.to_string();
@@ -390,9 +391,10 @@ fn has_odd_space(keyword: &str, text: &str) -> bool {
 }
 
 fn no_here_document(sources: &[Source<'_>], place: &str) -> Result<(), String> {
-    match sources.iter().any(|s| !matches!(s, Source::Path(_))) {
-        true => Err(here_document(place)),
-        false => Ok(()),
+    if sources.iter().any(|s| !matches!(s, Source::Path(_))) {
+        Err(here_document(place))
+    } else {
+        Ok(())
     }
 }
 

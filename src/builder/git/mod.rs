@@ -178,9 +178,10 @@ impl Git<'_> {
             .and_then(|mut file| io::Write::write_all(&mut file, ASKPASS.as_bytes()));
         written.map_err(|e| failed(format!("git cannot be prepared on this machine: {e}")))?;
         let host = host_of(url).unwrap_or_default().to_owned();
-        let user = match secret.username.is_empty() {
-            true => ANYBODY.to_owned(),
-            false => secret.username,
+        let user = if secret.username.is_empty() {
+            ANYBODY.to_owned()
+        } else {
+            secret.username
         };
         self.env = vec![
             ("GIT_ASKPASS", path.to_string_lossy().into_owned()),

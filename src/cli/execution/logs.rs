@@ -44,9 +44,10 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
         log = session
             .answer(session.client().get_app_logs(request))
             .await?;
-        let until = match follow::is_over(&execution) {
-            true => execution.completed_at_ms.saturating_add(LATE_MS),
-            false => i64::MAX,
+        let until = if follow::is_over(&execution) {
+            execution.completed_at_ms.saturating_add(LATE_MS)
+        } else {
+            i64::MAX
         };
         log.lines.retain(|line| {
             line.timestamp_ms <= until && line.version == execution.function_version

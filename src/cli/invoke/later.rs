@@ -36,9 +36,10 @@ pub(super) async fn run(
         .await?;
     let (id, format) = (&accepted.execution_id, context.format);
     if !args.wait {
-        return match format.is_structured() {
-            true => format.print_value(&output::dynamic("InvokeAsyncResponse", &accepted)?),
-            false => output::line(id),
+        return if format.is_structured() {
+            format.print_value(&output::dynamic("InvokeAsyncResponse", &accepted)?)
+        } else {
+            output::line(id)
         };
     }
     // Whoever stops waiting must know what to ask for.

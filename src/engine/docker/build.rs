@@ -183,9 +183,10 @@ fn build(
         let mut build_args = cli.proxies(&client.connector().describe(), reaches).await;
         build_args.extend(options.buildargs.take().unwrap_or_default());
         options.buildargs = Some(build_args.into_iter().collect());
-        let mut credentials = match config.use_docker_login {
-            true => cli.all_credentials().await,
-            false => HashMap::new(),
+        let mut credentials = if config.use_docker_login {
+            cli.all_credentials().await
+        } else {
+            HashMap::new()
         };
         credentials.extend(given);
         let mut answer = docker.build_image(options, Some(credentials), Some(context));

@@ -153,9 +153,10 @@ impl Cgroup {
     /// Thaws it when it is frozen, or about to be.
     pub(super) fn thaw_if_frozen(&self) -> io::Result<()> {
         let state = fs::read_to_string(self.state_file())?;
-        match matches!(state.trim(), "0" | "THAWED") {
-            true => Ok(()),
-            false => self.thaw(),
+        if matches!(state.trim(), "0" | "THAWED") {
+            Ok(())
+        } else {
+            self.thaw()
         }
     }
 }

@@ -124,9 +124,10 @@ impl Pulls {
         limit: Duration,
         is_recorded: bool,
     ) -> Result<(), Error> {
-        let record = match is_recorded {
-            true => self.record.clone(),
-            false => PullRecord::none(),
+        let record = if is_recorded {
+            self.record.clone()
+        } else {
+            PullRecord::none()
         };
         let key = Key {
             is_recorded,

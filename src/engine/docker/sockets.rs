@@ -64,9 +64,10 @@ fn read(pid: i64, container: &str) -> io::Result<Listening> {
                     IpAddr::V6(v6) => v6.to_canonical().is_loopback(),
                     IpAddr::V4(v4) => v4.is_loopback(),
                 };
-                match loopback {
-                    true => listening.loopback.insert(port),
-                    false => listening.open.insert(port),
+                if loopback {
+                    listening.loopback.insert(port)
+                } else {
+                    listening.open.insert(port)
                 };
             }),
             // A kernel without IPv6 has no such table.
@@ -75,9 +76,10 @@ fn read(pid: i64, container: &str) -> io::Result<Listening> {
         }
     }
     // The process may have ended, and its number be another's, while the tables were read.
-    match of("cgroup")?.contains(container) {
-        true => Ok(listening),
-        false => Err(io::Error::other("the container has ended")),
+    if of("cgroup")?.contains(container) {
+        Ok(listening)
+    } else {
+        Err(io::Error::other("the container has ended"))
     }
 }
 

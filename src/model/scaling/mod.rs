@@ -207,9 +207,10 @@ impl Demand {
 /// How many replicas an app should have now: up at once as the formula says, down to the largest
 /// demand of the last period, and to the reserved number when nothing was asked for all of it.
 pub fn desired(scaling: &Effective, demand: Demand) -> u32 {
-    let needed = match demand.active(scaling) {
-        true => scaling.wanted(demand.observed).max(demand.peak).max(1),
-        false => 0,
+    let needed = if demand.active(scaling) {
+        scaling.wanted(demand.observed).max(demand.peak).max(1)
+    } else {
+        0
     };
     needed.max(scaling.reserved).min(scaling.max)
 }

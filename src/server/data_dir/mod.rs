@@ -69,14 +69,15 @@ impl DataDir {
     /// directory was not chosen gets one of its own. A copy of a directory that is still there
     /// is refused, or gets a new identity when that is asked for.
     pub(super) async fn lock(config: &Config) -> Result<Self> {
-        let made = match config.ephemeral && config.data_dir_is_default() {
-            true => Some(
+        let made = if config.ephemeral && config.data_dir_is_default() {
+            Some(
                 tempfile::Builder::new()
                     .prefix("ignite-")
                     .tempdir()
                     .context("a directory for --ephemeral")?,
-            ),
-            false => None,
+            )
+        } else {
+            None
         };
         let path = match &made {
             Some(made) => made.path().to_owned(),
@@ -95,14 +96,12 @@ impl DataDir {
         }
         let lock = take(&path)?;
         let marker = path.join(EPHEMERAL);
-        match config.ephemeral {
-            true => {
-                prepare_ephemeral(&path)?;
-                keep_others_out(&path)?;
-            }
-            // What is written from here on is to stay, though a run that was killed made the directory.
-            false => remove_if_there(&marker)
-                .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?,
+        if config.ephemeral {
+            prepare_ephemeral(&path)?;
+            keep_others_out(&path)?;
+        } else {
+            remove_if_there(&marker)
+                .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?
         }
         let holder = machine::here(&path)
             .with_context(|| format!("data_dir: cannot look at {}", path.display()))?;
@@ -179,9 +178,10 @@ impl DataDir {
     /// Remembers whether containers were left on purpose, which `ignite prune` then spares.
     pub(super) fn mark_kept(&self, kept: bool) {
         let marker = self.path.join(KEPT);
-        let outcome = match kept {
-            true => durable::write(&marker, b""),
-            false => remove_if_there(&marker),
+        let outcome = if kept {
+            durable::write(&marker, b"")
+        } else {
+            remove_if_there(&marker)
         };
         if let Err(error) = outcome {
             tracing::warn!(%error, "{} could not be changed", marker.display());
@@ -190,9 +190,10 @@ impl DataDir {
 
     /// Takes back the announcement, and everything when it was for one run only.
     pub(super) fn close(&self, config: &Config) {
-        let outcome = match config.ephemeral {
-            true => fs::remove_dir_all(&self.path),
-            false => Serving::remove(&self.path),
+        let outcome = if config.ephemeral {
+            fs::remove_dir_all(&self.path)
+        } else {
+            Serving::remove(&self.path)
         };
         if let Err(error) = outcome {
             tracing::warn!(%error, "{} could not be cleaned", self.path.display());
@@ -386,9 +387,10 @@ fn prepare_ephemeral(path: &Path) -> Result<()> {
         {
             continue;
         }
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false => fs::remove_file(entry.path())?,
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
         }
     }
     durable::write(&path.join(EPHEMERAL), b"")?;

@@ -35,9 +35,10 @@ fn used() -> (TempDir, PathBuf, Rows) {
             let mut batch = sled::Batch::default();
             for i in 0..1500_u32 {
                 let key = (i * 7919 % 1500).to_be_bytes();
-                match i % 5 == run {
-                    true => batch.remove(&key),
-                    false => batch.insert(&key, vec![(run * 3 + round) as u8; 600]),
+                if i % 5 == run {
+                    batch.remove(&key)
+                } else {
+                    batch.insert(&key, vec![(run * 3 + round) as u8; 600])
                 }
             }
             database.commit(batch).expect("commits");
@@ -157,9 +158,10 @@ fn damage_anywhere_in_the_log_is_noticed_or_does_no_harm() {
             }
             let at = content.len() / STEPS * step + step * 977;
             let mut damaged = content.clone();
-            match cut {
-                true => damaged.truncate(at),
-                false => damaged[at..].iter_mut().take(2000).for_each(|b| *b ^= 0x5a),
+            if cut {
+                damaged.truncate(at)
+            } else {
+                damaged[at..].iter_mut().take(2000).for_each(|b| *b ^= 0x5a)
             }
             fs::write(copy.join("db"), damaged).expect("writes");
             match read(&copy) {

@@ -580,9 +580,12 @@ impl Committer {
             self.counts.clear();
         }
         let written = outcome.is_ok();
-        let mut failed = outcome.err().map(|failed| match failed.undone {
-            true => unavailable(&failed.cause.to_string()),
-            false => uncertain(&failed.cause),
+        let mut failed = outcome.err().map(|failed| {
+            if failed.undone {
+                unavailable(&failed.cause.to_string())
+            } else {
+                uncertain(&failed.cause)
+            }
         });
         // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
         let is_change =

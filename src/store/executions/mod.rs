@@ -241,9 +241,10 @@ impl Shared {
 
     /// Refuses everything once a database has failed: it could be written down but not read.
     fn usable(&self) -> Result<(), Failure> {
-        match self.broken.load(Ordering::Relaxed) {
-            true => Err(batch::unavailable("a database failed; see the log")),
-            false => Ok(()),
+        if self.broken.load(Ordering::Relaxed) {
+            Err(batch::unavailable("a database failed; see the log"))
+        } else {
+            Ok(())
         }
     }
 
@@ -477,9 +478,10 @@ impl Executions {
 
     /// Why a command has no answer: the store is closed, or else the committer has died.
     fn unanswered(&self) -> Failure {
-        match self.inner.commands.lock().is_none() {
-            true => super::closed(),
-            false => failed(),
+        if self.inner.commands.lock().is_none() {
+            super::closed()
+        } else {
+            failed()
         }
     }
 
@@ -490,10 +492,12 @@ impl Executions {
     ) -> Result<T, Failure> {
         let shared = self.shared.clone();
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
-        done.unwrap_or_else(|e| match e.is_panic() {
-            // sled asserts some of what it reads.
-            true => Err(read::unreadable("its files contradict each other")),
-            false => Err(super::closed()),
+        done.unwrap_or_else(|e| {
+            if e.is_panic() {
+                Err(read::unreadable("its files contradict each other"))
+            } else {
+                Err(super::closed())
+            }
         })
     }
 }

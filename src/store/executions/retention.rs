@@ -113,9 +113,10 @@ pub(super) fn round(
 ) -> Result<(), String> {
     // A clock that is wrong for a moment would have everything deleted.
     let is_settled = (shared.config.settled)();
-    let aged = match is_settled {
-        true => by_age(shared, inner, ended),
-        false => Ok(()),
+    let aged = if is_settled {
+        by_age(shared, inner, ended)
+    } else {
+        Ok(())
     };
     let numbered = by_number(shared, inner, ended);
     for segment in shared.segments.all() {
@@ -210,11 +211,12 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
     for (segment, share) in segments.iter().zip(shares) {
         let mut goes: HashMap<AppId, u64> = HashMap::new();
         for (app, s) in &*share.by_app {
-            let surplus = match lives(shared, app, s) {
-                true => totals
+            let surplus = if lives(shared, app, s) {
+                totals
                     .get(app)
-                    .map_or(0, |total| total.saturating_sub(shared.config.max_per_app)),
-                false => s.count,
+                    .map_or(0, |total| total.saturating_sub(shared.config.max_per_app))
+            } else {
+                s.count
             };
             let gone = surplus.min(s.count);
             if gone > 0 {

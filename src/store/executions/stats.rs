@@ -198,9 +198,10 @@ impl Sums {
         if let (Some(app), Some(minute), Some(tally)) =
             (rows::app_of(from), rows::minute_of(from), from_bytes(value))
         {
-            let key = match minute < fine_since {
-                true => key(HOURS, &app, minute / MINUTES_PER_HOUR),
-                false => minute_key(&app, minute),
+            let key = if minute < fine_since {
+                key(HOURS, &app, minute / MINUTES_PER_HOUR)
+            } else {
+                minute_key(&app, minute)
             };
             self.add(key, tally);
         }

@@ -144,12 +144,13 @@ pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
         1 => CodeSource::FromCode(FromCode {
             archive: blob(r.blob)?,
             dockerfile_path: r.dockerfile_path,
-            build_args: match r.sealed_args.is_empty() {
-                true => BuildArgs::Clear(r.build_args),
-                false => BuildArgs::Sealed(SealedArgs {
+            build_args: if r.sealed_args.is_empty() {
+                BuildArgs::Clear(r.build_args)
+            } else {
+                BuildArgs::Sealed(SealedArgs {
                     sealed: r.sealed_args,
                     mark: r.args_mark,
-                }),
+                })
             },
             registry_secret_ref: r.registry_secret_ref,
         }),
@@ -199,16 +200,17 @@ pub(super) fn built_record(built: &Built) -> BuiltRecord {
 pub(super) fn built(r: BuiltRecord) -> Result<Built, String> {
     Ok(Built {
         id: r.id.parse().map_err(|e| format!("{e}"))?,
-        outcome: match r.reason.is_empty() {
-            true => Ok(BuiltImage {
+        outcome: if r.reason.is_empty() {
+            Ok(BuiltImage {
                 image_ref: r.image_ref,
                 image_id: r.image_id,
-            }),
-            false => Err(BuildError {
+            })
+        } else {
+            Err(BuildError {
                 // One of a newer version of ignite is a failure all the same.
                 reason: Reason::parse(&r.reason).unwrap_or(Reason::BuildFailed),
                 message: r.message,
-            }),
+            })
         },
     })
 }

@@ -278,9 +278,10 @@ fn draft(r: DraftRecord) -> Result<Draft, String> {
 
 fn version(app: &AppId, r: VersionRecord, envs: &Envs) -> Result<Version, String> {
     let code = r.source.unwrap_or_default();
-    let image_ref = match r.image_ref.is_empty() {
-        true => code.image_ref.clone(),
-        false => r.image_ref,
+    let image_ref = if r.image_ref.is_empty() {
+        code.image_ref.clone()
+    } else {
+        r.image_ref
     };
     Ok(Version {
         number: r.number,

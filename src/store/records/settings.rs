@@ -153,9 +153,10 @@ pub(super) fn settings(app: &AppId, r: SettingsRecord, envs: &Envs) -> Result<Se
             cpu_millicores: r.cpu_millicores,
             timeout_secs: r.timeout_secs,
         },
-        env: match r.sealed_env.is_empty() {
-            true => r.env,
-            false => envs.open(app, &r.sealed_env)?,
+        env: if r.sealed_env.is_empty() {
+            r.env
+        } else {
+            envs.open(app, &r.sealed_env)?
         },
         scaling: Scaling {
             reserved_capacity: r.reserved_capacity,

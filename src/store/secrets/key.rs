@@ -208,8 +208,9 @@ fn create(path: &Path) -> io::Result<()> {
         .fill(&mut bytes)
         .map_err(|_| io::Error::other("the system gives no random bytes"))?;
     let text = format!("{}\n", STANDARD.encode(bytes));
-    match durable::write_new(path, text.as_bytes())? {
-        true => Ok(()),
-        false => Err(io::ErrorKind::AlreadyExists.into()),
+    if durable::write_new(path, text.as_bytes())? {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 }

@@ -280,14 +280,13 @@ fn export_copy<E>(
         let identity = &e.record.identity;
         since(&identity.app).is_some_and(|since| identity.created_at_ms() >= since)
     };
-    executions::export(
-        copy.path(),
-        problems,
-        &mut |execution| match is_visible(&execution) {
-            true => each(Exported::Execution(Box::new(execution))),
-            false => Ok(()),
-        },
-    )
+    executions::export(copy.path(), problems, &mut |execution| {
+        if is_visible(&execution) {
+            each(Exported::Execution(Box::new(execution)))
+        } else {
+            Ok(())
+        }
+    })
 }
 
 /// Rewrites one database, or says why it stays as it is.
@@ -441,9 +440,10 @@ fn folder_size(path: &Path) -> io::Result<u64> {
     for entry in entries {
         let entry = entry?;
         let meta = entry.metadata()?;
-        sum += match meta.is_dir() {
-            true => folder_size(&entry.path())?,
-            false => meta.len(),
+        sum += if meta.is_dir() {
+            folder_size(&entry.path())?
+        } else {
+            meta.len()
         };
     }
     Ok(sum)

@@ -35,9 +35,10 @@ fn after_a_kill(path: &Path) -> Rows {
         for entry in std::fs::read_dir(from).expect("lists") {
             let entry = entry.expect("entry");
             let to = to.join(entry.file_name());
-            match entry.file_type().expect("known").is_dir() {
-                true => copy(&entry.path(), &to),
-                false => drop(std::fs::copy(entry.path(), to).expect("copies")),
+            if entry.file_type().expect("known").is_dir() {
+                copy(&entry.path(), &to)
+            } else {
+                drop(std::fs::copy(entry.path(), to).expect("copies"))
             }
         }
     }

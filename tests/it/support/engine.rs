@@ -65,9 +65,10 @@ pub(crate) async fn running(ignite: &Ignite) -> Vec<String> {
 pub(crate) async fn wait_for_end_of(ignite: &Ignite, before: &[String]) {
     eventually_ok(ENGINE_LIMIT, || async {
         let now = running(ignite).await;
-        match now.iter().any(|c| before.contains(c)) {
-            false => Ok(()),
-            true => Err(format!("{now:?} run")),
+        if !now.iter().any(|c| before.contains(c)) {
+            Ok(())
+        } else {
+            Err(format!("{now:?} run"))
         }
     })
     .await;

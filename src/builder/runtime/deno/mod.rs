@@ -99,9 +99,10 @@ fn read(source: &Source, name: &str) -> Result<Map<String, Value>, Failure> {
 }
 
 fn dockerfile(settings: &Settings, entry: &str, has_packages: bool) -> String {
-    let packages = match has_packages {
-        true => "COPY lists/ /app/\nRUN deno install\n",
-        false => "",
+    let packages = if has_packages {
+        "COPY lists/ /app/\nRUN deno install\n"
+    } else {
+        ""
     };
     // Fetched now and only now: a start must not depend on what others serve.
     format!(

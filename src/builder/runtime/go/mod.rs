@@ -82,14 +82,16 @@ fn module(text: &str) -> Option<String> {
 }
 
 fn dockerfile(settings: &Settings, described: bool, has_modules: bool) -> String {
-    let modules = match has_modules {
-        true => "COPY lists/ /src/\nRUN go mod download\n",
-        false => "",
+    let modules = if has_modules {
+        "COPY lists/ /src/\nRUN go mod download\n"
+    } else {
+        ""
     };
     // By the builder, whose version of the language it is then.
-    let describe = match described {
-        true => String::new(),
-        false => format!("go mod init {UNNAMED} && "),
+    let describe = if described {
+        String::new()
+    } else {
+        format!("go mod init {UNNAMED} && ")
     };
     // Without C the program is linked statically, and runs on an image with nothing in it.
     format!(

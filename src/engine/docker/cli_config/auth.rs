@@ -176,9 +176,10 @@ fn understand(
 ) -> Result<Option<DockerCredentials>, String> {
     if !succeeded {
         let said = String::from_utf8_lossy(printed);
-        return match said.contains(NOT_FOUND) {
-            true => Ok(None),
-            false => Err(said.trim().chars().take(300).collect()),
+        return if said.contains(NOT_FOUND) {
+            Ok(None)
+        } else {
+            Err(said.trim().chars().take(300).collect())
         };
     }
     // Without the words of the parser, which may quote the secret.

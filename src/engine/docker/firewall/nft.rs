@@ -45,11 +45,12 @@ pub(super) async fn run(script: &str) -> Result<String, Error> {
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().map(str::trim).filter(|l| !l.is_empty());
     let said = said.take(2).collect::<Vec<_>>().join(": ");
-    Err(refused(match said.contains("not permitted") {
-        true => format!(
+    Err(refused(if said.contains("not permitted") {
+        format!(
             "this process may not set rules in the kernel ({said}); run it as root, or give it CAP_NET_ADMIN (AmbientCapabilities=CAP_NET_ADMIN of a systemd service), or {OTHERWISE}"
-        ),
-        false => format!("nft says: {said}"),
+        )
+    } else {
+        format!("nft says: {said}")
     }))
 }
 

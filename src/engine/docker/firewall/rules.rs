@@ -307,9 +307,10 @@ fn by_port(all: &[Destination]) -> (Vec<String>, Vec<String>) {
 
 fn set(out: &mut String, name: &str, key: &str, has_ranges: bool, elements: &[String]) {
     let flags = if has_ranges { "; flags interval" } else { "" };
-    let elements = match elements.is_empty() {
-        true => String::new(),
-        false => format!("; elements = {{ {} }}", elements.join(", ")),
+    let elements = if elements.is_empty() {
+        String::new()
+    } else {
+        format!("; elements = {{ {} }}", elements.join(", "))
     };
     let _ = writeln!(out, "  set {name} {{ type {key}{flags}{elements}; }}");
 }

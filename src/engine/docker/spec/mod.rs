@@ -215,9 +215,10 @@ pub(super) fn holder(
 fn security(config: &Config, place: Place) -> Vec<String> {
     let profile = config.seccomp.as_ref().map(|profile| {
         // Docker is sent the profile, Podman where it is on the engine's host.
-        match place.is_podman {
-            true => format!("seccomp={}", profile.file().display()),
-            false => format!("seccomp={}", profile.as_str()),
+        if place.is_podman {
+            format!("seccomp={}", profile.file().display())
+        } else {
+            format!("seccomp={}", profile.as_str())
         }
     });
     let ours = ["no-new-privileges".to_owned()];

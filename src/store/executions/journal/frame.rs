@@ -74,16 +74,14 @@ impl Header {
         let mut header = [0; HEADER];
         let found = fill(from, &mut header)?;
         if found < HEADER {
-            return match is_prefix(&header[..found]) {
-                true => Ok(Self::Empty),
-                false => Err(unknown_format()),
+            return if is_prefix(&header[..found]) {
+                Ok(Self::Empty)
+            } else {
+                Err(unknown_format())
             };
         }
         if header == [0; HEADER] {
-            return is_zero(from).map(|zero| match zero {
-                true => Self::Empty,
-                false => Self::Damaged,
-            });
+            return is_zero(from).map(|zero| if zero { Self::Empty } else { Self::Damaged });
         }
         let is_ours = header.starts_with(&KIND[..7]);
         if is_ours && ![KIND[7], KIND_3[7], KIND_2[7]].contains(&header[7]) {
@@ -93,9 +91,10 @@ impl Header {
             // Behind its salt come length and checksum of its first frame, and the salt again.
             let mut again = [0; SALT];
             let is_whole = fill(from, &mut again)? == SALT;
-            return match is_whole && again == header[8..16] {
-                true => Err(unknown_format()),
-                false => Ok(Self::Empty),
+            return if is_whole && again == header[8..16] {
+                Err(unknown_format())
+            } else {
+                Ok(Self::Empty)
             };
         }
         Ok(Self::parse(&header))
@@ -109,12 +108,13 @@ impl Header {
             let number = number_at(header, 8);
             return Self::Whole { number, salt };
         }
-        match header.starts_with(KIND) && number_at(header, 12) == crc_of_header(header) {
-            true => Self::Whole {
+        if header.starts_with(KIND) && number_at(header, 12) == crc_of_header(header) {
+            Self::Whole {
                 number: number_at(header, 8),
                 salt,
-            },
-            false => Self::Damaged,
+            }
+        } else {
+            Self::Damaged
         }
     }
 

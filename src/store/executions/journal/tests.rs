@@ -167,9 +167,12 @@ fn what_was_before_a_reset_never_comes_back() {
 #[test]
 fn a_batch_that_fails_is_taken_back_or_told_to_be_uncertain() {
     let fails_at = |steps: &'static [Step]| {
-        Faults::scripted(move |step| match steps.contains(&step) {
-            true => Err(rustix::io::Errno::IO.into()),
-            false => Ok(()),
+        Faults::scripted(move |step| {
+            if steps.contains(&step) {
+                Err(rustix::io::Errno::IO.into())
+            } else {
+                Ok(())
+            }
         })
     };
     for (steps, undone) in [

@@ -163,9 +163,10 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("makes a folder");
     for entry in std::fs::read_dir(from).expect("reads").flatten() {
         let target = to.join(entry.file_name());
-        match entry.file_type().expect("a type").is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).expect("copies")),
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            drop(std::fs::copy(entry.path(), target).expect("copies"))
         }
     }
 }
