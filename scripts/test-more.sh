@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What test.sh leaves out because it takes long: the tests of the modules that scripts/slow-tests
-# names, most of them attacks against a real container engine, and the demo. CI runs it after test.sh.
+# names, most of them attacks against a real container engine, the demo, and the check of the crates.
+# CI runs it after test.sh.
 #
 # TEST_LIMIT_SECS (2400) bounds it, so that a test that hangs fails.
 set -euo pipefail
@@ -8,6 +9,7 @@ cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 
 ./scripts/setup.sh
+./scripts/deny.sh
 mapfile -t slow <scripts/slow-tests
 timeout --kill-after=30 "${TEST_LIMIT_SECS:-2400}" \
     cargo test --workspace --locked -- --nocapture --test-threads=2 "${slow[@]}"

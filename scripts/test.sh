@@ -6,7 +6,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
-export CLIPPY_CONF_DIR="$PWD/scripts"
 
 step() {
     local name=$1 began=$SECONDS code=0
