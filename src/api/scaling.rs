@@ -127,7 +127,7 @@ impl ScalingService for Scaling {
             None => Depth::Unspecified,
             Some(Standby::Pause) => Depth::Paused,
             Some(Standby::Prepared) => Depth::Prepared,
-            Some(Standby::None) => Depth::Absent,
+            Some(Standby::Absent) => Depth::Absent,
         };
         Ok(Response::new(v1::SetStandbyResponse {
             depth: depth.into(),
@@ -140,7 +140,7 @@ fn depth(field: &str, wire: i32) -> Result<Option<Standby>, Failure> {
         Ok(Depth::Unspecified) => Ok(None),
         Ok(Depth::Paused) => Ok(Some(Standby::Pause)),
         Ok(Depth::Prepared) => Ok(Some(Standby::Prepared)),
-        Ok(Depth::Absent) => Ok(Some(Standby::None)),
+        Ok(Depth::Absent) => Ok(Some(Standby::Absent)),
         Err(_) => Err(Failure::field(
             field,
             format!("{wire} is no Depth; use DEPTH_PAUSED, DEPTH_PREPARED or DEPTH_ABSENT"),

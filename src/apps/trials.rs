@@ -5,17 +5,17 @@ use super::{
     versions::{draft, find, restore},
 };
 use crate::{
-    fleet::Trial,
+    fleet::TestRun,
     model::{AppId, CodeSource, Failure, Reason, Revision, Version},
 };
 
 impl Apps {
-    /// A trial of a version with its own settings, or of the draft with the app's present ones;
+    /// A test run of a version with its own settings, or of the draft with the app's present ones;
     /// a draft that is not built is built first.
     ///
     /// # Errors
     /// NOT_FOUND for the app, the draft or the version; why its image cannot be had.
-    pub async fn trial(&self, id: &AppId, number: Option<u32>) -> Result<Trial, Failure> {
+    pub async fn trial(&self, id: &AppId, number: Option<u32>) -> Result<TestRun, Failure> {
         let s = &self.shared;
         let app = self.get(id)?;
         let revision = match number {
@@ -55,6 +55,6 @@ impl Apps {
                 Revision::new(&app, &version, s.defaults)
             }
         };
-        Ok(s.fleet.trial(revision))
+        Ok(s.fleet.test_run(revision))
     }
 }

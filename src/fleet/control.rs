@@ -29,7 +29,7 @@ impl Until {
                     None => true,
                     Some(Standby::Pause) => s.paused > 0,
                     Some(Standby::Prepared) => s.paused == 0 && s.prepared > 0,
-                    Some(Standby::None) => s.standby == 0,
+                    Some(Standby::Absent) => s.standby == 0,
                 };
                 still && s.ready == 0 && s.in_flight == 0 && s.held == 0 && at_depth
             }

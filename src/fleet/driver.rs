@@ -15,7 +15,7 @@ use super::{
     plan::Action,
     postmortem,
     replica::{Phase, Replica},
-    rouse,
+    standby_ops,
     start::{self, Fault},
     state::State,
 };
@@ -177,7 +177,7 @@ fn spawn<E: Engine>(
                     let how = postmortem::examine(&*engine, &container).await;
                     deployment.tell_end(key, &replica, how);
                 }
-                rouse::end(&*engine, &container, frozen, grace).await;
+                standby_ops::end(&*engine, &container, frozen, grace).await;
                 if let Some(holder) = holder {
                     start::discard(&*engine, &holder, Duration::ZERO).await;
                 }
@@ -186,13 +186,13 @@ fn spawn<E: Engine>(
         }
         Action::Pause { key, container } => {
             tasks.spawn(async move {
-                let outcome = rouse::pause(&*engine, &container).await;
+                let outcome = standby_ops::pause(&*engine, &container).await;
                 Done::Paused { key, outcome }
             });
         }
         Action::Resume { key, container } => {
             tasks.spawn(async move {
-                let outcome = rouse::resume(&*engine, &container).await;
+                let outcome = standby_ops::resume(&*engine, &container).await;
                 Done::Resumed { key, outcome }
             });
         }
@@ -205,9 +205,10 @@ fn spawn<E: Engine>(
             frozen,
         } => {
             tasks.spawn(async move {
-                let outcome =
-                    rouse::prepare(&*engine, &config, &id, &revision, container, holder, frozen)
-                        .await;
+                let outcome = standby_ops::prepare(
+                    &*engine, &config, &id, &revision, container, holder, frozen,
+                )
+                .await;
                 Done::Prepared { key, outcome }
             });
         }
@@ -219,7 +220,7 @@ fn spawn<E: Engine>(
         } => {
             tasks.spawn(async move {
                 let outcome =
-                    rouse::start_prepared(&*engine, &config, job, container, endpoints).await;
+                    standby_ops::start_prepared(&*engine, &config, job, container, endpoints).await;
                 Done::Woken { key, outcome }
             });
         }

@@ -12,7 +12,7 @@ use super::{
     hold::Ticket,
     load::Seat,
     replica::{ColdStart, Replica},
-    thaw::{self, Thaw},
+    send_while_resuming::{self, Thaw},
     upstream::{self, Answer, Interim, Pool},
 };
 
@@ -60,7 +60,12 @@ impl Lease {
     ) -> impl Future<Output = Result<Response<Answer>, upstream::Error>> + Send {
         match &self.thaw {
             None => Either::Left(pool.exchange(request, interim)),
-            Some(thaw) => Either::Right(Box::pin(thaw::send(thaw.clone(), pool, request, interim))),
+            Some(thaw) => Either::Right(Box::pin(send_while_resuming::send(
+                thaw.clone(),
+                pool,
+                request,
+                interim,
+            ))),
         }
     }
 

@@ -24,10 +24,10 @@
 //! | `room.rs` | the room on this machine, and who has it |
 //! | `control.rs` | moving replicas by hand, and waiting for them |
 //! | `standby.rs` | warm standby: the steps into it and out of it |
-//! | `rouse.rs` | the slow parts of these: freeze, thaw, prepare |
-//! | `thaw.rs` | a request to a replica that is being thawed |
+//! | `standby_ops.rs` | the slow parts of these: freeze, thaw, prepare |
+//! | `send_while_resuming.rs` | a request to a replica that is being thawed |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
-//! | `trial.rs` | a replica beside the published ones, for tests |
+//! | `test_run.rs` | a replica beside the published ones, for tests |
 //! | `upstream.rs` | connections to one port of one replica |
 //! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
 //!
@@ -55,13 +55,13 @@ mod quota;
 mod refusal;
 mod replica;
 mod room;
-mod rouse;
+mod send_while_resuming;
 mod standby;
+mod standby_ops;
 mod start;
 mod state;
 mod supervisor;
-mod thaw;
-mod trial;
+mod test_run;
 pub mod upstream;
 
 #[cfg(test)]
@@ -94,7 +94,7 @@ pub use probe::ProbeOutcome;
 pub use replica::{ColdStart, Replica, ReplicaView};
 pub use room::Bounds;
 pub use supervisor::EngineState;
-pub use trial::Trial;
+pub use test_run::TestRun;
 
 use self::{room::Ledger, upstream::Connects};
 use crate::{
@@ -178,7 +178,7 @@ struct Shared {
     /// Locked after `deployments` where both are.
     candidates: RwLock<HashMap<AppId, Arc<Deployment>>>,
     /// Alive as long as somebody tests, or their containers are not gone.
-    trials: RwLock<Vec<Weak<Deployment>>>,
+    test_runs: RwLock<Vec<Weak<Deployment>>>,
     ledger: Arc<Ledger>,
     engine: watch::Sender<EngineState>,
     /// Why the instance's network could not be made when that was last tried.
@@ -202,7 +202,7 @@ impl Fleet {
             config: Arc::new(config),
             deployments: RwLock::default(),
             candidates: RwLock::default(),
-            trials: RwLock::default(),
+            test_runs: RwLock::default(),
             engine: watch::Sender::new(EngineState::Unknown),
             network: watch::Sender::new(None),
             settled: watch::Sender::new(false),

@@ -19,8 +19,8 @@ use super::{
     postmortem::Fate,
     probe::{ProbeOutcome, Progress},
     room::Room,
+    send_while_resuming::Thaw,
     start::Job,
-    thaw::Thaw,
     upstream::{Connects, Pool},
 };
 use crate::{

@@ -5,7 +5,7 @@
 //!                          │ Resuming ─► Ready    │ Starting ─► Ready
 //! ```
 //!
-//! The steps here are taken by the plan, under the deployment's mutex; `rouse.rs` carries the
+//! The steps here are taken by the plan, under the deployment's mutex; `standby_ops.rs` carries the
 //! slow parts out. After a wake that fails the replica is taken away and the next plan takes the
 //! next depth, or a start; a request that is not known to have stayed unread is not sent again.
 //! Standby belongs to one generation, so a change of
@@ -21,9 +21,9 @@ use super::{
     plan::{Action, Plan, ask},
     replica::{Phase, Slot},
     room::Room,
+    send_while_resuming::Thaw,
     start::Fault,
     state::State,
-    thaw::Thaw,
 };
 use crate::{
     engine::{Error, Prepared},
@@ -44,7 +44,7 @@ impl State {
     fn shallowest_unfrozen(&self) -> Standby {
         match self.no_prepare.stands() {
             false => Standby::Prepared,
-            true => Standby::None,
+            true => Standby::Absent,
         }
     }
 
@@ -154,7 +154,7 @@ impl State {
                 prepare(slot, revision, plan);
                 true
             }
-            Standby::None => false,
+            Standby::Absent => false,
         }
     }
 
@@ -167,14 +167,14 @@ impl State {
         plan: &mut Plan,
     ) {
         let standby = self.standby(revision, config);
-        let may_prepare = standby != Standby::None && !self.no_prepare.stands();
+        let may_prepare = standby != Standby::Absent && !self.no_prepare.stands();
         // Apps with reserved capacity are exempt.
         let torn_down =
             (revision.scaling.reserved == 0).then(|| self.last_active + config.teardown_after);
         let long_idle = torn_down.is_some_and(|at| now >= at);
         for slot in &mut self.slots {
             match slot.phase {
-                Phase::Paused if long_idle || standby == Standby::None => {
+                Phase::Paused if long_idle || standby == Standby::Absent => {
                     slot.enter(Phase::Draining)
                 }
                 Phase::Paused => {
@@ -188,7 +188,7 @@ impl State {
                         slot.enter(Phase::Draining);
                     }
                 }
-                Phase::Prepared if long_idle || standby == Standby::None => {
+                Phase::Prepared if long_idle || standby == Standby::Absent => {
                     slot.enter(Phase::Draining);
                 }
                 Phase::Prepared => torn_down.into_iter().for_each(|at| plan.sooner(at)),

@@ -18,7 +18,7 @@ use super::{
     deployment::Deployment,
     plan::ask,
     replica::{Phase, Replica, Slot},
-    rouse,
+    standby_ops,
     start::{self, Fault},
     state::Trouble,
 };
@@ -307,7 +307,7 @@ fn matches(revision: &Revision, owner: &Owner) -> bool {
 /// Removes a container that cannot be taken up after all, with what keeps its network.
 async fn refuse<E: Engine>(engine: &E, found: &Container) {
     let frozen = matches!(found.state, ContainerState::Paused(_));
-    rouse::end(engine, &found.id, frozen, Duration::ZERO).await;
+    standby_ops::end(engine, &found.id, frozen, Duration::ZERO).await;
     if let Some(holder) = &found.holder {
         start::discard(engine, holder, Duration::ZERO).await;
     }

@@ -131,8 +131,8 @@ impl Volumes {
         }
         if let Some(d) = deployment {
             // Standby would hold it; what is asked again meanwhile keeps it.
-            let rested = d.idle(Some(Standby::None));
-            let wait = d.wait(Until::Idle(Some(Standby::None)), LET_GO);
+            let rested = d.idle(Some(Standby::Absent));
+            let wait = d.wait(Until::Idle(Some(Standby::Absent)), LET_GO);
             if rested.is_err() || wait.await.is_err() {
                 return;
             }

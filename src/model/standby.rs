@@ -11,7 +11,7 @@ pub enum Standby {
     /// Its process ends; a container in its kept network is ready to be started.
     Prepared,
     /// It is removed.
-    None,
+    Absent,
 }
 
 impl FromStr for Standby {
@@ -20,7 +20,7 @@ impl FromStr for Standby {
         match s {
             "pause" => Ok(Self::Pause),
             "prepared" => Ok(Self::Prepared),
-            "none" => Ok(Self::None),
+            "none" => Ok(Self::Absent),
             other => Err(format!(
                 "{other:?} is no standby; give pause, prepared or none"
             )),
@@ -33,7 +33,7 @@ impl fmt::Display for Standby {
         f.write_str(match self {
             Self::Pause => "pause",
             Self::Prepared => "prepared",
-            Self::None => "none",
+            Self::Absent => "none",
         })
     }
 }

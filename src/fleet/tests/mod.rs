@@ -14,7 +14,7 @@
 //! | `lifecycle.rs` | delete, shutdown, adoption |
 //! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
-//! | `trial.rs` | a replica beside the published ones |
+//! | `test_run.rs` | a replica beside the published ones |
 //! | `quota.rs` | apps that are stopped for the disk |
 //! | `shares.rs` | memory and replicas of organizations that compete |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
@@ -33,7 +33,7 @@ mod random;
 mod scale;
 mod shares;
 mod standby;
-mod trial;
+mod test_run;
 mod trouble;
 
 use std::{sync::Arc, time::Duration};
@@ -87,7 +87,7 @@ fn config() -> Config {
         keychain: Default::default(),
         vitals: crate::vitals::Vitals::default(),
         may_adopt: tokio::sync::watch::channel(true).1,
-        standby: Standby::None,
+        standby: Standby::Absent,
         standby_pause_for: secs(600),
         bounds: Bounds {
             memory: 0,

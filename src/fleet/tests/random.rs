@@ -80,7 +80,7 @@ impl Sim {
             },
             ..revision(1)
         };
-        let standby = [Standby::Pause, Standby::Prepared, Standby::None];
+        let standby = [Standby::Pause, Standby::Prepared, Standby::Absent];
         let config = Config {
             standby: standby[random.below(3) as usize],
             standby_pause_for: secs(1 + random.below(20)),

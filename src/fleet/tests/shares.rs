@@ -29,7 +29,7 @@ fn ready(apps: &[Arc<Deployment>]) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn reserved_apps_of_one_organization_leave_room_for_another() {
-    let w = world(Standby::None).await;
+    let w = world(Standby::Absent).await;
     let evil: Vec<_> = (0..6)
         .map(|n| app_of(&w, &format!("evil/a{n}"), 1))
         .collect();
@@ -61,7 +61,7 @@ async fn reserved_apps_of_one_organization_leave_room_for_another() {
 
 #[tokio::test(start_paused = true)]
 async fn what_becomes_free_goes_to_the_organization_that_has_least() {
-    let w = world(Standby::None).await;
+    let w = world(Standby::Absent).await;
     let evil: Vec<_> = (0..4)
         .map(|n| app_of(&w, &format!("evil/a{n}"), 0))
         .collect();

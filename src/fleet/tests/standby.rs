@@ -320,7 +320,7 @@ async fn standby_of_another_configuration_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn an_apps_own_choice_of_standby_goes_over_the_platforms() {
     let mut r = revision(1);
-    r.standby = Some(Standby::None);
+    r.standby = Some(Standby::Absent);
     let w = World::with(pausing(), r).await;
     drop(ask(&w).await);
     until("it is gone", || w.engine.containers().is_empty()).await;
@@ -458,9 +458,9 @@ async fn replicas_are_moved_and_waited_for_by_hand() {
     let deep = Until::Idle(Some(Standby::Prepared));
     w.app.wait(deep, secs(5)).await.expect("prepared");
     assert_eq!(w.app.snapshot().prepared, 3);
-    w.app.idle(Some(Standby::None)).expect("nobody asks");
+    w.app.idle(Some(Standby::Absent)).expect("nobody asks");
     w.app
-        .wait(Until::Idle(Some(Standby::None)), secs(5))
+        .wait(Until::Idle(Some(Standby::Absent)), secs(5))
         .await
         .expect("gone");
     assert!(w.engine.containers().is_empty());

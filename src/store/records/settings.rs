@@ -119,7 +119,7 @@ pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> Setting
             None => 0,
             Some(Standby::Pause) => 1,
             Some(Standby::Prepared) => 2,
-            Some(Standby::None) => 3,
+            Some(Standby::Absent) => 3,
         },
         writable_root_fs: s.writable_root_fs,
         init: match s.init {
@@ -191,7 +191,7 @@ pub(super) fn settings(app: &AppId, r: SettingsRecord, envs: &Envs) -> Result<Se
             0 => None,
             1 => Some(Standby::Pause),
             2 => Some(Standby::Prepared),
-            3 => Some(Standby::None),
+            3 => Some(Standby::Absent),
             n => return unknown("standby", n),
         },
         writable_root_fs: r.writable_root_fs,

@@ -7,16 +7,16 @@ use crate::model::{Failure, Reason, Revision, Standby};
 
 /// A deployment of one replica that no route leads to. Dropping it stops and removes its
 /// container.
-pub struct Trial(Arc<Deployment>);
+pub struct TestRun(Arc<Deployment>);
 
-impl Trial {
+impl TestRun {
     /// The deployment, to send requests to.
     pub fn deployment(&self) -> &Arc<Deployment> {
         &self.0
     }
 }
 
-impl Drop for Trial {
+impl Drop for TestRun {
     fn drop(&mut self) {
         let why = Failure::new(Reason::AppDeleted, "the test run is over");
         // Its driver takes the container away and ends.
@@ -27,11 +27,11 @@ impl Drop for Trial {
 impl Fleet {
     /// A place for a replica of a revision apart from what serves. It starts with the first
     /// request, takes its share of the room on this machine, and never rests.
-    pub fn trial(&self, mut revision: Revision) -> Trial {
+    pub fn test_run(&self, mut revision: Revision) -> TestRun {
         revision.scaling.reserved = 0;
         revision.scaling.max = 1;
         // Nobody comes back to it: it goes for good.
-        revision.standby = Some(Standby::None);
+        revision.standby = Some(Standby::Absent);
         // What the app keeps is not for tests.
         revision.files.kept_since = None;
         // After a crash nobody takes its container for one that serves.
@@ -42,18 +42,18 @@ impl Fleet {
             revision,
             true,
         );
-        let mut trials = self.shared.trials.write();
-        trials.retain(|trial| trial.strong_count() > 0);
-        trials.push(Arc::downgrade(&deployment));
-        drop(trials);
+        let mut test_runs = self.shared.test_runs.write();
+        test_runs.retain(|run| run.strong_count() > 0);
+        test_runs.push(Arc::downgrade(&deployment));
+        drop(test_runs);
         (self.spawn)(deployment.clone());
-        Trial(deployment)
+        TestRun(deployment)
     }
 }
 
 impl Shared {
     /// Every deployment: the published ones, those whose first version is being readied, and the
-    /// trials whose containers are not gone yet.
+    /// test_runs whose containers are not gone yet.
     pub(super) fn everyone(&self) -> Vec<Arc<Deployment>> {
         // Both at once: one that is published in between is in the other by then.
         let deployments = self.deployments.read();
@@ -61,7 +61,7 @@ impl Shared {
         let known = deployments.values().chain(candidates.values());
         let mut all: Vec<_> = known.cloned().collect();
         drop((candidates, deployments));
-        all.extend(self.trials.read().iter().filter_map(Weak::upgrade));
+        all.extend(self.test_runs.read().iter().filter_map(Weak::upgrade));
         all
     }
 }

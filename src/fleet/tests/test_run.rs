@@ -1,14 +1,17 @@
 //! A replica beside the published ones.
 
 use super::*;
-use crate::{fleet::Trial, model::Reason};
+use crate::{fleet::TestRun, model::Reason};
 
-async fn lease(trial: &Trial) -> Result<Lease, Failure> {
-    trial.deployment().acquire(0, Instant::now() + LONG).await
+async fn lease(test_run: &TestRun) -> Result<Lease, Failure> {
+    test_run
+        .deployment()
+        .acquire(0, Instant::now() + LONG)
+        .await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trial_takes_its_share_of_the_room_and_never_rests() {
+async fn a_test_run_takes_its_share_of_the_room_and_never_rests() {
     let mut config = config();
     config.standby = Standby::Pause;
     // One of 64 MB, and one that is frozen.
@@ -19,14 +22,14 @@ async fn a_trial_takes_its_share_of_the_room_and_never_rests() {
     tested.standby = Some(Standby::Prepared);
     tested.scaling.reserved = 1;
     tested.scaling.max = 3;
-    let trial = w.fleet.trial(tested);
-    let refused = lease(&trial).await.expect_err("there is no room");
+    let test_run = w.fleet.test_run(tested);
+    let refused = lease(&test_run).await.expect_err("there is no room");
     assert_eq!(refused.reason, Reason::NoRoom);
     drop(serving);
     until("the app sleeps", || w.app.snapshot().paused == 1).await;
     settle().await;
 
-    let tests = lease(&trial).await.expect("has room");
+    let tests = lease(&test_run).await.expect("has room");
     let container = tests.replica().container.clone();
     assert_eq!(w.version_of(&tests), 2);
     // Reconciliation takes it for no orphan.
@@ -34,16 +37,16 @@ async fn a_trial_takes_its_share_of_the_room_and_never_rests() {
     w.version_in(&container);
     assert_eq!(w.failure().await.reason, Reason::NoRoom);
     drop(tests);
-    until("it is gone", || trial.deployment().replicas().is_empty()).await;
+    until("it is gone", || test_run.deployment().replicas().is_empty()).await;
     let left = w.engine.containers();
     assert!(left.iter().all(|c| c.id != container), "{left:?}");
 
     // One that is over in the middle of a request gives its room back as well.
-    let tests = lease(&trial).await.expect("has room");
+    let tests = lease(&test_run).await.expect("has room");
     let waiting = w.request();
     settle().await;
     assert_eq!(w.held(), 1);
-    drop(trial);
+    drop(test_run);
     let serving = waiting.await.expect("no panic").expect("is served");
     assert_eq!(w.version_of(&serving), 1);
     drop(tests);
