@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::deployment::{Deployment, Snapshot};
+use super::{deployment::Deployment, snapshot::Snapshot, state::State};
 use crate::model::{Failure, Reason, Standby};
 
 /// How often a waiter looks when no event comes: not every change of the queue is one.
@@ -54,13 +54,8 @@ impl Deployment {
                 ),
             ));
         }
-        let now = Instant::now();
         self.by_hand(|s| {
-            s.meter.choose(now, n, now + bounds.scaledown);
-            if n > 0 {
-                s.rest_at = None;
-                s.last_active = now;
-            }
+            s.scale(n, Instant::now());
             Ok(())
         })
     }
@@ -70,32 +65,7 @@ impl Deployment {
     /// # Errors
     /// FAILED_PRECONDITION while it is asked, has replicas reserved, or has none to put there.
     pub fn idle(&self, depth: Option<Standby>) -> Result<(), Failure> {
-        let reserved = self.with_revision(|r| r.scaling.reserved);
-        let now = Instant::now();
-        let refuse = |why: String| Err(Failure::new(Reason::FailedPrecondition, why));
-        self.by_hand(|s| {
-            if s.busy() {
-                return refuse(format!(
-                    "app {} answers requests or has some waiting; let them end first",
-                    self.id()
-                ));
-            }
-            if reserved > 0 {
-                return refuse(format!(
-                    "app {} has {reserved} replicas reserved; set reserved_capacity to 0 first",
-                    self.id()
-                ));
-            }
-            if matches!(depth, Some(Standby::Pause | Standby::Prepared)) && s.slots.is_empty() {
-                return refuse(format!(
-                    "app {} has no replica to put to sleep; scale it to 1 first",
-                    self.id()
-                ));
-            }
-            s.rest_at = depth;
-            s.meter.choose(now, 0, now);
-            Ok(())
-        })
+        self.by_hand(|s| s.idle(depth, Instant::now()))
     }
 
     /// Stops the autoscaler at what is wanted now, or lets it decide again.
@@ -103,10 +73,8 @@ impl Deployment {
     /// # Errors
     /// Why it is closed.
     pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
-        let revision = self.revision();
         self.by_hand(|s| {
-            let want = s.desired(&revision, Instant::now());
-            s.meter.frozen = frozen.then_some(want);
+            s.freeze(frozen, Instant::now());
             Ok(())
         })
     }
@@ -123,8 +91,8 @@ impl Deployment {
             if until.holds(&s) {
                 return Ok(s);
             }
-            if let Some(closed) = &self.state.lock().closed {
-                return Err(closed.why.clone());
+            if let Some(closed) = self.closed() {
+                return Err(closed);
             }
             if Instant::now() >= give_up {
                 return Err(Failure::new(
@@ -146,8 +114,7 @@ impl Deployment {
             tokio::select! {
                 news = events.next() => if news.is_none() {
                     // Followers are let go before the deployment is closed.
-                    let closed = self.state.lock().closed.as_ref().map(|c| c.why.clone());
-                    return Err(closed.unwrap_or_else(|| Failure::new(
+                    return Err(self.closed().unwrap_or_else(|| Failure::new(
                         Reason::ShuttingDown,
                         "the platform is stopping; wait again when it is back",
                     )));
@@ -159,11 +126,11 @@ impl Deployment {
 
     fn by_hand(
         &self,
-        change: impl FnOnce(&mut super::state::State) -> Result<(), Failure>,
+        change: impl FnOnce(&mut State) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut s = self.state.lock();
-        if let Some(closed) = &s.closed {
-            return Err(closed.why.clone());
+        if let Some(why) = s.closed() {
+            return Err(why.clone());
         }
         change(&mut s)?;
         drop(s);

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Config, lease::Lease};
+use super::Config;
 use crate::{
     model::{AppId, Failure, OrgName, Reason},
     tally::{Full, Most, Tally},
@@ -137,21 +137,31 @@ fn refusal(why: String) -> Failure {
 /// A request's number in the queue; later requests have larger ones.
 pub(super) type Ticket = u64;
 
-struct Waiter {
-    answer: oneshot::Sender<Result<Lease, Failure>>,
+struct Waiter<T> {
+    answer: oneshot::Sender<Result<T, Failure>>,
     bytes: usize,
     _permit: Permit,
 }
 
-/// The queue. A map by ticket, so that a client that leaves gives up its place in O(log n).
-#[derive(Default)]
-pub(super) struct Queue {
-    waiting: BTreeMap<Ticket, Waiter>,
+/// The queue of those who wait for a `T`. A map by ticket, so that a client that leaves gives up
+/// its place in O(log n).
+pub(super) struct Queue<T> {
+    waiting: BTreeMap<Ticket, Waiter<T>>,
     next: Ticket,
     bytes: usize,
 }
 
-impl Queue {
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            next: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<T> Queue<T> {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -194,7 +204,7 @@ impl Queue {
         &mut self,
         bytes: usize,
         permit: Permit,
-    ) -> (Ticket, oneshot::Receiver<Result<Lease, Failure>>) {
+    ) -> (Ticket, oneshot::Receiver<Result<T, Failure>>) {
         let (answer, rx) = oneshot::channel();
         let ticket = self.next;
         self.next += 1;
@@ -215,18 +225,18 @@ impl Queue {
         }
     }
 
-    /// Hands a lease to the first in line. Gives it back when that one has just left; the caller
-    /// must not drop it before its lock is released.
-    pub(super) fn grant(&mut self, lease: Lease) -> Result<(), Lease> {
+    /// Hands one to the first in line. Gives it back when nobody waits, or when that one has just
+    /// left.
+    pub(super) fn grant(&mut self, granted: T) -> Result<(), T> {
         match self.waiting.pop_first() {
             Some((_, w)) => {
                 self.bytes -= w.bytes;
-                w.answer.send(Ok(lease)).map_err(|unsent| match unsent {
-                    Ok(lease) => lease,
-                    Err(_) => unreachable!("a lease was sent"),
+                w.answer.send(Ok(granted)).map_err(|unsent| match unsent {
+                    Ok(granted) => granted,
+                    Err(_) => unreachable!("no failure was sent"),
                 })
             }
-            None => Err(lease),
+            None => Err(granted),
         }
     }
 

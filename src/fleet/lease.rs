@@ -1,10 +1,13 @@
-//! The right to send a request to a replica, and the place of one that waits for it.
+//! The right to send a request to a replica: how a request gets it, has it and gives it back.
 
 use std::{future::Future, sync::Arc};
 
 use futures_util::future::Either;
 use http::{Request, Response};
-use tokio::sync::watch;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{
     ages::Mark,
@@ -13,36 +16,107 @@ use super::{
     load::Seat,
     replica::{ColdStart, Replica},
     send_while_resuming::{self, Thaw},
+    state::{Arrival, Grant},
     upstream::{self, Answer, Interim, Pool},
 };
+use crate::model::{Failure, Reason};
 
 /// A place in the queue, given up when the request is dropped.
-pub(super) struct Place<'a> {
-    pub(super) deployment: &'a Deployment,
-    pub(super) ticket: Ticket,
+struct QueueEntry<'a> {
+    deployment: &'a Deployment,
+    ticket: Ticket,
+    answer: oneshot::Receiver<Result<Grant, Failure>>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
-        self.deployment.state.lock().queue.leave(self.ticket);
+        self.deployment.state.lock().leave(self.ticket);
+        // Answers are sent under the mutex and to those in the queue alone, so from here on none
+        // comes. One that came while the request was giving up must not be lost.
+        if let Ok(Ok(grant)) = self.answer.try_recv() {
+            self.deployment.release(grant.key, Some(grant.age));
+        }
+    }
+}
+
+impl Deployment {
+    /// A lease on a replica: at once, or after waiting for one until `give_up_at`. A replica is
+    /// started if none runs. `bytes` is what the request keeps in memory while it waits.
+    ///
+    /// # Errors
+    /// APP_DELETED, SHUTTING_DOWN, HOLD_QUEUE_FULL, COLD_START_TIMEOUT, or why starting fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        bytes: usize,
+        give_up_at: Instant,
+    ) -> Result<Lease, Failure> {
+        let arrived = Instant::now();
+        let arrival = self.state.lock().arrive(bytes, arrived)?;
+        let mut entry = match arrival {
+            Arrival::Granted { grant, wants_more } => {
+                let lease = Lease::new(self, grant);
+                if wants_more {
+                    self.wake.notify_one();
+                }
+                return Ok(lease);
+            }
+            Arrival::Held { ticket, answer } => QueueEntry {
+                deployment: self,
+                ticket,
+                answer,
+            },
+        };
+        self.wake.notify_one();
+        match tokio::time::timeout_at(give_up_at, &mut entry.answer).await {
+            Ok(Ok(Ok(grant))) => {
+                let mut lease = Lease::new(self, grant);
+                // Cold only for those who waited for this very start, not for a busy replica.
+                lease.cold = lease
+                    .replica
+                    .cold
+                    .filter(|_| lease.replica.ready_at >= arrived);
+                Ok(lease)
+            }
+            Ok(Ok(Err(failure))) => Err(failure),
+            Ok(Err(_)) => Err(Failure::new(
+                Reason::ShuttingDown,
+                "the platform is stopping; try again",
+            )),
+            Err(_) => Err(self.state.lock().gave_up(Instant::now())),
+        }
     }
 }
 
 /// The right to send one request to a replica; it counts as in flight until dropped.
 pub struct Lease {
-    pub(super) deployment: Arc<Deployment>,
-    pub(super) replica: Arc<Replica>,
-    pub(super) key: u64,
-    pub(super) cold: Option<ColdStart>,
+    deployment: Arc<Deployment>,
+    replica: Arc<Replica>,
+    key: u64,
+    cold: Option<ColdStart>,
     /// How old it is, while it may take no longer than the app's timeout.
-    pub(super) age: Option<Mark>,
+    age: Option<Mark>,
     /// How the replica's thaw ends, when it was not awake yet.
-    pub(super) thaw: Option<watch::Receiver<Thaw>>,
+    thaw: Option<watch::Receiver<Thaw>>,
     /// The request's place in the counts of app and organization, given back with the lease.
     pub seat: Option<Seat>,
 }
 
 impl Lease {
+    fn new(deployment: &Arc<Deployment>, grant: Grant) -> Self {
+        Self {
+            deployment: deployment.clone(),
+            replica: grant.replica,
+            key: grant.key,
+            cold: None,
+            age: Some(grant.age),
+            thaw: grant.thaw,
+            seat: None,
+        }
+    }
+
     /// Sends a request to the replica through one of its pools; while it is being thawed already.
     /// `interim` hears of early hints.
     ///
@@ -73,7 +147,7 @@ impl Lease {
     /// replica is busy with a request.
     pub fn outlive(&mut self) {
         if let Some(age) = self.age.take() {
-            self.deployment.forget_age(self.key, age);
+            self.deployment.state.lock().forget_age(self.key, age);
         }
     }
 

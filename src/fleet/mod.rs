@@ -2,13 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `deployment.rs` | one app's replicas and held requests: acquire, publish, close |
-//! | `state.rs` | what a deployment's mutex guards |
-//! | `replica.rs` | a replica and where it is in its life |
-//! | `lease.rs` | the right to send one request to a replica |
-//! | `outcomes.rs` | how its invocations ended, for the statistics |
+//! | `deployment.rs` | one app's replicas and held requests: publish, close, look at |
+//! | `lease.rs` | the right to send one request to a replica: acquire, release |
+//! | `state/` | what a deployment's mutex guards, and every decision about its replicas |
+//! | `replica.rs` | a running container that requests can be sent to |
+//! | `autoscaler.rs` | how many replicas the load makes |
 //! | `hold.rs` | the bounded FIFO queue of held requests, and the limiter over all of them |
-//! | `demand.rs` | the autoscaler: samples, and how many replicas they make |
+//! | `snapshot.rs` | what an app and its replicas do now, for people |
+//! | `outcomes.rs` | how its invocations ended, for the statistics |
 //! | `events.rs` | what happened to an app |
 //! | `load.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `hints.rs` | what the last lines of a log suggest |
@@ -18,25 +19,25 @@
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `ports.rs` | an app that listens elsewhere than where it is asked |
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
-//! | `plan.rs` | the decision what to start, drain and stop |
 //! | `driver.rs` | one task per app that carries the decisions out |
-//! | `quota.rs` | apps that are stopped for what they take of the disk |
+//! | `suspensions.rs` | apps that may not run |
+//! | `quota.rs` | suspending apps for what they take of the disk |
 //! | `room.rs` | the room on this machine, and who has it |
 //! | `control.rs` | moving replicas by hand, and waiting for them |
-//! | `standby.rs` | warm standby: the steps into it and out of it |
-//! | `standby_ops.rs` | the slow parts of these: freeze, thaw, prepare |
+//! | `standby_ops.rs` | the slow parts of standby: freeze, thaw, prepare |
 //! | `send_while_resuming.rs` | a request to a replica that is being thawed |
+//! | `refusal.rs` | what the engine refused to do, and when it is asked again |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
 //! | `test_run.rs` | a replica beside the published ones, for tests |
-//! | `upstream.rs` | connections to one port of one replica |
+//! | `upstream/` | connections to one port of one replica |
 //! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
 //!
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
 //! everything slow happens in the driver's tasks.
 
 mod ages;
+mod autoscaler;
 mod control;
-mod demand;
 mod deployment;
 mod driver;
 mod events;
@@ -47,7 +48,6 @@ mod limits;
 mod liveness;
 mod load;
 mod outcomes;
-mod plan;
 mod ports;
 mod postmortem;
 mod probe;
@@ -56,11 +56,12 @@ mod refusal;
 mod replica;
 mod room;
 mod send_while_resuming;
-mod standby;
+mod snapshot;
 mod standby_ops;
 mod start;
 mod state;
 mod supervisor;
+mod suspensions;
 mod test_run;
 pub mod upstream;
 
@@ -84,15 +85,16 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use control::Until;
-pub use deployment::{Deployment, Names, Snapshot};
+pub use deployment::{Deployment, Names};
 pub use events::{Event, EventKind, Events, Follower};
 pub use hold::HoldLimiter;
 pub use lease::Lease;
 pub use load::Seat;
 pub use outcomes::Outcomes;
 pub use probe::ProbeOutcome;
-pub use replica::{ColdStart, Replica, ReplicaView};
+pub use replica::{ColdStart, Replica};
 pub use room::Bounds;
+pub use snapshot::{ReplicaView, Snapshot};
 pub use supervisor::EngineState;
 pub use test_run::TestRun;
 

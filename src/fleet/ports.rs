@@ -9,7 +9,7 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Config, probe::Progress, start::Job};
+use super::Config;
 use crate::engine::{ContainerId, Engine, Listening};
 
 /// The first look at an app that is not ready, and the time between two.
@@ -100,16 +100,17 @@ impl Suspicion {
     }
 }
 
-/// Looks at what the app listens on while it is not ready, and returns once it is certain that it
-/// will not be for that.
+/// Looks at what the app listens on while it is not ready, reports each change, and returns once it
+/// is certain that it will not be ready for that. `exposed` are the ports that its image exposes.
 pub(super) async fn watch<E: Engine>(
     engine: &E,
     config: &Config,
-    job: &Job,
     container: &ContainerId,
     port: u16,
+    exposed: &[u16],
+    suspicion: &Suspicion,
+    report: impl Fn(Option<WrongPort>),
 ) -> WrongPort {
-    let progress: &Progress = &job.progress;
     let mut seen: Option<(WrongPort, Instant)> = None;
     tokio::time::sleep(FIRST_LOOK).await;
     loop {
@@ -117,14 +118,14 @@ pub(super) async fn watch<E: Engine>(
         if let Ok(listening) = engine.listening(container).await {
             let now = listening.and_then(|l| WrongPort::of(port, l));
             if now.as_ref() != seen.as_ref().map(|(wrong, _)| wrong) {
-                progress.listens(now.clone());
+                report(now.clone());
                 seen = now.map(|wrong| (wrong, Instant::now()));
             }
         }
         if let Some((wrong, since)) = &seen
             && !config.wrong_port_timeout.is_zero()
             && since.elapsed() >= config.wrong_port_timeout
-            && job.suspicion.is_certain(wrong, &job.revision.exposed_ports)
+            && suspicion.is_certain(wrong, exposed)
         {
             return wrong.clone();
         }

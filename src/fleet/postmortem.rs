@@ -11,7 +11,11 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{deployment::Deployment, events::EventKind, replica::Replica, start};
+use super::{
+    deployment::Deployment,
+    replica::{Fate, Replica},
+    start,
+};
 use crate::{
     engine::{ContainerId, ContainerState, Engine, Error},
     model::{Failure, Reason},
@@ -24,17 +28,6 @@ const LOG_LINES: u32 = 100;
 const NEWS_LIMIT: Duration = Duration::from_millis(750);
 /// Longest wait for what the container's state and log say, once it is known to have ended.
 const EXAMINE_LIMIT: Duration = Duration::from_secs(3);
-
-/// What is known of the end of a replica's container.
-#[derive(Debug, Clone)]
-pub(super) enum Fate {
-    /// It runs, as far as is known.
-    Runs,
-    /// It has ended, and is being examined.
-    Ended,
-    /// How it ended.
-    Told(Arc<Failure>),
-}
 
 impl Replica {
     /// Adds to the failure of a request on this replica how its container ended, if it did.
@@ -103,18 +96,7 @@ impl Deployment {
                 "it had reached its limit of processes (pids_limit), {refused} were refused; {detail}"
             ));
         }
-        {
-            let mut s = self.state.lock();
-            let version = s
-                .slots
-                .iter()
-                .find(|x| x.key == key)
-                .map_or(0, |x| x.version);
-            let kind = EventKind::ReplicaFailed;
-            s.events
-                .push(kind, Some(&replica.id), version, how.text(true));
-            s.last_failure = Some((how.clone(), std::time::SystemTime::now()));
-        }
+        self.state.lock().examined(key, &replica.id, &how);
         tracing::warn!(app = %self.id(), replica = %replica.id, "A replica ended by itself: {}", how.text(true));
         replica.fate.send_replace(Fate::Told(Arc::new(how)));
     }

@@ -1,31 +1,20 @@
-//! A replica, and the fleet's record of where it is in its life.
+//! A running container that requests can be sent to.
 
 use std::{
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    ages::Ages,
-    events::Events,
-    ports::Suspicion,
-    postmortem::Fate,
-    probe::{ProbeOutcome, Progress},
-    room::Room,
-    send_while_resuming::Thaw,
-    start::Job,
+    probe::ProbeOutcome,
     upstream::{Connects, Pool},
 };
 use crate::{
     engine::{ContainerId, Endpoints},
-    model::{ReplicaId, Revision},
+    model::{Failure, ReplicaId, Revision},
 };
 
 /// How long the parts of a start took.
@@ -39,6 +28,17 @@ pub struct ColdStart {
     pub ready: Duration,
     /// What the last question came to before it was ready; `None` when it was at the first.
     pub last_probe: Option<ProbeOutcome>,
+}
+
+/// What is known of the end of a replica's container.
+#[derive(Debug, Clone)]
+pub(super) enum Fate {
+    /// It runs, as far as is known.
+    Runs,
+    /// It has ended, and is being examined.
+    Ended,
+    /// How it ended.
+    Told(Arc<Failure>),
 }
 
 /// A running container that requests can be sent to.
@@ -118,251 +118,5 @@ impl Replica {
         let mut pools = self.pools.iter();
         let found = pools.find(|(p, _)| port.is_none_or(|port| *p == port));
         found.map(|(port, pool)| (*port, pool))
-    }
-}
-
-/// Where a replica is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Its container is being created.
-    Creating,
-    /// Its container runs and is not ready.
-    Starting,
-    /// It takes requests.
-    Ready,
-    /// It finishes the requests it has and takes no more.
-    Draining,
-    /// Its container ended by itself and waits for its removal.
-    Failed,
-    /// Its container is being stopped and removed.
-    Stopping,
-    /// Its container is being frozen.
-    Pausing,
-    /// Its container is frozen.
-    Paused,
-    /// Its container is being thawed; requests are sent to it already.
-    Resuming,
-    /// Its process is being ended, and a container created in its stead.
-    Preparing,
-    /// A container in its kept network can be started at any time.
-    Prepared,
-}
-
-impl Phase {
-    /// Whether it runs, or how deep it sleeps.
-    pub(super) fn depth(self) -> &'static str {
-        match self {
-            Phase::Pausing | Phase::Paused => "paused",
-            Phase::Preparing | Phase::Prepared => "prepared",
-            _ => "running",
-        }
-    }
-
-    /// Whether it is in warm standby, or on its way there.
-    pub(super) fn rests(self) -> bool {
-        self.depth() != "running"
-    }
-
-    /// Whether requests may be sent to it.
-    pub(super) fn takes_requests(self) -> bool {
-        matches!(self, Phase::Ready | Phase::Resuming)
-    }
-
-    /// The word for people and for the API.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Phase::Creating => "creating",
-            Phase::Starting => "starting",
-            Phase::Ready => "ready",
-            Phase::Draining => "draining",
-            Phase::Failed => "failed",
-            Phase::Stopping => "stopping",
-            Phase::Pausing => "pausing",
-            Phase::Paused => "paused",
-            Phase::Resuming => "resuming",
-            Phase::Preparing => "preparing",
-            Phase::Prepared => "prepared",
-        }
-    }
-}
-
-/// The fleet's record of one replica.
-pub(super) struct Slot {
-    pub(super) key: u64,
-    pub(super) id: ReplicaId,
-    /// Which activation it belongs to; only those of the current one serve.
-    pub(super) generation: u64,
-    /// The version it runs.
-    pub(super) version: u32,
-    pub(super) phase: Phase,
-    pub(super) container: Option<ContainerId>,
-    pub(super) replica: Option<Arc<Replica>>,
-    pub(super) in_flight: u32,
-    /// How old these are, but for upgraded ones.
-    pub(super) ages: Ages,
-    /// It ended by itself, and nobody has looked how.
-    pub(super) unexamined: bool,
-    /// The number of the last lease; larger is more recent.
-    pub(super) last_used: u64,
-    /// Wakes the start task when the engine reports that the container ended.
-    pub(super) died: Arc<Notify>,
-    /// The engine reported the container's end before the replica was put into service.
-    pub(super) ended: bool,
-    /// Calls the start off.
-    pub(super) cancel: CancellationToken,
-    /// How far its start has come.
-    pub(super) progress: Progress,
-    /// Ends the liveness probes; there are some while it is ready.
-    pub(super) watch: Option<DropGuard>,
-    /// It is stopped from here on although requests may be in flight.
-    pub(super) drain_until: Option<Instant>,
-    /// When its container was started, and when it was ready.
-    pub(super) started_at: Option<SystemTime>,
-    pub(super) ready_at: Option<SystemTime>,
-    /// When it came into its phase.
-    pub(super) since: Instant,
-    /// It may be frozen, so it is thawed before it is stopped; unless a thaw has failed, then it
-    /// is killed as it is.
-    pub(super) frozen: bool,
-    /// What it takes of the machine; given back with the slot.
-    pub(super) room: Option<Room>,
-    /// Tells those who have sent to it how its thaw ends.
-    pub(super) thaw: Option<watch::Sender<Thaw>>,
-    /// The container that keeps its network, once it was prepared.
-    pub(super) holder: Option<ContainerId>,
-    /// Where it will be reached when it is started from prepared.
-    pub(super) endpoints: Option<Endpoints>,
-}
-
-impl Slot {
-    pub(super) fn new(
-        key: u64,
-        id: ReplicaId,
-        generation: u64,
-        revision: &Revision,
-        phase: Phase,
-        events: &Events,
-    ) -> Self {
-        let version = revision.version;
-        let app = revision.app.clone();
-        Self {
-            progress: Progress::new(app, id.clone(), version, events.clone()),
-            key,
-            id,
-            generation,
-            version,
-            phase,
-            container: None,
-            replica: None,
-            in_flight: 0,
-            ages: Ages::new(Instant::now()),
-            unexamined: false,
-            last_used: 0,
-            died: Arc::default(),
-            ended: false,
-            cancel: CancellationToken::new(),
-            watch: None,
-            drain_until: None,
-            started_at: None,
-            ready_at: None,
-            since: Instant::now(),
-            frozen: false,
-            room: None,
-            thaw: None,
-            holder: None,
-            endpoints: None,
-        }
-    }
-
-    /// What starts it, and how to hear of that.
-    pub(super) fn job(&self, revision: Arc<Revision>) -> Job {
-        Job {
-            id: self.id.clone(),
-            revision,
-            died: self.died.clone(),
-            cancel: self.cancel.clone(),
-            progress: self.progress.clone(),
-            suspicion: Suspicion::default(),
-        }
-    }
-
-    /// Whether it is on its way up.
-    pub(super) fn starts(&self) -> bool {
-        matches!(self.phase, Phase::Creating | Phase::Starting)
-    }
-
-    /// How its start stands, for its owner, while it is on its way up.
-    pub(super) fn not_ready(&self) -> Option<String> {
-        self.starts().then(|| self.progress.whole_text())
-    }
-
-    /// Into another phase; what belongs to the one before ends.
-    pub(super) fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.since = Instant::now();
-        if phase != Phase::Ready {
-            self.watch = None;
-        }
-        self.thaw_ended(match phase {
-            Phase::Ready => Thaw::Awake,
-            // It may have run before it ended.
-            _ => Thaw::Unknown,
-        });
-    }
-
-    /// Tells those who have sent to it already; the first word counts.
-    pub(super) fn thaw_ended(&mut self, how: Thaw) {
-        if let Some(thaw) = self.thaw.take() {
-            thaw.send_replace(how);
-        }
-    }
-}
-
-/// What one replica does now, for people and for ListAppReplicas.
-#[derive(Debug, Clone)]
-pub struct ReplicaView {
-    /// Its id.
-    pub id: ReplicaId,
-    /// What it does: creating, starting, ready, draining and the like.
-    pub state: &'static str,
-    /// Whether it runs, or how deep it sleeps.
-    pub depth: &'static str,
-    /// The version it runs.
-    pub version: u32,
-    /// Its container, once there is one.
-    pub container: Option<ContainerId>,
-    /// Requests that it is answering.
-    pub in_flight: u32,
-    /// Where its primary port is reached.
-    pub address: Option<SocketAddr>,
-    /// When its container was started.
-    pub started_at: Option<SystemTime>,
-    /// When it became ready.
-    pub ready_at: Option<SystemTime>,
-    /// Why it is not ready yet, while it starts.
-    pub not_ready: Option<String>,
-}
-
-impl ReplicaView {
-    /// Whether its container has been started, or is about to be.
-    pub fn has_process(&self) -> bool {
-        self.state != Phase::Prepared.word()
-    }
-}
-
-impl Slot {
-    pub(super) fn view(&self) -> ReplicaView {
-        ReplicaView {
-            id: self.id.clone(),
-            state: self.phase.word(),
-            depth: self.phase.depth(),
-            version: self.version,
-            container: self.container.clone(),
-            in_flight: self.in_flight,
-            address: self.replica.as_ref().and_then(|r| r.address()),
-            started_at: self.started_at,
-            ready_at: self.ready_at,
-            not_ready: self.not_ready(),
-        }
     }
 }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::book::{Entry, Inner, Purpose, Use, Waiting};
-use super::{load::Orgs, quota::Stopped};
+use super::{load::Orgs, suspensions::Suspensions};
 use crate::model::{
     AppId, Failure,
     capacity::{self, Amount, Claim, Limits, Share, Verdict},
@@ -74,7 +74,7 @@ pub(super) struct Ledger {
     /// The requests of the organizations.
     pub(super) orgs: Orgs,
     /// The apps that may not run.
-    pub(super) stopped: Stopped,
+    pub(super) suspended: Suspensions,
 }
 
 impl Ledger {
@@ -83,7 +83,7 @@ impl Ledger {
             bounds,
             inner: Mutex::default(),
             orgs: Orgs::default(),
-            stopped: Stopped::default(),
+            suspended: Suspensions::default(),
         })
     }
 

@@ -8,6 +8,7 @@ use super::{
     Config,
     replica::{ColdStart, Replica},
     start::{self, Fault, Job},
+    state::Vacated,
 };
 use crate::{
     engine::{ContainerId, Endpoints, Engine, Error, Prepared},
@@ -41,16 +42,12 @@ pub(super) async fn prepare<E: Engine>(
     config: &Config,
     id: &ReplicaId,
     revision: &Revision,
-    container: Option<ContainerId>,
-    holder: Option<ContainerId>,
-    frozen: bool,
+    vacated: Vacated,
 ) -> Result<Prepared, Error> {
-    if let Some(container) = &container {
-        end(engine, container, frozen, config.stop_grace).await;
-    }
-    engine
-        .prepare(&start::spec(config, id, revision), holder.as_ref())
-        .await
+    let Vacated { containers, frozen } = vacated;
+    end(engine, &containers.app, frozen, config.stop_grace).await;
+    let spec = start::spec(config, id, revision);
+    engine.prepare(&spec, containers.holder.as_ref()).await
 }
 
 /// Thaws a container if it is frozen, stops and removes it; without a grace it is killed.

@@ -279,11 +279,20 @@ pub(super) async fn wait_ready<E: Engine>(
             wait = (wait * 2).min(config.poll_max);
         }
     };
+    let wrong_port = ports::watch(
+        engine,
+        config,
+        container,
+        port,
+        &job.revision.exposed_ports,
+        &job.suspicion,
+        |wrong| progress.listens(wrong),
+    );
     tokio::select! {
         () = ready => Ok(()),
         failure = ended(engine, container, &job.died) => Err(failure.into()),
         never = progress.tell_when_slow() => match never {},
-        wrong = ports::watch(engine, config, job, container, port) => {
+        wrong = wrong_port => {
             let failure = Failure::new(
                 Reason::NotReady,
                 format!("the container runs and will not get ready: {}", progress.text()),

@@ -16,15 +16,13 @@ use tokio::time::Instant;
 use super::{
     Shared,
     deployment::Deployment,
-    plan::ask,
-    replica::{Phase, Replica, Slot},
     standby_ops,
     start::{self, Fault},
-    state::Trouble,
+    state::{Adopted, Containers, Expected, Frozen},
 };
 use crate::{
     engine::{Container, ContainerId, ContainerState, Engine, Error, Info, Owner},
-    model::{Failure, Revision, Standby},
+    model::{Failure, Revision},
 };
 
 /// Time between two attempts while the engine does not answer.
@@ -127,7 +125,7 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
             shared.engine.send_replace(EngineState::Down(why.clone()));
             for d in shared.everyone() {
                 // Until the look after the next one: each look says it again.
-                d.engine_gone(&why, RETRY * 2);
+                d.state.lock().engine_gone(&why, RETRY * 2);
             }
             false
         }
@@ -157,10 +155,8 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
         adopt_all(shared, engine).await?;
         shared.settled.send_replace(true);
     }
-    // Failures while the engine was away are no reason to back off now, nor to refuse anybody
-    // who has just heard that it is back.
     for d in shared.everyone() {
-        d.state.lock().trouble = Trouble::default();
+        d.state.lock().engine_is_back();
         d.wake.notify_one();
     }
     shared.ledger.set_host_memory(info.memory_bytes);
@@ -199,44 +195,29 @@ async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
     let deployments = shared.everyone();
     // What is believed is read before the list: a container made in between is no orphan, and
     // one that the list lacks was there when it was believed.
-    let believed: Vec<_> = deployments
-        .iter()
-        .flat_map(|d| {
-            let s = d.state.lock();
-            s.slots
-                .iter()
-                .filter(|x| {
-                    matches!(
-                        x.phase,
-                        Phase::Ready | Phase::Draining | Phase::Paused | Phase::Prepared
-                    )
-                })
-                .filter_map(|x| {
-                    let seen = (x.key, x.phase, x.since);
-                    Some((d.clone(), seen, x.container.clone()?, x.holder.clone()))
-                })
-                .collect::<Vec<_>>()
-        })
-        .collect();
+    let mut believed = Vec::new();
+    for d in &deployments {
+        let beliefs = d.state.lock().beliefs();
+        believed.extend(beliefs.into_iter().map(|belief| (d, belief)));
+    }
     let listed = engine.list().await?;
     let states: HashMap<_, _> = listed.iter().map(|c| (&c.id, &c.state)).collect();
-    for (d, seen, container, holder) in believed {
-        let state = states.get(&container);
-        let as_believed = match seen.1 {
+    for (d, belief) in believed {
+        let state = states.get(&belief.container);
+        let as_believed = match &belief.expected {
+            Expected::Running => matches!(state, Some(ContainerState::Running(_))),
             // Frozen by its cgroup, it runs as far as the engine knows.
-            Phase::Paused => matches!(
+            Expected::Frozen => matches!(
                 state,
                 Some(ContainerState::Running(_) | ContainerState::Paused(_))
             ),
-            Phase::Prepared => {
-                let holds = holder
-                    .is_some_and(|h| matches!(states.get(&h), Some(ContainerState::Running(_))));
-                holds && matches!(state, Some(ContainerState::Created))
+            Expected::Prepared { holder } => {
+                matches!(states.get(holder), Some(ContainerState::Running(_)))
+                    && matches!(state, Some(ContainerState::Created))
             }
-            _ => matches!(state, Some(ContainerState::Running(_))),
         };
-        if !as_believed {
-            d.not_as_believed(seen);
+        if !as_believed && d.state.lock().not_as_believed(&belief) {
+            d.wake.notify_one();
         }
     }
     drop(states);
@@ -253,7 +234,7 @@ fn is_known(shared: &Shared, container: &Container) -> bool {
     let Some(owner) = &container.owner else {
         return false;
     };
-    let has = |d: &Arc<Deployment>| d.state.lock().slots.iter().any(|x| x.id == owner.replica);
+    let has = |d: &Arc<Deployment>| d.state.lock().has(&owner.replica);
     let mut all = shared.everyone().into_iter();
     all.any(|d| *d.id() == owner.app && has(&d))
 }
@@ -340,47 +321,31 @@ async fn adopt<E: Engine>(
         true => engine.memory(container).await.unwrap_or(0),
         false => 0,
     };
-    let taken = {
+    let adopted = {
         let mut s = deployment.state.lock();
-        let revision = deployment.revision();
+        let containers = Containers {
+            app: container.clone(),
+            holder: holder.clone(),
+        };
+        let frozen = frozen.then_some(Frozen {
+            endpoints: &endpoints,
+            memory_bytes: memory,
+        });
         // Asked again, since a publish or a delete may have come while the engine was asked.
-        let rests = s.standby(&revision, &shared.config) == Standby::Pause;
-        let wanted = s.closed.is_none() && matches(&revision, owner) && (rests || !frozen);
-        wanted.then(|| {
-            let key = s.next_number();
-            let mut slot = Slot::new(
-                key,
-                owner.replica.clone(),
-                s.generation,
-                &revision,
-                Phase::Starting,
-                &s.events,
-            );
-            slot.container = Some(container.clone());
-            slot.holder = holder.clone();
-            // It runs already, whatever the bounds are now.
-            let room = s.ledger.take_anyway(ask(&revision, &s.wake));
-            if frozen {
-                let pools = Replica::pools(&endpoints, &revision, &shared.config.max_connects);
-                let replica = Replica::new(owner.replica.clone(), container.clone(), None, pools);
-                slot.replica = Some(Arc::new(replica));
-                slot.frozen = true;
-                slot.enter(Phase::Paused);
-                room.freeze(memory);
-            }
-            slot.room = Some(room);
-            let job = slot.job(revision);
-            s.slots.push(slot);
-            (key, job)
-        })
+        if matches(s.revision(), owner) {
+            s.adopt(owner.replica.clone(), containers, frozen)
+        } else {
+            None
+        }
     };
-    let Some((key, job)) = taken else {
+    let Some(adopted) = adopted else {
         return refuse(&**engine, found).await;
     };
     tracing::info!(app = %deployment.id(), replica = %owner.replica, %container, "Adopting a container of an earlier run");
-    if frozen {
-        return deployment.wake.notify_one();
-    }
+    let (key, job) = match adopted {
+        Adopted::Frozen => return deployment.wake.notify_one(),
+        Adopted::Starting { key, job } => (key, job),
+    };
     let cancel = job.cancel.clone();
     let (shared2, engine, deployment, container) = (
         shared.clone(),
@@ -396,15 +361,14 @@ async fn adopt<E: Engine>(
         };
         match outcome {
             Ok(replica) => {
-                let unsent = deployment.state.lock().started(&deployment, key, Arc::new(replica));
-                drop(unsent);
+                deployment.state.lock().started(key, Arc::new(replica));
             }
             Err(_) => {
                 start::discard(&*engine, &container, Duration::ZERO).await;
                 if let Some(holder) = &holder {
                     start::discard(&*engine, holder, Duration::ZERO).await;
                 }
-                deployment.state.lock().slots.retain(|x| x.key != key);
+                deployment.state.lock().forget(key);
             }
         }
         deployment.wake.notify_one();

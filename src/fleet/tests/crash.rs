@@ -1,10 +1,7 @@
 //! Replicas that die, events that are lost, containers that nobody knows.
 
 use super::*;
-use crate::{
-    engine::ContainerState,
-    fleet::replica::{Phase, Replica},
-};
+use crate::{engine::ContainerState, fleet::replica::Replica};
 
 fn one_reserved() -> Revision {
     let mut r = revision(1);
@@ -162,13 +159,15 @@ async fn a_death_between_ready_and_in_service_is_not_lost() {
     until("it starts", || w.live() == 1).await;
     let (key, id) = {
         let s = w.app.state.lock();
-        assert_eq!(s.slots[0].phase, Phase::Starting);
-        (s.slots[0].key, s.slots[0].id.clone())
+        let slot = &s.slots()[0];
+        assert_eq!(slot.phase().word(), "starting");
+        (slot.key, slot.id.clone())
     };
     let container = w.only_container();
     w.app.container_ended(&container);
     let replica = Arc::new(Replica::new(id, container, None, Vec::new()));
-    let granted = w.app.state.lock().started(&w.app, key, replica);
-    assert!(granted.is_empty() && !request.is_finished());
-    assert_eq!(w.app.state.lock().slots[0].phase, Phase::Failed);
+    w.app.state.lock().started(key, replica);
+    assert_eq!(w.app.snapshot().in_flight, 0);
+    assert!(!request.is_finished());
+    assert_eq!(w.app.state.lock().phase_of(key), "failed");
 }

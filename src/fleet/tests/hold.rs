@@ -81,7 +81,7 @@ async fn the_queue_is_bounded_in_number_and_bytes() {
     for o in others {
         o.await.expect("no panic").expect("is served");
     }
-    assert_eq!(w.app.state.lock().queue.bytes(), 0);
+    assert_eq!(w.app.state.lock().queued_bytes(), 0);
 }
 
 /// Apps of two organizations, of which those of the first never get ready.
@@ -242,7 +242,7 @@ async fn leaving_at_any_time_leaks_nothing() {
         settle().await;
         let s = w.app.snapshot();
         assert_eq!((s.in_flight, s.held), (0, 0), "left after {after:?}");
-        assert_eq!(w.app.state.lock().queue.bytes(), 0);
+        assert_eq!(w.app.state.lock().queued_bytes(), 0);
         // Cold again, so that the next one leaves at another point of a start.
         until("zero", || w.engine.containers().is_empty()).await;
     }

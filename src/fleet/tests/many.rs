@@ -116,8 +116,8 @@ async fn day() -> (u64, usize) {
             });
             if let Some((app, _)) = idle
                 && next(&mut seed).is_multiple_of(4)
-                && let Some(slot) = app.state.lock().slots.first()
-                && let Some(id) = &slot.container
+                && let Some(replica) = app.replicas().first()
+                && let Some(id) = &replica.container
             {
                 engine.kill(id, 1);
             }

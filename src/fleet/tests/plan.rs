@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::{
-    fleet::{
-        plan::{Action, Plan},
-        replica::{Phase, Slot},
+    fleet::state::{
+        Action, Plan,
+        testing::{self, failed, ready, starting},
     },
-    model::{Reason, ReplicaId},
+    model::Reason,
 };
 
 fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
@@ -21,23 +21,12 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
 }
 
 /// Adds a replica; its key is the number that orders it by use.
-fn add(d: &Deployment, generation: u64, phase: Phase, in_flight: u32) -> u64 {
-    let mut s = d.state.lock();
-    let key = s.next_number();
-    s.in_flight += in_flight;
-    let id = ReplicaId::generate(ulid::Ulid::generate());
-    let mut slot = Slot::new(key, id, generation, &revision(1), phase, &s.events);
-    slot.container = Some(ContainerId(key.to_string()));
-    slot.in_flight = in_flight;
-    slot.last_used = key;
-    s.slots.push(slot);
-    key
+fn add(d: &Deployment, phase: testing::Make, in_flight: u32) -> u64 {
+    d.state.lock().add(phase, in_flight)
 }
 
 fn plan(d: &Deployment) -> Plan {
-    d.state
-        .lock()
-        .plan(&d.revision(), &config(), Instant::now())
+    d.state.lock().plan(Instant::now())
 }
 
 fn starts(plan: &Plan) -> usize {
@@ -54,19 +43,22 @@ fn stops(plan: &Plan) -> Vec<u64> {
 }
 
 fn called_off(d: &Deployment) -> Vec<u64> {
-    let s = d.state.lock();
-    let off = s.slots.iter().filter(|x| x.cancel.is_cancelled());
-    off.map(|x| x.key).collect()
+    d.state.lock().called_off()
+}
+
+fn phase(d: &Deployment, key: u64) -> &'static str {
+    d.state.lock().phase_of(key)
 }
 
 #[tokio::test(start_paused = true)]
 async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy() {
     let d = fixture(4, 4);
-    let busy = add(&d, 0, Phase::Ready, 1);
-    let older = add(&d, 0, Phase::Ready, 0);
-    let newer = add(&d, 0, Phase::Ready, 0);
-    let starting = add(&d, 0, Phase::Starting, 0);
-    assert!(plan(&d).actions.is_empty());
+    let busy = add(&d, ready, 1);
+    let older = add(&d, ready, 0);
+    let newer = add(&d, ready, 0);
+    let starts_up = add(&d, starting, 0);
+    let first = plan(&d);
+    assert_eq!((starts(&first), stops(&first)), (0, Vec::new()));
     let shrink = |max| {
         let mut r = revision(1);
         r.scaling.reserved = max;
@@ -75,49 +67,38 @@ async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy()
     };
     shrink(3);
     assert!(stops(&plan(&d)).is_empty());
-    assert_eq!(called_off(&d), [starting]);
+    assert_eq!(called_off(&d), [starts_up]);
     shrink(2);
     assert_eq!(stops(&plan(&d)), [older]);
     shrink(1);
     assert_eq!(stops(&plan(&d)), [newer]);
-    assert!(!d.state.lock().tell_when_spare);
-    let other = add(&d, 0, Phase::Ready, 1);
-    assert!(stops(&plan(&d)).is_empty() && d.state.lock().tell_when_spare);
+    assert!(!d.state.lock().tells_when_spare());
+    let other = add(&d, ready, 1);
+    assert!(stops(&plan(&d)).is_empty() && d.state.lock().tells_when_spare());
     // The longest unused of the busy ones takes no more and finishes what it has.
-    let phase = |key| {
-        let s = d.state.lock();
-        s.slots.iter().find(|x| x.key == key).map(|x| x.phase)
-    };
-    assert_eq!(phase(busy), Some(Phase::Draining));
-    assert_eq!(phase(other), Some(Phase::Ready));
+    assert_eq!(phase(&d, busy), "draining");
+    assert_eq!(phase(&d, other), "ready");
     // The other is idle first, so it goes instead.
-    {
-        let mut s = d.state.lock();
-        s.in_flight -= 1;
-        s.slots
-            .iter_mut()
-            .find(|x| x.key == other)
-            .expect("there")
-            .in_flight = 0;
-    }
+    d.state.lock().end_one(other);
     assert_eq!(stops(&plan(&d)), [other]);
-    assert_eq!(phase(busy), Some(Phase::Ready));
+    assert_eq!(phase(&d, busy), "ready");
 }
 
 #[tokio::test(start_paused = true)]
 async fn replicas_of_an_old_generation_drain_and_its_starts_are_called_off() {
     let d = fixture(0, 1);
-    let idle = add(&d, 0, Phase::Ready, 0);
-    let busy = add(&d, 0, Phase::Ready, 1);
-    let starting = add(&d, 0, Phase::Starting, 0);
+    let idle = add(&d, ready, 0);
+    let busy = add(&d, ready, 1);
+    let starts_up = add(&d, starting, 0);
     d.activate(revision(2));
     let plan = plan(&d);
-    assert_eq!((stops(&plan), called_off(&d)), (vec![idle], vec![starting]));
+    assert_eq!(
+        (stops(&plan), called_off(&d)),
+        (vec![idle], vec![starts_up])
+    );
     // The running request is demand, which the new revision has to be up for.
     assert_eq!(starts(&plan), 1);
-    let s = d.state.lock();
-    let phase = |key| s.slots.iter().find(|x| x.key == key).map(|x| x.phase);
-    assert_eq!(phase(busy), Some(Phase::Draining));
+    assert_eq!(phase(&d, busy), "draining");
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,12 +106,13 @@ async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
     let d = fixture(3, 3);
     assert_eq!(starts(&plan(&d)), 3);
     let d = fixture(3, 3);
-    d.state.lock().trouble.failed_starts = 1;
+    d.state.lock().fail_a_start();
     assert_eq!(starts(&plan(&d)), 1);
     assert_eq!(starts(&plan(&d)), 0, "one tries already");
     let d = fixture(3, 3);
     let later = Instant::now() + secs(4);
-    d.state.lock().trouble.retry_at = Some(later);
+    let away = Failure::new(Reason::EngineUnavailable, "away");
+    d.state.lock().engine_gone(&away, secs(4));
     let waits = plan(&d);
     assert_eq!((starts(&waits), waits.look_at), (0, Some(later)));
     tokio::time::sleep(secs(4)).await;
@@ -140,14 +122,10 @@ async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
     let d = fixture(0, 1);
-    let key = add(&d, 0, Phase::Ready, 1);
+    let key = add(&d, ready, 1);
     assert_eq!(plan(&d).look_at, None);
-    assert!(d.state.lock().tell_when_idle);
-    {
-        let mut s = d.state.lock();
-        s.in_flight = 0;
-        s.slots[0].in_flight = 0;
-    }
+    assert!(d.state.lock().tells_when_idle());
+    d.state.lock().end_one(key);
     assert_eq!(plan(&d).look_at, Some(Instant::now() + secs(30)));
     tokio::time::sleep(secs(30)).await;
     let end = plan(&d);
@@ -157,14 +135,14 @@ async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
 #[tokio::test(start_paused = true)]
 async fn a_closed_app_waits_for_its_requests_and_then_forces() {
     let d = fixture(1, 2);
-    let busy = add(&d, 0, Phase::Ready, 1);
-    let idle = add(&d, 0, Phase::Ready, 0);
-    let failed = add(&d, 0, Phase::Failed, 1);
-    let starting = add(&d, 0, Phase::Starting, 0);
+    let busy = add(&d, ready, 1);
+    let idle = add(&d, ready, 0);
+    let ended = add(&d, failed, 1);
+    let starts_up = add(&d, starting, 0);
     d.close(Failure::new(Reason::AppDeleted, "gone"), true);
     let first = plan(&d);
-    assert_eq!(stops(&first), [idle, failed]);
-    assert_eq!(called_off(&d), [starting]);
+    assert_eq!(stops(&first), [idle, ended]);
+    assert_eq!(called_off(&d), [starts_up]);
     assert_eq!(first.look_at, Some(Instant::now() + secs(30)));
     // The platform stops: no more grace.
     d.close(Failure::new(Reason::ShuttingDown, "stops"), false);

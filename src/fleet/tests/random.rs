@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::{engine::ContainerState, fleet::replica::Phase};
+use crate::engine::ContainerState;
 
 const SEEDS: u64 = 300;
 const STEPS: usize = 60;
@@ -254,46 +254,13 @@ impl Sim {
     }
 
     fn check(&self) {
-        let s = self.w.app.state.lock();
-        let revision = self.w.app.revision();
-        let live = self.w.engine.live();
-        let limit = match revision.max_concurrency {
-            0 => u32::MAX,
-            n => n,
-        };
-        assert_eq!(s.in_flight, self.tally.holding.load(Relaxed));
-        assert!(s.slots.iter().map(|x| x.in_flight).sum::<u32>() <= s.in_flight);
-        let up = |generation| {
-            let up = [
-                Phase::Creating,
-                Phase::Starting,
-                Phase::Ready,
-                Phase::Resuming,
-            ];
-            let of = s.slots.iter().filter(|x| x.generation == generation);
-            of.filter(|x| up.contains(&x.phase) && !x.cancel.is_cancelled())
-                .count()
-        };
-        assert!(up(s.generation) <= revision.scaling.max as usize);
-        assert!(s.pending.as_ref().is_none_or(|p| up(p.generation) <= 1));
-        for slot in &s.slots {
-            assert!(slot.in_flight <= limit);
-            let runs = live.iter().any(|c| Some(&c.id) == slot.container.as_ref());
-            let leaving = slot.phase == Phase::Stopping;
-            // One whose thaw failed answers nobody.
-            let used = slot.in_flight > 0 && !slot.frozen;
-            assert!(!(leaving && runs && used), "stopped in use");
-            let free = slot.in_flight < limit;
-            assert!(
-                !(s.serves(slot) && free) || s.queue.is_empty(),
-                "somebody waits beside a free replica"
-            );
-        }
+        let running: Vec<_> = self.w.engine.live().into_iter().map(|c| c.id).collect();
         let held = self.w.app.config.hold_limiter.held();
-        assert_eq!(held, (s.queue.len(), s.queue.bytes()), "a permit for each");
-        let in_queue = s.queue.len() as u32;
+        self.w.app.state.lock().check(&running, held);
+        let now = self.w.app.snapshot();
+        assert_eq!(now.in_flight, self.tally.holding.load(Relaxed));
         let ended: u32 = self.tally.ends().iter().sum();
-        assert_eq!(self.sent, ended + s.in_flight + in_queue);
+        assert_eq!(self.sent, ended + now.in_flight + now.held);
     }
 
     /// Everything works again: all requests end, and what runs is what is reserved.
@@ -314,19 +281,8 @@ impl Sim {
         settle().await;
         self.check();
         let reserved = self.w.app.revision().scaling.reserved as usize;
-        let s = self.w.app.state.lock();
-        assert_eq!((s.in_flight, s.queue.len(), s.queue.bytes()), (0, 0, 0));
-        assert!(s.pending.is_none());
-        let rests = |x: &&crate::fleet::replica::Slot| {
-            matches!(x.phase, Phase::Paused | Phase::Prepared) && x.generation == s.generation
-        };
-        let resting = s.slots.iter().filter(rests).count();
-        assert_eq!(s.slots.iter().filter(|x| s.serves(x)).count(), reserved);
-        assert_eq!(s.slots.len(), reserved + resting);
         // One or two containers for each, and none that nobody knows.
-        let known = s.slots.iter().map(|x| 1 + usize::from(x.holder.is_some()));
-        let known: usize = known.sum();
-        drop(s);
+        let known = self.w.app.state.lock().check_calm();
         assert_eq!(self.w.engine.containers().len(), known, "lost or left");
         assert_eq!(self.w.live(), reserved);
     }

@@ -1,0 +1,233 @@
+//! What others say of the containers: the engine's events, its list, and an earlier run's.
+//!
+//! An event is a hint that may be late, lost or about a phase that is over. It may end a start or
+//! a replica, and never puts one into service; who serves is decided by the task that asked the
+//! app. The engine's list is the truth for what did not move while it was read.
+
+use std::{
+    mem::Discriminant,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    State, ask,
+    phase::{Containers, Live, Phase, Start},
+    slot::Slot,
+};
+use crate::{
+    engine::{ContainerId, Endpoints},
+    fleet::{events::EventKind, ports::Suspicion, replica::Replica, start::Job},
+    model::{Failure, Reason, ReplicaId, Standby},
+};
+
+/// What is believed of a replica's containers.
+pub(in crate::fleet) struct Belief {
+    key: u64,
+    phase: Discriminant<Phase>,
+    since: Instant,
+    /// The container of its app.
+    pub(in crate::fleet) container: ContainerId,
+    /// What state it should be in.
+    pub(in crate::fleet) expected: Expected,
+}
+
+/// The state that a container should be in.
+pub(in crate::fleet) enum Expected {
+    /// It runs.
+    Running,
+    /// It is frozen.
+    Frozen,
+    /// It was created and not started, in the network that the holder keeps.
+    Prepared {
+        /// Runs, as long as the network is there.
+        holder: ContainerId,
+    },
+}
+
+/// A container that an earlier run left frozen.
+pub(in crate::fleet) struct Frozen<'a> {
+    /// Where it is reached.
+    pub(in crate::fleet) endpoints: &'a Endpoints,
+    /// What it keeps.
+    pub(in crate::fleet) memory_bytes: u64,
+}
+
+/// How a container of an earlier run was adopted.
+pub(in crate::fleet) enum Adopted {
+    /// Its app has to be asked whether it is ready.
+    Starting { key: u64, job: Job },
+    /// It is in standby.
+    Frozen,
+}
+
+impl State {
+    /// Remembers which container a start has made, so that news of it finds its slot. A warning
+    /// about its files is passed on once.
+    pub(in crate::fleet) fn created(
+        &mut self,
+        key: u64,
+        container: &ContainerId,
+        files_at_risk: Option<String>,
+    ) {
+        if let Some(warning) = files_at_risk
+            && !std::mem::replace(&mut self.warned_of_files, true)
+        {
+            self.events.push(EventKind::FilesAtRisk, None, 0, warning);
+        }
+        if let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) {
+            slot.turn(|phase| match phase {
+                Phase::Creating(start) => Phase::Starting(start.created(container.clone())),
+                other => other,
+            });
+            let text = format!("container {container} is being started");
+            self.events.push(
+                EventKind::ReplicaStarting,
+                Some(&slot.id),
+                slot.version,
+                text,
+            );
+        }
+    }
+
+    /// The engine says that a container has ended, or does not list it any more; true when that
+    /// is of a replica here.
+    pub(in crate::fleet) fn container_ended(&mut self, container: &ContainerId) -> bool {
+        let mut slots = self.slots.iter();
+        let Some(at) = slots.position(|x| x.phase().container() == Some(container)) else {
+            return false;
+        };
+        match self.slots[at].phase_mut() {
+            Phase::Starting(starting) => starting.container_ended(),
+            Phase::Pausing(pausing) => pausing.container_ended(),
+            Phase::Creating(_) => {}
+            Phase::Failed(_) | Phase::Stopping(_) | Phase::Preparing(_) | Phase::Prepared(_) => {}
+            Phase::Ready(_) | Phase::Draining(_) | Phase::Paused(_) | Phase::Resuming(_) => {
+                self.died(at);
+            }
+        }
+        true
+    }
+
+    /// What is believed of the containers that nothing is being done with.
+    pub(in crate::fleet) fn beliefs(&self) -> Vec<Belief> {
+        let belief = |slot: &Slot| {
+            let expected = match slot.phase() {
+                Phase::Ready(_) | Phase::Draining(_) => Expected::Running,
+                Phase::Paused(_) => Expected::Frozen,
+                Phase::Prepared(prepared) => Expected::Prepared {
+                    holder: prepared.holder.clone(),
+                },
+                _ => return None,
+            };
+            Some(Belief {
+                key: slot.key,
+                phase: std::mem::discriminant(slot.phase()),
+                since: slot.since(),
+                container: slot.phase().container()?.clone(),
+                expected,
+            })
+        };
+        self.slots.iter().filter_map(belief).collect()
+    }
+
+    /// The engine's list does not have a replica's containers as they were believed to be. True
+    /// unless the replica has moved since, which makes the list the older news.
+    pub(in crate::fleet) fn not_as_believed(&mut self, belief: &Belief) -> bool {
+        let still = |x: &Slot| {
+            x.key == belief.key
+                && x.since() == belief.since
+                && std::mem::discriminant(x.phase()) == belief.phase
+        };
+        let Some(at) = self.slots.iter().position(still) else {
+            return false;
+        };
+        self.died(at);
+        true
+    }
+
+    /// Whether this is one of the app's replicas.
+    pub(in crate::fleet) fn has(&self, replica: &ReplicaId) -> bool {
+        self.slots.iter().any(|x| x.id == *replica)
+    }
+
+    /// Takes up a container of an earlier run of the revision that serves; `None` when it is not
+    /// wanted.
+    pub(in crate::fleet) fn adopt(
+        &mut self,
+        id: ReplicaId,
+        containers: Containers,
+        frozen: Option<Frozen<'_>>,
+    ) -> Option<Adopted> {
+        let rests = self.standby() == Standby::Pause;
+        if self.closed.is_some() || !rests && frozen.is_some() {
+            return None;
+        }
+        let key = self.next_number();
+        let revision = self.revision.clone();
+        // It runs already, whatever the bounds are now.
+        let room = self.ledger.take_anyway(ask(&revision, &self.wake));
+        let (phase, adopted) = match frozen {
+            Some(frozen) => {
+                let pools = Replica::pools(frozen.endpoints, &revision, &self.config.max_connects);
+                let replica = Replica::new(id.clone(), containers.app, None, pools);
+                room.freeze(frozen.memory_bytes);
+                let live = Live::adopted(Arc::new(replica), containers.holder);
+                (Phase::Paused(live), Adopted::Frozen)
+            }
+            None => {
+                let start = Start::new(self.progress(&id, &revision));
+                let job = start.job(id.clone(), revision.clone(), Suspicion::default());
+                let starting = start.adopted(containers);
+                (Phase::Starting(starting), Adopted::Starting { key, job })
+            }
+        };
+        let slot = Slot::new(key, id, self.generation, revision.version, phase, room);
+        self.slots.push(slot);
+        Some(adopted)
+    }
+
+    /// Forgets a replica whose containers are gone.
+    pub(in crate::fleet) fn forget(&mut self, key: u64) {
+        self.slots.retain(|x| x.key != key);
+    }
+
+    /// Whatever it did => Failed.
+    pub(super) fn died(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        let served = matches!(slot.phase(), Phase::Ready(_));
+        let ran = slot
+            .phase()
+            .replica()
+            .map_or(Duration::ZERO, |r| r.ready_at.elapsed());
+        slot.turn(Phase::died);
+        let generation = slot.generation;
+        tracing::warn!(app = %self.revision.app, replica = %slot.id, ran = ?ran, "The replica died");
+        // Until it is known how.
+        let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
+        self.note_failure(why.clone());
+        if let Some(pending) = self.pending.take_if(|p| p.generation == generation) {
+            pending.answer(Err(why));
+        } else if served && generation == self.generation {
+            // Only the end of one that serves counts: nobody misses one on its way out.
+            self.failures.died(ran, &self.config);
+        }
+    }
+
+    /// Writes down how a replica ended.
+    pub(in crate::fleet) fn examined(&mut self, key: u64, replica: &ReplicaId, how: &Failure) {
+        let slot = self.slots.iter().find(|x| x.key == key);
+        let version = slot.map_or(0, |x| x.version);
+        let text = how.text(true);
+        self.events
+            .push(EventKind::ReplicaFailed, Some(replica), version, text);
+        self.note_failure(how.clone());
+    }
+
+    /// Remembers the last thing that went wrong, for people.
+    pub(in crate::fleet) fn note_failure(&mut self, why: Failure) {
+        self.last_failure = Some((why, SystemTime::now()));
+    }
+}

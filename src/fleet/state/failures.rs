@@ -1,0 +1,103 @@
+//! What went wrong lately, and when the next start is tried.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{fleet::Config, model::Failure};
+
+/// A replica that ran shorter than this before it died counts as a crash for the back-off.
+const CRASH_WINDOW: Duration = Duration::from_secs(10);
+
+/// The failures of an app since something last went well.
+#[derive(Debug, Default)]
+pub(in crate::fleet) struct FailureHistory {
+    /// Failed starts since the last good one.
+    failed_starts: u32,
+    /// Replicas in a row that died soon after they were ready.
+    crashes: u32,
+    /// No start before this.
+    retry_at: Option<Instant>,
+    /// Why starting cannot succeed now.
+    certain: Option<Failure>,
+}
+
+impl FailureHistory {
+    /// Failed starts since the last good one.
+    pub(in crate::fleet) fn failed_starts(&self) -> u32 {
+        self.failed_starts
+    }
+
+    /// Whether anything has failed since something last went well.
+    pub(in crate::fleet) fn is_recent(&self) -> bool {
+        self.failed_starts + self.crashes > 0
+    }
+
+    /// Why starting cannot succeed now.
+    pub(in crate::fleet) fn certain(&self) -> Option<&Failure> {
+        self.certain.as_ref()
+    }
+
+    /// When the next start is tried, while it is put off.
+    pub(in crate::fleet) fn waits_until(&self, now: Instant) -> Option<Instant> {
+        self.retry_at.filter(|at| now < *at)
+    }
+
+    /// What a request is refused with as long as starting cannot succeed.
+    pub(in crate::fleet) fn refusal(&self, now: Instant) -> Option<Failure> {
+        let (why, at) = (self.certain.as_ref()?, self.waits_until(now)?);
+        Some(why.clone().with_retry_after(at - now))
+    }
+
+    /// A start failed; true when the next one is certain to fail as well. One failure may be
+    /// chance, two in a row are not.
+    pub(in crate::fleet) fn start_failed(
+        &mut self,
+        failure: &Failure,
+        certain: bool,
+        config: &Config,
+    ) -> bool {
+        self.failed_starts += 1;
+        let failures = self.failed_starts;
+        let certain = certain || failures >= 2;
+        self.back_off(config, if certain { failures.max(2) } else { failures });
+        if certain {
+            self.certain = Some(failure.clone());
+        }
+        certain
+    }
+
+    /// A replica is ready.
+    pub(in crate::fleet) fn started(&mut self) {
+        self.failed_starts = 0;
+        self.certain = None;
+    }
+
+    /// A replica that served for so long died.
+    pub(in crate::fleet) fn died(&mut self, ran: Duration, config: &Config) {
+        self.crashes = if ran < CRASH_WINDOW {
+            self.crashes + 1
+        } else {
+            0
+        };
+        self.back_off(config, self.crashes);
+    }
+
+    /// Nothing can be started for some time.
+    pub(in crate::fleet) fn refuse(&mut self, why: Failure, stands: Duration) {
+        self.certain = Some(why);
+        self.retry_at = Some(Instant::now() + stands);
+    }
+
+    /// No start until the back-off for `failures` in a row has passed; the first retry is free.
+    fn back_off(&mut self, config: &Config, failures: u32) {
+        let wait = match failures {
+            0 | 1 => Duration::ZERO,
+            n => config
+                .backoff_initial
+                .saturating_mul(1 << (n - 2).min(16))
+                .min(config.backoff_max),
+        };
+        self.retry_at = Some(Instant::now() + wait);
+    }
+}

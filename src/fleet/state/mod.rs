@@ -1,0 +1,482 @@
+//! What the mutex of a deployment guards: one app's replicas, those who wait for them, and what
+//! is remembered to decide how many there should be.
+//!
+//! | file | what |
+//! |---|---|
+//! | `phase.rs` | where a replica is in its life, and what it has there |
+//! | `slot.rs` | the record of one replica: what holds in every phase |
+//! | `requests.rs` | which replica a request is sent to, and why one waits |
+//! | `plan.rs` | the decision what to start, drain and stop |
+//! | `starts.rs` | starting replicas, as far as there is room |
+//! | `standby.rs` | the steps into warm standby and out of it |
+//! | `outcome.rs` | what the driver's tasks came to |
+//! | `containers.rs` | what the engine and an earlier run say of the containers |
+//! | `failures.rs` | what went wrong lately, and the back-off |
+//!
+//! # Rules
+//!
+//! - **One owner.** Nothing outside of this module reads or writes a field. What goes in is a
+//!   request, an outcome, news or a wish; what comes out are values: a [`Grant`], the [`Action`]s
+//!   of a [`Plan`], a [`Snapshot`]. No deployment, task or lease is known here.
+//! - **One writer of phases.** A replica goes from phase to phase only by the steps of
+//!   [`phase`], taken under the mutex. The tasks of the driver work on containers and report a
+//!   [`TaskOutcome`]; a report about a phase that is over changes nothing.
+//! - **A replica leaves service at zero requests, under the mutex.** A request is counted on its
+//!   replica in the same critical section that chooses it, and a replica is stopped or frozen only
+//!   in one that finds it draining with nothing counted. So no request is handed to a replica that
+//!   is going away. The exceptions are said: a drain timeout, a close, a suspension.
+//! - **Short.** Nothing here waits, and no call to the engine or the store is made.
+//! - **Order of locks.** This mutex, then one of the leaves that are locked under it: the ledger,
+//!   the suspensions, the events, the progress of a start. They call nothing that takes a lock. A
+//!   lease must not be dropped under this mutex, since it takes it; so leases are made outside.
+
+mod containers;
+mod failures;
+mod outcome;
+mod phase;
+mod plan;
+mod requests;
+mod slot;
+mod standby;
+mod starts;
+#[cfg(test)]
+pub(super) mod testing;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+#[cfg(test)]
+pub(super) use self::plan::Plan;
+pub(super) use self::{
+    containers::{Adopted, Expected, Frozen},
+    outcome::TaskOutcome,
+    phase::{Containers, Removal, Vacated},
+    plan::Action,
+    requests::{Arrival, Grant},
+};
+use self::{failures::FailureHistory, phase::Phase, slot::Slot, starts::NoRoom};
+use super::{
+    Config,
+    autoscaler::{Autoscaler, Load},
+    events::{EventKind, Events},
+    hold::Queue,
+    ports::WrongPort,
+    refusal::Refusal,
+    room::{Ask, Ledger, Place},
+    snapshot::{ReplicaView, Snapshot},
+};
+use crate::model::{Failure, Reason, Revision, Standby};
+
+/// The generation of a replica that is being readied, and the word of how that ended.
+pub(super) type Readying = (u64, oneshot::Receiver<Result<(), Failure>>);
+
+/// A revision whose first replica is being readied beside what serves.
+struct Pending {
+    revision: Arc<Revision>,
+    generation: u64,
+    answer: Option<oneshot::Sender<Result<(), Failure>>>,
+    /// Set while its start finds no room.
+    no_room_since: Option<Instant>,
+    /// Its place among those who wait for room.
+    place: Option<Place>,
+}
+
+impl Pending {
+    /// Says how it ended.
+    fn answer(mut self, outcome: Result<(), Failure>) {
+        self.answer_now(outcome);
+    }
+
+    /// Says how it stands, while its replica stays; the first word counts.
+    fn answer_now(&mut self, outcome: Result<(), Failure>) {
+        if let Some(answer) = self.answer.take() {
+            // Whoever asked may have left.
+            let _ = answer.send(outcome);
+        }
+    }
+}
+
+/// The deployment is closed: nothing is started or handed out.
+struct Closed {
+    why: Failure,
+    /// Replicas with requests in flight are stopped from here on.
+    drain_until: Instant,
+}
+
+/// See the [module](self).
+pub(super) struct State {
+    config: Arc<Config>,
+    /// What serves. The deployment publishes a copy for those who only read it.
+    revision: Arc<Revision>,
+    generation: u64,
+    /// A version is active. Until then nothing is wanted but what is pending.
+    published: bool,
+    pending: Option<Pending>,
+    slots: Vec<Slot>,
+    queue: Queue<Grant>,
+    in_flight: u32,
+    /// Executions that are accepted and not sent to a replica yet.
+    backlog: u32,
+    last_active: Instant,
+    /// The driver wants to hear when nothing is in flight any more.
+    tell_when_idle: bool,
+    /// There are more replicas than wanted, all busy: the driver wants to hear when one is not.
+    tell_when_spare: bool,
+    failures: FailureHistory,
+    /// The last thing that went wrong and when, for people; outlives the trouble itself.
+    last_failure: Option<(Failure, SystemTime)>,
+    /// When a request last came or ended.
+    last_request: Option<Instant>,
+    /// Set when the app is deleted or the platform stops.
+    closed: Option<Closed>,
+    counter: u64,
+    autoscaler: Autoscaler,
+    /// What happened.
+    events: Events,
+    /// The room on this machine.
+    ledger: Arc<Ledger>,
+    /// Wakes the driver; the ledger does, when there is room.
+    wake: Arc<Notify>,
+    /// Set while a start is wanted and finds no room.
+    no_room: Option<NoRoom>,
+    /// The app's place among those who wait for room, kept as long as it asks.
+    place: Option<Place>,
+    /// The present plan asked for room and found none.
+    asks: bool,
+    /// How deep the app rests until it is asked again, chosen by hand.
+    rest_at: Option<Standby>,
+    /// How a start of a generation listened elsewhere than where it was asked, and failed.
+    wrong_port: Option<(u64, WrongPort)>,
+    /// Whether the engine refused to freeze one of its replicas.
+    no_pause: Refusal,
+    /// Whether it refused to prepare one.
+    no_prepare: Refusal,
+    /// The owner was told that the app's files can be lost.
+    warned_of_files: bool,
+}
+
+/// The room that a replica which runs takes.
+fn ask<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> Ask<'a> {
+    Ask {
+        app: &revision.app,
+        wake,
+        bytes: u64::from(revision.memory_mb) << 20,
+    }
+}
+
+impl State {
+    pub(super) fn new(
+        config: Arc<Config>,
+        ledger: Arc<Ledger>,
+        revision: Arc<Revision>,
+        published: bool,
+        events: Events,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            config,
+            revision,
+            generation: 0,
+            published,
+            pending: None,
+            slots: Vec::new(),
+            queue: Queue::default(),
+            in_flight: 0,
+            backlog: 0,
+            last_active: now,
+            tell_when_idle: false,
+            tell_when_spare: false,
+            failures: FailureHistory::default(),
+            last_failure: None,
+            last_request: None,
+            closed: None,
+            counter: 0,
+            autoscaler: Autoscaler::new(now),
+            events,
+            ledger,
+            wake,
+            no_room: None,
+            place: None,
+            asks: false,
+            rest_at: None,
+            wrong_port: None,
+            no_pause: Refusal::default(),
+            no_prepare: Refusal::default(),
+            warned_of_files: false,
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// What serves.
+    pub(super) fn revision(&self) -> &Revision {
+        &self.revision
+    }
+
+    fn serves(&self, slot: &Slot) -> bool {
+        slot.phase().takes_requests() && slot.generation == self.generation
+    }
+
+    fn has_ready(&self) -> bool {
+        self.slots.iter().any(|x| self.serves(x))
+    }
+
+    /// Why it is closed, if it is.
+    pub(super) fn closed(&self) -> Option<&Failure> {
+        self.closed.as_ref().map(|closed| &closed.why)
+    }
+
+    /// Whether it is closed and its last container is gone.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed.is_some() && self.slots.is_empty()
+    }
+
+    fn load(&self) -> Load {
+        let held = u32::try_from(self.queue.len()).unwrap_or(u32::MAX);
+        Load {
+            in_flight: self.in_flight,
+            waiting: held.saturating_add(self.backlog),
+            up: self.up(),
+            last_active: self.last_active,
+        }
+    }
+
+    /// Takes a sample; true when more replicas are wanted than are up, which the driver must hear.
+    fn sample(&mut self, now: Instant) -> bool {
+        let load = self.load();
+        self.autoscaler.sample(&self.revision.scaling, load, now)
+    }
+
+    /// Whether the autoscaler decides.
+    fn wants_any(&self) -> bool {
+        self.closed.is_none() && self.published
+    }
+
+    fn desired(&mut self, now: Instant) -> u32 {
+        if !self.wants_any() {
+            return 0;
+        }
+        let load = self.load();
+        self.autoscaler.desired(&self.revision.scaling, load, now)
+    }
+
+    /// What it does now.
+    pub(super) fn snapshot(&mut self) -> Snapshot {
+        let desired = self.desired(Instant::now());
+        let mut snapshot = Snapshot {
+            frozen: self.autoscaler.frozen().is_some(),
+            desired,
+            in_flight: self.in_flight,
+            held: self.queue.len() as u32,
+            last_failure: self.last_failure.clone(),
+            idle_for: self.last_request.map(|at| at.elapsed()),
+            not_ready: self.slots.iter().find_map(Slot::not_ready),
+            failing: self.failures.certain().is_some(),
+            ..Snapshot::default()
+        };
+        for slot in &self.slots {
+            let count = match slot.phase() {
+                Phase::Ready(_) if slot.generation == self.generation => &mut snapshot.ready,
+                Phase::Ready(_) => continue,
+                Phase::Creating(_) | Phase::Starting(_) | Phase::Resuming(_) => {
+                    &mut snapshot.starting
+                }
+                Phase::Draining(_) | Phase::Failed(_) | Phase::Stopping(_) => {
+                    &mut snapshot.draining
+                }
+                Phase::Paused(_) => &mut snapshot.paused,
+                Phase::Prepared(_) => &mut snapshot.prepared,
+                Phase::Pausing(_) | Phase::Preparing(_) => &mut snapshot.moving,
+            };
+            *count += 1;
+        }
+        snapshot.standby = snapshot.paused + snapshot.prepared + snapshot.moving;
+        snapshot
+    }
+
+    /// Its replicas, the oldest first.
+    pub(super) fn replicas(&self) -> Vec<ReplicaView> {
+        self.slots.iter().map(Slot::view).collect()
+    }
+
+    /// Makes a revision the one that serves. Replicas of another container configuration drain.
+    pub(super) fn activate(&mut self, revision: Arc<Revision>) {
+        let now = Instant::now();
+        let before = std::mem::replace(&mut self.revision, revision.clone());
+        let same_container = before.same_container(&revision);
+        // Another one that is being readied stays: whoever waits for it may still want it.
+        let prepared = self
+            .pending
+            .take_if(|p| p.revision.same_container(&revision));
+        if let Some(p) = prepared {
+            self.generation = p.generation;
+            // It stays up for a scale-down period, as after a request.
+            self.last_active = now;
+        } else if !same_container {
+            self.generation = self.next_number();
+        }
+        let first = !std::mem::replace(&mut self.published, true);
+        self.no_room = None;
+        // A publish or a change of settings is a reason to try afresh.
+        self.failures = FailureHistory::default();
+        if before.scaling != revision.scaling {
+            // What was wanted by other rules says nothing.
+            self.autoscaler.forget(now);
+        }
+        if first || !same_container {
+            self.no_pause.clear();
+            self.no_prepare.clear();
+            self.events.push(
+                EventKind::Activated,
+                None,
+                revision.version,
+                format!("version {} serves from now on", revision.version),
+            );
+            self.events.object(&revision);
+        }
+        self.grant_waiting();
+    }
+
+    /// Whether replicas serve now that a revision could not take over.
+    pub(super) fn must_prepare(&self, next: &Revision) -> bool {
+        self.has_ready() && self.closed.is_none() && !self.revision.same_container(next)
+    }
+
+    /// Has a replica of the revision started beside what serves. `None` when the containers that
+    /// serve are those of the revision.
+    ///
+    /// # Errors
+    /// Why it is closed.
+    pub(super) fn prepare(&mut self, revision: &Revision) -> Result<Option<Readying>, Failure> {
+        if let Some(why) = self.closed() {
+            return Err(why.clone());
+        }
+        if self.published && self.revision.same_container(revision) {
+            return Ok(None);
+        }
+        self.abandon_pending();
+        let (tx, rx) = oneshot::channel();
+        let generation = self.next_number();
+        self.pending = Some(Pending {
+            revision: Arc::new(revision.clone()),
+            generation,
+            answer: Some(tx),
+            no_room_since: None,
+            place: None,
+        });
+        Ok(Some((generation, rx)))
+    }
+
+    /// Takes the replica of a generation away that was prepared and does not serve; false when
+    /// there is none.
+    pub(super) fn abandon(&mut self, generation: u64) -> bool {
+        let mut pending = self.pending.iter();
+        let is_pending = pending.any(|p| p.generation == generation);
+        if is_pending {
+            self.abandon_pending();
+        }
+        is_pending
+    }
+
+    fn abandon_pending(&mut self) {
+        if let Some(p) = self.pending.take() {
+            let of = |x: &&Slot| x.generation == p.generation;
+            for slot in self.slots.iter().filter(of) {
+                slot.phase().call_off();
+            }
+        }
+    }
+
+    /// Nothing is handed out or started from here on; what is held fails. Replicas with requests
+    /// in flight are stopped after `grace`.
+    pub(super) fn close(&mut self, why: Failure, grace: Duration) {
+        self.queue.fail_all(&why);
+        self.abandon_pending();
+        self.events.end();
+        let drain_until = Instant::now() + grace;
+        match &mut self.closed {
+            // Deleted, and the platform stops: the shorter grace holds.
+            Some(closed) => closed.drain_until = closed.drain_until.min(drain_until),
+            None => self.closed = Some(Closed { why, drain_until }),
+        }
+    }
+
+    /// The driver ends: starts that are under way take their containers with them.
+    pub(super) fn end_tasks(&mut self) {
+        for slot in &mut self.slots {
+            slot.phase_mut().end_tasks();
+        }
+    }
+
+    /// The engine does not answer. Who has no replica hears so at once, for as long as `stands`,
+    /// instead of waiting for an engine that nobody may start; replicas that are up serve on, and
+    /// a start that is under way finds out by itself.
+    pub(super) fn engine_gone(&mut self, why: &Failure, stands: Duration) {
+        let starts = |x: &Slot| x.phase().start().is_some();
+        if self.slots.iter().any(|x| starts(x) || self.serves(x)) {
+            return;
+        }
+        self.queue.fail_all(why);
+        self.failures.refuse(why.clone(), stands);
+    }
+
+    /// Failures while the engine was away are no reason to back off now, nor to refuse anybody who
+    /// has just heard that it is back.
+    pub(super) fn engine_is_back(&mut self) {
+        self.failures = FailureHistory::default();
+    }
+
+    /// Has `n` replicas wanted for a scale-down period.
+    pub(super) fn scale(&mut self, n: u32, now: Instant) {
+        let until = now + self.revision.scaling.scaledown;
+        self.autoscaler.choose(now, n, until);
+        if n > 0 {
+            self.rest_at = None;
+            self.last_active = now;
+        }
+    }
+
+    /// Puts it to zero at this depth, as if its times had passed.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION while it is asked, has replicas reserved, or has none to put there.
+    pub(super) fn idle(&mut self, depth: Option<Standby>, now: Instant) -> Result<(), Failure> {
+        let (app, reserved) = (&self.revision.app, self.revision.scaling.reserved);
+        let refuse = |why: String| Err(Failure::new(Reason::FailedPrecondition, why));
+        if self.load().is_busy() {
+            return refuse(format!(
+                "app {app} answers requests or has some waiting; let them end first"
+            ));
+        }
+        if reserved > 0 {
+            return refuse(format!(
+                "app {app} has {reserved} replicas reserved; set reserved_capacity to 0 first"
+            ));
+        }
+        if matches!(depth, Some(Standby::Pause | Standby::Prepared)) && self.slots.is_empty() {
+            return refuse(format!(
+                "app {app} has no replica to put to sleep; scale it to 1 first"
+            ));
+        }
+        self.rest_at = depth;
+        self.autoscaler.choose(now, 0, now);
+        Ok(())
+    }
+
+    /// Stops the autoscaler at what is wanted now, or lets it decide again.
+    pub(super) fn freeze(&mut self, frozen: bool, now: Instant) {
+        let want = self.desired(now);
+        self.autoscaler.freeze(frozen.then_some(want));
+    }
+}

@@ -1,0 +1,147 @@
+//! A replica on its way up.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    live::Live,
+    remains::{Containers, Failed, Times},
+};
+use crate::{
+    engine::{ContainerId, Prepared},
+    fleet::{ports::Suspicion, probe::Progress, replica::Replica, start::Job},
+    model::{ReplicaId, Revision},
+};
+
+/// A start that is under way.
+pub(in crate::fleet) struct Start {
+    /// Wakes its task when the engine reports that the container ended.
+    pub(super) died: Arc<Notify>,
+    /// Calls it off.
+    pub(super) cancel: CancellationToken,
+    /// How far it has come.
+    pub(super) progress: Progress,
+}
+
+/// A start that has a container.
+pub(in crate::fleet) struct Starting {
+    pub(super) start: Start,
+    pub(super) containers: Containers,
+    pub(super) started: Option<SystemTime>,
+    /// The engine reported the container's end before the replica was put into service.
+    pub(super) ended: bool,
+}
+
+impl Start {
+    pub(in crate::fleet) fn new(progress: Progress) -> Self {
+        Self {
+            died: Arc::default(),
+            cancel: CancellationToken::new(),
+            progress,
+        }
+    }
+
+    /// What starts the replica, and how to hear of that.
+    pub(in crate::fleet) fn job(
+        &self,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        suspicion: Suspicion,
+    ) -> Job {
+        Job {
+            id,
+            revision,
+            died: self.died.clone(),
+            cancel: self.cancel.clone(),
+            progress: self.progress.clone(),
+            suspicion,
+        }
+    }
+
+    pub(in crate::fleet) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(in crate::fleet) fn call_off(&self) {
+        self.cancel.cancel();
+    }
+
+    pub(in crate::fleet) fn is_called_off(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Its container was created and is being started.
+    pub(in crate::fleet) fn created(self, container: ContainerId) -> Starting {
+        let containers = Containers {
+            app: container,
+            holder: None,
+        };
+        self.of(containers, Some(SystemTime::now()))
+    }
+
+    /// Its container was started by an earlier run.
+    pub(in crate::fleet) fn adopted(self, containers: Containers) -> Starting {
+        self.of(containers, None)
+    }
+
+    /// A prepared container is being started.
+    pub(in crate::fleet) fn of_prepared(self, prepared: Prepared) -> Starting {
+        self.progress.starting();
+        let containers = Containers::of_prepared(prepared);
+        self.of(containers, Some(SystemTime::now()))
+    }
+
+    pub(super) fn of(self, containers: Containers, started: Option<SystemTime>) -> Starting {
+        Starting {
+            start: self,
+            containers,
+            started,
+            ended: false,
+        }
+    }
+}
+
+impl Starting {
+    /// The engine reported the container's end: the task of the start finds out why, unless it has
+    /// just seen it ready, in which case it hears no more.
+    pub(in crate::fleet) fn container_ended(&mut self) {
+        self.ended = true;
+        self.start.died.notify_one();
+    }
+
+    pub(in crate::fleet) fn is_called_off(&self) -> bool {
+        self.start.is_called_off()
+    }
+
+    /// Whether the container ended before the replica was put into service.
+    pub(in crate::fleet) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Its app is ready.
+    pub(in crate::fleet) fn ready(self, replica: Arc<Replica>) -> Live {
+        Live {
+            replica,
+            holder: self.containers.holder,
+            times: Times {
+                started: self.started,
+                ready: Some(SystemTime::now()),
+            },
+        }
+    }
+
+    /// It did not come up, and its container is still there.
+    pub(in crate::fleet) fn failed(self) -> Failed {
+        Failed {
+            containers: self.containers,
+            times: Times {
+                started: self.started,
+                ready: None,
+            },
+            examine: None,
+            frozen: false,
+        }
+    }
+}

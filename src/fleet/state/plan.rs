@@ -1,0 +1,318 @@
+//! What to start, drain and stop now: the decision of one app's driver.
+//!
+//! It reads and marks the state under the mutex and yields actions; the driver carries them out
+//! and calls again. Everything here is synchronous, so each step can be tested by itself.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    State,
+    phase::{Phase, Removal, Vacated},
+    slot::Slot,
+};
+use crate::{
+    engine::{ContainerId, Endpoints},
+    fleet::{autoscaler::Falls, events::EventKind, replica::Replica, start::Job},
+    model::{Failure, ReplicaId, Revision},
+};
+
+/// What the driver has to do.
+pub(in crate::fleet) enum Action {
+    /// Start a replica in a slot that is there already.
+    Start { key: u64, job: Job },
+    /// Stop and remove containers.
+    Stop { key: u64, removal: Removal },
+    /// Freeze a container.
+    Pause { key: u64, container: ContainerId },
+    /// Thaw a container.
+    Resume { key: u64, container: ContainerId },
+    /// End a replica's process and create a container in its network.
+    Prepare {
+        key: u64,
+        id: ReplicaId,
+        revision: Arc<Revision>,
+        vacated: Vacated,
+    },
+    /// Start a prepared container.
+    StartPrepared {
+        key: u64,
+        job: Job,
+        container: ContainerId,
+        endpoints: Endpoints,
+    },
+    /// Ask a ready replica on its health path until it is told to stop.
+    Watch {
+        key: u64,
+        replica: Arc<Replica>,
+        revision: Arc<Revision>,
+        stop: CancellationToken,
+    },
+}
+
+/// The actions, and when to look again if nothing happens before.
+pub(in crate::fleet) struct Plan {
+    pub(in crate::fleet) actions: Vec<Action>,
+    pub(in crate::fleet) look_at: Option<Instant>,
+}
+
+impl Plan {
+    /// Look again at this time, if not sooner.
+    pub(super) fn sooner(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
+    }
+
+    /// Has what a slot gave up removed.
+    pub(super) fn stop(&mut self, key: u64, removal: Option<Removal>) {
+        let stop = removal.map(|removal| Action::Stop { key, removal });
+        self.actions.extend(stop);
+    }
+}
+
+impl State {
+    pub(super) fn is_up(&self, slot: &Slot) -> bool {
+        slot.generation == self.generation && slot.phase().is_up()
+    }
+
+    pub(super) fn up(&self) -> u32 {
+        self.slots.iter().filter(|x| self.is_up(x)).count() as u32
+    }
+
+    /// Marks what is to happen and lists it.
+    pub(in crate::fleet) fn plan(&mut self, now: Instant) -> Plan {
+        let mut plan = Plan {
+            actions: Vec::new(),
+            look_at: None,
+        };
+        self.retire_old_generations(&mut plan);
+        self.recheck_room();
+        let want = match self.ledger.suspended.of(&self.revision.app) {
+            Some(why) => {
+                self.stop_all(&why, now, &mut plan);
+                0
+            }
+            None => self.decide(now),
+        };
+        if self.up() < want {
+            self.revive(want - self.up());
+        }
+        let up = self.up();
+        if up < want {
+            let missing = self.wake(want - up, now, &mut plan);
+            self.start_missing(missing, now, &mut plan);
+        } else {
+            self.forget_room_on_its_way();
+            self.shed(up - want);
+        }
+        self.leave_room_queue();
+        self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
+        self.start_pending(now, &mut plan);
+        self.age(now, &mut plan);
+        self.stop_drained(now, &mut plan);
+        self.watch_ready(&mut plan);
+        self.next_look(now, want, &mut plan);
+        // To those that are thawed from now on, requests are sent at once.
+        self.grant_waiting();
+        plan
+    }
+
+    /// How many replicas there should be; a change of mind is written down with its reason.
+    fn decide(&mut self, now: Instant) -> u32 {
+        if !self.wants_any() {
+            return 0;
+        }
+        let load = self.load();
+        let decision = self.autoscaler.decide(&self.revision.scaling, load, now);
+        if let Some(change) = decision.change {
+            let version = self.revision.version;
+            self.events.push(EventKind::Scaled, None, version, change);
+        }
+        decision.want
+    }
+
+    /// Replicas in excess that finish their requests and could serve again.
+    fn reviving(&mut self) -> impl Iterator<Item = &mut Slot> {
+        let generation = self.generation;
+        self.slots.iter_mut().filter(move |x| {
+            let stays = matches!(x.phase(), Phase::Draining(draining) if draining.may_stay());
+            stays && x.generation == generation && x.in_flight > 0
+        })
+    }
+
+    /// Draining => Ready: sooner and cheaper than a start.
+    fn revive(&mut self, missing: u32) {
+        if self.closed.is_none() {
+            self.reviving()
+                .take(missing as usize)
+                .for_each(Slot::revive);
+        }
+    }
+
+    /// Replicas of a revision that serves no more drain; starts of one are called off.
+    fn retire_old_generations(&mut self, plan: &mut Plan) {
+        let closed = self.closed.is_some();
+        let (current, pending) = (self.generation, self.pending.as_ref().map(|p| p.generation));
+        let grace = self.config.stop_grace;
+        for slot in self
+            .slots
+            .iter_mut()
+            .filter(|x| closed || (x.generation != current && Some(x.generation) != pending))
+        {
+            match slot.phase() {
+                // Those that serve are shed, so that a close leaves them to their requests.
+                Phase::Ready(_) if slot.generation == current => {}
+                Phase::Ready(_) => slot.drain(None),
+                Phase::Paused(_) | Phase::Prepared(_) => {
+                    let removal = slot.stop(grace);
+                    plan.stop(slot.key, removal);
+                }
+                Phase::Creating(_) | Phase::Starting(_) => slot.phase().call_off(),
+                // Their tasks end soon, and are followed by another look.
+                Phase::Pausing(_) | Phase::Resuming(_) | Phase::Preparing(_) => {}
+                Phase::Draining(_) | Phase::Failed(_) | Phase::Stopping(_) => {}
+            }
+        }
+    }
+
+    /// Nobody gets a replica, and those that are there go, whatever they are at: requests that an
+    /// app answers are how it goes on writing.
+    fn stop_all(&mut self, why: &Failure, now: Instant, plan: &mut Plan) {
+        self.queue.fail_all(why);
+        if let Some(pending) = &mut self.pending {
+            pending.answer_now(Err(why.clone()));
+        }
+        self.abandon_pending();
+        for slot in &mut self.slots {
+            match slot.phase_mut() {
+                Phase::Ready(_) => slot.drain(Some(now)),
+                Phase::Draining(draining) => draining.end_by(now),
+                Phase::Paused(_) | Phase::Prepared(_) => {
+                    let removal = slot.stop(self.config.stop_grace);
+                    plan.stop(slot.key, removal);
+                }
+                Phase::Creating(_) | Phase::Starting(_) => slot.phase().call_off(),
+                // Their tasks end soon, and are followed by another look.
+                Phase::Pausing(_) | Phase::Resuming(_) | Phase::Preparing(_) => {}
+                Phase::Failed(_) | Phase::Stopping(_) => {}
+            }
+        }
+    }
+
+    /// Takes `surplus` replicas out of service: starting ones first, then those with the fewest
+    /// requests, the least recently used first. A busy one takes no more and finishes those it
+    /// has; should another be idle before, that one goes in its stead.
+    fn shed(&mut self, surplus: u32) {
+        let mut keys: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|x| self.is_up(x))
+            // One that is being thawed is left alone: it is ready in no time.
+            .filter(|x| !matches!(x.phase(), Phase::Resuming(_)))
+            .map(|x| {
+                let ready = matches!(x.phase(), Phase::Ready(_));
+                (ready, x.in_flight, x.last_used, x.key)
+            })
+            .collect();
+        keys.sort_unstable();
+        for (_, in_flight, _, key) in keys.into_iter().take(surplus as usize) {
+            let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
+                continue;
+            };
+            slot.phase().call_off();
+            slot.drain(None);
+            if in_flight > 0 {
+                self.events.push(
+                    EventKind::ReplicaDraining,
+                    Some(&slot.id),
+                    slot.version,
+                    format!("finishes {in_flight} requests"),
+                );
+            }
+        }
+        if self.closed.is_some() {
+            return;
+        }
+        let generation = self.generation;
+        let mut idle: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|x| matches!(x.phase(), Phase::Ready(_)))
+            .filter(|x| x.generation == generation && x.in_flight == 0)
+            .map(|x| (x.last_used, x.key))
+            .collect();
+        idle.sort_unstable();
+        for (_, key) in idle {
+            let Some(busy) = self.reviving().next() else {
+                break;
+            };
+            busy.revive();
+            if let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) {
+                slot.drain(None);
+            }
+        }
+    }
+
+    /// Has the liveness of each ready replica watched that is not yet.
+    fn watch_ready(&mut self, plan: &mut Plan) {
+        let generation = self.generation;
+        for slot in self.slots.iter_mut().filter(|x| x.generation == generation) {
+            let key = slot.key;
+            if let Phase::Ready(ready) = slot.phase_mut()
+                && let Some((replica, stop)) = ready.probe()
+            {
+                plan.actions.push(Action::Watch {
+                    key,
+                    replica,
+                    revision: self.revision.clone(),
+                    stop,
+                });
+            }
+        }
+    }
+
+    /// Containers without requests (or whose time to drain is over) are stopped.
+    fn stop_drained(&mut self, now: Instant, plan: &mut Plan) {
+        let force = self.closed.as_ref().is_some_and(|c| now >= c.drain_until);
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
+            match slot.phase() {
+                Phase::Failed(_) => {}
+                Phase::Draining(draining) => {
+                    let over = force || draining.until().is_some_and(|at| now >= at);
+                    if !over && slot.in_flight > 0 || self.rest(at, plan) {
+                        continue;
+                    }
+                }
+                _ => continue,
+            }
+            let slot = &mut self.slots[at];
+            let removal = slot.stop(self.config.stop_grace);
+            plan.stop(slot.key, removal);
+        }
+    }
+
+    fn next_look(&mut self, now: Instant, want: u32, plan: &mut Plan) {
+        for slot in &self.slots {
+            // One whose time is over is waited for: its container is being made or stopped.
+            if let Phase::Draining(draining) = slot.phase()
+                && let Some(until) = draining.until().filter(|at| *at > now)
+            {
+                plan.sooner(until);
+            }
+        }
+        if let Some(closed) = &self.closed {
+            if now < closed.drain_until {
+                plan.sooner(closed.drain_until);
+            }
+            return;
+        }
+        let (scaling, load) = (&self.revision.scaling, self.load());
+        match self.autoscaler.falls(scaling, load, want, now) {
+            Falls::Never => {}
+            Falls::OnceIdle => self.tell_when_idle = true,
+            Falls::At(at) => plan.sooner(at),
+        }
+    }
+}

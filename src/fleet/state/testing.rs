@@ -1,0 +1,145 @@
+//! What the tests of the fleet put into a state, and what must always hold in one.
+
+use std::sync::Arc;
+
+use super::{
+    State, ask,
+    phase::{Phase, Start, Starting},
+    slot::Slot,
+};
+use crate::{
+    engine::ContainerId,
+    fleet::replica::Replica,
+    model::{Failure, Reason, ReplicaId},
+};
+
+/// A phase that a replica is put into.
+pub(in crate::fleet) type Make = fn(Starting, ReplicaId, ContainerId) -> Phase;
+
+pub(in crate::fleet) fn starting(start: Starting, _: ReplicaId, _: ContainerId) -> Phase {
+    Phase::Starting(start)
+}
+
+pub(in crate::fleet) fn ready(start: Starting, id: ReplicaId, container: ContainerId) -> Phase {
+    let replica = Arc::new(Replica::new(id, container, None, Vec::new()));
+    Phase::Ready(start.ready(replica).serve())
+}
+
+pub(in crate::fleet) fn failed(start: Starting, _: ReplicaId, _: ContainerId) -> Phase {
+    Phase::Failed(start.failed())
+}
+
+impl State {
+    /// Adds a replica; its key is the number that orders it by use.
+    pub(in crate::fleet) fn add(&mut self, make: Make, in_flight: u32) -> u64 {
+        let (key, revision) = (self.next_number(), self.revision.clone());
+        let id = ReplicaId::generate(ulid::Ulid::generate());
+        let container = ContainerId(key.to_string());
+        let start = Start::new(self.progress(&id, &revision)).created(container.clone());
+        let phase = make(start, id.clone(), container);
+        let room = self.ledger.take_anyway(ask(&revision, &self.wake));
+        let mut slot = Slot::new(key, id, 0, revision.version, phase, room);
+        slot.in_flight = in_flight;
+        slot.last_used = key;
+        self.in_flight += in_flight;
+        self.slots.push(slot);
+        key
+    }
+
+    /// The request of a replica that was added with one ends.
+    pub(in crate::fleet) fn end_one(&mut self, key: u64) {
+        self.in_flight -= 1;
+        let mut slots = self.slots.iter_mut();
+        slots.find(|x| x.key == key).expect("is there").in_flight -= 1;
+    }
+
+    /// A start fails, which may be chance.
+    pub(in crate::fleet) fn fail_a_start(&mut self) {
+        let why = Failure::new(Reason::StartFailed, "no");
+        self.failures.start_failed(&why, false, &self.config);
+    }
+
+    pub(in crate::fleet) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// What phase a replica is in.
+    pub(in crate::fleet) fn phase_of(&self, key: u64) -> &'static str {
+        let mut slots = self.slots.iter();
+        slots
+            .find(|x| x.key == key)
+            .map_or("gone", |x| x.phase().word())
+    }
+
+    /// The replicas whose start was called off.
+    pub(in crate::fleet) fn called_off(&self) -> Vec<u64> {
+        let off = |x: &&Slot| x.phase().start().is_some_and(Start::is_called_off);
+        self.slots.iter().filter(off).map(|x| x.key).collect()
+    }
+
+    pub(in crate::fleet) fn tells_when_spare(&self) -> bool {
+        self.tell_when_spare
+    }
+
+    pub(in crate::fleet) fn tells_when_idle(&self) -> bool {
+        self.tell_when_idle
+    }
+
+    pub(in crate::fleet) fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// Panics unless everything holds that must after each step, with these containers
+    /// running, and permits for so many held requests and bytes given out.
+    pub(in crate::fleet) fn check(&self, running: &[ContainerId], held: (usize, usize)) {
+        let queued = (self.queue.len(), self.queue.bytes());
+        assert_eq!(held, queued, "a permit for each");
+        let limit = match self.revision.max_concurrency {
+            0 => u32::MAX,
+            n => n,
+        };
+        assert!(self.slots.iter().map(|x| x.in_flight).sum::<u32>() <= self.in_flight);
+        let up = |generation| {
+            let of = |x: &&Slot| x.generation == generation && x.phase().is_up();
+            self.slots.iter().filter(of).count()
+        };
+        assert!(up(self.generation) <= self.revision.scaling.max as usize);
+        assert!(self.pending.as_ref().is_none_or(|p| up(p.generation) <= 1));
+        for slot in &self.slots {
+            assert!(slot.in_flight <= limit);
+            // One that did not wake is frozen.
+            let runs = slot
+                .phase()
+                .container()
+                .is_some_and(|c| running.contains(c));
+            let stops = matches!(slot.phase(), Phase::Stopping(_));
+            assert!(!(stops && runs && slot.in_flight > 0), "stopped in use");
+            let free = slot.in_flight < limit;
+            assert!(
+                !(self.serves(slot) && free) || self.queue.is_empty(),
+                "somebody waits beside a free replica"
+            );
+        }
+    }
+
+    /// Panics unless only what is reserved serves, and everything else is in standby; answers how
+    /// many containers that makes.
+    pub(in crate::fleet) fn check_calm(&self) -> usize {
+        assert_eq!(
+            (self.in_flight, self.queue.len(), self.queue.bytes()),
+            (0, 0, 0)
+        );
+        assert!(self.pending.is_none());
+        let reserved = self.revision.scaling.reserved as usize;
+        assert_eq!(
+            self.slots.iter().filter(|x| self.serves(x)).count(),
+            reserved
+        );
+        let rests = |x: &&Slot| matches!(x.phase(), Phase::Paused(_) | Phase::Prepared(_));
+        let resting = self.slots.iter().filter(rests);
+        assert!(resting.clone().all(|x| x.generation == self.generation));
+        assert_eq!(self.slots.len(), reserved + resting.count());
+        let containers = |x: &Slot| 1 + usize::from(x.phase().holder().is_some());
+        self.slots.iter().map(containers).sum()
+    }
+}
