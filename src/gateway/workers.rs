@@ -119,7 +119,7 @@ impl Worker {
         thread::Builder::new()
             .name(format!("http-{number}"))
             .spawn(move || {
-                upstream::connections_of(number);
+                upstream::bind_thread_to_shard(number);
                 runtime.block_on(end.run_until_cancelled(take_in(rx)));
                 runtime.shutdown_background();
                 latch.release();

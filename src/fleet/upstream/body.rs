@@ -18,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::wire::Wire;
+use super::send_state::SendState;
 
 /// How long an app is given to say whether it wants the body of a request with
 /// `Expect: 100-continue`. Many servers never say it and wait for the body, and clients send it
@@ -81,7 +81,7 @@ pub struct Streamed {
     /// Where the app says that it wants the body; `None` when nobody asked.
     gate: Option<Waiting>,
     /// The connection that it is sent on.
-    wire: Option<Arc<Wire>>,
+    send_state: Option<Arc<SendState>>,
     /// Where it says why it broke off; `None` when hyper tells.
     told: Option<Arc<OnceLock<BodyError>>>,
     /// Whether the app has begun its answer, of a body of unknown length.
@@ -102,17 +102,17 @@ impl Body {
             incoming,
             withhold,
             gate: None,
-            wire: None,
+            send_state: None,
             told: None,
             answered: None,
         })
     }
 
     /// Says on which connection it goes out, until it is dropped.
-    pub(super) fn attach(&mut self, wire: &Arc<Wire>) {
+    pub(super) fn attach(&mut self, send_state: &Arc<SendState>) {
         if let Body::Streamed(body) = self {
-            wire.set_sending(true);
-            body.wire = Some(wire.clone());
+            send_state.set_sending(true);
+            body.send_state = Some(send_state.clone());
         }
     }
 
@@ -198,8 +198,8 @@ impl Streamed {
     }
 
     fn let_go(&mut self) {
-        if let Some(wire) = self.wire.take() {
-            wire.set_sending(false);
+        if let Some(send_state) = self.send_state.take() {
+            send_state.set_sending(false);
         }
     }
 }

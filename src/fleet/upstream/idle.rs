@@ -5,7 +5,7 @@
 
 use std::task::{Context, Waker};
 
-use super::answer::Line;
+use super::h1::H1Connection;
 
 /// Connections that a thread keeps however few it needs: opening one takes longer than a small
 /// request, and a descriptor costs next to nothing.
@@ -14,7 +14,7 @@ const KEPT: usize = 8;
 /// The idle connections.
 #[derive(Default)]
 pub(super) struct Idle {
-    /// By the thread whose events move them.
+    /// By shard: those that the events of one thread move.
     stacks: Vec<Stack>,
     /// How often all were dropped.
     emptied: u64,
@@ -22,22 +22,22 @@ pub(super) struct Idle {
 
 #[derive(Default)]
 struct Stack {
-    lines: Vec<Line>,
+    connections: Vec<H1Connection>,
     /// How many, from the bottom, nobody has taken since the last look.
     unneeded: usize,
 }
 
 impl Idle {
     /// The connection of this thread that was used last.
-    pub(super) fn pop(&mut self, home: usize) -> Option<Line> {
-        let stack = self.stacks.get_mut(home)?;
-        let line = stack.lines.pop()?;
-        stack.unneeded = stack.unneeded.min(stack.lines.len());
-        Some(line)
+    pub(super) fn pop(&mut self, shard: usize) -> Option<H1Connection> {
+        let stack = self.stacks.get_mut(shard)?;
+        let connection = stack.connections.pop()?;
+        stack.unneeded = stack.unneeded.min(stack.connections.len());
+        Some(connection)
     }
 
-    pub(super) fn push(&mut self, line: Line) {
-        self.stack(line.home).lines.push(line);
+    pub(super) fn push(&mut self, connection: H1Connection) {
+        self.stack(connection.shard).connections.push(connection);
     }
 
     /// Takes all out, to be looked at and put back.
@@ -60,9 +60,11 @@ impl Idle {
         let kept = if scarce { 0 } else { KEPT };
         let mut cx = Context::from_waker(Waker::noop());
         for stack in &mut self.stacks {
-            let spare = stack.lines.len().saturating_sub(kept);
-            stack.lines.drain(..stack.unneeded.min(spare));
-            stack.lines.retain_mut(|line| line.is_ready(&mut cx));
+            let spare = stack.connections.len().saturating_sub(kept);
+            stack.connections.drain(..stack.unneeded.min(spare));
+            stack
+                .connections
+                .retain_mut(|connection| connection.is_ready(&mut cx));
         }
     }
 
@@ -72,22 +74,22 @@ impl Idle {
         if others.emptied != self.emptied {
             return Some(others);
         }
-        for (home, mut older) in others.stacks.into_iter().enumerate() {
-            let stack = self.stack(home);
-            older.lines.append(&mut stack.lines);
-            stack.lines = older.lines;
+        for (shard, mut older) in others.stacks.into_iter().enumerate() {
+            let stack = self.stack(shard);
+            older.connections.append(&mut stack.connections);
+            stack.connections = older.connections;
         }
         for stack in &mut self.stacks {
-            stack.unneeded = stack.lines.len();
+            stack.unneeded = stack.connections.len();
         }
         None
     }
 
-    fn stack(&mut self, home: usize) -> &mut Stack {
-        if self.stacks.len() <= home {
-            self.stacks.resize_with(home + 1, Stack::default);
+    fn stack(&mut self, shard: usize) -> &mut Stack {
+        if self.stacks.len() <= shard {
+            self.stacks.resize_with(shard + 1, Stack::default);
         }
-        &mut self.stacks[home]
+        &mut self.stacks[shard]
     }
 }
 

@@ -1,21 +1,22 @@
 //! Connections to one port of one replica: HTTP/1.1, or HTTP/2 for requests that ask for it.
 //!
-//! A connection is driven by the task that waits for an answer on it (`answer.rs`); idle ones lie in
-//! the pool and are reused last in, first out. A request that found its reused connection
+//! A connection is driven by the task that waits for an answer on it (`h1.rs`); idle ones lie in the
+//! pool and are reused last in, first out. A request that found its reused connection
 //! closed before a byte was sent goes out again on another.
 //!
 //! An app may also close an idle connection in the moment in which a request is on its way to it.
 //! A request that is idempotent by its method and has no body is then sent again, once and on a
-//! new connection, when not a byte of an answer has come (RFC 9110, 9.2.2); `wire.rs` has it for
-//! that time. Over HTTP/2 an app says itself which requests it has not looked at. Anything else is
+//! new connection, when not a byte of an answer has come (RFC 9110, 9.2.2); `send_state.rs` keeps it
+//! for that time. Over HTTP/2 an app says itself which requests it has not looked at. Anything else is
 //! the caller's to judge, since the app may have seen the request.
 
 mod answer;
 mod body;
+mod defer_write_errors;
+mod h1;
 mod h2;
 mod idle;
-mod link;
-mod wire;
+mod send_state;
 
 use std::{
     cell::Cell,
@@ -41,7 +42,9 @@ pub use self::{
 };
 use crate::connections::{Connections, Permit};
 
-use self::{answer::Line, idle::Idle, link::Link, wire::Wire};
+use self::{
+    defer_write_errors::DeferWriteErrors, h1::H1Connection, idle::Idle, send_state::SendState,
+};
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
 use super::tests::net::TcpStream;
@@ -85,14 +88,14 @@ pub enum Error {
 }
 
 thread_local! {
-    /// Whose connections this thread uses; see [`connections_of`].
-    static HOME: Cell<usize> = const { Cell::new(0) };
+    /// The shard of the connections that this thread uses; see [`bind_thread_to_shard`].
+    static SHARD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// From now on this thread uses the connections that it made, and no other thread does, so that
-/// their events never have to cross over. All threads that say nothing are one, 0.
-pub fn connections_of(home: usize) {
-    HOME.set(home);
+/// Gives this thread a shard of the connections: it uses those that it made, and no other thread
+/// does, so that their events never have to cross over. Threads without one share shard 0.
+pub fn bind_thread_to_shard(shard: usize) {
+    SHARD.set(shard);
 }
 
 /// Bounds on connections to replicas; copies share the bound on all of them.
@@ -220,18 +223,20 @@ impl Pool {
                 true => None,
                 false => poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await,
             };
-            let (mut line, reused) = match idle {
-                Some(line) => (line, true),
+            let (mut connection, reused) = match idle {
+                Some(connection) => (connection, true),
                 None => match self.connect().await {
-                    Ok(line) => (line, false),
+                    Ok(connection) => (connection, false),
                     Err(cause) => return Err(self.not_connected(cause, request)),
                 },
             };
-            request.body_mut().attach(&line.wire);
-            line.wire.begin(reused && repeatable);
-            match line.send(request, interim).await {
+            request.body_mut().attach(&connection.send_state);
+            connection.send_state.begin(reused && repeatable);
+            match connection.send(request, interim).await {
                 Ok(response) => {
-                    return Ok(response.map(|incoming| Answer::new(incoming, line, self.clone())));
+                    return Ok(
+                        response.map(|incoming| Answer::new(incoming, connection, self.clone()))
+                    );
                 }
                 Err(mut e) => match e.take_message() {
                     Some(mut unsent) => {
@@ -245,9 +250,9 @@ impl Pool {
                     }
                     None => {
                         let e = e.into_error();
-                        if let Some(unanswered) = line.wire.unanswered() {
+                        if let Some(unanswered) = connection.send_state.unanswered() {
                             tracing::debug!(addr = %self.addr, error = %e, "A request is sent again: the app closed the connection that it reused");
-                            (request, again) = (unanswered, true);
+                            (request, again) = (unanswered.map(|()| Body::Empty), true);
                             continue;
                         }
                         let why = body::why_unsent(&e).cloned();
@@ -258,12 +263,12 @@ impl Pool {
         }
     }
 
-    /// Whose connections are used. An app that gets one request at a time may serve one connection
-    /// at a time, and would leave a second one to wait: so there is one for all threads.
-    fn home(&self) -> usize {
+    /// The shard of the connections that are used. An app that gets one request at a time may serve
+    /// one connection at a time, and would leave a second one to wait: so all threads share one.
+    fn shard(&self) -> usize {
         match self.one_at_a_time {
             true => 0,
-            false => HOME.get(),
+            false => SHARD.get(),
         }
     }
 
@@ -276,19 +281,19 @@ impl Pool {
     }
 
     /// The connection that was used last and is still good.
-    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Line> {
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<H1Connection> {
         loop {
             // Looked at outside the lock: it may have to be closed.
-            let mut line = self.idle.lock().pop(self.home())?;
-            if line.is_ready(cx) {
-                return Some(line);
+            let mut connection = self.idle.lock().pop(self.shard())?;
+            if connection.is_ready(cx) {
+                return Some(connection);
             }
         }
     }
 
-    fn give_back(&self, line: Line) {
+    fn give_back(&self, connection: H1Connection) {
         if !self.connects.open.is_scarce() {
-            self.idle.lock().push(line);
+            self.idle.lock().push(connection);
         }
     }
 
@@ -309,13 +314,13 @@ impl Pool {
         Ok((tcp, open))
     }
 
-    async fn connect(&self) -> io::Result<Line> {
+    async fn connect(&self) -> io::Result<H1Connection> {
         let (tcp, open) = self.dial().await?;
-        let wire = Arc::new(Wire::default());
-        let io = TokioIo::new(Link::new(tcp, wire.clone(), Some(open)));
+        let send_state = Arc::new(SendState::default());
+        let io = TokioIo::new(DeferWriteErrors::new(tcp, send_state.clone(), Some(open)));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
-        Ok(Line::new(self.home(), sender, driver, wire))
+        Ok(H1Connection::new(self.shard(), sender, driver, send_state))
     }
 
     /// Closes the idle connections that were not needed since the last sweep, and those that the

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use parking_lot::Mutex;
 
-use super::Body;
-
 /// What is kept of a request, or of an interim answer that has not come whole.
 const MOST: usize = 64 * 1024;
 /// Memory that a connection keeps for its next request.
@@ -21,10 +19,10 @@ const INTERIM: &[u8] = b"HTTP/1.1 1";
 /// Header lines of interim answers that are passed on.
 const HINTS: usize = 64;
 
-/// The state of one connection. All of it is touched by the task that drives the connection; the
-/// lock is for the moment in which that changes.
+/// What is being sent and received on one connection. All of it is touched by the task that drives
+/// the connection; the lock is for the moment in which that changes.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(super) struct SendState {
     /// A client's body is being sent.
     sending: AtomicBool,
     /// What is written is kept in `request`.
@@ -45,7 +43,7 @@ struct Early {
     hints: Vec<HeaderMap>,
 }
 
-impl Wire {
+impl SendState {
     /// A streamed body begins, or has left hyper's hands.
     pub(super) fn set_sending(&self, sending: bool) {
         self.sending.store(sending, Ordering::Release);
@@ -69,7 +67,7 @@ impl Wire {
     }
 
     /// These bytes were written.
-    pub(super) fn said(&self, data: &[u8]) {
+    pub(super) fn written(&self, data: &[u8]) {
         if self.recording.load(Ordering::Acquire) {
             let mut request = self.request.lock();
             if request.len() + data.len() > MOST {
@@ -81,7 +79,7 @@ impl Wire {
     }
 
     /// These bytes were read.
-    pub(super) fn heard(&self, data: &[u8]) {
+    pub(super) fn received(&self, data: &[u8]) {
         if !self.awaiting.load(Ordering::Acquire) {
             return;
         }
@@ -94,7 +92,7 @@ impl Wire {
     }
 
     /// The request to which not a byte of an answer has come, if it was kept.
-    pub(super) fn unanswered(&self) -> Option<Request<Body>> {
+    pub(super) fn unanswered(&self) -> Option<Request<()>> {
         if !self.recording.swap(false, Ordering::AcqRel) {
             return None;
         }
@@ -160,7 +158,7 @@ fn read_headers(lines: &[httparse::Header<'_>]) -> HeaderMap {
 }
 
 /// A request without a body as hyper has written it.
-fn read_request(bytes: &[u8]) -> Option<Request<Body>> {
+fn read_request(bytes: &[u8]) -> Option<Request<()>> {
     let count = bytes.split(|b| *b == b'\n').count();
     let mut lines = vec![httparse::EMPTY_HEADER; count];
     let mut head = httparse::Request::new(&mut lines);
@@ -171,7 +169,7 @@ fn read_request(bytes: &[u8]) -> Option<Request<Body>> {
     let mut request = Request::builder()
         .method(head.method?)
         .uri(head.path?)
-        .body(Body::Empty)
+        .body(())
         .ok()?;
     *request.headers_mut() = read_headers(head.headers);
     Some(request)
@@ -189,12 +187,12 @@ mod tests {
             HTTP/1.1 200 OK\r\ncontent-length: 31\r\n\r\n\
             HTTP/1.1 103 E\r\nlink: no\r\n\r\n";
         for at in 1..all.len() {
-            let wire = Wire::default();
-            wire.begin(false);
+            let send_state = SendState::default();
+            send_state.begin(false);
             let mut hints = Vec::new();
             for part in [&all[..at], &all[at..]] {
-                wire.heard(part);
-                hints.extend(wire.early_hints());
+                send_state.received(part);
+                hints.extend(send_state.early_hints());
             }
             assert_eq!(hints.len(), 2, "cut at {at}");
             let links: Vec<_> = hints[0].get_all("link").iter().collect();
@@ -206,27 +204,30 @@ mod tests {
     #[test]
     fn a_request_is_there_again_until_its_answer_begins() {
         let head = b"PUT /a?b=%20 HTTP/1.1\r\nhost: x\r\nx-b: \xfe\r\ncontent-length: 0\r\n\r\n";
-        let wire = Wire::default();
-        wire.begin(true);
-        wire.said(&head[..9]);
-        assert!(wire.unanswered().is_none(), "not all of it was written");
-        wire.begin(true);
-        wire.said(&head[..9]);
-        wire.said(&head[9..]);
-        let again = wire.unanswered().expect("it can be read");
+        let send_state = SendState::default();
+        send_state.begin(true);
+        send_state.written(&head[..9]);
+        assert!(
+            send_state.unanswered().is_none(),
+            "not all of it was written"
+        );
+        send_state.begin(true);
+        send_state.written(&head[..9]);
+        send_state.written(&head[9..]);
+        let again = send_state.unanswered().expect("it can be read");
         assert_eq!(
             (again.method(), again.uri()),
             (&http::Method::PUT, &"/a?b=%20".parse().expect("a path"))
         );
         assert_eq!(again.headers()["x-b"].as_bytes(), b"\xfe");
         assert_eq!(again.headers().len(), 3);
-        assert!(wire.unanswered().is_none(), "once");
-        wire.begin(true);
-        wire.said(head);
-        wire.heard(b"H");
-        assert!(wire.unanswered().is_none(), "an answer has begun");
-        wire.begin(false);
-        wire.said(head);
-        assert!(wire.unanswered().is_none());
+        assert!(send_state.unanswered().is_none(), "once");
+        send_state.begin(true);
+        send_state.written(head);
+        send_state.received(b"H");
+        assert!(send_state.unanswered().is_none(), "an answer has begun");
+        send_state.begin(false);
+        send_state.written(head);
+        assert!(send_state.unanswered().is_none());
     }
 }

@@ -14,14 +14,15 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::wire::Wire;
+use super::send_state::SendState;
 use crate::connections::Permit;
 
-/// A socket that goes on reading when it can no longer write.
-pub(super) struct Link<T> {
+/// A stream that goes on reading after a write has failed, and reports the failed write only once
+/// reading has come to its end.
+pub(super) struct DeferWriteErrors<T> {
     io: T,
     /// Sees what goes over it.
-    wire: Arc<Wire>,
+    send_state: Arc<SendState>,
     /// Counts it among the open ones, also when it has left HTTP.
     #[allow(dead_code, reason = "it counts by being there")]
     open: Option<Permit>,
@@ -31,11 +32,11 @@ pub(super) struct Link<T> {
     ended: bool,
 }
 
-impl<T> Link<T> {
-    pub(super) fn new(io: T, wire: Arc<Wire>, open: Option<Permit>) -> Self {
+impl<T> DeferWriteErrors<T> {
+    pub(super) fn new(io: T, send_state: Arc<SendState>, open: Option<Permit>) -> Self {
         Self {
             io,
-            wire,
+            send_state,
             open,
             broken: None,
             ended: false,
@@ -76,7 +77,7 @@ impl<T> Link<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for DeferWriteErrors<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,7 +87,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
         let more = buf.filled().len() > before || buf.remaining() == 0;
         if read.is_ok() && more {
-            self.wire.heard(&buf.filled()[before..]);
+            self.send_state.received(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
         }
         self.end(cx);
@@ -100,7 +101,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for DeferWriteErrors<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +112,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
         }
         let outcome = ready!(Pin::new(&mut self.io).poll_write(cx, data));
         if let Ok(n) = outcome {
-            self.wire.said(&data[..n]);
+            self.send_state.written(&data[..n]);
         }
         self.written(outcome)
     }
@@ -128,7 +129,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
         if let Ok(mut left) = outcome {
             for data in bufs {
                 let n = left.min(data.len());
-                self.wire.said(&data[..n]);
+                self.send_state.written(&data[..n]);
                 left -= n;
             }
         }
@@ -157,28 +158,28 @@ mod tests {
 
     use super::*;
 
-    /// A link, and the socket at its other end.
-    async fn linked() -> (Link<TcpStream>, TcpStream) {
+    /// Such a stream, and the socket at its other end.
+    async fn linked() -> (DeferWriteErrors<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");
         let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let link = Link::new(near.expect("connected"), Arc::default(), None);
-        (link, far.expect("accepted").0)
+        let stream = DeferWriteErrors::new(near.expect("connected"), Arc::default(), None);
+        (stream, far.expect("accepted").0)
     }
 
     #[tokio::test]
     async fn what_the_peer_said_before_it_reset_is_read_and_its_end_is_no_orderly_one() {
-        let (mut link, mut far) = linked().await;
+        let (mut stream, mut far) = linked().await;
         far.write_all(b"early").await.expect("sent");
         // Unread data makes the close a reset.
-        link.write_all(b"unread").await.expect("sent");
+        stream.write_all(b"unread").await.expect("sent");
         far.readable().await.expect("it came");
         drop(far);
         let failed = std::future::poll_fn(|cx| {
             loop {
-                match Pin::new(&mut link).poll_write(cx, &[0; 65536]) {
+                match Pin::new(&mut stream).poll_write(cx, &[0; 65536]) {
                     Poll::Ready(written) => assert!(written.is_ok(), "{written:?}"),
-                    Poll::Pending => match link.broken {
+                    Poll::Pending => match stream.broken {
                         Some(kind) => return Poll::Ready(kind),
                         None => return Poll::Pending,
                     },
@@ -187,7 +188,7 @@ mod tests {
         })
         .await;
         let mut seen = Vec::new();
-        let end = link.read_to_end(&mut seen).await;
+        let end = stream.read_to_end(&mut seen).await;
         assert_eq!(seen, b"early");
         assert_eq!(
             end.is_err(),
@@ -198,11 +199,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_fails_after_the_end_was_read_is_told() {
-        let (mut link, far) = linked().await;
+        let (mut stream, far) = linked().await;
         drop(far);
         let mut seen = Vec::new();
-        link.read_to_end(&mut seen).await.expect("an orderly end");
-        let writes = async { while link.write_all(b"more").await.is_ok() {} };
+        stream.read_to_end(&mut seen).await.expect("an orderly end");
+        let writes = async { while stream.write_all(b"more").await.is_ok() {} };
         tokio::time::timeout(std::time::Duration::from_secs(120), writes)
             .await
             .expect("the peer's reset ends the writes");
