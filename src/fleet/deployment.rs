@@ -15,7 +15,7 @@ use super::{
     Config,
     ages::Mark,
     events::{EventKind, Events},
-    load::Load,
+    load::{InFlightPermit, Load},
     outcomes::Outcomes,
     room::Ledger,
     snapshot::{ReplicaView, Snapshot},
@@ -34,7 +34,7 @@ pub struct Deployment {
     /// The state's, for those who read it without its mutex; stored under that.
     revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
-    pub(super) load: Load,
+    load: Arc<Load>,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
@@ -115,6 +115,14 @@ impl Deployment {
     /// Borrows the revision that serves, without touching its reference count.
     pub fn with_revision<T>(&self, read: impl FnOnce(&Revision) -> T) -> T {
         read(&self.revision.load())
+    }
+
+    /// Permits one more request to be under way, held or answered.
+    ///
+    /// # Errors
+    /// TOO_MANY_REQUESTS.
+    pub fn permit_request(&self) -> Result<InFlightPermit, Failure> {
+        self.load.acquire(&self.id, &self.config)
     }
 
     /// Says how many executions wait to be sent to this app: they are demand like held requests,

@@ -1,4 +1,4 @@
-//! The task that drives one deployment: look, act, wait, look again.
+//! The task that drives one deployment: decide, act, wait, decide again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::engine::{ContainerId, Engine};
 
-/// Least time between two looks that nothing but time is the reason for.
-const NEXT_LOOK: Duration = Duration::from_millis(1);
+/// Least time between two decisions that nothing but time is the reason for.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs until the deployment is closed and its last container is gone, or the fleet stops.
 pub(super) async fn run<E: Engine>(
@@ -59,7 +59,7 @@ pub(super) async fn run<E: Engine>(
                 }
             },
             () = deployment.wake.notified() => {}
-            () = at(plan.look_at) => {}
+            () = at(plan.wake_at) => {}
         }
     }
     deployment.state.lock().end_tasks();
@@ -74,9 +74,9 @@ async fn closed(deployment: &Deployment) {
 
 async fn at(when: Option<Instant>) {
     match when {
-        // A plan may not ask for a look that is due already, which would be a circle; should one
+        // A plan may not ask for a decision that is due already, which would be a circle; should one
         // do so nevertheless, it costs little.
-        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + NEXT_LOOK)).await,
+        Some(when) => tokio::time::sleep_until(when.max(Instant::now() + MIN_PAUSE)).await,
         None => std::future::pending().await,
     }
 }
@@ -199,7 +199,7 @@ fn apply_outcome(shared: &Shared, deployment: &Deployment, outcome: TaskOutcome)
         ..
     } = outcome
     {
-        shared.look.notify_one();
+        shared.inspect.notify_one();
     }
     deployment.state.lock().apply(outcome);
 }

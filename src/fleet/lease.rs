@@ -13,7 +13,7 @@ use super::{
     ages::Mark,
     deployment::Deployment,
     hold::Ticket,
-    load::Seat,
+    load::InFlightPermit,
     replica::{ColdStart, Replica},
     send_while_resuming::{self, Thaw},
     state::{Arrival, Grant},
@@ -100,8 +100,8 @@ pub struct Lease {
     age: Option<Mark>,
     /// How the replica's thaw ends, when it was not awake yet.
     thaw: Option<watch::Receiver<Thaw>>,
-    /// The request's place in the counts of app and organization, given back with the lease.
-    pub seat: Option<Seat>,
+    /// Counts the request for its app and organization; given back with the lease.
+    pub in_flight: Option<InFlightPermit>,
 }
 
 impl Lease {
@@ -113,7 +113,7 @@ impl Lease {
             cold: None,
             age: Some(grant.age),
             thaw: grant.thaw,
-            seat: None,
+            in_flight: None,
         }
     }
 

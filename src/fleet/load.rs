@@ -14,8 +14,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::Deployment;
-use crate::model::{Failure, OrgName, Reason};
+use super::Config;
+use crate::model::{AppId, Failure, OrgName, Reason};
 
 /// When a refused request may come back.
 const COME_BACK: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(super) struct Orgs(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
 
 impl Orgs {
     /// The counts of another app of an organization.
-    pub(super) fn load(&self, org: &OrgName) -> Load {
+    pub(super) fn load(&self, org: &OrgName) -> Arc<Load> {
         let mut orgs = self.0.lock();
         let known = orgs.get(org).and_then(Weak::upgrade);
         let org = known.unwrap_or_else(|| {
@@ -42,53 +42,54 @@ impl Orgs {
             orgs.insert(org.clone(), Arc::downgrade(&fresh));
             fresh
         });
-        Load {
+        Arc::new(Load {
             app: AtomicUsize::new(0),
             org,
-        }
+        })
     }
 }
 
-/// One request's place in both counts, until it is dropped.
-pub struct Seat(Arc<Deployment>);
+/// Permits one request to be under way; it counts for its app and its organization until dropped.
+pub struct InFlightPermit(Arc<Load>);
 
-impl Drop for Seat {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.0.load.app.fetch_sub(1, Relaxed);
-        self.0.load.org.fetch_sub(1, Relaxed);
+        self.0.app.fetch_sub(1, Relaxed);
+        self.0.org.fetch_sub(1, Relaxed);
     }
 }
 
-impl Deployment {
-    /// A place for one more request.
+impl Load {
+    /// Permits one more request of the app that these are the counts of.
     ///
     /// # Errors
-    /// TOO_MANY_REQUESTS.
-    pub fn seat(self: &Arc<Self>) -> Result<Seat, Failure> {
-        let app = self.load.app.fetch_add(1, Relaxed);
-        let org = self.load.org.fetch_add(1, Relaxed);
+    /// TOO_MANY_REQUESTS, which names the bound: the app's or its organization's.
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        app: &AppId,
+        config: &Config,
+    ) -> Result<InFlightPermit, Failure> {
+        let of_app = self.app.fetch_add(1, Relaxed);
+        let of_org = self.org.fetch_add(1, Relaxed);
         // Counted already, so that it is given back on either way out.
-        let seat = Seat(self.clone());
+        let permit = InFlightPermit(self.clone());
         let full = |who: String, most: usize, setting: &str| {
             let message =
                 format!("{who} has {most} requests under way already ({setting}); try again later");
             Err(Failure::new(Reason::TooManyRequests, message).with_retry_after(COME_BACK))
         };
-        let (app_most, org_most) = (
-            self.config.max_in_flight_per_app,
-            self.config.max_in_flight_per_org,
-        );
-        if app >= app_most {
+        let (app_most, org_most) = (config.max_in_flight_per_app, config.max_in_flight_per_org);
+        if of_app >= app_most {
             return full(
-                format!("app {}", self.id()),
+                format!("app {app}"),
                 app_most,
                 "IGNITE_MAX_IN_FLIGHT_PER_APP",
             );
         }
-        if org >= org_most {
-            let who = format!("organization {}", self.id().org);
+        if of_org >= org_most {
+            let who = format!("organization {}", app.org);
             return full(who, org_most, "IGNITE_MAX_IN_FLIGHT_PER_ORG");
         }
-        Ok(seat)
+        Ok(permit)
     }
 }

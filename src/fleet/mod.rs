@@ -89,7 +89,7 @@ pub use deployment::{Deployment, Names};
 pub use events::{Event, EventKind, Events, Follower};
 pub use hold::HoldLimiter;
 pub use lease::Lease;
-pub use load::Seat;
+pub use load::InFlightPermit;
 pub use outcomes::Outcomes;
 pub use probe::ProbeOutcome;
 pub use replica::{ColdStart, Replica};
@@ -187,8 +187,8 @@ struct Shared {
     network: watch::Sender<Option<Failure>>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
-    /// Asks the supervisor to look at the engine now.
-    look: Notify,
+    /// Asks the supervisor to inspect the engine now.
+    inspect: Notify,
     tasks: TaskTracker,
     /// Ends the supervisor and the drivers.
     stop: CancellationToken,
@@ -208,7 +208,7 @@ impl Fleet {
             engine: watch::Sender::new(EngineState::Unknown),
             network: watch::Sender::new(None),
             settled: watch::Sender::new(false),
-            look: Notify::new(),
+            inspect: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             keep: AtomicBool::new(false),

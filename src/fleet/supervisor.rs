@@ -72,13 +72,13 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
     let mut listening = true;
     let mut listening_since = Instant::now();
     loop {
-        let up = look(shared, engine).await;
+        let up = inspect(shared, engine).await;
         if up && !listening {
             deaths = engine.deaths();
             listening = true;
             listening_since = Instant::now();
-            // What happened between the two streams is seen by one more look.
-            look(shared, engine).await;
+            // What happened between the two streams is seen by one more inspection.
+            inspect(shared, engine).await;
         }
         let pause = if up && shared.network.borrow().is_none() {
             shared.config.reconcile_interval
@@ -89,9 +89,9 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(wake_at) => break,
-                () = shared.look.notified() => break,
+                () = shared.inspect.notified() => break,
                 death = deaths.next(), if listening => match death {
-                    Some(container) => tell(shared, &container),
+                    Some(container) => container_ended(shared, &container),
                     None => {
                         listening = false;
                         // An engine without events must not be asked in a circle.
@@ -104,7 +104,7 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
 }
 
 /// Asks the engine, reconciles with it, and says whether it is there.
-async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
+async fn inspect<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
     let was_up = matches!(*shared.engine.borrow(), EngineState::Up(_));
     let seen = if was_up {
         reconcile(shared, engine).await
@@ -124,7 +124,7 @@ async fn look<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
             let why = error.to_failure();
             shared.engine.send_replace(EngineState::Down(why.clone()));
             for d in shared.everyone() {
-                // Until the look after the next one: each look says it again.
+                // Until the inspection after the next one: each says it again.
                 d.state.lock().engine_gone(&why, RETRY * 2);
             }
             false
@@ -177,14 +177,14 @@ fn ensure_network<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
             }
             *before = missing.map(|error| error.to_failure());
             if changed {
-                known.look.notify_one();
+                known.inspect.notify_one();
             }
             changed
         });
     });
 }
 
-fn tell(shared: &Shared, container: &ContainerId) {
+fn container_ended(shared: &Shared, container: &ContainerId) {
     for d in shared.everyone() {
         d.container_ended(container);
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     fleet::{
-        ColdStart, Deployment, Lease, Seat,
+        ColdStart, Deployment, InFlightPermit, Lease,
         upstream::{self, Answer, BodyError, Error, Interim},
     },
     model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
@@ -110,7 +110,7 @@ async fn answer(
     headers::identify(request.headers_mut(), deployment.names(), execution);
     let counted = invocation.attempt.is_none();
     // Executions have bounds of their own.
-    let seat = counted.then(|| deployment.seat()).transpose()?;
+    let in_flight = counted.then(|| deployment.permit_request()).transpose()?;
     let (deadline, lease) = match invocation.attempt.take() {
         Some(attempt) => {
             let number = attempt.number.into();
@@ -121,7 +121,7 @@ async fn answer(
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let exchange = exchange(&invocation, lease, seat, request, &client, give_up_at);
+    let exchange = exchange(&invocation, lease, in_flight, request, &client, give_up_at);
     let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
@@ -177,7 +177,7 @@ async fn answer(
 async fn exchange(
     invocation: &Invocation<'_>,
     mut leased: Option<Lease>,
-    mut seat: Option<Seat>,
+    mut in_flight: Option<InFlightPermit>,
     mut request: Request<upstream::Body>,
     client: &Client<'_>,
     give_up_at: Instant,
@@ -217,7 +217,7 @@ async fn exchange(
         }
         match lease.send(pool, request, interim).await {
             Ok(response) => {
-                lease.seat = seat.take();
+                lease.in_flight = in_flight.take();
                 return Ok((response, lease, waited));
             }
             Err(Error::Connect {

@@ -52,16 +52,16 @@ pub(in crate::fleet) enum Action {
     },
 }
 
-/// The actions, and when to look again if nothing happens before.
+/// The actions, and when to decide again if nothing happens before.
 pub(in crate::fleet) struct Plan {
     pub(in crate::fleet) actions: Vec<Action>,
-    pub(in crate::fleet) look_at: Option<Instant>,
+    pub(in crate::fleet) wake_at: Option<Instant>,
 }
 
 impl Plan {
-    /// Look again at this time, if not sooner.
+    /// Wake the driver at this time, if not sooner.
     pub(super) fn sooner(&mut self, at: Instant) {
-        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
+        self.wake_at = Some(self.wake_at.map_or(at, |other| other.min(at)));
     }
 
     /// Has what a slot gave up removed.
@@ -84,7 +84,7 @@ impl State {
     pub(in crate::fleet) fn plan(&mut self, now: Instant) -> Plan {
         let mut plan = Plan {
             actions: Vec::new(),
-            look_at: None,
+            wake_at: None,
         };
         self.retire_old_generations(&mut plan);
         self.recheck_room();
@@ -100,7 +100,7 @@ impl State {
         }
         let up = self.up();
         if up < want {
-            let missing = self.wake(want - up, now, &mut plan);
+            let missing = self.leave_standby(want - up, now, &mut plan);
             self.start_missing(missing, now, &mut plan);
         } else {
             self.forget_room_on_its_way();
@@ -109,10 +109,10 @@ impl State {
         self.leave_room_queue();
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
         self.start_pending(now, &mut plan);
-        self.age(now, &mut plan);
+        self.age_standby(now, &mut plan);
         self.stop_drained(now, &mut plan);
         self.watch_ready(&mut plan);
-        self.next_look(now, want, &mut plan);
+        self.schedule_wake(now, want, &mut plan);
         // To those that are thawed from now on, requests are sent at once.
         self.grant_waiting();
         plan
@@ -169,7 +169,7 @@ impl State {
                     plan.stop(slot.key, removal);
                 }
                 Phase::Creating(_) | Phase::Starting(_) => slot.phase().call_off(),
-                // Their tasks end soon, and are followed by another look.
+                // Their tasks end soon, and are followed by another decision.
                 Phase::Pausing(_) | Phase::Resuming(_) | Phase::Preparing(_) => {}
                 Phase::Draining(_) | Phase::Failed(_) | Phase::Stopping(_) => {}
             }
@@ -193,7 +193,7 @@ impl State {
                     plan.stop(slot.key, removal);
                 }
                 Phase::Creating(_) | Phase::Starting(_) => slot.phase().call_off(),
-                // Their tasks end soon, and are followed by another look.
+                // Their tasks end soon, and are followed by another decision.
                 Phase::Pausing(_) | Phase::Resuming(_) | Phase::Preparing(_) => {}
                 Phase::Failed(_) | Phase::Stopping(_) => {}
             }
@@ -281,7 +281,7 @@ impl State {
                 Phase::Failed(_) => {}
                 Phase::Draining(draining) => {
                     let over = force || draining.until().is_some_and(|at| now >= at);
-                    if !over && slot.in_flight > 0 || self.rest(at, plan) {
+                    if !over && slot.in_flight > 0 || self.enter_standby(at, plan) {
                         continue;
                     }
                 }
@@ -293,7 +293,7 @@ impl State {
         }
     }
 
-    fn next_look(&mut self, now: Instant, want: u32, plan: &mut Plan) {
+    fn schedule_wake(&mut self, now: Instant, want: u32, plan: &mut Plan) {
         for slot in &self.slots {
             // One whose time is over is waited for: its container is being made or stopped.
             if let Phase::Draining(draining) = slot.phase()

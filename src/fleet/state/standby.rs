@@ -46,7 +46,7 @@ impl State {
     /// Wakes up to `missing` replicas, the warmest and most recently used first; answers how many
     /// are still missing. Those that are just being frozen are waited for: that is sooner than
     /// any start.
-    pub(super) fn wake(&mut self, mut missing: u32, now: Instant, plan: &mut Plan) -> u32 {
+    pub(super) fn leave_standby(&mut self, mut missing: u32, now: Instant, plan: &mut Plan) -> u32 {
         let generation = self.generation;
         let mut resting: Vec<_> = self
             .slots
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// Draining => Pausing or Preparing, where the app allows; whether the slot rests now.
-    pub(super) fn rest(&mut self, at: usize, plan: &mut Plan) -> bool {
+    pub(super) fn enter_standby(&mut self, at: usize, plan: &mut Plan) -> bool {
         let standby = self.standby();
         let slot = &mut self.slots[at];
         let stays = matches!(slot.phase(), Phase::Draining(draining) if draining.may_stay());
@@ -150,7 +150,7 @@ impl State {
     }
 
     /// Paused => Preparing, and anything at rest => gone, by time, by the memory budget or by hand.
-    pub(super) fn age(&mut self, now: Instant, plan: &mut Plan) {
+    pub(super) fn age_standby(&mut self, now: Instant, plan: &mut Plan) {
         let standby = self.standby();
         let may_prepare = standby != Standby::Absent && !self.no_prepare.stands();
         // Apps with reserved capacity are exempt.

@@ -114,7 +114,7 @@ async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
     let away = Failure::new(Reason::EngineUnavailable, "away");
     d.state.lock().engine_gone(&away, secs(4));
     let waits = plan(&d);
-    assert_eq!((starts(&waits), waits.look_at), (0, Some(later)));
+    assert_eq!((starts(&waits), waits.wake_at), (0, Some(later)));
     tokio::time::sleep(secs(4)).await;
     assert_eq!(starts(&plan(&d)), 3);
 }
@@ -123,13 +123,13 @@ async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
 async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
     let d = fixture(0, 1);
     let key = add(&d, ready, 1);
-    assert_eq!(plan(&d).look_at, None);
+    assert_eq!(plan(&d).wake_at, None);
     assert!(d.state.lock().tells_when_idle());
     d.state.lock().end_one(key);
-    assert_eq!(plan(&d).look_at, Some(Instant::now() + secs(30)));
+    assert_eq!(plan(&d).wake_at, Some(Instant::now() + secs(30)));
     tokio::time::sleep(secs(30)).await;
     let end = plan(&d);
-    assert_eq!((stops(&end), end.look_at), (vec![key], None));
+    assert_eq!((stops(&end), end.wake_at), (vec![key], None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,11 +143,11 @@ async fn a_closed_app_waits_for_its_requests_and_then_forces() {
     let first = plan(&d);
     assert_eq!(stops(&first), [idle, ended]);
     assert_eq!(called_off(&d), [starts_up]);
-    assert_eq!(first.look_at, Some(Instant::now() + secs(30)));
+    assert_eq!(first.wake_at, Some(Instant::now() + secs(30)));
     // The platform stops: no more grace.
     d.close(Failure::new(Reason::ShuttingDown, "stops"), false);
     let last = plan(&d);
-    assert_eq!((stops(&last), last.look_at), (vec![busy], None));
+    assert_eq!((stops(&last), last.wake_at), (vec![busy], None));
     let why = d.acquire(0, Instant::now()).await.expect_err("is closed");
     assert_eq!(why.reason, Reason::AppDeleted);
 }
