@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config,
     ages::Mark,
+    capacity::Capacity,
     events::{EventKind, Events},
-    load::{InFlightPermit, Load},
+    in_flight::{InFlight, InFlightPermit},
     outcomes::Outcomes,
-    room::Ledger,
     snapshot::{ReplicaView, Snapshot},
     state::{Readying, State},
 };
@@ -34,7 +34,7 @@ pub struct Deployment {
     /// The state's, for those who read it without its mutex; stored under that.
     revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
-    load: Arc<Load>,
+    in_flight: Arc<InFlight>,
     /// How its invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
@@ -66,7 +66,7 @@ impl Deployment {
     /// One that serves the revision, or one in which it can only be readied until it is activated.
     pub(super) fn new(
         config: Arc<Config>,
-        ledger: Arc<Ledger>,
+        capacity: Arc<Capacity>,
         revision: Revision,
         published: bool,
     ) -> Arc<Self> {
@@ -79,11 +79,11 @@ impl Deployment {
         Arc::new(Self {
             id: revision.app.clone(),
             names: Names::of(&revision.app),
-            load: ledger.orgs.load(&revision.app.org),
+            in_flight: capacity.in_flight.counts(&revision.app.org),
             outcomes: Outcomes::default(),
             state: Mutex::new(State::new(
                 config.clone(),
-                ledger,
+                capacity,
                 revision.clone(),
                 published,
                 events.clone(),
@@ -122,7 +122,7 @@ impl Deployment {
     /// # Errors
     /// TOO_MANY_REQUESTS.
     pub fn permit_request(&self) -> Result<InFlightPermit, Failure> {
-        self.load.acquire(&self.id, &self.config)
+        self.in_flight.acquire(&self.id, &self.config)
     }
 
     /// Says how many executions wait to be sent to this app: they are demand like held requests,

@@ -13,7 +13,7 @@ use super::{
     ages::Mark,
     deployment::Deployment,
     hold::Ticket,
-    load::InFlightPermit,
+    in_flight::InFlightPermit,
     replica::{ColdStart, Replica},
     send_while_resuming::{self, Thaw},
     state::{Arrival, Grant},

@@ -11,7 +11,7 @@
 //! | `snapshot.rs` | what an app and its replicas do now, for people |
 //! | `outcomes.rs` | how its invocations ended, for the statistics |
 //! | `events.rs` | what happened to an app |
-//! | `load.rs` | the requests of an app and of its organization, counted and bounded |
+//! | `in_flight.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `hints.rs` | what the last lines of a log suggest |
 //! | `limits.rs` | the limits that a replica comes up against, told to its owner |
 //! | `ages.rs` | whether a replica has a young request out |
@@ -22,7 +22,7 @@
 //! | `driver.rs` | one task per app that carries the decisions out |
 //! | `suspensions.rs` | apps that may not run |
 //! | `quota.rs` | suspending apps for what they take of the disk |
-//! | `room.rs` | the room on this machine, and who has it |
+//! | `capacity.rs` | what this machine has, and who has it |
 //! | `control.rs` | moving replicas by hand, and waiting for them |
 //! | `standby_ops.rs` | the slow parts of standby: freeze, thaw, prepare |
 //! | `send_while_resuming.rs` | a request to a replica that is being thawed |
@@ -37,16 +37,17 @@
 
 mod ages;
 mod autoscaler;
+mod capacity;
 mod control;
 mod deployment;
 mod driver;
 mod events;
 mod hints;
 mod hold;
+mod in_flight;
 mod lease;
 mod limits;
 mod liveness;
-mod load;
 mod outcomes;
 mod ports;
 mod postmortem;
@@ -54,7 +55,6 @@ mod probe;
 mod quota;
 mod refusal;
 mod replica;
-mod room;
 mod send_while_resuming;
 mod snapshot;
 mod standby_ops;
@@ -84,21 +84,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use capacity::Bounds;
 pub use control::Until;
 pub use deployment::{Deployment, Names};
 pub use events::{Event, EventKind, Events, Follower};
 pub use hold::HoldLimiter;
+pub use in_flight::InFlightPermit;
 pub use lease::Lease;
-pub use load::InFlightPermit;
 pub use outcomes::Outcomes;
 pub use probe::ProbeOutcome;
 pub use replica::{ColdStart, Replica};
-pub use room::Bounds;
 pub use snapshot::{ReplicaView, Snapshot};
 pub use supervisor::EngineState;
 pub use test_run::TestRun;
 
-use self::{room::Ledger, upstream::Connects};
+use self::{capacity::Capacity, upstream::Connects};
 use crate::{
     engine::{Engine, Keychain},
     model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
@@ -181,7 +181,7 @@ struct Shared {
     candidates: RwLock<HashMap<AppId, Arc<Deployment>>>,
     /// Alive as long as somebody tests, or their containers are not gone.
     test_runs: RwLock<Vec<Weak<Deployment>>>,
-    ledger: Arc<Ledger>,
+    capacity: Arc<Capacity>,
     engine: watch::Sender<EngineState>,
     /// Why the instance's network could not be made when that was last tried.
     network: watch::Sender<Option<Failure>>,
@@ -200,7 +200,7 @@ impl Fleet {
     /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
-            ledger: Ledger::new(config.bounds),
+            capacity: Capacity::new(config.bounds),
             config: Arc::new(config),
             deployments: RwLock::default(),
             candidates: RwLock::default(),
@@ -293,8 +293,8 @@ impl Fleet {
     }
 
     fn deployment(&self, revision: Revision, published: bool) -> Arc<Deployment> {
-        let (config, ledger) = (self.shared.config.clone(), self.shared.ledger.clone());
-        Deployment::new(config, ledger, revision, published)
+        let (config, capacity) = (self.shared.config.clone(), self.shared.capacity.clone());
+        Deployment::new(config, capacity, revision, published)
     }
 
     /// Whether replicas serve now that a revision could not take over.

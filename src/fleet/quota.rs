@@ -9,7 +9,7 @@ impl Fleet {
     /// Stops every replica of an app, those of its tests too, and starts none until
     /// [`Fleet::let_write`]. Who waits for one hears why.
     pub fn stop_writing(&self, app: &AppId, why: &Failure) {
-        self.shared.ledger.suspended.suspend(app, why.clone());
+        self.shared.capacity.suspended.suspend(app, why.clone());
         for d in self.of(app) {
             d.state.lock().note_failure(why.clone());
         }
@@ -18,7 +18,7 @@ impl Fleet {
 
     /// The app may run again.
     pub fn let_write(&self, app: &AppId) {
-        if self.shared.ledger.suspended.resume(app) {
+        if self.shared.capacity.suspended.resume(app) {
             let text = "its organization takes no more of the disk than it may: it may run again";
             self.tell(app, EventKind::DiskQuota, text);
         }

@@ -159,7 +159,7 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
         d.state.lock().engine_is_back();
         d.wake.notify_one();
     }
-    shared.ledger.set_host_memory(info.memory_bytes);
+    shared.capacity.set_host_memory(info.memory_bytes);
     shared.engine.send_replace(EngineState::Up(info));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Apps that may not run, and why.
 //!
-//! A leaf beside the ledger: whoever watches the disk suspends an app, and the app's state asks
+//! A leaf, kept beside the capacity of the machine: whoever watches the disk suspends an app, and the app's state asks
 //! when it decides what to start. A request to a replica that is up never asks.
 
 use std::collections::HashMap;

@@ -38,7 +38,7 @@ impl Fleet {
         revision.config_hash.push_str("-trial");
         let deployment = Deployment::new(
             self.shared.config.clone(),
-            self.shared.ledger.clone(),
+            self.shared.capacity.clone(),
             revision,
             true,
         );

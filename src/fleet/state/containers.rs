@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    State, ask,
+    State, capacity_for,
     phase::{Containers, Live, Phase, Start},
     slot::Slot,
 };
@@ -168,12 +168,14 @@ impl State {
         let key = self.next_number();
         let revision = self.revision.clone();
         // It runs already, whatever the bounds are now.
-        let room = self.ledger.take_anyway(ask(&revision, &self.wake));
+        let reservation = self
+            .capacity
+            .take_anyway(capacity_for(&revision, &self.wake));
         let (phase, adopted) = match frozen {
             Some(frozen) => {
                 let pools = Replica::pools(frozen.endpoints, &revision, &self.config.max_connects);
                 let replica = Replica::new(id.clone(), containers.app, None, pools);
-                room.freeze(frozen.memory_bytes);
+                reservation.freeze(frozen.memory_bytes);
                 let live = Live::adopted(Arc::new(replica), containers.holder);
                 (Phase::Paused(live), Adopted::Frozen)
             }
@@ -184,7 +186,14 @@ impl State {
                 (Phase::Starting(starting), Adopted::Starting { key, job })
             }
         };
-        let slot = Slot::new(key, id, self.generation, revision.version, phase, room);
+        let slot = Slot::new(
+            key,
+            id,
+            self.generation,
+            revision.version,
+            phase,
+            reservation,
+        );
         self.slots.push(slot);
         Some(adopted)
     }

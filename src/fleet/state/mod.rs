@@ -26,7 +26,7 @@
 //!   in one that finds it draining with nothing counted. So no request is handed to a replica that
 //!   is going away. The exceptions are said: a drain timeout, a close, a suspension.
 //! - **Short.** Nothing here waits, and no call to the engine or the store is made.
-//! - **Order of locks.** This mutex, then one of the leaves that are locked under it: the ledger,
+//! - **Order of locks.** This mutex, then one of the leaves that are locked under it: the capacity,
 //!   the suspensions, the events, the progress of a start. They call nothing that takes a lock. A
 //!   lease must not be dropped under this mutex, since it takes it; so leases are made outside.
 
@@ -61,15 +61,15 @@ pub(super) use self::{
     plan::Action,
     requests::{Arrival, Grant},
 };
-use self::{failures::FailureHistory, phase::Phase, slot::Slot, starts::NoRoom};
+use self::{failures::FailureHistory, phase::Phase, slot::Slot, starts::Shortage};
 use super::{
     Config,
     autoscaler::{Autoscaler, Load},
+    capacity::{Capacity, CapacityRequest, QueuePosition},
     events::{EventKind, Events},
     hold::Queue,
     ports::WrongPort,
     refusal::Refusal,
-    room::{Ask, Ledger, Place},
     snapshot::{ReplicaView, Snapshot},
 };
 use crate::model::{Failure, Reason, Revision, Standby};
@@ -84,8 +84,8 @@ struct Pending {
     answer: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Set while its start finds no room.
     no_room_since: Option<Instant>,
-    /// Its place among those who wait for room.
-    place: Option<Place>,
+    /// Its position among those who wait for capacity.
+    queue_position: Option<QueuePosition>,
 }
 
 impl Pending {
@@ -140,15 +140,15 @@ pub(super) struct State {
     autoscaler: Autoscaler,
     /// What happened.
     events: Events,
-    /// The room on this machine.
-    ledger: Arc<Ledger>,
-    /// Wakes the driver; the ledger does, when there is room.
+    /// What this machine has, and who has it.
+    capacity: Arc<Capacity>,
+    /// Wakes the driver; so does the capacity, when there is room.
     wake: Arc<Notify>,
-    /// Set while a start is wanted and finds no room.
-    no_room: Option<NoRoom>,
-    /// The app's place among those who wait for room, kept as long as it asks.
-    place: Option<Place>,
-    /// The present plan asked for room and found none.
+    /// Set while a start is wanted and finds no capacity.
+    shortage: Option<Shortage>,
+    /// The app's position among those who wait for capacity, kept as long as it asks.
+    queue_position: Option<QueuePosition>,
+    /// The present plan asked for capacity and found none.
     asks: bool,
     /// How deep the app rests until it is asked again, chosen by hand.
     rest_at: Option<Standby>,
@@ -162,9 +162,9 @@ pub(super) struct State {
     warned_of_files: bool,
 }
 
-/// The room that a replica which runs takes.
-fn ask<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> Ask<'a> {
-    Ask {
+/// What a replica that runs takes of the capacity.
+fn capacity_for<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> CapacityRequest<'a> {
+    CapacityRequest {
         app: &revision.app,
         wake,
         bytes: u64::from(revision.memory_mb) << 20,
@@ -174,7 +174,7 @@ fn ask<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> Ask<'a> {
 impl State {
     pub(super) fn new(
         config: Arc<Config>,
-        ledger: Arc<Ledger>,
+        capacity: Arc<Capacity>,
         revision: Arc<Revision>,
         published: bool,
         events: Events,
@@ -201,10 +201,10 @@ impl State {
             counter: 0,
             autoscaler: Autoscaler::new(now),
             events,
-            ledger,
+            capacity,
             wake,
-            no_room: None,
-            place: None,
+            shortage: None,
+            queue_position: None,
             asks: false,
             rest_at: None,
             wrong_port: None,
@@ -327,7 +327,7 @@ impl State {
             self.generation = self.next_number();
         }
         let first = !std::mem::replace(&mut self.published, true);
-        self.no_room = None;
+        self.shortage = None;
         // A publish or a change of settings is a reason to try afresh.
         self.failures = FailureHistory::default();
         if before.scaling != revision.scaling {
@@ -373,7 +373,7 @@ impl State {
             generation,
             answer: Some(tx),
             no_room_since: None,
-            place: None,
+            queue_position: None,
         });
         Ok(Some((generation, rx)))
     }

@@ -88,7 +88,7 @@ impl State {
         };
         self.retire_old_generations(&mut plan);
         self.recheck_room();
-        let want = match self.ledger.suspended.of(&self.revision.app) {
+        let want = match self.capacity.suspended.of(&self.revision.app) {
             Some(why) => {
                 self.stop_all(&why, now, &mut plan);
                 0

@@ -79,12 +79,12 @@ impl State {
     /// HOLD_QUEUE_FULL, or why starting fails.
     fn admit(&self, bytes: usize, now: Instant) -> Result<Permit, Failure> {
         let app = &self.revision.app;
-        if let Some(why) = self.ledger.suspended.of(app) {
+        if let Some(why) = self.capacity.suspended.of(app) {
             return Err(why);
         }
         if !self.has_ready() {
-            let no_room = self.no_room.as_ref().and_then(|n| n.refused.clone());
-            if let Some(why) = self.failures.refusal(now).or(no_room) {
+            let shortage = self.shortage.as_ref().and_then(|n| n.refused.clone());
+            if let Some(why) = self.failures.refusal(now).or(shortage) {
                 return Err(why);
             }
         }
@@ -233,7 +233,7 @@ impl State {
                 detail,
             );
         }
-        if let Some(shortage) = &self.no_room {
+        if let Some(shortage) = &self.shortage {
             return (shortage.why.clone(), None);
         }
         if let Some(failure) = self.failures.certain().or(failed) {

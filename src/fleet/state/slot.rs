@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::phase::{Phase, Removal, Times, Vacated};
 use crate::{
-    fleet::{ages::Ages, room::Room, snapshot::ReplicaView},
+    fleet::{ages::Ages, capacity::Reservation, snapshot::ReplicaView},
     model::ReplicaId,
 };
 
@@ -28,7 +28,7 @@ pub(in crate::fleet) struct Slot {
     /// The number of the last lease; larger is more recent.
     pub(in crate::fleet) last_used: u64,
     /// What it takes of the machine; given back with the slot.
-    pub(in crate::fleet) room: Room,
+    pub(in crate::fleet) reservation: Reservation,
 }
 
 impl Slot {
@@ -38,7 +38,7 @@ impl Slot {
         generation: u64,
         version: u32,
         phase: Phase,
-        room: Room,
+        reservation: Reservation,
     ) -> Self {
         Self {
             key,
@@ -50,7 +50,7 @@ impl Slot {
             in_flight: 0,
             ages: Ages::new(Instant::now()),
             last_used: 0,
-            room,
+            reservation,
         }
     }
 

@@ -14,7 +14,7 @@
 use tokio::time::Instant;
 
 use super::{
-    State, ask,
+    State, capacity_for,
     phase::{Phase, Start},
     plan::{Action, Plan},
 };
@@ -73,9 +73,9 @@ impl State {
             if matches!(slot.phase(), Phase::Pausing(_)) {
                 continue;
             }
-            let wanted = ask(&revision, &self.wake);
-            let room = slot.room.run(wanted, &mut self.place);
-            if let Err(failure) = room {
+            let wanted = capacity_for(&revision, &self.wake);
+            let reservation = slot.reservation.run(wanted, &mut self.queue_position);
+            if let Err(failure) = reservation {
                 self.without_room(failure, now, plan);
                 return 0;
             }
@@ -162,7 +162,7 @@ impl State {
             match slot.phase() {
                 Phase::Paused(_) if !goes => {
                     let due = slot.since() + self.config.standby_pause_for;
-                    if standby == Standby::Pause && !slot.room.must_go() && now < due {
+                    if standby == Standby::Pause && !slot.reservation.must_go() && now < due {
                         plan.sooner(torn_down.map_or(due, |at| at.min(due)));
                         continue;
                     }
@@ -199,7 +199,7 @@ impl State {
                     Phase::Pausing(pausing) => Phase::Paused(pausing.paused()),
                     other => other,
                 });
-                slot.room.freeze(bytes);
+                slot.reservation.freeze(bytes);
                 let text = format!("frozen with {} MB of memory", bytes >> 20);
                 self.events
                     .push(EventKind::ReplicaPaused, Some(&slot.id), slot.version, text);
@@ -302,7 +302,7 @@ impl State {
                 self.no_prepare.clear();
                 let slot = &mut self.slots[at];
                 slot.turn(|_| Phase::Prepared(prepared));
-                slot.room.prepare();
+                slot.reservation.prepare();
                 self.events.push(
                     EventKind::ReplicaPrepared,
                     Some(&slot.id),

@@ -5,23 +5,23 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    State, ask,
+    State, capacity_for,
     phase::{Phase, Start},
     plan::{Action, Plan},
     slot::Slot,
 };
 use crate::{
     fleet::{
+        capacity::{Availability, Reservation},
         events::EventKind,
         ports::Suspicion,
         probe::Progress,
-        room::{Outlook, Room},
     },
     model::{Failure, ReplicaId, Revision},
 };
 
 /// A start that is wanted finds no room.
-pub(super) struct NoRoom {
+pub(super) struct Shortage {
     since: Instant,
     /// Who has it, in words.
     pub(super) why: String,
@@ -73,10 +73,10 @@ impl State {
         }
         let revision = self.revision.clone();
         for _ in 0..self.may_start(missing) {
-            let wanted = ask(&revision, &self.wake);
-            match self.ledger.take(wanted, &mut self.place) {
-                Ok(room) => {
-                    let action = self.start(self.generation, revision.clone(), room);
+            let wanted = capacity_for(&revision, &self.wake);
+            match self.capacity.take(wanted, &mut self.queue_position) {
+                Ok(reservation) => {
+                    let action = self.start(self.generation, revision.clone(), reservation);
                     plan.actions.push(action);
                 }
                 Err(failure) => return self.without_room(failure, now, plan),
@@ -96,15 +96,15 @@ impl State {
         // Over the bounds if need be where it takes over from one that runs: it is one, and for a
         // short time. The version that mends what fills the machine must not lack the room for it.
         let takes_over = self.slots.iter().any(|x| !x.phase().rests());
-        let wanted = ask(&revision, &self.wake);
-        let room = if takes_over {
-            self.ledger.take_over(wanted, &mut pending.place)
+        let wanted = capacity_for(&revision, &self.wake);
+        let reservation = if takes_over {
+            self.capacity.take_over(wanted, &mut pending.queue_position)
         } else {
-            self.ledger.take(wanted, &mut pending.place)
+            self.capacity.take(wanted, &mut pending.queue_position)
         };
-        let failure = match room {
-            Ok(room) => {
-                let action = self.start(generation, revision, room);
+        let failure = match reservation {
+            Ok(reservation) => {
+                let action = self.start(generation, revision, reservation);
                 return plan.actions.push(action);
             }
             Err(failure) => failure,
@@ -123,7 +123,12 @@ impl State {
         }
     }
 
-    fn start(&mut self, generation: u64, revision: Arc<Revision>, room: Room) -> Action {
+    fn start(
+        &mut self,
+        generation: u64,
+        revision: Arc<Revision>,
+        reservation: Reservation,
+    ) -> Action {
         let key = self.next_number();
         let id = ReplicaId::generate(ulid::Ulid::generate());
         let version = revision.version;
@@ -137,15 +142,15 @@ impl State {
         let job = start.job(id.clone(), revision, self.suspicion(generation));
         let phase = Phase::Creating(start);
         self.slots
-            .push(Slot::new(key, id, generation, version, phase, room));
+            .push(Slot::new(key, id, generation, version, phase, reservation));
         Action::Start { key, job }
     }
 
     /// Those who wait go on waiting for some time, since others may leave; then they are refused,
     /// unless somebody serves.
     pub(super) fn without_room(&mut self, failure: Failure, now: Instant, plan: &mut Plan) {
-        let since = self.no_room.as_ref().map_or(now, |n| n.since);
-        if self.no_room.is_none() {
+        let since = self.shortage.as_ref().map_or(now, |n| n.since);
+        if self.shortage.is_none() {
             tracing::warn!(app = %self.revision.app, "{}", failure.message);
             self.events.push(
                 EventKind::NoRoom,
@@ -161,16 +166,18 @@ impl State {
         });
         if now < refuse_at {
             plan.sooner(refuse_at);
-        } else if let Some(place) = &self.place {
-            place.stop_gathering();
+        } else if let Some(position) = &self.queue_position {
+            position.stop_gathering();
         }
         self.asks = true;
-        let wanted = ask(&self.revision, &self.wake);
-        let outlook = self.ledger.outlook(wanted, self.place.as_ref());
-        self.no_room = Some(NoRoom {
+        let wanted = capacity_for(&self.revision, &self.wake);
+        let availability = self
+            .capacity
+            .availability(wanted, self.queue_position.as_ref());
+        self.shortage = Some(Shortage {
             since,
             why: failure.message.clone(),
-            on_its_way: outlook == Outlook::AfterFrozen,
+            on_its_way: availability == Availability::AfterEviction,
             refused,
         });
     }
@@ -178,29 +185,33 @@ impl State {
     /// Forgets a shortage that is over.
     pub(super) fn recheck_room(&mut self) {
         self.asks = false;
-        let wanted = ask(&self.revision, &self.wake);
-        self.no_room
-            .take_if(|n| match self.ledger.outlook(wanted, self.place.as_ref()) {
-                Outlook::Room => true,
+        let wanted = capacity_for(&self.revision, &self.wake);
+        self.shortage.take_if(|n| {
+            match self
+                .capacity
+                .availability(wanted, self.queue_position.as_ref())
+            {
+                Availability::Now => true,
                 // While it is on its way this is still the same shortage.
-                Outlook::AfterFrozen => !n.on_its_way || n.refused.is_some(),
-                Outlook::None => false,
-            });
+                Availability::AfterEviction => !n.on_its_way || n.refused.is_some(),
+                Availability::Unavailable => false,
+            }
+        });
     }
 
     /// What would be kept for an app that asks for room no more goes to others.
     pub(super) fn leave_room_queue(&mut self) {
-        if !self.asks && self.place.take().is_some() {
+        if !self.asks && self.queue_position.take().is_some() {
             // From here on it hears of room as one that does not wait.
-            let wanted = ask(&self.revision, &self.wake);
-            self.no_room
-                .take_if(|_| self.ledger.outlook(wanted, None) == Outlook::Room);
+            let wanted = capacity_for(&self.revision, &self.wake);
+            self.shortage
+                .take_if(|_| self.capacity.availability(wanted, None) == Availability::Now);
         }
     }
 
     /// Nobody waits any more for room that is on its way.
     pub(super) fn forget_room_on_its_way(&mut self) {
-        self.no_room
+        self.shortage
             .take_if(|n| n.on_its_way && n.refused.is_none());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    State, ask,
+    State, capacity_for,
     phase::{Phase, Start, Starting},
     slot::Slot,
 };
@@ -37,8 +37,10 @@ impl State {
         let container = ContainerId(key.to_string());
         let start = Start::new(self.progress(&id, &revision)).created(container.clone());
         let phase = make(start, id.clone(), container);
-        let room = self.ledger.take_anyway(ask(&revision, &self.wake));
-        let mut slot = Slot::new(key, id, 0, revision.version, phase, room);
+        let reservation = self
+            .capacity
+            .take_anyway(capacity_for(&revision, &self.wake));
+        let mut slot = Slot::new(key, id, 0, revision.version, phase, reservation);
         slot.in_flight = in_flight;
         slot.last_used = key;
         self.in_flight += in_flight;

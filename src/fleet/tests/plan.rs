@@ -15,8 +15,8 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
     r.scaling.max = max;
     {
         let config = config();
-        let ledger = crate::fleet::room::Ledger::new(config.bounds);
-        Deployment::new(Arc::new(config), ledger, r, true)
+        let capacity = crate::fleet::capacity::Capacity::new(config.bounds);
+        Deployment::new(Arc::new(config), capacity, r, true)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the ledger's mutex guards: who has what, and who waits.
+//! What the mutex of the capacity guards: who has what, and who waits.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum Residency {
     /// It runs, or is on its way up or down.
     Running,
     Frozen,
@@ -24,11 +24,11 @@ pub(super) enum Use {
     Prepared,
 }
 
-impl Use {
+impl Residency {
     pub(super) fn amount(self, memory: u64) -> Amount {
         Amount {
             memory,
-            replicas: u64::from(self == Use::Running),
+            replicas: u64::from(self == Residency::Running),
         }
     }
 }
@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) app: AppId,
     pub(super) wake: Weak<Notify>,
     pub(super) bytes: u64,
-    pub(super) kind: Use,
+    pub(super) kind: Residency,
     /// Larger when it was used later.
     pub(super) used: u64,
     pub(super) evict: Arc<AtomicBool>,
@@ -105,16 +105,16 @@ impl Inner {
         self.next
     }
 
-    pub(super) fn count(&mut self, org: &OrgName, kind: Use, bytes: u64) {
+    pub(super) fn count(&mut self, org: &OrgName, kind: Residency, bytes: u64) {
         self.held.add(org, kind.amount(bytes));
-        if kind == Use::Frozen {
+        if kind == Residency::Frozen {
             self.frozen += bytes;
         }
     }
 
-    pub(super) fn discount(&mut self, org: &OrgName, kind: Use, bytes: u64) {
+    pub(super) fn discount(&mut self, org: &OrgName, kind: Residency, bytes: u64) {
         self.held.remove(org, kind.amount(bytes));
-        if kind == Use::Frozen {
+        if kind == Residency::Frozen {
             self.frozen -= bytes;
         }
     }
@@ -128,7 +128,7 @@ impl Inner {
             claims.push(Claim {
                 ticket: *ticket,
                 org: &waiting.app.org,
-                wanted: Use::Running.amount(waiting.bytes),
+                wanted: Residency::Running.amount(waiting.bytes),
                 held: own.map_or_else(Amount::default, Entry::amount),
                 gathers: waiting.gathers,
             });
@@ -144,7 +144,9 @@ impl Inner {
     ) -> impl Iterator<Item = (u64, &Entry)> {
         let all = self.entries.iter().map(|(key, entry)| (*key, entry));
         all.filter(move |(key, e)| {
-            e.kind == Use::Frozen && Some(*key) != but && org.is_none_or(|org| e.app.org == *org)
+            e.kind == Residency::Frozen
+                && Some(*key) != but
+                && org.is_none_or(|org| e.app.org == *org)
         })
     }
 
@@ -200,7 +202,7 @@ impl Inner {
     pub(super) fn takes_over(&self, org: &OrgName) -> bool {
         let others = |app: &AppId, key: u64| {
             let mut all = self.entries.iter();
-            all.any(|(k, e)| *k != key && e.kind == Use::Running && e.app == *app)
+            all.any(|(k, e)| *k != key && e.kind == Residency::Running && e.app == *app)
         };
         let mut over = self
             .entries

@@ -1,15 +1,15 @@
-//! The ledger by itself.
+//! The capacity without a fleet around it.
 
 use super::*;
 use crate::model::Reason;
 
 const MB: u64 = 1 << 20;
 
-/// An app as the ledger knows it.
+/// An app as the capacity sees it.
 struct App {
     id: AppId,
     wake: Arc<Notify>,
-    place: Option<Place>,
+    position: Option<QueuePosition>,
 }
 
 impl App {
@@ -17,34 +17,34 @@ impl App {
         Self {
             id: id.parse().expect("valid"),
             wake: Arc::default(),
-            place: None,
+            position: None,
         }
     }
 
-    fn ask(&self, mb: u64) -> Ask<'_> {
-        Ask {
+    fn ask(&self, mb: u64) -> CapacityRequest<'_> {
+        CapacityRequest {
             app: &self.id,
             wake: &self.wake,
             bytes: mb * MB,
         }
     }
 
-    fn take(&mut self, ledger: &Arc<Ledger>, mb: u64) -> Result<Room, Failure> {
-        let mut place = self.place.take();
-        let room = ledger.take(self.ask(mb), &mut place);
-        self.place = place;
+    fn take(&mut self, capacity: &Arc<Capacity>, mb: u64) -> Result<Reservation, Failure> {
+        let mut position = self.position.take();
+        let room = capacity.take(self.ask(mb), &mut position);
+        self.position = position;
         room
     }
 
-    fn run(&mut self, room: &Room, mb: u64) -> Result<(), Failure> {
-        let mut place = self.place.take();
-        let run = room.run(self.ask(mb), &mut place);
-        self.place = place;
+    fn run(&mut self, room: &Reservation, mb: u64) -> Result<(), Failure> {
+        let mut position = self.position.take();
+        let run = room.run(self.ask(mb), &mut position);
+        self.position = position;
         run
     }
 
-    fn outlook(&self, ledger: &Ledger, mb: u64) -> Outlook {
-        ledger.outlook(self.ask(mb), self.place.as_ref())
+    fn availability(&self, capacity: &Capacity, mb: u64) -> Availability {
+        capacity.availability(self.ask(mb), self.position.as_ref())
     }
 
     /// Whether it was woken since it was last asked this.
@@ -54,12 +54,12 @@ impl App {
     }
 }
 
-fn ledger(memory: u64, replicas: u32, standby_memory: u64) -> Arc<Ledger> {
+fn capacity(memory: u64, replicas: u32, standby_memory: u64) -> Arc<Capacity> {
     shared(memory, Share::All, replicas, standby_memory)
 }
 
-fn shared(memory: u64, per_org: Share, replicas: u32, standby_memory: u64) -> Arc<Ledger> {
-    Ledger::new(Bounds {
+fn shared(memory: u64, per_org: Share, replicas: u32, standby_memory: u64) -> Arc<Capacity> {
+    Capacity::new(Bounds {
         memory: memory * MB,
         memory_per_org: per_org,
         replicas,
@@ -68,7 +68,7 @@ fn shared(memory: u64, per_org: Share, replicas: u32, standby_memory: u64) -> Ar
     })
 }
 
-fn refused(outcome: Result<Room, Failure>, parts: &[&str]) {
+fn refused(outcome: Result<Reservation, Failure>, parts: &[&str]) {
     let why = outcome.err().expect("there is no room");
     assert_eq!(why.reason, Reason::NoRoom);
     for part in parts {
@@ -78,7 +78,7 @@ fn refused(outcome: Result<Room, Failure>, parts: &[&str]) {
 
 #[test]
 fn room_is_bounded_and_given_back_to_who_waits() {
-    let l = ledger(100, 0, 100);
+    let l = capacity(100, 0, 100);
     let [mut a, mut b, mut stranger] = ["o/a", "o/b", "p/b"].map(App::new);
     let room = a.take(&l, 60).expect("room");
     let why = b.take(&l, 60).err().expect("none");
@@ -96,23 +96,23 @@ fn room_is_bounded_and_given_back_to_who_waits() {
     assert!(stranger.is_woken());
     drop((b, stranger));
     assert!(l.inner.lock().waiting.is_empty());
-    assert_eq!(a.outlook(&l, 100), Outlook::Room);
+    assert_eq!(a.availability(&l, 100), Availability::Now);
 
-    let few = ledger(0, 1, 0);
+    let few = capacity(0, 1, 0);
     let _one = a.take(&few, 1).expect("room");
     assert!(a.take(&few, 1).is_err());
-    assert_eq!(a.outlook(&few, 1), Outlook::None);
+    assert_eq!(a.availability(&few, 1), Availability::Unavailable);
 }
 
 #[test]
 fn frozen_ones_go_the_least_recently_used_first() {
-    let l = ledger(100, 0, 50);
+    let l = capacity(100, 0, 50);
     let [mut a, mut b] = ["o/a", "o/b"].map(App::new);
     let rooms: Vec<_> = (0..3).map(|_| a.take(&l, 20).expect("room")).collect();
     for room in &rooms {
         room.freeze(20 * MB);
     }
-    let told = || rooms.iter().map(Room::must_go).collect::<Vec<_>>();
+    let told = || rooms.iter().map(Reservation::must_go).collect::<Vec<_>>();
     assert_eq!(told(), [true, false, false], "60 MB are over the 50");
     assert!(a.run(&rooms[2], 20).is_ok());
     assert!(b.take(&l, 60).is_err());
@@ -121,12 +121,12 @@ fn frozen_ones_go_the_least_recently_used_first() {
     assert_eq!(told(), [true, false, false], "both would not be enough");
     assert!(b.take(&l, 70).is_err());
     assert_eq!(told(), [true, true, false]);
-    assert_eq!(b.outlook(&l, 70), Outlook::AfterFrozen);
+    assert_eq!(b.availability(&l, 70), Availability::AfterEviction);
     rooms[0].prepare();
     assert!(!b.is_woken());
     rooms[1].prepare();
     assert!(b.is_woken());
-    assert_eq!(b.outlook(&l, 70), Outlook::Room);
+    assert_eq!(b.availability(&l, 70), Availability::Now);
 }
 
 #[test]
@@ -158,9 +158,9 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
     let all = l.inner.lock();
     assert_eq!(all.held.of(&b.id.org).memory, 30 * MB);
     drop(all);
-    b.place = None;
+    b.position = None;
 
-    let few = ledger(0, 4, 0);
+    let few = capacity(0, 4, 0);
     let _three: Vec<_> = (0..3).map(|_| a.take(&few, 6).expect("room")).collect();
     refused(
         b.take(&few, 6),
@@ -174,7 +174,7 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
 
 #[test]
 fn what_is_freed_goes_to_the_organization_with_least_and_waits_for_it() {
-    let l = ledger(100, 0, 0);
+    let l = capacity(100, 0, 0);
     let [mut a, mut b, mut c] = ["evil/a", "evil/b", "good/a"].map(App::new);
     let mut rooms: Vec<_> = (0..10).map(|_| a.take(&l, 10).expect("room")).collect();
     assert!(b.take(&l, 10).is_err() && c.take(&l, 20).is_err());
@@ -196,13 +196,13 @@ fn what_is_freed_goes_to_the_organization_with_least_and_waits_for_it() {
     assert!(c.take(&l, 20).is_err());
     rooms.pop();
     assert!(!b.is_woken());
-    c.place.as_ref().expect("it waits").stop_gathering();
+    c.position.as_ref().expect("it waits").stop_gathering();
     assert!(b.is_woken());
     let _b = b.take(&l, 10).expect("room");
     // Nor does one that has left.
     rooms.truncate(5);
     assert!(c.is_woken() && b.take(&l, 10).is_err());
-    c.place = None;
+    c.position = None;
     assert!(b.is_woken());
     drop(good);
 }
@@ -226,7 +226,7 @@ fn one_at_a_time_takes_over_beyond_the_share_of_its_organization() {
     assert!(second.is_ok() && of_b.is_none());
     drop(new);
     // Where one organization may have everything, nothing bounds them.
-    let l = ledger(100, 0, 0);
+    let l = capacity(100, 0, 0);
     let _old = [a.take(&l, 50).expect("room"), b.take(&l, 50).expect("room")];
     let both = [&a, &b].map(|app| l.take_over(app.ask(50), &mut None));
     assert!(both.iter().all(Result::is_ok));

@@ -22,18 +22,18 @@ const COME_BACK: Duration = Duration::from_secs(1);
 
 /// The requests of one app, and of its organization.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct InFlight {
     app: AtomicUsize,
     org: Arc<AtomicUsize>,
 }
 
 /// The counts of the organizations that have apps.
 #[derive(Debug, Default)]
-pub(super) struct Orgs(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
+pub(super) struct InFlightByOrg(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
 
-impl Orgs {
+impl InFlightByOrg {
     /// The counts of another app of an organization.
-    pub(super) fn load(&self, org: &OrgName) -> Arc<Load> {
+    pub(super) fn counts(&self, org: &OrgName) -> Arc<InFlight> {
         let mut orgs = self.0.lock();
         let known = orgs.get(org).and_then(Weak::upgrade);
         let org = known.unwrap_or_else(|| {
@@ -42,7 +42,7 @@ impl Orgs {
             orgs.insert(org.clone(), Arc::downgrade(&fresh));
             fresh
         });
-        Arc::new(Load {
+        Arc::new(InFlight {
             app: AtomicUsize::new(0),
             org,
         })
@@ -50,7 +50,7 @@ impl Orgs {
 }
 
 /// Permits one request to be under way; it counts for its app and its organization until dropped.
-pub struct InFlightPermit(Arc<Load>);
+pub struct InFlightPermit(Arc<InFlight>);
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
@@ -59,7 +59,7 @@ impl Drop for InFlightPermit {
     }
 }
 
-impl Load {
+impl InFlight {
     /// Permits one more request of the app that these are the counts of.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
-//! The room on this machine: how much memory and how many replicas, and who has it.
+//! The capacity of this machine: how much memory and how many replicas, and who has it.
 //!
-//! A ledger of all replicas of all apps. Running ones count with their memory limit, frozen ones
+//! One account of all replicas of all apps. Running ones count with their memory limit, frozen ones
 //! with what they were measured to keep, prepared ones with nothing. When it is full, frozen
 //! replicas are told to go, and apps wait in a queue whose order `model::capacity` decides: max-min
 //! fair among organizations. Those whose turn it is are woken when room is given back, and take it
@@ -24,8 +24,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::book::{Entry, Inner, Purpose, Use, Waiting};
-use super::{load::Orgs, suspensions::Suspensions};
+use self::book::{Entry, Inner, Purpose, Residency, Waiting};
+use super::{in_flight::InFlightByOrg, suspensions::Suspensions};
 use crate::model::{
     AppId, Failure,
     capacity::{self, Amount, Claim, Limits, Share, Verdict},
@@ -48,18 +48,18 @@ pub struct Bounds {
 
 /// Whether a replica would find room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outlook {
+pub(super) enum Availability {
     /// Now.
-    Room,
+    Now,
     /// Once frozen ones have gone, which are told to when it is asked for.
-    AfterFrozen,
+    AfterEviction,
     /// Not before something ends.
-    None,
+    Unavailable,
 }
 
 /// Who asks for room, and for how much.
 #[derive(Clone, Copy)]
-pub(super) struct Ask<'a> {
+pub(super) struct CapacityRequest<'a> {
     pub(super) app: &'a AppId,
     /// Hears when it is the app's turn.
     pub(super) wake: &'a Arc<Notify>,
@@ -67,22 +67,22 @@ pub(super) struct Ask<'a> {
     pub(super) bytes: u64,
 }
 
-/// The ledger.
-pub(super) struct Ledger {
+/// The account of who has what.
+pub(super) struct Capacity {
     bounds: Bounds,
     inner: Mutex<Inner>,
     /// The requests of the organizations.
-    pub(super) orgs: Orgs,
+    pub(super) in_flight: InFlightByOrg,
     /// The apps that may not run.
     pub(super) suspended: Suspensions,
 }
 
-impl Ledger {
+impl Capacity {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             inner: Mutex::default(),
-            orgs: Orgs::default(),
+            in_flight: InFlightByOrg::default(),
             suspended: Suspensions::default(),
         })
     }
@@ -94,38 +94,39 @@ impl Ledger {
         }
     }
 
-    /// Room for one more replica that runs. Without it the app is in the queue while it keeps `place`.
+    /// Room for one more replica that runs. Without it the app is in the queue while it keeps
+    /// `position`.
     ///
     /// # Errors
     /// NO_ROOM with who has it. Frozen replicas have been told to go, where that helps.
     pub(super) fn take(
         self: &Arc<Self>,
-        ask: Ask<'_>,
-        place: &mut Option<Place>,
-    ) -> Result<Room, Failure> {
-        self.take_for(ask, Purpose::More, place)
+        request: CapacityRequest<'_>,
+        position: &mut Option<QueuePosition>,
+    ) -> Result<Reservation, Failure> {
+        self.take_for(request, Purpose::More, position)
     }
 
     fn take_for(
         self: &Arc<Self>,
-        ask: Ask<'_>,
+        request: CapacityRequest<'_>,
         purpose: Purpose,
-        place: &mut Option<Place>,
-    ) -> Result<Room, Failure> {
+        position: &mut Option<QueuePosition>,
+    ) -> Result<Reservation, Failure> {
         let room = {
             let mut inner = self.inner.lock();
-            self.claim(&mut inner, ask, purpose, place)?;
-            let room = self.enter(&mut inner, ask, false);
+            self.claim(&mut inner, request, purpose, position)?;
+            let room = self.enter(&mut inner, request, false);
             self.wake_next(&mut inner);
             room
         };
-        *place = None;
+        *position = None;
         Ok(room)
     }
 
     /// As [`Self::take`], over the bounds if need be: for what runs already.
-    pub(super) fn take_anyway(self: &Arc<Self>, ask: Ask<'_>) -> Room {
-        self.enter(&mut self.inner.lock(), ask, false)
+    pub(super) fn take_anyway(self: &Arc<Self>, request: CapacityRequest<'_>) -> Reservation {
+        self.enter(&mut self.inner.lock(), request, false)
     }
 
     /// As [`Self::take`], over the bounds if need be, for what takes over from a replica of its app
@@ -136,35 +137,42 @@ impl Ledger {
     /// As [`Self::take`], while another one of its organization does so.
     pub(super) fn take_over(
         self: &Arc<Self>,
-        ask: Ask<'_>,
-        place: &mut Option<Place>,
-    ) -> Result<Room, Failure> {
+        request: CapacityRequest<'_>,
+        position: &mut Option<QueuePosition>,
+    ) -> Result<Reservation, Failure> {
         let room = {
             let mut inner = self.inner.lock();
-            let org = &ask.app.org;
-            let after = inner.held.of(org).plus(Use::Running.amount(ask.bytes));
+            let org = &request.app.org;
+            let after = inner
+                .held
+                .of(org)
+                .plus(Residency::Running.amount(request.bytes));
             let over = !after.less(self.limits(&inner).org).is_none();
             let may = !over || !inner.takes_over(org);
-            may.then(|| self.enter(&mut inner, ask, over))
+            may.then(|| self.enter(&mut inner, request, over))
         };
         let Some(room) = room else {
-            return self.take_for(ask, Purpose::TakeOver, place);
+            return self.take_for(request, Purpose::TakeOver, position);
         };
-        *place = None;
+        *position = None;
         Ok(room)
     }
 
     /// What a replica of this size would find. When that is nothing and the app is not in the
     /// queue, it hears when there may be some.
-    pub(super) fn outlook(&self, ask: Ask<'_>, place: Option<&Place>) -> Outlook {
+    pub(super) fn availability(
+        &self,
+        request: CapacityRequest<'_>,
+        position: Option<&QueuePosition>,
+    ) -> Availability {
         let mut inner = self.inner.lock();
         let mut claims = inner.claims();
-        let ticket = place.map_or(u64::MAX, |p| p.ticket);
-        if place.is_none() {
+        let ticket = position.map_or(u64::MAX, |p| p.ticket);
+        if position.is_none() {
             claims.push(Claim {
                 ticket,
-                org: &ask.app.org,
-                wanted: Use::Running.amount(ask.bytes),
+                org: &request.app.org,
+                wanted: Residency::Running.amount(request.bytes),
                 held: Amount::default(),
                 gathers: false,
             });
@@ -173,36 +181,43 @@ impl Ledger {
         let waiting = inner.waiting.get(&ticket);
         let purpose = waiting.map_or(Purpose::More, |w| w.purpose);
         match find(&verdicts, ticket) {
-            Verdict::Granted => Outlook::Room,
-            verdict if inner.frozen_suffice(verdict, &ask.app.org, purpose) => Outlook::AfterFrozen,
+            Verdict::Granted => Availability::Now,
+            verdict if inner.frozen_suffice(verdict, &request.app.org, purpose) => {
+                Availability::AfterEviction
+            }
             _ => {
-                let me = Arc::downgrade(ask.wake);
-                if place.is_none() && !inner.watching.iter().any(|w| w.ptr_eq(&me)) {
+                let me = Arc::downgrade(request.wake);
+                if position.is_none() && !inner.watching.iter().any(|w| w.ptr_eq(&me)) {
                     inner.watching.push(me);
                 }
-                Outlook::None
+                Availability::Unavailable
             }
         }
     }
 
-    fn enter(self: &Arc<Self>, inner: &mut Inner, ask: Ask<'_>, over: bool) -> Room {
+    fn enter(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        request: CapacityRequest<'_>,
+        over: bool,
+    ) -> Reservation {
         let key = inner.number();
-        inner.count(&ask.app.org, Use::Running, ask.bytes);
+        inner.count(&request.app.org, Residency::Running, request.bytes);
         let evict = Arc::new(AtomicBool::new(false));
         inner.entries.insert(
             key,
             Entry {
-                app: ask.app.clone(),
-                wake: Arc::downgrade(ask.wake),
-                bytes: ask.bytes,
-                kind: Use::Running,
+                app: request.app.clone(),
+                wake: Arc::downgrade(request.wake),
+                bytes: request.bytes,
+                kind: Residency::Running,
                 used: key,
                 evict: evict.clone(),
                 over,
             },
         );
-        Room {
-            ledger: self.clone(),
+        Reservation {
+            capacity: self.clone(),
             key,
             evict,
         }
@@ -236,20 +251,20 @@ impl Ledger {
     fn claim(
         self: &Arc<Self>,
         inner: &mut Inner,
-        ask: Ask<'_>,
+        request: CapacityRequest<'_>,
         purpose: Purpose,
-        place: &mut Option<Place>,
+        position: &mut Option<QueuePosition>,
     ) -> Result<(), Failure> {
-        let place = place.get_or_insert_with(|| Place {
-            ledger: self.clone(),
+        let position = position.get_or_insert_with(|| QueuePosition {
+            capacity: self.clone(),
             ticket: inner.number(),
         });
-        let ticket = place.ticket;
+        let ticket = position.ticket;
         let gathers = inner.waiting.get(&ticket).is_none_or(|w| w.gathers);
         let waiting = Waiting {
-            app: ask.app.clone(),
-            wake: Arc::downgrade(ask.wake),
-            bytes: ask.bytes,
+            app: request.app.clone(),
+            wake: Arc::downgrade(request.wake),
+            bytes: request.bytes,
             purpose,
             gathers,
             woken: false,
@@ -264,8 +279,8 @@ impl Ledger {
             inner.waiting.remove(&ticket);
             return Ok(());
         }
-        inner.evict_for(verdict, &ask.app.org, purpose);
-        Err(report::no_room(inner, limits, ask, verdict))
+        inner.evict_for(verdict, &request.app.org, purpose);
+        Err(report::no_room(inner, limits, request, verdict))
     }
 
     /// Something was given back.
@@ -314,74 +329,78 @@ fn find(verdicts: &[(u64, Verdict)], ticket: u64) -> Verdict {
     found.map_or(Verdict::Kept, |(_, verdict)| *verdict)
 }
 
-/// A place in the queue, left when it is dropped.
-pub(super) struct Place {
-    ledger: Arc<Ledger>,
+/// A position in the queue, given up when it is dropped.
+pub(super) struct QueuePosition {
+    capacity: Arc<Capacity>,
     ticket: u64,
 }
 
-impl Place {
+impl QueuePosition {
     /// It has waited for so long that what is free goes to whoever can use it.
     pub(super) fn stop_gathering(&self) {
-        let mut inner = self.ledger.inner.lock();
+        let mut inner = self.capacity.inner.lock();
         let waiting = inner.waiting.get_mut(&self.ticket);
         if waiting.is_some_and(|w| std::mem::replace(&mut w.gathers, false)) {
-            self.ledger.wake_next(&mut inner);
+            self.capacity.wake_next(&mut inner);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePosition {
     fn drop(&mut self) {
-        let mut inner = self.ledger.inner.lock();
+        let mut inner = self.capacity.inner.lock();
         if inner.waiting.remove(&self.ticket).is_some() {
-            self.ledger.wake_next(&mut inner);
+            self.capacity.wake_next(&mut inner);
         }
     }
 }
 
-/// The room of one replica, given back when it is dropped.
-pub(super) struct Room {
-    ledger: Arc<Ledger>,
+/// What one replica has of the capacity, given back when it is dropped.
+pub(super) struct Reservation {
+    capacity: Arc<Capacity>,
     key: u64,
     evict: Arc<AtomicBool>,
 }
 
-impl Room {
+impl Reservation {
     /// It is going to run again.
     ///
     /// # Errors
-    /// As [`Ledger::take`]; it stays what it is then.
-    pub(super) fn run(&self, ask: Ask<'_>, place: &mut Option<Place>) -> Result<(), Failure> {
+    /// As [`Capacity::take`]; it stays what it is then.
+    pub(super) fn run(
+        &self,
+        request: CapacityRequest<'_>,
+        position: &mut Option<QueuePosition>,
+    ) -> Result<(), Failure> {
         {
-            let mut inner = self.ledger.inner.lock();
+            let mut inner = self.capacity.inner.lock();
             let again = Purpose::Again(self.key);
-            self.ledger.claim(&mut inner, ask, again, place)?;
-            self.turn(&mut inner, Use::Running, ask.bytes);
-            self.ledger.wake_next(&mut inner);
+            self.capacity.claim(&mut inner, request, again, position)?;
+            self.turn(&mut inner, Residency::Running, request.bytes);
+            self.capacity.wake_next(&mut inner);
         }
-        *place = None;
+        *position = None;
         Ok(())
     }
 
     /// It is frozen and keeps so much memory.
     pub(super) fn freeze(&self, bytes: u64) {
-        let mut inner = self.ledger.inner.lock();
-        self.turn(&mut inner, Use::Frozen, bytes);
+        let mut inner = self.capacity.inner.lock();
+        self.turn(&mut inner, Residency::Frozen, bytes);
         let over = inner
             .frozen
-            .saturating_sub(self.ledger.bounds.standby_memory);
+            .saturating_sub(self.capacity.bounds.standby_memory);
         if over > 0 {
             inner.evict(over, None, None);
         }
-        self.ledger.freed(&mut inner);
+        self.capacity.freed(&mut inner);
     }
 
     /// Its process is gone.
     pub(super) fn prepare(&self) {
-        let mut inner = self.ledger.inner.lock();
-        self.turn(&mut inner, Use::Prepared, 0);
-        self.ledger.freed(&mut inner);
+        let mut inner = self.capacity.inner.lock();
+        self.turn(&mut inner, Residency::Prepared, 0);
+        self.capacity.freed(&mut inner);
     }
 
     /// Its memory is needed elsewhere.
@@ -389,7 +408,7 @@ impl Room {
         self.evict.load(Ordering::Acquire)
     }
 
-    fn turn(&self, inner: &mut Inner, kind: Use, bytes: u64) {
+    fn turn(&self, inner: &mut Inner, kind: Residency, bytes: u64) {
         let used = inner.number();
         let Some(entry) = inner.entries.get_mut(&self.key) else {
             return;
@@ -403,12 +422,12 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut inner = self.ledger.inner.lock();
+        let mut inner = self.capacity.inner.lock();
         if let Some(entry) = inner.entries.remove(&self.key) {
             inner.discount(&entry.app.org, entry.kind, entry.bytes);
         }
-        self.ledger.freed(&mut inner);
+        self.capacity.freed(&mut inner);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Ask, Inner};
+use super::{CapacityRequest, Inner};
 use crate::{
     fleet::Fleet,
     model::{
@@ -21,9 +21,14 @@ fn mb(bytes: u64) -> u64 {
 }
 
 /// Says what holds the room: by name to the app's own organization, in numbers to others.
-pub(super) fn no_room(inner: &Inner, limits: Limits, ask: Ask<'_>, verdict: Verdict) -> Failure {
-    let org = &ask.app.org;
-    let (wanted, has, all) = (mb(ask.bytes), inner.held.of(org), inner.held.total);
+pub(super) fn no_room(
+    inner: &Inner,
+    limits: Limits,
+    request: CapacityRequest<'_>,
+    verdict: Verdict,
+) -> Failure {
+    let org = &request.app.org;
+    let (wanted, has, all) = (mb(request.bytes), inner.held.of(org), inner.held.total);
     let what = match verdict {
         Verdict::OverShare(Amount { memory: 1.., .. }) => format!(
             "{wanted} MB of memory are wanted, and organization {org} has {} of the {} MB that one organization may have ({MEMORY_PER_ORG}); try again later, stop another of its apps or lower its memory_mb or reserved_capacity, or raise the setting",
@@ -67,7 +72,7 @@ pub(super) fn no_room(inner: &Inner, limits: Limits, ask: Ask<'_>, verdict: Verd
         Reason::NoRoom,
         format!(
             "there is no room for another replica of app {} on this machine: {what}",
-            ask.app
+            request.app
         ),
     )
     .with_detail(format!("the room is held by: {}", holders.join(", ")))
@@ -78,8 +83,8 @@ impl Fleet {
     /// Why a replica of an app, or all its reserved ones together, can never find room within what
     /// one organization may have here, as far as that is known by now.
     pub fn never_fits(&self, reserved: u32, memory_mb: u32) -> Option<String> {
-        let ledger = &self.shared.ledger;
-        let limits = ledger.limits(&ledger.inner.lock());
+        let capacity = &self.shared.capacity;
+        let limits = capacity.limits(&capacity.inner.lock());
         never_fits(limits, reserved, memory_mb)
     }
 }
