@@ -1,9 +1,21 @@
 //! The requests that wait for a replica: first in, first out, bounded in number and bytes.
 //!
 //! Three bounds hold at a time: an app's, its organization's and the server's. A queue knows the
-//! first by itself. A [`HoldLimiter`] has the other two and hands out a [`Permit`] for each held
+//! first by itself. A [`HoldLimiter`] has the other two and hands out a [`HoldPermit`] for each held
 //! request, which the queue keeps beside it; whatever takes the request out of the queue drops the
 //! permit with it. A request that finds a replica at once never comes here.
+//!
+//! # Invariants
+//!
+//! - A request enters the queue, is answered and leaves under the mutex of its app's state. So
+//!   whoever is in the queue is there to take the answer, which is sent once, and after
+//!   [`Queue::leave`] none comes. One that came before lies in the channel, and is given back by
+//!   the one that gave up (`lease.rs`).
+//! - A request waits only while no replica that serves has a free slot: each step that frees or
+//!   adds one hands it on in the same critical section, to the first in line.
+//! - What is counted (requests, bytes, permits) is what is in the queue, no more and no less.
+//! - The counts of the limiter are locked under the mutex of a state and lock nothing themselves,
+//!   so a permit may be taken and dropped under it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -42,7 +54,7 @@ struct Taken {
 
 /// One held request's part of what may be held, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct HoldPermit {
     _request: Taken,
     _bytes: Option<Taken>,
 }
@@ -85,7 +97,7 @@ impl HoldLimiter {
     ///
     /// # Errors
     /// HOLD_QUEUE_FULL, which names the bound.
-    fn acquire(&self, org: &OrgName, bytes: usize) -> Result<Permit, Failure> {
+    fn acquire(&self, org: &OrgName, bytes: usize) -> Result<HoldPermit, Failure> {
         let request = self.requests.take(org, 1).map_err(|full| {
             let most = self.requests.most;
             match full {
@@ -113,7 +125,7 @@ impl HoldLimiter {
                 )),
             }
         })?;
-        Ok(Permit {
+        Ok(HoldPermit {
             _request: request,
             _bytes: of_body,
         })
@@ -140,7 +152,7 @@ pub(super) type Ticket = u64;
 struct Waiter<T> {
     answer: oneshot::Sender<Result<T, Failure>>,
     bytes: usize,
-    _permit: Permit,
+    _permit: HoldPermit,
 }
 
 /// The queue of those who wait for a `T`. A map by ticket, so that a client that leaves gives up
@@ -184,7 +196,7 @@ impl<T> Queue<T> {
         app: &AppId,
         config: &Config,
         bytes: usize,
-    ) -> Result<Permit, Failure> {
+    ) -> Result<HoldPermit, Failure> {
         if self.len() >= config.hold_max_requests {
             return Err(refusal(format!(
                 "app {app} has {} requests held already (IGNITE_HOLD_MAX_REQUESTS)",
@@ -203,7 +215,7 @@ impl<T> Queue<T> {
     pub(super) fn push(
         &mut self,
         bytes: usize,
-        permit: Permit,
+        permit: HoldPermit,
     ) -> (Ticket, oneshot::Receiver<Result<T, Failure>>) {
         let (answer, rx) = oneshot::channel();
         let ticket = self.next;
@@ -263,7 +275,7 @@ mod tests {
             let requests = Most { all: 8, each: 5 };
             let bytes = Most { all: 100, each: 70 };
             let limiter = HoldLimiter::new(requests, bytes);
-            let mut held: Vec<(usize, usize, Permit)> = Vec::new();
+            let mut held: Vec<(usize, usize, HoldPermit)> = Vec::new();
             for (org, size, leaves) in steps {
                 let sums = |of: Option<usize>| {
                     let theirs = held.iter().filter(|h| of.is_none_or(|org| h.0 == org));

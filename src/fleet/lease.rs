@@ -1,4 +1,8 @@
 //! The right to send a request to a replica: how a request gets it, has it and gives it back.
+//!
+//! What changes hands under the mutex of the state is a [`Grant`], a plain value. A [`Lease`] gives
+//! its replica back when it is dropped, for which it takes that mutex: so it is made of a grant once
+//! the mutex is released, and is never in anything that is dropped under it.
 
 use std::{future::Future, sync::Arc};
 

@@ -32,8 +32,15 @@
 //! | `upstream/` | connections to one port of one replica |
 //! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
 //!
+//! # Who may write, and the order of locks
+//!
 //! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
-//! everything slow happens in the driver's tasks.
+//! everything slow happens in the driver's tasks, which report what they came to. What the engine
+//! says of containers is a hint or a list, and decides nothing by itself (`state/containers.rs`).
+//!
+//! Locks are taken in this order, and none is held across an await: the maps of deployments, then of
+//! candidates; the list of test runs by itself; the state of one app, never two at a time; the
+//! leaves that are locked under it (capacity, suspensions, limiters, events, progress).
 
 mod ages;
 mod autoscaler;

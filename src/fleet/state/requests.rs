@@ -11,7 +11,7 @@ use super::{State, phase::Phase, slot::Slot};
 use crate::{
     fleet::{
         ages::Mark,
-        hold::{Permit, Ticket},
+        hold::{HoldPermit, Ticket},
         replica::Replica,
         send_while_resuming::Thaw,
     },
@@ -77,7 +77,7 @@ impl State {
     ///
     /// # Errors
     /// HOLD_QUEUE_FULL, or why starting fails.
-    fn admit(&self, bytes: usize, now: Instant) -> Result<Permit, Failure> {
+    fn admit(&self, bytes: usize, now: Instant) -> Result<HoldPermit, Failure> {
         let app = &self.revision.app;
         if let Some(why) = self.capacity.suspended.of(app) {
             return Err(why);
