@@ -11,7 +11,7 @@ const CRASH_WINDOW: Duration = Duration::from_secs(10);
 
 /// The failures of an app since something last went well.
 #[derive(Debug, Default)]
-pub(in crate::fleet) struct FailureHistory {
+pub(super) struct FailureHistory {
     /// Failed starts since the last good one.
     failed_starts: u32,
     /// Replicas in a row that died soon after they were ready.
@@ -24,34 +24,34 @@ pub(in crate::fleet) struct FailureHistory {
 
 impl FailureHistory {
     /// Failed starts since the last good one.
-    pub(in crate::fleet) fn failed_starts(&self) -> u32 {
+    pub(super) fn failed_starts(&self) -> u32 {
         self.failed_starts
     }
 
     /// Whether anything has failed since something last went well.
-    pub(in crate::fleet) fn is_recent(&self) -> bool {
+    pub(super) fn is_recent(&self) -> bool {
         self.failed_starts + self.crashes > 0
     }
 
     /// Why starting cannot succeed now.
-    pub(in crate::fleet) fn certain(&self) -> Option<&Failure> {
+    pub(super) fn certain(&self) -> Option<&Failure> {
         self.certain.as_ref()
     }
 
     /// When the next start is tried, while it is put off.
-    pub(in crate::fleet) fn waits_until(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn waits_until(&self, now: Instant) -> Option<Instant> {
         self.retry_at.filter(|at| now < *at)
     }
 
     /// What a request is refused with as long as starting cannot succeed.
-    pub(in crate::fleet) fn refusal(&self, now: Instant) -> Option<Failure> {
+    pub(super) fn refusal(&self, now: Instant) -> Option<Failure> {
         let (why, at) = (self.certain.as_ref()?, self.waits_until(now)?);
         Some(why.clone().with_retry_after(at - now))
     }
 
     /// A start failed; true when the next one is certain to fail as well. One failure may be
     /// chance, two in a row are not.
-    pub(in crate::fleet) fn start_failed(
+    pub(super) fn start_failed(
         &mut self,
         failure: &Failure,
         certain: bool,
@@ -68,13 +68,13 @@ impl FailureHistory {
     }
 
     /// A replica is ready.
-    pub(in crate::fleet) fn started(&mut self) {
+    pub(super) fn started(&mut self) {
         self.failed_starts = 0;
         self.certain = None;
     }
 
     /// A replica that served for so long died.
-    pub(in crate::fleet) fn died(&mut self, ran: Duration, config: &Config) {
+    pub(super) fn died(&mut self, ran: Duration, config: &Config) {
         self.crashes = if ran < CRASH_WINDOW {
             self.crashes + 1
         } else {
@@ -84,7 +84,7 @@ impl FailureHistory {
     }
 
     /// Nothing can be started for some time.
-    pub(in crate::fleet) fn refuse(&mut self, why: Failure, stands: Duration) {
+    pub(super) fn refuse(&mut self, why: Failure, stands: Duration) {
         self.certain = Some(why);
         self.retry_at = Some(Instant::now() + stands);
     }

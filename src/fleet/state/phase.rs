@@ -31,9 +31,10 @@ use std::{
 
 use tokio::sync::watch;
 
-pub(in crate::fleet) use self::{
+pub(in crate::fleet) use self::remains::{Containers, Removal, Vacated};
+pub(super) use self::{
     live::{Draining, Live, Pausing, Ready, Resuming},
-    remains::{Containers, Failed, Removal, Stopping, Times, Vacated},
+    remains::{Failed, Stopping, Times},
     start::{Start, Starting},
 };
 use crate::{
@@ -46,7 +47,7 @@ use crate::{
 };
 
 /// Where a replica is in its life.
-pub(in crate::fleet) enum Phase {
+pub(super) enum Phase {
     /// Its container is being created.
     Creating(Start),
     /// Its container runs and is not ready.
@@ -73,7 +74,7 @@ pub(in crate::fleet) enum Phase {
 
 impl Phase {
     /// Stops what has a container that nothing else is done with: it goes for good.
-    pub(in crate::fleet) fn stop(self, grace: Duration) -> (Self, Option<Removal>) {
+    pub(super) fn stop(self, grace: Duration) -> (Self, Option<Removal>) {
         let (stopping, removal) = match self {
             Phase::Draining(d) => d.live.stop(d.frozen, grace),
             Phase::Failed(failed) => failed.stop(grace),
@@ -100,7 +101,7 @@ impl Phase {
     }
 
     /// The container ended by itself, or is not as it was believed.
-    pub(in crate::fleet) fn died(self) -> Self {
+    pub(super) fn died(self) -> Self {
         let failed = match self {
             Phase::Ready(ready) => ready.live.died(false),
             Phase::Draining(d) => d.live.died(d.frozen),
@@ -127,7 +128,7 @@ impl Phase {
     }
 
     /// Calls a start off, and ends liveness probes: the driver ends.
-    pub(in crate::fleet) fn end_tasks(&mut self) {
+    pub(super) fn end_tasks(&mut self) {
         match self {
             Phase::Ready(ready) => ready.end_probes(),
             _ => self.call_off(),
@@ -135,14 +136,14 @@ impl Phase {
     }
 
     /// Calls the start off, if it is on its way up.
-    pub(in crate::fleet) fn call_off(&self) {
+    pub(super) fn call_off(&self) {
         if let Some(start) = self.start() {
             start.call_off();
         }
     }
 
     /// Its start, while it is on its way up.
-    pub(in crate::fleet) fn start(&self) -> Option<&Start> {
+    pub(super) fn start(&self) -> Option<&Start> {
         match self {
             Phase::Creating(start) => Some(start),
             Phase::Starting(starting) => Some(&starting.start),
@@ -167,7 +168,7 @@ impl Phase {
     }
 
     /// The replica that runs or is frozen, or of which is to be found out how it ended.
-    pub(in crate::fleet) fn replica(&self) -> Option<&Arc<Replica>> {
+    pub(super) fn replica(&self) -> Option<&Arc<Replica>> {
         match self {
             Phase::Failed(failed) => failed.examine.as_ref(),
             other => other.live().map(Live::replica),
@@ -175,7 +176,7 @@ impl Phase {
     }
 
     /// How its thaw ends, while it is being thawed.
-    pub(in crate::fleet) fn thaw(&self) -> Option<watch::Receiver<Thaw>> {
+    pub(super) fn thaw(&self) -> Option<watch::Receiver<Thaw>> {
         match self {
             Phase::Resuming(resuming) => Some(resuming.thaw.subscribe()),
             _ => None,
@@ -183,7 +184,7 @@ impl Phase {
     }
 
     /// Its container, once there is one.
-    pub(in crate::fleet) fn container(&self) -> Option<&ContainerId> {
+    pub(super) fn container(&self) -> Option<&ContainerId> {
         match self {
             Phase::Creating(_) | Phase::Preparing(_) => None,
             Phase::Starting(starting) => Some(&starting.containers.app),
@@ -200,7 +201,7 @@ impl Phase {
 
     /// What keeps its network, as far as it is of use yet.
     #[cfg(test)]
-    pub(in crate::fleet) fn holder(&self) -> Option<&ContainerId> {
+    pub(super) fn holder(&self) -> Option<&ContainerId> {
         match self {
             Phase::Starting(starting) => starting.containers.holder.as_ref(),
             Phase::Prepared(prepared) => Some(&prepared.holder),
@@ -209,12 +210,12 @@ impl Phase {
     }
 
     /// Where its primary port is reached.
-    pub(in crate::fleet) fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         self.replica()?.address()
     }
 
     /// When its container was started.
-    pub(in crate::fleet) fn started_at(&self) -> Option<SystemTime> {
+    pub(super) fn started_at(&self) -> Option<SystemTime> {
         match self {
             Phase::Starting(starting) => starting.started,
             other => other.times()?.started,
@@ -222,7 +223,7 @@ impl Phase {
     }
 
     /// When it became ready.
-    pub(in crate::fleet) fn ready_at(&self) -> Option<SystemTime> {
+    pub(super) fn ready_at(&self) -> Option<SystemTime> {
         self.times()?.ready
     }
 
@@ -236,7 +237,7 @@ impl Phase {
     }
 
     /// Whether it serves, or is on its way up and wanted.
-    pub(in crate::fleet) fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         match self.start() {
             Some(start) => !start.is_called_off(),
             None => self.takes_requests(),
@@ -244,12 +245,12 @@ impl Phase {
     }
 
     /// Whether requests may be sent to it.
-    pub(in crate::fleet) fn takes_requests(&self) -> bool {
+    pub(super) fn takes_requests(&self) -> bool {
         matches!(self, Phase::Ready(_) | Phase::Resuming(_))
     }
 
     /// Whether it runs, or how deep it sleeps.
-    pub(in crate::fleet) fn depth(&self) -> &'static str {
+    pub(super) fn depth(&self) -> &'static str {
         match self {
             Phase::Pausing(_) | Phase::Paused(_) => "paused",
             Phase::Preparing(_) | Phase::Prepared(_) => ReplicaView::PREPARED,
@@ -258,12 +259,12 @@ impl Phase {
     }
 
     /// Whether it is in warm standby, or on its way there.
-    pub(in crate::fleet) fn rests(&self) -> bool {
+    pub(super) fn rests(&self) -> bool {
         self.depth() != "running"
     }
 
     /// The word for people and for the API.
-    pub(in crate::fleet) fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         match self {
             Phase::Creating(_) => "creating",
             Phase::Starting(_) => "starting",

@@ -11,28 +11,28 @@ use crate::{
 };
 
 /// The fleet's record of one replica.
-pub(in crate::fleet) struct Slot {
-    pub(in crate::fleet) key: u64,
-    pub(in crate::fleet) id: ReplicaId,
+pub(super) struct Slot {
+    pub(super) key: u64,
+    pub(super) id: ReplicaId,
     /// Which activation it belongs to; only those of the current one serve.
-    pub(in crate::fleet) generation: u64,
+    pub(super) generation: u64,
     /// The version it runs.
-    pub(in crate::fleet) version: u32,
+    pub(super) version: u32,
     phase: Phase,
     /// When it came into its phase.
     since: Instant,
     /// Requests that have not ended. Those of a replica that died end on their own.
-    pub(in crate::fleet) in_flight: u32,
+    pub(super) in_flight: u32,
     /// How old these are, but for upgraded ones.
-    pub(in crate::fleet) ages: Ages,
+    pub(super) ages: Ages,
     /// The number of the last lease; larger is more recent.
-    pub(in crate::fleet) last_used: u64,
+    pub(super) last_used: u64,
     /// What it takes of the machine; given back with the slot.
-    pub(in crate::fleet) reservation: Reservation,
+    pub(super) reservation: Reservation,
 }
 
 impl Slot {
-    pub(in crate::fleet) fn new(
+    pub(super) fn new(
         key: u64,
         id: ReplicaId,
         generation: u64,
@@ -54,22 +54,22 @@ impl Slot {
         }
     }
 
-    pub(in crate::fleet) fn phase(&self) -> &Phase {
+    pub(super) fn phase(&self) -> &Phase {
         &self.phase
     }
 
     /// For what changes within a phase; another phase is entered by a step.
-    pub(in crate::fleet) fn phase_mut(&mut self) -> &mut Phase {
+    pub(super) fn phase_mut(&mut self) -> &mut Phase {
         &mut self.phase
     }
 
     /// When it came into its phase.
-    pub(in crate::fleet) fn since(&self) -> Instant {
+    pub(super) fn since(&self) -> Instant {
         self.since
     }
 
     /// Takes a step of its life, if `step` knows one from the phase that it is in.
-    pub(in crate::fleet) fn advance<R>(&mut self, step: impl FnOnce(Phase) -> (Phase, R)) -> R {
+    pub(super) fn advance<R>(&mut self, step: impl FnOnce(Phase) -> (Phase, R)) -> R {
         let before = std::mem::discriminant(&self.phase);
         // The step has the phase to itself meanwhile, and cannot see the slot.
         let vacant = Phase::Preparing(Times::default());
@@ -82,12 +82,12 @@ impl Slot {
     }
 
     /// As [`Self::advance`], for a step with nothing to say.
-    pub(in crate::fleet) fn turn(&mut self, step: impl FnOnce(Phase) -> Phase) {
+    pub(super) fn turn(&mut self, step: impl FnOnce(Phase) -> Phase) {
         self.advance(|phase| (step(phase), ()));
     }
 
     /// Ready => Draining.
-    pub(in crate::fleet) fn drain(&mut self, until: Option<Instant>) {
+    pub(super) fn drain(&mut self, until: Option<Instant>) {
         self.turn(|phase| match phase {
             Phase::Ready(ready) => Phase::Draining(ready.drain(until)),
             other => other,
@@ -95,7 +95,7 @@ impl Slot {
     }
 
     /// Draining => Ready.
-    pub(in crate::fleet) fn revive(&mut self) {
+    pub(super) fn revive(&mut self) {
         self.turn(|phase| match phase {
             Phase::Draining(draining) => Phase::Ready(draining.revive()),
             other => other,
@@ -103,12 +103,12 @@ impl Slot {
     }
 
     /// Draining, Failed, Paused or Prepared => Stopping, with what is to be removed.
-    pub(in crate::fleet) fn stop(&mut self, grace: Duration) -> Option<Removal> {
+    pub(super) fn stop(&mut self, grace: Duration) -> Option<Removal> {
         self.advance(|phase| phase.stop(grace))
     }
 
     /// Draining or Paused => Preparing, with what is to be ended for it.
-    pub(in crate::fleet) fn prepare(&mut self) -> Option<Vacated> {
+    pub(super) fn prepare(&mut self) -> Option<Vacated> {
         self.advance(|phase| {
             let (times, vacated) = match phase {
                 Phase::Draining(draining) => draining.prepare(),
@@ -120,13 +120,13 @@ impl Slot {
     }
 
     /// How its start stands, for its owner, while it is on its way up.
-    pub(in crate::fleet) fn not_ready(&self) -> Option<String> {
+    pub(super) fn not_ready(&self) -> Option<String> {
         let start = self.phase.start()?;
         Some(start.progress().whole_text())
     }
 
     /// What it does now.
-    pub(in crate::fleet) fn view(&self) -> ReplicaView {
+    pub(super) fn view(&self) -> ReplicaView {
         ReplicaView {
             id: self.id.clone(),
             state: self.phase.word(),

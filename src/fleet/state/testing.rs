@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     State, capacity_for,
-    phase::{Phase, Start, Starting},
+    phase::{Phase, Start},
     slot::Slot,
 };
 use crate::{
@@ -14,29 +14,28 @@ use crate::{
 };
 
 /// A phase that a replica is put into.
-pub(in crate::fleet) type Make = fn(Starting, ReplicaId, ContainerId) -> Phase;
-
-pub(in crate::fleet) fn starting(start: Starting, _: ReplicaId, _: ContainerId) -> Phase {
-    Phase::Starting(start)
-}
-
-pub(in crate::fleet) fn ready(start: Starting, id: ReplicaId, container: ContainerId) -> Phase {
-    let replica = Arc::new(Replica::new(id, container, None, Vec::new()));
-    Phase::Ready(start.ready(replica).serve())
-}
-
-pub(in crate::fleet) fn failed(start: Starting, _: ReplicaId, _: ContainerId) -> Phase {
-    Phase::Failed(start.failed())
+#[derive(Debug, Clone, Copy)]
+pub(in crate::fleet) enum In {
+    Starting,
+    Ready,
+    Failed,
 }
 
 impl State {
     /// Adds a replica; its key is the number that orders it by use.
-    pub(in crate::fleet) fn add(&mut self, make: Make, in_flight: u32) -> u64 {
+    pub(in crate::fleet) fn add(&mut self, phase: In, in_flight: u32) -> u64 {
         let (key, revision) = (self.next_number(), self.revision.clone());
         let id = ReplicaId::generate(ulid::Ulid::generate());
         let container = ContainerId(key.to_string());
         let start = Start::new(self.progress(&id, &revision)).created(container.clone());
-        let phase = make(start, id.clone(), container);
+        let phase = match phase {
+            In::Starting => Phase::Starting(start),
+            In::Ready => {
+                let replica = Replica::new(id.clone(), container, None, Vec::new());
+                Phase::Ready(start.ready(Arc::new(replica)).serve())
+            }
+            In::Failed => Phase::Failed(start.failed()),
+        };
         let reservation = self
             .capacity
             .take_anyway(capacity_for(&revision, &self.wake));
@@ -61,8 +60,10 @@ impl State {
         self.failures.start_failed(&why, false, &self.config);
     }
 
-    pub(in crate::fleet) fn slots(&self) -> &[Slot] {
-        &self.slots
+    /// The key and the id of the oldest replica.
+    pub(in crate::fleet) fn oldest(&self) -> (u64, ReplicaId) {
+        let slot = self.slots.first().expect("there is one");
+        (slot.key, slot.id.clone())
     }
 
     /// What phase a replica is in.

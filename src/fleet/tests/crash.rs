@@ -157,12 +157,8 @@ async fn a_death_between_ready_and_in_service_is_not_lost() {
     w.engine.script("v1", never_ready());
     let request = w.request();
     until("it starts", || w.live() == 1).await;
-    let (key, id) = {
-        let s = w.app.state.lock();
-        let slot = &s.slots()[0];
-        assert_eq!(slot.phase().word(), "starting");
-        (slot.key, slot.id.clone())
-    };
+    let (key, id) = w.app.state.lock().oldest();
+    assert_eq!(w.app.state.lock().phase_of(key), "starting");
     let container = w.only_container();
     w.app.container_ended(&container);
     let replica = Arc::new(Replica::new(id, container, None, Vec::new()));

@@ -2,10 +2,7 @@
 
 use super::*;
 use crate::{
-    fleet::state::{
-        Action, Plan,
-        testing::{self, failed, ready, starting},
-    },
+    fleet::state::{Action, Plan, testing::In},
     model::Reason,
 };
 
@@ -21,7 +18,7 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
 }
 
 /// Adds a replica; its key is the number that orders it by use.
-fn add(d: &Deployment, phase: testing::Make, in_flight: u32) -> u64 {
+fn add(d: &Deployment, phase: In, in_flight: u32) -> u64 {
     d.state.lock().add(phase, in_flight)
 }
 
@@ -53,10 +50,10 @@ fn phase(d: &Deployment, key: u64) -> &'static str {
 #[tokio::test(start_paused = true)]
 async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy() {
     let d = fixture(4, 4);
-    let busy = add(&d, ready, 1);
-    let older = add(&d, ready, 0);
-    let newer = add(&d, ready, 0);
-    let starts_up = add(&d, starting, 0);
+    let busy = add(&d, In::Ready, 1);
+    let older = add(&d, In::Ready, 0);
+    let newer = add(&d, In::Ready, 0);
+    let starts_up = add(&d, In::Starting, 0);
     let first = plan(&d);
     assert_eq!((starts(&first), stops(&first)), (0, Vec::new()));
     let shrink = |max| {
@@ -73,7 +70,7 @@ async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy()
     shrink(1);
     assert_eq!(stops(&plan(&d)), [newer]);
     assert!(!d.state.lock().tells_when_spare());
-    let other = add(&d, ready, 1);
+    let other = add(&d, In::Ready, 1);
     assert!(stops(&plan(&d)).is_empty() && d.state.lock().tells_when_spare());
     // The longest unused of the busy ones takes no more and finishes what it has.
     assert_eq!(phase(&d, busy), "draining");
@@ -87,9 +84,9 @@ async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy()
 #[tokio::test(start_paused = true)]
 async fn replicas_of_an_old_generation_drain_and_its_starts_are_called_off() {
     let d = fixture(0, 1);
-    let idle = add(&d, ready, 0);
-    let busy = add(&d, ready, 1);
-    let starts_up = add(&d, starting, 0);
+    let idle = add(&d, In::Ready, 0);
+    let busy = add(&d, In::Ready, 1);
+    let starts_up = add(&d, In::Starting, 0);
     d.activate(revision(2));
     let plan = plan(&d);
     assert_eq!(
@@ -122,7 +119,7 @@ async fn missing_replicas_start_at_once_or_one_at_a_time_while_starts_fail() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
     let d = fixture(0, 1);
-    let key = add(&d, ready, 1);
+    let key = add(&d, In::Ready, 1);
     assert_eq!(plan(&d).wake_at, None);
     assert!(d.state.lock().tells_when_idle());
     d.state.lock().end_one(key);
@@ -135,10 +132,10 @@ async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
 #[tokio::test(start_paused = true)]
 async fn a_closed_app_waits_for_its_requests_and_then_forces() {
     let d = fixture(1, 2);
-    let busy = add(&d, ready, 1);
-    let idle = add(&d, ready, 0);
-    let ended = add(&d, failed, 1);
-    let starts_up = add(&d, starting, 0);
+    let busy = add(&d, In::Ready, 1);
+    let idle = add(&d, In::Ready, 0);
+    let ended = add(&d, In::Failed, 1);
+    let starts_up = add(&d, In::Starting, 0);
     d.close(Failure::new(Reason::AppDeleted, "gone"), true);
     let first = plan(&d);
     assert_eq!(stops(&first), [idle, ended]);

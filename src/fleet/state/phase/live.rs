@@ -12,21 +12,21 @@ use crate::{
 };
 
 /// A container whose app was ready once, and which runs or is frozen.
-pub(in crate::fleet) struct Live {
+pub(in crate::fleet::state) struct Live {
     pub(super) replica: Arc<Replica>,
     pub(super) holder: Option<ContainerId>,
     pub(super) times: Times,
 }
 
 /// A replica that serves.
-pub(in crate::fleet) struct Ready {
+pub(in crate::fleet::state) struct Ready {
     pub(super) live: Live,
     /// Ends its liveness probes, once there are some.
     pub(super) probes: Option<DropGuard>,
 }
 
 /// A replica that takes no more requests.
-pub(in crate::fleet) struct Draining {
+pub(in crate::fleet::state) struct Draining {
     pub(super) live: Live,
     /// From then on it is stopped although requests may be in flight, and is not put into standby.
     pub(super) until: Option<Instant>,
@@ -35,14 +35,14 @@ pub(in crate::fleet) struct Draining {
 }
 
 /// A replica that is being frozen.
-pub(in crate::fleet) struct Pausing {
+pub(in crate::fleet::state) struct Pausing {
     pub(super) live: Live,
     /// The engine reported the container's end meanwhile.
     pub(super) ended: bool,
 }
 
 /// A replica that is being thawed. Dropping it says that how the thaw ends is not known.
-pub(in crate::fleet) struct Resuming {
+pub(in crate::fleet::state) struct Resuming {
     pub(super) live: Live,
     /// Notifies those who have sent to it of how its thaw ends.
     pub(super) thaw: watch::Sender<Thaw>,
@@ -50,7 +50,10 @@ pub(in crate::fleet) struct Resuming {
 
 impl Live {
     /// One that an earlier run left frozen.
-    pub(in crate::fleet) fn adopted(replica: Arc<Replica>, holder: Option<ContainerId>) -> Self {
+    pub(in crate::fleet::state) fn adopted(
+        replica: Arc<Replica>,
+        holder: Option<ContainerId>,
+    ) -> Self {
         Self {
             replica,
             holder,
@@ -58,7 +61,7 @@ impl Live {
         }
     }
 
-    pub(in crate::fleet) fn replica(&self) -> &Arc<Replica> {
+    pub(in crate::fleet::state) fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
 
@@ -70,7 +73,7 @@ impl Live {
     }
 
     /// It takes requests from now on.
-    pub(in crate::fleet) fn serve(self) -> Ready {
+    pub(in crate::fleet::state) fn serve(self) -> Ready {
         Ready {
             live: self,
             probes: None,
@@ -78,7 +81,7 @@ impl Live {
     }
 
     /// It takes no requests, and goes at the latest at `until`.
-    pub(in crate::fleet) fn drain(self, until: Option<Instant>) -> Draining {
+    pub(in crate::fleet::state) fn drain(self, until: Option<Instant>) -> Draining {
         Draining {
             live: self,
             until,
@@ -87,7 +90,7 @@ impl Live {
     }
 
     /// It was frozen and is being thawed.
-    pub(in crate::fleet) fn resume(self) -> Resuming {
+    pub(in crate::fleet::state) fn resume(self) -> Resuming {
         Resuming {
             live: self,
             thaw: watch::Sender::new(Thaw::Pending),
@@ -95,7 +98,7 @@ impl Live {
     }
 
     /// It is frozen and gives up its process.
-    pub(in crate::fleet) fn prepare(self) -> (Times, Vacated) {
+    pub(in crate::fleet::state) fn prepare(self) -> (Times, Vacated) {
         self.vacate(true)
     }
 
@@ -134,12 +137,12 @@ impl Live {
 
 impl Ready {
     /// It takes no more requests.
-    pub(in crate::fleet) fn drain(self, until: Option<Instant>) -> Draining {
+    pub(in crate::fleet::state) fn drain(self, until: Option<Instant>) -> Draining {
         self.live.drain(until)
     }
 
     /// Its replica and what ends its liveness probes, when it has none yet.
-    pub(in crate::fleet) fn probe(&mut self) -> Option<(Arc<Replica>, CancellationToken)> {
+    pub(in crate::fleet::state) fn probe(&mut self) -> Option<(Arc<Replica>, CancellationToken)> {
         if self.probes.is_some() {
             return None;
         }
@@ -149,35 +152,35 @@ impl Ready {
     }
 
     /// Ends its liveness probes.
-    pub(in crate::fleet) fn end_probes(&mut self) {
+    pub(in crate::fleet::state) fn end_probes(&mut self) {
         self.probes = None;
     }
 }
 
 impl Draining {
     /// It goes for good, at the latest at `until`.
-    pub(in crate::fleet) fn end_by(&mut self, until: Instant) {
+    pub(in crate::fleet::state) fn end_by(&mut self, until: Instant) {
         self.until = Some(until);
     }
 
     /// When it is stopped although requests may be in flight.
-    pub(in crate::fleet) fn until(&self) -> Option<Instant> {
+    pub(in crate::fleet::state) fn until(&self) -> Option<Instant> {
         self.until
     }
 
     /// Whether it may be kept.
-    pub(in crate::fleet) fn may_stay(&self) -> bool {
+    pub(in crate::fleet::state) fn may_stay(&self) -> bool {
         self.until.is_none()
     }
 
     /// It takes requests again.
-    pub(in crate::fleet) fn revive(self) -> Ready {
+    pub(in crate::fleet::state) fn revive(self) -> Ready {
         self.live.serve()
     }
 
     /// It is being frozen. Its idle connections are closed: an app's keep-alive timers run out
     /// while it is frozen.
-    pub(in crate::fleet) fn pause(self) -> Pausing {
+    pub(in crate::fleet::state) fn pause(self) -> Pausing {
         self.live.replica.drop_idle();
         Pausing {
             live: self.live,
@@ -186,33 +189,33 @@ impl Draining {
     }
 
     /// It gives up its process.
-    pub(in crate::fleet) fn prepare(self) -> (Times, Vacated) {
+    pub(in crate::fleet::state) fn prepare(self) -> (Times, Vacated) {
         self.live.vacate(self.frozen)
     }
 }
 
 impl Pausing {
-    pub(in crate::fleet) fn container(&self) -> &ContainerId {
+    pub(in crate::fleet::state) fn container(&self) -> &ContainerId {
         &self.live.replica.container
     }
 
     /// Whether the container ended meanwhile.
-    pub(in crate::fleet) fn has_ended(&self) -> bool {
+    pub(in crate::fleet::state) fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// The engine reported the container's end: the task that freezes it finds out.
-    pub(in crate::fleet) fn container_ended(&mut self) {
+    pub(in crate::fleet::state) fn container_ended(&mut self) {
         self.ended = true;
     }
 
     /// It is frozen.
-    pub(in crate::fleet) fn paused(self) -> Live {
+    pub(in crate::fleet::state) fn paused(self) -> Live {
         self.live
     }
 
     /// It could not be frozen, and may be all the same.
-    pub(in crate::fleet) fn refused(self, until: Option<Instant>) -> Draining {
+    pub(in crate::fleet::state) fn refused(self, until: Option<Instant>) -> Draining {
         Draining {
             live: self.live,
             until,
@@ -221,20 +224,20 @@ impl Pausing {
     }
 
     /// Its container ended.
-    pub(in crate::fleet) fn failed(self) -> Failed {
+    pub(in crate::fleet::state) fn failed(self) -> Failed {
         self.live.ended(true)
     }
 }
 
 impl Resuming {
     /// It is awake.
-    pub(in crate::fleet) fn resumed(self) -> Ready {
+    pub(in crate::fleet::state) fn resumed(self) -> Ready {
         self.thaw.send_replace(Thaw::Awake);
         self.live.serve()
     }
 
     /// It did not wake, which those hear who have sent to it.
-    pub(in crate::fleet) fn failed(self, how: Thaw) -> Failed {
+    pub(in crate::fleet::state) fn failed(self, how: Thaw) -> Failed {
         self.thaw.send_replace(how);
         self.live.ended(true)
     }

@@ -21,7 +21,7 @@ pub(in crate::fleet) struct Containers {
 
 /// When a container was started, and when its app was ready.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::fleet) struct Times {
+pub(in crate::fleet::state) struct Times {
     /// Not known of one that was adopted.
     pub(super) started: Option<SystemTime>,
     /// Not known of one that was adopted frozen.
@@ -47,7 +47,7 @@ pub(in crate::fleet) struct Vacated {
 }
 
 /// What is left of a replica that ended by itself, or did not come up.
-pub(in crate::fleet) struct Failed {
+pub(in crate::fleet::state) struct Failed {
     pub(super) containers: Containers,
     pub(super) times: Times,
     /// Set when it is not known how it ended.
@@ -58,7 +58,7 @@ pub(in crate::fleet) struct Failed {
 }
 
 /// A container on its way out.
-pub(in crate::fleet) struct Stopping {
+pub(in crate::fleet::state) struct Stopping {
     pub(super) container: ContainerId,
     pub(super) times: Times,
 }

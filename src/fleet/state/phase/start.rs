@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A start that is under way.
-pub(in crate::fleet) struct Start {
+pub(in crate::fleet::state) struct Start {
     /// Wakes its task when the engine reports that the container ended.
     pub(super) died: Arc<Notify>,
     /// Calls it off.
@@ -26,7 +26,7 @@ pub(in crate::fleet) struct Start {
 }
 
 /// A start that has a container.
-pub(in crate::fleet) struct Starting {
+pub(in crate::fleet::state) struct Starting {
     pub(super) start: Start,
     pub(super) containers: Containers,
     pub(super) started: Option<SystemTime>,
@@ -35,7 +35,7 @@ pub(in crate::fleet) struct Starting {
 }
 
 impl Start {
-    pub(in crate::fleet) fn new(progress: Progress) -> Self {
+    pub(in crate::fleet::state) fn new(progress: Progress) -> Self {
         Self {
             died: Arc::default(),
             cancel: CancellationToken::new(),
@@ -44,7 +44,7 @@ impl Start {
     }
 
     /// What starts the replica, and how to hear of that.
-    pub(in crate::fleet) fn job(
+    pub(in crate::fleet::state) fn job(
         &self,
         id: ReplicaId,
         revision: Arc<Revision>,
@@ -60,20 +60,20 @@ impl Start {
         }
     }
 
-    pub(in crate::fleet) fn progress(&self) -> &Progress {
+    pub(in crate::fleet::state) fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    pub(in crate::fleet) fn call_off(&self) {
+    pub(in crate::fleet::state) fn call_off(&self) {
         self.cancel.cancel();
     }
 
-    pub(in crate::fleet) fn is_called_off(&self) -> bool {
+    pub(in crate::fleet::state) fn is_called_off(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
     /// Its container was created and is being started.
-    pub(in crate::fleet) fn created(self, container: ContainerId) -> Starting {
+    pub(in crate::fleet::state) fn created(self, container: ContainerId) -> Starting {
         let containers = Containers {
             app: container,
             holder: None,
@@ -82,12 +82,12 @@ impl Start {
     }
 
     /// Its container was started by an earlier run.
-    pub(in crate::fleet) fn adopted(self, containers: Containers) -> Starting {
+    pub(in crate::fleet::state) fn adopted(self, containers: Containers) -> Starting {
         self.of(containers, None)
     }
 
     /// A prepared container is being started.
-    pub(in crate::fleet) fn of_prepared(self, prepared: Prepared) -> Starting {
+    pub(in crate::fleet::state) fn of_prepared(self, prepared: Prepared) -> Starting {
         self.progress.starting();
         let containers = Containers::of_prepared(prepared);
         self.of(containers, Some(SystemTime::now()))
@@ -106,22 +106,22 @@ impl Start {
 impl Starting {
     /// The engine reported the container's end: the task of the start finds out why, unless it has
     /// just seen it ready, in which case it hears no more.
-    pub(in crate::fleet) fn container_ended(&mut self) {
+    pub(in crate::fleet::state) fn container_ended(&mut self) {
         self.ended = true;
         self.start.died.notify_one();
     }
 
-    pub(in crate::fleet) fn is_called_off(&self) -> bool {
+    pub(in crate::fleet::state) fn is_called_off(&self) -> bool {
         self.start.is_called_off()
     }
 
     /// Whether the container ended before the replica was put into service.
-    pub(in crate::fleet) fn has_ended(&self) -> bool {
+    pub(in crate::fleet::state) fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// Its app is ready.
-    pub(in crate::fleet) fn ready(self, replica: Arc<Replica>) -> Live {
+    pub(in crate::fleet::state) fn ready(self, replica: Arc<Replica>) -> Live {
         Live {
             replica,
             holder: self.containers.holder,
@@ -133,7 +133,7 @@ impl Starting {
     }
 
     /// It did not come up, and its container is still there.
-    pub(in crate::fleet) fn failed(self) -> Failed {
+    pub(in crate::fleet::state) fn failed(self) -> Failed {
         Failed {
             containers: self.containers,
             times: Times {
