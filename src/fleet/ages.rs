@@ -68,9 +68,10 @@ impl Ages {
         }
         let bucket = self.bucket(now);
         let place = &mut self.counts[bucket as usize % KEPT];
-        match place.0 == bucket {
-            true => place.1 += 1,
-            false => *place = (bucket, 1),
+        if place.0 == bucket {
+            place.1 += 1;
+        } else {
+            *place = (bucket, 1);
         }
         Mark::new(self.series, bucket)
     }

@@ -22,9 +22,10 @@ pub(super) async fn watch<E: Engine>(
     revision: &Revision,
     events: &Events,
 ) -> Infallible {
-    let interval = match config.liveness_interval.is_zero() {
-        true => INTERVAL,
-        false => config.liveness_interval,
+    let interval = if config.liveness_interval.is_zero() {
+        INTERVAL
+    } else {
+        config.liveness_interval
     };
     let mut told = 0;
     loop {

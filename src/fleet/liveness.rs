@@ -24,9 +24,10 @@ pub(super) async fn watch(
         return std::future::pending().await;
     };
     let asks = !config.liveness_interval.is_zero();
-    let interval = match asks {
-        true => config.liveness_interval,
-        false => SWEEP_INTERVAL,
+    let interval = if asks {
+        config.liveness_interval
+    } else {
+        SWEEP_INTERVAL
     };
     let mut failures = 0;
     loop {

@@ -101,9 +101,10 @@ impl ProbeOutcome {
             }
             cause = c.source();
         }
-        match e.is_parse() {
-            true => Self::NotHttp,
-            false => Self::Closed,
+        if e.is_parse() {
+            Self::NotHttp
+        } else {
+            Self::Closed
         }
     }
 }
@@ -249,9 +250,10 @@ impl Progress {
     pub(super) fn running(&self, revision: &Revision, port: u16) {
         let mut now = self.0.now.lock();
         now.question = format!("GET {} on port {port}", revision.health_path);
-        now.exposed = match revision.exposed_ports.contains(&port) {
-            true => Vec::new(),
-            false => revision.exposed_ports.clone(),
+        now.exposed = if revision.exposed_ports.contains(&port) {
+            Vec::new()
+        } else {
+            revision.exposed_ports.clone()
         };
         now.wrong_port = None;
         now.stage = Stage::Asked {

@@ -306,9 +306,10 @@ async fn adopt<E: Engine>(
     let (container, holder) = (&found.id, found.holder.clone());
     let frozen = matches!(found.state, ContainerState::Paused(_));
     // The engine does not know of one that was frozen by its cgroup.
-    let thawed = match frozen {
-        true => Ok(()),
-        false => engine.thaw_left(container).await,
+    let thawed = if frozen {
+        Ok(())
+    } else {
+        engine.thaw_left(container).await
     };
     let endpoints = match (thawed, engine.inspect(container).await.map(|c| c.state)) {
         (
@@ -317,9 +318,10 @@ async fn adopt<E: Engine>(
         ) => endpoints,
         _ => return refuse(&**engine, found).await,
     };
-    let memory = match frozen {
-        true => engine.memory(container).await.unwrap_or(0),
-        false => 0,
+    let memory = if frozen {
+        engine.memory(container).await.unwrap_or(0)
+    } else {
+        0
     };
     let adopted = {
         let mut s = deployment.state.lock();

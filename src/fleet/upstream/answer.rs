@@ -33,9 +33,10 @@ impl Answer {
     /// An answer in HTTP/1.1.
     pub(super) fn new(incoming: Incoming, mut connection: H1Connection, pool: Arc<Pool>) -> Self {
         // An answer that nobody reads must not hold up what is left of the request.
-        let driver = match connection.send_state.is_sending() {
-            true => connection.driver.take(),
-            false => None,
+        let driver = if connection.send_state.is_sending() {
+            connection.driver.take()
+        } else {
+            None
         };
         let task = driver.map(|driver| {
             AbortOnDropHandle::new(tokio::spawn(async move {

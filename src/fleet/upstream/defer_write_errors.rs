@@ -62,9 +62,10 @@ impl<T> DeferWriteErrors<T> {
     /// What a write hears after one has failed. Nobody reads on who has seen the end, as what has
     /// left HTTP does not, so from then on it is told.
     fn poll_broken(&self, why: io::ErrorKind) -> Poll<io::Result<usize>> {
-        match self.ended {
-            true => Poll::Ready(Err(why.into())),
-            false => Poll::Pending,
+        if self.ended {
+            Poll::Ready(Err(why.into()))
+        } else {
+            Poll::Pending
         }
     }
 

@@ -219,9 +219,10 @@ impl Pool {
         let repeatable = is_repeatable(&request);
         let mut again = false;
         loop {
-            let idle = match again {
-                true => None,
-                false => poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await,
+            let idle = if again {
+                None
+            } else {
+                poll_fn(|cx| Poll::Ready(self.take_idle(cx))).await
             };
             let (mut connection, reused) = match idle {
                 Some(connection) => (connection, true),
@@ -266,10 +267,7 @@ impl Pool {
     /// The shard of the connections that are used. An app that gets one request at a time may serve
     /// one connection at a time, and would leave a second one to wait: so all threads share one.
     fn shard(&self) -> usize {
-        match self.one_at_a_time {
-            true => 0,
-            false => SHARD.get(),
-        }
+        if self.one_at_a_time { 0 } else { SHARD.get() }
     }
 
     fn not_connected(&self, cause: io::Error, unsent: Request<Body>) -> Error {
