@@ -304,9 +304,9 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.expect("entry");
         let to = to.join(entry.file_name());
         if entry.file_type().expect("known").is_dir() {
-            copy(&entry.path(), &to)
+            copy(&entry.path(), &to);
         } else {
-            drop(std::fs::copy(entry.path(), to).expect("copies"))
+            std::fs::copy(entry.path(), to).expect("copies");
         }
     }
 }

@@ -36,9 +36,9 @@ fn after_a_kill(path: &Path) -> Rows {
             let entry = entry.expect("entry");
             let to = to.join(entry.file_name());
             if entry.file_type().expect("known").is_dir() {
-                copy(&entry.path(), &to)
+                copy(&entry.path(), &to);
             } else {
-                drop(std::fs::copy(entry.path(), to).expect("copies"))
+                std::fs::copy(entry.path(), to).expect("copies");
             }
         }
     }

@@ -164,9 +164,9 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("reads").flatten() {
         let target = to.join(entry.file_name());
         if entry.file_type().expect("a type").is_dir() {
-            copy(&entry.path(), &target)
+            copy(&entry.path(), &target);
         } else {
-            drop(std::fs::copy(entry.path(), target).expect("copies"))
+            std::fs::copy(entry.path(), target).expect("copies");
         }
     }
 }
