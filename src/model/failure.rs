@@ -1,8 +1,8 @@
 //! Every way a request can fail, with the one table that maps it to HTTP and gRPC.
 //!
 //! A [`Failure`] is made where the cause is known and carried unchanged to the edge. The edge
-//! (`api/status.rs` for gRPC and JSON, `gateway/respond.rs` for app URLs) only renders it, so
-//! the two transports cannot drift apart. Details that belong to the app's owner (exit codes,
+//! (`api/status.rs`, for gRPC, JSON and app URLs) only renders it, so the two transports cannot drift
+//! apart. Details that belong to the app's owner (exit codes,
 //! log lines) travel in [`Failure::detail`] and are dropped for everybody else.
 
 use std::time::Duration;
