@@ -3,7 +3,7 @@
 //!
 //! Wall clocks jump: a machine starts before it has asked for the time, somebody sets it wrong, a
 //! guest is resumed. What is written down then must hold nothing up once the clock is right again.
-//! So a step of a day or more is believed only once it has lasted ([`Steady`]), and nothing is
+//! So a step of a day or more is believed only once it has lasted ([`SteadyClock`]), and nothing is
 //! deleted for its age while the clock may be wrong.
 
 use std::{
@@ -23,12 +23,13 @@ pub const SETTLE: Duration = Duration::from_secs(600);
 /// A time further ahead of now than this was written by a clock that was wrong.
 pub const MAX_LEAD: Duration = Duration::from_secs(3600);
 /// A step at least this large is told of; less is drift, or a second set by hand.
-const NOTICED: Duration = Duration::from_secs(60);
+const SMALLEST_STEP: Duration = Duration::from_secs(60);
 /// A step at least this large is not believed at once.
-const DOUBTED: Duration = Duration::from_secs(24 * 3600);
+const DOUBTED_STEP: Duration = Duration::from_secs(24 * 3600);
 
 /// The process's clock.
-static CLOCK: LazyLock<Steady> = LazyLock::new(|| Steady::new(SystemTime::now, since_boot));
+static CLOCK: LazyLock<SteadyClock> =
+    LazyLock::new(|| SteadyClock::new(SystemTime::now, since_boot));
 static SETTLE_MS: AtomicU64 = AtomicU64::new(SETTLE.as_millis() as u64);
 
 /// Now, in Unix milliseconds.
@@ -69,7 +70,7 @@ fn since_boot() -> Duration {
 }
 
 /// A wall clock that is compared with one that cannot be set.
-pub struct Steady {
+pub struct SteadyClock {
     wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     steady: Box<dyn Fn() -> Duration + Send + Sync>,
     seen: Mutex<Seen>,
@@ -85,7 +86,7 @@ struct Seen {
     doubted_since: Option<Duration>,
 }
 
-impl Steady {
+impl SteadyClock {
     /// Compares a wall clock with another one from now on.
     pub fn new(
         wall: impl Fn() -> SystemTime + Send + Sync + 'static,
@@ -111,23 +112,23 @@ impl Steady {
         let (wall_ms, at) = (unix_ms((self.wall)()), (self.steady)());
         let expected = seen.wall_ms + millis(at.saturating_sub(seen.at));
         let step = wall_ms.saturating_sub(expected);
-        if step.unsigned_abs() < NOTICED.as_millis() as u64 {
+        if step.unsigned_abs() < SMALLEST_STEP.as_millis() as u64 {
             if seen.doubted_since.take().is_some() {
                 tracing::info!("The clock is back where it was before it stepped");
             }
-        } else if step.unsigned_abs() < DOUBTED.as_millis() as u64 {
-            tell(step, "it is believed");
+        } else if step.unsigned_abs() < DOUBTED_STEP.as_millis() as u64 {
+            warn_of_step(step, "it is believed");
             seen.steady_since = at;
             seen.doubted_since = None;
         } else {
             let since = *seen.doubted_since.get_or_insert_with(|| {
-                tell(step, "it is believed if it lasts");
+                warn_of_step(step, "it is believed if it lasts");
                 at
             });
             if at.saturating_sub(since) < SETTLE {
                 return expected;
             }
-            tell(step, "it has lasted and is believed");
+            warn_of_step(step, "it has lasted and is believed");
             (seen.steady_since, seen.doubted_since) = (at, None);
         }
         (seen.wall_ms, seen.at) = (wall_ms, at);
@@ -146,7 +147,7 @@ fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn tell(step_ms: i64, what: &str) {
+fn warn_of_step(step_ms: i64, what: &str) {
     let by = humantime::format_duration(Duration::from_secs(step_ms.unsigned_abs() / 1000));
     let way = if step_ms < 0 { "back" } else { "forward" };
     tracing::warn!(
@@ -167,7 +168,7 @@ mod tests {
     struct Bench {
         off: Arc<AtomicI64>,
         passed: Arc<AtomicI64>,
-        clock: Steady,
+        clock: SteadyClock,
     }
 
     impl Bench {
@@ -179,7 +180,8 @@ mod tests {
             };
             let (o, p, q) = (get(&off), get(&passed), get(&passed));
             let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).expect("after 1970"));
-            let clock = Steady::new(move || UNIX_EPOCH + ms(START + o() + p()), move || ms(q()));
+            let clock =
+                SteadyClock::new(move || UNIX_EPOCH + ms(START + o() + p()), move || ms(q()));
             Self { off, passed, clock }
         }
 

@@ -17,7 +17,7 @@ use crate::{
 
 /// An app as the client of an app URL names it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Asked<'a> {
+pub(super) enum RequestedApp<'a> {
     /// By the label of its host.
     Label(&'a str),
     /// By its name in a path.
@@ -25,7 +25,7 @@ pub(super) enum Asked<'a> {
 }
 
 /// What is known of who asks: nobody when there is no token.
-type Known = Result<Option<Arc<Caller>>, Failure>;
+type Authentication = Result<Option<Arc<Caller>>, Failure>;
 
 impl Gateway {
     /// Whom a request's token speaks for.
@@ -33,10 +33,10 @@ impl Gateway {
     /// # Errors
     /// UNAUTHENTICATED, with what is missing or wrong.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
-        self.known(headers)?.ok_or_else(no_token)
+        self.authenticate(headers)?.ok_or_else(no_token)
     }
 
-    fn known(&self, headers: &HeaderMap) -> Known {
+    fn authenticate(&self, headers: &HeaderMap) -> Authentication {
         identity::bearer(headers)
             .and_then(|token| token.map(|t| self.verifier.verify(t)).transpose())
     }
@@ -49,7 +49,7 @@ impl Gateway {
         by_path: bool,
     ) -> Result<Option<Arc<Caller>>, Failure> {
         let open = deployment.with_revision(|r| r.allow_unauthenticated);
-        match self.known(request.headers()) {
+        match self.authenticate(request.headers()) {
             Ok(Some(caller)) if open || caller.may_invoke(deployment.id()) => {
                 request.headers_mut().remove(header::AUTHORIZATION);
                 Ok(Some(caller))
@@ -60,33 +60,33 @@ impl Gateway {
                 self.verifier.withhold(request.headers_mut());
                 Ok(None)
             }
-            known => {
+            authentication => {
                 let label = request::host_of(request)
                     .and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
                 Err(match label.filter(|_| !by_path) {
-                    Some(label) => self.refusal(Asked::Label(label), known),
-                    None => self.refusal(Asked::Path(deployment.id()), known),
+                    Some(label) => self.refusal(RequestedApp::Label(label), authentication),
+                    None => self.refusal(RequestedApp::Path(deployment.id()), authentication),
                 })
             }
         }
     }
 
     /// The answer to who asks for an app that is not there.
-    pub(super) fn not_there(&self, asked: Asked<'_>, headers: &HeaderMap) -> Failure {
-        self.refusal(asked, self.known(headers))
+    pub(super) fn not_found(&self, requested: RequestedApp<'_>, headers: &HeaderMap) -> Failure {
+        self.refusal(requested, self.authenticate(headers))
     }
 
     /// What one hears who asks for an app that is not there, or that is not for them.
-    fn refusal(&self, asked: Asked<'_>, known: Known) -> Failure {
-        let caller = match known {
+    fn refusal(&self, requested: RequestedApp<'_>, authentication: Authentication) -> Failure {
+        let caller = match authentication {
             Ok(Some(caller)) => caller,
             Ok(None) => return no_token(),
             Err(failure) => return failure,
         };
-        match asked {
-            Asked::Path(id) if caller.may_invoke(id) => unpublished(id),
-            Asked::Path(id) => not_yours(id),
-            Asked::Label(label) => {
+        match requested {
+            RequestedApp::Path(id) if caller.may_invoke(id) => unpublished(id),
+            RequestedApp::Path(id) => not_yours(id),
+            RequestedApp::Label(label) => {
                 let label = label.to_ascii_lowercase();
                 let host = format!("{label}.{}", self.hosts.base_domain);
                 let orgs = caller.orgs.iter().map(|org| org.as_str());

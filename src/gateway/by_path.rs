@@ -36,7 +36,7 @@ impl ByPath {
 
     /// The way to the app's root, when the request lacks the slash without which relative links
     /// would lead beside it. The method and the body stay what they are.
-    pub(super) fn with_slash(&self, query: Option<&str>) -> Option<Response<Body>> {
+    pub(super) fn redirect_to_slash(&self, query: Option<&str>) -> Option<Response<Body>> {
         if !self.path.is_empty() {
             return None;
         }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn the_slash_is_added_with_the_query_and_only_where_it_lacks() {
         let to = |path, query| {
-            let response = at(path).with_slash(query)?;
+            let response = at(path).redirect_to_slash(query)?;
             assert_eq!(response.status(), StatusCode::PERMANENT_REDIRECT);
             Some(
                 response.headers()[LOCATION]

@@ -26,7 +26,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::limits::Place;
+use super::limits::ConnectionPermit;
 
 /// A client's socket. One task uses both of its sides.
 #[derive(Debug)]
@@ -34,10 +34,10 @@ struct Socket {
     tcp: TcpStream,
     /// hyper has written whatever it had to write.
     flushed: AtomicBool,
-    /// `rest` has something in it.
-    owes: AtomicBool,
+    /// `pending` has something in it.
+    has_pending: AtomicBool,
     /// What was begun between two messages of hyper's and goes out before its next.
-    rest: Mutex<Vec<u8>>,
+    pending: Mutex<Vec<u8>>,
 }
 
 impl Socket {
@@ -45,26 +45,26 @@ impl Socket {
         Arc::new(Self {
             tcp,
             flushed: AtomicBool::new(true),
-            owes: AtomicBool::new(false),
-            rest: Mutex::default(),
+            has_pending: AtomicBool::new(false),
+            pending: Mutex::default(),
         })
     }
 
     /// Writes what was begun to its end.
-    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.owes.load(Ordering::Acquire) {
+    fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_pending.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }
-        let mut rest = self.rest.lock();
-        while !rest.is_empty() {
+        let mut pending = self.pending.lock();
+        while !pending.is_empty() {
             ready!(self.tcp.poll_write_ready(cx))?;
-            match self.tcp.try_write(&rest) {
-                Ok(n) => drop(rest.drain(..n)),
+            match self.tcp.try_write(&pending) {
+                Ok(n) => drop(pending.drain(..n)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
-        self.owes.store(false, Ordering::Release);
+        self.has_pending.store(false, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 }
@@ -72,44 +72,44 @@ impl Socket {
 /// The connection, for hyper to read and write.
 pub(super) struct Connection(
     Arc<Socket>,
-    #[allow(dead_code, reason = "it counts by being there")] Arc<Place>,
+    #[allow(dead_code, reason = "it counts by being there")] Arc<ConnectionPermit>,
 );
 
 /// The same connection, to ask whether its client is there, and to say what hyper cannot.
 #[derive(Debug, Clone)]
-pub(super) struct Presence(Arc<Socket>);
+pub(super) struct ClientHandle(Arc<Socket>);
 
 /// The two sides of one connection. Its place is taken for as long as hyper, or what it was
 /// upgraded to, has it.
-pub(super) fn watched(tcp: TcpStream, place: Arc<Place>) -> (Connection, Presence) {
+pub(super) fn split(tcp: TcpStream, permit: Arc<ConnectionPermit>) -> (Connection, ClientHandle) {
     let socket = Socket::new(tcp);
-    (Connection(socket.clone(), place), Presence(socket))
+    (Connection(socket.clone(), permit), ClientHandle(socket))
 }
 
-impl Presence {
+impl ClientHandle {
     /// A connection that hyper never gets.
-    pub(super) fn alone(tcp: TcpStream) -> Self {
+    pub(super) fn new(tcp: TcpStream) -> Self {
         Self(Socket::new(tcp))
     }
 
     /// Writes a whole message of HTTP/1.1 before the answer to the request that is under way; not
     /// at all when the client has not taken yet what came before.
-    pub(super) fn interject(&self, message: &[u8]) {
+    pub(super) fn write_interim(&self, message: &[u8]) {
         let socket = &*self.0;
-        if !socket.flushed.load(Ordering::Acquire) || socket.owes.load(Ordering::Acquire) {
+        if !socket.flushed.load(Ordering::Acquire) || socket.has_pending.load(Ordering::Acquire) {
             return;
         }
         // Not even begun, it may be left out.
         if let Ok(n @ 1..) = socket.tcp.try_write(message)
             && n < message.len()
         {
-            socket.rest.lock().extend_from_slice(&message[n..]);
-            socket.owes.store(true, Ordering::Release);
+            socket.pending.lock().extend_from_slice(&message[n..]);
+            socket.has_pending.store(true, Ordering::Release);
         }
     }
 
     /// Closes the server's side, and lingers.
-    pub(super) async fn let_go(self, limit: Duration) {
+    pub(super) async fn close_and_linger(self, limit: Duration) {
         if rustix::net::shutdown(&self.0.tcp, Shutdown::Write).is_ok() {
             self.linger(limit).await;
         }
@@ -145,7 +145,7 @@ impl Presence {
     /// # Cancel safety
     /// Nothing is lost.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    pub(super) async fn gone(&self) {
+    pub(super) async fn closed(&self) {
         // Of the interests this is the one that wakes for a closed side and not for data.
         while let Ok(ready) = self.0.tcp.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
@@ -160,7 +160,7 @@ impl Presence {
 
     /// Elsewhere the kernel is not asked; hyper notices when it reads.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    pub(super) async fn gone(&self) {
+    pub(super) async fn closed(&self) {
         std::future::pending().await
     }
 }
@@ -181,7 +181,7 @@ impl AsyncRead for Connection {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     if read.as_ref().is_ok_and(|n| (1..room).contains(n)) {
-                        self.emptied();
+                        self.clear_readiness();
                     }
                     return Poll::Ready(read.map(drop));
                 }
@@ -193,7 +193,7 @@ impl AsyncRead for Connection {
 impl Connection {
     /// Waits for the kernel to report more instead of asking it in vain. Nothing is missed: this
     /// thread alone takes in the events of its connections, and not now.
-    fn emptied(&self) {
+    fn clear_readiness(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
         let _ = self.0.tcp.try_io(Interest::READABLE, nothing);
     }
@@ -204,7 +204,7 @@ impl Connection {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         self.0.flushed.store(false, Ordering::Release);
-        ready!(self.0.poll_rest(cx))?;
+        ready!(self.0.poll_pending(cx))?;
         loop {
             ready!(self.0.tcp.poll_write_ready(cx))?;
             match write(&self.0.tcp) {
@@ -238,7 +238,7 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper flushes when it has nothing left to write.
-        ready!(self.0.poll_rest(cx))?;
+        ready!(self.0.poll_pending(cx))?;
         self.0.flushed.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::client::Presence;
+use super::client::ClientHandle;
 use crate::{
     fleet::{Names, upstream::Interim},
     model::ExecutionId,
@@ -187,7 +187,7 @@ pub struct Peer {
     /// The same as `X-Forwarded-For` has it, written once for all requests of the connection.
     text: HeaderValue,
     /// Its connection, for what comes before an answer.
-    presence: Option<Presence>,
+    client: Option<ClientHandle>,
 }
 
 impl Peer {
@@ -199,15 +199,15 @@ impl Peer {
             address,
             reserved: false,
             text,
-            presence: None,
+            client: None,
         }
     }
 
     /// The same, at the other end of this connection.
-    pub(super) fn on(presence: Presence, address: SocketAddr, reserved: bool) -> Self {
+    pub(super) fn on(client: ClientHandle, address: SocketAddr, reserved: bool) -> Self {
         Self {
             reserved,
-            presence: Some(presence),
+            client: Some(client),
             ..Self::at(address)
         }
     }
@@ -218,7 +218,7 @@ impl Interim for Peer {
         remove_hop_by_hop(&mut headers);
         remove_ours(&mut headers);
         headers.remove(header::CONTENT_LENGTH);
-        let Some(presence) = self.presence.as_ref().filter(|_| !headers.is_empty()) else {
+        let Some(client) = self.client.as_ref().filter(|_| !headers.is_empty()) else {
             return;
         };
         let mut head = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
@@ -229,13 +229,13 @@ impl Interim for Peer {
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"\r\n");
-        presence.interject(&head);
+        client.write_interim(&head);
     }
 }
 
-/// From whom a request came.
+/// From whom a request origin.
 #[derive(Debug, Clone, Copy)]
-pub struct Came<'a> {
+pub struct Origin<'a> {
     /// The other end of the connection.
     pub peer: &'a Peer,
     /// What it says of the way before it is believed.
@@ -243,18 +243,18 @@ pub struct Came<'a> {
 }
 
 /// Whether a header, in lower case, says where a request came from.
-fn is_of_the_way(name: &str) -> bool {
+fn is_forwarding_header(name: &str) -> bool {
     name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
 }
 
 /// Removes what says where a request came from: all of it when the peer is not believed, and what
 /// is spelled with `_` always, since servers that cannot tell it from `-` would take it for ours.
-fn remove_way(headers: &mut HeaderMap, trusted: bool) {
+fn remove_forwarding_headers(headers: &mut HeaderMap, trusted: bool) {
     let goes = |name: &str| {
         if name.contains('_') {
-            is_of_the_way(&name.replace('_', "-"))
+            is_forwarding_header(&name.replace('_', "-"))
         } else {
-            !trusted && is_of_the_way(name)
+            !trusted && is_forwarding_header(name)
         }
     };
     let doubtful: Vec<_> = headers
@@ -269,10 +269,14 @@ fn remove_way(headers: &mut HeaderMap, trusted: bool) {
 
 /// Says where a request came from. What the peer says of those before it is continued when it is
 /// believed; else it starts anew.
-pub fn forwarded(headers: &mut HeaderMap, came: Came<'_>, host: Option<&HeaderValue>) {
-    let trusted = came.trusted;
-    remove_way(headers, trusted);
-    let mut chain = came.peer.text.clone();
+pub fn set_forwarding_headers(
+    headers: &mut HeaderMap,
+    origin: Origin<'_>,
+    host: Option<&HeaderValue>,
+) {
+    let trusted = origin.trusted;
+    remove_forwarding_headers(headers, trusted);
+    let mut chain = origin.peer.text.clone();
     if trusted && headers.contains_key(&FORWARDED_FOR) {
         let mut before = tokens(headers, &FORWARDED_FOR);
         before.extend(chain.to_str().map(str::to_owned));
@@ -420,9 +424,9 @@ mod tests {
         ]);
         let at = |ip: &str| Peer::at(SocketAddr::new(ip.parse().expect("valid"), 1));
         let mut h = sent.clone();
-        forwarded(
+        set_forwarding_headers(
             &mut h,
-            Came {
+            Origin {
                 peer: &at("127.0.0.1"),
                 trusted: true,
             },
@@ -436,9 +440,9 @@ mod tests {
         );
         assert_eq!(h.get("x-forwarded-proto").expect("set"), "https");
         let mut h = sent;
-        forwarded(
+        set_forwarding_headers(
             &mut h,
-            Came {
+            Origin {
                 peer: &at("::ffff:10.0.0.7"),
                 trusted: false,
             },

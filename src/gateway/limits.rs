@@ -49,31 +49,31 @@ pub struct Limits {
 }
 
 /// Refused clients that are listened to at a time.
-const LISTENED_TO: usize = 64;
+const MAX_LINGERING: usize = 64;
 /// For how long.
 const LINGER: Duration = Duration::from_millis(500);
 /// When a refused client may come back.
-pub(super) const COME_BACK: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts who is in.
-pub(super) struct Doors {
+pub(super) struct ConnectionLimiter {
     limits: Limits,
-    inside: Mutex<Tally<IpAddr>>,
+    open: Mutex<Tally<IpAddr>>,
     refusal: Bytes,
-    listened_to: Arc<Semaphore>,
+    lingering: Arc<Semaphore>,
 }
 
 /// One connection's place, until it is dropped.
-pub(super) struct Place {
-    doors: Arc<Doors>,
+pub(super) struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
     /// Where it is from, when that is bounded.
     address: Option<IpAddr>,
     /// It is one of the last ones.
     reserved: bool,
-    _open: Permit,
+    _process_permit: Permit,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Whether it is one of the last ones, which serve no apps: so the API and the health paths
     /// answer while the apps' URLs are flooded.
     pub(super) fn is_reserved(&self) -> bool {
@@ -81,32 +81,32 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut inside = self.doors.inside.lock();
-        inside.give_back(self.address.as_ref(), 1);
+        let mut open = self.limiter.open.lock();
+        open.give_back(self.address.as_ref(), 1);
     }
 }
 
-impl Doors {
+impl ConnectionLimiter {
     pub(super) async fn new(limits: Limits, service: &impl Service) -> Arc<Self> {
         let failure = Failure::new(
             Reason::TooManyConnections,
             "too many connections are open, in all (IGNITE_MAX_CONNECTIONS) or from this address (IGNITE_MAX_CONNECTIONS_PER_IP); reuse connections, or come back later",
         )
-        .with_retry_after(COME_BACK);
+        .with_retry_after(RETRY_AFTER);
         Arc::new(Self {
             limits,
-            inside: Mutex::default(),
+            open: Mutex::default(),
             refusal: service.refusal(&failure).await,
-            listened_to: Arc::new(Semaphore::new(LISTENED_TO)),
+            lingering: Arc::new(Semaphore::new(MAX_LINGERING)),
         })
     }
 
     /// A place for a connection; `None` when there is none.
-    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<Place>> {
+    pub(super) fn try_acquire(self: &Arc<Self>, peer: SocketAddr) -> Option<Arc<ConnectionPermit>> {
         let limits = &self.limits;
-        let open = limits.connections.try_for_client()?;
+        let process_permit = limits.connections.try_for_client()?;
         let is_bounded = |address: &IpAddr| {
             limits.max_connections_per_ip > 0 && !limits.trusted_proxies.contain(*address)
         };
@@ -116,16 +116,16 @@ impl Doors {
             each: limits.max_connections_per_ip,
         };
         let left = {
-            let mut inside = self.inside.lock();
-            inside.take(address.as_ref(), 1, most).ok()?;
-            limits.max_connections - inside.all()
+            let mut open = self.open.lock();
+            open.take(address.as_ref(), 1, most).ok()?;
+            limits.max_connections - open.all()
         };
         let reserved = limits.reserved;
-        Some(Arc::new(Place {
-            doors: self.clone(),
+        Some(Arc::new(ConnectionPermit {
+            limiter: self.clone(),
             address,
             reserved: left < reserved || limits.connections.left_for_clients() < reserved,
-            _open: open,
+            _process_permit: process_permit,
         }))
     }
 
@@ -133,17 +133,19 @@ impl Doors {
     pub(super) fn refuse(&self, tcp: TcpStream, tasks: &TaskTracker) {
         // The buffer of a new socket takes it at once, or its client is gone.
         let _ = tcp.try_write(&self.refusal);
-        if let Ok(turn) = self.listened_to.clone().try_acquire_owned() {
+        if let Ok(permit) = self.lingering.clone().try_acquire_owned() {
             tasks.spawn(async move {
-                client::Presence::alone(tcp).let_go(LINGER).await;
-                drop(turn);
+                client::ClientHandle::new(tcp)
+                    .close_and_linger(LINGER)
+                    .await;
+                drop(permit);
             });
         }
     }
 }
 
 /// An answer as it goes over the wire, after which the connection is closed.
-pub(super) async fn written(response: http::Response<axum::body::Body>) -> Bytes {
+pub(super) async fn encode_http1(response: http::Response<axum::body::Body>) -> Bytes {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes());
     // It is in memory, so it cannot break off.

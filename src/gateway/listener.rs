@@ -33,7 +33,7 @@ use super::{
     body::{Body, BoxError},
     client,
     headers::Peer,
-    limits::{Doors, Limits, Place},
+    limits::{ConnectionLimiter, ConnectionPermit, Limits},
     workers::{Serve, Workers},
 };
 use crate::model::Failure;
@@ -41,7 +41,7 @@ use crate::model::Failure;
 /// Header lines that are parsed without allocating; asking for as many by name would allocate.
 const HEADERS_ON_THE_STACK: usize = 100;
 /// How often a silent HTTP/2 client is asked whether it is there.
-const HTTP2_ASK: Duration = Duration::from_secs(60);
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that a client may have reset before anybody looked at them ("rapid reset").
 const PENDING_RESETS: usize = 20;
 /// Streams of a connection that may be reset for errors of the client's.
@@ -53,9 +53,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Silence after which a client is asked whether it is there, how often it is asked again, and
 /// how many times before its connection is given up: two minutes in all.
-const SILENCE: Duration = Duration::from_secs(60);
-const SILENCE_ASK_AGAIN: Duration = Duration::from_secs(15);
-const SILENCE_ASKS: u32 = 4;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// What answers the requests of a listener.
 pub trait Service: Send + Sync + 'static {
@@ -87,7 +87,7 @@ pub async fn run(
     limits: Limits,
     stop: Stop,
 ) {
-    let doors = Doors::new(limits.clone(), &service).await;
+    let limiter = ConnectionLimiter::new(limits.clone(), &service).await;
     let shared = Arc::new(Shared {
         builder: builder(&limits),
         keep_alive: limits.keep_alive_timeout,
@@ -100,23 +100,23 @@ pub async fn run(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    pause_after(&error).await;
+                    pause_after_accept_error(&error).await;
                     continue;
                 }
             },
             () = stop.drain.cancelled() => break,
         };
         // A failure here means that the peer is gone already.
-        let _ = tcp.set_nodelay(true).and_then(|()| notice_silence(&tcp));
-        let Some(place) = doors.enter(peer) else {
+        let _ = tcp.set_nodelay(true).and_then(|()| enable_keepalive(&tcp));
+        let Some(permit) = limiter.try_acquire(peer) else {
             tracing::debug!(%peer, "A connection was refused: there are too many");
-            doors.refuse(tcp, &connections);
+            limiter.refuse(tcp, &connections);
             continue;
         };
         let shared = shared.clone();
-        let carry: Serve = Box::new(move |tcp| Box::pin(serve(shared, tcp, place, peer)));
-        if let Err(error) = workers.serve(tcp, carry, &connections) {
-            pause_after(&error).await;
+        let serve_one: Serve = Box::new(move |tcp| Box::pin(serve(shared, tcp, permit, peer)));
+        if let Err(error) = workers.serve(tcp, serve_one, &connections) {
+            pause_after_accept_error(&error).await;
         }
     }
     drop(listener);
@@ -153,7 +153,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_ASK)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
         .max_concurrent_streams(limits.max_streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(ERROR_RESETS)
@@ -164,28 +164,28 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 async fn serve(
     shared: Arc<Shared<impl Service>>,
     tcp: tokio::net::TcpStream,
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     peer: SocketAddr,
 ) {
-    let (io, presence) = client::watched(tcp, place.clone());
-    let lingering = presence.clone();
+    let (io, handle) = client::split(tcp, permit.clone());
+    let linger_handle = handle.clone();
     let client = Client {
         shared: shared.clone(),
-        peer: Peer::on(presence.clone(), peer, place.is_reserved()),
-        presence,
+        peer: Peer::on(handle.clone(), peer, permit.is_reserved()),
+        handle,
     };
     serve_http(client, io).await;
     tokio::select! {
-        () = lingering.linger(LINGER) => {}
+        () = linger_handle.linger(LINGER) => {}
         () = shared.stop.drain.cancelled() => {}
     }
-    drop(place);
+    drop(permit);
 }
 
 /// Who asks on a connection, and who answers.
 struct Client<S> {
     shared: Arc<Shared<S>>,
-    presence: client::Presence,
+    handle: client::ClientHandle,
     peer: Peer,
 }
 
@@ -194,25 +194,25 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
     let (asking, idle) = (client.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let client = asking.clone();
-        let busy = activity.begin();
+        let active = activity.begin();
         async move {
             let Client { shared, peer, .. } = &*client;
             let is_whole = request.body().is_end_stream();
-            let leaves = async {
+            let client_closed = async {
                 // hyper reads on while such a request waits, and notices by itself that its client
-                // leaves.
+                // client_closed.
                 if is_whole {
                     future::pending::<()>().await;
                 }
-                client.presence.gone().await;
+                client.handle.closed().await;
             };
             tokio::select! {
                 biased;
                 response = shared.service.answer(request, peer) => {
-                    Ok(response.map(|body| Answer { body, _busy: busy }))
+                    Ok(response.map(|body| CountedBody { body, _busy: active }))
                 }
                 // Whatever the request was waiting for is given up with it.
-                () = leaves => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+                () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
         }
     });
@@ -221,10 +221,10 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
         .builder
         .serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
-    let ended = drained(
+    let ended = run_until_drained(
         connection.as_mut(),
         &shared.stop,
-        idle.ceases(shared.keep_alive),
+        idle.idle_for(shared.keep_alive),
         |c| {
             c.graceful_shutdown();
         },
@@ -243,15 +243,15 @@ struct Activity {
 }
 
 /// One of them, until its answer has ended.
-struct Busy(Arc<Activity>);
+struct ActiveRequest(Arc<Activity>);
 
 /// An answer's body, which keeps its connection from being taken for idle.
-struct Answer {
+struct CountedBody {
     body: Body,
-    _busy: Busy,
+    _busy: ActiveRequest,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -271,21 +271,21 @@ impl http_body::Body for Answer {
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Relaxed);
     }
 }
 
 impl Activity {
-    fn begin(self: &Arc<Self>) -> Busy {
+    fn begin(self: &Arc<Self>) -> ActiveRequest {
         self.begun.fetch_add(1, Relaxed);
-        Busy(self.clone())
+        ActiveRequest(self.clone())
     }
 
     /// Returns when nothing was asked for `limit`, or up to half as much longer: a connection has
     /// one timer, which no request touches.
-    async fn ceases(&self, limit: Duration) {
+    async fn idle_for(&self, limit: Duration) {
         let mut seen = (u64::MAX, 0);
         loop {
             tokio::time::sleep(limit / 2).await;
@@ -303,7 +303,7 @@ impl Activity {
 }
 
 /// Polls to the end; on drain, or when it is idle, asks once to finish, on force gives up.
-async fn drained<C, T>(
+async fn run_until_drained<C, T>(
     mut connection: std::pin::Pin<&mut C>,
     stop: &Stop,
     idle: impl Future<Output = ()>,
@@ -330,14 +330,14 @@ where
 
 /// Has the kernel ask a silent peer whether it is there. One that went without a word (a laptop
 /// that sleeps, a cable that was pulled) would keep an upgraded connection's replica up for good.
-fn notice_silence(tcp: &tokio::net::TcpStream) -> io::Result<()> {
-    sockopt::set_tcp_keepidle(tcp, SILENCE)?;
-    sockopt::set_tcp_keepintvl(tcp, SILENCE_ASK_AGAIN)?;
-    sockopt::set_tcp_keepcnt(tcp, SILENCE_ASKS)?;
+fn enable_keepalive(tcp: &tokio::net::TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;
     Ok(sockopt::set_socket_keepalive(tcp, true)?)
 }
 
-async fn pause_after(error: &io::Error) {
+async fn pause_after_accept_error(error: &io::Error) {
     tracing::warn!(%error, "A connection could not be accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }

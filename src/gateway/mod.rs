@@ -39,10 +39,10 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::{
-    admission::Asked,
+    admission::RequestedApp,
     body::Body,
     by_path::ByPath,
-    headers::{Came, Peer},
+    headers::{Origin, Peer},
     invoke::{Client, Invocation},
     routes::Route,
 };
@@ -110,7 +110,7 @@ impl listener::Service for Front {
     }
 
     async fn refusal(&self, why: &Failure) -> Bytes {
-        limits::written((self.gateway.render)(why, false)).await
+        limits::encode_http1((self.gateway.render)(why, false)).await
     }
 }
 
@@ -131,11 +131,11 @@ impl Gateway {
         let label = host.and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
         let by_path = request.uri().path().strip_prefix(request::BY_PATH);
         if peer.reserved && (label.is_some() || by_path.is_some()) {
-            return self.crowded(grpc);
+            return self.too_many_connections(grpc);
         }
         if let Some(label) = label {
             let Some(route) = self.routes.find(label) else {
-                let failure = self.not_there(Asked::Label(label), request.headers());
+                let failure = self.not_found(RequestedApp::Label(label), request.headers());
                 return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
             };
             return self.app(route, request, peer, None, grpc).await;
@@ -149,11 +149,11 @@ impl Gateway {
                 Err(failure) => return self.failure(&failure, false, grpc),
             };
             // Before anybody looks for the app: also where there is none.
-            if let Some(redirect) = by_path.with_slash(request.uri().query()) {
+            if let Some(redirect) = by_path.redirect_to_slash(request.uri().query()) {
                 return redirect;
             }
             let Some(deployment) = self.fleet.get(&id) else {
-                let failure = self.not_there(Asked::Path(&id), request.headers());
+                let failure = self.not_found(RequestedApp::Path(&id), request.headers());
                 return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
             };
             let route = Route {
@@ -169,12 +169,12 @@ impl Gateway {
     }
 
     /// The answer to a request to an app's URL on a connection that is kept for others.
-    fn crowded(&self, grpc: bool) -> Response<Body> {
+    fn too_many_connections(&self, grpc: bool) -> Response<Body> {
         let failure = Failure::new(
             Reason::TooManyConnections,
             "too many connections are open (IGNITE_MAX_CONNECTIONS), and the last ones serve the API alone (IGNITE_RESERVED_CONNECTIONS); reuse connections, or come back later",
         )
-        .with_retry_after(limits::COME_BACK);
+        .with_retry_after(limits::RETRY_AFTER);
         let mut response = self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
         if !grpc {
             close(&mut response);
@@ -255,7 +255,7 @@ impl Gateway {
             let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
-            let came = Came {
+            let origin = Origin {
                 peer,
                 trusted: self.trusted_proxies.contain(peer.address.ip()),
             };
@@ -268,7 +268,7 @@ impl Gateway {
             };
             let mut request = request::outbound(
                 request,
-                came,
+                origin,
                 bounds,
                 by_path.as_ref().map(|by| by.path.as_str()),
                 client_upgrade.is_some(),

@@ -19,10 +19,10 @@ use tokio::{
 };
 
 /// Most bytes that are read at a time, and so most that are kept of a direction.
-const PIECE: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    static PIECES: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE].into());
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
 /// Carries bytes both ways until both sides have ended, or one fails. A side that only ends its
@@ -37,24 +37,24 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut there, mut back) = (Direction::default(), Direction::default());
+    let (mut to_replica, mut to_client) = (Direction::default(), Direction::default());
     let mut rest = None;
     poll_fn(|cx| {
         let ends = (
-            there.poll(cx, &mut a, &mut b)?,
-            back.poll(cx, &mut b, &mut a)?,
+            to_replica.poll(cx, &mut a, &mut b)?,
+            to_client.poll(cx, &mut b, &mut a)?,
         );
         let open = match ends {
             (Poll::Ready(()), Poll::Ready(())) => return Poll::Ready(Ok(())),
             (Poll::Pending, Poll::Pending) => return Poll::Pending,
-            (Poll::Ready(()), Poll::Pending) => &mut back,
-            (Poll::Pending, Poll::Ready(())) => &mut there,
+            (Poll::Ready(()), Poll::Pending) => &mut to_client,
+            (Poll::Pending, Poll::Ready(())) => &mut to_replica,
         };
         if silence.is_zero() {
             return Poll::Pending;
         }
         let rest = rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-        if std::mem::take(&mut open.moved) {
+        if std::mem::take(&mut open.is_active) {
             rest.as_mut().reset(Instant::now() + silence);
         }
         rest.as_mut().poll(cx).map(Ok)
@@ -66,15 +66,15 @@ where
 #[derive(Default)]
 struct Direction {
     /// What was read and not yet written.
-    kept: Vec<u8>,
+    pending: Vec<u8>,
     /// How much of it has been written since.
     written: usize,
     /// Whether the reading side has ended.
-    ended: bool,
+    read_ended: bool,
     /// Whether the writing side has been told.
-    told: bool,
+    is_shut_down: bool,
     /// Whether something has come since somebody looked.
-    moved: bool,
+    is_active: bool,
 }
 
 impl Direction {
@@ -84,12 +84,12 @@ impl Direction {
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        while !self.told {
-            ready!(self.poll_kept(cx, to))?;
-            if self.ended {
+        while !self.is_shut_down {
+            ready!(self.poll_pending(cx, to))?;
+            if self.read_ended {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                self.told = true;
-            } else if self.poll_piece(cx, from, to)?.is_pending() {
+                self.is_shut_down = true;
+            } else if self.poll_read(cx, from, to)?.is_pending() {
                 // What was written must not lie in a buffer while nothing comes.
                 let _ = Pin::new(to).poll_flush(cx)?;
                 return Poll::Pending;
@@ -98,42 +98,42 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is kept, and lets go of its memory.
-    fn poll_kept(
+    /// Writes what is pending, and lets go of its memory.
+    fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        while self.written < self.kept.len() {
-            let rest = &self.kept[self.written..];
+        while self.written < self.pending.len() {
+            let rest = &self.pending[self.written..];
             self.written += match ready!(Pin::new(&mut *to).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => n,
             };
         }
-        (self.kept, self.written) = (Vec::new(), 0);
+        (self.pending, self.written) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
 
-    /// Reads a piece and writes what is taken of it; the rest is kept.
-    fn poll_piece(
+    /// Reads a piece and writes what is taken of it; the rest is pending.
+    fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        PIECES.with_borrow_mut(|piece| {
+        BUFFER.with_borrow_mut(|piece| {
             let mut piece = ReadBuf::new(piece);
             ready!(Pin::new(from).poll_read(cx, &mut piece))?;
             let piece = piece.filled();
-            self.ended = piece.is_empty();
-            self.moved = true;
-            if !self.ended {
+            self.read_ended = piece.is_empty();
+            self.is_active = true;
+            if !self.read_ended {
                 let taken = match Pin::new(to).poll_write(cx, piece) {
                     Poll::Ready(taken) => taken?,
                     Poll::Pending => 0,
                 };
-                self.kept.extend_from_slice(&piece[taken..]);
+                self.pending.extend_from_slice(&piece[taken..]);
             }
             Poll::Ready(Ok(()))
         })

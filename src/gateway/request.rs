@@ -4,7 +4,7 @@ use http::{HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery
 use hyper::body::Incoming;
 
 use super::{
-    headers::{self, Came},
+    headers::{self, Origin},
     invoke,
 };
 use crate::{
@@ -76,7 +76,7 @@ pub fn host_of<B>(request: &Request<B>) -> Option<&str> {
 /// MALFORMED_REQUEST when the path cannot be forwarded.
 pub fn outbound(
     request: Request<Incoming>,
-    came: Came<'_>,
+    origin: Origin<'_>,
     bounds: upstream::Bounds,
     path: Option<&str>,
     upgrade: bool,
@@ -92,7 +92,7 @@ pub fn outbound(
     headers::remove_hop_by_hop(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     headers::join_cookies(&mut head.headers);
-    headers::forwarded(&mut head.headers, came, host.as_ref());
+    headers::set_forwarding_headers(&mut head.headers, origin, host.as_ref());
     if let Some(host) = host {
         head.headers.insert(header::HOST, host);
     }

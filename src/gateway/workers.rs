@@ -42,21 +42,21 @@ struct Accepted {
     tcp: net::TcpStream,
     serve: Serve,
     /// Counts the connection with its thread's for as long as it is there.
-    open: Open,
+    open: OpenConnection,
     tracker: TaskTracker,
 }
 
 /// One connection more, until dropped.
-struct Open(Arc<AtomicUsize>);
+struct OpenConnection(Arc<AtomicUsize>);
 
-impl Open {
-    fn one_more(of: &Arc<AtomicUsize>) -> Self {
+impl OpenConnection {
+    fn count(of: &Arc<AtomicUsize>) -> Self {
         of.fetch_add(1, Ordering::Relaxed);
         Self(of.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -91,7 +91,7 @@ impl Workers {
             .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let worker = fewest.ok_or_else(|| io::Error::other("there is no thread"))?;
         let accepted = Accepted {
-            open: Open::one_more(&worker.open),
+            open: OpenConnection::count(&worker.open),
             tcp: tcp.into_std()?,
             serve,
             tracker: tracker.clone(),
@@ -120,7 +120,7 @@ impl Worker {
             .name(format!("http-{number}"))
             .spawn(move || {
                 upstream::bind_thread_to_shard(number);
-                runtime.block_on(end.run_until_cancelled(take_in(rx)));
+                runtime.block_on(end.run_until_cancelled(accept_connections(rx)));
                 runtime.shutdown_background();
                 latch.release();
             })?;
@@ -131,7 +131,7 @@ impl Worker {
     }
 }
 
-async fn take_in(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
+async fn accept_connections(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
     while let Some(Accepted {
         tcp,
         serve,

@@ -25,9 +25,9 @@ use crate::{
 };
 
 /// Pause after the engine did not answer.
-const RETRY: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two looks at a holder that is watched.
-const GLANCE: Duration = Duration::from_millis(500);
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// A lease outlives so many beats: a loaded engine answers late.
 const BEATS: u32 = 4;
 
@@ -63,7 +63,7 @@ impl Leases for Docker {
 
 /// What becomes of the lease at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum LeaseEnd {
     /// It goes: nothing of the instance runs on.
     Remove,
     /// It says that containers were left running on purpose.
@@ -73,7 +73,7 @@ pub(super) enum End {
 /// The task that holds the identity.
 pub(super) struct Keeper {
     stop: CancellationToken,
-    end: Option<oneshot::Sender<End>>,
+    end: Option<oneshot::Sender<LeaseEnd>>,
     task: JoinHandle<()>,
     claimed: watch::Receiver<bool>,
     taken: Option<oneshot::Receiver<Box<Lease>>>,
@@ -138,10 +138,10 @@ impl Keeper {
     }
 
     /// Ends the task and does what is to be done with the lease.
-    pub(super) async fn stop(mut self, end: End) {
-        if let Some(tell) = self.end.take() {
+    pub(super) async fn stop(mut self, end: LeaseEnd) {
+        if let Some(end_sender) = self.end.take() {
             // Nobody hears it when the identity was taken: then there is nothing to do.
-            let _ = tell.send(end);
+            let _ = end_sender.send(end);
         }
         self.stop.cancel();
         if let Err(error) = self.task.await {
@@ -164,7 +164,7 @@ struct State<L> {
 async fn run<L: Leases>(
     mut state: State<L>,
     stop: CancellationToken,
-    ending: oneshot::Receiver<End>,
+    ending: oneshot::Receiver<LeaseEnd>,
     claimed: watch::Sender<bool>,
     taken: oneshot::Sender<Box<Lease>>,
     remember: impl FnOnce() -> std::io::Result<()> + Send + 'static,
@@ -193,7 +193,7 @@ async fn run<L: Leases>(
         let pause = match state.renew(&mut old).await {
             Ok(None) => state.beat,
             Ok(Some(lease)) => {
-                if let Err(error) = state.finish(End::Remove).await {
+                if let Err(error) = state.finish(LeaseEnd::Remove).await {
                     tracing::debug!(%error, "The instance's lease stays until it expires");
                 }
                 let _ = taken.send(lease);
@@ -201,7 +201,7 @@ async fn run<L: Leases>(
             }
             Err(error) => {
                 tracing::debug!(%error, "The instance's lease could not be renewed");
-                RETRY.max(state.beat / 10)
+                RETRY_INTERVAL.max(state.beat / 10)
             }
         };
         if stop.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -223,7 +223,7 @@ impl<L: Leases> State<L> {
                 Ok(outcome) => return outcome,
                 Err(error) => {
                     tracing::debug!(%error, "The engine cannot be asked for leases yet");
-                    sleep(RETRY).await;
+                    sleep(RETRY_INTERVAL).await;
                 }
             }
         }
@@ -250,7 +250,7 @@ impl<L: Leases> State<L> {
                 );
                 let until = Instant::now() + patience;
                 while Instant::now() < until {
-                    sleep(GLANCE).await;
+                    sleep(WATCH_INTERVAL).await;
                     let held = self.leases.list().await?;
                     let renewed = held.iter().find(|h| {
                         doubtful.iter().any(|d| d.token == h.lease.token)
@@ -316,8 +316,8 @@ impl<L: Leases> State<L> {
         }
     }
 
-    async fn finish(&mut self, end: End) -> Result<(), Error> {
-        if end == End::Leave {
+    async fn finish(&mut self, end: LeaseEnd) -> Result<(), Error> {
+        if end == LeaseEnd::Leave {
             let now = self.leases.time().await?.unwrap_or(0);
             self.leases.put(&self.lease(now, true)).await?;
         }
@@ -427,7 +427,7 @@ mod tests {
         table.rows.lock().clear();
         sleep(BEAT * 2).await;
         assert_eq!(table.tokens(), ["a"]);
-        keeper.stop(End::Remove).await;
+        keeper.stop(LeaseEnd::Remove).await;
         assert_eq!(table.tokens(), [""; 0]);
     }
 
@@ -442,7 +442,7 @@ mod tests {
         let held = copy.taken().await;
         assert_eq!((held.token.as_str(), held.holder.inode), ("a", 1));
         assert!(!*copy.claimed().borrow());
-        copy.stop(End::Remove).await;
+        copy.stop(LeaseEnd::Remove).await;
         let on = tokio::time::timeout(BEAT * 5, original.taken()).await;
         assert!(on.is_err());
         assert_eq!(table.tokens(), ["a"]);
@@ -467,12 +467,12 @@ mod tests {
         claimed(&restored).await;
         sleep(BEAT).await;
         assert_eq!(table.tokens(), ["c"]);
-        restored.stop(End::Leave).await;
+        restored.stop(LeaseEnd::Leave).await;
         assert!(table.rows.lock()[0].lease.left);
         // What was left on purpose is taken up by whoever comes next.
         let next = server(&table, "d", 7, Some(("c", 7)));
         claimed(&next).await;
-        next.stop(End::Remove).await;
+        next.stop(LeaseEnd::Remove).await;
         assert_eq!(table.tokens(), [""; 0]);
     }
 
@@ -487,10 +487,10 @@ mod tests {
         let second = server(&table, "b", 2, None);
         claimed(&second).await;
         assert_eq!(asleep.taken().await.token, "b");
-        asleep.stop(End::Remove).await;
+        asleep.stop(LeaseEnd::Remove).await;
         sleep(BEAT * 3).await;
         assert_eq!(table.tokens(), ["b"]);
-        second.stop(End::Remove).await;
+        second.stop(LeaseEnd::Remove).await;
         // Two at the same moment.
         let mut one = server(&table, "c", 1, None);
         let mut other = server(&table, "d", 2, None);

@@ -24,7 +24,7 @@ use tonic::service::Routes;
 
 use self::{
     data_dir::DataDir,
-    keeper::{End, Keeper},
+    keeper::{Keeper, LeaseEnd},
     parts::{
         anonymous, buffers, defaults, engine_config, executions_config, executor_config,
         fleet_config, gc_config, listener_limits, own_hosts, public_urls, trial_bounds,
@@ -122,7 +122,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let executions = Executions::open(
         data.path(),
         executions_config(&config, &vitals, ledger),
-        known(&store),
+        app_lookup(&store),
     )?;
     let secrets = Secrets::new(store.clone());
     let engine_config = engine_config(&config, &data, &store, parts::seal(&secrets)?)?;
@@ -270,13 +270,13 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     );
     data.announce(http_addr, grpc_addr, &config)?;
     vitals.set_serving(true);
-    say_ready(http_addr, grpc_addr, data.path())?;
+    print_ready(http_addr, grpc_addr, data.path())?;
     tracing::info!(http = %http_addr, grpc = %grpc_addr, data_dir = %data.path().display(), engine = engine.address(), engine_chosen_because = engine.chosen(), "Serving");
 
     let taken = tokio::select! {
         () = signals.first(&reload) => None,
         lease = keeper.taken() => Some(lease),
-        () = forget_kept(&fleet, &data) => None,
+        () = clear_kept_mark(&fleet, &data) => None,
         () = engine.keep_isolated() => None,
         part = vitals.failure() => {
             break_off(&part, &stop, serving, &executor, &fleet, executions, store).await
@@ -284,22 +284,22 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     };
     vitals.set_serving(false);
     // What another server holds is not ours to take away.
-    let ends = Ends::new(&config, taken.is_some());
+    let teardown = Teardown::new(&config, taken.is_some());
     tokio::select! {
-        () = shut_down(&config, ends, &data, stop, serving, &gateway, &executor, &apps, gc, &fleet, &engine) => {}
+        () = shut_down(&config, teardown, &data, stop, serving, &gateway, &executor, &apps, gc, &fleet, &engine) => {}
         () = signals.again() => std::process::exit(130),
     }
-    if ends.everything {
+    if teardown.everything {
         builder.remove_all_images().await;
     }
-    keeper.stop(ends.lease()).await;
+    keeper.stop(teardown.lease()).await;
     executor.count_the_last();
     executions.close();
     store.close();
     drop(workers);
     data.close(&config);
     if let Some(lease) = taken {
-        return Err(another_holds(&config, &data, &lease));
+        return Err(identity_taken(&config, &data, &lease));
     }
     tracing::info!("Stopped");
     Ok(())
@@ -307,7 +307,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
 
 /// What a stop leaves in the engine.
 #[derive(Debug, Clone, Copy)]
-struct Ends {
+struct Teardown {
     /// Containers go on, for the next start or for whoever has the identity.
     keep: bool,
     /// The instance keeps nothing: volumes and images go, too.
@@ -316,7 +316,7 @@ struct Ends {
     taken: bool,
 }
 
-impl Ends {
+impl Teardown {
     fn new(config: &Config, taken: bool) -> Self {
         Self {
             keep: taken || config.keep_replicas && !config.ephemeral,
@@ -325,14 +325,18 @@ impl Ends {
         }
     }
 
-    fn lease(self) -> End {
-        if self.keep { End::Leave } else { End::Remove }
+    fn lease(self) -> LeaseEnd {
+        if self.keep {
+            LeaseEnd::Leave
+        } else {
+            LeaseEnd::Remove
+        }
     }
 }
 
 /// Why a server ends whose identity is held by another one; with `--new-instance` the next start
 /// has an identity of its own.
-fn another_holds(config: &Config, data: &DataDir, lease: &Lease) -> anyhow::Error {
+fn identity_taken(config: &Config, data: &DataDir, lease: &Lease) -> anyhow::Error {
     let place = &lease.holder.path;
     let original = format!(
         "a server that runs now (process {}, data directory {place} as it sees it)",
@@ -351,14 +355,14 @@ fn another_holds(config: &Config, data: &DataDir, lease: &Lease) -> anyhow::Erro
 }
 
 /// Containers that an earlier stop left are this run's own once they are adopted: should it be
-/// killed, `ignite prune` is to find them. Never ends, and so takes nothing back from a stop.
-async fn forget_kept(fleet: &Fleet, data: &DataDir) {
+/// killed, `ignite prune` is to find them. Never teardown, and so takes nothing back from a stop.
+async fn clear_kept_mark(fleet: &Fleet, data: &DataDir) {
     fleet.until_settled().await;
     data.mark_kept(false);
     std::future::pending().await
 }
 
-/// Ends the process once a part has failed: nobody is left waiting, what was accepted is written,
+/// Teardown the process once a part has failed: nobody is left waiting, what was accepted is written,
 /// and containers stay for the next start. None of this may take long, since it may meet the part
 /// that is dead.
 async fn break_off(
@@ -406,7 +410,7 @@ async fn break_off(
 )]
 async fn shut_down(
     config: &Config,
-    ends: Ends,
+    teardown: Teardown,
     data: &DataDir,
     stop: Stop,
     serving: TaskTracker,
@@ -440,19 +444,19 @@ async fn shut_down(
     }
     apps.finish().await;
     let volumes = gc.stop().await;
-    data.mark_kept(ends.keep && !ends.taken);
-    fleet.shutdown(ends.keep).await;
-    if ends.everything {
+    data.mark_kept(teardown.keep && !teardown.taken);
+    fleet.shutdown(teardown.keep).await;
+    if teardown.everything {
         volumes.remove_all().await;
     }
-    if !ends.keep
+    if !teardown.keep
         && let Err(error) = engine.remove_network().await
     {
         tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
     }
 }
 
-/// Ends the start when the engine has no such runtime. One that does not answer yet is asked again
+/// Teardown the start when the engine has no such runtime. One that does not answer yet is asked again
 /// before each container.
 async fn check_runtime(config: &Config, engine: &Docker) -> Result<()> {
     if config.runtime.is_none() {
@@ -499,7 +503,7 @@ fn keychain(secrets: &Secrets) -> Keychain {
 }
 
 /// The executions' view of the catalog.
-fn known(store: &Store) -> executions::Known {
+fn app_lookup(store: &Store) -> executions::Known {
     let store = store.clone();
     Arc::new(move |app| {
         let since = store.catalog().get(app).map(|a| a.created_at_ms);
@@ -554,7 +558,7 @@ fn api(
 }
 
 /// One line on stdout for programs that wait for it.
-fn say_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) -> Result<()> {
+fn print_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) -> Result<()> {
     let line = serde_json::json!({
         "event": "ready",
         "http": http.to_string(),

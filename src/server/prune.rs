@@ -213,7 +213,7 @@ fn judge(
     after: Duration,
     is_local: bool,
 ) -> Liveness {
-    let look = |path: &Path, holder| data_dir::sight(path, &instance.id, holder, is_local);
+    let look = |path: &Path, holder| data_dir::inspect(path, &instance.id, holder, is_local);
     let leases: Vec<_> = instance
         .leases
         .iter()
@@ -244,7 +244,7 @@ fn judge(
 fn is_ephemeral(instance: &InstanceOfOthers) -> bool {
     let by_lease = !instance.leases.is_empty() && instance.leases.iter().all(|l| l.ephemeral);
     let by_mark = |dir: &Path| {
-        data_dir::sight(dir, &instance.id, None, false) == Directory::Free
+        data_dir::inspect(dir, &instance.id, None, false) == Directory::Free
             && data_dir::is_ephemeral(dir)
     };
     by_lease || instance.data_dir.as_deref().is_some_and(by_mark)

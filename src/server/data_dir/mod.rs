@@ -204,7 +204,7 @@ impl DataDir {
 /// What can be told of the data directory of an instance, at the path where it was. `holder` is who
 /// served from it; without one, only a directory that remembers this boot, or one of an older
 /// `ignite` beside an engine that `is_local`, is taken for the very one.
-pub(super) fn sight(
+pub(super) fn inspect(
     data_dir: &Path,
     instance: &str,
     holder: Option<&Holder>,

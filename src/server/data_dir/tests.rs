@@ -30,7 +30,7 @@ async fn served(path: &Path) -> InstanceId {
 }
 
 fn see(path: &Path, id: &InstanceId) -> Directory {
-    sight(path, id.as_str(), None, false)
+    inspect(path, id.as_str(), None, false)
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn only_the_very_directory_is_evidence() {
     let path = dir.path().join("data");
     let id = served(&path).await;
     let holder = machine::here(&path).expect("there");
-    let saw = |path: &Path, holder: Option<&Holder>| sight(path, id.as_str(), holder, false);
+    let saw = |path: &Path, holder: Option<&Holder>| inspect(path, id.as_str(), holder, false);
     assert_eq!(saw(&path, Some(&holder)), Directory::Free);
     for other in [
         Holder {
@@ -163,7 +163,7 @@ async fn only_the_very_directory_is_evidence() {
     // One of an older `ignite` remembers nothing; beside the engine its path is as good.
     fs::remove_file(path.join(HOLDER)).expect("removed");
     assert_eq!(saw(&path, None), Directory::Unknown);
-    assert_eq!(sight(&path, id.as_str(), None, true), Directory::Free);
+    assert_eq!(inspect(&path, id.as_str(), None, true), Directory::Free);
 }
 
 #[tokio::test]
