@@ -16,7 +16,7 @@ use super::{
     strangers::Strangers,
 };
 use crate::{
-    gateway::{Gateway, body::Body, headers::Peer, limits::goaway, listener, request::host_of},
+    gateway::{Gateway, body::Body, listener, peer::Peer, refusal::goaway, request::host_of},
     model::{Failure, Reason},
 };
 

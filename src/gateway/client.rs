@@ -26,7 +26,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::limits::ConnectionPermit;
+use super::limiter::ConnectionPermit;
 
 /// A client's socket. One task uses both of its sides.
 #[derive(Debug)]

@@ -4,15 +4,9 @@
 //! are removed when somebody else sent them, before ours are set. A message's framing is the
 //! HTTP library's business.
 
-use std::net::SocketAddr;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::client::ClientHandle;
-use crate::{
-    fleet::{Names, upstream::Interim},
-    model::ExecutionId,
-};
+use crate::{fleet::Names, model::ExecutionId};
 
 /// The invocation's id, on requests to apps and on every answer.
 pub const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id");
@@ -177,68 +171,12 @@ pub fn execution_value(id: ExecutionId) -> HeaderValue {
     HeaderValue::from_bytes(&id.to_ascii()).expect("an id is ASCII")
 }
 
-/// The other end of a connection.
-#[derive(Debug)]
-pub struct Peer {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its connection serves no apps: too many are open.
-    pub reserved: bool,
-    /// The same as `X-Forwarded-For` has it, written once for all requests of the connection.
-    text: HeaderValue,
-    /// Its connection, for what comes before an answer.
-    client: Option<ClientHandle>,
-}
-
-impl Peer {
-    /// The peer at an address.
-    pub fn at(address: SocketAddr) -> Self {
-        let text = address.ip().to_canonical().to_string();
-        let text = HeaderValue::try_from(text).expect("an address is ASCII");
-        Self {
-            address,
-            reserved: false,
-            text,
-            client: None,
-        }
-    }
-
-    /// The same, at the other end of this connection.
-    pub(super) fn on(client: ClientHandle, address: SocketAddr, reserved: bool) -> Self {
-        Self {
-            reserved,
-            client: Some(client),
-            ..Self::at(address)
-        }
-    }
-}
-
-impl Interim for Peer {
-    fn early_hints(&self, mut headers: HeaderMap) {
-        remove_hop_by_hop(&mut headers);
-        remove_ours(&mut headers);
-        headers.remove(header::CONTENT_LENGTH);
-        let Some(client) = self.client.as_ref().filter(|_| !headers.is_empty()) else {
-            return;
-        };
-        let mut head = b"HTTP/1.1 103 Early Hints\r\n".to_vec();
-        for (name, value) in &headers {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
-        }
-        head.extend_from_slice(b"\r\n");
-        client.write_interim(&head);
-    }
-}
-
-/// From whom a request origin.
+/// Where a request came from.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
-    /// The other end of the connection.
-    pub peer: &'a Peer,
-    /// What it says of the way before it is believed.
+    /// The client's address as `X-Forwarded-For` has it.
+    pub address: &'a HeaderValue,
+    /// Whether the forwarding headers that the client sent are believed.
     pub trusted: bool,
 }
 
@@ -276,7 +214,7 @@ pub fn set_forwarding_headers(
 ) {
     let trusted = origin.trusted;
     remove_forwarding_headers(headers, trusted);
-    let mut chain = origin.peer.text.clone();
+    let mut chain = origin.address.clone();
     if trusted && headers.contains_key(&FORWARDED_FOR) {
         let mut before = tokens(headers, &FORWARDED_FOR);
         before.extend(chain.to_str().map(str::to_owned));
@@ -411,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_peer_is_believed_about_the_way_before_it() {
+    fn forwarding_headers_count_from_a_trusted_peer_only() {
         let sent = map(&[
             ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
             ("x-forwarded-for", "7.7.7.7"),
@@ -422,12 +360,11 @@ mod tests {
             ("x-real-ip", "9.9.9.9"),
             ("forwarded", "for=9.9.9.9"),
         ]);
-        let at = |ip: &str| Peer::at(SocketAddr::new(ip.parse().expect("valid"), 1));
         let mut h = sent.clone();
         set_forwarding_headers(
             &mut h,
             Origin {
-                peer: &at("127.0.0.1"),
+                address: &HeaderValue::from_static("127.0.0.1"),
                 trusted: true,
             },
             None,
@@ -443,7 +380,7 @@ mod tests {
         set_forwarding_headers(
             &mut h,
             Origin {
-                peer: &at("::ffff:10.0.0.7"),
+                address: &HeaderValue::from_static("10.0.0.7"),
                 trusted: false,
             },
             None,

@@ -10,12 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    GrpcTrailers,
-    body::AppBody,
-    headers::{self, Peer},
-    relay,
-};
+use super::{GrpcTrailers, body::AppBody, headers, peer::Peer, relay};
 use crate::{
     fleet::{
         ColdStart, Deployment, InFlightPermit, Lease,

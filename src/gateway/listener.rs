@@ -31,9 +31,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     body::{Body, BoxError},
-    client,
-    headers::Peer,
-    limits::{ConnectionLimiter, ConnectionPermit, Limits},
+    client::{self, ClientHandle},
+    limiter::{ConnectionLimiter, ConnectionPermit},
+    limits::Limits,
+    peer::Peer,
+    refusal::{self, Refuser},
     workers::{Serve, Workers},
 };
 use crate::model::Failure;
@@ -87,7 +89,8 @@ pub async fn run(
     limits: Limits,
     stop: Stop,
 ) {
-    let limiter = ConnectionLimiter::new(limits.clone(), &service).await;
+    let limiter = ConnectionLimiter::new(limits.clone());
+    let refuser = Refuser::new(service.refusal(&refusal::too_many_connections()).await);
     let shared = Arc::new(Shared {
         builder: builder(&limits),
         keep_alive: limits.keep_alive_timeout,
@@ -110,7 +113,7 @@ pub async fn run(
         let _ = tcp.set_nodelay(true).and_then(|()| enable_keepalive(&tcp));
         let Some(permit) = limiter.try_acquire(peer) else {
             tracing::debug!(%peer, "A connection was refused: there are too many");
-            limiter.refuse(tcp, &connections);
+            refuser.refuse(tcp, &connections);
             continue;
         };
         let shared = shared.clone();
@@ -185,7 +188,7 @@ async fn serve(
 /// Who asks on a connection, and who answers.
 struct Client<S> {
     shared: Arc<Shared<S>>,
-    handle: client::ClientHandle,
+    handle: ClientHandle,
     peer: Peer,
 }
 

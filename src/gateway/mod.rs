@@ -22,8 +22,11 @@ mod cors;
 pub mod headers;
 mod hosts;
 pub mod invoke;
+mod limiter;
 pub mod limits;
 pub mod listener;
+pub mod peer;
+pub mod refusal;
 mod relay;
 pub mod request;
 mod routes;
@@ -42,8 +45,9 @@ use self::{
     admission::RequestedApp,
     body::Body,
     by_path::ByPath,
-    headers::{Origin, Peer},
+    headers::Origin,
     invoke::{Client, Invocation},
+    peer::Peer,
     routes::Route,
 };
 use crate::{
@@ -110,7 +114,7 @@ impl listener::Service for Front {
     }
 
     async fn refusal(&self, why: &Failure) -> Bytes {
-        limits::encode_http1((self.gateway.render)(why, false)).await
+        refusal::encode_http1((self.gateway.render)(why, false)).await
     }
 }
 
@@ -174,7 +178,7 @@ impl Gateway {
             Reason::TooManyConnections,
             "too many connections are open (IGNITE_MAX_CONNECTIONS), and the last ones serve the API alone (IGNITE_RESERVED_CONNECTIONS); reuse connections, or come back later",
         )
-        .with_retry_after(limits::RETRY_AFTER);
+        .with_retry_after(refusal::RETRY_AFTER);
         let mut response = self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
         if !grpc {
             close(&mut response);
@@ -256,7 +260,7 @@ impl Gateway {
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
             let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
             let origin = Origin {
-                peer,
+                address: peer.forwarded_for(),
                 trusted: self.trusted_proxies.contain(peer.address.ip()),
             };
             self.check_length(&request)?;
