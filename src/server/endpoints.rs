@@ -1,0 +1,166 @@
+//! The API's services, behind the JSON router and the gRPC listener.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::Router;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use super::{
+    base::Base,
+    clamp, health,
+    parts::{anonymous, buffers, public_urls, trial_bounds},
+    platform::Platform,
+};
+use crate::{
+    api::{
+        self,
+        buffers::Buffers,
+        compute::Compute,
+        grpc::Grpc,
+        json,
+        proto::{
+            self,
+            local::v1::{
+                build_service_server::BuildServiceServer,
+                execution_service_server::ExecutionServiceServer,
+                scaling_service_server::ScalingServiceServer,
+            },
+            v1::{
+                compute_service_server::ComputeServiceServer,
+                secret_service_server::SecretServiceServer,
+            },
+        },
+        scaling::Scaling,
+        secrets::Secrets as SecretsApi,
+    },
+    config::Config,
+    logs::Logs,
+    store::secrets::Secrets,
+    trials::Trials,
+};
+
+/// The API's services with their bounds, which both listeners share.
+pub(super) struct Endpoints {
+    services: Routes,
+    limits: json::Limits,
+    buffers: Buffers,
+}
+
+impl Endpoints {
+    /// Makes the services. `http` is the address that public URLs lead to; streams without an end
+    /// end once `stopping` is cancelled.
+    pub(super) async fn new(
+        base: &Base,
+        platform: &Platform,
+        http: SocketAddr,
+        stopping: CancellationToken,
+    ) -> Self {
+        let config = &base.config;
+        let limits = limits(config);
+        let compute = compute(base, platform, limits, http, stopping);
+        Self {
+            services: services(compute, base.stores.secrets.clone(), limits).await,
+            limits,
+            buffers: buffers(config, limits.json_bytes()),
+        }
+    }
+
+    /// The JSON API, and the health paths beside it.
+    pub(super) fn router(&self, base: &Base, platform: &Platform) -> Router {
+        let gateway = platform.gateway.clone();
+        let admit: json::Admit = Arc::new(move |parts| {
+            let caller = gateway.caller(&parts.headers)?;
+            parts.extensions.insert(caller);
+            Ok(())
+        });
+        json::router(
+            self.services.clone(),
+            self.limits,
+            self.buffers.clone(),
+            admit,
+        )
+        .merge(health::router(
+            platform.fleet.clone(),
+            base.stores.store.clone(),
+            base.stores.executions.clone(),
+            base.vitals.clone(),
+        ))
+        .fallback(health::no_route)
+    }
+
+    /// The gRPC API.
+    pub(super) fn into_grpc(self, base: &Base, platform: &Platform) -> Grpc {
+        Grpc::new(
+            self.services,
+            self.limits,
+            platform.gateway.clone(),
+            anonymous(&base.config),
+            self.buffers,
+        )
+    }
+}
+
+fn limits(config: &Config) -> json::Limits {
+    json::Limits {
+        max_body_bytes: clamp(config.max_body_bytes),
+        max_code_bytes: clamp(config.max_code_bytes),
+        decode_concurrency: config.decode_concurrency,
+    }
+}
+
+fn compute(
+    base: &Base,
+    platform: &Platform,
+    limits: json::Limits,
+    http: SocketAddr,
+    stopping: CancellationToken,
+) -> Compute {
+    let config = &base.config;
+    let Platform {
+        apps,
+        fleet,
+        gateway,
+        ..
+    } = platform;
+    let log_bytes = clamp(config.log_max_bytes);
+    let app_logs = Logs::new(apps.clone(), fleet.clone(), base.engine.clone(), log_bytes);
+    let trials = Trials::new(
+        apps.clone(),
+        gateway.clone(),
+        app_logs.clone(),
+        trial_bounds(config),
+    );
+    Compute {
+        apps: apps.clone(),
+        gateway: gateway.clone(),
+        urls: Arc::new(public_urls(config, http)),
+        limits,
+        executions: base.stores.executions.clone(),
+        retention: config.execution_retention,
+        app_logs,
+        trials,
+        log_max_lines: config.log_max_lines,
+        stopping,
+    }
+}
+
+async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> Routes {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<ComputeServiceServer<Compute>>()
+        .await;
+    let (reflection, reflection_alpha) = proto::reflection_services();
+    let secrets = SecretsApi::new(compute.clone(), secrets);
+    let executions = api::executions::Executions::new(compute.clone());
+    let scaling = Scaling::new(compute.clone());
+    let builds = api::builds::Builds::new(compute.clone());
+    Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
+        .add_service(SecretServiceServer::new(secrets))
+        .add_service(ExecutionServiceServer::new(executions))
+        .add_service(ScalingServiceServer::new(scaling))
+        .add_service(BuildServiceServer::new(builds))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(reflection_alpha)
+}

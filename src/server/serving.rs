@@ -1,0 +1,308 @@
+//! A server that serves, from its first connection until it has ended everything again.
+
+use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    base::Base,
+    data_dir,
+    endpoints::Endpoints,
+    keeper::{Keeper, LeaseEnd},
+    parts::{executor_config, listener_limits},
+    platform::Platform,
+};
+use crate::{
+    config::Config,
+    engine::{Engine as _, docker::Docker},
+    executor::Executor,
+    fleet::Starter,
+    gateway::{
+        Front,
+        listener::{self, Stop},
+        workers::Workers,
+    },
+    gc::GarbageCollector,
+    model::{Reason, lease::Lease},
+    vitals::{EXIT_PART_FAILED, part_failed},
+};
+
+/// Longest time for requests under way, and then for the stores, once a part has failed.
+const BREAK_OFF: Duration = Duration::from_secs(5);
+
+/// The bound sockets of both listeners.
+pub(super) struct Sockets {
+    http: TcpListener,
+    grpc: TcpListener,
+    http_addr: SocketAddr,
+    grpc_addr: SocketAddr,
+}
+
+impl Sockets {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// The setting whose address cannot be listened on.
+    pub(super) async fn bind(config: &Config) -> Result<Self> {
+        let http = bind(config.http_addr, "http_addr").await?;
+        let grpc = bind(config.grpc_addr, "grpc_addr").await?;
+        Ok(Self {
+            http_addr: http.local_addr()?,
+            grpc_addr: grpc.local_addr()?,
+            http,
+            grpc,
+        })
+    }
+}
+
+async fn bind(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {addr}; is another ignite running, or is the port taken? Choose another, or port 0 for a free one"))
+}
+
+/// A server that serves.
+pub(super) struct Server {
+    executor: Executor,
+    platform: Platform,
+    stop: Stop,
+    /// The listeners.
+    listeners: TaskTracker,
+    /// The threads that carry connections. They outlast the listeners, since they also carry what
+    /// requests leave running.
+    workers: Arc<Workers>,
+    base: Base,
+}
+
+impl Server {
+    /// Starts the listeners, the fleet and the executor, and says that it is ready.
+    ///
+    /// # Errors
+    /// When there are no threads for connections, or the data directory cannot be written.
+    pub(super) async fn start(
+        base: Base,
+        platform: Platform,
+        sockets: Sockets,
+        starter: Starter<Docker>,
+    ) -> Result<Self> {
+        let stop = Stop::default();
+        let endpoints =
+            Endpoints::new(&base, &platform, sockets.http_addr, stop.drain.clone()).await;
+        let workers = Workers::start(base.config.http_threads, &base.vitals);
+        let workers = Arc::new(workers.context("http_threads")?);
+        let front = Front {
+            gateway: platform.gateway.clone(),
+            api: endpoints.router(&base, &platform),
+        };
+        let grpc = endpoints.into_grpc(&base, &platform);
+        let limits = listener_limits(&base.config, &base.shares);
+        let listeners = TaskTracker::new();
+        let listening = listener::run(
+            sockets.http,
+            workers.clone(),
+            front,
+            limits.clone(),
+            stop.clone(),
+        );
+        listeners.spawn(base.vitals.watch("the HTTP listener", listening));
+        let listening = listener::run(sockets.grpc, workers.clone(), grpc, limits, stop.clone());
+        listeners.spawn(base.vitals.watch("the gRPC listener", listening));
+        starter.begin();
+        let executor = Executor::start(
+            executor_config(&base.config, &base.vitals),
+            base.stores.executions.clone(),
+            platform.gateway.clone(),
+        );
+        announce(&base, sockets.http_addr, sockets.grpc_addr)?;
+        Ok(Self {
+            executor,
+            platform,
+            stop,
+            listeners,
+            workers,
+            base,
+        })
+    }
+
+    pub(super) fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// Takes back that an earlier stop left containers, once they are adopted: `ignite prune` has
+    /// to find them should this run be killed. Never ends, so that as a branch of the wait for a
+    /// stop it stops nothing.
+    pub(super) async fn clear_kept_mark(&self) {
+        self.platform.fleet.until_settled().await;
+        self.base.data.mark_kept(false);
+        std::future::pending().await
+    }
+
+    /// Ends the process once `part` has failed: requests that wait are answered, what was accepted
+    /// is written, and containers stay for the next start. Every step has a time limit, since it
+    /// may depend on the part that is dead.
+    pub(super) async fn break_off(&self, part: &str) -> ! {
+        self.executor.stop();
+        let failure = part_failed(Reason::ShuttingDown, part);
+        self.platform.fleet.fail(&failure);
+        self.stop.drain.cancel();
+        self.listeners.close();
+        // Answers that are ready go out, above all those that say what happened.
+        if tokio::time::timeout(BREAK_OFF, self.listeners.wait())
+            .await
+            .is_err()
+        {
+            self.stop.force.cancel();
+            self.executor.force();
+        }
+        let executions = self.base.stores.executions.clone();
+        let store = self.base.stores.store.clone();
+        let flushed = tokio::task::spawn_blocking(move || {
+            executions.close();
+            store.close();
+        });
+        if tokio::time::timeout(BREAK_OFF, flushed).await.is_err() {
+            tracing::error!(
+                "The stores did not close in time; the next start recovers what they confirmed"
+            );
+        }
+        tracing::error!(
+            part,
+            code = EXIT_PART_FAILED,
+            "Ending, since a part of the platform failed; containers stay for the next start"
+        );
+        std::process::exit(EXIT_PART_FAILED);
+    }
+
+    /// Stops in the order in which the parts depend on each other.
+    pub(super) async fn shut_down(&self, gc: GarbageCollector, teardown: Teardown) {
+        let Platform { fleet, apps, .. } = &self.platform;
+        self.drain().await;
+        apps.finish().await;
+        let volumes = gc.stop().await;
+        self.base.data.mark_kept(teardown.keep && !teardown.taken);
+        fleet.shutdown(teardown.keep).await;
+        if teardown.everything {
+            volumes.remove_all().await;
+        }
+        if !teardown.keep
+            && let Err(error) = self.base.engine.remove_network().await
+        {
+            tracing::warn!(%error, "The instance's network stays; `ignite prune` removes it");
+        }
+    }
+
+    /// Accepts no more, lets requests and executions finish, and cuts them off after
+    /// `drain_timeout`.
+    async fn drain(&self) {
+        let (executor, upgrades) = (&self.executor, &self.platform.gateway.upgrades);
+        executor.stop();
+        self.stop.drain.cancel();
+        self.platform.apps.stop_parsing();
+        self.platform.fleet.end_followers();
+        self.listeners.close();
+        upgrades.close();
+        let finished = async {
+            self.listeners.wait().await;
+            upgrades.wait().await;
+            executor.finished().await;
+        };
+        let limit = self.base.config.drain_timeout;
+        if tokio::time::timeout(limit, finished).await.is_err() {
+            tracing::warn!(after = ?limit, "Requests did not finish in time and are cut off");
+            self.stop.force.cancel();
+            executor.force();
+            self.listeners.wait().await;
+            executor.finished().await;
+        }
+    }
+
+    /// Ends what outlasts the apps: the identity's lease, the stores, the threads, the directory.
+    pub(super) async fn close(self, keeper: Keeper, teardown: Teardown) -> Base {
+        if teardown.everything {
+            self.platform.builder.remove_all_images().await;
+        }
+        keeper.stop(teardown.lease()).await;
+        self.executor.count_the_last();
+        self.base.stores.close();
+        drop(self.workers);
+        self.base.data.close(&self.base.config);
+        self.base
+    }
+}
+
+/// What a stop leaves in the engine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Teardown {
+    /// Containers stay, for the next start or for the server that holds the identity.
+    keep: bool,
+    /// The instance keeps nothing: volumes and images go, too.
+    everything: bool,
+    /// Another server holds the identity.
+    taken: bool,
+}
+
+impl Teardown {
+    /// What the settings ask for. What another server holds (`taken`) is not ours to remove.
+    pub(super) fn new(config: &Config, taken: bool) -> Self {
+        Self {
+            keep: taken || config.keep_replicas && !config.ephemeral,
+            everything: config.ephemeral && !taken,
+            taken,
+        }
+    }
+
+    fn lease(self) -> LeaseEnd {
+        if self.keep {
+            LeaseEnd::Leave
+        } else {
+            LeaseEnd::Remove
+        }
+    }
+}
+
+/// Why a server ends when another one holds its identity; with `--new-instance` the next start
+/// gets a new identity.
+pub(super) fn identity_taken(base: &Base, lease: &Lease) -> anyhow::Error {
+    let Base { config, data, .. } = base;
+    let place = &lease.holder.path;
+    let original = format!(
+        "a server that runs now (process {}, data directory {place} as it sees it)",
+        lease.holder.pid
+    );
+    let refusal = data_dir::refusal(data.path(), data.instance(), &original);
+    if !config.new_instance {
+        return anyhow::anyhow!(refusal);
+    }
+    match data.renew() {
+        Ok(id) => {
+            anyhow::anyhow!("{refusal}. It has the new identity {id} from now on: start it again")
+        }
+        Err(error) => error.context(refusal),
+    }
+}
+
+/// Says that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
+fn announce(base: &Base, http: SocketAddr, grpc: SocketAddr) -> Result<()> {
+    let data = &base.data;
+    data.announce(http, grpc, &base.config)?;
+    base.vitals.set_serving(true);
+    print_ready(http, grpc, data.path());
+    tracing::info!(%http, %grpc, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
+    Ok(())
+}
+
+/// Prints one line on stdout for programs that wait for it.
+fn print_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) {
+    let line = serde_json::json!({
+        "event": "ready",
+        "http": http.to_string(),
+        "grpc": grpc.to_string(),
+        "pid": std::process::id(),
+        "data_dir": data_dir,
+    });
+    let mut out = std::io::stdout().lock();
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
