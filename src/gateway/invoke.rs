@@ -13,16 +13,16 @@ use tokio_util::task::TaskTracker;
 use super::{GrpcTrailers, body::AppBody, headers, peer::Peer, relay};
 use crate::{
     fleet::{
-        ColdStart, Deployment, InFlightPermit, Lease,
+        ColdStart, Deployment, InFlightPermit, Lease, Replica,
         upstream::{self, Answer, BodyError, Error, Interim},
     },
-    model::{ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
+    model::{AppId, ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
 
-/// Tries when connections are refused, before the caller hears of it.
+/// Most attempts to connect before the caller gets an error.
 const CONNECT_ATTEMPTS: u32 = 6;
-/// Wait before the second try; doubles to 1.6 s in all. An engine that has much to do reports a
-/// death only after several hundred milliseconds, and from then on the request is held.
+/// Pause before the second attempt; the pauses double, to 1.6 s in all. A busy engine reports the
+/// death of a container only after several hundred milliseconds; from then on the request is held.
 const CONNECT_RETRY_INITIAL: Duration = Duration::from_millis(50);
 
 /// What an invocation needs besides its request.
@@ -35,30 +35,30 @@ pub struct Invocation<'a> {
     pub execution: ExecutionId,
     /// Longest wait for a replica.
     pub cold_start_budget: Duration,
-    /// What an asynchronous execution has beyond other invocations.
+    /// Set for an attempt of an asynchronous execution.
     pub attempt: Option<Attempt>,
-    /// Longest time for the client to take nothing of the answer; 0 for no bound.
+    /// Longest time for the client to read nothing of the answer; 0 for no bound.
     pub stall: Duration,
     /// Bytes that the request keeps in memory while it is held.
     pub held_bytes: usize,
-    /// Longest silence of an upgraded connection of which one side has ended; 0 for no bound.
+    /// Longest silence of an upgraded connection once one side has ended; 0 for no bound.
     pub half_closed: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: &'a TaskTracker,
 }
 
-/// What the other side of an app URL's request can do.
+/// What the client of an app URL's request can do.
 #[derive(Default)]
 pub struct Client<'a> {
     /// Its connection, when it asks to leave HTTP.
     pub upgrade: Option<upgrade::OnUpgrade>,
-    /// It makes a gRPC call, and an answer that breaks off ends in these trailers.
+    /// For a gRPC call, which ends in these trailers when the answer breaks off.
     pub grpc: Option<GrpcTrailers>,
-    /// It takes interim answers.
+    /// Where interim answers go, if the client takes them.
     pub interim: Option<&'a Peer>,
 }
 
-/// One attempt of an asynchronous execution. It is counted with its record, not here.
+/// One attempt of an asynchronous execution. The execution's record counts its outcome.
 pub struct Attempt {
     /// Its number; 1 is the first.
     pub number: u32,
@@ -68,15 +68,15 @@ pub struct Attempt {
     pub deadline: Instant,
 }
 
-/// Sends a request, whose headers are ready but for the platform's own, and returns the answer.
-/// Its body carries the lease.
+/// Adds the platform's headers to a request, sends it, and returns the answer, with the lease in its
+/// body.
 ///
 /// # Errors
 /// Why there was no answer. The app may have seen the request when the reason is
 /// REPLICA_BROKE or REQUEST_TIMEOUT, never otherwise.
 ///
 /// # Cancel safety
-/// Dropping the future gives up the place in the queue, or closes the connection.
+/// Dropping the future leaves the queue, or closes the connection to the replica.
 pub async fn invoke(
     invocation: Invocation<'_>,
     request: Request<upstream::Body>,
@@ -104,7 +104,7 @@ async fn answer(
     let execution = headers::execution_value(invocation.execution);
     headers::identify(request.headers_mut(), deployment.names(), execution);
     let counted = invocation.attempt.is_none();
-    // Executions have bounds of their own.
+    // The executor limits executions itself.
     let in_flight = counted.then(|| deployment.permit_request()).transpose()?;
     let (deadline, lease) = match invocation.attempt.take() {
         Some(attempt) => {
@@ -148,7 +148,7 @@ async fn answer(
     headers::remove_ours(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
     name_execution(&mut head.headers, invocation.execution);
-    // What is stored as an execution's result is the app's alone.
+    // An execution's stored result has the app's headers alone.
     if let Some(cold) = cold.filter(|_| counted) {
         head.headers
             .insert(headers::COLD_START, HeaderValue::from_static("true"));
@@ -190,7 +190,7 @@ async fn exchange(
             }
         };
         let waited = began.elapsed();
-        // Port and protocol are those of now: the owner may have changed them while it was held.
+        // Read now: the owner may have changed port and protocol while the request was held.
         let (port, pool) = lease.replica().reached(invocation.port).ok_or_else(|| {
             let which = match invocation.port {
                 Some(port) => format!("port {port}"),
@@ -202,14 +202,7 @@ async fn exchange(
             )
         })?;
         let protocol = invocation.deployment.with_revision(|r| r.protocol);
-        match protocol {
-            Protocol::Auto if headers::is_grpc(request.headers()) => {
-                *request.version_mut() = Version::HTTP_2;
-            }
-            // Upgrades are of HTTP/1.1.
-            Protocol::H2c if client.upgrade.is_none() => *request.version_mut() = Version::HTTP_2,
-            Protocol::Auto | Protocol::Http1 | Protocol::H2c => in_http1(&mut request),
-        }
+        set_version(&mut request, protocol, client.upgrade.is_some());
         match lease.send(pool, request, interim).await {
             Ok(response) => {
                 lease.in_flight = in_flight.take();
@@ -225,37 +218,55 @@ async fn exchange(
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            Err(e @ Error::Connect { .. }) => {
-                let failure = Failure::new(
-                    Reason::ReplicaRefused,
-                    format!("the replica of app {id} does not take connections on port {}; does the app still listen there?", port),
-                )
-                .with_detail(e.to_string());
-                return Err(lease.replica().explain(failure).await);
-            }
-            Err(Error::Body(why)) => return Err(broke_off(&why)),
-            Err(Error::Broke(e)) if e.is_user() => return Err(body_broke_off(&e)),
-            Err(Error::Broke(e)) if e.is_parse() => {
-                return Err(Failure::new(
-                    Reason::ReplicaBroke,
-                    format!("the replica of app {id} sent an answer that is not valid HTTP/1.1; is its protocol setting right?"),
-                )
-                .with_detail(e.to_string()));
-            }
-            Err(e @ Error::Lost) => {
-                return Err(Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} did not wake from standby; it may have seen the request"))
-                    .with_detail(e.to_string()));
-            }
-            Err(e @ Error::Broke(_)) => {
-                let failure = Failure::new(Reason::ReplicaBroke, format!("the replica of app {id} closed the connection without an answer; it may have seen the request"))
-                    .with_detail(e.to_string());
-                return Err(lease.replica().explain(failure).await);
+            Err(error) => {
+                return Err(exchange_failure(error, lease.replica(), id, port).await);
             }
         }
     }
 }
 
-/// Makes a request that was to go out in HTTP/2, and did not, one of HTTP/1.1.
+/// Chooses the version of HTTP in which a request goes to an app's replica.
+fn set_version(request: &mut Request<upstream::Body>, protocol: Protocol, is_upgrade: bool) {
+    match protocol {
+        Protocol::Auto if headers::is_grpc(request.headers()) => {
+            *request.version_mut() = Version::HTTP_2;
+        }
+        // Only HTTP/1.1 has upgrades.
+        Protocol::H2c if !is_upgrade => *request.version_mut() = Version::HTTP_2,
+        Protocol::Auto | Protocol::Http1 | Protocol::H2c => in_http1(request),
+    }
+}
+
+/// Why a replica of app `id` gave no answer on `port`. Where the replica itself may have failed,
+/// its exit is named once the engine reports it.
+async fn exchange_failure(error: Error, replica: &Replica, id: &AppId, port: u16) -> Failure {
+    let detail = error.to_string();
+    let broke = |what: String| Failure::new(Reason::ReplicaBroke, what).with_detail(detail.clone());
+    match error {
+        Error::Connect { .. } => {
+            let failure = Failure::new(
+                Reason::ReplicaRefused,
+                format!("the replica of app {id} does not take connections on port {port}; does the app still listen there?"),
+            )
+            .with_detail(detail);
+            replica.explain(failure).await
+        }
+        Error::Body(why) => broke_off(&why),
+        Error::Broke(e) if e.is_user() => body_broke_off(&e),
+        Error::Broke(e) if e.is_parse() => Failure::new(
+            Reason::ReplicaBroke,
+            format!("the replica of app {id} sent an answer that is not valid HTTP/1.1; is its protocol setting right?"),
+        )
+        .with_detail(e.to_string()),
+        Error::Lost => broke(format!("the replica of app {id} did not wake from standby; it may have seen the request")),
+        Error::Broke(_) => {
+            let failure = broke(format!("the replica of app {id} closed the connection without an answer; it may have seen the request"));
+            replica.explain(failure).await
+        }
+    }
+}
+
+/// Makes a request HTTP/1.1, also one that an earlier attempt prepared for HTTP/2.
 fn in_http1(request: &mut Request<upstream::Body>) {
     *request.version_mut() = Version::HTTP_11;
     let Some(authority) = request.uri().authority() else {
@@ -268,7 +279,7 @@ fn in_http1(request: &mut Request<upstream::Body>) {
     *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
 }
 
-/// What was wrong with a body that could not be sent.
+/// Why the request's body could not be sent.
 fn broke_off(why: &BodyError) -> Failure {
     match why {
         BodyError::TooLarge(most) => body_too_large(*most),
@@ -325,7 +336,7 @@ fn switch(
         };
         match tokio::try_join!(client, replica, leave) {
             Ok((client, replica, ())) => {
-                // Either side may end it, rudely or not; there is nobody left to tell.
+                // However a side ends it, no one is left to answer.
                 let _ = relay::join(TokioIo::new(client), TokioIo::new(replica), half_closed).await;
             }
             Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
@@ -345,13 +356,13 @@ fn server_timing(waited: Duration, cold: ColdStart) -> String {
         ms(cold.ready)
     );
     if let Some(outcome) = cold.last_probe {
-        // Its words are ASCII without quotes.
+        // Outcomes are ASCII without quotes.
         timing.push_str(&format!(";desc=\"before: {outcome}\""));
     }
     timing
 }
 
-/// Headers that an upgrade request keeps although they are hop-by-hop.
+/// Sets the headers of an upgrade again, which were removed as hop-by-hop.
 pub(super) fn keep_upgrade(request: &mut Request<upstream::Body>, protocol: HeaderValue) {
     request
         .headers_mut()

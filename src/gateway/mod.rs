@@ -6,12 +6,18 @@
 //! | `/_app/{org}/{app}/…` on a host of the API's | the app's primary port, with the rest as path |
 //! | anything else on such a host | the API's router |
 //!
-//! `hosts.rs` says which hosts are the API's, `routes.rs` knows the apps, `admission.rs` who may
-//! use them, `request.rs` reads requests and readies
-//! them for an app, `invoke.rs` carries one out, `headers.rs` and `cookies.rs` have the rules for
-//! headers, `listener.rs` accepts and drains connections, `workers.rs` has the threads that carry them, `client.rs` sees clients
-//! leave and hints early, `relay.rs` joins connections that have left HTTP, `by_path.rs` has what
-//! apps under a path need beside.
+//! | file | subject |
+//! |---|---|
+//! | `listener.rs`, `limits.rs` | accepts, serves and drains connections, within bounds |
+//! | `limiter.rs`, `refusal.rs` | limits open connections; what clients over the limit hear |
+//! | `workers.rs` | the threads that carry connections |
+//! | `client.rs`, `peer.rs` | notices clients that leave; sends `103 Early Hints` |
+//! | `hosts.rs`, `routes.rs` | which hosts are the API's; which labels are which app's |
+//! | `admission.rs` | who may use an app |
+//! | `request.rs`, `headers.rs`, `cookies.rs`, `cors.rs` | the rules for messages |
+//! | `by_path.rs` | apps under a path |
+//! | `invoke.rs`, `body.rs` | one request to an app, and its answer |
+//! | `relay.rs` | connections that have left HTTP |
 
 mod admission;
 pub mod body;
@@ -63,7 +69,7 @@ pub use self::{
     routes::Routes,
 };
 
-/// Everything a request needs; shared by all connections.
+/// Everything that requests need, shared by all connections.
 pub struct Gateway {
     /// The published apps.
     pub routes: Arc<Routes>,
@@ -73,27 +79,28 @@ pub struct Gateway {
     pub verifier: Arc<Verifier>,
     /// The hosts that are the API's, and the domain under which apps have theirs.
     pub hosts: Hosts,
-    /// Apps are served by path, too.
+    /// Whether apps are served by path, too.
     pub app_paths: bool,
-    /// Longest wait for a replica.
+    /// Longest time for a request to wait for a replica.
     pub cold_start_budget: Duration,
-    /// Largest body of a request to an app URL; 0 for no bound.
+    /// Most bytes of the body of a request to an app URL; 0 for no bound.
     pub max_request_body_bytes: u64,
-    /// Longest time for a client to take nothing of an answer; 0 for no bound.
+    /// Longest time for a client to read nothing of an answer; 0 for no bound.
     pub client_stall_timeout: Duration,
-    /// Longest silence of an upgraded connection of which one side has ended; 0 for no bound.
+    /// Longest silence of an upgraded connection once one side has ended; 0 for no bound.
     pub half_closed_timeout: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
     /// Whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Proxies,
-    /// Renders a failure as the API does; the flag says whether the caller owns the app.
+    /// Renders a failure as the API does; the flag is whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
-    /// The same for gRPC callers, as the trailers that end a call.
+    /// Renders a failure for gRPC callers.
     pub grpc_trailers: GrpcTrailers,
 }
 
-/// Renders a failure as the trailers of a gRPC call.
+/// Renders a failure as the trailers that end a gRPC call; the flag is whether the caller owns the
+/// app.
 pub type GrpcTrailers = fn(&Failure, bool) -> HeaderMap;
 
 /// What the HTTP listener serves: app URLs, and the API on all others.
@@ -126,7 +133,7 @@ impl Gateway {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Response<Body> {
-        // A gRPC call, which is understood in gRPC only, is HTTP/2.
+        // gRPC calls come in HTTP/2, and their callers understand gRPC answers only.
         let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
         if let Err(failure) = request::check(&request) {
             return self.failure(&failure, false, grpc);
@@ -152,7 +159,7 @@ impl Gateway {
                 Ok(found) => found,
                 Err(failure) => return self.failure(&failure, false, grpc),
             };
-            // Before anybody looks for the app: also where there is none.
+            // Before the app is looked up, so that the answer does not say whether it exists.
             if let Some(redirect) = by_path.redirect_to_slash(request.uri().query()) {
                 return redirect;
             }
@@ -172,7 +179,7 @@ impl Gateway {
         }
     }
 
-    /// The answer to a request to an app's URL on a connection that is kept for others.
+    /// The answer to a request to an app's URL on a reserved connection.
     fn too_many_connections(&self, grpc: bool) -> Response<Body> {
         let failure = Failure::new(
             Reason::TooManyConnections,
@@ -186,8 +193,8 @@ impl Gateway {
         response
     }
 
-    /// The answer to a request to an app's URL that does not reach the app: as every other one, it
-    /// has an id.
+    /// The answer to a request that does not reach its app. It has an id, as every answer at an
+    /// app's URL.
     fn refused(
         &self,
         failure: &Failure,
@@ -203,7 +210,7 @@ impl Gateway {
 
     fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
         if grpc {
-            // Nothing but the trailers, which then stand in the head.
+            // A "trailers-only" response: the trailers stand in the head.
             let mut response = Response::new(Body::default());
             *response.headers_mut() = (self.grpc_trailers)(failure, caller_owns_app);
             let kind = HeaderValue::from_static("application/grpc");
@@ -213,7 +220,7 @@ impl Gateway {
         (self.render)(failure, caller_owns_app).map(Body::Api)
     }
 
-    /// Refuses a body that says itself that it is too large; others are stopped when they are.
+    /// Refuses a body whose declared length is too large. Bodies without one are cut off at the bound.
     fn check_length(&self, request: &Request<Incoming>) -> Result<(), Failure> {
         let most = self.max_request_body_bytes;
         let length = http_body::Body::size_hint(request.body()).lower();
@@ -235,7 +242,7 @@ impl Gateway {
         Ok((id, by_path))
     }
 
-    /// Sends a request to an app as it came, but for what `headers` takes away and adds.
+    /// Answers a request to an app: its preflight, its refusal, or what the app answers.
     async fn app(
         &self,
         route: Route,
@@ -258,52 +265,8 @@ impl Gateway {
         let outcome = async {
             let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
             owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
-            let client_upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
-            let origin = Origin {
-                address: peer.forwarded_for(),
-                trusted: self.trusted_proxies.contain(peer.address.ip()),
-            };
-            self.check_length(&request)?;
-            // Links that are hinted at by path would lead out of it.
-            let hints = request.version() == Version::HTTP_11 && by_path.is_none();
-            let bounds = upstream::Bounds {
-                bytes: self.max_request_body_bytes,
-                pause: self.client_stall_timeout,
-            };
-            let mut request = request::outbound(
-                request,
-                origin,
-                bounds,
-                by_path.as_ref().map(|by| by.path.as_str()),
-                client_upgrade.is_some(),
-            )?;
-            if let Some(by_path) = &mut by_path {
-                by_path.announce(request.headers_mut());
-            }
-            if !request.headers().contains_key(header::HOST) {
-                // From an HTTP/1.0 client; the replica is asked in HTTP/1.1, which insists on one.
-                let port = route.port;
-                let port = port.unwrap_or_else(|| route.deployment.with_revision(|r| r.ports[0]));
-                let label = host::label(route.deployment.id(), port);
-                if let Ok(host) =
-                    HeaderValue::from_str(&format!("{label}.{}", self.hosts.base_domain))
-                {
-                    request.headers_mut().insert(header::HOST, host);
-                }
-            }
-            self.invoke(
-                &route.deployment,
-                route.port,
-                execution,
-                request,
-                Client {
-                    upgrade: client_upgrade,
-                    grpc: grpc.then_some(self.grpc_trailers),
-                    interim: hints.then_some(peer),
-                },
-                None,
-            )
-            .await
+            self.forward(&route, request, peer, by_path.as_mut(), execution, grpc)
+                .await
         };
         let mut response = match outcome.await {
             Ok(mut response) => {
@@ -332,6 +295,69 @@ impl Gateway {
             cors.put(response.headers_mut());
         }
         response
+    }
+
+    /// Sends an admitted request to its app, in the form that apps get.
+    async fn forward(
+        &self,
+        route: &Route,
+        mut request: Request<Incoming>,
+        peer: &Peer,
+        mut by_path: Option<&mut ByPath>,
+        execution: ExecutionId,
+        grpc: bool,
+    ) -> Result<Response<body::AppBody>, Failure> {
+        let upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
+        let origin = Origin {
+            address: peer.forwarded_for(),
+            trusted: self.trusted_proxies.contain(peer.address.ip()),
+        };
+        self.check_length(&request)?;
+        // Links that an app hints at lead out of its path.
+        let hints = request.version() == Version::HTTP_11 && by_path.is_none();
+        let bounds = upstream::Bounds {
+            bytes: self.max_request_body_bytes,
+            pause: self.client_stall_timeout,
+        };
+        let mut request = request::outbound(
+            request,
+            origin,
+            bounds,
+            by_path.as_ref().map(|by| by.path.as_str()),
+            upgrade.is_some(),
+        )?;
+        if let Some(by_path) = &mut by_path {
+            by_path.announce(request.headers_mut());
+        }
+        self.ensure_host(route, request.headers_mut());
+        let client = Client {
+            upgrade,
+            grpc: grpc.then_some(self.grpc_trailers),
+            interim: hints.then_some(peer),
+        };
+        self.invoke(
+            &route.deployment,
+            route.port,
+            execution,
+            request,
+            client,
+            None,
+        )
+        .await
+    }
+
+    /// Adds the `Host` that HTTP/1.0 clients may leave out: replicas are asked in HTTP/1.1, which
+    /// insists on one.
+    fn ensure_host(&self, route: &Route, headers: &mut HeaderMap) {
+        if headers.contains_key(header::HOST) {
+            return;
+        }
+        let deployment = &route.deployment;
+        let primary = || deployment.with_revision(|r| r.ports[0]);
+        let label = host::label(deployment.id(), route.port.unwrap_or_else(primary));
+        if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.hosts.base_domain)) {
+            headers.insert(header::HOST, host);
+        }
     }
 
     /// Sends a prepared request to an app; see [`invoke::invoke`].
