@@ -1,9 +1,9 @@
-//! Wall time, for timestamps that people and records see. Durations and deadlines are on tokio's
-//! clock, which tests can pause.
+//! Wall time, for timestamps in answers and records. Durations and deadlines use tokio's clock, which
+//! tests can pause.
 //!
-//! Wall clocks jump: a machine starts before it has asked for the time, somebody sets it wrong, a
-//! guest is resumed. What is written down then must hold nothing up once the clock is right again.
-//! So a step of a day or more is believed only once it has lasted ([`SteadyClock`]), and nothing is
+//! Wall clocks jump: a machine boots before it has synchronized, an operator sets the wrong time, a
+//! virtual machine is resumed. Timestamps of such a moment must not hold anything up once the clock
+//! is right again. So a step of a day or more is believed only once it has lasted ([`SteadyClock`]), and nothing is
 //! deleted for its age while the clock may be wrong.
 
 use std::{
@@ -17,14 +17,14 @@ use std::{
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long a clock has to go steadily before deletions by age believe it, and how long a large
-/// step has to last, when no setting says otherwise.
+/// How long a large step has to last to be believed, and the default of how long the clock has to
+/// be steady before anything is deleted for its age.
 pub const SETTLE: Duration = Duration::from_secs(600);
-/// A time further ahead of now than this was written by a clock that was wrong.
+/// A timestamp further ahead of now than this comes from a wrong clock.
 pub const MAX_LEAD: Duration = Duration::from_secs(3600);
-/// A step at least this large is told of; less is drift, or a second set by hand.
+/// A step at least this large is logged; a smaller one is drift, or a correction by hand.
 const SMALLEST_STEP: Duration = Duration::from_secs(60);
-/// A step at least this large is not believed at once.
+/// A step at least this large has to last before it is believed.
 const DOUBTED_STEP: Duration = Duration::from_secs(24 * 3600);
 
 /// The process's clock.
@@ -42,12 +42,12 @@ pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms()).unwrap_or(0))
 }
 
-/// Whether what is old by the clock may be deleted: it has gone steadily for a while.
+/// Whether the clock has been steady for long enough to delete things for their age.
 pub fn is_settled() -> bool {
     CLOCK.is_settled(Duration::from_millis(SETTLE_MS.load(Ordering::Relaxed)))
 }
 
-/// Sets how long that while is.
+/// Sets how long the clock has to be steady for [`is_settled`].
 pub fn settle_for(time: Duration) {
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     SETTLE_MS.store(ms, Ordering::Relaxed);
@@ -69,25 +69,25 @@ fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
-/// A wall clock that is compared with one that cannot be set.
+/// A wall clock that is compared with a monotonic one.
 pub struct SteadyClock {
     wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
     steady: Box<dyn Fn() -> Duration + Send + Sync>,
     seen: Mutex<Seen>,
 }
 
-/// How the clocks stood when they were last compared.
+/// The clocks at their last comparison.
 struct Seen {
     wall_ms: i64,
     at: Duration,
-    /// Since when the wall clock goes steadily.
+    /// Since when the wall clock is steady, by the monotonic clock.
     steady_since: Duration,
-    /// Since when it differs by so much that it is not believed.
+    /// Since when a step is doubted, by the monotonic clock.
     doubted_since: Option<Duration>,
 }
 
 impl SteadyClock {
-    /// Compares a wall clock with another one from now on.
+    /// Compares a wall clock with a monotonic one from now on.
     pub fn new(
         wall: impl Fn() -> SystemTime + Send + Sync + 'static,
         steady: impl Fn() -> Duration + Send + Sync + 'static,
@@ -106,7 +106,8 @@ impl SteadyClock {
     }
 
     /// Now, in Unix milliseconds. A step of a day or more counts once it has lasted [`SETTLE`];
-    /// until then time goes on as if there had been none.
+    /// until then time
+    /// continues as if there had been none.
     pub fn now_ms(&self) -> i64 {
         let mut seen = self.seen.lock();
         let (wall_ms, at) = (unix_ms((self.wall)()), (self.steady)());
@@ -135,7 +136,7 @@ impl SteadyClock {
         wall_ms
     }
 
-    /// Whether the wall clock has gone steadily for so long.
+    /// Whether the wall clock has been steady for `long`.
     pub fn is_settled(&self, long: Duration) -> bool {
         self.now_ms();
         let seen = self.seen.lock();

@@ -1,11 +1,11 @@
-//! The connections that may be open at a time, to clients and to replicas together: each takes a
-//! descriptor, and running out of these would fail whatever comes next, the store as well.
+//! Limits the process's open connections, to clients and to replicas together. Each takes a file
+//! descriptor; without the limit, a flood of clients would leave none for the store.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A bound on open connections; clones share it.
+/// The limit on open connections; clones share it.
 #[derive(Debug, Clone)]
 pub struct Connections {
     free: Arc<Semaphore>,
@@ -15,13 +15,11 @@ pub struct Connections {
 
 /// One open connection, until it is dropped.
 #[derive(Debug)]
-pub struct Permit(
-    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
-);
+pub struct Permit(#[expect(dead_code, reason = "returned when dropped")] OwnedSemaphorePermit);
 
 impl Connections {
-    /// At most `most`, of which clients leave `for_replicas` to the replicas: a client that waits
-    /// needs no connection to a replica yet, but must not keep others from theirs.
+    /// Allows `most` connections, of which clients leave `for_replicas` to replicas: waiting clients
+    /// must not take the connections that requests under way need to their replicas.
     pub fn new(most: usize, for_replicas: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -31,29 +29,29 @@ impl Connections {
         }
     }
 
-    /// For a client; `None` when too few are left.
+    /// A permit for a connection to a client; `None` when too few are left.
     pub fn try_for_client(&self) -> Option<Permit> {
-        // Two at the same moment may go below by one, which the next one makes up for.
+        // Clients at the same moment may dip into the replicas' part; later ones make up for it.
         if self.free.available_permits() <= self.for_replicas {
             return None;
         }
         self.free.clone().try_acquire_owned().ok().map(Permit)
     }
 
-    /// How many clients may still come.
+    /// How many more clients may connect.
     pub fn left_for_clients(&self) -> usize {
         self.free
             .available_permits()
             .saturating_sub(self.for_replicas)
     }
 
-    /// For a replica, once there is one.
+    /// Waits for a permit for a connection to a replica.
     pub async fn for_replica(&self) -> Permit {
         let permit = self.free.clone().acquire_owned().await;
         Permit(permit.expect("the semaphore is never closed"))
     }
 
-    /// Whether so few are left that none should lie idle.
+    /// Whether less than an eighth is left, so that idle connections should close.
     pub fn is_scarce(&self) -> bool {
         self.free.available_permits() < self.most / 8
     }

@@ -1,7 +1,7 @@
-//! Files that are there whole or not at all, also after a crash.
+//! Writes files atomically and durably: after a crash a file is there whole or not at all.
 //!
-//! A temporary file in the same folder is written, synced and given its name, then the folder is
-//! synced. Whatever has to survive a power cut and is not part of a database is written here.
+//! A temporary file in the same folder is written, synced and renamed, then the folder is synced.
+//! Everything outside a database that has to survive a power cut is written here.
 
 use std::{
     fs::File,
@@ -11,20 +11,20 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-/// Writes a file, readable to its owner only, over one that may be there.
+/// Writes a file that only its owner may read, replacing one that exists.
 ///
 /// # Errors
-/// What the file system says; what was there before is there still.
+/// The file system's; an existing file is then unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder(path)?;
     fresh(folder, bytes)?.persist(path).map_err(|e| e.error)?;
     sync(folder)
 }
 
-/// Writes a file, readable to its owner only, unless one is there; whether it did.
+/// Writes a file that only its owner may read, unless one exists. Returns whether it wrote.
 ///
 /// # Errors
-/// What the file system says.
+/// The file system's.
 pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let folder = folder(path)?;
     match fresh(folder, bytes)?.persist_noclobber(path) {

@@ -1,30 +1,30 @@
-//! How much of something is taken: in all, and by each who has some of it.
+//! Counts how much of a bounded resource is taken, in all and by each holder.
 
 use std::{collections::HashMap, hash::Hash};
 
-/// The bounds on it.
+/// The bounds on a resource.
 #[derive(Debug, Clone, Copy)]
 pub struct Most {
-    /// Of all together.
+    /// Most for all holders together.
     pub all: usize,
-    /// Of each.
+    /// Most for each holder.
     pub each: usize,
 }
 
-/// Which bound does not leave enough.
+/// Which bound is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// That of all together.
+    /// The bound on all together.
     All,
-    /// That of the one who asked.
+    /// The bound on the holder that asked.
     Each,
 }
 
-/// What is taken. Whoever takes something gives it back, from a guard's `drop`.
+/// What is taken, by holder. Callers give back what they took from a guard's `drop`.
 #[derive(Debug)]
 pub struct Tally<K> {
     all: usize,
-    /// Those that have something only.
+    /// Only holders that have something.
     each: HashMap<K, usize>,
 }
 
@@ -43,10 +43,10 @@ impl<K: Clone + Eq + Hash> Tally<K> {
         self.all
     }
 
-    /// Takes so much; `None` is somebody who is bounded with all others alone.
+    /// Takes `amount` for a holder; `None` counts against the bound on all together only.
     ///
     /// # Errors
-    /// Which bound it would be over; nothing is taken then.
+    /// The bound that `amount` would exceed; nothing is taken.
     pub fn take(&mut self, whose: Option<&K>, amount: usize, most: Most) -> Result<(), Full> {
         let all = self.all.saturating_add(amount);
         if all > most.all {
@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash> Tally<K> {
             if theirs > most.each {
                 return Err(Full::Each);
             }
-            // The key is copied for what is theirs first only.
+            // The key is cloned only for a holder's first.
             match self.each.get_mut(whose) {
                 Some(known) => *known = theirs,
                 None => drop(self.each.insert(whose.clone(), theirs)),
@@ -68,7 +68,7 @@ impl<K: Clone + Eq + Hash> Tally<K> {
         Ok(())
     }
 
-    /// Gives back what was taken by the same.
+    /// Gives back what was taken for the same holder.
     pub fn give_back(&mut self, whose: Option<&K>, amount: usize) {
         self.all -= amount;
         if let Some(whose) = whose

@@ -1,10 +1,10 @@
 //! Whether every part of the process that owns state is alive.
 //!
 //! A thread or task that owns state holds a [`Latch`] and releases it when it ends as it should. A
-//! panic, or any end that nobody asked for, drops the latch unreleased, which trips it: from then
-//! on the process is not ready, whoever depends on the part hears that it failed, and the server
-//! writes what it can to the disk and ends with [`EXIT_PART_FAILED`], so that its service manager
-//! starts it again. Going on without the part would look healthy and serve nobody.
+//! panic, or any other unexpected end, drops the latch unreleased, which trips it: from then on the
+//! process is not ready, callers that depend on the part get an error, and the server writes what
+//! it can to the disk and exits with [`EXIT_PART_FAILED`], so that its service manager restarts it.
+//! A process that went on without the part would look healthy and fail every request.
 
 use std::{
     future::Future,
@@ -18,14 +18,14 @@ use tokio::sync::watch;
 
 use crate::model::{Failure, Reason};
 
-/// The exit code of a server of which a part failed: BSD's EX_SOFTWARE.
+/// The exit code of a server after one of its parts failed: BSD's EX_SOFTWARE.
 pub const EXIT_PART_FAILED: i32 = 70;
 
-/// Names a part that panics at its first work, so that tests see a whole process die of it. Builds
-/// for production do not look at it.
+/// Environment variable that names a part to panic at its first work, so that tests see a whole
+/// process die of it. Release builds ignore it.
 const TEST_PANIC: &str = "TEST_PANIC_IN_IGNITE";
 
-/// What is known of the parts; clones share it.
+/// The state of the process's parts; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Vitals {
     shared: Arc<Shared>,
@@ -35,11 +35,11 @@ pub struct Vitals {
 struct Shared {
     /// The first part that failed.
     failed: watch::Sender<Option<String>>,
-    /// The process serves: no part may end.
+    /// Whether the process serves, during which no part may end.
     serving: AtomicBool,
 }
 
-/// Held by a part for as long as it lives.
+/// Held by a part while it runs.
 #[derive(Debug)]
 pub struct Latch {
     vitals: Vitals,
@@ -57,7 +57,7 @@ impl Vitals {
         }
     }
 
-    /// Runs a part under a latch. An end is one that it wanted; a panic is not.
+    /// Runs a part under a latch, which its end releases and a panic trips.
     pub fn watch<F: Future>(
         &self,
         part: &str,
@@ -71,7 +71,7 @@ impl Vitals {
         }
     }
 
-    /// Says that a part has failed.
+    /// Records that a part has failed.
     pub fn trip(&self, part: &str) {
         self.shared.failed.send_if_modified(|failed| {
             let is_first = failed.is_none();
@@ -89,7 +89,7 @@ impl Vitals {
         self.shared.failed.borrow().clone()
     }
 
-    /// Waits until a part fails; its name.
+    /// Waits until a part fails, and returns its name.
     pub async fn failure(&self) -> String {
         let mut failed = self.shared.failed.subscribe();
         let part = match failed.wait_for(Option::is_some).await {
@@ -102,13 +102,14 @@ impl Vitals {
         }
     }
 
-    /// Whether the process serves, from when it is ready to when it stops. Before and after, parts
-    /// may end without releasing their latches; a panic trips at any time.
+    /// Sets whether the process serves, which it does from when it is ready to when it stops. Before
+    /// and after, parts may end without releasing their latches; a panic trips at any time.
     pub fn set_serving(&self, serving: bool) {
         self.shared.serving.store(serving, Ordering::Relaxed);
     }
 
-    /// Panics when a test of the whole process asks for it, in this part. Release builds cannot.
+    /// Panics when a test of the whole process asks for a panic in this part. Does nothing in release
+    /// builds.
     pub fn test_panic(part: &str) {
         if cfg!(debug_assertions) {
             let asked = std::env::var(TEST_PANIC).is_ok_and(|asked| asked == part);
@@ -117,7 +118,7 @@ impl Vitals {
     }
 }
 
-/// What those hear who depend on a part that failed.
+/// The failure of everything that depends on a part that failed.
 pub fn part_failed(reason: Reason, part: &str) -> Failure {
     Failure::new(
         reason,
@@ -128,7 +129,7 @@ pub fn part_failed(reason: Reason, part: &str) -> Failure {
 }
 
 impl Latch {
-    /// The part ends as it should.
+    /// Records that the part ends as it should.
     pub fn release(mut self) {
         self.released = true;
     }

@@ -1,8 +1,7 @@
-//! Who may send requests to an app's URL, and what others are told.
+//! Who may send requests to an app's URL, and how others are refused.
 //!
-//! Whoever may not use an app must not learn whether it is there. So what they hear depends on
-//! what they asked for and on who they are, never on the app: the same words for one that exists
-//! and for one that does not.
+//! A caller who may not use an app must not learn whether it exists. So a refusal depends on the
+//! request and the caller, never on the app.
 
 use std::sync::Arc;
 
@@ -24,7 +23,7 @@ pub(super) enum RequestedApp<'a> {
     Path(&'a AppId),
 }
 
-/// What is known of who asks: nobody when there is no token.
+/// Who sent a request: `None` without a token, an error for one that is not valid.
 type Authentication = Result<Option<Arc<Caller>>, Failure>;
 
 impl Gateway {
@@ -41,7 +40,7 @@ impl Gateway {
             .and_then(|token| token.map(|t| self.verifier.verify(t)).transpose())
     }
 
-    /// Checks the token, and takes it out of the headers: apps never see the platform's tokens.
+    /// Checks the token and removes it from the headers: apps never see the platform's tokens.
     pub(super) fn admit<B>(
         &self,
         deployment: &Deployment,
@@ -54,8 +53,9 @@ impl Gateway {
                 request.headers_mut().remove(header::AUTHORIZATION);
                 Ok(Some(caller))
             }
-            // Any other Authorization is between the client and the app, but not a token of the
-            // platform's that is good elsewhere, or was, or is good once a clock is right.
+            // Any other Authorization is between the client and the app. A token that the platform
+            // issued is withheld even if it is not valid here and now: it may be elsewhere, or
+            // once a clock is right.
             _ if open => {
                 self.verifier.withhold(request.headers_mut());
                 Ok(None)
@@ -71,12 +71,12 @@ impl Gateway {
         }
     }
 
-    /// The answer to who asks for an app that is not there.
+    /// The answer to a request for an app that does not exist.
     pub(super) fn not_found(&self, requested: RequestedApp<'_>, headers: &HeaderMap) -> Failure {
         self.refusal(requested, self.authenticate(headers))
     }
 
-    /// What one hears who asks for an app that is not there, or that is not for them.
+    /// The answer to a request for an app that does not exist, or that the caller may not use.
     fn refusal(&self, requested: RequestedApp<'_>, authentication: Authentication) -> Failure {
         let caller = match authentication {
             Ok(Some(caller)) => caller,

@@ -1,8 +1,8 @@
 //! The bodies of answers.
 //!
-//! An app's body keeps the lease, so that the replica counts as busy until the last byte is
-//! out, and with the answer the connection. A client that stops reading keeps neither beyond the
-//! request's deadline.
+//! An app's body holds the lease, so that the replica counts as busy until the last byte is out,
+//! and the connection to the replica. A client that stops reading keeps neither beyond the request's
+//! deadline.
 
 use std::{
     error::Error as _,
@@ -36,25 +36,27 @@ pub struct AppBody {
 }
 
 struct Streamed {
-    /// `None` once it broke off or its time was over. Shared with `guard` alone.
+    /// `None` once it broke off or its time was over. Shared with the guard only, so the lock is
+    /// uncontended.
     exchange: Arc<Mutex<Option<Exchange>>>,
     deadline: Pin<Box<Sleep>>,
-    /// Ends the exchange at the deadline while nobody polls, as the server does not for as long
-    /// as the client does not read. Most answers end with their first piece and need none.
+    /// Ends the exchange at the deadline while the body is not polled, which the server does not do
+    /// while the client does not read. Most answers end with their first frame and need no guard.
     guard: Option<AbortOnDropHandle<()>>,
-    /// How a gRPC call is told that the answer broke off.
+    /// Renders the trailers for a gRPC call when the answer breaks off.
     grpc: Option<GrpcTrailers>,
-    /// How long the client may take nothing; 0 for no bound.
+    /// Longest time for the client to read nothing; 0 for no bound.
     stall: Duration,
 }
 
 struct Exchange {
     incoming: Answer,
-    /// Let go when the body has ended.
+    /// Released when the body has ended.
     held: Option<Lease>,
-    /// Since when the client has taken nothing of what there is; `None` while it waits for more.
+    /// When the client got its last frame, while it has not asked for the next; `None` while it waits
+    /// for one.
     given: Option<Instant>,
-    /// The status by which the answer is counted at its end; `None` when it is not counted here.
+    /// The status by which the answer is counted when it ends; `None` when it is counted elsewhere.
     counted: Option<StatusCode>,
 }
 
@@ -66,8 +68,7 @@ impl Exchange {
         }
     }
 
-    /// The answer did not end well. Dropping the connection tells the app that nobody listens any
-    /// more.
+    /// The answer did not end well. Drops the connection, so that the app stops sending.
     fn break_off(mut self, failure: &Failure) {
         if let Some(lease) = self.held.take() {
             self.count(&lease, |_| Outcome::of_failure(failure));
@@ -83,7 +84,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The client left before the end, as one that watches a stream does: the status counts.
+        // The client left before the end, which is how watchers of a stream end: the status counts.
         if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
         }
@@ -119,7 +120,7 @@ impl AppBody {
         }
     }
 
-    /// Nothing, as the answer to an upgrade has.
+    /// No body, as in the answer to an upgrade.
     pub(super) fn none() -> Self {
         Self { streamed: None }
     }
@@ -148,8 +149,8 @@ impl Streamed {
         self.ended_by(failure)
     }
 
-    /// The last that the client hears: trailers of a gRPC call, which then ends in order, else an
-    /// error, at which its connection or stream is broken off.
+    /// The last item of the body: trailers for a gRPC call, which then ends in order, else an error,
+    /// at which the server breaks off the connection or stream.
     fn ended_by(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         Poll::Ready(Some(match self.grpc.take() {
             Some(trailers) => Ok(Frame::trailers(trailers(&failure, false))),
@@ -175,7 +176,7 @@ impl http_body::Body for AppBody {
             return this.ended_by(too_late());
         };
         let now = Instant::now();
-        // A stream that never pauses would not see the timer below.
+        // The timer below is polled only when the stream pauses.
         if exchange.held.is_some() && now >= this.deadline.deadline() {
             drop(shared);
             return this.broke(too_late());
@@ -187,7 +188,7 @@ impl http_body::Body for AppBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::remove_ours(trailers);
                 }
-                // The server does not poll past the end that it knows of.
+                // The server may not poll again after a frame with which the body ends.
                 if exchange.incoming.is_end_stream() {
                     exchange.finish();
                 }
@@ -240,18 +241,19 @@ impl http_body::Body for AppBody {
     }
 }
 
-/// Returns why an exchange has to end: its time is over, or its client takes nothing.
+/// Waits until an exchange has to end, because its time is over or its client reads nothing, and
+/// returns why.
 async fn overdue(
     exchange: &Mutex<Option<Exchange>>,
     deadline: Instant,
     stall: Duration,
 ) -> Failure {
-    let mut look = deadline;
+    let mut check_at = deadline;
     if !stall.is_zero() {
-        look = look.min(Instant::now() + stall);
+        check_at = check_at.min(Instant::now() + stall);
     }
     loop {
-        tokio::time::sleep_until(look).await;
+        tokio::time::sleep_until(check_at).await;
         let now = Instant::now();
         if now >= deadline {
             return too_late();
@@ -264,7 +266,7 @@ async fn overdue(
                 "the client took nothing of the answer for longer than it may (IGNITE_CLIENT_STALL_TIMEOUT)",
             );
         }
-        look = until.min(deadline);
+        check_at = until.min(deadline);
     }
 }
 
@@ -279,7 +281,7 @@ fn too_late() -> Failure {
 pub enum Body {
     /// From an app.
     App(AppBody),
-    /// From the API, or made here.
+    /// From the API, or from the gateway itself.
     Api(axum::body::Body),
 }
 

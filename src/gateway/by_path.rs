@@ -1,8 +1,8 @@
 //! Apps under a path, `/_app/{org}/{app}/`, of a host that they share with others.
 //!
-//! An app knows nothing of the prefix. It is told in `X-Forwarded-Prefix`; where it answers with
-//! paths of its own in `Location`, `Content-Location` and the `Path` of cookies, the prefix is put
-//! before them. Links in what it answers are its own business.
+//! Apps need not know the prefix. Requests have it in `X-Forwarded-Prefix`; in answers it is put
+//! before the app's own paths in `Location`, `Content-Location` and the `Path` of cookies. Links in
+//! bodies are left as they are.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
@@ -34,8 +34,8 @@ impl ByPath {
         }
     }
 
-    /// The way to the app's root, when the request lacks the slash without which relative links
-    /// would lead beside it. The method and the body stay what they are.
+    /// Redirects a request for the app's root that lacks the final slash, without which relative links
+    /// would leave the prefix. The client repeats method and body (308).
     pub(super) fn redirect_to_slash(&self, query: Option<&str>) -> Option<Response<Body>> {
         if !self.path.is_empty() {
             return None;
@@ -48,9 +48,9 @@ impl ByPath {
         Some(response)
     }
 
-    /// Tells the app where it is. A proxy that is believed may stand at a path itself.
+    /// Adds `X-Forwarded-Prefix`, after the prefix of a trusted proxy in front.
     pub(super) fn announce(&mut self, request: &mut HeaderMap) {
-        // One that is not believed has been removed.
+        // An untrusted client's was removed.
         if let Some(before) = request.get(&FORWARDED_PREFIX)
             && let Ok(before) = before.to_str()
         {
@@ -61,7 +61,7 @@ impl ByPath {
         }
     }
 
-    /// Puts the prefix before the paths that an answer sends its client to.
+    /// Puts the prefix before the paths in an answer's headers.
     pub(super) fn rewrite(&self, answer: &mut HeaderMap) {
         for name in [LOCATION, CONTENT_LOCATION] {
             if let Some(old) = answer.get(&name)
@@ -80,8 +80,8 @@ impl ByPath {
         }
     }
 
-    /// A URL that leads to the app, below the prefix: a path, or one with the host that the client
-    /// asked. `None` for any other, and for one that is below it already.
+    /// Moves a URL of the app below the prefix: a path, or a URL with the host that the client asked
+    /// for. `None` for any other URL, and for one that is below the prefix already.
     fn moved(&self, url: &[u8]) -> Option<Vec<u8>> {
         let path = self.path_of(url)?;
         let origin = &url[..url.len() - path.len()];

@@ -1,12 +1,12 @@
-//! A client's connection that tells when the client is gone, whatever nobody has read yet.
+//! A client's connection, shared between hyper and a handle that notices when the client leaves.
 //!
 //! hyper notices the end of a connection when it reads it. While the body of a request waits
-//! unread for a replica, it does not read, and a client that left would keep its place in the
-//! hold. The kernel knows: this asks it, beside hyper, on the same socket. What it cannot know is
-//! an end that is stuck behind more unread data than the socket takes.
+//! unread for a replica, hyper does not read, and a client that left would keep its place in the
+//! hold. So the handle asks the kernel, on the same socket. It misses an end that is stuck behind
+//! more unread data than the socket's buffer takes.
 //!
-//! On the same way goes what comes before an answer (`103 Early Hints`), of which hyper's server
-//! knows nothing: between two messages, when hyper has nothing of its own under way.
+//! The handle also writes interim answers (`103 Early Hints`), which hyper's server does not
+//! support: between two messages, when hyper has nothing of its own under way.
 
 use std::{
     io,
@@ -28,15 +28,16 @@ use tokio::{
 
 use super::limiter::ConnectionPermit;
 
-/// A client's socket. One task uses both of its sides.
+/// A client's socket. One task uses both the connection and the handle.
 #[derive(Debug)]
 struct Socket {
     tcp: TcpStream,
-    /// hyper has written whatever it had to write.
+    /// Whether hyper has written everything it had to write.
     flushed: AtomicBool,
-    /// `pending` has something in it.
+    /// Whether `pending` is not empty: spares the lock on every write.
     has_pending: AtomicBool,
-    /// What was begun between two messages of hyper's and goes out before its next.
+    /// The rest of an interim answer that the socket did not take whole; it goes out before hyper's
+    /// next bytes.
     pending: Mutex<Vec<u8>>,
 }
 
@@ -50,7 +51,7 @@ impl Socket {
         })
     }
 
-    /// Writes what was begun to its end.
+    /// Writes `pending` to its end.
     fn poll_pending(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.has_pending.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
@@ -69,37 +70,37 @@ impl Socket {
     }
 }
 
-/// The connection, for hyper to read and write.
+/// The connection, for hyper to read and write. Holds the permit for as long as hyper, or what the
+/// connection was upgraded to, has it.
 pub(super) struct Connection(
     Arc<Socket>,
-    #[allow(dead_code, reason = "it counts by being there")] Arc<ConnectionPermit>,
+    #[allow(dead_code, reason = "held until dropped")] Arc<ConnectionPermit>,
 );
 
-/// The same connection, to ask whether its client is there, and to say what hyper cannot.
+/// A handle to the same connection, which notices its end and writes interim answers.
 #[derive(Debug, Clone)]
 pub(super) struct ClientHandle(Arc<Socket>);
 
-/// The two sides of one connection. Its place is taken for as long as hyper, or what it was
-/// upgraded to, has it.
+/// Splits a connection into what hyper gets and the handle that stays here.
 pub(super) fn split(tcp: TcpStream, permit: Arc<ConnectionPermit>) -> (Connection, ClientHandle) {
     let socket = Socket::new(tcp);
     (Connection(socket.clone(), permit), ClientHandle(socket))
 }
 
 impl ClientHandle {
-    /// A connection that hyper never gets.
+    /// The handle to a connection that hyper never gets.
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self(Socket::new(tcp))
     }
 
-    /// Writes a whole message of HTTP/1.1 before the answer to the request that is under way; not
-    /// at all when the client has not taken yet what came before.
+    /// Writes an interim HTTP/1.1 message before the answer to the current request. Leaves it out
+    /// when the client has not yet taken what came before: interim answers are optional.
     pub(super) fn write_interim(&self, message: &[u8]) {
         let socket = &*self.0;
         if !socket.flushed.load(Ordering::Acquire) || socket.has_pending.load(Ordering::Acquire) {
             return;
         }
-        // Not even begun, it may be left out.
+        // One of which nothing was written may be left out as well.
         if let Ok(n @ 1..) = socket.tcp.try_write(message)
             && n < message.len()
         {
@@ -115,16 +116,16 @@ impl ClientHandle {
         }
     }
 
-    /// Takes in what the client still sends after the server has closed its side, until it closes
-    /// too, for `limit` at most. Unread data would make the kernel reset the connection, and
-    /// the client could lose the answer that it has not read yet. A connection that has left HTTP
-    /// is not ours any more and left alone.
+    /// Reads what the client still sends after the server has closed its side, until the client
+    /// closes too, for `limit` at most. Unread data would make the kernel reset the connection, and
+    /// the client could lose an answer that it has not read yet. A connection that was upgraded
+    /// belongs to its relay and is left alone.
     pub(super) async fn linger(self, limit: Duration) {
         if Arc::strong_count(&self.0) > 1 {
             return;
         }
         let drain = async {
-            // Not in the connection's own memory, of which it would be the most.
+            // On the heap: in the future it would be most of every connection's memory.
             let mut scrap = vec![0; 4096];
             while self.0.tcp.readable().await.is_ok() {
                 match self.0.tcp.try_read(&mut scrap) {
@@ -135,7 +136,7 @@ impl ClientHandle {
                 }
             }
         };
-        // A client that goes on for longer has had its chance.
+        // A client that sends for longer may lose the answer.
         let _ = tokio::time::timeout(limit, drain).await;
     }
 
@@ -146,19 +147,19 @@ impl ClientHandle {
     /// Nothing is lost.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) async fn closed(&self) {
-        // Of the interests this is the one that wakes for a closed side and not for data.
+        // PRIORITY is the interest that wakes for a closed side but not for data.
         while let Ok(ready) = self.0.tcp.ready(Interest::PRIORITY).await {
             if ready.is_read_closed() {
                 return;
             }
-            // Urgent data, which HTTP has no use for: forgotten until there is more.
+            // Urgent data, which HTTP has no use for: clear the readiness until there is more.
             let _ = self.0.tcp.try_io(Interest::PRIORITY, || -> io::Result<()> {
                 Err(io::ErrorKind::WouldBlock.into())
             });
         }
     }
 
-    /// Elsewhere the kernel is not asked; hyper notices when it reads.
+    /// Other systems lack the interest; there hyper notices the end when it reads.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(super) async fn closed(&self) {
         std::future::pending().await
@@ -191,8 +192,9 @@ impl AsyncRead for Connection {
 }
 
 impl Connection {
-    /// Waits for the kernel to report more instead of asking it in vain. Nothing is missed: this
-    /// thread alone takes in the events of its connections, and not now.
+    /// Marks the socket as drained, after a read that did not fill its buffer, which spares a read
+    /// that would find nothing. No event is lost: this thread polls the events of its connections
+    /// itself, and not now.
     fn clear_readiness(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
         let _ = self.0.tcp.try_io(Interest::READABLE, nothing);

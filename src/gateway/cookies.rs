@@ -1,16 +1,16 @@
 //! Cookies stay with the app that sets them.
 //!
-//! Browsers send a cookie with `Domain=<base domain>` to the hosts of all apps, and take one from
-//! any of them: an app could read along, or put a session of its choice under another one. The
-//! base domain is no public suffix that browsers know of, so the attribute goes here, and what
-//! stays is a cookie of the app's own host.
+//! Browsers send a cookie with `Domain=<base domain>` to the hosts of all apps, and accept one from
+//! any of them: an app could read another's session, or plant one of its choice. Browsers do not
+//! know the base domain as a public suffix, so the gateway removes the attribute, and the cookie is
+//! limited to the app's own host.
 
 use http::{
     HeaderMap, HeaderValue,
     header::{self, SET_COOKIE},
 };
 
-/// Takes `Domain` out of cookies that other apps would get too.
+/// Removes `Domain` from cookies that other apps would get too.
 pub(super) fn confine(answer: &mut HeaderMap, base_domain: &str) {
     // Most answers have none, and an entry may make room for one.
     if !answer.contains_key(SET_COOKIE) {
@@ -51,7 +51,7 @@ fn confined(cookie: &[u8], base_domain: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether a cookie's domain has hosts of other apps below it: the base domain or one above it.
-/// What is no plain name browsers may read as any, such as `%6cocalhost`.
+/// A domain that is not a plain name counts, since browsers may decode it, such as `%6cocalhost`.
 fn reaches(domain: &[u8], base_domain: &str) -> bool {
     let name = domain.strip_prefix(b".").unwrap_or(domain);
     let name = name.strip_suffix(b".").unwrap_or(name);

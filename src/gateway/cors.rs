@@ -1,8 +1,8 @@
 //! CORS: which web pages may call an app's URL from a browser.
 //!
-//! The platform answers preflights, so they wake nobody and need no token, and lets pages read
-//! answers that the app says nothing about. An app's own `Access-Control-Allow-Origin` stands. Which
-//! origins are meant is in `model/reach.rs`.
+//! The platform answers preflights, so they start no replica and need no token, and lets pages read
+//! answers without an `Access-Control-Allow-Origin`. One that the app sets stays. `model/reach.rs`
+//! decides which origins are allowed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
@@ -11,8 +11,7 @@ use crate::model::{
     reach::{self, Cors},
 };
 
-/// How long a browser may keep what a preflight said: browsers cut it to some hours or less anyway,
-/// and a change of settings should be seen soon.
+/// Seconds for which a browser may cache a preflight: short, so that a change of settings shows soon.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 

@@ -1,8 +1,8 @@
 //! What happens to headers on their way to a replica and back.
 //!
 //! Hop-by-hop headers stay on their hop (RFC 9110, 7.6.1). Headers that the platform vouches for
-//! are removed when somebody else sent them, before ours are set. A message's framing is the
-//! HTTP library's business.
+//! are removed from what clients and apps send before the platform's own are set. The HTTP library
+//! does the framing of messages.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -16,11 +16,11 @@ pub const FUNCTION_ID: HeaderName = HeaderName::from_static("x-ignite-function-i
 pub const ORGANIZATION_ID: HeaderName = HeaderName::from_static("x-ignite-organization-id");
 /// Which attempt of an asynchronous execution a request to an app is; 1 is the first.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("x-ignite-attempt");
-/// On answers that the platform made: the reason.
+/// The reason of a failure, on answers that the platform made.
 pub const ERROR: HeaderName = HeaderName::from_static("x-ignite-error");
-/// On answers that waited for a replica to start.
+/// Set on answers that waited for a replica to start.
 pub const COLD_START: HeaderName = HeaderName::from_static("x-ignite-cold-start");
-/// Where the time went.
+/// Where the time of a cold start went.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -28,14 +28,14 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const OURS: &str = "x-ignite-";
 
-/// Removes what is meant for this hop only. `Trailer` stays: without it trailers are not sent.
-/// `TE: trailers` stays for the same reason, alone.
+/// Removes the hop-by-hop headers. `Trailer` stays, and `TE` as `trailers`: without them hyper and
+/// apps send no trailers.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most messages have none, and one look at the names costs less than a search for each.
+    // Most messages have none, and one pass over the names costs less than a search for each.
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
-    // Both may come in several lines, which mean the same as one line with commas.
+    // Both may come in several lines, which mean the same as one comma-separated line.
     let named = tokens(headers, &header::CONNECTION);
     let accepts_trailers = tokens(headers, &header::TE)
         .iter()
@@ -67,8 +67,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// The comma-separated parts of all lines of a header. Seldom more than one, so the copies cost
-/// nothing that matters.
+/// The comma-separated tokens of all lines of a header. Copied: messages seldom have more than one.
 fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let lines = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
     let parts = lines.flat_map(|line| line.split(','));
@@ -78,8 +77,8 @@ fn tokens(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
         .collect()
 }
 
-/// Takes the platform's names out of `Trailer`: a trailer that is not announced is not sent, so
-/// nobody can say after the body what they cannot say before it.
+/// Removes the platform's names from `Trailer`. hyper sends announced trailers only, so what may
+/// not be sent as a header cannot be sent as a trailer either.
 pub fn withhold_trailers(headers: &mut HeaderMap) {
     if !headers.contains_key(header::TRAILER) {
         return;
@@ -97,14 +96,13 @@ pub fn withhold_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of a client's trailers what it could not say in a header either.
+/// Removes from a client's trailers what it may not send as a header either.
 pub fn withhold(trailers: &mut HeaderMap) {
     remove_ours(trailers);
     trailers.remove(header::AUTHORIZATION);
 }
 
-/// Whether a request is a gRPC call. Not so gRPC-Web, which is HTTP/1.1 as well and answered in a
-/// way of its own.
+/// Whether a request is a gRPC call. gRPC-Web, which has another format, is not.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     let rest = kind.and_then(|k| k.as_bytes().strip_prefix(b"application/grpc"));
@@ -117,8 +115,8 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
     expect.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Joins the lines of `Cookie`, which HTTP/2 clients may split, as HTTP/1.1 has it in one line
-/// (RFC 9113, 8.2.3).
+/// Joins the lines of `Cookie`, which HTTP/2 clients may split, into the single line that HTTP/1.1
+/// wants (RFC 9113, 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -130,14 +128,14 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a header's name, in lower case, is one that only the platform may say. CGI-like servers
-/// (WSGI, Rack) cannot tell `_` from `-` in a name, so neither does this.
+/// Whether only the platform may send the header of this name, in lower case. `_` counts as `-`,
+/// since CGI-like servers (WSGI, Rack) map both to the same variable.
 pub fn is_ours(name: &str) -> bool {
     let folded = name.bytes().map(|b| if b == b'_' { b'-' } else { b });
     folded.take(OURS.len()).eq(OURS.bytes())
 }
 
-/// Removes every `x-ignite-*` header: only the platform may say these.
+/// Removes every `x-ignite-*` header, which only the platform may send.
 pub fn remove_ours(headers: &mut HeaderMap) {
     let spoofed: Vec<_> = headers
         .keys()
@@ -149,7 +147,7 @@ pub fn remove_ours(headers: &mut HeaderMap) {
     }
 }
 
-/// Says who is asked for what, to the app.
+/// Sets the headers that identify the app and the invocation to the app.
 pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     remove_ours(headers);
     headers.insert(EXECUTION_ID, execution);
@@ -157,8 +155,7 @@ pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     headers.insert(ORGANIZATION_ID, app.organization.clone());
 }
 
-/// A value as text: UTF-8 where it is that, else each byte as the character of that number (ISO
-/// 8859-1), so that nothing of it is lost.
+/// A value as text: as UTF-8 where it is valid, else as ISO 8859-1, so that no byte is lost.
 pub fn header_text(value: &[u8]) -> String {
     match std::str::from_utf8(value) {
         Ok(text) => text.to_owned(),
@@ -185,8 +182,8 @@ fn is_forwarding_header(name: &str) -> bool {
     name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip"
 }
 
-/// Removes what says where a request came from: all of it when the peer is not believed, and what
-/// is spelled with `_` always, since servers that cannot tell it from `-` would take it for ours.
+/// Removes forwarding headers: all of an untrusted peer's, and those spelled with `_` always, since
+/// servers that map `_` and `-` to the same variable would take them for the gateway's.
 fn remove_forwarding_headers(headers: &mut HeaderMap, trusted: bool) {
     let goes = |name: &str| {
         if name.contains('_') {
@@ -205,8 +202,8 @@ fn remove_forwarding_headers(headers: &mut HeaderMap, trusted: bool) {
     }
 }
 
-/// Says where a request came from. What the peer says of those before it is continued when it is
-/// believed; else it starts anew.
+/// Sets where a request came from. Continues the chain that a trusted peer sends; starts a new one
+/// for others.
 pub fn set_forwarding_headers(
     headers: &mut HeaderMap,
     origin: Origin<'_>,
@@ -234,13 +231,14 @@ pub fn set_forwarding_headers(
     }
 }
 
-/// The protocols that a request offers to change to, in one line.
+/// The protocols that a request offers to upgrade to, in one line.
 pub fn upgrade_to(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(tokens(headers, &header::UPGRADE).join(", ")).ok()
 }
 
-/// Whether a request asks to leave HTTP (`Connection: upgrade`). Not so for `h2c`, which is HTTP
-/// still: requests that went on in such a tunnel would bring headers that nobody looked at.
+/// Whether a request asks to leave HTTP (`Connection: upgrade`). An upgrade to `h2c` does not count:
+/// it stays HTTP, and requests inside such a tunnel would bypass the rules for headers ("h2c
+/// smuggling").
 pub fn asks_upgrade(headers: &HeaderMap) -> bool {
     let to = tokens(headers, &header::UPGRADE);
     !to.is_empty()

@@ -40,21 +40,23 @@ use super::{
 };
 use crate::model::Failure;
 
-/// Header lines that are parsed without allocating; asking for as many by name would allocate.
+/// hyper's default, up to which it parses header lines without allocating; setting the same number
+/// explicitly would allocate.
 const HEADERS_ON_THE_STACK: usize = 100;
-/// How often a silent HTTP/2 client is asked whether it is there.
+/// Interval of HTTP/2 pings on a silent connection.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(60);
-/// Requests that a client may have reset before anybody looked at them ("rapid reset").
+/// Most requests that a client may reset before they are accepted ("rapid reset", CVE-2023-44487);
+/// h2's default.
 const PENDING_RESETS: usize = 20;
-/// Streams of a connection that may be reset for errors of the client's.
+/// Most streams of a connection that may be reset for errors of the client; h2's default.
 const ERROR_RESETS: usize = 1024;
-/// How long what a client still sends is taken in after its connection was closed from here.
+/// Longest time to read what a client still sends after the server has closed its side.
 const LINGER: Duration = Duration::from_secs(2);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Silence after which a client is asked whether it is there, how often it is asked again, and
-/// how many times before its connection is given up: two minutes in all.
+/// TCP keep-alive: a silent client is probed after a minute, then every 15 seconds, and given up
+/// after four probes without an answer, two minutes in all.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
@@ -68,11 +70,11 @@ pub trait Service: Send + Sync + 'static {
         peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send;
 
-    /// What a client hears whose connection is not served, in the protocol that it speaks.
+    /// Encodes the refusal of a connection, in the protocol that its client speaks.
     fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send;
 }
 
-/// The two ways to end the listener's connections.
+/// Ends the listener's connections, in two steps.
 #[derive(Clone, Default)]
 pub struct Stop {
     /// Accept no more; finish the requests under way.
@@ -141,7 +143,7 @@ struct Shared<S> {
     stop: Stop,
 }
 
-/// HTTP as this listener speaks it. Floods of HTTP/2 resets are bounded by the library.
+/// HTTP as this listener speaks it.
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
@@ -185,7 +187,7 @@ async fn serve(
     drop(permit);
 }
 
-/// Who asks on a connection, and who answers.
+/// One connection: its client, and what answers it.
 struct Client<S> {
     shared: Arc<Shared<S>>,
     handle: ClientHandle,
@@ -202,8 +204,8 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
             let Client { shared, peer, .. } = &*client;
             let is_whole = request.body().is_end_stream();
             let client_closed = async {
-                // hyper reads on while such a request waits, and notices by itself that its client
-                // client_closed.
+                // hyper keeps reading while a request without a body waits, and notices by itself
+                // that its client leaves.
                 if is_whole {
                     future::pending::<()>().await;
                 }
@@ -214,7 +216,7 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
                 response = shared.service.answer(request, peer) => {
                     Ok(response.map(|body| CountedBody { body, _busy: active }))
                 }
-                // Whatever the request was waiting for is given up with it.
+                // Dropping the answer gives up whatever the request was waiting for.
                 () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
             }
         }
@@ -245,10 +247,10 @@ struct Activity {
     ended: AtomicU64,
 }
 
-/// One of them, until its answer has ended.
+/// One request, until its answer has ended.
 struct ActiveRequest(Arc<Activity>);
 
-/// An answer's body, which keeps its connection from being taken for idle.
+/// An answer's body; while it is sent, its connection is not idle.
 struct CountedBody {
     body: Body,
     _busy: ActiveRequest,
@@ -286,8 +288,8 @@ impl Activity {
         ActiveRequest(self.clone())
     }
 
-    /// Returns when nothing was asked for `limit`, or up to half as much longer: a connection has
-    /// one timer, which no request touches.
+    /// Returns once no request was under way for `limit`, or up to half as much longer. Sampled by
+    /// one timer per connection, so that requests need not reset one.
     async fn idle_for(&self, limit: Duration) {
         let mut seen = (u64::MAX, 0);
         loop {
@@ -305,7 +307,8 @@ impl Activity {
     }
 }
 
-/// Polls to the end; on drain, or when it is idle, asks once to finish, on force gives up.
+/// Polls a connection to its end. On drain, or once `idle` returns, calls `finish` once; on force,
+/// gives up and returns `None`.
 async fn run_until_drained<C, T>(
     mut connection: std::pin::Pin<&mut C>,
     stop: &Stop,
@@ -315,8 +318,8 @@ async fn run_until_drained<C, T>(
 where
     C: Future<Output = T>,
 {
-    // In a set, which looks at each only when it is woken: looked at with every piece of every
-    // request, the token's lock would be what all threads wait for.
+    // A `FuturesUnordered` polls a future only when it is woken. Polled with every read and write of
+    // every connection, the token's lock would be contended by all threads.
     let reasons = [Either::Left(stop.drain.cancelled()), Either::Right(idle)];
     let mut reasons = FuturesUnordered::from_iter(reasons);
     tokio::select! {
@@ -331,8 +334,8 @@ where
     }
 }
 
-/// Has the kernel ask a silent peer whether it is there. One that went without a word (a laptop
-/// that sleeps, a cable that was pulled) would keep an upgraded connection's replica up for good.
+/// Has the kernel probe a silent peer. One that vanished without closing (a sleeping laptop, a
+/// pulled cable) would otherwise keep the replica of an upgraded connection up for good.
 fn enable_keepalive(tcp: &tokio::net::TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;

@@ -1,8 +1,8 @@
 //! Joins two connections that have left HTTP.
 //!
-//! Thousands of WebSockets lie idle for hours, so none has a buffer: what comes is read into one
-//! that all connections of a thread share, and only what the other side does not take at once is
-//! kept. While something is kept nothing is read, so a slow side slows the other down.
+//! Thousands of WebSockets lie idle for hours, so none has a buffer of its own: bytes are read into
+//! one that all connections of a thread share, and only those that the other side does not take at
+//! once are kept. While bytes are pending nothing is read, so a slow side slows the other down.
 
 use std::{
     cell::RefCell,
@@ -18,17 +18,16 @@ use tokio::{
     time::Instant,
 };
 
-/// Most bytes that are read at a time, and so most that are kept of a direction.
+/// Size of a thread's buffer, and so most bytes that are pending in a direction.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
-/// Carries bytes both ways until both sides have ended, or one fails. A side that only ends its
-/// sending hears on, until the other has said nothing for `silence`: whoever does not notice the
-/// end, or does not care, must not keep the connection, and with it a replica, for good. 0 sets no
-/// bound.
+/// Carries bytes both ways until both sides have ended, or one fails. A side that has ended only its
+/// sending still receives, until the other has sent nothing for `silence`: a side that ignores the
+/// end must not keep the connection, and with it a replica, for good. 0 sets no bound.
 ///
 /// # Errors
 /// What failed.
@@ -65,15 +64,15 @@ where
 /// One of the two ways.
 #[derive(Default)]
 struct Direction {
-    /// What was read and not yet written.
+    /// Bytes that were read and not yet taken by the other side.
     pending: Vec<u8>,
-    /// How much of it has been written since.
+    /// How many of them have been written since.
     written: usize,
     /// Whether the reading side has ended.
     read_ended: bool,
-    /// Whether the writing side has been told.
+    /// Whether the writing side was shut down after that.
     is_shut_down: bool,
-    /// Whether something has come since somebody looked.
+    /// Whether anything was read since the flag was cleared.
     is_active: bool,
 }
 
@@ -90,7 +89,7 @@ impl Direction {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 self.is_shut_down = true;
             } else if self.poll_read(cx, from, to)?.is_pending() {
-                // What was written must not lie in a buffer while nothing comes.
+                // Written bytes must not lie in a buffer while nothing more comes.
                 let _ = Pin::new(to).poll_flush(cx)?;
                 return Poll::Pending;
             }
@@ -98,7 +97,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is pending, and lets go of its memory.
+    /// Writes what is pending, and frees its memory.
     fn poll_pending(
         &mut self,
         cx: &mut Context<'_>,
@@ -115,7 +114,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads a piece and writes what is taken of it; the rest is pending.
+    /// Reads once and writes as much as the other side takes; the rest is pending.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! Requests of the HTTP listener as they come, and in the form that an app gets them.
+//! Checks the requests of the HTTP listener, and puts them into the form that apps get.
 
 use http::{HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -15,9 +15,9 @@ use crate::{
 /// What requests by path start with.
 pub const BY_PATH: &str = "/_app/";
 
-/// Refuses what proxies must not pass on: requests whose host is said twice, not at all, or in the
-/// place of a path (RFC 9112, 3.2), since the app could take them for another host than this
-/// gateway did, and tunnels.
+/// Refuses what a proxy must not forward: tunnels, and requests whose host is given twice, not at
+/// all, or in the place of a path (RFC 9112, 3.2), since the app could understand another host than
+/// the gateway did.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -29,14 +29,14 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Failure> {
             "CONNECT is not allowed: this is no proxy to other hosts",
         ));
     }
-    // A host alone, as CONNECT has it, is what others would take for a path.
+    // Other servers would take a bare host, as CONNECT has it, for a path.
     if request.uri().authority().is_some() && request.uri().scheme().is_none() {
         return malformed(
             "the request asks for neither a path nor a URL; write the path, such as `GET / HTTP/1.1`, and the host in Host",
         );
     }
-    // Without the codings that are undone here the app would take the body for what it is not, and
-    // whoever reads a list of codings in another way sees another end of the request.
+    // Only chunked is undone here, so the app could not decode another coding; and a server that
+    // parses a list of codings differently would see another end of the request (smuggling).
     let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
         && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
@@ -52,14 +52,15 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Failure> {
     }
 }
 
-/// Whether the request leaves HTTP; HTTP/1.0 cannot, and HTTP/2 does it in another way.
+/// Whether the request asks to leave HTTP. Only HTTP/1.1 has this header; HTTP/2 has extended
+/// CONNECT, which is not supported.
 pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11 && headers::asks_upgrade(request.headers())
 }
 
 /// The host that a request is for.
 pub fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    // HTTP/2 and absolute-form requests have it in the URI, which then counts.
+    // HTTP/2 and absolute-form requests have it in the URI, which takes precedence.
     match request.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => request
@@ -69,8 +70,8 @@ pub fn host_of<B>(request: &Request<B>) -> Option<&str> {
     }
 }
 
-/// The client's request in the form that a replica gets, but for what says who asks. `path` is what
-/// goes on of a request by path.
+/// The client's request in the form that a replica gets, except for the headers that identify app
+/// and invocation. `path` replaces the path of a request by path.
 ///
 /// # Errors
 /// MALFORMED_REQUEST when the path cannot be forwarded.
@@ -83,7 +84,7 @@ pub fn outbound(
 ) -> Result<Request<upstream::Body>, Failure> {
     let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
     let (mut head, incoming) = request.into_parts();
-    // As it was understood here: a line that cannot be read must not say more to the app.
+    // As it was parsed here: a line that this cannot read must not mean more to the app.
     let protocol = if upgrade {
         headers::upgrade_to(&head.headers)
     } else {
@@ -106,11 +107,11 @@ pub fn outbound(
         Some(path) => rebased(path, head.uri.query())?,
         None => match head.uri.path_and_query() {
             Some(target) if target.as_str() != "/" => target.clone().into(),
-            // What is left of `http://host#…` also says that it is `/`, and would be sent as nothing.
+            // hyper would send the target of `http://host#…`, which also reads as `/`, empty.
             _ => Uri::default(),
         },
     };
-    // Replicas are spoken to in HTTP/1.1 whatever the client used.
+    // Until `invoke` chooses otherwise by the app's protocol.
     head.version = Version::HTTP_11;
     let body = if http_body::Body::is_end_stream(&incoming) {
         upstream::Body::Empty
@@ -132,7 +133,7 @@ pub fn outbound(
     Ok(request)
 }
 
-/// Takes apart what stands behind [`BY_PATH`]: the app, and the path that it gets.
+/// Splits what follows [`BY_PATH`] into the app and the path that it gets.
 ///
 /// # Errors
 /// NOT_FOUND when no app can have that name.

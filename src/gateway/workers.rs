@@ -1,11 +1,11 @@
 //! The threads that carry HTTP connections.
 //!
-//! Each has a runtime of its own: a request, its replica's connection and their timers stay on
-//! one thread, so nothing about it has to wake another. On a shared runtime that was a tenth of
-//! what a small request costs. A connection goes to the thread that has the fewest.
+//! Each has its own runtime: a request, its replica's connection and their timers stay on one
+//! thread, so none has to wake another. On a shared runtime these wake-ups were a tenth of the cost
+//! of a small request. A connection goes to the thread that has the fewest.
 //!
-//! What requests leave running (an upgrade, a roll-out) runs on these threads too, so they last
-//! until everything else has stopped.
+//! Tasks that requests leave running (an upgrade, a roll-out) run on these threads too, so the
+//! threads last until everything else has stopped.
 
 use std::{
     future::Future,
@@ -41,12 +41,12 @@ struct Worker {
 struct Accepted {
     tcp: net::TcpStream,
     serve: Serve,
-    /// Counts the connection with its thread's for as long as it is there.
+    /// Counts the connection among its thread's.
     open: OpenConnection,
     tracker: TaskTracker,
 }
 
-/// One connection more, until dropped.
+/// One connection in a thread's count, until dropped.
 struct OpenConnection(Arc<AtomicUsize>);
 
 impl OpenConnection {
@@ -78,7 +78,7 @@ impl Workers {
     /// Has a connection served by the thread with the fewest.
     ///
     /// # Errors
-    /// When the system does not let go of the socket here or take it there.
+    /// When the socket cannot be moved to the other thread's event queue.
     pub(super) fn serve(
         &self,
         tcp: TcpStream,
@@ -147,9 +147,11 @@ async fn accept_connections(mut accepted: mpsc::UnboundedReceiver<Accepted>) {
                     connection.await;
                 });
             }
-            Err(error) => tracing::warn!(%error, "A connection could not be taken in"),
+            Err(error) => {
+                tracing::warn!(%error, "A connection could not be registered with its thread")
+            }
         }
     }
-    // Nothing comes any more; what runs here goes on.
+    // No more connections come; the tasks on this thread continue.
     std::future::pending::<()>().await;
 }
