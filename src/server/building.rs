@@ -1,4 +1,4 @@
-//! What builds are given: their settings, and the way to secrets.
+//! The builder's settings, and its access to secrets.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::{
     vitals::Vitals,
 };
 
-/// The folder for source trees, in the data directory: their disk is the one that is watched.
+/// The folder for source trees, in the data directory, since that is the disk whose free space is
+/// watched.
 const SCRATCH: &str = "builds";
 
 pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Config {
@@ -61,8 +62,8 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
     }
 }
 
-/// Where steps run: behind rules, unless they may reach this machine or the operator has a network
-/// for them.
+/// Where build steps run: behind egress rules, unless the trust level lets them reach this machine or
+/// the operator names a network.
 fn network(c: &Config) -> BuildNetwork {
     match &c.build_network {
         Some(name) => BuildNetwork::Named(name.clone()),
@@ -71,7 +72,8 @@ fn network(c: &Config) -> BuildNetwork {
     }
 }
 
-/// What steps may take: all of a person's own machine, and of others' half, however many build.
+/// What build steps may take: the whole of a single user's machine, but half of a shared one for all
+/// builds together.
 fn step_limits(c: &Config) -> BuildLimits {
     let builds = u32::try_from(c.build_concurrency).unwrap_or(u32::MAX);
     BuildLimits {
@@ -96,7 +98,7 @@ pub(super) fn admission(c: &Config, data: &DataDir) -> Admission {
     Admission::new(naming, c.build_allow.clone(), c.image_grant_ttl)
 }
 
-/// The secrets, as builds see them: asked afresh at each one.
+/// Lets builds look secrets up, afresh each time.
 pub(super) fn vault(secrets: &Secrets) -> Vault {
     let secrets = secrets.clone();
     Arc::new(move |org, name, needed| {
@@ -110,7 +112,7 @@ pub(super) fn vault(secrets: &Secrets) -> Vault {
     })
 }
 
-/// How builds read their arguments.
+/// Lets builds decrypt their arguments.
 pub(super) fn open_args(secrets: &Secrets) -> OpenArgs {
     let secrets = secrets.clone();
     Arc::new(move |org, args| {

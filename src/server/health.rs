@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, and the answer for paths that lead nowhere.
+//! `/healthz` and `/readyz`, and the answer for unknown paths.
 
 use axum::{
     Json, Router,
@@ -16,7 +16,7 @@ use crate::{
     vitals::Vitals,
 };
 
-/// `/healthz`: the process answers. `/readyz`: everything that requests need is there.
+/// `/healthz` says that the process answers, `/readyz` whether everything that requests need works.
 pub(super) fn router(fleet: Fleet, store: Store, executions: Executions, vitals: Vitals) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -27,7 +27,7 @@ pub(super) fn router(fleet: Fleet, store: Store, executions: Executions, vitals:
         .method_not_allowed_fallback(no_method)
 }
 
-/// 200 when all checks pass, else 503; the body says of each what is wrong.
+/// 200 when all checks pass, else 503; the body has the outcome of each.
 fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vitals) -> Response {
     let engine = match &*fleet.engine().borrow() {
         EngineState::Up(_) => Ok(()),

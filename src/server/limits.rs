@@ -1,14 +1,15 @@
-//! The process's own limits.
+//! Shares the process's file descriptors out to connections.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::connections::Connections;
 
-/// Descriptors for everything but connections: files of the store, the engine, builds, pulls.
+/// Bounds on the descriptors that are kept for everything but connections: files of the store, the
+/// engine, builds, pulls.
 const LEAST_RESERVE: u64 = 64;
 const MOST_RESERVE: u64 = 1024;
 
-/// What may be open of the descriptors that there are.
+/// How many connections the descriptors allow.
 #[derive(Debug, Clone)]
 pub(super) struct Shares {
     /// Connections to each of the two listeners.
@@ -17,10 +18,10 @@ pub(super) struct Shares {
     pub(super) connections: Connections,
 }
 
-/// Raises the number of descriptors to the most that the system allows, since every connection
-/// takes one on each side, and shares them out. A listener gets at most what it wants, and a
-/// warning tells when it gets less: running out of them would fail whatever comes next, the store
-/// as well.
+/// Raises the limit of open files to the hard one, since every connection takes a descriptor to the
+/// client and one to the replica, and shares the descriptors out. A listener gets at most `wanted`
+/// connections; a warning says when it gets fewer. Without shares, a flood of connections would
+/// leave the store no descriptors.
 pub(super) fn share_descriptors(wanted: usize) -> Shares {
     let mut limit = getrlimit(Resource::Nofile);
     let soft = limit.current;
@@ -47,9 +48,9 @@ pub(super) fn share_descriptors(wanted: usize) -> Shares {
     }
 }
 
-/// Shares out so many descriptors, `None` for no limit: how many connections may be open, how many
-/// of these clients leave to replicas, and how many each listener takes. A listener leaves some to
-/// the other one, so that a crowd at the apps' URLs does not keep everybody from the API.
+/// Shares out descriptors, `None` for no limit: returns how many connections may be open, how many of
+/// these clients leave to replicas, and how many each listener takes. A listener leaves some to the
+/// other one, so that a flood at the apps' URLs does not block gRPC.
 fn share(descriptors: Option<u64>, wanted: usize) -> (usize, usize, usize) {
     let Some(descriptors) = descriptors else {
         return (usize::MAX, 0, wanted);

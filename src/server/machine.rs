@@ -1,4 +1,4 @@
-//! This process in the words of its kernel, and whether another one still runs.
+//! What the kernel says of this process, and whether another one still runs.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -6,10 +6,10 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::model::lease::{Holder, Process};
 
-/// This process, serving from a directory.
+/// This process as the holder of a data directory.
 ///
 /// # Errors
-/// When the directory cannot be looked at.
+/// When the directory's metadata cannot be read.
 pub(super) fn here(data_dir: &Path) -> io::Result<Holder> {
     let directory = fs::metadata(data_dir)?;
     let pid = std::process::id();
@@ -24,29 +24,29 @@ pub(super) fn here(data_dir: &Path) -> io::Result<Holder> {
     })
 }
 
-/// What can be told of a holder's process from here.
+/// Whether a holder's process runs, as far as this process can see.
 pub(super) fn process_of(holder: &Holder) -> Process {
     let here = (boot(), process_namespace());
-    // Where the kernel does not say who we are, nobody can be told apart.
+    // Without a boot id or a namespace, the pid may belong to another machine or container.
     if here.0.is_empty() || here.1 == 0 || here != (holder.boot.clone(), holder.pids) {
         return Process::Unknown;
     }
     let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else {
         return Process::Unknown;
     };
-    // Asked of the kernel and not of `/proc`, which can be told to hide the processes of others.
+    // By a signal and not in `/proc`, which may hide other users' processes (`hidepid`).
     if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
         return Process::Ended;
     }
     match started(holder.pid) {
         Some(at) if holder.started != 0 && at != holder.started => Process::Ended,
         Some(at) if at == holder.started => Process::Runs,
-        // Its id is in use, and nobody says by whom.
+        // The pid is in use, perhaps by another process.
         _ => Process::Unknown,
     }
 }
 
-/// What this machine calls itself, in lower case; empty where the kernel does not say.
+/// This machine's host name in lower case; empty where the kernel does not say.
 pub(super) fn name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname");
     name.unwrap_or_default().trim().to_ascii_lowercase()

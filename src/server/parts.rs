@@ -1,4 +1,4 @@
-//! What each part is told of the configuration.
+//! Derives the settings of each part from the configuration.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -27,8 +27,8 @@ use crate::{
 /// Where the seccomp profile is, below the data directory.
 const SECCOMP_FILE: &str = "seccomp.json";
 
-/// What the labels of containers are sealed with. The server does without the data directory's key
-/// where secrets do; only the run after a crash is then worse off.
+/// The key that authenticates the labels of containers. Where the data directory's key is not
+/// available, a key for this run alone serves; then only the run after a crash is worse off.
 ///
 /// # Errors
 /// When the system gives no random bytes.
@@ -42,10 +42,10 @@ pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
     }
 }
 
-/// The seccomp profile of containers; the one of this program is kept in the data directory.
+/// The seccomp profile of containers; the program's own is written to the data directory.
 ///
 /// # Errors
-/// When the file that is set is none.
+/// When the configured file is not a profile.
 pub(super) fn seccomp(config: &Config, data_dir: &Path) -> Result<Option<docker::Profile>> {
     match &config.seccomp {
         Some(file) => {
@@ -100,7 +100,7 @@ pub(super) fn engine_config(
         },
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_files,
-        // What the operator may pull is nothing that every organization may have.
+        // Organizations must not pull images with the operator's credentials.
         use_docker_login: config.docker_config_auth && !config.trust.isolates_organizations(),
         helper_timeout: config.credential_helper_timeout,
         container_proxies: config.container_proxies,
@@ -111,17 +111,17 @@ pub(super) fn engine_config(
     })
 }
 
-/// Of a listener's connections one address gets this part, unless a setting says otherwise.
+/// One address gets at most this fraction (1/n) of a listener's connections, unless configured.
 const SHARES: usize = 4;
-/// And at most this part of them is kept for the API.
+/// At most this fraction (1/n) of a listener's connections is reserved for the API.
 const MOST_RESERVED: usize = 8;
 
-/// Of a listener's connections the last ones, which serve no apps.
+/// How many of a listener's connections, the last ones, serve no apps.
 fn reserved(c: &Config, shares: &Shares) -> usize {
     c.reserved_connections.min(shares.listener / MOST_RESERVED)
 }
 
-/// The connections to the HTTP listener that apps may have.
+/// How many connections to the HTTP listener serve apps.
 fn app_connections(c: &Config, shares: &Shares) -> usize {
     shares.listener - reserved(c, shares)
 }
@@ -152,7 +152,7 @@ pub(super) fn own_hosts(c: &Config) -> gateway::Hosts {
     }
 }
 
-/// What calls that need no token may take.
+/// Bounds on gRPC calls that need no token.
 pub(super) fn anonymous(c: &Config) -> grpc::Anonymous {
     grpc::Anonymous {
         streams: c.anonymous_streams,
@@ -235,9 +235,10 @@ pub(super) fn gc_config(c: &Config, vitals: &Vitals) -> gc::Config {
     }
 }
 
-/// What an organization may take of the disk where organizations do not trust each other.
+/// Default disk quota of an organization where organizations do not trust each other.
 const TENANT_DISK_BYTES: u64 = 10 << 30;
-/// Files of some dozens of apps; a small file system has a few millions.
+/// Default inode quota of an organization: the files of some dozens of apps. A small file system has
+/// a few million inodes.
 const TENANT_INODES: u64 = 500_000;
 
 fn disk_quota(c: &Config) -> gc::DiskQuota {
@@ -265,13 +266,14 @@ pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
     }
 }
 
-/// What an organization may keep in the store where organizations do not trust each other.
+/// Default bound on what an organization keeps in the store where organizations do not trust each
+/// other.
 const TENANT_STORED_BYTES: u64 = 10 << 30;
 
 /// The ledger of what organizations keep in the store, with the bound on each.
 ///
 /// # Errors
-/// When the volume of the data directory does not say how large it is.
+/// When the size of the data directory's volume cannot be read.
 pub(super) fn ledger(c: &Config, data_dir: &Path) -> Result<Ledger> {
     let most = match c.stored_bytes_per_org {
         Some(set) => set,
@@ -284,8 +286,8 @@ pub(super) fn ledger(c: &Config, data_dir: &Path) -> Result<Ledger> {
     Ok(Ledger::new((most > 0).then_some(most)))
 }
 
-/// Half of the volume for whoever has the machine alone, so that images and files find room as well;
-/// a quarter for each of several.
+/// The default bound per organization: half of the volume where one has the machine alone, so that
+/// images and files find room as well; up to a quarter where several share it.
 fn stored_bytes(are_several: bool, volume: u64) -> u64 {
     if are_several {
         (volume / 4).min(TENANT_STORED_BYTES)
@@ -323,7 +325,7 @@ pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
     }
 }
 
-/// What the messages of API calls may take: at least one of the largest always has room.
+/// Bounds the memory of API calls' messages; one of the largest always has room.
 pub(super) fn buffers(c: &Config, largest: usize) -> Buffers {
     Buffers::new(
         clamp(c.api_buffer_bytes).max(largest),
@@ -332,7 +334,7 @@ pub(super) fn buffers(c: &Config, largest: usize) -> Buffers {
     )
 }
 
-/// What holds for apps that say nothing. `restrictions` is what the engine's containers are held to.
+/// The defaults of apps' settings. `restrictions` is what the engine holds containers to.
 pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
     Defaults {
         bounds: Bounds {
@@ -342,7 +344,7 @@ pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
         timeout: c.app_timeout,
         strict: c.strict,
         scratch_percent: c.scratch_percent,
-        // With these an app could pass for another one, whose rules are not its own.
+        // With these an app could spoof another one's address and evade its own egress rules.
         capabilities: if c.trust.isolates_host() {
             c.allowed_caps.without(Capabilities::of_links())
         } else {
@@ -352,8 +354,8 @@ pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
     }
 }
 
-/// What the platform's settings put into every container, so that one of an earlier run under
-/// others (without a network that apps need by now, say) is replaced and not adopted.
+/// A digest of the settings that shape every container, so that a container of an earlier run under
+/// other settings (without a network that apps now need, say) is replaced and not adopted.
 fn container_digest(c: &Config, restrictions: &str) -> u64 {
     let isolated = Ceiling::of(c.trust, &c.egress_allow);
     let isolated = isolated.map_or_else(String::new, |ceiling| format!(" behind rules: {ceiling}"));
@@ -364,7 +366,7 @@ fn container_digest(c: &Config, restrictions: &str) -> u64 {
         c.pids_limit,
         c.container_log_max_bytes,
         c.container_log_files,
-        // Nothing where it is off, so that what an earlier version made is still adopted.
+        // Empty where it is off, so that containers of an earlier version are still adopted.
         if c.container_proxies { " proxies" } else { "" },
         restrictions,
     );

@@ -1,4 +1,4 @@
-//! `ignite prune`: which instances are gone, and what of theirs may go.
+//! `ignite prune`: finds instances that are gone and removes what they left.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::{
     model::lease::{Directory, Liveness, Proof, liveness},
 };
 
-/// What whoever prunes says of instances by name.
+/// Instances that the user names for removal.
 #[derive(Debug, Clone, Default)]
 pub struct Named {
-    /// They never run again, whatever cannot be seen from here.
+    /// Instances that never run again, even if this cannot be seen from here.
     pub gone: Vec<String>,
-    /// Nor does anybody come back to their files.
+    /// Instances whose apps' files are not needed either.
     pub files: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ pub struct Pruned {
     pub failures: Vec<String>,
 }
 
-/// Things of one instance.
+/// What belongs to one instance, counted.
 #[derive(Debug, Serialize)]
 pub struct Things {
     /// Its id.
@@ -57,9 +57,9 @@ pub enum State {
     Runs,
     /// It does not, and has left its containers on purpose.
     Left,
-    /// Nobody can tell from here.
+    /// It cannot be seen from here whether it runs.
     InDoubt,
-    /// It is gone, and somebody may come back to its files.
+    /// It is gone, but its apps' files may still be needed.
     Files,
 }
 
@@ -77,12 +77,12 @@ pub struct Kept {
     pub remedy: String,
 }
 
-/// Removes the containers, networks and leases of instances that are gone. What runs, what was left
-/// on purpose and what is in doubt stays; so do the volumes of apps and the images that were built
-/// for them, unless the instance kept nothing (`--ephemeral`) or is named for it.
+/// Removes the containers, networks and leases of instances that are gone. Instances that run, were
+/// left on purpose or are in doubt stay; so do the volumes of apps and the images that were built for
+/// them, unless the instance was ephemeral or is named in `named.files`.
 ///
 /// # Errors
-/// When the engine does not answer, or a name is of no instance there.
+/// When the engine does not answer, or has nothing of a named instance.
 pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
     let pruner = Pruner::new(config.docker_host.as_deref()).context("docker_host")?;
     let mut found = pruner.find().await?;
@@ -96,7 +96,7 @@ pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
     }
     let judge =
         |instance: &InstanceOfOthers| judge(instance, now, config.prune_after, pruner.is_local());
-    // Engines' clocks jump: what seems long expired is watched for as long as its beat.
+    // The engine's clock may have jumped: leases that seem long expired are watched for two beats.
     let expired: Vec<_> = found
         .values()
         .filter(|r| matches!(judge(&r.instance), Liveness::Gone(Proof::Expired(_))))

@@ -1,4 +1,4 @@
-//! Signals: what stops a server, what makes it read its configuration again, what it ignores.
+//! Signals: which stop a server, which reload its configuration, which it ignores.
 
 use std::{fs, time::Duration};
 
@@ -20,17 +20,17 @@ const HANGUP_BIT: u64 = 1;
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` where whoever started this process had it ignored, as `nohup` does.
+    /// `None` where this process was started with SIGHUP ignored, as by `nohup`.
     hangup: Option<Signal>,
-    /// A hangup is the end.
+    /// Whether SIGHUP stops the server instead of reloading its configuration.
     ends_at_hangup: bool,
 }
 
 impl Signals {
-    /// Takes the signals over.
+    /// Registers the handlers.
     ///
     /// # Errors
-    /// When the system does not allow it.
+    /// When the system refuses a handler.
     pub(super) fn new(ephemeral: bool) -> Result<Self> {
         let hangup = if ignored().is_some_and(|mask| mask & HANGUP_BIT != 0) {
             None
@@ -41,7 +41,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup,
-            // Asked now: a terminal that has hung up cannot be opened.
+            // Checked now, since a terminal that has hung up cannot be opened.
             ends_at_hangup: ephemeral || fs::File::open("/dev/tty").is_ok(),
         })
     }
@@ -64,8 +64,8 @@ impl Signals {
         }
     }
 
-    /// The next signal that somebody sent on purpose. Wrappers such as `timeout` deliver one
-    /// signal twice, to the process and to its group; the copy is not a demand to hurry. Nor is a
+    /// Waits for a second signal, which ends the process at once. Wrappers such as `timeout` deliver
+    /// one signal twice, to the process and to its group; such a copy does not count, nor does a
     /// terminal that hangs up meanwhile.
     pub(super) async fn again(&mut self) {
         let first = Instant::now();
@@ -98,7 +98,7 @@ async fn next(hangup: &mut Option<Signal>) {
     }
 }
 
-/// The signals that this process was started to ignore; `None` where the kernel does not say it.
+/// The mask of signals that this process was started to ignore; `None` where the kernel does not say.
 fn ignored() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;

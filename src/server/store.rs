@@ -1,5 +1,5 @@
-//! `ignite store`: the tools of the store under the data directory's lock, so that they never
-//! meet a server.
+//! `ignite store`: runs the store's tools under the data directory's lock, so that they never run
+//! beside a server.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use crate::{
     store::tools::{self, Compacted, Execution, Exported, Problem, Repaired, Report},
 };
 
-/// One thing of the store in the API's messages.
+/// A record of the store as the API's messages.
 pub enum Item {
     /// An app.
     App(Box<App>),
-    /// An execution, and beside it its request.
+    /// An execution, and its record with the request.
     Execution(Box<v1::Execution>, Box<Execution>),
 }
 
@@ -33,13 +33,13 @@ pub struct App {
 /// Checks the store of a data directory.
 ///
 /// # Errors
-/// When there is no store, or an `ignite` uses it. What is wrong in it is in the report.
+/// When there is no store, or an `ignite` uses it. Damage is in the report.
 pub fn check(config: &Config) -> Result<Report> {
     let _lock = hold_unchanged(&config.data_dir)?;
     Ok(tools::check(&config.data_dir))
 }
 
-/// Rewrites the store of a data directory without what it does not need.
+/// Rewrites the store of a data directory without unused space.
 ///
 /// # Errors
 /// As [`check`], and when it could not be written.
@@ -61,10 +61,10 @@ pub fn repair(config: &Config) -> Result<Repaired> {
         .context("the store could not be repaired")
 }
 
-/// Hands out everything in the store of a data directory; the answer is what could not be read.
+/// Passes every record in the store of a data directory to `each`; returns what could not be read.
 ///
 /// # Errors
-/// What `each` says; `From` the reasons of [`check`].
+/// What `each` returns, and as [`check`].
 pub fn export<E: From<anyhow::Error>>(
     config: &Config,
     mut each: impl FnMut(Item) -> Result<(), E>,
@@ -91,12 +91,12 @@ fn item(exported: Exported) -> Item {
 }
 
 fn hold(data_dir: &Path) -> Result<data_dir::Lock> {
-    // Asked first: the lock would leave a file in a folder that is none of ours.
+    // Checked first: the lock would leave a file in a folder that is not a data directory.
     must_be_there(data_dir)?;
     data_dir::hold(data_dir)
 }
 
-/// As [`hold`], and not a byte is written.
+/// As [`hold`], without writing to the directory.
 fn hold_unchanged(data_dir: &Path) -> Result<Option<data_dir::Lock>> {
     must_be_there(data_dir)?;
     data_dir::hold_unchanged(data_dir)

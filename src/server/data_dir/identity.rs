@@ -1,13 +1,13 @@
 //! The identity of a data directory: the instance whose containers and volumes are its own.
 //!
 //! It is in the file `instance`, in what the directory remembers of its last run (`holder`), in
-//! the store's folder, and in the labels of everything on the engine. Where the first is damaged or
-//! missing it is found in one of the others: with another identity the volumes of its apps would be
-//! nobody's.
+//! the store's folder, and in the labels of everything on the engine. Where the file is damaged or
+//! missing, the identity is recovered from one of the others: under another identity the volumes of
+//! the apps would be orphaned.
 //!
-//! A copy of a directory has all of these too. It is told by the inode of the directory, which the
-//! last run wrote down: when that is another one, and another directory of this identity is where
-//! the last run was, this one is a copy.
+//! A copy of a directory has all of these too. It is recognized by the inode of the directory, which
+//! the last run recorded: when the inode differs, and a directory of this identity is still where the
+//! last run was, this one is a copy.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ pub(super) struct Found {
     pub(super) record: Option<Record>,
 }
 
-/// Finds the identity, or makes one for a directory that never had any.
+/// Finds the identity, or makes one for a directory that never had one.
 pub(super) async fn find(path: &Path, here: &Holder, config: &Config) -> Result<Found> {
     let record = recall(path);
     let instance = match read(&path.join(INSTANCE))? {
@@ -53,7 +53,7 @@ pub(super) async fn find(path: &Path, here: &Holder, config: &Config) -> Result<
             record: None,
         });
     };
-    // What never remembered a run is of an older `ignite`: it may well be a copy.
+    // A directory without a recorded run is of an older `ignite`, and may be a copy.
     let is_known = record
         .as_ref()
         .is_some_and(|r| r.holder.same_directory(here));
@@ -85,7 +85,7 @@ pub(super) async fn find(path: &Path, here: &Holder, config: &Config) -> Result<
     Ok(Found { instance, record })
 }
 
-/// What somebody is told whose directory is a copy of another one.
+/// Why a directory that is a copy of another one is refused.
 pub(in crate::server) fn refusal(path: &Path, instance: &InstanceId, original: &str) -> String {
     format!(
         "the data directory {} has the identity {instance}, which belongs to {original}. Two servers of one identity would take each other's containers away. \
@@ -152,7 +152,7 @@ fn read(name: &Path) -> Result<Option<InstanceId>> {
     }
 }
 
-/// Finds the identity where else it is; `None` for a directory that never had any.
+/// Recovers the identity from its other places; `None` for a directory that never had one.
 async fn recover(
     path: &Path,
     record: Option<&Record>,
@@ -172,7 +172,7 @@ async fn recover(
                 )
             })? {
                 Some(id) => (id, "the labels on the engine"),
-                // Then there is nothing that it could be the key to.
+                // Then nothing on the engine depends on it.
                 None => return Ok(None),
             },
         },
@@ -182,7 +182,7 @@ async fn recover(
     Ok(Some(id))
 }
 
-/// The identity of whoever served from this path, by the labels on the engine.
+/// The identity of the instance that served from this path, by the labels on the engine.
 async fn on_engine(path: &Path, config: &Config) -> Result<Option<InstanceId>> {
     let found = Pruner::new(config.docker_host.as_deref())?.find().await?;
     let mut ids = found

@@ -1,4 +1,4 @@
-//! The data directory: made, locked, and cleaned when it was for one run only.
+//! The data directory: makes and locks it, and removes it after an ephemeral run.
 //!
 //! | file | what |
 //! |---|---|
@@ -44,8 +44,8 @@ const LOCK: &str = "lock";
 const KEPT: &str = "replicas-kept";
 const EPHEMERAL: &str = "ephemeral";
 
-/// How often, and how long apart, the holder of the lock is looked for: it writes its pid within
-/// microseconds of taking it.
+/// How often, and how long apart, the pid of the lock's holder is read: the holder writes it within
+/// microseconds of taking the lock.
 const HOLDER_LOOKS: u32 = 10;
 const HOLDER_WAIT: Duration = Duration::from_millis(5);
 
@@ -53,21 +53,21 @@ const HOLDER_WAIT: Duration = Duration::from_millis(5);
 pub(super) struct DataDir {
     path: PathBuf,
     instance: InstanceId,
-    /// This process, as other ones may see it.
+    /// This process, as others identify it.
     holder: Holder,
     /// The token of this run's lease.
     token: String,
-    /// What the directory remembers of the run before.
+    /// The previous run, as the directory recorded it.
     record: Option<Record>,
     _lock: Lock,
-    /// A directory that was made for this run goes with it, also when the start fails.
+    /// A directory that was made for this run; removed when dropped, also when the start fails.
     _made: Option<TempDir>,
 }
 
 impl DataDir {
-    /// Makes the directory if need be, locks it, and finds its identity. An ephemeral run whose
-    /// directory was not chosen gets one of its own. A copy of a directory that is still there
-    /// is refused, or gets a new identity when that is asked for.
+    /// Makes the directory if need be, locks it, and finds its identity. An ephemeral run gets a
+    /// temporary directory unless one is configured. A copy of a directory that still exists is
+    /// refused, or gets a new identity with `new_instance`.
     pub(super) async fn lock(config: &Config) -> Result<Self> {
         let made = if config.ephemeral && config.data_dir_is_default() {
             Some(
@@ -117,7 +117,7 @@ impl DataDir {
         })
     }
 
-    /// This process, as other ones may see it.
+    /// This process, as others identify it.
     pub(super) fn holder(&self) -> &Holder {
         &self.holder
     }
@@ -127,12 +127,12 @@ impl DataDir {
         &self.token
     }
 
-    /// What the directory remembers of the run before.
+    /// The previous run, as the directory recorded it.
     pub(super) fn record(&self) -> Option<&Record> {
         self.record.as_ref()
     }
 
-    /// How to remember this run, once it has the identity for certain.
+    /// Returns a function that records this run, to call once it has claimed the identity.
     pub(super) fn recorder(&self) -> impl FnOnce() -> std::io::Result<()> + Send + 'static {
         let record = Record {
             instance: self.instance.to_string(),
@@ -143,7 +143,7 @@ impl DataDir {
         move || identity::remember(&path, &record)
     }
 
-    /// Keeps a copy of the identity beside the store, now that there is one.
+    /// Writes a copy of the identity beside the store, once that exists.
     pub(super) fn back_identity_up(&self) {
         if let Err(error) = identity::copy(&self.path, &self.instance) {
             tracing::warn!(%error, "The copy of the file instance in the store's folder could not be written");
@@ -163,7 +163,7 @@ impl DataDir {
         &self.instance
     }
 
-    /// Tells clients on this machine where to go.
+    /// Writes the listeners' addresses for clients on this machine.
     pub(super) fn announce(
         &self,
         http: SocketAddr,
@@ -175,7 +175,7 @@ impl DataDir {
             .context("cannot write serve.json")
     }
 
-    /// Remembers whether containers were left on purpose, which `ignite prune` then spares.
+    /// Records whether containers are left on purpose, which `ignite prune` then spares.
     pub(super) fn mark_kept(&self, kept: bool) {
         let marker = self.path.join(KEPT);
         let outcome = if kept {
@@ -188,7 +188,7 @@ impl DataDir {
         }
     }
 
-    /// Takes back the announcement, and everything when it was for one run only.
+    /// Removes the announcement, and after an ephemeral run the whole directory.
     pub(super) fn close(&self, config: &Config) {
         let outcome = if config.ephemeral {
             fs::remove_dir_all(&self.path)
@@ -201,9 +201,9 @@ impl DataDir {
     }
 }
 
-/// What can be told of the data directory of an instance, at the path where it was. `holder` is who
-/// served from it; without one, only a directory that remembers this boot, or one of an older
-/// `ignite` beside an engine that `is_local`, is taken for the very one.
+/// Inspects the data directory of an instance at its last known path. `holder` is the process that
+/// served from it; without one, only a directory that recorded this boot, or one of an older `ignite`
+/// beside an engine that `is_local`, counts as the very one.
 pub(super) fn inspect(
     data_dir: &Path,
     instance: &str,
@@ -243,15 +243,15 @@ pub(super) fn kept(data_dir: &Path) -> bool {
     data_dir.join(KEPT).try_exists().unwrap_or(true)
 }
 
-/// Whether a directory was for one run only.
+/// Whether a directory was made for an ephemeral run.
 pub(super) fn is_ephemeral(data_dir: &Path) -> bool {
     data_dir.join(EPHEMERAL).exists()
 }
 
-/// Sees to it that nobody else gets into the directory, as is done with the files of the keys: who
-/// may write to it can replace those, and what is in it was sent to apps by others.
+/// Makes sure that only its owner can access the directory: whoever can write to it could replace the
+/// keys, and the requests stored in it are private.
 ///
-/// One that is this program's, or empty, is closed to others. Any other one is not ours to change.
+/// Sets the mode of a directory that is this program's, or empty; refuses any other that is open.
 fn keep_others_out(path: &Path) -> Result<()> {
     let shown = path.display();
     let of = fs::metadata(path).with_context(|| format!("data_dir: {shown}"))?;
@@ -281,19 +281,19 @@ fn keep_others_out(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps every other `ignite` out of a data directory, until it is dropped.
+/// The lock that keeps every other `ignite` out of a data directory, until dropped.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough: a child that another thread is just starting has it, too,
-        // until it runs its program.
+        // Closing the file is not enough: a child process that another thread has just forked holds
+        // the descriptor until its `exec`.
         let _ = self.0.unlock();
     }
 }
 
-/// Keeps every other `ignite` out of a data directory that is there.
+/// Locks a data directory that exists.
 pub(super) fn hold(data_dir: &Path) -> Result<Lock> {
     take(data_dir)
 }
@@ -351,7 +351,8 @@ fn lock(mut file: File, path: &Path) -> Result<Lock> {
     }
 }
 
-/// The pid in a lock file that is held. One who has only just taken it may not have written yet.
+/// The pid in a lock file that is held. A process that has only just locked it may not have written
+/// it yet.
 fn holder(file: &mut File) -> String {
     let mut pid = String::new();
     for _ in 0..HOLDER_LOOKS {

@@ -1,9 +1,8 @@
-//! Holding the instance's identity: claimed at the start, then shown to live by a lease that is
-//! renewed at every beat.
+//! Holds the instance's identity: claims it at the start, then renews a lease on it at every beat.
 //!
-//! Containers of an earlier run are adopted only once the identity is claimed. Most starts know at
-//! once: no lease, or that of the run before on this very directory. A holder that may live out of
-//! sight is watched for two beats.
+//! Containers of an earlier run are adopted only once the identity is claimed. Most starts claim it
+//! at once: there is no lease, or that of the previous run from this very directory. A holder whose
+//! process cannot be seen from here is watched for two beats.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,20 +23,23 @@ use crate::{
     vitals::Vitals,
 };
 
-/// Pause after the engine did not answer.
+#[cfg(test)]
+mod tests;
+
+/// Pause before the engine is asked again when it did not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
-/// Time between two looks at a holder that is watched.
+/// How often the lease of a watched holder is read.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-/// A lease outlives so many beats: a loaded engine answers late.
+/// How many beats a lease lasts: more than one, since a loaded engine answers late.
 const BEATS: u32 = 4;
 
-/// What leases are kept on: the engine, or a test's table.
+/// Where leases are kept: the engine, or a test's table.
 pub(super) trait Leases: Send + Sync + 'static {
-    /// Those of this instance.
+    /// The leases of this instance.
     fn list(&self) -> impl Future<Output = Result<Vec<HeldLease>, Error>> + Send;
-    /// Makes one; answers its name.
+    /// Makes a lease and returns its name.
     fn put(&self, lease: &Lease) -> impl Future<Output = Result<String, Error>> + Send;
-    /// Removes one; gone is success.
+    /// Removes a lease; one that is gone already is a success.
     fn remove(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
     /// Unix seconds by the engine's clock.
     fn time(&self) -> impl Future<Output = Result<Option<i64>, Error>> + Send;
@@ -61,12 +63,12 @@ impl Leases for Docker {
     }
 }
 
-/// What becomes of the lease at the end.
+/// What a stop does with the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeaseEnd {
-    /// It goes: nothing of the instance runs on.
+    /// Removes it: nothing of the instance keeps running.
     Remove,
-    /// It says that containers were left running on purpose.
+    /// Marks in it that containers were left running on purpose.
     Leave,
 }
 
@@ -120,12 +122,13 @@ impl Keeper {
         }
     }
 
-    /// Becomes true once the identity is this process's.
+    /// Becomes true once this process has claimed the identity.
     pub(super) fn claimed(&self) -> watch::Receiver<bool> {
         self.claimed.clone()
     }
 
-    /// Waits until another process turns out to hold the identity; never ends otherwise.
+    /// Waits until another process turns out to hold the identity, and returns its lease. Never ends
+    /// otherwise.
     pub(super) async fn taken(&mut self) -> Box<Lease> {
         if let Some(taken) = self.taken.as_mut() {
             let outcome = taken.await;
@@ -137,10 +140,10 @@ impl Keeper {
         std::future::pending().await
     }
 
-    /// Ends the task and does what is to be done with the lease.
+    /// Ends the task, and with it the lease as `end` says.
     pub(super) async fn stop(mut self, end: LeaseEnd) {
         if let Some(end_sender) = self.end.take() {
-            // Nobody hears it when the identity was taken: then there is nothing to do.
+            // The task has ended already when the identity was taken; then no lease is left.
             let _ = end_sender.send(end);
         }
         self.stop.cancel();
@@ -178,8 +181,8 @@ async fn run<L: Leases>(
         None => return,
     };
     claimed.send_replace(true);
-    // Before the lease, so that a crash in between leaves no lease that the directory does not
-    // know.
+    // Before the lease is made, so that a crash in between leaves no lease that the directory does
+    // not know.
     match tokio::task::spawn_blocking(remember).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
@@ -187,7 +190,8 @@ async fn run<L: Leases>(
         }
         Err(error) => tracing::error!(%error, "Writing the file holder panicked"),
     }
-    // Not cancelled in the middle of a beat: what it makes, it notes.
+    // A stop waits for the end of a beat: cancelled in between, a lease could be made whose name is
+    // not noted.
     let mut old = before;
     loop {
         let pause = match state.renew(&mut old).await {
@@ -216,7 +220,7 @@ async fn run<L: Leases>(
 }
 
 impl<L: Leases> State<L> {
-    /// Waits until the identity is ours, and answers which leases are of the past; or who has it.
+    /// Claims the identity. Returns the names of earlier leases, or the lease of whoever holds it.
     async fn claim(&self) -> Result<Vec<String>, Box<Lease>> {
         loop {
             match self.claim_once().await {
@@ -231,7 +235,7 @@ impl<L: Leases> State<L> {
 
     async fn claim_once(&self) -> Result<Result<Vec<String>, Box<Lease>>, Error> {
         let held = self.leases.list().await?;
-        // The engine's time matters only for leases of others.
+        // The engine's time matters only to judge existing leases.
         let now = if held.is_empty() {
             None
         } else {
@@ -274,8 +278,8 @@ impl<L: Leases> State<L> {
         claim(&self.holder, self.record.as_ref(), &seen, now)
     }
 
-    /// Makes the next lease and removes the last one and `old` ones. Answers the lease of whoever
-    /// has taken the identity meanwhile, as when this machine was asleep for long.
+    /// Makes the next lease and removes the last one and the `old` ones. Returns the lease of a server
+    /// that has taken the identity meanwhile, which happens when this machine was suspended.
     async fn renew(&mut self, old: &mut Vec<String>) -> Result<Option<Box<Lease>>, Error> {
         let held = self.leases.list().await?;
         let others = held.iter().filter(|h| {
@@ -286,8 +290,9 @@ impl<L: Leases> State<L> {
         let begun = !self.own.is_empty();
         let have_ours = held.iter().any(|h| self.own.contains(&h.name));
         for other in others {
-            // Whoever claims an identity removes the leases that were there: without ours, it is
-            // theirs. Two at the very same moment both have one; the smaller token wins.
+            // A server that claims an identity removes the leases that were there: if ours is gone,
+            // the identity is the other's. Two that claimed at the same moment both have a lease;
+            // the smaller token wins.
             if begun && (!have_ours || other.lease.token < self.token) {
                 return Ok(Some(Box::new(other.lease.clone())));
             }
@@ -325,176 +330,5 @@ impl<L: Leases> State<L> {
             self.leases.remove(&name).await?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use parking_lot::Mutex;
-
-    use super::*;
-
-    const BEAT: Duration = Duration::from_secs(10);
-
-    /// An engine with nothing but leases, whose clock is tokio's.
-    struct Table {
-        rows: Mutex<Vec<HeldLease>>,
-        since: Instant,
-        next: Mutex<u32>,
-    }
-
-    impl Table {
-        fn new() -> Arc<Self> {
-            Arc::new(Self {
-                rows: Mutex::default(),
-                since: Instant::now(),
-                next: Mutex::new(0),
-            })
-        }
-
-        fn tokens(&self) -> Vec<String> {
-            let rows = self.rows.lock();
-            rows.iter().map(|h| h.lease.token.clone()).collect()
-        }
-    }
-
-    impl Leases for Table {
-        async fn list(&self) -> Result<Vec<HeldLease>, Error> {
-            Ok(self.rows.lock().clone())
-        }
-
-        async fn put(&self, lease: &Lease) -> Result<String, Error> {
-            let mut next = self.next.lock();
-            *next += 1;
-            let name = next.to_string();
-            self.rows.lock().push(HeldLease {
-                name: name.clone(),
-                lease: lease.clone(),
-            });
-            Ok(name)
-        }
-
-        async fn remove(&self, name: &str) -> Result<(), Error> {
-            self.rows.lock().retain(|h| h.name != name);
-            Ok(())
-        }
-
-        async fn time(&self) -> Result<Option<i64>, Error> {
-            let secs = self.since.elapsed().as_secs();
-            Ok(Some(1_000_000 + i64::try_from(secs).expect("small")))
-        }
-    }
-
-    /// A server in a container of its own, with a directory of this inode.
-    fn server(table: &Arc<Table>, token: &str, inode: u64, record: Option<(&str, u64)>) -> Keeper {
-        let holder = |inode| Holder {
-            boot: "elsewhere".into(),
-            inode,
-            ..Holder::default()
-        };
-        let state = State {
-            leases: table.clone(),
-            token: token.into(),
-            holder: holder(inode),
-            record: record.map(|(token, inode)| Record {
-                instance: "i".into(),
-                token: token.into(),
-                holder: holder(inode),
-            }),
-            beat: BEAT,
-            ephemeral: false,
-            own: Vec::new(),
-        };
-        Keeper::spawn(state, || Ok(()), &Vitals::default())
-    }
-
-    async fn claimed(keeper: &Keeper) {
-        let mut claimed = keeper.claimed();
-        claimed.wait_for(|c| *c).await.expect("it is kept");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_is_renewed_made_again_when_pruned_and_goes_at_the_end() {
-        let table = Table::new();
-        let keeper = server(&table, "a", 1, None);
-        claimed(&keeper).await;
-        sleep(BEAT * 3).await;
-        let first = table.rows.lock()[0].clone();
-        sleep(BEAT * 2).await;
-        let later = table.rows.lock().clone();
-        assert_eq!(later.len(), 1, "the one before goes");
-        assert!(later[0].lease.expires_at > first.lease.expires_at);
-        table.rows.lock().clear();
-        sleep(BEAT * 2).await;
-        assert_eq!(table.tokens(), ["a"]);
-        keeper.stop(LeaseEnd::Remove).await;
-        assert_eq!(table.tokens(), [""; 0]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_copy_is_told_and_its_original_goes_on() {
-        let table = Table::new();
-        let mut original = server(&table, "a", 1, None);
-        claimed(&original).await;
-        sleep(BEAT).await;
-        // As copied, directory and record.
-        let mut copy = server(&table, "b", 2, Some(("a", 1)));
-        let held = copy.taken().await;
-        assert_eq!((held.token.as_str(), held.holder.inode), ("a", 1));
-        assert!(!*copy.claimed().borrow());
-        copy.stop(LeaseEnd::Remove).await;
-        let on = tokio::time::timeout(BEAT * 5, original.taken()).await;
-        assert!(on.is_err());
-        assert_eq!(table.tokens(), ["a"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_crash_the_same_directory_goes_on_at_once_and_another_after_a_while() {
-        let table = Table::new();
-        let killed = server(&table, "a", 1, None);
-        claimed(&killed).await;
-        sleep(BEAT).await;
-        killed.task.abort();
-        let began = Instant::now();
-        let again = server(&table, "b", 1, Some(("a", 1)));
-        claimed(&again).await;
-        assert_eq!(began.elapsed(), Duration::ZERO, "nothing was waited for");
-        sleep(BEAT).await;
-        assert_eq!(table.tokens(), ["b"]);
-        again.task.abort();
-        // Restored elsewhere: what held it does not renew.
-        let restored = server(&table, "c", 7, Some(("b", 1)));
-        claimed(&restored).await;
-        sleep(BEAT).await;
-        assert_eq!(table.tokens(), ["c"]);
-        restored.stop(LeaseEnd::Leave).await;
-        assert!(table.rows.lock()[0].lease.left);
-        // What was left on purpose is taken up by whoever comes next.
-        let next = server(&table, "d", 7, Some(("c", 7)));
-        claimed(&next).await;
-        next.stop(LeaseEnd::Remove).await;
-        assert_eq!(table.tokens(), [""; 0]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_two_that_hold_one_identity_one_ends() {
-        let table = Table::new();
-        let mut asleep = server(&table, "a", 1, None);
-        claimed(&asleep).await;
-        sleep(BEAT / 2).await;
-        // While the first could not be seen to live, another one took its place.
-        table.rows.lock().clear();
-        let second = server(&table, "b", 2, None);
-        claimed(&second).await;
-        assert_eq!(asleep.taken().await.token, "b");
-        asleep.stop(LeaseEnd::Remove).await;
-        sleep(BEAT * 3).await;
-        assert_eq!(table.tokens(), ["b"]);
-        second.stop(LeaseEnd::Remove).await;
-        // Two at the same moment.
-        let mut one = server(&table, "c", 1, None);
-        let mut other = server(&table, "d", 2, None);
-        assert_eq!(other.taken().await.token, "c");
-        assert!(tokio::time::timeout(BEAT * 5, one.taken()).await.is_err());
     }
 }
