@@ -26,7 +26,7 @@ use tonic::Status;
 use super::status::to_status;
 use crate::{
     model::{Failure, OrgName, Reason},
-    tally::{Full, Most, Tally},
+    quota::{Full, Quota, Usage},
 };
 
 /// When one who was refused may try again: a large message takes about as long to be read.
@@ -40,9 +40,9 @@ pub struct Buffers {
 
 #[derive(Debug)]
 struct Shared {
-    most: Most,
+    most: Quota,
     stall: Duration,
-    taken: Mutex<Tally<OrgName>>,
+    taken: Mutex<Usage<OrgName>>,
 }
 
 /// What one call has in memory, until it is dropped.
@@ -59,7 +59,7 @@ impl Buffers {
     pub fn new(most: usize, most_per_org: usize, stall: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {
-                most: Most {
+                most: Quota {
                     all: most,
                     each: most_per_org,
                 },
@@ -107,7 +107,7 @@ impl Reserved {
             .shared
             .taken
             .lock()
-            .take(self.org.as_ref(), bytes, most);
+            .acquire(self.org.as_ref(), bytes, most);
         match (taken, &self.org) {
             (Ok(()), _) => {
                 self.bytes.fetch_add(bytes, Relaxed);
@@ -132,7 +132,7 @@ impl Drop for Reserved {
         let bytes = *self.bytes.get_mut();
         if bytes > 0 {
             let mut taken = self.shared.taken.lock();
-            taken.give_back(self.org.as_ref(), bytes);
+            taken.release(self.org.as_ref(), bytes);
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{Failure, Reason},
-    tally::{Most, Tally},
+    quota::{Quota, Usage},
 };
 
 /// The part of all places that one address may have.
@@ -36,7 +36,7 @@ const COME_BACK: Duration = Duration::from_secs(1);
 /// Counts who is in.
 pub(super) struct Strangers {
     bounds: Anonymous,
-    inside: Mutex<Tally<IpAddr>>,
+    inside: Mutex<Usage<IpAddr>>,
 }
 
 /// One call's place, until it is dropped.
@@ -61,11 +61,11 @@ impl Strangers {
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Turn, Failure> {
         let address = address.to_canonical();
         let share = (self.bounds.streams / SHARE).max(1);
-        let most = Most {
+        let most = Quota {
             all: self.bounds.streams,
             each: share,
         };
-        let taken = self.inside.lock().take(Some(&address), 1, most);
+        let taken = self.inside.lock().acquire(Some(&address), 1, most);
         taken.map_err(|_| {
             Failure::new(
                 Reason::TooManyRequests,
@@ -112,7 +112,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.of.inside.lock().give_back(Some(&self.address), 1);
+        self.of.inside.lock().release(Some(&self.address), 1);
     }
 }
 

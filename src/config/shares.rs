@@ -3,7 +3,7 @@
 use super::Config;
 use crate::{
     model::{capacity::Share, fair},
-    tally::Most,
+    quota::Quota,
 };
 
 /// The last connections of this part of them are never all under held requests.
@@ -13,7 +13,7 @@ impl Config {
     /// Most requests held over all apps and by one organization, where apps may have so many
     /// connections. Over HTTP/1.1 a held request keeps its connection, so the bound is below them,
     /// whatever is set: by a thirty-second part, and at least by one.
-    pub fn held_requests(&self, connections: usize) -> Most {
+    pub fn held_requests(&self, connections: usize) -> Quota {
         let most = connections
             .saturating_sub((connections / NEVER_HELD).max(1))
             .max(1);
@@ -21,7 +21,7 @@ impl Config {
         let all = self.hold_max_requests_total.unwrap_or(usual).min(most);
         let usual = fair::cap(all, three_quarters(all));
         let each = self.hold_max_requests_per_org.unwrap_or(usual).min(all);
-        Most { all, each }
+        Quota { all, each }
     }
 
     /// Most requests of one organization under way, held ones included, where apps may have so many
@@ -33,14 +33,14 @@ impl Config {
 
     /// Most bytes of held requests' bodies, over all apps and of one organization. They are messages
     /// of API calls, so half of what these may take leaves the other half to calls that do not wait.
-    pub fn held_bytes(&self) -> Most {
+    pub fn held_bytes(&self) -> Quota {
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let largest = bytes(self.max_body_bytes);
         let usual = bytes(self.api_buffer_bytes / 2).max(largest.saturating_mul(2));
         let all = self.hold_max_bytes_total.map_or(usual, bytes);
         let usual = three_quarters(all).max(largest);
         let each = self.hold_max_bytes_per_org.map_or(usual, bytes).min(all);
-        Most { all, each }
+        Quota { all, each }
     }
 
     /// The memory of one organization's replicas, of what all replicas may take.

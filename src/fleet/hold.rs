@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use super::Config;
 use crate::{
     model::{AppId, Failure, OrgName, Reason},
-    tally::{Full, Most, Tally},
+    quota::{Full, Quota, Usage},
 };
 
 /// When a refused request may come back.
@@ -40,8 +40,8 @@ pub struct HoldLimiter {
 
 #[derive(Debug)]
 struct Budget {
-    most: Most,
-    taken: Mutex<Tally<OrgName>>,
+    most: Quota,
+    taken: Mutex<Usage<OrgName>>,
 }
 
 /// A part of a budget, until it is dropped.
@@ -60,7 +60,7 @@ pub(super) struct HoldPermit {
 }
 
 impl Budget {
-    fn new(most: Most) -> Arc<Self> {
+    fn new(most: Quota) -> Arc<Self> {
         Arc::new(Self {
             most,
             taken: Mutex::default(),
@@ -68,7 +68,7 @@ impl Budget {
     }
 
     fn take(self: &Arc<Self>, org: &OrgName, amount: usize) -> Result<Taken, Full> {
-        self.taken.lock().take(Some(org), amount, self.most)?;
+        self.taken.lock().acquire(Some(org), amount, self.most)?;
         Ok(Taken {
             budget: self.clone(),
             org: org.clone(),
@@ -80,13 +80,13 @@ impl Budget {
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut taken = self.budget.taken.lock();
-        taken.give_back(Some(&self.org), self.amount);
+        taken.release(Some(&self.org), self.amount);
     }
 }
 
 impl HoldLimiter {
     /// Bounds on the number of held requests, and on the bytes of their bodies.
-    pub fn new(requests: Most, bytes: Most) -> Self {
+    pub fn new(requests: Quota, bytes: Quota) -> Self {
         Self {
             requests: Budget::new(requests),
             bytes: Budget::new(bytes),
@@ -272,8 +272,8 @@ mod tests {
         fn a_request_is_permitted_exactly_where_it_fits_all_bounds(
             steps in proptest::collection::vec((0usize..3, 0usize..50, 0usize..4), 1..80)
         ) {
-            let requests = Most { all: 8, each: 5 };
-            let bytes = Most { all: 100, each: 70 };
+            let requests = Quota { all: 8, each: 5 };
+            let bytes = Quota { all: 100, each: 70 };
             let limiter = HoldLimiter::new(requests, bytes);
             let mut held: Vec<(usize, usize, HoldPermit)> = Vec::new();
             for (org, size, leaves) in steps {

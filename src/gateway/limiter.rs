@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use super::limits::Limits;
 use crate::{
     connections::Permit,
-    tally::{Most, Tally},
+    quota::{Quota, Usage},
 };
 
 /// Hands out the permits of one listener's connections.
 pub(super) struct ConnectionLimiter {
     limits: Limits,
-    open: Mutex<Tally<IpAddr>>,
+    open: Mutex<Usage<IpAddr>>,
 }
 
 /// The permit of one connection, returned when dropped.
@@ -39,7 +39,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut open = self.limiter.open.lock();
-        open.give_back(self.address.as_ref(), 1);
+        open.release(self.address.as_ref(), 1);
     }
 }
 
@@ -60,13 +60,13 @@ impl ConnectionLimiter {
             limits.max_connections_per_ip > 0 && !limits.trusted_proxies.contain(*address)
         };
         let address = Some(peer.ip().to_canonical()).filter(is_limited);
-        let most = Most {
+        let quota = Quota {
             all: limits.max_connections,
             each: limits.max_connections_per_ip,
         };
         let left = {
             let mut open = self.open.lock();
-            open.take(address.as_ref(), 1, most).ok()?;
+            open.acquire(address.as_ref(), 1, quota).ok()?;
             limits.max_connections - open.all()
         };
         let reserved = limits.reserved;

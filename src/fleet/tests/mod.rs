@@ -51,7 +51,7 @@ use crate::{
         files::{Files, Home},
         scaling::{Effective, Metric},
     },
-    tally::Most,
+    quota::Quota,
 };
 
 /// What a start takes in the engine's default script.
@@ -107,7 +107,7 @@ fn config() -> Config {
 
 /// Bounds over all apps and for each organization, on requests and on bytes.
 fn limiter(requests: (usize, usize), bytes: (usize, usize)) -> HoldLimiter {
-    let most = |(all, each)| Most { all, each };
+    let most = |(all, each)| Quota { all, each };
     HoldLimiter::new(most(requests), most(bytes))
 }
 

@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-/// The bounds on a resource.
+/// The bounds on a resource, in units of the resource.
 #[derive(Debug, Clone, Copy)]
-pub struct Most {
+pub struct Quota {
     /// Most for all holders together.
     pub all: usize,
     /// Most for each holder.
@@ -22,13 +22,13 @@ pub enum Full {
 
 /// What is taken, by holder. Callers give back what they took from a guard's `drop`.
 #[derive(Debug)]
-pub struct Tally<K> {
+pub struct Usage<K> {
     all: usize,
     /// Only holders that have something.
     each: HashMap<K, usize>,
 }
 
-impl<K> Default for Tally<K> {
+impl<K> Default for Usage<K> {
     fn default() -> Self {
         Self {
             all: 0,
@@ -37,7 +37,7 @@ impl<K> Default for Tally<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash> Tally<K> {
+impl<K: Clone + Eq + Hash> Usage<K> {
     /// How much is taken in all.
     pub fn all(&self) -> usize {
         self.all
@@ -47,21 +47,21 @@ impl<K: Clone + Eq + Hash> Tally<K> {
     ///
     /// # Errors
     /// The bound that `amount` would exceed; nothing is taken.
-    pub fn take(&mut self, whose: Option<&K>, amount: usize, most: Most) -> Result<(), Full> {
+    pub fn acquire(&mut self, holder: Option<&K>, amount: usize, quota: Quota) -> Result<(), Full> {
         let all = self.all.saturating_add(amount);
-        if all > most.all {
+        if all > quota.all {
             return Err(Full::All);
         }
-        if let Some(whose) = whose.filter(|_| amount > 0) {
-            let theirs = self.each.get(whose).copied().unwrap_or(0);
+        if let Some(holder) = holder.filter(|_| amount > 0) {
+            let theirs = self.each.get(holder).copied().unwrap_or(0);
             let theirs = theirs.saturating_add(amount);
-            if theirs > most.each {
+            if theirs > quota.each {
                 return Err(Full::Each);
             }
             // The key is cloned only for a holder's first.
-            match self.each.get_mut(whose) {
+            match self.each.get_mut(holder) {
                 Some(known) => *known = theirs,
-                None => drop(self.each.insert(whose.clone(), theirs)),
+                None => drop(self.each.insert(holder.clone(), theirs)),
             }
         }
         self.all = all;
@@ -69,14 +69,14 @@ impl<K: Clone + Eq + Hash> Tally<K> {
     }
 
     /// Gives back what was taken for the same holder.
-    pub fn give_back(&mut self, whose: Option<&K>, amount: usize) {
+    pub fn release(&mut self, holder: Option<&K>, amount: usize) {
         self.all -= amount;
-        if let Some(whose) = whose
-            && let Some(theirs) = self.each.get_mut(whose)
+        if let Some(holder) = holder
+            && let Some(theirs) = self.each.get_mut(holder)
         {
             *theirs -= amount;
             if *theirs == 0 {
-                self.each.remove(whose);
+                self.each.remove(holder);
             }
         }
     }
@@ -93,26 +93,26 @@ mod tests {
         fn no_bound_is_exceeded_and_all_is_given_back(
             steps in proptest::collection::vec((0u8..3, 0usize..60, any::<bool>()), 1..60)
         ) {
-            let most = Most { all: 100, each: 60 };
-            let mut tally = Tally::default();
+            let quota = Quota { all: 100, each: 60 };
+            let mut usage = Usage::default();
             let mut open = Vec::new();
-            for (whose, amount, ends) in steps {
-                let whose = Some(whose).filter(|n| *n > 0);
-                if tally.take(whose.as_ref(), amount, most).is_ok() {
-                    open.push((whose, amount));
+            for (holder, amount, ends) in steps {
+                let holder = Some(holder).filter(|n| *n > 0);
+                if usage.acquire(holder.as_ref(), amount, quota).is_ok() {
+                    open.push((holder, amount));
                 }
-                prop_assert!(tally.all() <= 100);
-                prop_assert!(tally.each.values().all(|n| (1..=60).contains(n)));
+                prop_assert!(usage.all() <= 100);
+                prop_assert!(usage.each.values().all(|n| (1..=60).contains(n)));
                 if ends && !open.is_empty() {
-                    let (whose, amount) = open.swap_remove(0);
-                    tally.give_back(whose.as_ref(), amount);
+                    let (holder, amount) = open.swap_remove(0);
+                    usage.release(holder.as_ref(), amount);
                 }
             }
-            for (whose, amount) in open {
-                tally.give_back(whose.as_ref(), amount);
+            for (holder, amount) in open {
+                usage.release(holder.as_ref(), amount);
             }
-            prop_assert_eq!(tally.all(), 0);
-            prop_assert!(tally.each.is_empty());
+            prop_assert_eq!(usage.all(), 0);
+            prop_assert!(usage.each.is_empty());
         }
     }
 }
