@@ -339,7 +339,7 @@ fn switch(
                 // However a side ends it, no one is left to answer.
                 let _ = relay::join(TokioIo::new(client), TokioIo::new(replica), half_closed).await;
             }
-            Err(e) => tracing::debug!(error = %e, "An upgrade did not come about"),
+            Err(e) => tracing::debug!(error = %e, "An upgrade failed"),
         }
     });
     Response::from_parts(head, AppBody::none())

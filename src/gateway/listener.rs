@@ -114,7 +114,7 @@ pub async fn run(
         // A failure here means that the peer is gone already.
         let _ = tcp.set_nodelay(true).and_then(|()| enable_keepalive(&tcp));
         let Some(permit) = limiter.try_acquire(peer) else {
-            tracing::debug!(%peer, "A connection was refused: there are too many");
+            tracing::debug!(%peer, "A connection was refused, since too many are open");
             refuser.refuse(tcp, &connections);
             continue;
         };
@@ -214,7 +214,7 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
             tokio::select! {
                 biased;
                 response = shared.service.answer(request, peer) => {
-                    Ok(response.map(|body| CountedBody { body, _busy: active }))
+                    Ok(response.map(|body| CountedBody { body, _active: active }))
                 }
                 // Dropping the answer gives up whatever the request was waiting for.
                 () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
@@ -236,7 +236,7 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
     )
     .await;
     if let Some(Err(error)) = ended {
-        tracing::debug!(peer = %peer.address, %error, "A connection ended badly");
+        tracing::debug!(peer = %peer.address, %error, "A connection ended with an error");
     }
 }
 
@@ -253,7 +253,7 @@ struct ActiveRequest(Arc<Activity>);
 /// An answer's body; while it is sent, its connection is not idle.
 struct CountedBody {
     body: Body,
-    _busy: ActiveRequest,
+    _active: ActiveRequest,
 }
 
 impl http_body::Body for CountedBody {
