@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    limiter::FairLimiter,
     model::{AppId, Failure, Reason, work::Cancelled},
-    places::Places,
 };
 
 /// The niceness of a thread that reads: beside one that carries requests it gets a tenth of a CPU
@@ -20,10 +20,10 @@ use crate::{
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NICENESS: i32 = 10;
 
-/// Places to read in; clones share them.
+/// Threads that read what tenants send, a bounded number at once; clones share the bound.
 #[derive(Clone)]
 pub struct Parsing {
-    places: Places,
+    limiter: FairLimiter,
     stop: CancellationToken,
 }
 
@@ -40,19 +40,19 @@ impl Parsing {
 
     fn of(at_once: usize, share: usize) -> Self {
         Self {
-            places: Places::new(at_once.max(1), share.max(1)),
+            limiter: FairLimiter::new(at_once.max(1), share.max(1)),
             stop: CancellationToken::new(),
         }
     }
 
-    /// Reads something for an app, once there is a place. `work` has to ask often whether
+    /// Reads something for an app, once it gets a permit. `work` has to ask often whether
     /// it was called off.
     ///
     /// # Errors
     /// What `work` says; SHUTTING_DOWN.
     ///
     /// # Cancel safety
-    /// Dropped, the work is called off. Its place is free when it has ended.
+    /// Dropped, the work is called off. Its permit is free once it has ended.
     pub async fn run<T: Send + 'static>(
         &self,
         app: &AppId,
@@ -61,11 +61,11 @@ impl Parsing {
         let token = self.stop.child_token();
         let _left = token.clone().drop_guard();
         let read = async {
-            let place = self.places.acquire(app).await;
+            let permit = self.limiter.acquire(app).await;
             let done = start(move || {
                 let done = work(&|| token.is_cancelled());
                 // With the work, not with whoever waits for it.
-                drop(place);
+                drop(permit);
                 done
             })
             .map_err(|e| no_thread(&e))?;
@@ -96,15 +96,15 @@ impl Parsing {
 fn start<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<oneshot::Receiver<T>> {
-    let (tell, told) = oneshot::channel();
+    let (done, ended) = oneshot::channel();
     thread::Builder::new()
         .name("parse".to_owned())
         .spawn(move || {
             give_way();
             // Whoever asked may have left.
-            let _ = tell.send(work());
+            let _ = done.send(work());
         })?;
-    Ok(told)
+    Ok(ended)
 }
 
 /// Lets other threads go before this one. Elsewhere than on Linux niceness is the whole process's.
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_frees_its_place_and_is_the_fault_of_the_platform() {
+    async fn a_panic_frees_its_permit_and_is_the_fault_of_the_platform() {
         let parsing = Parsing::new(1);
         let failed = parsing.run::<()>(&of("a"), |_| panic!("a fault")).await;
         assert!(failed.is_err_and(|f| f.reason == Reason::Internal));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_organization_leaves_a_place_to_others() {
+    async fn one_organization_leaves_a_permit_to_others() {
         let parsing = Parsing::new(2);
         let (tell, told) = mpsc::channel();
         let mut greedy = Vec::new();

@@ -12,9 +12,9 @@ use crate::{
     apps::Apps,
     fleet::upstream,
     gateway::{Gateway, headers::header_text, invoke::Client},
+    limiter::FairLimiter,
     logs::{Entry, Logs},
     model::{AppId, ExecutionId, Failure, Reason},
-    places::Places,
 };
 
 /// Runs tests; clones share it.
@@ -24,7 +24,7 @@ pub struct Trials {
     gateway: Arc<Gateway>,
     logs: Logs,
     /// One for each test that may run at once.
-    places: Places,
+    limiter: FairLimiter,
     max_answer_bytes: usize,
     max_lines: usize,
 }
@@ -64,7 +64,7 @@ impl Trials {
             apps,
             gateway,
             logs,
-            places: Places::new(bounds.running, bounds.per_org),
+            limiter: FairLimiter::new(bounds.running, bounds.per_org),
             max_answer_bytes: bounds.answer_bytes,
             max_lines: bounds.lines,
         }
@@ -85,7 +85,7 @@ impl Trials {
         request: Request<upstream::Body>,
     ) -> Result<Outcome, Failure> {
         let began = Instant::now();
-        let _place = self.places.acquire(&app).await;
+        let _permit = self.limiter.acquire(&app).await;
         let trial = self.apps.trial(&app, version).await?;
         let deployment = trial.deployment();
         let execution = ExecutionId(ulid::Ulid::generate());

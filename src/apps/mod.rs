@@ -334,7 +334,7 @@ impl Apps {
                         let before = c.get(&gone).cloned();
                         let deleted = c.delete(&gone)?;
                         let since = before.as_ref().map_or(0, |app| app.created_at_ms);
-                        Ok((vec![deleted, Change::DoomVolume(gone, since)], (before, since)))
+                        Ok((vec![deleted, Change::MarkVolumeForDeletion(gone, since)], (before, since)))
                     })
                     .await?;
                 s.builder.cancel_all_but(&id, None);

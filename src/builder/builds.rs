@@ -1,6 +1,6 @@
 //! Builds under way: their order, their bounds, their end.
 //!
-//! A build waits for the app's build before it, then for one of the places that all apps share, as `model::fair` says.
+//! A build waits for the app's build before it, then for a permit, granted among all apps as `model::fair` says.
 //! It ends in one way: its outcome is recorded by whoever started it, and only then told. Leaving
 //! a build alone changes nothing about it; it ends by itself, by [`Build::cancel`], by its time
 //! limit, or with the platform.
@@ -30,13 +30,13 @@ use super::{
 use crate::{
     clock::now_ms,
     engine::{BuildLimits, BuildNetwork, ImageBuilder},
+    limiter::FairLimiter,
     model::{
         AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
         code::{BuildError, Built, BuiltImage},
         secret,
     },
     parsing::Parsing,
-    places::Places,
     store::blobs::Blobs,
     vitals::Vitals,
 };
@@ -200,11 +200,11 @@ pub(super) struct Shared {
     pub(super) images: Images,
     pub(super) blobs: Blobs,
     pub(super) vault: Vault,
-    /// As many places as there are builds at once, so that a build need not wait for one, unless
-    /// it follows one that was ended while it read.
+    /// As many permits as there are builds at once, so that a build waits for one only when it
+    /// follows one that was ended while it read.
     pub(super) parsing: Parsing,
     pub(super) open_args: OpenArgs,
-    places: Places,
+    limiter: FairLimiter,
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -255,7 +255,7 @@ impl Builder {
         }
         let shared = Shared {
             parsing: Parsing::unshared(config.concurrency),
-            places: Places::new(config.concurrency, config.per_org),
+            limiter: FairLimiter::new(config.concurrency, config.per_org),
             config,
             engine,
             images,
@@ -400,10 +400,10 @@ impl Known {
 async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, record: Record) {
     let work = async {
         let _turn = turn.acquire().await;
-        if shared.places.is_full_for(&build.app.org) {
+        if shared.limiter.is_full_for(&build.app.org) {
             build.log.line("Waiting for other builds to end");
         }
-        let _place = shared.places.acquire(&build.app).await;
+        let _permit = shared.limiter.acquire(&build.app).await;
         if !shared.begin(&build) {
             // It is cancelled.
             std::future::pending::<()>().await;

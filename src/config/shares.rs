@@ -64,14 +64,14 @@ impl Config {
     }
 
     /// Most executions of one organization that run at once.
-    pub fn execution_places_per_org(&self) -> usize {
+    pub fn execution_permits_per_org(&self) -> usize {
         let all = self.execution_max_running;
         let usual = fair::cap(all, all.div_ceil(4).saturating_mul(3));
         self.execution_max_running_per_org.unwrap_or(usual).min(all)
     }
 
     /// Most builds of one organization that run at once.
-    pub fn build_places_per_org(&self) -> usize {
+    pub fn build_permits_per_org(&self) -> usize {
         let all = self.build_concurrency;
         let usual = fair::cap(all, all);
         self.build_concurrency_per_org.unwrap_or(usual).min(all)
@@ -85,7 +85,7 @@ impl Config {
     }
 
     /// Most tests of one organization that run at once.
-    pub fn test_places_per_org(&self) -> usize {
+    pub fn test_permits_per_org(&self) -> usize {
         let all = self.test_max_running;
         let usual = fair::cap(all, all);
         self.test_max_running_per_org.unwrap_or(usual).min(all)

@@ -31,11 +31,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     fleet::{Deployment, Lease},
     gateway::Gateway,
+    limiter::{FairLimiter, Permit},
     model::{
         AppId, Failure, Reason,
         execution::{Change, Ending},
     },
-    places::{Place, Places},
     store::executions::{Executions, Live},
     vitals::Vitals,
 };
@@ -81,7 +81,7 @@ struct Shared {
     executions: Executions,
     gateway: Arc<Gateway>,
     queues: Mutex<HashMap<AppId, Queue>>,
-    running: Places,
+    running: FairLimiter,
     /// Nothing new is sent to apps.
     stop: CancellationToken,
     /// What runs is given up; it runs again after the next start.
@@ -122,24 +122,24 @@ struct Permits {
     running: Running,
 }
 
-/// A place among those that run, of whatever app; given back while it has to wait for a replica.
+/// A permit to run, shared out among all apps; given back while the execution waits for a replica.
 struct Running {
-    places: Places,
+    limiter: FairLimiter,
     app: AppId,
-    held: Option<Place>,
+    permit: Option<Permit>,
 }
 
 impl Running {
-    /// Gets the place, if it was given back.
+    /// Acquires the permit again if it was given back.
     async fn enter(&mut self) {
-        if self.held.is_none() {
-            self.held = Some(self.places.acquire(&self.app).await);
+        if self.permit.is_none() {
+            self.permit = Some(self.limiter.acquire(&self.app).await);
         }
     }
 
-    /// Gives the place to others.
+    /// Gives the permit back.
     fn leave(&mut self) {
-        self.held = None;
+        self.permit = None;
     }
 }
 
@@ -147,7 +147,7 @@ impl Executor {
     /// Begins to run what is accepted.
     pub fn start(config: Config, executions: Executions, gateway: Arc<Gateway>) -> Self {
         let shared = Arc::new(Shared {
-            running: Places::new(config.overall, config.per_org),
+            running: FairLimiter::new(config.overall, config.per_org),
             config,
             executions,
             gateway,
@@ -261,9 +261,9 @@ impl Shared {
     async fn permits(&self, app: &AppId, at_once: &Arc<Semaphore>) -> Permits {
         let of_app = at_once.clone().acquire_owned().await;
         let mut running = Running {
-            places: self.running.clone(),
+            limiter: self.running.clone(),
             app: app.clone(),
-            held: None,
+            permit: None,
         };
         running.enter().await;
         Permits {

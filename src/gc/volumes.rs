@@ -71,7 +71,7 @@ impl Volumes {
 
     /// Removes the volumes whose app is gone or whose time is over, and notes which apps are in
     /// use.
-    pub(super) async fn look(&self, store: &Store, fleet: &Fleet, ttl: Option<Duration>) {
+    pub(super) async fn collect(&self, store: &Store, fleet: &Fleet, ttl: Option<Duration>) {
         let all = match (self.list)().await {
             Ok(all) => all,
             Err(error) => {
@@ -79,8 +79,8 @@ impl Volumes {
                 return;
             }
         };
-        let doomed = store.catalog().doomed().clone();
-        for (app, since) in &doomed {
+        let to_delete = store.catalog().volumes_to_delete().clone();
+        for (app, since) in &to_delete {
             let of_it = |v: &&Volume| v.app == *app && v.since == *since;
             if all.iter().any(|v| of_it(&v)) {
                 continue;
@@ -93,7 +93,7 @@ impl Volumes {
         for volume in all {
             let app = store.catalog().get(&volume.app).cloned();
             match app.filter(|app| app.created_at_ms == volume.since) {
-                None if doomed.contains(&(volume.app.clone(), volume.since)) => {
+                None if to_delete.contains(&(volume.app.clone(), volume.since)) => {
                     self.remove(&volume, "its app is gone").await;
                 }
                 None => tracing::debug!(
@@ -101,12 +101,12 @@ impl Volumes {
                     "A volume of an app that the store does not know is left alone"
                 ),
                 Some(app) if app.settings.storage_mode == StorageMode::Persistent => {}
-                Some(app) => self.look_at(&volume, &app, store, fleet, ttl).await,
+                Some(app) => self.collect_expired(&volume, &app, store, fleet, ttl).await,
             }
         }
     }
 
-    async fn look_at(
+    async fn collect_expired(
         &self,
         volume: &Volume,
         app: &App,

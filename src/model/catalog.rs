@@ -33,7 +33,7 @@ pub enum Change {
     /// The image is gone, or is not ours.
     DeletePulled(String),
     /// The volume of an app that was created then is to go.
-    DoomVolume(AppId, i64),
+    MarkVolumeForDeletion(AppId, i64),
     /// It is gone.
     VolumeGone(AppId, i64),
 }
@@ -46,7 +46,7 @@ pub struct Catalog {
     /// Read and paged in `secret.rs`.
     pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
     pulled: BTreeMap<String, Arc<Pulled>>,
-    doomed: BTreeSet<(AppId, i64)>,
+    volumes_to_delete: BTreeSet<(AppId, i64)>,
 }
 
 impl Catalog {
@@ -66,8 +66,8 @@ impl Catalog {
     }
 
     /// The apps, and when they were created, whose volumes are to go.
-    pub fn doomed(&self) -> &BTreeSet<(AppId, i64)> {
-        &self.doomed
+    pub fn volumes_to_delete(&self) -> &BTreeSet<(AppId, i64)> {
+        &self.volumes_to_delete
     }
 
     /// How many apps an organization has, counted up to `most`.
@@ -221,8 +221,12 @@ impl Catalog {
                 self.pulled.insert(image.key().to_owned(), image.clone());
             }
             Change::DeletePulled(key) => drop(self.pulled.remove(key)),
-            Change::DoomVolume(id, since) => drop(self.doomed.insert((id.clone(), *since))),
-            Change::VolumeGone(id, since) => drop(self.doomed.remove(&(id.clone(), *since))),
+            Change::MarkVolumeForDeletion(id, since) => {
+                drop(self.volumes_to_delete.insert((id.clone(), *since)))
+            }
+            Change::VolumeGone(id, since) => {
+                drop(self.volumes_to_delete.remove(&(id.clone(), *since)))
+            }
         }
     }
 

@@ -55,7 +55,7 @@ pub fn changed(before: &Catalog, changes: &[Change]) -> HashMap<OrgName, i64> {
             }
             Change::PutPulled(_)
             | Change::DeletePulled(_)
-            | Change::DoomVolume(..)
+            | Change::MarkVolumeForDeletion(..)
             | Change::VolumeGone(..) => {}
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
         concurrency: c.build_concurrency,
-        per_org: c.build_places_per_org(),
+        per_org: c.build_permits_per_org(),
         queue_max: c.build_queue_max,
         queue_per_org: c.build_queue_per_org(),
         timeout: c.build_timeout,

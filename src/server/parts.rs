@@ -260,7 +260,7 @@ fn disk_quota(c: &Config) -> gc::DiskQuota {
 pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
     trials::Bounds {
         running: c.test_max_running,
-        per_org: c.test_places_per_org(),
+        per_org: c.test_permits_per_org(),
         answer_bytes: clamp(c.max_body_bytes),
         lines: c.log_max_lines,
     }
@@ -316,7 +316,7 @@ pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
     executor::Config {
         per_app: c.execution_concurrency,
         overall: c.execution_max_running,
-        per_org: c.execution_places_per_org(),
+        per_org: c.execution_permits_per_org(),
         max_result_bytes: c.max_result_bytes,
         cold_start_budget: c.cold_start_budget,
         retry_initial: c.execution_retry_initial,

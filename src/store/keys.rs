@@ -25,7 +25,7 @@ pub(super) const SECRETS: u8 = 0x04;
 pub(super) const PULLED: u8 = 0x10;
 
 /// The first byte of rows of volumes that are to go.
-pub(super) const DOOMED: u8 = 0x11;
+pub(super) const VOLUMES_TO_DELETE: u8 = 0x11;
 
 /// The row of an app.
 pub(super) fn app(id: &AppId) -> Vec<u8> {
@@ -91,16 +91,18 @@ pub(super) fn parse_pulled(key: &[u8]) -> Option<String> {
 }
 
 /// The row of the volume of an app that was created then.
-pub(super) fn doomed(id: &AppId, since: i64) -> Vec<u8> {
-    let mut key = with_kind(DOOMED, id);
+pub(super) fn volume_to_delete(id: &AppId, since: i64) -> Vec<u8> {
+    let mut key = with_kind(VOLUMES_TO_DELETE, id);
     key.push(0);
     key.extend(since.to_be_bytes());
     key
 }
 
 /// The app whose volume a row is about, and when that was created.
-pub(super) fn parse_doomed(key: &[u8]) -> Option<(AppId, i64)> {
-    let (id, since) = key.strip_prefix(&[DOOMED])?.split_last_chunk::<8>()?;
+pub(super) fn parse_volume_to_delete(key: &[u8]) -> Option<(AppId, i64)> {
+    let (id, since) = key
+        .strip_prefix(&[VOLUMES_TO_DELETE])?
+        .split_last_chunk::<8>()?;
     let id = parse_id(id.strip_suffix(&[0])?)?;
     Some((id, i64::from_be_bytes(*since)))
 }
@@ -124,7 +126,10 @@ mod tests {
         assert_eq!(parse_version(&version(&a, 256)), Some((a.clone(), 256)));
         let pulled_row = pulled("r.example/a:1");
         assert_eq!(parse_pulled(&pulled_row).as_deref(), Some("r.example/a:1"));
-        assert_eq!(parse_doomed(&doomed(&ab, 256)), Some((ab.clone(), 256)));
+        assert_eq!(
+            parse_volume_to_delete(&volume_to_delete(&ab, 256)),
+            Some((ab.clone(), 256))
+        );
         let sorted = [
             version(&a, 1),
             version(&a, 2),

@@ -289,7 +289,11 @@ fn stage(rows: &mut Rows, before: &Catalog, envs: &Envs, change: &Change) {
             put(keys::pulled(image.key()), records::encode_pulled(image));
         }
         Change::DeletePulled(key) => drop(rows.insert(keys::pulled(key), None)),
-        Change::DoomVolume(id, since) => put(keys::doomed(id, *since), Vec::new()),
-        Change::VolumeGone(id, since) => drop(rows.insert(keys::doomed(id, *since), None)),
+        Change::MarkVolumeForDeletion(id, since) => {
+            put(keys::volume_to_delete(id, *since), Vec::new())
+        }
+        Change::VolumeGone(id, since) => {
+            drop(rows.insert(keys::volume_to_delete(id, *since), None))
+        }
     }
 }

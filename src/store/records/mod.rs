@@ -226,11 +226,11 @@ pub(super) fn read_all(db: &sled::Db, envs: &Envs) -> Result<Catalog, String> {
         let pulled = decode_pulled(&value).map_err(|e| format!("{damaged}: {e}"))?;
         catalog.apply(&Change::PutPulled(Arc::new(pulled)));
     }
-    for key in db.scan_prefix([keys::DOOMED]).keys() {
+    for key in db.scan_prefix([keys::VOLUMES_TO_DELETE]).keys() {
         let key = key.map_err(|e| e.to_string())?;
-        let (id, since) =
-            keys::parse_doomed(&key).ok_or_else(|| format!("the key {key:?} names no volume"))?;
-        catalog.apply(&Change::DoomVolume(id, since));
+        let (id, since) = keys::parse_volume_to_delete(&key)
+            .ok_or_else(|| format!("the key {key:?} names no volume"))?;
+        catalog.apply(&Change::MarkVolumeForDeletion(id, since));
     }
     Ok(catalog)
 }

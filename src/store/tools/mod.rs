@@ -387,7 +387,9 @@ fn read_rows(
             if let Err(e) = records::decode_pulled(&value) {
                 wrong.push(format!("{damaged}: {e}"));
             }
-        } else if kind == Some(keys::DOOMED) && keys::parse_doomed(&key).is_some() {
+        } else if kind == Some(keys::VOLUMES_TO_DELETE)
+            && keys::parse_volume_to_delete(&key).is_some()
+        {
             rows.add("volumes to go");
         } else if &*key != db::FORMAT_KEY {
             wrong.push(format!(

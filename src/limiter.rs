@@ -1,4 +1,4 @@
-//! Places for work that runs a few at once, waited for in the order of `model::fair`.
+//! Permits for work of which only so much runs at once, granted in the order of `model::fair`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,32 +10,32 @@ use crate::model::{
     fair::{Shares, Ticket},
 };
 
-/// A number of places; clones share them.
+/// Grants a fixed number of permits; clones share them.
 #[derive(Clone)]
-pub struct Places {
+pub struct FairLimiter {
     inner: Arc<Mutex<Inner>>,
 }
 
 struct Inner {
     shares: Shares,
-    waiting: HashMap<Ticket, oneshot::Sender<Place>>,
+    waiting: HashMap<Ticket, oneshot::Sender<Permit>>,
 }
 
-/// A place; dropped, it goes to the next.
-pub struct Place {
-    places: Places,
+/// Leave to run; dropped, it goes to the next waiter.
+pub struct Permit {
+    limiter: FairLimiter,
     app: AppId,
 }
 
-/// One who waits, and asks no longer once it is dropped.
+/// A waiter; dropped, it leaves the queue.
 struct Waiting<'a> {
-    places: &'a Places,
+    limiter: &'a FairLimiter,
     app: &'a AppId,
     ticket: Ticket,
 }
 
-impl Places {
-    /// `total` places, of which one organization gets at most `per_org`; both at least one.
+impl FairLimiter {
+    /// Grants `total` permits, at most `per_org` of them to one organization; both are at least one.
     pub fn new(total: usize, per_org: usize) -> Self {
         let inner = Inner {
             shares: Shares::new(total, per_org),
@@ -46,8 +46,11 @@ impl Places {
         }
     }
 
-    /// A place for work of this app, once it is its turn.
-    pub async fn acquire(&self, app: &AppId) -> Place {
+    /// Waits for this app's turn and takes a permit.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the queue; a permit that was granted meanwhile goes to the next.
+    pub async fn acquire(&self, app: &AppId) -> Permit {
         loop {
             let (to, granted) = oneshot::channel();
             let ticket = {
@@ -57,14 +60,14 @@ impl Places {
                 ticket
             };
             let _waiting = Waiting {
-                places: self,
+                limiter: self,
                 app,
                 ticket,
             };
             self.grant();
             // The other end is only ever dropped by sending.
-            if let Ok(place) = granted.await {
-                return place;
+            if let Ok(permit) = granted.await {
+                return permit;
             }
         }
     }
@@ -84,28 +87,28 @@ impl Places {
             let Some((app, to)) = granted else {
                 return;
             };
-            let place = Place {
-                places: self.clone(),
+            let permit = Permit {
+                limiter: self.clone(),
                 app,
             };
-            // One who left just now drops it, and it goes on.
+            // A waiter that has just left drops the permit, which goes to the next.
             if let Some(to) = to {
-                let _left = to.send(place);
+                let _left = to.send(permit);
             }
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.inner.lock().shares.give_back(&self.app);
-        self.places.grant();
+        self.limiter.inner.lock().shares.give_back(&self.app);
+        self.limiter.grant();
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut inner = self.places.inner.lock();
+        let mut inner = self.limiter.inner.lock();
         if inner.waiting.remove(&self.ticket).is_some() {
             inner.shares.withdraw(self.app, self.ticket);
         }
@@ -122,17 +125,17 @@ mod tests {
     async fn a_newcomer_passes_those_whose_organization_has_more() {
         let [evil, other, fresh]: [AppId; 3] =
             ["evil/a", "evil/b", "good/a"].map(|id| id.parse().unwrap());
-        let places = Places::new(4, 3);
-        let first = places.acquire(&evil).now_or_never().unwrap();
-        let _second = places.acquire(&other).now_or_never().unwrap();
-        let _third = places.acquire(&other).now_or_never().unwrap();
-        assert!(places.is_full_for(&evil.org) && !places.is_full_for(&fresh.org));
-        let mut waits = Box::pin(places.acquire(&evil));
+        let limiter = FairLimiter::new(4, 3);
+        let first = limiter.acquire(&evil).now_or_never().unwrap();
+        let _second = limiter.acquire(&other).now_or_never().unwrap();
+        let _third = limiter.acquire(&other).now_or_never().unwrap();
+        assert!(limiter.is_full_for(&evil.org) && !limiter.is_full_for(&fresh.org));
+        let mut waits = Box::pin(limiter.acquire(&evil));
         assert!(poll!(&mut waits).is_pending());
 
-        // The fourth place was kept; the next that is free is good's as well, though evil asked first.
-        let _good = places.acquire(&fresh).now_or_never().unwrap();
-        let mut good = Box::pin(places.acquire(&fresh));
+        // The fourth permit was kept; the next that is free is good's as well, though evil asked first.
+        let _good = limiter.acquire(&fresh).now_or_never().unwrap();
+        let mut good = Box::pin(limiter.acquire(&fresh));
         assert!(poll!(&mut good).is_pending());
         drop(first);
         let (evils, goods) = (poll!(&mut waits), poll!(&mut good));
@@ -140,17 +143,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_gives_up_keeps_no_place() {
+    async fn a_waiter_that_gives_up_keeps_no_permit() {
         let app: AppId = "acme/a".parse().unwrap();
-        let places = Places::new(1, 1);
-        let held = places.acquire(&app).await;
-        let mut gone = Box::pin(places.acquire(&app));
-        let mut granted = Box::pin(places.acquire(&app));
+        let limiter = FairLimiter::new(1, 1);
+        let held = limiter.acquire(&app).await;
+        let mut gone = Box::pin(limiter.acquire(&app));
+        let mut granted = Box::pin(limiter.acquire(&app));
         assert!(poll!(&mut gone).is_pending() && poll!(&mut granted).is_pending());
         drop(gone);
         drop(held);
         // Granted, but never taken.
         drop(granted);
-        assert!(places.acquire(&app).now_or_never().is_some());
+        assert!(limiter.acquire(&app).now_or_never().is_some());
     }
 }
