@@ -8,9 +8,9 @@ use tokio::process::{Child, Command};
 /// A program and the ones that it starts, unless they leave its process group. Dropped before it
 /// has been waited for, none of them goes on.
 #[derive(Debug)]
-pub(crate) struct Group(pub(crate) Child);
+pub(crate) struct ProcessGroup(pub(crate) Child);
 
-impl Group {
+impl ProcessGroup {
     /// Starts a program in a process group of its own.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // One that was waited for has no id any more, which may be another's by now.
         let pid = self.0.id().and_then(|id| i32::try_from(id).ok());

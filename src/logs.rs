@@ -20,7 +20,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::{
     apps::Apps,
-    engine::{ContainerId, Engine, Error, LogAsk, LogLine},
+    engine::{ContainerId, Engine, Error, LogLine, LogQuery},
     fleet::{Deployment, Fleet},
     model::{AppId, Failure, Reason, ReplicaId},
 };
@@ -35,7 +35,7 @@ const CALM: Duration = Duration::from_millis(100);
 const CALM_LIMIT: Duration = Duration::from_secs(1);
 
 type Read =
-    dyn Fn(&ContainerId, LogAsk) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
+    dyn Fn(&ContainerId, LogQuery) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
 
 /// The logs of apps; clones share it. The engine's type ends here.
 #[derive(Clone)]
@@ -107,7 +107,7 @@ impl Logs {
     ) -> Result<Vec<Entry>, Failure> {
         self.apps.get(app)?;
         let origins = self.required(app, replica)?;
-        let ask = LogAsk {
+        let ask = LogQuery {
             tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
             since_ms,
             follow: false,
@@ -134,9 +134,9 @@ impl Logs {
         self.apps.get(&app)?;
         let origins = self.required(&app, replica.as_ref())?;
         // At least one of each: its time is where following begins.
-        let ask = LogAsk {
+        let ask = LogQuery {
             tail: Some(u32::try_from(tail).unwrap_or(u32::MAX).max(1)),
-            ..LogAsk::default()
+            ..LogQuery::default()
         };
         let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
         let all = all.map_err(|e| e.to_failure())?;
@@ -181,9 +181,9 @@ impl Logs {
     }
 
     async fn now_of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
-        let ask = LogAsk {
+        let ask = LogQuery {
             tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
-            ..LogAsk::default()
+            ..LogQuery::default()
         };
         let mut all = Vec::new();
         for origin in origins(deployment) {
@@ -217,7 +217,7 @@ impl Logs {
     }
 
     /// What a container has written up to now, the newest of it; nothing when it is gone.
-    async fn read_whole(&self, origin: &Origin, ask: LogAsk) -> Result<Vec<Entry>, Error> {
+    async fn read_whole(&self, origin: &Origin, ask: LogQuery) -> Result<Vec<Entry>, Error> {
         let mut read = (self.read)(&origin.container, ask);
         let lines = async {
             let mut newest = Newest::default();
@@ -389,7 +389,7 @@ impl Follow {
             opened_after_ns: 0,
         });
         known.opened_after_ns = known.told_ns;
-        let ask = LogAsk {
+        let ask = LogQuery {
             tail: None,
             since_ms: known.told_ns / 1_000_000,
             follow: true,

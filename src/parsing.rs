@@ -136,16 +136,16 @@ mod tests {
 
     use super::*;
 
-    /// Work that goes on until it is called off; tells when it has begun and when it has ended.
+    /// Work that goes on until it is called off; reports when it begins and when it ends.
     fn endless(
-        told: mpsc::Sender<&'static str>,
+        report: mpsc::Sender<&'static str>,
     ) -> impl FnOnce(Cancelled<'_>) -> Result<(), Failure> {
         move |cancelled| {
-            let _ = told.send("begun");
+            let _ = report.send("begun");
             while !cancelled() {
                 std::thread::yield_now();
             }
-            let _ = told.send("ended");
+            let _ = report.send("ended");
             Ok(())
         }
     }
@@ -157,11 +157,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn it_ends_when_nobody_waits_any_more_and_when_the_platform_stops() {
         let parsing = Parsing::new(2);
-        let (tell, told) = mpsc::channel();
+        let (report, reports) = mpsc::channel();
         for ending in ["left", "stop"] {
-            let (reader, tell) = (parsing.clone(), tell.clone());
-            let task = tokio::spawn(async move { reader.run(&of("a"), endless(tell)).await });
-            assert_eq!(told.recv(), Ok("begun"));
+            let (reader, report) = (parsing.clone(), report.clone());
+            let task = tokio::spawn(async move { reader.run(&of("a"), endless(report)).await });
+            assert_eq!(reports.recv(), Ok("begun"));
             match ending {
                 "left" => task.abort(),
                 _ => {
@@ -170,7 +170,7 @@ mod tests {
                     assert_eq!(refused.reason, Reason::ShuttingDown);
                 }
             }
-            assert_eq!(told.recv(), Ok("ended"), "{ending}");
+            assert_eq!(reports.recv(), Ok("ended"), "{ending}");
         }
         let late = parsing.run(&of("a"), |_| Ok(())).await;
         assert!(late.is_err_and(|f| f.reason == Reason::ShuttingDown));
@@ -197,17 +197,17 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_organization_leaves_a_permit_to_others() {
         let parsing = Parsing::new(2);
-        let (tell, told) = mpsc::channel();
+        let (report, reports) = mpsc::channel();
         let mut greedy = Vec::new();
         for _ in 0..10 {
-            let (reader, tell) = (parsing.clone(), tell.clone());
+            let (reader, report) = (parsing.clone(), report.clone());
             greedy.push(tokio::spawn(async move {
-                reader.run(&of("greedy"), endless(tell)).await
+                reader.run(&of("greedy"), endless(report)).await
             }));
         }
-        assert_eq!(told.recv(), Ok("begun"));
+        assert_eq!(reports.recv(), Ok("begun"));
         assert_eq!(parsing.run(&of("other"), |_| Ok(1)).await.ok(), Some(1));
-        assert!(told.try_recv().is_err(), "it has more than its share");
+        assert!(reports.try_recv().is_err(), "it has more than its share");
         greedy.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

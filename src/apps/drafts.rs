@@ -415,7 +415,7 @@ fn check(
             )
         }
         CodeSource::Compile(code) if builder::format(&code.source) != Format::Other => {
-            builder::look(&code.source, limits, &[], cancelled)
+            builder::inspect_archive(&code.source, limits, &[], cancelled)
                 .map(drop)
                 .map_err(|why| Failure::field("code.compile.source_code", why))
         }

@@ -88,7 +88,7 @@ pub struct Config {
 
 /// What a build needs a secret for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Use {
+pub enum SecretUse {
     /// To pull base images.
     Registry,
     /// To fetch a repository from this host; empty for one of this machine.
@@ -100,7 +100,7 @@ pub enum Use {
 
 /// Finds an organization's secret for a use by its name.
 pub type Vault = Arc<
-    dyn Fn(OrgName, String, Use) -> BoxFuture<'static, Result<secret::Value, Failure>>
+    dyn Fn(OrgName, String, SecretUse) -> BoxFuture<'static, Result<secret::Value, Failure>>
         + Send
         + Sync,
 >;

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    archive::look,
+    archive,
     limits::Limits,
     source::{Entry, Source, check_len, clean},
 };
@@ -233,7 +233,7 @@ pub fn check_context(
         // A path that is none is told of once the archive is known to be one.
         (named.as_deref().unwrap_or_default(), MAX_DOCKERFILE),
     ];
-    let listing = look(archive, limits, &wanted, cancelled).map_err(in_archive)?;
+    let listing = archive::inspect(archive, limits, &wanted, cancelled).map_err(in_archive)?;
     let entries = &listing.entries;
     let path = dockerfile_in(
         dockerfile,

@@ -68,9 +68,9 @@ impl Images {
             let engine = asked.clone();
             Box::pin(async move { Ok(engine.info().await?.platform) })
         };
-        let looked = engine.clone();
+        let finder = engine.clone();
         let find = move |reference: String| -> BoxFuture<'static, Result<Option<Image>, Error>> {
-            let engine = looked.clone();
+            let engine = finder.clone();
             Box::pin(async move { engine.find_image(&reference).await })
         };
         let told = engine.clone();
@@ -141,7 +141,7 @@ impl Images {
                 ),
                 e => e.to_failure(),
             })?;
-        self.judge(&source.image_ref, &image).await?;
+        self.check_rules(&source.image_ref, &image).await?;
         Ok(image)
     }
 
@@ -252,7 +252,7 @@ impl Images {
     pub async fn built(&self, built: &BuiltImage) -> Result<Option<Image>, Failure> {
         match (self.ensure)(built.image_id.clone(), None).await {
             Ok(image) => {
-                self.judge(&built.image_ref, &image).await?;
+                self.check_rules(&built.image_ref, &image).await?;
                 Ok(Some(image))
             }
             Err(Error::NoSuchImage { .. }) => Ok(None),
@@ -295,7 +295,7 @@ impl Images {
 
     /// Says what the platform would refuse about an image, a strict one does; and whether the
     /// engine can run it.
-    async fn judge(&self, name: &str, image: &Image) -> Result<(), Failure> {
+    async fn check_rules(&self, name: &str, image: &Image) -> Result<(), Failure> {
         if let Some(text) = self.foreign(name, image).await?
             && !self.rules.foreign_arch
         {

@@ -7,15 +7,15 @@ use tempfile::TempDir;
 use tokio_util::io::ReaderStream;
 
 use super::{
-    Build, Context, Source, Use,
+    Build, Context, SecretUse, Source,
     archive::{self, Format},
     builds::Shared,
     context::STAGE_ARG,
     dockerfile::Plan,
-    git, judge, runtime,
+    dockerfile_policy, git, runtime,
 };
 use crate::{
-    engine::{BuildCache, BuildNews, BuildOrder, Credentials, Error},
+    engine::{BuildCache, BuildEvent, BuildRequest, Credentials, Error},
     model::{
         AppId, BuildId, CodeSource, Failure, Reason,
         code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
@@ -132,7 +132,7 @@ async fn engine(
         let secret = find(
             build.app.org.clone(),
             registry_secret.to_owned(),
-            Use::Registry,
+            SecretUse::Registry,
         );
         let secret = secret.await?;
         credentials.push(Credentials {
@@ -146,7 +146,10 @@ async fn engine(
         CodeSource::Compile(_) => None,
         _ => {
             let given = credentials.first();
-            Some(judge::judge(shared, build, &mut context, registry_secret, given).await?)
+            Some(
+                dockerfile_policy::enforce(shared, build, &mut context, registry_secret, given)
+                    .await?,
+            )
         }
     };
     let stage = context.has_stages.then(|| name(shared, &build.app));
@@ -177,7 +180,7 @@ async fn engine(
             .iter()
             .map(|name| (STAGE_ARG.to_owned(), name.clone())),
     );
-    let order = BuildOrder {
+    let order = BuildRequest {
         tag: tag.clone(),
         context: ReaderStream::new(tokio::fs::File::from_std(packed)).boxed(),
         dockerfile,
@@ -220,16 +223,16 @@ async fn cache(shared: &Shared, app: &AppId) -> Result<BuildCache, Failure> {
 async fn listen(
     shared: &Shared,
     build: &Build,
-    order: BuildOrder,
+    order: BuildRequest,
     plan: Option<&Plan>,
 ) -> Result<String, Failure> {
-    let mut news = shared.engine.build(order);
+    let mut events = shared.engine.build(order);
     let mut step = String::new();
     let mut image = None;
     let mut no_network = None;
-    while let Some(told) = news.next().await {
-        match told {
-            Ok(BuildNews::Output(text)) => {
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(BuildEvent::Output(text)) => {
                 if let Some(plan) = plan {
                     plan.check_step(&text).map_err(failed)?;
                 }
@@ -238,14 +241,14 @@ async fn listen(
                 }
                 build.log.output(&text);
             }
-            Ok(BuildNews::Status(line)) => build.log.line(line),
-            Ok(BuildNews::NoNetwork(why)) => {
+            Ok(BuildEvent::Status(line)) => build.log.line(line),
+            Ok(BuildEvent::NoNetwork(why)) => {
                 let line = format!("Steps of this build have no network: {why}");
                 build.log.line(&line);
                 no_network = Some(line);
             }
-            Ok(BuildNews::Built(id)) => image = Some(id),
-            Ok(BuildNews::Failed(why)) => {
+            Ok(BuildEvent::Built(id)) => image = Some(id),
+            Ok(BuildEvent::Failed(why)) => {
                 return Err(broke(build, &step, &why, no_network.as_deref()));
             }
             Err(Error::Refused { message, .. }) => {

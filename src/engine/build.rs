@@ -13,11 +13,11 @@ pub const STAGE: &str = "io.dodil.ignite.stage";
 /// The part of an engine that makes images.
 pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds an image and tells what happens. The image is there when the stream ends with
-    /// [`BuildNews::Built`] and without an error.
+    /// [`BuildEvent::Built`] and without an error.
     ///
     /// # Cancel safety
     /// Dropping the stream ends the build in the engine.
-    fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>>;
+    fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>>;
 
     /// Removes what a build has left on its way to an image, such as a stage that compiled, where
     /// that carries [`STAGE`] with this value. What it began from stays, for the next build.
@@ -34,7 +34,7 @@ pub trait ImageBuilder: Send + Sync + 'static {
 }
 
 /// One image to be built.
-pub struct BuildOrder {
+pub struct BuildRequest {
     /// What the image is to be called.
     pub tag: String,
     /// The build context as a tar archive.
@@ -61,7 +61,7 @@ pub enum BuildNetwork {
     /// The network of this name, or a mode of the engine's such as `host` or `none`.
     Named(String),
     /// One that no other container is on, behind the rules for builds; none where that cannot be
-    /// made, which [`BuildNews::NoNetwork`] tells.
+    /// made, which [`BuildEvent::NoNetwork`] tells.
     Isolated,
 }
 
@@ -90,9 +90,9 @@ pub struct BuildLimits {
     pub required: bool,
 }
 
-impl fmt::Debug for BuildOrder {
+impl fmt::Debug for BuildRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BuildOrder")
+        f.debug_struct("BuildRequest")
             .field("tag", &self.tag)
             .field("dockerfile", &self.dockerfile)
             .finish_non_exhaustive()
@@ -101,7 +101,7 @@ impl fmt::Debug for BuildOrder {
 
 /// One thing that the engine tells of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BuildNews {
+pub enum BuildEvent {
     /// Text of the log, not cut into lines.
     Output(String),
     /// How a pull goes on, a line.

@@ -8,17 +8,17 @@ use super::Credentials;
 use crate::model::{Failure, ImageSource, OrgName, Reason};
 
 type Found = BoxFuture<'static, Result<Credentials, Failure>>;
-type Look = dyn Fn(OrgName, ImageSource) -> Found + Send + Sync;
+type Lookup = dyn Fn(OrgName, ImageSource) -> Found + Send + Sync;
 
 /// Finds the credentials that an image's source names; clones share it. The default one knows
 /// none.
 #[derive(Clone, Default)]
-pub struct Keychain(Option<Arc<Look>>);
+pub struct Keychain(Option<Arc<Lookup>>);
 
 impl Keychain {
-    /// A keychain that asks `look` for sources that name a secret.
-    pub fn new(look: impl Fn(OrgName, ImageSource) -> Found + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(look)))
+    /// A keychain that asks `lookup` for sources that name a secret.
+    pub fn new(lookup: impl Fn(OrgName, ImageSource) -> Found + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(lookup)))
     }
 
     /// What the organization's source is pulled with; `None` when it names no secret.
@@ -34,7 +34,7 @@ impl Keychain {
             return Ok(None);
         }
         match &self.0 {
-            Some(look) => look(org.clone(), source.clone()).await.map(Some),
+            Some(lookup) => lookup(org.clone(), source.clone()).await.map(Some),
             None => Err(Failure::new(
                 Reason::FailedPrecondition,
                 "there are no credentials here",

@@ -2,7 +2,7 @@
 
 /// Which lines of a container's log are wanted.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LogAsk {
+pub struct LogQuery {
     /// Only the newest so many; `None` for all.
     pub tail: Option<u32>,
     /// Only lines from then on, Unix milliseconds.

@@ -32,11 +32,11 @@ mod log;
 mod pulled;
 
 pub use build::{
-    BuildCache, BuildLimits, BuildNetwork, BuildNews, BuildOrder, ImageBuilder, STAGE,
+    BuildCache, BuildEvent, BuildLimits, BuildNetwork, BuildRequest, ImageBuilder, STAGE,
 };
 pub use error::Error;
 pub use keychain::Keychain;
-pub use log::{LogAsk, LogLine, LogStream};
+pub use log::{LogLine, LogQuery, LogStream};
 pub use pulled::{PullRecord, WritePulls, Written};
 
 /// What the platform needs of a container engine.
@@ -165,7 +165,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The lines that the container wrote, each with its time, in the order in which they ended.
     /// The stream ends with the log, or with the first error.
-    fn logs(&self, id: &ContainerId, ask: LogAsk) -> BoxStream<'static, Result<LogLine, Error>>;
+    fn logs(&self, id: &ContainerId, ask: LogQuery) -> BoxStream<'static, Result<LogLine, Error>>;
 
     /// Every container of this instance, running or not.
     fn list(&self) -> impl Future<Output = Result<Vec<Container>, Error>> + Send;

@@ -53,7 +53,7 @@ impl Quota {
 pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>) {
     let mut tick = interval(quota.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut judge = Judge::default();
+    let mut watch = QuotaWatch::default();
     loop {
         tick.tick().await;
         let uses = match engine.disk_use().await {
@@ -63,7 +63,7 @@ pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>)
                 continue;
             }
         };
-        for verdict in judge.judge(&quota, &uses) {
+        for verdict in watch.check(&quota, &uses) {
             match verdict {
                 Verdict::Warn(app, text) => {
                     tracing::warn!(%app, "{text}");
@@ -95,7 +95,7 @@ enum Verdict {
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
-struct Judge {
+struct QuotaWatch {
     /// Bytes and inodes of each app at the last look at which its organization was within its quota,
     /// or at the first: also who writes slowly has grown since then.
     before: BTreeMap<AppId, (u64, u64)>,
@@ -105,8 +105,8 @@ struct Judge {
     partial: BTreeSet<AppId>,
 }
 
-impl Judge {
-    fn judge(&mut self, quota: &Quota, uses: &[DiskUse]) -> Vec<Verdict> {
+impl QuotaWatch {
+    fn check(&mut self, quota: &Quota, uses: &[DiskUse]) -> Vec<Verdict> {
         let mut orgs = BTreeMap::<OrgName, Vec<&DiskUse>>::new();
         for one in uses {
             orgs.entry(one.app.org.clone()).or_default().push(one);
@@ -114,14 +114,14 @@ impl Judge {
                 tracing::warn!(app = %one.app, "Not everything that the app keeps on the disk can be counted: it has too much, too deep, or what this process may not read (said once)");
             }
         }
-        // Those that have nothing any more are judged as well.
+        // Those that have nothing any more are checked as well.
         let known = self.stopped.iter().map(|app| &app.org);
         for org in known.chain(&self.warned) {
             orgs.entry(org.clone()).or_default();
         }
         let mut verdicts = Vec::new();
         for (org, uses) in orgs {
-            self.judge_one(quota, &org, &uses, &mut verdicts);
+            self.check_org(quota, &org, &uses, &mut verdicts);
         }
         self.partial
             .retain(|app| uses.iter().any(|u| u.app == *app));
@@ -130,7 +130,7 @@ impl Judge {
         verdicts
     }
 
-    fn judge_one(
+    fn check_org(
         &mut self,
         quota: &Quota,
         org: &OrgName,
@@ -244,13 +244,13 @@ mod tests {
     }
 
     /// The verdicts as words.
-    fn words(judge: &mut Judge, uses: &[DiskUse]) -> Vec<String> {
+    fn words(watch: &mut QuotaWatch, uses: &[DiskUse]) -> Vec<String> {
         let quota = Quota {
             bytes: 100 * MIB,
             inodes: 1000,
             interval: Duration::from_secs(30),
         };
-        let verdicts = judge.judge(&quota, uses).into_iter();
+        let verdicts = watch.check(&quota, uses).into_iter();
         let words = verdicts.map(|verdict| match verdict {
             Verdict::Warn(app, _) => format!("warn {app}"),
             Verdict::Stop(app, why) => {
@@ -265,41 +265,41 @@ mod tests {
 
     #[test]
     fn whoever_writes_is_stopped_until_there_is_room_and_nobody_else() {
-        let mut judge = Judge::default();
+        let mut watch = QuotaWatch::default();
         let still = one("acme/still", 60 * MIB, 10);
         let other = one("globex/a", 60 * MIB, 10);
-        let look = |judge: &mut Judge, writer: u64| {
+        let check = |watch: &mut QuotaWatch, writer: u64| {
             words(
-                judge,
+                watch,
                 &[still.clone(), one("acme/writer", writer, 10), other.clone()],
             )
         };
-        assert!(look(&mut judge, 10 * MIB).is_empty());
-        assert_eq!(look(&mut judge, 32 * MIB), ["warn acme/still"]);
-        assert!(look(&mut judge, 33 * MIB).is_empty(), "told once");
+        assert!(check(&mut watch, 10 * MIB).is_empty());
+        assert_eq!(check(&mut watch, 32 * MIB), ["warn acme/still"]);
+        assert!(check(&mut watch, 33 * MIB).is_empty(), "told once");
         // With the logs it is over; the larger app has written nothing.
-        assert_eq!(look(&mut judge, 50 * MIB), ["stop acme/writer"]);
-        assert!(look(&mut judge, 50 * MIB).is_empty());
-        assert_eq!(look(&mut judge, 30 * MIB), ["go acme/writer"]);
+        assert_eq!(check(&mut watch, 50 * MIB), ["stop acme/writer"]);
+        assert!(check(&mut watch, 50 * MIB).is_empty());
+        assert_eq!(check(&mut watch, 30 * MIB), ["go acme/writer"]);
         // Files count as well, and what is gone takes nothing.
         let many = one("acme/writer", 30 * MIB, 991);
         assert_eq!(
-            words(&mut judge, &[still.clone(), many]),
+            words(&mut watch, &[still.clone(), many]),
             ["stop acme/writer"]
         );
-        assert_eq!(words(&mut judge, &[]), ["go acme/writer"]);
+        assert_eq!(words(&mut watch, &[]), ["go acme/writer"]);
     }
 
     #[test]
     fn when_nobody_is_known_to_write_the_largest_is_stopped() {
-        let mut judge = Judge::default();
+        let mut watch = QuotaWatch::default();
         let uses = [one("acme/a", 60 * MIB, 1), one("acme/b", 50 * MIB, 1)];
-        assert_eq!(words(&mut judge, &uses), ["warn acme/a", "stop acme/a"]);
+        assert_eq!(words(&mut watch, &uses), ["warn acme/a", "stop acme/a"]);
         assert!(
-            words(&mut judge, &uses).is_empty(),
+            words(&mut watch, &uses).is_empty(),
             "the other one is still"
         );
         let grown = [one("acme/a", 60 * MIB, 1), one("acme/b", 52 * MIB, 1)];
-        assert_eq!(words(&mut judge, &grown), ["stop acme/b"]);
+        assert_eq!(words(&mut watch, &grown), ["stop acme/b"]);
     }
 }

@@ -66,7 +66,7 @@ impl Images {
 
     /// Removes what was pulled `keep_for` ago or longer and is neither a draft's nor one of the
     /// `versions` newest of its app, nor active.
-    pub(super) async fn look(
+    pub(super) async fn collect(
         &self,
         store: &Store,
         versions: usize,
@@ -308,9 +308,9 @@ mod tests {
             commit(&self.store, vec![put]).await.expect("written");
         }
 
-        async fn look(&self) {
+        async fn collect(&self) {
             let keep_for = Duration::from_secs(60);
-            self.images.look(&self.store, 1, keep_for, true).await;
+            self.images.collect(&self.store, 1, keep_for, true).await;
         }
 
         fn records(&self) -> Vec<String> {
@@ -334,16 +334,16 @@ mod tests {
         let begun = now_ms() - HOUR;
         let w = World::new(&[(TAG, "1"), (&digest("1"), "1")]);
         w.write("", begun).await;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.records(), [digest("1")], "it came");
-        w.look().await;
+        w.collect().await;
         assert_eq!((w.names(), w.records()), (vec![], vec![]), "and goes");
 
         w.write("", begun).await;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.records(), [TAG], "it may still be under way");
         w.write("", now_ms() - 3 * HOUR).await;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.records(), Vec::<String>::new());
     }
 
@@ -352,14 +352,14 @@ mod tests {
         let w = World::new(&[(TAG, "1")]);
         // Pulled by a clock that was ten years ahead: its age counts from now.
         w.write("1", now_ms() + 10 * 365 * 24 * HOUR).await;
-        w.look().await;
+        w.collect().await;
         let pulled = w.store.catalog().pulled().next().expect("is there").at_ms;
         assert!(pulled <= now_ms(), "it stays for ten years");
         w.write("1", now_ms() - HOUR).await;
         let keep_for = Duration::from_secs(60);
-        w.images.look(&w.store, 1, keep_for, false).await;
+        w.images.collect(&w.store, 1, keep_for, false).await;
         assert_eq!(w.names(), [TAG], "the clock may be wrong");
-        w.images.look(&w.store, 1, keep_for, true).await;
+        w.images.collect(&w.store, 1, keep_for, true).await;
         assert!(w.names().is_empty());
     }
 
@@ -372,24 +372,24 @@ mod tests {
         w.app(&["1", "2", "4"]).await;
         w.write("1", old).await;
         w.write("2", now_ms()).await;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.names().len(), 3, "2 is young");
         w.write("2", old).await;
         w.names.lock().in_use = true;
-        w.look().await;
+        w.collect().await;
         assert_eq!((w.names().len(), w.records().len()), (3, 2));
         w.names.lock().in_use = false;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.names(), [TAG.to_owned(), digest("1")]);
         assert_eq!(w.records(), [digest("1")]);
         // What a draft names stays for as long as its name stands for it.
         w.write("3", old).await;
-        w.look().await;
+        w.collect().await;
         assert_eq!(w.records(), [digest("1"), digest("3")]);
         let id = "o/a".parse().expect("valid");
         let gone = vec![Change::Delete(id)];
         commit(&w.store, gone).await.expect("written");
-        w.look().await;
+        w.collect().await;
         assert_eq!((w.names(), w.records()), (vec![], vec![]));
     }
 }

@@ -83,11 +83,11 @@ impl GarbageCollector {
                     tick.tick().await;
                     // What is old by a clock that may be wrong stays for now.
                     let settled = clock::is_settled();
-                    own.look(&store, &fleet, Some(config.storage_ttl).filter(|_| settled))
+                    own.collect(&store, &fleet, Some(config.storage_ttl).filter(|_| settled))
                         .await;
                     let keep_for = config.image_keep_for;
                     images
-                        .look(&store, config.versions_kept, keep_for, settled)
+                        .collect(&store, config.versions_kept, keep_for, settled)
                         .await;
                 }
             };

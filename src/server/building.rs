@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{clamp, data_dir::DataDir};
 use crate::{
     builder::{
-        self, Admission, Limits, OpenArgs, Use, Vault,
+        self, Admission, Limits, OpenArgs, SecretUse, Vault,
         runtime::{deno, go, python, rust},
     },
     config::Config,
@@ -105,8 +105,8 @@ pub(super) fn vault(secrets: &Secrets) -> Vault {
         let secrets = secrets.clone();
         Box::pin(async move {
             match needed {
-                Use::Registry => secrets.for_bases(&org, &name).await,
-                Use::Git { host } => secrets.for_git(&org, &name, &host).await,
+                SecretUse::Registry => secrets.for_bases(&org, &name).await,
+                SecretUse::Git { host } => secrets.for_git(&org, &name, &host).await,
             }
         })
     })

@@ -82,7 +82,7 @@ pub struct Listing {
 ///
 /// # Errors
 /// As [`unpack`].
-pub fn look(
+pub fn inspect(
     bytes: &[u8],
     limits: Limits,
     wanted: &[(&str, u64)],

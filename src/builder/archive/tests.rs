@@ -6,8 +6,8 @@ use std::{
 use super::*;
 use crate::{builder::limits::tests::LIMITS, model::work::NEVER};
 
-fn look(bytes: &[u8], limits: Limits) -> Result<Entries, String> {
-    super::look(bytes, limits, &[], NEVER).map(|listing| listing.entries)
+fn inspect(bytes: &[u8], limits: Limits) -> Result<Entries, String> {
+    super::inspect(bytes, limits, &[], NEVER).map(|listing| listing.entries)
 }
 
 fn unpack(bytes: &[u8], limits: Limits, into: TempDir) -> Result<Source, String> {
@@ -59,7 +59,7 @@ fn refused(bytes: &[u8], words: &str) {
     let outside = folder.path().join("outside");
     let inside = tempfile::tempdir_in(folder.path()).expect("a directory");
     for why in [
-        look(bytes, LIMITS).expect_err("refused"),
+        inspect(bytes, LIMITS).expect_err("refused"),
         unpack(bytes, LIMITS, inside).expect_err("refused"),
     ] {
         assert!(why.contains(words), "no {words:?} in {why:?}");
@@ -91,7 +91,7 @@ fn what_is_packed_comes_out_with_modes_links_and_folders() {
         fs::read(source.path("bin/link")).expect("leads there"),
         b"#!"
     );
-    assert_eq!(look(&tar, LIMITS).as_ref(), Ok(source.entries()));
+    assert_eq!(inspect(&tar, LIMITS).as_ref(), Ok(source.entries()));
 
     let zip = zipped(&[("a/b", 0o755, b"x"), ("c", 0o644, b"")]);
     let source = unpack(&zip, LIMITS, tempfile::tempdir().expect("a directory")).expect("unpacks");
@@ -177,7 +177,7 @@ fn tar_gz_of_long(path: &str, kind: T) -> Vec<u8> {
 fn long_paths_are_taken_as_far_as_they_may_be_long() {
     let fits = ["a".repeat(150), "b".repeat(40)].join("/");
     for kind in [T::XHeader, T::GNULongName] {
-        let entries = look(&tar_gz_of_long(&fits, kind), LIMITS).expect("fits");
+        let entries = inspect(&tar_gz_of_long(&fits, kind), LIMITS).expect("fits");
         assert!(entries.contains_key(&fits), "{entries:?}");
         // 300 bytes in the end, for what was 1.9 GB of folders.
         let bomb = tar_gz_of_long(&"a/".repeat(30_000), kind);
@@ -223,7 +223,7 @@ fn links_are_bounded_in_number_length_and_in_what_they_lead_through() {
         .iter()
         .map(|n| (&n[..], T::Symlink, through.as_bytes()));
     chain.extend(all);
-    assert!(look(&tar_gz(&chain[..4]), LIMITS).is_ok());
+    assert!(inspect(&tar_gz(&chain[..4]), LIMITS).is_ok());
     refused(&tar_gz(&chain), "lead through each other");
 }
 
@@ -252,7 +252,7 @@ fn reading_ends_as_soon_as_it_is_called_off() {
             asked.set(asked.get() + 1);
             asked.get() > 10
         };
-        let why = super::look(&archive, LIMITS, &[], &called_off).expect_err("called off");
+        let why = super::inspect(&archive, LIMITS, &[], &called_off).expect_err("called off");
         assert!(why.contains("called off"), "{why}");
         assert_eq!(asked.get(), 11, "it went on");
     }
@@ -262,7 +262,7 @@ fn reading_ends_as_soon_as_it_is_called_off() {
 fn the_beginning_of_a_file_is_kept_where_it_is_asked_for() {
     let tar = tar_gz(&[("a/b", T::Regular, b"12345"), ("c", T::Regular, b"1")]);
     let wanted = [("a/b", 3), ("c", 3), ("none", 3)];
-    let listing = super::look(&tar, LIMITS, &wanted, NEVER).expect("an archive");
+    let listing = super::inspect(&tar, LIMITS, &wanted, NEVER).expect("an archive");
     let kept: Vec<_> = listing
         .contents
         .iter()

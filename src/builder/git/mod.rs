@@ -25,10 +25,11 @@ use tokio::{process::Command, time::MissedTickBehavior};
 
 use self::bounds::{Tree, folder_bytes, next, pipe};
 use super::{
-    Build, Limits, Source, Use, admission::split_port, builds::Shared, source::clean, steps::failed,
+    Build, Limits, SecretUse, Source, admission::split_port, builds::Shared, source::clean,
+    steps::failed,
 };
 use crate::{
-    child::Group,
+    child::ProcessGroup,
     model::{Failure, Reason, code::FromGit, secret},
 };
 
@@ -72,7 +73,7 @@ const SETTINGS: [&str; 10] = [
 /// Most of a line that is read of what git says: it passes on what a server sends.
 const MAX_LINE: usize = 4096;
 /// Time between two looks at how large the folder has become.
-const LOOK: Duration = Duration::from_millis(500);
+const SIZE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Fetches a repository and answers the tree that is to be built.
 ///
@@ -114,7 +115,7 @@ pub(super) async fn fetch(
         let find = &shared.vault;
         let org = build.app.org.clone();
         let host = host_of(&from.url).unwrap_or_default().to_owned();
-        let use_of = Use::Git { host };
+        let use_of = SecretUse::Git { host };
         let secret = find(org, from.secret_ref.clone(), use_of).await?;
         git.answer_with(&from.url, secret)?;
     }
@@ -248,7 +249,7 @@ impl Git<'_> {
         each: &mut (dyn FnMut(&[u8]) -> Result<(), String> + Send),
     ) -> Result<(), Failure> {
         let verb = args.first().copied().unwrap_or_default();
-        let mut child = Group::spawn(&mut self.command(args)).map_err(|e| match e.kind() {
+        let mut child = ProcessGroup::spawn(&mut self.command(args)).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Failure::new(
                 Reason::FailedPrecondition,
                 "the git program is not on the server's machine, so code.image.from_git cannot be built; install it (`apt-get install git`), or send an archive as code.image.from_code",
@@ -332,7 +333,7 @@ impl Git<'_> {
 
     /// Returns once the folder is larger than a source tree may be.
     async fn overflow(&self) -> String {
-        let mut tick = tokio::time::interval(LOOK);
+        let mut tick = tokio::time::interval(SIZE_CHECK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let most = self.most_bytes();
         loop {

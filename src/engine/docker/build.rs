@@ -27,13 +27,13 @@ use futures_util::{
 
 use super::{
     Config, Docker, Error, build_limits,
-    build_network::{BuildNetworks, Lent},
+    build_network::{BuildNetworks, PooledNetwork},
     cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
     holder::archive,
     image::for_engine,
 };
-use crate::engine::{BuildCache, BuildNetwork, BuildNews, BuildOrder, ImageBuilder, STAGE};
+use crate::engine::{BuildCache, BuildEvent, BuildNetwork, BuildRequest, ImageBuilder, STAGE};
 
 /// On the mark: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -41,7 +41,7 @@ pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
 pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
-    fn build(&self, order: BuildOrder) -> BoxStream<'static, Result<BuildNews, Error>> {
+    fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>> {
         let isolation = Isolation {
             networks: self.build_networks.clone(),
             warned: Arc::clone(&self.warned_of_builds),
@@ -85,13 +85,17 @@ impl Isolation {
     ///
     /// # Errors
     /// When the engine does not answer.
-    async fn lend(&self, client: &Client, config: &Config) -> Result<Result<Lent, String>, Error> {
-        let lent = match &self.networks {
-            Some(networks) => networks.lend(client, config).await,
+    async fn acquire(
+        &self,
+        client: &Client,
+        config: &Config,
+    ) -> Result<Result<PooledNetwork, String>, Error> {
+        let network = match &self.networks {
+            Some(networks) => networks.acquire(client, config).await,
             None => return Ok(Err("nothing keeps builds from this host".to_owned())),
         };
-        match lent {
-            Ok(lent) => Ok(Ok(lent)),
+        match network {
+            Ok(network) => Ok(Ok(network)),
             Err(err @ (Error::Unreachable { .. } | Error::NoDescriptors)) => Err(err),
             Err(cause) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
@@ -109,8 +113,8 @@ fn build(
     config: &Config,
     cli: &CliConfig,
     isolation: Isolation,
-    order: BuildOrder,
-) -> BoxStream<'static, Result<BuildNews, Error>> {
+    order: BuildRequest,
+) -> BoxStream<'static, Result<BuildEvent, Error>> {
     let connected = client.connector().client();
     let docker = match connected {
         Ok(docker) => docker,
@@ -141,37 +145,37 @@ fn build(
     let (client, config, cli) = (client.clone(), config.clone(), cli.clone());
     let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
-    let (news, heard) = tokio::sync::mpsc::channel(64);
+    let (events, received) = tokio::sync::mpsc::channel(64);
     let reading = async move {
         if let Err(error) = ensure_mark(&client, &config).await {
             // Whoever would hear it has gone, or ends with it.
-            let _ = news.send(Err(error)).await;
+            let _ = events.send(Err(error)).await;
             return;
         }
         let docker = match build_limits::put_on(docker, &client, &limits).await {
             Ok(docker) => docker,
             Err(error) => {
-                let _ = news.send(Err(error)).await;
+                let _ = events.send(Err(error)).await;
                 return;
             }
         };
         // Given back when the build has ended.
-        let mut _lent = None;
+        let mut _network = None;
         options.networkmode = match network {
             BuildNetwork::Engine => None,
             BuildNetwork::Named(name) => Some(name),
-            BuildNetwork::Isolated => match isolation.lend(&client, &config).await {
-                Ok(Ok(lent)) => {
-                    let id = lent.id.clone();
-                    _lent = Some(lent);
+            BuildNetwork::Isolated => match isolation.acquire(&client, &config).await {
+                Ok(Ok(network)) => {
+                    let id = network.id.clone();
+                    _network = Some(network);
                     Some(id)
                 }
                 Ok(Err(why)) => {
-                    let _ = news.send(Ok(BuildNews::NoNetwork(why))).await;
+                    let _ = events.send(Ok(BuildEvent::NoNetwork(why))).await;
                     Some("none".to_owned())
                 }
                 Err(error) => {
-                    let _ = news.send(Err(error)).await;
+                    let _ = events.send(Err(error)).await;
                     return;
                 }
             },
@@ -191,7 +195,7 @@ fn build(
         credentials.extend(given);
         let mut answer = docker.build_image(options, Some(credentials), Some(context));
         while let Some(info) = answer.next().await {
-            let told = match info {
+            let event = match info {
                 Ok(info) => read(info).map(Ok),
                 Err(cause) => Some(Err(client.translate(
                     "build the image",
@@ -199,40 +203,40 @@ fn build(
                     cause,
                 ))),
             };
-            if let Some(told) = told
-                && news.send(told).await.is_err()
+            if let Some(event) = event
+                && events.send(event).await.is_err()
             {
                 return;
             }
         }
     };
     // Driven by whoever reads: dropped with the stream, it closes the connection.
-    let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
+    let received = tokio_stream::wrappers::ReceiverStream::new(received);
     stream::select(
-        heard.map(Some),
-        stream::once(reading).map(|()| None::<Result<BuildNews, Error>>),
+        received.map(Some),
+        stream::once(reading).map(|()| None::<Result<BuildEvent, Error>>),
     )
     .filter_map(std::future::ready)
     .boxed()
 }
 
-fn read(info: BuildInfo) -> Option<BuildNews> {
+fn read(info: BuildInfo) -> Option<BuildEvent> {
     if let Some(error) = info.error_detail {
         let message = error.message.unwrap_or_else(|| "no reason given".into());
-        return Some(BuildNews::Failed(message.trim().to_owned()));
+        return Some(BuildEvent::Failed(message.trim().to_owned()));
     }
     if let Some(id) = info.aux.and_then(|aux| aux.id) {
-        return Some(BuildNews::Built(id));
+        return Some(BuildEvent::Built(id));
     }
     if let Some(text) = info.stream {
-        return Some(BuildNews::Output(unpainted(&text)));
+        return Some(BuildEvent::Output(unpainted(&text)));
     }
     let status = info.status?;
     // Bars of bytes are for terminals; that a layer moves on is enough.
     let moving = info.progress_detail.is_some_and(|p| p.current.is_some());
     (!moving).then(|| match info.id {
-        Some(id) => BuildNews::Status(format!("{id}: {status}")),
-        None => BuildNews::Status(status),
+        Some(id) => BuildEvent::Status(format!("{id}: {status}")),
+        None => BuildEvent::Status(status),
     })
 }
 

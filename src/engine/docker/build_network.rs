@@ -26,7 +26,7 @@ use crate::model::InstanceId;
 /// More networks than this are never made: what two digits at the end of a bridge's name count.
 const MAX_NETWORKS: u8 = 100;
 /// What is asked of the engine, as a verb.
-const BORROW: &str = "make a network for the build";
+const CALL: &str = "make a network for the build";
 /// How long the engine may take to remove the containers of a build that was ended.
 const REMOVAL: Duration = Duration::from_secs(15);
 /// Between two looks at whether it has.
@@ -36,12 +36,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct BuildNetworks {
     firewall: Arc<Firewall>,
-    lent: Arc<Mutex<BTreeSet<u8>>>,
+    in_use: Arc<Mutex<BTreeSet<u8>>>,
 }
 
 /// A network that one build has for itself; dropped, it is given back.
 #[derive(Debug)]
-pub(super) struct Lent {
+pub(super) struct PooledNetwork {
     /// The engine's id of it: of a name there could be two.
     pub(super) id: String,
     _slot: Slot,
@@ -50,12 +50,12 @@ pub(super) struct Lent {
 #[derive(Debug)]
 struct Slot {
     number: u8,
-    lent: Arc<Mutex<BTreeSet<u8>>>,
+    in_use: Arc<Mutex<BTreeSet<u8>>>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.lent.lock().remove(&self.number);
+        self.in_use.lock().remove(&self.number);
     }
 }
 
@@ -63,7 +63,7 @@ impl BuildNetworks {
     pub(super) fn new(firewall: Arc<Firewall>) -> Self {
         Self {
             firewall,
-            lent: Arc::default(),
+            in_use: Arc::default(),
         }
     }
 
@@ -71,9 +71,13 @@ impl BuildNetworks {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn lend(&self, client: &Client, config: &Config) -> Result<Lent, Error> {
+    pub(super) async fn acquire(
+        &self,
+        client: &Client,
+        config: &Config,
+    ) -> Result<PooledNetwork, Error> {
         for number in 0..MAX_NETWORKS {
-            let Some(slot) = self.take(number) else {
+            let Some(slot) = self.take_slot(number) else {
                 continue;
             };
             let name = network_name(&config.instance, number);
@@ -82,40 +86,40 @@ impl BuildNetworks {
                 Some(id) => id,
                 None => create(client, config, &name, &bridge).await?,
             };
-            let looked = client
-                .run(BORROW, |docker| {
+            let found = client
+                .run(CALL, |docker| {
                     let id = id.clone();
                     async move { docker.inspect_network(&id, None).await }
                 })
                 .await?;
-            if looked.containers.is_some_and(|on_it| !on_it.is_empty()) {
+            if found.containers.is_some_and(|on_it| !on_it.is_empty()) {
                 // A build that was ended a moment ago.
                 continue;
             }
-            let subnets = looked.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+            let subnets = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
             let mut subnets = subnets.into_iter().filter_map(|one| one.subnet);
             let subnet = subnets.find_map(|subnet| subnet.parse::<Ipv4Net>().ok());
             let subnet = subnet.ok_or_else(|| refused(format!("{name} has no IPv4 addresses")))?;
             firewall::check_bridge(&bridge)?;
             self.firewall.admit_network(&bridge, subnet).await?;
-            return Ok(Lent { id, _slot: slot });
+            return Ok(PooledNetwork { id, _slot: slot });
         }
         Err(refused(format!(
             "all {MAX_NETWORKS} networks for builds are in use"
         )))
     }
 
-    fn take(&self, number: u8) -> Option<Slot> {
-        self.lent.lock().insert(number).then(|| Slot {
+    fn take_slot(&self, number: u8) -> Option<Slot> {
+        self.in_use.lock().insert(number).then(|| Slot {
             number,
-            lent: Arc::clone(&self.lent),
+            in_use: Arc::clone(&self.in_use),
         })
     }
 }
 
 fn refused(message: String) -> Error {
     Error::Refused {
-        call: BORROW,
+        call: CALL,
         status: 0,
         message,
     }
@@ -164,7 +168,7 @@ async fn create(
         ..NetworkCreateRequest::default()
     };
     let made = client
-        .run(BORROW, |docker| async move {
+        .run(CALL, |docker| async move {
             docker.create_network(request).await
         })
         .await?;
@@ -206,11 +210,11 @@ mod tests {
         let ceiling = Ceiling::of(Trust::Team, &"none".parse().expect("none")).expect("one");
         let firewall = Firewall::new(instance.clone(), ceiling, None);
         let networks = BuildNetworks::new(Arc::new(firewall));
-        let first = networks.take(0).expect("free");
-        assert!(networks.take(0).is_none());
-        let second = networks.take(1).expect("free");
+        let first = networks.take_slot(0).expect("free");
+        assert!(networks.take_slot(0).is_none());
+        let second = networks.take_slot(1).expect("free");
         drop(first);
-        assert!(networks.take(0).is_some() && networks.take(1).is_none());
+        assert!(networks.take_slot(0).is_some() && networks.take_slot(1).is_none());
         drop(second);
         let named = |name: &str| Network {
             name: Some(name.to_owned()),

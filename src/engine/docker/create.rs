@@ -36,7 +36,7 @@ impl Docker {
         self.ensure_way().await?;
         let (spec, folder) = self.complete(spec).await?;
         let name = spec::container_name(&self.config.instance, &spec.owner);
-        let body = spec::container(&self.config, facts.place(), &spec);
+        let body = spec::container(&self.config, facts.traits(), &spec);
         let body = self.bound(body, &spec, folder.as_deref());
         self.create_admitted(name, body, &spec, false).await
     }
@@ -49,7 +49,10 @@ impl Docker {
         spec: &ContainerSpec,
     ) -> Result<(ContainerSpec, Option<PathBuf>), Error> {
         let (client, config) = (&self.client, &self.config);
-        let mut spec = self.homes.settle(client, config, spec.clone()).await?;
+        let mut spec = self
+            .homes
+            .resolve_content(client, config, spec.clone())
+            .await?;
         if config.container_proxies {
             let engine = client.connector().describe();
             let proxies = self.cli.proxies(&engine, Reaches::Itself).await;
@@ -115,18 +118,18 @@ async fn create(
 
 /// Makes a container that is never run: it is looked into, or something is written through it, by
 /// those who call themselves `by`. `call` is as in [`create`].
-pub(super) async fn create_look(
+pub(super) async fn create_helper(
     client: &Client,
     config: &Config,
-    by: &str,
+    run_id: &str,
     call: (&'static str, Duration),
     mut body: ContainerCreateBody,
 ) -> Result<ContainerId, Error> {
-    body.labels = Some(labels::of_look(config, by));
+    body.labels = Some(labels::of_helper(config, run_id));
     body.network_disabled = Some(true);
     let host = body.host_config.get_or_insert_default();
     host.network_mode = Some("none".to_owned());
-    let name = spec::look_name(&config.instance);
+    let name = spec::helper_name(&config.instance);
     // What an engine can be asked for is large, and so is what waits for its answer.
     Box::pin(create(client, config, call, name, body, None)).await
 }

@@ -31,7 +31,7 @@ use futures_util::StreamExt as _;
 use super::{
     Config, ContainerId, Error, Volume,
     client::{Client, remove_container},
-    create::create_look,
+    create::create_helper,
     holder::{self, HolderImage},
     labels,
     spec::volume_name,
@@ -159,7 +159,7 @@ pub(super) fn app_of(config: &Config, name: &str) -> Option<(AppId, i64)> {
 }
 
 /// What containers that never run are made with.
-pub(super) struct Helper<'a> {
+pub(super) struct FolderHelper<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
     /// Its image is made from nothing, so there is always one.
@@ -167,10 +167,10 @@ pub(super) struct Helper<'a> {
     /// The architecture of the engine's host.
     pub(super) architecture: &'a str,
     /// Who makes them, for their labels.
-    pub(super) by: &'a str,
+    pub(super) run_id: &'a str,
 }
 
-impl Helper<'_> {
+impl FolderHelper<'_> {
     /// Whether the engine sees the data directory, and containers may use what is in it.
     ///
     /// # Errors
@@ -292,7 +292,7 @@ impl Helper<'_> {
             let image = self.holder.ensure(self.client, self.architecture).await?;
             let body = self.body(folder, word, image);
             let call = (CALL, self.client.limit());
-            match create_look(self.client, self.config, self.by, call, body).await {
+            match create_helper(self.client, self.config, self.run_id, call, body).await {
                 Err(err) if !retried && self.holder.is_gone(&err) => retried = true,
                 made => return made,
             }

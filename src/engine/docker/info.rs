@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{SystemInfo, SystemVersion};
 
-use super::{Config, Error, Info, Reach, client::Client, spec::Place};
+use super::{Config, Error, Info, Reach, client::Client, spec::EngineTraits};
 use crate::model::Platform;
 
 /// Who keeps the container's log.
@@ -54,12 +54,12 @@ pub(super) struct Facts {
 
 impl Facts {
     /// What goes into the spec of each container.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn traits(&self) -> EngineTraits {
         let publish = match self.via {
             Via::Direct => None,
             Via::Published { bind, .. } => Some(bind),
         };
-        Place {
+        EngineTraits {
             cpus: self.info.cpus,
             publish,
             log: self.log,

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 
 use super::{
     Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
-    firewall::{LOOK, Mac},
+    firewall::{CHECK_INTERVAL, Mac},
     remove_container, spec,
 };
 use crate::model::{InstanceId, egress::Ceiling};
@@ -77,7 +77,7 @@ impl Docker {
             return std::future::pending().await;
         };
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             match firewall.mend().await {
                 Ok(false) => {}
                 Ok(true) => tracing::error!(

@@ -12,7 +12,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
-use super::{ContainerId, Error, LogAsk, LogLine, LogStream, client::Client};
+use super::{ContainerId, Error, LogLine, LogQuery, LogStream, client::Client};
 
 /// Longest line that is told, in bytes; the rest of it is dropped and marked.
 const MAX_LINE: usize = 64 * 1024;
@@ -22,7 +22,7 @@ const CALL: &str = "read the container's log";
 pub(super) fn read(
     client: &Client,
     id: &ContainerId,
-    ask: LogAsk,
+    ask: LogQuery,
 ) -> BoxStream<'static, Result<LogLine, Error>> {
     let docker = match client.connector().client() {
         Ok(docker) => docker,

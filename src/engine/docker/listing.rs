@@ -16,9 +16,9 @@ use crate::engine::Engine as _;
 /// The containers with this instance's label that nobody can prove to be of it, as far as they have
 /// been told of.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(Mutex<HashSet<ContainerId>>);
+pub(super) struct UnprovenContainers(Mutex<HashSet<ContainerId>>);
 
-impl Strangers {
+impl UnprovenContainers {
     /// Those among `all`, which the engine has now, that have not been told of yet.
     fn new_ones<'a>(&self, all: &'a [ContainerSummary]) -> Vec<&'a ContainerSummary> {
         let id = |c: &ContainerSummary| ContainerId(c.id.clone().unwrap_or_default());
@@ -53,7 +53,7 @@ impl Docker {
             let mode = host.and_then(|host| host.network_mode.as_deref());
             labels::is_placed_by(&self.config.instance, mode)
         };
-        let mut strangers = Vec::new();
+        let mut unproven = Vec::new();
         let (mut containers, mut ended) = (Vec::new(), Vec::new());
         for found in answer {
             let names = found.names.as_deref().unwrap_or_default();
@@ -66,11 +66,11 @@ impl Docker {
                 Some(Origin::Unsealed) => Claims::default(),
                 Some(Origin::OtherSeal) if is_placed_by_us(&found) => Claims::default(),
                 Some(Origin::OtherSeal | Origin::Unproven) | None => {
-                    strangers.push(found);
+                    unproven.push(found);
                     continue;
                 }
             };
-            if claims.look.as_deref() == Some(self.homes.by()) {
+            if claims.helper_of.as_deref() == Some(self.homes.run_id()) {
                 continue;
             }
             match read::listed(found, claims, facts.via, &network) {
@@ -78,11 +78,11 @@ impl Docker {
                 (id, None) => ended.push(id),
             }
         }
-        for stranger in self.strangers.new_ones(&strangers) {
+        for container in self.unproven.new_ones(&unproven) {
             tracing::warn!(
-                container = stranger.id,
-                names = ?stranger.names.as_deref().unwrap_or_default(),
-                image = stranger.image,
+                container = container.id,
+                names = ?container.names.as_deref().unwrap_or_default(),
+                image = container.image,
                 "A container has the label {} of this instance, and nothing proves that ignite made it: an image can bring that label. It is neither used nor removed; if it is of no use, remove it with `docker rm`",
                 labels::INSTANCE
             );

@@ -31,14 +31,14 @@ use self::{
     home::Homes,
     image::Pulls,
     info::Facts,
-    listing::Strangers,
+    listing::UnprovenContainers,
     network::InstanceNetwork,
     pids::PidsFiles,
     volumes::Volumes,
 };
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, DiskUse, Endpoints, Engine,
-    Error, Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Owner, Prepared,
+    Error, Image, Info, LimitsHit, Listening, LogLine, LogQuery, LogStream, Owner, Prepared,
     PullRecord, Volume,
 };
 
@@ -115,7 +115,7 @@ pub struct Docker {
     /// What was frozen by its cgroup, which the engine does not know of.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     pids: PidsFiles,
-    strangers: Strangers,
+    unproven: UnprovenContainers,
     /// The warnings about limits are given once, not per start.
     warned_of_cpu: AtomicBool,
     warned_of_init: AtomicBool,
@@ -163,7 +163,7 @@ impl Docker {
             volumes: Volumes::new(),
             frozen: Mutex::default(),
             pids: PidsFiles::new(),
-            strangers: Strangers::default(),
+            unproven: UnprovenContainers::default(),
             warned_of_cpu: AtomicBool::new(false),
             warned_of_init: AtomicBool::new(false),
             warned_of_builds: Arc::default(),
@@ -403,7 +403,7 @@ impl Engine for Docker {
         or_gone(read, id)
     }
 
-    fn logs(&self, id: &ContainerId, ask: LogAsk) -> BoxStream<'static, Result<LogLine, Error>> {
+    fn logs(&self, id: &ContainerId, ask: LogQuery) -> BoxStream<'static, Result<LogLine, Error>> {
         lines::read(&self.client, id, ask)
     }
 

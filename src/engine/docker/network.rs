@@ -339,7 +339,7 @@ mod tests {
             (sealed(holder), Some((mac(true), Egress::Unset))),
             (sealed(replica.clone()), Some((mac(false), Egress::Deny))),
             (sealed(prepared), None),
-            (sealed(labels::of_look(&config, "me")), None),
+            (sealed(labels::of_helper(&config, "me")), None),
             // Of an `ignite` before seals, and of somebody who knows what to write.
             (open.clone(), None),
             (labels::with_egress(sealed(replica), &Egress::Allow), None),

@@ -38,7 +38,7 @@ impl Docker {
                 docker.pause_container(&id.0).await
             })
             .await;
-        self.settled(id, paused, |state| {
+        self.confirm_state(id, paused, |state| {
             matches!(state, ContainerState::Paused(_))
         })
         .await
@@ -54,7 +54,7 @@ impl Docker {
                 docker.unpause_container(&id.0).await
             })
             .await;
-        self.settled(id, resumed, |state| {
+        self.confirm_state(id, resumed, |state| {
             matches!(state, ContainerState::Running(_))
         })
         .await
@@ -89,7 +89,7 @@ impl Docker {
 
     /// An error of the engine does not say whether the call took effect, nor whether it was
     /// superfluous; the container's state does.
-    async fn settled(
+    async fn confirm_state(
         &self,
         id: &ContainerId,
         outcome: Result<(), Error>,
@@ -165,7 +165,7 @@ impl Docker {
             };
             let (spec, folder) = self.complete(spec).await?;
             let name = spec::container_name(&self.config.instance, &spec.owner);
-            let body = spec::within(&self.config, facts.place(), &spec, &holder);
+            let body = spec::within(&self.config, facts.traits(), &spec, &holder);
             let body = self.bound(body, &spec, folder.as_deref());
             let container = self.create_named(name, body, None).await?;
             Ok((container, endpoints))
@@ -196,7 +196,7 @@ impl Docker {
             let architecture = &facts.architecture;
             let image = self.holder_image.ensure(&self.client, architecture).await?;
             let name = spec::holder_name(&self.config.instance, &spec.owner);
-            let body = spec::holder(&self.config, facts.place(), spec, &image);
+            let body = spec::holder(&self.config, facts.traits(), spec, &image);
             match self.create_admitted(name, body, spec, true).await {
                 Err(err) if !retried && self.holder_image.is_gone(&err) => retried = true,
                 made => break made?,

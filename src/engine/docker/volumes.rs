@@ -23,8 +23,8 @@ use parking_lot::Mutex;
 use super::{
     Config, ContainerId, ContainerSpec, Docker, Error, Volume,
     client::{Client, gone_is_fine, has_status, remove_container},
-    create::create_look,
-    folders::{self, Helper},
+    create::create_helper,
+    folders::{self, FolderHelper},
     labels,
     spec::volume_name,
 };
@@ -76,7 +76,7 @@ impl Volumes {
         config: &Config,
         (name, spec): (&str, &ContainerSpec),
         folder: Option<&Path>,
-        by: &str,
+        run_id: &str,
     ) -> Result<(), Error> {
         let Some(since) = spec.files.kept_since else {
             return Ok(());
@@ -95,7 +95,7 @@ impl Volumes {
         if let Some(folder) = folder {
             folders::bind(&mut body, name, folder);
         }
-        let helper = create_look(client, config, by, (CALL, client.limit()), body).await?;
+        let helper = create_helper(client, config, run_id, (CALL, client.limit()), body).await?;
         let opened = open(client, &helper).await;
         if let Err(cause) = remove_container(client, &helper).await {
             tracing::warn!(container = %helper, %cause, "A container that opened a volume stays until the next start");
@@ -146,9 +146,9 @@ impl Docker {
             return Ok(());
         }
         let name = volume_name(&self.config.instance, &spec.owner.app, since);
-        let (of, by) = ((name.as_str(), spec), self.homes.by());
+        let (of, run_id) = ((name.as_str(), spec), self.homes.run_id());
         self.volumes
-            .open_to_all(&self.client, &self.config, of, folder, by)
+            .open_to_all(&self.client, &self.config, of, folder, run_id)
             .await
     }
 
@@ -207,13 +207,13 @@ impl Docker {
         Ok(shared)
     }
 
-    fn helper<'a>(&'a self, architecture: &'a str) -> Helper<'a> {
-        Helper {
+    fn helper<'a>(&'a self, architecture: &'a str) -> FolderHelper<'a> {
+        FolderHelper {
             client: &self.client,
             config: &self.config,
             holder: &self.holder_image,
             architecture,
-            by: self.homes.by(),
+            run_id: self.homes.run_id(),
         }
     }
 

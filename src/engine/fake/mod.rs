@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Credentials, Endpoints, Engine, Error,
-    Image, Info, LimitsHit, Listening, LogAsk, LogLine, LogStream, Prepared, Volume,
+    Image, Info, LimitsHit, Listening, LogLine, LogQuery, LogStream, Prepared, Volume,
 };
 
 mod script;
@@ -596,7 +596,7 @@ impl Engine for Fake {
         Ok(log.into_iter().skip(skip).collect())
     }
 
-    fn logs(&self, id: &ContainerId, _: LogAsk) -> BoxStream<'static, Result<LogLine, Error>> {
+    fn logs(&self, id: &ContainerId, _: LogQuery) -> BoxStream<'static, Result<LogLine, Error>> {
         let lines = match self.script_of_container(id) {
             Ok(script) => script.log.into_iter().enumerate().map(Ok).collect(),
             Err(gone) => vec![Err(gone)],
@@ -633,10 +633,10 @@ impl Engine for Fake {
 
     fn deaths(&self) -> BoxStream<'static, ContainerId> {
         let mut state = self.state.lock();
-        let (tell, hear) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         if !state.unreachable && !state.mute {
-            state.listeners.push(tell);
+            state.listeners.push(sender);
         }
-        UnboundedReceiverStream::new(hear).boxed()
+        UnboundedReceiverStream::new(receiver).boxed()
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{CliConfig, ConfigFile};
-use crate::child::Group;
+use crate::child::ProcessGroup;
 
 /// Docker Hub's name in credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
@@ -149,8 +149,8 @@ impl CliConfig {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut child =
-            Group::spawn(&mut command).map_err(|e| format!("{program} cannot be run: {e}"))?;
+        let mut child = ProcessGroup::spawn(&mut command)
+            .map_err(|e| format!("{program} cannot be run: {e}"))?;
         let lost = |e: std::io::Error| format!("{program}: {e}");
         if let Some(mut input) = child.0.stdin.take() {
             // One that knows its answer need not read the question.

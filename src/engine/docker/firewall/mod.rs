@@ -6,7 +6,7 @@
 //! table outlives a crash of this process and holds on to what it has; the next start builds it
 //! anew from the containers' labels. Somebody who flushes all rules of the host (`nft flush
 //! ruleset`) takes ours away, too: nothing is created then without putting them back, and a look
-//! every few seconds ([`LOOK`]) does it for what runs.
+//! every few seconds ([`CHECK_INTERVAL`]) does it for what runs.
 //!
 //! Steps of builds are behind rules of the same table, by the bridge that they come from
 //! (`build_network`).
@@ -39,7 +39,7 @@ pub(super) use self::{
 };
 
 /// Time between two looks at whether the rules are still there.
-pub(super) const LOOK: Duration = Duration::from_secs(5);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Whether what goes from one container to another over a bridge passes by rules at all.
 const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 /// The network interfaces that this process sees.
@@ -119,7 +119,7 @@ impl Firewall {
             state.apps.insert(mac, grant);
             state.macs.insert(id.clone(), mac);
         }
-        let script = script.unwrap_or_else(|| rules::look(&table));
+        let script = script.unwrap_or_else(|| rules::list(&table));
         match nft::run(&script).await {
             Ok(_) => Ok(()),
             Err(cause) => {
@@ -247,7 +247,7 @@ impl Firewall {
 
     /// The table as the kernel has it, without what apps may reach.
     async fn show(&self) -> Result<String, Error> {
-        nft::run(&rules::look(&table(&self.instance))).await
+        nft::run(&rules::list(&table(&self.instance))).await
     }
 
     async fn turn(&self) -> SemaphorePermit<'_> {

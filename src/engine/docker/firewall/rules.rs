@@ -102,7 +102,7 @@ pub(super) fn remove(table: &str) -> String {
 }
 
 /// Shows a table; fails unless it is there.
-pub(super) fn look(table: &str) -> String {
+pub(super) fn list(table: &str) -> String {
     format!("list table {table}\n")
 }
 

@@ -9,7 +9,7 @@ use bollard::models::ContainerCreateBody;
 use super::{
     super::{
         client::{has_status, remove_container},
-        create::create_look,
+        create::create_helper,
         single_flight::SingleFlight,
         volumes,
     },
@@ -24,7 +24,7 @@ pub(super) struct Filling {
     pub(super) client: Client,
     pub(super) config: Config,
     /// Goes into the labels of the container.
-    pub(super) by: String,
+    pub(super) run_id: String,
     /// The container that has the volume.
     pub(super) body: ContainerCreateBody,
 }
@@ -50,7 +50,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
     let Filling {
         client,
         config,
-        by,
+        run_id,
         body,
     } = filling;
     if volumes::made_at(&client, volume).await?.is_some() {
@@ -61,7 +61,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
         "Filling an app's new volume with what its image has in its home"
     );
     let call = (CALL, config.pull_timeout);
-    match create_look(&client, &config, &by, call, body).await {
+    match create_helper(&client, &config, &run_id, call, body).await {
         Ok(helper) => {
             if let Err(cause) = remove_container(&client, &helper).await {
                 tracing::warn!(container = %helper, %cause, "A container that filled a volume stays until the next start");

@@ -15,12 +15,12 @@ use moka::sync::Cache;
 
 use self::{
     fill::{Filling, Fills},
-    look::Look,
+    image_files::ImageFiles,
 };
 use super::{
     Config, ContainerId, ContainerSpec, Error, Image,
     client::{Client, has_status, remove_container},
-    create::create_look,
+    create::create_helper,
     folders, spec,
 };
 use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
@@ -28,7 +28,7 @@ use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
 mod count;
 mod fill;
 mod guard;
-mod look;
+mod image_files;
 
 /// Homes of images that are kept: far more than one machine runs apps.
 const KEPT: u64 = 4096;
@@ -48,7 +48,7 @@ pub(super) struct Homes {
     contents: Cache<(String, String), Content>,
     fills: Fills,
     /// Tells our containers from those of a process that died while it looked.
-    by: String,
+    run_id: String,
 }
 
 impl Homes {
@@ -57,13 +57,13 @@ impl Homes {
             known: Cache::new(KEPT),
             contents: Cache::new(KEPT),
             fills: Fills::new(),
-            by: ulid::Ulid::generate().to_string(),
+            run_id: ulid::Ulid::generate().to_string(),
         }
     }
 
     /// What tells the containers of this process that are only looked into or written into.
-    pub(super) fn by(&self) -> &str {
-        &self.by
+    pub(super) fn run_id(&self) -> &str {
+        &self.run_id
     }
 
     /// The image with its home; `image.home` has what its environment says.
@@ -82,7 +82,7 @@ impl Homes {
             named: &image.home.path,
             volumes: &image.volumes,
         };
-        let known = self.look(client, config, &image.id, ask).await?;
+        let known = self.inspect(client, config, &image.id, ask).await?;
         self.known.insert(image.id.clone(), known.clone());
         (image.home, image.notes) = known;
         Ok(image)
@@ -94,7 +94,7 @@ impl Homes {
     /// # Errors
     /// For a home that is a file, and one that would need a root file system that can be written
     /// to where that is not allowed.
-    pub(super) async fn settle(
+    pub(super) async fn resolve_content(
         &self,
         client: &Client,
         config: &Config,
@@ -110,7 +110,7 @@ impl Homes {
                 Some(content) => content,
                 None => {
                     let ask = Ask::Content(&home.path);
-                    let (found, _) = self.look(client, config, &spec.image, ask).await?;
+                    let (found, _) = self.inspect(client, config, &spec.image, ask).await?;
                     let found = found.content.ok_or_else(|| {
                         refused(format!(
                             "HOME is {:?}, which is a file in the image; name a directory",
@@ -160,7 +160,7 @@ impl Homes {
                 let filling = Filling {
                     client: client.clone(),
                     config: config.clone(),
-                    by: self.by.clone(),
+                    run_id: self.run_id.clone(),
                     body,
                 };
                 self.fills.ensure(name, filling).await
@@ -170,7 +170,7 @@ impl Homes {
     }
 
     /// Looks into an image.
-    async fn look(
+    async fn inspect(
         &self,
         client: &Client,
         config: &Config,
@@ -180,8 +180,8 @@ impl Homes {
         let mut tries = 1;
         loop {
             let call = (CALL, client.limit());
-            let id = create_look(client, config, &self.by, call, body(image)).await?;
-            let look = Look {
+            let id = create_helper(client, config, &self.run_id, call, body(image)).await?;
+            let files = ImageFiles {
                 client,
                 config,
                 image,
@@ -192,8 +192,8 @@ impl Homes {
                     user,
                     named,
                     volumes,
-                } => look.home_and_volumes(user, named, volumes).await,
-                Ask::Content(path) => look.content(path).await.map(|content| {
+                } => files.home_and_volumes(user, named, volumes).await,
+                Ask::Content(path) => files.content(path).await.map(|content| {
                     let path = path.to_owned();
                     (Home { path, content }, Vec::new())
                 }),
@@ -242,7 +242,7 @@ fn refused(message: String) -> Error {
     }
 }
 
-impl Look<'_> {
+impl ImageFiles<'_> {
     /// See [`Ask::Home`].
     async fn home_and_volumes(
         &self,

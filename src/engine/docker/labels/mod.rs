@@ -42,7 +42,7 @@ const EGRESS: &str = "io.dodil.ignite.egress";
 /// What [`EGRESS`] says of an app that says nothing.
 const EGRESS_UNSET: &str = "unset";
 /// On a container that is only looked into: which look made it.
-const LOOK: &str = "io.dodil.ignite.look";
+const HELPER_OF: &str = "io.dodil.ignite.look";
 /// On a container: the seal over all of [`SEALED`].
 const SEAL: &str = "io.dodil.ignite.seal";
 
@@ -60,7 +60,7 @@ const SEALED: [&str; 17] = [
     CONFIG_HASH,
     IN_NETWORK_OF,
     EGRESS,
-    LOOK,
+    HELPER_OF,
     SINCE,
     LEASE,
     BUILT_BY,
@@ -81,17 +81,17 @@ pub(super) enum Role {
     /// It only keeps the network of a replica.
     Holder,
     /// It never runs; it is looked into, or something is written through it.
-    Look,
+    Helper,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Replica, Self::Holder, Self::Look];
+    const ALL: [Self; 3] = [Self::Replica, Self::Holder, Self::Helper];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Replica => "replica",
             Self::Holder => "holder",
-            Self::Look => "look",
+            Self::Helper => "look",
         }
     }
 }
@@ -123,7 +123,7 @@ pub(super) struct Claims {
     /// Where it may connect to; `None` is nowhere.
     pub(super) egress: Option<Egress>,
     /// Who looks into it.
-    pub(super) look: Option<String>,
+    pub(super) helper_of: Option<String>,
 }
 
 /// The value of a label; nothing is as good as no label.
@@ -169,8 +169,8 @@ pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Orig
 fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
     let [name] = names else { return false };
     let (name, instance) = (plain(name), &config.instance);
-    if get(labels, ROLE) == Some(Role::Look.as_str()) {
-        return spec::is_look_name(instance, name);
+    if get(labels, ROLE) == Some(Role::Helper.as_str()) {
+        return spec::is_helper_name(instance, name);
     }
     owner(labels).is_some_and(|owner| {
         name == spec::container_name(instance, &owner)
@@ -215,7 +215,7 @@ fn claims(labels: &Labels) -> Claims {
             .filter(|id| is_whole(id))
             .map(|id| ContainerId(id.to_owned())),
         egress: egress(labels),
-        look: get(labels, LOOK).map(str::to_owned),
+        helper_of: get(labels, HELPER_OF).map(str::to_owned),
     }
 }
 
@@ -344,10 +344,10 @@ pub(super) fn is_lease(labels: &Labels) -> bool {
 }
 
 /// The labels of a container that is only looked into, by those who call themselves `by`.
-pub(super) fn of_look(config: &Config, by: &str) -> Labels {
+pub(super) fn of_helper(config: &Config, run_id: &str) -> Labels {
     let mut labels = of_instance(config);
-    labels.insert(ROLE.to_owned(), Role::Look.as_str().to_owned());
-    labels.insert(LOOK.to_owned(), by.to_owned());
+    labels.insert(ROLE.to_owned(), Role::Helper.as_str().to_owned());
+    labels.insert(HELPER_OF.to_owned(), run_id.to_owned());
     labels
 }
 

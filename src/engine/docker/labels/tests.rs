@@ -39,12 +39,12 @@ fn what_we_say_of_a_container_is_read_back_whatever_its_image_says() {
         .chain([&SEAL])
         .map(|key| ((*key).to_owned(), HOLDER_ID.to_owned()))
         .collect();
-    let expected = |role, owner: Option<&Owner>, holder, look: Option<&str>| Claims {
+    let expected = |role, owner: Option<&Owner>, holder, helper_of: Option<&str>| Claims {
         role: Some(role),
         owner: owner.cloned(),
         holder,
         egress: None,
-        look: look.map(str::to_owned),
+        helper_of: helper_of.map(str::to_owned),
     };
     for (labels, claims) in [
         (
@@ -60,8 +60,8 @@ fn what_we_say_of_a_container_is_read_back_whatever_its_image_says() {
             expected(Role::Holder, Some(&owner), None, None),
         ),
         (
-            of_look(&config, "me"),
-            expected(Role::Look, None, None, Some("me")),
+            of_helper(&config, "me"),
+            expected(Role::Helper, None, None, Some("me")),
         ),
     ] {
         let labels = over_image(sealed(&config, "name", labels), &evil);
@@ -160,13 +160,13 @@ fn what_another_key_sealed_is_known_by_its_whole_name_and_its_place_alone() {
         Seal::new(&[8; 32]),
     );
     let owner = of_acme();
-    let look = spec::look_name(&config.instance);
+    let helper = spec::helper_name(&config.instance);
     let whole = spec::container_name(&config.instance, &owner);
     let holder = spec::holder_name(&config.instance, &owner);
     for (name, labels) in [
         (&whole, of_container(&config, &owner)),
         (&holder, of_holder(&config, &owner)),
-        (&look, of_look(&config, "me")),
+        (&helper, of_helper(&config, "me")),
     ] {
         let labels = sealed(&other, name, labels);
         let found = |names: &[String]| origin(&config, names, &labels);

@@ -15,7 +15,7 @@ use crate::model::{AppId, InstanceId, files::TMP};
 
 /// What of this engine goes into every container.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct EngineTraits {
     /// Cores of the engine's host.
     pub(super) cpus: u32,
     /// Where ports are published; `None` when containers are reached directly.
@@ -66,13 +66,13 @@ pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
 }
 
 /// A name for a container that is never run; no two have the same.
-pub(super) fn look_name(instance: &InstanceId) -> String {
+pub(super) fn helper_name(instance: &InstanceId) -> String {
     let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     format!("ignite-{instance}-look-{which}")
 }
 
-/// Whether [`look_name`] gives such a name.
-pub(super) fn is_look_name(instance: &InstanceId, name: &str) -> bool {
+/// Whether [`helper_name`] gives such a name.
+pub(super) fn is_helper_name(instance: &InstanceId, name: &str) -> bool {
     let which = name.strip_prefix(&format!("ignite-{instance}-look-"));
     which.is_some_and(|which| ulid::Ulid::from_string(which).is_ok())
 }
@@ -96,12 +96,12 @@ pub(super) fn port_key(port: u16) -> String {
 /// The whole configuration of one replica's container.
 pub(super) fn container(
     config: &Config,
-    place: Place,
+    traits: EngineTraits,
     spec: &ContainerSpec,
 ) -> ContainerCreateBody {
     let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
-    let init = spec.init && place.has_init;
-    let bindings = place.publish.map(|ip| {
+    let init = spec.init && traits.has_init;
+    let bindings = traits.publish.map(|ip| {
         // Port 0 lets the engine choose; two replicas never ask for the same one.
         let binding = PortBinding {
             host_ip: Some(ip.to_string()),
@@ -116,7 +116,7 @@ pub(super) fn container(
         memory: Some(memory),
         // Memory and swap together: equal to memory means no swap.
         memory_swap: Some(memory),
-        nano_cpus: Some(nano_cpus(spec.cpu_millicores, place.cpus)),
+        nano_cpus: Some(nano_cpus(spec.cpu_millicores, traits.cpus)),
         // The init is one process more than the app's.
         pids_limit: Some(i64::from(spec.pids) + i64::from(init)),
         network_mode: Some(network_name(config)),
@@ -125,7 +125,7 @@ pub(super) fn container(
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: (!spec.capabilities.is_empty())
             .then(|| spec.capabilities.names().map(str::to_owned).collect()),
-        security_opt: Some(security(config, place)),
+        security_opt: Some(security(config, traits)),
         ulimits: ulimits(config),
         runtime: config.runtime.clone(),
         // A non-root user may bind port 80; the namespace is the container's own.
@@ -139,7 +139,7 @@ pub(super) fn container(
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
         }),
-        log_config: log_config(config, place.log),
+        log_config: log_config(config, traits.log),
         readonly_rootfs: Some(spec.files.read_only && spec.files.changed_in_place().is_none()),
         readonly_paths: spec.files.changed_in_place().map(read_only_paths),
         tmpfs: tmpfs(spec),
@@ -165,11 +165,11 @@ pub(super) fn container(
 /// the settings of the network's kernel are the holder's.
 pub(super) fn within(
     config: &Config,
-    place: Place,
+    traits: EngineTraits,
     spec: &ContainerSpec,
     holder: &ContainerId,
 ) -> ContainerCreateBody {
-    let mut body = container(config, place, spec);
+    let mut body = container(config, traits, spec);
     body.exposed_ports = None;
     body.labels = Some(labels::of_prepared(config, &spec.owner, holder));
     if let Some(host) = &mut body.host_config {
@@ -184,11 +184,11 @@ pub(super) fn within(
 /// The configuration of a holder for a container: its network and nothing else of it.
 pub(super) fn holder(
     config: &Config,
-    place: Place,
+    traits: EngineTraits,
     spec: &ContainerSpec,
     image: &str,
 ) -> ContainerCreateBody {
-    let mut body = container(config, place, spec);
+    let mut body = container(config, traits, spec);
     body.image = Some(image.to_owned());
     body.entrypoint = Some(vec![super::holder::PROGRAM.to_owned()]);
     body.env = None;
@@ -212,10 +212,10 @@ pub(super) fn holder(
 }
 
 /// What holds the processes of a container back.
-fn security(config: &Config, place: Place) -> Vec<String> {
+fn security(config: &Config, traits: EngineTraits) -> Vec<String> {
     let profile = config.seccomp.as_ref().map(|profile| {
         // Docker is sent the profile, Podman where it is on the engine's host.
-        if place.is_podman {
+        if traits.is_podman {
             format!("seccomp={}", profile.file().display())
         } else {
             format!("seccomp={}", profile.as_str())
@@ -272,7 +272,7 @@ fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
     let path = files.home.path.as_str();
     let in_memory = !files.home.is_in_image() && files.kept_since.is_none();
     let home = in_memory.then_some(path);
-    // Nothing may be mounted over a home that is changed in place, and twice in one place.
+    // Nothing may be mounted over a home that is changed in place, and nothing twice in one place.
     let has_own_tmp = match files.changed_in_place() {
         Some(_) => path == TMP || path.starts_with("/tmp/"),
         None => path == TMP,

@@ -7,7 +7,7 @@ use crate::engine::docker::{Profile, Seal};
 use crate::model::files::{Content, Files, Home};
 
 /// An engine with nothing special about it.
-const PLACE: Place = Place {
+const TRAITS: EngineTraits = EngineTraits {
     cpus: 2,
     publish: None,
     log: LogDriver::EngineDefault,
@@ -59,9 +59,9 @@ fn config() -> Config {
 
 #[test]
 fn limits_and_hardening_are_in_every_container() {
-    let place = Place {
+    let traits = EngineTraits {
         log: LogDriver::JsonFile,
-        ..PLACE
+        ..TRAITS
     };
     let body = container(&config(), place, &spec());
     assert_eq!(
@@ -108,23 +108,23 @@ fn limits_and_hardening_are_in_every_container() {
 #[test]
 fn a_profile_goes_to_apps_and_holders_as_the_engine_takes_it() {
     let mut config = config();
-    let mut place = Place {
+    let mut traits = EngineTraits {
         log: LogDriver::JsonFile,
-        ..PLACE
+        ..TRAITS
     };
     config.seccomp = Some(Profile::shipped("/data/seccomp.json".into()));
     for body in [
-        container(&config, place, &spec()),
-        holder(&config, place, &spec(), "holder"),
-        within(&config, place, &spec(), &ContainerId("h".into())),
+        container(&config, traits, &spec()),
+        holder(&config, traits, &spec(), "holder"),
+        within(&config, traits, &spec(), &ContainerId("h".into())),
     ] {
         let options = body.host_config.and_then(|h| h.security_opt);
         let options = options.expect("some");
         assert_eq!(options[0], "no-new-privileges");
         assert!(options[1].starts_with("seccomp={\""), "{options:?}");
     }
-    place.is_podman = true;
-    let host = container(&config, place, &spec()).host_config;
+    traits.is_podman = true;
+    let host = container(&config, traits, &spec()).host_config;
     let options = host.and_then(|h| h.security_opt).expect("some");
     assert_eq!(options[1], "seccomp=/data/seccomp.json");
 }
@@ -132,15 +132,19 @@ fn a_profile_goes_to_apps_and_holders_as_the_engine_takes_it() {
 #[test]
 fn limits_of_processes_go_to_all_and_a_runtime_to_what_is_run() {
     let mut config = config();
-    let place = Place {
+    let traits = EngineTraits {
         log: LogDriver::JsonFile,
-        ..PLACE
+        ..TRAITS
     };
-    let host = container(&config, place, &spec()).host_config.expect("one");
+    let host = container(&config, traits, &spec())
+        .host_config
+        .expect("one");
     assert_eq!((host.ulimits, host.runtime), (None, None));
     config.ulimits = "nofile=10:20".parse().expect("good");
     config.runtime = Some("runsc".to_owned());
-    let host = container(&config, place, &spec()).host_config.expect("one");
+    let host = container(&config, traits, &spec())
+        .host_config
+        .expect("one");
     let limit = ResourcesUlimits {
         name: Some("nofile".to_owned()),
         soft: Some(10),
@@ -148,15 +152,15 @@ fn limits_of_processes_go_to_all_and_a_runtime_to_what_is_run() {
     };
     assert_eq!(host.ulimits, Some(vec![limit]));
     assert_eq!(host.runtime.as_deref(), Some("runsc"));
-    let keeper = holder(&config, place, &spec(), "holder").host_config;
+    let keeper = holder(&config, traits, &spec(), "holder").host_config;
     assert_eq!(keeper.and_then(|h| h.runtime), None);
 }
 
 #[test]
 fn every_port_is_published_where_addresses_are_not_routable() {
-    let place = Place {
+    let traits = EngineTraits {
         publish: Some(Ipv4Addr::LOCALHOST.into()),
-        ..PLACE
+        ..TRAITS
     };
     let body = container(&config(), place, &spec());
     let host = body.host_config.expect("host config");
@@ -171,7 +175,7 @@ fn every_port_is_published_where_addresses_are_not_routable() {
 
 #[test]
 fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
-    let place = PLACE;
+    let traits = TRAITS;
     let mut spec = spec();
     spec.files.home.content = Some(Content::Small);
     let host = container(&config(), place, &spec).host_config;
@@ -210,7 +214,7 @@ fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
 
 #[test]
 fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_read_only() {
-    let place = PLACE;
+    let traits = TRAITS;
     let mut spec = spec();
     spec.files.home.content = Some(Content::Large {
         read_only: vec!["/etc".into(), "/app".into()],
@@ -243,7 +247,7 @@ fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_rea
 
 #[test]
 fn capabilities_are_those_that_were_asked_for_and_never_the_holders() {
-    let place = PLACE;
+    let traits = TRAITS;
     let mut spec = spec();
     let host = container(&config(), place, &spec).host_config;
     assert_eq!(host.and_then(|h| h.cap_add), None);
@@ -260,7 +264,7 @@ fn capabilities_are_those_that_were_asked_for_and_never_the_holders() {
 
 #[test]
 fn an_init_is_asked_for_where_the_engine_has_one_and_takes_no_process_from_the_app() {
-    let mut place = Place {
+    let mut traits = EngineTraits {
         cpus: 2,
         publish: None,
         log: LogDriver::EngineDefault,
@@ -278,7 +282,7 @@ fn an_init_is_asked_for_where_the_engine_has_one_and_takes_no_process_from_the_a
     assert_eq!(of(place, &spec), (Some(true), Some(101)));
     let keeper = holder(&config(), place, &spec, "holder");
     assert_eq!(keeper.host_config.and_then(|h| h.init), Some(false));
-    place.has_init = false;
+    traits.has_init = false;
     assert_eq!(of(place, &spec), (Some(false), Some(100)));
 }
 

@@ -22,7 +22,7 @@ const DIRECTORY: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 
 /// A container that was made to be looked into.
-pub(super) struct Look<'a> {
+pub(super) struct ImageFiles<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
     pub(super) image: &'a str,
@@ -38,7 +38,7 @@ enum Found {
     Link(String),
 }
 
-impl Look<'_> {
+impl ImageFiles<'_> {
     /// The text of a file; `None` when there is none.
     pub(super) async fn read_file(&self, path: &str) -> Result<Option<String>, Error> {
         let mut archive = Vec::new();

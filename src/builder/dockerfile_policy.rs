@@ -23,7 +23,7 @@ use crate::{
 ///
 /// # Errors
 /// BUILD_FAILED with the place and the remedy; why an image cannot be had.
-pub(super) async fn judge(
+pub(super) async fn enforce(
     shared: &Shared,
     build: &Build,
     context: &mut Context,
