@@ -32,13 +32,9 @@ use super::{
     client::{Client, gone_is_fine},
     holder::archive,
     image::for_engine,
+    labels::{BUILT_BY, BUILT_IN},
 };
 use crate::engine::{BuildCache, BuildEvent, BuildNetwork, BuildRequest, ImageBuilder, STAGE};
-
-/// On the mark: the instance.
-pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
-/// On the mark: its data directory.
-pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>> {

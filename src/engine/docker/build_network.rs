@@ -200,7 +200,7 @@ pub(super) async fn remove_all(client: &Client, config: &Config) -> Result<(), E
 mod tests {
     use super::*;
     use crate::{
-        engine::docker::spec,
+        engine::docker::names,
         model::{Trust, egress::Ceiling},
     };
 
@@ -225,7 +225,7 @@ mod tests {
             assert!(is_named_so(&named(&name), &instance), "{name}");
             assert!(firewall::build_bridge(&instance, number).len() < 16);
         }
-        for name in spec::network_names(&instance) {
+        for name in names::network_names(&instance) {
             assert!(!is_named_so(&named(&name), &instance), "{name}");
         }
     }

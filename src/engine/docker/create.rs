@@ -1,12 +1,12 @@
-//! Making containers: what a spec lacks, and the call itself.
+//! Creating the container of a replica: what the spec lacks is added first.
 
-use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+use std::{path::PathBuf, sync::atomic::Ordering};
 
-use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+use bollard::models::ContainerCreateBody;
 
 use super::{
-    Config, ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, client::Client,
-    firewall::Mac, folders, info::Facts, isolation, labels, spec,
+    ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, firewall::Mac, folders,
+    info::Facts, names, sealed, spec,
 };
 
 impl Docker {
@@ -35,9 +35,9 @@ impl Docker {
     ) -> Result<ContainerId, Error> {
         self.ensure_way().await?;
         let (spec, folder) = self.complete(spec).await?;
-        let name = spec::container_name(&self.config.instance, &spec.owner);
+        let name = names::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.traits(), &spec);
-        let body = self.bound(body, &spec, folder.as_deref());
+        let body = self.bind_volume(body, &spec, folder.as_deref());
         self.create_admitted(name, body, &spec, false).await
     }
 
@@ -61,7 +61,7 @@ impl Docker {
                 spec.env.entry(name).or_insert(value);
             }
         }
-        let folder = self.find_place(&spec).await?;
+        let folder = self.ensure_folder(&spec).await?;
         let is_new = folder.as_deref().is_some_and(folders::is_empty);
         let filled = self
             .homes
@@ -72,7 +72,7 @@ impl Docker {
             self.remove_folder(folder).await?;
         }
         filled?;
-        self.open_place(&spec, folder.as_deref()).await?;
+        self.open_volume(&spec, folder.as_deref()).await?;
         Ok((spec, folder))
     }
 
@@ -84,52 +84,14 @@ impl Docker {
         mac: Option<Mac>,
     ) -> Result<ContainerId, Error> {
         let call = ("create the container", self.client.limit());
-        Box::pin(create(&self.client, &self.config, call, name, body, mac)).await
+        Box::pin(sealed::create(
+            &self.client,
+            &self.config,
+            call,
+            name,
+            body,
+            mac,
+        ))
+        .await
     }
-}
-
-/// Makes a container of this name, its labels sealed. Nothing else makes one, so that none is
-/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take;
-/// `mac` the container's Ethernet address where the engine is not to choose it.
-async fn create(
-    client: &Client,
-    config: &Config,
-    (call, limit): (&'static str, Duration),
-    name: String,
-    mut body: ContainerCreateBody,
-    mac: Option<Mac>,
-) -> Result<ContainerId, Error> {
-    let labels = body.labels.take().unwrap_or_default();
-    body.labels = Some(labels::sealed(config, &name, labels));
-    if let Some(mac) = mac {
-        return isolation::create_at(client, config, (call, limit), &name, body, mac).await;
-    }
-    let options = CreateContainerOptions {
-        name: Some(name),
-        ..CreateContainerOptions::default()
-    };
-    let made = client
-        .run_within(call, limit, |docker| async move {
-            docker.create_container(Some(options), body).await
-        })
-        .await?;
-    Ok(ContainerId(made.id))
-}
-
-/// Makes a container that is never run: it is looked into, or something is written through it, by
-/// those who call themselves `by`. `call` is as in [`create`].
-pub(super) async fn create_helper(
-    client: &Client,
-    config: &Config,
-    run_id: &str,
-    call: (&'static str, Duration),
-    mut body: ContainerCreateBody,
-) -> Result<ContainerId, Error> {
-    body.labels = Some(labels::of_helper(config, run_id));
-    body.network_disabled = Some(true);
-    let host = body.host_config.get_or_insert_default();
-    host.network_mode = Some("none".to_owned());
-    let name = spec::helper_name(&config.instance);
-    // What an engine can be asked for is large, and so is what waits for its answer.
-    Box::pin(create(client, config, call, name, body, None)).await
 }

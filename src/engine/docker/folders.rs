@@ -31,11 +31,11 @@ use futures_util::StreamExt as _;
 use super::{
     Config, ContainerId, Error, Volume,
     client::{Client, remove_container},
-    create::create_helper,
+    engine_volumes,
     holder::{self, HolderImage},
     labels,
-    spec::volume_name,
-    volumes,
+    names::volume_name,
+    sealed::create_helper,
 };
 use crate::model::AppId;
 
@@ -330,7 +330,7 @@ impl FolderHelper<'_> {
             tracing::warn!(container = %id, %cause, "A container that never ran stays until the next start");
         }
         let name = self.volume(word);
-        if let Err(cause) = volumes::remove(self.client, &name).await {
+        if let Err(cause) = engine_volumes::remove(self.client, &name).await {
             tracing::warn!(volume = name, %cause, "A volume stays; `ignite prune` removes it when this instance is gone");
         }
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{SystemInfo, SystemVersion};
 
-use super::{Config, Error, Info, Reach, client::Client, spec::EngineTraits};
+use super::{Config, Error, Info, Reach, client::Client};
 use crate::model::Platform;
 
 /// Who keeps the container's log.
@@ -35,6 +35,21 @@ pub(super) enum Via {
     },
 }
 
+/// The traits of this engine that go into the configuration of every container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EngineTraits {
+    /// Cores of the engine's host.
+    pub(super) cpus: u32,
+    /// Where ports are published; `None` when containers are reached directly.
+    pub(super) publish: Option<IpAddr>,
+    /// Who writes the container's log.
+    pub(super) log: LogDriver,
+    /// The engine has an init to put before the program.
+    pub(super) has_init: bool,
+    /// It is Podman.
+    pub(super) is_podman: bool,
+}
+
 /// What is kept of an engine's description of itself.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
@@ -53,7 +68,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// What goes into the spec of each container.
+    /// What goes into the configuration of every container.
     pub(super) fn traits(&self) -> EngineTraits {
         let publish = match self.via {
             Via::Direct => None,

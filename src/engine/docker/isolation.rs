@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use super::{
     Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
     firewall::{CHECK_INTERVAL, Mac},
-    remove_container, spec,
+    names, remove_container,
 };
 use crate::model::{InstanceId, egress::Ceiling};
 
@@ -94,7 +94,7 @@ impl Docker {
     /// are on stays, and so do its rules.
     async fn clean_up(&self) {
         let removed = async {
-            self.network.remove(&self.client, &self.config).await?;
+            self.remove_networks().await?;
             self.remove_rules().await
         };
         if let Err(cause) = removed.await {
@@ -207,7 +207,7 @@ fn with_address(
         ..EndpointSettings::default()
     };
     body.networking_config = Some(NetworkingConfig {
-        endpoints_config: Some([(spec::network_name(config), endpoint)].into()),
+        endpoints_config: Some([(names::network_name(config), endpoint)].into()),
     });
     let request = serde_json::to_value(&body).and_then(|mut request| {
         request["MacAddress"] = address.into();

@@ -13,7 +13,7 @@ use std::{
 
 use bollard::models::VolumeCreateRequest;
 
-use super::{Config, Docker, Error, client::Client, labels, volumes};
+use super::{Config, Docker, Error, client::Client, engine_volumes, labels};
 use crate::model::lease::Lease;
 
 /// A lease as the engine has it.
@@ -31,7 +31,8 @@ impl Docker {
     /// # Errors
     /// When the engine does not list its volumes.
     pub async fn leases(&self) -> Result<Vec<HeldLease>, Error> {
-        let found = volumes::list_all(&self.client, labels::filter(&self.config.instance)).await?;
+        let found =
+            engine_volumes::list_all(&self.client, labels::filter(&self.config.instance)).await?;
         Ok(found
             .into_iter()
             .filter_map(|(name, labels)| {
@@ -65,7 +66,7 @@ impl Docker {
     /// # Errors
     /// What the engine says.
     pub async fn remove_lease(&self, name: &str) -> Result<(), Error> {
-        volumes::remove(&self.client, name).await
+        engine_volumes::remove(&self.client, name).await
     }
 
     /// The engine's time, Unix seconds; `None` when it does not say it.

@@ -51,6 +51,7 @@ mod config;
 mod connect;
 mod create;
 mod disk;
+mod engine_volumes;
 mod firewall;
 mod folders;
 mod freezer;
@@ -66,11 +67,13 @@ mod lines;
 mod listing;
 mod local_sockets;
 mod logs;
+mod names;
 mod network;
 mod pids;
 mod prune;
 mod read;
 mod seal;
+mod sealed;
 mod seccomp;
 mod single_flight;
 mod sockets;
@@ -194,7 +197,7 @@ impl Docker {
     }
 
     fn network_name(&self) -> String {
-        spec::network_name(&self.config)
+        names::network_name(&self.config)
     }
 
     async fn start_once(&self, id: &ContainerId) -> Result<(), Error> {
@@ -205,6 +208,13 @@ impl Docker {
                 |docker| async move { docker.start_container(&id.0, None).await },
             )
             .await
+    }
+
+    /// Removes the networks of builds, the instance's own, and one made under another trust.
+    async fn remove_networks(&self) -> Result<(), Error> {
+        self.network.forget();
+        build_network::remove_all(&self.client, &self.config).await?;
+        self.network.remove(&self.client, &self.config).await
     }
 
     /// Makes the network anew after an error that blames it; passes other errors on.
@@ -432,7 +442,7 @@ impl Engine for Docker {
     }
 
     async fn remove_network(&self) -> Result<(), Error> {
-        self.network.remove(&self.client, &self.config).await?;
+        self.remove_networks().await?;
         self.remove_rules().await
     }
 

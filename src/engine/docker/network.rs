@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::{
-    Config, ContainerId, Error, build_network,
+    Config, ContainerId, Error,
     client::{Client, gone_is_fine, has_status},
     firewall::{self, Firewall, Mac},
     labels::{self, Origin, Role},
-    spec::{network_name, network_names},
+    names::{network_name, network_names},
 };
 use crate::model::{InstanceId, egress::Egress};
 
@@ -64,10 +64,9 @@ impl InstanceNetwork {
         *self.known.lock() = Arc::default();
     }
 
-    /// Removes the network, one that was made under another trust, and those of builds.
+    /// Removes the network, and one that was made under another trust.
     pub(super) async fn remove(&self, client: &Client, config: &Config) -> Result<(), Error> {
         self.forget();
-        build_network::remove_all(client, config).await?;
         for name in network_names(&config.instance) {
             for id in find(client, config, &name).await? {
                 remove(client, &id).await?;

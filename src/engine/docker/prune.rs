@@ -16,8 +16,8 @@ use std::{
 use bollard::query_parameters::ListContainersOptions;
 
 use super::{
-    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, isolation, labels,
-    lease, network, remove_container, standby, volumes,
+    Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, engine_volumes,
+    isolation, labels, lease, network, remove_container, standby,
 };
 use crate::model::{InstanceId, lease::Lease};
 
@@ -133,7 +133,7 @@ impl Pruner {
         }
         let kept = remains.kept_volumes.iter().filter(|_| files);
         for name in remains.volumes.iter().chain(kept).chain(&remains.leases) {
-            note("volume", name, volumes::remove(client, name).await);
+            note("volume", name, engine_volumes::remove(client, name).await);
         }
         for tag in remains.images.iter().filter(|_| files) {
             note("image", tag, build::remove(client, tag).await);
@@ -168,7 +168,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
         .await?;
     let networks = network::list(client, lease::all()).await?;
     let built = build::all(client).await?;
-    let volumes = volumes::list_all(client, lease::all()).await?;
+    let volumes = engine_volumes::list_all(client, lease::all()).await?;
 
     let mut all = BTreeMap::<String, Remains>::new();
     for container in containers {

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Docker, Error, Prepared,
     freezer::{self, Cgroup},
-    info, network, or_gone, spec,
+    info, names, network, or_gone, spec,
 };
 use crate::engine::Engine as _;
 
@@ -164,9 +164,9 @@ impl Docker {
                 }
             };
             let (spec, folder) = self.complete(spec).await?;
-            let name = spec::container_name(&self.config.instance, &spec.owner);
+            let name = names::container_name(&self.config.instance, &spec.owner);
             let body = spec::within(&self.config, facts.traits(), &spec, &holder);
-            let body = self.bound(body, &spec, folder.as_deref());
+            let body = self.bind_volume(body, &spec, folder.as_deref());
             let container = self.create_named(name, body, None).await?;
             Ok((container, endpoints))
         };
@@ -195,7 +195,7 @@ impl Docker {
         let holder = loop {
             let architecture = &facts.architecture;
             let image = self.holder_image.ensure(&self.client, architecture).await?;
-            let name = spec::holder_name(&self.config.instance, &spec.owner);
+            let name = names::holder_name(&self.config.instance, &spec.owner);
             let body = spec::holder(&self.config, facts.traits(), spec, &image);
             match self.create_admitted(name, body, spec, true).await {
                 Err(err) if !retried && self.holder_image.is_gone(&err) => retried = true,

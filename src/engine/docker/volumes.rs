@@ -7,26 +7,24 @@
 //! root. Where the image has a directory in its place it copies that, owner and all; where it has
 //! none, it is opened here to whoever the app runs as, once for each volume.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bollard::{
     body_full,
     models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions},
-    query_parameters::{ListVolumesOptions, RemoveVolumeOptions, UploadToContainerOptions},
+    query_parameters::UploadToContainerOptions,
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
 
 use super::{
     Config, ContainerId, ContainerSpec, Docker, Error, Volume,
-    client::{Client, gone_is_fine, has_status, remove_container},
-    create::create_helper,
+    client::{Client, remove_container},
+    engine_volumes,
     folders::{self, FolderHelper},
     labels,
-    spec::volume_name,
+    names::volume_name,
+    sealed::create_helper,
 };
 use crate::model::AppId;
 
@@ -87,7 +85,7 @@ impl Volumes {
             self.opened.insert(name.to_owned(), String::new());
             return Ok(());
         }
-        let made = made_at(client, name).await?;
+        let made = engine_volumes::made_at(client, name).await?;
         if made.is_some() && self.opened.get(name) == made {
             return Ok(());
         }
@@ -101,7 +99,7 @@ impl Volumes {
             tracing::warn!(container = %helper, %cause, "A container that opened a volume stays until the next start");
         }
         opened?;
-        if let Some(made) = made_at(client, name).await? {
+        if let Some(made) = engine_volumes::made_at(client, name).await? {
             self.opened.insert(name.to_owned(), made);
         }
         Ok(())
@@ -110,7 +108,10 @@ impl Volumes {
 
 impl Docker {
     /// Finds or makes the folder that the volume of an app that keeps its files is to be bound to.
-    pub(super) async fn find_place(&self, spec: &ContainerSpec) -> Result<Option<PathBuf>, Error> {
+    pub(super) async fn ensure_folder(
+        &self,
+        spec: &ContainerSpec,
+    ) -> Result<Option<PathBuf>, Error> {
         let Some(since) = spec.files.kept_since else {
             return Ok(None);
         };
@@ -133,8 +134,8 @@ impl Docker {
         Ok(folder)
     }
 
-    /// Opens the place of an app's files to its user, where the image has nothing in it.
-    pub(super) async fn open_place(
+    /// Opens the volume of an app that keeps its files to its user, where the image has nothing in it.
+    pub(super) async fn open_volume(
         &self,
         spec: &ContainerSpec,
         folder: Option<&Path>,
@@ -153,7 +154,7 @@ impl Docker {
     }
 
     /// The container with its volume bound to this folder.
-    pub(super) fn bound(
+    pub(super) fn bind_volume(
         &self,
         mut body: ContainerCreateBody,
         spec: &ContainerSpec,
@@ -174,13 +175,13 @@ impl Docker {
         since: i64,
     ) -> Result<Option<PathBuf>, Error> {
         let folder = folders::of(&self.config, app, since);
-        match inspect(&self.client, name).await? {
+        match engine_volumes::inspect(&self.client, name).await? {
             Some(volume) => match folders::device(&volume.options) {
                 // Of an older `ignite`, or from when the engine did not see the data directory.
                 None => return Ok(None),
                 Some(device) if device == folder => {}
                 // The data directory was moved, and its folders with it.
-                Some(_) if folder.exists() => remove(&self.client, name).await?,
+                Some(_) if folder.exists() => engine_volumes::remove(&self.client, name).await?,
                 Some(device) => {
                     tracing::warn!(%app, "The app's files are in {}, outside of the data directory, and stay there", device.display());
                     return Ok(None);
@@ -219,7 +220,8 @@ impl Docker {
 
     /// The volumes of apps: those that the engine has, and the folders whose volume somebody removed.
     pub(super) async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
-        let mut all = list(&self.client, labels::filter(&self.config.instance)).await?;
+        let mut all =
+            engine_volumes::list(&self.client, labels::filter(&self.config.instance)).await?;
         for volume in folders::list(&self.config) {
             if !all.iter().any(|v| v.name == volume.name) {
                 all.push(volume);
@@ -230,7 +232,7 @@ impl Docker {
 
     /// Removes the volume of an app with the files in it; gone is success.
     pub(super) async fn remove_files(&self, name: &str) -> Result<(), Error> {
-        remove(&self.client, name).await?;
+        engine_volumes::remove(&self.client, name).await?;
         let Some((app, since)) = folders::app_of(&self.config, name) else {
             return Ok(());
         };
@@ -248,27 +250,6 @@ impl Docker {
         let facts = self.facts().await?;
         self.helper(&facts.architecture).remove(folder).await
     }
-}
-
-async fn inspect(client: &Client, name: &str) -> Result<Option<bollard::models::Volume>, Error> {
-    let found = client
-        .run("inspect the volume", |docker| async move {
-            docker.inspect_volume(name).await
-        })
-        .await;
-    match found {
-        Ok(volume) => Ok(Some(volume)),
-        Err(err) if has_status(&err, 404) => Ok(None),
-        Err(err) => Err(err),
-    }
-}
-
-/// When the engine made a volume, as it says it; one that is removed and made again has another
-/// time. `None` when there is none.
-pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
-    let volume = inspect(client, name).await?;
-    let time = |v: bollard::models::Volume| v.created_at.map(|at| at.to_string());
-    Ok(volume.map(|v| time(v).unwrap_or_default()))
 }
 
 /// A container that has the volume, to be written into and never run. Engines take no rights for
@@ -327,46 +308,4 @@ fn open_directory() -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     archive.append_data(&mut header, HELPER_DIR, std::io::empty())?;
     archive.into_inner()
-}
-
-/// The volumes of apps among those with these labels.
-pub(super) async fn list(
-    client: &Client,
-    filters: HashMap<String, Vec<String>>,
-) -> Result<Vec<Volume>, Error> {
-    let found = list_all(client, filters).await?;
-    let of_app = |(name, labels): (String, HashMap<String, String>)| {
-        let (app, since) = labels::kept_for(&labels)?;
-        Some(Volume { name, app, since })
-    };
-    Ok(found.into_iter().filter_map(of_app).collect())
-}
-
-/// The names and labels of all volumes with these labels.
-pub(super) async fn list_all(
-    client: &Client,
-    filters: HashMap<String, Vec<String>>,
-) -> Result<Vec<(String, HashMap<String, String>)>, Error> {
-    let options = ListVolumesOptions {
-        filters: Some(filters),
-    };
-    let answer = client
-        .run("list volumes", |docker| async move {
-            docker.list_volumes(Some(options)).await
-        })
-        .await?;
-    let volumes = answer.volumes.unwrap_or_default();
-    Ok(volumes.into_iter().map(|v| (v.name, v.labels)).collect())
-}
-
-/// Removes a volume that no container has; gone is success.
-pub(super) async fn remove(client: &Client, name: &str) -> Result<(), Error> {
-    let removed = client
-        .run("remove the volume", |docker| async move {
-            docker
-                .remove_volume(name, None::<RemoveVolumeOptions>)
-                .await
-        })
-        .await;
-    gone_is_fine(removed)
 }

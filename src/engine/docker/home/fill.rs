@@ -9,9 +9,9 @@ use bollard::models::ContainerCreateBody;
 use super::{
     super::{
         client::{has_status, remove_container},
-        create::create_helper,
+        engine_volumes,
+        sealed::create_helper,
         single_flight::SingleFlight,
-        volumes,
     },
     Client, Config, Error,
 };
@@ -53,7 +53,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
         run_id,
         body,
     } = filling;
-    if volumes::made_at(&client, volume).await?.is_some() {
+    if engine_volumes::made_at(&client, volume).await?.is_some() {
         return Ok(());
     }
     tracing::info!(
@@ -71,7 +71,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
         Err(err) => {
             // The engine may go on, or have left half of it; neither may be taken for the whole.
             if !has_status(&err, 404)
-                && let Err(cause) = volumes::remove(&client, volume).await
+                && let Err(cause) = engine_volumes::remove(&client, volume).await
             {
                 tracing::warn!(volume, %cause, "A volume that was not filled to the end cannot be removed; remove it by hand before the app is started");
             }

@@ -20,8 +20,9 @@ use self::{
 use super::{
     Config, ContainerId, ContainerSpec, Error, Image,
     client::{Client, has_status, remove_container},
-    create::create_helper,
-    folders, spec,
+    folders,
+    sealed::create_helper,
+    spec,
 };
 use crate::model::files::{Content, DEFAULT_HOME, Home, normal};
 

@@ -10,11 +10,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use super::{
-    Config, ContainerId, Owner,
-    build::{BUILT_BY, BUILT_IN},
-    spec,
-};
+use super::{Config, ContainerId, Owner, names};
 use crate::{
     engine::STAGE,
     model::{AppId, InstanceId, egress::Egress, lease::Lease},
@@ -43,6 +39,10 @@ const EGRESS: &str = "io.dodil.ignite.egress";
 const EGRESS_UNSET: &str = "unset";
 /// On a container that is only looked into: which look made it.
 const HELPER_OF: &str = "io.dodil.ignite.look";
+/// On the empty image that marks an instance's images: the instance.
+pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
+/// On the same: the instance's data directory.
+pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 /// On a container: the seal over all of [`SEALED`].
 const SEAL: &str = "io.dodil.ignite.seal";
 
@@ -170,11 +170,11 @@ fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
     let [name] = names else { return false };
     let (name, instance) = (plain(name), &config.instance);
     if get(labels, ROLE) == Some(Role::Helper.as_str()) {
-        return spec::is_helper_name(instance, name);
+        return names::is_helper_name(instance, name);
     }
     owner(labels).is_some_and(|owner| {
-        name == spec::container_name(instance, &owner)
-            || name == spec::holder_name(instance, &owner)
+        name == names::container_name(instance, &owner)
+            || name == names::holder_name(instance, &owner)
     })
 }
 
@@ -186,7 +186,7 @@ pub(super) fn is_placed_by(instance: &InstanceId, network_mode: Option<&str>) ->
     };
     mode == "none"
         || mode.starts_with("container:")
-        || spec::network_names(instance)
+        || names::network_names(instance)
             .iter()
             .any(|name| name == mode)
 }

@@ -160,9 +160,9 @@ fn what_another_key_sealed_is_known_by_its_whole_name_and_its_place_alone() {
         Seal::new(&[8; 32]),
     );
     let owner = of_acme();
-    let helper = spec::helper_name(&config.instance);
-    let whole = spec::container_name(&config.instance, &owner);
-    let holder = spec::holder_name(&config.instance, &owner);
+    let helper = names::helper_name(&config.instance);
+    let whole = names::container_name(&config.instance, &owner);
+    let holder = names::holder_name(&config.instance, &owner);
     for (name, labels) in [
         (&whole, of_container(&config, &owner)),
         (&holder, of_holder(&config, &owner)),
@@ -184,7 +184,7 @@ fn what_another_key_sealed_is_known_by_its_whole_name_and_its_place_alone() {
         assert_eq!(found(&two), Origin::Unproven);
     }
     let placed = |mode: Option<&str>| is_placed_by(&config.instance, mode);
-    for network in spec::network_names(&config.instance) {
+    for network in names::network_names(&config.instance) {
         assert!(placed(Some(&network)), "{network}");
     }
     assert!(placed(Some("none")) && placed(Some("container:0011")));

@@ -3,85 +3,25 @@
 //! Everything that the container contract promises or forbids is visible in [`container`]:
 //! limits, hardening, network, log bounds.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::collections::HashMap;
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
     PortBinding, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::{Config, ContainerId, ContainerSpec, Owner, info::LogDriver, labels};
-use crate::model::{AppId, InstanceId, files::TMP};
-
-/// What of this engine goes into every container.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct EngineTraits {
-    /// Cores of the engine's host.
-    pub(super) cpus: u32,
-    /// Where ports are published; `None` when containers are reached directly.
-    pub(super) publish: Option<IpAddr>,
-    /// Who writes the container's log.
-    pub(super) log: LogDriver,
-    /// The engine has an init to put before the program.
-    pub(super) has_init: bool,
-    /// It is Podman.
-    pub(super) is_podman: bool,
-}
+use super::{
+    Config, ContainerId, ContainerSpec,
+    info::{EngineTraits, LogDriver},
+    labels,
+    names::{network_name, volume_name},
+};
+use crate::model::files::TMP;
 
 /// Under some 6 MB engines refuse a limit; the holder itself needs a page or two.
 const HOLDER_MEMORY: i64 = 16 << 20;
 /// One process; some room for how engines start it.
 const HOLDER_PIDS: i64 = 16;
-
-/// The name of the network of an instance.
-pub(super) fn network_name(config: &Config) -> String {
-    let [open, isolated] = network_names(&config.instance);
-    match config.egress {
-        None => open,
-        Some(_) => isolated,
-    }
-}
-
-/// The names that the network of an instance may have had: without rules, and behind rules. A
-/// network keeps the bridge that it was made with, so that one never turns into the other.
-pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
-    [
-        format!("ignite-{instance}"),
-        format!("ignite-{instance}-isolated"),
-    ]
-}
-
-/// The name of a container: for people, and under the seal of its labels. A container whose seal does
-/// not hold is known by it for one to be removed, and for nothing else.
-pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
-    format!(
-        "ignite-{instance}-{}-{}-{}",
-        owner.app.org, owner.app.name, owner.replica
-    )
-}
-
-/// The name of a container that keeps another one's network.
-pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
-    format!("{}-net", container_name(instance, owner))
-}
-
-/// A name for a container that is never run; no two have the same.
-pub(super) fn helper_name(instance: &InstanceId) -> String {
-    let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
-    format!("ignite-{instance}-look-{which}")
-}
-
-/// Whether [`helper_name`] gives such a name.
-pub(super) fn is_helper_name(instance: &InstanceId, name: &str) -> bool {
-    let which = name.strip_prefix(&format!("ignite-{instance}-look-"));
-    which.is_some_and(|which| ulid::Ulid::from_string(which).is_ok())
-}
-
-/// The name of an app's volume: for people, and the same for every replica.
-pub(super) fn volume_name(instance: &InstanceId, app: &AppId, since: i64) -> String {
-    // Names of organizations and apps have no underscore.
-    format!("ignite-{instance}_{}_{}_{since}", app.org, app.name)
-}
 
 /// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
 pub(super) fn nano_cpus(millicores: u32, host_cpus: u32) -> i64 {

@@ -3,8 +3,16 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::engine::docker::{Profile, Seal};
-use crate::model::files::{Content, Files, Home};
+use crate::{
+    engine::{
+        Owner,
+        docker::{Profile, Seal},
+    },
+    model::{
+        InstanceId,
+        files::{Content, Files, Home},
+    },
+};
 
 /// An engine with nothing special about it.
 const TRAITS: EngineTraits = EngineTraits {

@@ -1,0 +1,57 @@
+//! What the engine knows this instance's containers, networks and volumes by.
+//!
+//! Names are for people and for telling an instance's objects from others'. What an object is, its
+//! labels say (`labels`).
+
+use super::{Config, Owner};
+use crate::model::{AppId, InstanceId};
+
+/// The name of the network of an instance.
+pub(super) fn network_name(config: &Config) -> String {
+    let [open, isolated] = network_names(&config.instance);
+    match config.egress {
+        None => open,
+        Some(_) => isolated,
+    }
+}
+
+/// The names that the network of an instance may have had: without rules, and behind rules. A
+/// network keeps the bridge that it was made with, so that one never turns into the other.
+pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
+    [
+        format!("ignite-{instance}"),
+        format!("ignite-{instance}-isolated"),
+    ]
+}
+
+/// The name of a container: for people, and under the seal of its labels. A container whose seal does
+/// not hold is known by it for one to be removed, and for nothing else.
+pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
+    format!(
+        "ignite-{instance}-{}-{}-{}",
+        owner.app.org, owner.app.name, owner.replica
+    )
+}
+
+/// The name of a container that keeps another one's network.
+pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
+    format!("{}-net", container_name(instance, owner))
+}
+
+/// A name for a container that is never run; no two have the same.
+pub(super) fn helper_name(instance: &InstanceId) -> String {
+    let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
+    format!("ignite-{instance}-look-{which}")
+}
+
+/// Whether [`helper_name`] gives such a name.
+pub(super) fn is_helper_name(instance: &InstanceId, name: &str) -> bool {
+    let which = name.strip_prefix(&format!("ignite-{instance}-look-"));
+    which.is_some_and(|which| ulid::Ulid::from_string(which).is_ok())
+}
+
+/// The name of an app's volume: for people, and the same for every replica.
+pub(super) fn volume_name(instance: &InstanceId, app: &AppId, since: i64) -> String {
+    // Names of organizations and apps have no underscore.
+    format!("ignite-{instance}_{}_{}_{since}", app.org, app.name)
+}

@@ -1,0 +1,53 @@
+//! The one place where containers are created, each with its labels sealed.
+
+use std::time::Duration;
+
+use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptions};
+
+use super::{Config, ContainerId, Error, client::Client, firewall::Mac, isolation, labels, names};
+
+/// Makes a container of this name, its labels sealed. Nothing else makes one, so that none is
+/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take;
+/// `mac` the container's Ethernet address where the engine is not to choose it.
+pub(super) async fn create(
+    client: &Client,
+    config: &Config,
+    (call, limit): (&'static str, Duration),
+    name: String,
+    mut body: ContainerCreateBody,
+    mac: Option<Mac>,
+) -> Result<ContainerId, Error> {
+    let labels = body.labels.take().unwrap_or_default();
+    body.labels = Some(labels::sealed(config, &name, labels));
+    if let Some(mac) = mac {
+        return isolation::create_at(client, config, (call, limit), &name, body, mac).await;
+    }
+    let options = CreateContainerOptions {
+        name: Some(name),
+        ..CreateContainerOptions::default()
+    };
+    let made = client
+        .run_within(call, limit, |docker| async move {
+            docker.create_container(Some(options), body).await
+        })
+        .await?;
+    Ok(ContainerId(made.id))
+}
+
+/// Makes a container that is never run: it is looked into, or something is written through it, by
+/// those who call themselves `by`. `call` is as in [`create`].
+pub(super) async fn create_helper(
+    client: &Client,
+    config: &Config,
+    run_id: &str,
+    call: (&'static str, Duration),
+    mut body: ContainerCreateBody,
+) -> Result<ContainerId, Error> {
+    body.labels = Some(labels::of_helper(config, run_id));
+    body.network_disabled = Some(true);
+    let host = body.host_config.get_or_insert_default();
+    host.network_mode = Some("none".to_owned());
+    let name = names::helper_name(&config.instance);
+    // What an engine can be asked for is large, and so is what waits for its answer.
+    Box::pin(create(client, config, call, name, body, None)).await
+}
