@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,17 +24,20 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
+use tar::EntryType;
 
 use super::{
-    Config, Docker, Error, build_limits,
+    Config, Docker, Error, archive, build_limits,
     build_network::{BuildNetworks, PooledNetwork},
     cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
-    holder::archive,
     image::for_engine,
     labels::{BUILT_BY, BUILT_IN},
 };
 use crate::engine::{BuildCache, BuildEvent, BuildNetwork, BuildRequest, ImageBuilder, STAGE};
+
+/// What is asked of the engine to make an instance's mark, as a verb.
+const MARK: &str = "mark the instance's images";
 
 impl ImageBuilder for Docker {
     fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>> {
@@ -271,9 +274,10 @@ async fn ensure_mark(client: &Client, config: &Config) -> Result<(), Error> {
         labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
         ..BuildImageOptions::default()
     };
+    let file = Path::new("Dockerfile");
+    let context = archive::of_one(MARK, EntryType::Regular, file, 0o644, b"FROM scratch\n")?;
     client
-        .run("mark the instance's images", |docker| async move {
-            let context = archive("Dockerfile", b"FROM scratch\n");
+        .run(MARK, |docker| async move {
             let mut answer = docker.build_image(options, None, Some(body_full(context.into())));
             while let Some(step) = answer.next().await {
                 step?;

@@ -27,9 +27,10 @@ use bollard::{
     query_parameters::{DownloadFromContainerOptions, UploadToContainerOptions},
 };
 use futures_util::StreamExt as _;
+use tar::EntryType;
 
 use super::{
-    Config, ContainerId, Error, Volume,
+    Config, ContainerId, Error, Volume, archive,
     client::{Client, remove_container},
     engine_volumes,
     holder::{self, HolderImage},
@@ -226,7 +227,8 @@ impl FolderHelper<'_> {
                     return Ok(());
                 };
                 let path = Path::new(MOUNT).join(name);
-                let archive = empty_file(&path).map_err(refused)?;
+                // Without leave to keep directories, the file replaces the directory of its name.
+                let archive = archive::of_one(CALL, EntryType::Regular, &path, 0o600, &[])?;
                 let word = ulid::Ulid::generate().to_string();
                 let replaced = match self.bind(parent, &word).await {
                     Ok(id) => {
@@ -342,17 +344,6 @@ fn refused(cause: io::Error) -> Error {
         status: 0,
         message: cause.to_string(),
     }
-}
-
-/// An archive of one empty file. Without leave to keep directories, it replaces one of its name.
-fn empty_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(0o600);
-    header.set_size(0);
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, path, io::empty())?;
-    archive.into_inner()
 }
 
 #[cfg(test)]

@@ -5,18 +5,21 @@
 //! whatever our own is, and no compiler or image from elsewhere is needed. It is imported as an
 //! image with that file and nothing else.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use bollard::{body_full, query_parameters::CreateImageOptions};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use tar::EntryType;
 use tokio::sync::OnceCell;
 
-use super::{Error, client::Client};
+use super::{Error, archive, client::Client};
 
 /// The holder's repository on the engine; the tag is a digest of the program.
 const REPOSITORY: &str = "ignite-holder";
+/// What is asked of the engine to get the image, as a verb.
+const IMPORT: &str = "import the holder's image";
 /// Where the program is in the image.
 pub(super) const PROGRAM: &str = "/hold";
 
@@ -102,9 +105,11 @@ async fn find_or_import(client: &Client, architecture: &str) -> Result<String, E
         tag: Some(tag),
         ..CreateImageOptions::default()
     };
+    let path = Path::new(PROGRAM.trim_start_matches('/'));
+    let archive = archive::of_one(IMPORT, EntryType::Regular, path, 0o755, &program)?;
     client
-        .run("import the holder's image", |docker| async move {
-            let body = body_full(archive(PROGRAM.trim_start_matches('/'), &program).into());
+        .run(IMPORT, |docker| async move {
+            let body = body_full(archive.into());
             let mut progress = docker.create_image(Some(options), Some(body), None);
             while let Some(step) = progress.next().await {
                 step?;
@@ -162,27 +167,6 @@ fn elf(machine: u16, code: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A tar archive (ustar) of one executable file.
-pub(super) fn archive(name: &str, content: &[u8]) -> Vec<u8> {
-    let mut header = [0u8; 512];
-    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, name.as_bytes());
-    put(100, b"0000755\0");
-    put(108, b"0000000\0");
-    put(116, b"0000000\0");
-    put(124, format!("{:011o}\0", content.len()).as_bytes());
-    put(136, b"00000000000\0");
-    put(148, b"        "); // the checksum counts its own field as blanks
-    put(156, b"0");
-    put(257, b"ustar\x0000");
-    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let mut out = header.to_vec();
-    out.extend(content);
-    out.resize(out.len().next_multiple_of(512) + 1024, 0);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,13 +217,5 @@ mod tests {
             std::os::unix::process::ExitStatusExt::signal(&status),
             Some(9)
         );
-    }
-
-    #[test]
-    fn the_archive_has_one_file_and_two_blocks_of_end() {
-        let tar = archive("hold", b"abc");
-        assert_eq!(tar.len(), 512 * 4);
-        assert_eq!(&tar[512..515], b"abc");
-        assert_eq!(&tar[257..262], b"ustar");
     }
 }

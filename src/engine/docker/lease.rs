@@ -8,10 +8,11 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bollard::models::VolumeCreateRequest;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Config, Docker, Error, client::Client, engine_volumes, labels};
 use crate::model::lease::Lease;
@@ -98,21 +99,8 @@ fn name(config: &Config, lease: &Lease) -> String {
 
 /// Unix seconds of a time as RFC 3339 has it, with any offset.
 fn unix_seconds(text: &str) -> Option<i64> {
-    // The date and time up to the seconds; what follows is a fraction and the offset.
-    let (head, tail) = (text.get(..19)?, text.get(19..)?);
-    let local = humantime::parse_rfc3339(&format!("{head}Z")).ok()?;
-    let local = i64::try_from(local.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
-    let offset = tail.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
-    if offset.eq_ignore_ascii_case("z") {
-        return Some(local);
-    }
-    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-    let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
-    match offset.as_bytes().first()? {
-        b'+' => Some(local - minutes * 60),
-        b'-' => Some(local + minutes * 60),
-        _ => None,
-    }
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(at.unix_timestamp())
 }
 
 /// How long a holder out of sight is watched: two beats, so that one that is late is seen.

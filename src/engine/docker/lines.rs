@@ -11,6 +11,7 @@ use futures_util::{
     StreamExt as _, TryStreamExt as _,
     stream::{self, BoxStream},
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{ContainerId, Error, LogLine, LogQuery, LogStream, client::Client};
 
@@ -153,25 +154,8 @@ fn split_time(piece: &[u8]) -> Option<(i64, &[u8])> {
 
 /// RFC 3339 in Unix nanoseconds. Docker writes UTC, Podman the host's own time.
 fn parse_time(text: &str) -> Option<i64> {
-    let (utc, ahead_secs) = match text.strip_suffix('Z') {
-        Some(_) => (text.to_owned(), 0),
-        None => {
-            let (time, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
-            let (hours, minutes) = offset.get(1..)?.split_once(':')?;
-            let (hours, minutes): (i64, i64) = (hours.parse().ok()?, minutes.parse().ok()?);
-            let secs = hours * 3600 + minutes * 60;
-            let ahead = match offset.as_bytes()[0] {
-                b'+' => secs,
-                b'-' => -secs,
-                _ => return None,
-            };
-            (format!("{time}Z"), ahead)
-        }
-    };
-    let at = humantime::parse_rfc3339(&utc).ok()?;
-    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let ns = i64::try_from(since.as_nanos()).ok()?;
-    ns.checked_sub(ahead_secs * 1_000_000_000)
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(at.unix_timestamp_nanos()).ok()
 }
 
 #[cfg(test)]
@@ -216,6 +200,8 @@ mod tests {
 
     #[test]
     fn times_are_read_in_utc_and_with_an_offset() {
+        let exact = parse_time("2026-01-02T03:04:05.123456789Z");
+        assert_eq!(exact, Some(1_767_323_045_123_456_789));
         let utc = parse_time("2026-01-02T03:04:05.5Z").expect("a time");
         assert_eq!(parse_time("2026-01-02T04:34:05.5+01:30"), Some(utc));
         assert_eq!(parse_time("2026-01-02T02:04:05.5-01:00"), Some(utc));

@@ -42,6 +42,7 @@ use super::{
     PullRecord, Volume,
 };
 
+mod archive;
 mod build;
 mod build_limits;
 mod build_network;

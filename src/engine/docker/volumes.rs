@@ -16,9 +16,10 @@ use bollard::{
 };
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use tar::EntryType;
 
 use super::{
-    Config, ContainerId, ContainerSpec, Docker, Error, Volume,
+    Config, ContainerId, ContainerSpec, Docker, Error, Volume, archive,
     client::{Client, remove_container},
     engine_volumes,
     folders::{self, FolderHelper},
@@ -280,11 +281,14 @@ fn helper(config: &Config, spec: &ContainerSpec, since: i64) -> ContainerCreateB
 }
 
 async fn open(client: &Client, helper: &ContainerId) -> Result<(), Error> {
-    let archive = open_directory().map_err(|cause| Error::Refused {
-        call: CALL,
-        status: 0,
-        message: cause.to_string(),
-    })?;
+    // Everybody may write to it: the app's user may be any.
+    let archive = archive::of_one(
+        CALL,
+        EntryType::Directory,
+        Path::new(HELPER_DIR),
+        0o777,
+        &[],
+    )?;
     let options = UploadToContainerOptions {
         path: "/".to_owned(),
         ..UploadToContainerOptions::default()
@@ -297,15 +301,4 @@ async fn open(client: &Client, helper: &ContainerId) -> Result<(), Error> {
                 .await
         })
         .await
-}
-
-/// An archive of one directory that everybody may write to.
-fn open_directory() -> std::io::Result<Vec<u8>> {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(tar::EntryType::Directory);
-    header.set_mode(0o777);
-    header.set_size(0);
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, HELPER_DIR, std::io::empty())?;
-    archive.into_inner()
 }

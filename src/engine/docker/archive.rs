@@ -1,0 +1,36 @@
+//! Tar archives of one entry, which is how a file gets into an image or a container.
+
+use std::path::Path;
+
+use tar::{Builder, EntryType, Header};
+
+use super::Error;
+
+/// An archive of a file, or of a directory when `kind` says so, which belongs to root. `call` is
+/// what the archive is for, as a verb.
+///
+/// # Errors
+/// For a path that an archive cannot name.
+pub(super) fn of_one(
+    call: &'static str,
+    kind: EntryType,
+    path: &Path,
+    mode: u32,
+    content: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(content.len() as u64);
+    let mut archive = Builder::new(Vec::new());
+    archive
+        .append_data(&mut header, path, content)
+        .and_then(|()| archive.into_inner())
+        .map_err(|cause| Error::Refused {
+            call,
+            status: 0,
+            message: cause.to_string(),
+        })
+}
