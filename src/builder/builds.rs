@@ -6,187 +6,36 @@
 //! limit, or with the platform.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    path::PathBuf,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, watch},
-};
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Images, Limits, Log, queue,
-    runtime::{deno, go, python, rust},
+    Images, Log,
+    build::{Build, BuildEnv, Config, OpenArgs, State, Vault},
+    failure::{TAIL, stopping},
+    queue, steps,
 };
 use crate::{
     clock::now_ms,
-    engine::{BuildLimits, BuildNetwork, ImageBuilder},
+    engine::ImageBuilder,
     limiter::FairLimiter,
     model::{
-        AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, Reason,
-        code::{BuildError, Built, BuiltImage},
-        secret,
+        AppId, BuildId, Draft, Failure, Reason,
+        code::{BuildError, Built},
     },
     parsing::Parsing,
     store::blobs::Blobs,
-    vitals::Vitals,
 };
-
-/// Settings of builds.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Whose images they are.
-    pub instance: InstanceId,
-    /// Where the builds say whether they live.
-    pub vitals: Vitals,
-    /// The folder for source trees while they are built; emptied at the start.
-    pub scratch: PathBuf,
-    /// Most builds that run at once.
-    pub concurrency: usize,
-    /// Most of those of one organization.
-    pub per_org: usize,
-    /// Most builds that wait.
-    pub queue_max: usize,
-    /// Most of those of one organization.
-    pub queue_per_org: usize,
-    /// Longest time for one build, without its wait.
-    pub timeout: Duration,
-    /// What a source tree may come to.
-    pub limits: Limits,
-    /// Most bytes of one build's log.
-    pub log_bytes: usize,
-    /// Most ended builds whose logs are kept.
-    pub logs_kept: usize,
-    /// The network of steps that run commands.
-    pub network: BuildNetwork,
-    /// What each step may take.
-    pub step_limits: BuildLimits,
-    /// Take repositories of this machine, by `file://`.
-    pub git_files: bool,
-    /// Longest time to fetch a repository.
-    pub git_timeout: Duration,
-    /// Refuse what the platform refuses.
-    pub strict: bool,
-    /// What Python handlers are built with.
-    pub python: python::Settings,
-    /// What Deno handlers are built with.
-    pub deno: deno::Settings,
-    /// What Rust handlers are built with.
-    pub rust: rust::Settings,
-    /// What Go handlers are built with.
-    pub go: go::Settings,
-}
-
-/// What a build needs a secret for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretUse {
-    /// To pull base images.
-    Registry,
-    /// To fetch a repository from this host; empty for one of this machine.
-    Git {
-        /// The host, with port if any.
-        host: String,
-    },
-}
-
-/// Finds an organization's secret for a use by its name.
-pub type Vault = Arc<
-    dyn Fn(OrgName, String, SecretUse) -> BoxFuture<'static, Result<secret::Value, Failure>>
-        + Send
-        + Sync,
->;
-
-/// Opens an organization's build arguments.
-pub type OpenArgs = Arc<
-    dyn Fn(OrgName, BuildArgs) -> BoxFuture<'static, Result<BTreeMap<String, String>, Failure>>
-        + Send
-        + Sync,
->;
 
 /// Writes down how a build ended, before anybody is told.
 pub type Record =
     Box<dyn FnOnce(Built) -> BoxFuture<'static, Result<(), Failure>> + Send + 'static>;
-
-/// How a build stands.
-#[derive(Debug, Clone)]
-pub enum State {
-    /// For another build.
-    Waiting,
-    /// It runs.
-    Running,
-    /// It is over, since that time in Unix milliseconds.
-    Ended(Result<BuiltImage, Failure>, i64),
-}
-
-/// One build.
-#[derive(Debug)]
-pub struct Build {
-    /// Its id.
-    pub id: BuildId,
-    /// The app.
-    pub app: AppId,
-    /// What is built.
-    pub draft: Draft,
-    /// What it tells.
-    pub log: Log,
-    state: watch::Sender<State>,
-    cancel: CancellationToken,
-    /// Set while it waits, under the lock of those that are known.
-    displaced: AtomicBool,
-}
-
-impl Build {
-    /// How it stands.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
-    }
-
-    /// Whether it is over.
-    pub fn is_over(&self) -> bool {
-        matches!(*self.state.borrow(), State::Ended(..))
-    }
-
-    /// Ends it; its outcome is BUILD_CANCELLED unless it has ended otherwise already.
-    pub fn cancel(&self) {
-        self.cancel.cancel();
-    }
-
-    /// Whether it made room for another one, before it began.
-    pub(super) fn is_displaced(&self) -> bool {
-        self.displaced.load(Ordering::Relaxed)
-    }
-
-    /// Ends it to make room for another one.
-    pub(super) fn displace(&self) {
-        self.displaced.store(true, Ordering::Relaxed);
-        self.cancel.cancel();
-    }
-
-    /// Its image, once it has ended.
-    ///
-    /// # Errors
-    /// Why it failed.
-    pub async fn outcome(&self) -> Result<BuiltImage, Failure> {
-        let mut state = self.state();
-        loop {
-            if let State::Ended(outcome, _) = &*state.borrow_and_update() {
-                return outcome.clone();
-            }
-            if state.changed().await.is_err() {
-                return Err(stopping());
-            }
-        }
-    }
-}
 
 /// Starts builds and knows those under way and the last that ended; clones share it.
 #[derive(Clone)]
@@ -195,15 +44,7 @@ pub struct Builder {
 }
 
 pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) engine: Arc<dyn ImageBuilder>,
-    pub(super) images: Images,
-    pub(super) blobs: Blobs,
-    pub(super) vault: Vault,
-    /// As many permits as there are builds at once, so that a build waits for one only when it
-    /// follows one that was ended while it read.
-    pub(super) parsing: Parsing,
-    pub(super) open_args: OpenArgs,
+    pub(super) env: BuildEnv,
     limiter: FairLimiter,
     known: Mutex<Known>,
     stop: CancellationToken,
@@ -254,14 +95,16 @@ impl Builder {
             _ => std::fs::create_dir_all(&config.scratch)?,
         }
         let shared = Shared {
-            parsing: Parsing::unshared(config.concurrency),
             limiter: FairLimiter::new(config.concurrency, config.per_org),
-            config,
-            engine,
-            images,
-            blobs,
-            vault,
-            open_args,
+            env: BuildEnv {
+                parsing: Parsing::unshared(config.concurrency),
+                config,
+                engine,
+                images,
+                blobs,
+                vault,
+                open_args,
+            },
             known: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -274,7 +117,7 @@ impl Builder {
 
     /// The settings.
     pub fn config(&self) -> &Config {
-        &self.shared.config
+        &self.shared.env.config
     }
 
     /// The build of an app's draft that is under way.
@@ -314,28 +157,22 @@ impl Builder {
         if let Some(build) = known.under_way.iter().find(of_draft) {
             return Ok(build.clone());
         }
-        queue::admit(&known.under_way, &shared.config, &app.org)?;
-        let build = Arc::new(Build {
-            id: BuildId::generate(),
-            app: app.clone(),
-            draft: draft.clone(),
-            log: Log::new(shared.config.log_bytes),
-            state: watch::Sender::new(State::Waiting),
-            cancel: shared.stop.child_token(),
-            displaced: AtomicBool::new(false),
-        });
+        queue::admit(&known.under_way, &shared.env.config, &app.org)?;
+        let log = Log::new(shared.env.config.log_bytes);
+        let build = Build::waiting(app, draft, log, shared.stop.child_token());
+        let build = Arc::new(build);
         known.under_way.push(build.clone());
         let turn = known.turn(app);
         drop(known);
         let run = run(shared.clone(), build.clone(), turn, record);
-        let run = shared.config.vitals.watch("the builder", run);
+        let run = shared.env.config.vitals.watch("the builder", run);
         shared.tasks.spawn_on(run, &shared.runtime);
         Ok(build)
     }
 
     /// Calls off what builds read of their sources; they end with that.
     pub fn stop_parsing(&self) {
-        self.shared.parsing.stop();
+        self.shared.env.parsing.stop();
     }
 
     /// Ends all builds and waits until they have.
@@ -367,7 +204,7 @@ impl Builder {
     pub(super) fn busy(&self) -> Vec<String> {
         let known = self.shared.known.lock();
         let made = known.under_way.iter();
-        let made = made.map(|b| super::steps::tag(&self.shared, &b.app, b.id));
+        let made = made.map(|b| self.shared.env.image_tag(&b.app, b.id));
         made.chain(known.held.iter().cloned()).collect()
     }
 }
@@ -378,7 +215,7 @@ impl Shared {
         let _known = self.known.lock();
         let may = !build.is_displaced();
         if may {
-            build.state.send_replace(State::Running);
+            build.set_state(State::Running);
         }
         may
     }
@@ -408,26 +245,25 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
             // It is cancelled.
             std::future::pending::<()>().await;
         }
-        let steps = super::steps::run(&shared, &build);
-        match tokio::time::timeout(shared.config.timeout, steps).await {
+        let steps = steps::run(&shared.env, &build);
+        match tokio::time::timeout(shared.env.config.timeout, steps).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(
                 Reason::BuildTimeout,
                 format!(
                     "the build took longer than {} and was ended; make it faster, or raise IGNITE_BUILD_TIMEOUT_SECS",
-                    humantime::format_duration(shared.config.timeout)
+                    humantime::format_duration(shared.env.config.timeout)
                 ),
             )
-            .with_detail(build.log.tail(super::steps::TAIL))),
+            .with_detail(build.log.tail(TAIL))),
         }
     };
     // A panic is an end, too: whoever waits must not wait for ever.
-    let guarded =
-        std::panic::AssertUnwindSafe(build.cancel.run_until_cancelled(work)).catch_unwind();
+    let guarded = std::panic::AssertUnwindSafe(build.unless_cancelled(work)).catch_unwind();
     let mut outcome = match guarded.await {
         Ok(Some(outcome)) => outcome,
         Ok(None) if shared.stop.is_cancelled() => Err(stopping()),
-        Ok(None) if build.is_displaced() => Err(queue::displaced(&shared.config)),
+        Ok(None) if build.is_displaced() => Err(queue::displaced(&shared.env.config)),
         Ok(None) => Err(Failure::new(
             Reason::BuildCancelled,
             "the build was cancelled; compile again to build the draft as it is now",
@@ -460,16 +296,9 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
         let mut known = shared.known.lock();
         known.under_way.retain(|b| b.id != build.id);
         known.ended.push_back(build.clone());
-        while known.ended.len() > shared.config.logs_kept {
+        while known.ended.len() > shared.env.config.logs_kept {
             known.ended.pop_front();
         }
     }
-    build.state.send_replace(State::Ended(outcome, now_ms()));
-}
-
-fn stopping() -> Failure {
-    Failure::new(
-        Reason::ShuttingDown,
-        "the platform is stopping and the build was ended; compile again when it is back",
-    )
+    build.set_state(State::Ended(outcome, now_ms()));
 }

@@ -12,11 +12,13 @@ use bytes::Bytes;
 
 use super::{
     archive,
+    entries::Entry,
+    failure::failed,
     limits::Limits,
-    source::{Entry, Source, check_len, clean},
+    source::{Source, check_len, clean},
 };
 use crate::model::{
-    Failure, Reason,
+    Failure,
     code::DEFAULT_DOCKERFILE,
     ignorefile::{self, Rules},
     work::{CANCELLED, Cancelled},
@@ -206,10 +208,6 @@ fn go_on(cancelled: Cancelled<'_>) -> io::Result<()> {
 
 fn mode(executable: bool) -> u32 {
     if executable { 0o755 } else { 0o644 }
-}
-
-fn failed(message: String) -> Failure {
-    Failure::new(Reason::BuildFailed, message)
 }
 
 /// Refuses an archive that [`Context::whole`] would refuse.

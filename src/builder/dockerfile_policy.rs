@@ -1,12 +1,12 @@
-//! Whether a build may have what its Dockerfile asks of the engine.
+//! Which images and URLs a Dockerfile may take, and the Dockerfile that the engine is given.
 
 use std::collections::BTreeMap;
 
 use super::{
-    Build, Context,
-    builds::Shared,
+    Context,
+    build::{Build, BuildEnv},
     dockerfile::{self, Plan},
-    steps::{failed, reading},
+    failure::failed,
 };
 use crate::{
     engine::Credentials,
@@ -24,7 +24,7 @@ use crate::{
 /// # Errors
 /// BUILD_FAILED with the place and the remedy; why an image cannot be had.
 pub(super) async fn enforce(
-    shared: &Shared,
+    env: &BuildEnv,
     build: &Build,
     context: &mut Context,
     secret: &str,
@@ -41,8 +41,8 @@ pub(super) async fn enforce(
     let args = context.build_args.clone();
     // Short: the file is, and the work on it is bounded.
     let read = move |_: Cancelled<'_>| Plan::read(&file, &args).map_err(refused);
-    let mut plan = reading(shared, build, read).await?;
-    let admission = shared.images.admission();
+    let mut plan = env.parse(build, read).await?;
+    let admission = env.images.admission();
     let org = &build.app.org;
     let mut pinned = BTreeMap::new();
     let mut next = 0;
@@ -72,7 +72,7 @@ pub(super) async fn enforce(
         // For another platform the engine pulls what it says, and what is here may be of this one.
         let is_base = named.is_base && (!named.has_platform || admission.isolates_host());
         let pulling = || build.log.line(format!("Pulling {}", named.image));
-        let base = shared
+        let base = env
             .images
             .base(org, (&named.image, is_base), secret, credentials, pulling)
             .await

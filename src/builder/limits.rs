@@ -3,7 +3,7 @@
 //! A tree is counted while it is read: a path before anything is made of it, an entry before it is
 //! kept. So no tree costs more than its limits allow, however few bytes describe it.
 
-use super::source::Entry;
+use super::entries::Entry;
 
 /// Most of a name that a complaint quotes.
 const QUOTED: usize = 60;

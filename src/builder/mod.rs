@@ -12,10 +12,13 @@
 
 mod admission;
 mod archive;
+mod build;
 mod builds;
 mod context;
 mod dockerfile;
 mod dockerfile_policy;
+mod entries;
+mod failure;
 mod git;
 mod images;
 mod limits;
@@ -28,9 +31,12 @@ mod sweep;
 
 pub use admission::Admission;
 pub use archive::{Format, Listing, format, inspect as inspect_archive};
-pub use builds::{Build, Builder, Config, Held, OpenArgs, Record, SecretUse, State, Vault};
+pub use build::{Build, Config, OpenArgs, SecretUse, State, Vault};
+pub use builds::{Builder, Held, Record};
 pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context, dockerfile_in};
+pub use entries::{Entries, Entry};
 pub use images::{Images, Rules};
+pub use limits::Limits;
 pub use log::{Line, Log};
-pub use source::{Entries, Entry, Limits, Source};
+pub use source::Source;
 pub use sweep::Named;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::builds::{Build, Config, State};
+use super::build::{Build, Config, State};
 use crate::model::{Failure, OrgName, Reason, fair};
 
 /// When one who was refused may try again.

@@ -1,7 +1,6 @@
 //! A tree of source files that has been looked at: in a folder of its own, nothing in it leads out.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
@@ -10,29 +9,11 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::limits::{Tally, check_target};
+use super::{
+    entries::{Entries, Entry},
+    limits::{Limits, Tally, check_target},
+};
 use crate::model::work::{Cancelled, go_on};
-
-pub use super::limits::Limits;
-
-/// One entry of a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// A folder.
-    Dir,
-    /// A file.
-    File {
-        /// Its size.
-        len: u64,
-        /// It may be run.
-        executable: bool,
-    },
-    /// A symbolic link and where it leads, which is within the tree.
-    Link(String),
-}
-
-/// Entries by their path: relative, slashes between, no `.` or `..` in it.
-pub type Entries = BTreeMap<String, Entry>;
 
 /// Source files in a folder that goes with this value.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Builder, steps};
+use super::Builder;
 use crate::model::AppId;
 
 /// What is known of images when they are swept.
@@ -37,7 +37,7 @@ impl Builder {
     }
 
     async fn sweep_once(&self, named: impl FnOnce() -> Named) {
-        let engine = &self.shared.engine;
+        let engine = &self.shared.env.engine;
         let built = match engine.built().await {
             Ok(built) => built,
             Err(error) => {
@@ -48,7 +48,7 @@ impl Builder {
         // In this order: a build that ends meanwhile is under way here or recorded there.
         let busy = self.busy();
         let named = named();
-        let name = |app: &AppId| steps::name(&self.shared, app);
+        let name = |app: &AppId| self.shared.env.image_name(app);
         for tag in named.of_no_use(built, name) {
             if !busy.contains(&tag)
                 && let Err(error) = engine.remove_image(&tag).await
@@ -60,7 +60,7 @@ impl Builder {
 
     /// Removes every image that was built here.
     pub async fn remove_all_images(&self) {
-        if let Err(error) = self.shared.engine.remove_all().await {
+        if let Err(error) = self.shared.env.engine.remove_all().await {
             tracing::warn!(%error, "Images that were built here stay; `ignite prune` removes them");
         }
     }

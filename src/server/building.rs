@@ -6,7 +6,7 @@ use super::{clamp, data_dir::DataDir};
 use crate::{
     builder::{
         self, Admission, Limits, OpenArgs, SecretUse, Vault,
-        runtime::{deno, go, python, rust},
+        runtime::{self, deno, go, python, rust},
     },
     config::Config,
     engine::{BuildLimits, BuildNetwork},
@@ -44,20 +44,22 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
         git_timeout: c.git_timeout,
         strict: c.strict,
         vitals: vitals.clone(),
-        python: python::Settings {
-            image: c.python_base.clone(),
-            index_url: c.pip_index_url.as_ref().map(ToString::to_string),
-        },
-        deno: deno::Settings {
-            image: c.deno_base.clone(),
-        },
-        rust: rust::Settings {
-            builder: c.rust_builder.clone(),
-            image: c.rust_base.clone(),
-        },
-        go: go::Settings {
-            builder: c.go_builder.clone(),
-            image: c.go_base.clone(),
+        runtimes: runtime::Settings {
+            python: python::Settings {
+                image: c.python_base.clone(),
+                index_url: c.pip_index_url.as_ref().map(ToString::to_string),
+            },
+            deno: deno::Settings {
+                image: c.deno_base.clone(),
+            },
+            rust: rust::Settings {
+                builder: c.rust_builder.clone(),
+                image: c.rust_base.clone(),
+            },
+            go: go::Settings {
+                builder: c.go_builder.clone(),
+                image: c.go_base.clone(),
+            },
         },
     }
 }

@@ -20,8 +20,9 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    limits::Tally,
-    source::{Entries, Entry, Limits, Source, check_links, clean},
+    entries::{Entries, Entry},
+    limits::{Limits, Tally},
+    source::{Source, check_links, clean},
 };
 use crate::model::work::{Cancelled, go_on};
 

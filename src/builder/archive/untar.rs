@@ -11,7 +11,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 
-use super::{super::source::Entry, RATIO_FROM, Unpacker, broken, clean, disk};
+use super::{super::entries::Entry, RATIO_FROM, Unpacker, broken, clean, disk};
 use crate::model::work::{CANCELLED, Cancelled};
 
 /// Most bytes of headers before one entry: some thousand attributes of files, or a path many

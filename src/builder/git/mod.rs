@@ -25,8 +25,11 @@ use tokio::{process::Command, time::MissedTickBehavior};
 
 use self::bounds::{Tree, folder_bytes, next, pipe};
 use super::{
-    Build, Limits, SecretUse, Source, admission::split_port, builds::Shared, source::clean,
-    steps::failed,
+    Limits, Source,
+    admission::split_port,
+    build::{Build, BuildEnv, SecretUse},
+    failure::failed,
+    source::clean,
 };
 use crate::{
     child::ProcessGroup,
@@ -81,17 +84,17 @@ const SIZE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// BUILD_FAILED with what git said, BUILD_TIMEOUT, and FAILED_PRECONDITION when there is no git
 /// here or the secret cannot be used.
 pub(super) async fn fetch(
-    shared: &Shared,
+    env: &BuildEnv,
     build: &Build,
     from: &FromGit,
     folder: TempDir,
 ) -> Result<Source, Failure> {
-    if shared.config.strict && from.url.starts_with("file:") {
+    if env.config.strict && from.url.starts_with("file:") {
         return Err(failed(
             "file:// URLs are refused because --strict is on: the platform has no such repository; give an https:// URL",
         ));
     }
-    if !shared.config.git_files && from.url.starts_with("file:") {
+    if !env.config.git_files && from.url.starts_with("file:") {
         return Err(failed(
             "file:// URLs are off, since they read this machine's own disk; give an https:// URL, or ask the operator for git_file_urls (IGNITE_GIT_FILE_URLS)",
         ));
@@ -101,10 +104,10 @@ pub(super) async fn fetch(
         folder: folder.path().to_owned(),
         env: Vec::new(),
         settings: Vec::new(),
-        limits: shared.config.limits,
+        limits: env.config.limits,
     };
     if let Some(host) = host_of(&from.url) {
-        let admission = shared.images.admission();
+        let admission = env.images.admission();
         let addresses = admission.check_host("git host", host).await;
         let addresses = addresses.map_err(failed)?;
         if admission.isolates_host() {
@@ -112,14 +115,14 @@ pub(super) async fn fetch(
         }
     }
     if !from.secret_ref.is_empty() {
-        let find = &shared.vault;
+        let find = &env.vault;
         let org = build.app.org.clone();
         let host = host_of(&from.url).unwrap_or_default().to_owned();
         let use_of = SecretUse::Git { host };
         let secret = find(org, from.secret_ref.clone(), use_of).await?;
         git.answer_with(&from.url, secret)?;
     }
-    let limit = shared.config.git_timeout;
+    let limit = env.config.git_timeout;
     match tokio::time::timeout(limit, git.check_out(from)).await {
         Ok(done) => done?,
         Err(_) => {
@@ -132,8 +135,8 @@ pub(super) async fn fetch(
             ));
         }
     }
-    let (limits, sub_path) = (shared.config.limits, from.sub_path.clone());
-    super::steps::reading(shared, build, move |cancelled| {
+    let (limits, sub_path) = (env.config.limits, from.sub_path.clone());
+    env.parse(build, move |cancelled| {
         let below = sub_tree(folder.path(), &sub_path).map_err(failed)?;
         Source::scan(folder, &below, limits, cancelled)
             .map_err(|why| failed(format!("the repository is refused: {why}")))

@@ -9,11 +9,24 @@ pub mod go;
 pub mod python;
 pub mod rust;
 
-use super::{Config, Context, Entry, Source, context::STAGE_ARG, steps::failed};
+use super::{Context, Entry, Source, context::STAGE_ARG, failure::failed};
 use crate::{
     engine::STAGE,
     model::{Failure, code::Runtime},
 };
+
+/// What handlers are built with, for each runtime.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Python.
+    pub python: python::Settings,
+    /// Deno.
+    pub deno: deno::Settings,
+    /// Rust.
+    pub rust: rust::Settings,
+    /// Go.
+    pub go: go::Settings,
+}
 
 /// The user of the container: numeric, as the platform demands, and nobody's.
 const USER: &str = "65532:65532";
@@ -27,14 +40,14 @@ fn label_stage() -> String {
 ///
 /// # Errors
 /// BUILD_FAILED when the source is none of that runtime.
-pub fn context(runtime: &Runtime, source: Source, config: &Config) -> Result<Context, Failure> {
+pub fn context(runtime: &Runtime, source: Source, settings: &Settings) -> Result<Context, Failure> {
     match runtime {
-        Runtime::Python => python::context(source, &config.python),
+        Runtime::Python => python::context(source, &settings.python),
         Runtime::Rust { target, toolchain } => {
-            rust::context(source, &config.rust, target, toolchain)
+            rust::context(source, &settings.rust, target, toolchain)
         }
-        Runtime::Go => go::context(source, &config.go),
-        Runtime::Deno => deno::context(source, &config.deno),
+        Runtime::Go => go::context(source, &settings.go),
+        Runtime::Deno => deno::context(source, &settings.deno),
     }
 }
 

@@ -1,0 +1,19 @@
+//! How a build fails.
+
+use crate::model::{Failure, Reason};
+
+/// Lines of the log that a failure shows.
+pub(super) const TAIL: usize = 15;
+
+/// BUILD_FAILED with this message.
+pub(super) fn failed(message: impl Into<String>) -> Failure {
+    Failure::new(Reason::BuildFailed, message)
+}
+
+/// How a build ends with the platform.
+pub(super) fn stopping() -> Failure {
+    Failure::new(
+        Reason::ShuttingDown,
+        "the platform is stopping and the build was ended; compile again when it is back",
+    )
+}
