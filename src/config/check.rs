@@ -1,5 +1,7 @@
 //! What no single value shows to be wrong.
 
+use std::{net::SocketAddr, time::Duration};
+
 use super::{Config, Invalid, Reach, forms};
 
 /// The least buffer that the HTTP library works with.
@@ -14,169 +16,126 @@ const MAX_DEPTH: usize = 500;
 /// Longest path within a tree that can be unpacked below the data directory.
 const MAX_PATH_BYTES: usize = 3072;
 
+/// What is wrong with a configuration, a sentence for each fault.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn require(&mut self, holds: bool, otherwise: &str) {
+        if !holds {
+            self.0.push(otherwise.to_owned());
+        }
+    }
+
+    /// Refuses settings that are 0.
+    fn require_at_least_one(&mut self, settings: &[(&str, u64)]) {
+        for (name, value) in settings {
+            self.require(*value > 0, &format!("{name} must be at least 1"));
+        }
+    }
+
+    /// Refuses settings that are given as 0; left out, they have a default of at least 1.
+    fn require_at_least_one_if_given(&mut self, settings: &[(&str, Option<usize>)]) {
+        for (name, value) in settings {
+            self.require(*value != Some(0), &format!("{name} must be at least 1"));
+        }
+    }
+
+    /// Refuses times of 0.
+    fn require_some_time(&mut self, settings: &[(&str, Duration)]) {
+        for (name, value) in settings {
+            self.require(!value.is_zero(), &format!("{name} must be more than 0"));
+        }
+    }
+}
+
 impl Config {
     /// Checks what no single value shows.
     ///
     /// # Errors
     /// Every relation that does not hold, each in a sentence that names both sides.
     pub fn validate(&self) -> Result<(), Invalid> {
-        let mut problems = Vec::new();
-        let mut require = |holds: bool, otherwise: &str| {
-            if !holds {
-                problems.push(otherwise.to_owned());
-            }
-        };
-        require(
+        let mut problems = Problems::default();
+        self.check_addresses(&mut problems);
+        self.check_isolation(&mut problems);
+        self.check_counts(&mut problems);
+        self.check_times(&mut problems);
+        self.check_builds(&mut problems);
+        self.check_code(&mut problems);
+        self.check_http(&mut problems);
+        self.check_request_sizes(&mut problems);
+        self.check_containers(&mut problems);
+        self.check_executions(&mut problems);
+        let problems = problems.0;
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Invalid { problems })
+        }
+    }
+
+    /// Where others can reach a server that trusts whoever deploys to it as its owner; `None` where
+    /// nobody can or it does not.
+    pub fn exposed(&self) -> Option<SocketAddr> {
+        let listens = [self.http_addr, self.grpc_addr];
+        let open = listens.into_iter().find(|addr| !addr.ip().is_loopback());
+        open.filter(|_| !self.trust.isolates_host())
+    }
+
+    fn check_addresses(&self, problems: &mut Problems) {
+        problems.require(
             self.http_addr != self.grpc_addr || self.http_addr.port() == 0,
             "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
         );
-        require(
+        problems.require(
             forms::is_domain(&self.base_domain),
             "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",
         );
-        require(
-            !(self.ephemeral && self.keep_replicas),
-            "ephemeral keeps nothing and keep_replicas keeps containers; set one of them",
-        );
-        require(
-            self.max_replicas_cap > 0,
-            "max_replicas_cap must be at least 1",
-        );
-        require(
-            self.test_max_running > 0,
-            "test_max_running must be at least 1",
-        );
-        let images = [
-            &self.python_base,
-            &self.deno_base,
-            &self.rust_builder,
-            &self.rust_base,
-            &self.go_builder,
-            &self.go_base,
-        ];
-        require(
-            images
-                .iter()
-                .all(|i| !i.is_empty() && !i.contains(char::is_whitespace)),
-            "python_base, deno_base, rust_builder, rust_base, go_builder and go_base must be references of images, such as python:3.12-slim",
-        );
+    }
+
+    /// What would lead apps and builds past the rules that isolate this machine.
+    fn check_isolation(&self, problems: &mut Problems) {
+        if !self.trust.isolates_host() {
+            return;
+        }
         let reaches_host = |network: &str| {
             matches!(network, "host" | "bridge" | "default") || network.starts_with("container:")
         };
-        require(
-            !self.trust.isolates_host() || !self.build_network.as_deref().is_some_and(reaches_host),
+        problems.require(
+            !self.build_network.as_deref().is_some_and(reaches_host),
             "build_network reaches this machine, which trust team and tenants rule out; name a network of your own whose rules keep builds from it, or leave it out and list in build_egress what builds are to reach",
         );
-        require(
-            self.build_memory == 0 || self.build_memory >= MIN_BUILD_MEMORY,
-            "build_memory must be 0 or at least 64MiB",
-        );
-        require(
-            self.build_cpu_millicores == 0 || self.build_cpu_millicores >= 100,
-            "build_cpu_millicores must be 0 or at least 100",
-        );
-        require(
-            self.reach != Reach::Published || !self.trust.isolates_host(),
+        problems.require(
+            self.reach != Reach::Published,
             "reach published is for an engine elsewhere, and trust team and tenants are for one on this machine; leave reach out",
         );
-        require(
-            self.network.is_none() || !self.trust.isolates_host(),
+        problems.require(
+            self.network.is_none(),
             "network would lead apps past the rules of trust team and tenants; leave it out, and list in egress_allow what apps are to reach, such as 10.0.0.5:5432",
         );
-        require(
-            self.build_concurrency > 0,
-            "build_concurrency must be at least 1",
-        );
-        require(
-            self.max_code_bytes > 0 && self.code_max_unpacked_bytes > 0,
-            "max_code_bytes and code_max_unpacked_bytes must be at least 1",
-        );
-        require(
-            self.code_max_files > 0 && self.code_max_ratio > 0,
-            "code_max_files and code_max_ratio must be at least 1",
-        );
-        require(
-            (1..=MAX_DEPTH).contains(&self.code_max_depth),
-            "code_max_depth must be from 1 to 500, since trees are gone through by recursion",
-        );
-        require(
-            (1..=MAX_PATH_BYTES).contains(&self.code_max_path_bytes),
-            "code_max_path_bytes must be from 1 to 3072: the kernel takes paths of 4096 bytes, and the tree is unpacked below a path of its own",
-        );
-        require(
-            self.hold_max_requests > 0,
-            "hold_max_requests must be at least 1",
-        );
-        require(
-            (1..=MAX_HTTP_THREADS).contains(&self.http_threads),
-            "http_threads must be from 1 to 256",
-        );
-        require(
-            self.max_connects_per_replica > 0,
-            "max_connects_per_replica must be at least 1",
-        );
-        require(
-            self.liveness_failures > 0,
-            "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
-        );
-        for (name, value) in [
-            ("apps_max_per_org", self.apps_max_per_org),
-            ("versions_max_per_app", self.versions_max_per_app),
-            ("max_connections", self.max_connections),
-            ("decode_concurrency", self.decode_concurrency),
-            ("max_headers", self.max_headers),
-            ("anonymous_streams", self.anonymous_streams),
-            ("max_streams", self.max_streams as usize),
-            ("max_in_flight_per_app", self.max_in_flight_per_app),
-        ] {
-            require(value > 0, &format!("{name} must be at least 1"));
-        }
-        require(
-            self.max_header_bytes >= MIN_HEADER_BYTES,
-            "max_header_bytes must be at least 8KiB, the least buffer of a connection",
-        );
-        require(
-            self.keep_alive_timeout <= self.header_read_timeout,
-            "keep_alive_timeout must not be longer than header_read_timeout, which runs on an idle HTTP/1.1 connection as well",
-        );
-        require(self.pids_limit > 0, "pids_limit must be at least 1");
-        require(
-            (1..=100).contains(&self.scratch_percent),
-            "scratch_percent must be between 1 and 100",
-        );
-        require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
-        require(
-            self.hold_max_bytes >= self.max_body_bytes,
-            "hold_max_bytes must be at least max_body_bytes, or a large request could never wait for a start",
-        );
-        for (name, value) in [
-            ("hold_max_bytes_total", self.hold_max_bytes_total),
-            ("hold_max_bytes_per_org", self.hold_max_bytes_per_org),
-        ] {
-            require(
-                value.is_none_or(|bytes| bytes >= self.max_body_bytes),
-                &format!(
-                    "{name} must be at least max_body_bytes, or a large request could never wait for a start"
-                ),
-            );
-        }
-        require(
-            self.container_log_max_bytes > 0,
-            "container_log_max_bytes must be at least 1",
-        );
-        require(
-            self.container_log_files > 0,
-            "container_log_files must be at least 1",
-        );
-        require(
-            self.execution_queue_max > 0,
-            "execution_queue_max must be at least 1",
-        );
-        require(
-            self.execution_concurrency > 0 && self.execution_max_running > 0,
-            "execution_concurrency and execution_max_running must be at least 1",
-        );
-        for (name, value) in [
+    }
+
+    fn check_counts(&self, problems: &mut Problems) {
+        problems.require_at_least_one(&[
+            ("max_replicas_cap", self.max_replicas_cap.into()),
+            ("test_max_running", self.test_max_running as u64),
+            ("apps_max_per_org", self.apps_max_per_org as u64),
+            ("versions_max_per_app", self.versions_max_per_app as u64),
+            ("build_concurrency", self.build_concurrency as u64),
+            ("hold_max_requests", self.hold_max_requests as u64),
+            ("max_connections", self.max_connections as u64),
+            (
+                "max_connects_per_replica",
+                self.max_connects_per_replica as u64,
+            ),
+            ("decode_concurrency", self.decode_concurrency as u64),
+            ("max_headers", self.max_headers as u64),
+            ("anonymous_streams", self.anonymous_streams as u64),
+            ("max_streams", self.max_streams.into()),
+            ("max_in_flight_per_app", self.max_in_flight_per_app as u64),
+            ("execution_queue_max", self.execution_queue_max as u64),
+        ]);
+        problems.require_at_least_one_if_given(&[
             (
                 "execution_max_running_per_org",
                 self.execution_max_running_per_org,
@@ -186,18 +145,11 @@ impl Config {
             ("max_in_flight_per_org", self.max_in_flight_per_org),
             ("hold_max_requests_total", self.hold_max_requests_total),
             ("hold_max_requests_per_org", self.hold_max_requests_per_org),
-        ] {
-            require(value != Some(0), &format!("{name} must be at least 1"));
-        }
-        require(
-            self.execution_max_per_app > 0 && self.execution_journal_bytes > 0,
-            "execution_max_per_app and execution_journal_bytes must be at least 1",
-        );
-        require(
-            self.execution_retry_initial <= self.execution_retry_max,
-            "execution_retry_initial must not be longer than execution_retry_max",
-        );
-        for (name, value) in [
+        ]);
+    }
+
+    fn check_times(&self, problems: &mut Problems) {
+        problems.require_some_time(&[
             ("execution_retry_initial", self.execution_retry_initial),
             ("execution_retention_secs", self.execution_retention),
             ("retention_interval", self.retention_interval),
@@ -219,25 +171,134 @@ impl Config {
             ("git_timeout_secs", self.git_timeout),
             ("image_grant_ttl", self.image_grant_ttl),
             ("credential_helper_timeout", self.credential_helper_timeout),
-        ] {
-            require(!value.is_zero(), &format!("{name} must be more than 0"));
-        }
-        require(
+        ]);
+        problems.require(
             self.start_retry_initial <= self.start_retry_max,
             "start_retry_initial must not be longer than start_retry_max",
         );
-        require(
+        problems.require(
             self.readiness_poll_initial <= self.readiness_poll_max,
             "readiness_poll_initial must not be longer than readiness_poll_max",
         );
-        require(
+        problems.require(
             self.readiness_poll_max < self.startup_timeout,
             "readiness_poll_max must be shorter than startup_timeout_secs, or a start would time out between two probes",
         );
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Invalid { problems })
+    }
+
+    fn check_builds(&self, problems: &mut Problems) {
+        let images = [
+            &self.python_base,
+            &self.deno_base,
+            &self.rust_builder,
+            &self.rust_base,
+            &self.go_builder,
+            &self.go_base,
+        ];
+        problems.require(
+            images
+                .iter()
+                .all(|i| !i.is_empty() && !i.contains(char::is_whitespace)),
+            "python_base, deno_base, rust_builder, rust_base, go_builder and go_base must be references of images, such as python:3.12-slim",
+        );
+        problems.require(
+            self.build_memory == 0 || self.build_memory >= MIN_BUILD_MEMORY,
+            "build_memory must be 0 or at least 64MiB",
+        );
+        problems.require(
+            self.build_cpu_millicores == 0 || self.build_cpu_millicores >= 100,
+            "build_cpu_millicores must be 0 or at least 100",
+        );
+    }
+
+    /// What source trees may come to.
+    fn check_code(&self, problems: &mut Problems) {
+        problems.require(
+            self.max_code_bytes > 0 && self.code_max_unpacked_bytes > 0,
+            "max_code_bytes and code_max_unpacked_bytes must be at least 1",
+        );
+        problems.require(
+            self.code_max_files > 0 && self.code_max_ratio > 0,
+            "code_max_files and code_max_ratio must be at least 1",
+        );
+        problems.require(
+            (1..=MAX_DEPTH).contains(&self.code_max_depth),
+            "code_max_depth must be from 1 to 500, since trees are gone through by recursion",
+        );
+        problems.require(
+            (1..=MAX_PATH_BYTES).contains(&self.code_max_path_bytes),
+            "code_max_path_bytes must be from 1 to 3072: the kernel takes paths of 4096 bytes, and the tree is unpacked below a path of its own",
+        );
+    }
+
+    fn check_http(&self, problems: &mut Problems) {
+        problems.require(
+            (1..=MAX_HTTP_THREADS).contains(&self.http_threads),
+            "http_threads must be from 1 to 256",
+        );
+        problems.require(
+            self.max_header_bytes >= MIN_HEADER_BYTES,
+            "max_header_bytes must be at least 8KiB, the least buffer of a connection",
+        );
+        problems.require(
+            self.keep_alive_timeout <= self.header_read_timeout,
+            "keep_alive_timeout must not be longer than header_read_timeout, which runs on an idle HTTP/1.1 connection as well",
+        );
+    }
+
+    /// A request that may be sent must also be able to wait for a start.
+    fn check_request_sizes(&self, problems: &mut Problems) {
+        problems.require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
+        for (name, value) in [
+            ("hold_max_bytes", Some(self.hold_max_bytes)),
+            ("hold_max_bytes_total", self.hold_max_bytes_total),
+            ("hold_max_bytes_per_org", self.hold_max_bytes_per_org),
+        ] {
+            problems.require(
+                value.is_none_or(|bytes| bytes >= self.max_body_bytes),
+                &format!(
+                    "{name} must be at least max_body_bytes, or a large request could never wait for a start"
+                ),
+            );
         }
+    }
+
+    fn check_containers(&self, problems: &mut Problems) {
+        problems.require(
+            !(self.ephemeral && self.keep_replicas),
+            "ephemeral keeps nothing and keep_replicas keeps containers; set one of them",
+        );
+        problems.require(
+            self.liveness_failures > 0,
+            "liveness_failures must be at least 1; liveness_interval 0 turns the probes off",
+        );
+        problems.require(self.pids_limit > 0, "pids_limit must be at least 1");
+        problems.require(
+            (1..=100).contains(&self.scratch_percent),
+            "scratch_percent must be between 1 and 100",
+        );
+        problems.require(
+            self.container_log_max_bytes > 0,
+            "container_log_max_bytes must be at least 1",
+        );
+        problems.require(
+            self.container_log_files > 0,
+            "container_log_files must be at least 1",
+        );
+    }
+
+    fn check_executions(&self, problems: &mut Problems) {
+        problems.require(
+            self.execution_concurrency > 0 && self.execution_max_running > 0,
+            "execution_concurrency and execution_max_running must be at least 1",
+        );
+        problems.require(
+            self.execution_max_per_app > 0 && self.execution_journal_bytes > 0,
+            "execution_max_per_app and execution_journal_bytes must be at least 1",
+        );
+        problems.require(
+            self.execution_retry_initial <= self.execution_retry_max,
+            "execution_retry_initial must not be longer than execution_retry_max",
+        );
     }
 }

@@ -28,6 +28,13 @@ pub fn process_env(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+impl Config {
+    /// Whether the data directory is the one that is used when none is given.
+    pub fn data_dir_is_default(&self) -> bool {
+        default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)
+    }
+}
+
 /// A configuration that cannot be used, with everything that is wrong in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {

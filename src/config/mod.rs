@@ -493,18 +493,3 @@ pub struct Config {
     /// Default `info`.
     pub log_level: String,
 }
-
-impl Config {
-    /// Where others can reach a server that trusts whoever deploys to it as its owner; `None` where
-    /// nobody can or it does not.
-    pub fn exposed(&self) -> Option<SocketAddr> {
-        let listens = [self.http_addr, self.grpc_addr];
-        let open = listens.into_iter().find(|addr| !addr.ip().is_loopback());
-        open.filter(|_| !self.trust.isolates_host())
-    }
-
-    /// Whether the data directory is the one that is used when none is given.
-    pub fn data_dir_is_default(&self) -> bool {
-        default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)
-    }
-}
