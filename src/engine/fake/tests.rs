@@ -1,9 +1,12 @@
 //! The scripted engine does what its script says.
 
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::*;
-use crate::engine::Owner;
+use crate::engine::{Engine as _, Owner};
 
 fn spec() -> ContainerSpec {
     ContainerSpec {
