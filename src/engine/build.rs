@@ -1,4 +1,4 @@
-//! What the engine is asked to build, and what it tells meanwhile.
+//! What the engine is asked to build, and its events meanwhile.
 
 use std::{collections::BTreeMap, fmt, io};
 
@@ -12,12 +12,12 @@ pub const STAGE: &str = "io.dodil.ignite.stage";
 
 /// The part of an engine that makes images.
 pub trait ImageBuilder: Send + Sync + 'static {
-    /// Builds an image and tells what happens. The image is there when the stream ends with
+    /// Builds an image; the stream is of its events. The image is there when the stream ends with
     /// [`BuildEvent::Built`] and without an error.
     ///
     /// # Cancel safety
     /// Dropping the stream ends the build in the engine.
-    fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>>;
+    fn build(&self, request: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>>;
 
     /// Removes what a build has left on its way to an image, such as a stage that compiled, where
     /// that carries [`STAGE`] with this value. What it began from stays, for the next build.
@@ -61,7 +61,7 @@ pub enum BuildNetwork {
     /// The network of this name, or a mode of the engine's such as `host` or `none`.
     Named(String),
     /// One that no other container is on, behind the rules for builds; none where that cannot be
-    /// made, which [`BuildEvent::NoNetwork`] tells.
+    /// made, which [`BuildEvent::NoNetwork`] reports.
     Isolated,
 }
 
@@ -75,7 +75,7 @@ pub enum BuildCache {
 }
 
 /// What a step of a build may take of the engine's host. Its time is bounded by whoever reads the
-/// news.
+/// events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildLimits {
     /// Most memory in bytes, swap included; 0 is this share of what the host has.
@@ -99,7 +99,7 @@ impl fmt::Debug for BuildRequest {
     }
 }
 
-/// One thing that the engine tells of a build.
+/// One event of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
     /// Text of the log, not cut into lines.
@@ -110,6 +110,6 @@ pub enum BuildEvent {
     NoNetwork(String),
     /// The content id of the image that was made.
     Built(String),
-    /// The build failed, in the engine's words. The last of all news.
+    /// The build failed, in the engine's words. The last of all events.
     Failed(String),
 }

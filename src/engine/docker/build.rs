@@ -15,6 +15,7 @@ use std::{
 };
 
 use bollard::{
+    auth::DockerCredentials,
     body_full, body_try_stream,
     models::{BuildInfo, ImageSummary},
     query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
@@ -25,6 +26,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use tar::EntryType;
+use tokio::sync::mpsc;
 
 use super::{
     Config, Docker, Error, archive, build_limits,
@@ -34,18 +36,20 @@ use super::{
     image::for_engine,
     labels::{BUILT_BY, BUILT_IN},
 };
-use crate::engine::{BuildCache, BuildEvent, BuildNetwork, BuildRequest, ImageBuilder, STAGE};
+use crate::engine::{
+    BuildCache, BuildEvent, BuildNetwork, BuildRequest, Credentials, ImageBuilder, STAGE,
+};
 
 /// What is asked of the engine to make an instance's mark, as a verb.
 const MARK: &str = "mark the instance's images";
 
 impl ImageBuilder for Docker {
-    fn build(&self, order: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>> {
+    fn build(&self, request: BuildRequest) -> BoxStream<'static, Result<BuildEvent, Error>> {
         let isolation = Isolation {
             networks: self.build_networks.clone(),
             warned: Arc::clone(&self.warned_of_builds),
         };
-        build(&self.client, &self.config, &self.cli, isolation, order)
+        build(&self.client, &self.config, &self.cli, isolation, request)
     }
 
     fn remove_stages<'a>(&'a self, value: &'a str) -> BoxFuture<'a, Result<(), Error>> {
@@ -112,101 +116,25 @@ fn build(
     config: &Config,
     cli: &CliConfig,
     isolation: Isolation,
-    order: BuildRequest,
+    request: BuildRequest,
 ) -> BoxStream<'static, Result<BuildEvent, Error>> {
-    let connected = client.connector().client();
-    let docker = match connected {
+    let docker = match client.connector().client() {
         Ok(docker) => docker,
         Err(error) => return stream::iter([Err(error)]).boxed(),
     };
-    let given: HashMap<_, _> = order
-        .credentials
-        .iter()
-        .map(for_engine)
-        .filter_map(|c| Some((c.serveraddress.clone()?, c)))
-        .collect();
-    let mut options = BuildImageOptions {
-        dockerfile: order.dockerfile,
-        t: Some(order.tag),
-        rm: true,
-        // Without it a step that fails leaves its container.
-        forcerm: true,
-        buildargs: Some(order.build_args.into_iter().collect()),
-        ..BuildImageOptions::default()
-    };
-    match order.cache {
-        BuildCache::Shared => {}
-        // Without any the engine would take the layers of everybody.
-        BuildCache::Of(images) if images.is_empty() => options.nocache = true,
-        BuildCache::Of(images) => options.cachefrom = Some(images),
-    }
-    let (limits, network) = (order.limits, order.network);
-    let (client, config, cli) = (client.clone(), config.clone(), cli.clone());
-    let context = body_try_stream(order.context);
     // The client's stream borrows the connection, so the connection moves in with it.
-    let (events, received) = tokio::sync::mpsc::channel(64);
+    let (events, received) = mpsc::channel(64);
+    let run = Run {
+        client: client.clone(),
+        config: config.clone(),
+        cli: cli.clone(),
+        isolation,
+        events: events.clone(),
+    };
     let reading = async move {
-        if let Err(error) = ensure_mark(&client, &config).await {
+        if let Err(error) = run.to_the_end(docker, request).await {
             // Whoever would hear it has gone, or ends with it.
             let _ = events.send(Err(error)).await;
-            return;
-        }
-        let docker = match build_limits::put_on(docker, &client, &limits).await {
-            Ok(docker) => docker,
-            Err(error) => {
-                let _ = events.send(Err(error)).await;
-                return;
-            }
-        };
-        // Given back when the build has ended.
-        let mut _network = None;
-        options.networkmode = match network {
-            BuildNetwork::Engine => None,
-            BuildNetwork::Named(name) => Some(name),
-            BuildNetwork::Isolated => match isolation.acquire(&client, &config).await {
-                Ok(Ok(network)) => {
-                    let id = network.id.clone();
-                    _network = Some(network);
-                    Some(id)
-                }
-                Ok(Err(why)) => {
-                    let _ = events.send(Ok(BuildEvent::NoNetwork(why))).await;
-                    Some("none".to_owned())
-                }
-                Err(error) => {
-                    let _ = events.send(Err(error)).await;
-                    return;
-                }
-            },
-        };
-        let reaches = match options.networkmode.as_deref() {
-            Some("host") => Reaches::Host,
-            _ => Reaches::Itself,
-        };
-        let mut build_args = cli.proxies(&client.connector().describe(), reaches).await;
-        build_args.extend(options.buildargs.take().unwrap_or_default());
-        options.buildargs = Some(build_args.into_iter().collect());
-        let mut credentials = if config.use_docker_login {
-            cli.all_credentials().await
-        } else {
-            HashMap::new()
-        };
-        credentials.extend(given);
-        let mut answer = docker.build_image(options, Some(credentials), Some(context));
-        while let Some(info) = answer.next().await {
-            let event = match info {
-                Ok(info) => read(info).map(Ok),
-                Err(cause) => Some(Err(client.translate(
-                    "build the image",
-                    client.limit(),
-                    cause,
-                ))),
-            };
-            if let Some(event) = event
-                && events.send(event).await.is_err()
-            {
-                return;
-            }
         }
     };
     // Driven by whoever reads: dropped with the stream, it closes the connection.
@@ -217,6 +145,112 @@ fn build(
     )
     .filter_map(std::future::ready)
     .boxed()
+}
+
+/// One build under way.
+struct Run {
+    client: Client,
+    config: Config,
+    cli: CliConfig,
+    isolation: Isolation,
+    events: mpsc::Sender<Result<BuildEvent, Error>>,
+}
+
+impl Run {
+    /// Has the engine build, and passes on what it says until the build ends or nobody reads any
+    /// more.
+    ///
+    /// # Errors
+    /// When the build cannot be begun.
+    async fn to_the_end(
+        &self,
+        docker: bollard::Docker,
+        mut request: BuildRequest,
+    ) -> Result<(), Error> {
+        ensure_mark(&self.client, &self.config).await?;
+        let docker = build_limits::put_on(docker, &self.client, &request.limits).await?;
+        // Held until the build has ended.
+        let (_network, mode) = self.network(request.network.clone()).await?;
+        let credentials = self.credentials(&request.credentials).await;
+        let reaches = match mode.as_deref() {
+            Some("host") => Reaches::Host,
+            _ => Reaches::Itself,
+        };
+        let engine = self.client.connector().describe();
+        let mut build_args = self.cli.proxies(&engine, reaches).await;
+        // What the build says itself holds.
+        build_args.extend(std::mem::take(&mut request.build_args));
+        let context = body_try_stream(request.context);
+        let mut options = BuildImageOptions {
+            dockerfile: request.dockerfile,
+            t: Some(request.tag),
+            rm: true,
+            // Without it a step that fails leaves its container.
+            forcerm: true,
+            buildargs: Some(build_args.into_iter().collect()),
+            networkmode: mode,
+            ..BuildImageOptions::default()
+        };
+        match request.cache {
+            BuildCache::Shared => {}
+            // Without any the engine would take the layers of everybody.
+            BuildCache::Of(images) if images.is_empty() => options.nocache = true,
+            BuildCache::Of(images) => options.cachefrom = Some(images),
+        }
+        let mut answer = docker.build_image(options, Some(credentials), Some(context));
+        while let Some(info) = answer.next().await {
+            let event = match info {
+                Ok(info) => read(info).map(Ok),
+                Err(cause) => Some(Err(self.client.translate(
+                    "build the image",
+                    self.client.limit(),
+                    cause,
+                ))),
+            };
+            if let Some(event) = event
+                && self.events.send(event).await.is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The network of the steps as the engine takes it, and what keeps it for this build alone.
+    async fn network(
+        &self,
+        network: BuildNetwork,
+    ) -> Result<(Option<PooledNetwork>, Option<String>), Error> {
+        Ok(match network {
+            BuildNetwork::Engine => (None, None),
+            BuildNetwork::Named(name) => (None, Some(name)),
+            BuildNetwork::Isolated => {
+                match self.isolation.acquire(&self.client, &self.config).await? {
+                    Ok(network) => {
+                        let id = network.id.clone();
+                        (Some(network), Some(id))
+                    }
+                    Err(why) => {
+                        let _ = self.events.send(Ok(BuildEvent::NoNetwork(why))).await;
+                        (None, Some("none".to_owned()))
+                    }
+                }
+            }
+        })
+    }
+
+    /// What base images may be pulled with: this machine's logins where the operator lends them, and
+    /// what the build was given, which comes first.
+    async fn credentials(&self, given: &[Credentials]) -> HashMap<String, DockerCredentials> {
+        let mut all = if self.config.use_docker_login {
+            self.cli.all_credentials().await
+        } else {
+            HashMap::new()
+        };
+        let given = given.iter().map(for_engine);
+        all.extend(given.filter_map(|c| Some((c.serveraddress.clone()?, c))));
+        all
+    }
 }
 
 fn read(info: BuildInfo) -> Option<BuildEvent> {

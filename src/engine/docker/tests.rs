@@ -71,13 +71,13 @@ async fn many_waiters_share_one_pull_which_outlives_the_first() {
         Arc::new(Notify::new()),
         Arc::new(Notify::new()),
     );
-    let (count, begun, wait) = (Arc::clone(&pulls), Arc::clone(&begun), Arc::clone(&go));
+    let (count, notify, wait) = (Arc::clone(&pulls), Arc::clone(&begun), Arc::clone(&go));
     let (docker, _serving) = engine(move |call| {
-        let (count, begun, wait) = (Arc::clone(&count), Arc::clone(&begun), Arc::clone(&wait));
+        let (count, notify, wait) = (Arc::clone(&count), Arc::clone(&notify), Arc::clone(&wait));
         async move {
             if call == "POST /images/create" {
                 count.fetch_add(1, Ordering::SeqCst);
-                begun.notify_one();
+                notify.notify_one();
                 wait.notified().await;
                 count.fetch_add(100, Ordering::SeqCst);
                 return (200, json!({"status": "done"}));

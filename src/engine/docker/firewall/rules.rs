@@ -96,6 +96,16 @@ pub(super) struct Builds {
     pub(super) networks: BTreeMap<String, Ipv4Net>,
 }
 
+/// Where a connection goes by what its sender asked for, not by what somebody's address translation
+/// made of it.
+const DIALLED: &str = "ct original ip daddr";
+/// The same with the port.
+const WITH_PORT: &str = "ct original ip daddr . ct original proto-dst";
+/// Public both as the sender asked for it and where it ends.
+const PUBLIC: &str = "ip daddr != @inner ct original ip daddr != @inner";
+/// How a packet that nothing admits is refused.
+const REJECT: &str = "reject with icmpx type admin-prohibited";
+
 /// Removes a table, there or not.
 pub(super) fn remove(table: &str) -> String {
     format!("table {table}\ndelete table {table}\n")
@@ -116,13 +126,23 @@ pub(super) fn replace(
     let (table, bridge) = (table(instance), bridge(instance));
     // A `*` at the end stands for any end.
     let build_bridges = format!("{}*", build_prefix(instance));
-    let sets = Sets::of(apps.iter());
     let mut out = remove(&table);
-    let (any, port) = by_port(ceiling.listed());
     out.push_str(&format!("table {table} {{\n"));
-    set(&mut out, "open", "ether_addr", false, &sets.open);
+    put_sets(&mut out, ceiling, apps, builds);
+    put_hooks(&mut out, &bridge, &build_bridges);
+    put_app_chains(&mut out, ceiling, &bridge);
+    put_build_chains(&mut out, builds, &bridge, &build_bridges);
+    out.push_str("}\n");
+    out
+}
+
+/// Writes the sets that the chains ask: what is listed for all, and what each app is granted.
+fn put_sets(out: &mut String, ceiling: &Ceiling, apps: &BTreeMap<Mac, Grant>, builds: &Builds) {
+    let sets = Sets::of(apps.iter());
+    let (any, port) = by_port(ceiling.listed());
+    set(out, "open", "ether_addr", false, &sets.open);
     let inner = INNER_V4.map(|net| net.to_string());
-    set(&mut out, "inner", "ipv4_addr", true, &inner);
+    set(out, "inner", "ipv4_addr", true, &inner);
     for (name, any, port) in [
         ("listed", any, port),
         ("granted", sets.granted_any, sets.granted_port),
@@ -132,20 +152,24 @@ pub(super) fn replace(
             "listed" => "ipv4_addr",
             _ => "ether_addr . ipv4_addr",
         };
-        set(&mut out, &format!("{name}_any"), key, true, &any);
+        set(out, &format!("{name}_any"), key, true, &any);
         let key = format!("{key} . inet_service");
-        set(&mut out, &format!("{name}_port"), &key, true, &port);
+        set(out, &format!("{name}_port"), &key, true, &port);
     }
     let (any, port) = by_port(builds.ceiling.as_ref().map_or(&[][..], Ceiling::listed));
-    set(&mut out, "build_any", "ipv4_addr", true, &any);
+    set(out, "build_any", "ipv4_addr", true, &any);
     let key = "ipv4_addr . inet_service";
-    set(&mut out, "build_port", key, true, &port);
+    set(out, "build_port", key, true, &port);
+}
+
+/// Writes the chains that the kernel calls. They send on what comes from a bridge of ours.
+fn put_hooks(out: &mut String, bridge: &str, build_bridges: &str) {
     for (hook, of_apps, of_builds) in [
         ("input", "to_host", "build_to_host"),
         ("forward", "beyond", "build_beyond"),
     ] {
         chain(
-            &mut out,
+            out,
             hook,
             &[
                 &format!("type filter hook {hook} priority {PRIORITY}; policy accept"),
@@ -154,40 +178,38 @@ pub(super) fn replace(
             ],
         );
     }
+}
+
+/// Writes what apps may send to this host (`to_host`) and through it (`beyond`).
+fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
     // The platform opens connections to apps, and what they answer goes back.
     chain(
-        &mut out,
+        out,
         "answers",
         &[
             "ct direction reply accept",
             "meta l4proto icmp ct state related accept",
         ],
     );
-    // By what the app asked for, not by what somebody's address translation made of it.
-    let dialled = "ct original ip daddr";
-    let with_port = "ct original ip daddr . ct original proto-dst";
     let mut listed = vec![
-        format!("ether saddr @open {dialled} @listed_any accept"),
-        format!("ether saddr . {dialled} @granted_any accept"),
+        format!("ether saddr @open {DIALLED} @listed_any accept"),
+        format!("ether saddr . {DIALLED} @granted_any accept"),
     ];
     for protocol in ["tcp", "udp"] {
         listed.extend([
-            format!("meta l4proto {protocol} ether saddr @open {with_port} @listed_port accept"),
-            format!("meta l4proto {protocol} ether saddr . {with_port} @granted_port accept"),
+            format!("meta l4proto {protocol} ether saddr @open {WITH_PORT} @listed_port accept"),
+            format!("meta l4proto {protocol} ether saddr . {WITH_PORT} @granted_port accept"),
         ]);
     }
-    chain(&mut out, "listed", &refs(&listed));
+    chain(out, "listed", &refs(&listed));
     let always: Vec<_> = ALWAYS_OPEN.iter().map(ToString::to_string).collect();
     let always = format!("tcp dport {{ {} }} accept", always.join(", "));
     let always = (!ALWAYS_OPEN.is_empty()).then_some(always.as_str());
-    let reject = "reject with icmpx type admin-prohibited";
     let mut to_host = vec!["jump answers"];
     to_host.extend(always);
-    to_host.extend(["jump listed", reject]);
-    chain(&mut out, "to_host", &to_host);
+    to_host.extend(["jump listed", REJECT]);
+    chain(out, "to_host", &to_host);
 
-    // Public both as the app asked for it and where it ends.
-    let public = "ip daddr != @inner ct original ip daddr != @inner";
     let mut beyond = vec![
         // Apps talk to each other through the platform alone.
         format!("oifname \"{bridge}\" drop"),
@@ -196,45 +218,46 @@ pub(super) fn replace(
     ];
     if ceiling.has_public() {
         beyond.extend([
-            format!("ether saddr @open {public} accept"),
-            format!("{public} ether saddr . {dialled} @narrowed_any accept"),
+            format!("ether saddr @open {PUBLIC} accept"),
+            format!("{PUBLIC} ether saddr . {DIALLED} @narrowed_any accept"),
         ]);
         for protocol in ["tcp", "udp"] {
             beyond.push(format!(
-                "{public} meta l4proto {protocol} ether saddr . {with_port} @narrowed_port accept"
+                "{PUBLIC} meta l4proto {protocol} ether saddr . {WITH_PORT} @narrowed_port accept"
             ));
         }
     }
-    beyond.push(reject.to_owned());
-    chain(&mut out, "beyond", &refs(&beyond));
+    beyond.push(REJECT.to_owned());
+    chain(out, "beyond", &refs(&beyond));
+}
 
+/// Writes the same for steps of builds.
+fn put_build_chains(out: &mut String, builds: &Builds, bridge: &str, build_bridges: &str) {
     // A step can send as anybody, also what looks like the answer of an app: answers are none here.
     let sources = builds.networks.iter();
     let mut source: Vec<_> = sources
         .map(|(bridge, net)| format!("iifname \"{bridge}\" ip saddr {net} return"))
         .collect();
     source.push("drop".to_owned());
-    chain(&mut out, "build_source", &refs(&source));
-    let mut listed = vec![format!("{dialled} @build_any accept")];
+    chain(out, "build_source", &refs(&source));
+    let mut listed = vec![format!("{DIALLED} @build_any accept")];
     for protocol in ["tcp", "udp"] {
         listed.push(format!(
-            "meta l4proto {protocol} {with_port} @build_port accept"
+            "meta l4proto {protocol} {WITH_PORT} @build_port accept"
         ));
     }
-    chain(&mut out, "build_listed", &refs(&listed));
-    let to_host = ["jump build_source", "jump build_listed", reject];
-    chain(&mut out, "build_to_host", &to_host);
-    let to_public = format!("{public} accept");
-    let to_containers = [&bridge, &build_bridges].map(|to| format!("oifname \"{to}\" drop"));
+    chain(out, "build_listed", &refs(&listed));
+    let to_host = ["jump build_source", "jump build_listed", REJECT];
+    chain(out, "build_to_host", &to_host);
+    let to_public = format!("{PUBLIC} accept");
+    let to_containers = [bridge, build_bridges].map(|to| format!("oifname \"{to}\" drop"));
     let mut beyond: Vec<&str> = to_containers.iter().map(String::as_str).collect();
     beyond.extend(["jump build_source", "jump build_listed"]);
     if builds.ceiling.as_ref().is_some_and(Ceiling::has_public) {
         beyond.push(&to_public);
     }
-    beyond.push(reject);
-    chain(&mut out, "build_beyond", &beyond);
-    out.push_str("}\n");
-    out
+    beyond.push(REJECT);
+    chain(out, "build_beyond", &beyond);
 }
 
 /// Adds what a container may reach, or takes it away; fails without the table. `None` when there

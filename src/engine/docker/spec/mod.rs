@@ -89,7 +89,7 @@ pub(super) fn container(
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         env: Some(environment(spec)),
-        exposed_ports: place
+        exposed_ports: traits
             .publish
             .map(|_| spec.ports.iter().map(|p| port_key(*p)).collect()),
         labels: Some(labels::with_egress(

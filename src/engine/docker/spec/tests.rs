@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     engine::{
         Owner,
-        docker::{Profile, Seal},
+        docker::{Profile, Seal, names::container_name},
     },
     model::{
         InstanceId,
@@ -71,7 +71,7 @@ fn limits_and_hardening_are_in_every_container() {
         log: LogDriver::JsonFile,
         ..TRAITS
     };
-    let body = container(&config(), place, &spec());
+    let body = container(&config(), traits, &spec());
     assert_eq!(
         body.env,
         Some(vec![
@@ -170,7 +170,7 @@ fn every_port_is_published_where_addresses_are_not_routable() {
         publish: Some(Ipv4Addr::LOCALHOST.into()),
         ..TRAITS
     };
-    let body = container(&config(), place, &spec());
+    let body = container(&config(), traits, &spec());
     let host = body.host_config.expect("host config");
     assert_eq!(host.log_config, None);
     let bindings = host.port_bindings.expect("bindings");
@@ -186,7 +186,7 @@ fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
     let traits = TRAITS;
     let mut spec = spec();
     spec.files.home.content = Some(Content::Small);
-    let host = container(&config(), place, &spec).host_config;
+    let host = container(&config(), traits, &spec).host_config;
     let host = host.expect("host config");
     let paths: Vec<_> = host.tmpfs.expect("scratch").into_keys().collect();
     assert_eq!(paths, ["/tmp"]);
@@ -195,7 +195,7 @@ fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
     assert_eq!(mounts[0].source, None, "it goes with the container");
 
     spec.files.kept_since = Some(5);
-    let host = container(&config(), place, &spec).host_config;
+    let host = container(&config(), traits, &spec).host_config;
     let volume = host.and_then(|h| h.mounts).expect("a volume").remove(0);
     assert_eq!(
         volume.source.as_deref(),
@@ -207,7 +207,7 @@ fn a_home_of_the_image_keeps_its_files_and_a_writable_root_needs_no_places() {
 
     spec.files.kept_since = None;
     spec.files.read_only = false;
-    let body = container(&config(), place, &spec);
+    let body = container(&config(), traits, &spec);
     assert!(
         !body
             .env
@@ -228,7 +228,7 @@ fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_rea
         read_only: vec!["/etc".into(), "/app".into()],
     });
     let host_of = |spec: &ContainerSpec| {
-        let body = container(&config(), place, spec);
+        let body = container(&config(), traits, spec);
         body.host_config.expect("host config")
     };
     let host = host_of(&spec);
@@ -257,16 +257,18 @@ fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_rea
 fn capabilities_are_those_that_were_asked_for_and_never_the_holders() {
     let traits = TRAITS;
     let mut spec = spec();
-    let host = container(&config(), place, &spec).host_config;
+    let host = container(&config(), traits, &spec).host_config;
     assert_eq!(host.and_then(|h| h.cap_add), None);
     spec.capabilities = "SETUID,CHOWN".parse().expect("good");
-    let host = container(&config(), place, &spec).host_config.expect("one");
+    let host = container(&config(), traits, &spec)
+        .host_config
+        .expect("one");
     assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
     assert_eq!(
         host.cap_add,
         Some(vec!["CHOWN".to_owned(), "SETUID".to_owned()])
     );
-    let keeper = holder(&config(), place, &spec, "holder").host_config;
+    let keeper = holder(&config(), traits, &spec, "holder").host_config;
     assert_eq!(keeper.and_then(|h| h.cap_add), None);
 }
 
@@ -280,18 +282,18 @@ fn an_init_is_asked_for_where_the_engine_has_one_and_takes_no_process_from_the_a
         is_podman: false,
     };
     let mut spec = spec();
-    let of = |place, spec: &ContainerSpec| {
-        let host = container(&config(), place, spec).host_config;
+    let of = |traits, spec: &ContainerSpec| {
+        let host = container(&config(), traits, spec).host_config;
         host.map(|host| (host.init, host.pids_limit))
             .expect("host config")
     };
-    assert_eq!(of(place, &spec), (Some(false), Some(100)));
+    assert_eq!(of(traits, &spec), (Some(false), Some(100)));
     spec.init = true;
-    assert_eq!(of(place, &spec), (Some(true), Some(101)));
-    let keeper = holder(&config(), place, &spec, "holder");
+    assert_eq!(of(traits, &spec), (Some(true), Some(101)));
+    let keeper = holder(&config(), traits, &spec, "holder");
     assert_eq!(keeper.host_config.and_then(|h| h.init), Some(false));
     traits.has_init = false;
-    assert_eq!(of(place, &spec), (Some(false), Some(100)));
+    assert_eq!(of(traits, &spec), (Some(false), Some(100)));
 }
 
 #[test]
