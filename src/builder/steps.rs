@@ -1,6 +1,6 @@
 //! What one build does: get the source, make the context, have the engine build it.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
@@ -121,26 +121,12 @@ async fn engine(
     registry_secret: &str,
 ) -> Result<BuiltImage, Failure> {
     let tag = env.image_tag(&build.app, build.id);
-    let mut credentials = Vec::new();
-    if !registry_secret.is_empty() {
-        let find = &env.vault;
-        let secret = find(
-            build.app.org.clone(),
-            registry_secret.to_owned(),
-            SecretUse::Registry,
-        );
-        let secret = secret.await?;
-        credentials.push(Credentials {
-            username: secret.username,
-            password: secret.password,
-            server_address: Some(secret.server_address).filter(|a| !a.is_empty()),
-        });
-    }
+    let credentials = credentials(env, build, registry_secret).await?;
     let plan = match build.draft.source {
         // The platform's own file, over images that the operator chose.
         CodeSource::Compile(_) => None,
         _ => {
-            let given = credentials.first();
+            let given = credentials.as_ref();
             Some(
                 dockerfile_policy::enforce(env, build, &mut context, registry_secret, given)
                     .await?,
@@ -148,40 +134,17 @@ async fn engine(
         }
     };
     let stage = context.has_stages.then(|| env.image_name(&build.app));
-    let folder = scratch(&env.config.scratch)?;
-    let (dockerfile, mut build_args, packed) = env
-        .parse(build, move |cancelled| {
-            let at = folder.path().join("context.tar");
-            let packed = std::fs::File::create(&at).and_then(|file| {
-                context.pack(io::BufWriter::new(file), cancelled)?;
-                std::fs::File::open(&at)
-            });
-            let packed = packed.map_err(|e| {
-                failed(format!(
-                    "the build context cannot be packed on this machine: {e}"
-                ))
-            })?;
-            // The packed context is open; the tree is of no use any more, and goes here, where
-            // nobody waits for the disk.
-            let Context {
-                dockerfile,
-                build_args,
-                ..
-            } = context;
-            Ok((dockerfile, build_args, packed))
-        })
-        .await?;
-    build_args.extend(
-        stage
-            .iter()
-            .map(|name| (STAGE_ARG.to_owned(), name.clone())),
-    );
+    let mut packed = pack(env, build, context).await?;
+    let stage_arg = stage
+        .iter()
+        .map(|name| (STAGE_ARG.to_owned(), name.clone()));
+    packed.build_args.extend(stage_arg);
     let request = BuildRequest {
         tag: tag.clone(),
-        context: ReaderStream::new(tokio::fs::File::from_std(packed)).boxed(),
-        dockerfile,
-        build_args,
-        credentials,
+        context: ReaderStream::new(tokio::fs::File::from_std(packed.archive)).boxed(),
+        dockerfile: packed.dockerfile,
+        build_args: packed.build_args,
+        credentials: credentials.into_iter().collect(),
         network: env.config.network.clone(),
         cache: cache(env, &build.app).await?,
         limits: env.config.step_limits.clone(),
@@ -198,6 +161,66 @@ async fn engine(
         image_ref: tag,
         image_id,
     })
+}
+
+/// What base images may be pulled with, when the draft names a secret for that.
+async fn credentials(
+    env: &BuildEnv,
+    build: &Build,
+    secret: &str,
+) -> Result<Option<Credentials>, Failure> {
+    if secret.is_empty() {
+        return Ok(None);
+    }
+    let find = &env.vault;
+    let found = find(
+        build.app.org.clone(),
+        secret.to_owned(),
+        SecretUse::Registry,
+    );
+    let found = found.await?;
+    Ok(Some(Credentials {
+        username: found.username,
+        password: found.password,
+        server_address: Some(found.server_address).filter(|a| !a.is_empty()),
+    }))
+}
+
+/// A build context as the engine takes it.
+struct Packed {
+    archive: std::fs::File,
+    dockerfile: String,
+    build_args: BTreeMap<String, String>,
+}
+
+/// Packs a context into an archive that has no name on disk any more.
+async fn pack(env: &BuildEnv, build: &Build, context: Context) -> Result<Packed, Failure> {
+    let folder = scratch(&env.config.scratch)?;
+    env.parse(build, move |cancelled| {
+        let at = folder.path().join("context.tar");
+        let archive = std::fs::File::create(&at).and_then(|file| {
+            context.pack(io::BufWriter::new(file), cancelled)?;
+            std::fs::File::open(&at)
+        });
+        let archive = archive.map_err(|e| {
+            failed(format!(
+                "the build context cannot be packed on this machine: {e}"
+            ))
+        })?;
+        // The packed context is open; the tree is of no use any more, and goes here, where
+        // no request waits for the disk.
+        let Context {
+            dockerfile,
+            build_args,
+            ..
+        } = context;
+        Ok(Packed {
+            archive,
+            dockerfile,
+            build_args,
+        })
+    })
+    .await
 }
 
 /// Whose layers a build goes on from: the app's own, where organizations are kept apart.

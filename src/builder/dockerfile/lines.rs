@@ -2,7 +2,7 @@
 //!
 //! Continuations, comments and directives are settled here and not by the parser of instructions:
 //! what counts is how the engine reads them. Where engines differ, the file is refused, so that
-//! nothing is built that was read otherwise than it was judged.
+//! nothing is built that was read otherwise than it was checked.
 
 /// Most bytes of a Dockerfile.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;

@@ -3,14 +3,15 @@
 //! Lines are put together as the engine does (`lines`), instructions are parsed by
 //! `parse-dockerfile`, one at a time, and names are expanded by what the file and the build say
 //! (`words`). What cannot be told for certain is refused. That the engine read the same is checked
-//! once more while it builds: it shows every instruction that it takes up, see [`Plan::check_step`].
+//! once more while it builds: it shows every instruction that it takes up, see
+//! [`Plan::check_step`].
 
 mod lines;
 mod words;
 
 use std::{collections::BTreeMap, ops::Range};
 
-use parse_dockerfile::{Flag, Instruction, Source};
+use parse_dockerfile::{Flag, FromInstruction, Instruction, Source};
 
 pub(crate) use self::lines::MAX_BYTES;
 use self::{
@@ -119,44 +120,14 @@ impl Plan {
             } else {
                 (format!("{STAGE}{}", line.text), STAGE.len())
             };
-            let unread = |e: parse_dockerfile::Error| {
-                let why = e.to_string();
-                let why = why.split(" at line").next().unwrap_or_default();
-                format!("{}: {why}", place("the instruction"))
-            };
-            let mut parsed = None;
-            for instruction in parse_dockerfile::parse_iter(&text).map_err(unread)? {
-                // The parser says that a stage is missing where there are only arguments yet.
-                match instruction {
-                    Ok(instruction) => parsed = Some(instruction),
-                    Err(_) if matches!(parsed, Some(Instruction::Arg(_))) => {}
-                    Err(e) => return Err(unread(e)),
-                }
-            }
+            let parsed = parse(&text, &place("the instruction"))?;
             match parsed {
                 Some(Instruction::Arg(arg)) if plan.stages.is_empty() => {
                     let given = |name: &str| build_args.get(name).cloned();
                     args.declare(&arg.arguments.value, lines.escape, given);
                 }
                 Some(Instruction::From(from)) => {
-                    check_flags(&from.options, lines.escape, &place("FROM"))?;
-                    let word = &from.image;
-                    let image = args
-                        .expand(&word.value, lines.escape)
-                        .map_err(|why| format!("the image of {} {why}", place("FROM")))?;
-                    let stage = image.to_lowercase();
-                    if !plan.stages.contains(&stage) && image != SCRATCH {
-                        plan.images.push(Named {
-                            place: place("FROM"),
-                            image,
-                            is_base: true,
-                            has_platform: from.options.iter().any(is_platform),
-                            is_hint: false,
-                            slot: Some((at, word.span.clone())),
-                        });
-                    }
-                    let name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
-                    plan.stages.push(name.unwrap_or_default());
+                    plan.begin_stage(&from, at, (&args, lines.escape), place("FROM"))?;
                 }
                 Some(instruction) => {
                     let slot = (at, shift);
@@ -170,6 +141,35 @@ impl Plan {
         }
         plan.lines = lines;
         Ok(plan)
+    }
+
+    /// Takes up a `FROM`, which is the line `at` of the list: its image unless that is a stage
+    /// before, and the name of the stage.
+    fn begin_stage(
+        &mut self,
+        from: &FromInstruction<'_>,
+        at: usize,
+        (args, escape): (&Args, char),
+        place: String,
+    ) -> Result<(), String> {
+        check_flags(&from.options, escape, &place)?;
+        let word = &from.image;
+        let image = args
+            .expand(&word.value, escape)
+            .map_err(|why| format!("the image of {place} {why}"))?;
+        if !self.stages.contains(&image.to_lowercase()) && image != SCRATCH {
+            self.images.push(Named {
+                place,
+                image,
+                is_base: true,
+                has_platform: from.options.iter().any(is_platform),
+                is_hint: false,
+                slot: Some((at, word.span.clone())),
+            });
+        }
+        let name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
+        self.stages.push(name.unwrap_or_default());
+        Ok(())
     }
 
     /// What a base's `ONBUILD` adds to what is asked for.
@@ -323,7 +323,7 @@ impl Plan {
         lines.canonical()
     }
 
-    /// Looks whether the engine read the file as it was read here, by a line that it shows as it
+    /// Checks that the engine read the file as it was read here, by a line that it shows as it
     /// takes an instruction up: `Step 2/5 : RUN make`. Other output passes.
     ///
     /// # Errors
@@ -348,6 +348,25 @@ impl Plan {
             "the engine reads the Dockerfile otherwise than the platform (its step {nth} of {all} is {word}), so what it may use cannot be told; write each instruction on lines of its own"
         ))
     }
+}
+
+/// The last instruction of a text, which is the one that is read: before it may be [`STAGE`].
+fn parse<'a>(text: &'a str, place: &str) -> Result<Option<Instruction<'a>>, String> {
+    let unread = |e: parse_dockerfile::Error| {
+        let why = e.to_string();
+        let why = why.split(" at line").next().unwrap_or_default();
+        format!("{place}: {why}")
+    };
+    let mut parsed = None;
+    for instruction in parse_dockerfile::parse_iter(text).map_err(unread)? {
+        // The parser says that a stage is missing where there are only arguments yet.
+        match instruction {
+            Ok(instruction) => parsed = Some(instruction),
+            Err(_) if matches!(parsed, Some(Instruction::Arg(_))) => {}
+            Err(e) => return Err(unread(e)),
+        }
+    }
+    Ok(parsed)
 }
 
 fn first_word(text: &str) -> &str {

@@ -58,7 +58,7 @@ impl Args {
     /// A word as the engine takes it.
     ///
     /// # Errors
-    /// A phrase that says why nobody can tell from here.
+    /// A phrase that says why the value cannot be known here.
     pub(super) fn expand(&self, word: &str, escape: char) -> Result<String, String> {
         let mut reader = Reader {
             args: self,
@@ -103,8 +103,8 @@ fn split(text: &str, escape: char) -> Vec<String> {
     words
 }
 
-/// How long the variables of stages may get: the engine expands them in its own memory, and one that
-/// names itself twice doubles with each line.
+/// How long the variables of stages may get: the engine expands them in its own memory, and one
+/// that names itself twice doubles with each line.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     known: HashMap<String, usize>,
@@ -112,8 +112,8 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Takes up what stands after `ENV` or `ARG`; `given` is the length of a value that the build is
-    /// started with.
+    /// Takes up what stands after `ENV` or `ARG`; `given` is the length of a value that the build
+    /// is started with.
     ///
     /// # Errors
     /// A phrase, when there could be more than any process can be started with.
