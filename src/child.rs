@@ -1,17 +1,17 @@
-//! Programs that the platform runs, each with whatever it starts itself.
+//! Programs that the platform runs, each killed together with those that it starts.
 
 use std::io;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
-/// A program and the ones that it starts, unless they leave its process group. Dropped before it
-/// has been waited for, none of them goes on.
+/// A program and those that it starts, unless they leave its process group. Dropping this before
+/// the program has been waited for kills all of them.
 #[derive(Debug)]
 pub(crate) struct ProcessGroup(pub(crate) Child);
 
 impl ProcessGroup {
-    /// Starts a program in a process group of its own.
+    /// Starts a program in a new process group.
     ///
     /// # Errors
     /// When it cannot be run.

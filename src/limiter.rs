@@ -35,7 +35,8 @@ struct Waiting<'a> {
 }
 
 impl FairLimiter {
-    /// Grants `total` permits, at most `per_org` of them to one organization; both are at least one.
+    /// Grants `total` permits, at most `per_org` of them to one organization; both are at least
+    /// one.
     pub fn new(total: usize, per_org: usize) -> Self {
         let inner = Inner {
             shares: Shares::new(total, per_org),
@@ -133,7 +134,8 @@ mod tests {
         let mut waits = Box::pin(limiter.acquire(&evil));
         assert!(poll!(&mut waits).is_pending());
 
-        // The fourth permit was kept; the next that is free is good's as well, though evil asked first.
+        // The fourth permit was kept; the next that is free is good's as well, though evil asked
+        // first.
         let _good = limiter.acquire(&fresh).now_or_never().unwrap();
         let mut good = Box::pin(limiter.acquire(&fresh));
         assert!(poll!(&mut good).is_pending());

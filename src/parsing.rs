@@ -1,9 +1,9 @@
-//! Where what tenants send is read: archives, schemas, ignore files.
+//! Threads that read what tenants send: archives, schemas, ignore files.
 //!
 //! Reading takes as long as its input makes it, within the input's bounds. So it is done on threads
 //! that carry no connection and write no store, and that get a CPU after those that do; a bounded
-//! number at a time, of which one organization gets half at most. It ends when whoever asked has
-//! left, and when the platform stops; a stop does not wait for it.
+//! number at a time, of which one organization gets half at most. It is called off when
+//! its caller leaves or the platform stops; a stop does not wait for it.
 
 use std::{io, thread};
 
@@ -28,12 +28,12 @@ pub struct Parsing {
 }
 
 impl Parsing {
-    /// So many at once, at least one, half of them for one organization.
+    /// So many at once, at least one, of which one organization gets half at most.
     pub fn new(at_once: usize) -> Self {
         Self::of(at_once, at_once / 2)
     }
 
-    /// So many at once, for whoever comes: those who come have been shared out elsewhere.
+    /// So many at once without a bound for one organization: the caller shares them out.
     pub fn unshared(at_once: usize) -> Self {
         Self::of(at_once, at_once)
     }
@@ -64,7 +64,7 @@ impl Parsing {
             let permit = self.limiter.acquire(app).await;
             let done = start(move || {
                 let done = work(&|| token.is_cancelled());
-                // With the work, not with whoever waits for it.
+                // The permit goes back with the work, not with its caller, who may have left.
                 drop(permit);
                 done
             })
@@ -88,8 +88,8 @@ impl Parsing {
     }
 }
 
-/// Does something on a thread for it alone, since a thread that has given up priority may not be allowed
-/// to take it back.
+/// Runs work on a new thread, since a thread that has given up priority may not be allowed to take
+/// it back.
 ///
 /// # Errors
 /// When the system gives no thread.

@@ -100,8 +100,8 @@ impl Admission {
     /// every host may be reached.
     ///
     /// # Errors
-    /// A sentence that does not tell a name without an address from one with an inner address, nor
-    /// an open port from a closed one: nothing was asked there.
+    /// A sentence that is the same for a name without an address and one with an inner address, and
+    /// for an open port from a closed one: nothing was asked there.
     pub(super) async fn check_host(&self, what: &str, host: &str) -> Result<Vec<IpAddr>, String> {
         if !self.isolates_host() {
             return Ok(Vec::new());
@@ -136,7 +136,7 @@ pub(super) fn split_port(host: &str) -> (&str, u16) {
     (name.trim_start_matches('[').trim_end_matches(']'), port)
 }
 
-/// The addresses of this machine, as far as it tells.
+/// The addresses of this machine, as far as they are known.
 fn own_addresses() -> Vec<IpAddr> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut own = local_v4(&read("/proc/net/fib_trie"));

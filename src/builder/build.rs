@@ -31,7 +31,7 @@ use crate::{
 pub struct Config {
     /// Whose images they are.
     pub instance: InstanceId,
-    /// Where the builds say whether they live.
+    /// Where builds report that they are alive.
     pub vitals: Vitals,
     /// The folder for source trees while they are built; emptied at the start.
     pub scratch: PathBuf,
@@ -49,7 +49,7 @@ pub struct Config {
     pub limits: Limits,
     /// Most bytes of one build's log.
     pub log_bytes: usize,
-    /// Most ended builds whose logs are kept.
+    /// Most ended builds that keep their log.
     pub logs_kept: usize,
     /// The network of steps that run commands.
     pub network: BuildNetwork,
@@ -91,7 +91,7 @@ pub type OpenArgs = Arc<
         + Sync,
 >;
 
-/// How a build stands.
+/// The state of a build.
 #[derive(Debug, Clone)]
 pub enum State {
     /// For another build.
@@ -111,7 +111,7 @@ pub struct Build {
     pub app: AppId,
     /// What is built.
     pub draft: Draft,
-    /// What it tells.
+    /// Its log.
     pub log: Log,
     state: watch::Sender<State>,
     cancel: CancellationToken,
@@ -120,7 +120,7 @@ pub struct Build {
 }
 
 impl Build {
-    /// How it stands.
+    /// Its state, to be watched.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
@@ -148,7 +148,7 @@ impl Build {
         }
     }
 
-    /// Changes how it stands; whoever watches it sees that.
+    /// Changes its state and notifies those who watch it.
     pub(super) fn set_state(&self, state: State) {
         self.state.send_replace(state);
     }

@@ -1,9 +1,9 @@
 //! Builds under way: their order, their bounds, their end.
 //!
-//! A build waits for the app's build before it, then for a permit, granted among all apps as `model::fair` says.
-//! It ends in one way: its outcome is recorded by whoever started it, and only then told. Leaving
-//! a build alone changes nothing about it; it ends by itself, by [`Build::cancel`], by its time
-//! limit, or with the platform.
+//! A build waits for the app's build before it, then for a permit, granted among all apps as
+//! `model::fair` says. Its outcome is recorded first and published after that. A build goes on when
+//! its caller leaves; it ends by itself, by [`Build::cancel`], by its time limit, or with the
+//! platform.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,7 +33,7 @@ use crate::{
     store::blobs::Blobs,
 };
 
-/// Writes down how a build ended, before anybody is told.
+/// Records how a build ended, before its state shows it.
 pub type Record =
     Box<dyn FnOnce(Built) -> BoxFuture<'static, Result<(), Failure>> + Send + 'static>;
 

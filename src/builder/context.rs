@@ -228,7 +228,7 @@ pub fn check_context(
     });
     let wanted = [
         (ignorefile::NAME, MAX_IGNOREFILE),
-        // A path that is none is told of once the archive is known to be one.
+        // A wrong path is reported once the archive is known to be one.
         (named.as_deref().unwrap_or_default(), MAX_DOCKERFILE),
     ];
     let listing = archive::inspect(archive, limits, &wanted, cancelled).map_err(in_archive)?;

@@ -1,4 +1,4 @@
-//! Images that exist: found on this machine or pulled, and judged.
+//! Images that exist: found on this machine or pulled, and checked against the rules.
 
 use std::sync::Arc;
 
@@ -181,9 +181,10 @@ impl Images {
 
     /// An image that a build names, once an organization may have it. One that a stage begins from
     /// (`is_base`) is pulled when it is not here, so that its triggers are known before they run.
-    /// Where the host is isolated the build gets the image whose triggers were read, by its id; between
-    /// organizations that do not trust each other by its digest, so that it gets what the registry
-    /// granted and nothing that is here under the same name. `pulling` is called before a pull.
+    /// Where the host is isolated the build gets the image whose triggers were read, by its id;
+    /// between organizations that do not trust each other by its digest, so that it gets what the
+    /// registry granted and nothing that is here under the same name. `pulling` is called before a
+    /// pull.
     ///
     /// # Errors
     /// Why it may not be named or cannot be had, as [`Images::resolve`].
@@ -244,7 +245,7 @@ impl Images {
         })
     }
 
-    /// An image that was built here; `None` when somebody removed it.
+    /// An image that was built here; `None` when it was removed.
     ///
     /// # Errors
     /// ENGINE_UNAVAILABLE, or FAILED_PRECONDITION for an image that a strict platform refuses or

@@ -28,7 +28,7 @@ pub struct Line {
 pub struct Log {
     kept: Mutex<Kept>,
     most_bytes: usize,
-    /// How many lines there have been; tells readers that there is more.
+    /// How many lines there have been; a change wakes readers.
     count: watch::Sender<u64>,
 }
 

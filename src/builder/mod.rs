@@ -1,11 +1,12 @@
 //! From code to an image on this machine.
 //!
-//! An archive (`archive`), a git repository (`git`) or one file becomes a [`Source`]: a tree in a
-//! folder of its own in which nothing leads out. With the Dockerfile that it brings, or that a
-//! managed runtime writes (`runtime`), it becomes a [`Context`], which the engine builds. The
-//! [`Builder`] runs builds: one after another for an app, a bounded number in all, each with a
-//! bounded log (`log`), and a bounded number that waits (`queue`). Whatever is read of a source is within bounds (`limits`), and ends when its
-//! build does. Images that exist already are found or pulled by [`Images`].
+//! An archive (`archive`), a git repository (`git`) or one file becomes a [`Source`]: a tree in its
+//! own folder, with no link that leads out. With the Dockerfile that it brings, or that a managed
+//! runtime writes (`runtime`), it becomes a [`Context`], which the engine builds. The [`Builder`]
+//! runs builds: one after another for an app, a bounded number in all, each with a bounded log
+//! (`log`), and a bounded number that waits (`queue`). Whatever is read of a source is within
+//! bounds (`limits`), and ends when its build does. Images that exist already are found or pulled
+//! by [`Images`].
 //!
 //! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
 //! records.

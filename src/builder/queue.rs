@@ -9,8 +9,8 @@ use crate::model::{Failure, OrgName, Reason, fair};
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Admits one more build of an organization to those under way, in their order. In a full queue it
-/// displaces the newest that waits of the organization with most. The caller keeps others from being
-/// admitted or begun meanwhile.
+/// displaces the newest that waits of the organization with most. The caller keeps others from
+/// being admitted or begun meanwhile.
 ///
 /// # Errors
 /// BUILD_QUEUE_FULL.

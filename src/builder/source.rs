@@ -1,4 +1,4 @@
-//! A tree of source files that has been looked at: in a folder of its own, nothing in it leads out.
+//! A checked tree of source files: it has its own folder, and no link in it leads out.
 
 use std::{
     fs::{self, File},

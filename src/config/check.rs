@@ -74,8 +74,8 @@ impl Config {
         }
     }
 
-    /// Where others can reach a server that trusts whoever deploys to it as its owner; `None` where
-    /// nobody can or it does not.
+    /// An address at which other machines reach a server that trusts everybody who deploys to it;
+    /// `None` when it listens on this machine alone, or isolates its host.
     pub fn exposed(&self) -> Option<SocketAddr> {
         let listens = [self.http_addr, self.grpc_addr];
         let open = listens.into_iter().find(|addr| !addr.ip().is_loopback());

@@ -60,7 +60,7 @@ const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
 const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
 /// Tests of a draft, and a delete that is followed by a new deploy, find the image there.
 const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
-/// Nobody waits for it.
+/// No request waits for it.
 const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Three small calls of the engine; a holder out of sight is watched for two of them.
 const DEFAULT_LEASE_INTERVAL: Duration = Duration::from_secs(15);
@@ -74,7 +74,7 @@ const DEFAULT_HOME_COPY_FILES: u32 = 128;
 const DEFAULT_HOME_COPY_BYTES: u64 = 8 * MIB;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
-/// A look has the engine go through what containers have written.
+/// Each measurement has the engine go through what containers have written.
 const DEFAULT_DISK_INTERVAL: Duration = Duration::from_secs(30);
 /// The first pause is short, since a port still in use is gone by then.
 const DEFAULT_START_RETRY_INITIAL: Duration = Duration::from_millis(500);
@@ -113,7 +113,7 @@ const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
 const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
 /// The contract speaks of "long idle" without a figure.
 const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Long enough for another app to go to standby, short enough to be told what is wrong.
+/// Long enough for another app to go to standby, short enough for a caller to learn what is wrong.
 const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
 /// As often as orchestrators usually ask.
 const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);

@@ -22,7 +22,7 @@ pub enum Freezer {
     Cgroup,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.

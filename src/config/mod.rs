@@ -1,8 +1,8 @@
-//! What `ignite serve` can be told: one plain struct, built from four layers.
+//! The configuration of `ignite serve`: one plain struct, built from four layers.
 //!
 //! Lowest first: the defaults (`defaults.rs`), a TOML file, `IGNITE_*` variables, flags (see
 //! `layers.rs`). How one value is written (durations, sizes, switches) is in `forms.rs`; `check.rs`
-//! looks for what no single value shows. Everything that is wrong is reported at once, so that a
+//! checks what no single value shows. Everything that is wrong is reported at once, so that a
 //! setup is mended in one round. Nothing here reads the process's environment by itself.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -31,7 +31,7 @@ pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
 pub use serving::Serving;
 
-/// Everything `ignite serve` can be told.
+/// Every setting of `ignite serve`.
 ///
 /// Each field says its name in the TOML file and its variable. A flag, where there is one, is
 /// the file's name with dashes; every setting can be given as `--set name=value`.
@@ -58,14 +58,14 @@ pub struct Config {
     /// `keep_replicas`, `IGNITE_KEEP_REPLICAS`: on a clean stop leave containers running, for
     /// the next start to adopt. Default `false`: they are removed.
     pub keep_replicas: bool,
-    /// `new_instance`, `IGNITE_NEW_INSTANCE`: a data directory that is a copy of another one gets an
-    /// identity of its own instead of being refused. Default `false`.
+    /// `new_instance`, `IGNITE_NEW_INSTANCE`: a data directory that is a copy of another one gets
+    /// an identity of its own instead of being refused. Default `false`.
     pub new_instance: bool,
     /// `lease_interval`, `IGNITE_LEASE_INTERVAL`: time between two renewals of the lease on the
     /// engine that shows others that this instance lives; it holds for four. Default 15 s.
     pub lease_interval: Duration,
-    /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be seen
-    /// must have run out for `ignite prune` to take it for gone. Default 24 h.
+    /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be
+    /// seen must have run out for `ignite prune` to take it for gone. Default 24 h.
     pub prune_after: Duration,
     /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, so that
     /// it reaches a database there; in a sandbox only. Default: none.
@@ -75,20 +75,20 @@ pub struct Config {
     /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
     /// root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
-    /// `trust`, `IGNITE_TRUST`: whom the platform serves: `sandbox` (one person's machine), `team` (one
-    /// organization's) or `tenants` (organizations that do not trust each other). Decides what apps and
-    /// builds may reach. Default `sandbox`.
+    /// `trust`, `IGNITE_TRUST`: whom the platform serves: `sandbox` (one person's machine), `team`
+    /// (one organization's) or `tenants` (organizations that do not trust each other). Decides what
+    /// apps and builds may reach. Default `sandbox`.
     pub trust: Trust,
-    /// `egress_allow`, `IGNITE_EGRESS_ALLOW`: what apps may connect to although `trust` keeps them from
-    /// it: addresses and networks of IPv4 with commas between, each perhaps with a port, and `public`
-    /// for every public address. A sandbox keeps them from nothing. Default `none`.
+    /// `egress_allow`, `IGNITE_EGRESS_ALLOW`: what apps may connect to although `trust` keeps them
+    /// from it: addresses and networks of IPv4 with commas between, each perhaps with a port, and
+    /// `public` for every public address. A sandbox keeps them from nothing. Default `none`.
     pub egress_allow: EgressAllow,
     /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
     /// engine's own, and with `trust` `tenants` one that goes with this program.
     pub seccomp: Option<String>,
     /// `ulimits`, `IGNITE_ULIMITS`: limits of each process of a container, such as
-    /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the engine's,
-    /// and with `trust` `tenants` those of [`Ulimits::for_tenants`].
+    /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the
+    /// engine's, and with `trust` `tenants` those of [`Ulimits::for_tenants`].
     pub ulimits: Option<Ulimits>,
     /// `runtime`, `IGNITE_RUNTIME`: what runs apps' containers, by its name in the engine, such as
     /// `runsc`. Default: the engine's default.
@@ -99,14 +99,15 @@ pub struct Config {
     /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
     /// Default: the docker command's context, else the usual sockets of engines.
     pub docker_host: Option<String>,
-    /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull, and build, with what `docker login` of
-    /// whoever runs `ignite` has, where an app names no secret. Default `true`.
+    /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull, and build, with what `docker login`
+    /// of whoever runs `ignite` has, where an app names no secret. Default `true`.
     pub docker_config_auth: bool,
-    /// `credential_helper_timeout`, `IGNITE_CREDENTIAL_HELPER_TIMEOUT`: longest time for one question
-    /// to a credential helper of the docker command. Default 10 s.
+    /// `credential_helper_timeout`, `IGNITE_CREDENTIAL_HELPER_TIMEOUT`: longest time for one
+    /// question to a credential helper of the docker command. Default 10 s.
     pub credential_helper_timeout: Duration,
-    /// `container_proxies`, `IGNITE_CONTAINER_PROXIES`: give apps the proxies of the docker command's
-    /// configuration, else of this process, as variables. Builds always get them. Default `false`.
+    /// `container_proxies`, `IGNITE_CONTAINER_PROXIES`: give apps the proxies of the docker
+    /// command's configuration, else of this process, as variables. Builds always get them. Default
+    /// `false`.
     pub container_proxies: bool,
     /// `default_org`, `IGNITE_DEFAULT_ORG`: the organization of the client on this machine when
     /// none is given. Default `local`.
@@ -131,19 +132,20 @@ pub struct Config {
     /// `hold_max_bytes`, `IGNITE_HOLD_MAX_BYTES`: most bytes of bodies buffered for held requests
     /// of one app. Default 64 MiB.
     pub hold_max_bytes: u64,
-    /// `hold_max_requests_total`, `IGNITE_HOLD_MAX_REQUESTS_TOTAL`: most requests held over all apps.
-    /// Default three quarters of the connections that apps may have, and never all of them: see
-    /// [`Config::held_requests`].
+    /// `hold_max_requests_total`, `IGNITE_HOLD_MAX_REQUESTS_TOTAL`: most requests held over all
+    /// apps. Default three quarters of the connections that apps may have, and never all of them:
+    /// see [`Config::held_requests`].
     pub hold_max_requests_total: Option<usize>,
     /// `hold_max_requests_per_org`, `IGNITE_HOLD_MAX_REQUESTS_PER_ORG`: most of those of one
     /// organization. Default three quarters of `hold_max_requests_total`.
     pub hold_max_requests_per_org: Option<usize>,
-    /// `hold_max_bytes_total`, `IGNITE_HOLD_MAX_BYTES_TOTAL`: most bytes of bodies buffered for held
-    /// requests over all apps. Default half of `api_buffer_bytes`, at least two bodies of the largest
-    /// size.
+    /// `hold_max_bytes_total`, `IGNITE_HOLD_MAX_BYTES_TOTAL`: most bytes of bodies buffered for
+    /// held requests over all apps. Default half of `api_buffer_bytes`, at least two bodies of the
+    /// largest size.
     pub hold_max_bytes_total: Option<u64>,
-    /// `hold_max_bytes_per_org`, `IGNITE_HOLD_MAX_BYTES_PER_ORG`: most of those of one organization.
-    /// Default three quarters of `hold_max_bytes_total`, at least one body of the largest size.
+    /// `hold_max_bytes_per_org`, `IGNITE_HOLD_MAX_BYTES_PER_ORG`: most of those of one
+    /// organization. Default three quarters of `hold_max_bytes_total`, at least one body of the
+    /// largest size.
     pub hold_max_bytes_per_org: Option<u64>,
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
@@ -165,24 +167,24 @@ pub struct Config {
     /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
     /// volume when its storage mode is not persistent. Default 3 days.
     pub storage_ttl: Duration,
-    /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose pulled
-    /// images stay on this machine, beside the active one's. Default 5.
+    /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose
+    /// pulled images stay on this machine, beside the active one's. Default 5.
     pub image_versions_kept: usize,
     /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: how long a pulled image stays at least, counted
     /// from the pull. Default 1 h.
     pub image_keep_for: Duration,
-    /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two looks for volumes and images
-    /// that are not to be kept. Default 60 s.
+    /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two searches for volumes and
+    /// images that are not to be kept. Default 60 s.
     pub upkeep_interval: Duration,
     /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
     /// may take, and as much again its home directory. Default 25.
     pub scratch_percent: u32,
     /// `allowed_caps`, `IGNITE_ALLOWED_CAPS`: the capabilities that apps may ask for, with commas
-    /// between them, or `none`; outside of a sandbox never NET_ADMIN and NET_RAW. Default: those that
-    /// Docker gives containers.
+    /// between them, or `none`; outside of a sandbox never NET_ADMIN and NET_RAW. Default: those
+    /// that Docker gives containers.
     pub allowed_caps: Capabilities,
-    /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may have
-    /// in its home for every replica to get a copy; more are changed in place. Default 128.
+    /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may
+    /// have in its home for every replica to get a copy; more are changed in place. Default 128.
     pub home_copy_files: u32,
     /// `home_copy_bytes`, `IGNITE_HOME_COPY_BYTES`: most bytes of these. Default 8 MiB.
     pub home_copy_bytes: u64,
@@ -196,20 +198,21 @@ pub struct Config {
     /// containers and logs of one organization may take; 0 sets no bound. Default: none, and with
     /// `trust` `tenants` 10 GiB.
     pub disk_quota_per_org: Option<u64>,
-    /// `inode_quota_per_org`, `IGNITE_INODE_QUOTA_PER_ORG`: most files, folders and links in the volumes
-    /// of one organization; 0 sets no bound. Default: none, and with `trust` `tenants` 500,000.
+    /// `inode_quota_per_org`, `IGNITE_INODE_QUOTA_PER_ORG`: most files, folders and links in the
+    /// volumes of one organization; 0 sets no bound. Default: none, and with `trust` `tenants`
+    /// 500,000.
     pub inode_quota_per_org: Option<u64>,
     /// `apps_max_per_org`, `IGNITE_APPS_MAX_PER_ORG`: most apps of one organization. Default 1000.
     pub apps_max_per_org: usize,
-    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app; all are kept, and
-    /// one with as many is not published any more. Default 1000.
+    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app; all are
+    /// kept, and one with as many is not published any more. Default 1000.
     pub versions_max_per_app: usize,
-    /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps in
-    /// the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of the
-    /// data directory's volume, and with `trust` `tenants` a quarter of it and at most 10 GiB.
+    /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps
+    /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of
+    /// the data directory's volume, and with `trust` `tenants` a quarter of it and at most 10 GiB.
     pub stored_bytes_per_org: Option<u64>,
-    /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two looks at what organizations take of
-    /// the disk, where they have a quota. Default 30 s.
+    /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two measurements of what organizations
+    /// take of the disk, where they have a quota. Default 30 s.
     pub disk_interval: Duration,
     /// `start_retry_initial`, `IGNITE_START_RETRY_INITIAL`: pause after the first failed start;
     /// it doubles with each further one. Default 500 ms.
@@ -234,18 +237,18 @@ pub struct Config {
     /// `execution_max_running`, `IGNITE_EXECUTION_MAX_RUNNING`: most asynchronous executions that
     /// run at once over all apps. Default 512.
     pub execution_max_running: usize,
-    /// `execution_max_running_per_org`, `IGNITE_EXECUTION_MAX_RUNNING_PER_ORG`: most of those of one
-    /// organization. Default three quarters of `execution_max_running`.
+    /// `execution_max_running_per_org`, `IGNITE_EXECUTION_MAX_RUNNING_PER_ORG`: most of those of
+    /// one organization. Default three quarters of `execution_max_running`.
     pub execution_max_running_per_org: Option<usize>,
     /// `max_result_bytes`, `IGNITE_MAX_RESULT_BYTES`: largest result of an asynchronous execution.
     /// Default 6 MiB.
     pub max_result_bytes: u64,
-    /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution that
-    /// is kept for late watchers. Default 1 MiB.
+    /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution
+    /// that is kept for late watchers. Default 1 MiB.
     pub execution_output_bytes: u64,
-    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: the databases of the executions are
-    /// brought up to their journal when it is this long; a start after a crash applies up to twice as
-    /// much. Default 64 MiB.
+    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: the databases of the executions
+    /// are brought up to their journal when it is this long; a start after a crash applies up to
+    /// twice as much. Default 64 MiB.
     pub execution_journal_bytes: u64,
     /// `execution_retry_initial`, `IGNITE_EXECUTION_RETRY_INITIAL`: pause after an execution could
     /// not be sent to its app; it doubles. Default 250 ms.
@@ -258,11 +261,11 @@ pub struct Config {
     /// `execution_max_per_app`, `IGNITE_EXECUTION_MAX_PER_APP`: most ended executions kept per app,
     /// give or take a quarter. Default 100,000.
     pub execution_max_per_app: u64,
-    /// `retention_interval`, `IGNITE_RETENTION_INTERVAL`: time between two looks for executions that
-    /// are not to be kept. Default 60 s.
+    /// `retention_interval`, `IGNITE_RETENTION_INTERVAL`: time between two searches for executions
+    /// that are not to be kept. Default 60 s.
     pub retention_interval: Duration,
-    /// `clock_settle`, `IGNITE_CLOCK_SETTLE`: how long the clock has to go steadily, after a start or
-    /// a step, before anything is deleted for its age. Default 10 min.
+    /// `clock_settle`, `IGNITE_CLOCK_SETTLE`: how long the clock has to go steadily, after a start
+    /// or a step, before anything is deleted for its age. Default 10 min.
     pub clock_settle: Duration,
     /// `min_free_disk_bytes`, `IGNITE_MIN_FREE_DISK_BYTES`: executions are refused while the data
     /// directory's volume has less room than this. Default 64 MiB.
@@ -270,7 +273,8 @@ pub struct Config {
     /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
     /// most that following it begins with. Default 10,000.
     pub log_max_lines: usize,
-    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines; the newest come. Default 8 MiB.
+    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines; the newest come. Default
+    /// 8 MiB.
     pub log_max_bytes: u64,
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
@@ -293,8 +297,8 @@ pub struct Config {
     /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other in an archive or
     /// repository. Default 100.
     pub code_max_depth: usize,
-    /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in an
-    /// archive or repository. Default 1024.
+    /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in
+    /// an archive or repository. Default 1024.
     pub code_max_path_bytes: usize,
     /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of an archive or repository. Default
     /// 10,000.
@@ -307,8 +311,8 @@ pub struct Config {
     pub build_concurrency_per_org: Option<usize>,
     /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most builds that wait. Default 64.
     pub build_queue_max: usize,
-    /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one organization.
-    /// Default all but one.
+    /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one
+    /// organization. Default all but one.
     pub build_queue_max_per_org: Option<usize>,
     /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest time for one build. Default
     /// 1800 s.
@@ -321,30 +325,32 @@ pub struct Config {
     pub build_logs_kept: usize,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
     /// as `host` or `none`. Left out, it is the engine's default in a sandbox; elsewhere each build
-    /// that runs has a network behind rules (`build_egress`). Outside of a sandbox it may be a network
-    /// whose rules are the operator's, but not the host's or the default one.
+    /// that runs has a network behind rules (`build_egress`). Outside of a sandbox it may be a
+    /// network whose rules are the operator's, but not the host's or the default one.
     pub build_network: Option<String>,
-    /// `build_egress`, `IGNITE_BUILD_EGRESS`: what build steps may connect to with `trust` `team` and
-    /// `tenants`, where `build_network` says nothing: as `egress_allow`. Default `public`.
+    /// `build_egress`, `IGNITE_BUILD_EGRESS`: what build steps may connect to with `trust` `team`
+    /// and `tenants`, where `build_network` says nothing: as `egress_allow`. Default `public`.
     pub build_egress: EgressAllow,
-    /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, with commas between, that registries
-    /// and git hosts may have although they are private or this machine's; a sandbox allows all.
-    /// Default `none`.
+    /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, with commas between, that
+    /// registries and git hosts may have although they are private or this machine's; a sandbox
+    /// allows all. Default `none`.
     pub build_allow: Networks,
-    /// `build_memory`, `IGNITE_BUILD_MEMORY`: most memory of a build step. 0 is what the engine's host
-    /// has, and outside of a sandbox half of it shared by `build_concurrency` builds. Default 0.
+    /// `build_memory`, `IGNITE_BUILD_MEMORY`: most memory of a build step. 0 is what the engine's
+    /// host has, and outside of a sandbox half of it shared by `build_concurrency` builds. Default
+    /// 0.
     pub build_memory: u64,
-    /// `build_cpu_millicores`, `IGNITE_BUILD_CPU_MILLICORES`: most CPU of a build step in thousandths of
-    /// a core. 0 is as for `build_memory`. Default 0.
+    /// `build_cpu_millicores`, `IGNITE_BUILD_CPU_MILLICORES`: most CPU of a build step in
+    /// thousandths of a core. 0 is as for `build_memory`. Default 0.
     pub build_cpu_millicores: u32,
-    /// `build_cgroup_parent`, `IGNITE_BUILD_CGROUP_PARENT`: the cgroup that build steps are put below,
-    /// with limits of the operator's own; a slice where the engine uses systemd. Default: the engine's.
+    /// `build_cgroup_parent`, `IGNITE_BUILD_CGROUP_PARENT`: the cgroup that build steps are put
+    /// below, with limits of the operator's own; a slice where the engine uses systemd. Default:
+    /// the engine's.
     pub build_cgroup_parent: Option<String>,
-    /// `image_grant_ttl`, `IGNITE_IMAGE_GRANT_TTL`: with `trust` `tenants`, how long it holds that a
-    /// registry gave an image to an organization. Default 10 min.
+    /// `image_grant_ttl`, `IGNITE_IMAGE_GRANT_TTL`: with `trust` `tenants`, how long it holds that
+    /// a registry gave an image to an organization. Default 10 min.
     pub image_grant_ttl: Duration,
-    /// `git_file_urls`, `IGNITE_GIT_FILE_URLS`: take code from repositories on this machine's own disk,
-    /// by `file://`. Default: in a sandbox only.
+    /// `git_file_urls`, `IGNITE_GIT_FILE_URLS`: take code from repositories on this machine's own
+    /// disk, by `file://`. Default: in a sandbox only.
     pub git_file_urls: Option<bool>,
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
     /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
@@ -393,8 +399,9 @@ pub struct Config {
     /// `replica_budget`, `IGNITE_REPLICA_BUDGET`: most replicas of all apps that run at a time.
     /// 0 sets no bound. Default 0.
     pub replica_budget: u32,
-    /// `replica_budget_per_org`, `IGNITE_REPLICA_BUDGET_PER_ORG`: most of those of one organization.
-    /// 0 sets no bound. Default none; three quarters of `replica_budget` with trust tenants.
+    /// `replica_budget_per_org`, `IGNITE_REPLICA_BUDGET_PER_ORG`: most of those of one
+    /// organization. 0 sets no bound. Default none; three quarters of `replica_budget` with trust
+    /// tenants.
     pub replica_budget_per_org: Option<u64>,
     /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for room within these budgets
     /// before they are refused. Default 30 s.
@@ -422,9 +429,9 @@ pub struct Config {
     /// address that is not of `trusted_proxies`; 0 sets no bound. Default a quarter of what the
     /// listener takes.
     pub max_connections_per_ip: Option<usize>,
-    /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: of the connections to the HTTP listener
-    /// the last ones, at most an eighth of them, serve the API and the health paths alone, so that these
-    /// answer while the apps' URLs are flooded. Default 64.
+    /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: of the connections to the HTTP
+    /// listener the last ones, at most an eighth of them, serve the API and the health paths alone,
+    /// so that these answer while the apps' URLs are flooded. Default 64.
     pub reserved_connections: usize,
     /// `max_headers`, `IGNITE_MAX_HEADERS`: most header lines of an HTTP/1.1 request; other values
     /// than 100 cost each request an allocation. Default 100.
@@ -451,38 +458,39 @@ pub struct Config {
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,
     /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
-    /// answer while there is more, or sends nothing of a body, loses the exchange after this. A body
-    /// to an app of unknown length may pause once the app has begun its answer; 0 waits as long as
-    /// the request may take. Default 60s.
+    /// answer while there is more, or sends nothing of a body, loses the exchange after this. A
+    /// body to an app of unknown length may pause once the app has begun its answer; 0 waits as
+    /// long as the request may take. Default 60s.
     pub client_stall_timeout: Duration,
-    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: of an upgraded connection (WebSocket) one
-    /// side has ended, and the other has said nothing for this long: it is closed; 0 sets no bound.
-    /// Default 60s.
+    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: of an upgraded connection (WebSocket)
+    /// one side has ended, and the other has said nothing for this long: it is closed; 0 sets no
+    /// bound. Default 60s.
     pub half_closed_timeout: Duration,
-    /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls under
-    /// way, as they come; at least one of the largest always has room. Default 256 MiB.
+    /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls
+    /// under way, as they come; at least one of the largest always has room. Default 256 MiB.
     pub api_buffer_bytes: u64,
-    /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one organization,
-    /// likewise. Default 128 MiB.
+    /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one
+    /// organization, likewise. Default 128 MiB.
     pub api_buffer_bytes_per_org: u64,
-    /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from JSON
-    /// or written as JSON at a time, and as many archives and schemas that are read, half of them of
-    /// one organization; others wait. Default 2.
+    /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from
+    /// JSON or written as JSON at a time, and as many archives and schemas that are read, half of
+    /// them of one organization; others wait. Default 2.
     pub decode_concurrency: usize,
     /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
     /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
     /// loopback addresses.
     pub trusted_proxies: Proxies,
     /// `api_hosts`, `IGNITE_API_HOSTS`: host names, with commas between, for which the API answers
-    /// beside addresses, `localhost`, names without a dot, `*.internal`, this machine's name and the
-    /// base domain, such as that of a reverse proxy; `*.name` for all below a name, `*` for any.
-    /// Default `none`.
+    /// beside addresses, `localhost`, names without a dot, `*.internal`, this machine's name and
+    /// the base domain, such as that of a reverse proxy; `*.name` for all below a name, `*` for
+    /// any. Default `none`.
     pub api_hosts: ApiHosts,
     /// `app_paths`, `IGNITE_APP_PATHS`: serve apps below `/_app/` of the API's hosts, too. Pages of
     /// all organizations share an origin there. Default `true`.
     pub app_paths: bool,
-    /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most gRPC calls at a time that need no token
-    /// (reflection, gRPC's health service); an address has at most a quarter of them. Default 64.
+    /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most gRPC calls at a time that need no
+    /// token (reflection, gRPC's health service); an address has at most a quarter of them. Default
+    /// 64.
     pub anonymous_streams: usize,
     /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
     /// Default 10 min.

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use crate::model::destination::Networks;
 
-/// A list of networks; the empty one believes nobody.
+/// A list of networks; the empty one trusts no proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxies(Networks);
 

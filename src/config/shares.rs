@@ -31,8 +31,9 @@ impl Config {
         self.max_in_flight_per_org.unwrap_or(usual)
     }
 
-    /// Most bytes of held requests' bodies, over all apps and of one organization. They are messages
-    /// of API calls, so half of what these may take leaves the other half to calls that do not wait.
+    /// Most bytes of held requests' bodies, over all apps and of one organization. They are
+    /// messages of API calls, so half of what these may take leaves the other half to calls that do
+    /// not wait.
     pub fn held_bytes(&self) -> Quota {
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let largest = bytes(self.max_body_bytes);

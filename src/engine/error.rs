@@ -1,4 +1,4 @@
-//! Why a call of the engine failed, and what that means for whoever hears of it.
+//! Why a call of the engine failed, and what that means for callers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub enum Error {
         remedy(cause)
     )]
     Unreachable {
-        /// Where it was looked for.
+        /// The address that was tried.
         address: String,
         /// What the transport said.
         cause: String,
@@ -75,7 +75,7 @@ pub enum Error {
     TimedOut {
         /// What was asked, as a verb.
         call: &'static str,
-        /// How long was waited.
+        /// How long the call was waited for.
         after: Duration,
     },
 }
@@ -96,8 +96,8 @@ fn remedy(cause: &str) -> &'static str {
 }
 
 impl Error {
-    /// What the error is for who waits for a start: its reason, and words that everybody may
-    /// read. The engine's own words about a container are for the app's owner.
+    /// The error as a request that waits for a start gets it: its reason, and words that everybody
+    /// may read. The engine's own words about a container are for the app's owner.
     pub fn to_start_failure(&self) -> Failure {
         match self {
             Error::NoSuchContainer(_)
@@ -121,8 +121,8 @@ impl Error {
         message.contains("address pool") || message.contains("predefined address pools")
     }
 
-    /// What the error is for callers: its reason, and words that everybody may read. The engine's
-    /// own words are for the app's owner.
+    /// The error as callers get it: its reason, and words that everybody may read. The engine's own
+    /// words are for the app's owner.
     pub fn to_failure(&self) -> Failure {
         match self {
             Error::Unreachable { .. } => Failure::new(Reason::EngineUnavailable, self.to_string())
@@ -158,7 +158,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Whether the same call may succeed later without a change of the configuration.
     pub fn retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::NoDescriptors | Error::TimedOut { .. } => true,

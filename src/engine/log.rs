@@ -1,4 +1,4 @@
-//! What containers wrote, as an engine tells it.
+//! What containers wrote, as an engine reports it.
 
 /// Which lines of a container's log are wanted.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,8 +1,8 @@
 //! The seam to the container engine.
 //!
 //! [`Engine`] is the only way to containers: [`docker`] speaks to a real engine (Docker, or
-//! Podman's compatible socket), `fake` is a scripted one for simulations in unit tests. Its calls are
-//! idempotent: removing or stopping what is gone succeeds. Nothing outside this module may
+//! Podman's compatible socket), `fake` is a scripted one for simulations in unit tests. Its calls
+//! are idempotent: removing or stopping what is gone succeeds. Nothing outside this module may
 //! assume more about a replica than that it has an address.
 
 use std::{
@@ -42,7 +42,7 @@ pub use pulled::{PullRecord, WritePulls, Written};
 /// What the platform needs of a container engine.
 ///
 /// # Cancel safety
-/// A call that is dropped may still take effect in the engine; callers settle such doubt with
+/// A call that is dropped may still take effect in the engine; callers find out with
 /// [`Engine::inspect`] or [`Engine::list`].
 pub trait Engine: Send + Sync + 'static {
     /// Asks whether the engine answers, and what it is.
@@ -56,8 +56,9 @@ pub trait Engine: Send + Sync + 'static {
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<Image, Error>> + Send;
 
-    /// As [`Engine::ensure_image`], for an image that a build begins from. It is not written down as
-    /// pulled by the platform, since builds to come want it, and nothing says when the last has.
+    /// As [`Engine::ensure_image`], for an image that a build begins from. The pull is not
+    /// recorded, so garbage collection keeps the image: later builds want it, and none is known to
+    /// be the last.
     fn ensure_base(
         &self,
         reference: &str,
@@ -70,8 +71,8 @@ pub trait Engine: Send + Sync + 'static {
         reference: &str,
     ) -> impl Future<Output = Result<Option<Image>, Error>> + Send;
 
-    /// The digest that a reference stands for in its registry, asked there with these credentials and
-    /// no others, whatever is on this machine.
+    /// The digest that a reference stands for in its registry, asked there with these credentials
+    /// and no others, whatever is on this machine.
     ///
     /// # Errors
     /// [`Error::NoSuchImage`] when the registry does not say, also for want of permission.
@@ -104,8 +105,8 @@ pub trait Engine: Send + Sync + 'static {
     /// [`Error::NoSuchContainer`] when it is gone.
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Container, Error>> + Send;
 
-    /// Sends SIGTERM (or the image's own stop signal), waits at most `grace`, then kills. A container that is gone or has ended
-    /// is success.
+    /// Sends SIGTERM (or the image's own stop signal), waits at most `grace`, then kills. A
+    /// container that is gone or has ended is success.
     fn stop(
         &self,
         id: &ContainerId,
@@ -119,7 +120,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After
-    /// [`Error::Refused`] it has not gone on; after others nobody knows.
+    /// [`Error::Refused`] it is still frozen; after other errors its state is unknown.
     fn resume(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Lets a container of an earlier run go on that may be frozen in any way. One that is not
@@ -137,7 +138,8 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Listening>, Error>> + Send;
 
     /// The limits that a container has come up against, as far as that can be seen from here; of
-    /// one that has ended, what was seen last. It costs no call to the engine but the first for each container.
+    /// one that has ended, what was seen last. It costs no call to the engine but the first for
+    /// each container.
     fn limits_hit(&self, id: &ContainerId)
     -> impl Future<Output = Result<LimitsHit, Error>> + Send;
 
@@ -152,8 +154,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a prepared container; it is reached where [`Prepared`] says.
     fn start_prepared(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Removes a container by force, with its anonymous volumes. One whose thaw failed is not let
-    /// go on for it. Gone is success.
+    /// Removes a container by force, with its anonymous volumes. A container whose thaw failed is
+    /// killed while frozen, never resumed. Gone is success.
     fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The last `lines` lines that the container wrote to stdout and stderr, oldest first.
@@ -173,8 +175,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the instance's network if it is missing, so that the first start need not.
     fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// What the owner of an app should know of where its files are kept, once a container was created
-    /// for it.
+    /// What the owner of an app should know of where its files are kept, once a container was
+    /// created for it.
     fn warning_of_files(&self, spec: &ContainerSpec) -> Option<String> {
         let _ = spec;
         None

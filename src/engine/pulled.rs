@@ -40,10 +40,10 @@ impl PullRecord {
         Self(Some(Arc::new(write)))
     }
 
-    /// What is not on this machine is pulled from now on.
+    /// Records that the pull of an image begins.
     ///
     /// # Errors
-    /// When that cannot be written down; then nobody would know whose the image is.
+    /// When the store refuses the record: without one, the image would never be removed.
     pub(super) async fn begin(&self, reference: &str) -> Result<(), Error> {
         let written = self.write(reference, None).await;
         written.map_err(|failure| Error::Refused {
@@ -53,8 +53,8 @@ impl PullRecord {
         })
     }
 
-    /// The pull has ended, with an image or without. When that cannot be written down, it is
-    /// looked at again when images are tidied up.
+    /// Records that the pull has ended, with an image or without. When the store refuses that,
+    /// garbage collection finds out later.
     pub(super) async fn end(&self, reference: &str, image: Option<&Image>) {
         let written = match (image, &self.0) {
             (None, Some(write)) => write.forget(reference.to_owned()).await,

@@ -1,6 +1,6 @@
 //! What organizations take of the disk: whoever writes more than its organization may is stopped.
 //!
-//! A watcher, not a wall: what is written between two looks goes past the quota.
+//! A watcher, not a wall: what is written between two checks goes past the quota.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,10 @@ use crate::{
     model::{AppId, Failure, OrgName, Reason},
 };
 
-/// An organization is told from this part of its quota on, in percent.
+/// An organization is warned from this part of its quota on, in percent.
 const NEAR: u64 = 90;
-/// An app that has grown by this since the last look is one that writes; others have a new replica,
-/// or a line more somewhere.
+/// An app that has grown by this since the last check is one that writes; others have a new
+/// replica, or a line more somewhere.
 const GROWN_BYTES: u64 = 1 << 20;
 const GROWN_INODES: u64 = 100;
 
@@ -30,7 +30,7 @@ pub struct Quota {
     pub bytes: u64,
     /// Files, folders and links in volumes; 0 sets no bound.
     pub inodes: u64,
-    /// Time between two looks.
+    /// Time between two checks.
     pub interval: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Quota {
     }
 }
 
-/// Looks at the disk for good.
+/// Checks the use of the disk until it is dropped.
 pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>) {
     let mut tick = interval(quota.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,7 +82,7 @@ pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>)
     }
 }
 
-/// What is to be done after a look.
+/// What a check decides.
 #[derive(Debug)]
 enum Verdict {
     /// The organization of this app, its largest, comes near its quota.
@@ -93,11 +93,11 @@ enum Verdict {
     Go(AppId),
 }
 
-/// What is remembered between two looks.
+/// What is remembered between two checks.
 #[derive(Debug, Default)]
 struct QuotaWatch {
-    /// Bytes and inodes of each app at the last look at which its organization was within its quota,
-    /// or at the first: also who writes slowly has grown since then.
+    /// Bytes and inodes of each app at the last check at which its organization was within its
+    /// quota, or at the first, so that an app that writes slowly has grown since then.
     before: BTreeMap<AppId, (u64, u64)>,
     warned: BTreeSet<OrgName>,
     stopped: BTreeSet<AppId>,
@@ -166,7 +166,7 @@ impl QuotaWatch {
             return;
         }
         if !self.before.keys().any(|app| app.org == *org) {
-            // The first look at it: nobody knows who writes.
+            // The first check of it: it is not known yet which app writes.
             self.remember(uses);
         }
         let mut writers: Vec<_> = uses.iter().filter(|u| self.has_grown(u)).collect();

@@ -1,8 +1,8 @@
 //! The images that the platform pulled: kept for the versions that may serve, removed after that.
 //!
-//! Only what is written down as pulled is looked at, and only by the names that it was pulled by:
-//! an image that was here before, or that somebody gave another name, stays. A version whose image
-//! is gone is pulled again by its digest when it is needed.
+//! Only recorded pulls are considered, and only by the names that they were pulled by: an image
+//! that was here before, or that has another name, stays. A removed image is pulled again by its
+//! digest when a version needs it.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -123,7 +123,7 @@ impl Images {
         }
     }
 
-    /// A pull of which nobody wrote down the end: it is under way, it failed, or the platform
+    /// Completes the record of a pull without an end: it is under way, it failed, or the platform
     /// died in the middle.
     async fn complete(&self, store: &Store, pulled: &Pulled, age: u128) -> Result<(), String> {
         let found = (self.find)(pulled.reference.clone()).await;

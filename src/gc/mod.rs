@@ -1,13 +1,13 @@
-//! What has to be tidied up now and then, when nobody asks.
+//! Garbage collection: what is removed in the background, at intervals.
 //!
 //! | file | what |
 //! |---|---|
-//! | `disk.rs` | what organizations take of the disk: whoever writes too much is stopped |
+//! | `disk.rs` | what organizations take of the disk: an app that writes too much is stopped |
 //! | `images.rs` | images that were pulled: removed when no version needs them |
 //! | `volumes.rs` | the volumes of apps: removed with the app, and when their time is over |
 //!
-//! A crash at any point is mended by the next look: what is to be kept follows from the store,
-//! and what is there is asked of the engine.
+//! The next collection mends a crash at any point: the store says what is to be kept, and the
+//! engine what is there.
 
 mod disk;
 mod images;
@@ -28,24 +28,24 @@ pub use disk::Quota as DiskQuota;
 pub use images::pull_record;
 pub use volumes::Volumes;
 
-/// When to look, and what is kept.
+/// When to collect, and what is kept.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Time between two looks.
+    /// Time between two collections.
     pub interval: Duration,
     /// How long an app that is not used keeps a volume that is not persistent.
     pub storage_ttl: Duration,
-    /// Newest versions of each app whose images stay.
+    /// The images of this many newest versions of each app stay.
     pub versions_kept: usize,
     /// How long an image stays at least, counted from its pull.
     pub image_keep_for: Duration,
     /// What an organization may take of the disk.
     pub disk: DiskQuota,
-    /// Where the task says whether it lives.
+    /// Where the task reports that it is alive.
     pub vitals: Vitals,
 }
 
-/// The task that looks.
+/// The task that collects.
 pub struct GarbageCollector {
     volumes: Volumes,
     stop: CancellationToken,
@@ -54,7 +54,7 @@ pub struct GarbageCollector {
 }
 
 impl GarbageCollector {
-    /// Looks from now on.
+    /// Collects from now on.
     pub fn start<E: Engine>(
         config: Config,
         store: Store,
@@ -64,12 +64,12 @@ impl GarbageCollector {
     ) -> Self {
         let stop = CancellationToken::new();
         let disk = (!config.disk.is_none()).then(|| {
-            let looking = disk::watch(config.disk, fleet.clone(), engine.clone());
+            let watching = disk::watch(config.disk, fleet.clone(), engine.clone());
             let token = stop.clone();
-            let looking = async move {
-                token.run_until_cancelled(looking).await;
+            let watching = async move {
+                token.run_until_cancelled(watching).await;
             };
-            let watched = config.vitals.watch("the watch over the disk", looking);
+            let watched = config.vitals.watch("the watch over the disk", watching);
             tokio::spawn(watched)
         });
         let images = Images::new(engine);
@@ -78,7 +78,7 @@ impl GarbageCollector {
         let task = tokio::spawn(vitals.watch("garbage collection", async move {
             let mut tick = interval(config.interval);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let looking = async {
+            let collecting = async {
                 loop {
                     tick.tick().await;
                     // What is old by a clock that may be wrong stays for now.
@@ -91,7 +91,7 @@ impl GarbageCollector {
                         .await;
                 }
             };
-            token.run_until_cancelled(looking).await;
+            token.run_until_cancelled(collecting).await;
         }));
         Self {
             volumes,
@@ -101,7 +101,7 @@ impl GarbageCollector {
         }
     }
 
-    /// Ends the task and answers what it looked after.
+    /// Ends the task and gives the volumes back.
     pub async fn stop(self) -> Volumes {
         self.stop.cancel();
         for task in [Some(self.task), self.disk].into_iter().flatten() {

@@ -1,7 +1,8 @@
 //! The volumes of apps: removed with the app, and when their time is over.
 //!
 //! A volume of which the store says nothing is left alone, since the store may have been lost and
-//! be restored: what goes with its app is written down in the same step in which the app is deleted.
+//! be restored: what goes with its app is written down in the same step in which the app is
+//! deleted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
     store::Store,
 };
 
-/// How long replicas in standby may take to let go of a volume.
+/// How long replicas in standby may take to release a volume.
 const LET_GO: Duration = Duration::from_secs(60);
 
 type Listed = BoxFuture<'static, Result<Vec<Volume>, Error>>;
@@ -45,7 +46,7 @@ impl Volumes {
     }
 
     /// Removes what an app that has no container any more has left. What cannot be removed now
-    /// is by the next look.
+    /// is by the next collection.
     pub async fn remove_of(&self, app: &AppId, since: i64) {
         self.remove_where(|v| v.app == *app && v.since == since)
             .await;
@@ -64,18 +65,18 @@ impl Volumes {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "Volumes may be left; the next look or `ignite prune` removes them");
+                tracing::warn!(%error, "Volumes may be left; the next collection or `ignite prune` removes them");
             }
         }
     }
 
-    /// Removes the volumes whose app is gone or whose time is over, and notes which apps are in
-    /// use.
+    /// Removes the volumes of deleted apps and those past their time to live, and records when apps
+    /// were last used.
     pub(super) async fn collect(&self, store: &Store, fleet: &Fleet, ttl: Option<Duration>) {
         let all = match (self.list)().await {
             Ok(all) => all,
             Err(error) => {
-                tracing::debug!(%error, "The volumes cannot be looked through now");
+                tracing::debug!(%error, "The volumes cannot be listed now");
                 return;
             }
         };
@@ -147,7 +148,7 @@ impl Volumes {
                 tracing::info!(app = %volume.app, volume = volume.name, "Removed a volume: {why}");
             }
             Err(error) => {
-                tracing::warn!(app = %volume.app, volume = volume.name, %error, "A volume stays until the next look");
+                tracing::warn!(app = %volume.app, volume = volume.name, %error, "A volume stays until the next collection");
             }
         }
     }

@@ -222,10 +222,10 @@ impl Catalog {
             }
             Change::DeletePulled(key) => drop(self.pulled.remove(key)),
             Change::MarkVolumeForDeletion(id, since) => {
-                drop(self.volumes_to_delete.insert((id.clone(), *since)))
+                self.volumes_to_delete.insert((id.clone(), *since));
             }
             Change::VolumeGone(id, since) => {
-                drop(self.volumes_to_delete.remove(&(id.clone(), *since)))
+                self.volumes_to_delete.remove(&(id.clone(), *since));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Archives: told apart, and unpacked without trust in anything that they say.
+//! Archives: recognized, and unpacked without trust in anything that they say.
 //!
 //! Sizes are counted as bytes come, never believed. A path is measured before anything is made of
 //! it, since each of its folders is an entry. No entry is written through a link: links are kept in
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::model::work::{Cancelled, go_on};
 
-/// Archives that unpack to less are not looked at for how well they are packed.
+/// Archives that unpack to less may be packed however well.
 const RATIO_FROM: u64 = 1024 * 1024;
 /// Bytes that are copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -42,7 +42,7 @@ pub enum Format {
     Other,
 }
 
-/// Tells what bytes are by how they begin.
+/// Recognizes the format of bytes by how they begin.
 pub fn format(bytes: &[u8]) -> Format {
     match bytes {
         // An archive with entries, and one without.
@@ -100,7 +100,7 @@ struct Unpacker<'a> {
     packed: u64,
     tally: Tally,
     entries: Entries,
-    /// `None` only looks.
+    /// Where the tree is unpacked; `None` to write nothing.
     root: Option<PathBuf>,
     /// Files whose beginning is kept, and how much of it.
     wanted: &'a [(&'a str, u64)],

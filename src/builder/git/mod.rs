@@ -1,6 +1,6 @@
 //! Source from a git repository, by the `git` program.
 //!
-//! Git runs with nothing of this machine's configuration, asks nobody, takes no transport but
+//! Git runs with nothing of this machine's configuration, never prompts, takes no transport but
 //! https and file, runs no hooks and follows no submodules. A token goes to it through its
 //! environment and a helper that gives it to the one host that it is for: never on a command line,
 //! never in the log.
@@ -44,7 +44,8 @@ case "$1" in
 *) exit 1 ;;
 esac
 "#;
-/// Who a token is for when the secret names nobody; servers that take tokens do not look.
+/// The user name that goes with a token when the secret has none; servers that take tokens ignore
+/// it.
 const ANYBODY: &str = "git";
 /// Variables of this process that git needs to find its way out of a network.
 const PASSED_ON: [&str; 10] = [
@@ -75,7 +76,7 @@ const SETTINGS: [&str; 10] = [
 ];
 /// Most of a line that is read of what git says: it passes on what a server sends.
 const MAX_LINE: usize = 4096;
-/// Time between two looks at how large the folder has become.
+/// Time between two measurements of the folder.
 const SIZE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Fetches a repository and answers the tree that is to be built.
@@ -129,7 +130,7 @@ pub(super) async fn fetch(
             return Err(Failure::new(
                 Reason::BuildTimeout,
                 format!(
-                    "the repository was not fetched within {}; look whether its host answers, and raise IGNITE_GIT_TIMEOUT_SECS if it is that large",
+                    "the repository was not fetched within {}; check that its host answers, and raise IGNITE_GIT_TIMEOUT_SECS if it is that large",
                     humantime::format_duration(limit)
                 ),
             ));
@@ -211,9 +212,7 @@ impl Git<'_> {
             Ok(_) => "FETCH_HEAD".to_owned(),
             // A commit by its id: not every server gives one out, and none by a short id.
             Err(_) if is_commit(wanted) => {
-                self.build
-                    .log
-                    .line("Fetching all of it to look for the commit");
+                self.build.log.line("Fetching all of it to find the commit");
                 let all = ["--", url, "+refs/heads/*:refs/o/*", "+refs/tags/*:refs/t/*"];
                 self.run(&[&fetch[..], &all].concat()).await?;
                 format!("{wanted}^{{commit}}")
@@ -325,7 +324,7 @@ impl Git<'_> {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", "https:file")
-            // Large files stay pointers: fetching them is a program of its own.
+            // Large files stay pointers: fetching them takes another program.
             .env("GIT_LFS_SKIP_SMUDGE", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

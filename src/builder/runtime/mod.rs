@@ -1,6 +1,6 @@
 //! Managed runtimes: from a handler's source to a build context.
 //!
-//! Each has a builder image, a recipe that is a Dockerfile, and a server of its own that goes
+//! Each has a builder image, a recipe that is a Dockerfile, and a server that goes
 //! around the handler. The Dockerfiles go from what never changes to what changes with every
 //! deploy, so that the engine has all but the last steps from before when only code has changed.
 
@@ -28,7 +28,7 @@ pub struct Settings {
     pub go: go::Settings,
 }
 
-/// The user of the container: numeric, as the platform demands, and nobody's.
+/// The user of the container: numeric, as the platform demands, and without an entry in the image.
 const USER: &str = "65532:65532";
 
 /// The steps that label what follows them in a stage. What comes before is kept between builds.

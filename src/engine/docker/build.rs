@@ -157,8 +157,7 @@ struct Run {
 }
 
 impl Run {
-    /// Has the engine build, and passes on what it says until the build ends or nobody reads any
-    /// more.
+    /// Has the engine build, and passes on its events until the build ends or the reader has gone.
     ///
     /// # Errors
     /// When the build cannot be begun.
@@ -239,8 +238,8 @@ impl Run {
         })
     }
 
-    /// What base images may be pulled with: this machine's logins where the operator lends them, and
-    /// what the build was given, which comes first.
+    /// What base images may be pulled with: this machine's logins where the operator lends them,
+    /// and what the build was given, which comes first.
     async fn credentials(&self, given: &[Credentials]) -> HashMap<String, DockerCredentials> {
         let mut all = if self.config.use_docker_login {
             self.cli.all_credentials().await
@@ -288,7 +287,7 @@ fn mark(instance: &str) -> String {
 async fn ensure_mark(client: &Client, config: &Config) -> Result<(), Error> {
     let name = mark(config.instance.as_str());
     let known = client
-        .run("look for the instance's mark", |docker| {
+        .run("find the instance's mark", |docker| {
             let name = name.clone();
             async move { docker.inspect_image(&name).await }
         })
@@ -400,7 +399,7 @@ pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>
         let Some(id) = found.labels.get(BUILT_BY) else {
             continue;
         };
-        // Another image with these labels was made from a mark, and is somebody else's.
+        // Another image with these labels was made from a mark, and is not ours.
         let Some(tag) = found.repo_tags.iter().find(|tag| **tag == mark(id)) else {
             continue;
         };

@@ -1,12 +1,12 @@
-//! The networks that steps of builds are on, where builds are kept from this host: one for each build
-//! that runs, behind rules of their own (`firewall/`).
+//! The networks that steps of builds are on, where builds are kept from this host: one for each
+//! build that runs, behind rules of their own (`firewall/`).
 //!
 //! A step has what the engine gives containers by default, `NET_RAW` with it, so it can send any
 //! frame it likes. On a bridge with other builds it could answer for the gateway or for another
-//! build; alone on its bridge it reaches the rules and nothing else. So a build borrows a network for
-//! as long as it runs, and one that is given back is lent again once the engine has taken its last
-//! container off. The rules know each network by its bridge and its addresses before any container
-//! is on it; a bridge that they do not know reaches nothing.
+//! build; alone on its bridge it reaches the rules and nothing else. So a build takes a network
+//! from a pool for as long as it runs, and a network that is given back is used again once the
+//! engine has taken its last container off. The rules know each network by its bridge and its
+//! addresses before any container is on it; a bridge that they do not know reaches nothing.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ const MAX_NETWORKS: u8 = 100;
 const CALL: &str = "make a network for the build";
 /// How long the engine may take to remove the containers of a build that was ended.
 const REMOVAL: Duration = Duration::from_secs(15);
-/// Between two looks at whether it has.
+/// Time between two attempts to remove the network.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The networks of an instance's builds.
@@ -39,7 +39,7 @@ pub(super) struct BuildNetworks {
     in_use: Arc<Mutex<BTreeSet<u8>>>,
 }
 
-/// A network that one build has for itself; dropped, it is given back.
+/// A network that one build has for itself; dropped, it goes back to the pool.
 #[derive(Debug)]
 pub(super) struct PooledNetwork {
     /// The engine's id of it: of a name there could be two.
@@ -67,7 +67,7 @@ impl BuildNetworks {
         }
     }
 
-    /// Lends a network that nothing is on, with its rules in place.
+    /// Takes a network that nothing is on, with its rules in place.
     ///
     /// # Errors
     /// Why there is none.

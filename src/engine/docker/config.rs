@@ -81,8 +81,8 @@ pub struct Config {
     pub extra_network: Option<String>,
     /// What containers may connect to at most; `None` lets them go anywhere, without any rules.
     pub egress: Option<Ceiling>,
-    /// What steps of builds may connect to that ask for a network behind rules; `None` where no build
-    /// does. It needs `egress`.
+    /// What steps of builds may connect to that ask for a network behind rules; `None` where no
+    /// build does. It needs `egress`.
     pub build_egress: Option<Ceiling>,
     /// Which calls of the kernel containers may make; `None` is the engine's own profile.
     pub seccomp: Option<Profile>,

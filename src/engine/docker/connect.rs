@@ -1,9 +1,9 @@
 //! Where the engine listens, and the lazily made client to it.
 //!
 //! The address comes from the configuration, else `DOCKER_HOST`, else the docker command's context,
-//! else the sockets where Docker and Podman usually listen, rootless and on desktops too. A bad address is refused at once; an engine that is not there is
-//! not: the client is made on first use, so `ignite` starts before its engine and finds it
-//! when it comes.
+//! else the sockets where Docker and Podman usually listen, rootless and on desktops too. A bad
+//! address is refused at once; an engine that is not there is not: the client is made on first use,
+//! so `ignite` starts before its engine and finds it when it comes.
 
 use std::path::{Path, PathBuf};
 
@@ -240,7 +240,7 @@ impl Connector {
         Ok(client)
     }
 
-    /// Looks at the sockets anew on the next call; another engine may be there by then.
+    /// Makes the next call find the sockets again: another engine may be there by then.
     pub(super) fn forget(&self) {
         *self.client.lock() = None;
     }

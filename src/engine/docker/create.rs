@@ -41,9 +41,9 @@ impl Docker {
         self.create_admitted(name, body, &spec, false).await
     }
 
-    /// The spec with what only the engine's side knows: what its image has in its home, and proxies.
-    /// A volume that the container's own creation may not make is there then. Beside it the folder
-    /// that the app's volume is bound to.
+    /// The spec with what only the engine's side knows: what its image has in its home, and
+    /// proxies. A volume that the container's own creation may not make is there then. Beside it
+    /// the folder that the app's volume is bound to.
     pub(super) async fn complete(
         &self,
         spec: &ContainerSpec,

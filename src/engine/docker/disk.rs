@@ -1,12 +1,12 @@
 //! What the containers and volumes of apps take of the disk.
 //!
 //! The engine says how large the writable layers of containers are. Volumes are gone through here,
-//! where they can be read from here: those in the data directory, and those of the engine's own when
-//! this process may look into its directory. A log counts with all that it may take.
+//! where they can be read from here: those in the data directory, and those of the engine's own
+//! when this process may read its directory. A log counts with the most that it may take.
 //!
-//! What apps wrote is not to be trusted: a tree is gone through by descriptors, no link is followed,
-//! and there are bounds on how deep and how much. What is beyond them, and what may not be read, does
-//! not count, and the figure says that it is too small.
+//! What apps wrote is not to be trusted: a tree is gone through by descriptors, no link is
+//! followed, and there are bounds on how deep and how much. What is beyond them, and what may not
+//! be read, does not count, and the figure says that it is too small.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -199,7 +199,7 @@ impl Count {
                 continue;
             }
             let Ok(stat) = statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // It went meanwhile, or may not be looked at.
+                // It went meanwhile, or may not be read.
                 continue;
             };
             if stat.st_nlink > 1

@@ -1,14 +1,15 @@
 //! The files of apps in folders of the data directory, where the engine sees that directory.
 //!
 //! A volume of the engine goes with one `docker volume prune` when no container has it, which is
-//! whenever its app is at zero. So an app's volume is one that is bound to a folder here: what
-//! somebody removes then is the engine's reference, which the next container makes again. The
-//! folder is its own memory: where it is, the volume is bound to it.
+//! whenever its app is at zero. So an app's volume is one that is bound to a folder here: a prune
+//! then removes only the engine's reference, which the next container makes again. The folder
+//! itself is the record: where it exists, the volume is bound to it.
 //!
 //! Whether the engine sees the data directory is proved, once for each process that makes a new
 //! folder: a container that is never run has a folder bound into it, and a word is read out of it.
-//! Another host, another mount namespace and a virtual machine fail there, and so does SELinux, under
-//! which containers may not touch the data directory's files. Then volumes stay with the engine.
+//! Another host, another mount namespace and a virtual machine fail there, and so does SELinux,
+//! under which containers may not touch the data directory's files. Then volumes stay with the
+//! engine.
 
 use std::{
     collections::HashMap,
@@ -61,7 +62,7 @@ pub(super) fn of(config: &Config, app: &AppId, since: i64) -> PathBuf {
     org.join(format!("{}-{since}", app.name))
 }
 
-/// How the engine's driver binds a folder; `None` for a path that it cannot be told.
+/// How the engine's driver binds a folder; `None` for a path that is not UTF-8.
 fn driver(folder: &Path) -> Option<MountVolumeOptionsDriverConfig> {
     let options = [
         ("type", "none"),
@@ -159,7 +160,7 @@ pub(super) fn app_of(config: &Config, name: &str) -> Option<(AppId, i64)> {
     parts.next().is_none().then_some((app, since))
 }
 
-/// What containers that never run are made with.
+/// Reaches folders of the data directory through helper containers.
 pub(super) struct FolderHelper<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
@@ -167,7 +168,7 @@ pub(super) struct FolderHelper<'a> {
     pub(super) holder: &'a HolderImage,
     /// The architecture of the engine's host.
     pub(super) architecture: &'a str,
-    /// Who makes them, for their labels.
+    /// The run of `ignite`, for the labels of helper containers.
     pub(super) run_id: &'a str,
 }
 
@@ -175,7 +176,7 @@ impl FolderHelper<'_> {
     /// Whether the engine sees the data directory, and containers may use what is in it.
     ///
     /// # Errors
-    /// When the engine does not answer, and nobody knows.
+    /// When the engine does not answer, so that the answer is not known.
     pub(super) async fn shares_host(&self) -> Result<bool, Error> {
         if Path::new(SELINUX).exists() {
             return Ok(false);
@@ -352,7 +353,7 @@ mod tests {
     use crate::{engine::docker::Seal, model::InstanceId};
 
     #[test]
-    fn a_folder_and_a_volume_tell_their_app() {
+    fn the_app_follows_from_a_folder_and_from_a_volume() {
         let dir = tempfile::tempdir().expect("a directory");
         let config = Config::new(
             InstanceId::from_random(7),

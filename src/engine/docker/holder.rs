@@ -42,7 +42,7 @@ const AARCH64: [u32; 8] = [
     0x17ff_fff9, // b to the beginning
 ];
 
-/// The holder's image on the engine, made on first use, and again when somebody removed it.
+/// The holder's image on the engine, made on first use, and again when it was removed.
 #[derive(Debug, Default)]
 pub(super) struct HolderImage(Mutex<Arc<OnceCell<String>>>);
 
@@ -63,9 +63,9 @@ impl HolderImage {
             .cloned()
     }
 
-    /// Whether a container could not be made since the image is gone; the next
-    /// [`Self::ensure`] makes it again then. It is unused most of the time, so `docker image prune -a`
-    /// takes it away.
+    /// Whether a container could not be made since the image is gone; the next [`Self::ensure`]
+    /// makes it again then. It is unused most of the time, so `docker image prune -a` takes it
+    /// away.
     pub(super) fn is_gone(&self, err: &Error) -> bool {
         let gone = matches!(
             err,
@@ -91,7 +91,7 @@ async fn find_or_import(client: &Client, architecture: &str) -> Result<String, E
     let tag: String = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
     let reference = format!("{REPOSITORY}:{tag}");
     let known = client
-        .run("look for the holder's image", |docker| {
+        .run("find the holder's image", |docker| {
             let reference = reference.clone();
             async move { docker.inspect_image(&reference).await }
         })

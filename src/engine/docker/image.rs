@@ -1,7 +1,7 @@
 //! Images: found on this machine, else pulled, once for all who wait.
 //!
-//! A pull runs in a task of its own, so that it goes on when the request that asked for it
-//! gives up, and later ones join it. The tasks end with the [`Pulls`] that owns them.
+//! A pull runs in its own task, so that it goes on when the request that asked for it gives up, and
+//! later requests join it. The tasks end with the [`Pulls`] that owns them.
 
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ impl Pulls {
     }
 }
 
-/// Says whose credentials a registry did not take.
+/// Names in an error the login that a registry did not take.
 fn told_of_login(err: Error, server: Option<String>) -> Error {
     match (err, server) {
         (Error::NoSuchImage { reference, cause }, Some(server)) => Error::NoSuchImage {
@@ -196,7 +196,7 @@ async fn pull_recorded(
     let pulled = pull_once(client, reference, credentials, limit).await;
     match &pulled {
         Err(_) => record.end(reference, None).await,
-        // Should the engine not tell, it is asked again when images are tidied up.
+        // Should the engine not answer, garbage collection asks it again.
         Ok(()) => {
             if let Ok(Some(image)) = inspect(client, reference).await {
                 record.end(reference, Some(&image)).await;
@@ -219,7 +219,7 @@ async fn pull_once(
     };
     let result = client
         .run_within("pull the image", limit, |docker| async move {
-            // The engine pulls only while somebody reads, and tells failure inside the stream.
+            // The engine pulls only while the stream is read, and reports a failure inside it.
             let mut progress = docker.create_image(Some(options), None, credentials);
             while let Some(step) = progress.next().await {
                 step?;

@@ -71,7 +71,7 @@ impl Docker {
         Ok(())
     }
 
-    /// Puts the rules back whenever somebody has removed them. Never ends.
+    /// Restores the rules whenever they have been removed. Never ends.
     pub async fn keep_isolated(&self) {
         let Some(firewall) = &self.firewall else {
             return std::future::pending().await;
@@ -90,8 +90,8 @@ impl Docker {
         }
     }
 
-    /// Leaves nothing of a network that no container will be on. One that an earlier run's containers
-    /// are on stays, and so do its rules.
+    /// Leaves nothing of a network that no container will be on. One that an earlier run's
+    /// containers are on stays, and so do its rules.
     async fn clean_up(&self) {
         let removed = async {
             self.remove_networks().await?;
@@ -102,15 +102,16 @@ impl Docker {
         }
     }
 
-    /// The instance's network, and the rules that its containers are behind; those of builds with them.
+    /// The instance's network, and the rules that its containers are behind; those of builds with
+    /// them.
     pub(super) async fn ensure_way(&self) -> Result<(), Error> {
         self.network
             .ensure(&self.client, &self.config, self.firewall.as_deref())
             .await
     }
 
-    /// Creates a container with a network of its own, which may reach what it may from its first
-    /// moment on.
+    /// Creates a container with its own network. The rules admit it before it can run, so its first
+    /// packet is under them.
     pub(super) async fn create_admitted(
         &self,
         name: String,
@@ -194,8 +195,8 @@ pub(super) async fn remove_rules_of(instance: &InstanceId) -> Result<(), Error> 
     firewall::remove(instance).await
 }
 
-/// The request for a container with this address: where engines from 25.0 on look for it, and where
-/// those before do.
+/// The request for a container with this address, which engines from 25.0 on and those before read
+/// from different fields.
 fn with_address(
     config: &Config,
     mut body: ContainerCreateBody,

@@ -1,9 +1,9 @@
-//! Leases: volumes without content, whose label says who lives until when.
+//! Leases: empty volumes with a label that says which instance lives until when.
 //!
 //! A volume costs the engine a folder and a row, takes no address, no name of a container and no
-//! process, and Docker and Podman alike have it. Labels cannot be changed, so a lease is renewed by a
-//! new volume, and then the old one goes. Somebody's `docker volume prune` takes it: until the next
-//! beat the instance is in doubt, never gone.
+//! process, and Docker and Podman alike have it. Labels cannot be changed, so a lease is renewed by
+//! a new volume, and then the old one goes. A `docker volume prune` takes it: until the next beat
+//! the instance is in doubt, never gone.
 
 use std::{
     collections::HashMap,
@@ -89,8 +89,8 @@ pub(super) async fn time(client: &Client) -> Result<Option<i64>, Error> {
     Ok(info.system_time.as_deref().and_then(unix_seconds))
 }
 
-/// No two leases of a process have the same name: the engine takes a second volume of a name for the
-/// first.
+/// No two leases of a process have the same name: the engine takes a second volume of a name for
+/// the first.
 fn name(config: &Config, lease: &Lease) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{ContainerId, Error, LogLine, LogQuery, LogStream, client::Client};
 
-/// Longest line that is told, in bytes; the rest of it is dropped and marked.
+/// Longest line in bytes; the rest of it is dropped, and a mark says so.
 const MAX_LINE: usize = 64 * 1024;
 const CALL: &str = "read the container's log";
 

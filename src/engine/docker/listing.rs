@@ -1,4 +1,4 @@
-//! The containers of this instance, and those that only say that they are of it.
+//! The containers of this instance, and those that only claim to be.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,12 @@ use super::{
 };
 use crate::engine::Engine as _;
 
-/// The containers with this instance's label that nobody can prove to be of it, as far as they have
-/// been told of.
+/// The containers that carry this instance's label without proof, as far as the log has named them.
 #[derive(Debug, Default)]
 pub(super) struct UnprovenContainers(Mutex<HashSet<ContainerId>>);
 
 impl UnprovenContainers {
-    /// Those among `all`, which the engine has now, that have not been told of yet.
+    /// Those among `all`, which the engine has now, that the log has not named yet.
     fn new_ones<'a>(&self, all: &'a [ContainerSummary]) -> Vec<&'a ContainerSummary> {
         let id = |c: &ContainerSummary| ContainerId(c.id.clone().unwrap_or_default());
         let mut known = self.0.lock();
@@ -31,9 +30,10 @@ impl UnprovenContainers {
 }
 
 impl Docker {
-    /// All containers that an `ignite` made for this instance, in whatever state, but those that
-    /// this process only looks into. Of those that an `ignite` before seals made, or one with another
-    /// key, no label is believed. Others that carry the instance's label are told of once and left alone.
+    /// All containers that an `ignite` made for this instance, in whatever state, but this
+    /// process's helpers. Of those that an `ignite` before seals made, or one with another key, no
+    /// label is believed. Others that carry the instance's label are named in the log once and left
+    /// alone.
     pub(super) async fn list_ours(&self) -> Result<Vec<Container>, Error> {
         let facts = self.facts().await?;
         let options = ListContainersOptions {

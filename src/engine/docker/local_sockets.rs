@@ -32,7 +32,7 @@ pub(super) fn choose(sockets: &[PathBuf]) -> Option<&PathBuf> {
         .or_else(|| there().next())
 }
 
-/// Whether somebody listens on a socket that this user may open. Never waits.
+/// Whether a program listens on a socket that this user may open. Never waits.
 fn takes_connections(socket: &Path) -> bool {
     use rustix::{
         io::Errno,
@@ -43,7 +43,7 @@ fn takes_connections(socket: &Path) -> bool {
         let end = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&end, &address)
     });
-    // Its queue is full: somebody listens.
+    // Its queue is full, so a program listens.
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 

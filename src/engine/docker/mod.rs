@@ -127,7 +127,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Whether the engine could be looked for at `host`, or where the environment says.
+    /// Checks the engine's address: `host`, or what the environment says.
     ///
     /// # Errors
     /// As [`Docker::new`].
@@ -174,7 +174,7 @@ impl Docker {
         })
     }
 
-    /// Where the engine is looked for, as a person would write it.
+    /// The engine's address, as a person would write it.
     pub fn address(&self) -> String {
         self.client.connector().describe()
     }

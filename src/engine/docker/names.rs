@@ -24,8 +24,8 @@ pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
     ]
 }
 
-/// The name of a container: for people, and under the seal of its labels. A container whose seal does
-/// not hold is known by it for one to be removed, and for nothing else.
+/// The name of a container: for people, and under the seal of its labels. A container whose seal
+/// does not hold is known by it for one to be removed, and for nothing else.
 pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
     format!(
         "ignite-{instance}-{}-{}-{}",

@@ -1,9 +1,9 @@
-//! The instance's own bridge network: made on first use, made again when somebody removed it.
+//! The instance's own bridge network: made on first use, and again when it was removed.
 //!
-//! Containers on it cannot talk to each other, and where rules keep them from this host (`firewall/`),
-//! its bridge has a name of our choice, which the rules go by. The engine allows two networks of one name and
-//! then refuses to start anything on either, so this process makes it once however many ask,
-//! and removes surplus ones when it looks.
+//! Containers on it cannot talk to each other, and where rules keep them from this host
+//! (`firewall/`), its bridge has a name of our choice, which the rules go by. The engine allows two
+//! networks of one name and then refuses to start anything on either, so this process makes it once
+//! however many ask, and removes surplus ones when it lists them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -59,7 +59,7 @@ impl InstanceNetwork {
         made.await.copied()
     }
 
-    /// Looks again on the next [`Self::ensure`].
+    /// Makes the next [`Self::ensure`] ask the engine again.
     pub(super) fn forget(&self) {
         *self.known.lock() = Arc::default();
     }
@@ -172,8 +172,8 @@ pub(super) async fn list(
         .await
 }
 
-/// Whether a network's containers, apps' or steps of builds, are behind rules of ours: its bridge has
-/// a name that the rules of this instance go by.
+/// Whether a network's containers, apps' or steps of builds, are behind rules of ours: its bridge
+/// has a name that the rules of this instance go by.
 pub(super) fn is_behind_rules(network: &Network, instance: &InstanceId) -> bool {
     bridge_of(network).is_some_and(|bridge| firewall::is_bridge_of(bridge, instance))
 }
@@ -216,8 +216,8 @@ async fn remove_other(client: &Client, config: &Config) {
 }
 
 /// The containers of this instance that have an address of their own on the network, and where they
-/// may connect to. Those whose seal does not hold are none of them: whoever wrote their labels may
-/// not say what they reach, so they reach nothing.
+/// may connect to. A container without a valid seal is not among them: its labels may be
+/// anybody's, so it reaches nothing.
 async fn admitted(
     client: &Client,
     config: &Config,
@@ -265,7 +265,7 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
     let request = NetworkCreateRequest {
         name: name.clone(),
         driver: Some("bridge".into()),
-        // The rules let no IPv6 pass; better that nobody tries.
+        // The rules let no IPv6 pass, so containers get no such addresses.
         enable_ipv6: config.egress.as_ref().map(|_| false),
         options: Some(options_of_bridge(
             config
@@ -293,7 +293,7 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// What the driver of a network is told whose containers do not reach each other.
+/// The driver's options for a network on which containers do not reach each other.
 pub(super) fn options_of_bridge(name: Option<String>) -> HashMap<String, String> {
     let icc = "com.docker.network.bridge.enable_icc";
     let mut options = HashMap::from([(icc.to_owned(), "false".to_owned())]);
@@ -339,7 +339,8 @@ mod tests {
             (sealed(replica.clone()), Some((mac(false), Egress::Deny))),
             (sealed(prepared), None),
             (sealed(labels::of_helper(&config, "me")), None),
-            // Of an `ignite` before seals, and of somebody who knows what to write.
+            // Unsealed, as from an `ignite` before seals, and with a label changed after the
+            // sealing.
             (open.clone(), None),
             (labels::with_egress(sealed(replica), &Egress::Allow), None),
         ] {

@@ -1,7 +1,7 @@
 //! How often a container was refused another process, read from its cgroup.
 //!
-//! The engine does not tell. Where its cgroups can be seen from here, the kernel's own count is in
-//! a file, found once for each container; elsewhere nothing is known.
+//! The engine has no call for that. Where its cgroups are visible from here, the kernel keeps the
+//! count in a file, which is found once for each container; elsewhere the count is not known.
 
 use std::{
     fs,
@@ -32,8 +32,8 @@ impl PidsFiles {
         }
     }
 
-    /// The count of a container whose file is known, or the last one when it has ended; `None`
-    /// when nobody has looked for it.
+    /// The count of a container once [`Self::find`] has found its file, or the last count when the
+    /// container has ended; `None` before.
     pub(super) fn known(&self, id: &ContainerId) -> Option<Option<u64>> {
         let file = self.files.get(id)?;
         Some(file.and_then(|file| self.read(id, &file)))
@@ -49,7 +49,7 @@ impl PidsFiles {
         Some(now)
     }
 
-    /// Looks for the file of a container whose first process is `pid`; the count in it.
+    /// Finds the file of a container by its first process `pid`, and reads the count.
     pub(super) fn find(&self, id: &ContainerId, pid: i64) -> Option<u64> {
         let table = (pid > 1)
             .then(|| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok())

@@ -1,12 +1,12 @@
 //! `ignite prune`: what instances have in the engine, and its removal.
 //!
-//! It lists every instance's things; whether an instance is gone is the caller's to say, who can
-//! look at processes and directories.
+//! It lists what every instance has. Whether an instance is gone is the caller's decision, since
+//! the caller can see processes and directories.
 //!
-//! What an instance made is told without its seal, which only its data directory has. The labels of
-//! networks and volumes were given to them when they were made. A container can have them from its
-//! image, as an operator's own has that was run from an image that a tenant wrote; so it counts only
-//! with a name that begins as ours do. Images count by their names.
+//! Seals do not help here: only the data directory of an instance has the key. Networks and volumes
+//! have the labels that they were made with. A container may have its labels from its image, such
+//! as an operator's own container of an image that a tenant wrote; so it counts only with a name
+//! that begins as ours do. Images count by their names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,7 +99,7 @@ impl Pruner {
     }
 
     /// Removes an instance's containers, then its network, the volumes of its containers and its
-    /// leases; with `files` also what somebody could come back to: the volumes of apps, and the
+    /// leases; with `files` also what an owner could come back to: the volumes of apps, and the
     /// images that were built. Answers what could not be removed, a sentence each; that does not
     /// keep the rest from being removed.
     pub async fn remove(&self, remains: &Remains, files: bool) -> Vec<String> {
@@ -122,7 +122,8 @@ impl Pruner {
             are_gone &= outcome.is_ok();
             note("network", name, outcome);
         }
-        // What is still on a network, such as a step of a build that is being ended, stays behind them.
+        // What is still on a network, such as a step of a build that is being ended, stays behind
+        // them.
         if let Ok(instance) = id.parse::<InstanceId>()
             && remains.has_rules
             && are_gone
@@ -148,7 +149,7 @@ impl InstanceOfOthers {
         self.containers + self.networks + self.volumes > 0
     }
 
-    /// Whether it has something that somebody could come back to.
+    /// Whether it has something that an owner could come back to.
     pub fn has_files(&self) -> bool {
         self.kept_volumes + self.images > 0
     }

@@ -20,7 +20,7 @@ const VERSION: &str = "v1.";
 pub struct Seal(hmac::Key);
 
 impl Seal {
-    /// With a key that nobody else has, and that is the same at the next start.
+    /// With a secret key that stays the same at the next start.
     pub fn new(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }

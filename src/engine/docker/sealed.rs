@@ -6,9 +6,9 @@ use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOpti
 
 use super::{Config, ContainerId, Error, client::Client, firewall::Mac, isolation, labels, names};
 
-/// Makes a container of this name, its labels sealed. Nothing else makes one, so that none is
-/// without a seal. `call` is what is asked of the engine, as a verb, and how long that may take;
-/// `mac` the container's Ethernet address where the engine is not to choose it.
+/// Creates a container of this name, with its labels sealed. Every container is created here, so
+/// none is without a seal. `call` is what is asked of the engine, as a verb, and how long that may
+/// take; `mac` the container's Ethernet address where the engine is not to choose it.
 pub(super) async fn create(
     client: &Client,
     config: &Config,
@@ -34,8 +34,8 @@ pub(super) async fn create(
     Ok(ContainerId(made.id))
 }
 
-/// Makes a container that is never run: it is looked into, or something is written through it, by
-/// those who call themselves `by`. `call` is as in [`create`].
+/// Creates a helper container: it never runs, and files are read or written through it. `run_id`
+/// labels it as this run's; `call` is as in [`create`].
 pub(super) async fn create_helper(
     client: &Client,
     config: &Config,

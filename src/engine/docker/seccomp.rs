@@ -1,9 +1,9 @@
 //! Which calls of the kernel the processes of a container may make: a seccomp profile.
 //!
 //! The profile that goes with this program (`seccomp.json`) is for organizations that do not trust
-//! each other. Its facts, which call is allowed and on what condition, are those of the default profile
-//! of the Moby project (<https://github.com/moby/profiles>, Apache-2.0), so that what runs under an
-//! engine's default of today runs under it. What is not in it:
+//! each other. Its facts, which call is allowed and on what condition, are those of the default
+//! profile of the Moby project (<https://github.com/moby/profiles>, Apache-2.0), so that what runs
+//! under an engine's default of today runs under it. What is not in it:
 //! - `io_uring_*`: operations go past what filters see, and most of the kernel's holes of late years
 //!   were there. Engines before 25 allow it.
 //! - `socket(AF_VSOCK)`: it has no network namespace, and leads from a virtual machine to its host.
@@ -177,7 +177,8 @@ mod tests {
             };
             assert!(!lets_vsock && args[0]["index"] == 0, "{rule}");
         }
-        // No new namespaces by clone, and clone3, whose arguments are not seen, is said to be missing.
+        // No new namespaces by clone, and clone3, whose arguments are not seen, is said to be
+        // missing.
         for rule in &rules["clone"] {
             let masked = rule["args"][0]["op"] == "SCMP_CMP_MASKED_EQ";
             assert!(masked || rule["includes"]["caps"].is_array(), "{rule}");

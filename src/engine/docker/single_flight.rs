@@ -1,6 +1,6 @@
 //! Work that many may ask for at a time, done once for all of them.
 //!
-//! It runs in a task of its own, so that it goes on when the one who asked gives up, and later ones
+//! It runs in its own task, so that it goes on when the one who asked gives up, and later ones
 //! join it.
 
 use std::{collections::HashMap, fmt, future::Future, hash::Hash, sync::Arc};

@@ -17,7 +17,7 @@ use super::{ContainerId, Docker, Error, Listening};
 
 /// Most bytes read of a socket table. Listening sockets come first in it, 150 bytes each.
 const TABLE_BYTES: u64 = 256 << 10;
-/// Where Docker's resolver listens in containers of a network that somebody made.
+/// Where Docker's resolver listens in containers of a user-defined network.
 const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// The kernel's number of the state LISTEN.
 const LISTEN: &str = "0A";

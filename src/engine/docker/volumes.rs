@@ -68,7 +68,7 @@ impl Volumes {
     }
 
     /// Lets every user write to the volume that a container of this spec will have as its home.
-    /// `by` goes into the labels of the container that it takes.
+    /// The helper container that this takes is labelled with `run_id`.
     async fn open_to_all(
         &self,
         client: &Client,
@@ -135,7 +135,8 @@ impl Docker {
         Ok(folder)
     }
 
-    /// Opens the volume of an app that keeps its files to its user, where the image has nothing in it.
+    /// Opens the volume of an app that keeps its files to its user, where the image has nothing in
+    /// it.
     pub(super) async fn open_volume(
         &self,
         spec: &ContainerSpec,
@@ -219,7 +220,7 @@ impl Docker {
         }
     }
 
-    /// The volumes of apps: those that the engine has, and the folders whose volume somebody removed.
+    /// The volumes of apps: those that the engine has, and the folders without a volume any more.
     pub(super) async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
         let mut all =
             engine_volumes::list(&self.client, labels::filter(&self.config.instance)).await?;

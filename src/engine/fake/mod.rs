@@ -121,7 +121,7 @@ impl Fake {
     pub fn answer(&self, at: SocketAddr) -> Result<Option<u16>, Refused> {
         let state = self.state.lock();
         let here = |made: &&Made| made.is_at(at) && !made.is_holder;
-        // Most are where their own number says; the others are looked for.
+        // Most have the address that their number gives; the others are searched for.
         let own = match at.ip() {
             std::net::IpAddr::V4(ip) => format!("{:012}", ip.to_bits().wrapping_sub(0x0a00_0000)),
             std::net::IpAddr::V6(_) => String::new(),

@@ -1,4 +1,4 @@
-//! What a test says of an image's containers, and what it is told of the calls.
+//! How a test scripts an image's containers, and the counts of calls that it gets.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //! (`ignite.ts`).
 //!
 //! The import is written into the code's `deno.json`, so that nothing else of it changes. What that
-//! file names is fetched in a step of its own, before the code comes.
+//! file names is fetched in a separate step, before the code comes.
 
 use serde_json::{Map, Value};
 
@@ -14,9 +14,9 @@ use crate::{
 
 /// What a handler imports as `ignite`.
 const MODULE: &str = include_str!("ignite.ts");
-/// Where handlers are looked for, first found wins.
+/// Where a handler may be; the first found wins.
 const HANDLERS: [&str; 4] = ["handler.ts", "handler.js", "main.ts", "main.js"];
-/// Where a configuration is looked for.
+/// Where a configuration may be.
 const CONFIGS: [&str; 2] = ["deno.json", "deno.jsonc"];
 /// What else says which packages there are.
 const LISTS: [&str; 3] = ["deno.lock", "package.json", "package-lock.json"];

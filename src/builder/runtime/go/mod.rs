@@ -2,8 +2,8 @@
 //! program (`main.go`) around it.
 //!
 //! The program is one more package of the code's own module, so that what the code requires is
-//! resolved as ever. Modules are fetched in a step of their own, again when `go.mod` or `go.sum` has
-//! changed.
+//! resolved as ever. Modules are fetched in a step of their own, again when `go.mod` or `go.sum`
+//! has changed.
 
 use super::{USER, failed, label_stage, place_all};
 use crate::{

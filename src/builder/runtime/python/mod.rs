@@ -13,11 +13,11 @@ mod requirements;
 
 /// The server that a container runs.
 const SERVER: &str = include_str!("server.py");
-/// Where handlers are looked for.
+/// Where a handler may be.
 const HANDLER: &str = "handler.py";
 /// What pip is to install.
 const REQUIREMENTS: &str = "requirements.txt";
-/// Longest list that is looked at; a longer one is installed as one that reads other files.
+/// Longest list that is read; a longer one is installed as one that reads other files.
 const MAX_REQUIREMENTS: u64 = 1024 * 1024;
 
 /// Settings of Python builds.

@@ -1,12 +1,12 @@
 //! What keeps apps from this host and the networks around it, where `trust` says so.
 //!
 //! The rules (`rules.rs`) are in the kernel, in a table that belongs to this instance alone; `nft`
-//! puts them there (`nft.rs`). A container that the table does not know reaches nothing, so each
-//! is made known between its creation and its start, and whatever goes wrong ends in less. The
+//! puts them there (`nft.rs`). A container that the table does not know reaches nothing, so each is
+//! added between its creation and its start, and every failure leaves less reachable, not more. The
 //! table outlives a crash of this process and holds on to what it has; the next start builds it
-//! anew from the containers' labels. Somebody who flushes all rules of the host (`nft flush
-//! ruleset`) takes ours away, too: nothing is created then without putting them back, and a look
-//! every few seconds ([`CHECK_INTERVAL`]) does it for what runs.
+//! anew from the containers' labels. Flushing all rules of the host (`nft flush ruleset`) removes
+//! ours, too: the next creation restores them first, and a check every few seconds
+//! ([`CHECK_INTERVAL`]) restores them for what runs.
 //!
 //! Steps of builds are behind rules of the same table, by the bridge that they come from
 //! (`build_network`).
@@ -38,7 +38,7 @@ pub(super) use self::{
     rules::{Mac, bridge, build_bridge, is_bridge_of},
 };
 
-/// Time between two looks at whether the rules are still there.
+/// Time between two checks that the rules are still there.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Whether what goes from one container to another over a bridge passes by rules at all.
 const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
@@ -94,7 +94,7 @@ impl Firewall {
         let _turn = self.turn().await;
         {
             let mut state = self.state.lock();
-            // Those that were made while somebody listed them stay.
+            // Those that were made while the list was taken stay.
             for (id, mac, egress) in found {
                 state.apps.insert(mac, self.ceiling.grant(&egress));
                 state.macs.insert(id, mac);
@@ -153,8 +153,8 @@ impl Firewall {
         Ok(())
     }
 
-    /// Tells this host's kernel where a container is that was just started; without it the first
-    /// connections to it may take long.
+    /// Gives this host's kernel the address of a container that has just started; without it the
+    /// first connections may take seconds.
     pub(super) fn locate(&self, id: &ContainerId, addr: IpAddr) {
         let mac = self.state.lock().macs.get(id).copied();
         let (Some(mac), IpAddr::V4(addr)) = (mac, addr) else {

@@ -1,8 +1,8 @@
-//! Who has an address on the bridge, told to the kernel of this host.
+//! Tells the kernel of this host which container has an address on the bridge.
 //!
 //! The engine gives an address to one container after another. The kernel remembers the Ethernet
 //! address of the one before, sends there what is for the new one, and finds out only after some
-//! ten seconds; engines before 28 do not tell it.
+//! ten seconds; engines before 28 do not announce the change.
 
 use std::{io, net::Ipv4Addr};
 
@@ -63,7 +63,7 @@ fn message(interface: u32, addr: Ipv4Addr, mac: Mac) -> Vec<u8> {
     const RTM_NEWNEIGH: u16 = 28;
     // Asked, to be acknowledged, in place of what is there or new.
     const FLAGS: u16 = 0x1 | 0x4 | 0x100 | 0x400;
-    // Used at once, and looked at again like any other entry.
+    // Used at once, and verified later like any other entry.
     const NUD_STALE: u16 = 0x04;
     const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;

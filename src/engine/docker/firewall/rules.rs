@@ -1,7 +1,7 @@
 //! The rules as text for `nft`: pure functions.
 //!
-//! One table of the family `inet` for each instance, named after it, with chains of its own at the
-//! input and forward hooks, ahead of the engine's. A packet is looked at only when it comes in from
+//! One table of the family `inet` for each instance, named after it, with its chains at the
+//! input and forward hooks, ahead of the engine's. A packet is examined only when it comes in from
 //! the instance's bridge; what is dropped here stays dropped whatever other tables accept, and what
 //! is accepted here goes on to them. Whose packet it is says its Ethernet address, which is chosen
 //! here at the container's creation, before it runs, and which no app can change without
@@ -96,8 +96,7 @@ pub(super) struct Builds {
     pub(super) networks: BTreeMap<String, Ipv4Net>,
 }
 
-/// Where a connection goes by what its sender asked for, not by what somebody's address translation
-/// made of it.
+/// Where a connection goes by what its sender asked for, before any address translation.
 const DIALLED: &str = "ct original ip daddr";
 /// The same with the port.
 const WITH_PORT: &str = "ct original ip daddr . ct original proto-dst";
@@ -233,7 +232,7 @@ fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
 
 /// Writes the same for steps of builds.
 fn put_build_chains(out: &mut String, builds: &Builds, bridge: &str, build_bridges: &str) {
-    // A step can send as anybody, also what looks like the answer of an app: answers are none here.
+    // A step can forge any sender, also what looks like the answer of an app: no answers pass here.
     let sources = builds.networks.iter();
     let mut source: Vec<_> = sources
         .map(|(bridge, net)| format!("iifname \"{bridge}\" ip saddr {net} return"))

@@ -2,7 +2,7 @@
 //!
 //! The engine fills an empty volume while it makes the first container that has it. Should the
 //! caller of that give up, the next container would find a volume with half of the files, which is
-//! not empty any more. So that container is made by a task of its own, which nobody cuts short.
+//! not empty any more. So its own task makes that container, which no caller cuts short.
 
 use bollard::models::ContainerCreateBody;
 

@@ -10,7 +10,7 @@ use bollard::models::{ImageConfig, ImageHistoryResponseItem};
 
 use crate::model::files::{TMP, normal};
 
-/// Most paths that are looked at; each is a question to the engine.
+/// Most paths that are inspected; each is a call to the engine.
 const MAX_PATHS: usize = 96;
 /// The directories of usual images that have programs, settings or data, and below `/usr` and
 /// `/var` also for a home there.

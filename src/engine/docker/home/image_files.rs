@@ -1,4 +1,4 @@
-//! One container that is looked into: what is at a path, and how much of it.
+//! The files of an image, read through a helper container: what is at a path, and how much of it.
 
 use std::io::Read as _;
 
@@ -21,7 +21,7 @@ const AT_ONCE: usize = 8;
 const DIRECTORY: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 
-/// A container that was made to be looked into.
+/// A helper container of an image.
 pub(super) struct ImageFiles<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,

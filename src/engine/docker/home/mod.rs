@@ -1,8 +1,8 @@
 //! Where the user of an image is at home, and what the image has there.
 //!
 //! Nothing in an image's description says it unless its environment does: it stands in the
-//! image's `/etc/passwd`. So a container is made of the image, looked into and removed; it never
-//! runs. What was found is kept, since an image never changes.
+//! image's `/etc/passwd`. So a helper container is made of the image, read and removed; it never
+//! runs. The answer is cached, since an image never changes.
 //!
 //! An empty volume at a path is filled by the engine with what the image has there, at every
 //! `create`. So that no start takes longer the more an image has in its home, what is there is
@@ -33,12 +33,12 @@ mod image_files;
 
 /// Homes of images that are kept: far more than one machine runs apps.
 const KEPT: u64 = 4096;
-/// Most volumes of an image that are looked at.
+/// Most volumes of an image that are measured.
 const MAX_VOLUMES: usize = 16;
-/// Looks at one image: something may take the container away once, hardly ever twice.
+/// Attempts to read one image: a prune may take the helper away once, hardly ever twice.
 const TRIES: u32 = 3;
 /// What is asked of the engine, as a verb.
-const CALL: &str = "look into the image";
+const CALL: &str = "read files of the image";
 
 /// The homes found so far.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) struct Homes {
     /// By the image as a spec has it and the path.
     contents: Cache<(String, String), Content>,
     fills: Fills,
-    /// Tells our containers from those of a process that died while it looked.
+    /// Distinguishes this run's helper containers from those of a process that died.
     run_id: String,
 }
 
@@ -62,7 +62,7 @@ impl Homes {
         }
     }
 
-    /// What tells the containers of this process that are only looked into or written into.
+    /// What the helper containers of this process are labelled with.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
     }
@@ -89,7 +89,7 @@ impl Homes {
         Ok(image)
     }
 
-    /// The spec with what its image has in its home; looked for where the spec does not say, once
+    /// The spec with what its image has in its home; read where the spec does not say, once
     /// for each image and path.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl Homes {
         }
     }
 
-    /// Looks into an image.
+    /// Reads from an image through a helper container.
     async fn inspect(
         &self,
         client: &Client,
@@ -200,7 +200,7 @@ impl Homes {
                 }),
             };
             if let Err(cause) = remove_container(client, &id).await {
-                tracing::warn!(container = %id, %cause, "A container that was looked into stays until the next start");
+                tracing::warn!(container = %id, %cause, "A helper container stays until the next start");
             }
             match found {
                 // `docker container prune` and the like.
@@ -221,7 +221,7 @@ fn body(image: &str) -> ContainerCreateBody {
     }
 }
 
-/// What is looked for in an image.
+/// What is read from an image.
 #[derive(Clone, Copy)]
 enum Ask<'a> {
     /// The home of a user, unless the environment has `named` one; and whether its volumes have
@@ -268,7 +268,7 @@ impl ImageFiles<'_> {
         Ok((home, notes))
     }
 
-    /// The home of a user, unless the environment has `named` one. A file is nobody's home.
+    /// The home of a user, unless the environment has `named` one. A file is not a home.
     async fn home(&self, user: &str, named: &str) -> Result<Home, Error> {
         let path = match named {
             "" => {

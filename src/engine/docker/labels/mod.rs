@@ -1,4 +1,4 @@
-//! The labels that say whose a container, a network or a volume is.
+//! The labels that say which instance and app a container, a network or a volume belongs to.
 //!
 //! They are the only record that survives a crash. Both directions live here so that they cannot
 //! drift apart.
@@ -33,11 +33,11 @@ const ROLE: &str = "io.dodil.ignite.role";
 const SINCE: &str = "io.dodil.ignite.since";
 /// On a volume that is a lease: what it says, as JSON.
 const LEASE: &str = "io.dodil.ignite.lease";
-/// On a container with a network of its own: where it may connect to.
+/// On a container with its own network: where it may connect to.
 const EGRESS: &str = "io.dodil.ignite.egress";
 /// What [`EGRESS`] says of an app that says nothing.
 const EGRESS_UNSET: &str = "unset";
-/// On a container that is only looked into: which look made it.
+/// On a helper container: the run of `ignite` that made it.
 const HELPER_OF: &str = "io.dodil.ignite.look";
 /// On the empty image that marks an instance's images: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -80,7 +80,7 @@ pub(super) enum Role {
     Replica,
     /// It only keeps the network of a replica.
     Holder,
-    /// It never runs; it is looked into, or something is written through it.
+    /// It never runs: files are read or written through it.
     Helper,
 }
 
@@ -101,13 +101,13 @@ impl Role {
 pub(super) enum Origin {
     /// This instance made it, and this is what it then said of it.
     Ours(Claims),
-    /// An `ignite` that knew no seals made it, as its name tells. Its labels may be its image's.
+    /// By its name, an `ignite` that knew no seals made it. Its labels may be its image's.
     Unsealed,
-    /// Its seal is of another key or form, and its name is the one that this instance gives what these
-    /// labels speak of. Its labels are not believed; that it is ours is, once it has been seen to be
-    /// where only ours are ([`is_placed_by`]).
+    /// Its seal is of another key or form, and its name is the one that this instance gives what
+    /// these labels speak of. Its labels are not believed; that it is ours is, once it has been
+    /// seen to be where only ours are ([`is_placed_by`]).
     OtherSeal,
-    /// Nothing: its labels may be its image's, or somebody else has written them.
+    /// Nothing: its labels may be its image's, or another program's.
     Unproven,
 }
 
@@ -116,13 +116,13 @@ pub(super) enum Origin {
 pub(super) struct Claims {
     /// What it is for; `None` when nothing is believed.
     pub(super) role: Option<Role>,
-    /// Whose it is.
+    /// The app and version that it belongs to.
     pub(super) owner: Option<Owner>,
-    /// The holder whose network it is in.
+    /// The holder that keeps its network.
     pub(super) holder: Option<ContainerId>,
     /// Where it may connect to; `None` is nowhere.
     pub(super) egress: Option<Egress>,
-    /// Who looks into it.
+    /// The run of `ignite` that made it as a helper.
     pub(super) helper_of: Option<String>,
 }
 
@@ -165,7 +165,8 @@ pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Orig
     }
 }
 
-/// Whether a container's only name is the whole name that this instance gives what the labels speak of.
+/// Whether a container's only name is the whole name that this instance gives what the labels speak
+/// of.
 fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
     let [name] = names else { return false };
     let (name, instance) = (plain(name), &config.instance);
@@ -178,8 +179,9 @@ fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
     })
 }
 
-/// Whether a container is where this instance puts its own: on one of its networks, on that of another
-/// container, or on none. No image says that: whoever creates a container does, as with its name.
+/// Whether a container is where this instance puts its own: on one of its networks, on that of
+/// another container, or on none. No image says that: whoever creates a container does, as with its
+/// name.
 pub(super) fn is_placed_by(instance: &InstanceId, network_mode: Option<&str>) -> bool {
     let Some(mode) = network_mode else {
         return false;
@@ -313,8 +315,8 @@ pub(super) fn of_volume(config: &Config, app: &AppId, since: i64) -> Labels {
     labels
 }
 
-/// The app whose volume this is, and when that was created; `None` for one that goes with its
-/// container.
+/// The app that a volume belongs to, and when that app was created; `None` for a volume that goes
+/// with its container.
 pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
     let since = get(labels, SINCE)?.parse().ok()?;
     let app = AppId {
@@ -343,7 +345,7 @@ pub(super) fn is_lease(labels: &Labels) -> bool {
     get(labels, LEASE).is_some()
 }
 
-/// The labels of a container that is only looked into, by those who call themselves `by`.
+/// The labels of a helper container of this run.
 pub(super) fn of_helper(config: &Config, run_id: &str) -> Labels {
     let mut labels = of_instance(config);
     labels.insert(ROLE.to_owned(), Role::Helper.as_str().to_owned());
