@@ -100,7 +100,7 @@ fn start<T: Send + 'static>(
     thread::Builder::new()
         .name("parse".to_owned())
         .spawn(move || {
-            give_way();
+            lower_priority();
             // Whoever asked may have left.
             let _ = done.send(work());
         })?;
@@ -108,7 +108,7 @@ fn start<T: Send + 'static>(
 }
 
 /// Lets other threads go before this one. Elsewhere than on Linux niceness is the whole process's.
-fn give_way() {
+fn lower_priority() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "A thread that reads what was sent keeps the priority of the others");

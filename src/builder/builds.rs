@@ -183,7 +183,7 @@ impl Builder {
     }
 
     /// Runs something of builds in the background, until the platform stops.
-    pub(super) fn in_the_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn_until_stop(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.shared.stop.clone();
         let work = async move {
             stop.run_until_cancelled(work).await;

@@ -19,7 +19,7 @@ type Ensure = dyn Fn(String, Option<Credentials>) -> Ensured + Send + Sync;
 type Find = dyn Fn(String) -> BoxFuture<'static, Result<Option<Image>, Error>> + Send + Sync;
 type Digest =
     dyn Fn(String, Option<Credentials>) -> BoxFuture<'static, Result<String, Error>> + Send + Sync;
-type Ask = dyn Fn() -> BoxFuture<'static, Result<Platform, Error>> + Send + Sync;
+type AskPlatform = dyn Fn() -> BoxFuture<'static, Result<Platform, Error>> + Send + Sync;
 
 /// Makes images available; the engine's type ends here.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct Images {
     /// What a registry has for a reference.
     digest: Arc<Digest>,
     /// What the engine's host runs.
-    host: Arc<Ask>,
+    host: Arc<AskPlatform>,
     keychain: Keychain,
     rules: Rules,
     admission: Arc<Admission>,

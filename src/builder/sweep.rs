@@ -33,7 +33,7 @@ impl Builder {
     /// under way has just made stays: its record is still to come.
     pub fn sweep(&self, named: impl FnOnce() -> Named + Send + 'static) {
         let builder = self.clone();
-        self.in_the_background(async move { builder.sweep_once(named).await });
+        self.spawn_until_stop(async move { builder.sweep_once(named).await });
     }
 
     async fn sweep_once(&self, named: impl FnOnce() -> Named) {

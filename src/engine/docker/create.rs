@@ -33,7 +33,7 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &Facts,
     ) -> Result<ContainerId, Error> {
-        self.ensure_way().await?;
+        self.ensure_network_and_rules().await?;
         let (spec, folder) = self.complete(spec).await?;
         let name = names::container_name(&self.config.instance, &spec.owner);
         let body = spec::container(&self.config, facts.traits(), &spec);

@@ -154,7 +154,7 @@ impl Pulls {
                     let credentials = credentials.or(found);
                     let pulled =
                         pull_recorded(&client, &record, &reference, credentials, limit).await;
-                    pulled.map_err(|err| told_of_login(err, server))
+                    pulled.map_err(|err| with_login_named(err, server))
                 };
                 let pulled = stop.run_until_cancelled(pulling).await;
                 pulled.unwrap_or_else(|| {
@@ -171,7 +171,7 @@ impl Pulls {
 }
 
 /// Names in an error the login that a registry did not take.
-fn told_of_login(err: Error, server: Option<String>) -> Error {
+fn with_login_named(err: Error, server: Option<String>) -> Error {
     match (err, server) {
         (Error::NoSuchImage { reference, cause }, Some(server)) => Error::NoSuchImage {
             cause: format!(

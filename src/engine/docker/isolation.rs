@@ -42,7 +42,7 @@ impl Docker {
             return Ok(());
         };
         socket(&self.client)?;
-        match self.ensure_way().await {
+        match self.ensure_network_and_rules().await {
             Err(cause @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
                 tracing::warn!(%cause, "Whether apps are kept from this host shows once the engine answers; none is started before");
                 firewall.establish(Vec::new()).await?;
@@ -78,7 +78,7 @@ impl Docker {
         };
         loop {
             tokio::time::sleep(CHECK_INTERVAL).await;
-            match firewall.mend().await {
+            match firewall.restore().await {
                 Ok(false) => {}
                 Ok(true) => tracing::error!(
                     "Somebody removed or changed the rules that keep apps from this host; they are back, and apps may have reached it for some seconds"
@@ -104,7 +104,7 @@ impl Docker {
 
     /// The instance's network, and the rules that its containers are behind; those of builds with
     /// them.
-    pub(super) async fn ensure_way(&self) -> Result<(), Error> {
+    pub(super) async fn ensure_network_and_rules(&self) -> Result<(), Error> {
         self.network
             .ensure(&self.client, &self.config, self.firewall.as_deref())
             .await
@@ -144,7 +144,7 @@ impl Docker {
     }
 
     /// Takes a container that is gone out of the rules.
-    pub(super) async fn forget_way(&self, id: &ContainerId) {
+    pub(super) async fn forget_rules(&self, id: &ContainerId) {
         if let Some(firewall) = &self.firewall {
             firewall.forget(id).await;
         }

@@ -218,14 +218,14 @@ impl Docker {
         self.network.remove(&self.client, &self.config).await
     }
 
-    /// Makes the network anew after an error that blames it; passes other errors on.
-    async fn mend_network(&self, err: Error) -> Result<(), Error> {
+    /// Makes the network again after an error that blames it; passes other errors on.
+    async fn recreate_network(&self, err: Error) -> Result<(), Error> {
         if !network::is_to_blame(&err, &self.config) {
             return Err(err);
         }
         tracing::warn!(cause = %err, "The instance's network is gone; making it again");
         self.network.forget();
-        self.ensure_way().await
+        self.ensure_network_and_rules().await
     }
 }
 
@@ -278,7 +278,7 @@ impl Engine for Docker {
         }
         let made = match self.create_once(spec, &facts).await {
             Err(err) if network::is_to_blame(&err, &self.config) => {
-                self.mend_network(err).await?;
+                self.recreate_network(err).await?;
                 self.create_once(spec, &facts).await
             }
             other => other,
@@ -312,7 +312,7 @@ impl Engine for Docker {
                 // A 404 can also mean a missing extra network or runtime; only the engine knows.
                 self.inspect(id).await?;
             }
-            self.mend_network(network::or_no_extra(err, &self.config))
+            self.recreate_network(network::or_no_extra(err, &self.config))
                 .await?;
             self.start_once(id)
                 .await
@@ -369,7 +369,7 @@ impl Engine for Docker {
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
-        self.thaw_before_the_end(id);
+        self.thaw_before_removal(id);
         // The engine takes whole seconds; a fraction is rounded up, so none is cut short.
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let options = StopContainerOptions {
@@ -387,9 +387,9 @@ impl Engine for Docker {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), Error> {
-        self.thaw_before_the_end(id);
+        self.thaw_before_removal(id);
         remove_container(&self.client, id).await?;
-        self.forget_way(id).await;
+        self.forget_rules(id).await;
         Ok(())
     }
 
@@ -423,7 +423,7 @@ impl Engine for Docker {
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {
-        self.ensure_way().await
+        self.ensure_network_and_rules().await
     }
 
     async fn disk_use(&self) -> Result<Vec<DiskUse>, Error> {

@@ -51,7 +51,7 @@ impl InstanceNetwork {
             }
             find_or_create(client, config).await?;
             if let Some(firewall) = firewall {
-                firewall.check_way()?;
+                firewall.check_enforced()?;
             }
             remove_other(client, config).await;
             Ok(())

@@ -190,7 +190,7 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &info::Facts,
     ) -> Result<ContainerId, Error> {
-        self.ensure_way().await?;
+        self.ensure_network_and_rules().await?;
         let mut retried = false;
         let holder = loop {
             let architecture = &facts.architecture;
@@ -254,7 +254,7 @@ impl Docker {
     }
 
     /// Before a stop or a removal: a frozen process takes no signal.
-    pub(super) fn thaw_before_the_end(&self, id: &ContainerId) {
+    pub(super) fn thaw_before_removal(&self, id: &ContainerId) {
         if let Err(cause) = self.thaw_known(id) {
             tracing::debug!(container = %id, %cause, "Could not thaw a container on its way out");
         }

@@ -145,7 +145,7 @@ impl Firewall {
                 return put;
             }
         }
-        if self.mend().await? {
+        if self.restore().await? {
             tracing::error!(
                 "Somebody removed or changed the rules that keep apps and builds from this host; they are back"
             );
@@ -183,8 +183,8 @@ impl Firewall {
         }
     }
 
-    /// Puts the table back when it is gone or another one than was put there; whether it was.
-    pub(super) async fn mend(&self) -> Result<bool, Error> {
+    /// Restores the table when it is gone or changed; whether it was.
+    pub(super) async fn restore(&self) -> Result<bool, Error> {
         let _turn = self.turn().await;
         let Some(expected) = self.state.lock().shown.clone() else {
             return Ok(false);
@@ -217,11 +217,11 @@ impl Firewall {
         &self.ceiling
     }
 
-    /// Makes sure that rules of this process are in the way of what the containers send.
+    /// Makes sure that the kernel applies the rules to what containers send.
     ///
     /// # Errors
     /// With the reason why they are not, and the remedy.
-    pub(super) fn check_way(&self) -> Result<(), Error> {
+    pub(super) fn check_enforced(&self) -> Result<(), Error> {
         check_bridge(&bridge(&self.instance))?;
         match fs::read_to_string(BRIDGED) {
             Ok(on) if on.trim() == "1" => Ok(()),

@@ -78,12 +78,12 @@ impl Homes {
             (image.home, image.notes) = known;
             return Ok(image);
         }
-        let ask = Ask::Home {
+        let question = Question::Home {
             user: &image.user,
             named: &image.home.path,
             volumes: &image.volumes,
         };
-        let known = self.inspect(client, config, &image.id, ask).await?;
+        let known = self.inspect(client, config, &image.id, question).await?;
         self.known.insert(image.id.clone(), known.clone());
         (image.home, image.notes) = known;
         Ok(image)
@@ -110,8 +110,8 @@ impl Homes {
             let content = match self.contents.get(&key) {
                 Some(content) => content,
                 None => {
-                    let ask = Ask::Content(&home.path);
-                    let (found, _) = self.inspect(client, config, &spec.image, ask).await?;
+                    let question = Question::Content(&home.path);
+                    let (found, _) = self.inspect(client, config, &spec.image, question).await?;
                     let found = found.content.ok_or_else(|| {
                         refused(format!(
                             "HOME is {:?}, which is a file in the image; name a directory",
@@ -176,7 +176,7 @@ impl Homes {
         client: &Client,
         config: &Config,
         image: &str,
-        ask: Ask<'_>,
+        question: Question<'_>,
     ) -> Result<(Home, Vec<String>), Error> {
         let mut tries = 1;
         loop {
@@ -188,13 +188,13 @@ impl Homes {
                 image,
                 id: &id,
             };
-            let found = match ask {
-                Ask::Home {
+            let found = match question {
+                Question::Home {
                     user,
                     named,
                     volumes,
                 } => files.home_and_volumes(user, named, volumes).await,
-                Ask::Content(path) => files.content(path).await.map(|content| {
+                Question::Content(path) => files.content(path).await.map(|content| {
                     let path = path.to_owned();
                     (Home { path, content }, Vec::new())
                 }),
@@ -223,7 +223,7 @@ fn body(image: &str) -> ContainerCreateBody {
 
 /// What is read from an image.
 #[derive(Clone, Copy)]
-enum Ask<'a> {
+enum Question<'a> {
     /// The home of a user, unless the environment has `named` one; and whether its volumes have
     /// much in them.
     Home {
@@ -244,7 +244,7 @@ fn refused(message: String) -> Error {
 }
 
 impl ImageFiles<'_> {
-    /// See [`Ask::Home`].
+    /// See [`Question::Home`].
     async fn home_and_volumes(
         &self,
         user: &str,
