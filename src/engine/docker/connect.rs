@@ -158,23 +158,7 @@ impl Address {
         if !tls {
             return Ok(Self::Plain(target));
         }
-        let certs = set("DOCKER_CERT_PATH")
-            .map(PathBuf::from)
-            .or_else(|| set("HOME").map(|home| Path::new(&home).join(".docker")))
-            .ok_or_else(|| {
-                refuse(
-                    "TLS needs DOCKER_CERT_PATH, the directory of ca.pem, cert.pem and key.pem"
-                        .into(),
-                )
-            })?;
-        for file in ["ca.pem", "cert.pem", "key.pem"] {
-            if let Err(cause) = std::fs::File::open(certs.join(file)) {
-                return Err(refuse(format!(
-                    "TLS needs {} ({cause}); set DOCKER_CERT_PATH to the directory of ca.pem, cert.pem and key.pem",
-                    certs.join(file).display()
-                )));
-            }
-        }
+        let certs = certificates(set).map_err(refuse)?;
         Ok(Self::Tls(target, certs))
     }
 
@@ -196,6 +180,26 @@ impl Address {
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }
+}
+
+/// The directory of the certificates for TLS, with all three in it.
+///
+/// # Errors
+/// What is missing, and where it would be.
+fn certificates(set: impl Fn(&str) -> Option<String>) -> Result<PathBuf, String> {
+    let certs = set("DOCKER_CERT_PATH")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".docker")))
+        .ok_or("TLS needs DOCKER_CERT_PATH, the directory of ca.pem, cert.pem and key.pem")?;
+    for file in ["ca.pem", "cert.pem", "key.pem"] {
+        if let Err(cause) = std::fs::File::open(certs.join(file)) {
+            return Err(format!(
+                "TLS needs {} ({cause}); set DOCKER_CERT_PATH to the directory of ca.pem, cert.pem and key.pem",
+                certs.join(file).display()
+            ));
+        }
+    }
+    Ok(certs)
 }
 
 /// The address, and the client to it once there is one.
