@@ -40,7 +40,8 @@ pub struct Images {
 /// An image that a build begins from or copies out of.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// What stands for it for ever; `None` leaves it to the engine to find or pull it by its name.
+    /// A name that always stands for this content; `None` leaves it to the engine to find or pull the
+    /// image by its name.
     pub(super) pinned: Option<String>,
     /// Its `ONBUILD` instructions; none where no stage begins from it.
     pub(super) triggers: Vec<String>,
@@ -131,7 +132,7 @@ impl Images {
         let image = (self.ensure)(wanted, credentials)
             .await
             .map_err(|e| match e {
-                // Not a start that failed: the image could not be had for a reason of the engine's.
+                // No start has failed: the engine could not provide the image.
                 Error::Refused { .. } | Error::TimedOut { .. } => Failure::new(
                     Reason::ImageUnavailable,
                     format!(

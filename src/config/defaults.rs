@@ -1,4 +1,4 @@
-//! What holds when nothing is said, each value with its reason.
+//! The defaults of all settings, each with its reason.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -27,7 +27,8 @@ const DEFAULT_COLD_START_BUDGET: Duration = Duration::from_secs(600);
 const DEFAULT_MIN_SCALEDOWN: Duration = Duration::from_secs(30);
 /// The contract's typical platform maximum.
 const DEFAULT_MAX_REPLICAS_CAP: u32 = 5;
-/// As long as an app may stay up without traffic, so a long request fares no worse than none.
+/// As long as an app may stay up without traffic, so that an app with a long request is not stopped
+/// earlier than an idle one.
 const DEFAULT_APP_TIMEOUT: Duration = Duration::from_secs(300);
 /// A burst of a load generator fits; a runaway client does not.
 const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
@@ -52,7 +53,7 @@ const DEFAULT_GO_BASE: &str = "gcr.io/distroless/static-debian12";
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The engine's own default for `stop`.
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
-/// Enough for a JVM or a pre-forking server, and the end of a fork bomb.
+/// Enough for a JVM or a pre-forking server, and a bound for a fork bomb.
 const DEFAULT_PIDS_LIMIT: u32 = 512;
 /// Files of an app that is used on working days live over a weekend.
 const DEFAULT_STORAGE_TTL: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -107,7 +108,7 @@ const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
 const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// Room for what is running to end, and for the database to be written on.
 const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
-/// Some minutes: who comes back does so within them, and memory is cheap for that long.
+/// Some minutes: a user who comes back does so within them, and memory is cheap for that long.
 const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
 /// A few dozen small apps, or one large one.
 const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
@@ -166,7 +167,8 @@ const DEFAULT_RESERVED_CONNECTIONS: usize = 64;
 const DEFAULT_MAX_HEADERS: usize = 100;
 /// Eight times what common servers take.
 const DEFAULT_MAX_HEADER_BYTES: u64 = 64 * 1024;
-/// A phone in a tunnel gets its head through; who needs longer is stuck or hostile.
+/// A phone in a tunnel gets its request head through; a client that needs longer is stuck or
+/// hostile.
 const DEFAULT_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// As long as common servers and proxies keep idle connections.
 const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -186,7 +188,7 @@ const DEFAULT_API_BUFFER_BYTES_PER_ORG: u64 = 128 << 20;
 const DEFAULT_DECODE_CONCURRENCY: usize = 2;
 /// Tools ask once and leave; a few that watch the health of a server stay.
 const DEFAULT_ANONYMOUS_STREAMS: usize = 64;
-/// Who watches for longer asks again.
+/// A client that watches for longer calls again.
 const DEFAULT_ANONYMOUS_STREAM_TIME: Duration = Duration::from_secs(600);
 
 impl Config {

@@ -124,7 +124,7 @@ impl Form<u64> for Bytes {
     }
 }
 
-/// [`Bytes`] where leaving it out means something of its own.
+/// [`Bytes`] for a setting that may be left out.
 pub(super) struct MaybeBytes;
 
 impl Form<Option<u64>> for MaybeBytes {

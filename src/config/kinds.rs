@@ -1,4 +1,4 @@
-//! The values of settings that are one of a few.
+//! Settings with a fixed set of values, and URLs.
 
 /// How containers are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

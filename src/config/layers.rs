@@ -1,7 +1,7 @@
 //! The layers of the configuration and the table of settings.
 //!
 //! A layer is raw text by setting, with where it stood; the highest layer that has a setting
-//! wins, and only the winner is parsed and complained about.
+//! wins, and only that value is parsed and reported when it is wrong.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 

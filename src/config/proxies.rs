@@ -1,4 +1,4 @@
-//! Which peers are believed about the way of a request before them.
+//! The peers whose `X-Forwarded-*` headers are believed.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

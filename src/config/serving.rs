@@ -1,7 +1,7 @@
 //! How the client finds a server on the same machine: `<data_dir>/serve.json`.
 //!
-//! The server writes it when it is ready and removes it when it stops. After a crash it stays,
-//! so who reads it learns only where to try.
+//! The server writes it when it is ready and removes it when it stops. It survives a crash,
+//! so it says only where a server may be.
 
 use std::{
     io::{self, Write},

@@ -1,4 +1,4 @@
-//! What one organization may have of what all share, unless the operator says.
+//! What one organization may have of what all share, where the operator sets nothing.
 
 use super::Config;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     quota::Quota,
 };
 
-/// The last connections of this part of them are never all under held requests.
+/// Held requests leave at least one connection in this many to others.
 const NEVER_HELD: usize = 32;
 
 impl Config {

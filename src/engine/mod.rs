@@ -116,15 +116,15 @@ pub trait Engine: Send + Sync + 'static {
     /// Freezes a running container: no CPU, memory kept. One that is frozen is success.
     fn pause(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Lets a frozen container go on. One that runs is success.
+    /// Resumes a frozen container. One that runs is success.
     ///
     /// # Errors
     /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After
     /// [`Error::Refused`] it is still frozen; after other errors its state is unknown.
     fn resume(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Lets a container of an earlier run go on that may be frozen in any way. One that is not
-    /// is success.
+    /// Resumes a container of an earlier run, however it was frozen. One that is not frozen is
+    /// success.
     fn thaw_left(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Bytes of memory that a container uses.
@@ -175,7 +175,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the instance's network if it is missing, so that the first start need not.
     fn ensure_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// What the owner of an app should know of where its files are kept, once a container was
+    /// A warning for the owner of an app about where its files are kept, once a container was
     /// created for it.
     fn warning_of_files(&self, spec: &ContainerSpec) -> Option<String> {
         let _ = spec;
@@ -311,10 +311,10 @@ pub struct Owner {
     pub config_hash: String,
 }
 
-/// Everything needed to create one replica's container.
+/// What one replica's container is created from.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
-    /// Whose container it is.
+    /// The app and version that it runs.
     pub owner: Owner,
     /// The image's content id or a reference that is on this machine.
     pub image: String,
@@ -389,11 +389,11 @@ pub struct Prepared {
 pub struct Container {
     /// Its id.
     pub id: ContainerId,
-    /// The one whose network it is in, when it was prepared.
+    /// The holder of its network, when it was prepared.
     pub holder: Option<ContainerId>,
     /// It runs nothing and keeps the network of a replica.
     pub is_holder: bool,
-    /// Whose it is; `None` when the labels cannot be read or believed (made by another version of
+    /// The app and version that it runs; `None` when the labels cannot be read or believed (made by another version of
     /// `ignite`).
     pub owner: Option<Owner>,
     /// What it does now.
@@ -407,7 +407,7 @@ pub enum ContainerState {
     Created,
     /// Running, reachable there. From [`Engine::list`] the endpoints may be `None`.
     Running(Option<Endpoints>),
-    /// Frozen, reachable there once it goes on. From [`Engine::list`] the endpoints may be `None`.
+    /// Frozen, reachable there once it is resumed. From [`Engine::list`] the endpoints may be `None`.
     Paused(Option<Endpoints>),
     /// Ended.
     Exited {

@@ -2,7 +2,7 @@
 //!
 //! The engine's pause and unpause do the same and keep a note of it, which takes most of their
 //! time. Written directly, the engine does not know: it says "running" of a frozen container.
-//! What follows from that, and is seen to here and in the callers: our own stop and remove thaw
+//! What follows from that is handled here and in the callers: our own stop and remove thaw
 //! first; after a crash the next start thaws what it adopts and what it removes; on cgroup v1 a
 //! frozen process does not even take SIGKILL, so `docker stop` by hand hangs until it is thawed.
 //! Therefore `auto` writes cgroups on v2 only.

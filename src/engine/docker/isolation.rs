@@ -90,8 +90,8 @@ impl Docker {
         }
     }
 
-    /// Leaves nothing of a network that no container will be on. One that an earlier run's
-    /// containers are on stays, and so do its rules.
+    /// Removes a network that no container will be on. One that an earlier run's containers are on
+    /// stays, and so do its rules.
     async fn clean_up(&self) {
         let removed = async {
             self.remove_networks().await?;
@@ -136,7 +136,7 @@ impl Docker {
         }
     }
 
-    /// Notes where a container is that was just started.
+    /// Records where a container is that has just started.
     pub(super) fn locate(&self, id: &ContainerId, endpoints: &Endpoints) {
         if let (Some(firewall), Endpoints::Direct(addr)) = (&self.firewall, endpoints) {
             firewall.locate(id, *addr);
@@ -168,9 +168,9 @@ fn socket(client: &Client) -> Result<PathBuf, Error> {
     })
 }
 
-/// Asks the engine for a container with this Ethernet address, of which everything else has been
-/// said: for `create` alone, which seals the labels. By hand, since the client cannot say the
-/// address in the way in which engines before 25.0 understand it.
+/// Creates a container with this Ethernet address, for `sealed::create` alone, which seals the
+/// labels. The request is written by hand, since the client has no field for the address that
+/// engines before 25.0 understand.
 pub(super) async fn create_at(
     client: &Client,
     config: &Config,
