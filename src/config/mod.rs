@@ -2,8 +2,8 @@
 //!
 //! Lowest first: the defaults (`defaults.rs`), a TOML file, `IGNITE_*` variables, flags (see
 //! `layers.rs`). How one value is written (durations, sizes, switches) is in `forms.rs`; `check.rs`
-//! checks what no single value shows. Everything that is wrong is reported at once, so that a
-//! setup is mended in one round. Nothing here reads the process's environment by itself.
+//! checks relations between values. All faults are reported at once. Nothing here reads the
+//! process's environment by itself.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -67,8 +67,8 @@ pub struct Config {
     /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be
     /// seen must have run out for `ignite prune` to take it for gone. Default 24 h.
     pub prune_after: Duration,
-    /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, so that
-    /// it reaches a database there; in a sandbox only. Default: none.
+    /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, such as a
+    /// database's; in a sandbox only. Default: none.
     pub network: Option<String>,
     /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
     pub reach: Reach,
@@ -273,8 +273,7 @@ pub struct Config {
     /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
     /// most that following it begins with. Default 10,000.
     pub log_max_lines: usize,
-    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines; the newest come. Default
-    /// 8 MiB.
+    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines. Default 8 MiB.
     pub log_max_bytes: u64,
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
     /// each in a container of its own; further ones wait. Default 4.
@@ -300,8 +299,7 @@ pub struct Config {
     /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in
     /// an archive or repository. Default 1024.
     pub code_max_path_bytes: usize,
-    /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of an archive or repository. Default
-    /// 10,000.
+    /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of a source tree. Default 10,000.
     pub code_max_links: usize,
     /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
     /// of one app run one after another. Default 3.
@@ -412,8 +410,7 @@ pub struct Config {
     /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between questions to a ready replica
     /// on its health path. 0 asks none. Default 10 s.
     pub liveness_interval: Duration,
-    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for such an answer.
-    /// Default 5 s.
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for such an answer. Default 5 s.
     pub liveness_timeout: Duration,
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
     /// replica is replaced. Default 3.
@@ -462,9 +459,8 @@ pub struct Config {
     /// body to an app of unknown length may pause once the app has begun its answer; 0 waits as
     /// long as the request may take. Default 60s.
     pub client_stall_timeout: Duration,
-    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: of an upgraded connection (WebSocket)
-    /// one side has ended, and the other has said nothing for this long: it is closed; 0 sets no
-    /// bound. Default 60s.
+    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: closes an upgraded connection
+    /// (WebSocket) of which one side has ended and the other is silent; 0 never. Default 60s.
     pub half_closed_timeout: Duration,
     /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls
     /// under way, as they come; at least one of the largest always has room. Default 256 MiB.
@@ -489,8 +485,7 @@ pub struct Config {
     /// all organizations share an origin there. Default `true`.
     pub app_paths: bool,
     /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most gRPC calls at a time that need no
-    /// token (reflection, gRPC's health service); an address has at most a quarter of them. Default
-    /// 64.
+    /// token (reflection, gRPC's health service); an address has at most a quarter. Default 64.
     pub anonymous_streams: usize,
     /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
     /// Default 10 min.
