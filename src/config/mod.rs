@@ -459,8 +459,9 @@ pub struct Config {
     /// body to an app of unknown length may pause once the app has begun its answer; 0 waits as
     /// long as the request may take. Default 60s.
     pub client_stall_timeout: Duration,
-    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: closes an upgraded connection
-    /// (WebSocket) of which one side has ended and the other is silent; 0 never. Default 60s.
+    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: how long the other side of an
+    /// upgraded connection (WebSocket) may be silent once one side has ended; the connection closes
+    /// then. 0 sets no bound. Default 60s.
     pub half_closed_timeout: Duration,
     /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls
     /// under way, as they come; at least one of the largest always has room. Default 256 MiB.
