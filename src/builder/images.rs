@@ -74,11 +74,11 @@ impl Images {
             let engine = finder.clone();
             Box::pin(async move { engine.find_image(&reference).await })
         };
-        let told = engine.clone();
+        let registry = engine.clone();
         let digest = move |reference: String,
                            credentials: Option<Credentials>|
               -> BoxFuture<'static, Result<String, Error>> {
-            let engine = told.clone();
+            let engine = registry.clone();
             Box::pin(async move {
                 engine
                     .registry_digest(&reference, credentials.as_ref())

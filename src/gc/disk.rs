@@ -276,7 +276,7 @@ mod tests {
         };
         assert!(check(&mut watch, 10 * MIB).is_empty());
         assert_eq!(check(&mut watch, 32 * MIB), ["warn acme/still"]);
-        assert!(check(&mut watch, 33 * MIB).is_empty(), "told once");
+        assert!(check(&mut watch, 33 * MIB).is_empty(), "warned once");
         // With the logs it is over; the larger app has written nothing.
         assert_eq!(check(&mut watch, 50 * MIB), ["stop acme/writer"]);
         assert!(check(&mut watch, 50 * MIB).is_empty());

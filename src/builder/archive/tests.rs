@@ -148,9 +148,9 @@ fn bombs_and_what_is_too_much_are_refused_before_they_fill_anything() {
     refused(b"hello", "neither");
 }
 
-/// A tar.gz of one file whose path is told by a header before it, in PAX's way or GNU's.
+/// A tar.gz of one file with its path in a header before it, as PAX or GNU have it.
 fn tar_gz_of_long(path: &str, kind: T) -> Vec<u8> {
-    let told = match kind {
+    let header = match kind {
         T::XHeader => {
             let rest = format!(" path={path}\n");
             let mut len = rest.len() + 1;
@@ -162,7 +162,7 @@ fn tar_gz_of_long(path: &str, kind: T) -> Vec<u8> {
         _ => format!("{path}\0"),
     };
     let mut archive = tar::Builder::new(Vec::new());
-    for (kind, content) in [(kind, told.as_bytes()), (T::Regular, b"x")] {
+    for (kind, content) in [(kind, header.as_bytes()), (T::Regular, b"x")] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_size(content.len() as u64);

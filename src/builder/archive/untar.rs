@@ -99,7 +99,7 @@ pub(super) fn untar(bytes: &[u8], unpacker: &mut Unpacker<'_>) -> Result<(), Str
         } = std::mem::take(&mut extensions);
         // Only what no header can hold is told there, which is more than any file may have.
         if size.is_some_and(|size| size != entry.size().to_string().into_bytes()) {
-            return Err("an entry's size is told twice, and differs".to_owned());
+            return Err("an entry's size is given twice, and differs".to_owned());
         }
         let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
         let name = String::from_utf8(path)

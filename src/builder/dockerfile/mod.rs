@@ -345,7 +345,7 @@ impl Plan {
             return Ok(());
         }
         Err(format!(
-            "the engine reads the Dockerfile otherwise than the platform (its step {nth} of {all} is {word}), so what it may use cannot be told; write each instruction on lines of its own"
+            "the engine reads the Dockerfile otherwise than the platform (its step {nth} of {all} is {word}), so what it may use is not known; put each instruction on separate lines"
         ))
     }
 }

@@ -244,7 +244,7 @@ impl Reader<'_> {
             Some(Some(value)) => Some(value.clone()),
             Some(None) => {
                 return Err(format!(
-                    "has ${name}, whose value cannot be told before the build"
+                    "has ${name}, whose value is not known before the build"
                 ));
             }
             None => None,

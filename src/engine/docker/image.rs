@@ -287,7 +287,7 @@ pub(super) async fn registry_digest(
     match found {
         Ok(found) => {
             let digest = found.descriptor.digest;
-            digest.ok_or_else(|| none("the registry told no digest".to_owned()))
+            digest.ok_or_else(|| none("the registry gave no digest".to_owned()))
         }
         Err(Error::Refused { message, .. }) => Err(none(message)),
         Err(err) => Err(err),

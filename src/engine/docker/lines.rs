@@ -46,12 +46,12 @@ pub(super) fn read(
         .map(Some)
         .chain(stream::once(future::ready(None)))
         .scan(Lines::default(), move |lines, frame| {
-            let told: Vec<_> = match frame {
+            let items: Vec<_> = match frame {
                 Some(Ok(frame)) => lines.push(frame).into_iter().map(Ok).collect(),
                 Some(Err(cause)) => vec![Err(translate(&client, &id, cause))],
                 None => lines.finish().into_iter().map(Ok).collect(),
             };
-            future::ready(Some(stream::iter(told)))
+            future::ready(Some(stream::iter(items)))
         })
         .flatten()
         .try_filter(move |line| future::ready(line.at_ns >= since_ns))

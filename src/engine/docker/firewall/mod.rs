@@ -252,7 +252,7 @@ impl Firewall {
 
     async fn turn(&self) -> SemaphorePermit<'_> {
         let turn = self.turn.acquire().await;
-        turn.expect("nobody closes it")
+        turn.expect("the semaphore is never closed")
     }
 }
 
