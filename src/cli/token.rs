@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::{Error, context, failure::note, output};
 use crate::{
     config::{parse_duration, process_env},
-    identity::{self, Keyring},
+    identity::{self, SigningKey},
     model::OrgName,
 };
 
@@ -45,11 +45,11 @@ pub(super) fn run(command: Command, org: Option<&str>) -> Result<(), Error> {
                     .to_owned(),
             )
         })?;
-    let opened = match Keyring::open(&dir) {
+    let opened = match SigningKey::open(&dir) {
         // The server would make the key at its first start; made here first, it is the one it takes.
         Err(identity::Error::Missing(_)) => {
             note(&format!("made a new signing key in {}", dir.display()));
-            Keyring::open_or_create(&dir)
+            SigningKey::open_or_create(&dir)
         }
         opened => opened,
     };

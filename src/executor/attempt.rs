@@ -20,7 +20,7 @@ use crate::{
     },
     model::{
         Failure, Reason,
-        execution::{Change, Ending, cause},
+        execution::{Change, Completion, cause},
         host,
     },
     store::executions::{Live, LoadedRequest, StoredResult},
@@ -33,7 +33,7 @@ const BROKEN_ATTEMPTS: u32 = 3;
 /// What one attempt came to.
 enum Outcome {
     /// It is over.
-    Ended(Ending, Option<StoredResult>),
+    Ended(Completion, Option<StoredResult>),
     /// The app did not see the request.
     Again(Failure),
     /// The connection broke before the answer was whole.
@@ -55,8 +55,8 @@ pub(super) async fn guarded(
     if AssertUnwindSafe(work).catch_unwind().await.is_err() {
         tracing::error!(execution = %live.identity.id, "Running an execution panicked; it has failed");
         let why = "the platform broke while it ran this execution; its log says where";
-        let ending = Ending::failed(Reason::Internal.as_str(), why);
-        shared.end(&live, ending).await;
+        let completion = Completion::failed(Reason::Internal.as_str(), why);
+        shared.end(&live, completion).await;
     }
 }
 
@@ -92,18 +92,18 @@ async fn run(
             outcome = attempt(shared, live, lease, number, deadline) => outcome,
         };
         broken += u32::from(matches!(outcome, Outcome::Broke(_)));
-        let (ending, result) = match outcome {
+        let (completion, result) = match outcome {
             Outcome::Left => return,
-            Outcome::Ended(ending, result) => (ending, result),
+            Outcome::Ended(completion, result) => (completion, result),
             Outcome::Broke(failure) if broken >= BROKEN_ATTEMPTS => {
-                (Ending::platform(&failure), None)
+                (Completion::platform(&failure), None)
             }
             Outcome::Again(failure) | Outcome::Broke(failure) => {
                 tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt had no answer; trying again: {}", failure.text(true));
                 let at = Instant::now() + retries.next();
                 if at >= deadline {
-                    let ending = Ending::out_of_time(attempts, &failure);
-                    return shared.end(live, ending).await;
+                    let completion = Completion::deadline_exceeded(attempts, &failure);
+                    return shared.end(live, completion).await;
                 }
                 running.leave();
                 tokio::select! {
@@ -116,7 +116,7 @@ async fn run(
         };
         let change = Change::Finish {
             attempt: number,
-            ending,
+            completion,
         };
         if finish(shared, live, change, result).await {
             return;
@@ -201,7 +201,7 @@ async fn attempt(
     let host = format!("{label}.{}", shared.gateway.hosts.base_domain);
     let request = match shared.executions.request(id).await {
         Ok(loaded) => request(loaded, &host),
-        Err(failure) => return Outcome::Ended(Ending::platform(&failure), None),
+        Err(failure) => return Outcome::Ended(Completion::platform(&failure), None),
     };
     let began = Instant::now();
     let replica = lease.replica().clone();
@@ -244,16 +244,16 @@ async fn attempt(
             }
         };
         if spool.len() + piece.len() as u64 > shared.config.max_result_bytes {
-            let mut ending = Ending::failed(
+            let mut completion = Completion::failed(
                 cause::RESULT_TOO_LARGE,
                 format!(
                     "the answer is over {} bytes (IGNITE_MAX_RESULT_BYTES); let the app store it and answer where",
                     shared.config.max_result_bytes
                 ),
             );
-            ending.status_code = status;
-            ending.ran = began.elapsed();
-            return Outcome::Ended(ending, None);
+            completion.status_code = status;
+            completion.ran = began.elapsed();
+            return Outcome::Ended(completion, None);
         }
         if let Err(e) = spool.push(&piece).await {
             return unsaved(&e);
@@ -276,7 +276,7 @@ async fn attempt(
                 headers: of_app.map(pair).collect(),
                 body,
             };
-            Outcome::Ended(Ending::answered(status, ran, len), Some(result))
+            Outcome::Ended(Completion::answered(status, ran, len), Some(result))
         }
         Err(e) => unsaved(&e),
     }
@@ -299,7 +299,7 @@ fn failed(failure: Failure) -> Outcome {
         | Reason::FailedPrecondition
         | Reason::ColdStartTimeout => Outcome::Again(failure),
         Reason::ReplicaBroke => Outcome::Broke(failure),
-        _ => Outcome::Ended(Ending::platform(&failure), None),
+        _ => Outcome::Ended(Completion::platform(&failure), None),
     }
 }
 
@@ -308,7 +308,7 @@ fn unsaved(e: &std::io::Error) -> Outcome {
         Reason::StoreUnavailable,
         format!("the result could not be written: {e}"),
     );
-    Outcome::Ended(Ending::platform(&failure), None)
+    Outcome::Ended(Completion::platform(&failure), None)
 }
 
 /// The request as it was accepted. What the platform says beside it is the gateway's.

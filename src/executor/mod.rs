@@ -34,7 +34,7 @@ use crate::{
     limiter::{FairLimiter, Permit},
     model::{
         AppId, Failure, Reason,
-        execution::{Change, Ending},
+        execution::{Change, Completion},
     },
     store::executions::{Executions, Live},
     vitals::Vitals,
@@ -43,7 +43,7 @@ use crate::{
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// Least executions in a queue before it is looked at for some that have ended.
-const LOOK_AT: usize = 64;
+const MIN_PURGE_LEN: usize = 64;
 /// Wait before the store is asked again after it refused a change.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// What users read of the executor's own tasks.
@@ -93,7 +93,7 @@ struct Shared {
 struct Queue {
     waiting: VecDeque<Waiting>,
     /// How many there may be before those are looked for that have ended meanwhile.
-    look_at: usize,
+    purge_at: usize,
     dispatching: bool,
     /// Bounds how many of them run at once.
     at_once: Arc<Semaphore>,
@@ -103,9 +103,9 @@ impl Queue {
     /// Adds one. Those that were cancelled while they waited go each time the number has doubled,
     /// which costs each that comes next to nothing.
     fn push(&mut self, waiting: Waiting) {
-        if self.waiting.len() >= self.look_at {
+        if self.waiting.len() >= self.purge_at {
             self.waiting.retain(|w| !w.live.over().is_cancelled());
-            self.look_at = LOOK_AT.max(2 * self.waiting.len());
+            self.purge_at = MIN_PURGE_LEN.max(2 * self.waiting.len());
         }
         self.waiting.push_back(waiting);
     }
@@ -160,7 +160,7 @@ impl Executor {
         shared.executions.hand_over(Box::new(move |live| {
             let _entered = runtime.enter();
             if let Some(shared) = to.upgrade() {
-                shared.take_in(live);
+                shared.enqueue(live);
             }
         }));
         let count = shared.config.vitals.watch(PART, shared.clone().count());
@@ -192,7 +192,7 @@ impl Executor {
 
 impl Shared {
     /// Puts an execution that was accepted in its app's queue.
-    fn take_in(self: Arc<Self>, live: Arc<Live>) {
+    fn enqueue(self: Arc<Self>, live: Arc<Live>) {
         if self.stop.is_cancelled() {
             return;
         }
@@ -205,12 +205,12 @@ impl Shared {
             let mut queues = self.queues.lock();
             let queue = queues.entry(app.clone()).or_insert_with(|| Queue {
                 waiting: VecDeque::new(),
-                look_at: LOOK_AT,
+                purge_at: MIN_PURGE_LEN,
                 dispatching: false,
                 at_once: Arc::new(Semaphore::new(self.config.per_app)),
             });
             queue.push(waiting);
-            self.tell_fleet(&app, queue);
+            self.publish_backlog(&app, queue);
             let begin = !std::mem::replace(&mut queue.dispatching, true);
             begin.then(|| queue.at_once.clone())
         };
@@ -224,7 +224,7 @@ impl Shared {
     /// Sends the executions of one app on, until none waits.
     async fn dispatch(self: Arc<Self>, app: AppId, at_once: Arc<Semaphore>) {
         // All who wait for an app that cannot be run share its fate.
-        let mut trouble: Option<Trouble> = None;
+        let mut outage: Option<Outage> = None;
         loop {
             let mut permits = tokio::select! {
                 biased;
@@ -235,16 +235,16 @@ impl Shared {
                 return;
             };
             let first_dispatched = Instant::now();
-            let from = trouble
+            let from = outage
                 .as_ref()
-                .map_or(first_dispatched, |t| t.since.max(waiting.since));
+                .map_or(first_dispatched, |o| o.since.max(waiting.since));
             let wait = Wait {
                 from,
                 queues: true,
                 attempts: 0,
             };
             match self
-                .lease(&waiting.live, wait, &mut trouble, &mut permits.running)
+                .lease(&waiting.live, wait, &mut outage, &mut permits.running)
                 .await
             {
                 Leased::Ready(lease, deadline) => {
@@ -276,7 +276,7 @@ impl Shared {
         let mut queues = self.queues.lock();
         let queue = queues.get_mut(app)?;
         let next = queue.waiting.pop_front();
-        self.tell_fleet(app, queue);
+        self.publish_backlog(app, queue);
         if next.is_none() {
             queue.dispatching = false;
             // Those that run still count; the caller has the one permit that is not theirs.
@@ -288,7 +288,7 @@ impl Shared {
     }
 
     /// Executions that wait are demand, though they are not in the app's hold queue.
-    fn tell_fleet(&self, app: &AppId, queue: &Queue) {
+    fn publish_backlog(&self, app: &AppId, queue: &Queue) {
         if let Some(deployment) = self.gateway.fleet.get(app) {
             deployment.set_backlog(u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX));
         }
@@ -300,7 +300,7 @@ impl Shared {
         &self,
         live: &Live,
         wait: Wait,
-        trouble: &mut Option<Trouble>,
+        outage: &mut Option<Outage>,
         running: &mut Running,
     ) -> Leased {
         let Wait {
@@ -321,7 +321,7 @@ impl Shared {
                 // Deleted while the platform was down, or just now.
                 let why = format!("app {app} has been deleted");
                 let gone = Failure::new(Reason::AppDeleted, why);
-                self.end(live, Ending::platform(&gone)).await;
+                self.end(live, Completion::platform(&gone)).await;
                 return Leased::Over;
             };
             let whole = deployment.with_revision(|r| r.timeout) + self.config.cold_start_budget;
@@ -350,7 +350,7 @@ impl Shared {
             };
             let failure = match outcome {
                 Ok(lease) => {
-                    *trouble = None;
+                    *outage = None;
                     return Leased::Ready(
                         lease,
                         give_up_at.max(Instant::now() + whole - self.config.cold_start_budget),
@@ -361,7 +361,7 @@ impl Shared {
             match failure.reason {
                 Reason::ShuttingDown => return Leased::Stopped,
                 Reason::AppDeleted => {
-                    self.end(live, Ending::platform(&failure)).await;
+                    self.end(live, Completion::platform(&failure)).await;
                     return Leased::Over;
                 }
                 // Others keep it busy: that is a queue, no failure.
@@ -371,19 +371,20 @@ impl Shared {
                 }
                 Reason::HoldQueueFull => {}
                 reason => {
-                    let trouble = trouble.get_or_insert_with(|| Trouble {
+                    let outage = outage.get_or_insert_with(|| Outage {
                         since: from,
-                        why: failure.clone(),
+                        cause: failure.clone(),
                     });
                     // Why it does not start says more than that it has not.
                     if !reason.is_deadline() {
-                        trouble.why = failure.clone();
+                        outage.cause = failure.clone();
                     }
                 }
             }
             if Instant::now() >= give_up_at {
-                let why = trouble.as_ref().map_or(&failure, |t| &t.why);
-                self.end(live, Ending::out_of_time(attempts, why)).await;
+                let why = outage.as_ref().map_or(&failure, |o| &o.cause);
+                self.end(live, Completion::deadline_exceeded(attempts, why))
+                    .await;
                 return Leased::Over;
             }
             running.leave();
@@ -398,8 +399,8 @@ impl Shared {
     }
 
     /// Ends an execution that never got to an attempt.
-    async fn end(&self, live: &Live, ending: Ending) {
-        let change = Change::End(ending);
+    async fn end(&self, live: &Live, completion: Completion) {
+        let change = Change::End(completion);
         let id = live.identity.id;
         while let Err(failure) = self.executions.change(id, change.clone(), None).await {
             if !self.may_ask_again(live, &failure).await {
@@ -449,10 +450,10 @@ struct Wait {
     attempts: u32,
 }
 
-/// An app that cannot be run.
-struct Trouble {
+/// A span in which an app got no replica, so that those that wait for it share one deadline.
+struct Outage {
     since: Instant,
-    why: Failure,
+    cause: Failure,
 }
 
 /// What waiting for a replica came to.

@@ -2,18 +2,18 @@
 //!
 //! The key is a file, not a row in the store, so that `ignite token create` works while the
 //! server holds the store's lock. Tokens are JWTs, signed ES256, with the platform's
-//! `organization` claim. `keyring.rs` keeps the key and mints; `verifier.rs` checks and caches.
+//! `organization` claim. `signing_key.rs` keeps the key and mints; `verifier.rs` checks and caches.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
 use crate::model::{AppId, Failure, OrgName, Reason, id::PUBLIC_ORG};
 
-mod keyring;
+mod signing_key;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
-pub use keyring::{DEFAULT_TOKEN_TTL, Error, Keyring};
+pub use signing_key::{DEFAULT_TOKEN_TTL, Error, SigningKey};
 pub use verifier::{Clock, Verifier, system_clock};
 
 /// Whom a verified token speaks for.

@@ -14,21 +14,21 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde_json::{Value, json};
 
-use super::{Error, Keyring, Verifier, bearer};
+use super::{Error, SigningKey, Verifier, bearer};
 use crate::model::Reason;
 
 const NOW: u64 = 1_700_000_000;
 
 struct Rig {
     _dir: tempfile::TempDir,
-    keys: Keyring,
+    keys: SigningKey,
     verifier: Verifier,
     now: Arc<AtomicU64>,
 }
 
 fn rig() -> Rig {
     let dir = tempfile::tempdir().expect("a directory");
-    let keys = Keyring::open_or_create(dir.path()).expect("a key");
+    let keys = SigningKey::open_or_create(dir.path()).expect("a key");
     let now = Arc::new(AtomicU64::new(NOW));
     let clock = Arc::clone(&now);
     let verifier = keys.verifier(Arc::new(move || {
@@ -193,12 +193,12 @@ fn the_organization_comes_from_the_map_or_the_flat_claim() {
 fn the_key_is_private_and_one_whoever_makes_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("deep/data");
-    assert!(matches!(Keyring::open(&data), Err(Error::Missing(_))));
+    assert!(matches!(SigningKey::open(&data), Err(Error::Missing(_))));
     let kids: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
-                    Keyring::open_or_create(&data)
+                    SigningKey::open_or_create(&data)
                         .expect("a key")
                         .kid()
                         .to_owned()
@@ -224,7 +224,7 @@ fn the_key_is_private_and_one_whoever_makes_it() {
     );
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).expect("changed");
-    let refused = Keyring::open_or_create(&data)
+    let refused = SigningKey::open_or_create(&data)
         .err()
         .expect("exposed")
         .to_string();
@@ -235,7 +235,7 @@ fn the_key_is_private_and_one_whoever_makes_it() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("changed");
     fs::write(&key, "not a key").expect("written");
     assert!(matches!(
-        Keyring::open_or_create(&data),
+        SigningKey::open_or_create(&data),
         Err(Error::NotAKey { .. })
     ));
 }
@@ -243,7 +243,7 @@ fn the_key_is_private_and_one_whoever_makes_it() {
 #[test]
 fn the_system_clock_is_the_default() {
     let dir = tempfile::tempdir().expect("a directory");
-    let keys = Keyring::open_or_create(dir.path()).expect("a key");
+    let keys = SigningKey::open_or_create(dir.path()).expect("a key");
     let token = keys.mint(
         &"acme".parse().expect("a name"),
         super::DEFAULT_TOKEN_TTL,

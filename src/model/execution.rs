@@ -132,7 +132,7 @@ impl Default for State {
 
 /// How an execution ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
+pub struct Completion {
     /// COMPLETED, FAILED or TIMEOUT.
     pub status: Status,
     /// The app's HTTP status; 0 when it gave none.
@@ -149,7 +149,7 @@ pub struct Ending {
     pub bare_error: String,
 }
 
-impl Ending {
+impl Completion {
     /// The app answered: below 400 is success.
     pub fn answered(status_code: u16, ran: Duration, result_bytes: u64) -> Self {
         let ok = status_code < 400;
@@ -206,7 +206,7 @@ impl Ending {
 
     /// The deadline passed after so many attempts without an answer; `last` says what went wrong
     /// last.
-    pub fn out_of_time(attempts: u32, last: &Failure) -> Self {
+    pub fn deadline_exceeded(attempts: u32, last: &Failure) -> Self {
         let words = |owner| {
             let last = last.text(owner);
             match attempts {
@@ -247,10 +247,10 @@ pub enum Change {
         /// Which attempt; one that is not the newest any more changes nothing.
         attempt: u32,
         /// How.
-        ending: Ending,
+        completion: Completion,
     },
     /// It ends whatever runs.
-    End(Ending),
+    End(Completion),
 }
 
 /// Why a change was not made.
@@ -282,7 +282,7 @@ impl State {
         if self.status.is_terminal() {
             return Err(Refused::Ended);
         }
-        let ending = match change {
+        let completion = match change {
             Change::Begin { version, tier } => {
                 return Ok(State {
                     status: Status::Running,
@@ -296,17 +296,17 @@ impl State {
             Change::Finish { attempt, .. } if attempt != self.attempt => {
                 return Err(Refused::Outdated);
             }
-            Change::Finish { ending, .. } | Change::End(ending) => ending,
+            Change::Finish { completion, .. } | Change::End(completion) => completion,
         };
         Ok(State {
-            status: ending.status,
+            status: completion.status,
             completed_at_ms: now_ms,
-            status_code: ending.status_code,
-            execution_ms: ending.ran.as_millis() as i64,
-            result_bytes: ending.result_bytes,
-            reason: ending.reason,
-            error: ending.error,
-            bare_error: ending.bare_error,
+            status_code: completion.status_code,
+            execution_ms: completion.ran.as_millis() as i64,
+            result_bytes: completion.result_bytes,
+            reason: completion.reason,
+            error: completion.error,
+            bare_error: completion.bare_error,
             ..self.clone()
         })
     }
@@ -319,10 +319,10 @@ mod tests {
     use super::*;
 
     fn change() -> impl Strategy<Value = Change> {
-        let ending = prop_oneof![
-            (100u16..600).prop_map(|s| Ending::answered(s, Duration::from_millis(3), 7)),
-            Just(Ending::cancelled()),
-            Just(Ending::platform(&Failure::new(
+        let completion = prop_oneof![
+            (100u16..600).prop_map(|s| Completion::answered(s, Duration::from_millis(3), 7)),
+            Just(Completion::cancelled()),
+            Just(Completion::platform(&Failure::new(
                 Reason::RequestTimeout,
                 "late"
             ))),
@@ -332,9 +332,11 @@ mod tests {
                 version,
                 tier: Tier::Small
             }),
-            (0u32..6, ending.clone())
-                .prop_map(|(attempt, ending)| Change::Finish { attempt, ending }),
-            ending.prop_map(Change::End),
+            (0u32..6, completion.clone()).prop_map(|(attempt, completion)| Change::Finish {
+                attempt,
+                completion
+            }),
+            completion.prop_map(Change::End),
         ]
     }
 
@@ -367,24 +369,24 @@ mod tests {
 
     #[test]
     fn a_status_below_400_is_success_and_the_deadlines_reasons_are_timeouts() {
-        let of = |code| Ending::answered(code, Duration::ZERO, 0).status;
+        let of = |code| Completion::answered(code, Duration::ZERO, 0).status;
         assert_eq!((of(399), of(400)), (Status::Completed, Status::Failed));
         for reason in Reason::ALL {
-            let ending = Ending::platform(&Failure::new(*reason, "x"));
-            assert_eq!(ending.status == Status::TimedOut, reason.is_deadline());
-            assert_eq!(ending.reason, reason.as_str());
+            let completion = Completion::platform(&Failure::new(*reason, "x"));
+            assert_eq!(completion.status == Status::TimedOut, reason.is_deadline());
+            assert_eq!(completion.reason, reason.as_str());
         }
     }
 
     #[test]
     fn what_a_container_said_is_told_to_the_apps_own_organization_only() {
         let failure = Failure::new(Reason::ContainerExited, "it ended").with_detail("log: secret");
-        for ending in [
-            Ending::platform(&failure),
-            Ending::out_of_time(0, &failure),
-            Ending::out_of_time(2, &failure),
+        for completion in [
+            Completion::platform(&failure),
+            Completion::deadline_exceeded(0, &failure),
+            Completion::deadline_exceeded(2, &failure),
         ] {
-            let state = State::default().after(Change::End(ending), 1);
+            let state = State::default().after(Change::End(completion), 1);
             let mut state = state.expect("an end");
             assert!(state.error_for(true).ends_with("it ended: log: secret"));
             assert!(state.error_for(false).ends_with("it ended"));
@@ -393,11 +395,11 @@ mod tests {
             assert!(state.error_for(true).contains("secret"));
             assert!(!state.error_for(false).is_empty() && !state.error_for(false).contains("log"));
         }
-        for ending in [
-            Ending::answered(500, Duration::ZERO, 0),
-            Ending::cancelled(),
+        for completion in [
+            Completion::answered(500, Duration::ZERO, 0),
+            Completion::cancelled(),
         ] {
-            let state = State::default().after(Change::End(ending), 1);
+            let state = State::default().after(Change::End(completion), 1);
             let mut state = state.expect("an end");
             let told = state.error.clone();
             assert_eq!(state.error_for(false), told);
@@ -410,14 +412,14 @@ mod tests {
     #[test]
     fn an_end_for_want_of_time_says_whether_it_ever_ran() {
         let broke = Failure::new(Reason::ReplicaBroke, "the connection broke");
-        let never = Ending::out_of_time(0, &broke).error;
+        let never = Completion::deadline_exceeded(0, &broke).error;
         assert!(never.contains("before it could be run"), "{never}");
         for (attempts, words) in [(1, "once"), (2, "2 times")] {
-            let ending = Ending::out_of_time(attempts, &broke);
-            assert_eq!(ending.status, Status::TimedOut);
-            assert!(ending.error.contains(words), "{}", ending.error);
-            assert!(!ending.error.contains("before it could be run"));
-            assert!(ending.error.ends_with("the connection broke"));
+            let completion = Completion::deadline_exceeded(attempts, &broke);
+            assert_eq!(completion.status, Status::TimedOut);
+            assert!(completion.error.contains(words), "{}", completion.error);
+            assert!(!completion.error.contains("before it could be run"));
+            assert!(completion.error.ends_with("the connection broke"));
         }
     }
 

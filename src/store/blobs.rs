@@ -50,7 +50,7 @@ impl NewBlob {
     /// A record names it from now on.
     pub fn keep(mut self) {
         self.kept = true;
-        if let Err(error) = settle(&self.folder, &self.blob.id) {
+        if let Err(error) = finalize_name(&self.folder, &self.blob.id) {
             // It is found under both names.
             tracing::warn!(%error, id = self.blob.id, "Code that was saved keeps the name of what is new; the next start tries again");
         }
@@ -84,7 +84,7 @@ impl Blobs {
                 continue;
             };
             let outcome = if named.contains(id) {
-                settle(&folder, id)
+                finalize_name(&folder, id)
             } else {
                 fs::remove_file(fresh(&folder, id))
             };
@@ -186,7 +186,7 @@ fn fresh(folder: &Path, id: &str) -> PathBuf {
 }
 
 /// Gives code that a record names the name that is looked for.
-fn settle(folder: &Path, id: &str) -> io::Result<()> {
+fn finalize_name(folder: &Path, id: &str) -> io::Result<()> {
     fs::rename(fresh(folder, id), folder.join(id))
 }
 

@@ -46,7 +46,7 @@ fn run(mut command: Command) -> Ran {
 fn served(fake: &Fake) -> tempfile::TempDir {
     let home = tempfile::tempdir().expect("a directory");
     let data = home.path().join(".local/share/ignite");
-    ignite::identity::Keyring::open_or_create(&data).expect("a key");
+    ignite::identity::SigningKey::open_or_create(&data).expect("a key");
     let serving = ignite::config::Serving {
         http: "http://127.0.0.1:1".to_owned(),
         grpc: fake.url(),
@@ -371,7 +371,7 @@ fn a_bad_configuration_is_64_and_a_token_is_all_of_stdout() {
         ],
     ));
     assert_eq!(token.code, Some(0), "{}", token.err);
-    let keys = ignite::identity::Keyring::open(&data).expect("made");
+    let keys = ignite::identity::SigningKey::open(&data).expect("made");
     let verifier = keys.verifier(ignite::identity::system_clock());
     let caller = verifier
         .verify(token.out.strip_suffix('\n').expect("one line"))

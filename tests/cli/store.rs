@@ -12,7 +12,7 @@ use std::{
 use ignite::{
     model::{
         App, AppId, CodeSource, Draft, ExecutionId, ImageSource, Settings, Tier, Version,
-        execution::{Change, Ending, INLINE_BYTES},
+        execution::{Change, Completion, INLINE_BYTES},
     },
     store::{
         Store,
@@ -109,8 +109,11 @@ async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
         headers: vec![("h".into(), "v".into())],
         body: spool.finish().await.expect("spooled"),
     };
-    let ending = Ending::answered(200, Duration::from_millis(5), body.len() as u64);
-    let change = Change::Finish { attempt: 1, ending };
+    let completion = Completion::answered(200, Duration::from_millis(5), body.len() as u64);
+    let change = Change::Finish {
+        attempt: 1,
+        completion,
+    };
     let ended = executions.change(id, change, Some(result));
     ended.await.expect("saved").expect("ends");
     before_closing();

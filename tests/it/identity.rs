@@ -6,7 +6,7 @@ use std::{
 };
 
 use hyper::{Method, StatusCode};
-use ignite::{api::proto::v1, identity::Keyring};
+use ignite::{api::proto::v1, identity::SigningKey};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -69,9 +69,9 @@ async fn without_a_good_token_every_way_in_answers_401_and_says_what_is_wrong() 
     let elsewhere = tempfile::tempdir().expect("a directory");
     let org = "acme".parse().expect("a name");
     let hour = Duration::from_secs(3600);
-    let foreign = Keyring::open_or_create(elsewhere.path()).expect("a key");
+    let foreign = SigningKey::open_or_create(elsewhere.path()).expect("a key");
     let foreign = foreign.mint(&org, hour, SystemTime::now());
-    let own = Keyring::open(ignite.data_dir()).expect("the server's key");
+    let own = SigningKey::open(ignite.data_dir()).expect("the server's key");
     let expired = own.mint(&org, hour, SystemTime::now() - 2 * hour);
     // Somebody else's claims under a good signature's head and tail.
     let other = ignite.token("other");

@@ -19,7 +19,7 @@ use crate::{
     identity::Caller,
     model::{
         ExecutionId, Failure, OrgName, Reason,
-        execution::{Change, Ending, INLINE_BYTES, MAX_IDEMPOTENCY_KEY, State},
+        execution::{Change, Completion, INLINE_BYTES, MAX_IDEMPOTENCY_KEY, State},
         stats::{Asked, Buckets},
     },
     store::executions::{
@@ -260,7 +260,7 @@ impl Compute {
             .await?;
         let owner = caller.owns(&record.identity.app.org);
         let id = record.identity.id;
-        let change = Change::End(Ending::cancelled());
+        let change = Change::End(Completion::cancelled());
         match self.executions.change(id, change, None).await {
             Ok(Ok(state)) => Ok(local::CancelExecutionResponse {
                 execution: Some(convert::execution_to_wire(

@@ -19,7 +19,7 @@ use http::{Uri, uri::Scheme};
 use super::{Error, id::AppArg, output::Format, settings::Settings};
 use crate::{
     config::{Serving, Source, default_data_dir, parse_duration},
-    identity::Keyring,
+    identity::SigningKey,
     model::{AppId, OrgName},
 };
 
@@ -248,7 +248,7 @@ impl Context {
     ) -> Result<Session, Error> {
         let (token, hint) = match (&self.token, &self.own) {
             (Some(token), _) => (Some(token.clone()), None),
-            (None, Some(dir)) => match Keyring::open(dir) {
+            (None, Some(dir)) => match SigningKey::open(dir) {
                 Ok(keys) => (Some(keys.mint(org, MINTED_TTL, SystemTime::now())), None),
                 Err(e) => (
                     None,

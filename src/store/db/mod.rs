@@ -30,7 +30,7 @@ pub(super) const FORMAT_KEY: &[u8] = b"\x01format";
 /// Rows written at once while a database is rewritten.
 const COPY_BATCH: usize = 1000;
 /// How often, and how long apart, a database that was just closed is tried again.
-const CLOSING_LOOKS: u32 = 400;
+const CLOSING_ATTEMPTS: u32 = 400;
 const CLOSING_WAIT: Duration = Duration::from_millis(5);
 /// Where sled puts what is too long for its log, a file each.
 const BLOBS: &str = "blobs";
@@ -67,7 +67,7 @@ impl Database {
             cause,
         };
         let io = |e: io::Error| corrupt(e.to_string());
-        settle(path).map_err(io)?;
+        recover_rewrite(path).map_err(io)?;
         private_folder(path).map_err(io)?;
         let is_new = begin(path).map_err(io)?;
         let aside = set_damaged_snapshots_aside(path).map_err(io)?;
@@ -124,7 +124,7 @@ impl Database {
 
     /// Writes everything in the database in `path` into a fresh one, which takes its place.
     ///
-    /// A crash leaves the old one or the new one: see [`settle`].
+    /// A crash leaves the old one or the new one: see [`recover_rewrite`].
     pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64) -> Result<(), String> {
         let text = |e: io::Error| e.to_string();
         let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
@@ -277,7 +277,7 @@ fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
         .flush_every_ms(None);
     // sled's threads let go of a database a little after it was closed, and a segment may be asked
     // for again at once. Other processes are kept out by the data directory's lock.
-    for _ in 0..CLOSING_LOOKS {
+    for _ in 0..CLOSING_ATTEMPTS {
         match guarded(|| config.open().map_err(|e| e.to_string())) {
             Err(cause) if cause.contains("could not acquire lock") => {
                 std::thread::sleep(CLOSING_WAIT);
@@ -290,7 +290,7 @@ fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
 
 /// Finishes or undoes a rewriting that a crash cut short: an old database without a successor
 /// goes back to its place, and what else is beside it goes.
-fn settle(path: &Path) -> io::Result<()> {
+fn recover_rewrite(path: &Path) -> io::Result<()> {
     let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
     if replaced.exists() {
         if path.exists() {

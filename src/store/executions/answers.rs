@@ -1,7 +1,7 @@
 //! The committer's answers on their way to whoever asked.
 //!
 //! Waking a task of another thread is a system call each time. So a batch's answers go to one
-//! task for each thread that asked (its desk), which wakes the others from within.
+//! task for each thread that asked (its batcher), which wakes the others from within.
 
 use std::{cell::RefCell, future::Future};
 
@@ -16,37 +16,37 @@ use crate::model::Failure;
 
 /// Where the answers to one runtime's commands are handed out.
 #[derive(Clone)]
-pub(super) struct Desk(mpsc::UnboundedSender<Vec<Answer>>);
+pub(super) struct ReplyBatcher(mpsc::UnboundedSender<Vec<Answer>>);
 
 thread_local! {
-    /// The desk of this thread, if it has a runtime of its own, and its task.
-    static OWN: RefCell<Option<(Desk, AbortOnDropHandle<()>)>> = const { RefCell::new(None) };
+    /// The batcher of this thread, if it has a runtime of its own, and its task.
+    static OWN: RefCell<Option<(ReplyBatcher, AbortOnDropHandle<()>)>> = const { RefCell::new(None) };
 }
 
-impl Desk {
-    /// A desk, and what has to run for it to work.
+impl ReplyBatcher {
+    /// A batcher, and what has to run for it to work.
     pub(super) fn new() -> (Self, impl Future<Output = ()>) {
         let (tx, mut rx) = mpsc::unbounded_channel::<Vec<Answer>>();
-        let hand_out = async move {
+        let deliver = async move {
             while let Some(answers) = rx.recv().await {
-                answers.into_iter().for_each(Answer::hand_out);
+                answers.into_iter().for_each(Answer::deliver);
             }
         };
-        (Self(tx), hand_out)
+        (Self(tx), deliver)
     }
 
-    /// The desk nearest to the caller: its thread's own, else this one. Within a tokio runtime.
-    pub(super) fn nearest(&self) -> Self {
+    /// The batcher nearest to the caller: its thread's own, else this one. Within a tokio runtime.
+    pub(super) fn for_this_runtime(&self) -> Self {
         if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
             return self.clone();
         }
         OWN.with_borrow_mut(|own| match own {
             // That of a runtime before this one is closed.
-            Some((desk, _)) if !desk.0.is_closed() => desk.clone(),
+            Some((batcher, _)) if !batcher.0.is_closed() => batcher.clone(),
             _ => {
-                let (desk, hand_out) = Self::new();
-                let running = AbortOnDropHandle::new(tokio::spawn(hand_out));
-                own.insert((desk, running)).0.clone()
+                let (batcher, deliver) = Self::new();
+                let running = AbortOnDropHandle::new(tokio::spawn(deliver));
+                own.insert((batcher, running)).0.clone()
             }
         })
     }
@@ -55,14 +55,14 @@ impl Desk {
 /// Takes the answer to one command.
 pub(super) struct Reply<T> {
     to: oneshot::Sender<T>,
-    desk: Desk,
+    batcher: ReplyBatcher,
 }
 
 impl<T> Reply<T> {
-    /// A reply by way of a desk, and where it arrives.
-    pub(super) fn by(desk: Desk) -> (Self, oneshot::Receiver<T>) {
+    /// A reply by way of a batcher, and where it arrives.
+    pub(super) fn through(batcher: ReplyBatcher) -> (Self, oneshot::Receiver<T>) {
         let (to, answer) = oneshot::channel();
-        (Self { to, desk }, answer)
+        (Self { to, batcher }, answer)
     }
 
     /// Answers at once.
@@ -83,15 +83,15 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    fn desk(&self) -> &Desk {
+    fn batcher(&self) -> &ReplyBatcher {
         match self {
-            Self::Submitted(reply, _) => &reply.desk,
-            Self::Changed(reply, _) => &reply.desk,
-            Self::Forgotten(reply, _) => &reply.desk,
+            Self::Submitted(reply, _) => &reply.batcher,
+            Self::Changed(reply, _) => &reply.batcher,
+            Self::Forgotten(reply, _) => &reply.batcher,
         }
     }
 
-    fn hand_out(self) {
+    fn deliver(self) {
         match self {
             Self::Submitted(reply, what) => reply.send(what),
             Self::Changed(reply, what) => reply.send(what),
@@ -100,18 +100,19 @@ impl Answer {
     }
 }
 
-/// Has answers handed out, those of one desk together. A desk that is closed has nobody left who
+/// Has answers handed out, those of one batcher together. A batcher that is closed has nobody left who
 /// waits.
 pub(super) fn send(answers: impl Iterator<Item = Answer>) {
-    let mut by_desk: Vec<(Desk, Vec<Answer>)> = Vec::new();
+    let mut by_batcher: Vec<(ReplyBatcher, Vec<Answer>)> = Vec::new();
     for answer in answers {
-        let same = |(desk, _): &&mut (Desk, _)| desk.0.same_channel(&answer.desk().0);
-        match by_desk.iter_mut().find(same) {
+        let same =
+            |(batcher, _): &&mut (ReplyBatcher, _)| batcher.0.same_channel(&answer.batcher().0);
+        match by_batcher.iter_mut().find(same) {
             Some((_, answers)) => answers.push(answer),
-            None => by_desk.push((answer.desk().clone(), vec![answer])),
+            None => by_batcher.push((answer.batcher().clone(), vec![answer])),
         }
     }
-    for (desk, answers) in by_desk {
-        let _ = desk.0.send(answers);
+    for (batcher, answers) in by_batcher {
+        let _ = batcher.0.send(answers);
     }
 }

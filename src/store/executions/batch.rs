@@ -25,7 +25,7 @@ use crate::model::{
 /// What happens once the batch is on disk, or is told why not.
 pub(super) enum Effect {
     Accepted(Arc<Live>, Unended, Reply<Result<Submitted, Failure>>),
-    Known(ExecutionId, Reply<Result<Submitted, Failure>>),
+    Deduplicated(ExecutionId, Reply<Result<Submitted, Failure>>),
     Changed(Arc<Live>, Arc<State>, Option<Reply<Changed>>),
     /// Refused for what was decided before, which may be in the same batch.
     Refused(Refused, Reply<Changed>),

@@ -35,7 +35,7 @@ use crate::{
     model::{
         AppId, ExecutionId, Failure, Reason,
         catalog::not_found,
-        execution::{Change, Ending, IDEMPOTENCY_TTL, Identity, Refused, State},
+        execution::{Change, Completion, IDEMPOTENCY_TTL, Identity, Refused, State},
         stats::{Outcome, Tally, minute_of_ms},
     },
     vitals::Vitals,
@@ -170,7 +170,9 @@ impl Committer {
                             Ok(Ok((live, unended))) => {
                                 batch.effects.push(Effect::Accepted(live, unended, reply));
                             }
-                            Ok(Err(known)) => batch.effects.push(Effect::Known(known, reply)),
+                            Ok(Err(known)) => {
+                                batch.effects.push(Effect::Deduplicated(known, reply))
+                            }
                             Err(failure) => reply.send(Err(failure)),
                         }
                     }
@@ -397,12 +399,12 @@ impl Committer {
 
     fn forget(&mut self, batch: &mut Batch, app: &AppId) -> Result<(), Failure> {
         for live in self.shared.live.of_app(app) {
-            let ending = Ending::failed(
+            let completion = Completion::failed(
                 Reason::AppDeleted.as_str(),
                 format!("app {app} has been deleted"),
             );
             let id = live.identity.id;
-            if let Ok((live, state)) = self.change(batch, id, Change::End(ending), None)? {
+            if let Ok((live, state)) = self.change(batch, id, Change::End(completion), None)? {
                 batch.effects.push(Effect::Changed(live, state, None));
             }
         }

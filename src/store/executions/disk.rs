@@ -131,7 +131,7 @@ impl Disk {
 
     /// A whole checkpoint, unless one is under way.
     pub(super) fn checkpoint_if_free(&mut self) {
-        if let Some(ended) = self.worker.look() {
+        if let Some(ended) = self.worker.try_wait() {
             let ended = self.take_back(ended);
             let _ = self.noted(ended);
         }
@@ -145,8 +145,8 @@ impl Disk {
     /// # Errors
     /// Why the journals keep what is in them.
     pub(super) fn checkpoint(&mut self) -> Result<(), String> {
-        let settled = self.settle();
-        self.noted(settled)?;
+        let ended = self.wait_for_checkpoint();
+        self.noted(ended)?;
         // What could not be applied is in the journals alone.
         self.shared.usable().map_err(|failure| failure.message)?;
         let is_empty = |journal: &Journal| journal.len() == 0;
@@ -162,7 +162,7 @@ impl Disk {
 
     /// Hands the journal to the thread and goes on with the other.
     fn begin(&mut self) -> Result<(), String> {
-        self.settle()?;
+        self.wait_for_checkpoint()?;
         let Some(mut empty) = self.before.take_if(|before| before.len() == 0) else {
             return self.flush();
         };
@@ -190,7 +190,7 @@ impl Disk {
     }
 
     /// Waits for the checkpoint that is under way.
-    fn settle(&mut self) -> Result<(), String> {
+    fn wait_for_checkpoint(&mut self) -> Result<(), String> {
         if !self.worker.busy {
             return Ok(());
         }
@@ -271,7 +271,7 @@ impl Worker {
     }
 
     /// How the checkpoint went, once it has ended; `None` in it when the thread has panicked.
-    fn look(&mut self) -> Option<Option<Checkpointed>> {
+    fn try_wait(&mut self) -> Option<Option<Checkpointed>> {
         let ended = match self.ended.try_recv() {
             Ok(ended) => Some(ended),
             Err(TryRecvError::Empty) => return None,

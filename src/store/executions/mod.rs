@@ -59,7 +59,7 @@ use prost::Message as _;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    answers::{Desk, Reply},
+    answers::{Reply, ReplyBatcher},
     committer::{Changed, Command, Committer},
     disk::Disk,
     segment::Segments,
@@ -101,7 +101,7 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 pub type Settled = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Since when (Unix milliseconds) there is an app of this name; `None` when there is none.
-pub type Known = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
+pub type AppCreatedAt = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
 
 /// Limits and times; `config` documents the settings behind them.
 #[derive(Clone)]
@@ -205,7 +205,7 @@ pub struct LoadedRequest {
 
 struct Shared {
     config: Config,
-    known: Known,
+    app_created_at: AppCreatedAt,
     folder: PathBuf,
     segments: Segments,
     live: live::Table,
@@ -230,7 +230,7 @@ impl Shared {
     fn app_since(&self, app: &AppId) -> Option<u64> {
         // A time far ahead is of a clock that was wrong; nothing has to wait for it.
         let now = self.now_ms();
-        (self.known)(app).map(|since| if is_ahead(since, now) { 0 } else { since })
+        (self.app_created_at)(app).map(|since| if is_ahead(since, now) { 0 } else { since })
     }
 
     /// Whether an execution belongs to an app that is there, and not to one of its name before.
@@ -294,8 +294,8 @@ struct Inner {
     commands: Mutex<Option<std_mpsc::Sender<Command>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Where the committer's answers are handed out, to all but threads with a runtime of their own.
-    desk: Desk,
-    _hand_out: AbortOnDropHandle<()>,
+    replies: ReplyBatcher,
+    _delivery: AbortOnDropHandle<()>,
     retention: Mutex<Option<retention::Worker>>,
 }
 
@@ -315,7 +315,11 @@ impl Executions {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn open(data_dir: &Path, config: Config, known: Known) -> Result<Self, Error> {
+    pub fn open(
+        data_dir: &Path,
+        config: Config,
+        app_created_at: AppCreatedAt,
+    ) -> Result<Self, Error> {
         let folder = data_dir.join(FOLDER);
         let io = |e: std::io::Error| Error::Corrupt {
             path: folder.display().to_string(),
@@ -327,16 +331,16 @@ impl Executions {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
             _ => private_folder(&incoming).map_err(io)?,
         }
-        let shared = Arc::new(Shared::open(folder.clone(), config, known)?);
+        let shared = Arc::new(Shared::open(folder.clone(), config, app_created_at)?);
         let text = |cause: String| io(std::io::Error::other(cause));
         let disk = guarded(|| Ok(Disk::open(shared.clone()))).map_err(text)??;
         guarded(|| Ok(shared.recover())).map_err(text)??;
         let (tx, rx) = std_mpsc::channel();
-        let (desk, hand_out) = Desk::new();
+        let (replies, delivery) = ReplyBatcher::new();
         let committer = Committer::new(shared.clone(), disk);
         let vitals = &shared.config.vitals;
         let latch = vitals.latch(COMMITTER);
-        let hand_out = vitals.watch("the handing out of the executions' answers", hand_out);
+        let delivery = vitals.watch("the handing out of the executions' answers", delivery);
         let thread = std::thread::Builder::new()
             .name("executions".into())
             .spawn(move || {
@@ -348,8 +352,8 @@ impl Executions {
             inner: Arc::new(Inner {
                 commands: Mutex::new(Some(tx)),
                 thread: Mutex::new(Some(thread)),
-                desk,
-                _hand_out: AbortOnDropHandle::new(tokio::spawn(hand_out)),
+                replies,
+                _delivery: AbortOnDropHandle::new(tokio::spawn(delivery)),
                 retention: Mutex::new(None),
             }),
             shared,
@@ -377,7 +381,7 @@ impl Executions {
     /// # Cancel safety
     /// A dropped call may still be carried out.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, Failure> {
-        let (reply, rx) = Reply::by(self.inner.desk.nearest());
+        let (reply, rx) = Reply::through(self.inner.replies.for_this_runtime());
         self.send(Command::Submit { submission, reply })?;
         rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
@@ -392,7 +396,7 @@ impl Executions {
         change: Change,
         result: Option<StoredResult>,
     ) -> Changed {
-        let (reply, rx) = Reply::by(self.inner.desk.nearest());
+        let (reply, rx) = Reply::through(self.inner.replies.for_this_runtime());
         self.send(Command::Change {
             id,
             change,
@@ -407,7 +411,7 @@ impl Executions {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn forget(&self, app: AppId) -> Result<(), Failure> {
-        let (reply, rx) = Reply::by(self.inner.desk.nearest());
+        let (reply, rx) = Reply::through(self.inner.replies.for_this_runtime());
         self.send(Command::Forget { app, reply })?;
         rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
@@ -504,14 +508,14 @@ impl Executions {
 
 impl Shared {
     /// Opens what is on disk; the journal is not replayed yet.
-    fn open(folder: PathBuf, config: Config, known: Known) -> Result<Self, Error> {
+    fn open(folder: PathBuf, config: Config, app_created_at: AppCreatedAt) -> Result<Self, Error> {
         let segments = Segments::open(folder.join(SEGMENTS)).map_err(|e| Error::Corrupt {
             path: folder.display().to_string(),
             cause: e.to_string(),
         })?;
         Ok(Self {
             config,
-            known,
+            app_created_at,
             segments,
             live: live::Table::default(),
             stats: Stats::open(&folder.join(STATS))?,

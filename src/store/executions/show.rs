@@ -26,7 +26,9 @@ fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
             shared.run(live);
             Answer::Submitted(reply, Ok(Submitted { id, known: false }))
         }
-        Effect::Known(id, reply) => Answer::Submitted(reply, Ok(Submitted { id, known: true })),
+        Effect::Deduplicated(id, reply) => {
+            Answer::Submitted(reply, Ok(Submitted { id, known: true }))
+        }
         Effect::Changed(live, state, reply) => {
             if state.status.is_terminal() {
                 // From here on it is read from disk; watchers have it still.
@@ -43,7 +45,7 @@ fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
 fn refused(effect: Effect, why: &Failure) -> Option<Answer> {
     let why = why.clone();
     Some(match effect {
-        Effect::Accepted(_, _, reply) | Effect::Known(_, reply) => {
+        Effect::Accepted(_, _, reply) | Effect::Deduplicated(_, reply) => {
             Answer::Submitted(reply, Err(why))
         }
         Effect::Changed(_, _, reply) => Answer::Changed(reply?, Err(why)),

@@ -129,11 +129,11 @@ impl KeyFile {
         }
         match self.load() {
             Ok(key) => Ok(self.read.get_or_init(|| key)),
-            Err(Trouble::Missing) => Err(
+            Err(LoadError::Missing) => Err(
                 "it is missing; restore the file from a backup, or delete the secrets and create them again"
                     .to_owned(),
             ),
-            Err(Trouble::Other(why)) => Err(why),
+            Err(LoadError::Other(why)) => Err(why),
         }
     }
 
@@ -154,20 +154,21 @@ impl KeyFile {
         self.open()
     }
 
-    fn load(&self) -> Result<Key, Trouble> {
+    fn load(&self) -> Result<Key, LoadError> {
         // Mode and content are taken from one descriptor: the path could be replaced between.
         let mut file = fs::File::open(&self.path)?;
         let mode = file.metadata()?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(Trouble::Other(format!(
+            return Err(LoadError::Other(format!(
                 "it has mode {mode:03o}, so others can read it; run `chmod 600` on it"
             )));
         }
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let bytes = STANDARD.decode(text.trim()).unwrap_or_default();
-        Key::new(&bytes)
-            .ok_or_else(|| Trouble::Other(format!("it does not hold {KEY_BYTES} bytes in base64")))
+        Key::new(&bytes).ok_or_else(|| {
+            LoadError::Other(format!("it does not hold {KEY_BYTES} bytes in base64"))
+        })
     }
 
     fn unusable(&self, why: &str) -> Failure {
@@ -180,16 +181,16 @@ impl KeyFile {
 }
 
 /// Why there is no key.
-enum Trouble {
+enum LoadError {
     Missing,
     Other(String),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for LoadError {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            io::ErrorKind::NotFound => Trouble::Missing,
-            _ => Trouble::Other(e.to_string()),
+            io::ErrorKind::NotFound => LoadError::Missing,
+            _ => LoadError::Other(e.to_string()),
         }
     }
 }

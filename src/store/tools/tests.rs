@@ -7,14 +7,15 @@ use super::*;
 use crate::{
     model::{
         ExecutionId, Tier,
-        execution::{Change, Ending, INLINE_BYTES, Status},
+        execution::{Change, Completion, INLINE_BYTES, Status},
         secret::{Kind, Value},
         stats::{Outcome, Tally},
     },
     store::{
         Store,
         executions::{
-            Config, Executions, Known, Record, StoredRequest, StoredResult, Submission, Submitted,
+            AppCreatedAt, Config, Executions, Record, StoredRequest, StoredResult, Submission,
+            Submitted,
         },
         secrets::Secrets,
         tests::full_app,
@@ -57,8 +58,8 @@ fn config() -> Config {
 }
 
 fn open(dir: &Path) -> Executions {
-    let known: Known = Arc::new(|_| Some(0));
-    Executions::open(dir, config(), known).expect("opens")
+    let app_created_at: AppCreatedAt = Arc::new(|_| Some(0));
+    Executions::open(dir, config(), app_created_at).expect("opens")
 }
 
 async fn submit(store: &Executions, body: &[u8], key: Option<&str>) -> ExecutionId {
@@ -96,8 +97,11 @@ async fn finish(store: &Executions, id: ExecutionId, body: &[u8]) {
         headers: vec![("h".into(), Bytes::from_static(b"v"))],
         body: spool.finish().await.expect("spooled"),
     };
-    let ending = Ending::answered(200, Duration::from_millis(5), body.len() as u64);
-    let change = Change::Finish { attempt: 1, ending };
+    let completion = Completion::answered(200, Duration::from_millis(5), body.len() as u64);
+    let change = Change::Finish {
+        attempt: 1,
+        completion,
+    };
     let ended = store.change(id, change, Some(result)).await;
     ended.expect("saved").expect("ends");
 }
@@ -460,8 +464,8 @@ async fn a_segment_that_cannot_be_opened_is_told_of_and_the_others_are_read() {
         .collect();
     assert_eq!(names, ["catalog", "code", "statistics"]);
     assert_eq!(compact(bench.path()).expect("compacts").left.len(), 1);
-    let known: Known = Arc::new(|_| Some(0));
-    let refused = Executions::open(bench.path(), config(), known)
+    let app_created_at: AppCreatedAt = Arc::new(|_| Some(0));
+    let refused = Executions::open(bench.path(), config(), app_created_at)
         .err()
         .expect("refused");
     assert!(
@@ -494,8 +498,8 @@ async fn a_compaction_seals_only_segments_in_which_everything_has_ended() {
             max_per_app: 64,
             ..config()
         };
-        let known: Known = Arc::new(|_| Some(0));
-        Executions::open(dir.path(), small, known).expect("opens")
+        let app_created_at: AppCreatedAt = Arc::new(|_| Some(0));
+        Executions::open(dir.path(), small, app_created_at).expect("opens")
     };
     let store = open();
     let waiting = submit(&store, b"w", None).await;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::model::execution::{Ending, Refused, Status};
+use crate::model::execution::{Completion, Refused, Status};
 
 mod clock;
 mod counting;
@@ -63,8 +63,8 @@ impl Bench {
 
     fn open_at(&self, dir: &Path) -> (Executions, mpsc::UnboundedReceiver<Arc<Live>>) {
         let apps = self.apps.clone();
-        let known: Known = Arc::new(move |app| apps.lock().get(app).copied());
-        let store = Executions::open(dir, self.config.clone(), known).expect("opens");
+        let app_created_at: AppCreatedAt = Arc::new(move |app| apps.lock().get(app).copied());
+        let store = Executions::open(dir, self.config.clone(), app_created_at).expect("opens");
         let (tx, accepted) = mpsc::unbounded_channel();
         store.hand_over(Box::new(move |live| drop(tx.send(live))));
         (store, accepted)
@@ -129,12 +129,15 @@ async fn finish(store: &Executions, id: ExecutionId, status: u16, body: &[u8]) {
     let mut spool = store.spool();
     spool.push(body).await.expect("spooled");
     let body = spool.finish().await.expect("spooled");
-    let ending = Ending::answered(status, Duration::from_millis(5), body.len());
+    let completion = Completion::answered(status, Duration::from_millis(5), body.len());
     let result = StoredResult {
         headers: vec![("h".into(), Bytes::from_static(b"v"))],
         body,
     };
-    let change = Change::Finish { attempt, ending };
+    let change = Change::Finish {
+        attempt,
+        completion,
+    };
     let state = store.change(id, change, Some(result)).await.expect("saved");
     assert!(state.expect("ends").status.is_terminal());
 }
@@ -231,7 +234,7 @@ async fn what_was_answered_is_there_after_a_crash_and_what_had_not_ended_runs_ag
     assert_eq!(request.body, "body");
     // An end is final.
     let late = store
-        .change(ids[3], Change::End(Ending::cancelled()), None)
+        .change(ids[3], Change::End(Completion::cancelled()), None)
         .await;
     assert_eq!(late.expect("saved"), Err(Refused::Ended));
     store.close();
@@ -379,7 +382,7 @@ async fn a_database_that_fails_stops_everything_and_a_start_makes_up_for_it() {
         refused.expect_err("no database").reason,
         Reason::StoreUnavailable
     );
-    let end = Change::End(Ending::cancelled());
+    let end = Change::End(Completion::cancelled());
     let refused = store.change(first, end, None).await;
     assert_eq!(
         refused.expect_err("no database").reason,
@@ -472,8 +475,11 @@ async fn a_late_watcher_gets_what_is_kept_then_what_comes_and_the_end_and_a_slow
         live.put_out(Bytes::from(vec![n; 500]), store.output_keep());
     }
     let mut late = live.watch();
-    let ending = Ending::answered(200, Duration::ZERO, 0);
-    let change = Change::Finish { attempt, ending };
+    let completion = Completion::answered(200, Duration::ZERO, 0);
+    let change = Change::Finish {
+        attempt,
+        completion,
+    };
     store
         .change(id, change, None)
         .await
@@ -518,7 +524,7 @@ async fn a_committer_that_dies_is_told_to_callers_and_to_whoever_watches() {
     let work = Box::new(|_: Result<&Shared, String>| panic!("on purpose"));
     store.send(Command::Statistics(work)).expect("sent");
     assert_eq!(bench.config.vitals.failure().await, COMMITTER);
-    let (change, id) = (Change::End(Ending::cancelled()), kept);
+    let (change, id) = (Change::End(Completion::cancelled()), kept);
     let failure = store.change(id, change, None).await.expect_err("refused");
     assert!(failure.message.contains(COMMITTER), "{}", failure.message);
     store.close();

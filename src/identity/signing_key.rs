@@ -62,20 +62,20 @@ pub enum Error {
 }
 
 /// The key of one data directory.
-pub struct Keyring {
+pub struct SigningKey {
     kid: String,
     signing: EncodingKey,
     verifying: DecodingKey,
 }
 
-impl Keyring {
+impl SigningKey {
     /// Opens the key of `data_dir`, and makes one when there is none.
     ///
     /// Two processes may do so at once: a key appears whole or not at all, and only the first
     /// one stays.
     ///
     /// # Errors
-    /// As [`Keyring::open`], and when directory or file cannot be written.
+    /// As [`SigningKey::open`], and when directory or file cannot be written.
     pub fn open_or_create(data_dir: &Path) -> Result<Self, Error> {
         match Self::open(data_dir) {
             Err(Error::Missing(path)) => {
