@@ -16,6 +16,9 @@ mod verifier;
 pub use signing_key::{DEFAULT_TOKEN_TTL, Error, SigningKey};
 pub use verifier::{Clock, Verifier, system_clock};
 
+/// `iss` of the tokens made here.
+const ISSUER: &str = "ignite";
+
 /// Whom a verified token speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {

@@ -17,14 +17,11 @@ use p256::{
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Clock, Verifier, verifier::unix_seconds};
+use super::{Clock, ISSUER, Verifier, verifier::unix_seconds};
 use crate::{durable, model::OrgName};
 
 /// How long a token lives when nothing is said: a working day, and some.
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// `iss` of the tokens made here.
-pub(super) const ISSUER: &str = "ignite";
 
 /// Why the signing key cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +58,8 @@ pub enum Error {
     },
 }
 
-/// The key of one data directory.
+/// The key of one data directory, which signs and verifies its tokens. It has nothing to do with
+/// the key that seals secrets (`store::secrets`).
 pub struct SigningKey {
     kid: String,
     signing: EncodingKey,

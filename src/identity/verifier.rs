@@ -25,7 +25,7 @@ use moka::sync::Cache;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Caller, signing_key::ISSUER};
+use super::{Caller, ISSUER};
 use crate::model::{Failure, OrgName, Reason};
 
 /// Wall time, for `exp` and `nbf`; a function so that tests can move it.

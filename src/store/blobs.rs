@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::tools::{Checked, Counts, Problem, Report};
+use super::report::{Checked, Counts, Problem, Report};
 use crate::model::{App, Blob, Failure, Reason, app::hex, catalog::Catalog};
 
 /// The folder in the data directory.

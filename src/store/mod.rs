@@ -14,6 +14,7 @@ mod fault;
 mod keys;
 mod ledger;
 mod records;
+mod report;
 pub mod secrets;
 pub mod tools;
 mod undo;

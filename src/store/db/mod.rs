@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::{
     Error,
-    undo::{self, Rows},
+    undo::rows::{self as undo_rows, Rows},
 };
 
 /// The row with the format version, the same in every database.
@@ -116,7 +116,7 @@ impl Database {
             fs::remove_file(path.join(MAKING)).map_err(io)?;
             sync_folder(path).map_err(io)?;
         }
-        if guarded(|| undo::finish(&database, path).map_err(|e| e.to_string())).map_err(corrupt)? {
+        if guarded(|| finish_undo(&database, path).map_err(|e| e.to_string())).map_err(corrupt)? {
             tracing::info!(path = %path.display(), "The last change was refused and is undone");
         }
         Ok(database)
@@ -304,6 +304,18 @@ fn recover_rewrite(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Undoes the change that the last run could not finish, if there is one; whether there was.
+fn finish_undo(database: &Database, path: &Path) -> io::Result<bool> {
+    let before = undo_rows::pending(path)?;
+    if before.is_empty() {
+        return Ok(false);
+    }
+    database.apply(&before)?;
+    database.sync()?;
+    undo_rows::clear(path)?;
+    Ok(true)
 }
 
 /// Whether the database is new, which is marked until it is whole. What has lost its main file is

@@ -1,9 +1,10 @@
-//! The committer's answers on their way to whoever asked.
+//! Delivers the committer's answers to the callers.
 //!
-//! Waking a task of another thread is a system call each time. So a batch's answers go to one
-//! task for each thread that asked (its batcher), which wakes the others from within.
+//! Waking a task of another thread costs a system call each time. So the answers of a batch are
+//! grouped by the runtime that asked, and each group goes to one task of that runtime (its
+//! [`ReplyBatcher`]), which wakes the callers from within.
 
-use std::{cell::RefCell, future::Future};
+use std::{cell::RefCell, future::Future, sync::Arc};
 
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -11,10 +12,16 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Submitted, committer::Changed};
-use crate::model::Failure;
+use super::Submitted;
+use crate::model::{
+    Failure,
+    execution::{Refused, State},
+};
 
-/// Where the answers to one runtime's commands are handed out.
+/// The new state after a change, or why it was not made.
+pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
+
+/// Delivers answers within one runtime, a batch at a time.
 #[derive(Clone)]
 pub(super) struct ReplyBatcher(mpsc::UnboundedSender<Vec<Answer>>);
 
@@ -24,7 +31,7 @@ thread_local! {
 }
 
 impl ReplyBatcher {
-    /// A batcher, and what has to run for it to work.
+    /// A batcher, and the future that delivers what it is sent; spawn it.
     pub(super) fn new() -> (Self, impl Future<Output = ()>) {
         let (tx, mut rx) = mpsc::unbounded_channel::<Vec<Answer>>();
         let deliver = async move {
@@ -35,7 +42,8 @@ impl ReplyBatcher {
         (Self(tx), deliver)
     }
 
-    /// The batcher nearest to the caller: its thread's own, else this one. Within a tokio runtime.
+    /// The batcher of the caller's runtime: its thread's own when the runtime has a single thread,
+    /// else this one. Must be called within a tokio runtime.
     pub(super) fn for_this_runtime(&self) -> Self {
         if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
             return self.clone();
@@ -100,8 +108,8 @@ impl Answer {
     }
 }
 
-/// Has answers handed out, those of one batcher together. A batcher that is closed has nobody left who
-/// waits.
+/// Sends answers to their batchers, those of one batcher together. When a batcher is closed, its
+/// runtime is gone, and so are the callers.
 pub(super) fn send(answers: impl Iterator<Item = Answer>) {
     let mut by_batcher: Vec<(ReplyBatcher, Vec<Answer>)> = Vec::new();
     for answer in answers {

@@ -9,8 +9,7 @@ use std::{
 use super::{
     super::Ledger,
     StoredBody, Submitted,
-    answers::Reply,
-    committer::Changed,
+    answers::{Changed, Reply},
     journal::Operation,
     live::Live,
     rows::KeyRecord,

@@ -11,27 +11,26 @@ use std::{
         atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use prost::Message as _;
 
 use super::{
     super::db::sync_folder,
-    Shared, StoredBody, Submission, Submitted,
-    answers::Reply,
+    Shared, StoredResult, Submission,
     batch::{Batch, Effect, unavailable, uncertain, unshown},
+    command::Command,
     disk::Disk,
+    ids::Ids,
     journal::{NotAppended, Operation, STATISTICS},
     live::Live,
-    retention::newest_in,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::{Segment, Unended},
     show::show,
     stats,
 };
 use crate::{
-    clock::is_ahead,
     model::{
         AppId, ExecutionId, Failure, Reason,
         catalog::not_found,
@@ -45,81 +44,22 @@ use crate::{
 const BATCH: usize = 1024;
 /// The databases are brought up to date when nothing came for this long.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
-/// Time, in milliseconds, between two looks at ids that are ahead and could not go back.
-const ASK_AGAIN_MS: u64 = 60_000;
 /// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
 const COUNTS_AT_HAND: usize = 4096;
-
-/// The answer of an app, as it is stored.
-#[derive(Debug, Default)]
-pub struct StoredResult {
-    /// Its headers.
-    pub headers: Vec<(String, bytes::Bytes)>,
-    /// Its body.
-    pub body: StoredBody,
-}
-
-impl StoredResult {
-    /// A copy, when none of it is in a file.
-    pub fn in_memory(&self) -> Option<Self> {
-        let StoredBody::Inline(body) = &self.body else {
-            return None;
-        };
-        Some(Self {
-            headers: self.headers.clone(),
-            body: StoredBody::Inline(body.clone()),
-        })
-    }
-}
 
 /// A key that no row has.
 const NOWHERE: &[u8] = b"\xffnowhere";
 
-/// What a change came to.
-pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
-
 /// An execution and the state that was decided on for it.
 type Decided = (Arc<Live>, Arc<State>);
 
-/// Work between two batches, or why it cannot be done.
-type InTurn = Box<dyn FnOnce(Result<&Shared, String>) + Send>;
-
-pub(super) enum Command {
-    Submit {
-        submission: Submission,
-        reply: Reply<Result<Submitted, Failure>>,
-    },
-    Change {
-        id: ExecutionId,
-        change: Change,
-        result: Option<StoredResult>,
-        reply: Reply<Changed>,
-    },
-    /// Ends everything of an app that is gone.
-    Forget {
-        app: AppId,
-        reply: Reply<Result<(), Failure>>,
-    },
-    /// Counts invocations that leave no record.
-    Count {
-        minute: u32,
-        tallies: Vec<(AppId, Tally)>,
-    },
-    /// Work on the statistics that must not overlap with counting; it is told when it cannot be
-    /// done now.
-    Statistics(InTurn),
-}
-
+/// The state of the committer's thread.
 pub(super) struct Committer {
     shared: Arc<Shared>,
     disk: Disk,
-    ids: ulid::Generator,
+    ids: Ids,
     /// How every execution begins.
     pending: Arc<State>,
-    /// The next execution begins a segment of its own.
-    begins: bool,
-    /// When, by the wall, it is asked again whether ids may go back.
-    ask_again_ms: u64,
     /// Ended executions by segment, app and minute, as on disk or in the batch.
     counts: HashMap<(u64, AppId, u32), Tally>,
 }
@@ -127,12 +67,10 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, disk: Disk) -> Self {
         Self {
+            ids: Ids::new(shared.clone()),
             shared,
             disk,
-            ids: ulid::Generator::new(),
             pending: Arc::new(State::default()),
-            begins: false,
-            ask_again_ms: 0,
             counts: HashMap::new(),
         }
     }
@@ -261,8 +199,8 @@ impl Committer {
         let ledger = &shared.config.ledger;
         ledger.check(&app.org, submission.request.size())?;
 
-        let id = self.next_id(since)?;
-        let segment = self.segment_for(id)?;
+        let id = self.ids.next(since)?;
+        let segment = self.ids.segment_for(id)?;
         let file = format!("{}.request", id.0);
         let record = RequestRecord {
             app: app.to_string(),
@@ -409,108 +347,6 @@ impl Committer {
             }
         }
         Ok(())
-    }
-
-    /// The next id. Ids do not go back in time, though the clock may be set back a little: so only
-    /// the newest segment gets new ones, and none is older than its app. When they are far ahead of
-    /// the clock, it was wrong, and they go on near the present in a segment of their own.
-    fn next_id(&mut self, since_ms: u64) -> Result<ExecutionId, Failure> {
-        self.keep_near_now()?;
-        let newest = self.shared.newest_ms.load(Ordering::Relaxed);
-        let newest = Duration::from_millis(newest.max(since_ms));
-        loop {
-            let now = (self.shared.config.clock)().max(UNIX_EPOCH + newest);
-            // It fails only when one millisecond has more ids than there are random numbers.
-            match self.ids.generate_from_datetime(now) {
-                Ok(id) => return Ok(ExecutionId(id)),
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-    }
-
-    /// Takes ids back to the present when they are far ahead of it, and past what is there already
-    /// when the present reaches a segment that was begun by a clock that was ahead.
-    fn keep_near_now(&mut self) -> Result<(), Failure> {
-        let shared = &self.shared;
-        let (now, newest) = (shared.now_ms(), shared.newest_ms.load(Ordering::Relaxed));
-        let next = now.max(newest);
-        let foreign = shared.segments.current().is_some_and(|current| {
-            shared
-                .segments
-                .at(next)
-                .is_some_and(|s| s.start_ms > current)
-        });
-        let due = now >= self.ask_again_ms || self.ask_again_ms - now > ASK_AGAIN_MS;
-        if !(foreign || is_ahead(newest, now) && due) {
-            return Ok(());
-        }
-        self.ask_again_ms = now + ASK_AGAIN_MS;
-        let from = if foreign { next } else { now };
-        let first = self.first_free(from)?;
-        if foreign || first <= newest {
-            if !foreign {
-                tracing::warn!(
-                    newest,
-                    first,
-                    "The newest execution is far ahead of the clock, which was wrong then; ids go on near the present"
-                );
-            }
-            shared
-                .newest_ms
-                .store(first.saturating_sub(1), Ordering::Relaxed);
-            self.begins = true;
-            // It would go on from its last id.
-            self.ids = ulid::Generator::new();
-        }
-        Ok(())
-    }
-
-    /// The first time from one on that has no execution in its segment at it or after it: a segment
-    /// that begins then takes none away from another.
-    fn first_free(&self, from: u64) -> Result<u64, Failure> {
-        let shared = &self.shared;
-        let mut at = from;
-        while let Some(segment) = shared.segments.at(at) {
-            let mut newest = newest_in(&segment).map_err(|cause| unavailable(&cause))?;
-            // What is in this batch is not in the database yet.
-            let given = shared.newest_ms.load(Ordering::Relaxed);
-            let has_newest =
-                shared.segments.at(given).map(|s| s.start_ms) == Some(segment.start_ms);
-            if has_newest {
-                newest = newest.max(Some(given));
-            }
-            match newest.unwrap_or(segment.start_ms) {
-                newest if newest >= at => at = newest + 1,
-                _ => break,
-            }
-        }
-        Ok(at)
-    }
-
-    /// The segment of a new id: the newest, or one that begins with it when that is full or its
-    /// time is over.
-    fn segment_for(&mut self, id: ExecutionId) -> Result<Arc<Segment>, Failure> {
-        let (at, config) = (id.0.timestamp_ms(), &self.shared.config);
-        let newest = self.shared.segments.of(id).filter(|s| {
-            let over = at
-                >= s.start_ms
-                    .saturating_add(config.segment_width().as_millis() as u64);
-            let full = s.accepted.load(Ordering::Relaxed) >= config.segment_rows();
-            // Two segments cannot share a millisecond.
-            let may_begin = at > self.shared.newest_ms.load(Ordering::Relaxed);
-            !(may_begin && (over || full || self.begins))
-        });
-        if newest.is_none() {
-            let made = self.shared.segments.create(at);
-            made.map_err(|e| unavailable(&e.to_string()))?;
-            self.begins = false;
-        }
-        let segment = self.shared.segments.come_to(at);
-        let segment = segment.map_err(|e| unavailable(&e.to_string()))?;
-        let segment = segment.ok_or_else(|| unavailable("its segment is gone"))?;
-        segment.accepted.fetch_add(1, Ordering::Relaxed);
-        self.shared.newest_ms.fetch_max(at, Ordering::Relaxed);
-        Ok(segment)
     }
 
     /// Counts invocations without a record.

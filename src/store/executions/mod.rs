@@ -2,10 +2,13 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `submission.rs` | what callers hand in and get back |
+//! | `command.rs` | what the committer is asked for |
 //! | `committer.rs` | the one thread that writes: what it decides |
+//! | `ids.rs` | ids of new executions, and their segments |
 //! | `batch.rs` | what one sync makes durable |
 //! | `show.rs` | what readers see of it then |
-//! | `answers.rs` | how those who asked hear of it |
+//! | `answers.rs` | delivers the answers to the callers |
 //! | `disk.rs` | journals and databases as one: append, apply, checkpoint |
 //! | `journal.rs` | what makes a write durable |
 //! | `apply.rs` | how it reaches the databases behind the journal |
@@ -16,6 +19,7 @@
 //! | `read.rs` | one execution; pages of them |
 //! | `stats.rs` | counts by app and minute |
 //! | `stored.rs` | bytes by organization |
+//! | `recovery.rs` | what a start does |
 //! | `retention.rs` | what goes when, and how the disk gets its space back |
 //! | `tools.rs` | check, compact, export |
 //!
@@ -25,11 +29,14 @@
 mod answers;
 mod apply;
 mod batch;
+mod command;
 mod committer;
 mod disk;
+mod ids;
 mod journal;
 mod live;
 mod read;
+mod recovery;
 mod retention;
 mod rows;
 mod segment;
@@ -37,12 +44,12 @@ mod show;
 mod spool;
 mod stats;
 mod stored;
+mod submission;
 #[cfg(test)]
 mod tests;
 pub mod tools;
 
 use std::{
-    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -53,33 +60,32 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use prost::Message as _;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    answers::{Reply, ReplyBatcher},
-    committer::{Changed, Command, Committer},
+    answers::{Changed, Reply, ReplyBatcher},
+    command::Command,
+    committer::Committer,
     disk::Disk,
     segment::Segments,
     stats::Stats,
 };
 pub use self::{
-    committer::StoredResult,
     live::{Live, Update, Watcher},
     read::{Filter, Record},
     spool::{Spool, StoredBody},
+    submission::{LoadedRequest, StoredRequest, StoredResult, Submission, Submitted},
 };
 use super::{
     Error, Ledger,
-    db::{Database, guarded, private_folder},
+    db::{guarded, private_folder},
 };
 use crate::{
     clock::is_ahead,
     model::{
         AppId, ExecutionId, Failure, OrgName, Reason,
-        execution::{Change, State},
+        execution::Change,
         stats::{Tally, minute_of_ms},
     },
     vitals::{Vitals, part_failed},
@@ -143,64 +149,6 @@ impl Config {
     fn segment_rows(&self) -> u64 {
         (self.max_per_app / 4).clamp(16, 50_000)
     }
-}
-
-/// The HTTP request of an execution.
-#[derive(Debug, Default)]
-pub struct StoredRequest {
-    /// The method.
-    pub method: String,
-    /// Path and query.
-    pub target: String,
-    /// The headers that the caller gave.
-    pub headers: Vec<(String, Bytes)>,
-    /// The body.
-    pub body: StoredBody,
-}
-
-impl StoredRequest {
-    /// About what it takes in the store, in bytes.
-    fn size(&self) -> u64 {
-        let headers = self.headers.iter().map(|(n, v)| n.len() + v.len());
-        let head = headers.sum::<usize>() + self.method.len() + self.target.len();
-        self.body.len() + head as u64
-    }
-}
-
-/// What a caller submits.
-#[derive(Debug)]
-pub struct Submission {
-    /// The app.
-    pub app: AppId,
-    /// The caller's organizations.
-    pub submitters: Vec<OrgName>,
-    /// Makes a repeated submit return the first id.
-    pub idempotency_key: Option<String>,
-    /// Tells two requests with one idempotency key apart.
-    pub digest: Vec<u8>,
-    /// The request.
-    pub request: StoredRequest,
-}
-
-/// An accepted submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Submitted {
-    /// The execution's id.
-    pub id: ExecutionId,
-    /// It was accepted before, under the same idempotency key.
-    pub known: bool,
-}
-
-/// A request read back, with its body whole.
-pub struct LoadedRequest {
-    /// The method.
-    pub method: String,
-    /// Path and query.
-    pub target: String,
-    /// The headers.
-    pub headers: Vec<(String, Bytes)>,
-    /// The body.
-    pub body: Bytes,
 }
 
 struct Shared {
@@ -528,51 +476,6 @@ impl Shared {
         })
     }
 
-    /// Finds what had not ended, and hands it to the executor.
-    fn recover(&self) -> Result<(), Error> {
-        for segment in self.segments.all() {
-            let is_newest = self.segments.takes_more(&segment);
-            let is_sealed = segment.is_sealed() && !is_newest;
-            if is_sealed && let Some(counts) = segment.sealed_counts() {
-                self.set_counts(&segment, counts);
-                continue;
-            }
-            let corrupt = |cause: String| Error::Corrupt {
-                path: segment.rows().display().to_string(),
-                cause,
-            };
-            let database = segment.open()?;
-            self.set_counts(&segment, stored::count(&database).map_err(&corrupt)?);
-            if is_sealed {
-                // By an older `ignite`, which did not count. What cannot be marked is counted again.
-                let _ = Segments::seal(&segment);
-                drop(database);
-                segment.close_if_idle(Duration::ZERO);
-                continue;
-            }
-            let (mut accepted, mut newest) = (0, None);
-            let ended = ended_in(&database).map_err(&corrupt)?;
-            for row in database.tree.scan_prefix([rows::REQUESTS]) {
-                let (key, value) = row.map_err(|e| corrupt(e.to_string()))?;
-                let damaged = || corrupt(format!("the row {key:?} is damaged"));
-                let id = rows::id_of(&key).ok_or_else(damaged)?;
-                (accepted, newest) = (accepted + 1, Some(id));
-                if !ended.contains(&id) {
-                    let live = live_of(&database, id, &value).ok_or_else(damaged)?;
-                    self.live.insert(Arc::new(live), segment.begin());
-                }
-            }
-            if is_newest {
-                segment.accepted.store(accepted, Ordering::Relaxed);
-                // Nothing may come before a segment that a crash has left empty.
-                let newest = newest.map_or(segment.start_ms, |id: ExecutionId| id.0.timestamp_ms());
-                self.newest_ms.store(newest, Ordering::Relaxed);
-            }
-        }
-        *self.to_run.lock() = ToRun::Waiting(self.live.all());
-        Ok(())
-    }
-
     /// Has an execution run that was just accepted.
     fn run(&self, live: Arc<Live>) {
         match &mut *self.to_run.lock() {
@@ -584,23 +487,4 @@ impl Shared {
 
 fn failed() -> Failure {
     part_failed(Reason::StoreUnavailable, COMMITTER)
-}
-
-/// The executions of a segment that have ended.
-fn ended_in(database: &Database) -> Result<HashSet<ExecutionId>, String> {
-    let ends = database.tree.scan_prefix([rows::ENDS]).keys();
-    ends.filter_map(|key| key.map(|key| rows::id_of(&key)).transpose())
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())
-}
-
-/// An execution that has not ended. One that never ran has no state on disk.
-fn live_of(database: &Database, id: ExecutionId, request: &[u8]) -> Option<Live> {
-    let request = rows::RequestRecord::decode(request).ok()?;
-    let state = database.tree.get(rows::by_id(rows::LIVE, id)).ok()?;
-    let state = match state {
-        Some(row) => rows::live_state(&rows::LiveRecord::decode(&*row).ok()?),
-        None => State::default(),
-    };
-    Some(Live::new(rows::identity(id, &request)?, Arc::new(state)))
 }

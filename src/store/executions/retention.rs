@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     super::db::guarded,
     Executions, Shared,
-    committer::Command,
+    command::Command,
     rows::{self, BodyRecord},
     segment::{Segment, Segments},
     stats,
@@ -162,7 +162,7 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Res
         }
         let dropped = guarded(|| {
             // Its time may have been longer, under another retention.
-            let newest = newest_in(&segment)?.unwrap_or(segment.start_ms);
+            let newest = segment.newest_ms()?.unwrap_or(segment.start_ms);
             if newest <= oldest_kept || outlived {
                 remove(shared, inner, &segment)?;
                 tracing::info!(
@@ -175,17 +175,6 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Res
         outcome = outcome.and(dropped);
     }
     outcome
-}
-
-/// When the last execution of a segment was accepted, in Unix milliseconds.
-pub(super) fn newest_in(segment: &Segment) -> Result<Option<u64>, String> {
-    let database = segment.open().map_err(|e| e.to_string())?;
-    let mut requests = database.tree.scan_prefix([rows::REQUESTS]).keys();
-    let last = requests.next_back().transpose();
-    let last = last.map_err(|e| e.to_string())?;
-    Ok(last
-        .and_then(|key| rows::id_of(&key))
-        .map(|id| id.0.timestamp_ms()))
 }
 
 /// Drops or shrinks the segments of which much is to go.
@@ -328,6 +317,27 @@ fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Res
     shared.recount(segment);
     removed.map_err(|e| e.to_string())?;
     in_turn(inner, move |shared| shared.stats.unmark(start))
+}
+
+impl Shared {
+    /// Takes out of the ledger what a segment had that has been removed or replaced, and enters what
+    /// its successor has.
+    fn recount(&self, segment: &Segment) {
+        let now = self.segments.starting_at(segment.start_ms);
+        if now.as_deref().is_some_and(|now| std::ptr::eq(now, segment)) {
+            return;
+        }
+        let ledger = &self.config.ledger;
+        if let Some(now) = now {
+            let counts = now.stored.lock();
+            counts
+                .iter()
+                .for_each(|(org, bytes)| ledger.add(org, *bytes));
+        }
+        for (org, bytes) in segment.stored.lock().drain() {
+            ledger.remove(&org, bytes);
+        }
+    }
 }
 
 /// Copies what stays of a segment into a fresh one; of each app in `goes` the given number of

@@ -109,6 +109,21 @@ impl Segment {
         })
     }
 
+    /// When the last execution of the segment was accepted, in Unix milliseconds; `None` when it is
+    /// empty. Reads the database alone, not what waits in the journal.
+    ///
+    /// # Errors
+    /// Why the database cannot be read.
+    pub(super) fn newest_ms(&self) -> Result<Option<u64>, String> {
+        let database = self.open().map_err(|e| e.to_string())?;
+        let mut requests = database.tree.scan_prefix([rows::REQUESTS]).keys();
+        let last = requests.next_back().transpose();
+        let last = last.map_err(|e| e.to_string())?;
+        Ok(last
+            .and_then(|key| rows::id_of(&key))
+            .map(|id| id.0.timestamp_ms()))
+    }
+
     /// Closes the database when nobody used it for `idle`.
     pub(super) fn close_if_idle(&self, idle: Duration) {
         let mut slot = self.database.lock();

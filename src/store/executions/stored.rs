@@ -11,9 +11,7 @@ use prost::Message as _;
 
 use super::{
     super::db::Database,
-    Shared,
     rows::{self, BodyRecord, RequestRecord, ResultRecord},
-    segment::Segment,
 };
 use crate::model::{ExecutionId, OrgName};
 
@@ -59,35 +57,6 @@ impl Counter {
 
     pub(super) fn counts(self) -> Counts {
         self.counts
-    }
-}
-
-impl Shared {
-    /// Enters what a segment was found to have.
-    pub(super) fn set_counts(&self, segment: &Segment, counts: Counts) {
-        for (org, bytes) in &counts {
-            self.config.ledger.add(org, *bytes);
-        }
-        *segment.stored.lock() = counts;
-    }
-
-    /// Takes out of the ledger what a segment had that has been removed or replaced, and enters what
-    /// its successor has.
-    pub(super) fn recount(&self, segment: &Segment) {
-        let now = self.segments.starting_at(segment.start_ms);
-        if now.as_deref().is_some_and(|now| std::ptr::eq(now, segment)) {
-            return;
-        }
-        let ledger = &self.config.ledger;
-        if let Some(now) = now {
-            let counts = now.stored.lock();
-            counts
-                .iter()
-                .for_each(|(org, bytes)| ledger.add(org, *bytes));
-        }
-        for (org, bytes) in segment.stored.lock().drain() {
-            ledger.remove(&org, bytes);
-        }
     }
 }
 

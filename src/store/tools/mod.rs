@@ -4,63 +4,30 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use self::copy::Copy;
 use super::{
-    CACHE_BYTES, Error, FOLDER, FORMAT, blobs,
+    CACHE_BYTES, FOLDER, FORMAT, blobs,
     db::{self, Database, guarded},
     env::Envs,
     executions::tools as executions,
     keys, records,
+    report::{self, KEY},
     secrets::key::KeyFile,
 };
 use crate::model::{App, AppId, catalog::Catalog};
 
 mod copy;
 
-pub use super::executions::tools::Execution;
-
-/// What a check found.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    /// Each database that could be opened.
-    pub databases: Vec<Checked>,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// What is of no use any more and does no harm, such as what a crash left.
-    pub leftovers: Vec<String>,
-}
-
-/// One database and what is in it.
-#[derive(Debug, Serialize)]
-pub struct Checked {
-    /// What it holds, for people.
-    pub name: String,
-    /// Its folder.
-    pub path: PathBuf,
-    /// How many rows there are of each kind.
-    pub rows: Counts,
-}
-
-/// Numbers by name, in the order in which they are worth reading.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Counts(pub Vec<(&'static str, u64)>);
-
-/// Something that is wrong.
-#[derive(Debug, Serialize)]
-pub struct Problem {
-    /// The folder or file.
-    pub path: PathBuf,
-    /// What is wrong there.
-    pub what: String,
-    /// What can be done.
-    pub remedy: String,
-}
+pub use super::{
+    executions::tools::Execution,
+    report::{Checked, Counts, Problem, Repaired, RepairedJournal, Report},
+};
 
 /// What a compaction came to.
 #[derive(Debug, Serialize)]
@@ -73,92 +40,12 @@ pub struct Compacted {
     pub left: Vec<Problem>,
 }
 
-/// What a repair did.
-#[derive(Debug, Default, Serialize)]
-pub struct Repaired {
-    /// Each journal that was damaged.
-    pub journals: Vec<RepairedJournal>,
-    /// Rows that were removed, since the execution that they belong to is lost.
-    pub removed_rows: u64,
-}
-
-/// A journal that was damaged.
-#[derive(Debug, Serialize)]
-pub struct RepairedJournal {
-    /// The journal.
-    pub path: PathBuf,
-    /// The copy of it as it was.
-    pub copy: PathBuf,
-    /// Writes that were whole and are saved.
-    pub saved: u64,
-    /// The first byte and the length of each piece that could not be read.
-    pub lost: Vec<(u64, u64)>,
-}
-
 /// One thing of the store, to be taken elsewhere.
 pub enum Exported {
     /// An app with its versions.
     App(Arc<App>),
     /// An execution with its request and result.
     Execution(Box<Execution>),
-}
-
-/// What can be done about a damaged journal.
-pub(super) const REPAIR: &str = "restore the data directory from a backup, or run `ignite store repair`: it keeps a copy of the journal, saves every whole write in it and says what is lost";
-
-/// What can be done about a key that does not open what it sealed.
-const KEY: &str = "ignite does not start with it: restore identity/secrets.key of the data directory from a backup";
-
-// === impl Counts ===
-
-impl Counts {
-    pub(super) fn add(&mut self, kind: &'static str) {
-        match self.0.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, n)) => *n += 1,
-            None => self.0.push((kind, 1)),
-        }
-    }
-}
-
-impl Serialize for Counts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
-}
-
-// === impl Problem ===
-
-impl Problem {
-    /// A database that cannot be opened.
-    pub(super) fn unopened(path: &Path, error: Error) -> Self {
-        match error {
-            Error::Corrupt { path, cause } => Self::unreadable(Path::new(&path), cause),
-            Error::Journal { what } => Self {
-                path: path.to_owned(),
-                what,
-                remedy: REPAIR.to_owned(),
-            },
-            Error::Key { cause } => Self {
-                path: path.to_owned(),
-                what: cause,
-                remedy: KEY.to_owned(),
-            },
-            Error::Newer { found, known, .. } => Self {
-                path: path.to_owned(),
-                what: format!("it has format {found}, and this ignite reads up to {known}"),
-                remedy: "run the newer ignite that wrote it".to_owned(),
-            },
-        }
-    }
-
-    /// A database that cannot be read to its end.
-    pub(super) fn unreadable(path: &Path, cause: String) -> Self {
-        Self {
-            path: path.to_owned(),
-            what: format!("the database cannot be read: {cause}"),
-            remedy: "restore the folder from a backup, or move it away: ignite then starts without what was in it".to_owned(),
-        }
-    }
 }
 
 /// Whether a data directory has a store at all.
@@ -212,7 +99,7 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, String> {
     let path = data_dir.join(FOLDER);
     let mut left = Vec::new();
     if db::is_there(&path) {
-        rewrite(&path, FORMAT, CACHE_BYTES, &mut left);
+        report::rewrite(&path, FORMAT, CACHE_BYTES, &mut left);
     }
     executions::compact(data_dir, &mut left)?;
     Ok(Compacted {
@@ -289,22 +176,6 @@ fn export_copy<E>(
     })
 }
 
-/// Rewrites one database, or says why it stays as it is.
-pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64, left: &mut Vec<Problem>) {
-    if let Err(cause) = Database::rewrite(path, format, cache_bytes) {
-        left.push(not_compacted(path, &cause));
-    }
-}
-
-/// Something that stays as it is, and why.
-pub(super) fn not_compacted(path: &Path, cause: &str) -> Problem {
-    Problem {
-        path: path.to_owned(),
-        what: format!("it was left as it is: {cause}"),
-        remedy: "run `ignite store check`, do what it says, and compact again".to_owned(),
-    }
-}
-
 /// The environments of a data directory's apps. The key is where it was; no copy of it is made.
 fn envs(data_dir: &Path) -> Envs {
     Envs::lenient(Arc::new(KeyFile::new(data_dir)))
@@ -340,7 +211,7 @@ fn check_apps(database: &Database, path: &Path, envs: &Envs, report: &mut Report
     if let Err(cause) = read {
         report.problems.push(Problem::unreadable(path, cause));
     }
-    leftover_snapshots(path, report);
+    report::leftover_snapshots(path, report);
     report.databases.push(Checked {
         name: "catalog".to_owned(),
         path: path.to_owned(),
@@ -412,20 +283,6 @@ fn read_rows(
     missing.sort();
     wrong.append(&mut missing);
     Ok(())
-}
-
-/// Notes the snapshots that a start set aside: the log has what was in them.
-pub(super) fn leftover_snapshots(path: &Path, report: &mut Report) {
-    // A folder that cannot be listed has been told of by its database.
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    for entry in entries {
-        if db::is_aside(&entry.file_name().to_string_lossy()) {
-            let path = entry.path();
-            report
-                .leftovers
-                .push(format!("{}: a damaged snapshot", path.display()));
-        }
-    }
 }
 
 /// Bytes of all databases and files.

@@ -5,36 +5,27 @@
 //! their own and synced; once the change is on disk, that file is marked empty, which is what
 //! makes the change final. A failure in between is undone with those rows: at once, before the
 //! next change, or when the database is opened the next time.
-//!
-//! The file is its kind, the length and CRC-32 of what follows (u64 and u32, little-endian), and
-//! rows: key, and the value before, if there was one. A record that is not whole was cut short by a
-//! crash, before its change was applied.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt as _,
     path::Path,
 };
 
+pub(super) mod rows;
+
+pub(super) use self::rows::Rows;
+use self::rows::{HEADER, NAME, encode};
 use super::{
     db::{Database, sync_folder},
     fault::{self, Faults, Step},
 };
 
-/// The file in the database's folder.
-const NAME: &str = "undo";
-/// What it begins with: its kind and its format.
-const KIND: &[u8; 8] = b"ignundo\x01";
-const HEADER: usize = KIND.len() + 8 + 4;
 /// A file that is longer is cut once it is marked empty.
 const KEPT_BYTES: u64 = 64 * 1024;
 /// A key that no row has.
 const NOWHERE: &[u8] = b"\xffnowhere";
-
-/// Rows by key; `None` is a row that is not there.
-pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// A change that was not saved.
 #[derive(Debug)]
@@ -85,7 +76,7 @@ impl Undoing {
             .truncate(false)
             .open(path.join(NAME))?;
         // Nothing is pending: opening the database has seen to that.
-        file.write_all_at(&record(&Rows::new()), 0)?;
+        file.write_all_at(&encode(&Rows::new()), 0)?;
         file.sync_all()?;
         sync_folder(path)?;
         Ok(Self {
@@ -108,7 +99,7 @@ impl Undoing {
         let applied = self
             .apply(rows)
             .and_then(|()| self.faults.at(Step::Clear))
-            .and_then(|()| self.file.write_all_at(&record(&Rows::new()), 0));
+            .and_then(|()| self.file.write_all_at(&encode(&Rows::new()), 0));
         if let Err(cause) = applied {
             self.pending = Some(before);
             self.undo_now();
@@ -172,7 +163,7 @@ impl Undoing {
         if let Some(before) = &self.pending {
             self.apply(before)?;
             self.faults.at(Step::Clear)?;
-            self.file.write_all_at(&record(&Rows::new()), 0)?;
+            self.file.write_all_at(&encode(&Rows::new()), 0)?;
             self.clear_sync()?;
             self.pending = None;
         }
@@ -181,7 +172,7 @@ impl Undoing {
 
     fn write(&self, before: &Rows) -> io::Result<()> {
         self.faults.at(Step::UndoWrite)?;
-        self.file.write_all_at(&record(before), 0)?;
+        self.file.write_all_at(&encode(before), 0)?;
         self.faults.at(Step::UndoSync)?;
         self.file.sync_data()
     }
@@ -195,77 +186,6 @@ impl Undoing {
         }
         Ok(())
     }
-}
-
-/// Undoes the change that the last run could not finish, if there is one; whether there was.
-///
-/// # Errors
-/// When the record cannot be read, or the database does not take it.
-pub(super) fn finish(database: &Database, path: &Path) -> io::Result<bool> {
-    let path = path.join(NAME);
-    let content = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    if content.len() >= HEADER && !content.starts_with(KIND) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "its file `undo` is damaged: restore the folder from a backup; or remove that file, and the last change, if it was refused, may be there",
-        ));
-    }
-    let rows = rows_of(&content).unwrap_or_default();
-    if rows.is_empty() {
-        return Ok(false);
-    }
-    database.apply(&rows)?;
-    database.sync()?;
-    let file = OpenOptions::new().write(true).open(&path)?;
-    file.write_all_at(&record(&Rows::new()), 0)?;
-    file.sync_data()?;
-    Ok(true)
-}
-
-fn record(rows: &Rows) -> Vec<u8> {
-    let mut out = vec![0; HEADER];
-    let mut put = |bytes: &[u8]| {
-        out.extend((bytes.len() as u64).to_le_bytes());
-        out.extend(bytes);
-    };
-    for (key, value) in rows {
-        put(key);
-        put(&[u8::from(value.is_some())]);
-        put(value.as_deref().unwrap_or_default());
-    }
-    let (len, crc) = (out.len() - HEADER, crc32fast::hash(&out[HEADER..]));
-    out[..8].copy_from_slice(KIND);
-    out[8..16].copy_from_slice(&(len as u64).to_le_bytes());
-    out[16..HEADER].copy_from_slice(&crc.to_le_bytes());
-    out
-}
-
-/// The rows of a record that is whole.
-fn rows_of(content: &[u8]) -> Option<Rows> {
-    fn take<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-        let (len, rest) = from.split_first_chunk::<8>()?;
-        let (bytes, rest) = rest.split_at_checked(u64::from_le_bytes(*len).try_into().ok()?)?;
-        *from = rest;
-        Some(bytes)
-    }
-    let (len, rest) = content.strip_prefix(KIND)?.split_first_chunk::<8>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let mut payload = rest.get(..u64::from_le_bytes(*len).try_into().ok()?)?;
-    if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let mut rows = Rows::new();
-    while !payload.is_empty() {
-        let key = take(&mut payload)?.to_vec();
-        let is_there = take(&mut payload)? == [1];
-        let value = take(&mut payload)?.to_vec();
-        rows.insert(key, is_there.then_some(value));
-    }
-    Some(rows)
 }
 
 #[cfg(test)]

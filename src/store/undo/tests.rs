@@ -180,7 +180,7 @@ fn a_damaged_record_is_told_in_words_and_one_cut_short_is_void() {
     let dir = tempfile::tempdir().expect("temp dir");
     drop(Undoing::new(open(dir.path()), dir.path(), Faults::default()).expect("opens"));
     let path = dir.path().join(NAME);
-    let whole = record(&Rows::from([row(0, Some(1), false)]));
+    let whole = encode(&Rows::from([row(0, Some(1), false)]));
     for len in 0..whole.len() {
         std::fs::write(&path, &whole[..len]).expect("writes");
         assert!(rows_in(&open(dir.path())).is_empty(), "{len}");

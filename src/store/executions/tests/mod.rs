@@ -1,6 +1,12 @@
 //! The store of executions on a real disk, with a clock that the tests set.
 
-use std::{collections::HashMap, path::Path, sync::atomic::AtomicU64};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::atomic::AtomicU64,
+};
+
+use bytes::Bytes;
 
 use parking_lot::Mutex as PlMutex;
 use tempfile::TempDir;

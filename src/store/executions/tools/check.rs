@@ -13,7 +13,7 @@ use prost::Message as _;
 use super::super::{
     super::{
         db::{self, Database, guarded},
-        tools::{self, Checked, Counts, Problem, Report},
+        report::{self, Checked, Counts, Problem, Report},
     },
     rows::{self, BodyRecord, EndRecord, KeyRecord, LiveRecord, RequestRecord, ResultRecord},
     segment::{Segment, Segments},
@@ -51,7 +51,7 @@ pub(super) fn statistics(database: &Database, path: &Path, report: &mut Report) 
     if let Err(cause) = read {
         report.problems.push(Problem::unreadable(path, cause));
     }
-    tools::leftover_snapshots(path, report);
+    report::leftover_snapshots(path, report);
     report.databases.push(Checked {
         name: "statistics".to_owned(),
         path: path.to_owned(),
@@ -97,7 +97,7 @@ pub(super) fn segment(segments: &Segments, segment: &Segment, report: &mut Repor
     if check.is_legible {
         check.orphans(report);
     }
-    tools::leftover_snapshots(&path, report);
+    report::leftover_snapshots(&path, report);
     report.problems.append(&mut check.problems);
     let start = UNIX_EPOCH.checked_add(Duration::from_millis(segment.start_ms));
     let start = start.map_or_else(

@@ -15,7 +15,7 @@ use super::{
     super::{
         Error,
         db::{Database, guarded},
-        tools::{self, Problem, Report},
+        report::{self, Problem, Report},
     },
     Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared,
     disk::{Disk, JOURNALS},
@@ -95,7 +95,7 @@ pub(in crate::store) fn compact(data_dir: &Path, left: &mut Vec<Problem>) -> Res
         replay(&shared).map_err(|problem| format!("{}; {}", problem.what, problem.remedy))?;
         for segment in shared.segments.all() {
             if let Err(cause) = compact_segment(&shared, &segment) {
-                left.push(tools::not_compacted(&segment.rows(), &cause));
+                left.push(report::not_compacted(&segment.rows(), &cause));
             }
         }
     }
@@ -103,7 +103,7 @@ pub(in crate::store) fn compact(data_dir: &Path, left: &mut Vec<Problem>) -> Res
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.to_string()),
         _ => {}
     }
-    tools::rewrite(&folder.join(STATS), stats::FORMAT, stats::CACHE_BYTES, left);
+    report::rewrite(&folder.join(STATS), stats::FORMAT, stats::CACHE_BYTES, left);
     Ok(())
 }
 

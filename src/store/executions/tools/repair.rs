@@ -11,7 +11,7 @@ use super::{
     super::{
         super::{
             db::{guarded, sync_folder},
-            tools::{Repaired, RepairedJournal},
+            report::{Repaired, RepairedJournal},
         },
         Shared,
         apply::Applier,
