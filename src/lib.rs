@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod apps;
+mod backoff;
 pub mod builder;
 mod child;
 pub mod cli;

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::{Backoff, Leased, Permits, Running, Shared, Wait};
+use super::{Leased, Permits, Running, Shared, Wait};
 use crate::{
     fleet::{Lease, upstream},
     gateway::{
@@ -69,7 +69,7 @@ async fn run(
 ) {
     let over = live.over();
     let mut lease = Some(lease);
-    let mut retries = Backoff::new(&shared.config);
+    let mut retries = shared.config.backoff();
     let mut broken = 0;
     let mut attempts = 0;
     loop {
@@ -100,7 +100,7 @@ async fn run(
             }
             Outcome::Again(failure) | Outcome::Broke(failure) => {
                 tracing::warn!(execution = %live.identity.id, attempt = number, reason = failure.reason.as_str(), "An attempt had no answer; trying again: {}", failure.text(true));
-                let at = Instant::now() + retries.next();
+                let at = Instant::now() + retries.next_wait();
                 if at >= deadline {
                     let completion = Completion::deadline_exceeded(attempts, &failure);
                     return shared.end(live, completion).await;

@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    backoff::Backoff,
     fleet::{Deployment, Lease},
     gateway::Gateway,
     limiter::{FairLimiter, Permit},
@@ -42,7 +43,7 @@ use crate::{
 
 /// How often invocations without a record are handed to the statistics; what a crash may lose.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
-/// Least executions in a queue before it is looked at for some that have ended.
+/// Least length of a queue at which cancelled executions are removed from it.
 const MIN_PURGE_LEN: usize = 64;
 /// Wait before the store is asked again after it refused a change.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -70,6 +71,13 @@ pub struct Config {
     pub vitals: Vitals,
 }
 
+impl Config {
+    /// The waits between tries after failures of the platform.
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.retry_initial, self.retry_max)
+    }
+}
+
 /// The running executor; clones share it.
 #[derive(Clone)]
 pub struct Executor {
@@ -92,7 +100,7 @@ struct Shared {
 /// The executions of one app that wait, in the order of acceptance.
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// How many there may be before those are looked for that have ended meanwhile.
+    /// Length at which executions that were cancelled while they waited are removed.
     purge_at: usize,
     dispatching: bool,
     /// Bounds how many of them run at once.
@@ -100,8 +108,8 @@ struct Queue {
 }
 
 impl Queue {
-    /// Adds one. Those that were cancelled while they waited go each time the number has doubled,
-    /// which costs each that comes next to nothing.
+    /// Adds an execution. Cancelled ones are removed each time the length has doubled, so that each
+    /// addition pays a constant share of the sweep.
     fn push(&mut self, waiting: Waiting) {
         if self.waiting.len() >= self.purge_at {
             self.waiting.retain(|w| !w.live.over().is_cancelled());
@@ -191,7 +199,7 @@ impl Executor {
 }
 
 impl Shared {
-    /// Puts an execution that was accepted in its app's queue.
+    /// Puts an accepted execution into its app's queue, and starts the queue's dispatcher if it has none.
     fn enqueue(self: Arc<Self>, live: Arc<Live>) {
         if self.stop.is_cancelled() {
             return;
@@ -287,7 +295,8 @@ impl Shared {
         next
     }
 
-    /// Executions that wait are demand, though they are not in the app's hold queue.
+    /// Sets the backlog that the fleet scales by: executions that wait are demand, though they are
+    /// not in the app's hold queue.
     fn publish_backlog(&self, app: &AppId, queue: &Queue) {
         if let Some(deployment) = self.gateway.fleet.get(app) {
             deployment.set_backlog(u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX));
@@ -309,7 +318,7 @@ impl Shared {
             attempts,
         } = wait;
         let app = &live.identity.app;
-        let mut retries = Backoff::new(&self.config);
+        let mut retries = self.config.backoff();
         let mut deadline = None;
         let over = live.over();
         loop {
@@ -388,7 +397,9 @@ impl Shared {
                 return Leased::Over;
             }
             running.leave();
-            let wait = retries.next().max(failure.retry_after.unwrap_or_default());
+            let wait = retries
+                .next_wait()
+                .max(failure.retry_after.unwrap_or_default());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Leased::Stopped,
@@ -468,25 +479,4 @@ enum Leased {
 
 fn serves(deployment: &Deployment) -> bool {
     deployment.snapshot().ready > 0
-}
-
-/// Waits that double.
-struct Backoff {
-    next: Duration,
-    most: Duration,
-}
-
-impl Backoff {
-    fn new(config: &Config) -> Self {
-        Self {
-            next: config.retry_initial,
-            most: config.retry_max,
-        }
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(self.most);
-        wait
-    }
 }
