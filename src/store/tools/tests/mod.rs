@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -21,6 +21,8 @@ use crate::{
         tests::full_app,
     },
 };
+
+mod export;
 
 const ROW: &str = "o/a";
 /// The file that the app's draft names.
@@ -172,6 +174,23 @@ impl Bench {
         let databases = report.databases.into_iter();
         databases.map(|d| (d.name, d.rows.0)).collect()
     }
+}
+
+/// Everything that an export gives out, in words.
+fn export_all(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    let problems = export::<()>(dir, &mut |item| {
+        all.push(match item {
+            Exported::App(app) => format!("{app:?}"),
+            Exported::Execution(e) => {
+                let (r, body) = (&e.record, &e.body);
+                format!("{r:?} {} {} {:?} {body:?}", e.method, e.target, e.headers)
+            }
+        });
+        Ok(())
+    });
+    assert!(problems.expect("goes on").is_empty());
+    all
 }
 
 fn key(kind: u8, id: ExecutionId) -> Vec<u8> {
@@ -373,120 +392,6 @@ async fn a_compaction_keeps_what_can_be_seen_and_gives_back_the_rest() {
     assert_eq!(body.len(), INLINE_BYTES * 2);
     submit(&store, b"more", None).await;
     store.close();
-}
-
-/// Everything that an export gives out, in words.
-fn export_all(dir: &Path) -> Vec<String> {
-    let mut all = Vec::new();
-    let problems = export::<()>(dir, &mut |item| {
-        all.push(match item {
-            Exported::App(app) => format!("{app:?}"),
-            Exported::Execution(e) => {
-                let (r, body) = (&e.record, &e.body);
-                format!("{r:?} {} {} {:?} {body:?}", e.method, e.target, e.headers)
-            }
-        });
-        Ok(())
-    });
-    assert!(problems.expect("goes on").is_empty());
-    all
-}
-
-#[tokio::test]
-async fn an_export_has_every_app_and_execution_with_request_and_result() {
-    let bench = Bench::new().await;
-    let (mut apps, mut found) = (Vec::new(), Vec::new());
-    let problems = export::<()>(bench.path(), &mut |item| {
-        match item {
-            Exported::App(app) => apps.push(app),
-            Exported::Execution(e) => found.push(e),
-        }
-        Ok(())
-    });
-    assert!(problems.expect("goes on").is_empty());
-    assert_eq!(apps.len(), 1);
-    assert_eq!(*apps[0], full_app(ROW));
-    let ids: Vec<_> = found.iter().map(|e| e.record.identity.id).collect();
-    assert_eq!(
-        ids,
-        [bench.large, bench.small, bench.running, bench.pending]
-    );
-    let stands: Vec<_> = found.iter().map(|e| e.record.state.status).collect();
-    use Status::{Completed, Pending, Running};
-    assert_eq!(stands, [Completed, Completed, Running, Pending]);
-    let bodies: Vec<_> = found
-        .iter()
-        .map(|e| e.body.as_ref().map(Bytes::len))
-        .collect();
-    assert_eq!(bodies, [Some(INLINE_BYTES + 1), Some(2), Some(1), Some(1)]);
-    let result = |record: &Record| record.result.as_ref().map(|(_, body)| body.len());
-    assert_eq!(result(&found[0].record), Some(INLINE_BYTES * 2));
-    assert_eq!(result(&found[1].record), Some(3));
-    assert_eq!(
-        (found[1].method.as_str(), found[1].target.as_str()),
-        ("POST", "/x?y")
-    );
-
-    // Whoever has enough ends it; what cannot be read is told of, and the rest is given out.
-    assert_eq!(
-        export(bench.path(), &mut |_| Err("enough")).err(),
-        Some("enough")
-    );
-    let files = bench.segment().join("files");
-    fs::remove_file(files.join(format!("{}.1.result", bench.large.0))).expect("removes");
-    bench.write(
-        &bench.segment().join("rows"),
-        &key(0x02, bench.small),
-        Some(b"\xff"),
-    );
-    let mut n = 0;
-    let problems = export::<()>(bench.path(), &mut |_| {
-        n += 1;
-        Ok(())
-    });
-    assert_eq!((n, problems.expect("goes on").len()), (4, 2));
-}
-
-#[tokio::test]
-async fn a_segment_that_cannot_be_opened_is_told_of_and_the_others_are_read() {
-    let bench = Bench::new().await;
-    let rows = bench.segment().join("rows");
-    fs::write(rows.join("db"), vec![0x5a; 700_000]).expect("writes");
-    let said = bench.problems(1);
-    assert!(
-        said.contains(&rows.display().to_string()) && said.contains("backup"),
-        "{said}"
-    );
-    let names: Vec<_> = check(bench.path())
-        .databases
-        .into_iter()
-        .map(|d| d.name)
-        .collect();
-    assert_eq!(names, ["catalog", "code", "statistics"]);
-    assert_eq!(compact(bench.path()).expect("compacts").left.len(), 1);
-    let app_created_at: AppCreatedAt = Arc::new(|_| Some(0));
-    let refused = Executions::open(bench.path(), config(), app_created_at)
-        .err()
-        .expect("refused");
-    assert!(
-        refused.to_string().contains(&rows.display().to_string()),
-        "{refused}"
-    );
-
-    let bench = Bench::new().await;
-    for newer in ["store", "executions/stats"] {
-        let format = crate::store::db::FORMAT_KEY;
-        bench.write(
-            &bench.path().join(newer),
-            format,
-            Some(&9_u32.to_be_bytes()),
-        );
-    }
-    let said = bench.problems(2);
-    assert!(
-        said.contains("format 9") && said.contains("newer ignite"),
-        "{said}"
-    );
 }
 
 #[tokio::test]
