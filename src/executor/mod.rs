@@ -6,7 +6,7 @@
 //! over all. Dispatchers ask for the overall bound one execution each, and it is shared as
 //! `model::fair` says, so that neither an app nor an organization starves another; and it counts
 //! those that run: whoever has to wait for a replica, at first or again, gives its place back
-//! meanwhile. So an app that cannot start delays nobody.
+//! meanwhile. So an app that cannot start delays no other.
 //!
 //! The fleet and the forward path are those of every other request; states and results are the
 //! store's.

@@ -1,8 +1,8 @@
 //! Verifies tokens, and remembers those that were good until they expire.
 //!
-//! A signature check costs about a tenth of a millisecond, a look into the cache close to a
-//! microsecond. Most requests of a thread come with the token of the one before, which is not even
-//! looked for. Expiry is checked on every call, so the cache is bounded by number alone.
+//! A signature check costs about a tenth of a millisecond, a cache lookup close to a microsecond.
+//! Most requests of a thread carry the token of the one before, which needs no lookup at all. Expiry
+//! is checked on every call, so the cache is bounded by number alone.
 
 use std::{
     cell::RefCell,
@@ -49,11 +49,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The token that a thread has last seen verified, and whose it is.
+/// The token that a thread verified last, and its caller.
 struct Last {
     token: Box<str>,
     caller: Arc<Caller>,
-    /// By whom: it is nobody else's business.
+    /// The verifier: another one, with another key, must not trust it.
     by: Weak<()>,
 }
 

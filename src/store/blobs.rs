@@ -185,7 +185,7 @@ fn fresh(folder: &Path, id: &str) -> PathBuf {
     folder.join(format!("{id}{NEW}"))
 }
 
-/// Gives code that a record names the name that is looked for.
+/// Renames new code to its final name, once a record names it.
 fn finalize_name(folder: &Path, id: &str) -> io::Result<()> {
     fs::rename(fresh(folder, id), folder.join(id))
 }

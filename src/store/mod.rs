@@ -117,8 +117,8 @@ impl Store {
         Self::open_watched(data_dir, &Vitals::default(), Ledger::default())
     }
 
-    /// As [`Store::open`]; whether the writer lives is told to `vitals`, and what it has is entered in
-    /// the ledger, whose bound holds for [`Store::commit_within`].
+    /// As [`Store::open`]. The writer reports to `vitals` that it lives; what the store has is entered
+    /// in the ledger, the bound of which holds for [`Store::commit_within`].
     ///
     /// # Errors
     /// See [`Error`].

@@ -48,7 +48,7 @@ pub(super) fn failed() -> Failure {
 }
 
 type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
-/// Reads the newest state; yields the changes and whom to tell of their fate.
+/// Reads the newest state; yields the changes, and what to call with their outcome.
 pub(super) type Decide = Box<dyn FnOnce(&Catalog) -> (Vec<Change>, Answer) + Send>;
 
 /// One thing to decide.

@@ -221,7 +221,7 @@ pub(super) fn io_error(error: sled::Error) -> io::Error {
     }
 }
 
-/// Makes a folder that only its owner can look into: records hold environments and payloads.
+/// Makes a folder that only its owner can read: records hold environments and payloads.
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o700))

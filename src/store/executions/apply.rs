@@ -16,7 +16,7 @@ use super::{
     rows,
 };
 
-/// What the databases are behind the journal by.
+/// What is in the journal and not on disk in the databases yet.
 #[derive(Default)]
 pub(super) struct Applier {
     /// Databases that are ahead of their last flush.

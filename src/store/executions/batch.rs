@@ -21,7 +21,7 @@ use crate::model::{
     execution::{Refused, State},
 };
 
-/// What happens once the batch is on disk, or is told why not.
+/// What follows once the batch is on disk, or could not be written.
 pub(super) enum Effect {
     Accepted(Arc<Live>, Unended, Reply<Result<Submitted, Failure>>),
     Deduplicated(ExecutionId, Reply<Result<Submitted, Failure>>),

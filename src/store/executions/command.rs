@@ -31,7 +31,7 @@ pub(super) enum Command {
         minute: u32,
         tallies: Vec<(AppId, Tally)>,
     },
-    /// Work on the statistics that must not overlap with counting; it is told when it cannot be
-    /// done now.
+    /// Work on the statistics that must not overlap with counting; it gets the error when it cannot
+    /// be done now.
     Statistics(InTurn),
 }

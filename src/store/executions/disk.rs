@@ -232,7 +232,7 @@ type Checkpointed = (Journal, Applier, Result<(), String>);
 struct Worker {
     jobs: Option<mpsc::Sender<(Journal, Applier)>>,
     ended: mpsc::Receiver<Checkpointed>,
-    /// It has a job whose end was not taken in yet.
+    /// It has a job, the outcome of which was not received yet.
     busy: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -270,7 +270,8 @@ impl Worker {
         self.busy = true;
     }
 
-    /// How the checkpoint went, once it has ended; `None` in it when the thread has panicked.
+    /// The outcome of the checkpoint, when it has ended; the inner `None` says that the thread has
+    /// panicked. Does not block.
     fn try_wait(&mut self) -> Option<Option<Checkpointed>> {
         let ended = match self.ended.try_recv() {
             Ok(ended) => Some(ended),

@@ -35,7 +35,7 @@ struct Inner {
     followed: Option<Box<Followed>>,
 }
 
-/// What watchers read. Each has its own place in it, so a slow one holds nobody back.
+/// What watchers read. Each keeps its own position, so a slow one does not hold up the others.
 struct Followed {
     /// The newest states; the last one is how it stands.
     states: VecDeque<Arc<State>>,
@@ -46,13 +46,13 @@ struct Followed {
     output_bytes: usize,
     /// How many pieces of output came before those.
     output_gone: usize,
-    /// Told after every change of the above.
+    /// Notified after every change of the fields above.
     changed: watch::Sender<()>,
     /// Cancelled when it has ended.
     over: CancellationToken,
 }
 
-/// One thing that a watcher hears.
+/// One update for a watcher.
 #[derive(Debug, Clone)]
 pub enum Update {
     /// It stands so now.

@@ -20,7 +20,7 @@
 //! | `stats.rs` | counts by app and minute |
 //! | `stored.rs` | bytes by organization |
 //! | `recovery.rs` | what a start does |
-//! | `retention.rs` | what goes when, and how the disk gets its space back |
+//! | `retention.rs` | deletes what is old or surplus, and gives its space back |
 //! | `tools.rs` | check, compact, export |
 //!
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
@@ -106,7 +106,7 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Whether the clock has gone steadily for long enough to delete what is old by it.
 pub type Settled = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Since when (Unix milliseconds) there is an app of this name; `None` when there is none.
+/// When the app of this name was created, in Unix milliseconds; `None` when there is none.
 pub type AppCreatedAt = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
 
 /// Limits and times; `config` documents the settings behind them.
@@ -196,7 +196,7 @@ impl Shared {
         }
     }
 
-    /// Bytes free on the disk, as far as it can be told.
+    /// Bytes free on the disk; the largest number when the system does not say.
     fn free_bytes(&self) -> u64 {
         match rustix::fs::statvfs(&self.folder) {
             Ok(s) => s.f_bavail.saturating_mul(s.f_frsize),
@@ -253,7 +253,7 @@ pub type Run = Box<dyn Fn(Arc<Live>) + Send>;
 
 /// What is to be run.
 enum ToRun {
-    /// Nobody has asked for it yet.
+    /// The executor has not started yet.
     Waiting(Vec<Arc<Live>>),
     Taken(Run),
 }
@@ -311,8 +311,8 @@ impl Executions {
         Ok(executions)
     }
 
-    /// Has every execution to be run handed over: at once those that have not ended, in the order of
-    /// acceptance, and from then on each that is accepted.
+    /// Hands `run` every execution that is to run: at once those that have not ended, in the order of
+    /// acceptance, and from then on each one as it is accepted.
     pub fn hand_over(&self, run: Run) {
         let mut to_run = self.shared.to_run.lock();
         if let ToRun::Waiting(waiting) = &mut *to_run {

@@ -1,5 +1,5 @@
-//! What goes when: whole segments by age, the oldest of an app by number, and what belongs to
-//! apps that are gone. Executions that have not ended are never touched.
+//! Deletes ended executions: whole segments by age, an app's oldest by number, and those of apps
+//! that were deleted. Executions that have not ended are never touched.
 //!
 //! sled gives space back slowly when rows are deleted one at a time. So a segment is dropped
 //! whole, or, when at least half of it is to go, what stays is copied to a fresh one.
@@ -33,13 +33,13 @@ use crate::{
     model::{AppId, ExecutionId, execution::IDEMPOTENCY_TTL},
 };
 
-/// A segment that nobody asked for this long is closed.
+/// A segment that was not read for this long is closed.
 const CLOSE_AFTER: Duration = Duration::from_secs(60);
 /// Rows written at once while a segment is copied.
 const COPY_BATCH: usize = 1000;
 const MS_PER_MINUTE: u64 = 60_000;
 
-/// The thread that tidies up.
+/// The thread that applies the retention.
 pub(super) struct Worker {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -102,7 +102,8 @@ pub(super) struct Ended {
     ahead: HashMap<u64, Instant>,
 }
 
-/// What goes, goes. A segment that cannot be read stays, and keeps no other from going.
+/// One round of retention. A segment that cannot be read stays, and does not stop the others from
+/// being dropped.
 ///
 /// # Errors
 /// The first that there was.
@@ -140,7 +141,7 @@ fn minute_before(shared: &Shared, ago: Duration) -> u32 {
     u32::try_from(then / MS_PER_MINUTE).unwrap_or(0)
 }
 
-/// Drops the segments whose time is over.
+/// Drops segments that are older than the retention.
 fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
     let now = shared.now_ms();
     let oldest_kept = now.saturating_sub(shared.config.retention.as_millis() as u64);
@@ -177,7 +178,7 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Res
     outcome
 }
 
-/// Drops or shrinks the segments of which much is to go.
+/// Drops or compacts the segments in which at least half of the executions are surplus.
 fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Result<(), String> {
     let segments = shared.segments.all();
     ended
@@ -340,8 +341,8 @@ impl Shared {
     }
 }
 
-/// Copies what stays of a segment into a fresh one; of each app in `goes` the given number of
-/// the oldest goes. `sealed` is as for [`Segments::replace`](super::segment::Segments::replace).
+/// Copies a segment into a fresh one, without the oldest executions of each app in `goes`, as many
+/// as it says. `sealed` is as for [`Segments::replace`](super::segment::Segments::replace).
 pub(super) fn compact(
     shared: &Shared,
     segment: &Segment,
@@ -404,7 +405,7 @@ fn link(from: &Path, to: &Path, name: &str) -> Result<(), String> {
     }
 }
 
-/// Has the committer do work on the statistics between its batches.
+/// Runs work on the statistics on the committer's thread, between two of its batches.
 pub(super) fn in_turn(
     inner: &Weak<super::Inner>,
     work: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,

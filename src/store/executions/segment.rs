@@ -2,8 +2,8 @@
 //! whole when everything in it is old.
 //!
 //! Which segment an execution is in follows from its id's own time alone: the newest segment
-//! that does not start after it. A segment is opened when it is needed; those that nobody asks
-//! for are closed again, so that a long history costs no memory.
+//! that does not start after it. A segment is opened when it is needed and closed when it is idle,
+//! so that a long history costs no memory.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +31,7 @@ use crate::model::{ExecutionId, Failure, Reason};
 
 /// Page cache of one segment: enough for the rows that are being written.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// Marks a segment in which everything has ended, so that a start need not look into it.
+/// Marks a segment in which everything has ended, so that a start need not read it.
 const SEALED: &str = "sealed";
 /// What a folder's name starts with while it replaces, is replaced, or is removed.
 const FRESH: &str = "fresh-";
@@ -124,7 +124,7 @@ impl Segment {
             .map(|id| id.0.timestamp_ms()))
     }
 
-    /// Closes the database when nobody used it for `idle`.
+    /// Closes the database when it was not used for `idle`.
     pub(super) fn close_if_idle(&self, idle: Duration) {
         let mut slot = self.database.lock();
         if self.used.lock().elapsed() >= idle

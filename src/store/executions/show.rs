@@ -1,5 +1,5 @@
-//! What a batch came to, once it is on disk or could not be: for readers, the executor, and whoever
-//! asked. What is written and when is the committer's.
+//! Publishes the outcome of a batch, once it is on disk or could not be written: to readers, the
+//! executor and the callers. The committer decides what is written and when.
 
 use super::{
     Shared, Submitted,

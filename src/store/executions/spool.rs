@@ -41,7 +41,7 @@ impl Default for StoredBody {
     }
 }
 
-/// A file that belongs to nobody yet; dropped, it is removed.
+/// A file that no execution owns yet; it is removed on drop.
 #[derive(Debug)]
 pub struct Spooled {
     path: PathBuf,

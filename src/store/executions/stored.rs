@@ -63,7 +63,7 @@ impl Counter {
 /// Reads a whole segment.
 ///
 /// # Errors
-/// When it cannot be read. Rows that are damaged count for nobody.
+/// When it cannot be read. Damaged rows are not counted.
 pub(super) fn count(database: &Database) -> Result<Counts, String> {
     let mut counter = Counter::default();
     for kind in [rows::REQUESTS, rows::ENDS, rows::RESULTS] {

@@ -19,7 +19,7 @@ pub struct StoredRequest {
 }
 
 impl StoredRequest {
-    /// About what it takes in the store, in bytes.
+    /// About how many bytes it takes in the store.
     pub(super) fn size(&self) -> u64 {
         let headers = self.headers.iter().map(|(n, v)| n.len() + v.len());
         let head = headers.sum::<usize>() + self.method.len() + self.target.len();
@@ -36,7 +36,7 @@ pub struct Submission {
     pub submitters: Vec<OrgName>,
     /// Makes a repeated submit return the first id.
     pub idempotency_key: Option<String>,
-    /// Tells two requests with one idempotency key apart.
+    /// A digest that differs between two different requests with one idempotency key.
     pub digest: Vec<u8>,
     /// The request.
     pub request: StoredRequest,

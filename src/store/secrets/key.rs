@@ -67,7 +67,7 @@ impl Key {
         Some([&nonce[..], &plain].concat())
     }
 
-    /// What is equal for equal content, and tells nothing of it without the key.
+    /// A keyed digest (HMAC): equal for equal content, and useless without the key.
     pub(super) fn mark(&self, content: &[u8]) -> String {
         let mark = hmac::sign(&self.marks, content);
         STANDARD.encode(mark.as_ref())
@@ -97,7 +97,7 @@ fn derived(root: &hkdf::Prk, context: &str) -> Option<[u8; KEY_BYTES]> {
 pub(in crate::store) struct KeyFile {
     path: PathBuf,
     read: OnceLock<Key>,
-    /// One at a time looks at the file.
+    /// Held while the file is read, so that it is read once.
     turn: Mutex<()>,
 }
 

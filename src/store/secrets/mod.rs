@@ -1,4 +1,4 @@
-//! Secrets: sealed with a key that is not in the store, opened only to be used or told.
+//! Secrets: sealed with a key that is not in the store, opened only when they are used or read.
 //!
 //! The rows are in the store like everything else, so that they are durable in the same way; a
 //! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
@@ -18,6 +18,9 @@ use crate::model::{
 };
 
 /// A handle to the secrets of a store; clones share it.
+///
+/// It stores secrets and opens them. `engine::Keychain` and `builder::Vault` are the functions
+/// through which pulls and builds ask it for one; `api::Secrets` is the service over it.
 #[derive(Clone)]
 pub struct Secrets {
     store: Store,

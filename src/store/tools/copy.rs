@@ -14,7 +14,7 @@ use super::{FOLDER, Problem, Report, executions};
 
 /// Folders of which files are read and never written.
 const FILES: &str = "files";
-/// Bodies that were still coming are nobody's.
+/// Bodies that were still being received; no execution owns them.
 const INCOMING: &str = "incoming";
 
 /// The copy, removed with this.

@@ -1,4 +1,4 @@
-//! Changes of a database that are refused are undone, whatever failed and whenever.
+//! Undoes the changes of a database that were refused, whatever failed and whenever.
 //!
 //! sled applies a batch before it is on disk, and what it was given may reach the disk after a
 //! failed flush. So before a change is applied, the rows that it replaces are written to a file of

@@ -166,7 +166,7 @@ pub(in crate::store) fn export<E>(
     Ok(())
 }
 
-/// What is on disk, with nobody to accept or to tidy up.
+/// What is on disk, without a committer and without retention.
 fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
     let config = Config {
         queue_max: 0,

@@ -84,7 +84,7 @@ fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// Removes the rows of executions whose request was lost: nobody would ever find them.
+/// Removes the rows of executions whose request was lost: they could never be found.
 fn remove_orphans(shared: &Shared, targets: &BTreeSet<u64>) -> Result<u64, String> {
     let mut removed = 0;
     for target in targets.iter().filter(|target| **target != STATISTICS) {
