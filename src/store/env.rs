@@ -1,8 +1,8 @@
 //! The environments of apps at rest: sealed with the key of the secrets (`secrets/key.rs`).
 //!
-//! They hold passwords of databases and the like, and a copy of the store is to be worth as little
-//! without the key's file as one of the secrets. In memory, where apps are started from, they are
-//! as they are. Rows of before there was this are read as well, and sealed at the first start.
+//! They hold passwords of databases and the like, so a copy of the store without the key's file must
+//! not give them away. In memory, where apps are started from, they are in clear. Rows that an
+//! earlier release wrote in clear are read as well, and sealed at the first start.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,14 +14,14 @@ use crate::model::{AppId, Failure};
 /// Seals and opens environments.
 pub(super) struct Envs {
     key: Arc<KeyFile>,
-    /// One that does not open is taken for empty.
+    /// An environment that does not open is taken for empty.
     lenient: bool,
     /// Why the last one did not open.
     trouble: Mutex<Option<String>>,
 }
 
 impl Envs {
-    /// With this key, for a store that is to be served from.
+    /// Environments sealed with this key, for a store that serves; one that does not open is an error.
     pub(super) fn new(key: Arc<KeyFile>) -> Self {
         Self {
             key,
@@ -30,7 +30,7 @@ impl Envs {
         }
     }
 
-    /// With this key, for whoever wants the rest even without it.
+    /// Environments sealed with this key, for tools that read the rest of the store without it too.
     pub(super) fn lenient(key: Arc<KeyFile>) -> Self {
         Self {
             lenient: true,
@@ -60,7 +60,7 @@ impl Envs {
     /// An environment as it was before it was sealed for this app.
     ///
     /// # Errors
-    /// What is wrong with the key, which [`Envs::trouble`] tells as well; never in the lenient form.
+    /// What is wrong with the key, as in [`Envs::trouble`]; never in the lenient form.
     pub(super) fn open(
         &self,
         app: &AppId,

@@ -1,4 +1,4 @@
-//! Where writing can fail, so that tests can make it fail there; and what a user can do about it.
+//! The points at which a write can fail, for tests to fail it there; and what a user can do about it.
 
 use std::io;
 

@@ -1,8 +1,8 @@
 //! How many bytes each organization keeps in the store, and the bound on it.
 //!
 //! Both writers, the catalog's and the executions' committer, enter what they add before it is
-//! written and take it back out when it was not; what goes is taken out once it has gone. So two that
-//! add at a time never come over the bound together. The numbers are in memory only: a start counts
+//! written and take it back out when it was not; what is deleted is taken out once it is off the disk.
+//! So two writers that add at the same time never exceed the bound together. The numbers are in memory only: a start counts
 //! anew (`model::stored` for the catalog, `executions::stored` for the rest).
 
 use std::{collections::HashMap, sync::Arc};
@@ -21,7 +21,7 @@ pub struct Ledger {
 struct Inner {
     /// Most bytes of one organization; `None` sets no bound.
     most: Option<u64>,
-    /// Those that have something only.
+    /// Only organizations that have something.
     by_org: Mutex<HashMap<OrgName, u64>>,
 }
 

@@ -36,13 +36,13 @@ use crate::{
 
 /// Most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// How often a store that did not take a change is asked whether it takes one again.
+/// Time between two probes of a store that failed to write.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What users read of this thread.
 const PART: &str = "the catalog's writer";
 
-/// What callers hear once the thread has died.
+/// The answer to callers once the thread has died.
 pub(super) fn failed() -> Failure {
     part_failed(Reason::StoreUnavailable, PART)
 }

@@ -1,5 +1,5 @@
-//! The executions that have not ended, in memory: who they are, how they stand as last flushed,
-//! what they put out, and who watches.
+//! The executions that have not ended, in memory: their identities, their states as last flushed,
+//! their output, and their watchers.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,12 +17,12 @@ use crate::model::{
     execution::{Identity, State},
 };
 
-/// States that a watcher who lags behind still gets; more changes than an execution has attempts
-/// in ordinary trouble.
+/// States kept for watchers that lag; more than an execution goes through in the few attempts that
+/// ordinary failures cost.
 const KEPT_STATES: usize = 32;
 
-/// One execution that has not ended, or has just ended while somebody watches. There may be very
-/// many that only wait, so what watching and running need is made when it is first asked for.
+/// One execution that has not ended, or that has ended and still has watchers. Very many may only
+/// wait, so what watching and running need is allocated on first use.
 pub struct Live {
     /// What never changes about it.
     pub identity: Identity,
