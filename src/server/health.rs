@@ -45,7 +45,7 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vit
     } else {
         Err("the last write failed; see the log".to_owned())
     };
-    let executions = executions.trouble().map_or(Ok(()), Err);
+    let executions = executions.refusal().map_or(Ok(()), Err);
     let parts = match vitals.failed() {
         None => Ok(()),
         Some(part) => Err(format!(

@@ -17,7 +17,7 @@ pub(super) struct Envs {
     /// An environment that does not open is taken for empty.
     lenient: bool,
     /// Why the last one did not open.
-    trouble: Mutex<Option<String>>,
+    key_error: Mutex<Option<String>>,
 }
 
 impl Envs {
@@ -26,7 +26,7 @@ impl Envs {
         Self {
             key,
             lenient: false,
-            trouble: Mutex::default(),
+            key_error: Mutex::default(),
         }
     }
 
@@ -60,7 +60,7 @@ impl Envs {
     /// An environment as it was before it was sealed for this app.
     ///
     /// # Errors
-    /// What is wrong with the key, as in [`Envs::trouble`]; never in the lenient form.
+    /// What is wrong with the key, as in [`Envs::key_error`]; never in the lenient form.
     pub(super) fn open(
         &self,
         app: &AppId,
@@ -78,22 +78,22 @@ impl Envs {
                 })
         });
         opened.or_else(|why| {
-            let trouble = format!(
+            let key_error = format!(
                 "the environments of apps cannot be read with the key {}: {why}",
                 self.key.path().display()
             );
-            *self.trouble.lock() = Some(trouble.clone());
+            *self.key_error.lock() = Some(key_error.clone());
             if self.lenient {
                 Ok(BTreeMap::new())
             } else {
-                Err(trouble)
+                Err(key_error)
             }
         })
     }
 
     /// Why an environment could not be opened, if one could not.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+    pub(super) fn key_error(&self) -> Option<String> {
+        self.key_error.lock().clone()
     }
 }
 

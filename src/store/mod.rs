@@ -133,7 +133,7 @@ impl Store {
         let envs = Envs::new(key.clone());
         let catalog =
             db::guarded(|| records::read_all(&database.tree, &envs)).map_err(|cause| match envs
-                .trouble()
+                .key_error()
             {
                 Some(cause) => Error::Key { cause },
                 None => corrupt(cause),

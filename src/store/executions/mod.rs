@@ -400,7 +400,7 @@ impl Executions {
     }
 
     /// Why new work is refused at present, if it is.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn refusal(&self) -> Option<String> {
         if let Err(failure) = self.shared.usable() {
             return Some(failure.message);
         }

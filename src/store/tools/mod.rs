@@ -185,7 +185,7 @@ fn envs(data_dir: &Path) -> Envs {
 fn key_problem(data_dir: &Path, envs: &Envs) -> Option<Problem> {
     Some(Problem {
         path: data_dir.join(FOLDER),
-        what: envs.trouble()?,
+        what: envs.key_error()?,
         remedy: KEY.to_owned(),
     })
 }

@@ -360,7 +360,7 @@ async fn the_queue_is_bounded_per_app_and_a_full_disk_refuses_before_it_is_full(
         full.message.contains("IGNITE_MIN_FREE_DISK_BYTES"),
         "{full}"
     );
-    assert!(store.trouble().is_some());
+    assert!(store.refusal().is_some());
     store.close();
 }
 
@@ -380,8 +380,8 @@ async fn a_database_that_fails_stops_everything_and_a_start_makes_up_for_it() {
 
     bench.later(1);
     let second = accept(&store, "o/a").await;
-    let trouble = || store.trouble().filter(|why| why.contains("see the log"));
-    while trouble().is_none() {
+    let refusal = || store.refusal().filter(|why| why.contains("see the log"));
+    while refusal().is_none() {
         tokio::task::yield_now().await;
     }
     let refused = store.submit(submission("o/a", b"x")).await;
@@ -410,7 +410,7 @@ async fn a_database_that_fails_stops_everything_and_a_start_makes_up_for_it() {
         again.map(|live| live.expect("handed over").identity.id),
         [first, second]
     );
-    assert_eq!(store.trouble(), None);
+    assert_eq!(store.refusal(), None);
     store.close();
 }
 
