@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Config,
     engine::{self, Credentials, Engine as _, Keychain, docker::Docker},
-    identity::Keyring,
+    identity::SigningKey,
     store::{
         Store,
         executions::{self, Executions},
@@ -24,7 +24,7 @@ use crate::{
 
 /// What is kept in the data directory.
 pub(super) struct Stores {
-    pub(super) keyring: Keyring,
+    pub(super) signing_key: SigningKey,
     pub(super) store: Store,
     pub(super) executions: Executions,
     pub(super) secrets: Secrets,
@@ -32,7 +32,7 @@ pub(super) struct Stores {
 
 impl Stores {
     fn open(config: &Config, data: &DataDir, vitals: &Vitals) -> Result<Self> {
-        let keyring = Keyring::open_or_create(data.path())?;
+        let signing_key = SigningKey::open_or_create(data.path())?;
         let ledger = parts::ledger(config, data.path())?;
         let store = Store::open_watched(data.path(), vitals, ledger.clone())?;
         data.back_identity_up();
@@ -43,7 +43,7 @@ impl Stores {
         )?;
         let secrets = Secrets::new(store.clone());
         Ok(Self {
-            keyring,
+            signing_key,
             store,
             executions,
             secrets,
@@ -140,7 +140,7 @@ fn keychain(secrets: &Secrets) -> Keychain {
 }
 
 /// Lets the executions look up when an app was created.
-fn app_lookup(store: &Store) -> executions::Known {
+fn app_lookup(store: &Store) -> executions::AppCreatedAt {
     let store = store.clone();
     Arc::new(move |app| {
         let since = store.catalog().get(app).map(|a| a.created_at_ms);

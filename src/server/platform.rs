@@ -123,7 +123,7 @@ fn gateway(base: &Base, routes: Arc<Routes>, fleet: Fleet) -> Gateway {
     Gateway {
         routes,
         fleet,
-        verifier: Arc::new(base.stores.keyring.verifier(system_clock())),
+        verifier: Arc::new(base.stores.signing_key.verifier(system_clock())),
         hosts: own_hosts(config),
         app_paths: config.app_paths,
         cold_start_budget: config.cold_start_budget,
