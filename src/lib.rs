@@ -29,5 +29,5 @@ pub mod parsing;
 pub mod quota;
 pub mod server;
 pub mod store;
-pub mod trials;
+pub mod test_runs;
 pub mod vitals;

@@ -56,7 +56,7 @@ impl FairLimiter {
             let (to, granted) = oneshot::channel();
             let ticket = {
                 let mut inner = self.inner.lock();
-                let ticket = inner.shares.ask(app);
+                let ticket = inner.shares.enqueue(app);
                 inner.waiting.insert(ticket, to);
                 ticket
             };

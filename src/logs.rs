@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// Time between two looks at which replicas there are; a new one's lines are late by that much.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest reading of one container's log up to now.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// A log in which nothing comes for this long is taken for complete, and longest wait for that.
-const CALM: Duration = Duration::from_millis(100);
-const CALM_LIMIT: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
 type Read =
     dyn Fn(&ContainerId, LogQuery) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
@@ -141,26 +141,26 @@ impl Logs {
         let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
         let all = all.map_err(|e| e.to_failure())?;
         let known = std::iter::zip(origins, &all).map(|(origin, lines)| {
-            let told_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
+            let delivered_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
             (
                 origin.container,
                 Known {
-                    told_ns,
-                    opened_after_ns: told_ns,
+                    delivered_ns,
+                    opened_after_ns: delivered_ns,
                 },
             )
         });
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Follow {
             known: known.collect(),
-            told: merge(all, tail, self.max_bytes).into(),
+            pending: merge(all, tail, self.max_bytes).into(),
             open: HashSet::new(),
             live: SelectAll::new(),
             logs: self.clone(),
             app,
             replica,
-            look,
+            poll,
         })
     }
 
@@ -168,11 +168,11 @@ impl Logs {
     /// engine may be behind with what was written before an answer came, so this waits a little
     /// until no more comes.
     pub async fn of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
-        let give_up = Instant::now() + CALM_LIMIT;
-        let mut lines = self.now_of(deployment, limit).await;
+        let give_up = Instant::now() + QUIET_LIMIT;
+        let mut lines = self.read_now(deployment, limit).await;
         loop {
-            tokio::time::sleep(CALM).await;
-            let again = self.now_of(deployment, limit).await;
+            tokio::time::sleep(QUIET).await;
+            let again = self.read_now(deployment, limit).await;
             if again == lines || Instant::now() >= give_up {
                 return again;
             }
@@ -180,7 +180,7 @@ impl Logs {
         }
     }
 
-    async fn now_of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
+    async fn read_now(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
         let ask = LogQuery {
             tail: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
             ..LogQuery::default()
@@ -287,8 +287,8 @@ fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
 
 /// How far a container's log has been told.
 struct Known {
-    told_ns: i64,
-    /// `told_ns` when its log was opened: lines up to there come again, later ones are new, also
+    delivered_ns: i64,
+    /// `delivered_ns` when its log was opened: lines up to there come again, later ones are new, also
     /// when the clock that stamps them has gone back meanwhile.
     opened_after_ns: i64,
 }
@@ -307,11 +307,11 @@ pub struct Follow {
     /// By container, those that are gone removed.
     known: HashMap<ContainerId, Known>,
     /// Lines to be told first.
-    told: VecDeque<Entry>,
+    pending: VecDeque<Entry>,
     /// The containers whose logs are being read.
     open: HashSet<ContainerId>,
     live: SelectAll<BoxStream<'static, (Origin, Piece)>>,
-    look: Interval,
+    poll: Interval,
 }
 
 impl Follow {
@@ -324,15 +324,15 @@ impl Follow {
     /// No line is lost when the future is dropped.
     pub async fn next(&mut self) -> Result<Option<Entry>, Failure> {
         loop {
-            if let Some(entry) = self.told.pop_front() {
+            if let Some(entry) = self.pending.pop_front() {
                 return Ok(Some(entry));
             }
             tokio::select! {
                 Some((origin, piece)) = self.live.next(), if !self.live.is_empty() => {
-                    self.take(origin, piece);
+                    self.accept(origin, piece);
                 }
-                _ = self.look.tick() => {
-                    if !self.look_around()? {
+                _ = self.poll.tick() => {
+                    if !self.open_new_logs()? {
                         return Ok(None);
                     }
                 }
@@ -340,14 +340,14 @@ impl Follow {
         }
     }
 
-    fn take(&mut self, origin: Origin, piece: Piece) {
+    fn accept(&mut self, origin: Origin, piece: Piece) {
         let Some(known) = self.known.get_mut(&origin.container) else {
             return;
         };
         match piece {
             Piece::Line(line) if line.at_ns > known.opened_after_ns => {
-                known.told_ns = known.told_ns.max(line.at_ns);
-                self.told.push_back(Entry {
+                known.delivered_ns = known.delivered_ns.max(line.at_ns);
+                self.pending.push_back(Entry {
                     replica: origin.replica,
                     version: origin.version,
                     line,
@@ -361,7 +361,7 @@ impl Follow {
     }
 
     /// Opens the logs that are not being read; whether there is or can be anything to follow.
-    fn look_around(&mut self) -> Result<bool, Failure> {
+    fn open_new_logs(&mut self) -> Result<bool, Failure> {
         if self.logs.apps.get(&self.app).is_err() {
             return Err(Failure::new(
                 Reason::AppDeleted,
@@ -385,13 +385,13 @@ impl Follow {
 
     fn open(&mut self, origin: Origin) {
         let known = self.known.entry(origin.container.clone()).or_insert(Known {
-            told_ns: 0,
+            delivered_ns: 0,
             opened_after_ns: 0,
         });
-        known.opened_after_ns = known.told_ns;
+        known.opened_after_ns = known.delivered_ns;
         let ask = LogQuery {
             tail: None,
-            since_ms: known.told_ns / 1_000_000,
+            since_ms: known.delivered_ns / 1_000_000,
             follow: true,
         };
         let lines = (self.logs.read)(&origin.container, ask);

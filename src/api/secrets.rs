@@ -55,8 +55,8 @@ impl Secrets {
         let org = self.org(&request)?;
         let r = request.into_inner();
         let mut fields = Fields::default();
-        let name = fields.take("name", r.name.parse::<SecretName>());
-        let value = fields.take("value", from_wire(r.value));
+        let name = fields.accept("name", r.name.parse::<SecretName>());
+        let value = fields.accept("value", from_wire(r.value));
         if let Some(value) = &value {
             for wrong in value.check() {
                 fields.add(wrong.field, wrong.description);

@@ -80,7 +80,7 @@ impl Shared {
     {
         if !checked {
             return self
-                .act(id, async {
+                .commit_exclusively(id, async {
                     self.write(id, next).await?;
                     self.roll_out_newest(id);
                     self.get(id)
@@ -89,10 +89,10 @@ impl Shared {
         }
         let check = Arc::new(Check::default());
         {
-            let _turn = self.acts.take(id).await;
+            let _committing = self.commit_locks.acquire(id).await;
             // It would only be in the way; this check brings the newest settings with it.
-            let called_off = self.call_off(id).await;
-            check.roll_out_after.store(called_off, Ordering::Release);
+            let cancelled = self.cancel_roll_out(id).await;
+            check.roll_out_after.store(cancelled, Ordering::Release);
             self.checks.0.lock().insert(id.clone(), check.clone());
         }
         let listed = Listed {
@@ -103,7 +103,7 @@ impl Shared {
         let Err((version, failure)) = outcome else {
             return self.get(id);
         };
-        let _turn = self.acts.take(id).await;
+        let _committing = self.commit_locks.acquire(id).await;
         drop(listed);
         if let Some(deployment) = self.fleet.find(id) {
             deployment.publish_failed(version, &failure);
@@ -154,7 +154,7 @@ impl Shared {
                     prepared.map_err(|f| (version, f))?
                 }
             };
-            let _turn = self.acts.take(id).await;
+            let _committing = self.commit_locks.acquire(id).await;
             let now = self.revision_after(id, &next).map_err(|f| (version, f))?;
             if !now.is_ready_when(&revision) {
                 continue;

@@ -23,7 +23,7 @@ pub(super) struct Claim {
     app: AppId,
     stopping: CancellationToken,
     /// Cancelled by the next claim.
-    called_off: CancellationToken,
+    cancelled: CancellationToken,
 }
 
 impl Claims {
@@ -36,17 +36,17 @@ impl Claims {
 
     /// Claims the app and calls off the claim before.
     pub(super) fn make(&self, app: &AppId) -> Claim {
-        let called_off = self.stopping.child_token();
+        let cancelled = self.stopping.child_token();
         let mut newest = self.newest.lock();
         // Those that have ended.
         newest.retain(|_, claim| !claim.is_cancelled());
-        if let Some(before) = newest.insert(app.clone(), called_off.clone()) {
+        if let Some(before) = newest.insert(app.clone(), cancelled.clone()) {
             before.cancel();
         }
         Claim {
             app: app.clone(),
             stopping: self.stopping.clone(),
-            called_off,
+            cancelled,
         }
     }
 }
@@ -61,7 +61,7 @@ impl Claim {
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let outcome = self.called_off.run_until_cancelled(work).await;
+        let outcome = self.cancelled.run_until_cancelled(work).await;
         outcome.unwrap_or_else(|| {
             if self.stopping.is_cancelled() {
                 return Err(stopping());
@@ -79,7 +79,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.called_off.cancel();
+        self.cancelled.cancel();
     }
 }
 

@@ -54,10 +54,10 @@ impl Apps {
     ) -> Result<DraftView, Failure> {
         // Nothing is read, and nothing written, for an app that is not there.
         self.get(&id)?;
-        let source = self.shared.examine(&id, source).await?;
-        self.to_the_end(move |s| async move {
+        let source = self.shared.validate(&id, source).await?;
+        self.run_detached(move |s| async move {
             s.get(&id)?;
-            let (source, file) = s.write_down(&id, source).await?;
+            let (source, file) = s.store_code(&id, source).await?;
             let draft = Draft {
                 source,
                 created_at_ms: now_ms(),
@@ -90,7 +90,7 @@ impl Apps {
             // what was the draft. Nobody need wait for it.
             let shared = s.clone();
             let collect = async move {
-                let _life = shared.lives.take(&id).await;
+                let _deploying = shared.deploy_locks.acquire(&id).await;
                 shared.collect(&before).await;
             };
             s.tasks.spawn_on(collect, &s.runtime);
@@ -155,13 +155,13 @@ impl Apps {
     /// cannot be built, the image cannot be had or the new version does not get ready. The version
     /// before goes on in all of these, and no version is made.
     pub async fn publish(&self, id: AppId, checked: bool) -> Result<Published, Failure> {
-        self.to_the_end(move |s| async move {
+        self.run_detached(move |s| async move {
             // Before the app's life: other changes need not wait for a build.
             let wanted = s.to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
             let claim = s.claims.make(&id);
-            let _life = s.lives.take(&id).await;
+            let _deploying = s.deploy_locks.acquire(&id).await;
             let app = s.get(&id)?;
             let draft = s.to_publish(&app)?;
             if !draft.is_same(&wanted) {
@@ -179,8 +179,8 @@ impl Apps {
                 (_, None) => return Err(Failure::new(Reason::Internal, "the draft has no image after its build")),
             };
             let mut said: Vec<_> = s.images.foreign(&image_ref, &image).await?.into_iter().collect();
-            warnings::add(&mut said, warnings::of_ports(&app.settings, &image.exposed_ports, s.defaults.strict));
-            warnings::add(&mut said, image.notes.clone());
+            warnings::add_new(&mut said, warnings::of_ports(&app.settings, &image.exposed_ports, s.defaults.strict));
+            warnings::add_new(&mut said, image.notes.clone());
             let version = Version {
                 number: 0,
                 source: draft.source,
@@ -204,11 +204,11 @@ impl Apps {
             let app = s.switch(&id, &claim, checked, next).await?;
             let made = app.active().cloned();
             let version = made.ok_or_else(|| Failure::new(Reason::Internal, "what was published is not there"))?;
-            warnings::add(&mut said, s.settings_warnings(&app.settings));
+            warnings::add_new(&mut said, s.settings_warnings(&app.settings));
             s.record_warnings(&id, version.number, &said);
             // These are events already.
-            warnings::add(&mut said, s.warnings(&app));
-            warnings::add(&mut said, s.objections(&id, version.number));
+            warnings::add_new(&mut said, s.warnings(&app));
+            warnings::add_new(&mut said, s.cloud_incompatibilities(&id, version.number));
             for warning in &said {
                 tracing::warn!(app = %id, version = version.number, "{warning}");
             }
@@ -231,7 +231,7 @@ impl Shared {
     }
 
     /// Checks code that came with a request. Whoever sent it may leave meanwhile, which ends it.
-    pub(super) async fn examine(
+    pub(super) async fn validate(
         &self,
         id: &AppId,
         source: CodeSource<Bytes>,
@@ -276,7 +276,7 @@ impl Shared {
     }
 
     /// Writes the bytes of code down.
-    pub(super) async fn write_down(
+    pub(super) async fn store_code(
         &self,
         id: &AppId,
         source: CodeSource<Bytes>,

@@ -2,14 +2,14 @@
 //!
 //! Every operation that changes an app runs to its end in a task of its own, so a client that
 //! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
-//! app (`turns.rs`). The order is always: make sure that it can work, write it down, then act on
+//! app (`locks.rs`). The order is always: make sure that it can work, write it down, then act on
 //! it.
 
 mod checks;
 mod claims;
 mod drafts;
-mod trials;
-mod turns;
+mod locks;
+mod test_runs;
 mod versions;
 mod warnings;
 
@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     checks::Checks,
     claims::Claims,
-    turns::{RollOuts, Turns},
+    locks::{AppLocks, RollOuts},
 };
 use crate::{
     builder::{Builder, Images},
@@ -106,9 +106,9 @@ struct Shared {
     egress: Option<Ceiling>,
     most: Most,
     /// For what decides which version serves.
-    lives: Turns,
+    deploy_locks: AppLocks,
     /// For what is written down and acted on.
-    acts: Turns,
+    commit_locks: AppLocks,
     /// Configurations on their way to the replicas, called off by the app's next operation.
     roll_outs: RollOuts,
     claims: Claims,
@@ -158,8 +158,8 @@ impl Apps {
             parsing,
             egress,
             most,
-            lives: Turns::default(),
-            acts: Turns::default(),
+            deploy_locks: AppLocks::default(),
+            commit_locks: AppLocks::default(),
             roll_outs: RollOuts::default(),
             claims: Claims::new(stopping.clone()),
             checks: Checks::default(),
@@ -223,13 +223,13 @@ impl Apps {
         let most = self.shared.most.apps_per_org;
         self.shared.store.catalog().check_number(&id, most)?;
         let source = match source {
-            Some(source) => Some(self.shared.examine(&id, source).await?),
+            Some(source) => Some(self.shared.validate(&id, source).await?),
             None => None,
         };
-        self.to_the_end(move |s| async move {
+        self.run_detached(move |s| async move {
             let (source, file) = match source {
                 Some(source) => {
-                    let (source, file) = s.write_down(&id, source).await?;
+                    let (source, file) = s.store_code(&id, source).await?;
                     (Some(source), file)
                 }
                 None => (None, None),
@@ -251,8 +251,8 @@ impl Apps {
                 active_version: 0,
             };
             // An app of this name that is being deleted goes first.
-            let _life = s.lives.take(&id).await;
-            s.act(&id, async {
+            let _deploying = s.deploy_locks.acquire(&id).await;
+            s.commit_exclusively(&id, async {
                 s.store
                     .commit_within(move |c| Ok((vec![c.create_within(app, most)?], ())))
                     .await?;
@@ -286,7 +286,7 @@ impl Apps {
         self.shared
             .check_settings(&id, &settings, Some(&before.settings))
             .await?;
-        self.to_the_end(move |s| async move {
+        self.run_detached(move |s| async move {
             let of = id.clone();
             let change = move |app: &mut App| {
                 edit(&mut app.settings)?;
@@ -294,7 +294,7 @@ impl Apps {
                 app.updated_at_ms = now_ms();
                 Ok(())
             };
-            s.act(&id, async {
+            s.commit_exclusively(&id, async {
                 let before = s.warnings(&*s.get(&id)?);
                 s.store
                     .commit_within(move |c| Ok((vec![c.update(&of, change)?], ())))
@@ -323,11 +323,11 @@ impl Apps {
     /// # Errors
     /// NOT_FOUND.
     pub async fn delete(&self, id: AppId) -> Result<(), Failure> {
-        self.to_the_end(move |s| async move {
+        self.run_detached(move |s| async move {
             let _claim = s.claims.make(&id);
-            let _life = s.lives.take(&id).await;
+            let _deploying = s.deploy_locks.acquire(&id).await;
             let gone = id.clone();
-            s.act(&id, async {
+            s.commit_exclusively(&id, async {
                 let (before, since) = s
                     .store
                     .commit(move |c| {
@@ -372,7 +372,10 @@ impl Apps {
     }
 
     /// Runs an operation in a task, so that it ends although its caller may leave.
-    async fn to_the_end<T, F>(&self, operation: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Failure>
+    async fn run_detached<T, F>(
+        &self,
+        operation: impl FnOnce(Arc<Shared>) -> F,
+    ) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,

@@ -95,10 +95,10 @@ impl Apps {
         number: u32,
         checked: bool,
     ) -> Result<(Arc<App>, u32), Failure> {
-        self.to_the_end(move |s| async move {
+        self.run_detached(move |s| async move {
             find(&*s.get(&id)?, number)?;
             let claim = s.claims.make(&id);
-            let _life = s.lives.take(&id).await;
+            let _deploying = s.deploy_locks.acquire(&id).await;
             let app = s.get(&id)?;
             let previous = app.active_version;
             let version = find(&app, number)?;

@@ -43,7 +43,7 @@ impl Shared {
     pub(super) fn warnings(&self, app: &App) -> Vec<String> {
         let mut all = self.settings_warnings(&app.settings);
         if let Some(revision) = Revision::of(app, self.defaults) {
-            all.extend(revision.objections);
+            all.extend(revision.cloud_incompatibilities);
         }
         all
     }
@@ -56,14 +56,14 @@ impl Shared {
     }
 
     /// What was seen of a version so far that the platform would refuse.
-    pub(super) fn objections(&self, id: &AppId, version: u32) -> Vec<String> {
+    pub(super) fn cloud_incompatibilities(&self, id: &AppId, version: u32) -> Vec<String> {
         let deployment = self.fleet.find(id);
-        deployment.map_or_else(Vec::new, |d| d.events().objections(version))
+        deployment.map_or_else(Vec::new, |d| d.events().cloud_incompatibilities(version))
     }
 }
 
 /// Adds those that are not there yet.
-pub(super) fn add(all: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
+pub(super) fn add_new(all: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     for one in more {
         if !all.contains(&one) {
             all.push(one);
@@ -75,7 +75,7 @@ pub(super) fn add(all: &mut Vec<String>, more: impl IntoIterator<Item = String>)
 pub(super) fn of_ports(settings: &Settings, exposed: &[u16], strict: bool) -> Option<String> {
     let ports = settings.ports();
     let primary = ports.first().copied().unwrap_or(host::DEFAULT_PORT);
-    // The only one is followed where no port was set, which is an objection of the version.
+    // The only one is followed where no port was set, which the version warns of itself.
     let followed = settings.ports.is_empty() && exposed.len() == 1 && !strict;
     let elsewhere = !followed && !exposed.is_empty() && !exposed.contains(&primary);
     elsewhere.then(|| {

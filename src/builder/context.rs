@@ -147,7 +147,7 @@ impl Context {
     pub(super) fn pack(&self, to: impl Write, cancelled: Cancelled<'_>) -> io::Result<()> {
         let mut archive = tar::Builder::new(to);
         for (path, piece) in &self.pieces {
-            go_on(cancelled)?;
+            check_cancelled(cancelled)?;
             let mut header = tar::Header::new_gnu();
             header.set_mode(0o755);
             match piece {
@@ -193,12 +193,12 @@ struct Until<'a> {
 
 impl Read for Until<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        go_on(self.cancelled)?;
+        check_cancelled(self.cancelled)?;
         self.file.read(buffer)
     }
 }
 
-fn go_on(cancelled: Cancelled<'_>) -> io::Result<()> {
+fn check_cancelled(cancelled: Cancelled<'_>) -> io::Result<()> {
     if cancelled() {
         Err(io::Error::other(CANCELLED))
     } else {

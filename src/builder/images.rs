@@ -10,7 +10,7 @@ use crate::{
     engine::{Credentials, Engine, Error, Image, Keychain},
     model::{
         Failure, ImageSource, OrgName, Platform, Reason, Version, code::BuiltImage,
-        files::objection_to_user, image_name::by_digest,
+        files::user_incompatibility, image_name::by_digest,
     },
 };
 
@@ -306,8 +306,8 @@ impl Images {
             );
             return Err(Failure::new(Reason::FailedPrecondition, text));
         }
-        if let Some(objection) = objection_to_user(&image.user) {
-            let text = format!("image {name:?} {objection}");
+        if let Some(why) = user_incompatibility(&image.user) {
+            let text = format!("image {name:?} {why}");
             if self.rules.strict {
                 return Err(Failure::new(Reason::FailedPrecondition, text));
             }

@@ -13,7 +13,7 @@ use super::{
     entries::{Entries, Entry},
     limits::{Limits, Tally, check_target},
 };
-use crate::model::work::{Cancelled, go_on};
+use crate::model::work::{Cancelled, check_cancelled};
 
 /// Source files in a folder that goes with this value.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl Walk<'_> {
     fn folder(&mut self, folder: &Path, prefix: &str) -> Result<(), String> {
         let read = |e: io::Error| format!("{prefix:?} cannot be read: {e}");
         for entry in fs::read_dir(folder).map_err(read)? {
-            go_on(self.cancelled)?;
+            check_cancelled(self.cancelled)?;
             let entry = entry.map_err(read)?;
             let name = entry.file_name();
             if name == ".git" {
@@ -236,7 +236,7 @@ pub(super) fn check_links(
     let mut steps = limits.link_steps();
     for (path, entry) in entries {
         if let Entry::Link(target) = entry {
-            go_on(cancelled)?;
+            check_cancelled(cancelled)?;
             check_target(path, target, limits)?;
             follow(entries, path, &mut steps)
                 .map_err(|why| format!("the link {path:?} to {target:?} {why}"))?;

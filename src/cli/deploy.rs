@@ -90,11 +90,11 @@ pub(super) async fn configure(
 }
 
 /// Says which version is live.
-pub(super) fn tell(app: &AppId, published: &v1::PublishDraftResponse, took: Duration) {
+pub(super) fn note_live_version(app: &AppId, published: &v1::PublishDraftResponse, took: Duration) {
     let version = published.version.as_ref().map_or(0, |v| v.version);
     note(&format!(
         "{app} is at version {version}, after {}",
-        spell(took)
+        for_people(took)
     ));
 }
 
@@ -105,7 +105,7 @@ pub(super) fn report(
     published: &v1::PublishDraftResponse,
     took: Duration,
 ) -> Result<(), Error> {
-    tell(app, published, took);
+    note_live_version(app, published, took);
     match context.format {
         output::Format::Json | output::Format::Yaml => context
             .format
@@ -135,7 +135,7 @@ async fn step<T>(
         let _ = write!(
             io::stderr(),
             "\r{what} … {:<7}{end}",
-            spell(begun.elapsed())
+            for_people(begun.elapsed())
         );
     };
     let mut tick = tokio::time::interval(Duration::from_millis(100));
@@ -157,7 +157,7 @@ async fn step<T>(
 }
 
 /// A time for people: milliseconds up to a second, then tenths.
-fn spell(time: Duration) -> String {
+fn for_people(time: Duration) -> String {
     match time.as_millis() {
         ms @ 0..1000 => format!("{ms} ms"),
         _ => format!("{:.1} s", time.as_secs_f64()),

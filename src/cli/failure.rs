@@ -122,16 +122,16 @@ impl Error {
         })
     }
 
-    /// Tells stderr what happened.
-    pub(super) fn tell(&self) {
+    /// Says on stderr what happened.
+    pub(super) fn print(&self) {
         if let Some(text) = self.text() {
             note(&format!("error: {text}"));
         }
     }
 
-    /// Tells stderr what happened and gives the exit code.
+    /// Says on stderr what happened and returns the exit code.
     pub(super) fn report(self) -> ExitCode {
-        self.tell();
+        self.print();
         ExitCode::from(self.exit_code())
     }
 }

@@ -87,7 +87,9 @@ impl Folder {
             if !ignored {
                 visit(&path, &meta)?;
             }
-            if meta.is_dir() && (!ignored || self.rules.take_back() || self.leads_on(&path)) {
+            if meta.is_dir()
+                && (!ignored || self.rules.has_exceptions() || self.holds_dockerfile(&path))
+            {
                 self.walk(&path, visit)?;
             }
         }
@@ -101,7 +103,7 @@ impl Folder {
     }
 
     /// Whether the Dockerfile is below a folder.
-    fn leads_on(&self, folder: &Path) -> bool {
+    fn holds_dockerfile(&self, folder: &Path) -> bool {
         self.dockerfile
             .as_ref()
             .is_some_and(|d| d.starts_with(folder))

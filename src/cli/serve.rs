@@ -5,8 +5,8 @@ use std::{path::PathBuf, process::ExitCode};
 use super::{
     context::Global,
     failure::note,
-    log::{self, SetFilter},
     output,
+    server_log::{self, SetFilter},
 };
 use crate::{
     config::{Config, Flags, process_env},
@@ -252,7 +252,7 @@ fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, Set
         ExitCode::from(EXIT_BAD_CONFIG)
     };
     let config = Config::load(&process_env, file, flags).map_err(|e| bad(e.to_string()))?;
-    let set = log::install(&config).map_err(|e| bad(format!("{e:#}")))?;
+    let set = server_log::install(&config).map_err(|e| bad(format!("{e:#}")))?;
     server::check(&config).map_err(|e| bad(format!("{e:#}")))?;
     Ok((config, set))
 }

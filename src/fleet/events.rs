@@ -172,7 +172,7 @@ impl Events {
 
     /// Tells the owner what the platform would refuse about a revision.
     pub(super) fn object(&self, revision: &Revision) {
-        for why in &revision.objections {
+        for why in &revision.cloud_incompatibilities {
             self.push(EventKind::RefusedInCloud, None, revision.version, why);
         }
     }
@@ -180,7 +180,11 @@ impl Events {
     /// As [`Self::object`] with one sentence, unless the record has it already; whether it was
     /// new.
     pub(super) fn object_once(&self, version: u32, why: &str) -> bool {
-        if self.objections(version).iter().any(|said| said == why) {
+        if self
+            .cloud_incompatibilities(version)
+            .iter()
+            .any(|said| said == why)
+        {
             return false;
         }
         self.push(EventKind::RefusedInCloud, None, version, why);
@@ -189,7 +193,7 @@ impl Events {
 
     /// What the platform would refuse about a version, as far as the record has it. What was said
     /// of an earlier one that was to have the number, and failed, is not of this one.
-    pub fn objections(&self, version: u32) -> Vec<String> {
+    pub fn cloud_incompatibilities(&self, version: u32) -> Vec<String> {
         let ring = self.0.ring.lock();
         let begun = |e: &Event| e.kind == EventKind::Publishing && e.version == version;
         let since = ring.iter().rposition(begun).unwrap_or_default();

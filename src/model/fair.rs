@@ -36,19 +36,19 @@ pub fn displaced<'a>(
 pub struct Shares {
     free: usize,
     per_org: usize,
-    asked: u64,
+    next_ticket: u64,
     orgs: BTreeMap<OrgName, Org>,
 }
 
 #[derive(Debug, Default)]
 struct Org {
-    has: usize,
+    granted: usize,
     apps: BTreeMap<AppName, App>,
 }
 
 #[derive(Debug, Default)]
 struct App {
-    has: usize,
+    granted: usize,
     waiting: BTreeSet<Ticket>,
 }
 
@@ -58,15 +58,15 @@ impl Shares {
         Self {
             free: total,
             per_org,
-            asked: 0,
+            next_ticket: 0,
             orgs: BTreeMap::new(),
         }
     }
 
     /// Asks for a place, which [`grant`](Self::grant) gives.
-    pub fn ask(&mut self, app: &AppId) -> Ticket {
-        let ticket = Ticket(self.asked);
-        self.asked += 1;
+    pub fn enqueue(&mut self, app: &AppId) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
         let org = self.orgs.entry(app.org.clone()).or_default();
         let of_app = org.apps.entry(app.name.clone()).or_default();
         of_app.waiting.insert(ticket);
@@ -87,36 +87,40 @@ impl Shares {
             return None;
         }
         let per_org = self.per_org;
-        let may = self.orgs.iter_mut().filter(|(_, org)| org.has < per_org);
+        let may = self
+            .orgs
+            .iter_mut()
+            .filter(|(_, org)| org.granted < per_org);
         let (_, _, name, org) = may
             .filter_map(|(name, org)| {
                 // The first to ask decides among organizations, the least busy app within one.
                 let asking = org.apps.values().filter_map(|a| a.waiting.first());
                 let first = *asking.min()?;
-                Some((org.has, first, name, org))
+                Some((org.granted, first, name, org))
             })
             .min_by_key(|(has, first, ..)| (*has, *first))?;
         let asking = org.apps.iter_mut().filter(|(_, a)| !a.waiting.is_empty());
-        let (app_name, app) = asking.min_by_key(|(_, a)| (a.has, a.waiting.first().copied()))?;
+        let (app_name, app) =
+            asking.min_by_key(|(_, a)| (a.granted, a.waiting.first().copied()))?;
         let ticket = app.waiting.pop_first()?;
-        app.has += 1;
+        app.granted += 1;
         let id = AppId {
             org: name.clone(),
             name: app_name.clone(),
         };
-        org.has += 1;
+        org.granted += 1;
         self.free -= 1;
         Some((id, ticket))
     }
 
     /// Takes a granted place back.
     pub fn give_back(&mut self, app: &AppId) {
-        let Some(of_app) = self.app(app).filter(|a| a.has > 0) else {
+        let Some(of_app) = self.app(app).filter(|a| a.granted > 0) else {
             return;
         };
-        of_app.has -= 1;
+        of_app.granted -= 1;
         if let Some(org) = self.orgs.get_mut(&app.org) {
-            org.has -= 1;
+            org.granted -= 1;
         }
         self.free += 1;
         self.forget(app);
@@ -124,7 +128,11 @@ impl Shares {
 
     /// Whether one who asked now would have to wait.
     pub fn is_full_for(&self, org: &OrgName) -> bool {
-        self.free == 0 || self.orgs.get(org).is_some_and(|o| o.has >= self.per_org)
+        self.free == 0
+            || self
+                .orgs
+                .get(org)
+                .is_some_and(|o| o.granted >= self.per_org)
     }
 
     fn app(&mut self, app: &AppId) -> Option<&mut App> {
@@ -136,7 +144,7 @@ impl Shares {
         let Some(org) = self.orgs.get_mut(&app.org) else {
             return;
         };
-        let idle = |a: &App| a.has == 0 && a.waiting.is_empty();
+        let idle = |a: &App| a.granted == 0 && a.waiting.is_empty();
         if org.apps.get(&app.name).is_some_and(idle) {
             org.apps.remove(&app.name);
         }
@@ -165,7 +173,7 @@ mod tests {
         let mut shares = Shares::new(8, cap(8, 6));
         for name in 0..8 {
             for _ in 0..4 {
-                shares.ask(&app(0, name));
+                shares.enqueue(&app(0, name));
             }
         }
         let taken = all(&mut shares);
@@ -174,7 +182,7 @@ mod tests {
 
         // The newcomer finds places, then gets every one that becomes free until both have as many.
         for _ in 0..6 {
-            shares.ask(&app(1, 0));
+            shares.enqueue(&app(1, 0));
         }
         assert_eq!(all(&mut shares), [app(1, 0), app(1, 0)]);
         for name in 0..2 {
@@ -241,7 +249,7 @@ mod tests {
                 match what {
                     0 => {
                         let id = app(org, name);
-                        waiting.push((id.clone(), shares.ask(&id)));
+                        waiting.push((id.clone(), shares.enqueue(&id)));
                     }
                     1 if !held.is_empty() => {
                         let id = held.swap_remove((org * 3 + name) % held.len());

@@ -134,7 +134,7 @@ pub fn normal(path: &str) -> String {
 }
 
 /// What the platform would say against an image's user; it takes numeric ones other than root.
-pub fn objection_to_user(user: &str) -> Option<String> {
+pub fn user_incompatibility(user: &str) -> Option<String> {
     let name = user.split(':').next().unwrap_or_default();
     match name.parse::<u32>() {
         Ok(0) => Some("runs as root (USER 0), which the platform refuses; set a numeric USER such as 65532".to_owned()),
@@ -151,10 +151,10 @@ mod tests {
     #[test]
     fn only_numeric_users_other_than_root_pass() {
         for good in ["65532", "1000:1000"] {
-            assert_eq!(objection_to_user(good), None, "{good}");
+            assert_eq!(user_incompatibility(good), None, "{good}");
         }
         for bad in ["", "0", "0:0", "root", "nobody:nogroup"] {
-            assert!(objection_to_user(bad).is_some(), "{bad}");
+            assert!(user_incompatibility(bad).is_some(), "{bad}");
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Revision {
     /// An init is the first process of its containers.
     pub init: bool,
     /// What the platform would refuse about it, a sentence each.
-    pub objections: Vec<String>,
+    pub cloud_incompatibilities: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
     /// Where it listens inside its container for each of `ports`, in their order: there too,
@@ -119,7 +119,7 @@ impl Revision {
             image: version.image_id.clone(),
             source: version.pull_source(),
             env: s.env.clone(),
-            objections: objections(s, version, &files, defaults),
+            cloud_incompatibilities: cloud_incompatibilities(s, version, &files, defaults),
             files,
             capabilities: s.capabilities.within(allowed(defaults)),
             egress: s.egress.clone(),
@@ -170,7 +170,7 @@ impl Revision {
 
     /// The same containers under the settings of `next` that need no others.
     #[must_use]
-    pub fn driven_as(&self, next: &Revision) -> Self {
+    pub fn with_runtime_settings_of(&self, next: &Revision) -> Self {
         Self {
             timeout: next.timeout,
             scaling: next.scaling,
@@ -258,9 +258,14 @@ fn inner_ports(s: &Settings, version: &Version, defaults: Defaults) -> Vec<u16> 
     }
 }
 
-fn objections(s: &Settings, version: &Version, files: &Files, defaults: Defaults) -> Vec<String> {
+fn cloud_incompatibilities(
+    s: &Settings,
+    version: &Version,
+    files: &Files,
+    defaults: Defaults,
+) -> Vec<String> {
     let user = version.facts.user.as_deref();
-    let user = user.and_then(files::objection_to_user);
+    let user = user.and_then(files::user_incompatibility);
     let user = user.map(|why| format!("image {:?} {why}", version.image_ref));
     let root = (s.writable_root_fs && !defaults.strict).then(|| {
         "the root file system is writable, which the platform does not allow; write to $HOME or /tmp and set writable_root_fs to false (`--writable-root=false`)".to_owned()
@@ -363,7 +368,12 @@ mod tests {
             (&follows.ports[..], &follows.inner_ports[..]),
             (&[80][..], &[8080][..])
         );
-        assert!(follows.objections.iter().any(|o| o.contains("PORT=80")));
+        assert!(
+            follows
+                .cloud_incompatibilities
+                .iter()
+                .any(|o| o.contains("PORT=80"))
+        );
         assert_ne!(base, follows.config_hash);
         for (ports, set, strict) in [
             (&[8080, 9090][..], &[][..], false),
@@ -375,9 +385,9 @@ mod tests {
             let r = exposing(ports, set, strict);
             assert_eq!(r.inner_ports, r.ports);
             assert!(
-                !r.objections.iter().any(|o| o.contains("PORT")),
+                !r.cloud_incompatibilities.iter().any(|o| o.contains("PORT")),
                 "{:?}",
-                r.objections
+                r.cloud_incompatibilities
             );
         }
         assert_ne!(base, with(|s| s.tier = Tier::Large));

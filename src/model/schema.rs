@@ -11,7 +11,7 @@ use std::error::Error;
 use jsonschema::{Draft, PatternOptions, Registry, Retrieve, Uri};
 use serde_json::{Map, Value};
 
-use super::work::{Cancelled, go_on};
+use super::work::{Cancelled, check_cancelled};
 
 /// Longest schema in bytes: a large one of a real API has a tenth of it.
 pub const MAX_SCHEMA_BYTES: usize = 256 * 1024;
@@ -62,7 +62,7 @@ pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
     let schema = Value::Object(object);
     let mut tally = Tally::default();
     let plain = tally.without_references(&schema, 0)?;
-    go_on(cancelled)?;
+    check_cancelled(cancelled)?;
     let of_one = COMPILED_BYTES / tally.patterns.max(1);
     let patterns = PatternOptions::regex()
         .size_limit(of_one.min(COMPILED_BYTES_OF_ONE))
@@ -84,7 +84,7 @@ pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
         let complaint = short(error.to_string());
         return Err(format!("is no JSON Schema, {place}: {complaint}{help}"));
     }
-    go_on(cancelled)?;
+    check_cancelled(cancelled)?;
     if tally.references == 0 {
         return Ok(());
     }
@@ -178,7 +178,7 @@ fn look_up(schema: &Value, cancelled: Cancelled<'_>) -> Result<(), String> {
     let base = jsonschema::uri::from_str(base.trim_end_matches('#')).map_err(|e| e.to_string())?;
     let mut todo = vec![(schema, draft, registry.resolver(base))];
     while let Some((schema, draft, above)) = todo.pop() {
-        go_on(cancelled)?;
+        check_cancelled(cancelled)?;
         let draft = draft.detect(schema);
         let resolver = above
             .in_subresource(draft.create_resource_ref(schema))

@@ -11,7 +11,7 @@ pub const CANCELLED: &str = "reading it was called off";
 ///
 /// # Errors
 /// [`CANCELLED`].
-pub fn go_on(cancelled: Cancelled<'_>) -> Result<(), String> {
+pub fn check_cancelled(cancelled: Cancelled<'_>) -> Result<(), String> {
     if cancelled() {
         Err(CANCELLED.to_owned())
     } else {

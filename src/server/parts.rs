@@ -20,7 +20,7 @@ use crate::{
         ulimit::Ulimits,
     },
     store::{Ledger, Store, executions, secrets::Secrets},
-    trials,
+    test_runs,
     vitals::Vitals,
 };
 
@@ -257,8 +257,8 @@ fn disk_quota(c: &Config) -> gc::DiskQuota {
     }
 }
 
-pub(super) fn trial_bounds(c: &Config) -> trials::Bounds {
-    trials::Bounds {
+pub(super) fn test_run_bounds(c: &Config) -> test_runs::Bounds {
+    test_runs::Bounds {
         running: c.test_max_running,
         per_org: c.test_permits_per_org(),
         answer_bytes: clamp(c.max_body_bytes),

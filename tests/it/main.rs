@@ -66,7 +66,7 @@ mod scaling;
 mod secrets;
 mod shares;
 mod standby;
-mod trials;
+mod test_runs;
 mod trust;
 mod versions;
 mod wrong_images;

@@ -22,7 +22,7 @@ pub type CompileLogStream = BoxStream<'static, Result<v1::CompileLogLine, Status
 
 impl Compute {
     /// The code that a request brings, once its size is known to be allowed.
-    pub(super) fn taken(
+    pub(super) fn parse_code(
         &self,
         code: Option<v1::CodeSource>,
     ) -> Result<CodeSource<bytes::Bytes>, Failure> {
@@ -38,7 +38,7 @@ impl Compute {
     ) -> Result<v1::SaveDraftResponse, Refusal> {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
-        let source = self.taken(request.into_inner().code)?;
+        let source = self.parse_code(request.into_inner().code)?;
         let view = self.apps.save_draft(id, source).await.for_owner()?;
         Ok(v1::SaveDraftResponse {
             draft: Some(convert::view_to_wire(&view)),

@@ -189,13 +189,13 @@ impl Compute {
         self.caller(&request)?;
         let r = request.get_ref();
         let mut fields = Fields::default();
-        let org = fields.take("organization_name", r.organization_name.parse::<OrgName>());
-        let status = fields.take("status", convert::execution_status(r.status));
-        let limit = fields.take_all(page_size(r.limit));
+        let org = fields.accept("organization_name", r.organization_name.parse::<OrgName>());
+        let status = fields.accept("status", convert::execution_status(r.status));
+        let limit = fields.accept_all(page_size(r.limit));
         let before = match r.cursor.as_str() {
             "" => Some(None),
             cursor => fields
-                .take("cursor", cursor.parse::<ExecutionId>().map_err(|_| "was not made by ListExecutions; pass on next_cursor as it came, or leave it out"))
+                .accept("cursor", cursor.parse::<ExecutionId>().map_err(|_| "was not made by ListExecutions; pass on next_cursor as it came, or leave it out"))
                 .map(Some),
         };
         for (field, value) in [("from_ms", r.from_ms), ("to_ms", r.to_ms)] {

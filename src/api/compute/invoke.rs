@@ -105,8 +105,8 @@ pub fn outbound(
     limits.check_body(envelope.body.len())?;
     let http = envelope.http.unwrap_or_default();
     let mut fields = Fields::default();
-    let method = fields.take("http.method", method(http.method));
-    let uri = fields.take("http.path", target(&http.path, &http.query));
+    let method = fields.accept("http.method", method(http.method));
+    let uri = fields.accept("http.path", target(&http.path, &http.query));
     let mut map = HeaderMap::with_capacity(http.headers.len() + 4);
     let text = http
         .headers
@@ -116,10 +116,10 @@ pub fn outbound(
     let raw = raw.map(|h| ("raw_headers", &h.name, &h.raw[..]));
     for (of, name, value) in text.chain(raw) {
         let field = format!("http.{of}[{name:?}]");
-        let name = fields.take(&field, name.parse::<HeaderName>());
+        let name = fields.accept(&field, name.parse::<HeaderName>());
         let value = HeaderValue::from_bytes(value)
             .map_err(|_| "the value has a line break or another control character in it");
-        let value = fields.take(&field, value);
+        let value = fields.accept(&field, value);
         if let (Some(name), Some(value)) = (name, value) {
             map.append(name, value);
         }

@@ -26,8 +26,8 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let mut fields = Fields::default();
-        let limit = fields.take("limit", lines(r.limit));
-        let replica = fields.take("replica_id", replica(&r.replica_id));
+        let limit = fields.accept("limit", lines(r.limit));
+        let replica = fields.accept("replica_id", replica(&r.replica_id));
         if r.since_ms < 0 {
             let why = "is negative; give Unix milliseconds, or leave it out";
             fields.add("since_ms", format!("{} {why}", r.since_ms));
@@ -55,8 +55,8 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let mut fields = Fields::default();
-        let tail = fields.take("tail", lines(r.tail));
-        let replica = fields.take("replica_id", replica(&r.replica_id));
+        let tail = fields.accept("tail", lines(r.tail));
+        let replica = fields.accept("replica_id", replica(&r.replica_id));
         fields.check()?;
         let tail = tail.unwrap_or_default().min(self.log_max_lines);
         let follow = self

@@ -9,7 +9,7 @@ mod invoke;
 mod logs;
 pub(super) mod pages;
 mod replicas;
-mod trials;
+mod test_runs;
 mod versions;
 
 use std::{sync::Arc, time::Duration};
@@ -36,7 +36,7 @@ use crate::{
         App, AppId, AppName, Failure, OrgName, Reason, catalog::public_urls, settings::Settings,
     },
     store::executions::Executions,
-    trials::Trials,
+    test_runs::TestRuns,
 };
 
 pub use builds::CompileLogStream;
@@ -79,7 +79,7 @@ pub struct Compute {
     /// What the apps wrote.
     pub app_logs: Logs,
     /// Tests of drafts and versions.
-    pub trials: Trials,
+    pub test_runs: TestRuns,
     /// Most lines of a log in one answer.
     pub log_max_lines: usize,
     /// Cancelled when the platform stops: streams without an end of their own end then.
@@ -197,7 +197,7 @@ impl Compute {
         let mut r = request.into_inner();
         let mut settings = Settings::default();
         Patch::of_create(&mut r).apply(&mut settings)?;
-        let source = r.code.map(|c| self.taken(Some(c))).transpose()?;
+        let source = r.code.map(|c| self.parse_code(Some(c))).transpose()?;
         let app = self.apps.create(id, settings, source).await.for_owner()?;
         Ok(v1::CreateAppResponse {
             app_id: app.id.to_string(),

@@ -39,7 +39,7 @@ impl Fields {
     }
 
     /// The parsed value, or a violation in its stead.
-    pub(super) fn take<T, E: std::fmt::Display>(
+    pub(super) fn accept<T, E: std::fmt::Display>(
         &mut self,
         field: &str,
         parsed: Result<T, E>,
@@ -47,8 +47,8 @@ impl Fields {
         parsed.map_err(|e| self.add(field, e.to_string())).ok()
     }
 
-    /// As [`Fields::take`], for what names its fields itself.
-    pub(super) fn take_all<T>(&mut self, parsed: Result<T, Failure>) -> Option<T> {
+    /// As [`Fields::accept`], for what names its fields itself.
+    pub(super) fn accept_all<T>(&mut self, parsed: Result<T, Failure>) -> Option<T> {
         parsed.map_err(|failure| self.0.extend(failure.fields)).ok()
     }
 
@@ -69,8 +69,8 @@ pub(super) fn app_id(org: &str, name: &str) -> Result<AppId, Failure> {
 /// As [`app_id`], with the field that has the app's name.
 pub(super) fn named(org: &str, field: &str, name: &str) -> Result<AppId, Failure> {
     let mut fields = Fields::default();
-    let org = fields.take("organization_name", org.parse::<OrgName>());
-    let name = fields.take(field, name.parse::<AppName>());
+    let org = fields.accept("organization_name", org.parse::<OrgName>());
+    let name = fields.accept(field, name.parse::<AppName>());
     fields.check()?;
     match (org, name) {
         (Some(org), Some(name)) => Ok(AppId { org, name }),

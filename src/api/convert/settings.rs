@@ -127,12 +127,12 @@ impl Patch {
         set(
             &mut s.tier,
             self.tier
-                .and_then(|t| fields.take("resource_tier", tier(t))),
+                .and_then(|t| fields.accept("resource_tier", tier(t))),
         );
         set(
             &mut s.storage_mode,
             self.storage_mode
-                .and_then(|m| fields.take("storage_mode", storage_mode(m))),
+                .and_then(|m| fields.accept("storage_mode", storage_mode(m))),
         );
         if let Some(l) = self.limits {
             set(&mut s.limits.memory_mb, l.memory_mb);
@@ -145,7 +145,7 @@ impl Patch {
             set(
                 &mut s.scaling.metric,
                 c.scale_metric
-                    .and_then(|m| fields.take("scaling.scale_metric", metric(m))),
+                    .and_then(|m| fields.accept("scaling.scale_metric", metric(m))),
             );
             set(&mut s.scaling.threshold, c.scale_threshold);
             set(
@@ -158,7 +158,8 @@ impl Patch {
             for (i, port) in ports.into_iter().enumerate() {
                 let parsed = u16::try_from(port)
                     .map_err(|_| format!("{port} is not a port; give one between 1 and 65535"));
-                s.ports.extend(fields.take(&format!("ports[{i}]"), parsed));
+                s.ports
+                    .extend(fields.accept(&format!("ports[{i}]"), parsed));
             }
         }
         if let Some(path) = self.health_path {
@@ -175,7 +176,7 @@ impl Patch {
         set(
             &mut s.protocol,
             self.protocol
-                .and_then(|p| fields.take("protocol", protocol(p))),
+                .and_then(|p| fields.accept("protocol", protocol(p))),
         );
         set(&mut s.cors_origins, self.cors_origins);
         if let Some(names) = self.capabilities {
@@ -188,17 +189,17 @@ impl Patch {
             }
             let named = names.iter().take(MAX_CAPABILITIES).enumerate();
             let known = named.filter_map(|(i, name)| {
-                fields.take(&format!("capabilities[{i}]"), Capabilities::named(name))
+                fields.accept(&format!("capabilities[{i}]"), Capabilities::named(name))
             });
             s.capabilities = known.fold(Capabilities::default(), Capabilities::with);
         }
         set(
             &mut s.egress,
-            self.egress.and_then(|e| fields.take("egress", e.parse())),
+            self.egress.and_then(|e| fields.accept("egress", e.parse())),
         );
         set(
             &mut s.init,
-            self.init.and_then(|i| fields.take("init", init(i))),
+            self.init.and_then(|i| fields.accept("init", init(i))),
         );
         fields.check()
     }

@@ -24,7 +24,7 @@ use super::{
     limits::{Limits, Tally},
     source::{Source, check_links, clean},
 };
-use crate::model::work::{Cancelled, go_on};
+use crate::model::work::{Cancelled, check_cancelled};
 
 /// Archives that unpack to less may be packed however well.
 const RATIO_FROM: u64 = 1024 * 1024;
@@ -137,7 +137,7 @@ impl<'a> Unpacker<'a> {
 
     /// The path of an entry; its folders are made. `None` for the root itself.
     fn place(&mut self, name: &str) -> Result<Option<String>, String> {
-        go_on(self.cancelled)?;
+        check_cancelled(self.cancelled)?;
         self.limits.check_path(name)?;
         let path = clean(name).map_err(|why| format!("its entry {name:?} {why}"))?;
         if path.is_empty() {
@@ -199,7 +199,7 @@ impl<'a> Unpacker<'a> {
         let mut chunk = vec![0; CHUNK];
         let mut len = 0;
         loop {
-            go_on(self.cancelled)?;
+            check_cancelled(self.cancelled)?;
             let n = content.read(&mut chunk).map_err(|e| broken(&e))?;
             if n == 0 {
                 break;

@@ -121,7 +121,7 @@ impl Dev<'_> {
             let seen = self.source.changed_at();
             let done = tokio::select! {
                 done = self.round(&code, &mut configured) => done,
-                newer = self.newer(&code, None) => {
+                newer = self.wait_for_newer(&code, None) => {
                     note("Changed meanwhile; starting again");
                     code = newer;
                     continue;
@@ -129,7 +129,9 @@ impl Dev<'_> {
             };
             let failed = done.is_err();
             match done {
-                Ok(published) if shown => deploy::tell(&self.app, &published, begun.elapsed()),
+                Ok(published) if shown => {
+                    deploy::note_live_version(&self.app, &published, begun.elapsed())
+                }
                 Ok(published) => {
                     // Before the URL is shown: its replica is up, and may be called at once.
                     // Only the first counts.
@@ -139,15 +141,15 @@ impl Dev<'_> {
                     shown = true;
                 }
                 Err(error) => {
-                    error.tell();
+                    error.print();
                     note("What was live stays live; the next change tries again");
                 }
             }
             // The cause of a failure may lie elsewhere: the same code, saved again, is tried again.
             let again = seen.filter(|_| failed);
-            code = match self.look(&code, again) {
+            code = match self.read_if_newer(&code, again) {
                 Some(newer) => newer,
-                None => self.newer(&code, again).await,
+                None => self.wait_for_newer(&code, again).await,
             };
         }
     }
@@ -173,20 +175,20 @@ impl Dev<'_> {
     }
 
     /// Waits for code that is not this code, or that was saved again since.
-    async fn newer(
+    async fn wait_for_newer(
         &self,
         code: &v1::SaveDraftRequest,
         since: Option<SystemTime>,
     ) -> v1::SaveDraftRequest {
         loop {
             self.watch.changed().await;
-            if let Some(newer) = self.look(code, since) {
+            if let Some(newer) = self.read_if_newer(code, since) {
                 return newer;
             }
         }
     }
 
-    fn look(
+    fn read_if_newer(
         &self,
         code: &v1::SaveDraftRequest,
         since: Option<SystemTime>,
@@ -198,7 +200,7 @@ impl Dev<'_> {
             }
             // In the middle of a change, as of a `.dockerignore`.
             Err(error) => {
-                error.tell();
+                error.print();
                 None
             }
         }

@@ -8,9 +8,9 @@ use tokio::{sync::Notify, time::timeout};
 use super::super::{Error, folder::is_left_out};
 
 /// How long nothing may change until a change is over: editors write a file in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(50);
 /// A folder that never comes to rest is looked at all the same.
-const MOST: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// A folder that is watched as long as this is there.
 pub(super) struct Watch {
@@ -33,10 +33,10 @@ impl Watch {
         // Events have the real path.
         let root = folder.canonicalize().map_err(|e| cannot(&e))?;
         let changed = Arc::new(Notify::new());
-        let (tell, top) = (changed.clone(), root.clone());
+        let (notify, top) = (changed.clone(), root.clone());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.map_or(true, |event| matters(&event, &top)) {
-                tell.notify_one();
+            if event.map_or(true, |event| may_change_what_is_sent(&event, &top)) {
+                notify.notify_one();
             }
         })
         .map_err(|e| cannot(&e))?;
@@ -54,13 +54,13 @@ impl Watch {
     /// A change that was waited for and not told yet is lost; others are told at the next call.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
-        let settled = async { while timeout(SETTLE, self.changed.notified()).await.is_ok() {} };
-        let _ = timeout(MOST, settled).await;
+        let quiet = async { while timeout(QUIET, self.changed.notified()).await.is_ok() {} };
+        let _ = timeout(MAX_WAIT, quiet).await;
     }
 }
 
 /// Whether an event may change what is sent. Reading a file is an event, too.
-fn matters(event: &Event, root: &Path) -> bool {
+fn may_change_what_is_sent(event: &Event, root: &Path) -> bool {
     let is_sent = |path: &Path| !path.strip_prefix(root).is_ok_and(is_left_out);
     !matches!(event.kind, EventKind::Access(_))
         && (event.need_rescan() || event.paths.iter().any(|path| is_sent(path)))
@@ -75,12 +75,12 @@ mod tests {
     #[test]
     fn reading_a_file_and_what_is_never_sent_change_nothing() {
         let written = EventKind::Modify(ModifyKind::Any);
-        let told = |kind, path: &str| {
+        let is_change = |kind, path: &str| {
             let event = Event::new(kind).add_path(path.into());
-            matters(&event, Path::new("/target/fn"))
+            may_change_what_is_sent(&event, Path::new("/target/fn"))
         };
-        assert!(told(written, "/target/fn/handler.py"));
-        assert!(!told(
+        assert!(is_change(written, "/target/fn/handler.py"));
+        assert!(!is_change(
             EventKind::Access(AccessKind::Any),
             "/target/fn/handler.py"
         ));
@@ -89,7 +89,7 @@ mod tests {
             "/target/fn/a/.h.py.swp",
             "/target/fn/h.py~",
         ] {
-            assert!(!told(written, path), "{path}");
+            assert!(!is_change(written, path), "{path}");
         }
     }
 }

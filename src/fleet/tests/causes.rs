@@ -122,12 +122,9 @@ async fn a_path_that_nobody_chose_is_ready_below_500_and_the_owner_is_told_once(
         // Down and up again.
         until("it is gone", || w.live() == 0).await;
         drop(w.lease().await);
-        let objections = w.app.events().objections(1);
-        assert_eq!(objections.len(), 1, "{objections:?}");
-        assert!(
-            objections[0].contains(&status.to_string()),
-            "{objections:?}"
-        );
+        let found = w.app.events().cloud_incompatibilities(1);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(&status.to_string()), "{found:?}");
 
         let mut strict = revision(2);
         strict.health = HealthCheck::Strict;

@@ -130,7 +130,7 @@ pub(super) fn revision(version: u32) -> Revision {
         capabilities: Default::default(),
         egress: Default::default(),
         init: false,
-        objections: Vec::new(),
+        cloud_incompatibilities: Vec::new(),
         ports: vec![8080],
         inner_ports: vec![8080],
         exposed_ports: Vec::new(),

@@ -9,7 +9,7 @@
 mod pattern;
 
 use self::pattern::{Pattern, Work};
-use super::work::{Cancelled, go_on};
+use super::work::{Cancelled, check_cancelled};
 
 /// The file's name.
 pub const NAME: &str = ".dockerignore";
@@ -31,7 +31,7 @@ pub struct Rules(Vec<Rule>);
 #[derive(Debug)]
 struct Rule {
     pattern: Pattern,
-    takes_back: bool,
+    negated: bool,
 }
 
 impl Rules {
@@ -54,7 +54,7 @@ impl Rules {
                 continue;
             }
             let line = line.trim();
-            let (takes_back, pattern) = match line.strip_prefix('!') {
+            let (negated, pattern) = match line.strip_prefix('!') {
                 Some(rest) => (true, rest.trim()),
                 None => (false, line),
             };
@@ -76,17 +76,14 @@ impl Rules {
             }
             let pattern = Pattern::new(&pattern)
                 .map_err(|why| format!("{at}: {line:?} is no pattern: {why}"))?;
-            rules.push(Rule {
-                pattern,
-                takes_back,
-            });
+            rules.push(Rule { pattern, negated });
         }
         Ok(Self(rules))
     }
 
     /// Whether something below an ignored folder may be wanted after all.
-    pub fn take_back(&self) -> bool {
-        self.0.iter().any(|rule| rule.takes_back)
+    pub fn has_exceptions(&self) -> bool {
+        self.0.iter().any(|rule| rule.negated)
     }
 
     /// Whether an entry is left out.
@@ -115,7 +112,7 @@ impl Rules {
         let mut work = Work::default();
         let mut kept = Vec::new();
         for path in paths {
-            go_on(cancelled)?;
+            check_cancelled(cancelled)?;
             if !self.ignored(path, &mut work) {
                 kept.push(path);
             }
@@ -134,8 +131,8 @@ impl Rules {
         let mut ignored = false;
         for rule in &self.0 {
             // Asked only when it can change anything.
-            if ignored == rule.takes_back && rule.pattern.matches(path, work) {
-                ignored = !rule.takes_back;
+            if ignored == rule.negated && rule.pattern.matches(path, work) {
+                ignored = !rule.negated;
             }
         }
         ignored

@@ -15,7 +15,7 @@ impl Apps {
     ///
     /// # Errors
     /// NOT_FOUND for the app, the draft or the version; why its image cannot be had.
-    pub async fn trial(&self, id: &AppId, number: Option<u32>) -> Result<TestRun, Failure> {
+    pub async fn test_run(&self, id: &AppId, number: Option<u32>) -> Result<TestRun, Failure> {
         let s = &self.shared;
         let app = self.get(id)?;
         let revision = match number {

@@ -29,18 +29,18 @@ const ROLL_OUT_RETRY: Duration = Duration::from_secs(5);
 
 /// One permit for each app, made when it is asked for.
 #[derive(Default)]
-pub(super) struct Turns(Mutex<HashMap<AppId, Weak<Semaphore>>>);
+pub(super) struct AppLocks(Mutex<HashMap<AppId, Weak<Semaphore>>>);
 
-impl Turns {
+impl AppLocks {
     /// Waits for the app's permit; in the order of asking.
-    pub(super) async fn take(&self, id: &AppId) -> OwnedSemaphorePermit {
+    pub(super) async fn acquire(&self, id: &AppId) -> OwnedSemaphorePermit {
         let semaphore = {
-            let mut turns = self.0.lock();
-            let known = turns.get(id).and_then(Weak::upgrade);
+            let mut locks = self.0.lock();
+            let known = locks.get(id).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
-                turns.retain(|_, turn| turn.strong_count() > 0);
+                locks.retain(|_, lock| lock.strong_count() > 0);
                 let fresh = Arc::new(Semaphore::new(1));
-                turns.insert(id.clone(), Arc::downgrade(&fresh));
+                locks.insert(id.clone(), Arc::downgrade(&fresh));
                 fresh
             })
         };
@@ -56,7 +56,7 @@ impl Turns {
 pub(super) struct RollOuts(Mutex<HashMap<AppId, RollOut>>);
 
 struct RollOut {
-    called_off: CancellationToken,
+    cancelled: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -64,28 +64,28 @@ impl Shared {
     /// Writes a change of an app down and acts on it when nobody else does. A configuration that
     /// is still being rolled out is called off: the operation starts from the newest. When it
     /// fails and so changes nothing, the roll-out goes on.
-    pub(super) async fn act<T>(
+    pub(super) async fn commit_exclusively<T>(
         self: &Arc<Self>,
         id: &AppId,
         operation: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let _turn = self.acts.take(id).await;
+        let _committing = self.commit_locks.acquire(id).await;
         // Only now: the operation before may have begun it.
-        let called_off = self.call_off(id).await;
+        let cancelled = self.cancel_roll_out(id).await;
         let outcome = operation.await;
-        if called_off && outcome.is_err() {
+        if cancelled && outcome.is_err() {
             self.roll_out_newest(id);
         }
         outcome
     }
 
     /// Ends the app's roll-out and returns once it cannot act any more; whether there was one.
-    pub(super) async fn call_off(&self, id: &AppId) -> bool {
+    pub(super) async fn cancel_roll_out(&self, id: &AppId) -> bool {
         let Some(roll_out) = self.roll_outs.0.lock().remove(id) else {
             return false;
         };
         let under_way = !roll_out.task.is_finished();
-        roll_out.called_off.cancel();
+        roll_out.cancelled.cancel();
         // A panic has been reported by the runtime; the roll-out is over all the same.
         let _ = roll_out.task.await;
         under_way
@@ -109,8 +109,8 @@ impl Shared {
             return;
         }
         let id = revision.app.clone();
-        let called_off = self.stopping.child_token();
-        let (shared, token) = (self.clone(), called_off.clone());
+        let cancelled = self.stopping.child_token();
+        let (shared, token) = (self.clone(), cancelled.clone());
         let replace = async move {
             loop {
                 match shared.fleet.prepare(&revision).await {
@@ -132,7 +132,7 @@ impl Shared {
         self.roll_outs
             .0
             .lock()
-            .insert(id, RollOut { called_off, task });
+            .insert(id, RollOut { cancelled, task });
     }
 
     /// Lets a changed configuration hold for all that it needs no other container for; whether
@@ -143,7 +143,7 @@ impl Shared {
             return true;
         }
         if let Some(serving) = self.fleet.get(&revision.app) {
-            let serving = serving.with_revision(|r| r.driven_as(revision));
+            let serving = serving.with_revision(|r| r.with_runtime_settings_of(revision));
             self.fleet.activate(serving);
         }
         false

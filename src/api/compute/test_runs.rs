@@ -7,7 +7,7 @@ use super::{Compute, ForOwner as _, Refusal, invoke::outbound, logs};
 use crate::{
     api::proto::v1,
     model::{AppId, host},
-    trials::Outcome,
+    test_runs::Outcome,
 };
 
 impl Compute {
@@ -57,7 +57,11 @@ impl Compute {
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
             outbound.headers_mut().insert(header::HOST, host);
         }
-        let outcome = self.trials.run(app, version, outbound).await.for_owner()?;
+        let outcome = self
+            .test_runs
+            .run(app, version, outbound)
+            .await
+            .for_owner()?;
         Ok(to_wire(outcome))
     }
 }

@@ -113,7 +113,7 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
     wait_for_containers(&ignite, 2).await;
     ignite.kill9();
     test.abort();
-    // After a crash, too, no trial is taken for a replica.
+    // After a crash, too, no test run is taken for a replica.
     ignite.start().await;
     app.get_ok(&ignite, "/").await;
     wait_for_containers(&ignite, 1).await;

@@ -19,7 +19,7 @@ use crate::{
 
 /// Runs tests; clones share it.
 #[derive(Clone)]
-pub struct Trials {
+pub struct TestRuns {
     apps: Apps,
     gateway: Arc<Gateway>,
     logs: Logs,
@@ -57,7 +57,7 @@ pub struct Outcome {
     pub log: Vec<Entry>,
 }
 
-impl Trials {
+impl TestRuns {
     /// Tests of these apps.
     pub fn new(apps: Apps, gateway: Arc<Gateway>, logs: Logs, bounds: Bounds) -> Self {
         Self {
@@ -86,8 +86,8 @@ impl Trials {
     ) -> Result<Outcome, Failure> {
         let began = Instant::now();
         let _permit = self.limiter.acquire(&app).await;
-        let trial = self.apps.trial(&app, version).await?;
-        let deployment = trial.deployment();
+        let run = self.apps.test_run(&app, version).await?;
+        let deployment = run.deployment();
         let execution = ExecutionId(ulid::Ulid::generate());
         let answer = self
             .gateway
