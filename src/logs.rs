@@ -1,9 +1,17 @@
-//! What an app's replicas wrote: the newest lines, and lines as they come.
+//! App logs: the lines that an app's replicas wrote, the newest ones or as they come.
 //!
-//! Everything is read from the engine, which keeps a log as long as its container. Several
-//! replicas are merged by time. A reader that follows looks again and again at which replicas
-//! there are, so it hears those that start later from their first line on, and takes up one whose
-//! log broke off (with the engine, say) after the last line that it has told.
+//! Everything is read from the engine, which keeps a log as long as its container, and the lines
+//! of several replicas are merged by time. A follower polls the list of replicas: it reads one
+//! that starts later from its first line, and one whose log broke off (because the engine
+//! restarted, say) from the last line that it delivered.
+//!
+//! | log | what it is | where |
+//! |---|---|---|
+//! | container log | what one container wrote | `engine` |
+//! | app log | the container logs of an app, merged | here, `api::compute::logs`, `cli::logs` |
+//! | build log | what a build printed | `builder` |
+//! | execution log | the part of an app log while one execution ran | `cli::execution` |
+//! | server log | the events of `ignite serve`, on its stderr | `cli::server_log` |
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,24 +33,24 @@ use crate::{
     model::{AppId, Failure, Reason, ReplicaId},
 };
 
-/// Time between two looks at which replicas there are; a new one's lines are late by that much.
+/// Time between two polls of the list of replicas; the lines of a new one are late by as much.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest reading of one container's log up to now.
+/// Longest time to read the log of one container until now.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// A log in which nothing comes for this long is taken for complete, and longest wait for that.
+/// A log without a new line for this long counts as complete; and the longest wait for that.
 const QUIET: Duration = Duration::from_millis(100);
 const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
 type Read =
     dyn Fn(&ContainerId, LogQuery) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
 
-/// The logs of apps; clones share it. The engine's type ends here.
+/// The logs of apps; clones share it. It hides the type of the engine from its users.
 #[derive(Clone)]
 pub struct Logs {
     apps: Apps,
     fleet: Fleet,
-    /// Most bytes of lines that are in memory of one container, or handed out at once.
+    /// Most bytes of lines in memory for one container, and in one answer.
     max_bytes: usize,
     read: Arc<Read>,
 }
@@ -64,11 +72,11 @@ struct Origin {
     replica: ReplicaId,
     container: ContainerId,
     version: u32,
-    /// It has a process, so that there can be something to follow.
+    /// It has a process, so its log can be followed.
     runs: bool,
 }
 
-/// The containers of a deployment, whatever they do.
+/// The containers of a deployment, in any state.
 fn origins(deployment: &Deployment) -> Vec<Origin> {
     let replicas = deployment.replicas().into_iter();
     let made = replicas.filter_map(|r| {
@@ -83,8 +91,8 @@ fn origins(deployment: &Deployment) -> Vec<Origin> {
 }
 
 impl Logs {
-    /// The logs that an engine has of a fleet's replicas; of more than `max_bytes` of lines, the newest
-    /// are handed out.
+    /// The logs that the engine keeps of a fleet's replicas. An answer has at most `max_bytes` of
+    /// lines, the newest ones.
     pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>, max_bytes: usize) -> Self {
         Self {
             apps,
@@ -94,7 +102,8 @@ impl Logs {
         }
     }
 
-    /// The newest lines, at most `limit` and the bytes of the setting, from `since_ms` on, in order of time, of one replica or of all.
+    /// The newest lines since `since_ms`, in order of time, of one replica or of all; at most
+    /// `limit` of them, within the byte limit of [`Logs::new`].
     ///
     /// # Errors
     /// NOT_FOUND for the app or the replica; ENGINE_UNAVAILABLE.
@@ -121,7 +130,7 @@ impl Logs {
     }
 
     /// The newest `tail` lines, then lines as they come: of one replica until it is gone, or of
-    /// all, those that start later included, until the app is deleted.
+    /// all, including those that start later, until the app is deleted.
     ///
     /// # Errors
     /// As [`Logs::newest`].
@@ -133,7 +142,7 @@ impl Logs {
     ) -> Result<Follow, Failure> {
         self.apps.get(&app)?;
         let origins = self.required(&app, replica.as_ref())?;
-        // At least one of each: its time is where following begins.
+        // At least one line of each: its time is where following begins.
         let ask = LogQuery {
             tail: Some(u32::try_from(tail).unwrap_or(u32::MAX).max(1)),
             ..LogQuery::default()
@@ -165,8 +174,8 @@ impl Logs {
     }
 
     /// The newest `limit` lines of a deployment's containers, as far as they can be read. The
-    /// engine may be behind with what was written before an answer came, so this waits a little
-    /// until no more comes.
+    /// engine may lag behind what was written before an answer, so this waits until no more
+    /// lines come, up to [`QUIET_LIMIT`].
     pub async fn of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
         let give_up = Instant::now() + QUIET_LIMIT;
         let mut lines = self.read_now(deployment, limit).await;
@@ -216,7 +225,7 @@ impl Logs {
         }
     }
 
-    /// What a container has written up to now, the newest of it; nothing when it is gone.
+    /// The newest of what a container has written until now; nothing when it is gone.
     async fn read_whole(&self, origin: &Origin, ask: LogQuery) -> Result<Vec<Entry>, Error> {
         let mut read = (self.read)(&origin.container, ask);
         let lines = async {
@@ -254,7 +263,7 @@ struct Newest {
 }
 
 impl Newest {
-    /// Adds a line; the oldest go when there are more than `most` bytes.
+    /// Adds a line, and drops the oldest while there are more than `most` bytes.
     fn push(&mut self, line: LogLine, most: usize) {
         self.bytes += size(&line);
         self.lines.push_back(line);
@@ -264,12 +273,12 @@ impl Newest {
     }
 }
 
-/// What a line takes in memory, and about as much in an answer.
+/// The bytes of a line in memory, and roughly in an answer.
 fn size(line: &LogLine) -> usize {
     size_of::<Entry>() + line.text.len()
 }
 
-/// All lines by time, the newest of them: at most `limit`, and `most` bytes.
+/// The newest of all lines, in order of time: at most `limit`, and `most` bytes.
 fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
     let mut lines: Vec<Entry> = all.into_iter().flatten().collect();
     // Stable: lines of one container stay in their order.
@@ -285,11 +294,11 @@ fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
     lines
 }
 
-/// How far a container's log has been told.
+/// How far a container's log has been delivered.
 struct Known {
     delivered_ns: i64,
-    /// `delivered_ns` when its log was opened: lines up to there come again, later ones are new, also
-    /// when the clock that stamps them has gone back meanwhile.
+    /// `delivered_ns` when its log was opened. Lines up to there come again; later ones are new,
+    /// even if the clock that stamps them went back meanwhile.
     opened_after_ns: i64,
 }
 
@@ -304,9 +313,9 @@ pub struct Follow {
     logs: Logs,
     app: AppId,
     replica: Option<ReplicaId>,
-    /// By container, those that are gone removed.
+    /// By container; those that are gone are removed.
     known: HashMap<ContainerId, Known>,
-    /// Lines to be told first.
+    /// Lines to deliver before any other.
     pending: VecDeque<Entry>,
     /// The containers whose logs are being read.
     open: HashSet<ContainerId>,
@@ -360,7 +369,7 @@ impl Follow {
         }
     }
 
-    /// Opens the logs that are not being read; whether there is or can be anything to follow.
+    /// Opens the logs that are not being read; `false` when there is nothing left to follow.
     fn open_new_logs(&mut self) -> Result<bool, Failure> {
         if self.logs.apps.get(&self.app).is_err() {
             return Err(Failure::new(

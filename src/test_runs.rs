@@ -1,5 +1,5 @@
-//! One request to a draft or a version, apart from what serves: a container of its own that gets
-//! no other request and is gone afterwards.
+//! Test runs: one request to a draft or a version, in a container that serves nothing else and is
+//! removed afterwards.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,48 +17,48 @@ use crate::{
     model::{AppId, ExecutionId, Failure, Reason},
 };
 
-/// Runs tests; clones share it.
+/// Runs tests of drafts and versions; clones share it.
 #[derive(Clone)]
 pub struct TestRuns {
     apps: Apps,
     gateway: Arc<Gateway>,
     logs: Logs,
-    /// One for each test that may run at once.
+    /// One permit for each test that may run at once.
     limiter: FairLimiter,
     max_answer_bytes: usize,
     max_lines: usize,
 }
 
-/// What may be of an answer, and how many tests may run.
+/// How many tests may run, and how much of an answer is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Most tests at once; others wait.
+    /// Most tests at a time; more wait.
     pub running: usize,
-    /// Most of those of one organization.
+    /// Most tests of one organization at a time.
     pub per_org: usize,
-    /// Largest body of an answer.
+    /// Largest body of an answer, in bytes.
     pub answer_bytes: usize,
-    /// Most lines of the log.
+    /// Most lines of the log; the newest are kept.
     pub lines: usize,
 }
 
-/// What came of a test.
+/// The outcome of a test.
 #[derive(Debug)]
 pub struct Outcome {
     /// The app's HTTP status.
     pub status: u16,
-    /// The app's headers, several values of one joined by `, `.
+    /// The app's headers; several values of one name are joined by `, `.
     pub headers: BTreeMap<String, String>,
     /// The app's body.
     pub body: Bytes,
-    /// From the call to the end of the body, the start included.
+    /// From the call to the end of the body, including the start of the container.
     pub took: Duration,
     /// What the app wrote.
     pub log: Vec<Entry>,
 }
 
 impl TestRuns {
-    /// Tests of these apps.
+    /// Runs tests of these apps.
     pub fn new(apps: Apps, gateway: Arc<Gateway>, logs: Logs, bounds: Bounds) -> Self {
         Self {
             apps,
@@ -73,11 +73,11 @@ impl TestRuns {
     /// Sends a request to a version, or to the draft when none is named.
     ///
     /// # Errors
-    /// NOT_FOUND for the app, the draft or the version; why the image cannot be had, the
-    /// container does not get ready or does not answer; BODY_TOO_LARGE for its answer.
+    /// NOT_FOUND for the app, the draft or the version; why the image cannot be pulled or built,
+    /// or why the container does not get ready or does not answer; BODY_TOO_LARGE for its answer.
     ///
     /// # Cancel safety
-    /// Dropping the future takes the container away.
+    /// Dropping the future removes the container.
     pub async fn run(
         &self,
         app: AppId,

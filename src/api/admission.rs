@@ -1,9 +1,9 @@
-//! Who may have the gRPC listener read a message at all: those whose token is good.
+//! Admission of gRPC calls: a message is read only for a caller with a valid token.
 //!
-//! Messages may be as large as code is, and are read whole before a method sees them. So the head
-//! of a call is looked at first, as the JSON gateway does with requests that have a body. What the
-//! caller may do is left to the methods, which find here who it is. The one method that anybody
-//! may call is read up to a bound of its own.
+//! Messages may be as large as code is, and are read whole before a method sees them. So the token
+//! is checked first, as the JSON gateway does for requests that have a body. Methods find the
+//! caller in the extensions of the call and decide what it may do. The one method that needs no
+//! token is read up to a smaller bound.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -22,26 +22,26 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// What the methods that need a token start with: reflection and gRPC's own health need none.
+/// The prefix of methods that need a token; reflection and gRPC's own health need none.
 const OURS: &str = "/dodil.ignite.";
-/// Needs none either, by the contract.
+/// Needs no token either, by the contract.
 const HEALTH: &str = "/dodil.ignite.v1.ComputeService/HealthCheck";
-/// Most bytes of a call of it. Its message has no fields; some are for those that are not known here.
+/// Most bytes of a call of it. Its message has no fields; this leaves room for unknown ones.
 const HEALTH_BYTES: usize = 4096;
-/// Longest time for it to come.
+/// Longest time to read such a call.
 const HEALTH_TIME: Duration = Duration::from_secs(30);
-/// Where a message's length stands before it.
+/// The bytes of a message's prefix that hold its length.
 const LENGTH: std::ops::Range<usize> = 1..5;
 
-/// Whether a call needs no token and may last: reflection, and gRPC's own health.
+/// Whether a call needs no token and may be long-lived: reflection, and gRPC's own health.
 pub(super) fn is_anonymous(path: &str) -> bool {
     !path.starts_with(OURS)
 }
 
-/// Looks at the head of a call; who calls goes on with it.
+/// Checks the token of a call, and puts the caller into its extensions.
 ///
 /// # Errors
-/// UNAUTHENTICATED, for all but the methods that anybody may call.
+/// UNAUTHENTICATED, except for methods that need no token.
 pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), Failure> {
     let path = call.uri().path();
     if !is_anonymous(path) && path != HEALTH {
@@ -51,9 +51,9 @@ pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), F
     Ok(())
 }
 
-/// The call with a body that may be read: counted as it comes, but for the method that anybody may
-/// call, whose body is read here. Tonic would allocate as much as the message claims to hold.
-/// What is reserved for it is to be kept until the call is answered.
+/// The call with a body that is counted as it arrives; the body of the method that needs no token
+/// is read here, since tonic would allocate as much as the message claims to hold. The caller
+/// keeps the reservation until the call is answered.
 ///
 /// # Errors
 /// BODY_TOO_LARGE, TOO_MANY_REQUESTS, or why the body broke off.

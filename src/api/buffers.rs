@@ -1,10 +1,10 @@
-//! How much of the API's messages is in memory at a time, over the server and for each organization.
+//! Bounds the memory of API messages, for the whole server and for each organization.
 //!
-//! A message is whole before its method sees it, and may be as large as code is. So that those who
-//! send many of them, or none to its end, do not take the memory, what a call announces is reserved
-//! before a byte of it is read, and what it does not announce as it comes. A reservation is given
-//! back when the call is answered. Bodies of requests to apps are streamed and do not count; those of
-//! invocations that wait for a replica have a bound of their own besides.
+//! A method gets its message whole, and a message may be as large as code is. So that clients who
+//! send many of them, or never finish one, cannot exhaust the memory, the announced length of a
+//! message is reserved before its first byte is read, and anything beyond it as it arrives. The
+//! reservation ends when the call is answered. Bodies of requests to apps are streamed and do not
+//! count; those of invocations that wait for a replica have another bound as well.
 
 use std::{
     future::Future as _,
@@ -29,10 +29,10 @@ use crate::{
     quota::{Full, Quota, Usage},
 };
 
-/// When one who was refused may try again: a large message takes about as long to be read.
-const COME_BACK: Duration = Duration::from_secs(1);
+/// When a refused client may try again: reading a large message takes about as long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The bounds; clones share what is taken.
+/// The bounds, and the bytes reserved; clones share them.
 #[derive(Debug, Clone)]
 pub struct Buffers {
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ struct Shared {
     taken: Mutex<Usage<OrgName>>,
 }
 
-/// What one call has in memory, until it is dropped.
+/// The bytes that one call has reserved; dropping it gives them back.
 #[derive(Debug)]
 pub(super) struct Reserved {
     shared: Arc<Shared>,
@@ -55,7 +55,7 @@ pub(super) struct Reserved {
 
 impl Buffers {
     /// At most `most` bytes, of which an organization has at most `most_per_org`; `stall` is the
-    /// longest time without a piece of a message, 0 for no bound.
+    /// longest pause between two pieces of a message, 0 for no bound.
     pub fn new(most: usize, most_per_org: usize, stall: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -69,7 +69,7 @@ impl Buffers {
         }
     }
 
-    /// Room for what a call of an organization has announced.
+    /// Reserves the announced length of a message, in bytes.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
@@ -89,12 +89,12 @@ impl Buffers {
 }
 
 impl Reserved {
-    /// The longest time without a piece of the message; `None` for no bound.
+    /// The longest pause between two pieces of the message; `None` for no bound.
     pub(super) fn stall(&self) -> Option<Duration> {
         Some(self.shared.stall).filter(|stall| !stall.is_zero())
     }
 
-    /// Room for more of the same call.
+    /// Reserves more for the same call.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
@@ -144,10 +144,10 @@ fn full(what: &str, most: usize, setting: &str) -> Failure {
             "{what} would take more than {most} bytes ({setting}); send fewer large ones at a time, or try again later"
         ),
     )
-    .with_retry_after(COME_BACK)
+    .with_retry_after(RETRY_AFTER)
 }
 
-/// The answer to a message that stopped coming.
+/// The failure of a message that stopped arriving.
 pub(super) fn stalled(after: Duration) -> Failure {
     Failure::new(
         Reason::ClientTooSlow,
@@ -158,11 +158,11 @@ pub(super) fn stalled(after: Duration) -> Failure {
     )
 }
 
-/// A gRPC call's body, which is counted as it comes and may not stop coming.
+/// The body of a gRPC call: counted as it arrives, and failed when it stalls.
 pub(super) struct Metered<B> {
     body: B,
     reserved: Arc<Reserved>,
-    /// Announced, and so reserved, and not here yet.
+    /// Bytes that are reserved, as announced, and have not arrived yet.
     ahead: usize,
     pause: Option<Pin<Box<Sleep>>>,
     pausing: bool,

@@ -10,10 +10,10 @@ use tower::ServiceExt as _;
 
 use super::{
     admission::{admit, bounded, is_anonymous},
+    anonymous::{self, AnonymousCalls},
     buffers::Buffers,
-    json::Limits,
+    limits::Limits,
     status::{explain_refusal, to_response, to_status},
-    strangers::Strangers,
 };
 use crate::{
     gateway::{Gateway, body::Body, listener, peer::Peer, refusal::goaway, request::host_of},
@@ -28,17 +28,8 @@ pub struct Grpc {
     services: Routes,
     limits: Limits,
     gateway: Arc<Gateway>,
-    strangers: Arc<Strangers>,
+    anonymous: Arc<AnonymousCalls>,
     buffers: Buffers,
-}
-
-/// What calls that need no token may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Anonymous {
-    /// Most at a time; an address has at most a quarter of them.
-    pub streams: usize,
-    /// How long one may take.
-    pub time: Duration,
 }
 
 impl Grpc {
@@ -48,26 +39,26 @@ impl Grpc {
         services: Routes,
         limits: Limits,
         gateway: Arc<Gateway>,
-        anonymous: Anonymous,
+        anonymous: anonymous::Bounds,
         buffers: Buffers,
     ) -> Self {
         Self {
             services: services.prepare(),
             limits,
             gateway,
-            strangers: Strangers::new(anonymous),
+            anonymous: AnonymousCalls::new(anonymous),
             buffers,
         }
     }
 
-    /// A call that needs no token: as many, and for as long, as strangers may take.
+    /// Answers a call that needs no token, within the bounds of those.
     async fn anonymous(
         &self,
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Response<tonic::body::Body> {
-        match self.strangers.enter(peer.address.ip()) {
-            Ok(turn) => turn.bound(self.call(request)).await,
+        match self.anonymous.admit(peer.address.ip()) {
+            Ok(permit) => permit.bound(self.call(request)).await,
             Err(failure) => to_status(&failure, false).into_http(),
         }
     }

@@ -4,6 +4,7 @@
 //! route: [`json`] transcodes by descriptors into the same services that gRPC calls.
 
 mod admission;
+pub mod anonymous;
 pub mod buffers;
 pub mod builds;
 pub mod compute;
@@ -12,8 +13,9 @@ pub mod executions;
 pub(crate) mod export;
 pub mod grpc;
 pub mod json;
+pub mod limits;
+mod pages;
 pub mod proto;
 pub mod scaling;
 pub mod secrets;
 pub mod status;
-mod strangers;

@@ -1,11 +1,11 @@
 //! `SecretService`: the organization of the token, wire to model, one call, model to wire.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::{Request, Response, Status};
 
 use super::{
-    compute::{Compute, Refusal, page_size, pages},
+    compute::{Compute, Refusal},
     convert::Fields,
+    pages,
     proto::v1::{self, secret_service_server::SecretService, secret_value},
 };
 use crate::{
@@ -91,15 +91,14 @@ impl Secrets {
     ) -> Result<v1::ListSecretsResponse, Failure> {
         let org = self.org(request)?;
         let r = request.get_ref();
-        let limit = page_size(r.limit)?;
-        let after = parse_cursor(&r.cursor)?;
+        let limit = pages::size(r.limit)?;
+        let after: Option<SecretName> = pages::parse_cursor(&r.cursor, "ListSecrets")?;
         // One more than asked for tells whether there is a next page.
         let found = self.secrets.page(&org, after.as_ref(), limit + 1);
         let (secrets, last) = pages::fill(&found, limit, |s| metadata(s));
-        let cursor = |name: &str| URL_SAFE_NO_PAD.encode(name);
         Ok(v1::ListSecretsResponse {
             secrets,
-            next_cursor: last.map_or_else(String::new, |s| cursor(s.name.as_str())),
+            next_cursor: pages::next_cursor(last.map(|s| &s.name)),
         })
     }
 
@@ -117,22 +116,6 @@ impl Secrets {
 fn name(text: &str) -> Result<SecretName, Failure> {
     text.parse()
         .map_err(|e| Failure::field("name", format!("{e}")))
-}
-
-fn parse_cursor(cursor: &str) -> Result<Option<SecretName>, Failure> {
-    if cursor.is_empty() {
-        return Ok(None);
-    }
-    let name = URL_SAFE_NO_PAD
-        .decode(cursor)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
-    name.map(Some).ok_or_else(|| {
-        Failure::field(
-            "cursor",
-            "was not made by ListSecrets; pass on next_cursor as it came, or leave it out",
-        )
-    })
 }
 
 fn from_wire(value: Option<v1::SecretValue>) -> Result<Value, &'static str> {

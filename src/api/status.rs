@@ -1,9 +1,9 @@
 //! Failures on the wire: [`Failure`] → gRPC status → HTTP answer.
 //!
 //! A failure becomes a `tonic::Status` with google.rpc details once, and the JSON side renders
-//! that status, so both transports tell the same reason, message and fields. Statuses that
-//! tonic itself makes have no details and are rendered by the usual mapping of their code, but
-//! for messages that it refuses (`explain_refusal`).
+//! that status, so both transports have the same reason, message and fields. Statuses that tonic
+//! itself makes have no details and are rendered by the usual mapping of their code, except for
+//! messages that it refuses (`explain_refusal`).
 
 use axum::{
     body::Body,
@@ -16,17 +16,17 @@ use serde_json::{Value, json};
 use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{
-    json::Limits,
+    limits::Limits,
     proto::{pool, rpc},
 };
 use crate::model::{Failure, FieldViolation, Reason};
 
-/// Names the reason on every answer that the platform made, not the app.
+/// The header that names the reason, on every error of the platform and on none of an app.
 pub const ERROR_HEADER: &str = "x-ignite-error";
-/// Who defines the reasons, as `ErrorInfo.domain`.
+/// The domain of the reasons, `ErrorInfo.domain`.
 pub const ERROR_DOMAIN: &str = "ignite.dodil.io";
 
-/// What a caller without a valid token is asked for.
+/// The challenge to a caller without a valid token.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"ignite\"");
 
 /// Longest message in bytes. Message and details travel in gRPC trailers, the message in both,
@@ -34,7 +34,7 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"ignite\"
 const MAX_MESSAGE_BYTES: usize = 2048;
 /// Most bytes of field violations in the details, for the same reason.
 const MAX_VIOLATION_BYTES: usize = 2048;
-/// What stays of a long message's beginning; the rest is its end, where log lines are newest.
+/// Bytes kept of the beginning of a long message; the rest is its end, where log lines are newest.
 const MESSAGE_HEAD_BYTES: usize = 512;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
@@ -83,8 +83,9 @@ pub fn to_status(f: &Failure, owner: bool) -> Status {
     )
 }
 
-/// Says in our words, with a reason, why tonic refused a message before any method saw it: its
-/// own statuses blame the server for bytes that are no protobuf, and name no setting for size.
+/// Replaces the status with which tonic refuses a message before any method sees it, by one with a
+/// reason: tonic blames the server for bytes that are not protobuf, and names no setting for the
+/// size.
 pub fn explain_refusal(
     response: Response<tonic::body::Body>,
     limits: Limits,
@@ -113,7 +114,7 @@ pub fn to_response(f: &Failure, owner: bool) -> Response<Body> {
 pub fn to_trailers(f: &Failure, owner: bool) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if to_status(f, owner).add_header(&mut trailers).is_err() {
-        // Only a message that no header takes can be why, and ours are encoded.
+        // Fails only for a message that no header can carry, and ours are encoded.
         let code = HeaderValue::from(f.reason.code() as u16);
         trailers.insert("grpc-status", code);
     }
@@ -121,7 +122,7 @@ pub fn to_trailers(f: &Failure, owner: bool) -> HeaderMap {
 }
 
 /// The HTTP answer of a status: the reason's HTTP status if it names one, else the usual
-/// mapping of its code; the body is [`json_body`]; headers tell reason, challenge and delay.
+/// mapping of its code; the body is [`json_body`]; headers carry reason, challenge and delay.
 pub fn http_response(status: &Status) -> Response<Body> {
     let details = Details::of(status);
     let reason = details.reason();
@@ -194,7 +195,7 @@ struct Details(Vec<prost_types::Any>);
 
 impl Details {
     fn of(status: &Status) -> Self {
-        // Details that do not decode are not ours; the code and message still say enough.
+        // Details that do not decode are not ours; the code and the message remain.
         let decoded = rpc::Status::decode(status.details()).unwrap_or_default();
         Details(decoded.details)
     }

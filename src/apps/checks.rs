@@ -1,10 +1,10 @@
-//! Another version made the active one, once a replica of it is ready.
+//! Activates another version once a replica of it is ready.
 //!
-//! Publish and rollback are the same but for what they write down. Either has the app's life while
-//! it waits, and acts when the replica is ready. A change of settings in the middle is written down
-//! at once and, where it makes another container or another question of readiness, begins the wait
-//! anew with it. The replicas that serve meanwhile get those parts of it that need no other
-//! container; the rest reaches them when the check has failed, since one surge replica is enough.
+//! Publish and rollback differ only in what they store. Both hold the app's deploy lock while they
+//! wait, and take the commit lock when the replica is ready. A change of settings in the middle is
+//! stored at once; if it changes the container or the readiness check, the wait starts again with
+//! it. The replicas that serve meanwhile get those parts of it that need no new container. The
+//! rest reaches them only if the check fails, since one surge replica is enough.
 
 use std::{
     collections::HashMap,
@@ -20,27 +20,27 @@ use tokio::sync::Notify;
 use super::{Shared, claims::Claim};
 use crate::model::{App, AppId, Failure, Reason, Revision};
 
-/// The checks under way, one per app at most.
+/// The checks under way, at most one per app.
 #[derive(Default)]
 pub(super) struct Checks(Mutex<HashMap<AppId, Arc<Check>>>);
 
 /// One check.
 #[derive(Default)]
 pub(super) struct Check {
-    /// Told after each change of settings.
+    /// Notified after each change of settings.
     changed: Notify,
-    /// What serves has to be brought a configuration when the check fails.
+    /// If the check fails, the version that serves still needs a roll-out.
     roll_out_after: AtomicBool,
 }
 
 impl Checks {
-    /// The check of an app's new version that is under way. The caller acts.
+    /// The check of an app's new version that is under way. The caller holds the commit lock.
     pub(super) fn of(&self, id: &AppId) -> Option<Arc<Check>> {
         self.0.lock().get(id).cloned()
     }
 }
 
-/// Takes a check off the list, however it ends.
+/// Removes a check from the list, however it ends.
 struct Listed<'a> {
     checks: &'a Checks,
     id: &'a AppId,
@@ -53,7 +53,7 @@ impl Drop for Listed<'_> {
 }
 
 impl Check {
-    /// The settings were changed; those that serve have all of the change, or not.
+    /// Reports a change of settings, and whether the replicas that serve have all of it.
     pub(super) fn settings_changed(&self, all_applied: bool) {
         self.roll_out_after.fetch_or(!all_applied, Ordering::AcqRel);
         self.changed.notify_one();
@@ -61,13 +61,13 @@ impl Check {
 }
 
 impl Shared {
-    /// Makes what `next` makes of the app the truth, once a replica of its active version is
-    /// ready, or at once when it is not to be `checked`. `next` is asked anew after each change of
-    /// settings. The caller has the app's life.
+    /// Stores and activates what `next` makes of the app, once a replica of its active version is
+    /// ready, or at once when it is not to be `checked`. `next` runs again after each change of
+    /// settings. The caller holds the app's deploy lock.
     ///
     /// # Errors
-    /// What `next` and the catalog say, before anything is started; why the replica does not get
-    /// ready, ABORTED by a newer claim. Nothing has changed then.
+    /// What the catalog says to the result of `next`, before anything is started; why the replica
+    /// does not get ready; ABORTED by a newer claim. Nothing has changed then.
     pub(super) async fn switch<N>(
         self: &Arc<Self>,
         id: &AppId,
@@ -90,7 +90,7 @@ impl Shared {
         let check = Arc::new(Check::default());
         {
             let _committing = self.commit_locks.acquire(id).await;
-            // It would only be in the way; this check brings the newest settings with it.
+            // A roll-out would compete for the surge replica; this check has the newest settings.
             let cancelled = self.cancel_roll_out(id).await;
             check.roll_out_after.store(cancelled, Ordering::Release);
             self.checks.0.lock().insert(id.clone(), check.clone());
@@ -114,7 +114,7 @@ impl Shared {
         Err(failure)
     }
 
-    /// Waits for a replica and acts; the version that was to be with the failure.
+    /// Waits for a replica, then stores and activates; a failure comes with the version it is of.
     async fn check<N>(
         self: &Arc<Self>,
         id: &AppId,
@@ -162,16 +162,16 @@ impl Shared {
             self.write(id, next).await.map_err(|f| (version, f))?;
             self.routes.set(&self.fleet.activate(now));
             drop(prepared);
-            // In the same turn: whoever acts next finds no check any more.
+            // Under the same lock: the next operation must find no check.
             self.checks.0.lock().remove(id);
             return Ok(());
         }
     }
 
-    /// What would serve, as the app is now.
+    /// What would serve if `next` were applied to the app as it is now.
     fn revision_after(&self, id: &AppId, next: &impl Fn(&App) -> App) -> Result<Revision, Failure> {
         let mut after = None;
-        // Refused here rather than after a start.
+        // Refuses here what the commit would refuse only after a start.
         self.store.catalog().update(id, |app| {
             *app = next(app);
             after = Revision::of(app, self.defaults);

@@ -1,8 +1,9 @@
-//! Which publish, rollback or delete of an app is the newest: those before it need not go on.
+//! Claims: the newest publish, rollback or delete of an app supersedes the ones before it.
 //!
-//! A publish waits for a replica for as long as a start may take, and has its app's life. The next
-//! one must not wait behind that, least of all the one that mends what cannot start. So each
-//! claims the app before it awaits the life, which ends the waits of the claim before.
+//! A publish waits for a replica for as long as a start may take, and holds its app's deploy lock
+//! meanwhile. The next operation must not queue behind that wait, least of all the one that
+//! repairs what cannot start. So each operation claims the app before it waits for the lock, and
+//! that cancels the waits of the operation that held the claim before.
 
 use std::{collections::HashMap, future::Future};
 
@@ -13,12 +14,12 @@ use crate::model::{AppId, Failure, Reason};
 
 /// The newest claim of each app.
 pub(super) struct Claims {
-    /// Ends all waits.
+    /// Cancels all waits.
     stopping: CancellationToken,
     newest: Mutex<HashMap<AppId, CancellationToken>>,
 }
 
-/// One operation's claim to its app; dropped, the operation has ended.
+/// The claim of one operation on its app, dropped when the operation ends.
 pub(super) struct Claim {
     app: AppId,
     stopping: CancellationToken,
@@ -34,11 +35,11 @@ impl Claims {
         }
     }
 
-    /// Claims the app and calls off the claim before.
+    /// Claims the app and cancels the claim before.
     pub(super) fn make(&self, app: &AppId) -> Claim {
         let cancelled = self.stopping.child_token();
         let mut newest = self.newest.lock();
-        // Those that have ended.
+        // Claims of operations that have ended.
         newest.retain(|_, claim| !claim.is_cancelled());
         if let Some(before) = newest.insert(app.clone(), cancelled.clone()) {
             before.cancel();
@@ -52,8 +53,8 @@ impl Claims {
 }
 
 impl Claim {
-    /// Does what may take as long as a pull or a start, until the app is claimed anew or the
-    /// platform stops.
+    /// Runs work that may take as long as a pull or a start, until another operation claims the
+    /// app or the platform stops.
     ///
     /// # Errors
     /// ABORTED and SHUTTING_DOWN in these cases; what the work says.
@@ -83,7 +84,7 @@ impl Drop for Claim {
     }
 }
 
-/// The failure of what the platform's stop has called off.
+/// The failure of work that was cancelled because the platform stops.
 pub(super) fn stopping() -> Failure {
     Failure::new(
         Reason::ShuttingDown,

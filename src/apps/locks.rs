@@ -1,10 +1,10 @@
-//! Who may change an app now, and how a configuration gets to its replicas.
+//! Which operation may change an app, and how a changed configuration reaches its replicas.
 //!
-//! Two turns per app. The *life* is for what decides which version serves: create, publish,
-//! rollback, delete; a publish has it while it waits for a replica of the new version. The *act*
-//! is for the moment in which something is written down and acted on, and is never held through
-//! such a wait: a change of settings needs it alone, so it gets past a publish that is stuck.
-//! Whoever needs both takes the life first.
+//! Each app has two locks. The deploy lock is for what decides which version serves: create,
+//! publish, rollback, delete; a publish holds it while it waits for a replica of the new version.
+//! The commit lock is for storing a change and applying it, and is never held through such a wait:
+//! a change of settings needs only this one, so it gets past a publish that is stuck. An operation
+//! that needs both takes the deploy lock first.
 
 use std::{
     collections::HashMap,
@@ -23,16 +23,16 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::model::{AppId, Failure, Revision};
 
-/// Wait before a changed configuration that did not get ready is tried again beside the
-/// replicas that still serve.
+/// Wait before a changed configuration that did not get ready is tried again, while the old
+/// replicas still serve.
 const ROLL_OUT_RETRY: Duration = Duration::from_secs(5);
 
-/// One permit for each app, made when it is asked for.
+/// One lock for each app, made on demand and dropped when it is free.
 #[derive(Default)]
 pub(super) struct AppLocks(Mutex<HashMap<AppId, Weak<Semaphore>>>);
 
 impl AppLocks {
-    /// Waits for the app's permit; in the order of asking.
+    /// Waits for the app's lock, first come first served.
     pub(super) async fn acquire(&self, id: &AppId) -> OwnedSemaphorePermit {
         let semaphore = {
             let mut locks = self.0.lock();
@@ -51,7 +51,7 @@ impl AppLocks {
     }
 }
 
-/// Configurations on their way to the replicas, one per app at most.
+/// The roll-outs of changed configurations under way, at most one per app.
 #[derive(Default)]
 pub(super) struct RollOuts(Mutex<HashMap<AppId, RollOut>>);
 
@@ -61,16 +61,16 @@ struct RollOut {
 }
 
 impl Shared {
-    /// Writes a change of an app down and acts on it when nobody else does. A configuration that
-    /// is still being rolled out is called off: the operation starts from the newest. When it
-    /// fails and so changes nothing, the roll-out goes on.
+    /// Runs an operation that stores a change of an app and applies it, under the app's commit
+    /// lock. It cancels a roll-out that is under way, since the operation starts from the newest
+    /// configuration; when the operation fails, and so changes nothing, the roll-out resumes.
     pub(super) async fn commit_exclusively<T>(
         self: &Arc<Self>,
         id: &AppId,
         operation: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let _committing = self.commit_locks.acquire(id).await;
-        // Only now: the operation before may have begun it.
+        // Under the lock: the operation before may have started the roll-out.
         let cancelled = self.cancel_roll_out(id).await;
         let outcome = operation.await;
         if cancelled && outcome.is_err() {
@@ -79,7 +79,7 @@ impl Shared {
         outcome
     }
 
-    /// Ends the app's roll-out and returns once it cannot act any more; whether there was one.
+    /// Cancels the app's roll-out and waits for its end; whether one was under way.
     pub(super) async fn cancel_roll_out(&self, id: &AppId) -> bool {
         let Some(roll_out) = self.roll_outs.0.lock().remove(id) else {
             return false;
@@ -100,10 +100,10 @@ impl Shared {
         }
     }
 
-    /// Brings a changed configuration to the replicas without a gap: when containers have to be
-    /// replaced, the old ones serve until a new one is ready, for as many tries as it takes; what
-    /// needs no other container holds for them at once, above all who may call them.
-    /// The caller acts; the roll-out goes on after it.
+    /// Brings a changed configuration to the replicas without a gap. When containers have to be
+    /// replaced, the old ones serve until a new one is ready, with as many tries as it takes; what
+    /// needs no new container, above all who may call the app, applies to them at once.
+    /// The caller holds the commit lock; the roll-out continues after it is released.
     pub(super) fn roll_out(self: &Arc<Self>, revision: Revision) {
         if self.apply_at_once(&revision) {
             return;
@@ -135,8 +135,8 @@ impl Shared {
             .insert(id, RollOut { cancelled, task });
     }
 
-    /// Lets a changed configuration hold for all that it needs no other container for; whether
-    /// that is all of it.
+    /// Applies whatever of a changed configuration needs no new container; whether that is all of
+    /// it.
     pub(super) fn apply_at_once(&self, revision: &Revision) -> bool {
         if !self.fleet.must_prepare(revision) {
             self.routes.set(&self.fleet.activate(revision.clone()));

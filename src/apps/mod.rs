@@ -1,9 +1,9 @@
 //! The life of an app: created, configured, given code, published, deleted.
 //!
-//! Every operation that changes an app runs to its end in a task of its own, so a client that
-//! leaves in the middle leaves nothing half done. Operations that touch replicas take turns per
-//! app (`locks.rs`). The order is always: make sure that it can work, write it down, then act on
-//! it.
+//! Every operation that changes an app runs to its end in a detached task, so a client that
+//! disconnects in the middle leaves nothing half done. Operations that touch replicas take the
+//! locks of the app (`locks.rs`). The order is always: check that it can work, store it, then
+//! apply it.
 
 mod checks;
 mod claims;
@@ -46,39 +46,39 @@ use crate::{
 pub use drafts::{DraftView, Published};
 pub use versions::Code;
 
-/// What the life of apps needs; clones share it.
+/// The operations on apps; clones share it.
 #[derive(Clone)]
 pub struct Apps {
     shared: Arc<Shared>,
 }
 
-/// What operations on apps work with.
+/// What operations on apps need.
 pub struct Parts {
-    /// Where apps are written down.
+    /// Stores apps.
     pub store: Store,
-    /// Theirs go with an app.
+    /// Deleted with their app.
     pub executions: Executions,
     /// Runs what is published.
     pub fleet: Fleet,
-    /// Leads requests to it.
+    /// Routes requests to it.
     pub routes: Arc<Routes>,
-    /// Images that exist.
+    /// Finds and pulls images.
     pub images: Images,
-    /// Makes those that do not.
+    /// Builds images.
     pub builder: Builder,
-    /// What build arguments are sealed by.
+    /// Seals build arguments.
     pub secrets: Secrets,
-    /// Code that was handed in.
+    /// Stores the code of drafts and versions.
     pub blobs: Blobs,
-    /// Apps' files.
+    /// The persistent files of apps.
     pub volumes: Volumes,
-    /// What holds for apps that say nothing.
+    /// Settings of apps that set none.
     pub defaults: Defaults,
-    /// Where what is sent is read.
+    /// Parses what callers send.
     pub parsing: Parsing,
-    /// Where apps may connect to at most; `None` is anywhere.
+    /// The most that apps may connect to; `None` is anywhere.
     pub egress: Option<Ceiling>,
-    /// How many there may be.
+    /// How many apps and versions there may be.
     pub most: Most,
 }
 
@@ -105,15 +105,15 @@ struct Shared {
     parsing: Parsing,
     egress: Option<Ceiling>,
     most: Most,
-    /// For what decides which version serves.
+    /// Held by what decides which version serves.
     deploy_locks: AppLocks,
-    /// For what is written down and acted on.
+    /// Held while a change is stored and applied.
     commit_locks: AppLocks,
-    /// Configurations on their way to the replicas, called off by the app's next operation.
+    /// Changed configurations on their way to the replicas; the app's next operation cancels them.
     roll_outs: RollOuts,
     claims: Claims,
     checks: Checks,
-    /// Ends all roll-outs, also those that begin later, and publishes that still wait.
+    /// Cancels all roll-outs, also those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
     /// Where they run: not on the thread that happens to carry a caller's connection.
@@ -167,7 +167,7 @@ impl Apps {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         };
-        // What a crash has left.
+        // Removes what a crash has left.
         shared.sweep(None);
         Self {
             shared: Arc::new(shared),
@@ -207,7 +207,7 @@ impl Apps {
         self.shared.fleet.find(id).map(|d| d.snapshot())
     }
 
-    /// Makes an app, with a draft when it comes with code.
+    /// Creates an app, with a draft when it comes with code.
     ///
     /// # Errors
     /// INVALID_ARGUMENT with each wrong field; ALREADY_EXISTS for its name or a host label;
@@ -219,7 +219,7 @@ impl Apps {
         source: Option<CodeSource<Bytes>>,
     ) -> Result<Arc<App>, Failure> {
         self.shared.check_settings(&id, &settings, None).await?;
-        // Asked before code takes the disk, and again by who writes the app down.
+        // Checked before code takes disk space, and again when the app is stored.
         let most = self.shared.most.apps_per_org;
         self.shared.store.catalog().check_number(&id, most)?;
         let source = match source {
@@ -250,7 +250,7 @@ impl Apps {
                 versions: Vec::new(),
                 active_version: 0,
             };
-            // An app of this name that is being deleted goes first.
+            // Waits for the delete of an app of the same name.
             let _deploying = s.deploy_locks.acquire(&id).await;
             s.commit_exclusively(&id, async {
                 s.store
@@ -266,20 +266,20 @@ impl Apps {
         .await
     }
 
-    /// Changes settings; `edit` gets those in force. Live at once, the version stays. A version
-    /// that is being readied is so anew with what was changed. Answers the app, and what there is
-    /// to be said of it now that was not before.
+    /// Changes settings by `edit`, which gets those in force. The change is live at once and makes
+    /// no version; a publish under way waits for a replica with the change. Returns the app, and
+    /// the warnings that the change adds.
     ///
     /// # Errors
-    /// NOT_FOUND; what `edit` says; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for create.
+    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for create.
     pub async fn update(
         &self,
         id: AppId,
         edit: impl FnOnce(&mut Settings) -> Result<(), Failure> + Clone + Send + 'static,
     ) -> Result<(Arc<App>, Vec<String>), Failure> {
         let (defaults, egress) = (self.shared.defaults, self.shared.egress.clone());
-        // What takes long is checked here. The store's thread checks the rest again, on the newest
-        // settings: a schema that came between was checked by whoever brought it.
+        // Slow checks run here. The store's thread repeats the fast ones on the newest settings; a
+        // schema that another update stored in between was checked by that update.
         let before = self.get(&id)?;
         let mut settings = before.settings.clone();
         edit.clone()(&mut settings)?;
@@ -340,7 +340,7 @@ impl Apps {
                 s.builder.cancel_all_but(&id, None);
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
-                    // They are out of sight with the app, and end when their turn comes.
+                    // Nothing finds them without the app, and each ends when it is next dequeued.
                     tracing::error!(app = %id, "The executions of a deleted app could not be ended: {}", failure.text(true));
                 }
                 s.fleet.remove(&id).await;
@@ -355,15 +355,15 @@ impl Apps {
         .await
     }
 
-    /// Calls off what is being read of what was sent, in operations and in builds: it would go on
-    /// for as long as requests may take to finish.
+    /// Cancels the parsing of what callers sent, in operations and in builds: it would last for as
+    /// long as requests may take to finish.
     pub fn stop_parsing(&self) {
         self.shared.parsing.stop();
         self.shared.builder.stop_parsing();
     }
 
-    /// Waits until every operation has ended, calling off what waits for a pull or a start. New
-    /// ones must not come in any more.
+    /// Cancels what waits for a pull or a start, and waits until every operation has ended. The
+    /// caller starts no new ones.
     pub async fn finish(&self) {
         self.shared.stopping.cancel();
         self.shared.builder.finish().await;
@@ -371,7 +371,7 @@ impl Apps {
         self.shared.tasks.wait().await;
     }
 
-    /// Runs an operation in a task, so that it ends although its caller may leave.
+    /// Runs an operation in a task, so that it completes even if its caller is dropped.
     async fn run_detached<T, F>(
         &self,
         operation: impl FnOnce(Arc<Shared>) -> F,
@@ -404,7 +404,7 @@ impl Shared {
             .ok_or_else(|| not_found(id))
     }
 
-    /// Checks settings that are to take the place of others.
+    /// Checks settings that replace `before`.
     async fn check_settings(
         &self,
         id: &AppId,
@@ -422,7 +422,7 @@ impl Shared {
         none_wrong(wrong)
     }
 
-    /// Does what may take as long as a pull or a start, unless the platform stops meanwhile.
+    /// Runs work that may take as long as a pull or a start, until the platform stops.
     async fn unless_stopping<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -432,7 +432,7 @@ impl Shared {
     }
 }
 
-/// What of settings is wrong, but for their schemas.
+/// The wrong fields of settings, except for their schemas.
 fn wrong(
     settings: &Settings,
     defaults: &Defaults,

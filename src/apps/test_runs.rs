@@ -1,4 +1,4 @@
-//! A draft or a version made ready to be tested.
+//! Prepares a draft or a version for a test run.
 
 use super::{
     Apps, facts,
@@ -10,11 +10,11 @@ use crate::{
 };
 
 impl Apps {
-    /// A test run of a version with its own settings, or of the draft with the app's present ones;
-    /// a draft that is not built is built first.
+    /// A test run of a version under the settings of its publish, or of the draft under the app's
+    /// current ones; a draft that has no image is built first.
     ///
     /// # Errors
-    /// NOT_FOUND for the app, the draft or the version; why its image cannot be had.
+    /// NOT_FOUND for the app, the draft or the version; why its image cannot be pulled or built.
     pub async fn test_run(&self, id: &AppId, number: Option<u32>) -> Result<TestRun, Failure> {
         let s = &self.shared;
         let app = self.get(id)?;

@@ -78,7 +78,7 @@ pub(super) async fn follow(
 ///
 /// # Errors
 /// [`Error::BuildFailed`], and what the server says.
-pub(super) async fn listen(
+async fn listen(
     context: &Context,
     session: &Session,
     deploy_id: &str,

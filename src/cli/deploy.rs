@@ -10,11 +10,11 @@ use tonic::Code;
 
 use super::{
     Context, Error,
-    app::{Settings, get},
-    build::{self, Lines},
+    app::Settings,
+    build::Lines,
     code::Source,
     context::Session,
-    failure::note,
+    failure::{note, warn},
     id::AppArg,
     output, publish,
 };
@@ -53,17 +53,14 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         session.answer(client.save_draft(save)),
     )
     .await?;
-    if args.source.is_built() {
-        let started = build::start(&session, &app).await?;
-        let lines = if args.follow {
-            Lines::Beside
-        } else {
-            Lines::Hidden
-        };
-        note(&format!("Building {app} ({}) …", started.deploy_id));
-        build::follow(context, &session, &app, &started.deploy_id, lines).await?;
-    }
-    let published = publish::publish(context, &session, &app, args.no_wait).await?;
+    let lines = if args.follow {
+        Lines::Beside
+    } else {
+        Lines::Hidden
+    };
+    let build = args.source.is_built().then_some(lines);
+    let published =
+        publish::build_and_publish(context, &session, &app, build, args.no_wait).await?;
     report(context, &app, &published, begun.elapsed())
 }
 
@@ -74,7 +71,7 @@ pub(super) async fn configure(
     settings: &Settings,
 ) -> Result<(), Error> {
     let mut client = session.client();
-    let existing = match session.answer(client.get_app(get(app))).await {
+    let existing = match session.app(app).await {
         Err(e) if e.code() == Some(Code::NotFound) => false,
         got => got.map(|_| true)?,
     };
@@ -84,7 +81,7 @@ pub(super) async fn configure(
     } else if let Some(update) = settings.update(app) {
         let updated = session.answer(client.update_app_config(update));
         let updated = step(&format!("Updating {app}"), updated).await?;
-        publish::warn(&updated.warnings);
+        warn(&updated.warnings);
     }
     Ok(())
 }

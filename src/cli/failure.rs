@@ -151,10 +151,17 @@ impl From<anyhow::Error> for Error {
     }
 }
 
-/// A line for people, with hidden characters written out. A stderr that is gone is nobody's loss.
+/// A line for people, with hidden characters written out. A closed stderr is ignored.
 pub(super) fn note(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(io::stderr(), "{}", text::shown(line));
+}
+
+/// Shows the warnings of an answer.
+pub(super) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        note(&format!("warning: {}", text::quoted(warning)));
+    }
 }
 
 /// The message, the reason, and the wrong fields unless the message has them already.

@@ -1,6 +1,6 @@
 //! The log of `ignite serve`: events on stderr, one a line, without what is sent and received.
 //!
-//! Below `info` only this program's own events are told. Those of libraries, the HTTP client's
+//! Below `info` only this program's own events are logged. Those of libraries, the HTTP client's
 //! above all, show bodies and headers as they go over the wire: environments of containers,
 //! credentials of registries, tokens.
 

@@ -2,34 +2,13 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::{
-    code::{Built, CodeSource},
+    code::{Built, CodeSource, ImageSource},
     files::Home,
     host,
     id::AppId,
     settings::Settings,
 };
-
-/// An image that exists, and how it is pulled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageSource {
-    /// An image reference or a local image id.
-    pub image_ref: String,
-    /// The name of the secret for its registry; empty for none.
-    pub registry_secret_ref: String,
-}
-
-impl ImageSource {
-    /// What identifies this code: the hash of the source.
-    pub fn code_hash(&self) -> String {
-        hex(&Sha256::digest(format!(
-            "prebuilt\0{}\0{}",
-            self.image_ref, self.registry_secret_ref
-        )))
-    }
-}
 
 /// The code that the next publish takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,38 +19,38 @@ pub struct Draft {
     pub created_at_ms: i64,
     /// How its last build ended; `None` when none has.
     pub built: Option<Built>,
-    /// The image of the draft before it, on whose layers its build goes on; empty for none, and
-    /// once it has an image of its own.
+    /// The image of the previous draft, whose layers its build reuses; empty for none, and once
+    /// it has an image of its own.
     pub base: String,
 }
 
 impl Draft {
-    /// The image that was built for it or, until then, before it.
+    /// Its image or, until it is built, that of the previous draft.
     pub fn image(&self) -> Option<&str> {
         let built = self.built.as_ref().and_then(|b| b.outcome.as_ref().ok());
         let image = built.map_or(self.base.as_str(), |built| built.image_ref.as_str());
         (!image.is_empty()).then_some(image)
     }
 
-    /// Whether it is the draft that `other` was, whatever has been built since.
+    /// Whether it is the same draft as `other`, whatever has been built since.
     pub fn is_same(&self, other: &Draft) -> bool {
         self.created_at_ms == other.created_at_ms && self.source == other.source
     }
 }
 
-/// What was found out of an image when it was published, and holds for ever.
+/// What the publish found out about an image; it never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFacts {
-    /// Its user as the image has it, empty for root; `None` when nobody looked.
+    /// Its user as the image has it, empty for root; `None` when it was not inspected.
     pub user: Option<String>,
-    /// Where that user is at home.
+    /// The home directory of that user.
     pub home: Home,
-    /// Whether the program that it runs is an init; `None` when nobody looked.
+    /// Whether the program that it runs is an init; `None` when it was not inspected.
     pub brings_init: Option<bool>,
-    /// Its name by digest in the registry that it is from, which stands for it for ever; empty for
-    /// one that is on this machine only.
+    /// Its name by digest in the registry that it is from, which never moves; empty for an image
+    /// that is on this machine only.
     pub digest_ref: String,
-    /// TCP ports that it says it exposes, in order; empty when nobody looked.
+    /// TCP ports that it exposes, in order; empty when it was not inspected.
     pub exposed_ports: Vec<u16>,
 }
 
@@ -86,7 +65,7 @@ pub struct Version {
     pub image_ref: String,
     /// The image's content id at publish.
     pub image_id: String,
-    /// What the image is like.
+    /// What the publish found out about the image.
     pub facts: ImageFacts,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
@@ -95,8 +74,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// What to pull should the image be gone: by digest, so that a tag that has moved changes
-    /// nothing; `None` for one that was built here.
+    /// What to pull if the image was removed: by digest, so that a moved tag changes nothing;
+    /// `None` for an image that was built here.
     pub fn pull_source(&self) -> Option<ImageSource> {
         let mut source = self.source.prebuilt()?.clone();
         if !self.facts.digest_ref.is_empty() {
@@ -106,15 +85,15 @@ impl Version {
     }
 }
 
-/// The name by digest of an image that `reference` named, among those that the engine knows;
-/// empty when it is from another place or from none.
+/// The name by digest, among those that the engine knows for an image, in the repository of
+/// `reference`; empty when there is none.
 pub fn digest_ref(reference: &str, known: &[String]) -> String {
     let wanted = repository(reference);
     let found = known.iter().find(|name| repository(name) == wanted);
     found.cloned().unwrap_or_default()
 }
 
-/// The repository of a reference, without what Docker Hub's may be written with or without.
+/// The repository of a reference, without the prefixes that are optional for Docker Hub.
 fn repository(reference: &str) -> &str {
     let name = reference.split('@').next().unwrap_or_default();
     let last = name.rfind('/').map_or(0, |slash| slash + 1);
@@ -129,7 +108,7 @@ fn repository(reference: &str) -> &str {
 /// An image that the platform pulled, and so may remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
-    /// What was asked for.
+    /// The reference that was pulled.
     pub reference: String,
     /// Its content id; empty while it is being pulled.
     pub id: String,
@@ -140,8 +119,8 @@ pub struct Pulled {
 }
 
 impl Pulled {
-    /// What it is known by: a tag that moves may be pulled once more, with another image, so what
-    /// has been pulled goes by its digest.
+    /// Its key in the catalog: a moved tag may be pulled again with another image, so a pulled
+    /// image goes by its digest.
     pub fn key(&self) -> &str {
         match self.digest_ref.as_str() {
             "" => &self.reference,
@@ -150,7 +129,7 @@ impl Pulled {
     }
 }
 
-/// An app with everything that is known of it.
+/// An app with all of its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
     /// Its name across organizations.
@@ -159,12 +138,12 @@ pub struct App {
     pub created_at_ms: i64,
     /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
-    /// When the app was last seen in use, Unix milliseconds; kept up to date only where a volume
-    /// lives by it.
+    /// When the app was last seen in use, Unix milliseconds; kept up to date only for apps with a
+    /// volume that expires by it.
     pub used_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,
-    /// The code that waits for a publish.
+    /// The code for the next publish.
     pub draft: Option<Draft>,
     /// The published versions by number, oldest first.
     pub versions: Vec<Arc<Version>>,
@@ -180,7 +159,7 @@ impl App {
         all.any(|settings| !settings.env.is_empty())
     }
 
-    /// Whether the draft or a version has build arguments that are kept as they came.
+    /// Whether the draft or a version has build arguments that are stored unsealed.
     pub fn has_clear_args(&self) -> bool {
         let draft = self.draft.iter().map(|d| &d.source);
         let mut all = draft.chain(self.versions.iter().map(|v| &v.source));
@@ -215,18 +194,7 @@ impl App {
     }
 }
 
-/// Bytes in lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
-            let _ = write!(s, "{b:02x}");
-            s
-        })
-}
-
-/// An app of which nothing has been said.
+/// An app with default settings and no code.
 #[cfg(test)]
 pub(crate) fn bare(id: &str) -> App {
     App {

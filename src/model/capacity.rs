@@ -1,11 +1,11 @@
 //! Who gets a machine's memory and replicas when they run short: max-min fair among organizations.
 //!
-//! The organization that has the least memory goes first, and within it whoever asked first. A share
-//! bounds what one organization may have. A claim that does not fit yet is passed by later ones that
-//! do, unless one of them would give its organization more memory than the claim gives its own: what
-//! is freed in small pieces gathers for the organization that has less.
+//! The organization that holds the least memory goes first, and within it the oldest claim. A share
+//! bounds what one organization may hold. Later claims that fit pass a claim that does not fit yet,
+//! unless one of them would give its organization more memory than that claim gives its own: so
+//! memory that is freed in small pieces accumulates for the organization that has less.
 //!
-//! Pure functions of what is held and asked for; the ledger of the fleet acts on what they say.
+//! Pure functions of holdings and claims; the fleet applies their verdicts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,12 +18,12 @@ pub enum Share {
     All,
     /// Three quarters, but never all of two or more, and at least one.
     ThreeQuarters,
-    /// So much, as far as there is as much.
+    /// This amount, or the total if that is less.
     AtMost(u64),
 }
 
 impl Share {
-    /// The share of this total, where [`u64::MAX`] is no bound.
+    /// The share of this total; [`u64::MAX`] is no bound.
     pub fn of(self, total: u64) -> u64 {
         match self {
             Self::All => total,
@@ -37,7 +37,7 @@ impl Share {
     }
 }
 
-/// An amount of what is shared.
+/// An amount of memory and replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amount {
     /// Bytes of memory.
@@ -56,7 +56,7 @@ impl Amount {
         }
     }
 
-    /// What is left without the other, or by how much it is over a limit; nothing where that is larger.
+    /// The difference, saturating at nothing: what is left, or the excess over a limit.
     #[must_use]
     pub fn less(self, other: Self) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Holdings {
         self.orgs.get(org).copied().unwrap_or_default()
     }
 
-    /// An organization holds so much more.
+    /// Adds to what an organization holds.
     pub fn add(&mut self, org: &OrgName, amount: Amount) {
         if amount.is_none() {
             return;
@@ -107,7 +107,7 @@ impl Holdings {
         }
     }
 
-    /// An organization gives so much back of what it holds.
+    /// Subtracts from what an organization holds.
     pub fn remove(&mut self, org: &OrgName, amount: Amount) {
         self.total = self.total.less(amount);
         if let Some(held) = self.orgs.get_mut(org) {
@@ -122,28 +122,28 @@ impl Holdings {
 /// One request for a replica.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
-    /// Its place among all claims: smaller ones came before.
+    /// Its order among all claims: smaller tickets are older.
     pub ticket: u64,
-    /// Who asks.
+    /// The organization that asks.
     pub org: &'a OrgName,
     /// What the replica takes.
     pub wanted: Amount,
-    /// What it holds already and gives back for that.
+    /// What it holds already and gives back in exchange.
     pub held: Amount,
-    /// Whether what is freed gathers for it while it does not fit.
+    /// Whether freed capacity is kept for it while it does not fit.
     pub gathers: bool,
 }
 
-/// What becomes of a claim now.
+/// The verdict on a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It gets what it asks for.
+    /// It is granted.
     Granted,
     /// Its organization would be over its share by so much.
     OverShare(Amount),
     /// The machine lacks so much.
     Short(Amount),
-    /// What is free, or becomes so, is for claims before it.
+    /// Free capacity is kept for a claim before it.
     Kept,
 }
 
@@ -203,18 +203,18 @@ pub fn decide(limits: Limits, held: &Holdings, claims: &[Claim<'_>]) -> Vec<(u64
 /// A frozen replica.
 #[derive(Debug, Clone, Copy)]
 pub struct Frozen<'a> {
-    /// What names it.
+    /// Its identifier.
     pub key: u64,
     /// Its organization.
     pub org: &'a OrgName,
-    /// Bytes that it keeps.
+    /// Bytes of memory that it keeps.
     pub memory: u64,
     /// Larger when it was used later.
     pub used: u64,
 }
 
-/// Which frozen replicas go for so many bytes: those of the organization that keeps most, its least
-/// recently used first, until another one keeps most.
+/// Which frozen replicas to evict for so many bytes: always the least recently used one of the
+/// organization that keeps the most bytes at that point.
 pub fn evictions<'a>(frozen: impl IntoIterator<Item = Frozen<'a>>, bytes: u64) -> Vec<u64> {
     let mut orgs: BTreeMap<&OrgName, (u64, Vec<Frozen<'a>>)> = BTreeMap::new();
     for one in frozen {

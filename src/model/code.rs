@@ -7,12 +7,7 @@ use std::{fmt, str::FromStr};
 
 use sha2::{Digest, Sha256};
 
-use super::{
-    app::{ImageSource, hex},
-    build_args::BuildArgs,
-    failure::Reason,
-    id::InvalidName,
-};
+use super::{build_args::BuildArgs, failure::Reason, hex, id::InvalidName};
 
 /// Where the Dockerfile is when nobody says otherwise.
 pub const DEFAULT_DOCKERFILE: &str = "Dockerfile";
@@ -39,6 +34,25 @@ pub enum CodeSource<B = Blob> {
     FromGit(FromGit),
     /// A handler that the platform wraps.
     Compile(Compile<B>),
+}
+
+/// An image that exists, and how it is pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSource {
+    /// An image reference or a local image id.
+    pub image_ref: String,
+    /// The name of the secret for its registry; empty for none.
+    pub registry_secret_ref: String,
+}
+
+impl ImageSource {
+    /// What identifies this code: the hash of the source.
+    pub fn code_hash(&self) -> String {
+        hex::encode(&Sha256::digest(format!(
+            "prebuilt\0{}\0{}",
+            self.image_ref, self.registry_secret_ref
+        )))
+    }
 }
 
 /// An archive with a Dockerfile.
@@ -207,7 +221,7 @@ impl CodeSource {
                 put(&compile.source.sha256);
             }
         }
-        hex(&hash.finalize())
+        hex::encode(&hash.finalize())
     }
 }
 

@@ -1,9 +1,9 @@
 //! Who gets the next of a few places: max-min fair among organizations, and among the apps of one.
 //!
-//! A free place goes to the organization that has fewest of those that wait, within it to the app
-//! that has fewest, and among equals to whoever asked first. A cap keeps some places from any one
-//! organization, so that a newcomer need not wait until another's work has ended. Executions, builds
-//! and tests share this.
+//! Of the organizations that wait, the one with the fewest places gets a free one, and within it
+//! the app with the fewest; among equals, the one that asked first. A cap per organization keeps
+//! some places free of any one of them, so that a newcomer need not wait for another's work to
+//! end. Executions, builds and tests use this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +19,10 @@ pub fn cap(total: usize, usual: usize) -> usize {
     usual.min(total.saturating_sub(1)).max(1)
 }
 
-/// Whose newest one makes room in a full queue for one more of `asking`: that of the organization with
-/// most of those that wait, if it then still has at least as many as `asking`. So who has fewest gets
-/// in, nobody is displaced for one who has as many, and two cannot displace each other in turns.
+/// The organization whose newest entry leaves a full queue to admit one more of `asking`: the one
+/// with the most waiting entries, if it then still has at least as many as `asking`. So an
+/// organization with few entries gets in, no entry leaves for an organization with as many, and
+/// two organizations cannot displace each other in turn.
 pub fn displaced<'a>(
     waiting: &'a BTreeMap<OrgName, usize>,
     asking: &OrgName,
@@ -31,7 +32,7 @@ pub fn displaced<'a>(
     (*most >= has + 2).then_some(org)
 }
 
-/// Places, who has them, and who waits for one.
+/// The free places, who holds the others, and who waits for one.
 #[derive(Debug)]
 pub struct Shares {
     free: usize,
@@ -63,7 +64,7 @@ impl Shares {
         }
     }
 
-    /// Asks for a place, which [`grant`](Self::grant) gives.
+    /// Queues a request for a place; [`grant`](Self::grant) answers it.
     pub fn enqueue(&mut self, app: &AppId) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -73,7 +74,7 @@ impl Shares {
         ticket
     }
 
-    /// Asks no longer; nothing if the place was granted.
+    /// Withdraws a request; does nothing if it was granted.
     pub fn withdraw(&mut self, app: &AppId, ticket: Ticket) {
         if let Some(of_app) = self.app(app) {
             of_app.waiting.remove(&ticket);
@@ -81,7 +82,7 @@ impl Shares {
         self.forget(app);
     }
 
-    /// Gives a free place to whoever is next, if anyone may have one; call it until it gives none.
+    /// Grants a free place to the next request that may have one; call it until it returns `None`.
     pub fn grant(&mut self) -> Option<(AppId, Ticket)> {
         if self.free == 0 {
             return None;
@@ -126,7 +127,7 @@ impl Shares {
         self.forget(app);
     }
 
-    /// Whether one who asked now would have to wait.
+    /// Whether a request of this organization would have to wait now.
     pub fn is_full_for(&self, org: &OrgName) -> bool {
         self.free == 0
             || self
@@ -139,7 +140,7 @@ impl Shares {
         self.orgs.get_mut(&app.org)?.apps.get_mut(&app.name)
     }
 
-    /// Those that have nothing and ask for nothing leave nothing behind.
+    /// Drops the entries of an app and an organization that hold nothing and wait for nothing.
     fn forget(&mut self, app: &AppId) {
         let Some(org) = self.orgs.get_mut(&app.org) else {
             return;

@@ -20,7 +20,7 @@ pub const TMP: &str = "/tmp";
 pub enum Content {
     /// No such directory.
     Nothing,
-    /// The directory is there; nobody has counted what is in it.
+    /// The directory exists; its files have not been counted.
     Uncounted,
     /// So little that every replica can have a copy.
     Small,
@@ -37,8 +37,8 @@ pub enum Content {
 pub struct Home {
     /// Its path; empty where an image has none, or `/`.
     pub path: String,
-    /// What the image has there, or at [`DEFAULT_HOME`] where `path` is empty; `None` when nobody
-    /// has looked yet.
+    /// What the image has there, or at [`DEFAULT_HOME`] where `path` is empty; `None` until the
+    /// image is inspected.
     pub content: Option<Content>,
 }
 
@@ -133,7 +133,7 @@ pub fn normal(path: &str) -> String {
     out
 }
 
-/// What the platform would say against an image's user; it takes numeric ones other than root.
+/// Why the cloud platform refuses an image's user, if it does; it takes numeric ones but root.
 pub fn user_incompatibility(user: &str) -> Option<String> {
     let name = user.split(':').next().unwrap_or_default();
     match name.parse::<u32>() {

@@ -40,7 +40,7 @@ pub struct Lease {
     /// The server has stopped and left its containers running on purpose.
     #[serde(default)]
     pub left: bool,
-    /// The server keeps nothing, so nobody comes back to its files.
+    /// The server keeps nothing, so its directory is never used again.
     #[serde(default)]
     pub ephemeral: bool,
     /// The server.
@@ -58,7 +58,7 @@ pub struct Record {
     pub holder: Holder,
 }
 
-/// What can be told of a holder's process from here.
+/// What this machine can see of a holder's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
     /// It is there.
@@ -69,12 +69,12 @@ pub enum Process {
     Unknown,
 }
 
-/// What can be told of a holder's data directory from here.
+/// What this machine can see of a holder's data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directory {
     /// It is there, and a process holds its lock.
     Held,
-    /// It is there, the very one that was served from, and nobody holds its lock.
+    /// It is there, the same that was served from, and its lock is free.
     Free,
     /// It cannot be seen or read, or it may be another one.
     Unknown,
@@ -87,7 +87,7 @@ pub enum Liveness {
     Runs(String),
     /// It does not run; its containers were left on purpose.
     Left,
-    /// Nobody can tell.
+    /// Unknown.
     InDoubt(String),
     /// It does not run any more.
     Gone(Proof),
@@ -96,7 +96,7 @@ pub enum Liveness {
 /// What proves that an instance is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// Its process or its directory was looked at.
+    /// Its process or its directory was inspected.
     Ended,
     /// Its lease ran out so long ago.
     Expired(Duration),
@@ -176,8 +176,8 @@ pub fn liveness(
 pub enum Claim {
     /// It may.
     Ours,
-    /// Only time will tell: these leases are valid and their holders out of sight. Renewed, they
-    /// live.
+    /// Undecided: these leases are valid and their holders out of sight. If one is renewed, its
+    /// holder lives.
     Watch(Vec<Lease>),
     /// Another server has it.
     Taken(Box<Lease>),

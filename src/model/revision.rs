@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
-    app::{App, ImageSource, Version, hex},
+    app::{App, Version},
     capability::Capabilities,
+    code::ImageSource,
     egress::Egress,
     files::{self, Files, Home},
+    hex,
     id::AppId,
     reach::Protocol,
     scaling,
@@ -225,7 +227,7 @@ impl Revision {
         if self.egress != Egress::Unset {
             put(&format!("egress {}", self.egress));
         }
-        hex(&h.finalize()[..16])
+        hex::encode(&h.finalize()[..16])
     }
 }
 

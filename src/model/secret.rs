@@ -3,9 +3,9 @@
 //! A [`Value`] is what a secret protects; it shows itself to nobody who prints it. At rest there
 //! are only [`Sealed`] ones, and those are what a catalog holds.
 
-use std::{fmt, ops::Bound, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use super::{catalog::Catalog, failure::FieldViolation, id::OrgName};
+use super::{failure::FieldViolation, id::OrgName};
 
 /// Longest name of a secret in characters.
 pub const MAX_SECRET_NAME: usize = 64;
@@ -25,6 +25,11 @@ pub struct SecretName(Arc<str>);
 pub struct InvalidSecretName(String);
 
 impl SecretName {
+    /// What sorts before every name, to begin a range of them; no secret has it.
+    pub(super) fn lowest() -> Self {
+        Self("".into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -165,43 +170,6 @@ pub struct Sealed {
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "secret {}/{}", self.org, self.name)
-    }
-}
-
-impl Catalog {
-    /// One secret.
-    pub fn secret(&self, org: &OrgName, name: &SecretName) -> Option<&Arc<Sealed>> {
-        self.secrets.get(&(org.clone(), name.clone()))
-    }
-
-    /// Whether there is any secret.
-    pub fn has_secrets(&self) -> bool {
-        !self.secrets.is_empty()
-    }
-
-    /// Every secret, by organization and name.
-    pub fn all_secrets(&self) -> impl Iterator<Item = &Arc<Sealed>> {
-        self.secrets.values()
-    }
-
-    /// At most `limit` secrets of one organization by name, those after `after`.
-    pub fn secrets(
-        &self,
-        org: &OrgName,
-        after: Option<&SecretName>,
-        limit: usize,
-    ) -> Vec<Arc<Sealed>> {
-        let from = match after {
-            Some(name) => Bound::Excluded((org.clone(), name.clone())),
-            // Before every name.
-            None => Bound::Included((org.clone(), SecretName("".into()))),
-        };
-        self.secrets
-            .range((from, Bound::Unbounded))
-            .take_while(|((owner, _), _)| owner == org)
-            .take(limit)
-            .map(|(_, secret)| secret.clone())
-            .collect()
     }
 }
 

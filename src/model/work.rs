@@ -1,13 +1,13 @@
-//! Work that can be called off.
+//! Cancellation of long work.
 
-/// Says whether work was called off: nobody waits for its outcome any more. Asked between steps
-/// of some microseconds, so that a large piece of work ends soon after.
+/// Says whether work was cancelled, because its caller does not wait for the outcome any more. It
+/// is checked between steps of some microseconds, so that long work ends soon after.
 pub type Cancelled<'a> = &'a dyn Fn() -> bool;
 
-/// What is wrong with input whose reading was called off; only whoever called it off sees it.
+/// The failure of cancelled parsing; only the code that cancelled it sees it.
 pub const CANCELLED: &str = "reading it was called off";
 
-/// Fails once work was called off.
+/// Fails once work was cancelled.
 ///
 /// # Errors
 /// [`CANCELLED`].
@@ -19,5 +19,5 @@ pub fn check_cancelled(cancelled: Cancelled<'_>) -> Result<(), String> {
     }
 }
 
-/// For work that is never called off.
+/// For work that is never cancelled.
 pub const NEVER: Cancelled<'static> = &|| false;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
-    api::{buffers::Buffers, compute::PublicUrls, grpc},
+    api::{anonymous, buffers::Buffers, compute::PublicUrls},
     clock,
     config::{Config, Freezer, Reach},
     engine::{Keychain, docker},
@@ -152,9 +152,9 @@ pub(super) fn own_hosts(c: &Config) -> gateway::Hosts {
     }
 }
 
-/// Bounds on gRPC calls that need no token.
-pub(super) fn anonymous(c: &Config) -> grpc::Anonymous {
-    grpc::Anonymous {
+/// What calls that need no token may take.
+pub(super) fn anonymous(c: &Config) -> anonymous::Bounds {
+    anonymous::Bounds {
         streams: c.anonymous_streams,
         time: c.anonymous_stream_time,
     }

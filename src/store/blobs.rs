@@ -19,7 +19,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::report::{Checked, Counts, Problem, Report};
-use crate::model::{App, Blob, Failure, Reason, app::hex, catalog::Catalog};
+use crate::model::{App, Blob, Failure, Reason, catalog::Catalog, hex};
 
 /// The folder in the data directory.
 pub(super) const FOLDER: &str = "code";
@@ -109,7 +109,7 @@ impl Blobs {
                 blob: Blob {
                     id,
                     len: bytes.len() as u64,
-                    sha256: hex(&Sha256::digest(&bytes)),
+                    sha256: hex::encode(&Sha256::digest(&bytes)),
                 },
                 folder: folder.clone(),
                 kept: false,
@@ -143,7 +143,7 @@ impl Blobs {
         let at = folder.join(&blob.id).display().to_string();
         in_the_background(move || {
             let bytes = read(&folder, &wanted.id)?;
-            if hex(&Sha256::digest(&bytes)) == wanted.sha256 {
+            if hex::encode(&Sha256::digest(&bytes)) == wanted.sha256 {
                 Ok(Bytes::from(bytes))
             } else {
                 Err(io::Error::other("its content is not what was saved"))
@@ -228,7 +228,7 @@ pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
             }
             let path = folder.join(&blob.id);
             let what = match read(&folder, &blob.id) {
-                Ok(bytes) if hex(&Sha256::digest(&bytes)) == blob.sha256 => {
+                Ok(bytes) if hex::encode(&Sha256::digest(&bytes)) == blob.sha256 => {
                     rows.add("files");
                     continue;
                 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use tonic::Request;
 
-use super::{Compute, ForOwner, Refusal, next_cursor, page_size, pages, parse_cursor};
+use super::{Compute, ForOwner, Refusal};
 use crate::{
-    api::{convert, proto::v1},
+    api::{convert, pages, proto::v1},
     model::{App, AppId, AppName, Failure, OrgName, Reason, id::PUBLIC_ORG},
 };
 
@@ -80,12 +80,12 @@ impl Compute {
         limit: i32,
         cursor: &str,
     ) -> Result<(Vec<v1::CatalogEntry>, String), Failure> {
-        let limit = page_size(limit)?;
-        let after = parse_cursor(cursor)?;
+        let limit = pages::size(limit)?;
+        let after = pages::parse_cursor(cursor, "this method")?;
         // One more than asked for tells whether there is a next page.
         let found = self.apps.published(org, after.as_ref(), limit + 1);
         let (entries, last) = pages::fill(&found, limit, |app| self.entry(app));
-        Ok((entries, next_cursor(last)))
+        Ok((entries, pages::next_cursor(last.map(|app| &app.id.name))))
     }
 
     fn entry(&self, app: &Arc<App>) -> v1::CatalogEntry {

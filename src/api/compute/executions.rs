@@ -7,10 +7,11 @@ use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, invoke::outbound, page_size, pages::Page};
+use super::{Compute, Refusal, invoke::outbound};
 use crate::{
     api::{
         convert::{self, Fields},
+        pages::{self, Page},
         proto::{local::v1 as local, v1},
         status::to_status,
     },
@@ -191,13 +192,10 @@ impl Compute {
         let mut fields = Fields::default();
         let org = fields.accept("organization_name", r.organization_name.parse::<OrgName>());
         let status = fields.accept("status", convert::execution_status(r.status));
-        let limit = fields.accept_all(page_size(r.limit));
-        let before = match r.cursor.as_str() {
-            "" => Some(None),
-            cursor => fields
-                .accept("cursor", cursor.parse::<ExecutionId>().map_err(|_| "was not made by ListExecutions; pass on next_cursor as it came, or leave it out"))
-                .map(Some),
-        };
+        let limit = fields.accept_all(pages::size(r.limit));
+        // An id says nothing that its reader does not know, so it is not encoded.
+        let before = pages::parse_cursor_by(&r.cursor, "ListExecutions", |c| c.parse().ok());
+        let before = fields.accept_all(before);
         for (field, value) in [("from_ms", r.from_ms), ("to_ms", r.to_ms)] {
             if value < 0 {
                 fields.add(

@@ -18,7 +18,7 @@ use super::{Compute, Refusal};
 use crate::{
     api::{
         convert::{Fields, wire_headers},
-        json::Limits,
+        limits::Limits,
         proto::v1::{self, invoke_response::Frame},
         status::to_status,
     },

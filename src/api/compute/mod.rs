@@ -2,28 +2,27 @@
 //!
 //! JSON calls arrive here too, through the same generated service.
 
+mod apps;
 mod builds;
 mod catalog;
 mod executions;
 mod invoke;
 mod logs;
-pub(super) mod pages;
+mod refusal;
 mod replicas;
 mod test_runs;
 mod versions;
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, Patch},
-    json::Limits,
+    convert,
+    limits::Limits,
     proto::v1::{self, compute_service_server::ComputeService},
-    status::to_status,
 };
 use crate::{
     apps::Apps,
@@ -32,9 +31,7 @@ use crate::{
     gateway::{Gateway, not_yours},
     identity::Caller,
     logs::Logs,
-    model::{
-        App, AppId, AppName, Failure, OrgName, Reason, catalog::public_urls, settings::Settings,
-    },
+    model::{AppId, Failure, OrgName, Reason},
     store::executions::Executions,
     test_runs::TestRuns,
 };
@@ -45,10 +42,7 @@ pub use invoke::{InvokeStream, outbound};
 pub use logs::LogsStream;
 pub use replicas::EventStream;
 
-/// Entries on a page of a list when no limit is given, as the contract says.
-const DEFAULT_PAGE: usize = 100;
-/// Most entries on a page of a list.
-const MAX_PAGE: usize = 1000;
+pub(super) use refusal::{ForOwner, Refusal};
 
 /// How public URLs look.
 #[derive(Debug, Clone)]
@@ -86,50 +80,9 @@ pub struct Compute {
     pub stopping: CancellationToken,
 }
 
-/// What a method comes to before it is a gRPC status; the flag says that the caller owns the
-/// app and may read details.
-pub(super) struct Refusal(Failure, bool);
-
-impl Refusal {
-    /// For a caller who may read the details.
-    pub(super) fn for_owner(failure: Failure) -> Self {
-        Refusal(failure, true)
-    }
-}
-
-impl From<Failure> for Refusal {
-    // Before the caller is known to own the app, details stay here.
-    fn from(failure: Failure) -> Self {
-        Refusal(failure, false)
-    }
-}
-
-impl From<Refusal> for Status {
-    fn from(Refusal(failure, owner): Refusal) -> Self {
-        if failure.reason.http_status() >= 500 && failure.reason != Reason::Unimplemented {
-            tracing::error!(
-                reason = failure.reason.as_str(),
-                "A call failed: {}",
-                failure.text(true)
-            );
-        }
-        to_status(&failure, owner)
-    }
-}
-
-pub(super) trait ForOwner<T> {
-    fn for_owner(self) -> Result<T, Refusal>;
-}
-
-impl<T> ForOwner<T> for Result<T, Failure> {
-    fn for_owner(self) -> Result<T, Refusal> {
-        self.map_err(|f| Refusal(f, true))
-    }
-}
-
 impl Compute {
     fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Failure> {
-        // Extensions are made in this process alone: the JSON gateway has looked already.
+        // Only this process makes extensions: the JSON gateway has identified the caller already.
         match request.extensions().get::<Arc<Caller>>() {
             Some(known) => Ok(known.clone()),
             None => self.gateway.caller(request.metadata().as_ref()),
@@ -163,124 +116,6 @@ impl Compute {
         Ok(id)
     }
 
-    fn public_urls(&self, app: &App) -> Vec<String> {
-        if app.active_version == 0 {
-            return Vec::new();
-        }
-        public_urls(
-            app,
-            &self.urls.scheme,
-            &self.urls.base_domain,
-            self.urls.port,
-        )
-    }
-
-    fn meta(&self, app: &App) -> v1::AppMeta {
-        convert::app_to_wire(
-            app,
-            self.apps.snapshot(&app.id).as_ref(),
-            self.public_urls(app),
-        )
-    }
-
-    async fn create(
-        &self,
-        request: Request<v1::CreateAppRequest>,
-    ) -> Result<v1::CreateAppResponse, Refusal> {
-        self.caller(&request)?;
-        let id = convert::named(
-            &request.get_ref().organization_name,
-            "name",
-            &request.get_ref().name,
-        )?;
-        self.owner(&request, &id.org)?;
-        let mut r = request.into_inner();
-        let mut settings = Settings::default();
-        Patch::of_create(&mut r).apply(&mut settings)?;
-        let source = r.code.map(|c| self.parse_code(Some(c))).transpose()?;
-        let app = self.apps.create(id, settings, source).await.for_owner()?;
-        Ok(v1::CreateAppResponse {
-            app_id: app.id.to_string(),
-            deployment_state: v1::DeploymentState::Created.into(),
-            applied_tier: convert::tier_to_wire(app.settings.tier).into(),
-            applied_limits: Some(convert::applied_limits(&app.settings)),
-            draft: self.apps.view(&app).as_ref().map(convert::view_to_wire),
-        })
-    }
-
-    fn list(
-        &self,
-        request: &Request<v1::ListAppsRequest>,
-    ) -> Result<v1::ListAppsResponse, Refusal> {
-        self.caller(request)?;
-        let r = request.get_ref();
-        let org = convert::org(&r.organization_name)?;
-        self.owner(request, &org)?;
-        let limit = page_size(r.limit)?;
-        let after = parse_cursor(&r.cursor)?;
-        // One more than asked for tells whether there is a next page.
-        let found = self.apps.page(&org, after.as_ref(), limit + 1);
-        let (apps, last) = pages::fill(&found, limit, |a| self.meta(a));
-        Ok(v1::ListAppsResponse {
-            apps,
-            next_cursor: next_cursor(last),
-        })
-    }
-
-    async fn update(
-        &self,
-        request: Request<v1::UpdateAppConfigRequest>,
-    ) -> Result<v1::UpdateAppConfigResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let patch = Patch::of_update(request.into_inner())?;
-        let (app, warnings) = self
-            .apps
-            .update(id, move |settings| patch.apply(settings))
-            .await
-            .for_owner()?;
-        Ok(v1::UpdateAppConfigResponse {
-            app: Some(self.meta(&app)),
-            warnings,
-        })
-    }
-
-    async fn publish(
-        &self,
-        request: Request<v1::PublishDraftRequest>,
-    ) -> Result<v1::PublishDraftResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let checked = !request.get_ref().skip_ready_check;
-        let published = self.apps.publish(id, checked).await.for_owner()?;
-        let app = &published.app;
-        Ok(v1::PublishDraftResponse {
-            version: Some(convert::version_to_wire(app, &published.version)),
-            public_urls: self.public_urls(app),
-            warnings: published.warnings,
-        })
-    }
-
-    async fn delete(
-        &self,
-        request: Request<v1::DeleteAppRequest>,
-    ) -> Result<v1::DeleteAppResponse, Refusal> {
-        let id = self.owned(
-            &request,
-            &request.get_ref().organization_name,
-            &request.get_ref().app_name,
-        )?;
-        let app_id = id.to_string();
-        self.apps.delete(id).await.for_owner()?;
-        Ok(v1::DeleteAppResponse { app_id })
-    }
-
     fn health(&self) -> v1::HealthCheckResponse {
         let (status, engine) = match &*self.gateway.fleet.engine().borrow() {
             EngineState::Up(info) => ("ok", info.name.clone()),
@@ -304,42 +139,6 @@ impl Compute {
             Err(not_yours(&id))
         }
     }
-}
-
-/// How many entries a page has for this `limit`.
-pub(in crate::api) fn page_size(limit: i32) -> Result<usize, Failure> {
-    match limit {
-        0 => Ok(DEFAULT_PAGE),
-        n => usize::try_from(n).map(|n| n.min(MAX_PAGE)).map_err(|_| {
-            Failure::field(
-                "limit",
-                format!("{n} is negative; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
-            )
-        }),
-    }
-}
-
-/// What asks for the page after this app; empty after the last page.
-fn next_cursor(last: Option<&Arc<App>>) -> String {
-    last.map_or_else(String::new, |last| {
-        URL_SAFE_NO_PAD.encode(last.id.name.as_str())
-    })
-}
-
-fn parse_cursor(cursor: &str) -> Result<Option<AppName>, Failure> {
-    if cursor.is_empty() {
-        return Ok(None);
-    }
-    let name = URL_SAFE_NO_PAD
-        .decode(cursor)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
-    name.map(Some).ok_or_else(|| {
-        Failure::field(
-            "cursor",
-            "was not made by this method; pass on next_cursor as it came, or leave it out",
-        )
-    })
 }
 
 /// Methods whose file has a method that does all of it.

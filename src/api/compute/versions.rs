@@ -1,13 +1,9 @@
 //! Published versions: list, get, roll back, and the code of each.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Request;
 
-use super::{Compute, ForOwner, Refusal, page_size, pages};
-use crate::{
-    api::{convert, proto::v1},
-    model::Failure,
-};
+use super::{Compute, ForOwner, Refusal};
+use crate::api::{convert, pages, proto::v1};
 
 impl Compute {
     pub(super) async fn list_versions(
@@ -16,15 +12,14 @@ impl Compute {
     ) -> Result<v1::ListAppVersionsResponse, Refusal> {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
-        let limit = page_size(r.limit)?;
-        let before = parse_cursor(&r.cursor)?;
+        let limit = pages::size(r.limit)?;
+        let before = pages::parse_cursor(&r.cursor, "ListAppVersions")?;
         // One more than asked for tells whether there is a next page.
         let (app, found) = self.apps.versions(&id, before, limit + 1).for_owner()?;
         let (versions, last) = pages::fill(&found, limit, |v| convert::version_to_wire(&app, v));
-        let cursor = |last: u32| URL_SAFE_NO_PAD.encode(last.to_string());
         Ok(v1::ListAppVersionsResponse {
             versions,
-            next_cursor: last.map_or_else(String::new, |v| cursor(v.number)),
+            next_cursor: pages::next_cursor(last.map(|v| v.number)),
         })
     }
 
@@ -71,20 +66,4 @@ impl Compute {
             code: Some(convert::code_to_wire(code)),
         })
     }
-}
-
-fn parse_cursor(cursor: &str) -> Result<Option<u32>, Failure> {
-    if cursor.is_empty() {
-        return Ok(None);
-    }
-    let number = URL_SAFE_NO_PAD
-        .decode(cursor)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
-    number.map(Some).ok_or_else(|| {
-        Failure::field(
-            "cursor",
-            "was not made by ListAppVersions; pass on next_cursor as it came, or leave it out",
-        )
-    })
 }

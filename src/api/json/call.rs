@@ -33,7 +33,7 @@ const FORWARDED: [HeaderName; 5] = [
 /// Calls a method with a message that [`frame`] has made, and returns when it has answered with
 /// headers.
 ///
-/// The request's extensions go along, so the services learn of it what the listener noted.
+/// The request's extensions are passed on, so the services see what the listener put there.
 ///
 /// # Errors
 /// The status of a call that failed before its first message.
@@ -94,11 +94,11 @@ pub(super) fn frame(message: &impl Message) -> Result<Bytes, Failure> {
     Ok(out.freeze())
 }
 
-/// A request's body. The service copies it together again, so after each piece others that share
-/// the thread have their turn.
+/// A request's body, in pieces: the service copies them together again, and after each piece the
+/// task yields to others on its thread.
 struct Pieces {
     rest: Bytes,
-    /// A piece has gone since the others had theirs.
+    /// A piece was sent since the task yielded last.
     in_turn: bool,
 }
 
@@ -146,7 +146,7 @@ impl http_body::Body for Pieces {
 /// The messages of an answer. Dropping it cancels the call.
 pub(super) struct Frames {
     body: tonic::body::Body,
-    /// What was received and not yet handed out.
+    /// Bytes that were received and not returned yet.
     data: Bytes,
     ended: bool,
 }

@@ -1,9 +1,9 @@
 //! What is wrong with a request that did not parse: every field by name, off the fast path.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value as Json, error::Category};
 
-use super::request::{STRICT, find};
+use super::fields::{find, no_such_field, parse};
 use crate::model::{Failure, FieldViolation, Reason};
 
 /// Most wrong fields named in one answer.
@@ -42,62 +42,6 @@ pub(super) fn failure(wrong: Vec<(String, String)>) -> Failure {
     Failure::fields(wrong.into_iter().map(violation).collect())
 }
 
-/// What to say of a name that a message does not have.
-pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
-    let known: Vec<String> = descriptor
-        .fields()
-        .map(|f| f.json_name().to_owned())
-        .collect();
-    if known.is_empty() {
-        format!("unknown field; {} has no fields", descriptor.name())
-    } else {
-        format!(
-            "unknown field; {} has {}",
-            descriptor.name(),
-            known.join(", ")
-        )
-    }
-}
-
-/// Reads one field by itself.
-///
-/// # Errors
-/// What is wrong with its value.
-pub(super) fn leaf(
-    descriptor: &MessageDescriptor,
-    field: &FieldDescriptor,
-    value: &Json,
-) -> Result<Value, String> {
-    if let Kind::Enum(kind) = field.kind() {
-        let given = match value {
-            Json::Array(all) => all.iter().collect(),
-            Json::Object(all) => all.values().collect(),
-            one => vec![one],
-        };
-        for name in given.into_iter().filter_map(Json::as_str) {
-            if kind.get_value_by_name(name).is_none() {
-                let known: Vec<_> = kind.values().map(|v| v.name().to_owned()).collect();
-                return Err(format!(
-                    "{name:?} is not a value of {}; it has {}",
-                    kind.name(),
-                    known.join(", ")
-                ));
-            }
-        }
-    }
-    let alone = Json::Object(
-        [(field.json_name().to_owned(), value.clone())]
-            .into_iter()
-            .collect(),
-    );
-    DynamicMessage::deserialize_with_options(descriptor.clone(), alone, &STRICT)
-        .map(|mut m| {
-            m.take_field(field)
-                .unwrap_or_else(|| Value::default_value_for_field(field))
-        })
-        .map_err(|e| e.to_string())
-}
-
 /// Adds what is wrong within one message, with paths that start with `at`.
 fn message(
     descriptor: &MessageDescriptor,
@@ -134,7 +78,7 @@ fn message(
                 _ => message(&inner, value, &at, wrong),
             },
             _ => {
-                if let Err(why) = leaf(descriptor, &field, value) {
+                if let Err(why) = parse(descriptor, &field, value) {
                     wrong.push((at, why));
                 }
             }

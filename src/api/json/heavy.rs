@@ -1,29 +1,28 @@
-//! Work on messages that would hold up whoever shares the thread.
+//! Runs long work on messages away from the threads that carry connections.
 //!
-//! A thread carries many connections. Reading 60 MB of JSON takes a good part of a second, in which
-//! none of them would move. What is done about few bytes is done in place, where it costs nothing
-//! more; the rest on threads that carry no connection, a bounded number at a time.
+//! A thread carries many connections, and reading 60 MB of JSON takes a good part of a second in
+//! which none of them would progress. Work on few bytes runs in place, which costs nothing more;
+//! the rest runs on blocking threads, a bounded number at a time.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Bytes of a message that are worth the way to another thread: some milliseconds of work, and
-/// some dozen microseconds for the way.
+/// Messages from this size on move to another thread: the work takes some milliseconds, the move
+/// some dozen microseconds.
 const LARGE_BYTES: usize = 256 * 1024;
 
-/// Where such work is done.
+/// Bounds how much of such work runs at a time.
 #[derive(Debug, Clone)]
 pub(super) struct Heavy(Arc<Semaphore>);
 
 impl Heavy {
-    /// So many at a time, at least one.
+    /// At most so many at a time; at least one.
     pub(super) fn new(at_once: usize) -> Self {
         Self(Arc::new(Semaphore::new(at_once.max(1))))
     }
 
-    /// Does what is to be done about so many bytes. A caller that leaves leaves what has begun to
-    /// its end.
+    /// Runs work on so many bytes. Work that has started completes even if the caller is dropped.
     ///
     /// # Panics
     /// When `work` does.

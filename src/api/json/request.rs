@@ -15,27 +15,28 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
 use prost::Message as _;
-use prost_reflect::{
-    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
-    ReflectMessage as _, Value,
-};
-use serde_json::Value as Json;
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 
-use super::{Bound, Limits, call, diagnose, heavy::Heavy, route::Binding};
+use super::{
+    call, diagnose,
+    fields::{self, STRICT},
+    heavy::Heavy,
+    route::Binding,
+};
 use crate::{
-    api::buffers::{Reserved, stalled},
+    api::{
+        buffers::{Reserved, stalled},
+        limits::{Bound, Limits},
+    },
     model::{Failure, Reason},
 };
 
-/// Refuses unknown fields and enum names instead of dropping them.
-pub(super) const STRICT: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(true);
-
-/// Longest reading of a refused body, so that its sender sees the answer.
+/// Longest time to drain a refused body, so that its sender sees the answer.
 const LINGER: Duration = Duration::from_secs(10);
-/// Most bytes of such a reading.
+/// Most bytes to drain of it.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// How requests are read, and where what one of them takes is counted.
+/// How a request is read, and where its memory is counted.
 pub(super) struct Reading<'a> {
     pub(super) limits: Limits,
     pub(super) reserved: &'a Reserved,
@@ -93,7 +94,6 @@ impl Reading<'_> {
         };
         let why = match gathered {
             Ok(whole) => return Ok(whole),
-            // Nothing more is to be expected of it.
             Err(Refused::Broken(why)) => return Err(why),
             Err(Refused::Unread(why)) => why,
         };
@@ -143,13 +143,13 @@ impl Reading<'_> {
 
 /// Why a body was not read to its end.
 enum Refused {
-    /// It may go on.
+    /// More of it may arrive.
     Unread(Failure),
-    /// It does not go on.
+    /// Nothing more will arrive.
     Broken(Failure),
 }
 
-/// The message of a request whose parts are all there.
+/// Builds the message of a request from all of its parts.
 fn build(
     descriptor: MessageDescriptor,
     json: &[u8],
@@ -172,12 +172,12 @@ fn build(
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (form_decode(name)?, form_decode(value)?);
-        if let Err(why) = set(&mut message, &name, &value) {
+        if let Err(why) = fields::set(&mut message, &name, &value) {
             wrong.push((name, why));
         }
     }
     for (name, value) in variables? {
-        if let Err(why) = set(&mut message, &name, &value) {
+        if let Err(why) = fields::set(&mut message, &name, &value) {
             wrong.push((name, why));
         }
     }
@@ -191,8 +191,8 @@ fn build(
     call::frame(&message)
 }
 
-/// Reads on and drops what comes: closing while a client still sends makes its kernel throw
-/// the answer away. Bounded, for clients that never end.
+/// Drains a body: closing while a client still sends makes its kernel discard the answer. Bounded,
+/// for clients that never finish.
 async fn linger(mut body: Body) {
     let rest = async {
         let mut left = LINGER_BYTES;
@@ -217,60 +217,6 @@ fn parse(descriptor: MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, F
         // The parser stops at the first error and does not know the field; the slow way finds
         // all of them by name.
         .map_err(|e| diagnose::body(&descriptor, json, &e))
-}
-
-/// Sets the field at a dotted path from its text; a repeated field gets one more element.
-fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), String> {
-    let (name, rest) = match path.split_once('.') {
-        Some((name, rest)) => (name, Some(rest)),
-        None => (path, None),
-    };
-    let descriptor = message.descriptor();
-    let field = find(&descriptor, name).ok_or_else(|| diagnose::no_such_field(&descriptor))?;
-    if let Some(rest) = rest {
-        return match message.get_field_mut(&field) {
-            Value::Message(inner) => set(inner, rest, text),
-            _ => Err(format!("{name} has no fields of its own")),
-        };
-    }
-    if field.is_map() || matches!(field.kind(), Kind::Message(_)) {
-        return Err(
-            "cannot be given in a URL; name its fields with dots, or use a body".to_owned(),
-        );
-    }
-    let value = scalar(&descriptor, &field, text)?;
-    match (message.get_field_mut(&field), value) {
-        (Value::List(all), Value::List(one)) => all.extend(one),
-        (slot, value) => *slot = value,
-    }
-    Ok(())
-}
-
-/// A field by its JSON or proto name.
-pub(super) fn find(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    descriptor
-        .get_field_by_json_name(name)
-        .or_else(|| descriptor.get_field_by_name(name))
-}
-
-/// The value of a scalar field from its text in a URL, by the rules of JSON.
-fn scalar(
-    descriptor: &MessageDescriptor,
-    field: &FieldDescriptor,
-    text: &str,
-) -> Result<Value, String> {
-    let json = match field.kind() {
-        Kind::Bool => text.parse().map(Json::Bool).ok(),
-        Kind::Enum(_) => text.parse::<i32>().map(Json::from).ok(),
-        _ => None,
-    };
-    let json = json.unwrap_or_else(|| Json::String(text.to_owned()));
-    let json = if field.is_list() {
-        Json::Array(vec![json])
-    } else {
-        json
-    };
-    diagnose::leaf(descriptor, field, &json)
 }
 
 /// Decodes `+` and percent escapes of a query.

@@ -7,7 +7,13 @@ use std::{
 
 use clap::Subcommand;
 
-use super::{Context, Error, deploy, failure::note, id::AppArg, logs, output::rows, publish};
+use super::{
+    Context, Error, deploy,
+    failure::{note, warn},
+    id::AppArg,
+    logs,
+    output::rows,
+};
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
 mod replicas;
@@ -128,7 +134,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
         Command::Get { id } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
-            let got = session.answer(session.client().get_app(get(&app))).await?;
+            let got = session.app(&app).await?;
             context
                 .format
                 .print("GetAppResponse", &got, |_| app_table(got.app.as_ref()))
@@ -146,7 +152,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let updated = session
                 .answer(session.client().update_app_config(request))
                 .await?;
-            publish::warn(&updated.warnings);
+            warn(&updated.warnings);
             context
                 .format
                 .print("UpdateAppConfigResponse", &updated, |_| {
@@ -195,14 +201,6 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             limit,
         } => scale::wait(context, id, replicas, depth, limit).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, *args)).await,
-    }
-}
-
-/// Asks for one app.
-pub(super) fn get(app: &AppId) -> v1::GetAppRequest {
-    v1::GetAppRequest {
-        organization_name: app.org.to_string(),
-        app_name: app.name.to_string(),
     }
 }
 

@@ -12,13 +12,19 @@ use tonic::{
 };
 
 use super::{super::Error, uses_tls};
-use crate::api::proto::{
-    local::v1::build_service_client::BuildServiceClient,
-    local::v1::execution_service_client::ExecutionServiceClient,
-    local::v1::scaling_service_client::ScalingServiceClient,
-    v1::{
-        compute_service_client::ComputeServiceClient, secret_service_client::SecretServiceClient,
+use crate::{
+    api::proto::{
+        local::v1::{
+            build_service_client::BuildServiceClient,
+            execution_service_client::ExecutionServiceClient,
+            scaling_service_client::ScalingServiceClient,
+        },
+        v1::{
+            self, compute_service_client::ComputeServiceClient,
+            secret_service_client::SecretServiceClient,
+        },
     },
+    model::AppId,
 };
 
 /// A connection that is not there by then will not come.
@@ -149,6 +155,18 @@ impl Session {
         // Boxed here once: a generated call is 18 KB.
         let answer = async { Ok(call.await.map_err(|s| self.refused(s))?.into_inner()) };
         Box::pin(self.within(answer))
+    }
+
+    /// One app as the server has it.
+    ///
+    /// # Errors
+    /// As [`Session::answer`].
+    pub(in crate::cli) async fn app(&self, app: &AppId) -> Result<v1::GetAppResponse, Error> {
+        let request = v1::GetAppRequest {
+            organization_name: app.org.to_string(),
+            app_name: app.name.to_string(),
+        };
+        self.answer(self.client().get_app(request)).await
     }
 
     /// Bounds any work by `--timeout`.

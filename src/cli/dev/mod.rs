@@ -166,12 +166,10 @@ impl Dev<'_> {
             deploy::configure(&session, &self.app, &self.settings).await?;
             *configured = true;
         }
-        note(&format!("Building {} …", self.app));
         let mut client = session.client();
         session.answer(client.save_draft(code.clone())).await?;
-        let started = build::start(&session, &self.app).await?;
-        build::listen(self.context, &session, &started.deploy_id, Lines::Hidden).await?;
-        publish::publish(self.context, &session, &self.app, false).await
+        let build = Some(Lines::Hidden);
+        publish::build_and_publish(self.context, &session, &self.app, build, false).await
     }
 
     /// Waits for code that is not this code, or that was saved again since.

@@ -1,4 +1,4 @@
-//! Changes in a folder, several at once told as one.
+//! Changes in a folder; changes in quick succession count as one.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -7,12 +7,12 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::super::{Error, folder::is_left_out};
 
-/// How long nothing may change until a change is over: editors write a file in several steps.
+/// Time without a change after which a change is over: editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(50);
-/// A folder that never comes to rest is looked at all the same.
+/// Longest wait for that, for a folder that never stops changing.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// A folder that is watched as long as this is there.
+/// Watches a folder until it is dropped.
 pub(super) struct Watch {
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
@@ -51,7 +51,7 @@ impl Watch {
     /// Waits for a change and then for its end.
     ///
     /// # Cancel safety
-    /// A change that was waited for and not told yet is lost; others are told at the next call.
+    /// Dropping the future may lose the change that it waited for; the next call returns later ones.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
         let quiet = async { while timeout(QUIET, self.changed.notified()).await.is_ok() {} };

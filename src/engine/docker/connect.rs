@@ -410,7 +410,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().to_str().expect("plain path");
         let with = |host: &str| {
-            let digest = crate::model::app::hex(&Sha256::digest("lab"));
+            let digest = crate::model::hex::encode(&Sha256::digest("lab"));
             let meta = dir.path().join("contexts/meta").join(digest);
             std::fs::create_dir_all(&meta).expect("made");
             let text = format!(r#"{{"Name":"lab","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);

@@ -81,7 +81,7 @@ impl Rules {
         Ok(Self(rules))
     }
 
-    /// Whether something below an ignored folder may be wanted after all.
+    /// Whether it has patterns with `!`, so that something below an ignored folder may be included.
     pub fn has_exceptions(&self) -> bool {
         self.0.iter().any(|rule| rule.negated)
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{CliConfig, read_json};
-use crate::model::app::hex;
+use crate::model::hex;
 
 /// The context that stands for the usual sockets.
 const DEFAULT: &str = "default";
@@ -85,7 +85,7 @@ impl CliConfig {
             .as_ref()
             .ok_or("there is no home to find it in")?;
         let contexts = folder.join("contexts");
-        let digest = hex(&Sha256::digest(name));
+        let digest = hex::encode(&Sha256::digest(name));
         let file = contexts.join("meta").join(&digest).join("meta.json");
         let meta: Meta = read_json(&file)
             .map_err(|e| format!("its description {} cannot be read ({e})", file.display()))?
@@ -122,7 +122,7 @@ mod tests {
     use super::{super::tests::config, *};
 
     fn describe(folder: &Path, name: &str, endpoint: &serde_json::Value) -> PathBuf {
-        let digest = hex(&Sha256::digest(name));
+        let digest = hex::encode(&Sha256::digest(name));
         let meta = folder.join("contexts/meta").join(&digest);
         fs::create_dir_all(&meta).expect("made");
         let text = json!({ "Name": name, "Metadata": {}, "Endpoints": { "docker": endpoint } });

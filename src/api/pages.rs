@@ -1,13 +1,22 @@
-//! Pages of lists: bounded by number and by bytes.
+//! Pages of lists: bounded by number and by bytes, each with a cursor to the next.
 
+use std::{fmt::Display, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 
+use crate::model::Failure;
+
+/// Entries on a page of a list when no limit is given, as the contract says.
+const DEFAULT_ENTRIES: usize = 100;
+/// Most entries on a page of a list.
+const MAX_ENTRIES: usize = 1000;
 /// Most bytes of the entries on a page; an entry that is larger has a page to itself.
 const MAX_BYTES: usize = 1 << 20;
 
 /// A page while it is filled: it never has more in memory than is on it.
 #[derive(Debug)]
-pub(in crate::api) struct Page<T, M> {
+pub(super) struct Page<T, M> {
     limit: usize,
     messages: Vec<M>,
     bytes: usize,
@@ -17,7 +26,7 @@ pub(in crate::api) struct Page<T, M> {
 
 impl<T, M: Message> Page<T, M> {
     /// An empty page for at most so many entries.
-    pub(in crate::api) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
             messages: Vec::new(),
@@ -28,7 +37,7 @@ impl<T, M: Message> Page<T, M> {
     }
 
     /// Adds an entry; `false` when it is left to the next page, and nothing may follow it.
-    pub(in crate::api) fn push(&mut self, entry: T, to_wire: impl FnOnce(&T) -> M) -> bool {
+    pub(super) fn push(&mut self, entry: T, to_wire: impl FnOnce(&T) -> M) -> bool {
         if self.messages.len() < self.limit {
             let message = to_wire(&entry);
             self.bytes += message.encoded_len();
@@ -43,14 +52,15 @@ impl<T, M: Message> Page<T, M> {
     }
 
     /// The entries as messages, and the last of them if there are more.
-    pub(in crate::api) fn finish(self) -> (Vec<M>, Option<T>) {
+    pub(super) fn finish(self) -> (Vec<M>, Option<T>) {
         (self.messages, self.last.filter(|_| self.more))
     }
 }
 
-/// The page of what was found as messages, and the last entry on it if there are more. `found` has one
-/// more than `limit` if there are; what no longer fits is left to the next page.
-pub(in crate::api) fn fill<T, M: Message>(
+/// The page of these entries as messages, and the last entry on it if there are more. Callers look
+/// up one entry more than `limit`, which tells whether there are; what does not fit is left to the
+/// next page.
+pub(super) fn fill<T, M: Message>(
     found: &[T],
     limit: usize,
     mut to_wire: impl FnMut(&T) -> M,
@@ -60,6 +70,60 @@ pub(in crate::api) fn fill<T, M: Message>(
         .iter()
         .all(|entry| page.push(entry, |entry| to_wire(entry)));
     page.finish()
+}
+
+/// How many entries a page has for this `limit`.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a negative one.
+pub(super) fn size(limit: i32) -> Result<usize, Failure> {
+    match limit {
+        0 => Ok(DEFAULT_ENTRIES),
+        n => usize::try_from(n).map(|n| n.min(MAX_ENTRIES)).map_err(|_| {
+            Failure::field(
+                "limit",
+                format!("{n} is negative; give 1 to {MAX_ENTRIES}, or 0 for {DEFAULT_ENTRIES}"),
+            )
+        }),
+    }
+}
+
+/// The cursor that asks for the page after the last entry of this one; empty after the last page.
+pub(super) fn next_cursor(last: Option<impl Display>) -> String {
+    last.map_or_else(String::new, |last| URL_SAFE_NO_PAD.encode(last.to_string()))
+}
+
+/// The entry that a cursor made by [`next_cursor`] stands for; `None` for the first page.
+/// `made_by` names the method, for the failure.
+///
+/// # Errors
+/// INVALID_ARGUMENT for any other text.
+pub(super) fn parse_cursor<T: FromStr>(cursor: &str, made_by: &str) -> Result<Option<T>, Failure> {
+    let decode = |text: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        String::from_utf8(bytes).ok()?.parse().ok()
+    };
+    parse_cursor_by(cursor, made_by, decode)
+}
+
+/// As [`parse_cursor`], of a cursor in another encoding, which `decode` reads.
+///
+/// # Errors
+/// As [`parse_cursor`].
+pub(super) fn parse_cursor_by<T>(
+    cursor: &str,
+    made_by: &str,
+    decode: impl FnOnce(&str) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    if cursor.is_empty() {
+        return Ok(None);
+    }
+    decode(cursor).map(Some).ok_or_else(|| {
+        Failure::field(
+            "cursor",
+            format!("was not made by {made_by}; pass on next_cursor as it came, or leave it out"),
+        )
+    })
 }
 
 #[cfg(test)]

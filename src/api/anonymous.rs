@@ -1,7 +1,7 @@
-//! What those take who need no token: bounded in number, from one address, and in time.
+//! Calls that need no token: bounded in number, per address, and in time.
 //!
-//! A stream of reflection or of gRPC's health ends when its client ends it, and each costs the
-//! server a task and buffers. So there are only so many, and none is for good.
+//! A stream of gRPC reflection or health lasts until its client ends it, and each costs the server
+//! a task and buffers. So their number is bounded, and each ends after a limited time.
 
 use std::{
     future::Future,
@@ -19,53 +19,59 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, body::Body};
 
-use super::{
-    grpc::Anonymous,
-    status::{to_status, to_trailers},
-};
+use super::status::{to_status, to_trailers};
 use crate::{
     model::{Failure, Reason},
     quota::{Quota, Usage},
 };
 
-/// The part of all places that one address may have.
+/// One address may hold this fraction of all permits.
 const SHARE: usize = 4;
-/// When one who is refused may come back.
-const COME_BACK: Duration = Duration::from_secs(1);
+/// When a refused client may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Counts who is in.
-pub(super) struct Strangers {
-    bounds: Anonymous,
-    inside: Mutex<Usage<IpAddr>>,
+/// How many calls without a token there may be, and how long each may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most at a time; an address may have a quarter of them.
+    pub streams: usize,
+    /// Longest duration of one.
+    pub time: Duration,
 }
 
-/// One call's place, until it is dropped.
-pub(super) struct Turn {
-    of: Arc<Strangers>,
+/// The calls without a token that are under way.
+pub(super) struct AnonymousCalls {
+    bounds: Bounds,
+    under_way: Mutex<Usage<IpAddr>>,
+}
+
+/// One call's permit; dropping it gives it back.
+pub(super) struct Permit {
+    calls: Arc<AnonymousCalls>,
     address: IpAddr,
     ends: Instant,
 }
 
-impl Strangers {
-    pub(super) fn new(bounds: Anonymous) -> Arc<Self> {
+impl AnonymousCalls {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             bounds,
-            inside: Mutex::default(),
+            under_way: Mutex::default(),
         })
     }
 
-    /// A place for a call.
+    /// A permit for a call from this address.
     ///
     /// # Errors
-    /// TOO_MANY_REQUESTS when there is none.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Turn, Failure> {
+    /// TOO_MANY_REQUESTS when all are taken, or those of the address.
+    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Failure> {
         let address = address.to_canonical();
         let share = (self.bounds.streams / SHARE).max(1);
         let most = Quota {
             all: self.bounds.streams,
             each: share,
         };
-        let taken = self.inside.lock().acquire(Some(&address), 1, most);
+        let taken = self.under_way.lock().acquire(Some(&address), 1, most);
         taken.map_err(|_| {
             Failure::new(
                 Reason::TooManyRequests,
@@ -74,25 +80,25 @@ impl Strangers {
                     self.bounds.streams
                 ),
             )
-            .with_retry_after(COME_BACK)
+            .with_retry_after(RETRY_AFTER)
         })?;
-        Ok(Turn {
-            of: self.clone(),
+        Ok(Permit {
+            calls: self.clone(),
             address,
             ends: Instant::now() + self.bounds.time,
         })
     }
 }
 
-impl Turn {
-    /// Carries a call out within its time; its place is taken until its answer has ended.
+impl Permit {
+    /// Runs a call within its time; the permit is held until the answer has ended.
     pub(super) async fn bound(self, call: impl Future<Output = Response<Body>>) -> Response<Body> {
         match tokio::time::timeout_at(self.ends, call).await {
             Ok(response) => response.map(|body| {
                 Body::new(Bounded {
                     inner: Some(body),
                     ends: Box::pin(tokio::time::sleep_until(self.ends)),
-                    turn: self,
+                    permit: self,
                 })
             }),
             Err(_) => to_status(&self.over(), false).into_http(),
@@ -100,7 +106,7 @@ impl Turn {
     }
 
     fn over(&self) -> Failure {
-        let time = humantime::format_duration(self.of.bounds.time);
+        let time = humantime::format_duration(self.calls.bounds.time);
         Failure::new(
             Reason::RequestTimeout,
             format!(
@@ -110,18 +116,21 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.of.inside.lock().release(Some(&self.address), 1);
+        self.calls
+            .under_way
+            .lock()
+            .release(Some(&self.address), 1);
     }
 }
 
-/// The answer to a call, which ends with its time.
+/// The body of an answer, which ends with the time of its call.
 struct Bounded {
     /// `None` once the time was over.
     inner: Option<Body>,
     ends: Pin<Box<Sleep>>,
-    turn: Turn,
+    permit: Permit,
 }
 
 impl http_body::Body for Bounded {
@@ -141,9 +150,9 @@ impl http_body::Body for Bounded {
         if self.ends.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        // Whatever made the answer goes with it.
+        // Dropping the body also ends whatever produces it.
         self.inner = None;
-        let trailers = to_trailers(&self.turn.over(), false);
+        let trailers = to_trailers(&self.permit.over(), false);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -162,47 +171,47 @@ mod tests {
 
     use super::*;
 
-    fn strangers(streams: usize) -> Arc<Strangers> {
+    fn calls(streams: usize) -> Arc<AnonymousCalls> {
         let time = Duration::from_secs(600);
-        Strangers::new(Anonymous { streams, time })
+        AnonymousCalls::new(Bounds { streams, time })
     }
 
     #[test]
     fn an_address_has_a_share_and_all_have_a_bound() {
-        let all = strangers(5);
+        let all = calls(5);
         let at = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let first = all.enter(at(1)).expect("free");
-        let refused = all.enter(at(1)).err().expect("its share is one");
+        let first = all.admit(at(1)).expect("free");
+        let refused = all.admit(at(1)).err().expect("its share is one");
         assert_eq!(refused.reason, Reason::TooManyRequests);
         let mapped = "::ffff:10.0.0.1".parse().expect("an address");
-        assert!(all.enter(mapped).is_err(), "the same address");
-        let others: Vec<_> = (2..=5).map(|n| all.enter(at(n)).expect("free")).collect();
-        assert!(all.enter(at(9)).is_err());
+        assert!(all.admit(mapped).is_err(), "the same address");
+        let others: Vec<_> = (2..=5).map(|n| all.admit(at(n)).expect("free")).collect();
+        assert!(all.admit(at(9)).is_err());
         drop(first);
-        drop(all.enter(at(1)).expect("free again"));
+        drop(all.admit(at(1)).expect("free again"));
         drop(others);
-        assert_eq!(all.inside.lock().all(), 0);
+        assert_eq!(all.under_way.lock().all(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_ends_with_its_time_and_says_so() {
-        let all = strangers(4);
-        let turn = all.enter(IpAddr::from([10, 0, 0, 1])).expect("free");
+        let all = calls(4);
+        let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
         let silent = http_body_util::StreamBody::new(futures_util::stream::pending::<
             Result<Frame<Bytes>, Status>,
         >());
         let call = async { Response::new(Body::new(silent)) };
-        let mut body = turn.bound(call).await.into_body();
+        let mut body = permit.bound(call).await.into_body();
         let last = body.frame().await.expect("an end").expect("no error");
         let trailers = last.into_trailers().expect("trailers");
         assert_eq!(trailers["grpc-status"], "4");
         assert!(body.frame().await.is_none());
         drop(body);
-        assert_eq!(all.inside.lock().all(), 0);
+        assert_eq!(all.under_way.lock().all(), 0);
         // One that never answers.
-        let turn = all.enter(IpAddr::from([10, 0, 0, 1])).expect("free");
-        let late = turn.bound(std::future::pending()).await;
+        let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
+        let late = permit.bound(std::future::pending()).await;
         assert_eq!(late.headers()["grpc-status"], "4");
-        assert_eq!(all.inside.lock().all(), 0);
+        assert_eq!(all.under_way.lock().all(), 0);
     }
 }

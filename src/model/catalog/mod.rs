@@ -3,6 +3,8 @@
 //! The store's writer applies changes to its own copy and lets readers see them once they are
 //! on disk. All of it is plain data, so the rules are tested without a store.
 
+mod secrets;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
@@ -43,8 +45,8 @@ pub enum Change {
 pub struct Catalog {
     apps: BTreeMap<AppId, Arc<App>>,
     labels: HashMap<String, AppId>,
-    /// Read and paged in `secret.rs`.
-    pub(super) secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
+    /// Read and paged in `secrets.rs`.
+    secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
     pulled: BTreeMap<String, Arc<Pulled>>,
     volumes_to_delete: BTreeSet<(AppId, i64)>,
 }
@@ -196,7 +198,7 @@ impl Catalog {
         }
     }
 
-    /// Takes a change in.
+    /// Applies a change.
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Put(app) => {
@@ -323,7 +325,7 @@ mod tests {
     use super::*;
 
     fn app(id: &str, ports: &[u16]) -> App {
-        let mut app = super::super::app::bare(id);
+        let mut app = crate::model::app::bare(id);
         app.settings.ports = ports.to_vec();
         app
     }

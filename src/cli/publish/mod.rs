@@ -1,0 +1,225 @@
+//! A publish or a rollback, followed to its end.
+//!
+//! The server finishes it even when the call breaks off, so the app's events decide and not the
+//! call: they are shown while it lasts, and say how it ended when the call broke.
+
+mod progress;
+mod watch;
+
+use futures_util::future::LocalBoxFuture;
+use prost::Message as _;
+use tonic::{Code, Response, Status};
+
+use self::{
+    progress::Progress,
+    watch::{Seen, Watch},
+};
+use super::{
+    Context, Error,
+    build::{self, Lines},
+    context::Session,
+    failure::{note, warn},
+};
+use crate::{
+    api::proto::{rpc, v1},
+    model::AppId,
+};
+
+/// Newest lines of the new version's log that are shown; a failed start shows its own last ones.
+const LOG_LINES: usize = 20;
+
+/// Builds the draft that was just saved, unless its image exists, and publishes it.
+///
+/// # Errors
+/// As for [`build::follow`] and [`publish`].
+pub(super) async fn build_and_publish(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    build: Option<Lines>,
+    no_wait: bool,
+) -> Result<v1::PublishDraftResponse, Error> {
+    if let Some(lines) = build {
+        let started = build::start(session, app).await?;
+        note(&format!("Building {app} ({}) …", started.deploy_id));
+        build::follow(context, session, app, &started.deploy_id, lines).await?;
+    }
+    publish(context, session, app, no_wait).await
+}
+
+/// Publishes the draft and says on stderr how it goes; warnings too.
+///
+/// # Errors
+/// Why it was not published; [`Error::TimedOut`] when `--timeout` was given, the publish goes on.
+pub(super) async fn publish(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    no_wait: bool,
+) -> Result<v1::PublishDraftResponse, Error> {
+    let request = v1::PublishDraftRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        skip_ready_check: no_wait,
+    };
+    let call = || {
+        let (mut client, request) = (session.client(), request.clone());
+        Box::pin(async move { client.publish_draft(request).await }) as Call<'_, _>
+    };
+    let what = format!("Publishing {app} (an image that is not there yet is pulled)");
+    let published = match follow(context, session, app, &what, call).await? {
+        Ended::Answered(published) => published,
+        Ended::Active(version) => published_as(session, app, version).await?,
+    };
+    warn(&published.warnings);
+    Ok(published)
+}
+
+/// Rolls back to a version and says on stderr how it goes.
+///
+/// # Errors
+/// As for [`publish`].
+pub(super) async fn roll_back(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    version: u32,
+    no_wait: bool,
+) -> Result<v1::RollbackAppResponse, Error> {
+    let request = v1::RollbackAppRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        version,
+        skip_ready_check: no_wait,
+    };
+    let before = active_version(session, app).await?;
+    let call = || {
+        let (mut client, request) = (session.client(), request.clone());
+        Box::pin(async move { client.rollback_app(request).await }) as Call<'_, _>
+    };
+    let what = format!("Rolling {app} back to version {version}");
+    Ok(match follow(context, session, app, &what, call).await? {
+        Ended::Answered(done) => done,
+        Ended::Active(version) => v1::RollbackAppResponse {
+            active_version: version,
+            previous_version: before,
+        },
+    })
+}
+
+/// How it came about.
+enum Ended<T> {
+    /// The call was answered.
+    Answered(T),
+    /// The app's events say that this version is active.
+    Active(u32),
+}
+
+type Call<'a, T> = LocalBoxFuture<'a, Result<Response<T>, Status>>;
+
+/// Makes a call and follows the app meanwhile, and on when the call breaks.
+async fn follow<'a, T>(
+    context: &Context,
+    session: &'a Session,
+    app: &AppId,
+    what: &str,
+    call: impl Fn() -> Call<'a, T>,
+) -> Result<Ended<T>, Error> {
+    let shown = Progress::new(what);
+    let work = async {
+        let mut watch = Watch::from_now(session, app).await;
+        let mut calling = Some(call());
+        loop {
+            tokio::select! {
+                biased;
+                answer = async { calling.as_mut().expect("there is one").await }, if calling.is_some() => {
+                    calling = None;
+                    match answer {
+                        Ok(answer) => {
+                            watch.drain().await.into_iter().for_each(|seen| shown.show(&seen));
+                            return Ok(Ended::Answered(answer.into_inner()));
+                        }
+                        Err(status) if is_answer(&status) => return Err(session.refused(status)),
+                        Err(status) => shown.line(&format!(
+                            "The call broke ({}); what it began is followed on", status.message()
+                        )),
+                    }
+                    watch.disconnect();
+                }
+                seen = watch.next() => match seen {
+                    Seen::Event(event) => {
+                        if calling.is_none() && let Some(end) = end(&event) {
+                            return end.map(Ended::Active);
+                        }
+                        shown.show(&Seen::Event(event));
+                    }
+                    Seen::Nothing if calling.is_none() => {
+                        shown.line("The server knows nothing of it any more; asking again");
+                        calling = Some(call());
+                    }
+                    seen => shown.show(&seen),
+                }
+            }
+        }
+    };
+    let Some(limit) = context.follow_limit else {
+        return work.await;
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        note(&format!(
+            "it goes on; `ignite app events {}:{}` says how it ends",
+            app.org, app.name
+        ));
+        Err(Error::TimedOut(limit))
+    })
+}
+
+/// Whether the server itself said so: what only the connection's end says carries no reason.
+fn is_answer(status: &Status) -> bool {
+    let broken = [
+        Code::Unavailable,
+        Code::Unknown,
+        Code::Internal,
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+    ];
+    let says_why = rpc::Status::decode(status.details()).is_ok_and(|s| !s.details.is_empty());
+    says_why || !broken.contains(&status.code())
+}
+
+/// How a publish ended, when the event says so.
+fn end(event: &v1::AppEvent) -> Option<Result<u32, Error>> {
+    match event.r#type.as_str() {
+        "ACTIVATED" => Some(Ok(event.version)),
+        "PUBLISH_FAILED" => Some(Err(Error::PublishFailed(event.message.clone()))),
+        _ => None,
+    }
+}
+
+async fn active_version(session: &Session, app: &AppId) -> Result<u32, Error> {
+    let got = session.app(app).await?;
+    Ok(got.app.unwrap_or_default().active_version)
+}
+
+/// What PublishDraft would have answered.
+async fn published_as(
+    session: &Session,
+    app: &AppId,
+    version: u32,
+) -> Result<v1::PublishDraftResponse, Error> {
+    let got = session.app(app).await?;
+    let meta = got.app.unwrap_or_default();
+    let request = v1::GetAppVersionRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        version,
+    };
+    let version = session
+        .answer(session.client().get_app_version(request))
+        .await?;
+    Ok(v1::PublishDraftResponse {
+        version: version.version,
+        public_urls: meta.public_urls,
+        ..Default::default()
+    })
+}

@@ -1,0 +1,118 @@
+//! What is shown of a publish while it lasts.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{LOG_LINES, watch::Seen};
+use crate::{
+    api::proto::v1,
+    cli::{failure::note, text},
+};
+
+/// How often the spinner turns.
+const TURN: Duration = Duration::from_millis(100);
+
+/// Progress on stderr: a line that moves on a terminal, one line for each step elsewhere.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    version: Cell<u32>,
+    lines: Cell<usize>,
+    /// Lines that arrived before the event that names the version: the events and the log are two
+    /// streams, so the version's first lines may be among them.
+    early: RefCell<VecDeque<v1::LogLine>>,
+}
+
+impl Progress {
+    pub(super) fn new(what: &str) -> Self {
+        let bar = if io::stderr().is_terminal() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+        };
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TURN);
+        bar.set_message(what.to_owned());
+        let shown = Self {
+            bar,
+            version: Default::default(),
+            lines: Default::default(),
+            early: Default::default(),
+        };
+        if shown.bar.is_hidden() {
+            note(&format!("{what} …"));
+        }
+        shown
+    }
+
+    pub(super) fn line(&self, line: &str) {
+        if self.bar.is_hidden() {
+            note(line)
+        } else {
+            self.bar.println(text::shown(line))
+        }
+    }
+
+    pub(super) fn show(&self, seen: &Seen) {
+        match seen {
+            Seen::Event(event) => self.event(event),
+            Seen::Line(line) => self.log(line),
+            Seen::Nothing => {}
+        }
+    }
+
+    /// Shows an event of the version that is published; the command itself reports the end.
+    fn event(&self, event: &v1::AppEvent) {
+        if event.r#type == "PUBLISHING" {
+            self.version.set(event.version);
+            let early = self.early.take();
+            early.iter().for_each(|line| self.log(line));
+        }
+        let of_it = event.version == self.version.get() && event.version != 0;
+        let reported_later = [
+            "ACTIVATED",
+            "PUBLISH_FAILED",
+            "START_FAILED",
+            "REFUSED_IN_CLOUD",
+            "WARNING",
+            "SCALED",
+        ];
+        if of_it && !reported_later.contains(&event.r#type.as_str()) {
+            self.line(&format!("  {}", text::quoted(&event.message)));
+        }
+    }
+
+    fn log(&self, line: &v1::LogLine) {
+        if self.version.get() == 0 {
+            let mut early = self.early.borrow_mut();
+            if early.len() == LOG_LINES {
+                early.pop_front();
+            }
+            early.push_back(line.clone());
+            return;
+        }
+        if line.version != self.version.get() {
+            return;
+        }
+        let seen = self.lines.get();
+        self.lines.set(seen + 1);
+        match seen {
+            0..LOG_LINES => self.line(&format!("  | {}", text::one_line(&line.message))),
+            LOG_LINES => self.line("  | … (`ignite app logs` has the rest)"),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
