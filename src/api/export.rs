@@ -1,4 +1,4 @@
-//! Apps and executions as the API spells them, for whoever takes them elsewhere.
+//! Apps and executions as the API spells them, for exports.
 
 use super::{convert, proto::v1};
 use crate::{

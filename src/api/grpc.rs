@@ -1,4 +1,4 @@
-//! gRPC on a listener of its own, which has the bounds of the HTTP listener.
+//! The gRPC listener, with the bounds of the HTTP listener.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,8 +33,8 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// These services, for callers whom the gateway knows; `limits` are told to those whose messages
-    /// are too large.
+    /// Serves these services to callers whom the gateway knows. The refusal of a message that is too
+    /// large names the `limits`.
     pub fn new(
         services: Routes,
         limits: Limits,

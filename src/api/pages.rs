@@ -58,7 +58,7 @@ impl<T, M: Message> Page<T, M> {
 }
 
 /// The page of these entries as messages, and the last entry on it if there are more. Callers look
-/// up one entry more than `limit`, which tells whether there are; what does not fit is left to the
+/// up one entry more than `limit`, which shows whether there are; what does not fit is left to the
 /// next page.
 pub(super) fn fill<T, M: Message>(
     found: &[T],

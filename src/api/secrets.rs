@@ -29,7 +29,7 @@ impl Secrets {
         Self { compute, secrets }
     }
 
-    /// Whose secrets the caller means: the organization of the token, of which there must be one.
+    /// The organization of the token, of which there must be exactly one.
     fn org<T>(&self, request: &Request<T>) -> Result<OrgName, Failure> {
         let caller = self.compute.gateway.caller(request.metadata().as_ref())?;
         match caller.orgs.as_slice() {
@@ -93,7 +93,7 @@ impl Secrets {
         let r = request.get_ref();
         let limit = pages::size(r.limit)?;
         let after: Option<SecretName> = pages::parse_cursor(&r.cursor, "ListSecrets")?;
-        // One more than asked for tells whether there is a next page.
+        // One entry more than asked for shows whether there is a next page.
         let found = self.secrets.page(&org, after.as_ref(), limit + 1);
         let (secrets, last) = pages::fill(&found, limit, |s| metadata(s));
         Ok(v1::ListSecretsResponse {

@@ -1,8 +1,8 @@
 //! Drafts: saved, built, published.
 //!
-//! Code is on disk before a record names it, and a build is recorded before it is told. So a
-//! crash at any point leaves a draft that is whole: saved or not, built or not. The same call then
-//! succeeds.
+//! Code is on disk before a record names it, and a build is recorded before it is reported. So a
+//! crash at any point leaves a consistent draft: saved or not, built or not. Repeating the call
+//! then succeeds.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     store::blobs::NewBlob,
 };
 
-/// What came of a publish.
+/// The outcome of a publish.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The app.
@@ -42,7 +42,7 @@ pub struct DraftView {
 }
 
 impl Apps {
-    /// Puts code into the draft; a draft that was there is replaced, and its build ended.
+    /// Saves code as the draft; it replaces the previous draft and cancels its build.
     ///
     /// # Errors
     /// NOT_FOUND; INVALID_ARGUMENT for code that cannot be built as it is; BODY_TOO_LARGE;
@@ -52,7 +52,7 @@ impl Apps {
         id: AppId,
         source: CodeSource<Bytes>,
     ) -> Result<DraftView, Failure> {
-        // Nothing is read, and nothing written, for an app that is not there.
+        // Checked first: nothing is parsed or stored for an app that does not exist.
         self.get(&id)?;
         let source = self.shared.validate(&id, source).await?;
         self.run_detached(move |s| async move {
@@ -86,8 +86,8 @@ impl Apps {
                 file.keep();
             }
             s.builder.cancel_all_but(&id, Some(&saved));
-            // In the app's life: a publish that is under way may be about to name in a version
-            // what was the draft. Nobody need wait for it.
+            // Under the deploy lock: a publish under way may be about to make a version of the
+            // previous draft. The caller need not wait for it.
             let shared = s.clone();
             let collect = async move {
                 let _deploying = shared.deploy_locks.acquire(&id).await;
@@ -102,7 +102,7 @@ impl Apps {
         .await
     }
 
-    /// An app's draft as it stands.
+    /// An app's draft and its build.
     ///
     /// # Errors
     /// NOT_FOUND for the app or the draft.
@@ -111,7 +111,7 @@ impl Apps {
         Ok(self.shared.view(id, draft(&app)?))
     }
 
-    /// The draft of an app that was just read, if it has one.
+    /// The draft of this app, if it has one.
     pub fn view(&self, app: &App) -> Option<DraftView> {
         let draft = app.draft.as_ref()?;
         Some(self.shared.view(&app.id, draft))
@@ -127,10 +127,10 @@ impl Apps {
         Ok((build.id, self.draft(&id)?))
     }
 
-    /// A build that is under way or among the last that ended.
+    /// A build that is under way or ended recently.
     ///
     /// # Errors
-    /// NOT_FOUND, also for one of another organization than `may_see` says yes to.
+    /// NOT_FOUND, also for a build of an app that `may_see` refuses.
     pub fn find_build(
         &self,
         id: &str,
@@ -145,18 +145,17 @@ impl Apps {
         })
     }
 
-    /// Makes the draft the next version and lets it serve; one that is not built is built first.
-    /// When `checked`, a replica of the new version gets ready first, and what served serves until
-    /// then.
+    /// Makes the draft the next version and activates it; a draft without an image is built first.
+    /// When `checked`, the previous version serves until a replica of the new one is ready.
     ///
     /// # Errors
-    /// NOT_FOUND; STORE_QUOTA; FAILED_PRECONDITION without a draft, or when it was replaced while it was built;
-    /// ABORTED when another publish, a rollback or a delete came while this one waited; why it
-    /// cannot be built, the image cannot be had or the new version does not get ready. The version
-    /// before goes on in all of these, and no version is made.
+    /// NOT_FOUND; STORE_QUOTA; FAILED_PRECONDITION without a draft, or when it was replaced while
+    /// it was built; ABORTED when another publish, a rollback or a delete came while this one
+    /// waited; why the build fails, the image cannot be pulled or the new version does not get
+    /// ready. In each case the previous version serves on, and no version is made.
     pub async fn publish(&self, id: AppId, checked: bool) -> Result<Published, Failure> {
         self.run_detached(move |s| async move {
-            // Before the app's life: other changes need not wait for a build.
+            // Before the deploy lock: other changes need not wait for a build.
             let wanted = s.to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
@@ -206,7 +205,7 @@ impl Apps {
             let version = made.ok_or_else(|| Failure::new(Reason::Internal, "what was published is not there"))?;
             warnings::add_new(&mut said, s.settings_warnings(&app.settings));
             s.record_warnings(&id, version.number, &said);
-            // These are events already.
+            // The rest are in the events already, so they are only returned.
             warnings::add_new(&mut said, s.warnings(&app));
             warnings::add_new(&mut said, s.cloud_incompatibilities(&id, version.number));
             for warning in &said {
@@ -230,7 +229,7 @@ impl Shared {
         }
     }
 
-    /// Checks code that came with a request. Whoever sent it may leave meanwhile, which ends it.
+    /// Checks code that came with a request. Dropping the future cancels the check.
     pub(super) async fn validate(
         &self,
         id: &AppId,
@@ -247,7 +246,7 @@ impl Shared {
         self.parsing.run(id, work).await
     }
 
-    /// The draft that is to be the next version, if there may be one more.
+    /// The draft to publish, if the app may have one more version.
     fn to_publish(&self, app: &App) -> Result<Draft, Failure> {
         let draft = app.draft.clone().ok_or_else(|| {
             Failure::new(
@@ -260,7 +259,8 @@ impl Shared {
         })?;
         let most = self.most.versions_per_app;
         if app.versions.len() < most {
-            // Asked before anything is started; a rollback, which mends an app, is never refused.
+            // Checked before anything is started; a rollback, which repairs an app, is never
+            // refused.
             let more = stored::of_snapshot(&app.settings);
             self.store.ledger().check(&app.id.org, more)?;
             return Ok(draft);
@@ -275,7 +275,7 @@ impl Shared {
         ))
     }
 
-    /// Writes the bytes of code down.
+    /// Stores the bytes of code, and seals its build arguments.
     pub(super) async fn store_code(
         &self,
         id: &AppId,
@@ -296,7 +296,7 @@ impl Shared {
             });
             return Ok((same?, None));
         };
-        // Asked before it takes the disk; the record that names it is what counts.
+        // Checked before it takes disk space; the quota counts the record that names it.
         self.store.ledger().check(&id.org, bytes.len() as u64)?;
         let file = self.blobs.put(bytes).await?;
         let mut source = source;
@@ -308,16 +308,16 @@ impl Shared {
         Ok((source, Some(file)))
     }
 
-    /// Removes what an app's state before named and its present one does not.
+    /// Removes the files and images that `before` refers to and the app's current state does not.
     pub(super) async fn collect(&self, before: &App) {
         let now = self.store.catalog().get(&before.id).cloned();
-        // An app of the same name that came later has files of its own.
+        // A later app of the same name has other files.
         self.blobs.collect(before, now.as_deref()).await;
         self.sweep(Some(before.id.clone()));
     }
 
-    /// Removes the images of builds that no draft and no version names: those of all apps that
-    /// are there, and of `changed`, which may have been deleted.
+    /// Removes images of builds that no draft and no version refers to, of all apps and of
+    /// `changed`, which may have been deleted.
     pub(super) fn sweep(&self, changed: Option<AppId>) {
         let store = self.store.clone();
         self.builder.sweep(move || {
@@ -368,8 +368,8 @@ impl Shared {
         self.builder.start(id, draft, record)
     }
 
-    /// The image of a draft that has to be built: the one that is there, or of the build under
-    /// way, or of a new one. `None` for an image that its owner made.
+    /// The image of a draft: the existing one, that of the build under way, or of a new build.
+    /// `None` for a prebuilt image.
     pub(super) async fn built(
         self: &Arc<Self>,
         id: &AppId,

@@ -1,4 +1,4 @@
-//! Published versions: listed, read, and returned to.
+//! Published versions: list, read, roll back.
 
 use std::sync::Arc;
 
@@ -78,17 +78,17 @@ impl Apps {
         })
     }
 
-    /// Lets an earlier version serve again, with the settings that it was published with; who may
-    /// call the app stays as it is. When `checked`, a replica of that version gets ready first,
-    /// and what served serves until then. Answers the app and the version that was active before.
+    /// Activates an earlier version with the settings of its publish, except for who may call the
+    /// app, which stays as it is. When `checked`, the previous version serves until a replica of
+    /// that version is ready. Returns the app and the version that was active before.
     ///
-    /// Returning to the active version takes back what was configured since it was published.
+    /// A rollback to the active version reverts the changes of settings since its publish.
     ///
     /// # Errors
     /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host
     /// label meanwhile; ABORTED when a publish, another rollback or a delete came while this one
-    /// waited; why its image cannot be had or it does not get ready. What was active
-    /// goes on in all of these.
+    /// waited; why its image cannot be pulled or it does not get ready. In each case the previous
+    /// version serves on.
     pub async fn roll_back(
         &self,
         id: AppId,
@@ -117,8 +117,8 @@ impl Apps {
     }
 }
 
-/// The app with a version's snapshot in force. A rollback mends an app; it must not open to
-/// strangers what has been closed to them since.
+/// The app with a version and its settings in force. A rollback repairs an app; it must not reopen
+/// the app to callers who were shut out since.
 pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();

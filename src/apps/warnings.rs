@@ -1,4 +1,4 @@
-//! What an app's owner should know about a version or settings that are taken all the same.
+//! Warnings to an app's owner about a version or settings that are accepted.
 
 use super::Shared;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Shared {
-    /// What is to be said of an app's settings, whatever its image.
+    /// The warnings about settings that hold for any image.
     pub(super) fn settings_warnings(&self, settings: &Settings) -> Vec<String> {
         let (_, millicores) = settings.size();
         let cpus = match &*self.fleet.engine().borrow() {
@@ -28,7 +28,7 @@ impl Shared {
             .collect()
     }
 
-    /// Where the platform does not do what an app asks of its connections.
+    /// Where the server does not enforce, or does not allow, the egress that an app asks for.
     fn egress_warning(&self, settings: &Settings) -> Option<String> {
         let asked = &settings.egress;
         match &self.egress {
@@ -39,7 +39,7 @@ impl Shared {
         }
     }
 
-    /// What is to be said of an app as it is: its settings, and its active version under them.
+    /// All warnings about an app: its settings, and its active version under them.
     pub(super) fn warnings(&self, app: &App) -> Vec<String> {
         let mut all = self.settings_warnings(&app.settings);
         if let Some(revision) = Revision::of(app, self.defaults) {
@@ -48,21 +48,21 @@ impl Shared {
         all
     }
 
-    /// Writes warnings down beside what happens to the app.
+    /// Adds warnings to the events of the app.
     pub(super) fn record_warnings(&self, id: &AppId, version: u32, warnings: &[String]) {
         if let Some(deployment) = self.fleet.find(id) {
             deployment.warn(version, warnings);
         }
     }
 
-    /// What was seen of a version so far that the platform would refuse.
+    /// What the cloud platform would refuse about a version, as far as its events say.
     pub(super) fn cloud_incompatibilities(&self, id: &AppId, version: u32) -> Vec<String> {
         let deployment = self.fleet.find(id);
         deployment.map_or_else(Vec::new, |d| d.events().cloud_incompatibilities(version))
     }
 }
 
-/// Adds those that are not there yet.
+/// Adds those that are missing.
 pub(super) fn add_new(all: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     for one in more {
         if !all.contains(&one) {
@@ -71,11 +71,11 @@ pub(super) fn add_new(all: &mut Vec<String>, more: impl IntoIterator<Item = Stri
     }
 }
 
-/// An image that exposes other ports than the app's is likely to listen elsewhere.
+/// Warns of an image that exposes other ports than the app's: it probably listens elsewhere.
 pub(super) fn of_ports(settings: &Settings, exposed: &[u16], strict: bool) -> Option<String> {
     let ports = settings.ports();
     let primary = ports.first().copied().unwrap_or(host::DEFAULT_PORT);
-    // The only one is followed where no port was set, which the version warns of itself.
+    // Without a set port the app follows the only exposed one; the revision warns of that.
     let followed = settings.ports.is_empty() && exposed.len() == 1 && !strict;
     let elsewhere = !followed && !exposed.is_empty() && !exposed.contains(&primary);
     elsewhere.then(|| {

@@ -20,7 +20,7 @@ use crate::{
 
 /// How often the spinner turns, in milliseconds.
 const TURN: u64 = 100;
-/// Lines that a failure shows when nobody has seen the log.
+/// Lines of a hidden log that a failure shows.
 const TAIL: usize = 15;
 
 /// Where the lines of a log go.
@@ -60,7 +60,7 @@ pub(super) async fn follow(
     deploy_id: &str,
     lines: Lines,
 ) -> Result<(), Error> {
-    // Before the first line: who has seen one can have had enough.
+    // Before the first line is shown: from then on a user may interrupt.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
     tokio::select! {
         ended = listen(context, session, deploy_id, lines) => ended,
@@ -146,7 +146,7 @@ async fn read(
     )))
 }
 
-/// A line that says what is under way; nothing where nobody would see it move.
+/// A line that says what is under way; nothing where stderr is not a terminal.
 fn progress(lines: Lines) -> ProgressBar {
     let shown = io::stderr().is_terminal() && !(lines == Lines::Data && io::stdout().is_terminal());
     if !shown {

@@ -44,7 +44,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let session = context.connect(&app.org).await?;
     let mut client = session.client();
     let begun = Instant::now();
-    // Before anything is made for code that is not there.
+    // First: nothing is created for code that cannot be read.
     let save = args.source.save(&app)?;
 
     configure(&session, &app, &args.settings).await?;
@@ -86,7 +86,7 @@ pub(super) async fn configure(
     Ok(())
 }
 
-/// Says which version is live.
+/// Notes on stderr which version is live.
 pub(super) fn note_live_version(app: &AppId, published: &v1::PublishDraftResponse, took: Duration) {
     let version = published.version.as_ref().map_or(0, |v| v.version);
     note(&format!(
@@ -95,7 +95,7 @@ pub(super) fn note_live_version(app: &AppId, published: &v1::PublishDraftRespons
     ));
 }
 
-/// Says which version is live, and prints its URL.
+/// Notes which version is live, and prints its URL.
 pub(super) fn report(
     context: &Context,
     app: &AppId,
@@ -120,7 +120,7 @@ pub(super) fn report(
     }
 }
 
-/// Says on stderr what is under way and how long it took; on a terminal, also how long so far.
+/// Shows a step on stderr with its duration; on a terminal, also while it runs.
 async fn step<T>(
     what: &str,
     mut work: impl Future<Output = Result<T, Error>> + Unpin,
@@ -128,7 +128,7 @@ async fn step<T>(
     let begun = Instant::now();
     let live = io::stderr().is_terminal();
     let show = |end: &str| {
-        // Progress is a courtesy: a stderr that is gone must not fail the deploy.
+        // A closed stderr must not fail the deploy.
         let _ = write!(
             io::stderr(),
             "\r{what} … {:<7}{end}",

@@ -11,7 +11,7 @@ use crate::api::proto::rpc;
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// The command line asks for something that cannot be.
+    /// The command line asks for something impossible.
     Usage(String),
     /// No server was reached.
     Unreachable(String),
@@ -26,17 +26,17 @@ pub(super) enum Error {
     },
     /// The app answered, with a status of 400 or above.
     AppFailed(u16),
-    /// An execution ended, and not well; in words.
+    /// An execution failed; in words.
     ExecutionFailed(String),
     /// The draft could not be built; in words.
     BuildFailed(String),
-    /// A version did not become the active one, as an event of the app tells; in words.
+    /// A version did not become active, according to an event of the app; in words.
     PublishFailed(String),
-    /// The user had enough and was told what goes on.
+    /// The user interrupted the command, after a note on what continues.
     Interrupted,
-    /// Whoever read our output has gone.
+    /// The reader of our output has closed it.
     Closed,
-    /// Anything of this machine.
+    /// Any failure of this machine.
     Other(anyhow::Error),
 }
 
@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// Says what may help, when the server found nothing and has nothing better to say.
+    /// Adds a hint when the server found nothing and gave none.
     #[must_use]
     pub(super) fn or_hint(self, what: Option<String>) -> Self {
         match self {
@@ -91,9 +91,9 @@ impl Error {
             | Error::BuildFailed(_)
             | Error::PublishFailed(_)
             | Error::Other(_) => 1,
-            // As shells count an end by SIGINT.
+            // As shells report an end by SIGINT.
             Error::Interrupted => 130,
-            // Who closes the pipe has seen enough: no failure.
+            // A reader that closes the pipe has seen enough: no failure.
             Error::Closed => 0,
         }
     }
@@ -101,7 +101,7 @@ impl Error {
     fn text(&self) -> Option<String> {
         Some(match self {
             Error::Usage(why) | Error::Unreachable(why) => why.clone(),
-            // In which apps and builds have their say.
+            // Apps and builds write part of these.
             Error::ExecutionFailed(why) | Error::BuildFailed(why) | Error::PublishFailed(why) => {
                 text::quoted(why)
             }

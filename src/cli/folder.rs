@@ -12,7 +12,7 @@ use flate2::{Compression, write::GzEncoder};
 use super::failure::note;
 use crate::model::ignorefile::{self, Rules};
 
-/// What tools make and a build makes anew: never sent, wherever in the folder it is.
+/// Names that tools generate and a build makes again: never sent, at any depth.
 const LEFT_OUT: [&str; 5] = [".git", "node_modules", "__pycache__", "target", ".venv"];
 /// The time of every packed file, so that equal folders make equal archives: 2 January 1980, since
 /// tools that make zip archives refuse what is older.

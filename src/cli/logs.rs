@@ -85,7 +85,7 @@ async fn print(
     show(context, &log, &nothing)
 }
 
-/// Prints lines; people are told when there is nothing.
+/// Prints lines; a table without any gets a note.
 pub(super) fn show(
     context: &Context,
     log: &v1::GetAppLogsResponse,

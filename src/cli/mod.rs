@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a client command on a runtime of its own; one thread is enough for one call at a time.
+/// Runs a client command on a new runtime; one thread is enough for one call at a time.
 fn client(global: Global, command: Remote) -> Result<(), Error> {
     let context = Context::new(global, &process_env)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

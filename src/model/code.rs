@@ -1,4 +1,4 @@
-//! Code as an owner hands it in, and how its build stands.
+//! Code as an owner submits it, and the outcome of its build.
 //!
 //! [`CodeSource`] is generic over how the bytes of code are held: as they come with a request
 //! (`Bytes`), or as a file of the store ([`Blob`]). Everything else about it is the same.
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{build_args::BuildArgs, failure::Reason, hex, id::InvalidName};
 
-/// Where the Dockerfile is when nobody says otherwise.
+/// The default path of the Dockerfile.
 pub const DEFAULT_DOCKERFILE: &str = "Dockerfile";
 
 /// Bytes of code in a file of the store.

@@ -1,8 +1,8 @@
-//! Which addresses of the network are a machine's own affair.
+//! Which network addresses are internal to a machine and its networks.
 //!
 //! Loopback, link-local (cloud metadata among them), private, shared and special ranges, and
-//! whatever the machine itself is reached at: nobody who is not trusted with the machine is sent
-//! there, unless the operator lists the range.
+//! the addresses of the machine itself: untrusted code is not let there, unless the operator lists
+//! the range.
 
 use std::{
     fmt,

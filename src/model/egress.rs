@@ -1,8 +1,8 @@
-//! Where apps may connect to: what the operator allows at most, and what an app's owner makes of it.
+//! Egress: the most that the operator allows, and what an app's owner chooses from it.
 //!
-//! In a sandbox nothing is held back. Elsewhere the operator's [`Ceiling`] is what any app can be
+//! In a sandbox nothing is restricted. Elsewhere the operator's [`Ceiling`] is what any app can be
 //! given; an app's [`Egress`] chooses from it and never widens it. Destinations are networks of
-//! IPv4, perhaps with one port; names are not, since whoever answers for a name could move it.
+//! IPv4, perhaps with one port; names are not, since the owner of a name could move it.
 
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 

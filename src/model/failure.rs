@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
-    /// The caller sent something wrong that no retry mends.
+    /// The caller sent something wrong; no retry helps.
     InvalidArgument = 3,
     /// A deadline passed before the work was done.
     DeadlineExceeded = 4,
@@ -25,13 +25,13 @@ pub enum Code {
     ResourceExhausted = 8,
     /// The state of the thing does not allow the operation now.
     FailedPrecondition = 9,
-    /// Something newer ended it; whoever still wants it asks again.
+    /// Something newer ended it; the caller may try again.
     Aborted = 10,
-    /// The operation is declared and not built.
+    /// The operation is declared and not implemented.
     Unimplemented = 12,
     /// A bug in the platform.
     Internal = 13,
-    /// Temporarily not to be had; a retry may help.
+    /// Temporarily unavailable; a retry may help.
     Unavailable = 14,
     /// The caller is not known.
     Unauthenticated = 16,
@@ -112,7 +112,7 @@ reasons! {
     DiskQuota = "DISK_QUOTA", 429, ResourceExhausted;
     /// The organization keeps as much in the store as it may.
     StoreQuota = "STORE_QUOTA", 429, ResourceExhausted;
-    /// What was waited for did not come about in time.
+    /// What the call waited for did not happen in time.
     WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.
     ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
@@ -124,7 +124,7 @@ reasons! {
     NoDescriptors = "NO_DESCRIPTORS", 503, Unavailable;
     /// The image is not on this machine and cannot be pulled.
     ImageUnavailable = "IMAGE_UNAVAILABLE", 400, FailedPrecondition;
-    /// The code cannot be made an image.
+    /// The code cannot be built into an image.
     BuildFailed = "BUILD_FAILED", 400, FailedPrecondition;
     /// The build was cancelled, or its draft was replaced.
     BuildCancelled = "BUILD_CANCELLED", 400, FailedPrecondition;
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn http_and_grpc_agree_with_the_google_mapping_or_are_listed() {
-        // Where HTTP has a sharper status than the mapping of the gRPC code, it is named here.
+        // Named here where HTTP has a more precise status than the mapping of the gRPC code.
         let sharper = [
             Reason::BodyTooLarge,
             Reason::MethodNotAllowed,

@@ -1,7 +1,7 @@
 //! What of a replica's file system can be written to.
 //!
 //! The contract has the root file system read-only and `$HOME` writable. `/tmp` is writable too,
-//! since hardly any program goes without. Where home is comes from the app's environment, else
+//! since hardly any program works without it. Where home is comes from the app's environment, else
 //! from the image; where both leave it open, or say `/`, it is [`DEFAULT_HOME`].
 //!
 //! An app that keeps its files has a volume there, one for all of its replicas.
@@ -111,8 +111,8 @@ impl Files {
 /// Whether the volume of an app can go: `used_at_ms` is when the app was last in use.
 pub fn is_expired(mode: StorageMode, used_at_ms: i64, now_ms: i64, ttl: Duration) -> bool {
     let idle = now_ms.saturating_sub(used_at_ms);
-    // Also where nothing is to be kept any more: whoever turned that off by mistake has the time
-    // to turn it on again.
+    // Also where nothing is to be kept any more: an owner who turned that off by mistake has this
+    // time to turn it on again.
     mode != StorageMode::Persistent && u128::try_from(idle).is_ok_and(|ms| ms > ttl.as_millis())
 }
 

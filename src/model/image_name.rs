@@ -1,9 +1,9 @@
 //! What the text that names an image can stand for on the engine, and who may use it.
 //!
 //! An engine takes more than names: a full content id, and any prefix of one, with or without
-//! `sha256:`. A prefix of two digits finds an image that nobody meant to share, so prefixes are
-//! refused whoever asks. Between organizations that do not trust each other only a registry says
-//! who may have an image, so there a name has to be one of a registry.
+//! `sha256:`. A prefix of two digits finds an image that was not meant to be shared, so prefixes are
+//! always refused. Between organizations that do not trust each other, only a registry decides who
+//! may use an image, so there a name has to be one of a registry.
 
 use super::{
     id::{InstanceId, OrgName},

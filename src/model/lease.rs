@@ -1,9 +1,9 @@
 //! Who holds the identity of a data directory, and whether that process still lives.
 //!
 //! A server keeps a *lease* on the engine, an object that it replaces at every beat; its expiry is
-//! in the engine's time. So whoever sees the engine sees which instances live, whatever machine,
-//! container or mount namespace they live in. What can be seen of the holder directly (its process,
-//! its directory's lock) decides sooner. The absence of something proves nothing.
+//! in the engine's time. So every client of the engine sees which instances live, whatever
+//! machine, container or mount namespace they live in. What can be seen of the holder directly (its
+//! process, its directory's lock) decides sooner. The absence of something proves nothing.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ pub struct Holder {
     pub pids: u64,
     /// Its process id.
     pub pid: u32,
-    /// When the process was started, in ticks since the boot: tells it from a later one of its id.
+    /// When the process was started, in ticks since the boot: distinguishes it from a later process
+    /// of the same id.
     pub started: u64,
     /// The device of its data directory.
     pub device: u64,

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Platform {
     os: String,
     arch: String,
-    /// Of the processor, such as `v7`; empty when nobody says.
+    /// The variant of the processor, such as `v7`; empty when unknown.
     variant: String,
 }
 

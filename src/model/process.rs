@@ -1,6 +1,6 @@
 //! How the first process of a replica is run.
 
-/// Whether a small init is the first process, which reaps what others leave and passes signals on.
+/// Whether a small init is the first process, which reaps orphans and forwards signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Init {
     /// Where the image's program is not an init itself; never on a strict platform.
@@ -14,7 +14,7 @@ pub enum Init {
 
 impl Init {
     /// Whether a replica is run under an init. `brings_own` is whether its image's program is one;
-    /// `None` when nobody looked, as for versions of before it was looked for.
+    /// `None` when the image was not inspected, as for versions of earlier releases.
     pub fn applies(self, brings_own: Option<bool>, strict: bool) -> bool {
         match self {
             _ if strict => false,

@@ -1,4 +1,4 @@
-//! What a replica runs and how it is driven.
+//! A revision: what a replica runs and how it is driven.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,11 +38,11 @@ pub struct Defaults {
 /// Which answers on the health path count as ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthCheck {
-    /// Nobody chose the path: any answer of an HTTP server below 500.
+    /// For the default path: any HTTP status below 500.
     Default,
-    /// The app's owner chose it: 2xx.
+    /// For a path that the app's owner set: 2xx.
     Chosen,
-    /// As the platform does, whoever chose it: 2xx.
+    /// As the cloud platform does, for any path: 2xx.
     Strict,
 }
 
@@ -55,7 +55,7 @@ pub struct Revision {
     pub version: u32,
     /// The image's content id.
     pub image: String,
-    /// What to pull should the image be gone from this machine; `None` when it was built here.
+    /// What to pull if the image was removed from this machine; `None` when it was built here.
     pub source: Option<ImageSource>,
     /// The environment.
     pub env: BTreeMap<String, String>,
@@ -67,7 +67,7 @@ pub struct Revision {
     pub egress: Egress,
     /// An init is the first process of its containers.
     pub init: bool,
-    /// What the platform would refuse about it, a sentence each.
+    /// What the cloud platform would refuse about it, one sentence each.
     pub cloud_incompatibilities: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
@@ -76,11 +76,11 @@ pub struct Revision {
     pub inner_ports: Vec<u16>,
     /// TCP ports that the image says it exposes.
     pub exposed_ports: Vec<u16>,
-    /// The path asked for readiness.
+    /// The path of the readiness check.
     pub health_path: String,
     /// Which answers there count as ready.
     pub health: HealthCheck,
-    /// The tier, for those who read about it; the limits below are what counts.
+    /// The tier, for display; the limits below apply.
     pub tier: Tier,
     /// Memory limit in MB.
     pub memory_mb: u32,
@@ -94,7 +94,7 @@ pub struct Revision {
     pub max_concurrency: u32,
     /// The app's URL asks for no token.
     pub allow_unauthenticated: bool,
-    /// Which HTTP its containers are spoken to in.
+    /// The version of HTTP that its containers are spoken to in.
     pub protocol: Protocol,
     /// Origins whose web pages may call it.
     pub cors_origins: Vec<String>,
@@ -157,12 +157,12 @@ impl Revision {
         revision
     }
 
-    /// Whether a replica of `other` serves this revision just as well.
+    /// Whether a replica of `other` can serve this revision.
     pub fn same_container(&self, other: &Revision) -> bool {
         self.version == other.version && self.config_hash == other.config_hash
     }
 
-    /// Whether a replica that is ready as `other` has it would be so as this one has it.
+    /// Whether a replica that is ready by the check of `other` is ready by that of this revision.
     pub fn is_ready_when(&self, other: &Revision) -> bool {
         self.same_container(other)
             && self.health_path == other.health_path
@@ -170,7 +170,7 @@ impl Revision {
             && self.protocol == other.protocol
     }
 
-    /// The same containers under the settings of `next` that need no others.
+    /// This revision with the settings of `next` that need no new container.
     #[must_use]
     pub fn with_runtime_settings_of(&self, next: &Revision) -> Self {
         Self {
@@ -212,12 +212,12 @@ impl Revision {
             kept_since,
         } = &self.files;
         put(&home.path);
-        // What nobody has counted yet gives the hash that it has always given.
+        // Homes that were not counted keep the hash of earlier releases.
         put(&format!(
             "{read_only} {} {scratch_bytes} {kept_since:?}",
             home.is_in_image()
         ));
-        // Said only where it is so, which leaves the hash of other containers what it was.
+        // Added only where it applies, so that other containers keep their hash.
         if self.init {
             put("init");
         }
@@ -251,8 +251,8 @@ fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) ->
     }
 }
 
-/// The ports that an app listens on in its container. One that set none follows the only port that
-/// its image exposes: most images listen there whatever `$PORT` says.
+/// The ports that an app listens on in its container. An app that set none follows the only port
+/// that its image exposes: most images listen there whatever `$PORT` says.
 fn inner_ports(s: &Settings, version: &Version, defaults: Defaults) -> Vec<u16> {
     match version.facts.exposed_ports.as_slice() {
         [only] if s.ports.is_empty() && !defaults.strict => vec![*only],

@@ -27,9 +27,9 @@ pub const MAX_PATTERN_BYTES: usize = 4096;
 const COMPILED_BYTES: usize = 8 * 1024 * 1024;
 /// Most bytes that one pattern compiles to, were it the only one.
 const COMPILED_BYTES_OF_ONE: usize = 1024 * 1024;
-/// Most of a complaint that is told: it may quote the schema.
+/// Longest part of an error that is reported: it may quote the schema.
 const MAX_COMPLAINT: usize = 300;
-/// What a schema without an id of its own is called.
+/// The id of a schema that has none.
 const BASE: &str = "json-schema:///";
 /// Keywords that lead to another schema.
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
@@ -49,7 +49,7 @@ impl Retrieve for Elsewhere {
 ///
 /// # Errors
 /// The place as a JSON pointer, and what is wrong there; the bound that it is over; that it was
-/// called off.
+/// cancelled.
 pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
     if text.len() > MAX_SCHEMA_BYTES {
         return Err(format!(

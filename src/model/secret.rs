@@ -1,7 +1,7 @@
 //! Credentials for registries and git servers, by name within an organization.
 //!
-//! A [`Value`] is what a secret protects; it shows itself to nobody who prints it. At rest there
-//! are only [`Sealed`] ones, and those are what a catalog holds.
+//! A [`Value`] is what a secret protects; its `Debug` output hides it. Only [`Sealed`] secrets are
+//! stored, and the catalog holds those.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -12,7 +12,7 @@ pub const MAX_SECRET_NAME: usize = 64;
 /// Longest user name, password, token or address of a secret in bytes; a registry's identity
 /// token is a few KiB.
 pub const MAX_SECRET_BYTES: usize = 16 * 1024;
-/// How Docker Hub is called in here, whatever it is called elsewhere.
+/// The one name of Docker Hub in this program.
 pub const DOCKER_HUB: &str = "docker.io";
 
 /// A secret's name: 1 to 64 of letters, digits, `-` and `_`.
@@ -119,7 +119,7 @@ impl Value {
         };
         let mut wrong = Vec::new();
         for (field, text, required) in [
-            // Git servers that take a token may not look at the name.
+            // Git servers that take a token may ignore the user name.
             ("username", &self.username, self.kind == Kind::Registry),
             (password, &self.password, true),
             (server, &self.server_address, false),

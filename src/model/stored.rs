@@ -1,5 +1,5 @@
-//! How much of the store an app, its versions, its code and a secret take, for the bound on what an
-//! organization may keep.
+//! How much of the store an app, its versions, its code and a secret take, for the quota of an
+//! organization.
 //!
 //! Sizes follow from the model alone, so that a start counts what a run has counted. They are those
 //! of the texts that users choose and of code in files, and [`ROW`] for everything else of a row.

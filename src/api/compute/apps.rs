@@ -68,7 +68,7 @@ impl Compute {
         self.owner(request, &org)?;
         let limit = pages::size(r.limit)?;
         let after = pages::parse_cursor(&r.cursor, "this method")?;
-        // One more than asked for tells whether there is a next page.
+        // One entry more than asked for shows whether there is a next page.
         let found = self.apps.page(&org, after.as_ref(), limit + 1);
         let (apps, last) = pages::fill(&found, limit, |a| self.meta(a));
         Ok(v1::ListAppsResponse {

@@ -1,4 +1,4 @@
-//! Drafts and their builds: save, look at, build, follow, cancel.
+//! Drafts and their builds: save, get, build, follow, cancel.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
 pub type CompileLogStream = BoxStream<'static, Result<v1::CompileLogLine, Status>>;
 
 impl Compute {
-    /// The code that a request brings, once its size is known to be allowed.
+    /// The code of a request, within the limit on its size.
     pub(super) fn parse_code(
         &self,
         code: Option<v1::CodeSource>,

@@ -1,7 +1,7 @@
-//! What can be invoked: the published apps of an organization, as strangers may see them.
+//! The catalog: the published apps of an organization, as other organizations may see them.
 //!
-//! Every method of the contract but HealthCheck wants a token, so the public catalog does too; one
-//! of any organization will do.
+//! Every method of the contract but HealthCheck needs a token, so the public catalog does too; one
+//! of any organization suffices.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Compute {
             org: public(),
             name,
         };
-        // One that is not published yet is nobody's to know of.
+        // Others must not learn of an app that is not published.
         let app = self.apps.get(&id).ok();
         let app = app.filter(|app| app.active_version != 0).ok_or_else(|| {
             Failure::new(
@@ -82,7 +82,7 @@ impl Compute {
     ) -> Result<(Vec<v1::CatalogEntry>, String), Failure> {
         let limit = pages::size(limit)?;
         let after = pages::parse_cursor(cursor, "this method")?;
-        // One more than asked for tells whether there is a next page.
+        // One entry more than asked for shows whether there is a next page.
         let found = self.apps.published(org, after.as_ref(), limit + 1);
         let (entries, last) = pages::fill(&found, limit, |app| self.entry(app));
         Ok((entries, pages::next_cursor(last.map(|app| &app.id.name))))

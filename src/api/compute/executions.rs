@@ -65,7 +65,7 @@ impl Compute {
             StoredBody::Inline(body)
         } else {
             let room = self.executions.check_room(&app.org, body.len() as u64);
-            // One that was accepted before is known by its key, whatever there is room for.
+            // With a key it may be a repeat of an accepted one, which needs no room.
             if idempotency_key.is_none() {
                 room.map_err(refuse)?;
             }
@@ -119,7 +119,7 @@ impl Compute {
     ) -> Result<WatchStream, Refusal> {
         let caller = self.caller(&request)?;
         let id = execution_id(&request.get_ref().execution_id)?;
-        // Before the look that tells whether it may be seen: nothing is missed in between.
+        // Subscribed before the record is read, so that no update is missed in between.
         let live = self.executions.live(id);
         let record = self
             .readable(&caller, &request.get_ref().execution_id)
@@ -155,7 +155,7 @@ impl Compute {
         let fine_since = now - self.retention.as_millis() as i64;
         let buckets = Buckets::new(asked, now, fine_since).map_err(refuse)?;
         let (first, last) = buckets.minutes();
-        // An app of this name before this one is not this one.
+        // Counts before its creation are of an earlier app of the same name.
         let first = first.max(crate::model::stats::minute_of_ms(app.created_at_ms));
         let counts = if first <= last {
             self.executions
@@ -232,7 +232,7 @@ impl Compute {
                 ms => ms.unsigned_abs(),
             },
             before,
-            // One more than asked for tells whether there is a next page.
+            // One entry more than asked for shows whether there is a next page.
             limit: limit + 1,
         };
         let filled = self
@@ -277,14 +277,14 @@ impl Compute {
         }
     }
 
-    /// An execution that the caller may read: of an app of its own, or submitted by it.
+    /// An execution that the caller may read: it owns the app, or submitted the execution.
     async fn readable(&self, caller: &Caller, id: &str) -> Result<Record, Failure> {
         let id = execution_id(id)?;
         let record = self.executions.get(id).await?;
         let may_read = |r: &Record| {
             caller.owns(&r.identity.app.org) || r.identity.submitters.iter().any(|o| caller.owns(o))
         };
-        // Whose it is says nothing to strangers, not even that it is there.
+        // Others must not learn that it exists.
         record.filter(may_read).ok_or_else(|| {
             Failure::new(
                 Reason::NotFound,
@@ -294,7 +294,7 @@ impl Compute {
     }
 }
 
-/// A watcher's way through one execution.
+/// A watcher of one execution.
 struct Follow {
     live: Arc<Live>,
     watcher: Watcher,
@@ -335,12 +335,12 @@ impl Follow {
         })
     }
 
-    /// The end, with its result, which only the disk has.
+    /// The last update, with the result, which is only in the store.
     async fn last(&self, state: Arc<State>) -> Result<v1::WatchExecutionResponse, Status> {
         let read = self.compute.executions.get(self.live.identity.id).await;
         match read {
             Ok(Some(record)) => Ok(state_update(&record, self.owner)),
-            // The app was deleted; how this ended is still worth telling.
+            // The app was deleted; report how the execution ended all the same.
             Ok(None) => Ok(state_update(&self.record(state), self.owner)),
             Err(failure) => Err(to_status(&failure, self.owner)),
         }
@@ -393,7 +393,7 @@ fn idempotency_key(headers: &http::HeaderMap) -> Result<Option<String>, Failure>
     }
 }
 
-/// Tells two requests apart: everything but the headers, which differ between tries (traces).
+/// Identifies a request by all but its headers, which differ between tries (traces).
 fn digest(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let mut hash = Sha256::new();
     for part in [method.as_bytes(), target.as_bytes(), body] {

@@ -55,7 +55,7 @@ impl Compute {
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
             outbound.headers_mut().insert(header::HOST, host);
         }
-        // The caller's trace goes on in the app unless the envelope names one of its own.
+        // The caller's trace continues in the app unless the envelope has a trace header.
         if let Some(trace) = metadata.as_ref().get(&TRACEPARENT)
             && !outbound.headers().contains_key(&TRACEPARENT)
         {
@@ -198,7 +198,7 @@ pub struct InvokeStream {
     whole: Option<BytesMut>,
     trailers: BTreeMap<String, String>,
     bytes: u64,
-    /// Why the answer broke off, told after what had been collected of it.
+    /// Why the answer broke off; sent after what was collected of it.
     broke: Option<Failure>,
     began: Instant,
     owner: bool,

@@ -58,7 +58,7 @@ pub struct PublicUrls {
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub struct Compute {
-    /// The life of apps.
+    /// The operations on apps.
     pub apps: Apps,
     /// The way to apps, and the tokens' verifier.
     pub gateway: Arc<Gateway>,
@@ -68,15 +68,15 @@ pub struct Compute {
     pub limits: Limits,
     /// The asynchronous executions.
     pub executions: Executions,
-    /// How long counts are kept by the minute.
+    /// How long counts are kept per minute.
     pub retention: Duration,
-    /// What the apps wrote.
+    /// The logs of apps.
     pub app_logs: Logs,
     /// Tests of drafts and versions.
     pub test_runs: TestRuns,
     /// Most lines of a log in one answer.
     pub log_max_lines: usize,
-    /// Cancelled when the platform stops: streams without an end of their own end then.
+    /// Cancelled when the platform stops, which ends endless streams.
     pub stopping: CancellationToken,
 }
 
@@ -102,8 +102,8 @@ impl Compute {
         ))
     }
 
-    /// The app that a request names, once the caller is known to own it. Who is asking comes
-    /// before what for, so that a stranger learns nothing of names.
+    /// The app that a request names, if the caller owns it. The token is checked first, so that an
+    /// unknown caller learns nothing about names.
     pub(super) fn owned<T>(
         &self,
         request: &Request<T>,
@@ -141,7 +141,7 @@ impl Compute {
     }
 }
 
-/// Methods whose file has a method that does all of it.
+/// RPC methods that only call the method of another file.
 macro_rules! answered {
     ($($method:ident($request:ident) -> $response:ty, $by:ident;)*) => {
         $(fn $method<'life0, 'async_trait>(

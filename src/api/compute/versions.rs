@@ -14,7 +14,7 @@ impl Compute {
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let limit = pages::size(r.limit)?;
         let before = pages::parse_cursor(&r.cursor, "ListAppVersions")?;
-        // One more than asked for tells whether there is a next page.
+        // One entry more than asked for shows whether there is a next page.
         let (app, found) = self.apps.versions(&id, before, limit + 1).for_owner()?;
         let (versions, last) = pages::fill(&found, limit, |v| convert::version_to_wire(&app, v));
         Ok(v1::ListAppVersionsResponse {

@@ -263,7 +263,7 @@ pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
             image_source::Source::FromCode(v1::ImageFromCode {
                 archive: code.archive,
                 dockerfile_path: code.dockerfile_path,
-                // Opened by whoever read it.
+                // The store opens them before they get here.
                 build_args: match code.build_args {
                     BuildArgs::Clear(values) => values.into_iter().collect(),
                     BuildArgs::Sealed(_) => Default::default(),

@@ -26,7 +26,7 @@ use crate::{
 pub(super) use code::{code, code_to_wire, draft_to_wire, kind as code_kind, view_to_wire};
 pub(super) use settings::Patch;
 
-/// Collects the wrong fields of one request, so that all are told at once.
+/// Collects the wrong fields of one request, so that one answer names them all.
 #[derive(Default)]
 pub(super) struct Fields(Vec<FieldViolation>);
 
@@ -38,7 +38,7 @@ impl Fields {
         });
     }
 
-    /// The parsed value, or a violation in its stead.
+    /// The parsed value; `None` records a violation.
     pub(super) fn accept<T, E: std::fmt::Display>(
         &mut self,
         field: &str,
@@ -47,7 +47,7 @@ impl Fields {
         parsed.map_err(|e| self.add(field, e.to_string())).ok()
     }
 
-    /// As [`Fields::accept`], for what names its fields itself.
+    /// As [`Fields::accept`], for a failure that names its fields.
     pub(super) fn accept_all<T>(&mut self, parsed: Result<T, Failure>) -> Option<T> {
         parsed.map_err(|failure| self.0.extend(failure.fields)).ok()
     }

@@ -153,14 +153,8 @@ impl Patch {
                 c.scaledown_period_secs,
             );
         }
-        if let Some(ports) = self.ports {
-            s.ports = Vec::with_capacity(ports.len());
-            for (i, port) in ports.into_iter().enumerate() {
-                let parsed = u16::try_from(port)
-                    .map_err(|_| format!("{port} is not a port; give one between 1 and 65535"));
-                s.ports
-                    .extend(fields.accept(&format!("ports[{i}]"), parsed));
-            }
+        if let Some(wire) = self.ports {
+            s.ports = ports(&wire, &mut fields);
         }
         if let Some(path) = self.health_path {
             s.health_path = (!path.is_empty()).then_some(path);
@@ -180,18 +174,7 @@ impl Patch {
         );
         set(&mut s.cors_origins, self.cors_origins);
         if let Some(names) = self.capabilities {
-            if names.len() > MAX_CAPABILITIES {
-                let why = format!(
-                    "has {} entries; the limit is {MAX_CAPABILITIES}",
-                    names.len()
-                );
-                fields.add("capabilities", &why);
-            }
-            let named = names.iter().take(MAX_CAPABILITIES).enumerate();
-            let known = named.filter_map(|(i, name)| {
-                fields.accept(&format!("capabilities[{i}]"), Capabilities::named(name))
-            });
-            s.capabilities = known.fold(Capabilities::default(), Capabilities::with);
+            s.capabilities = capabilities(&names, &mut fields);
         }
         set(
             &mut s.egress,
@@ -203,6 +186,30 @@ impl Patch {
         );
         fields.check()
     }
+}
+
+fn ports(wire: &[u32], fields: &mut Fields) -> Vec<u16> {
+    let parsed = wire.iter().enumerate().filter_map(|(i, &port)| {
+        let parsed = u16::try_from(port)
+            .map_err(|_| format!("{port} is not a port; give one between 1 and 65535"));
+        fields.accept(&format!("ports[{i}]"), parsed)
+    });
+    parsed.collect()
+}
+
+fn capabilities(names: &[String], fields: &mut Fields) -> Capabilities {
+    if names.len() > MAX_CAPABILITIES {
+        let why = format!(
+            "has {} entries; the limit is {MAX_CAPABILITIES}",
+            names.len()
+        );
+        fields.add("capabilities", &why);
+    }
+    let named = names.iter().take(MAX_CAPABILITIES).enumerate();
+    let known = named.filter_map(|(i, name)| {
+        fields.accept(&format!("capabilities[{i}]"), Capabilities::named(name))
+    });
+    known.fold(Capabilities::default(), Capabilities::with)
 }
 
 fn tier(wire: i32) -> Result<Tier, String> {

@@ -140,41 +140,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 .print("GetAppResponse", &got, |_| app_table(got.app.as_ref()))
         }
         Command::List { limit } => list(context, limit).await,
-        Command::Update { id, settings } => {
-            let app = context.app(id)?;
-            let request = settings.update(&app).ok_or_else(|| {
-                Error::Usage(
-                    "nothing to change; name at least one setting (`ignite app update --help`)"
-                        .to_owned(),
-                )
-            })?;
-            let session = context.connect(&app.org).await?;
-            let updated = session
-                .answer(session.client().update_app_config(request))
-                .await?;
-            warn(&updated.warnings);
-            context
-                .format
-                .print("UpdateAppConfigResponse", &updated, |_| {
-                    app_table(updated.app.as_ref())
-                })
-        }
-        Command::Delete { id, yes } => {
-            let app = context.app(id)?;
-            if !yes && !confirm(&app)? {
-                note("nothing was deleted");
-                return Ok(());
-            }
-            let session = context.connect(&app.org).await?;
-            let request = v1::DeleteAppRequest {
-                organization_name: app.org.to_string(),
-                app_name: app.name.to_string(),
-            };
-            let deleted = session.answer(session.client().delete_app(request)).await?;
-            context.format.print("DeleteAppResponse", &deleted, |_| {
-                rows(&[("deleted", deleted.app_id.clone())])
-            })
-        }
+        Command::Update { id, settings } => update(context, id, settings).await,
+        Command::Delete { id, yes } => delete(context, id, yes).await,
         Command::State { id } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
@@ -202,6 +169,42 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
         } => scale::wait(context, id, replicas, depth, limit).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, *args)).await,
     }
+}
+
+async fn update(context: &Context, id: AppArg, settings: Settings) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let request = settings.update(&app).ok_or_else(|| {
+        Error::Usage(
+            "nothing to change; name at least one setting (`ignite app update --help`)".to_owned(),
+        )
+    })?;
+    let session = context.connect(&app.org).await?;
+    let updated = session
+        .answer(session.client().update_app_config(request))
+        .await?;
+    warn(&updated.warnings);
+    context
+        .format
+        .print("UpdateAppConfigResponse", &updated, |_| {
+            app_table(updated.app.as_ref())
+        })
+}
+
+async fn delete(context: &Context, id: AppArg, yes: bool) -> Result<(), Error> {
+    let app = context.app(id)?;
+    if !yes && !confirm(&app)? {
+        note("nothing was deleted");
+        return Ok(());
+    }
+    let session = context.connect(&app.org).await?;
+    let request = v1::DeleteAppRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    let deleted = session.answer(session.client().delete_app(request)).await?;
+    context.format.print("DeleteAppResponse", &deleted, |_| {
+        rows(&[("deleted", deleted.app_id.clone())])
+    })
 }
 
 /// Follows the pages to the end, or to `limit` apps.

@@ -27,9 +27,9 @@ mod session;
 
 pub(super) use session::Session;
 
-/// Where a server listens that was told nothing.
+/// Where a server listens by default.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
-/// The organization of a server that was told nothing.
+/// The default organization of a server.
 const DEFAULT_ORG: &str = "local";
 /// As the contract has it; longer than most cold starts, shorter than a lost connection.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -116,7 +116,7 @@ impl Global {
     }
 }
 
-/// Everything that is known before a server is spoken to.
+/// Everything that is known before the first call.
 pub(super) struct Context {
     pub(super) format: Format,
     /// How long an execution is followed: only as long as somebody asked for, since it may take

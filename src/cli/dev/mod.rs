@@ -1,9 +1,9 @@
 //! `ignite dev`: a folder that is live as it is, at one URL, while its files change.
 //!
-//! Each change of what would be sent is one round: saved, built, published. A change in the middle
-//! of a round begins the next one at once, and saving the newer code ends the older build. A round
-//! that fails says why and leaves what is live. What counts is the content: files that are not
-//! sent, and saves that change nothing, begin no round.
+//! Each change of the content to send starts a round: save, build, publish. A change in the middle
+//! of a round starts the next one at once, and saving the newer code cancels the older build. A
+//! round that fails says why and leaves the live version. Files that are not sent, and writes that
+//! change nothing, start no round.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,9 +33,9 @@ mod watch;
 
 use watch::Watch;
 
-/// How long to wait before a log that broke off is followed again.
+/// Wait before a log that broke off is followed again.
 const LOG_RETRY: Duration = Duration::from_secs(1);
-/// Longest time to tell the server that a build is not wanted any more.
+/// Longest time to cancel a build at the end.
 const CANCEL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Which folder becomes which app, and how.
@@ -111,8 +111,7 @@ struct Dev<'a> {
 }
 
 impl Dev<'_> {
-    /// Round after round; ends when the folder cannot be read at the beginning, or nobody reads
-    /// stdout any more.
+    /// Runs rounds until stdout is closed; fails if the folder cannot be read at the start.
     async fn rounds(&self) -> Result<(), Error> {
         let mut code = self.source.save(&self.app)?;
         let (mut configured, mut shown) = (false, false);
@@ -204,7 +203,7 @@ impl Dev<'_> {
         }
     }
 
-    /// Prints what the app's replicas write, once it is published; ends when nobody reads it.
+    /// Prints what the app's replicas write, once it is published, until stdout is closed.
     async fn logs(&self) -> Result<(), Error> {
         self.published.notified().await;
         let mut since_ms = self.live.get().copied().unwrap_or_default();
@@ -220,7 +219,7 @@ impl Dev<'_> {
         }
     }
 
-    /// Ends a build that nobody waits for any more.
+    /// Cancels the build of the round that was interrupted.
     async fn leave(&self) {
         let app = &self.app;
         let (org, name) = (&app.org, &app.name);

@@ -59,8 +59,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
     }
 }
 
-/// Connects as a member of the organization in use, since an execution's id does not tell its
-/// own. Answers also what to say when it is not found there.
+/// Connects as a member of the organization in use, since an execution's id does not contain its
+/// organization. Returns also the hint for an execution that is not found there.
 async fn connect(context: &Context) -> Result<(Session, Option<String>), Error> {
     let org = context.org()?;
     let session = context.connect(&org).await?;

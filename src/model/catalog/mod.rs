@@ -1,4 +1,4 @@
-//! All apps together: what is taken, by whom, and the rules that span apps.
+//! The catalog: all apps and secrets, and the rules that span apps.
 //!
 //! The store's writer applies changes to its own copy and lets readers see them once they are
 //! on disk. All of it is plain data, so the rules are tested without a store.
@@ -32,11 +32,11 @@ pub enum Change {
     DeleteSecret(OrgName, SecretName),
     /// The image is being pulled, or has been.
     PutPulled(Arc<Pulled>),
-    /// The image is gone, or is not ours.
+    /// The image is gone, or the platform did not pull it.
     DeletePulled(String),
-    /// The volume of an app that was created then is to go.
+    /// The volume of the app that was created at that time is to be removed.
     MarkVolumeForDeletion(AppId, i64),
-    /// It is gone.
+    /// That volume was removed.
     VolumeGone(AppId, i64),
 }
 
@@ -67,7 +67,7 @@ impl Catalog {
         self.pulled.values()
     }
 
-    /// The apps, and when they were created, whose volumes are to go.
+    /// The volumes to remove, by app and time of its creation.
     pub fn volumes_to_delete(&self) -> &BTreeSet<(AppId, i64)> {
         &self.volumes_to_delete
     }
@@ -174,7 +174,7 @@ impl Catalog {
     /// Changes one app by `edit` and checks it against the others.
     ///
     /// # Errors
-    /// NOT_FOUND, what `edit` says, or a label conflict as in [`Catalog::create`].
+    /// NOT_FOUND, the failure of `edit`, or a label conflict as in [`Catalog::create`].
     pub fn update(
         &self,
         id: &AppId,
@@ -277,7 +277,7 @@ impl Catalog {
             } else if !self.labels.contains_key(&label)
                 && self.kept_for(&app.id.org, &label).is_some()
             {
-                // One that the app has already stays with it, whoever came since.
+                // An app keeps the labels that it has, even if such an organization came later.
                 return Err(Failure::new(
                     Reason::AlreadyExists,
                     format!(

@@ -3,7 +3,7 @@
 //! Docker's rules: patterns are rooted at the context, `**` spans folders, a pattern that matches
 //! a folder matches all below it, `!` takes back, and the last pattern that matches decides.
 //!
-//! The file comes from whoever sends the code. So it has bounds, a pattern costs no more memory
+//! The file comes from the sender of the code. So it has bounds, a pattern costs no more memory
 //! than its text (`pattern`), and [`Rules::decide`] counts what the patterns cost for all paths.
 
 mod pattern;

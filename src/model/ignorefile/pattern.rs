@@ -45,7 +45,7 @@ pub(super) struct Work {
     next: Vec<usize>,
 }
 
-/// Names of a path that are told from a pattern's beginning in the time of one step.
+/// Names of a path that are compared with a pattern's beginning in the time of one step.
 const NAMES_PER_STEP: u64 = 4;
 
 impl Work {

@@ -141,7 +141,7 @@ impl Scaling {
     }
 }
 
-/// What is seen of an app at one moment, summed over its replicas.
+/// The load of an app at one moment, summed over its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Observed {
     /// Requests with a replica.
@@ -153,14 +153,14 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Whether anybody is served or waits.
+    /// Whether any request is served or waits.
     pub fn busy(&self) -> bool {
         self.in_flight > 0 || self.held > 0
     }
 }
 
 impl Effective {
-    /// What the formula asks for, at most `max`, and at least 1 while anybody is served or waits.
+    /// What the formula asks for, at most `max`, and at least 1 while any request is served or waits.
     ///
     /// KEDA and the HPA multiply the observation per pod by the number of pods before they divide
     /// by the target, so the sum over all pods is what counts.
@@ -183,7 +183,7 @@ impl Effective {
     }
 }
 
-/// What the number of replicas is decided from.
+/// The inputs of a scaling decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
     /// What is seen now.
@@ -197,8 +197,8 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Whether the app has to be up: somebody is served or waits, or was so within the period.
-    /// What the rate's window still says wakes nobody.
+    /// Whether the app has to be up: a request is served or waits, or was within the period.
+    /// What is left in the rate's window wakes nothing.
     fn active(&self, scaling: &Effective) -> bool {
         self.observed.busy() || (self.up > 0 && self.idle_for < scaling.scaledown)
     }
