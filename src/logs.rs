@@ -149,11 +149,11 @@ impl Logs {
         };
         let all = try_join_all(origins.iter().map(|o| self.read_whole(o, ask))).await;
         let all = all.map_err(|e| e.to_failure())?;
-        let known = std::iter::zip(origins, &all).map(|(origin, lines)| {
+        let positions = std::iter::zip(origins, &all).map(|(origin, lines)| {
             let delivered_ns = lines.last().map_or(0, |entry| entry.line.at_ns);
             (
                 origin.container,
-                Known {
+                Position {
                     delivered_ns,
                     opened_after_ns: delivered_ns,
                 },
@@ -162,7 +162,7 @@ impl Logs {
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Follow {
-            known: known.collect(),
+            positions: positions.collect(),
             pending: merge(all, tail, self.max_bytes).into(),
             open: HashSet::new(),
             live: SelectAll::new(),
@@ -295,7 +295,7 @@ fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
 }
 
 /// How far a container's log has been delivered.
-struct Known {
+struct Position {
     delivered_ns: i64,
     /// `delivered_ns` when its log was opened. Lines up to there come again; later ones are new,
     /// even if the clock that stamps them went back meanwhile.
@@ -314,7 +314,7 @@ pub struct Follow {
     app: AppId,
     replica: Option<ReplicaId>,
     /// By container; those that are gone are removed.
-    known: HashMap<ContainerId, Known>,
+    positions: HashMap<ContainerId, Position>,
     /// Lines to deliver before any other.
     pending: VecDeque<Entry>,
     /// The containers whose logs are being read.
@@ -350,12 +350,12 @@ impl Follow {
     }
 
     fn accept(&mut self, origin: Origin, piece: Piece) {
-        let Some(known) = self.known.get_mut(&origin.container) else {
+        let Some(position) = self.positions.get_mut(&origin.container) else {
             return;
         };
         match piece {
-            Piece::Line(line) if line.at_ns > known.opened_after_ns => {
-                known.delivered_ns = known.delivered_ns.max(line.at_ns);
+            Piece::Line(line) if line.at_ns > position.opened_after_ns => {
+                position.delivered_ns = position.delivered_ns.max(line.at_ns);
                 self.pending.push_back(Entry {
                     replica: origin.replica,
                     version: origin.version,
@@ -379,7 +379,7 @@ impl Follow {
         }
         let origins = self.logs.origins(&self.app, self.replica.as_ref());
         let open = &self.open;
-        self.known
+        self.positions
             .retain(|id, _| open.contains(id) || origins.iter().any(|o| o.container == *id));
         if self.replica.is_some() && origins.is_empty() && self.open.is_empty() {
             return Ok(false);
@@ -393,14 +393,17 @@ impl Follow {
     }
 
     fn open(&mut self, origin: Origin) {
-        let known = self.known.entry(origin.container.clone()).or_insert(Known {
-            delivered_ns: 0,
-            opened_after_ns: 0,
-        });
-        known.opened_after_ns = known.delivered_ns;
+        let position = self
+            .positions
+            .entry(origin.container.clone())
+            .or_insert(Position {
+                delivered_ns: 0,
+                opened_after_ns: 0,
+            });
+        position.opened_after_ns = position.delivered_ns;
         let ask = LogQuery {
             tail: None,
-            since_ms: known.delivered_ns / 1_000_000,
+            since_ms: position.delivered_ns / 1_000_000,
             follow: true,
         };
         let lines = (self.logs.read)(&origin.container, ask);

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::{
     Context, Error,
-    app::Settings,
+    app_settings::Settings,
     build::Lines,
     code::Source,
     context::Session,

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod app;
+mod app_settings;
 mod build;
 mod code;
 mod configure;

@@ -12,8 +12,8 @@
 mod call;
 mod diagnose;
 mod fields;
-mod heavy;
 mod invoke;
+mod offload;
 mod request;
 mod respond;
 mod route;
@@ -32,7 +32,7 @@ use axum::{
 use tonic::service::Routes;
 
 use self::{
-    heavy::Heavy,
+    offload::Offload,
     route::{Binding, Render},
 };
 use super::{
@@ -58,7 +58,7 @@ pub fn router(grpc: Routes, limits: Limits, buffers: Buffers, admit: Admit) -> R
     let gateway = Arc::new(Gateway {
         grpc: grpc.prepare(),
         limits,
-        heavy: Heavy::new(limits.decode_concurrency),
+        offload: Offload::new(limits.decode_concurrency),
         buffers,
         admit,
     });
@@ -86,7 +86,7 @@ pub type Admit = Arc<dyn Fn(&mut Parts) -> Result<(), Failure> + Send + Sync>;
 struct Gateway {
     grpc: Routes,
     limits: Limits,
-    heavy: Heavy,
+    offload: Offload,
     buffers: Buffers,
     admit: Admit,
 }
@@ -123,7 +123,7 @@ impl Gateway {
         let read = request::Reading {
             limits: self.limits,
             reserved: &reserved,
-            heavy: &self.heavy,
+            offload: &self.offload,
         };
         let message = read.message(binding, &mut parts, body).await?;
         let style = respond::Style::asked_by(&parts.headers);
@@ -131,10 +131,10 @@ impl Gateway {
             Ok(frames) => frames,
             Err(status) => return Ok(http_response(&binding.explain(status))),
         };
-        let (output, heavy) = (binding.rpc.output(), self.heavy.clone());
+        let (output, offload) = (binding.rpc.output(), self.offload.clone());
         Ok(match binding.render {
-            Render::Unary => respond::unary(frames, output, heavy).await,
-            Render::Stream => respond::stream(frames, output, style, heavy).await,
+            Render::Unary => respond::unary(frames, output, offload).await,
+            Render::Stream => respond::stream(frames, output, style, offload).await,
             Render::Invoke => invoke::render(frames).await,
         })
     }

@@ -1,7 +1,7 @@
 //! HTTP request → request message: body, then query, then path variables; the later wins.
 //!
 //! The message leaves here encoded and framed, so that all the work on a large one is one piece
-//! (`heavy`).
+//! (`offload`).
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use super::{
     call, diagnose,
     fields::{self, STRICT},
-    heavy::Heavy,
+    offload::Offload,
     route::Binding,
 };
 use crate::{
@@ -40,7 +40,7 @@ const LINGER_BYTES: usize = 256 << 20;
 pub(super) struct Reading<'a> {
     pub(super) limits: Limits,
     pub(super) reserved: &'a Reserved,
-    pub(super) heavy: &'a Heavy,
+    pub(super) offload: &'a Offload,
 }
 
 impl Reading<'_> {
@@ -55,7 +55,7 @@ impl Reading<'_> {
         parts: &mut Parts,
         body: Body,
     ) -> Result<Bytes, Failure> {
-        let (limits, heavy) = (self.limits, self.heavy);
+        let (limits, offload) = (self.limits, self.offload);
         let descriptor = binding.rpc.input();
         let json = if binding.body {
             self.collect(parts, body, limits.bound(&descriptor)).await?
@@ -77,7 +77,7 @@ impl Reading<'_> {
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let bytes = json.len();
         let work = move || build(descriptor, &json, &query, variables, limits);
-        heavy.run(bytes, work).await
+        offload.run(bytes, work).await
     }
 
     /// Reads the whole body, up to its limit.

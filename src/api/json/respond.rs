@@ -10,7 +10,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::json;
 use tonic::Status;
 
-use super::{call::Frames, heavy::Heavy};
+use super::{call::Frames, offload::Offload};
 use crate::api::status::{http_response, json_body};
 
 /// How a stream is written.
@@ -60,11 +60,11 @@ impl Style {
 pub(super) async fn unary(
     mut frames: Frames,
     descriptor: MessageDescriptor,
-    heavy: Heavy,
+    offload: Offload,
 ) -> Response<Body> {
     let json = match frames.next().await {
         Ok(Some(message)) => match frames.next().await {
-            Ok(_) => to_json(&descriptor, message, &heavy).await,
+            Ok(_) => to_json(&descriptor, message, &offload).await,
             Err(status) => Err(status),
         },
         Ok(None) => Err(Status::internal("the service sent no answer")),
@@ -82,7 +82,7 @@ pub(super) async fn stream(
     mut frames: Frames,
     descriptor: MessageDescriptor,
     style: Style,
-    heavy: Heavy,
+    offload: Offload,
 ) -> Response<Body> {
     // Only looked at, not waited for: a log stream may be silent for hours, and its reader
     // should see the headers before.
@@ -92,7 +92,7 @@ pub(super) async fn stream(
         None => None,
     };
     let rest = stream::unfold(Some((frames, first)), move |state| {
-        let (descriptor, heavy) = (descriptor.clone(), heavy.clone());
+        let (descriptor, offload) = (descriptor.clone(), offload.clone());
         async move {
             let (mut frames, first) = state?;
             let next = match first {
@@ -100,7 +100,7 @@ pub(super) async fn stream(
                 None => frames.next().await,
             };
             let json = match next {
-                Ok(Some(message)) => to_json(&descriptor, message, &heavy).await.map(Some),
+                Ok(Some(message)) => to_json(&descriptor, message, &offload).await.map(Some),
                 Ok(None) => Ok(None),
                 Err(status) => Err(status),
             };
@@ -131,11 +131,13 @@ pub(super) fn without_body(response: Response<Body>) -> Response<Body> {
 async fn to_json(
     descriptor: &MessageDescriptor,
     message: Bytes,
-    heavy: &Heavy,
+    offload: &Offload,
 ) -> Result<String, Status> {
     let descriptor = descriptor.clone();
     let bytes = message.len();
-    heavy.run(bytes, move || render(descriptor, message)).await
+    offload
+        .run(bytes, move || render(descriptor, message))
+        .await
 }
 
 fn render(descriptor: MessageDescriptor, message: Bytes) -> Result<String, Status> {

@@ -8,7 +8,9 @@ use std::{
 use clap::Subcommand;
 
 use super::{
-    Context, Error, deploy,
+    Context, Error,
+    app_settings::Settings,
+    deploy,
     failure::{note, warn},
     id::AppArg,
     logs,
@@ -18,10 +20,8 @@ use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
 mod replicas;
 mod scale;
-mod settings;
 mod tables;
 
-pub(super) use settings::Settings;
 use tables::{app_table, created_table, list_table, state_table};
 
 /// What to do with apps.

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Context, Error,
-    app::Settings,
+    app_settings::Settings,
     build::{self, Lines},
     code::{How, Source},
     deploy,

@@ -14,9 +14,9 @@ const LARGE_BYTES: usize = 256 * 1024;
 
 /// Bounds how much of such work runs at a time.
 #[derive(Debug, Clone)]
-pub(super) struct Heavy(Arc<Semaphore>);
+pub(super) struct Offload(Arc<Semaphore>);
 
-impl Heavy {
+impl Offload {
     /// At most so many at a time; at least one.
     pub(super) fn new(at_once: usize) -> Self {
         Self(Arc::new(Semaphore::new(at_once.max(1))))
@@ -62,14 +62,16 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_large_is_done_elsewhere_and_not_all_at_once() {
-        let heavy = Heavy::new(2);
+        let offload = Offload::new(2);
         let here = thread::current().id();
-        let small = heavy.run(LARGE_BYTES - 1, || thread::current().id()).await;
+        let small = offload
+            .run(LARGE_BYTES - 1, || thread::current().id())
+            .await;
         assert_eq!(small, here);
         let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let all = (0..20).map(|_| {
             let (now, most) = (now.clone(), most.clone());
-            heavy.run(LARGE_BYTES, move || {
+            offload.run(LARGE_BYTES, move || {
                 most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
                 thread::yield_now();
                 now.fetch_sub(1, SeqCst);
