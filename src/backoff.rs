@@ -8,7 +8,7 @@ use std::time::Duration;
 /// initial, 2 × initial, 4 × initial, …, max, max, …
 /// ```
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     max: Duration,
     next: Duration,
 }
@@ -16,12 +16,12 @@ pub struct Backoff {
 impl Backoff {
     /// Starts at `initial`; no wait after the first is longer than `max`. An `initial` above `max`
     /// holds for the first wait alone.
-    pub fn new(initial: Duration, max: Duration) -> Self {
+    pub(crate) fn new(initial: Duration, max: Duration) -> Self {
         Self { max, next: initial }
     }
 
     /// The wait before the next try; the one after it is twice as long, up to the longest.
-    pub fn next_wait(&mut self) -> Duration {
+    pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = wait.saturating_mul(2).min(self.max);
         wait

@@ -118,10 +118,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.calls
-            .under_way
-            .lock()
-            .release(Some(&self.address), 1);
+        self.calls.under_way.lock().release(Some(&self.address), 1);
     }
 }
 

@@ -9,7 +9,7 @@ use tonic::service::Routes;
 use super::{
     base::Base,
     clamp, health,
-    parts::{anonymous, buffers, public_urls, trial_bounds},
+    parts::{anonymous, buffers, public_urls, test_run_bounds},
     platform::Platform,
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
         compute::Compute,
         grpc::Grpc,
         json,
+        limits::Limits,
         proto::{
             self,
             local::v1::{
@@ -37,13 +38,13 @@ use crate::{
     config::Config,
     logs::Logs,
     store::secrets::Secrets,
-    trials::Trials,
+    test_runs::TestRuns,
 };
 
 /// The API's services with their bounds, which both listeners share.
 pub(super) struct Endpoints {
     services: Routes,
-    limits: json::Limits,
+    limits: Limits,
     buffers: Buffers,
 }
 
@@ -101,8 +102,8 @@ impl Endpoints {
     }
 }
 
-fn limits(config: &Config) -> json::Limits {
-    json::Limits {
+fn limits(config: &Config) -> Limits {
+    Limits {
         max_body_bytes: clamp(config.max_body_bytes),
         max_code_bytes: clamp(config.max_code_bytes),
         decode_concurrency: config.decode_concurrency,
@@ -112,7 +113,7 @@ fn limits(config: &Config) -> json::Limits {
 fn compute(
     base: &Base,
     platform: &Platform,
-    limits: json::Limits,
+    limits: Limits,
     http: SocketAddr,
     stopping: CancellationToken,
 ) -> Compute {
@@ -125,11 +126,11 @@ fn compute(
     } = platform;
     let log_bytes = clamp(config.log_max_bytes);
     let app_logs = Logs::new(apps.clone(), fleet.clone(), base.engine.clone(), log_bytes);
-    let trials = Trials::new(
+    let test_runs = TestRuns::new(
         apps.clone(),
         gateway.clone(),
         app_logs.clone(),
-        trial_bounds(config),
+        test_run_bounds(config),
     );
     Compute {
         apps: apps.clone(),
@@ -139,13 +140,13 @@ fn compute(
         executions: base.stores.executions.clone(),
         retention: config.execution_retention,
         app_logs,
-        trials,
+        test_runs,
         log_max_lines: config.log_max_lines,
         stopping,
     }
 }
 
-async fn services(compute: Compute, secrets: Secrets, limits: json::Limits) -> Routes {
+async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<ComputeServiceServer<Compute>>()
