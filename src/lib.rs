@@ -3,11 +3,13 @@
 //! A request comes in by app URL, `Invoke` or JSON; the gateway finds its app, `fleet` hands
 //! out a replica or holds the request while one starts, and the answer streams back. The parts,
 //! in the order in which they may know each other:
-//! `model` ← `store`, `engine` ← `builder`, `fleet` ← `gateway` ← `apps` ← `api` ← `server`; `cli` speaks only
-//! through the generated client.
+//! `model` ← `store`, `engine` ← `builder`, `fleet` ← `gateway` ← `executor` ← `apps` ← `api` ← `server` ← `cli`.
+//! The commands of `cli` but for `serve` and those on the data directory speak through the generated
+//! client. `tests/architecture.rs` has the whole order and checks it.
 
 pub mod api;
 pub mod apps;
+pub mod atomic_file;
 mod backoff;
 pub mod builder;
 mod child;
@@ -15,17 +17,16 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
-pub mod durable;
 pub mod engine;
 pub mod executor;
+pub mod fair_limiter;
 pub mod fleet;
 pub mod gateway;
 pub mod gc;
 pub mod identity;
-pub mod limiter;
 pub mod logs;
 pub mod model;
-pub mod parsing;
+pub mod parse_pool;
 pub mod quota;
 pub mod server;
 pub mod store;

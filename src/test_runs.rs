@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::{
     apps::Apps,
+    fair_limiter::FairLimiter,
     fleet::upstream,
     gateway::{Gateway, headers::header_text, invoke::Client},
-    limiter::FairLimiter,
     logs::{Entry, Logs},
     model::{AppId, ExecutionId, Failure, Reason},
 };

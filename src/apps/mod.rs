@@ -39,7 +39,7 @@ use crate::{
         revision::Defaults,
         settings::{Settings, check_schemas},
     },
-    parsing::Parsing,
+    parse_pool::Parsing,
     store::{Store, blobs::Blobs, executions::Executions, secrets::Secrets},
 };
 

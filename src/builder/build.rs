@@ -21,7 +21,7 @@ use crate::{
         AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, code::BuiltImage, secret,
         work::Cancelled,
     },
-    parsing::Parsing,
+    parse_pool::Parsing,
     store::blobs::Blobs,
     vitals::Vitals,
 };

@@ -24,12 +24,12 @@ use super::{
 use crate::{
     clock::now_ms,
     engine::ImageBuilder,
-    limiter::FairLimiter,
+    fair_limiter::FairLimiter,
     model::{
         AppId, BuildId, Draft, Failure, Reason,
         code::{BuildError, Built},
     },
-    parsing::Parsing,
+    parse_pool::Parsing,
     store::blobs::Blobs,
 };
 

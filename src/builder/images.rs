@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::admission::{Admission, Grant};
+use super::source_policy::{Admission, Grant};
 
 use crate::{
     engine::{Credentials, Engine, Error, Image, Keychain},

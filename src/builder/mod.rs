@@ -11,7 +11,6 @@
 //! How drafts stand is written down by `apps`, which starts builds; nothing here knows the store's
 //! records.
 
-mod admission;
 mod archive;
 mod build;
 mod builds;
@@ -27,10 +26,10 @@ mod log;
 mod queue;
 pub mod runtime;
 mod source;
+mod source_policy;
 mod steps;
 mod sweep;
 
-pub use admission::Admission;
 pub use archive::{Format, Listing, format, inspect as inspect_archive};
 pub use build::{Build, Config, OpenArgs, SecretUse, State, Vault};
 pub use builds::{Builder, Held, Record};
@@ -40,4 +39,5 @@ pub use images::{Images, Rules};
 pub use limits::Limits;
 pub use log::{Line, Log};
 pub use source::Source;
+pub use source_policy::Admission;
 pub use sweep::Named;

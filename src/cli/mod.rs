@@ -2,7 +2,7 @@
 //!
 //! Client commands speak gRPC through the generated client and nothing else. Data goes to
 //! stdout, everything for people to stderr, and the exit code follows the gRPC status
-//! (`failure.rs`). Where the server is and who calls is found out in `context.rs`.
+//! (`failure.rs`). Where the server is and who calls is found out in `context/`.
 
 use std::process::ExitCode;
 

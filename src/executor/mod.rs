@@ -30,9 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     backoff::Backoff,
+    fair_limiter::{FairLimiter, Permit},
     fleet::{Deployment, Lease},
     gateway::Gateway,
-    limiter::{FairLimiter, Permit},
     model::{
         AppId, Failure, Reason,
         execution::{Change, Completion},

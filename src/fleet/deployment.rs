@@ -17,7 +17,7 @@ use super::{
     capacity::Capacity,
     events::{EventKind, Events},
     in_flight::{InFlight, InFlightPermit},
-    outcomes::Outcomes,
+    invocation_counts::Outcomes,
     snapshot::{ReplicaView, Snapshot},
     state::{Readying, State},
 };

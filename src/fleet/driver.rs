@@ -7,7 +7,7 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{
     Shared,
     deployment::Deployment,
-    limits, liveness, postmortem, standby_ops,
+    limit_warnings, liveness, postmortem, standby_ops,
     start::{self, Fault},
     state::{Action, Removal, TaskOutcome},
 };
@@ -173,7 +173,7 @@ fn spawn<E: Engine>(
             let events = deployment.events().clone();
             let deployment = deployment.clone();
             tasks.spawn(async move {
-                let limits = limits::watch(&*engine, &config, &replica, &revision, &events);
+                let limits = limit_warnings::watch(&*engine, &config, &replica, &revision, &events);
                 let at_work = || deployment.state.lock().is_at_work(key, Instant::now());
                 let probes = async {
                     tokio::select! {

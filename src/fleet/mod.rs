@@ -9,11 +9,11 @@
 //! | `autoscaler.rs` | how many replicas the load makes |
 //! | `hold.rs` | the bounded FIFO queue of held requests, and the limiter over all of them |
 //! | `snapshot.rs` | what an app and its replicas do now, for people |
-//! | `outcomes.rs` | how its invocations ended, for the statistics |
+//! | `invocation_counts.rs` | how its invocations ended, for the statistics |
 //! | `events.rs` | what happened to an app |
 //! | `in_flight.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `hints.rs` | what the last lines of a log suggest |
-//! | `limits.rs` | the limits that a replica comes up against, told to its owner |
+//! | `limit_warnings.rs` | the limits that a replica comes up against, told to its owner |
 //! | `ages.rs` | whether a replica has a young request out |
 //! | `postmortem.rs` | how a replica that served came to its end |
 //! | `liveness.rs` | whether a ready replica still answers |
@@ -21,9 +21,9 @@
 //! | `probe.rs` | what asking on a health path came to, and what is known of a start |
 //! | `driver.rs` | one task per app that carries the decisions out |
 //! | `suspensions.rs` | apps that may not run |
-//! | `quota.rs` | suspending apps for what they take of the disk |
+//! | `disk_suspension.rs` | suspending apps for what they take of the disk |
 //! | `capacity.rs` | what this machine has, and who has it |
-//! | `control.rs` | moving replicas by hand, and waiting for them |
+//! | `manual_scaling.rs` | moving replicas by hand, and waiting for them |
 //! | `standby_ops.rs` | the slow parts of standby: freeze, thaw, prepare |
 //! | `send_while_resuming.rs` | a request to a replica that is being thawed |
 //! | `refusal.rs` | what the engine refused to do, and when it is asked again |
@@ -45,21 +45,21 @@
 mod ages;
 mod autoscaler;
 mod capacity;
-mod control;
 mod deployment;
+mod disk_suspension;
 mod driver;
 mod events;
 mod hints;
 mod hold;
 mod in_flight;
+mod invocation_counts;
 mod lease;
-mod limits;
+mod limit_warnings;
 mod liveness;
-mod outcomes;
+mod manual_scaling;
 mod ports;
 mod postmortem;
 mod probe;
-mod quota;
 mod refusal;
 mod replica;
 mod send_while_resuming;
@@ -92,13 +92,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use capacity::Bounds;
-pub use control::Until;
 pub use deployment::{Deployment, Names};
 pub use events::{Event, EventKind, Events, Follower};
 pub use hold::HoldLimiter;
 pub use in_flight::InFlightPermit;
+pub use invocation_counts::Outcomes;
 pub use lease::Lease;
-pub use outcomes::Outcomes;
+pub use manual_scaling::Until;
 pub use probe::ProbeOutcome;
 pub use replica::{ColdStart, Replica};
 pub use snapshot::{ReplicaView, Snapshot};
@@ -112,7 +112,7 @@ use crate::{
     vitals::Vitals,
 };
 
-/// The fleet's limits and times; `config.rs` documents the settings behind them.
+/// The fleet's limits and times; `config/mod.rs` documents the settings behind them.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Longest time from a container's start to its readiness.

@@ -18,7 +18,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Clock, ISSUER, Verifier, verifier::unix_seconds};
-use crate::{durable, model::OrgName};
+use crate::{atomic_file, model::OrgName};
 
 /// How long a token lives when nothing is said: a working day, and some.
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -195,7 +195,7 @@ fn create(path: &Path) -> Result<(), Error> {
         .to_pkcs8_pem(LineEnding::LF)
         .map_err(|e| io("encode the key for", io::Error::other(e)))?;
     // When another process was first, its key is the key.
-    durable::write_new(path, pem.as_bytes())
+    atomic_file::write_new(path, pem.as_bytes())
         .map(drop)
         .map_err(|e| io("write", e))
 }

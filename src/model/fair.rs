@@ -3,7 +3,7 @@
 //! Of the organizations that wait, the one with the fewest places gets a free one, and within it
 //! the app with the fewest; among equals, the one that asked first. A cap per organization keeps
 //! some places free of any one of them, so that a newcomer need not wait for another's work to
-//! end. Executions, builds and tests use this.
+//! end. Executions, builds, tests and the parsing of what organizations send use this.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -21,7 +21,7 @@ use crate::{
     gc::{GarbageCollector, Volumes},
     identity::system_clock,
     model::egress::Ceiling,
-    parsing::Parsing,
+    parse_pool::Parsing,
     store::blobs::Blobs,
 };
 

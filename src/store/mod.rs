@@ -264,7 +264,7 @@ fn upgrade(
         path: path.display().to_string(),
         cause,
     };
-    crate::durable::write(&path.join(SEALING), b"").map_err(|e| corrupt(e.to_string()))?;
+    crate::atomic_file::write(&path.join(SEALING), b"").map_err(|e| corrupt(e.to_string()))?;
     let mut batch = sled::Batch::default();
     batch.insert(db::FORMAT_KEY, &FORMAT.to_be_bytes());
     for app in legible {

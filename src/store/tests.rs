@@ -234,7 +234,7 @@ async fn without_its_key_a_store_is_refused_and_still_gives_out_the_rest() {
     for (damage, words) in [(None, "missing"), (Some(another), "another key")] {
         std::fs::remove_file(&key).expect("there");
         if let Some(text) = damage {
-            crate::durable::write(&key, text.as_bytes()).expect("written");
+            crate::atomic_file::write(&key, text.as_bytes()).expect("written");
         }
         let refused = Store::open(dir.path()).err().expect("refused").to_string();
         assert!(
@@ -257,7 +257,7 @@ async fn without_its_key_a_store_is_refused_and_still_gives_out_the_rest() {
             "{report:?}"
         );
         assert_eq!(key.exists(), damage.is_some(), "none is made");
-        crate::durable::write(&key, &kept).expect("written");
+        crate::atomic_file::write(&key, &kept).expect("written");
     }
     assert_eq!(reopened(dir.path(), &app.id), Some(app));
 }

@@ -26,10 +26,10 @@ use tokio::{process::Command, time::MissedTickBehavior};
 use self::bounds::{Tree, folder_bytes, next, pipe};
 use super::{
     Limits, Source,
-    admission::split_port,
     build::{Build, BuildEnv, SecretUse},
     failure::failed,
     source::clean,
+    source_policy::split_port,
 };
 use crate::{
     child::ProcessGroup,

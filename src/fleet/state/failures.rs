@@ -1,4 +1,8 @@
 //! What went wrong lately, and when the next start is tried.
+//!
+//! After the first failure whose cause may pass, held requests keep waiting and the next start comes at
+//! once. A certain cause, or a second failure in a row, answers all of them with it unless a replica
+//! still serves, and refuses new ones until the back-off ends (`task_outcome.rs`, `routing.rs`).
 
 use std::time::Duration;
 

@@ -5,11 +5,11 @@
 //! |---|---|
 //! | `phase.rs` | where a replica is in its life, and what it has there |
 //! | `slot.rs` | the record of one replica: what holds in every phase |
-//! | `requests.rs` | which replica a request is sent to, and why one waits |
+//! | `routing.rs` | load balancing: which replica a request is sent to (least in flight), and why one waits |
 //! | `plan.rs` | the decision what to start, drain and stop |
 //! | `starts.rs` | starting replicas, as far as there is room |
 //! | `standby.rs` | the steps into warm standby and out of it |
-//! | `outcome.rs` | what the driver's tasks came to |
+//! | `task_outcome.rs` | what the driver's tasks came to |
 //! | `containers.rs` | what the engine and an earlier run say of the containers |
 //! | `failures.rs` | what went wrong lately, and the back-off |
 //!
@@ -32,13 +32,13 @@
 
 mod containers;
 mod failures;
-mod outcome;
 mod phase;
 mod plan;
-mod requests;
+mod routing;
 mod slot;
 mod standby;
 mod starts;
+mod task_outcome;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -56,10 +56,10 @@ use tokio::{
 pub(super) use self::plan::Plan;
 pub(super) use self::{
     containers::{Adopted, Expected, Frozen},
-    outcome::TaskOutcome,
     phase::{Containers, Removal, Vacated},
     plan::Action,
-    requests::{Arrival, Grant},
+    routing::{Arrival, Grant},
+    task_outcome::TaskOutcome,
 };
 use self::{failures::FailureHistory, phase::Phase, slot::Slot, starts::Shortage};
 use super::{

@@ -1,7 +1,7 @@
 //! Connections for simulations: pipes to the apps of the scripted engine, without sockets.
 //!
 //! A paused clock runs ahead whenever nothing but the outside world could go on, so a poll over
-//! a real socket would time out before its answer. In unit tests `upstream.rs` takes this
+//! a real socket would time out before its answer. In unit tests `upstream/` takes this
 //! [`TcpStream`] instead of tokio's; everything above the socket is what production runs. Tests
 //! that simulate nothing get real sockets from it.
 

@@ -1,4 +1,7 @@
 //! How many replicas an app should have, and when it returns to zero: pure decisions.
+//!
+//! Scaling up is immediate. Against oscillation, scaling down follows the largest demand of the
+//! scale-down period ([`Peak`], the stabilization window of the HPA).
 
 mod window;
 

@@ -18,8 +18,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::super::machine;
 use crate::{
+    atomic_file,
     config::Config,
-    durable,
     engine::docker::Pruner,
     model::{
         InstanceId,
@@ -120,7 +120,7 @@ pub(super) fn recall(path: &Path) -> Option<Record> {
 pub(super) fn remember(path: &Path, record: &Record) -> std::io::Result<()> {
     let mut text = serde_json::to_vec_pretty(record)?;
     text.push(b'\n');
-    durable::write(&path.join(HOLDER), &text)
+    atomic_file::write(&path.join(HOLDER), &text)
 }
 
 /// Keeps a copy in the store's folder.
@@ -137,7 +137,7 @@ fn in_store(path: &Path) -> PathBuf {
 }
 
 fn write(name: &Path, instance: &InstanceId) -> Result<()> {
-    durable::write(name, format!("{instance}\n").as_bytes())
+    atomic_file::write(name, format!("{instance}\n").as_bytes())
         .with_context(|| format!("cannot write {}", name.display()))
 }
 

@@ -28,8 +28,8 @@ pub(super) use self::identity::refusal;
 use self::identity::{HOLDER, INSTANCE};
 use super::machine;
 use crate::{
+    atomic_file,
     config::{Config, Serving},
-    durable,
     model::{
         InstanceId,
         lease::{Directory, Holder, Record},
@@ -179,7 +179,7 @@ impl DataDir {
     pub(super) fn mark_kept(&self, kept: bool) {
         let marker = self.path.join(KEPT);
         let outcome = if kept {
-            durable::write(&marker, b"")
+            atomic_file::write(&marker, b"")
         } else {
             remove_if_there(&marker)
         };
@@ -394,7 +394,7 @@ fn prepare_ephemeral(path: &Path) -> Result<()> {
             fs::remove_file(entry.path())?
         }
     }
-    durable::write(&path.join(EPHEMERAL), b"")?;
+    atomic_file::write(&path.join(EPHEMERAL), b"")?;
     Ok(())
 }
 

@@ -1,5 +1,8 @@
-//! The one thread that writes executions: collect, decide, append to the journal, apply to the
-//! databases, show, answer.
+//! The one thread that writes executions: collect, decide, append to the journal, which makes a batch
+//! durable, then show and answer.
+//!
+//! Submissions are answered as soon as the journal has them. Changes are applied to the databases
+//! first, since whoever hears of one may read what it wrote.
 //!
 //! One sync serves everything that came while the one before was under way. A change is shown
 //! to readers only once it is on disk.
@@ -21,9 +24,9 @@ use super::{
     Shared, StoredResult, Submission,
     batch::{Batch, Effect, unavailable, uncertain, unshown},
     command::Command,
-    disk::Disk,
     ids::Ids,
     journal::{NotAppended, Operation, STATISTICS},
+    journaled_databases::Disk,
     live::Live,
     rows::{self, KeyRecord, RequestRecord, ResultRecord},
     segment::{Segment, Unended},

@@ -9,8 +9,8 @@
 //! | `batch.rs` | what one sync makes durable |
 //! | `show.rs` | what readers see of it then |
 //! | `answers.rs` | delivers the answers to the callers |
-//! | `disk.rs` | journals and databases as one: append, apply, checkpoint |
-//! | `journal.rs` | what makes a write durable |
+//! | `journaled_databases.rs` | journals and databases as one: append, apply, checkpoint |
+//! | `journal/` | what makes a write durable |
 //! | `apply.rs` | how it reaches the databases behind the journal |
 //! | `live.rs` | what has not ended, in memory, and who watches |
 //! | `segment.rs` | the databases, one for a span of time |
@@ -21,7 +21,7 @@
 //! | `stored.rs` | bytes by organization |
 //! | `recovery.rs` | what a start does |
 //! | `retention.rs` | deletes what is old or surplus, and gives its space back |
-//! | `tools.rs` | check, compact, export |
+//! | `tools/` | check, compact, export |
 //!
 //! Readers see an execution as it was last flushed: from memory until it has ended, from disk
 //! after. The executor is handed every accepted one and asks for its changes.
@@ -31,9 +31,9 @@ mod apply;
 mod batch;
 mod command;
 mod committer;
-mod disk;
 mod ids;
 mod journal;
+mod journaled_databases;
 mod live;
 mod read;
 mod recovery;
@@ -67,7 +67,7 @@ use self::{
     answers::{Changed, Reply, ReplyBatcher},
     command::Command,
     committer::Committer,
-    disk::Disk,
+    journaled_databases::Disk,
     segment::Segments,
     stats::Stats,
 };

@@ -18,7 +18,7 @@ use ring::{
 use std::sync::OnceLock;
 
 use crate::{
-    durable,
+    atomic_file,
     model::{Failure, Reason},
 };
 
@@ -209,7 +209,7 @@ fn create(path: &Path) -> io::Result<()> {
         .fill(&mut bytes)
         .map_err(|_| io::Error::other("the system gives no random bytes"))?;
     let text = format!("{}\n", STANDARD.encode(bytes));
-    if durable::write_new(path, text.as_bytes())? {
+    if atomic_file::write_new(path, text.as_bytes())? {
         Ok(())
     } else {
         Err(io::ErrorKind::AlreadyExists.into())

@@ -18,7 +18,7 @@ use super::{
         report::{self, Problem, Report},
     },
     Config, FOLDER, INCOMING, SEGMENTS, STATS, Shared,
-    disk::{Disk, JOURNALS},
+    journaled_databases::{Disk, JOURNALS},
     read,
     read::Record,
     retention,

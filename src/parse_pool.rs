@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    limiter::FairLimiter,
+    fair_limiter::FairLimiter,
     model::{AppId, Failure, Reason, work::Cancelled},
 };
 
