@@ -118,7 +118,7 @@ fn spawn<E: Engine>(
             let deployment = deployment.clone();
             tasks.spawn(async move {
                 if let Some(replica) = examine {
-                    let how = postmortem::examine(&*engine, &containers.app).await;
+                    let how = postmortem::examine(&*engine, &containers).await;
                     deployment.tell_end(key, &replica, how);
                 }
                 standby_ops::end(&*engine, &containers.app, frozen, grace).await;

@@ -15,6 +15,7 @@ use super::{
     deployment::Deployment,
     replica::{Fate, Replica},
     start,
+    state::Containers,
 };
 use crate::{
     engine::{ContainerId, ContainerState, Engine, Error},
@@ -55,9 +56,10 @@ impl Replica {
     }
 }
 
-/// Reads how a container ended that its replica did not end.
-pub(super) async fn examine<E: Engine>(engine: &E, container: &ContainerId) -> Failure {
+/// Reads how a replica ended that the fleet did not end.
+pub(super) async fn examine<E: Engine>(engine: &E, containers: &Containers) -> Failure {
     const ENDED: &str = "a replica ended while it served";
+    let container = &containers.app;
     let examined = timeout(EXAMINE_LIMIT, async {
         match engine.inspect(container).await {
             Ok(c) => match c.state {
@@ -67,9 +69,13 @@ pub(super) async fn examine<E: Engine>(engine: &E, container: &ContainerId) -> F
                 ContainerState::Created
                 | ContainerState::Running(_)
                 | ContainerState::Paused(_) => {
+                    let what = match &containers.holder {
+                        Some(holder) if !runs(engine, holder).await => Containers::LOST_NETWORK,
+                        _ => "the engine lost sight of it",
+                    };
                     let logs = start::tail(engine, container, LOG_LINES).await;
                     Failure::new(Reason::ContainerExited, ENDED)
-                        .with_detail(format!("the engine lost sight of it{logs}"))
+                        .with_detail(format!("{what}{logs}"))
                 }
             },
             Err(Error::NoSuchContainer(_)) => {
@@ -83,6 +89,15 @@ pub(super) async fn examine<E: Engine>(engine: &E, container: &ContainerId) -> F
         Failure::new(Reason::ContainerExited, ENDED)
             .with_detail("how is not known: the engine took too long to say")
     })
+}
+
+/// Whether a container runs, unless the engine says that it does not.
+async fn runs<E: Engine>(engine: &E, container: &ContainerId) -> bool {
+    match engine.inspect(container).await {
+        Ok(c) => matches!(c.state, ContainerState::Running(_)),
+        Err(Error::NoSuchContainer(_)) => false,
+        Err(_) => true,
+    }
 }
 
 impl Deployment {

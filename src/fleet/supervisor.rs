@@ -204,18 +204,18 @@ async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
     let states: HashMap<_, _> = listed.iter().map(|c| (&c.id, &c.state)).collect();
     for (d, belief) in believed {
         let state = states.get(&belief.container);
-        let as_believed = match &belief.expected {
+        let runs = |id| matches!(states.get(id), Some(ContainerState::Running(_)));
+        let has_network = belief.holder.as_ref().is_none_or(runs);
+        let container_is_so = match &belief.expected {
             Expected::Running => matches!(state, Some(ContainerState::Running(_))),
             // Frozen by its cgroup, it runs as far as the engine knows.
             Expected::Frozen => matches!(
                 state,
                 Some(ContainerState::Running(_) | ContainerState::Paused(_))
             ),
-            Expected::Prepared { holder } => {
-                matches!(states.get(holder), Some(ContainerState::Running(_)))
-                    && matches!(state, Some(ContainerState::Created))
-            }
+            Expected::Prepared => matches!(state, Some(ContainerState::Created)),
         };
+        let as_believed = has_network && container_is_so;
         if !as_believed && d.state.lock().not_as_believed(&belief) {
             d.wake.notify_one();
         }

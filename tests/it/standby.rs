@@ -260,3 +260,38 @@ async fn a_change_of_the_environment_drops_standby() {
     engine::wait_for_none(&ignite).await;
     assert_ne!(instance(&app.get_ok(&ignite, "/").await), first);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_which_the_holder_is_gone_has_no_network_and_is_replaced_at_once() {
+    let ignite = server("prepared")
+        .env("IGNITE_RECONCILE_INTERVAL", "1h")
+        .env("IGNITE_LIVENESS_INTERVAL", "0s")
+        .start()
+        .await;
+    let app = deploy(&ignite, "acme/cut").await;
+    app.get_ok(&ignite, "/").await;
+    wait_for(&app, &ignite, "prepared").await;
+    let settings = json!({ "scaling": { "scaledownPeriodSecs": 600 } });
+    app.update(&ignite, settings).await;
+    let first = instance(&app.get_ok(&ignite, "/").await);
+    let is_holder = |c: &bollard::models::ContainerSummary| {
+        let names = c.names.iter().flatten();
+        names.into_iter().any(|name| name.ends_with("-net"))
+    };
+    let all = ignite.containers().await;
+    let holder = all.into_iter().find(is_holder).expect("it was prepared");
+    let docker = engine::docker().await;
+    docker
+        .kill_container(&holder.id.expect("an id"), None)
+        .await
+        .expect("killed");
+    happened(&app, &ignite, "REPLICA_FAILED", 1).await;
+    assert_ne!(instance(&app.get_ok(&ignite, "/").await), first);
+    eventually_ok(ENGINE_LIMIT, || async {
+        match states(&ignite).await {
+            left if left == ["running"] => Ok(()),
+            left => Err(format!("{left:?} instead of the new one alone")),
+        }
+    })
+    .await;
+}

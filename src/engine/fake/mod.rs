@@ -120,7 +120,14 @@ impl Fake {
     /// Nothing listens there.
     pub fn answer(&self, at: SocketAddr) -> Result<Option<u16>, Refused> {
         let state = self.state.lock();
-        let here = |made: &&Made| made.is_at(at) && !made.is_holder;
+        let networked = |made: &Made| match &made.holder {
+            Some(holder) => matches!(
+                state.containers.get(&holder.0).map(|h| &h.state),
+                Some(ContainerState::Running(_))
+            ),
+            None => true,
+        };
+        let here = |made: &&Made| made.is_at(at) && !made.is_holder && networked(made);
         // Most have the address that their number gives; the others are searched for.
         let own = match at.ip() {
             std::net::IpAddr::V4(ip) => format!("{:012}", ip.to_bits().wrapping_sub(0x0a00_0000)),

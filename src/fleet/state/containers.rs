@@ -30,6 +30,8 @@ pub(in crate::fleet) struct Belief {
     since: Instant,
     /// The container of its app.
     pub(in crate::fleet) container: ContainerId,
+    /// What keeps its network, if it has one; runs as long as the network is there.
+    pub(in crate::fleet) holder: Option<ContainerId>,
     /// What state it should be in.
     pub(in crate::fleet) expected: Expected,
 }
@@ -40,11 +42,8 @@ pub(in crate::fleet) enum Expected {
     Running,
     /// It is frozen.
     Frozen,
-    /// It was created and not started, in the network that the holder keeps.
-    Prepared {
-        /// Runs, as long as the network is there.
-        holder: ContainerId,
-    },
+    /// It was created and not started.
+    Prepared,
 }
 
 /// A container that an earlier run left frozen.
@@ -93,20 +92,29 @@ impl State {
     }
 
     /// The engine says that a container has ended, or does not list it any more; true when that
-    /// is of a replica here.
+    /// is of a replica here. A holder's end is its replica's: the network goes with it, so that
+    /// the app goes on and is not reached any more.
     pub(in crate::fleet) fn container_ended(&mut self, container: &ContainerId) -> bool {
-        let mut slots = self.slots.iter();
-        let Some(at) = slots.position(|x| x.phase().container() == Some(container)) else {
+        let is_its_own = |x: &Slot| {
+            let phase = x.phase();
+            phase.container() == Some(container) || phase.holder() == Some(container)
+        };
+        let Some(at) = self.slots.iter().position(is_its_own) else {
             return false;
         };
-        match self.slots[at].phase_mut() {
+        let phase = self.slots[at].phase_mut();
+        let lost_network = phase.holder() == Some(container);
+        match phase {
+            Phase::Starting(starting) if lost_network => starting.network_ended(),
             Phase::Starting(starting) => starting.container_ended(),
             Phase::Pausing(pausing) => pausing.container_ended(),
             Phase::Creating(_) => {}
-            Phase::Failed(_) | Phase::Stopping(_) | Phase::Preparing(_) | Phase::Prepared(_) => {}
-            Phase::Ready(_) | Phase::Draining(_) | Phase::Paused(_) | Phase::Resuming(_) => {
-                self.died(at);
-            }
+            Phase::Failed(_) | Phase::Stopping(_) | Phase::Preparing(_) => {}
+            Phase::Ready(_)
+            | Phase::Draining(_)
+            | Phase::Paused(_)
+            | Phase::Resuming(_)
+            | Phase::Prepared(_) => self.died(at),
         }
         true
     }
@@ -117,9 +125,7 @@ impl State {
             let expected = match slot.phase() {
                 Phase::Ready(_) | Phase::Draining(_) => Expected::Running,
                 Phase::Paused(_) => Expected::Frozen,
-                Phase::Prepared(prepared) => Expected::Prepared {
-                    holder: prepared.holder.clone(),
-                },
+                Phase::Prepared(_) => Expected::Prepared,
                 _ => return None,
             };
             Some(Belief {
@@ -127,6 +133,7 @@ impl State {
                 phase: std::mem::discriminant(slot.phase()),
                 since: slot.since(),
                 container: slot.phase().container()?.clone(),
+                holder: slot.phase().holder().cloned(),
                 expected,
             })
         };

@@ -200,7 +200,6 @@ impl Phase {
     }
 
     /// What keeps its network, as far as it is of use yet.
-    #[cfg(test)]
     pub(super) fn holder(&self) -> Option<&ContainerId> {
         match self {
             Phase::Starting(starting) => starting.containers.holder.as_ref(),

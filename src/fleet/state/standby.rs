@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     State, capacity_for,
-    phase::{Phase, Start},
+    phase::{Containers, Phase, Start},
     plan::{Action, Plan},
 };
 use crate::{
@@ -279,7 +279,12 @@ impl State {
             return;
         };
         let why = match fault {
-            Fault::Cancelled => "its start was called off".to_owned(),
+            Fault::Cancelled => match slot.phase() {
+                Phase::Starting(starting) if starting.has_lost_network() => {
+                    Containers::LOST_NETWORK.to_owned()
+                }
+                _ => "its start was called off".to_owned(),
+            },
             Fault::Failed { failure, .. } => failure.text(true),
         };
         tracing::info!(replica = %slot.id, "A prepared replica did not start: {why}");

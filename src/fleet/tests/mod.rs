@@ -12,6 +12,7 @@
 //! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
 //! | `publish.rs` | a new revision beside the old one |
 //! | `lifecycle.rs` | delete, shutdown, adoption |
+//! | `lost_network.rs` | replicas of which the holder ends |
 //! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
 //! | `test_run.rs` | a replica beside the published ones |
@@ -24,6 +25,7 @@ mod crash;
 mod formula;
 mod hold;
 mod lifecycle;
+mod lost_network;
 mod many;
 pub(super) mod net;
 mod plan;

@@ -9,7 +9,7 @@ use crate::{
     model::Reason,
 };
 
-fn pausing() -> Config {
+pub(super) fn pausing() -> Config {
     Config {
         standby: Standby::Pause,
         ..config()
@@ -29,12 +29,12 @@ fn paused(w: &World) -> Vec<Container> {
     all.into_iter().filter(frozen).collect()
 }
 
-fn depths(w: &World) -> Vec<&'static str> {
+pub(super) fn depths(w: &World) -> Vec<&'static str> {
     w.app.replicas().iter().map(|r| r.state).collect()
 }
 
 /// Asks as the gateway does: a lease, a request through it, and another try when it was not sent.
-async fn ask(w: &World) -> Lease {
+pub(super) async fn ask(w: &World) -> Lease {
     for _ in 0..3 {
         let lease = w.lease().await;
         match send(&lease).await {
@@ -52,7 +52,7 @@ async fn ask(w: &World) -> Lease {
 }
 
 /// One request, then time until the app sleeps.
-async fn put_to_sleep(w: &World, state: &str) {
+pub(super) async fn put_to_sleep(w: &World, state: &str) {
     drop(ask(w).await);
     until(state, || depths(w) == [state]).await;
     let s = w.app.snapshot();

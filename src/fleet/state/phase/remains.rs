@@ -64,6 +64,9 @@ pub(in crate::fleet::state) struct Stopping {
 }
 
 impl Containers {
+    /// What is said of a replica of which the holder ended: the app may go on, and is not reached.
+    pub(in crate::fleet) const LOST_NETWORK: &str = "the container that kept its network has ended";
+
     pub(super) fn of_prepared(prepared: Prepared) -> Self {
         Self {
             app: prepared.container,

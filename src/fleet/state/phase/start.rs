@@ -30,8 +30,10 @@ pub(in crate::fleet::state) struct Starting {
     pub(super) start: Start,
     pub(super) containers: Containers,
     pub(super) started: Option<SystemTime>,
-    /// The engine reported the container's end before the replica was put into service.
+    /// The engine reported the end of a container before the replica was put into service.
     pub(super) ended: bool,
+    /// That container was the one that keeps its network.
+    pub(super) lost_network: bool,
 }
 
 impl Start {
@@ -99,6 +101,7 @@ impl Start {
             containers,
             started,
             ended: false,
+            lost_network: false,
         }
     }
 }
@@ -111,11 +114,23 @@ impl Starting {
         self.start.died.notify_one();
     }
 
+    /// What keeps its network ended: it will not get ready, and another start need not wait.
+    pub(in crate::fleet::state) fn network_ended(&mut self) {
+        self.ended = true;
+        self.lost_network = true;
+        self.start.call_off();
+    }
+
+    /// Whether what keeps its network ended.
+    pub(in crate::fleet::state) fn has_lost_network(&self) -> bool {
+        self.lost_network
+    }
+
     pub(in crate::fleet::state) fn is_called_off(&self) -> bool {
         self.start.is_called_off()
     }
 
-    /// Whether the container ended before the replica was put into service.
+    /// Whether a container ended before the replica was put into service.
     pub(in crate::fleet::state) fn has_ended(&self) -> bool {
         self.ended
     }
