@@ -121,8 +121,8 @@ impl Lease {
         }
     }
 
-    /// Sends a request to the replica through one of its pools; while it is being thawed already.
-    /// `interim` hears of early hints.
+    /// Sends a request, which it takes out of `request`, to the replica through one of its pools;
+    /// while it is being thawed already. `interim` hears of early hints.
     ///
     /// # Errors
     /// See [`upstream::Error`]. A thaw that is refused gives the request back unsent; after one
@@ -133,7 +133,7 @@ impl Lease {
     pub fn send(
         &self,
         pool: &Arc<Pool>,
-        request: Request<upstream::Body>,
+        request: &mut Request<upstream::Body>,
         interim: Option<&dyn Interim>,
     ) -> impl Future<Output = Result<Response<Answer>, upstream::Error>> + Send {
         match &self.thaw {

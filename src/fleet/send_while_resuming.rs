@@ -7,7 +7,7 @@
 //! tell whether the app ran, and the request is not sent twice. One whose body streams is sent
 //! only once the replica is awake.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::sync::watch;
@@ -33,13 +33,13 @@ pub(super) enum Thaw {
 pub(super) async fn send(
     thaw: watch::Receiver<Thaw>,
     pool: &Arc<Pool>,
-    request: Request<Body>,
+    request: &mut Request<Body>,
     interim: Option<&dyn Interim>,
 ) -> Result<Response<Answer>, Error> {
-    let Some(copy) = upstream::copy(&request) else {
+    let Some(copy) = upstream::copy(request) else {
         return match end(thaw).await {
             Thaw::Awake => pool.exchange(request, interim).await,
-            _ => Err(not_awake(pool, request)),
+            _ => Err(not_awake(pool, mem::take(request))),
         };
     };
     let failed = async {

@@ -2,7 +2,7 @@
 //!
 //! App URLs and `Invoke` both end here, so they hold, count, fail and time out alike.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use hyper::upgrade;
@@ -77,26 +77,29 @@ pub struct Attempt {
 ///
 /// # Cancel safety
 /// Dropping the future leaves the queue, or closes the connection to the replica.
-pub async fn invoke(
-    invocation: Invocation<'_>,
-    request: Request<upstream::Body>,
-    client: Client<'_>,
-) -> Result<Response<AppBody>, Failure> {
+pub fn invoke<'a>(
+    mut invocation: Invocation<'a>,
+    mut request: Request<upstream::Body>,
+    mut client: Client<'a>,
+) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send {
     let counted = invocation.attempt.is_none();
-    let deployment = invocation.deployment;
-    let answer = answer(invocation, request, client).await;
-    if let Err(failure) = &answer
-        && counted
-    {
-        deployment.outcomes.add(Outcome::of_failure(failure));
+    // Only this future has room for these; as the arguments of an `async fn` they would take it twice.
+    async move {
+        let answer = pin!(answer(&mut invocation, &mut request, &mut client)).await;
+        if let Err(failure) = &answer
+            && counted
+        {
+            let outcomes = &invocation.deployment.outcomes;
+            outcomes.add(Outcome::of_failure(failure));
+        }
+        answer
     }
-    answer
 }
 
 async fn answer(
-    mut invocation: Invocation<'_>,
-    mut request: Request<upstream::Body>,
-    client: Client<'_>,
+    invocation: &mut Invocation<'_>,
+    request: &mut Request<upstream::Body>,
+    client: &mut Client<'_>,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
     let began = Instant::now();
@@ -106,18 +109,21 @@ async fn answer(
     let counted = invocation.attempt.is_none();
     // The executor limits executions itself.
     let in_flight = counted.then(|| deployment.permit_request()).transpose()?;
-    let (deadline, lease) = match invocation.attempt.take() {
+    let deadline = match &invocation.attempt {
         Some(attempt) => {
             let number = attempt.number.into();
             request.headers_mut().insert(headers::ATTEMPT, number);
-            (attempt.deadline, Some(attempt.lease))
+            attempt.deadline
         }
-        None => (began + timeout + invocation.cold_start_budget, None),
+        None => began + timeout + invocation.cold_start_budget,
     };
 
     let give_up_at = (began + invocation.cold_start_budget).min(deadline);
-    let exchange = exchange(&invocation, lease, in_flight, request, &client, give_up_at);
-    let (response, lease, waited) = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| {
+    let exchanged = {
+        let exchange = pin!(exchange(invocation, in_flight, request, client, give_up_at));
+        tokio::time::timeout_at(deadline, exchange).await
+    };
+    let (response, lease, waited) = exchanged.map_err(|_| {
         Failure::new(
             Reason::RequestTimeout,
             format!(
@@ -131,7 +137,7 @@ async fn answer(
 
     let cold = lease.cold();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = client.upgrade.ok_or_else(|| {
+        let client = client.upgrade.take().ok_or_else(|| {
             Failure::new(
                 Reason::ReplicaBroke,
                 format!(
@@ -140,7 +146,7 @@ async fn answer(
                 ),
             )
         })?;
-        return Ok(switch(response, client, lease, &invocation));
+        return Ok(switch(response, client, lease, invocation));
     }
     let status = response.status();
     let (mut head, incoming) = response.into_parts();
@@ -170,23 +176,23 @@ async fn answer(
 }
 
 async fn exchange(
-    invocation: &Invocation<'_>,
-    mut leased: Option<Lease>,
+    invocation: &mut Invocation<'_>,
     mut in_flight: Option<InFlightPermit>,
-    mut request: Request<upstream::Body>,
+    request: &mut Request<upstream::Body>,
     client: &Client<'_>,
     give_up_at: Instant,
 ) -> Result<(Response<Answer>, Lease, Duration), Failure> {
     let interim = client.interim.map(|peer| peer as &dyn Interim);
     let began = Instant::now();
-    let id = invocation.deployment.id();
+    let deployment = invocation.deployment;
+    let id = deployment.id();
     let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
     loop {
-        let mut lease = match leased.take() {
-            Some(lease) => lease,
+        let mut lease = match invocation.attempt.take() {
+            Some(attempt) => attempt.lease,
             None => {
                 let held = invocation.held_bytes;
-                invocation.deployment.acquire(held, give_up_at).await?
+                deployment.acquire(held, give_up_at).await?
             }
         };
         let waited = began.elapsed();
@@ -201,25 +207,33 @@ async fn exchange(
                 format!("the replica of app {id} has no {which}: the ports were changed meanwhile; send the request again"),
             )
         })?;
-        let protocol = invocation.deployment.with_revision(|r| r.protocol);
-        set_version(&mut request, protocol, client.upgrade.is_some());
-        match lease.send(pool, request, interim).await {
-            Ok(response) => {
-                lease.in_flight = in_flight.take();
-                return Ok((response, lease, waited));
+        let protocol = deployment.with_revision(|r| r.protocol);
+        set_version(request, protocol, client.upgrade.is_some());
+        let error = {
+            let sent = pin!(lease.send(pool, request, interim)).await;
+            match sent {
+                Ok(response) => {
+                    lease.in_flight = in_flight.take();
+                    return Ok((response, lease, waited));
+                }
+                Err(error) => error,
             }
-            Err(Error::Connect {
+        };
+        match error {
+            Error::Connect {
                 unsent: Some(unsent),
                 ..
-            }) if attempt < CONNECT_ATTEMPTS => {
-                request = *unsent;
+            } if attempt < CONNECT_ATTEMPTS => {
+                *request = *unsent;
                 attempt += 1;
                 drop(lease);
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            Err(error) => {
-                return Err(exchange_failure(error, lease.replica(), id, port).await);
+            // Rare, so its room is in a box.
+            error => {
+                let failure = exchange_failure(error, lease.replica(), id, port);
+                return Err(Box::pin(failure).await);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
     future::{self, Future},
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -198,28 +198,8 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
     let (client, activity) = (Arc::new(client), Arc::new(Activity::default()));
     let (asking, idle) = (client.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let client = asking.clone();
         let active = activity.begin();
-        async move {
-            let Client { shared, peer, .. } = &*client;
-            let is_whole = request.body().is_end_stream();
-            let client_closed = async {
-                // hyper keeps reading while a request without a body waits, and notices by itself
-                // that its client leaves.
-                if is_whole {
-                    future::pending::<()>().await;
-                }
-                client.handle.closed().await;
-            };
-            tokio::select! {
-                biased;
-                response = shared.service.answer(request, peer) => {
-                    Ok(response.map(|body| CountedBody { body, _active: active }))
-                }
-                // Dropping the answer gives up whatever the request was waiting for.
-                () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
-            }
-        }
+        answer(asking.clone(), active, request)
     });
     let Client { shared, peer, .. } = &*client;
     let connection = shared
@@ -237,6 +217,36 @@ async fn serve_http(client: Client<impl Service>, io: client::Connection) {
     .await;
     if let Some(Err(error)) = ended {
         tracing::debug!(peer = %peer.address, %error, "A connection ended with an error");
+    }
+}
+
+/// Answers one request of a connection, unless its client leaves before.
+fn answer<S: Service>(
+    client: Arc<Client<S>>,
+    active: ActiveRequest,
+    request: Request<Incoming>,
+) -> impl Future<Output = io::Result<Response<CountedBody>>> + Send {
+    let is_whole = request.body().is_end_stream();
+    async move {
+        let Client { shared, peer, .. } = &*client;
+        let client_closed = async {
+            // hyper keeps reading while a request without a body waits, and notices by itself
+            // that its client leaves.
+            if is_whole {
+                future::pending::<()>().await;
+            }
+            client.handle.closed().await;
+        };
+        // Pinned where it is made, as the large futures below it are: `.await` moves one first.
+        let answer = pin!(shared.service.answer(request, peer));
+        tokio::select! {
+            biased;
+            response = answer => {
+                Ok(response.map(|body| CountedBody { body, _active: active }))
+            }
+            // Dropping the answer gives up whatever the request was waiting for.
+            () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+        }
     }
 }
 

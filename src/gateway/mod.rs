@@ -38,14 +38,20 @@ pub mod request;
 mod routes;
 pub mod workers;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{self, Future},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use bytes::Bytes;
+use futures_util::{FutureExt as _, future::Either};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, upgrade};
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::ServiceExt as _;
 
 use self::{
     admission::RequestedApp,
@@ -125,58 +131,92 @@ impl listener::Service for Front {
     }
 }
 
+/// Where a request of the HTTP listener goes.
+enum Destination {
+    App(Route, Option<ByPath>),
+    Api,
+    /// No further: this is the answer.
+    Answered(Response<Body>),
+}
+
+/// What is kept of a request to an app until its answer begins.
+struct Call {
+    route: Route,
+    by_path: Option<ByPath>,
+    cors: Option<cors::Answer>,
+    execution: ExecutionId,
+    caller_owns_app: bool,
+    grpc: bool,
+    is_http1: bool,
+}
+
 impl Gateway {
-    /// Answers one request of the HTTP listener.
-    async fn handle(
+    /// Answers one request of the HTTP listener. What waits for nothing is done before there is a
+    /// future, which then has room for the request once, in the form in which it goes on.
+    fn handle(
         &self,
         api: &Router,
         request: Request<Incoming>,
         peer: &Peer,
-    ) -> Response<Body> {
+    ) -> impl Future<Output = Response<Body>> + Send {
         // gRPC calls come in HTTP/2, and their callers understand gRPC answers only.
         let grpc = request.version() == Version::HTTP_2 && headers::is_grpc(request.headers());
-        if let Err(failure) = request::check(&request) {
-            return self.failure(&failure, false, grpc);
+        match self.destination(&request, peer, grpc) {
+            Destination::App(route, by_path) => {
+                Either::Left(self.app(route, request, peer, by_path, grpc))
+            }
+            Destination::Api => {
+                let answer = api.clone().oneshot(request);
+                let answer = answer.map(|Ok(response)| response.map(Body::Api));
+                Either::Right(Either::Left(answer))
+            }
+            Destination::Answered(answer) => Either::Right(Either::Right(future::ready(answer))),
         }
-        let host = request::host_of(&request);
+    }
+
+    fn destination(&self, request: &Request<Incoming>, peer: &Peer, grpc: bool) -> Destination {
+        if let Err(failure) = request::check(request) {
+            return Destination::Answered(self.failure(&failure, false, grpc));
+        }
+        let host = request::host_of(request);
         let label = host.and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
         let by_path = request.uri().path().strip_prefix(request::BY_PATH);
         if peer.reserved && (label.is_some() || by_path.is_some()) {
-            return self.too_many_connections(grpc);
+            return Destination::Answered(self.too_many_connections(grpc));
         }
         if let Some(label) = label {
-            let Some(route) = self.routes.find(label) else {
-                let failure = self.not_found(RequestedApp::Label(label), request.headers());
-                return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
+            return match self.routes.find(label) {
+                Some(route) => Destination::App(route, None),
+                None => self.no_app(RequestedApp::Label(label), request.headers(), grpc),
             };
-            return self.app(route, request, peer, None, grpc).await;
         }
         if let Err(failure) = self.hosts.check(host) {
-            return self.failure(&failure, false, grpc);
+            return Destination::Answered(self.failure(&failure, false, grpc));
         }
-        if let Some(rest) = by_path {
-            let (id, by_path) = match self.by_path(rest, host) {
-                Ok(found) => found,
-                Err(failure) => return self.failure(&failure, false, grpc),
-            };
-            // Before the app is looked up, so that the answer does not say whether it exists.
-            if let Some(redirect) = by_path.redirect_to_slash(request.uri().query()) {
-                return redirect;
+        let Some(rest) = by_path else {
+            return Destination::Api;
+        };
+        let (id, by_path) = match self.by_path(rest, host) {
+            Ok(found) => found,
+            Err(failure) => return Destination::Answered(self.failure(&failure, false, grpc)),
+        };
+        // Before the app is looked up, so that the answer does not say whether it exists.
+        if let Some(redirect) = by_path.redirect_to_slash(request.uri().query()) {
+            return Destination::Answered(redirect);
+        }
+        match self.fleet.get(&id) {
+            Some(deployment) => {
+                let port = None;
+                Destination::App(Route { deployment, port }, Some(by_path))
             }
-            let Some(deployment) = self.fleet.get(&id) else {
-                let failure = self.not_found(RequestedApp::Path(&id), request.headers());
-                return self.refused(&failure, false, ExecutionId(ulid::Ulid::generate()), grpc);
-            };
-            let route = Route {
-                deployment,
-                port: None,
-            };
-            return self.app(route, request, peer, Some(by_path), grpc).await;
+            None => self.no_app(RequestedApp::Path(&id), request.headers(), grpc),
         }
-        match api.clone().oneshot(request).await {
-            Ok(response) => response.map(Body::Api),
-            Err(never) => match never {},
-        }
+    }
+
+    fn no_app(&self, requested: RequestedApp<'_>, headers: &HeaderMap, grpc: bool) -> Destination {
+        let failure = self.not_found(requested, headers);
+        let execution = ExecutionId(ulid::Ulid::generate());
+        Destination::Answered(self.refused(&failure, false, execution, grpc))
     }
 
     /// The answer to a request to an app's URL on a reserved connection.
@@ -243,70 +283,53 @@ impl Gateway {
     }
 
     /// Answers a request to an app: its preflight, its refusal, or what the app answers.
-    async fn app(
+    fn app(
         &self,
         route: Route,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         peer: &Peer,
-        mut by_path: Option<ByPath>,
+        by_path: Option<ByPath>,
         grpc: bool,
-    ) -> Response<Body> {
+    ) -> impl Future<Output = Response<Body>> + Send {
         let cors = route
             .deployment
             .with_revision(|r| cors::Answer::of(r, request.headers()));
         if let Some(cors) = &cors
             && let Some(answer) = cors.preflight(request.method(), request.headers())
         {
-            return answer;
+            return Either::Right(future::ready(answer));
         }
-        let execution = ExecutionId(ulid::Ulid::generate());
-        let is_http1 = request.version() < Version::HTTP_2;
-        let mut owner = false;
-        let outcome = async {
-            let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
-            owner = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
-            self.forward(&route, request, peer, by_path.as_mut(), execution, grpc)
-                .await
+        let mut call = Call {
+            route,
+            by_path,
+            cors,
+            execution: ExecutionId(ulid::Ulid::generate()),
+            caller_owns_app: false,
+            grpc,
+            is_http1: request.version() < Version::HTTP_2,
         };
-        let mut response = match outcome.await {
-            Ok(mut response) => {
-                match &by_path {
-                    Some(by_path) => by_path.rewrite(response.headers_mut()),
-                    None => cookies::confine(response.headers_mut(), &self.hosts.base_domain),
-                }
-                response.map(Body::App)
-            }
-            Err(failure) => {
-                log_failure(route.deployment.id(), execution, &failure);
-                let mut response = self.refused(&failure, owner, execution, grpc);
-                // Clients over their organization's share must not keep, idle, the connections that
-                // the share leaves to others.
-                let is_over_share = matches!(
-                    failure.reason,
-                    Reason::HoldQueueFull | Reason::TooManyRequests
-                );
-                if is_http1 && is_over_share {
-                    close(&mut response);
-                }
-                response
-            }
+        let (request, client) = match self.outbound(&mut call, request, peer) {
+            Ok(outbound) => outbound,
+            Err(failure) => return Either::Right(future::ready(self.finish(&call, Err(failure)))),
         };
-        if let Some(cors) = cors {
-            cors.put(response.headers_mut());
-        }
-        response
+        Either::Left(async move {
+            let (to, id) = (&call.route, call.execution);
+            let outcome =
+                pin!(self.invoke(&to.deployment, to.port, id, request, client, None)).await;
+            self.finish(&call, outcome)
+        })
     }
 
-    /// Sends an admitted request to its app, in the form that apps get.
-    async fn forward(
+    /// Admits a request to its app, and gives it the form that apps get.
+    fn outbound<'a>(
         &self,
-        route: &Route,
+        call: &mut Call,
         mut request: Request<Incoming>,
-        peer: &Peer,
-        mut by_path: Option<&mut ByPath>,
-        execution: ExecutionId,
-        grpc: bool,
-    ) -> Result<Response<body::AppBody>, Failure> {
+        peer: &'a Peer,
+    ) -> Result<(Request<upstream::Body>, Client<'a>), Failure> {
+        let Call { route, by_path, .. } = call;
+        let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
+        call.caller_owns_app = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
         let upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
         let origin = Origin {
             address: peer.forwarded_for(),
@@ -326,24 +349,52 @@ impl Gateway {
             by_path.as_ref().map(|by| by.path.as_str()),
             upgrade.is_some(),
         )?;
-        if let Some(by_path) = &mut by_path {
+        if let Some(by_path) = by_path {
             by_path.announce(request.headers_mut());
         }
         self.ensure_host(route, request.headers_mut());
         let client = Client {
             upgrade,
-            grpc: grpc.then_some(self.grpc_trailers),
+            grpc: call.grpc.then_some(self.grpc_trailers),
             interim: hints.then_some(peer),
         };
-        self.invoke(
-            &route.deployment,
-            route.port,
-            execution,
-            request,
-            client,
-            None,
-        )
-        .await
+        Ok((request, client))
+    }
+
+    /// The answer that the client of a request to an app gets.
+    fn finish(
+        &self,
+        call: &Call,
+        outcome: Result<Response<body::AppBody>, Failure>,
+    ) -> Response<Body> {
+        let mut response = match outcome {
+            Ok(mut response) => {
+                match &call.by_path {
+                    Some(by_path) => by_path.rewrite(response.headers_mut()),
+                    None => cookies::confine(response.headers_mut(), &self.hosts.base_domain),
+                }
+                response.map(Body::App)
+            }
+            Err(failure) => {
+                log_failure(call.route.deployment.id(), call.execution, &failure);
+                let mut response =
+                    self.refused(&failure, call.caller_owns_app, call.execution, call.grpc);
+                // Clients over their organization's share must not keep, idle, the connections that
+                // the share leaves to others.
+                let is_over_share = matches!(
+                    failure.reason,
+                    Reason::HoldQueueFull | Reason::TooManyRequests
+                );
+                if call.is_http1 && is_over_share {
+                    close(&mut response);
+                }
+                response
+            }
+        };
+        if let Some(cors) = &call.cors {
+            cors.put(response.headers_mut());
+        }
+        response
     }
 
     /// Adds the `Host` that HTTP/1.0 clients may leave out: replicas are asked in HTTP/1.1, which

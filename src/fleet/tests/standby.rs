@@ -140,8 +140,8 @@ async fn a_wake_that_fails_takes_the_next_depth_for_the_same_request() {
 /// Sends one request through a lease.
 async fn send(lease: &Lease) -> Result<u16, Error> {
     let pool = lease.replica().primary().expect("a port");
-    let request = Request::get("/").body(Body::Empty).expect("a request");
-    let outcome = lease.send(pool, request, None).await;
+    let mut request = Request::get("/").body(Body::Empty).expect("a request");
+    let outcome = lease.send(pool, &mut request, None).await;
     outcome.map(|response| response.status().as_u16())
 }
 

@@ -26,9 +26,10 @@ use super::send_state::SendState;
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A request's body.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Body {
     /// Nothing.
+    #[default]
     Empty,
     /// Bytes in memory (an invocation envelope's body).
     Full(Option<Bytes>),

@@ -5,7 +5,8 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    mem,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Waker},
 };
@@ -68,15 +69,14 @@ impl H1Connection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the head of the answer; early hints that come before it go
-    /// to `interim`.
+    /// Sends a request, which it takes out of `request`, and waits for the head of the answer;
+    /// early hints that come before it go to `interim`.
     pub(super) async fn send(
         &mut self,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         interim: Option<&dyn Interim>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
-        let answer = self.sender.try_send_request(request);
-        tokio::pin!(answer);
+        let mut answer = pin!(self.sender.try_send_request(mem::take(request)));
         let (driver, send_state) = (&mut self.driver, &self.send_state);
         std::future::poll_fn(|cx| {
             let ended = driver.as_mut().map(|d| d.as_mut().poll(cx).is_ready());

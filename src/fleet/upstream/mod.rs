@@ -21,7 +21,7 @@ mod send_state;
 use std::{
     cell::Cell,
     future::poll_fn,
-    io,
+    io, mem,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -181,11 +181,17 @@ impl Pool {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the app sees the client leave.
-    pub async fn send(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Answer>, Error> {
-        self.exchange(request, None).await
+    pub async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Answer>, Error> {
+        self.exchange(&mut request, None).await
     }
 
-    /// The same; `interim` hears of early hints, which HTTP/2 connections do not tell of.
+    /// The same; `interim` hears of early hints, which HTTP/2 connections do not report.
+    ///
+    /// What is sent is taken out of `request`, and an empty one left: every future on the way of a
+    /// request that had it by value would have room for it, twice as an argument of an `async fn`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -194,13 +200,13 @@ impl Pool {
     /// Dropping the future closes the connection, so the app sees the client leave.
     pub async fn exchange(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         interim: Option<&dyn Interim>,
     ) -> Result<Response<Answer>, Error> {
         let answered = request.body_mut().until_answered();
         let response = match request.version() {
             Version::HTTP_2 => {
-                let (response, load) = Box::pin(h2::send(self, request)).await?;
+                let (response, load) = Box::pin(h2::send(self, mem::take(request))).await?;
                 response.map(|incoming| Answer::shared(incoming, load))
             }
             _ => self.exchange_http1(request, interim).await?,
@@ -213,10 +219,10 @@ impl Pool {
 
     async fn exchange_http1(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        request: &mut Request<Body>,
         interim: Option<&dyn Interim>,
     ) -> Result<Response<Answer>, Error> {
-        let repeatable = is_repeatable(&request);
+        let repeatable = is_repeatable(request);
         let mut again = false;
         loop {
             let idle = if again {
@@ -228,7 +234,7 @@ impl Pool {
                 Some(connection) => (connection, true),
                 None => match self.connect().await {
                     Ok(connection) => (connection, false),
-                    Err(cause) => return Err(self.not_connected(cause, request)),
+                    Err(cause) => return Err(self.not_connected(cause, mem::take(request))),
                 },
             };
             request.body_mut().attach(&connection.send_state);
@@ -247,13 +253,13 @@ impl Pool {
                                 self.not_connected(io::Error::other(e.into_error()), unsent)
                             );
                         }
-                        request = unsent;
+                        *request = unsent;
                     }
                     None => {
                         let e = e.into_error();
                         if let Some(unanswered) = connection.send_state.unanswered() {
                             tracing::debug!(addr = %self.addr, error = %e, "A request is sent again: the app closed the connection that it reused");
-                            (request, again) = (unanswered.map(|()| Body::Empty), true);
+                            (*request, again) = (unanswered.map(|()| Body::Empty), true);
                             continue;
                         }
                         let why = body::why_unsent(&e).cloned();
