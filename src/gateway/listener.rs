@@ -357,3 +357,45 @@ async fn pause_after_accept_error(error: &io::Error) {
     tracing::warn!(%error, "A connection could not be accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fleet::upstream::{self, Pool},
+        gateway::{
+            Front,
+            invoke::{self, Invocation},
+        },
+    };
+
+    /// hyper keeps room for it in every connection, and moves it for every request.
+    const MOST: usize = 4096;
+
+    fn size<A, F>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        type Asked = (Arc<Client<Front>>, ActiveRequest, Request<Incoming>);
+        type Received = (&'static Front, Request<Incoming>, &'static Peer);
+        type Sent = Request<upstream::Body>;
+        type Invoked = (Invocation<'static>, Sent, invoke::Client<'static>);
+        let sizes = [
+            size(|(client, active, request): Asked| answer(client, active, request)),
+            size(|(front, request, peer): Received| front.answer(request, peer)),
+            size(|(invocation, request, client): Invoked| {
+                invoke::invoke(invocation, request, client)
+            }),
+            size(|(pool, request): (&'static Arc<Pool>, &'static mut Sent)| {
+                pool.exchange(request, None)
+            }),
+        ];
+        assert!(
+            sizes[0] <= MOST,
+            "the future of a request takes {} bytes, {MOST} at most; listener::answer, Front::answer, invoke::invoke and Pool::exchange, each in the one before, take {sizes:?}. `-Zprint-type-sizes` shows what is in them: arguments of an `async fn` are there twice, so large ones go by reference; what is rare goes into a box",
+            sizes[0],
+        );
+    }
+}
