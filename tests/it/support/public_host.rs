@@ -20,6 +20,8 @@ pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// That of the host that stands for the public network.
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 pub(crate) const PUBLIC_PORT: u16 = 8099;
+/// As few addresses as hold the two: the others of the range may be in use on this machine.
+const PREFIX: u8 = 28;
 const NAMESPACE: &str = "ignite-it-public";
 const LINK: &str = "ignite-it-pub";
 
@@ -51,10 +53,10 @@ impl PublicHost {
             "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE,
         ];
         run_ok("ip", &pair);
-        let host = format!("{HOST}/24");
+        let host = format!("{HOST}/{PREFIX}");
         run_ok("ip", &["addr", "add", &host, "dev", LINK]);
         run_ok("ip", &["link", "set", LINK, "up"]);
-        let public = format!("{PUBLIC}/24");
+        let public = format!("{PUBLIC}/{PREFIX}");
         run_ok(
             "ip",
             &["-n", NAMESPACE, "addr", "add", &public, "dev", "eth0"],
