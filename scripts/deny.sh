@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 
-command -v cargo-deny >/dev/null || cargo install --locked cargo-deny@0.20.2
+command -v cargo-deny >/dev/null || cargo install --locked --no-default-features cargo-deny@0.20.2
 deny=(cargo deny --config scripts/deny.toml)
 "${deny[@]}" check bans licenses sources
 if timeout 120 "${deny[@]}" fetch db; then
