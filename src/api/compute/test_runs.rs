@@ -1,5 +1,6 @@
 //! Tests of a draft or a version: an envelope in, the whole answer out.
 
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use tonic::Request;
 
@@ -18,13 +19,8 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let r = request.into_inner();
-        let envelope = v1::InvokeRequest {
-            http: r.http,
-            body: r.body,
-            ..Default::default()
-        };
         Ok(v1::TestDraftResponse {
-            result: Some(self.test(id, None, envelope).await?),
+            result: Some(self.test(id, None, r.http, r.body).await?),
         })
     }
 
@@ -35,13 +31,8 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let r = request.into_inner();
-        let envelope = v1::InvokeRequest {
-            http: r.http,
-            body: r.body,
-            ..Default::default()
-        };
         Ok(v1::TestAppVersionResponse {
-            result: Some(self.test(id, Some(r.version), envelope).await?),
+            result: Some(self.test(id, Some(r.version), r.http, r.body).await?),
         })
     }
 
@@ -49,8 +40,14 @@ impl Compute {
         &self,
         app: AppId,
         version: Option<u32>,
-        envelope: v1::InvokeRequest,
+        http: Option<v1::HttpContext>,
+        body: Bytes,
     ) -> Result<v1::TestResult, Refusal> {
+        let envelope = v1::InvokeRequest {
+            http,
+            body,
+            ..Default::default()
+        };
         let mut outbound = outbound(envelope, self.limits)?;
         let known = self.apps.get(&app).for_owner()?;
         let label = host::label(&app, known.settings.ports()[0]);
