@@ -21,7 +21,7 @@ pub mod host;
 pub mod id;
 pub mod ignorefile;
 pub mod image_name;
-pub mod lease;
+pub mod instance_lease;
 pub mod platform;
 pub mod process;
 pub mod reach;

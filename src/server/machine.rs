@@ -4,7 +4,7 @@ use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::model::lease::{Holder, Process};
+use crate::model::instance_lease::{Holder, Process};
 
 /// This process as the holder of a data directory.
 ///

@@ -9,7 +9,7 @@ use super::{data_dir, machine};
 use crate::{
     config::Config,
     engine::docker::{InstanceOfOthers, Pruner, Remains, watch_for},
-    model::lease::{Directory, Liveness, Proof, liveness},
+    model::instance_lease::{Directory, Liveness, Proof, liveness},
 };
 
 /// Instances that the user names for removal.

@@ -25,7 +25,7 @@ use crate::{
         workers::Workers,
     },
     gc::GarbageCollector,
-    model::{Reason, lease::Lease},
+    model::{Reason, instance_lease::Lease},
     vitals::{EXIT_PART_FAILED, part_failed},
 };
 

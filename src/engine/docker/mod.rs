@@ -61,9 +61,9 @@ mod home;
 mod image;
 mod info;
 mod inspect;
+mod instance_lease;
 mod isolation;
 mod labels;
-mod lease;
 mod lines;
 mod listing;
 mod local_sockets;
@@ -91,7 +91,7 @@ pub use config::{
     DEFAULT_START_TIMEOUT, Reach,
 };
 pub use freezer::Freezer;
-pub use lease::{HeldLease, watch_for};
+pub use instance_lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
 pub use seal::Seal;
 pub use seccomp::Profile;

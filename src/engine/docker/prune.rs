@@ -17,9 +17,9 @@ use bollard::query_parameters::ListContainersOptions;
 
 use super::{
     Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, engine_volumes,
-    isolation, labels, lease, network, remove_container, standby,
+    instance_lease, isolation, labels, network, remove_container, standby,
 };
-use crate::model::{InstanceId, lease::Lease};
+use crate::model::{InstanceId, instance_lease::Lease};
 
 /// An instance that has something in the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -87,7 +87,7 @@ impl Pruner {
     /// # Errors
     /// When the engine does not answer.
     pub async fn time(&self) -> Result<Option<i64>, Error> {
-        lease::time(&self.client).await
+        instance_lease::time(&self.client).await
     }
 
     /// Everything that instances have in the engine, by their ids.
@@ -158,7 +158,7 @@ impl InstanceOfOthers {
 async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
     let options = ListContainersOptions {
         all: true,
-        filters: Some(lease::all()),
+        filters: Some(instance_lease::all()),
         ..ListContainersOptions::default()
     };
     // The leases last: whoever starts meanwhile is seen to live.
@@ -167,9 +167,9 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
             docker.list_containers(Some(options)).await
         })
         .await?;
-    let networks = network::list(client, lease::all()).await?;
+    let networks = network::list(client, instance_lease::all()).await?;
     let built = build::all(client).await?;
-    let volumes = engine_volumes::list_all(client, lease::all()).await?;
+    let volumes = engine_volumes::list_all(client, instance_lease::all()).await?;
 
     let mut all = BTreeMap::<String, Remains>::new();
     for container in containers {

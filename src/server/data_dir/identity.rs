@@ -23,7 +23,7 @@ use crate::{
     engine::docker::Pruner,
     model::{
         InstanceId,
-        lease::{Holder, Record},
+        instance_lease::{Holder, Record},
     },
     store,
 };

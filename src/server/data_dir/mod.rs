@@ -32,7 +32,7 @@ use crate::{
     config::{Config, Serving},
     model::{
         InstanceId,
-        lease::{Directory, Holder, Record},
+        instance_lease::{Directory, Holder, Record},
     },
 };
 

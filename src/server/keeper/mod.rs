@@ -19,7 +19,7 @@ use crate::{
         Error,
         docker::{Docker, HeldLease, watch_for},
     },
-    model::lease::{Claim, Holder, Lease, Process, Record, claim},
+    model::instance_lease::{Claim, Holder, Lease, Process, Record, claim},
     vitals::Vitals,
 };
 

@@ -13,7 +13,7 @@ use std::{collections::HashMap, path::PathBuf};
 use super::{Config, ContainerId, Owner, names};
 use crate::{
     engine::STAGE,
-    model::{AppId, InstanceId, egress::Egress, lease::Lease},
+    model::{AppId, InstanceId, egress::Egress, instance_lease::Lease},
 };
 
 /// The instance; on every container and network that `ignite` makes.

@@ -15,7 +15,7 @@ use bollard::models::VolumeCreateRequest;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Config, Docker, Error, client::Client, engine_volumes, labels};
-use crate::model::lease::Lease;
+use crate::model::instance_lease::Lease;
 
 /// A lease as the engine has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
