@@ -1,4 +1,4 @@
-//! Exponential backoff between the tries of something that fails for a while.
+//! Exponential backoff between the attempts at an operation that fails for a while.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Backoff {
         Self { max, next: initial }
     }
 
-    /// The wait before the next try; the one after it is twice as long, up to the longest.
+    /// The wait before the next attempt. The one after it is twice as long, up to the longest.
     pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = wait.saturating_mul(2).min(self.max);
@@ -41,6 +41,12 @@ mod tests {
     fn waits_double_up_to_the_longest() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         assert_eq!(waits(&mut backoff, 5), [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_first_wait_above_the_longest_holds_once() {
+        let mut backoff = Backoff::new(Duration::from_secs(9), Duration::from_secs(5));
+        assert_eq!(waits(&mut backoff, 3), [9, 5, 5]);
     }
 
     #[test]

@@ -1,34 +1,32 @@
-//! What the engine refused to do for an app, and when it is asked again.
+//! What the engine refused to do for an app, and when the fleet asks again.
 //!
 //! A passing refusal (the engine was busy, out of descriptors, on its way down) must not cost the
-//! app its standby until somebody publishes: it is asked again after a pause that doubles. One that
-//! will be the same next time is remembered for as long as the app's containers are made alike.
-
-use std::time::Duration;
+//! app its standby until the next publish: the engine is asked again after waits that double. A
+//! lasting refusal is remembered for as long as the app's containers are made alike.
 
 use tokio::time::Instant;
 
 use super::Config;
-use crate::engine::Error;
+use crate::{backoff::Backoff, engine::Error};
 
-/// Whether the engine is to be asked for something now.
+/// The engine's last answer to one kind of request for an app, and what follows from it.
 #[derive(Debug, Default)]
 pub(super) enum Refusal {
-    /// It did it the last time, or was never asked.
+    /// It complied the last time, or was never asked.
     #[default]
     None,
-    /// It may do it by then.
+    /// It refused for a passing reason and is asked again at `at`.
     Until {
         at: Instant,
-        /// How long was waited this time.
-        pause: Duration,
+        /// The waits after further refusals.
+        backoff: Backoff,
     },
-    /// It cannot.
+    /// It refused for a reason that the same request would meet again.
     Lasting,
 }
 
 impl Refusal {
-    /// Whether there is no use in asking now.
+    /// Whether asking now is pointless.
     pub(super) fn stands(&self) -> bool {
         match self {
             Self::None => false,
@@ -37,28 +35,28 @@ impl Refusal {
         }
     }
 
-    /// The engine refused.
+    /// Records a refusal.
     pub(super) fn note(&mut self, error: &Error, config: &Config) {
-        let pause = match self {
-            _ if !error.retryable() => {
-                *self = Self::Lasting;
-                return;
-            }
-            Self::Until { pause, .. } => (*pause * 2).min(config.backoff_max),
-            Self::None | Self::Lasting => config.backoff_initial,
+        if !error.retryable() {
+            *self = Self::Lasting;
+            return;
+        }
+        let mut backoff = match std::mem::take(self) {
+            Self::Until { backoff, .. } => backoff,
+            Self::None | Self::Lasting => Backoff::new(config.backoff_initial, config.backoff_max),
         };
         *self = Self::Until {
-            at: Instant::now() + pause,
-            pause,
+            at: Instant::now() + backoff.next_wait(),
+            backoff,
         };
     }
 
-    /// The engine did it, or what is asked for is another thing by now.
+    /// Forgets the refusal: the engine complied, or the request would be a different one by now.
     pub(super) fn clear(&mut self) {
         *self = Self::None;
     }
 
-    /// What follows, for people.
+    /// What follows, for log lines.
     pub(super) fn outlook(&self) -> &'static str {
         match self {
             Self::Lasting => "this app's standby goes without until it is published anew",

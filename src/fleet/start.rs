@@ -15,6 +15,7 @@ use super::{
     upstream::{Body, Pool},
 };
 use crate::{
+    backoff::Backoff,
     engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
     model::{Failure, HealthCheck, Reason, ReplicaId, Revision, reach::Protocol},
 };
@@ -25,8 +26,8 @@ const LOG_LINES: u32 = 20;
 const LOG_BYTES: usize = 16 << 10;
 /// Longest wait for one answer on the health path; one that takes longer is asked again.
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
-/// First time between two looks at a container that is not ready; doubles up to
-/// `INSPECT_MAX`. The engine's events usually tell sooner, this is for when they do not.
+/// First wait between two inspections of a container that is not ready; doubles up to
+/// `INSPECT_MAX`. The engine's events usually report its end sooner; polling covers lost events.
 const INSPECT_INITIAL: Duration = Duration::from_millis(100);
 const INSPECT_MAX: Duration = Duration::from_secs(1);
 
@@ -264,7 +265,7 @@ pub(super) async fn wait_ready<E: Engine>(
     let progress = &job.progress;
     progress.running(&job.revision, port);
     let ready = async {
-        let mut wait = config.poll_initial;
+        let mut backoff = Backoff::new(config.poll_initial, config.poll_max);
         loop {
             match ask(pool, &job.revision, POLL_TIMEOUT).await {
                 Ok(answer) => {
@@ -275,8 +276,7 @@ pub(super) async fn wait_ready<E: Engine>(
                 }
                 Err(outcome) => progress.outcome(outcome),
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(config.poll_max);
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     };
     let wrong_port = ports::watch(
@@ -377,11 +377,12 @@ fn question(pool: &Pool, revision: &Revision, over_http2: bool) -> Request<Body>
 
 /// Returns when the container has ended, with the reason.
 async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) -> Failure {
-    let mut wait = INSPECT_INITIAL;
+    let mut backoff = Backoff::new(INSPECT_INITIAL, INSPECT_MAX);
+    let mut wait = backoff.next_wait();
     loop {
         tokio::select! {
             () = died.notified() => {}
-            () = tokio::time::sleep(wait) => wait = (wait * 2).min(INSPECT_MAX),
+            () = tokio::time::sleep(wait) => wait = backoff.next_wait(),
         }
         match engine.inspect(container).await {
             Ok(c) => match c.state {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{GrpcTrailers, body::AppBody, headers, peer::Peer, relay};
 use crate::{
+    backoff::Backoff,
     fleet::{
         ColdStart, Deployment, InFlightPermit, Lease, Replica,
         upstream::{self, Answer, BodyError, Error, Interim},
@@ -186,7 +187,8 @@ async fn exchange(
     let began = Instant::now();
     let deployment = invocation.deployment;
     let id = deployment.id();
-    let (mut attempt, mut pause) = (1, CONNECT_RETRY_INITIAL);
+    let mut attempt = 1;
+    let mut backoff = Backoff::new(CONNECT_RETRY_INITIAL, Duration::MAX);
     loop {
         let mut lease = match invocation.attempt.take() {
             Some(attempt) => attempt.lease,
@@ -227,10 +229,9 @@ async fn exchange(
                 *request = *unsent;
                 attempt += 1;
                 drop(lease);
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+                tokio::time::sleep(backoff.next_wait()).await;
             }
-            // Rare, so its room is in a box.
+            // Rare, so it is boxed: inline, its future would enlarge that of every request.
             error => {
                 let failure = exchange_failure(error, lease.replica(), id, port);
                 return Err(Box::pin(failure).await);

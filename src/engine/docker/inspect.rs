@@ -10,11 +10,14 @@ use super::{
     labels::{self, Claims, Origin},
     read,
 };
-use crate::engine::Engine as _;
+use crate::{backoff::Backoff, engine::Engine as _};
 
 /// How long to wait for a started container's address or port mapping to appear; it is there
 /// at once on Docker for Linux and late by some milliseconds on others.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(3);
+/// First wait between two inspections for the address; doubles up to `ADDRESS_POLL_MAX`.
+const ADDRESS_POLL_INITIAL: Duration = Duration::from_millis(1);
+const ADDRESS_POLL_MAX: Duration = Duration::from_millis(100);
 
 impl Docker {
     /// A container as its own inspection shows it.
@@ -41,7 +44,7 @@ impl Docker {
     /// The address of a container that was just started.
     pub(super) async fn address_of(&self, id: &ContainerId) -> Result<Endpoints, Error> {
         let deadline = Instant::now() + ADDRESS_PATIENCE;
-        let mut pause = Duration::from_millis(1);
+        let mut backoff = Backoff::new(ADDRESS_POLL_INITIAL, ADDRESS_POLL_MAX);
         loop {
             match self.inspect(id).await?.state {
                 ContainerState::Running(Some(endpoints)) => return Ok(endpoints),
@@ -64,8 +67,7 @@ impl Docker {
                 }
                 _ => {}
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 }
