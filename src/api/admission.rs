@@ -1,8 +1,8 @@
 //! Admission of gRPC calls: a message is read only for a caller with a valid token.
 //!
-//! Messages may be as large as code is, and are read whole before a method sees them. So the token
-//! is checked first, as the JSON gateway does for requests that have a body. Methods find the
-//! caller in the extensions of the call and decide what it may do. The one method that needs no
+//! Messages may be as large as code is, and are read whole before a method sees them. The token is
+//! therefore checked first, as the JSON gateway does for requests that have a body. Methods find
+//! the caller in the extensions of the call and decide what it may do. The one method that needs no
 //! token is read up to a smaller bound.
 
 use std::{error::Error, sync::Arc, time::Duration};
@@ -24,11 +24,11 @@ use crate::{
 
 /// The prefix of methods that need a token; reflection and gRPC's own health need none.
 const OURS: &str = "/dodil.ignite.";
-/// Needs no token either, by the contract.
+/// This method needs no token either, by the contract.
 const HEALTH: &str = "/dodil.ignite.v1.ComputeService/HealthCheck";
-/// Most bytes of a call of it. Its message has no fields; this leaves room for unknown ones.
+/// Most bytes of a HealthCheck. Its message has no fields; this allows for unknown ones.
 const HEALTH_BYTES: usize = 4096;
-/// Longest time to read such a call.
+/// Longest time to read a HealthCheck.
 const HEALTH_TIME: Duration = Duration::from_secs(30);
 /// The bytes of a message's prefix that hold its length.
 const LENGTH: std::ops::Range<usize> = 1..5;
@@ -38,7 +38,7 @@ pub(super) fn is_anonymous(path: &str) -> bool {
     !path.starts_with(OURS)
 }
 
-/// Checks the token of a call, and puts the caller into its extensions.
+/// Checks the token of a call and adds the caller to its extensions.
 ///
 /// # Errors
 /// UNAUTHENTICATED, except for methods that need no token.
@@ -124,12 +124,11 @@ mod tests {
     use super::*;
     use crate::api::status::ERROR_HEADER;
 
-    /// How many bytes of a call go on whose message says that it has `says` bytes, of which
-    /// `sent` follow.
+    /// How many bytes of a call pass whose message claims `says` bytes, of which `sent` follow.
     async fn read(path: &str, says: u32, sent: usize) -> Result<usize, Status> {
         let mut head = vec![0];
         head.extend(says.to_be_bytes());
-        // The prefix comes in pieces.
+        // The prefix arrives in pieces.
         let pieces = [head.split_off(3), vec![0; sent / 2], vec![0; sent / 2]];
         let frames = std::iter::once(head).chain(pieces);
         let frames = frames.map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));

@@ -1,7 +1,7 @@
 //! Calls that need no token: bounded in number, per address, and in time.
 //!
 //! A stream of gRPC reflection or health lasts until its client ends it, and each costs the server
-//! a task and buffers. So their number is bounded, and each ends after a limited time.
+//! a task and buffers. Their number is therefore bounded, and each ends after a limited time.
 
 use std::{
     future::Future,
@@ -30,22 +30,22 @@ const SHARE: usize = 4;
 /// When a refused client may try again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How many calls without a token there may be, and how long each may last.
+/// How many calls without a token may run at a time, and how long each may last.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Most at a time; an address may have a quarter of them.
+    /// Most at a time; one address may have a quarter of them.
     pub streams: usize,
-    /// Longest duration of one.
+    /// Longest duration of one call.
     pub time: Duration,
 }
 
-/// The calls without a token that are under way.
+/// The calls without a token that are running.
 pub(super) struct AnonymousCalls {
     bounds: Bounds,
     under_way: Mutex<Usage<IpAddr>>,
 }
 
-/// One call's permit; dropping it gives it back.
+/// The permit of one call; released on drop.
 pub(super) struct Permit {
     calls: Arc<AnonymousCalls>,
     address: IpAddr,
@@ -60,10 +60,10 @@ impl AnonymousCalls {
         })
     }
 
-    /// A permit for a call from this address.
+    /// Takes a permit for a call from this address.
     ///
     /// # Errors
-    /// TOO_MANY_REQUESTS when all are taken, or those of the address.
+    /// TOO_MANY_REQUESTS when all permits are taken, or all of the address.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Failure> {
         let address = address.to_canonical();
         let share = (self.bounds.streams / SHARE).max(1);
@@ -91,7 +91,7 @@ impl AnonymousCalls {
 }
 
 impl Permit {
-    /// Runs a call within its time; the permit is held until the answer has ended.
+    /// Runs a call within its time; the permit is held until the response has ended.
     pub(super) async fn bound(self, call: impl Future<Output = Response<Body>>) -> Response<Body> {
         match tokio::time::timeout_at(self.ends, call).await {
             Ok(response) => response.map(|body| {
@@ -122,9 +122,9 @@ impl Drop for Permit {
     }
 }
 
-/// The body of an answer, which ends with the time of its call.
+/// The body of a response, which ends when the time of its call is over.
 struct Bounded {
-    /// `None` once the time was over.
+    /// `None` once the time is over.
     inner: Option<Body>,
     ends: Pin<Box<Sleep>>,
     permit: Permit,
@@ -205,7 +205,7 @@ mod tests {
         assert!(body.frame().await.is_none());
         drop(body);
         assert_eq!(all.under_way.lock().all(), 0);
-        // One that never answers.
+        // A call that never answers.
         let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
         let late = permit.bound(std::future::pending()).await;
         assert_eq!(late.headers()["grpc-status"], "4");

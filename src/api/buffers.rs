@@ -4,7 +4,7 @@
 //! send many of them, or never finish one, cannot exhaust the memory, the announced length of a
 //! message is reserved before its first byte is read, and anything beyond it as it arrives. The
 //! reservation ends when the call is answered. Bodies of requests to apps are streamed and do not
-//! count; those of invocations that wait for a replica have another bound as well.
+//! count; those of invocations that wait for a replica have a bound of their own as well.
 
 use std::{
     future::Future as _,
@@ -45,7 +45,7 @@ struct Shared {
     taken: Mutex<Usage<OrgName>>,
 }
 
-/// The bytes that one call has reserved; dropping it gives them back.
+/// The bytes that one call has reserved; released on drop.
 #[derive(Debug)]
 pub(super) struct Reserved {
     shared: Arc<Shared>,
@@ -54,8 +54,8 @@ pub(super) struct Reserved {
 }
 
 impl Buffers {
-    /// At most `most` bytes, of which an organization has at most `most_per_org`; `stall` is the
-    /// longest pause between two pieces of a message, 0 for no bound.
+    /// At most `most` bytes, of which one organization may have `most_per_org`. `stall` is the
+    /// longest pause between two pieces of a message; 0 means no bound.
     pub fn new(most: usize, most_per_org: usize, stall: Duration) -> Self {
         Self {
             shared: Arc::new(Shared {

@@ -1,4 +1,4 @@
-//! `dodil.ignite.local.v1.BuildService`: ending builds.
+//! `dodil.ignite.local.v1.BuildService`: cancels builds.
 
 use tonic::{Request, Response, Status};
 

@@ -1,4 +1,4 @@
-//! `dodil.ignite.local.v1.ExecutionService`: listing and cancelling executions.
+//! `dodil.ignite.local.v1.ExecutionService`: lists and cancels executions.
 
 use tonic::{Request, Response, Status};
 

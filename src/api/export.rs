@@ -6,7 +6,7 @@ use crate::{
     store::executions::Record,
 };
 
-/// An app as GetApp answers it. Where it is reached is not known without a server.
+/// An app as GetApp returns it, without its URL, which only a running server knows.
 pub(crate) fn app(app: &App) -> v1::AppMeta {
     convert::app_to_wire(app, None, Vec::new())
 }
@@ -29,7 +29,7 @@ pub(crate) fn version(app: &App, version: &Version) -> (v1::AppVersion, v1::AppM
     )
 }
 
-/// An execution as GetExecution answers it to the app's own organization, with its result.
+/// An execution as GetExecution returns it to the app's own organization, with its result.
 pub(crate) fn execution(record: &Record) -> v1::Execution {
     convert::execution_to_wire(record, true)
 }

@@ -1,4 +1,4 @@
-//! The gRPC listener, with the bounds of the HTTP listener.
+//! The gRPC listener, with the same bounds as the HTTP listener.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,8 +33,8 @@ pub struct Grpc {
 }
 
 impl Grpc {
-    /// Serves these services to callers whom the gateway knows. The refusal of a message that is too
-    /// large names the `limits`.
+    /// Serves these services to callers whom the gateway knows. `limits` are named when a message
+    /// is refused as too large.
     pub fn new(
         services: Routes,
         limits: Limits,
@@ -51,7 +51,7 @@ impl Grpc {
         }
     }
 
-    /// Answers a call that needs no token, within the bounds of those.
+    /// Serves a call that needs no token, within the bounds on such calls.
     async fn anonymous(
         &self,
         request: Request<Incoming>,
@@ -118,7 +118,7 @@ fn no_grpc() -> Failure {
     )
 }
 
-/// How long the caller waits for an answer to begin, when it says so in a way that can be read.
+/// How long the caller waits for a response to begin, if its `grpc-timeout` is valid.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -1,11 +1,11 @@
-//! How large a request may be, in gRPC and in JSON alike.
+//! How large a request may be, in gRPC and JSON alike.
 
 use prost_reflect::MessageDescriptor;
 
 use crate::model::{Failure, Reason};
 
-/// What a JSON body may have beside the payload: names, settings, the environment (at most
-/// 96 KiB, more when escaped).
+/// What a JSON body may hold beside the payload: names, settings, the environment (at most 96 KiB,
+/// more when escaped).
 const JSON_SLACK_BYTES: usize = 256 * 1024;
 
 /// Size limits of requests.
@@ -13,7 +13,7 @@ const JSON_SLACK_BYTES: usize = 256 * 1024;
 pub struct Limits {
     /// Most bytes of a payload after base64 is decoded (`IGNITE_MAX_BODY_BYTES`).
     pub max_body_bytes: usize,
-    /// Most bytes of code, likewise (`IGNITE_MAX_CODE_BYTES`).
+    /// Most bytes of code, also decoded (`IGNITE_MAX_CODE_BYTES`).
     pub max_code_bytes: usize,
     /// Most large messages that are read or written at a time (`IGNITE_DECODE_CONCURRENCY`).
     pub decode_concurrency: usize,
@@ -75,7 +75,7 @@ impl Limits {
         ))
     }
 
-    /// The answer to a gRPC message that is over [`Limits::grpc_bytes`].
+    /// The failure of a gRPC message that is over [`Limits::grpc_bytes`].
     pub fn message_too_large(self) -> Failure {
         Failure::new(
             Reason::BodyTooLarge,
@@ -89,7 +89,7 @@ impl Limits {
         )
     }
 
-    /// The bound on requests of this kind.
+    /// The bound on requests with this input message.
     pub(super) fn bound(self, input: &MessageDescriptor) -> Bound {
         match input.get_field_by_name("code") {
             Some(_) => Bound {
@@ -111,12 +111,12 @@ impl Bound {
             .saturating_add(self.payload.div_ceil(3))
     }
 
-    /// Most bytes of the message that it becomes.
+    /// Most bytes of the decoded message.
     pub(super) fn message_bytes(self) -> usize {
         self.payload.saturating_add(JSON_SLACK_BYTES)
     }
 
-    /// The answer to a JSON body that is over [`Bound::json_bytes`].
+    /// The failure of a JSON body that is over [`Bound::json_bytes`].
     pub(super) fn too_large(self) -> Failure {
         Failure::new(
             Reason::BodyTooLarge,

@@ -14,7 +14,7 @@ const MAX_ENTRIES: usize = 1000;
 /// Most bytes of the entries on a page; an entry that is larger has a page to itself.
 const MAX_BYTES: usize = 1 << 20;
 
-/// A page while it is filled: it never has more in memory than is on it.
+/// A page being filled; it holds no more in memory than the page itself.
 #[derive(Debug)]
 pub(super) struct Page<T, M> {
     limit: usize,
@@ -25,7 +25,7 @@ pub(super) struct Page<T, M> {
 }
 
 impl<T, M: Message> Page<T, M> {
-    /// An empty page for at most so many entries.
+    /// An empty page for at most `limit` entries.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -36,7 +36,7 @@ impl<T, M: Message> Page<T, M> {
         }
     }
 
-    /// Adds an entry; `false` when it is left to the next page, and nothing may follow it.
+    /// Adds an entry; `false` when it belongs to the next page, and no more may follow.
     pub(super) fn push(&mut self, entry: T, to_wire: impl FnOnce(&T) -> M) -> bool {
         if self.messages.len() < self.limit {
             let message = to_wire(&entry);
@@ -51,14 +51,14 @@ impl<T, M: Message> Page<T, M> {
         false
     }
 
-    /// The entries as messages, and the last of them if there are more.
+    /// The entries as messages, and the last of them if there are more pages.
     pub(super) fn finish(self) -> (Vec<M>, Option<T>) {
         (self.messages, self.last.filter(|_| self.more))
     }
 }
 
-/// The page of these entries as messages, and the last entry on it if there are more. Callers look
-/// up one entry more than `limit`, which shows whether there are; what does not fit is left to the
+/// The page of these entries as messages, and the last entry on it if there are more. Callers fetch
+/// one entry more than `limit` to learn whether there are; entries that do not fit are left to the
 /// next page.
 pub(super) fn fill<T, M: Message>(
     found: &[T],
@@ -88,13 +88,13 @@ pub(super) fn size(limit: i32) -> Result<usize, Failure> {
     }
 }
 
-/// The cursor that asks for the page after the last entry of this one; empty after the last page.
+/// The cursor that asks for the page after this one's last entry; empty after the last page.
 pub(super) fn next_cursor(last: Option<impl Display>) -> String {
     last.map_or_else(String::new, |last| URL_SAFE_NO_PAD.encode(last.to_string()))
 }
 
-/// The entry that a cursor made by [`next_cursor`] stands for; `None` for the first page.
-/// `made_by` names the method, for the failure.
+/// The entry that a cursor made by [`next_cursor`] stands for; `None` for the first page. `made_by`
+/// names the method in the failure.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for any other text.
@@ -106,7 +106,7 @@ pub(super) fn parse_cursor<T: FromStr>(cursor: &str, made_by: &str) -> Result<Op
     parse_cursor_by(cursor, made_by, decode)
 }
 
-/// As [`parse_cursor`], of a cursor in another encoding, which `decode` reads.
+/// As [`parse_cursor`], for a cursor in another encoding, which `decode` reads.
 ///
 /// # Errors
 /// As [`parse_cursor`].

@@ -1,8 +1,7 @@
 //! The generated contract and its descriptors.
 //!
-//! Everything here comes from `proto/**` through `proto/build.rs`; documentation of messages
-//! and fields is in the `.proto` files. [`pool`] has the annotations that the generated types
-//! lack.
+//! Everything here is generated from `proto/**` by `proto/build.rs`; the `.proto` files document
+//! messages and fields. [`pool`] has the annotations that the generated types lack.
 
 use std::sync::LazyLock;
 
@@ -24,7 +23,7 @@ pub mod v1 {
     tonic::include_proto!("dodil.ignite.v1");
 }
 
-/// `dodil.ignite.local.v1`: what this platform has beyond the Ignite API.
+/// `dodil.ignite.local.v1`: what this platform adds to the Ignite API.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -58,7 +57,7 @@ pub fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// The services of the contract, those that clients call.
+/// The services of the contract that clients call.
 const SERVICES: [&str; 5] = [
     "dodil.ignite.local.v1.BuildService",
     "dodil.ignite.local.v1.ExecutionService",

@@ -1,4 +1,4 @@
-//! `dodil.ignite.local.v1.ScalingService`: replicas moved by hand, for tests and CI.
+//! `dodil.ignite.local.v1.ScalingService`: moves replicas by hand, for tests and CI.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub struct Scaling {
 }
 
 impl Scaling {
-    /// The service over the apps of another one.
+    /// A service over the apps of `compute`.
     pub fn new(compute: Compute) -> Self {
         Self { compute }
     }
@@ -92,7 +92,7 @@ impl ScalingService for Scaling {
     ) -> Result<Response<v1::FreezeAutoscalerResponse>, Status> {
         let r = request.get_ref();
         let (_, d) = self.deployment(&request, &r.organization_name, &r.app_name)?;
-        d.freeze(true).for_owner()?;
+        d.pin(true).for_owner()?;
         let replicas = Some(to_wire(&d.snapshot()));
         Ok(Response::new(v1::FreezeAutoscalerResponse { replicas }))
     }
@@ -103,7 +103,7 @@ impl ScalingService for Scaling {
     ) -> Result<Response<v1::UnfreezeAutoscalerResponse>, Status> {
         let r = request.get_ref();
         let (_, d) = self.deployment(&request, &r.organization_name, &r.app_name)?;
-        d.freeze(false).for_owner()?;
+        d.pin(false).for_owner()?;
         let replicas = Some(to_wire(&d.snapshot()));
         Ok(Response::new(v1::UnfreezeAutoscalerResponse { replicas }))
     }
@@ -157,6 +157,6 @@ fn to_wire(s: &Snapshot) -> v1::Replicas {
         prepared: s.prepared,
         in_flight: s.in_flight,
         held: s.held,
-        frozen: s.frozen,
+        frozen: s.pinned,
     }
 }

@@ -1,4 +1,5 @@
-//! `SecretService`: the organization of the token, wire to model, one call, model to wire.
+//! `SecretService`: takes the organization from the token, converts wire to model, makes one call,
+//! and converts back.
 
 use tonic::{Request, Response, Status};
 
@@ -24,12 +25,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Secrets for the callers that `compute` knows.
+    /// Secrets of the callers that `compute` knows.
     pub fn new(compute: Compute, secrets: secrets::Secrets) -> Self {
         Self { compute, secrets }
     }
 
-    /// The organization of the token, of which there must be exactly one.
+    /// The organization of the token, which must have exactly one.
     fn org<T>(&self, request: &Request<T>) -> Result<OrgName, Failure> {
         let caller = self.compute.gateway.caller(request.metadata().as_ref())?;
         match caller.orgs.as_slice() {

@@ -1,9 +1,9 @@
 //! Failures on the wire: [`Failure`] → gRPC status → HTTP answer.
 //!
-//! A failure becomes a `tonic::Status` with google.rpc details once, and the JSON side renders
-//! that status, so both transports have the same reason, message and fields. Statuses that tonic
-//! itself makes have no details and are rendered by the usual mapping of their code, except for
-//! messages that it refuses (`explain_refusal`).
+//! A failure becomes a `tonic::Status` with google.rpc details once, and the JSON side renders that
+//! status, so both transports have the same reason, message and fields. Statuses that tonic itself
+//! makes have no details and are rendered by the usual mapping of their code, except for messages
+//! that it refuses (`explain_refusal`).
 
 use axum::{
     body::Body,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::model::{Failure, FieldViolation, Reason};
 
-/// The header that names the reason, on every error of the platform and on none of an app.
+/// The header that names the reason, on every error of the platform and on no response of an app.
 pub const ERROR_HEADER: &str = "x-ignite-error";
 /// The domain of the reasons, `ErrorInfo.domain`.
 pub const ERROR_DOMAIN: &str = "ignite.dodil.io";
@@ -29,8 +29,8 @@ pub const ERROR_DOMAIN: &str = "ignite.dodil.io";
 /// The challenge to a caller without a valid token.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"ignite\"");
 
-/// Longest message in bytes. Message and details travel in gRPC trailers, the message in both,
-/// and some clients refuse header lists over 8 KiB.
+/// Longest message in bytes. gRPC trailers carry the message twice, alone and in the details, and
+/// some clients refuse header lists over 8 KiB.
 const MAX_MESSAGE_BYTES: usize = 2048;
 /// Most bytes of field violations in the details, for the same reason.
 const MAX_VIOLATION_BYTES: usize = 2048;
@@ -39,7 +39,7 @@ const MESSAGE_HEAD_BYTES: usize = 512;
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
 
-/// The status of a failure. `owner` says that the caller belongs to the app's organization and
+/// The status of a failure. `owner` is true when the caller belongs to the app's organization and
 /// may read [`Failure::detail`].
 pub fn to_status(f: &Failure, owner: bool) -> Status {
     let message = shorten(f.text(owner));
@@ -83,9 +83,9 @@ pub fn to_status(f: &Failure, owner: bool) -> Status {
     )
 }
 
-/// Replaces the status with which tonic refuses a message before any method sees it, by one with a
-/// reason: tonic blames the server for bytes that are not protobuf, and names no setting for the
-/// size.
+/// Replaces the status with which tonic refuses a message before any method sees it with one that
+/// has a reason: tonic blames the server for bytes that are not protobuf, and names no setting for
+/// the size.
 pub fn explain_refusal(
     response: Response<tonic::body::Body>,
     limits: Limits,
@@ -105,7 +105,7 @@ pub fn explain_refusal(
     to_status(&failure, false).into_http()
 }
 
-/// The HTTP answer of a failure; see [`to_status`] for `owner`.
+/// The HTTP response of a failure; see [`to_status`] for `owner`.
 pub fn to_response(f: &Failure, owner: bool) -> Response<Body> {
     http_response(&to_status(f, owner))
 }
@@ -114,15 +114,15 @@ pub fn to_response(f: &Failure, owner: bool) -> Response<Body> {
 pub fn to_trailers(f: &Failure, owner: bool) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if to_status(f, owner).add_header(&mut trailers).is_err() {
-        // Fails only for a message that no header can carry, and ours are encoded.
+        // Fails only for a message that no header can carry, and these are encoded.
         let code = HeaderValue::from(f.reason.code() as u16);
         trailers.insert("grpc-status", code);
     }
     trailers
 }
 
-/// The HTTP answer of a status: the reason's HTTP status if it names one, else the usual
-/// mapping of its code; the body is [`json_body`]; headers carry reason, challenge and delay.
+/// The HTTP response of a status: the reason's HTTP status if it names one, else the usual mapping
+/// of its code. The body is [`json_body`]; headers carry reason, challenge and delay.
 pub fn http_response(status: &Status) -> Response<Body> {
     let details = Details::of(status);
     let reason = details.reason();

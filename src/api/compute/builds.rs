@@ -135,7 +135,7 @@ impl Compute {
             return Err(none()).for_owner();
         }
         build.cancel();
-        // Whether it was the cancelling that ended it is in the draft.
+        // The draft says whether the cancellation ended it; the outcome here does not matter.
         let _ = build.outcome().await;
         let view = self.apps.draft(&id).for_owner()?;
         Ok(local::CancelBuildResponse {
@@ -147,17 +147,17 @@ impl Compute {
 
 struct Follow {
     build: Arc<Build>,
-    /// The number of the line to go on with.
+    /// The number of the next line to send.
     next: u64,
     stopping: CancellationToken,
 }
 
 type Piece = Vec<Result<v1::CompileLogLine, Status>>;
 
-/// The lines that have come since, or the last one.
+/// The lines since the last step, or the final one.
 async fn step(follow: Option<Follow>) -> Option<(Piece, Option<Follow>)> {
     let mut follow = follow?;
-    // Subscribed before looking, so that no line and no end is missed in between.
+    // Subscribes before reading, so that no line and no end in between is missed.
     let (mut count, mut state) = (follow.build.log.count(), follow.build.state());
     count.mark_unchanged();
     let now = state.borrow_and_update().clone();
@@ -200,7 +200,7 @@ fn status(state: &State) -> v1::VersionStatus {
     }
 }
 
-/// The line that says how a build ended.
+/// The line that reports how a build ended.
 fn last_line(state: &State) -> Option<v1::CompileLogLine> {
     let State::Ended(outcome, at_ms) = state else {
         return None;

@@ -1,7 +1,7 @@
 //! The catalog: the published apps of an organization, as other organizations may see them.
 //!
-//! Every method of the contract but HealthCheck needs a token, so the public catalog does too; one
-//! of any organization suffices.
+//! Every method of the contract but HealthCheck needs a token, so the public catalog does too; a
+//! token of any organization suffices.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Compute {
             org: public(),
             name,
         };
-        // Others must not learn of an app that is not published.
+        // Other organizations must not learn of an app that is not published.
         let app = self.apps.get(&id).ok();
         let app = app.filter(|app| app.active_version != 0).ok_or_else(|| {
             Failure::new(

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Makes a repeated submit return the first id.
+/// The header that makes a repeated submit return the first id.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The answer of WatchExecution.
@@ -65,7 +65,7 @@ impl Compute {
             StoredBody::Inline(body)
         } else {
             let room = self.executions.check_room(&app.org, body.len() as u64);
-            // With a key it may be a repeat of an accepted one, which needs no room.
+            // With a key this may repeat an accepted submit, which needs no capacity.
             if idempotency_key.is_none() {
                 room.map_err(refuse)?;
             }
@@ -119,7 +119,7 @@ impl Compute {
     ) -> Result<WatchStream, Refusal> {
         let caller = self.caller(&request)?;
         let id = execution_id(&request.get_ref().execution_id)?;
-        // Subscribed before the record is read, so that no update is missed in between.
+        // Subscribes before the record is read, so that no update in between is missed.
         let live = self.executions.live(id);
         let record = self
             .readable(&caller, &request.get_ref().execution_id)
@@ -155,7 +155,7 @@ impl Compute {
         let fine_since = now - self.retention.as_millis() as i64;
         let buckets = Buckets::new(asked, now, fine_since).map_err(refuse)?;
         let (first, last) = buckets.minutes();
-        // Counts before its creation are of an earlier app of the same name.
+        // Counts from before its creation belong to an earlier app of the same name.
         let first = first.max(crate::model::stats::minute_of_ms(app.created_at_ms));
         let counts = if first <= last {
             self.executions
@@ -193,7 +193,7 @@ impl Compute {
         let org = fields.accept("organization_name", r.organization_name.parse::<OrgName>());
         let status = fields.accept("status", convert::execution_status(r.status));
         let limit = fields.accept_all(pages::size(r.limit));
-        // An id says nothing that its reader does not know, so it is not encoded.
+        // An id reveals nothing new to its reader, so it is not encoded.
         let before = pages::parse_cursor_by(&r.cursor, "ListExecutions", |c| c.parse().ok());
         let before = fields.accept_all(before);
         for (field, value) in [("from_ms", r.from_ms), ("to_ms", r.to_ms)] {
@@ -277,7 +277,7 @@ impl Compute {
         }
     }
 
-    /// An execution that the caller may read: it owns the app, or submitted the execution.
+    /// An execution that the caller may read: the caller owns the app or submitted the execution.
     async fn readable(&self, caller: &Caller, id: &str) -> Result<Record, Failure> {
         let id = execution_id(id)?;
         let record = self.executions.get(id).await?;
@@ -294,7 +294,7 @@ impl Compute {
     }
 }
 
-/// A watcher of one execution.
+/// A subscription to one execution.
 struct Follow {
     live: Arc<Live>,
     watcher: Watcher,
@@ -335,12 +335,12 @@ impl Follow {
         })
     }
 
-    /// The last update, with the result, which is only in the store.
+    /// The last update, with the result, which only the store has.
     async fn last(&self, state: Arc<State>) -> Result<v1::WatchExecutionResponse, Status> {
         let read = self.compute.executions.get(self.live.identity.id).await;
         match read {
             Ok(Some(record)) => Ok(state_update(&record, self.owner)),
-            // The app was deleted; report how the execution ended all the same.
+            // The app was deleted; the watcher still learns how the execution ended.
             Ok(None) => Ok(state_update(&self.record(state), self.owner)),
             Err(failure) => Err(to_status(&failure, self.owner)),
         }
@@ -393,7 +393,7 @@ fn idempotency_key(headers: &http::HeaderMap) -> Result<Option<String>, Failure>
     }
 }
 
-/// Identifies a request by all but its headers, which differ between tries (traces).
+/// Identifies a request by everything but its headers, which differ between attempts (traces).
 fn digest(method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let mut hash = Sha256::new();
     for part in [method.as_bytes(), target.as_bytes(), body] {

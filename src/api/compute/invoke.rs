@@ -1,4 +1,4 @@
-//! `Invoke`: the envelope becomes a request, the app's answer becomes head, chunks, trailer.
+//! `Invoke`: the envelope becomes a request; the app's response becomes head, chunks, trailer.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
     model::{AppId, ExecutionId, Failure, Reason, host, settings::check_path},
 };
 
-/// Answers with a Content-Length up to this come as one chunk.
+/// A response with a Content-Length up to this is sent as one chunk.
 const ONE_CHUNK_BYTES: u64 = 1024 * 1024;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -55,7 +55,7 @@ impl Compute {
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
             outbound.headers_mut().insert(header::HOST, host);
         }
-        // The caller's trace continues in the app unless the envelope has a trace header.
+        // The caller's trace continues in the app, unless the envelope has its own trace header.
         if let Some(trace) = metadata.as_ref().get(&TRACEPARENT)
             && !outbound.headers().contains_key(&TRACEPARENT)
         {
@@ -94,7 +94,7 @@ impl Compute {
     }
 }
 
-/// The request that an envelope describes; defaults are POST and `/`.
+/// The request that an envelope describes; the method defaults to POST and the path to `/`.
 ///
 /// # Errors
 /// BODY_TOO_LARGE, or INVALID_ARGUMENT with the fields that no request can have.
@@ -126,7 +126,7 @@ pub fn outbound(
     }
     fields.check()?;
     headers::remove_hop_by_hop(&mut map);
-    // The body's length is known here; what the envelope says of it could only be wrong.
+    // The body's length is known here; the envelope's own framing headers could only be wrong.
     for framing in [header::CONTENT_LENGTH, header::TRAILER, header::HOST] {
         map.remove(framing);
     }
@@ -189,16 +189,16 @@ impl From<TargetUri> for http::Uri {
     }
 }
 
-/// The frames of one answer. Dropping it disconnects the app.
+/// The frames of one response. Dropping it disconnects the app.
 pub struct InvokeStream {
     head: Option<v1::InvokeHead>,
-    /// `None` once the trailer or an error is out.
+    /// `None` once the trailer or an error is sent.
     body: Option<AppBody>,
-    /// Collects an answer that comes as one chunk.
+    /// Collects a response that is sent as one chunk.
     whole: Option<BytesMut>,
     trailers: BTreeMap<String, String>,
     bytes: u64,
-    /// Why the answer broke off; sent after what was collected of it.
+    /// Why the response broke off; sent after the bytes collected before it.
     broke: Option<Failure>,
     began: Instant,
     owner: bool,

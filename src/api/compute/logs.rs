@@ -1,4 +1,4 @@
-//! The log of an app: its newest lines, and lines as they come.
+//! The log of an app: its newest lines, and new lines as they arrive.
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;

@@ -1,4 +1,5 @@
-//! `ComputeService`: who may call, wire to model, one call, model to wire.
+//! `ComputeService`: checks who may call, converts wire to model, makes one call, and converts
+//! back.
 //!
 //! JSON calls arrive here too, through the same generated service.
 
@@ -44,14 +45,14 @@ pub use replicas::EventStream;
 
 pub(super) use refusal::{ForOwner, Refusal};
 
-/// How public URLs look.
+/// The form of public URLs.
 #[derive(Debug, Clone)]
 pub struct PublicUrls {
     /// `http` or `https`.
     pub scheme: String,
     /// The domain under which apps have their hosts.
     pub base_domain: String,
-    /// The port to show; `None` for the scheme's own.
+    /// The port to show; `None` for the scheme's default.
     pub port: Option<u16>,
 }
 
@@ -60,9 +61,9 @@ pub struct PublicUrls {
 pub struct Compute {
     /// The operations on apps.
     pub apps: Apps,
-    /// The way to apps, and the tokens' verifier.
+    /// Invokes apps, and holds the tokens' verifier.
     pub gateway: Arc<Gateway>,
-    /// How public URLs look.
+    /// The form of public URLs.
     pub urls: Arc<PublicUrls>,
     /// Sizes of requests.
     pub limits: Limits,
@@ -74,7 +75,7 @@ pub struct Compute {
     pub app_logs: Logs,
     /// Tests of drafts and versions.
     pub test_runs: TestRuns,
-    /// Most lines of a log in one answer.
+    /// Most log lines in one response.
     pub log_max_lines: usize,
     /// Cancelled when the platform stops, which ends endless streams.
     pub stopping: CancellationToken,
@@ -82,14 +83,15 @@ pub struct Compute {
 
 impl Compute {
     fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Failure> {
-        // Only this process makes extensions: the JSON gateway has identified the caller already.
+        // Only this process writes extensions: here the JSON gateway has identified the caller
+        // already.
         match request.extensions().get::<Arc<Caller>>() {
             Some(known) => Ok(known.clone()),
             None => self.gateway.caller(request.metadata().as_ref()),
         }
     }
 
-    /// The caller must belong to the organization.
+    /// Refuses a caller who does not belong to the organization.
     fn owner<T>(&self, request: &Request<T>, org: &OrgName) -> Result<(), Failure> {
         if self.caller(request)?.owns(org) {
             return Ok(());
@@ -129,7 +131,7 @@ impl Compute {
         }
     }
 
-    /// The app of an Invoke, once the caller may invoke it; and whether the caller owns it.
+    /// The app of an Invoke, once the caller may invoke it, and whether the caller owns it.
     fn invocable(&self, caller: &Caller, org: &str, name: &str) -> Result<(AppId, bool), Failure> {
         let id = convert::app_id(org, name)?;
         if caller.may_invoke(&id) {
@@ -141,7 +143,7 @@ impl Compute {
     }
 }
 
-/// RPC methods that only call the method of another file.
+/// Defines RPC methods that only call the method of another file.
 macro_rules! answered {
     ($($method:ident($request:ident) -> $response:ty, $by:ident;)*) => {
         $(fn $method<'life0, 'async_trait>(

@@ -1,4 +1,4 @@
-//! The failure of a method, and who may read its details.
+//! The failure of a method, and whether its caller may read the details.
 
 use tonic::Status;
 
@@ -7,8 +7,8 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// Why a method fails, before it is a gRPC status; the flag says that the caller owns the app and
-/// may read details.
+/// Why a method fails, before it becomes a gRPC status. The flag is set when the caller owns the
+/// app and may read details.
 pub(in crate::api) struct Refusal(pub(super) Failure, pub(super) bool);
 
 impl Refusal {

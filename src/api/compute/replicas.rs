@@ -11,7 +11,7 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// Events in an answer when no limit is given.
+/// Events in one response when no limit is given.
 const DEFAULT_EVENTS: usize = 100;
 
 /// The stream of StreamAppEvents.

@@ -1,4 +1,4 @@
-//! Tests of a draft or a version: an envelope in, the whole answer out.
+//! Test runs of a draft or a version: an envelope in, the whole response out.
 
 use bytes::Bytes;
 use http::{HeaderValue, header};

@@ -19,7 +19,7 @@ const MAX_BUILD_ARG_BYTES: usize = 16 * 1024;
 /// Longest path or reference.
 const MAX_TEXT: usize = 512;
 
-/// The code that a request brings.
+/// The code in a request.
 ///
 /// # Errors
 /// INVALID_ARGUMENT with the first wrong field.
@@ -170,7 +170,7 @@ fn text(field: &str, path: &str) -> Result<(), Failure> {
     Err(Failure::field(field, why))
 }
 
-/// Refuses what cannot be an image reference; the engine and the registry judge the rest.
+/// Refuses text that cannot be an image reference; the engine and the registry judge the rest.
 fn check_reference(reference: &str) -> Result<(), Failure> {
     let wrong = |why: &str| {
         Err(Failure::field(
@@ -195,7 +195,7 @@ fn check_reference(reference: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What kind of code it is.
+/// The kind of this code.
 pub(in crate::api) fn kind<B>(source: &CodeSource<B>) -> v1::CodeKind {
     match source {
         CodeSource::Prebuilt(_) => v1::CodeKind::Image,
@@ -205,7 +205,7 @@ pub(in crate::api) fn kind<B>(source: &CodeSource<B>) -> v1::CodeKind {
     }
 }
 
-/// A draft, with its build when one is under way.
+/// A draft, with its build when one is running.
 pub(in crate::api) fn view_to_wire(view: &DraftView) -> v1::DraftInfo {
     let mut out = draft_to_wire(&view.draft);
     if let Some(id) = view.building {
@@ -216,7 +216,7 @@ pub(in crate::api) fn view_to_wire(view: &DraftView) -> v1::DraftInfo {
     out
 }
 
-/// A draft as it was last written down.
+/// A draft as last saved.
 pub(in crate::api) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
     let mut out = v1::DraftInfo {
         status: v1::VersionStatus::Draft.into(),
@@ -244,7 +244,7 @@ pub(in crate::api) fn draft_to_wire(draft: &Draft) -> v1::DraftInfo {
     out
 }
 
-/// The code as SaveDraft took it.
+/// The code as SaveDraft received it.
 pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
     let image = |source, registry_secret_ref| {
         Source::Image(v1::ImageSource {
@@ -263,7 +263,7 @@ pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
             image_source::Source::FromCode(v1::ImageFromCode {
                 archive: code.archive,
                 dockerfile_path: code.dockerfile_path,
-                // The store opens them before they get here.
+                // Sealed arguments are opened before they get here.
                 build_args: match code.build_args {
                     BuildArgs::Clear(values) => values.into_iter().collect(),
                     BuildArgs::Sealed(_) => Default::default(),

@@ -1,4 +1,4 @@
-//! Between the wire and the model: nothing is decided here, only refused or translated.
+//! Between the wire and the model: values are translated or refused, nothing else is decided.
 
 mod code;
 mod settings;
@@ -66,7 +66,7 @@ pub(super) fn app_id(org: &str, name: &str) -> Result<AppId, Failure> {
     named(org, "app_name", name)
 }
 
-/// As [`app_id`], with the field that has the app's name.
+/// As [`app_id`], where `field` holds the app's name.
 pub(super) fn named(org: &str, field: &str, name: &str) -> Result<AppId, Failure> {
     let mut fields = Fields::default();
     let org = fields.accept("organization_name", org.parse::<OrgName>());
@@ -103,7 +103,7 @@ fn limits_to_wire(limits: Limits) -> v1::ResourceLimits {
     }
 }
 
-/// The size that replicas get, tier and overrides together.
+/// The size of a replica, from tier and overrides together.
 pub(super) fn applied_limits(s: &Settings) -> v1::ResourceLimits {
     let (memory_mb, cpu_millicores) = s.size();
     limits_to_wire(Limits {
@@ -131,7 +131,7 @@ fn scaling_to_wire(s: &Scaling) -> v1::ScalingConfig {
     }
 }
 
-/// What an app has come to.
+/// The state of an app's deployment.
 pub(super) fn deployment_state(app: &App, now: Option<&Snapshot>) -> v1::DeploymentState {
     use v1::DeploymentState as S;
     match now {
@@ -154,7 +154,7 @@ pub(super) fn app_to_wire(
         StorageMode::Persistent => v1::StorageMode::Persistent,
         StorageMode::Ttl => v1::StorageMode::Ttl,
     };
-    // What serves, else what will.
+    // The version that serves, else the one that will.
     let source = app.active().map(|v| &v.source);
     let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
     let runtime = source.map_or("", |source| source.runtime());
@@ -210,7 +210,7 @@ pub(super) fn app_to_wire(
     }
 }
 
-/// The tier as executions spell it.
+/// The tier's name in executions.
 fn tier_word(tier: Tier) -> &'static str {
     match tier {
         Tier::Small => "Small",
@@ -238,7 +238,7 @@ pub(super) fn execution_status(wire: i32) -> Result<Option<execution::Status>, S
     }))
 }
 
-/// `owner` says that the caller belongs to the app's organization.
+/// `owner` is true when the caller belongs to the app's organization.
 pub(super) fn execution_to_wire(record: &Record, owner: bool) -> v1::Execution {
     let (identity, s) = (&record.identity, &record.state);
     let status = match s.status {
@@ -279,17 +279,17 @@ pub(super) fn execution_to_wire(record: &Record, owner: bool) -> v1::Execution {
     out
 }
 
-/// The headers of an answer on the wire.
+/// The headers of a response on the wire.
 pub(super) struct WireHeaders {
-    /// The first value of each.
+    /// The first value of each name.
     pub(super) first: BTreeMap<String, String>,
-    /// Further values.
+    /// Further values of the same names.
     pub(super) repeated: Vec<v1::HeaderField>,
-    /// All values of those that have one which is no text.
+    /// All values of the names that have a value which is not text.
     pub(super) raw: Vec<v1::HeaderField>,
 }
 
-/// Headers as a map, and beside it what a map of text cannot carry.
+/// Headers as a map, and beside it those that a map of text cannot carry.
 pub(super) fn wire_headers(headers: &[(&str, &[u8])]) -> WireHeaders {
     let is_text = |value: &[u8]| std::str::from_utf8(value).is_ok();
     let raw: BTreeSet<&str> = headers

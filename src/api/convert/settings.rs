@@ -1,4 +1,4 @@
-//! The settings of an app in requests, each of which may be left out.
+//! The settings of an app in requests; each may be left out.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::model::{
 /// Most names of capabilities in one request: more than the kernel has.
 const MAX_CAPABILITIES: usize = 64;
 
-/// Settings of a request, each absent one `None`. CreateApp and UpdateAppConfig share it.
+/// The settings of a request, `None` where absent. CreateApp and UpdateAppConfig share it.
 #[derive(Clone, Default)]
 pub(in crate::api) struct Patch {
     pub(in crate::api) tier: Option<i32>,
@@ -113,10 +113,10 @@ impl Patch {
         })
     }
 
-    /// Writes what is present over the settings.
+    /// Overwrites the settings that are present.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what the model cannot express.
+    /// INVALID_ARGUMENT for values that the model cannot express.
     pub(in crate::api) fn apply(self, s: &mut Settings) -> Result<(), Failure> {
         let mut fields = Fields::default();
         fn set<T>(to: &mut T, from: Option<T>) {

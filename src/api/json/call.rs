@@ -1,4 +1,4 @@
-//! Calls a gRPC service in process: frames the request, takes the answer's frames apart.
+//! Calls a gRPC service in process with a message that is encoded already.
 
 use std::{
     convert::Infallible,
@@ -9,9 +9,12 @@ use std::{
 use axum::http::{HeaderName, HeaderValue, Method, Request, Version, header, request::Parts};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use prost::Message;
-use tonic::{Code, Status, service::Routes};
+use tonic::{
+    Code, Status, Streaming,
+    codec::{DecodeBuf, Decoder},
+    service::Routes,
+};
 use tower::ServiceExt as _;
 
 use super::route::Binding;
@@ -42,7 +45,7 @@ pub(super) async fn start(
     binding: &Binding,
     parts: Parts,
     message: Bytes,
-) -> Result<Frames, Status> {
+) -> Result<Messages, Status> {
     let mut request = Request::new(Pieces::new(message));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = binding.uri.clone();
@@ -67,15 +70,22 @@ pub(super) async fn start(
     // A call that fails at once has its status in the headers and no body.
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => Err(status),
-        _ => Ok(Frames {
-            body: response.into_body(),
-            data: Bytes::new(),
-            ended: false,
-        }),
+        _ => {
+            let code = response.status();
+            let body = response.into_body();
+            // The services bound what they answer.
+            let any_size = Some(usize::MAX);
+            Ok(Streaming::new_response(
+                Undecoded, body, code, None, any_size,
+            ))
+        }
     }
 }
 
 /// One message with its prefix.
+///
+/// Not left to a client of `tonic`: its encoder would copy a message of 64 MiB at once on the
+/// connection's thread, where [`Pieces`] let others have their turn.
 ///
 /// # Errors
 /// BODY_TOO_LARGE for what gRPC cannot carry.
@@ -143,78 +153,19 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// The messages of an answer. Dropping it cancels the call.
-pub(super) struct Frames {
-    body: tonic::body::Body,
-    /// Bytes that were received and not returned yet.
-    data: Bytes,
-    ended: bool,
-}
+/// The messages of an answer, still encoded: `message` gives the next, `None` after the last, or the
+/// status that the call ended with. Dropping it cancels the call.
+pub(super) type Messages = Streaming<Bytes>;
 
-impl Frames {
-    /// The next message, still encoded; `None` after the last.
-    ///
-    /// # Errors
-    /// The status that the call ended with.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        loop {
-            if let Some(message) = self.take()? {
-                return Ok(Some(message));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let Some(frame) = self.body.frame().await else {
-                self.ended = true;
-                return Err(Status::internal("the service ended without a status"));
-            };
-            match frame?.into_data() {
-                Ok(data) => self.append(data),
-                Err(frame) => {
-                    self.ended = true;
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    match Status::from_header_map(&trailers) {
-                        Some(status) if status.code() == Code::Ok => {}
-                        Some(status) => return Err(status),
-                        None => return Err(Status::internal("the service sent no status")),
-                    }
-                }
-            }
-        }
-    }
+/// Leaves messages as they were received: the descriptors that they are decoded by are the
+/// binding's.
+struct Undecoded;
 
-    /// Cuts one message off what was received. A message shares the received buffer.
-    fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        let Some((compressed, len)) =
-            self.data.split_first_chunk::<1>().and_then(|(flag, rest)| {
-                let len = rest.first_chunk::<4>()?;
-                Some((flag[0] != 0, u32::from_be_bytes(*len) as usize))
-            })
-        else {
-            return Ok(None);
-        };
-        if compressed {
-            return Err(Status::internal("the service compressed an answer unasked"));
-        }
-        if self.data.len() - PREFIX_BYTES < len {
-            return Ok(None);
-        }
-        self.data.advance(PREFIX_BYTES);
-        Ok(Some(self.data.split_to(len)))
-    }
+impl Decoder for Undecoded {
+    type Item = Bytes;
+    type Error = Status;
 
-    fn append(&mut self, data: Bytes) {
-        if self.data.is_empty() {
-            self.data = data;
-        } else {
-            // Rare: the encoder sends whole messages.
-            let mut joined = BytesMut::with_capacity(self.data.len() + data.len());
-            joined.extend_from_slice(&self.data);
-            joined.extend_from_slice(&data);
-            self.data = joined.freeze();
-        }
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(message.copy_to_bytes(message.remaining())))
     }
 }

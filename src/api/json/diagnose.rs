@@ -1,4 +1,4 @@
-//! What is wrong with a request that did not parse: every field by name, off the fast path.
+//! Explains a request that did not parse: names every wrong field, off the fast path.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Value as Json, error::Category};
@@ -6,10 +6,10 @@ use serde_json::{Value as Json, error::Category};
 use super::fields::{find, no_such_field, parse};
 use crate::model::{Failure, FieldViolation, Reason};
 
-/// Most wrong fields named in one answer.
+/// Most wrong fields in one response.
 const MAX_VIOLATIONS: usize = 20;
 
-/// Why a JSON body was refused. `error` is the parser's, used where nothing better is found.
+/// Why a JSON body was refused. `error` is the parser's own, used when no better cause is found.
 pub(super) fn body(
     descriptor: &MessageDescriptor,
     json: &[u8],
@@ -36,13 +36,13 @@ pub(super) fn body(
     }
 }
 
-/// INVALID_ARGUMENT for fields, each with what is wrong.
+/// INVALID_ARGUMENT with each wrong field and what is wrong with it.
 pub(super) fn failure(wrong: Vec<(String, String)>) -> Failure {
     let violation = |(field, description)| FieldViolation { field, description };
     Failure::fields(wrong.into_iter().map(violation).collect())
 }
 
-/// Adds what is wrong within one message, with paths that start with `at`.
+/// Adds the violations within one message, under paths that start with `at`.
 fn message(
     descriptor: &MessageDescriptor,
     value: &Json,

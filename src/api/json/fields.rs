@@ -1,4 +1,4 @@
-//! One field of a message: found by name, and read from its JSON or from its text in a URL.
+//! One field of a message: found by name, and parsed from JSON or from text in a URL.
 
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 /// Refuses unknown fields and enum names instead of dropping them.
 pub(super) const STRICT: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(true);
 
-/// Sets the field at a dotted path from its text; a repeated field gets one more element.
+/// Sets the field at a dotted path from its text; a repeated field gains one element.
 pub(super) fn set(message: &mut DynamicMessage, path: &str, text: &str) -> Result<(), String> {
     let (name, rest) = match path.split_once('.') {
         Some((name, rest)) => (name, Some(rest)),
@@ -63,7 +63,7 @@ fn scalar(
     parse(descriptor, field, &json)
 }
 
-/// What to say of a name that a message does not have.
+/// The description of a name that a message does not have.
 pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
     let known: Vec<String> = descriptor
         .fields()
@@ -80,7 +80,7 @@ pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
     }
 }
 
-/// Reads one field by itself.
+/// Parses one field by itself.
 ///
 /// # Errors
 /// What is wrong with its value.

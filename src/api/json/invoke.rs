@@ -1,8 +1,8 @@
 //! `Invoke` over HTTP: the app's own status, headers, body and trailers.
 //!
-//! Frames are pulled as the client reads, so a slow client slows the app down. When the stream
-//! of frames fails after the head, the body fails too and the transfer is broken off: a client
-//! can never take half an answer for a whole one.
+//! Frames are pulled as the client reads, so a slow client slows the app down. When the stream of
+//! frames fails after the head, the body fails too and the transfer breaks off: a client can never
+//! mistake half a response for a whole one.
 
 use axum::{
     body::Body,
@@ -15,7 +15,7 @@ use http_body_util::StreamBody;
 use prost::Message as _;
 use tonic::Status;
 
-use super::call::Frames;
+use super::call::Messages;
 use crate::api::{
     proto::v1::{self, invoke_response::Frame as Part},
     status::{ERROR_HEADER, http_response},
@@ -25,8 +25,8 @@ const EXECUTION_ID: HeaderName = HeaderName::from_static("x-ignite-execution-id"
 const TOTAL_BODY_BYTES: HeaderName = HeaderName::from_static("total_body_bytes");
 const DURATION_MS: HeaderName = HeaderName::from_static("duration_ms");
 
-/// Renders the frames; an error before the head is an HTTP error.
-pub(super) async fn render(mut frames: Frames) -> Response<Body> {
+/// Renders the frames; an error before the head becomes an HTTP error.
+pub(super) async fn render(mut frames: Messages) -> Response<Body> {
     let head = match next(&mut frames).await {
         Ok(Some(Part::Head(head))) => head,
         Ok(_) => return http_response(&Status::internal("Invoke did not begin with a head")),
@@ -46,7 +46,7 @@ pub(super) async fn render(mut frames: Frames) -> Response<Body> {
     *response.status_mut() = code;
     *response.headers_mut() = headers(head, bodiless);
     if bodiless {
-        // Such an answer has no body to end with trailers; the call is still seen to its end.
+        // This response has no body to end with trailers; the call is still read to its end.
         return match drain(frames).await {
             Ok(()) => response,
             Err(status) => http_response(&status),
@@ -57,14 +57,14 @@ pub(super) async fn render(mut frames: Frames) -> Response<Body> {
 }
 
 /// One step of the body: a chunk, or the trailers at its end.
-async fn step(state: Option<Frames>) -> Result<Option<(Frame<Bytes>, Option<Frames>)>, Status> {
+async fn step(state: Option<Messages>) -> Result<Option<(Frame<Bytes>, Option<Messages>)>, Status> {
     let Some(mut frames) = state else {
         return Ok(None);
     };
     let step = match next(&mut frames).await {
         Ok(Some(Part::Chunk(chunk))) => return Ok(Some((Frame::data(chunk), Some(frames)))),
         Ok(Some(Part::Trailer(trailer))) => {
-            // Whole only when the call also ends well.
+            // The body is whole only when the call also ends well.
             drain(frames)
                 .await
                 .map(|()| Frame::trailers(trailers(trailer)))
@@ -77,16 +77,16 @@ async fn step(state: Option<Frames>) -> Result<Option<(Frame<Bytes>, Option<Fram
         Ok(frame) => Ok(Some((frame, None))),
         Err(status) => {
             tracing::warn!(code = ?status.code(), error = status.message(), "Broke off an answer");
-            // hyper drops what it has not written yet when a body fails. Being pending once lets
-            // it write the head and the chunks that came just before.
+            // hyper drops what it has not written yet when a body fails. One pending poll lets it
+            // write the head and the chunks that arrived just before.
             tokio::task::yield_now().await;
             Err(status)
         }
     }
 }
 
-async fn next(frames: &mut Frames) -> Result<Option<Part>, Status> {
-    let Some(message) = frames.next().await? else {
+async fn next(frames: &mut Messages) -> Result<Option<Part>, Status> {
+    let Some(message) = frames.message().await? else {
         return Ok(None);
     };
     let response = v1::InvokeResponse::decode(message)
@@ -97,14 +97,14 @@ async fn next(frames: &mut Frames) -> Result<Option<Part>, Status> {
     }
 }
 
-/// Reads to the end, dropping what comes.
-async fn drain(mut frames: Frames) -> Result<(), Status> {
-    while frames.next().await?.is_some() {}
+/// Reads to the end and discards the frames.
+async fn drain(mut frames: Messages) -> Result<(), Status> {
+    while frames.message().await?.is_some() {}
     Ok(())
 }
 
-/// The headers of the answer: the app's, without those that belonged to its own connection or
-/// are the platform's to set.
+/// The response headers: the app's, without those of its own connection and those that only the
+/// platform sets.
 fn headers(head: v1::InvokeHead, bodiless: bool) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(head.response_headers.len() + 4);
     let mut announced = vec![TOTAL_BODY_BYTES.to_string(), DURATION_MS.to_string()];
@@ -139,8 +139,8 @@ fn headers(head: v1::InvokeHead, bodiless: bool) -> HeaderMap {
 }
 
 /// Hop-by-hop headers, the length (the body is chunked, so that trailers can follow), the header by
-/// which the platform marks its own errors, and those by which a browser would remember something
-/// for the whole host: that is the API's here, and an app speaks for its own host alone.
+/// which the platform marks its own errors, and headers that make a browser remember something for
+/// the whole host: the host here is the API's, and an app speaks only for its own.
 fn withheld(name: &str) -> bool {
     const NAMES: [&str; 14] = [
         "alt-svc",
@@ -172,7 +172,7 @@ fn trailers(trailer: v1::InvokeTrailer) -> HeaderMap {
     out
 }
 
-/// Appends one header; what HTTP cannot carry is left out.
+/// Appends one header; a header that HTTP cannot carry is left out.
 fn append(headers: &mut HeaderMap, name: &str, value: &[u8]) {
     if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
         headers.append(name, value);

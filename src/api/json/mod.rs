@@ -1,13 +1,13 @@
 //! The JSON gateway: HTTP requests to gRPC methods by their `google.api.http` annotations.
 //!
-//! Routes are read from the contract's descriptors at start; there is no code per route.
-//! A request becomes a dynamic message (`request`), is framed and handed to the same services
-//! that gRPC calls, in process (`call`), and what comes back is rendered (`respond`; `invoke`
-//! for the one method whose answer is not JSON). The services alone have the rules about apps;
-//! the gateway checks the transport: JSON, field names, sizes, routes.
+//! Routes are read from the contract's descriptors at start; there is no code per route. A request
+//! becomes a dynamic message (`request`), is framed and handed in process to the same services that
+//! gRPC calls (`call`), and the response is rendered (`respond`, or `invoke` for the one method
+//! whose response is not JSON). Only the services hold the rules about apps; the gateway checks the
+//! transport: JSON, field names, sizes, routes.
 //!
-//! Authentication happens in the services. A layer that must see JSON calls too has to be
-//! inside the [`Routes`] that are passed in, not around the gRPC listener.
+//! The services authenticate. A layer that must see JSON calls too has to be inside the [`Routes`]
+//! that are passed in, not around the gRPC listener.
 
 mod call;
 mod diagnose;
@@ -79,7 +79,7 @@ pub fn router(grpc: Routes, limits: Limits, buffers: Buffers, admit: Admit) -> R
     router
 }
 
-/// Checks that a request's headers name a caller, and may put it into the extensions, which the
+/// Checks that a request's headers name a caller. May add the caller to the extensions, which the
 /// services see.
 pub type Admit = Arc<dyn Fn(&mut Parts) -> Result<(), Failure> + Send + Sync>;
 
@@ -127,15 +127,15 @@ impl Gateway {
         };
         let message = read.message(binding, &mut parts, body).await?;
         let style = respond::Style::asked_by(&parts.headers);
-        let frames = match call::start(&self.grpc, binding, parts, message).await {
-            Ok(frames) => frames,
+        let messages = match call::start(&self.grpc, binding, parts, message).await {
+            Ok(messages) => messages,
             Err(status) => return Ok(http_response(&binding.explain(status))),
         };
         let (output, offload) = (binding.rpc.output(), self.offload.clone());
         Ok(match binding.render {
-            Render::Unary => respond::unary(frames, output, offload).await,
-            Render::Stream => respond::stream(frames, output, style, offload).await,
-            Render::Invoke => invoke::render(frames).await,
+            Render::Unary => respond::unary(messages, output, offload).await,
+            Render::Stream => respond::stream(messages, output, style, offload).await,
+            Render::Invoke => invoke::render(messages).await,
         })
     }
 }

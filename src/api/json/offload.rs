@@ -1,28 +1,29 @@
-//! Runs long work on messages away from the threads that carry connections.
+//! Moves long work on messages off the threads that carry connections.
 //!
 //! A thread carries many connections, and reading 60 MB of JSON takes a good part of a second in
-//! which none of them would progress. Work on few bytes runs in place, which costs nothing more;
-//! the rest runs on blocking threads, a bounded number at a time.
+//! which none of them would progress. Work on few bytes runs in place, where moving it would cost
+//! more than it saves; the rest runs on a bounded number of blocking threads.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Messages from this size on move to another thread: the work takes some milliseconds, the move
-/// some dozen microseconds.
+/// Messages of at least this size move to another thread: their work takes milliseconds, the move
+/// some tens of microseconds.
 const LARGE_BYTES: usize = 256 * 1024;
 
-/// Bounds how much of such work runs at a time.
+/// Bounds how many large messages are worked on at a time.
 #[derive(Debug, Clone)]
 pub(super) struct Offload(Arc<Semaphore>);
 
 impl Offload {
-    /// At most so many at a time; at least one.
+    /// At most `at_once` at a time, and at least one.
     pub(super) fn new(at_once: usize) -> Self {
         Self(Arc::new(Semaphore::new(at_once.max(1))))
     }
 
-    /// Runs work on so many bytes. Work that has started completes even if the caller is dropped.
+    /// Runs `work` on a message of `bytes` bytes. Work that has started completes even if the
+    /// caller is dropped.
     ///
     /// # Panics
     /// When `work` does.
@@ -44,7 +45,7 @@ impl Offload {
             Ok(done) => done,
             Err(e) => match e.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and with it this.
+                // The runtime is shutting down and drops this future with it.
                 Err(_) => std::future::pending().await,
             },
         }

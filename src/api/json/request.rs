@@ -1,7 +1,7 @@
-//! HTTP request → request message: body, then query, then path variables; the later wins.
+//! HTTP request → request message: body, then query, then path variables; the later one wins.
 //!
-//! The message leaves here encoded and framed, so that all the work on a large one is one piece
-//! (`offload`).
+//! The message leaves this module encoded and framed, so that all the work on a large one is a
+//! single piece (`offload`).
 
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// Longest time to drain a refused body, so that its sender sees the answer.
+/// Longest time to drain a refused body, so that its sender sees the response.
 const LINGER: Duration = Duration::from_secs(10);
-/// Most bytes to drain of it.
+/// Most bytes of a refused body to drain.
 const LINGER_BYTES: usize = 256 << 20;
 
-/// How a request is read, and where its memory is counted.
+/// How a request is read, and where its memory is accounted.
 pub(super) struct Reading<'a> {
     pub(super) limits: Limits,
     pub(super) reserved: &'a Reserved,
@@ -44,10 +44,10 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Builds the message of a request, framed as gRPC has it.
+    /// Builds the message of a request, framed as in gRPC.
     ///
     /// # Errors
-    /// MALFORMED_REQUEST for what is not JSON, INVALID_ARGUMENT with the fields that are wrong,
+    /// MALFORMED_REQUEST for a body that is not JSON, INVALID_ARGUMENT with the wrong fields,
     /// BODY_TOO_LARGE, TOO_MANY_REQUESTS, CLIENT_TOO_SLOW.
     pub(super) async fn message(
         &self,
@@ -97,7 +97,7 @@ impl Reading<'_> {
             Err(Refused::Broken(why)) => return Err(why),
             Err(Refused::Unread(why)) => why,
         };
-        // A client that waits for `100 Continue` gets this answer in its place.
+        // A client that waits for `100 Continue` gets the refusal instead, with no body to drain.
         let waits = announced > most && parts.headers.contains_key(header::EXPECT);
         if !waits {
             linger(body).await;
@@ -184,7 +184,8 @@ fn build(
     if !wrong.is_empty() {
         return Err(diagnose::failure(wrong));
     }
-    // Text is not shrunk by decoding, as base64 is: what passed as JSON may be too much here.
+    // Base64 shrinks when decoded, text does not: a body within the JSON limit may be too large
+    // here.
     if message.encoded_len() > bound.message_bytes() {
         return Err(bound.too_large());
     }
@@ -214,8 +215,8 @@ fn parse(descriptor: MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, F
     let mut reader = serde_json::Deserializer::from_slice(json);
     DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &STRICT)
         .and_then(|message| reader.end().map(|()| message))
-        // The parser stops at the first error and does not know the field; the slow way finds
-        // all of them by name.
+        // The parser stops at the first error and does not name the field; the slow path finds them
+        // all.
         .map_err(|e| diagnose::body(&descriptor, json, &e))
 }
 

@@ -1,4 +1,4 @@
-//! Answer messages → JSON: one object, or one for each message of a stream.
+//! Response messages → JSON: one object, or one per message of a stream.
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -10,13 +10,13 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::json;
 use tonic::Status;
 
-use super::{call::Frames, offload::Offload};
+use super::{call::Messages, offload::Offload};
 use crate::api::status::{http_response, json_body};
 
 /// How a stream is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// One object to a line.
+    /// One object per line.
     Lines,
     /// Server-sent events, for browsers.
     Events,
@@ -46,7 +46,7 @@ impl Style {
         }
     }
 
-    /// The last thing in a stream that failed.
+    /// The last item of a stream that failed.
     fn error(self, status: &Status) -> Bytes {
         let json = json!({"error": json_body(status)});
         match self {
@@ -56,14 +56,14 @@ impl Style {
     }
 }
 
-/// The answer of a unary call.
+/// Renders the response of a unary call.
 pub(super) async fn unary(
-    mut frames: Frames,
+    mut messages: Messages,
     descriptor: MessageDescriptor,
     offload: Offload,
 ) -> Response<Body> {
-    let json = match frames.next().await {
-        Ok(Some(message)) => match frames.next().await {
+    let json = match messages.message().await {
+        Ok(Some(message)) => match messages.message().await {
             Ok(_) => to_json(&descriptor, message, &offload).await,
             Err(status) => Err(status),
         },
@@ -76,28 +76,28 @@ pub(super) async fn unary(
     }
 }
 
-/// The answer of a server-streaming call. An error that is known at once is an HTTP error;
-/// a later one is the last line, since the status has been sent by then.
+/// Renders the response of a server-streaming call. An error that is known at once becomes an HTTP
+/// error; a later one becomes the last line, because the status has been sent by then.
 pub(super) async fn stream(
-    mut frames: Frames,
+    mut messages: Messages,
     descriptor: MessageDescriptor,
     style: Style,
     offload: Offload,
 ) -> Response<Body> {
-    // Only looked at, not waited for: a log stream may be silent for hours, and its reader
-    // should see the headers before.
-    let first = match frames.next().now_or_never() {
+    // The first frame is polled, not awaited: a log stream may be silent for hours, and its reader
+    // should see the headers at once.
+    let first = match messages.message().now_or_never() {
         Some(Err(status)) => return http_response(&status),
         Some(Ok(first)) => Some(first),
         None => None,
     };
-    let rest = stream::unfold(Some((frames, first)), move |state| {
+    let rest = stream::unfold(Some((messages, first)), move |state| {
         let (descriptor, offload) = (descriptor.clone(), offload.clone());
         async move {
-            let (mut frames, first) = state?;
+            let (mut messages, first) = state?;
             let next = match first {
                 Some(first) => Ok(first),
-                None => frames.next().await,
+                None => messages.message().await,
             };
             let json = match next {
                 Ok(Some(message)) => to_json(&descriptor, message, &offload).await.map(Some),
@@ -106,7 +106,7 @@ pub(super) async fn stream(
             };
             match json {
                 Ok(None) => None,
-                Ok(Some(json)) => Some((style.message(json), Some((frames, None)))),
+                Ok(Some(json)) => Some((style.message(json), Some((messages, None)))),
                 Err(status) => Some((style.error(&status), None)),
             }
         }
@@ -119,7 +119,7 @@ pub(super) async fn stream(
     response
 }
 
-/// The same answer to HEAD: its headers, and its length where that is known.
+/// Turns the response to GET into the one to HEAD: its headers, and its length where that is known.
 pub(super) fn without_body(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     if let Some(len) = body.size_hint().exact() {

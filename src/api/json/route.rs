@@ -11,14 +11,14 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// How a method's answer is rendered.
+/// How a method's response is rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Render {
     /// One JSON object.
     Unary,
-    /// One JSON object for each message.
+    /// One JSON object per message.
     Stream,
-    /// The app's own answer.
+    /// The app's own response.
     Invoke,
 }
 
@@ -27,9 +27,9 @@ pub(super) enum Render {
 pub(super) struct Binding {
     pub(super) method: Method,
     pub(super) rpc: MethodDescriptor,
-    /// Where gRPC has it: `/package.Service/Method`.
+    /// The path in gRPC: `/package.Service/Method`.
     pub(super) uri: Uri,
-    /// The HTTP body is the message (`body: "*"`); without it there is no body.
+    /// The HTTP body is the message (`body: "*"`); without this the request has no body.
     pub(super) body: bool,
     pub(super) render: Render,
 }
@@ -53,8 +53,8 @@ impl Binding {
         }
     }
 
-    /// Gives a status that has no words some: a service that is not registered answers
-    /// UNIMPLEMENTED and nothing else.
+    /// Adds a message to a status that has none: an unregistered service answers a bare
+    /// UNIMPLEMENTED.
     pub(super) fn explain(&self, status: Status) -> Status {
         if status.code() != Code::Unimplemented || !status.message().is_empty() {
             return status;
@@ -68,8 +68,8 @@ impl Binding {
 /// All bindings of all services, by path in axum's spelling (which is the annotation's).
 ///
 /// # Panics
-/// If an annotation uses what this gateway does not have (a body that is one field, patterns
-/// in a path): the contract is compiled in, so a test sees it first.
+/// If an annotation uses a feature that this gateway lacks (a body that is one field, patterns in a
+/// path). The contract is compiled in, so a test fails before a server can.
 pub(super) fn by_path(pool: &DescriptorPool) -> BTreeMap<String, Vec<Binding>> {
     let http = pool
         .get_extension_by_name("google.api.http")

@@ -1,4 +1,4 @@
-//! `Invoke` as HTTP: in process, and on the wire where hyper has its own say.
+//! `Invoke` as HTTP: in process, and on the wire, where hyper adds its own rules.
 
 use axum::{
     body::Body,
@@ -30,7 +30,7 @@ async fn invoke_is_the_apps_own_answer() {
     assert_eq!(headers["trailer"], "total_body_bytes, duration_ms, x-sum");
     let both: Vec<_> = headers.get_all("x-twice").iter().collect();
     assert_eq!(both, ["a", "b"]);
-    // What a browser would remember for the API's host used to pass: cookies above all.
+    // Headers that a browser would remember for the API's host used to pass, above all cookies.
     for gone in [
         "content-length",
         "connection",

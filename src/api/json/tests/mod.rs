@@ -39,7 +39,7 @@ fn gateway() -> Router {
     gateway_to(service::Probe::default())
 }
 
-/// Room for anything.
+/// Buffers without bounds.
 fn buffers() -> Buffers {
     Buffers::new(usize::MAX, usize::MAX, Duration::ZERO)
 }
@@ -59,7 +59,7 @@ fn gateway_to(probe: service::Probe) -> Router {
     )
 }
 
-/// Its thread carries others' connections as well.
+/// A runtime thread carries other connections as well.
 #[tokio::test]
 async fn while_a_large_body_is_read_others_on_the_thread_have_their_turn() {
     let turns = Arc::<AtomicUsize>::default();
@@ -91,7 +91,7 @@ async fn while_a_large_body_is_read_others_on_the_thread_have_their_turn() {
     others.abort();
 }
 
-/// An envelope with a body that fills what is allowed.
+/// An envelope whose body is as large as the limit allows.
 fn large() -> String {
     let body = BASE64_STANDARD.encode(vec![7; MAX_BODY]);
     json!({ "body": body }).to_string()
@@ -138,7 +138,7 @@ async fn json_of(response: Response<Body>) -> (StatusCode, Value) {
     (status, serde_json::from_slice(&bytes).unwrap())
 }
 
-/// The wrong fields of an error answer, each with its description.
+/// The wrong fields of an error response, each with its description.
 fn violations(body: &Value) -> Vec<(&str, &str)> {
     let all = body["details"][1]["fieldViolations"].as_array();
     all.into_iter()

@@ -22,22 +22,22 @@ use crate::{
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Answers with what it was asked; paths of `Invoke` choose the answer.
+/// Echoes each request; the path of an `Invoke` chooses its response.
 #[derive(Clone, Default)]
 pub(super) struct Probe {
-    /// Chunks that the endless answer has made; also held by that answer's stream.
+    /// Chunks made for the endless response; its stream holds a clone.
     endless: Arc<AtomicUsize>,
 }
 
 impl Probe {
-    /// Chunks made for the endless answer.
+    /// Chunks made for the endless response.
     pub(super) fn pulled(&self) -> usize {
         self.endless.load(Ordering::SeqCst)
     }
 
-    /// Whether an endless answer is still held by somebody.
+    /// Whether the stream of an endless response still exists.
     pub(super) fn streaming(&self) -> bool {
-        // The test's probe is one holder; the gateway's clone went with the router.
+        // The test's probe is one holder; the gateway dropped its clone with the router.
         Arc::strong_count(&self.endless) > 1
     }
 
@@ -52,7 +52,7 @@ impl Probe {
     }
 }
 
-/// Bytes of one chunk of the endless answer.
+/// Bytes of one chunk of the endless response.
 pub(super) const ENDLESS_CHUNK: usize = 64 * 1024;
 
 fn frame(frame: Frame) -> Result<v1::InvokeResponse, Status> {
@@ -90,7 +90,7 @@ fn broken() -> Status {
     to_status(&Failure::new(Reason::ReplicaBroke, "the app died"), false)
 }
 
-/// Writes the methods that only say that they are not built.
+/// Writes the methods that only answer UNIMPLEMENTED.
 macro_rules! service {
     ({ $($own:tt)* } $($name:ident($input:ident) -> $output:ident,)*) => {
         #[tonic::async_trait]
@@ -114,7 +114,7 @@ service! {
         type StreamAppEventsStream = Messages<v1::AppEvent>;
         type StreamCompileLogsStream = Messages<v1::CompileLogLine>;
 
-        /// Fails if the token did not come along, else echoes the settings.
+        /// Fails without a token, else echoes the settings.
         async fn create_app(
             &self,
             request: Request<v1::CreateAppRequest>,
@@ -259,7 +259,7 @@ service! {
             Ok(Response::new(stream::iter(all).boxed()))
         }
 
-        /// Silent for ever.
+        /// Silent forever.
         async fn stream_app_logs(
             &self,
             _: Request<v1::StreamAppLogsRequest>,

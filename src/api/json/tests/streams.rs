@@ -1,4 +1,4 @@
-//! Answers of streaming methods, and answers to HEAD.
+//! Responses of streaming methods, and responses to HEAD.
 
 use super::*;
 
@@ -44,7 +44,7 @@ async fn streams_are_lines_or_events_and_end_with_their_error() {
         text.contains("\n\nevent: error\ndata: {\"error\":{"),
         "{text}"
     );
-    // Known before the head was sent, so it is a plain error.
+    // The error is known before the head is sent, so it is a plain HTTP error.
     assert_eq!(watch("unknown", "*/*").await.0, 404);
 }
 
