@@ -63,8 +63,9 @@ pub(super) struct Autoscaler {
     peak: Peak,
     /// The number of replicas that was last decided, for the record of changes.
     decided: u32,
-    /// Set while it is frozen: the number that somebody chose.
-    frozen: Option<u32>,
+    /// The number of replicas to keep whatever the load is, while the owner has the autoscaler
+    /// stopped. The API calls it frozen, a word that the fleet keeps for containers.
+    pinned: Option<u32>,
     /// At least so many until then, chosen by hand.
     floor: Option<(u32, Instant)>,
     /// Zero was chosen by hand, and nothing has been asked since.
@@ -78,7 +79,7 @@ impl Autoscaler {
             rate: RateWindow::default(),
             peak: Peak::default(),
             decided: 0,
-            frozen: None,
+            pinned: None,
             floor: None,
             at_rest: false,
         }
@@ -100,19 +101,19 @@ impl Autoscaler {
         self.forget(now);
         self.floor = (n > 0).then_some((n, until));
         self.at_rest = n == 0;
-        if self.frozen.is_some() {
-            self.frozen = Some(n);
+        if self.pinned.is_some() {
+            self.pinned = Some(n);
         }
     }
 
-    /// Stops deciding and keeps this number, or decides again.
-    pub(super) fn freeze(&mut self, replicas: Option<u32>) {
-        self.frozen = replicas;
+    /// Stops deciding and keeps this number, or decides again for `None`.
+    pub(super) fn pin(&mut self, replicas: Option<u32>) {
+        self.pinned = replicas;
     }
 
-    /// The number that it is frozen at.
-    pub(super) fn frozen(&self) -> Option<u32> {
-        self.frozen
+    /// The number it is pinned at.
+    pub(super) fn pinned(&self) -> Option<u32> {
+        self.pinned
     }
 
     /// Forgets the demand of the past.
@@ -145,7 +146,7 @@ impl Autoscaler {
 
     /// The number of replicas, and the demand that makes it unless it was chosen by hand.
     fn demand(&mut self, scaling: &Effective, load: Load, now: Instant) -> (u32, Option<Demand>) {
-        if let Some(n) = self.frozen {
+        if let Some(n) = self.pinned {
             return (n.min(scaling.max), None);
         }
         self.sample(scaling, load, now);
@@ -185,7 +186,7 @@ impl Autoscaler {
 
     /// When `want`, the number that was just decided, may fall with time alone.
     pub(super) fn falls(&self, scaling: &Effective, load: Load, want: u32, now: Instant) -> Falls {
-        if want <= scaling.reserved || self.frozen.is_some() {
+        if want <= scaling.reserved || self.pinned.is_some() {
             return Falls::Never;
         }
         if want > scaling.reserved.max(1) {

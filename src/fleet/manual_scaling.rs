@@ -39,7 +39,7 @@ impl Until {
 
 impl Deployment {
     /// Has `n` replicas wanted from now on, for a scale-down period or until the autoscaler is
-    /// unfrozen.
+    /// unpinned.
     ///
     /// # Errors
     /// INVALID_ARGUMENT outside the app's own bounds; why it is closed.
@@ -72,9 +72,9 @@ impl Deployment {
     ///
     /// # Errors
     /// Why it is closed.
-    pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
+    pub fn pin(&self, pinned: bool) -> Result<(), Failure> {
         self.by_hand(|s| {
-            s.freeze(frozen, Instant::now());
+            s.pin(pinned, Instant::now());
             Ok(())
         })
     }

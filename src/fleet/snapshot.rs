@@ -27,8 +27,8 @@ pub struct Snapshot {
     pub prepared: u32,
     /// Of these, on their way.
     pub moving: u32,
-    /// The autoscaler is frozen.
-    pub frozen: bool,
+    /// The autoscaler keeps the number of replicas pinned.
+    pub pinned: bool,
     /// Replicas wanted now.
     pub desired: u32,
     /// Requests with a replica.

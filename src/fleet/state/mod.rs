@@ -275,7 +275,7 @@ impl State {
     pub(super) fn snapshot(&mut self) -> Snapshot {
         let desired = self.desired(Instant::now());
         let mut snapshot = Snapshot {
-            frozen: self.autoscaler.frozen().is_some(),
+            pinned: self.autoscaler.pinned().is_some(),
             desired,
             in_flight: self.in_flight,
             held: self.queue.len() as u32,
@@ -475,8 +475,8 @@ impl State {
     }
 
     /// Stops the autoscaler at what is wanted now, or lets it decide again.
-    pub(super) fn freeze(&mut self, frozen: bool, now: Instant) {
+    pub(super) fn pin(&mut self, pinned: bool, now: Instant) {
         let want = self.desired(now);
-        self.autoscaler.freeze(frozen.then_some(want));
+        self.autoscaler.pin(pinned.then_some(want));
     }
 }

@@ -247,7 +247,7 @@ impl State {
             let text = format!("{}{}", failure.message, next.unwrap_or_default());
             return (text, failure.detail.clone());
         }
-        let why = match (self.autoscaler.frozen(), self.slots.first()) {
+        let why = match (self.autoscaler.pinned(), self.slots.first()) {
             (Some(0), _) => {
                 "its autoscaler is frozen at 0 replicas; unfreeze it, or scale it to 1".to_owned()
             }

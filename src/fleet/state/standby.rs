@@ -274,7 +274,7 @@ impl State {
     }
 
     /// Starting => Failed: what was prepared did not come up, the next start is from nothing.
-    pub(super) fn wake_failed(&mut self, key: u64, fault: Fault) {
+    pub(super) fn prepared_start_failed(&mut self, key: u64, fault: Fault) {
         let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
             return;
         };

@@ -60,7 +60,7 @@ impl State {
             TaskOutcome::Prepared { key, outcome } => self.prepared(key, outcome),
             TaskOutcome::PreparedStarted { key, outcome } => match outcome {
                 Ok(replica) => self.started(key, Arc::new(replica)),
-                Err(fault) => self.wake_failed(key, fault),
+                Err(fault) => self.prepared_start_failed(key, fault),
             },
             TaskOutcome::Unhealthy { key, why } => self.unhealthy(key, &why),
             TaskOutcome::Unwatched => {}

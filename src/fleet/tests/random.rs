@@ -39,14 +39,14 @@ impl Random {
 
 /// How requests ended, and how many hold a lease now.
 #[derive(Default)]
-struct Tally {
+struct RequestCounts {
     served: AtomicU32,
     failed: AtomicU32,
     left: AtomicU32,
     holding: AtomicU32,
 }
 
-impl Tally {
+impl RequestCounts {
     /// How many were served, failed and left.
     fn ends(&self) -> [u32; 3] {
         [&self.served, &self.failed, &self.left].map(|n| n.load(Relaxed))
@@ -58,7 +58,7 @@ struct Sim {
     random: Random,
     base: Revision,
     version: u32,
-    tally: Arc<Tally>,
+    tally: Arc<RequestCounts>,
     requests: JoinSet<()>,
     sent: u32,
     publishes: JoinSet<()>,
@@ -324,7 +324,10 @@ impl Sim {
 }
 
 /// A lease that the tally counts.
-struct Holding<'a>(&'a Tally, #[expect(dead_code, reason = "held")] Lease);
+struct Holding<'a>(
+    &'a RequestCounts,
+    #[expect(dead_code, reason = "held")] Lease,
+);
 
 impl Drop for Holding<'_> {
     fn drop(&mut self) {

@@ -470,12 +470,12 @@ async fn replicas_are_moved_and_waited_for_by_hand() {
         .await
         .expect_err("never");
     assert_eq!(late.reason, Reason::WaitTimeout);
-    // Frozen at zero, requests are held until it is unfrozen.
-    w.app.freeze(true).expect("open");
+    // Pinned at zero, the app holds requests until it is unpinned.
+    w.app.pin(true).expect("open");
     let held = w.request();
     tokio::time::sleep(secs(60)).await;
     assert_eq!(w.held(), 1);
-    w.app.freeze(false).expect("open");
+    w.app.pin(false).expect("open");
     let lease = held.await.expect("no panic").expect("served");
     assert!(w.app.idle(None).is_err(), "it is asked");
     drop(lease);
