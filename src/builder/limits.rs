@@ -102,9 +102,9 @@ fn parts(path: &str) -> usize {
         .count()
 }
 
-/// What of a tree was read until now.
+/// Counts of what was read of a tree so far, held against its limits.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct TreeCounts {
     limits: Limits,
     bytes: u64,
     entries: usize,
@@ -112,7 +112,7 @@ pub(super) struct Tally {
     names: usize,
 }
 
-impl Tally {
+impl TreeCounts {
     /// Nothing yet.
     pub(super) fn new(limits: Limits) -> Self {
         Self {
@@ -215,7 +215,7 @@ pub(super) mod tests {
 
     #[test]
     fn names_are_counted_in_all_and_not_only_one_by_one() {
-        let mut tally = Tally::new(Limits {
+        let mut tally = TreeCounts::new(Limits {
             path_bytes: 4096,
             ..LIMITS
         });

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     entries::{Entries, Entry},
-    limits::{Limits, Tally, check_target},
+    limits::{Limits, TreeCounts, check_target},
 };
 use crate::model::work::{Cancelled, check_cancelled};
 
@@ -68,7 +68,7 @@ impl Source {
     ) -> Result<Self, String> {
         let mut walk = Walk {
             limits,
-            tally: Tally::new(limits),
+            tally: TreeCounts::new(limits),
             entries: Entries::new(),
             cancelled,
         };
@@ -141,7 +141,7 @@ pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), Str
 /// A tree on disk being gone through. It goes no deeper than the limits let a path be.
 struct Walk<'a> {
     limits: Limits,
-    tally: Tally,
+    tally: TreeCounts,
     entries: Entries,
     cancelled: Cancelled<'a>,
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::model::stats::{Outcome, Tally};
+use crate::model::stats::{Outcome, OutcomeCounts};
 
 /// Counts since they were last taken.
 #[derive(Debug, Default)]
@@ -25,12 +25,12 @@ impl Outcomes {
     }
 
     /// Takes the counts; `None` when there are none.
-    pub(super) fn take(&self) -> Option<Tally> {
-        let tally = Tally {
+    pub(super) fn take(&self) -> Option<OutcomeCounts> {
+        let tally = OutcomeCounts {
             completed: self.completed.swap(0, Ordering::Relaxed),
             failed: self.failed.swap(0, Ordering::Relaxed),
             timeout: self.timeout.swap(0, Ordering::Relaxed),
         };
-        (tally != Tally::default()).then_some(tally)
+        (tally != OutcomeCounts::default()).then_some(tally)
     }
 }

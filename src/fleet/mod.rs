@@ -108,7 +108,7 @@ pub use test_run::TestRun;
 use self::{capacity::Capacity, upstream::Connects};
 use crate::{
     engine::{Engine, Keychain},
-    model::{AppId, Failure, Reason, Revision, Standby, stats::Tally},
+    model::{AppId, Failure, Reason, Revision, Standby, stats::OutcomeCounts},
     vitals::Vitals,
 };
 
@@ -251,7 +251,7 @@ impl Fleet {
     }
 
     /// How invocations without a record ended since this was last asked, by app.
-    pub fn take_outcomes(&self) -> Vec<(AppId, Tally)> {
+    pub fn take_outcomes(&self) -> Vec<(AppId, OutcomeCounts)> {
         let map = self.shared.deployments.read();
         let taken = map
             .iter()

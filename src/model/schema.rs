@@ -60,7 +60,7 @@ pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
     let object: Map<String, Value> =
         serde_json::from_str(text).map_err(|e| format!("is not a JSON object: {e}"))?;
     let schema = Value::Object(object);
-    let mut tally = Tally::default();
+    let mut tally = SchemaCounts::default();
     let plain = tally.without_references(&schema, 0)?;
     check_cancelled(cancelled)?;
     let of_one = COMPILED_BYTES / tally.patterns.max(1);
@@ -100,15 +100,15 @@ fn short(mut complaint: String) -> String {
     complaint
 }
 
-/// What of a schema was counted.
+/// Counts of what was seen in a schema so far.
 #[derive(Default)]
-struct Tally {
+struct SchemaCounts {
     values: usize,
     patterns: usize,
     references: usize,
 }
 
-impl Tally {
+impl SchemaCounts {
     /// A copy without references, while the schema is within its bounds. What only looks like one,
     /// in a constant say, is left out of the copy as well, which changes nothing of its validity.
     fn without_references(&mut self, value: &Value, depth: usize) -> Result<Value, String> {

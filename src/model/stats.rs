@@ -57,7 +57,7 @@ impl Outcome {
 
 /// Counts of one span of time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct OutcomeCounts {
     /// Ended with a status below 400.
     pub completed: u32,
     /// Ended otherwise.
@@ -66,7 +66,7 @@ pub struct Tally {
     pub timeout: u32,
 }
 
-impl Tally {
+impl OutcomeCounts {
     /// One more.
     #[must_use]
     pub fn with(mut self, outcome: Outcome) -> Self {
@@ -183,9 +183,14 @@ impl Buckets {
 
     /// Sorts counts by minute into the buckets: (start in Unix milliseconds, counts) of each, the
     /// empty ones too.
-    pub fn fill(&self, counts: &[(u32, Tally)]) -> Vec<(i64, Tally)> {
+    pub fn fill(&self, counts: &[(u32, OutcomeCounts)]) -> Vec<(i64, OutcomeCounts)> {
         let mut out: Vec<_> = (0..(self.end - self.start) / self.width)
-            .map(|n| ((self.start + n * self.width) * MS_PER_SEC, Tally::default()))
+            .map(|n| {
+                (
+                    (self.start + n * self.width) * MS_PER_SEC,
+                    OutcomeCounts::default(),
+                )
+            })
             .collect();
         for (minute, tally) in counts {
             let at = (i64::from(*minute) * SECS_PER_MINUTE - self.start).div_euclid(self.width);
@@ -228,7 +233,7 @@ mod tests {
             prop_assert!(buckets.width % 60 == 0 && buckets.width >= 60);
             let (first, last) = buckets.minutes();
             let within: Vec<_> = minutes.iter().map(|m| first + m % (last - first + 1)).collect();
-            let counts: Vec<_> = within.iter().map(|m| (*m, Tally::default().with(Outcome::Failed))).collect();
+            let counts: Vec<_> = within.iter().map(|m| (*m, OutcomeCounts::default().with(Outcome::Failed))).collect();
             let filled = buckets.fill(&counts);
             prop_assert!(filled.len() as i64 <= MAX_BUCKETS + 1 && !filled.is_empty());
             prop_assert!(filled.windows(2).all(|w| w[1].0 - w[0].0 == buckets.width * 1000));

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::{
     entries::{Entries, Entry},
-    limits::{Limits, Tally},
+    limits::{Limits, TreeCounts},
     source::{Source, check_links, clean},
 };
 use crate::model::work::{Cancelled, check_cancelled};
@@ -98,7 +98,7 @@ pub fn inspect(
 struct Unpacker<'a> {
     limits: Limits,
     packed: u64,
-    tally: Tally,
+    tally: TreeCounts,
     entries: Entries,
     /// Where the tree is unpacked; `None` to write nothing.
     root: Option<PathBuf>,
@@ -113,7 +113,7 @@ impl<'a> Unpacker<'a> {
         Self {
             limits,
             packed: bytes.len() as u64,
-            tally: Tally::new(limits),
+            tally: TreeCounts::new(limits),
             entries: Entries::new(),
             root: None,
             wanted: &[],

@@ -4,7 +4,7 @@ use super::{
     Shared, StoredResult, Submission, Submitted,
     answers::{Changed, Reply},
 };
-use crate::model::{AppId, ExecutionId, Failure, execution::Change, stats::Tally};
+use crate::model::{AppId, ExecutionId, Failure, execution::Change, stats::OutcomeCounts};
 
 /// Work between two batches, or why it cannot be done.
 type InTurn = Box<dyn FnOnce(Result<&Shared, String>) + Send>;
@@ -29,7 +29,7 @@ pub(super) enum Command {
     /// Counts invocations that leave no record.
     Count {
         minute: u32,
-        tallies: Vec<(AppId, Tally)>,
+        tallies: Vec<(AppId, OutcomeCounts)>,
     },
     /// Work on the statistics that must not overlap with counting; it gets the error when it cannot
     /// be done now.

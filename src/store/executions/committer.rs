@@ -38,7 +38,7 @@ use crate::{
         AppId, ExecutionId, Failure, Reason,
         catalog::not_found,
         execution::{Change, Completion, IDEMPOTENCY_TTL, Identity, Refused, State},
-        stats::{Outcome, Tally, minute_of_ms},
+        stats::{Outcome, OutcomeCounts, minute_of_ms},
     },
     vitals::Vitals,
 };
@@ -64,7 +64,7 @@ pub(super) struct Committer {
     /// How every execution begins.
     pending: Arc<State>,
     /// Ended executions by segment, app and minute, as on disk or in the batch.
-    counts: HashMap<(u64, AppId, u32), Tally>,
+    counts: HashMap<(u64, AppId, u32), OutcomeCounts>,
 }
 
 impl Committer {
@@ -327,7 +327,11 @@ impl Committer {
     }
 
     /// How many executions of an app have ended in a minute, before this one.
-    fn tally(&self, segment: &Segment, place: &(u64, AppId, u32)) -> Result<Tally, Failure> {
+    fn tally(
+        &self,
+        segment: &Segment,
+        place: &(u64, AppId, u32),
+    ) -> Result<OutcomeCounts, Failure> {
         if let Some(known) = self.counts.get(place) {
             return Ok(*known);
         }
@@ -357,7 +361,7 @@ impl Committer {
         &mut self,
         batch: &mut Batch,
         minute: u32,
-        tallies: Vec<(AppId, Tally)>,
+        tallies: Vec<(AppId, OutcomeCounts)>,
     ) -> Result<(), String> {
         for (app, tally) in tallies {
             let place = (STATISTICS, app, minute);

@@ -86,7 +86,7 @@ use crate::{
     model::{
         AppId, ExecutionId, Failure, OrgName, Reason,
         execution::Change,
-        stats::{Tally, minute_of_ms},
+        stats::{OutcomeCounts, minute_of_ms},
     },
     vitals::{Vitals, part_failed},
 };
@@ -365,7 +365,7 @@ impl Executions {
     }
 
     /// Counts invocations that leave no record, as of now.
-    pub fn count(&self, tallies: Vec<(AppId, Tally)>) {
+    pub fn count(&self, tallies: Vec<(AppId, OutcomeCounts)>) {
         let minute = minute_of_ms(self.shared.now_ms() as i64);
         // A store that is closing takes no more; these are the counts that may be lost.
         let _ = self.send(Command::Count { minute, tallies });

@@ -16,7 +16,7 @@ use super::{
 use crate::model::{
     AppId, ExecutionId, Failure, Reason,
     execution::{Identity, State, Status},
-    stats::Tally,
+    stats::OutcomeCounts,
 };
 
 /// An execution as it is on disk.
@@ -121,7 +121,7 @@ impl Executions {
         app: AppId,
         from: u32,
         to: u32,
-    ) -> Result<Vec<(u32, Tally)>, Failure> {
+    ) -> Result<Vec<(u32, OutcomeCounts)>, Failure> {
         self.blocking(move |shared| {
             shared
                 .stats

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::model::{
     AppId,
-    stats::{MAX_RANGE_SECS, Tally, minute_of_ms},
+    stats::{MAX_RANGE_SECS, OutcomeCounts, minute_of_ms},
 };
 
 pub(super) const FORMAT: u32 = 1;
@@ -35,7 +35,7 @@ const MINUTES_PER_HOUR: u32 = 60;
 pub(super) const KEPT: Duration = Duration::from_secs(MAX_RANGE_SECS as u64);
 
 /// A tally as a row has it.
-pub(super) fn to_bytes(tally: Tally) -> [u8; 12] {
+pub(super) fn to_bytes(tally: OutcomeCounts) -> [u8; 12] {
     let mut out = [0; 12];
     out[..4].copy_from_slice(&tally.completed.to_be_bytes());
     out[4..8].copy_from_slice(&tally.failed.to_be_bytes());
@@ -44,9 +44,9 @@ pub(super) fn to_bytes(tally: Tally) -> [u8; 12] {
 }
 
 /// The tally of a row.
-pub(super) fn from_bytes(bytes: &[u8]) -> Option<Tally> {
+pub(super) fn from_bytes(bytes: &[u8]) -> Option<OutcomeCounts> {
     let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    Some(Tally {
+    Some(OutcomeCounts {
         completed: number(0)?,
         failed: number(4)?,
         timeout: number(8)?,
@@ -70,7 +70,7 @@ impl Stats {
     }
 
     /// The counts of invocations without a record in one minute.
-    pub(super) fn minute(&self, app: &AppId, minute: u32) -> Result<Tally, String> {
+    pub(super) fn minute(&self, app: &AppId, minute: u32) -> Result<OutcomeCounts, String> {
         let row = self
             .database
             .tree
@@ -144,7 +144,7 @@ impl Stats {
         app: &AppId,
         from: u32,
         to: u32,
-    ) -> Result<Vec<(u32, Tally)>, String> {
+    ) -> Result<Vec<(u32, OutcomeCounts)>, String> {
         let mut out = Vec::new();
         let mut collect = |tree: &sled::Db, kind: u8, unit: u32| -> Result<(), String> {
             let first = key(kind, app, from / unit);
@@ -185,10 +185,10 @@ impl Stats {
 
 /// Sums by row.
 #[derive(Default)]
-struct Sums(BTreeMap<Vec<u8>, Tally>);
+struct Sums(BTreeMap<Vec<u8>, OutcomeCounts>);
 
 impl Sums {
-    fn add(&mut self, key: Vec<u8>, tally: Tally) {
+    fn add(&mut self, key: Vec<u8>, tally: OutcomeCounts) {
         let sum = self.0.entry(key).or_default();
         *sum = sum.plus(tally);
     }

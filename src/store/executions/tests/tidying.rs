@@ -18,7 +18,7 @@ async fn whole_segments_go_by_age_what_has_not_ended_stays_and_counts_outlive_th
     finish(&store, old, 200, &vec![1; 2 * INLINE]).await;
     store.count(vec![(
         id("o/a"),
-        Tally {
+        OutcomeCounts {
             completed: 2,
             failed: 1,
             timeout: 0,
@@ -54,10 +54,10 @@ async fn whole_segments_go_by_age_what_has_not_ended_stays_and_counts_outlive_th
         .expect("readable");
     let sum = counts
         .iter()
-        .fold(Tally::default(), |sum, (_, t)| sum.plus(*t));
+        .fold(OutcomeCounts::default(), |sum, (_, t)| sum.plus(*t));
     assert_eq!(
         sum,
-        Tally {
+        OutcomeCounts {
             completed: 4,
             failed: 2,
             timeout: 0

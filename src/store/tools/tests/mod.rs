@@ -9,7 +9,7 @@ use crate::{
         ExecutionId, Tier,
         execution::{Change, Completion, INLINE_BYTES, Status},
         secret::{Kind, Value},
-        stats::{Outcome, Tally},
+        stats::{Outcome, OutcomeCounts},
     },
     store::{
         Store,
@@ -127,7 +127,10 @@ impl Bench {
         let running = submit(&store, b"r", None).await;
         begin(&store, running).await;
         let pending = submit(&store, b"p", None).await;
-        store.count(vec![(app(), Tally::default().with(Outcome::Completed))]);
+        store.count(vec![(
+            app(),
+            OutcomeCounts::default().with(Outcome::Completed),
+        )]);
         store.close();
         drop(store);
         Self {
