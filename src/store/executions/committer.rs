@@ -1,11 +1,11 @@
-//! The one thread that writes executions: collect, decide, append to the journal, which makes a batch
-//! durable, then show and answer.
+//! The one thread that writes executions: collect, decide, append to the journal, then show and
+//! answer. The append makes a batch durable.
 //!
-//! Submissions are answered as soon as the journal has them. Changes are applied to the databases
-//! first, since whoever hears of one may read what it wrote.
+//! A submission is answered as soon as the journal has it. A change is first applied to the
+//! databases, because its caller may read at once what it wrote.
 //!
-//! One sync serves everything that came while the one before was under way. A change is shown
-//! to readers only once it is on disk.
+//! One sync serves every command that arrived during the sync before. Readers see a change only
+//! once it is on disk.
 
 use std::{
     collections::HashMap,
@@ -43,11 +43,12 @@ use crate::{
     vitals::Vitals,
 };
 
-/// Most commands that share one flush; bounds how long the first of them waits.
+/// The most commands in one batch, which shares one sync; bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// The databases are brought up to date when nothing came for this long.
+/// After this long without a command, a checkpoint brings the databases up to date.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
-/// Counts kept at hand, so that an end need not read its minute's; forgotten beyond that.
+/// Cached counts, so that an end need not read its minute's row; above this number the cache is
+/// cleared.
 const COUNTS_AT_HAND: usize = 4096;
 
 /// A key that no row has.
@@ -78,19 +79,19 @@ impl Committer {
         }
     }
 
-    /// Works until the last sender is gone.
+    /// Runs until the last sender is dropped.
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         loop {
             let first = match commands.recv_timeout(CHECKPOINT_IDLE) {
                 Ok(first) => first,
-                // Nothing to do: the time to bring the databases up to date.
+                // Idle: a good time for a checkpoint.
                 Err(RecvTimeoutError::Timeout) => {
                     self.disk.checkpoint_if_free();
                     self.probe();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    // Else the next start does it.
+                    // If this fails, the next start replays the journal.
                     let _ = self.disk.checkpoint();
                     return;
                 }
@@ -152,7 +153,8 @@ impl Committer {
             }
             self.finish(batch);
             if !statistics.is_empty() {
-                // They write past the journal, which must have nothing older to say then.
+                // This work writes to the database directly, so the journal must hold nothing older
+                // that a start would replay over it.
                 let outcome = self.disk.checkpoint();
                 self.counts.clear();
                 for work in statistics {
@@ -162,7 +164,8 @@ impl Committer {
         }
     }
 
-    /// Decides on a submission: accepted, or (the inner error) known by its idempotency key.
+    /// Decides on a submission: accepted, or (the inner error) a repeat of the execution that its
+    /// idempotency key names.
     fn submit(
         &mut self,
         batch: &mut Batch,
@@ -218,7 +221,7 @@ impl Committer {
             body: Some(rows::body_record(&submission.request.body, &file)),
         };
         let mut bytes = batch.keep(&segment, submission.request.body, &file)?;
-        // From here on, so that nobody takes the segment for one in which all has ended.
+        // From here on, so that the segment does not count as fully ended.
         let unended = segment.begin();
         let row = rows::by_id(rows::REQUESTS, id).to_vec();
         bytes += batch.put_counted(&segment, row, record.encode_to_vec());
@@ -241,20 +244,21 @@ impl Committer {
         Ok(Ok((live, unended)))
     }
 
-    /// Who has taken an idempotency key within its time to live.
+    /// The record of an idempotency key that was used within its time to live.
     fn known(&self, batch: &Batch, app: &AppId, key: &[u8]) -> Result<Option<KeyRecord>, Failure> {
         if let Some(record) = batch.keys.get(key) {
             return Ok(Some(record.clone()));
         }
         let (now, ttl) = (self.shared.now_ms(), IDEMPOTENCY_TTL.as_millis() as u64);
         let (since, until) = (now.saturating_sub(ttl), now.saturating_add(ttl));
-        // Keys of an app of this name that was deleted are not this one's.
+        // The keys of a deleted app of the same name are not this app's.
         let since = since.max(self.shared.app_since(app).unwrap_or(0));
         for segment in self.shared.segments.all().iter().rev() {
             let row = segment.database()?.tree.get(key).map_err(broken)?;
             if let Some(row) = row {
                 let record = KeyRecord::decode(&*row).map_err(|_| damaged("an idempotency key"))?;
-                // One of a clock that was ahead would hold for as long as that was.
+                // A key from a clock that ran ahead would otherwise hold until the clock catches
+                // up.
                 let at = record.id().map(|id| id.0.timestamp_ms());
                 let fresh = at.is_some_and(|at| at >= since && at <= until);
                 return Ok(fresh.then_some(record));
@@ -295,7 +299,8 @@ impl Committer {
                 app.clone(),
                 minute_of_ms(next.completed_at_ms),
             );
-            // What can fail comes first: an end that is refused must not be half decided.
+            // Whatever can fail comes first: a refused end must not leave half of itself in the
+            // batch.
             let tally = self.tally(&segment, &place)?;
             let mut bytes = 0;
             if let Some(result) = result {
@@ -310,7 +315,7 @@ impl Committer {
             }
             let end = rows::end_record(&next).encode_to_vec();
             bytes += batch.put_counted(&segment, rows::end(app, id), end);
-            // What was accepted ends as it does, also above the bound.
+            // An accepted execution keeps its result, even above the bound.
             batch.enter(&self.shared.config.ledger, &segment, &app.org, bytes);
             batch.remove(&segment, key_of(rows::LIVE));
             *batch.unfinished.entry(app.clone()).or_default() -= 1;
@@ -326,7 +331,7 @@ impl Committer {
         Ok(Ok((live, Arc::new(next))))
     }
 
-    /// How many executions of an app have ended in a minute, before this one.
+    /// How many executions of an app have ended in a minute so far.
     fn tally(
         &self,
         segment: &Segment,
@@ -375,12 +380,12 @@ impl Committer {
         Ok(())
     }
 
-    /// Finds out whether the disk takes something again, once it did not: perhaps nobody sends
-    /// anything to a server that says it is not ready.
+    /// Tests whether the disk accepts writes again after a failure. Without this it might never be
+    /// noticed, because clients send nothing to a server that reports itself not ready.
     fn probe(&mut self) {
         let healthy = &self.shared.healthy;
         if !healthy.load(Ordering::Relaxed) && self.shared.usable().is_ok() {
-            // Of a row that is nowhere.
+            // Removes a row that does not exist.
             let removal = Operation {
                 target: STATISTICS,
                 key: NOWHERE.to_vec(),
@@ -391,7 +396,7 @@ impl Committer {
         }
     }
 
-    /// Makes the batch durable, then shows it; or undoes it and says so.
+    /// Makes the batch durable and shows it, or undoes it and refuses its commands.
     fn finish(&mut self, mut batch: Batch) {
         for place in std::mem::take(&mut batch.counts) {
             let Some(tally) = self.counts.get(&place) else {
@@ -417,7 +422,8 @@ impl Committer {
         if let Err(NotAppended { cause, undone }) = &outcome {
             tracing::error!(%cause, undone, "The executions could not be written; what was asked for is refused");
             if !undone {
-                // The next start decides, and nothing may come behind it before.
+                // Only the next start can tell whether the batch holds; nothing may be appended
+                // behind it.
                 self.shared.broken.store(true, Ordering::Relaxed);
             }
         }
@@ -432,13 +438,15 @@ impl Committer {
                 uncertain(&failed.cause)
             }
         });
-        // Whoever submitted hears so at once. Who asked for a change may read what it wrote.
+        // Submitters are answered at once. Whoever asked for a change may read what it wrote, so
+        // those answers wait until the databases have it.
         let is_change =
             |effect: &Effect| matches!(effect, Effect::Changed(..) | Effect::Forgotten(_));
         let (changes, submits): (Vec<_>, Vec<_>) = batch.effects.into_iter().partition(is_change);
         show(&self.shared, submits, failed.as_ref());
         if written {
-            // What cannot be read is not shown: it is in the journal, and a start shows it.
+            // A change that cannot be applied is not shown; the journal has it, and the next start
+            // applies it.
             let applied = self.disk.apply(batch.operations);
             failed = applied.err().map(|cause| unshown(&cause));
         }

@@ -1,4 +1,4 @@
-//! Ids of new executions, and the segments that they fall into.
+//! Allocates the ids of new executions and picks the segments that they belong to.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,15 +11,16 @@ use crate::{
     model::{ExecutionId, Failure},
 };
 
-/// Time, in milliseconds, between two attempts to take ids that are ahead back to the present.
+/// Time, in milliseconds, between two attempts to bring ids that run ahead back to the present.
 const ASK_AGAIN_MS: u64 = 60_000;
-/// Allocates ids, in the order of acceptance.
+/// Allocates ids in the order of acceptance.
 pub(super) struct Ids {
     shared: Arc<Shared>,
     generator: ulid::Generator,
-    /// The next execution begins a segment of its own.
+    /// The next execution begins a new segment.
     begins: bool,
-    /// When, by the wall clock, ids that are ahead may be taken back again, in Unix milliseconds.
+    /// The wall time, in Unix milliseconds, from which ids that run ahead may be brought back
+    /// again.
     ask_again_ms: u64,
 }
 
@@ -33,16 +34,17 @@ impl Ids {
         }
     }
 
-    /// The next id. Ids do not go back in time, though the clock may be set back a little: so only
-    /// the newest segment gets new ones, and none is older than its app. When they are far ahead of
-    /// the clock, it was wrong, and they go on near the present in a segment of their own.
+    /// The next id. Ids never go back in time when the clock is set back a little, so only the
+    /// newest segment receives new ones, and no id is older than its app. Ids far ahead of the
+    /// clock come from a clock that was wrong; they then continue near the present, in a new
+    /// segment.
     pub(super) fn next(&mut self, since_ms: u64) -> Result<ExecutionId, Failure> {
         self.keep_near_now()?;
         let newest = self.shared.newest_ms.load(Ordering::Relaxed);
         let newest = Duration::from_millis(newest.max(since_ms));
         loop {
             let now = (self.shared.config.clock)().max(UNIX_EPOCH + newest);
-            // It fails only when one millisecond has more ids than there are random numbers.
+            // Generation fails only when a millisecond's random part overflows.
             match self.generator.generate_from_datetime(now) {
                 Ok(id) => return Ok(ExecutionId(id)),
                 Err(_) => std::thread::yield_now(),
@@ -50,8 +52,8 @@ impl Ids {
         }
     }
 
-    /// Takes ids back to the present when they are far ahead of it, and past what is there already
-    /// when the present reaches a segment that was begun by a clock that was ahead.
+    /// Brings ids back to the present when they run far ahead of it, and moves them past existing
+    /// executions when the present reaches a segment that a fast clock began.
     fn keep_near_now(&mut self) -> Result<(), Failure> {
         let shared = &self.shared;
         let (now, newest) = (shared.now_ms(), shared.newest_ms.load(Ordering::Relaxed));
@@ -81,20 +83,20 @@ impl Ids {
                 .newest_ms
                 .store(first.saturating_sub(1), Ordering::Relaxed);
             self.begins = true;
-            // It would go on from its last id.
+            // The old generator would continue from its last id.
             self.generator = ulid::Generator::new();
         }
         Ok(())
     }
 
-    /// The first time from one on that has no execution in its segment at it or after it: a segment
-    /// that begins then takes none away from another.
+    /// The first time, at or after `from`, whose segment holds no execution at or after it. A
+    /// segment that begins then takes no execution from another.
     fn first_free(&self, from: u64) -> Result<u64, Failure> {
         let shared = &self.shared;
         let mut at = from;
         while let Some(segment) = shared.segments.at(at) {
             let mut newest = segment.newest_ms().map_err(|cause| unavailable(&cause))?;
-            // What is in this batch is not in the database yet.
+            // Ids of the current batch are not in the database yet.
             let given = shared.newest_ms.load(Ordering::Relaxed);
             let has_newest =
                 shared.segments.at(given).map(|s| s.start_ms) == Some(segment.start_ms);
@@ -109,8 +111,8 @@ impl Ids {
         Ok(at)
     }
 
-    /// The segment of a new id: the newest, or one that begins with it when that is full or its
-    /// time is over.
+    /// The segment of a new id: the newest, or a new one that begins with this id when the newest
+    /// is full or its span is over.
     pub(super) fn segment_for(&mut self, id: ExecutionId) -> Result<Arc<Segment>, Failure> {
         let (at, config) = (id.0.timestamp_ms(), &self.shared.config);
         let newest = self.shared.segments.of(id).filter(|s| {

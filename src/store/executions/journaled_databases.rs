@@ -1,7 +1,7 @@
 //! The journals and the databases behind them: append, apply, checkpoint.
 //!
-//! A checkpoint brings the databases up to a journal and empties it. That takes a while for a
-//! long one, so it goes on beside new writes, which have the other of two journals meanwhile.
+//! A checkpoint brings the databases up to date with a journal and resets it. For a long journal
+//! that takes a while, so it runs beside new writes, which go to the second journal meanwhile.
 
 use std::{
     io,
@@ -21,29 +21,29 @@ use super::{
     journal::{self, Journal, NotAppended, OpenError, Operation},
 };
 
-/// The journals in the executions' folder; which one is the older is in them.
+/// The journals in the executions' folder; the numbers in them say which one is older.
 pub(super) const JOURNALS: [&str; 2] = ["journal", "journal-2"];
-/// Less than this free is a full disk: sled makes its files longer by half as much at a time.
+/// Below this much free space the disk counts as full: sled extends its files by 512 KiB at a time.
 const DATABASE_ROOM: u64 = 1024 * 1024;
 
-/// What every write goes through.
+/// The path of every write.
 pub(super) struct Disk {
     shared: Arc<Shared>,
-    /// What is appended to.
+    /// The journal that batches are appended to.
     journal: Journal,
-    /// What the databases are behind it by.
+    /// What `journal` holds and the databases do not have on disk yet.
     applier: Applier,
-    /// The journal before, empty unless its checkpoint failed; `None` while that is under way, and
-    /// for good once it has panicked.
+    /// The older journal, empty unless its checkpoint failed. `None` while that checkpoint runs,
+    /// and for good once it has panicked.
     before: Option<Journal>,
     worker: Worker,
 }
 
 impl Disk {
-    /// Opens the journals and brings the databases up to what a crash left in them.
+    /// Opens the journals and applies to the databases what a crash left in them.
     ///
     /// # Errors
-    /// [`Error::Journal`] when one is damaged, before anything of either is applied.
+    /// [`Error::Journal`] when one is damaged; then nothing of either is applied.
     pub(super) fn open(shared: Arc<Shared>) -> Result<Self, Error> {
         let folder = shared.folder.clone();
         let io = |e: io::Error| Error::Corrupt {
@@ -76,7 +76,7 @@ impl Disk {
         }
         let mut open = |path: &Path| replay(path).map_err(refused);
         let (before, journal) = (open(&paths[0])?, open(&paths[1])?);
-        // They may be new.
+        // The files may be new, and their folder entries must survive a power cut.
         sync_folder(&shared.folder).map_err(io)?;
         let mut disk = Self {
             worker: Worker::spawn(shared.clone()).map_err(io)?,
@@ -100,8 +100,8 @@ impl Disk {
     /// # Errors
     /// See [`NotAppended`].
     pub(super) fn append(&mut self, operations: &[Operation]) -> Result<(), NotAppended> {
-        // The journal has room of its own on a full disk, the databases have none; and one that
-        // could not write is of no use until the next start.
+        // Checked here because the journal has preallocated space on a full disk and the databases
+        // do not, and a database whose write failed is unusable until the next start.
         if !self.has_room() {
             return Err(NotAppended {
                 cause: rustix::io::Errno::NOSPC.into(),
@@ -111,16 +111,16 @@ impl Disk {
         self.journal.append(operations)
     }
 
-    /// Has readers find what was appended.
+    /// Makes appended operations visible to readers.
     ///
     /// # Errors
-    /// When a database fails. A start applies it from the journal.
+    /// When a database fails. The next start applies the operations from the journal.
     pub(super) fn apply(&mut self, operations: Vec<Operation>) -> Result<(), String> {
         let applied = self.applier.apply(&self.shared, operations);
         self.noted(applied)
     }
 
-    /// Begins a checkpoint when the journal is long; waits only for one that is still under way.
+    /// Begins a checkpoint when the journal is long; waits only for one that is still running.
     pub(super) fn checkpoint_if_long(&mut self) {
         let is_long = self.journal.len() >= self.shared.config.journal_bytes;
         if is_long && self.is_able() {
@@ -129,7 +129,7 @@ impl Disk {
         }
     }
 
-    /// A whole checkpoint, unless one is under way.
+    /// Runs a full checkpoint unless one is running.
     pub(super) fn checkpoint_if_free(&mut self) {
         if let Some(ended) = self.worker.try_wait() {
             let ended = self.take_back(ended);
@@ -140,14 +140,14 @@ impl Disk {
         }
     }
 
-    /// A whole checkpoint: after it, nothing is in the journals.
+    /// Runs a full checkpoint; afterwards the journals are empty.
     ///
     /// # Errors
-    /// Why the journals keep what is in them.
+    /// Why the journals keep their content.
     pub(super) fn checkpoint(&mut self) -> Result<(), String> {
         let ended = self.wait_for_checkpoint();
         self.noted(ended)?;
-        // What could not be applied is in the journals alone.
+        // Operations that could not be applied exist only in the journals.
         self.shared.usable().map_err(|failure| failure.message)?;
         let is_empty = |journal: &Journal| journal.len() == 0;
         if self.before.as_ref().is_some_and(is_empty) && is_empty(&self.journal) {
@@ -160,7 +160,7 @@ impl Disk {
         self.noted(flushed)
     }
 
-    /// Hands the journal to the thread and goes on with the other.
+    /// Hands the journal to the checkpoint thread and switches to the other one.
     fn begin(&mut self) -> Result<(), String> {
         self.wait_for_checkpoint()?;
         let Some(mut empty) = self.before.take_if(|before| before.len() == 0) else {
@@ -175,8 +175,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Brings the databases up to both journals and empties them, the older first: alone it would
-    /// say at a start how things stood before the other.
+    /// Flushes the databases and resets both journals, the older first: if a crash left only the
+    /// older one, the next start would replay it over newer rows.
     fn flush(&mut self) -> Result<(), String> {
         let before = self.before.as_mut().ok_or(LOST)?;
         self.applier.flush(&self.shared)?;
@@ -189,7 +189,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Waits for the checkpoint that is under way.
+    /// Waits for the running checkpoint.
     fn wait_for_checkpoint(&mut self) -> Result<(), String> {
         if !self.worker.busy {
             return Ok(());
@@ -205,7 +205,7 @@ impl Disk {
         outcome
     }
 
-    /// Remembers that a database failed, and says so.
+    /// Logs a database failure and refuses all further work.
     fn noted(&self, outcome: Result<(), String>) -> Result<(), String> {
         if let Err(cause) = &outcome {
             tracing::error!(%cause, "A database of the executions cannot be written; nothing is accepted or changed until ignite is started again, and nothing is lost");
@@ -225,14 +225,14 @@ impl Disk {
 
 const LOST: &str = "a checkpoint panicked; start ignite again, which makes up for it";
 
-/// A journal, what the databases are still behind it by, and how its checkpoint went.
+/// A journal, what the databases still lack of it, and the outcome of its checkpoint.
 type Checkpointed = (Journal, Applier, Result<(), String>);
 
-/// The thread that makes checkpoints beside new writes.
+/// The thread that runs checkpoints beside new writes.
 struct Worker {
     jobs: Option<mpsc::Sender<(Journal, Applier)>>,
     ended: mpsc::Receiver<Checkpointed>,
-    /// It has a job, the outcome of which was not received yet.
+    /// It has a job whose outcome was not received yet.
     busy: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -265,12 +265,12 @@ impl Worker {
     }
 
     fn begin(&mut self, journal: Journal, applier: Applier) {
-        // A thread that has panicked shows when its end is waited for.
+        // If the thread has panicked, waiting for the outcome reports it.
         let _ = self.jobs.as_ref().map(|jobs| jobs.send((journal, applier)));
         self.busy = true;
     }
 
-    /// The outcome of the checkpoint, when it has ended; the inner `None` says that the thread has
+    /// The outcome of the checkpoint, if it has ended; an inner `None` means that the thread has
     /// panicked. Does not block.
     fn try_wait(&mut self) -> Option<Option<Checkpointed>> {
         let ended = match self.ended.try_recv() {

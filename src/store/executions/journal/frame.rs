@@ -1,23 +1,23 @@
-//! The journal's bytes: its header, its frames, and what a damaged file still tells.
+//! The bytes of the journal: its header, its frames, and what can be read of a damaged file.
 
 use std::io::{self, Read};
 
-/// What the file begins with: its kind and its format.
+/// The first bytes of the file: its kind and format version 4.
 const KIND: &[u8; 8] = b"ignite\x00\x04";
-/// The format before, whose header had no checksum.
+/// Format 3, whose header had no checksum.
 const KIND_3: &[u8; 8] = b"ignite\x00\x03";
-/// The format before that, which had no number.
+/// Format 2, which had no number.
 const KIND_2: &[u8; 8] = b"ignite\x00\x02";
 const SALT: usize = 8;
-/// Bytes of the header.
+/// Length of the header in bytes.
 pub(super) const HEADER: usize = KIND.len() + 4 + 4 + SALT;
-/// Bytes of a frame before its payload.
+/// Bytes that precede the payload of a frame.
 pub(super) const FRAME_HEAD: usize = 8 + SALT;
 
-/// Tells the frames since the last emptying from those before.
+/// Distinguishes frames written since the last reset from older ones behind them.
 pub(super) type Salt = [u8; SALT];
 
-/// One row written or removed.
+/// A row that is written or removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store::executions) struct Operation {
     /// The database: a segment's start, or [`STATISTICS`].
@@ -30,32 +30,32 @@ pub(in crate::store::executions) struct Operation {
 /// The target of the statistics' rows; no segment starts there.
 pub(in crate::store::executions) const STATISTICS: u64 = u64::MAX;
 
-/// What a file begins with.
+/// The start of a journal file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
-    /// Nothing was ever written to it.
+    /// Nothing was ever written to the file.
     Empty,
     Whole {
         number: u32,
         salt: Salt,
     },
-    /// Its bytes contradict each other.
+    /// The bytes contradict each other.
     Damaged,
 }
 
-/// What is at a place of a file.
+/// What a position in the file holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// A whole frame, and its length.
+    /// A whole frame and its length in bytes.
     Whole(Vec<Operation>, u64),
-    /// No frame that was ever whole, or one that no longer is.
+    /// No whole frame: none was ever finished here, or it is damaged.
     None,
 }
 
 // === impl Header ===
 
 impl Header {
-    /// The bytes of a whole one.
+    /// The bytes of a whole header.
     pub(super) fn encode(number: u32, salt: &Salt) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[..8].copy_from_slice(KIND);
@@ -66,7 +66,7 @@ impl Header {
         out
     }
 
-    /// Reads it from the start of a file.
+    /// Reads the header from the start of a file.
     ///
     /// # Errors
     /// When the file cannot be read, or is of a format that this binary does not know.
@@ -88,7 +88,8 @@ impl Header {
             return Err(unknown_format());
         }
         if header.starts_with(KIND_2) {
-            // Behind its salt come length and checksum of its first frame, and the salt again.
+            // In format 2 the salt is followed by the first frame: its length, checksum, and the
+            // salt again.
             let mut again = [0; SALT];
             let is_whole = fill(from, &mut again)? == SALT;
             return if is_whole && again == header[8..16] {
@@ -104,7 +105,8 @@ impl Header {
         let mut salt = [0; SALT];
         salt.copy_from_slice(&header[16..]);
         if header.starts_with(KIND_3) {
-            // A number of eight bytes; it counts how often 64 MiB were written, so four hold it.
+            // Format 3 had a number of eight bytes. It counts journals of 64 MiB each, so the low
+            // four bytes hold it.
             let number = number_at(header, 8);
             return Self::Whole { number, salt };
         }
@@ -118,7 +120,7 @@ impl Header {
         }
     }
 
-    /// The header that one flipped bit made of a whole one.
+    /// Recovers a header that a single flipped bit has damaged.
     pub(super) fn mend(content: &[u8]) -> Option<Self> {
         let mut header: [u8; HEADER] = content.get(..HEADER)?.try_into().ok()?;
         (0..HEADER * 8).find_map(|bit| {
@@ -137,7 +139,7 @@ fn crc_of_header(header: &[u8; HEADER]) -> u32 {
     crc.finalize()
 }
 
-/// Whether a file this short is one whose making was cut short.
+/// Whether so short a file is a journal whose creation was cut short.
 fn is_prefix(found: &[u8]) -> bool {
     let kinds = [KIND, KIND_3, KIND_2];
     let is_of = |kind: &&[u8; 8]| kind.starts_with(found) || found.starts_with(*kind);
@@ -167,7 +169,7 @@ fn unknown_format() -> io::Error {
 // === impl Frame ===
 
 impl Frame {
-    /// Puts a frame into an empty buffer.
+    /// Encodes a frame into `out`, which is cleared first.
     pub(super) fn encode(
         out: &mut Vec<u8>,
         salt: &Salt,
@@ -188,7 +190,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Reads the next one of a salt; `left` bytes are in the file.
+    /// Reads the next frame with this salt; `left` bytes remain in the file.
     pub(super) fn read(from: &mut impl Read, salt: &Salt, left: u64) -> io::Result<Self> {
         let mut head = [0; FRAME_HEAD];
         if fill(from, &mut head)? < FRAME_HEAD || head[8..] != *salt {
@@ -196,7 +198,7 @@ impl Frame {
         }
         let (len, crc) = (number_at(&head, 0), number_at(&head, 4));
         let whole = FRAME_HEAD as u64 + u64::from(len);
-        // A damaged length must not make this ask for memory.
+        // A damaged length must not cause a huge allocation.
         if whole > left {
             return Ok(Self::None);
         }
@@ -215,8 +217,8 @@ impl Frame {
     }
 }
 
-/// Where, from a place on, the next frame of a salt begins, whole or not. No payload has a salt in
-/// it: it is random and known to nobody.
+/// The position, after `from`, where the next frame with this salt begins, whole or not. A payload
+/// cannot contain the salt, which is random and known to no caller.
 pub(super) fn next_frame(content: &[u8], from: usize, salt: &Salt) -> Option<usize> {
     let mut at = from + 8;
     while at + SALT <= content.len() {
@@ -230,7 +232,7 @@ pub(super) fn next_frame(content: &[u8], from: usize, salt: &Salt) -> Option<usi
     None
 }
 
-/// Reads until the buffer is full or nothing is left; returns how much there was.
+/// Reads until the buffer is full or the input ends; returns the number of bytes read.
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -249,7 +251,7 @@ fn number_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn put(out: &mut Vec<u8>, operation: &Operation) {
-    // A row is at most a few times the inline limit, so lengths fit.
+    // A row is at most a few times the inline limit, so its lengths fit in 32 bits.
     let len = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes();
     out.extend(operation.target.to_le_bytes());
     out.push(operation.value.is_some().into());

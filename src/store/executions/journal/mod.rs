@@ -1,23 +1,26 @@
-//! The write-ahead journal of the executions: what makes them durable.
+//! The write-ahead log of the executions, called the journal: it makes them durable.
 //!
-//! sled's own flush costs several hand-overs between threads and its pages are rewritten often;
-//! appending to one file and syncing it once is three times as fast. So each batch is appended
-//! here first, then applied to the databases without a flush. A checkpoint flushes those and
-//! empties the journal. A start applies again what a crash left in it: rows are absolute, so
-//! doing it twice changes nothing.
+//! sled's own flush hands work between threads several times and rewrites its pages often;
+//! appending to one file and syncing it once is three times as fast. So each batch is first
+//! appended here and then applied to the databases without a flush. A checkpoint flushes the
+//! databases and resets the journal. After a crash, the next start replays the journal: rows are
+//! absolute, so replaying them twice changes nothing.
 //!
-//! Emptied, the file keeps its length: a sync that need not make a file longer takes half the
-//! time. What is left in it from before is told apart by the salt, which is drawn anew each time
-//! (and cannot be guessed, since bodies that callers chose are in here).
+//! A reset keeps the length of the file, because a sync that need not extend the file takes half
+//! the time. The salt distinguishes new frames from the old bytes that remain: each reset draws a
+//! new one. Callers choose the bodies that are stored here, so the salt is random: no body can
+//! imitate a frame.
 //!
-//! A file is its kind and format, its number and the header's CRC-32 (u32 each), the salt, and
-//! frames. Of two files, the one with the lower number was written before the other. A frame is its
-//! length and CRC-32 (u32 each, all little-endian), the salt, and the operations of one batch.
+//! A file consists of a header and frames. The header is the kind and format, the journal's number,
+//! the header's CRC-32 (u32 each) and the salt. A frame is its length and CRC-32 (u32 each), the
+//! salt, and the operations of one batch. Integers are little-endian. Of two files, the one with
+//! the lower number was written first.
 //!
-//! A frame is begun only once the one before is on disk. So a frame that is not whole and has none
-//! behind it was being written at a crash, was never answered, and is cut away. One that has
-//! another behind it, whole or not, was answered and is damaged since: that is never passed over
-//! in silence. The journal is left as it is, and `ignite store repair` saves the rest of it.
+//! A frame is begun only once the frame before it is on disk. So an incomplete frame with nothing
+//! behind it was being written during a crash: its batch was never confirmed, and it is cut off. An
+//! incomplete frame with another frame behind it, whole or not, was confirmed and has been damaged
+//! since. That is an error: the journal stays untouched, and `ignite store repair` saves the rest
+//! of it.
 
 mod frame;
 #[cfg(test)]
@@ -36,23 +39,23 @@ use self::frame::{Frame, HEADER, Header, Salt, next_frame};
 pub(super) use self::frame::{Operation, STATISTICS};
 use super::super::fault::{Faults, Step};
 
-/// The file grows by so much at once.
+/// The file grows by this much at a time.
 const GROWTH: u64 = 1024 * 1024;
-/// An emptied journal keeps at most so much of the disk.
+/// A reset truncates a longer journal to this length.
 const KEPT_BYTES: u64 = 4 * GROWTH;
 
 /// Why a journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
-    /// The file cannot be read or written, or what is in it cannot be applied.
+    /// The file cannot be read or written, or its operations cannot be applied.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What was confirmed is damaged.
+    /// Confirmed writes are damaged.
     #[error(transparent)]
     Damaged(#[from] Damage),
 }
 
-/// A place of a journal where something was confirmed and cannot be read.
+/// A position in a journal where confirmed writes cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is damaged at byte {at}, and not by a crash: {}", path.display(), match at {
     0 => "its header contradicts itself",
@@ -61,7 +64,7 @@ pub(super) enum OpenError {
 pub(super) struct Damage {
     /// The file.
     pub(super) path: PathBuf,
-    /// The first byte of what cannot be read.
+    /// The offset of the first byte that cannot be read.
     pub(super) at: u64,
 }
 
@@ -69,17 +72,17 @@ pub(super) struct Damage {
 #[derive(Debug)]
 pub(super) struct NotAppended {
     pub(super) cause: io::Error,
-    /// Nothing of it is in the file. Otherwise only the next start knows.
+    /// Nothing of it remains in the file. Otherwise only the next start can tell whether it holds.
     pub(super) undone: bool,
 }
 
-/// What could be saved of a damaged journal.
+/// What a repair can save of a damaged journal.
 #[derive(Debug, Default)]
 pub(super) struct Saved {
     pub(super) number: u32,
     /// Every whole batch, in order.
     pub(super) batches: Vec<Vec<Operation>>,
-    /// The first byte and the length of each piece that was confirmed and cannot be read.
+    /// Offset and length of each range that was confirmed and cannot be read.
     pub(super) lost: Vec<(u64, u64)>,
 }
 
@@ -88,9 +91,9 @@ pub(super) struct Journal {
     file: File,
     number: u32,
     salt: Salt,
-    /// Where the next frame goes.
+    /// The offset of the next frame.
     end: u64,
-    /// How long the file is.
+    /// The length of the file.
     allocated: u64,
     /// Reused from batch to batch.
     buffer: Vec<u8>,
@@ -98,10 +101,10 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal and hands what is in it to `replay`, batch by batch.
+    /// Opens or creates the journal and hands each of its batches to `replay`, in order.
     ///
     /// # Errors
-    /// See [`OpenError`]. A damaged one is left as it is, and nothing of it is applied.
+    /// See [`OpenError`]. A damaged journal is left untouched, and nothing of it is replayed.
     pub(super) fn open(
         path: &Path,
         mut replay: impl FnMut(Vec<Operation>) -> io::Result<()>,
@@ -138,21 +141,22 @@ impl Journal {
             end += len;
         }
         journal.end = end;
-        // It may be of the format before.
+        // The file may be of format 3, which has no checksum.
         let header = Header::encode(number, &salt);
         journal.file.write_all_at(&header, 0)?;
-        // What follows has the same salt and must not come back behind another frame.
+        // Bytes behind the last whole frame have the same salt and must not reappear behind a new
+        // frame.
         journal.cut()?;
         Ok(journal)
     }
 
-    /// Has writes fail as a test wants it.
+    /// Makes writes fail where a test asks for it.
     #[cfg(test)]
     pub(super) fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
     }
 
-    /// The number of the journal in a file, 0 when there is none.
+    /// The number of the journal in a file; 0 when there is no journal.
     pub(super) fn number_in(path: &Path) -> io::Result<u32> {
         match File::open(path) {
             Ok(mut file) => Ok(match Header::read(&mut file)? {
@@ -164,12 +168,12 @@ impl Journal {
         }
     }
 
-    /// What it was given when it was last emptied.
+    /// The number that the last reset gave it.
     pub(super) fn number(&self) -> u32 {
         self.number
     }
 
-    /// Bytes since the last checkpoint.
+    /// Bytes appended since the last reset.
     pub(super) fn len(&self) -> u64 {
         self.end - HEADER as u64
     }
@@ -198,15 +202,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes sure that nothing of a frame that could not be written comes back at a start.
+    /// Makes sure that no part of a frame whose write failed reappears at the next start.
     fn take_back(&mut self) -> io::Result<()> {
         self.faults.at(Step::Cut)?;
         self.cut()?;
         self.file.sync_all()
     }
 
-    /// Makes sure of room up to `end`, written and not only reserved: the file system would have
-    /// to note the first write to room that is reserved.
+    /// Extends the file to at least `end` with written zeros. Space that is merely reserved would
+    /// cost the file system a metadata update at its first write.
     fn grow(&mut self, end: u64) -> io::Result<()> {
         if end <= self.allocated {
             return Ok(());
@@ -215,7 +219,7 @@ impl Journal {
         let zeros = vec![0; usize::try_from(target - self.allocated).unwrap_or(usize::MAX)];
         match self.file.write_all_at(&zeros, self.allocated) {
             Ok(()) => self.allocated = target,
-            // No room to spare, but perhaps enough for the frame itself.
+            // The disk lacks the spare space, but the frame itself may fit.
             Err(_) => {
                 self.file.set_len(end.max(self.allocated))?;
                 self.allocated = end.max(self.allocated);
@@ -224,7 +228,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Empties it, once everything in it is in the databases, and gives it a number.
+    /// Resets the journal once the databases hold everything in it, and sets its number.
     pub(super) fn reset(&mut self, number: u32) -> io::Result<()> {
         let mut salt = Salt::default();
         SystemRandom::new()
@@ -234,7 +238,8 @@ impl Journal {
         self.file.sync_data()?;
         self.allocated = self.allocated.max(HEADER as u64);
         (self.number, self.salt, self.end) = (number, salt, HEADER as u64);
-        // Last: cut short under its old header, it would have the older half of what it had.
+        // Last: truncated under its old header, the file would still replay the older half of its
+        // frames.
         if self.allocated > KEPT_BYTES {
             self.file.set_len(KEPT_BYTES)?;
             self.allocated = KEPT_BYTES;
@@ -242,7 +247,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes away what came after the last whole frame.
+    /// Cuts the file off behind the last whole frame.
     fn cut(&mut self) -> io::Result<()> {
         self.file.set_len(self.end)?;
         self.allocated = self.end;
@@ -250,7 +255,7 @@ impl Journal {
     }
 }
 
-/// The first damage of a journal that a crash cannot have done. Reads only.
+/// The first damage in a journal that no crash can explain. Only reads.
 pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -277,14 +282,14 @@ pub(super) fn damage(path: &Path) -> io::Result<Option<Damage>> {
     let mut rest = Vec::new();
     file.seek(SeekFrom::Start(end))?;
     file.read_to_end(&mut rest)?;
-    // Not the head of this frame itself, which may be whole.
+    // From 1, which skips the salt of this frame: its header may be whole.
     match next_frame(&rest, 1, &salt) {
         Some(_) => damaged(end),
         None => Ok(None),
     }
 }
 
-/// Reads everything whole of a journal, damaged or not.
+/// Reads every whole batch of a journal, damaged or not.
 ///
 /// # Errors
 /// When the file cannot be read, or is of a format that this binary does not know.
@@ -306,7 +311,7 @@ pub(super) fn salvage(path: &Path) -> io::Result<Saved> {
             salt
         }
         Some(Header::Empty) => return Ok(saved),
-        // Its frames cannot be told from those of before it was emptied.
+        // Without the salt, its frames cannot be distinguished from those of before the reset.
         _ => {
             saved.lost.push((0, len));
             return Ok(saved);

@@ -32,7 +32,7 @@ fn read(path: &Path) -> Result<Vec<Vec<Operation>>, OpenError> {
     Journal::open(path, replay).map(|_| out)
 }
 
-/// A journal that was emptied after `before`, and the end of each of the batches since.
+/// A journal that was reset after `before`; returns the end of each batch since.
 fn written(path: &Path, before: &[Vec<Operation>], since: &[Vec<Operation>]) -> Vec<usize> {
     let mut journal = Journal::open(path, |_| Ok(())).expect("opens");
     for batch in before {
@@ -48,8 +48,9 @@ fn written(path: &Path, before: &[Vec<Operation>], since: &[Vec<Operation>]) -> 
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
-    /// Whichever bit is flipped: what was confirmed is read, or the damage is told and everything
-    /// but the damaged batch can be saved. Only the very last batch looks as if a crash had cut it.
+    /// Whichever bit is flipped: confirmed batches are read, or the damage is reported and
+    /// everything but the damaged batch can be saved. Only damage to the very last batch looks like
+    /// a crash.
     #[test]
     fn a_flipped_bit_never_loses_a_batch_in_silence(
         before in batches(),
@@ -82,7 +83,7 @@ proptest! {
                 prop_assert_eq!(&std::fs::read(&path).expect("reads"), &content, "it is left alone");
                 let saved = match salvage(&path) {
                     Ok(saved) => saved,
-                    // Another format, as far as can be told.
+                    // The flipped bit made it another format.
                     Err(_) => {
                         prop_assert!(at < 8, "{error}");
                         return Ok(());
@@ -104,8 +105,8 @@ proptest! {
         }
     }
 
-    /// Wherever a crash cuts it, with or without zeros in its place: the batches before are read
-    /// whole, none after, and it can be written on.
+    /// Wherever a crash cuts the file, with or without zeros behind the cut: the batches before it
+    /// are read whole, none after it are, and the journal accepts new batches.
     #[test]
     fn a_torn_tail_costs_only_what_is_torn(
         before in batches(),
@@ -136,7 +137,7 @@ proptest! {
     }
 }
 
-/// A frame that was torn proves that the one before was whole.
+/// A torn frame proves that the frame before it was whole.
 #[test]
 fn damage_before_a_torn_frame_is_no_torn_tail() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -151,7 +152,7 @@ fn damage_before_a_torn_frame_is_no_torn_tail() {
     assert_eq!(salvage(&path).expect("reads").batches, [batch(1)]);
 }
 
-/// Frames of before a reset lie behind those of after it, whole and where a frame may begin.
+/// Old frames lie behind those written after a reset, whole, where a frame may begin.
 #[test]
 fn what_was_before_a_reset_never_comes_back() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -188,7 +189,7 @@ fn a_batch_that_fails_is_taken_back_or_told_to_be_uncertain() {
         let failed = journal.append(&batch(2)).expect_err("fails");
         assert_eq!(failed.undone, undone, "{steps:?}");
         if undone {
-            // As a kill leaves it now.
+            // The file as a kill at this moment leaves it.
             let copy = dir.path().join("copy");
             std::fs::copy(&path, &copy).expect("copies");
             assert_eq!(read(&copy).expect("opens"), [batch(1)]);
@@ -213,7 +214,7 @@ fn a_reset_leaves_nothing_and_another_format_is_refused_or_read() {
     drop(journal);
     assert_eq!(Journal::number_in(&path).expect("reads"), 7);
 
-    // The format before had a number of eight bytes in the place of number and checksum.
+    // Format 3 had a number of eight bytes where number and checksum are now.
     let mut content = std::fs::read(&path).expect("reads");
     content[7] = 3;
     content[8..16].copy_from_slice(&7_u64.to_le_bytes());
