@@ -1,30 +1,32 @@
-//! Asynchronous executions on disk: accepted only once they are durable, and never lost after.
+//! Asynchronous executions on disk: an execution is accepted only once it is durable, and then
+//! never lost.
 //!
 //! | file | what |
 //! |---|---|
-//! | `submission.rs` | what callers hand in and get back |
-//! | `command.rs` | what the committer is asked for |
+//! | `submission.rs` | what callers submit and receive |
+//! | `command.rs` | the committer's commands |
 //! | `committer.rs` | the one thread that writes: what it decides |
 //! | `ids.rs` | ids of new executions, and their segments |
 //! | `batch.rs` | what one sync makes durable |
-//! | `show.rs` | what readers see of it then |
+//! | `show.rs` | publishes a batch to readers, the executor and callers |
 //! | `answers.rs` | delivers the answers to the callers |
 //! | `journaled_databases.rs` | journals and databases as one: append, apply, checkpoint |
-//! | `journal/` | what makes a write durable |
-//! | `apply.rs` | how it reaches the databases behind the journal |
-//! | `live.rs` | what has not ended, in memory, and who watches |
-//! | `segment.rs` | the databases, one for a span of time |
+//! | `journal/` | the write-ahead log, which makes a write durable |
+//! | `apply.rs` | how operations reach the databases behind the journal |
+//! | `live.rs` | the unfinished executions in memory, and their watchers |
+//! | `segment.rs` | the databases, one for each span of time |
 //! | `rows.rs` | keys and records |
 //! | `spool.rs` | large bodies, in files |
-//! | `read.rs` | one execution; pages of them |
+//! | `read.rs` | reads one execution or pages of them |
 //! | `stats.rs` | counts by app and minute |
 //! | `stored.rs` | bytes by organization |
 //! | `recovery.rs` | what a start does |
-//! | `retention.rs` | deletes what is old or surplus, and gives its space back |
-//! | `tools/` | check, compact, export |
+//! | `retention.rs` | deletes old or surplus executions and frees their space |
+//! | `tools/` | check, compact, export, repair |
 //!
-//! Readers see an execution as it was last flushed: from memory until it has ended, from disk
-//! after. The executor is handed every accepted one and asks for its changes.
+//! Readers see an execution as it is on disk: from memory until it has ended, from the databases
+//! afterwards. The executor receives every accepted execution and sends its changes to the
+//! committer.
 
 mod answers;
 mod apply;
@@ -93,59 +95,59 @@ use crate::{
 
 /// The executions' folder in the data directory.
 const FOLDER: &str = "executions";
-/// Within it: the segments, the statistics, and bodies that are still coming.
+/// Within it: the segments, the statistics, and bodies that are still being received.
 const SEGMENTS: &str = "segments";
 const STATS: &str = "stats";
 const INCOMING: &str = "incoming";
-/// What users read of the thread that writes.
+/// The name under which users see the thread that writes.
 const COMMITTER: &str = "the executions' committer";
 
 /// Wall time, for ids, timestamps and retention; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// Whether the clock has gone steadily for long enough to delete what is old by it.
+/// Whether the clock has been steady for long enough to delete by age.
 pub type Settled = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// When the app of this name was created, in Unix milliseconds; `None` when there is none.
+/// When the app of this name was created, in Unix milliseconds; `None` when there is no such app.
 pub type AppCreatedAt = Arc<dyn Fn(&AppId) -> Option<u64> + Send + Sync>;
 
 /// Limits and times; `config` documents the settings behind them.
 #[derive(Clone)]
 pub struct Config {
-    /// Most executions of one app that have not ended.
+    /// The most unfinished executions of one app.
     pub queue_max: usize,
     /// How long ended executions are kept.
     pub retention: Duration,
-    /// Most ended executions kept per app.
+    /// The most ended executions kept per app.
     pub max_per_app: u64,
-    /// Nothing is accepted while the disk has less room than this, in bytes.
+    /// With less free disk space than this, in bytes, nothing is accepted.
     pub min_free_bytes: u64,
     /// Output kept for late watchers per execution, in bytes.
     pub output_keep: usize,
-    /// The databases are brought up to a journal that is this long, in bytes.
+    /// The journal length, in bytes, that begins a checkpoint.
     pub journal_bytes: u64,
     /// Time between two rounds of retention.
     pub retention_interval: Duration,
     /// Wall time.
     pub clock: Clock,
-    /// Whether what is old by that clock may be deleted.
+    /// Whether executions may be deleted by age.
     pub settled: Settled,
-    /// Where the threads say whether they live.
+    /// Where the threads report that they live.
     pub vitals: Vitals,
-    /// What each organization keeps in the store, and how much it may.
+    /// How many bytes each organization keeps in the store, and the bound on it.
     pub ledger: Ledger,
 }
 
 impl Config {
-    /// A segment's span: a seventh of what is kept, so that the disk follows retention closely.
+    /// The span of a segment: a seventh of the retention, so that disk use follows it closely.
     fn segment_width(&self) -> Duration {
         const LEAST: Duration = Duration::from_secs(60);
         const MOST: Duration = Duration::from_secs(24 * 3600);
         (self.retention / 7).clamp(LEAST, MOST)
     }
 
-    /// Most executions in one segment: a part of what one app may keep, so that going over the
-    /// number frees a segment before it is far over.
+    /// The most executions in one segment: a quarter of what one app may keep, so that an app that
+    /// exceeds its number soon has a whole segment to drop.
     fn segment_rows(&self) -> u64 {
         (self.max_per_app / 4).clamp(16, 50_000)
     }
@@ -159,13 +161,13 @@ struct Shared {
     live: live::Table,
     stats: Stats,
     to_run: Mutex<ToRun>,
-    /// The newest id's time that was given out.
+    /// The time of the newest id, in Unix milliseconds.
     newest_ms: AtomicU64,
     /// The last write succeeded.
     healthy: AtomicBool,
-    /// A database could not be written: such a one is of no use until the next start.
+    /// A database write failed; the databases are unusable until the next start.
     broken: AtomicBool,
-    /// The disk has room for more.
+    /// The disk has space for new work.
     roomy: AtomicBool,
 }
 
@@ -176,18 +178,19 @@ impl Shared {
     }
 
     fn app_since(&self, app: &AppId) -> Option<u64> {
-        // A time far ahead is of a clock that was wrong; nothing has to wait for it.
+        // A creation time far ahead comes from a clock that was wrong; executions must not wait for
+        // it.
         let now = self.now_ms();
         (self.app_created_at)(app).map(|since| if is_ahead(since, now) { 0 } else { since })
     }
 
-    /// Whether an execution belongs to an app that is there, and not to one of its name before.
+    /// Whether an execution belongs to an existing app, not to a deleted one of the same name.
     fn is_visible(&self, app: &AppId, id: ExecutionId) -> bool {
         self.app_since(app)
             .is_some_and(|since| id.0.timestamp_ms() >= since)
     }
 
-    /// Refuses everything once a database has failed: it could be written down but not read.
+    /// Refuses everything once a database has failed: a write would be durable but not readable.
     fn usable(&self) -> Result<(), Failure> {
         if self.broken.load(Ordering::Relaxed) {
             Err(batch::unavailable("a database failed; see the log"))
@@ -196,7 +199,7 @@ impl Shared {
         }
     }
 
-    /// Bytes free on the disk; the largest number when the system does not say.
+    /// Free bytes on the disk; `u64::MAX` when the system does not report them.
     fn free_bytes(&self) -> u64 {
         match rustix::fs::statvfs(&self.folder) {
             Ok(s) => s.f_bavail.saturating_mul(s.f_frsize),
@@ -204,7 +207,7 @@ impl Shared {
         }
     }
 
-    /// Refuses new work before the disk is full, so that what is accepted can still end.
+    /// Refuses new work before the disk is full, so that accepted executions can still end.
     fn room(&self) -> Result<(), Failure> {
         let free = self.free_bytes();
         let roomy = free >= self.config.min_free_bytes;
@@ -241,17 +244,17 @@ struct Inner {
     // `None` once closed: dropping the sender ends the thread after what was sent before.
     commands: Mutex<Option<std_mpsc::Sender<Command>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// Where the committer's answers are handed out, to all but threads with a runtime of their own.
+    /// Delivers the committer's answers, except to threads that have a runtime of their own.
     replies: ReplyBatcher,
     _delivery: AbortOnDropHandle<()>,
     retention: Mutex<Option<retention::Worker>>,
 }
 
-/// Takes an execution that is to be run. It is called on the thread that writes, which spares a
-/// wake-up for each: it must not block.
+/// Receives an execution to run. It is called on the committer's thread, which saves a wake-up per
+/// execution, so it must not block.
 pub type Run = Box<dyn Fn(Arc<Live>) + Send>;
 
-/// What is to be run.
+/// Executions to run.
 enum ToRun {
     /// The executor has not started yet.
     Waiting(Vec<Arc<Live>>),
@@ -259,7 +262,7 @@ enum ToRun {
 }
 
 impl Executions {
-    /// Opens or makes the executions of a data directory. Within a tokio runtime.
+    /// Opens or creates the executions of a data directory. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// See [`Error`].
@@ -311,8 +314,8 @@ impl Executions {
         Ok(executions)
     }
 
-    /// Hands `run` every execution that is to run: at once those that have not ended, in the order of
-    /// acceptance, and from then on each one as it is accepted.
+    /// Hands `run` the executions to run: at once all unfinished ones, in the order of acceptance,
+    /// and from then on each one as it is accepted.
     pub fn hand_over(&self, run: Run) {
         let mut to_run = self.shared.to_run.lock();
         if let ToRun::Waiting(waiting) = &mut *to_run {
@@ -321,7 +324,7 @@ impl Executions {
         *to_run = ToRun::Taken(run);
     }
 
-    /// Accepts an execution: its id, once it is on disk.
+    /// Accepts an execution; returns its id once it is on disk.
     ///
     /// # Errors
     /// EXECUTION_QUEUE_FULL, IDEMPOTENCY_CONFLICT, STORE_QUOTA, STORE_UNAVAILABLE.
@@ -334,10 +337,10 @@ impl Executions {
         rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
-    /// Makes a change durable and yields the new state, or why it was not made.
+    /// Makes a change durable and returns the new state, or the reason for refusing it.
     ///
     /// # Errors
-    /// STORE_UNAVAILABLE; the change may be asked for again.
+    /// STORE_UNAVAILABLE; the caller may ask for the change again.
     pub async fn change(
         &self,
         id: ExecutionId,
@@ -354,7 +357,8 @@ impl Executions {
         rx.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
-    /// Ends what has not ended of an app that is gone. Its records are out of sight with it.
+    /// Ends the unfinished executions of a deleted app. Its records became invisible when it was
+    /// deleted.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
@@ -367,11 +371,11 @@ impl Executions {
     /// Counts invocations that leave no record, as of now.
     pub fn count(&self, tallies: Vec<(AppId, OutcomeCounts)>) {
         let minute = minute_of_ms(self.shared.now_ms() as i64);
-        // A store that is closing takes no more; these are the counts that may be lost.
+        // A closing store takes no more commands; these are the counts that may be lost.
         let _ = self.send(Command::Count { minute, tallies });
     }
 
-    /// Whether an organization may keep so many bytes more, asked before they take the disk.
+    /// Checks whether an organization may store this many more bytes, before they take disk space.
     ///
     /// # Errors
     /// STORE_QUOTA.
@@ -379,7 +383,7 @@ impl Executions {
         self.shared.config.ledger.check(org, bytes)
     }
 
-    /// A place for a body that is still coming.
+    /// A spool for a body that is still being received.
     pub fn spool(&self) -> Spool {
         Spool::new(self.shared.folder.join(INCOMING))
     }
@@ -389,7 +393,7 @@ impl Executions {
         self.shared.live.get(id)
     }
 
-    /// Whether the app that an execution was submitted to is there still.
+    /// Whether the app of an execution still exists.
     pub fn has_app(&self, live: &Live) -> bool {
         self.shared.is_visible(&live.identity.app, live.identity.id)
     }
@@ -407,11 +411,11 @@ impl Executions {
         if !self.shared.healthy.load(Ordering::Relaxed) {
             return Some("the last write of executions failed; see the log".to_owned());
         }
-        // Asked anew, since nothing may have been submitted since the disk filled or emptied.
+        // Checked now, since nothing may have been submitted since the disk filled or emptied.
         self.shared.room().err().map(|f| f.message)
     }
 
-    /// Ends the threads after everything sent before is on disk. Blocks for that long.
+    /// Stops the threads once everything sent before is on disk. Blocks for that long.
     pub fn close(&self) {
         self.inner.retention.lock().take();
         self.inner.commands.lock().take();
@@ -455,7 +459,7 @@ impl Executions {
 }
 
 impl Shared {
-    /// Opens what is on disk; the journal is not replayed yet.
+    /// Opens the databases; the journal is not replayed yet.
     fn open(folder: PathBuf, config: Config, app_created_at: AppCreatedAt) -> Result<Self, Error> {
         let segments = Segments::open(folder.join(SEGMENTS)).map_err(|e| Error::Corrupt {
             path: folder.display().to_string(),
@@ -476,7 +480,7 @@ impl Shared {
         })
     }
 
-    /// Has an execution run that was just accepted.
+    /// Hands a newly accepted execution to the executor.
     fn run(&self, live: Arc<Live>) {
         match &mut *self.to_run.lock() {
             ToRun::Waiting(waiting) => waiting.push(live),

@@ -1,4 +1,4 @@
-//! Reading executions: one by its id, or a page of an app's or an organization's.
+//! Reads executions: one by its id, or a page of an app's or an organization's.
 
 use std::{
     collections::{BTreeMap, BinaryHeap},
@@ -22,15 +22,15 @@ use crate::model::{
 /// An execution as it is on disk.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// What never changes about it.
+    /// The part that never changes.
     pub identity: Identity,
-    /// How it stands.
+    /// Its current state.
     pub state: Arc<State>,
-    /// The app's headers and body, when it has ended with an answer and they were asked for.
+    /// The response headers and body, if it ended with a response and they were requested.
     pub result: Option<(Vec<(String, Bytes)>, Bytes)>,
 }
 
-/// Which executions a page has.
+/// Selects the executions of a page.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// Of these apps.
@@ -41,21 +41,21 @@ pub struct Filter {
     pub from_ms: u64,
     /// Accepted before this time, Unix milliseconds.
     pub to_ms: u64,
-    /// Accepted before this one.
+    /// Accepted before this execution.
     pub before: Option<ExecutionId>,
-    /// At most this many are asked for; see [`Executions::list`].
+    /// At most this many; see [`Executions::list`].
     pub limit: usize,
 }
 
 impl Executions {
-    /// One execution; `None` when there is none of this id, or its app is gone.
+    /// One execution; `None` when the id is unknown or its app is deleted.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn get(&self, id: ExecutionId) -> Result<Option<Record>, Failure> {
         let live = self.live(id).map(|live| (live.state(), live));
-        // Shown as ended it is on disk, and only the disk has its result: a moment before it leaves
-        // the table of the living is no reason to answer without.
+        // An execution whose ended state is shown is on disk, and only the disk has its result, so
+        // it is read from there even while the live table still has it.
         if let Some((state, live)) = live.filter(|(state, _)| !state.status.is_terminal()) {
             let visible = self.shared.is_visible(&live.identity.app, id);
             return Ok(visible.then(|| Record {
@@ -67,8 +67,8 @@ impl Executions {
         self.blocking(move |shared| shared.read_ended(id)).await
     }
 
-    /// Fills a page, the newest first, without results: hands `push` one after the other until it says
-    /// `false`, or `limit` were handed.
+    /// Fills a page without results, newest first: hands records to `push` until it returns `false`
+    /// or `limit` is reached.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
@@ -150,7 +150,7 @@ impl Shared {
         if !self.is_visible(&identity.app, id) {
             return Ok(None);
         }
-        // Accepted and not flushed yet has no end either.
+        // An accepted execution whose changes are not applied yet has no end row either.
         let Some(row) = database
             .tree
             .get(rows::end(&identity.app, id))
@@ -177,7 +177,7 @@ impl Shared {
         }))
     }
 
-    /// Hands `push` what the filter takes, the newest first, until it says `false`.
+    /// Hands `push` the records that the filter selects, newest first, until it returns `false`.
     fn walk(&self, filter: &Filter, push: &mut impl FnMut(Record) -> bool) -> Result<(), Failure> {
         let mut live = self.live_of(filter).into_iter().peekable();
         let wanted = |record: &Record| filter.status.is_none_or(|s| s == record.state.status);
@@ -193,8 +193,8 @@ impl Shared {
                         return Ok(());
                     }
                 }
-                // One that ended while this page was read may be in both, and is shown as it was at
-                // first when its end is not what was asked for.
+                // An execution that ended while this page was read may be in both. If its end does
+                // not match the filter, it is shown as it was before.
                 let in_both = live.next_if(|l| l.identity.id == id);
                 let ended = self.end_of(segment, app, id)?.filter(wanted);
                 if let Some(record) = ended.or(in_both)
@@ -212,8 +212,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The newest that have not ended and that the filter takes, the newest first: as many as a page may
-    /// have, since all of them are on it before anything older is.
+    /// The newest unfinished executions that the filter selects, newest first, up to the page's
+    /// limit: a page never needs more of them.
     fn live_of(&self, filter: &Filter) -> Vec<Record> {
         let mut newest: BTreeMap<ExecutionId, Record> = BTreeMap::new();
         for live in filter.apps.iter().flat_map(|app| self.live.of_app(app)) {
@@ -250,7 +250,7 @@ impl Shared {
         app: AppId,
         id: ExecutionId,
     ) -> Result<Option<Record>, Failure> {
-        // What has an end on disk that is not flushed yet is shown from memory, as it was before.
+        // An end whose batch is not published yet is invisible; the live table's state is shown.
         if self.live.get(id).is_some() || !self.is_visible(&app, id) {
             return Ok(None);
         }
@@ -278,10 +278,10 @@ impl Filter {
     }
 }
 
-/// The ended executions of several apps in one segment, the newest first.
+/// The ended executions of several apps in one segment, newest first.
 struct Merged {
     apps: Vec<(AppId, sled::Iter)>,
-    /// The next id of each app, by its place in `apps`.
+    /// The next id of each app, with the app's index in `apps`.
     heads: BinaryHeap<(ExecutionId, usize)>,
     filter: Filter,
 }

@@ -1,4 +1,4 @@
-//! What a start does: finds the executions that have not ended, and counts what is stored.
+//! What a start does: finds the unfinished executions and counts stored bytes.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ use super::{
 use crate::model::{ExecutionId, execution::State};
 
 impl Shared {
-    /// Finds what had not ended, and hands it to the executor.
+    /// Finds the unfinished executions and queues them for the executor.
     pub(super) fn recover(&self) -> Result<(), Error> {
         for segment in self.segments.all() {
             let is_newest = self.segments.takes_more(&segment);
@@ -35,7 +35,8 @@ impl Shared {
             let database = segment.open()?;
             self.set_counts(&segment, stored::count(&database).map_err(&corrupt)?);
             if is_sealed {
-                // By an older `ignite`, which did not count. What cannot be marked is counted again.
+                // Sealed by an older `ignite`, which did not count bytes. If marking fails, the
+                // next start counts again.
                 let _ = Segments::seal(&segment);
                 drop(database);
                 segment.close_if_idle(Duration::ZERO);
@@ -55,7 +56,7 @@ impl Shared {
             }
             if is_newest {
                 segment.accepted.store(accepted, Ordering::Relaxed);
-                // Nothing may come before a segment that a crash has left empty.
+                // No id may precede an empty segment that a crash left.
                 let newest = newest.map_or(segment.start_ms, |id: ExecutionId| id.0.timestamp_ms());
                 self.newest_ms.store(newest, Ordering::Relaxed);
             }
@@ -64,7 +65,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Enters what a segment was found to have.
+    /// Records the bytes that a segment holds.
     fn set_counts(&self, segment: &Segment, counts: Counts) {
         for (org, bytes) in &counts {
             self.config.ledger.add(org, *bytes);
@@ -81,7 +82,7 @@ fn ended_in(database: &Database) -> Result<HashSet<ExecutionId>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// An execution that has not ended. One that never ran has no state on disk.
+/// An unfinished execution. One that never ran has no state on disk.
 fn live_of(database: &Database, id: ExecutionId, request: &[u8]) -> Option<Live> {
     let request = rows::RequestRecord::decode(request).ok()?;
     let state = database.tree.get(rows::by_id(rows::LIVE, id)).ok()?;

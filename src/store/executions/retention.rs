@@ -1,8 +1,8 @@
-//! Deletes ended executions: whole segments by age, an app's oldest by number, and those of apps
-//! that were deleted. Executions that have not ended are never touched.
+//! Deletes ended executions: whole segments by age, the oldest of an app by number, and those of
+//! deleted apps. Unfinished executions are never touched.
 //!
-//! sled gives space back slowly when rows are deleted one at a time. So a segment is dropped
-//! whole, or, when at least half of it is to go, what stays is copied to a fresh one.
+//! sled frees space slowly when rows are deleted one at a time. So a segment is dropped whole, or,
+//! when at least half of its executions are surplus, the rest is copied to a fresh one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -78,7 +78,7 @@ impl Drop for Worker {
     }
 }
 
-/// How many ended executions of an app a segment has, and between which times.
+/// The number of ended executions of an app in a segment, and the times of the oldest and newest.
 #[derive(Clone, Copy)]
 struct Share {
     count: u64,
@@ -86,27 +86,27 @@ struct Share {
     newest_ms: u64,
 }
 
-/// Those of all apps in a segment.
+/// The shares of all apps in a segment.
 #[derive(Clone, Default)]
 struct Shares {
     by_app: Arc<HashMap<AppId, Share>>,
-    /// How many the segment had accepted: with more of them it is another matter.
+    /// How many executions the segment had accepted; once it has more, the shares are stale.
     accepted: u64,
 }
 
-/// What is known of segments that do not change any more.
+/// Cached facts about segments that no longer change.
 #[derive(Default)]
 pub(super) struct Ended {
     shares: HashMap<u64, Shares>,
-    /// Since when a segment is seen to be ahead of the clock.
+    /// Since when a segment has been ahead of the clock.
     ahead: HashMap<u64, Instant>,
 }
 
-/// One round of retention. A segment that cannot be read stays, and does not stop the others from
-/// being dropped.
+/// Runs one round of retention. A segment that cannot be read stays and does not stop the others
+/// from being dropped.
 ///
 /// # Errors
-/// The first that there was.
+/// The first error of the round.
 pub(super) fn round(
     shared: &Shared,
     inner: &Weak<super::Inner>,
@@ -135,7 +135,7 @@ pub(super) fn round(
     aged.and(numbered).and(counted)
 }
 
-/// The minute of so long ago.
+/// The minute that lies `ago` before now.
 fn minute_before(shared: &Shared, ago: Duration) -> u32 {
     let then = shared.now_ms().saturating_sub(ago.as_millis() as u64);
     u32::try_from(then / MS_PER_MINUTE).unwrap_or(0)
@@ -149,11 +149,13 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Res
     ended.ahead.retain(|start, _| is_ahead(*start, now));
     for segment in shared.segments.all() {
         let width = shared.config.segment_width().as_millis() as u64;
-        // Nothing comes into a segment after its time, though the next one may begin much later.
+        // No execution joins a segment after its span, though the next segment may begin much
+        // later.
         let over = segment.start_ms.saturating_add(width);
         let next = shared.segments.end_ms(&segment);
         let end = next.map_or(over, |next| next.min(over));
-        // Its times are of a clock that was wrong: its age is counted from now on.
+        // The times in it come from a clock that was wrong, so its age counts from when that was
+        // seen.
         let outlived = is_ahead(segment.start_ms, now) && {
             let since = ended.ahead.entry(segment.start_ms);
             since.or_insert_with(Instant::now).elapsed() >= shared.config.retention
@@ -162,7 +164,7 @@ fn by_age(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> Res
             continue;
         }
         let dropped = guarded(|| {
-            // Its time may have been longer, under another retention.
+            // Its span may have been longer under another retention.
             let newest = segment.newest_ms()?.unwrap_or(segment.start_ms);
             if newest <= oldest_kept || outlived {
                 remove(shared, inner, &segment)?;
@@ -197,7 +199,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
         }
         shares.push(share);
     }
-    // The oldest first: what goes of each app is at the beginning.
+    // Oldest first: the surplus of each app is its oldest executions.
     for (segment, share) in segments.iter().zip(shares) {
         let mut goes: HashMap<AppId, u64> = HashMap::new();
         for (app, s) in &*share.by_app {
@@ -227,7 +229,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
             if gone == all && !has_keys(shared, segment)? {
                 return remove(shared, inner, segment);
             }
-            // The journal must have nothing to say of what goes.
+            // The journal must hold nothing for the rows that are dropped.
             in_turn(inner, |_| Ok(()))?;
             let compacted = shared.segments.while_left(segment, share.accepted, || {
                 compact(shared, segment, &goes, true)
@@ -249,7 +251,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
     outcome
 }
 
-/// Whether a segment has idempotency keys that may still be asked for.
+/// Whether a segment has idempotency keys that may still be repeated.
 fn has_keys(shared: &Shared, segment: &Segment) -> Result<bool, String> {
     if segment.start_ms + IDEMPOTENCY_TTL.as_millis() as u64 <= shared.now_ms() {
         return Ok(false);
@@ -259,7 +261,7 @@ fn has_keys(shared: &Shared, segment: &Segment) -> Result<bool, String> {
     Ok(first.transpose().map_err(|e| e.to_string())?.is_some())
 }
 
-/// Whether an app's executions in a segment are those of an app that is there.
+/// Whether an app's executions in a segment belong to the existing app of that name.
 fn lives(shared: &Shared, app: &AppId, share: &Share) -> bool {
     shared
         .app_since(app)
@@ -267,7 +269,7 @@ fn lives(shared: &Shared, app: &AppId, share: &Share) -> bool {
 }
 
 fn share(shared: &Shared, segment: &Segment, ended: &mut Ended) -> Result<Shares, String> {
-    // Asked before the rows are read: what comes or ends in between is counted the next time.
+    // Read before the rows: executions that are accepted in between are counted the next time.
     let accepted = segment.accepted.load(Ordering::Relaxed);
     if let Some(known) = ended.shares.get(&segment.start_ms)
         && known.accepted == accepted
@@ -306,7 +308,7 @@ fn share(shared: &Shared, segment: &Segment, ended: &mut Ended) -> Result<Shares
     Ok(shares)
 }
 
-/// Removes a segment, once its counts are safe.
+/// Removes a segment once its counts are in the statistics.
 fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Result<(), String> {
     let database = segment.open().map_err(|e| e.to_string())?;
     let start = segment.start_ms;
@@ -321,8 +323,8 @@ fn remove(shared: &Shared, inner: &Weak<super::Inner>, segment: &Segment) -> Res
 }
 
 impl Shared {
-    /// Takes out of the ledger what a segment had that has been removed or replaced, and enters what
-    /// its successor has.
+    /// Takes the bytes of a removed or replaced segment out of the ledger and enters those of its
+    /// successor.
     fn recount(&self, segment: &Segment) {
         let now = self.segments.starting_at(segment.start_ms);
         if now.as_deref().is_some_and(|now| std::ptr::eq(now, segment)) {
@@ -341,8 +343,8 @@ impl Shared {
     }
 }
 
-/// Copies a segment into a fresh one, without the oldest executions of each app in `goes`, as many
-/// as it says. `sealed` is as for [`Segments::replace`](super::segment::Segments::replace).
+/// Copies a segment into a fresh one, without the oldest executions of each app: `goes` says how
+/// many. `sealed` is as for [`Segments::replace`](super::segment::Segments::replace).
 pub(super) fn compact(
     shared: &Shared,
     segment: &Segment,
@@ -392,12 +394,12 @@ pub(super) fn compact(
     replaced
 }
 
-/// A file of a segment in its successor as well; file systems without links get a copy.
+/// Links a file of a segment into its successor; copies it on file systems without hard links.
 fn link(from: &Path, to: &Path, name: &str) -> Result<(), String> {
     let (from, to) = (from.join(name), to.join(name));
     match std::fs::hard_link(&from, &to) {
         Ok(()) => Ok(()),
-        // `store check` reports it; the rows are worth keeping.
+        // `store check` reports the missing file; the rows are worth keeping.
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(_) => std::fs::copy(&from, &to)
             .map(drop)
@@ -405,7 +407,7 @@ fn link(from: &Path, to: &Path, name: &str) -> Result<(), String> {
     }
 }
 
-/// Runs work on the statistics on the committer's thread, between two of its batches.
+/// Runs work on the statistics on the committer's thread, between two batches.
 pub(super) fn in_turn(
     inner: &Weak<super::Inner>,
     work: impl FnOnce(&Shared) -> Result<(), String> + Send + 'static,

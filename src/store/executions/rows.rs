@@ -1,4 +1,4 @@
-//! Every row of an execution segment: keys, records, and how the model maps to them.
+//! The rows of an execution segment: keys, records, and the mapping to the model.
 //!
 //! | first byte | rest | value |
 //! |---|---|---|
@@ -6,12 +6,12 @@
 //! | 0x02 | id | `RequestRecord`, written once at acceptance |
 //! | 0x03 | id | `LiveRecord`, from its first attempt until it has ended |
 //! | 0x04 | app 0x00 id | `EndRecord`, written once at its end |
-//! | 0x05 | id | `ResultRecord`, written once at its end when there was an answer |
+//! | 0x05 | id | `ResultRecord`, written once at its end when there was a response |
 //! | 0x06 | app 0x00 idempotency key | `KeyRecord` |
 //! | 0x07 | app 0x00 minute (u32) | three u32: executions that completed, failed, timed out |
 //!
-//! Ids are the 16 bytes of the ULID, so byte order is the order of acceptance; numbers are
-//! big-endian. Apps are `org/name`, which has no NUL in it. Bytes are never reused.
+//! An id is the 16 bytes of its ULID, so byte order is the order of acceptance. Numbers are
+//! big-endian. An app is `org/name`, which contains no NUL. Kind bytes are never reused.
 
 use bytes::Bytes;
 use prost::Message;
@@ -32,7 +32,7 @@ pub(super) const RESULTS: u8 = 0x05;
 pub(super) const KEYS: u8 = 0x06;
 pub(super) const COUNTS: u8 = 0x07;
 
-/// The row of one kind for one execution.
+/// The key of an execution's row of one kind.
 pub(super) fn by_id(kind: u8, id: ExecutionId) -> [u8; 17] {
     let mut key = [kind; 17];
     key[1..].copy_from_slice(&id.0.to_bytes());
@@ -45,7 +45,7 @@ pub(super) fn id_of(key: &[u8]) -> Option<ExecutionId> {
     Some(ExecutionId(ulid::Ulid::from_bytes(bytes)))
 }
 
-/// What the rows of one kind of one app start with.
+/// The prefix of an app's rows of one kind.
 pub(super) fn of_app(kind: u8, app: &AppId) -> Vec<u8> {
     let (org, name) = (app.org.as_str().as_bytes(), app.name.as_str().as_bytes());
     [&[kind], org, b"/", name, &[0]].concat()
@@ -63,15 +63,15 @@ pub(super) fn end(app: &AppId, id: ExecutionId) -> Vec<u8> {
     key
 }
 
-/// The row of an idempotency key. Those of callers who only may invoke a public app are apart from
-/// its owner's and from each other's.
+/// The key of an idempotency row. Callers from outside the app's organization, who may invoke a
+/// public app, have keys apart from the owner's and from each other's.
 pub(super) fn idempotency(app: &AppId, submitters: &[OrgName], text: &str) -> Vec<u8> {
     let mut key = of_app(KEYS, app);
     if !submitters.contains(&app.org) {
         let mut of: Vec<&str> = submitters.iter().map(OrgName::as_str).collect();
         of.sort_unstable();
         key.extend(of.join(",").as_bytes());
-        // In no key that a header can have.
+        // A header cannot contain a NUL.
         key.push(0);
     }
     key.extend(text.as_bytes());
@@ -189,7 +189,7 @@ impl KeyRecord {
     }
 }
 
-/// A body as it is stored: what is inline, or the file's name that was chosen for it.
+/// The record of a body: its bytes inline, or the name of its file.
 pub(super) fn body_record(body: &StoredBody, file: &str) -> BodyRecord {
     match body {
         StoredBody::Inline(bytes) => BodyRecord {

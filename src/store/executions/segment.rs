@@ -1,9 +1,8 @@
-//! The time segments of the executions: each a database and a folder of large bodies, dropped
-//! whole when everything in it is old.
+//! The segments of the executions: each is a database and a folder of large bodies for one span of
+//! time, dropped whole when everything in it is old.
 //!
-//! Which segment an execution is in follows from its id's own time alone: the newest segment
-//! that does not start after it. A segment is opened when it is needed and closed when it is idle,
-//! so that a long history costs no memory.
+//! The time in an id alone determines the segment: the newest one that does not start after it. A
+//! segment is opened on demand and closed when idle, so that a long history costs no memory.
 
 use std::{
     collections::BTreeMap,
@@ -29,15 +28,15 @@ use super::{
 };
 use crate::model::{ExecutionId, Failure, Reason};
 
-/// Page cache of one segment: enough for the rows that are being written.
+/// Page cache of one segment in bytes: enough for the rows that are being written.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Marks a segment in which everything has ended, so that a start need not read it.
 const SEALED: &str = "sealed";
-/// What a folder's name starts with while it replaces, is replaced, or is removed.
+/// Prefixes of the folders that replace, are replaced, or are being removed.
 const FRESH: &str = "fresh-";
 const REPLACED: &str = "replaced-";
 const REMOVED: &str = "removed-";
-/// No segment starts then.
+/// No segment starts at this time.
 const NONE: u64 = u64::MAX;
 
 /// One segment.
@@ -47,14 +46,14 @@ pub(super) struct Segment {
     folder: PathBuf,
     database: Mutex<Option<Arc<Database>>>,
     used: Mutex<Instant>,
-    /// Executions in it that have not ended, an [`Unended`] each.
+    /// The number of unfinished executions, an [`Unended`] each.
     unended: AtomicUsize,
     /// Executions accepted into it, as far as this run knows.
     pub(super) accepted: AtomicU64,
-    /// Bytes that it has of each organization.
+    /// Bytes that each organization has in it.
     pub(super) stored: Mutex<Counts>,
-    /// Held while it is sealed, replaced or dropped as one that nothing comes into any more, and by
-    /// who comes back to it, as when the clock goes back.
+    /// Held while the segment, having received its last execution, is sealed, replaced or dropped;
+    /// and while executions return to it, as when the clock is set back.
     turn: Mutex<()>,
 }
 
@@ -72,18 +71,18 @@ impl Segment {
         }
     }
 
-    /// Counts one more execution that has not ended.
+    /// Counts one more unfinished execution.
     pub(super) fn begin(self: &Arc<Self>) -> Unended {
         self.unended.fetch_add(1, Ordering::Relaxed);
         Unended(self.clone())
     }
 
-    /// Whether something in it has not ended.
+    /// Whether it has unfinished executions.
     pub(super) fn is_live(&self) -> bool {
         self.unended.load(Ordering::Relaxed) > 0
     }
 
-    /// The database, opened if it is not. Blocks for that long.
+    /// The database, opened if necessary. Blocks for that long.
     ///
     /// # Errors
     /// Why it cannot be opened.
@@ -110,7 +109,7 @@ impl Segment {
     }
 
     /// When the last execution of the segment was accepted, in Unix milliseconds; `None` when it is
-    /// empty. Reads the database alone, not what waits in the journal.
+    /// empty. Reads the database only, not the journal.
     ///
     /// # Errors
     /// Why the database cannot be read.
@@ -124,7 +123,7 @@ impl Segment {
             .map(|id| id.0.timestamp_ms()))
     }
 
-    /// Closes the database when it was not used for `idle`.
+    /// Closes the database if it was not used for `idle`.
     pub(super) fn close_if_idle(&self, idle: Duration) {
         let mut slot = self.database.lock();
         if self.used.lock().elapsed() >= idle
@@ -134,22 +133,22 @@ impl Segment {
         }
     }
 
-    /// Where the database is.
+    /// The folder of the database.
     pub(super) fn rows(&self) -> PathBuf {
         self.folder.join("rows")
     }
 
-    /// Where large bodies are.
+    /// The folder of large bodies.
     pub(super) fn files(&self) -> PathBuf {
         self.folder.join("files")
     }
 
-    /// Whether everything in it was known to have ended when it was last looked at.
+    /// Whether it is marked as one in which everything has ended.
     pub(super) fn is_sealed(&self) -> bool {
         self.folder.join(SEALED).exists()
     }
 
-    /// What it had of each organization when it was sealed, as far as its mark says.
+    /// The bytes of each organization when it was sealed, if its mark has them.
     pub(super) fn sealed_counts(&self) -> Option<Counts> {
         stored::from_text(&fs::read_to_string(self.folder.join(SEALED)).ok()?)
     }
@@ -163,7 +162,7 @@ impl Segment {
     }
 }
 
-/// An execution of a segment that has not ended, until dropped.
+/// Counts an unfinished execution in its segment until dropped.
 pub(super) struct Unended(Arc<Segment>);
 
 impl Drop for Unended {
@@ -176,12 +175,12 @@ impl Drop for Unended {
 pub(super) struct Segments {
     folder: PathBuf,
     by_start: RwLock<BTreeMap<u64, Arc<Segment>>>,
-    /// The start of the one that new executions go to, once there were some in this run.
+    /// The start of the segment that new executions join; set by the first of this run.
     current: AtomicU64,
 }
 
 impl Segments {
-    /// Reads which there are. What a crash left of a replacement or a removal is tidied up.
+    /// Lists the segments, after tidying up any replacement or removal that a crash cut short.
     pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
         private_folder(&folder)?;
         let names: Vec<String> = fs::read_dir(&folder)?
@@ -191,7 +190,7 @@ impl Segments {
             if let Some(start) = name.strip_prefix(REPLACED)
                 && !names.iter().any(|n| n == start)
             {
-                // The crash came between the two renames: the old one is whole.
+                // The crash fell between the two renames: the old segment is whole.
                 fs::rename(folder.join(name), folder.join(start))?;
             } else if [FRESH, REPLACED, REMOVED]
                 .iter()
@@ -214,23 +213,23 @@ impl Segments {
         })
     }
 
-    /// The one that new executions go to, once there were some in this run.
+    /// The start of the segment that new executions join, once this run has accepted some.
     pub(super) fn current(&self) -> Option<u64> {
         Some(self.current.load(Ordering::Relaxed)).filter(|start| *start != NONE)
     }
 
-    /// Makes the segment of a time the one that new executions go to. It may have been left before,
-    /// and sealed since: a start has to look into it from now on.
+    /// Makes the segment of a time the one that new executions join. It may have been left and
+    /// sealed before, so it is unsealed: the next start must read it.
     ///
     /// # Errors
-    /// Why it cannot be marked so; nothing may go to it then.
+    /// The seal cannot be removed; then nothing may join the segment.
     pub(super) fn come_to(&self, ms: u64) -> io::Result<Option<Arc<Segment>>> {
         while let Some(segment) = self.at(ms) {
             if self.current() == Some(segment.start_ms) {
                 return Ok(Some(segment));
             }
             let turn = segment.turn.lock();
-            // It may have been replaced or dropped meanwhile.
+            // It may have been replaced or dropped in the meantime.
             if self.at(ms).is_some_and(|now| Arc::ptr_eq(&now, &segment)) {
                 segment.unseal()?;
                 self.current.store(segment.start_ms, Ordering::Relaxed);
@@ -241,13 +240,13 @@ impl Segments {
         Ok(None)
     }
 
-    /// Whether everything in a segment has ended and nothing comes into it, as things are.
+    /// Whether everything in a segment has ended and no execution joins it, at this moment.
     pub(super) fn is_left(&self, segment: &Segment) -> bool {
         !self.takes_more(segment) && !segment.is_live()
     }
 
-    /// Does something with a segment into which nothing came since `accepted` was read; `None` when
-    /// something did, or still may. Nothing comes into it meanwhile.
+    /// Runs `work` if no execution has joined the segment since `accepted` was read and none can;
+    /// returns `None` otherwise. None joins it while `work` runs.
     pub(super) fn while_left<T>(
         &self,
         segment: &Segment,
@@ -259,15 +258,15 @@ impl Segments {
         (same && self.is_left(segment)).then(work)
     }
 
-    /// Remembers that everything in a segment has ended, and what it has. For
-    /// [`Segments::while_left`].
+    /// Marks a segment in which everything has ended, with its bytes by organization. Call it
+    /// within [`Segments::while_left`].
     pub(super) fn seal(segment: &Segment) -> io::Result<()> {
         let counts = stored::to_text(&segment.stored.lock());
         fs::write(segment.folder.join(SEALED), counts)
     }
 
-    /// Whether executions may still come into a segment: the newest, or the one that they go to
-    /// when the newest was begun by a clock that was ahead.
+    /// Whether executions may still join a segment: it is the newest, or the current one while the
+    /// newest was begun by a clock that ran ahead.
     pub(super) fn takes_more(&self, segment: &Segment) -> bool {
         self.end_ms(segment).is_none() || self.current() == Some(segment.start_ms)
     }
@@ -294,7 +293,7 @@ impl Segments {
         self.by_start.read().values().cloned().collect()
     }
 
-    /// Where a segment's time ends: the start of the next one.
+    /// The end of a segment's span: the start of the next one.
     pub(super) fn end_ms(&self, segment: &Segment) -> Option<u64> {
         let all = self.by_start.read();
         all.range(segment.start_ms + 1..)
@@ -302,7 +301,7 @@ impl Segments {
             .map(|(start, _)| *start)
     }
 
-    /// Makes a segment that starts at a time.
+    /// Creates a segment that starts at a time.
     pub(super) fn create(&self, start_ms: u64) -> Result<Arc<Segment>, Error> {
         let folder = self.folder.join(start_ms.to_string());
         let segment = Arc::new(Segment::new(folder, start_ms));
@@ -318,10 +317,10 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Removes a segment from sight and from the disk. Readers that have it finish first.
+    /// Removes a segment from the list and from the disk. Readers that hold it finish first.
     ///
     /// # Errors
-    /// Also when executions came back to it meanwhile.
+    /// Also when executions have joined it again.
     pub(super) fn remove(&self, segment: &Segment) -> io::Result<()> {
         let _turn = segment.turn.lock();
         if segment.is_live() {
@@ -334,9 +333,9 @@ impl Segments {
         fs::remove_dir_all(away)
     }
 
-    /// Puts what `fill` writes into a fresh database and folder of files in a segment's stead; `fill`
-    /// answers what that has of each organization.
-    /// `sealed` says that everything in it has ended, and that it is not the newest.
+    /// Replaces a segment by a fresh database and folder of files, which `fill` writes; `fill`
+    /// returns their bytes by organization. `sealed` says that everything in the segment has ended
+    /// and that it is not the newest.
     pub(super) fn replace(
         &self,
         segment: &Segment,
