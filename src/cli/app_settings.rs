@@ -22,7 +22,7 @@ pub(super) enum Metric {
     Concurrency,
 }
 
-/// What becomes of an app's files.
+/// How long an app's files are kept.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Storage {
     Ephemeral,
@@ -30,7 +30,7 @@ pub(super) enum Storage {
     Ttl,
 }
 
-/// Which HTTP containers are spoken to in.
+/// The HTTP version spoken to containers.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Protocol {
     Auto,
@@ -38,7 +38,7 @@ pub(super) enum Protocol {
     H2c,
 }
 
-/// Whether an init is the first process.
+/// Whether containers run an init as their first process.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Init {
     Auto,
@@ -46,22 +46,22 @@ pub(super) enum Init {
     Off,
 }
 
-/// The settings of an app; what is left out keeps its default, or its value in an update.
+/// The settings of an app; a flag left out keeps the default, or the current value in an update.
 #[derive(Debug, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
     /// The size of a replica.
     #[arg(short, long, value_enum, ignore_case = true)]
     tier: Option<Tier>,
-    /// Memory of a replica in MB, over the tier's.
+    /// Memory of a replica in MB; overrides the tier's.
     #[arg(long, value_name = "MB")]
     memory: Option<u32>,
-    /// CPU of a replica in thousandths of a core, over the tier's.
+    /// CPU of a replica in thousandths of a core; overrides the tier's.
     #[arg(long, value_name = "MILLICORES")]
     cpu: Option<u32>,
-    /// Longest time for one request in seconds, without the cold start.
+    /// The longest time for one request in seconds, excluding the cold start.
     #[arg(long, value_name = "SECONDS")]
     timeout_secs: Option<u32>,
-    /// Most replicas.
+    /// The most replicas.
     #[arg(long, value_name = "N")]
     max_replicas: Option<u32>,
     /// Replicas that always run; 0 allows scale to zero.
@@ -70,13 +70,13 @@ pub(in crate::cli) struct Settings {
     /// What scaling measures.
     #[arg(long, value_enum)]
     scale_metric: Option<Metric>,
-    /// Target of the metric per replica.
+    /// The target of the metric per replica.
     #[arg(long, value_name = "N")]
     scale_threshold: Option<u32>,
-    /// Seconds without traffic before replicas are taken away.
+    /// Seconds without traffic before replicas are removed.
     #[arg(long, value_name = "SECONDS")]
     scaledown_period_secs: Option<u32>,
-    /// Requests at once per replica; 0 for no limit.
+    /// The most concurrent requests per replica; 0 for no limit.
     #[arg(long, value_name = "N")]
     max_concurrency: Option<u32>,
     /// A port that the app listens on, the primary one first; repeatable. Replaces all.
@@ -85,7 +85,7 @@ pub(in crate::cli) struct Settings {
     /// The path that answers 2xx when the app is ready.
     #[arg(long, value_name = "PATH")]
     health_path: Option<String>,
-    /// For people.
+    /// A description for people.
     #[arg(long)]
     description: Option<String>,
     /// A variable of the app's environment; repeatable. Replaces the whole environment.
@@ -100,27 +100,27 @@ pub(in crate::cli) struct Settings {
     /// JSON Schema of the output, as text or @FILE; empty for none.
     #[arg(long, value_name = "JSON|@FILE", value_parser = text_or_file)]
     output_schema: Option<String>,
-    /// What becomes of the files in its home directory.
+    /// How long the files in its home directory are kept.
     #[arg(long, value_enum)]
     storage: Option<Storage>,
-    /// Let the app write to its whole root file system, not to $HOME and /tmp alone.
+    /// Let the app write to its whole root file system, not only to $HOME and /tmp.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
-    /// A capability of the app's processes when they run as root, such as CHOWN, which the cloud
-    /// does not give; repeatable. Replaces all; `none` takes all away.
+    /// A capability of the app's processes when they run as root, such as CHOWN (the cloud gives
+    /// none); repeatable. Replaces all; `none` removes all.
     #[arg(long = "cap", value_name = "CAPABILITY")]
     capabilities: Vec<String>,
-    /// Where the app may connect to, as far as the server lets apps: deny, allow, or addresses and
-    /// networks with commas between, such as 10.0.0.5:5432,192.0.2.0/24; empty for the server's own
-    /// rule.
+    /// Where the app may connect to, within the server's own limits: deny, allow, or a
+    /// comma-separated list of addresses and networks, such as 10.0.0.5:5432,192.0.2.0/24; empty
+    /// for the server's rule.
     #[arg(long, value_name = "deny|allow|LIST")]
     egress: Option<String>,
-    /// Run the app under a small init, which reaps what its processes leave: unless the image's
-    /// program is one itself (auto), always, or never.
+    /// Run the app under a small init, which reaps orphaned processes: unless the image's program
+    /// is an init itself (auto), always, or never.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     init: Option<Init>,
-    /// Which HTTP the app's containers are spoken to in: HTTP/1.1 but for gRPC calls (auto),
-    /// always, or HTTP/2 without TLS.
+    /// The HTTP version spoken to the app's containers: HTTP/1.1 except for gRPC calls (auto),
+    /// always HTTP/1.1, or HTTP/2 without TLS.
     #[arg(long, value_enum, ignore_case = true)]
     protocol: Option<Protocol>,
     /// An origin whose web pages may call the app's URL; repeatable. `*` for any, `none` to leave
@@ -136,7 +136,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A text, or with `@` before it the file that has the text.
+/// A text, or `@` and the file that has the text.
 fn text_or_file(text: &str) -> Result<String, String> {
     match text.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}")),
@@ -173,7 +173,7 @@ impl Settings {
         Some(protocol.into())
     }
 
-    /// The capabilities that are named, and whether all are to be taken away.
+    /// The given capabilities, and whether all are to be removed.
     fn capabilities(&self) -> (Vec<String>, bool) {
         match self.capabilities.as_slice() {
             [none] if none.eq_ignore_ascii_case("none") => (Vec::new(), true),
@@ -251,7 +251,7 @@ impl Settings {
         }
     }
 
-    /// The request that changes what is named; `None` when nothing is.
+    /// The request that changes the given settings; `None` when none is given.
     pub(in crate::cli) fn update(&self, app: &AppId) -> Option<v1::UpdateAppConfigRequest> {
         let names = v1::UpdateAppConfigRequest {
             organization_name: app.org.to_string(),

@@ -18,17 +18,17 @@ use crate::{
     model::AppId,
 };
 
-/// How often the spinner turns, in milliseconds.
+/// The interval of the spinner, in milliseconds.
 const TURN: u64 = 100;
-/// Lines of a hidden log that a failure shows.
+/// How many lines of a hidden log a failure shows.
 const TAIL: usize = 15;
 
 /// Where the lines of a log go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lines {
-    /// To stdout: they are what was asked for.
+    /// To stdout: the log is the command's output.
     Data,
-    /// To stderr, beside other progress.
+    /// To stderr, with other progress.
     Beside,
     /// Nowhere, unless the build fails.
     Hidden,
@@ -51,8 +51,8 @@ pub(super) async fn start(
 /// Follows a build to its end.
 ///
 /// # Errors
-/// [`Error::BuildFailed`], and what the server says. Ctrl-C leaves the build alone and says how it
-/// is cancelled.
+/// [`Error::BuildFailed`], and the server's errors. Ctrl-C leaves the build running and says how to
+/// cancel it.
 pub(super) async fn follow(
     context: &Context,
     session: &Session,
@@ -60,7 +60,7 @@ pub(super) async fn follow(
     deploy_id: &str,
     lines: Lines,
 ) -> Result<(), Error> {
-    // Before the first line is shown: from then on a user may interrupt.
+    // Before the first line is shown: from then on the user may interrupt.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
     tokio::select! {
         ended = listen(context, session, deploy_id, lines) => ended,
@@ -77,7 +77,7 @@ pub(super) async fn follow(
 /// Reads a build's log to its end.
 ///
 /// # Errors
-/// [`Error::BuildFailed`], and what the server says.
+/// [`Error::BuildFailed`], and the server's errors.
 async fn listen(
     context: &Context,
     session: &Session,
@@ -142,11 +142,11 @@ async fn read(
     }
     progress.finish_and_clear();
     Err(Error::Other(anyhow::anyhow!(
-        "the server fell silent before the build ended; `ignite draft info` says how it stands"
+        "the server fell silent before the build ended; `ignite draft info` shows its state"
     )))
 }
 
-/// A line that says what is under way; nothing where stderr is not a terminal.
+/// A line that says what is under way; hidden if stderr is not a terminal.
 fn progress(lines: Lines) -> ProgressBar {
     let shown = io::stderr().is_terminal() && !(lines == Lines::Data && io::stdout().is_terminal());
     if !shown {
@@ -160,7 +160,7 @@ fn progress(lines: Lines) -> ProgressBar {
     bar
 }
 
-/// Ends the build of the draft that is under way.
+/// Cancels the running build of the draft.
 pub(super) async fn cancel(session: &Session, app: &AppId) -> Result<v1::DraftInfo, Error> {
     let request = local::CancelBuildRequest {
         organization_name: app.org.to_string(),

@@ -1,4 +1,4 @@
-//! Where code comes from on the command line.
+//! Code sources on the command line.
 
 use std::{
     fs, io,
@@ -31,19 +31,19 @@ pub(super) enum Language {
 #[command(group = clap::ArgGroup::new("from").required(true).multiple(false))]
 #[group(skip)]
 pub(super) struct Source {
-    /// A folder, a .zip or .tar.gz of one, or with --runtime also one source file.
+    /// A folder, its .zip or .tar.gz archive, or with --runtime a single source file.
     #[arg(short, long, value_name = "PATH", group = "from")]
     code: Option<PathBuf>,
-    /// An image that exists: a tag or id on the server's machine, or a reference to pull.
+    /// An existing image: a tag or id on the server's machine, or a reference to pull.
     #[arg(long, value_name = "REFERENCE", group = "from", conflicts_with_all = ["dockerfile_path", "build_args", "runtime"])]
     image_ref: Option<String>,
-    /// A git repository, over https or as file:///path on the server's machine.
+    /// A git repository, via https or as file:///path on the server's machine.
     #[arg(long, value_name = "URL", group = "from", conflicts_with_all = ["build_args", "runtime"])]
     git_url: Option<String>,
     /// The branch, tag or commit [default: the repository's default branch].
     #[arg(long, value_name = "REF", conflicts_with_all = ["code", "image_ref"])]
     git_ref: Option<String>,
-    /// The folder in the repository that is built [default: its root].
+    /// The folder in the repository to build [default: the root].
     #[arg(long, value_name = "PATH", conflicts_with_all = ["code", "image_ref"])]
     git_sub_path: Option<String>,
     /// The git secret to fetch the repository with.
@@ -56,22 +56,22 @@ pub(super) struct Source {
 /// How code is built.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct How {
-    /// Where the Dockerfile is in the folder [default: Dockerfile].
+    /// The path of the Dockerfile in the folder [default: Dockerfile].
     #[arg(long, value_name = "PATH", conflicts_with = "runtime")]
     dockerfile_path: Option<String>,
     /// A value for an ARG of the Dockerfile; repeatable.
     #[arg(long = "build-arg", value_name = "NAME=VALUE", value_parser = argument, conflicts_with = "runtime")]
     build_args: Vec<(String, String)>,
-    /// The language of a handler that the platform wraps a server around.
+    /// The language of a handler, around which the platform wraps a server.
     #[arg(long, value_enum)]
     runtime: Option<Language>,
-    /// The toolchain of a handler in Rust, such as 1.90 [default: the builder's].
+    /// The toolchain for a Rust handler, such as 1.90 [default: the builder's].
     #[arg(long, value_name = "VERSION", requires = "runtime", value_parser = of_rustup)]
     toolchain: Option<String>,
-    /// The target of a handler in Rust, such as x86_64-unknown-linux-musl [default: the builder's].
+    /// The target for a Rust handler, such as x86_64-unknown-linux-musl [default: the builder's].
     #[arg(long, value_name = "TRIPLE", requires = "runtime", value_parser = of_rustup)]
     target: Option<String>,
-    /// The secret to pull the image, or base images of the Dockerfile, with.
+    /// The secret for pulling the image or the base images of the Dockerfile.
     #[arg(long, value_name = "NAME", conflicts_with = "runtime")]
     registry_secret_ref: Option<String>,
 }
@@ -84,7 +84,7 @@ fn argument(text: &str) -> Result<(String, String), String> {
 }
 
 impl Source {
-    /// The code in a folder.
+    /// The source for the code in a folder.
     pub(super) fn of_folder(folder: PathBuf, how: How) -> Self {
         Self {
             code: Some(folder),
@@ -97,7 +97,7 @@ impl Source {
         }
     }
 
-    /// The code, for people.
+    /// The name of the code, for people.
     pub(super) fn name(&self) -> String {
         if let Some(path) = &self.code {
             return path.display().to_string();
@@ -120,7 +120,7 @@ impl Source {
     /// The request that saves this code as the app's draft.
     ///
     /// # Errors
-    /// When the folder or file cannot be read, or is none that can be sent.
+    /// When the folder or file cannot be read, or cannot be sent as code.
     pub(super) fn save(&self, app: &AppId) -> Result<v1::SaveDraftRequest, Error> {
         Ok(v1::SaveDraftRequest {
             organization_name: app.org.to_string(),
@@ -131,7 +131,7 @@ impl Source {
         })
     }
 
-    /// When a folder was changed last; `None` for code that is none, or cannot be read.
+    /// When the folder was last changed; `None` if the code is not a folder or cannot be read.
     pub(super) fn changed_at(&self) -> Option<SystemTime> {
         let folder = Folder::open(self.code.as_ref()?, self.how.dockerfile()).ok()?;
         folder.changed_at().ok()
@@ -182,7 +182,7 @@ impl Source {
 }
 
 impl How {
-    /// The Dockerfile that the code is built with; `None` where the platform has its own.
+    /// The Dockerfile that the code is built with; `None` if the platform provides it.
     fn dockerfile(&self) -> Option<&str> {
         let own = self.dockerfile_path.as_deref();
         match self.runtime {
@@ -204,13 +204,13 @@ impl How {
     }
 }
 
-/// What rustup may call a toolchain or a target.
+/// Parses the name of a toolchain or target, which is handed to rustup.
 fn of_rustup(name: &str) -> Result<String, String> {
     check_toolchain(name).map(|()| name.to_owned())
 }
 
-/// The bytes to send for a path: a folder is packed, an archive is taken as it is, and one file
-/// where no Dockerfile is needed.
+/// The bytes to send for a path: a folder is packed, an archive is sent unchanged, and so is a
+/// single file if no Dockerfile is needed.
 fn bytes(path: &Path, dockerfile: Option<&str>) -> Result<Vec<u8>, Error> {
     let cannot =
         |e: io::Error| Error::Usage(format!("the code {} cannot be read: {e}", path.display()));

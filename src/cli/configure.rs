@@ -1,7 +1,7 @@
 //! `ignite config` and `ignite login`: the client's own configuration file.
 //!
-//! The file may be another client's too, so keys that are not known stay in it. It can hold a
-//! token: it is written whole, readable by its owner alone.
+//! The file may be shared with another client, so unknown keys stay in it. It can hold a token, so
+//! it is replaced whole and readable only by its owner.
 
 use std::{
     fs,
@@ -34,11 +34,11 @@ pub(super) enum Command {
         /// What to set.
         #[arg(value_enum)]
         key: Key,
-        /// Its value; empty to unset it, or - to read the first line of stdin: other users of a
-        /// machine see a token on a command line.
+        /// The value; empty to unset it, or - to read the first line of stdin, since other users of
+        /// this machine can see a token on the command line.
         value: String,
     },
-    /// Show the values; a token only by its length.
+    /// Show the values, but of a token only its length.
     View,
 }
 
@@ -51,13 +51,13 @@ pub(super) enum Key {
     ApiEndpoint,
     /// The bearer token.
     Token,
-    /// The organization of ids that name none.
+    /// The organization for ids that name none.
     Org,
     /// How answers are printed.
     Output,
-    /// How long an answer may take.
+    /// The longest wait for an answer.
     Timeout,
-    /// Speak without TLS.
+    /// Connect without TLS.
     Debug,
 }
 
@@ -73,7 +73,7 @@ impl Key {
         }
     }
 
-    /// The value as the file has it, refused when the client could not use it.
+    /// The value in the file's form; an error if the client could not use it.
     fn check(self, text: &str) -> Result<Value, Error> {
         let refuse = |why: String| Error::Usage(format!("{}: {why}", self.name()));
         match self {
@@ -81,7 +81,7 @@ impl Key {
             Key::Token if text.split('.').count() == 3 => {}
             Key::Token => {
                 return Err(refuse(
-                    "a token has three parts with dots between".to_owned(),
+                    "a token has three parts separated by dots".to_owned(),
                 ));
             }
             Key::Org => drop(text.parse::<OrgName>().map_err(|e| refuse(e.to_string()))?),
@@ -128,7 +128,7 @@ pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Resu
     }
 }
 
-/// Keeps the token given with `--token` for the commands that follow.
+/// Stores the token given with `--token` for later commands.
 pub(super) fn login(global: &Global, vars: &impl Source) -> Result<(), Error> {
     let token = global.given_token()?.ok_or_else(|| {
         Error::Usage("give the token to keep with --token or --token-file; `ignite token create` makes one on the machine that serves".to_owned())
@@ -176,7 +176,7 @@ fn set(path: &Path, key: Key, value: &str) -> Result<(), Error> {
             .recursive(true)
             .mode(0o700)
             .create(&dir)?;
-        // A temporary file has mode 0600 from the start.
+        // A temporary file has mode 0600 from its creation.
         let mut file = tempfile::NamedTempFile::new_in(&dir)?;
         file.write_all(text.as_bytes())?;
         file.persist(path).map_err(|e| e.error)

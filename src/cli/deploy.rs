@@ -23,28 +23,29 @@ use crate::{api::proto::v1, model::AppId};
 /// What to deploy, and with which settings.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The app, as org:app or app; it is created when it is not there.
+    /// The app, as org:app or app; created if it does not exist.
     id: AppArg,
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     settings: Settings,
-    /// Show the build's log on stderr; an image that exists has none.
+    /// Show the build's log on stderr; an existing image has none.
     #[arg(long)]
     follow: bool,
-    /// Publish without waiting for a replica that is ready: a version that cannot start replaces
-    /// what worked.
+    /// Publish without waiting for a ready replica; a version that cannot start then replaces one
+    /// that worked.
     #[arg(long)]
     no_wait: bool,
 }
 
-/// Creates or updates, saves, builds, publishes, and prints the primary URL alone on stdout.
+/// Creates or updates the app, saves, builds and publishes the code, and prints only the primary
+/// URL on stdout.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id)?;
     let session = context.connect(&app.org).await?;
     let mut client = session.client();
     let begun = Instant::now();
-    // First: nothing is created for code that cannot be read.
+    // Read first, so that no app is created for code that cannot be read.
     let save = args.source.save(&app)?;
 
     configure(&session, &app, &args.settings).await?;
@@ -64,7 +65,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     report(context, &app, &published, begun.elapsed())
 }
 
-/// Creates the app, or changes what the settings name.
+/// Creates the app, or changes the given settings.
 pub(super) async fn configure(
     session: &Session,
     app: &AppId,
@@ -120,7 +121,7 @@ pub(super) fn report(
     }
 }
 
-/// Shows a step on stderr with its duration; on a terminal, also while it runs.
+/// Shows a step and its duration on stderr; a terminal also shows it while it runs.
 async fn step<T>(
     what: &str,
     mut work: impl Future<Output = Result<T, Error>> + Unpin,
@@ -153,7 +154,7 @@ async fn step<T>(
     }
 }
 
-/// A time for people: milliseconds up to a second, then tenths.
+/// A duration for people: milliseconds up to a second, then tenths of a second.
 fn for_people(time: Duration) -> String {
     match time.as_millis() {
         ms @ 0..1000 => format!("{ms} ms"),

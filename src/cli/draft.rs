@@ -18,7 +18,7 @@ use crate::{api::proto::v1, model::AppId};
 /// What to do with a draft.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Save code as the draft, over the one that was there.
+    /// Save code as the draft, replacing the previous one.
     Save {
         /// The app, as org:app or app.
         id: AppArg,
@@ -39,31 +39,32 @@ pub(super) enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Print the log of the draft's build, to its end when it is under way.
+    /// Print the log of the draft's build; follow it while the build is running.
     CompileLogs {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Another build than the draft's last one.
+        /// A build other than the draft's latest.
         #[arg(long, value_name = "ID")]
         build: Option<String>,
     },
-    /// End the build of the draft that is under way.
+    /// Cancel the running build of the draft.
     Cancel {
         /// The app, as org:app or app.
         id: AppArg,
     },
-    /// Send a request to the draft in a container of its own and print the answer.
+    /// Send a request to the draft in a separate container and print the answer.
     Test {
         /// The app, as org:app or app.
         id: AppArg,
         #[command(flatten)]
         sent: Sent,
     },
-    /// Make the draft the active version, once a replica of it is ready.
+    /// Make the draft the active version once a replica of it is ready.
     Publish {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Do not wait for that: a version that cannot start replaces what worked.
+        /// Do not wait for a ready replica; a version that cannot start then replaces one that
+        /// worked.
         #[arg(long)]
         no_wait: bool,
     },

@@ -1,4 +1,4 @@
-//! How a command can fail, and the exit code that says so.
+//! How a command can fail, and the exit code for each failure.
 
 use std::{error::Error as _, fmt::Write as _, io, process::ExitCode, time::Duration};
 
@@ -11,20 +11,20 @@ use crate::api::proto::rpc;
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// The command line asks for something impossible.
+    /// The command line is invalid.
     Usage(String),
-    /// No server was reached.
+    /// No server could be reached.
     Unreachable(String),
-    /// The time given with `--timeout` is over.
+    /// The time given with `--timeout` has run out.
     TimedOut(Duration),
-    /// The server's answer.
+    /// The server answered with an error.
     Api {
-        /// What it said.
+        /// The status in the answer.
         status: Box<tonic::Status>,
-        /// What the user can do about it here.
+        /// What the user can do about it, if known.
         hint: Option<String>,
     },
-    /// The app answered, with a status of 400 or above.
+    /// The app answered with a status of 400 or above.
     AppFailed(u16),
     /// An execution failed; in words.
     ExecutionFailed(String),
@@ -32,18 +32,18 @@ pub(super) enum Error {
     BuildFailed(String),
     /// A version did not become active, according to an event of the app; in words.
     PublishFailed(String),
-    /// The user interrupted the command, after a note on what continues.
+    /// The user interrupted the command; a note has already said what continues.
     Interrupted,
-    /// The reader of our output has closed it.
+    /// The reader of stdout has closed it.
     Closed,
-    /// Any failure of this machine.
+    /// Any other failure, on this machine.
     Other(anyhow::Error),
 }
 
-/// The command line is wrong; clap's own code, and InvalidArgument's.
+/// The command line is invalid: clap's own code, and that of InvalidArgument.
 const USAGE: u8 = 2;
 
-/// The exit code of a gRPC status, as the contract has it; 1 for those it does not name.
+/// The exit code that the contract gives a gRPC status; 1 for statuses it does not name.
 fn exit_code(code: Code) -> u8 {
     match code {
         Code::Ok => 0,
@@ -61,7 +61,7 @@ fn exit_code(code: Code) -> u8 {
 }
 
 impl Error {
-    /// The gRPC status, when the server gave one.
+    /// The gRPC status, if the server answered with one.
     pub(super) fn code(&self) -> Option<Code> {
         match self {
             Error::Api { status, .. } => Some(status.code()),
@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// Adds a hint when the server found nothing and gave none.
+    /// Adds a hint to a NotFound that has none.
     #[must_use]
     pub(super) fn or_hint(self, what: Option<String>) -> Self {
         match self {
@@ -91,9 +91,9 @@ impl Error {
             | Error::BuildFailed(_)
             | Error::PublishFailed(_)
             | Error::Other(_) => 1,
-            // As shells report an end by SIGINT.
+            // The code by which shells report death by SIGINT.
             Error::Interrupted => 130,
-            // A reader that closes the pipe has seen enough: no failure.
+            // A reader that closes the pipe has seen enough; this is not a failure.
             Error::Closed => 0,
         }
     }
@@ -101,12 +101,12 @@ impl Error {
     fn text(&self) -> Option<String> {
         Some(match self {
             Error::Usage(why) | Error::Unreachable(why) => why.clone(),
-            // Apps and builds write part of these.
+            // These contain text written by apps and builds.
             Error::ExecutionFailed(why) | Error::BuildFailed(why) | Error::PublishFailed(why) => {
                 text::quoted(why)
             }
             Error::TimedOut(after) => format!(
-                "no answer within {}; give more time with --timeout",
+                "no answer within {}; allow more time with --timeout",
                 humantime::format_duration(*after)
             ),
             Error::Api { status, hint } => {
@@ -151,7 +151,7 @@ impl From<anyhow::Error> for Error {
     }
 }
 
-/// A line for people, with hidden characters written out. A closed stderr is ignored.
+/// Prints a line for people on stderr, with hidden characters escaped. A closed stderr is ignored.
 pub(super) fn note(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(io::stderr(), "{}", text::shown(line));
@@ -164,13 +164,14 @@ pub(super) fn warn(warnings: &[String]) {
     }
 }
 
-/// The message, the reason, and the wrong fields unless the message has them already.
+/// The message, the reason, and the invalid fields unless the message already names them.
 fn describe(status: &tonic::Status) -> String {
     let mut text = match status.message() {
         "" => format!("the server answered {:?}", status.code()),
         message => text::quoted(message),
     };
-    // For a broken connection tonic's own message says only that the transport failed.
+    // For a broken connection tonic's own message says only that the transport failed; the source
+    // says why.
     let mut source = status.source();
     while let Some(cause) = source {
         if cause.source().is_none() && !text.contains(&cause.to_string()) {

@@ -3,11 +3,11 @@
 use super::{Context, Error, context::Session, failure::note};
 use crate::api::proto::v1::{self, ExecutionStatus};
 
-/// Follows an execution to its end. `each` gets every update, the last one too.
+/// Follows an execution to its end. `each` receives every update, including the last.
 ///
 /// # Errors
-/// Those of the server and of `each`, and [`Error::TimedOut`] when `--timeout` was given. How the
-/// execution ended is none; see [`outcome`].
+/// Those of the server and of `each`, and [`Error::TimedOut`] when `--timeout` was given. A failed
+/// execution is not an error here; see [`outcome`].
 pub(super) async fn to_end(
     context: &Context,
     session: &Session,
@@ -45,7 +45,7 @@ pub(super) async fn to_end(
     }
 }
 
-/// Whether nothing changes about it any more.
+/// Whether the execution has reached a final status.
 pub(super) fn is_over(execution: &v1::Execution) -> bool {
     matches!(
         execution.status(),
@@ -56,7 +56,7 @@ pub(super) fn is_over(execution: &v1::Execution) -> bool {
 /// Success for an execution that completed.
 ///
 /// # Errors
-/// [`Error::ExecutionFailed`] for any other, with the reason.
+/// [`Error::ExecutionFailed`] with the reason for every other status.
 pub(super) fn outcome(execution: &v1::Execution) -> Result<(), Error> {
     let how = match execution.status() {
         ExecutionStatus::Completed => return Ok(()),

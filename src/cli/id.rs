@@ -6,7 +6,7 @@ use crate::model::{AppId, AppName, OrgName};
 /// An id on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AppArg {
-    /// The organization, when the id names one.
+    /// The organization, if the id names one.
     pub(super) org: Option<OrgName>,
     /// The app.
     pub(super) name: AppName,
@@ -15,12 +15,12 @@ pub(super) struct AppArg {
 impl std::str::FromStr for AppArg {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        // The API writes ids with a slash; who pastes one means the same.
+        // The API writes ids with a slash; a pasted one is accepted too.
         let (org, name) = match s.split_once([':', '/']) {
             Some((org, name)) => (Some(org), name),
             None => (None, s),
         };
-        let form = |e: &dyn std::fmt::Display| format!("{e}; an app is named as org:app, or app");
+        let form = |e: &dyn std::fmt::Display| format!("{e}; write org:app, or app");
         Ok(Self {
             org: org.map(|o| o.parse().map_err(|e| form(&e))).transpose()?,
             name: name.parse().map_err(|e| form(&e))?,
@@ -29,10 +29,10 @@ impl std::str::FromStr for AppArg {
 }
 
 impl AppArg {
-    /// The whole id, with the organization in use where this one names none.
+    /// The full id, with the organization in use if this one names none.
     ///
     /// # Errors
-    /// [`Error::Usage`] when `org` cannot be had.
+    /// The error of `org`, which is called only when the id names no organization.
     pub(super) fn within(
         self,
         org: impl FnOnce() -> Result<OrgName, Error>,

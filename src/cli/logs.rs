@@ -1,4 +1,4 @@
-//! `ignite app logs`: what an app's replicas wrote.
+//! `ignite app logs`: prints the logs of an app's replicas.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,24 +11,24 @@ use super::{
 };
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
-/// Older lines that following begins with when no limit is given: as `tail -f` does.
+/// How many older lines to show before following when no limit is given, as `tail -f` does.
 const FOLLOW_TAIL: u32 = 10;
 
-/// Which lines are wanted.
+/// Which lines to print.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The app, as org:app or app.
     id: AppArg,
-    /// Go on with lines as they come, of replicas that start later too.
+    /// Keep printing new lines as they arrive, including those of replicas that start later.
     #[arg(short, long)]
     follow: bool,
-    /// Only this replica's.
+    /// Only lines of this replica.
     #[arg(long, value_name = "ID")]
     replica: Option<String>,
-    /// Only lines that are not older, such as 10m.
+    /// Only lines written within this time, such as 10m.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// Most lines, the newest; with --follow, how many older ones to begin with.
+    /// How many of the newest lines to print; with --follow, how many to print before following.
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
     limit: Option<u32>,
 }
@@ -46,7 +46,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let lines = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let session = context.connect(&app.org).await?;
     if args.follow {
-        // What is too old is left out here: the contract's stream only counts lines.
+        // Old lines are filtered here: the contract's stream can only limit the number of lines.
         let all = if since_ms > 0 {
             i32::MAX as u32
         } else {
@@ -85,7 +85,7 @@ async fn print(
     show(context, &log, &nothing)
 }
 
-/// Prints lines; a table without any gets a note.
+/// Prints lines; an empty table gets a note.
 pub(super) fn show(
     context: &Context,
     log: &v1::GetAppLogsResponse,
@@ -104,8 +104,8 @@ pub(super) fn show(
         .try_for_each(|line| output::line(&line_of(line, context.format)))
 }
 
-/// Prints what an app has written since a time (Unix milliseconds), as far as it is still there,
-/// and what it writes from now on.
+/// Prints what an app has logged since a time (Unix milliseconds), as far as it is still kept, and
+/// what it logs from now on.
 pub(super) async fn follow_since(
     context: &Context,
     session: &Session,
@@ -137,7 +137,7 @@ async fn follow(
                 continue;
             }
             match format {
-                // One line a line, as the HTTP gateway has it.
+                // One log line per line, as the HTTP gateway streams it.
                 Format::Json => output::line(
                     &serde_json::to_string(&output::dynamic("LogLine", &line)?)
                         .map_err(|e| Error::Other(e.into()))?,
@@ -160,7 +160,7 @@ async fn follow(
     }
 }
 
-/// A line for people; `wide` has version and output too.
+/// A line for people; `wide` adds version and output.
 fn line_of(line: &v1::LogLine, format: Format) -> String {
     let ms = u64::try_from(line.timestamp_ms).unwrap_or_default();
     let at = UNIX_EPOCH

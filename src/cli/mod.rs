@@ -1,8 +1,8 @@
-//! The command line: `serve` and `token` for who runs the platform, the rest for who uses it.
+//! The command line: `serve`, `token`, `prune` and `store` operate the platform, the rest uses it.
 //!
-//! Client commands speak gRPC through the generated client and nothing else. Data goes to
-//! stdout, everything for people to stderr, and the exit code follows the gRPC status
-//! (`failure.rs`). Where the server is and who calls is found out in `context/`.
+//! Client commands use only the generated gRPC client. Data goes to stdout, notes for people go to
+//! stderr, and the exit code follows the gRPC status (`failure.rs`). `context/` determines where
+//! the server is and who calls.
 
 use std::process::ExitCode;
 
@@ -63,9 +63,9 @@ enum Command {
     /// Make bearer tokens with this machine's signing key.
     #[command(subcommand)]
     Token(token::Command),
-    /// Remove containers and networks left by instances that are gone.
+    /// Remove containers and networks left behind by instances that no longer exist.
     Prune(serve::PruneArgs),
-    /// Check, compact or export the store in the data directory, while nothing serves from it.
+    /// Check, compact, repair or export the store in the data directory, while no server uses it.
     #[command(subcommand)]
     Store(store::Command),
     #[command(flatten)]
@@ -73,35 +73,35 @@ enum Command {
     /// The client's own configuration.
     #[command(subcommand)]
     Config(configure::Command),
-    /// Keep a token (given with --token or --token-file) for the commands that follow.
+    /// Store a token (given with --token or --token-file) for later commands.
     Login,
 }
 
-/// The commands that speak to a server.
+/// The commands that call a server.
 #[derive(Debug, Subcommand)]
 enum Remote {
     /// Apps: create, configure, deploy, delete.
     #[command(subcommand, visible_aliases = ["function", "fn"])]
     App(app::Command),
-    /// Keep a folder live at one URL: build and publish it at each change, and show the app's log.
+    /// Keep a folder live at one URL: build and publish it on each change, and show the app's log.
     Dev(dev::Args),
-    /// The code that an app will run once it is published.
+    /// The draft: the code that the next publish makes a version of.
     #[command(subcommand)]
     Draft(draft::Command),
-    /// What was published, and the way back to it.
+    /// Published versions, and rolling back to them.
     #[command(subcommand)]
     Version(version::Command),
-    /// Send a request to an app and print its answer, or leave it to run with --async.
+    /// Send a request to an app and print its answer, or run it in the background with --async.
     Invoke(invoke::Args),
-    /// Asynchronous executions: what `invoke --async` began.
+    /// Asynchronous executions, started by `invoke --async`.
     #[command(subcommand, visible_alias = "exec")]
     Execution(execution::Command),
-    /// Credentials for registries and git servers, of the organization in use.
+    /// The organization's credentials for registries and git servers.
     #[command(subcommand)]
     Secret(secret::Command),
 }
 
-/// Parses the command line, runs the command, and says how it went.
+/// Parses the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
@@ -139,7 +139,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
             Remote::Secret(command) => Box::pin(secret::run(&context, command)).await,
         }
     });
-    // A thread that still reads stdin must not keep the process.
+    // A thread that still reads stdin must not keep the process alive.
     runtime.shutdown_background();
     outcome
 }

@@ -34,13 +34,13 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Whether programs read it.
+    /// Whether the output is meant for programs.
     pub(super) fn is_structured(self) -> bool {
         matches!(self, Format::Json | Format::Yaml)
     }
 
-    /// Prints a message of the contract. `name` is as for [`dynamic`]; `table` is asked
-    /// for the table, with whether it may be wide.
+    /// Prints a message of the contract. `name` is as for [`dynamic`]; `table` builds the table and
+    /// takes whether it may be wide.
     pub(super) fn print<M: prost::Message>(
         self,
         name: &str,
@@ -54,7 +54,7 @@ impl Format {
         }
     }
 
-    /// Prints a value as JSON or YAML; tables have no form for it and take JSON.
+    /// Prints a value as JSON or YAML; the table formats fall back to JSON.
     pub(super) fn print_value(self, value: &impl Serialize) -> Result<(), Error> {
         let text = match self {
             Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| Error::Other(e.into()))?,
@@ -67,7 +67,7 @@ impl Format {
 /// A message of the contract that serializes as proto3 JSON, in the contract's order. `name` is
 /// its name in `dodil.ignite.v1`, or its full name.
 pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
-    // A name with its package is taken as it is.
+    // A name with a dot already includes its package.
     let full = if name.contains('.') {
         name.to_owned()
     } else {
@@ -85,7 +85,8 @@ pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<Dyna
     Ok(dynamic)
 }
 
-/// Bytes on stdout at once: as they are, but on a terminal without what would do something there.
+/// Writes bytes to stdout and flushes: unchanged, except that a terminal gets control characters
+/// escaped.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
     static PIECES: Mutex<Pieces> = Mutex::new(Pieces::new());
     let mut out = io::stdout().lock();
@@ -97,14 +98,14 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-/// One line, or several, on stdout, with hidden characters written out.
+/// Prints one or more lines on stdout, with hidden characters escaped.
 pub(super) fn line(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", text::shown(text))?;
     Ok(out.flush()?)
 }
 
-/// A table on stdout, from the first column of the terminal on.
+/// Prints a table on stdout without left padding.
 pub(super) fn columns(mut table: Table) -> Result<(), Error> {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -122,7 +123,7 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A table of a name and a value in each row.
+/// A table with a name and a value in each row.
 pub(super) fn rows(rows: &[(&str, String)]) -> Table {
     let mut table = table(&[]);
     for (name, value) in rows {
@@ -131,7 +132,8 @@ pub(super) fn rows(rows: &[(&str, String)]) -> Table {
     table
 }
 
-/// A name of an enum without its prefix, in lower case: `DEPLOYMENT_STATE_CREATED` → `created`.
+/// The name of an enum value without its prefix, in lower case: `DEPLOYMENT_STATE_CREATED` →
+/// `created`.
 pub(super) fn plain(wire: &str, prefix: &str) -> String {
     let bare = wire.strip_prefix(prefix).unwrap_or(wire);
     bare.trim_start_matches('_')

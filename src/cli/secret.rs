@@ -17,7 +17,7 @@ use crate::{
 /// What to do with secrets.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a secret, or overwrite the one of that name.
+    /// Create a secret, or overwrite the one with that name.
     Create(Create),
     /// Show a secret with its value.
     Get {
@@ -27,7 +27,7 @@ pub(super) enum Command {
     /// List the organization's secrets without their values.
     #[command(visible_alias = "ls")]
     List,
-    /// Delete a secret; one that is not there is fine.
+    /// Delete a secret; a missing one is not an error.
     #[command(visible_alias = "rm")]
     Delete {
         /// The secret's name.
@@ -49,7 +49,7 @@ enum Type {
 /// A new secret.
 #[derive(Debug, clap::Args)]
 pub(super) struct Create {
-    /// 1 to 64 of letters, digits, '-' and '_'.
+    /// The secret's name: 1 to 64 letters, digits, '-' and '_'.
     name: SecretName,
     /// What it is for.
     #[arg(long = "type", value_enum, default_value = "registry")]
@@ -57,15 +57,15 @@ pub(super) struct Create {
     /// The user name.
     #[arg(long, default_value = "")]
     username: String,
-    /// The host, with port if any, that it is for. Left out: Docker Hub; of a git secret, the host of
-    /// the first repository that it is used for.
+    /// The host that it is for, with the port if any [default: Docker Hub; for a git secret, the
+    /// host of the first repository that it is used for].
     #[arg(long, value_name = "HOST", default_value = "")]
     server: String,
     #[command(flatten)]
     password: Password,
 }
 
-/// Where the password comes from; one of them.
+/// Where the password comes from; exactly one source.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Password {
@@ -77,7 +77,7 @@ struct Password {
     password_stdin: bool,
 }
 
-/// Text that is not printed by accident.
+/// Text that cannot be printed by accident.
 #[derive(Clone)]
 struct Hidden(String);
 
@@ -100,7 +100,7 @@ impl Create {
             None => {
                 let mut text = String::new();
                 std::io::stdin().lock().read_to_string(&mut text)?;
-                // What `echo` adds.
+                // The line end that `echo` adds.
                 let text = text.strip_suffix('\n').unwrap_or(&text);
                 text.strip_suffix('\r').unwrap_or(text).to_owned()
             }
@@ -126,7 +126,7 @@ impl Create {
 
 /// Runs one of the commands.
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
-    // Before a password is asked for.
+    // Resolved before a password is read.
     let session = context.connect(&context.org()?).await?;
     match command {
         Command::Create(create) => {

@@ -16,7 +16,7 @@ use crate::{
 /// The configuration cannot be used: `EX_USAGE` of sysexits.h.
 const EXIT_BAD_CONFIG: u8 = 64;
 
-/// What `serve` can be told; each setting is in `--dump-config` with its name in the file.
+/// The flags of `serve`; `--dump-config` lists every setting by its name in the file.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where the JSON API and the app URLs listen, as address:port; port 0 takes a free one.
@@ -25,25 +25,25 @@ pub(super) struct Args {
     /// Where gRPC listens, as address:port; port 0 takes a free one.
     #[arg(long)]
     grpc_addr: Option<String>,
-    /// Where the state is kept.
+    /// The data directory, where the state is kept.
     #[arg(long)]
     data_dir: Option<String>,
-    /// App URLs are names under this domain.
+    /// The base domain of app URLs.
     #[arg(long)]
     base_domain: Option<String>,
     /// Scheme and port of public URLs behind a TLS proxy, such as https://:443.
     #[arg(long)]
     public_url: Option<String>,
-    /// Keep nothing: remove containers, network and state on exit.
+    /// Keep nothing: remove containers, networks and state on exit.
     #[arg(long)]
     ephemeral: bool,
     /// Leave containers running on a clean stop, for the next start to adopt.
     #[arg(long)]
     keep_replicas: bool,
-    /// Give a data directory that is a copy of another one an identity of its own.
+    /// Give a data directory that was copied from another a new identity.
     #[arg(long)]
     new_instance: bool,
-    /// Refuse what the platform would refuse, instead of warning.
+    /// Refuse what the cloud platform would refuse, instead of warning.
     #[arg(long)]
     strict: bool,
     /// Whom the platform serves: sandbox, team or tenants.
@@ -52,10 +52,10 @@ pub(super) struct Args {
     /// A file with the seccomp profile of containers.
     #[arg(long)]
     seccomp: Option<String>,
-    /// What runs apps' containers, by its name in the engine, such as runsc.
+    /// The engine's runtime for apps' containers, such as runsc.
     #[arg(long)]
     runtime: Option<String>,
-    /// A network of the engine that every app joins as well.
+    /// A network of the engine that every app also joins.
     #[arg(long)]
     network: Option<String>,
     /// How containers are reached: auto, direct or published.
@@ -64,25 +64,25 @@ pub(super) struct Args {
     /// The container engine's address.
     #[arg(long)]
     docker_host: Option<String>,
-    /// The organization of this machine's client when none is given.
+    /// The client's organization on this machine when none is given.
     #[arg(long)]
     default_org: Option<String>,
-    /// Longest wait of a request for a replica, in seconds.
+    /// The longest that a request waits for a replica, in seconds.
     #[arg(long)]
     cold_start_budget_secs: Option<String>,
-    /// Floor under the scale-down period of apps, in seconds.
+    /// The shortest scale-down period of apps, in seconds.
     #[arg(long)]
     min_scaledown_secs: Option<String>,
-    /// Most replicas of one app.
+    /// The most replicas of one app.
     #[arg(long)]
     max_replicas_cap: Option<String>,
-    /// What becomes of replicas that are not needed: pause, prepared or none.
+    /// How spare replicas are kept: pause, prepared or none.
     #[arg(long)]
     standby: Option<String>,
     /// Who freezes containers: engine, cgroup or auto.
     #[arg(long)]
     freezer: Option<String>,
-    /// Log lines as plain or json.
+    /// The format of log lines: plain or json.
     #[arg(long)]
     log_format: Option<String>,
     /// A log level, or a filter such as info,ignite::fleet=debug.
@@ -91,12 +91,12 @@ pub(super) struct Args {
     /// Any setting by its name in the configuration file; repeatable.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
-    /// Print the configuration that results, as TOML, and exit.
+    /// Print the resulting configuration as TOML and exit.
     #[arg(long)]
     dump_config: bool,
 }
 
-/// What `prune` can be told.
+/// The flags of `prune`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PruneArgs {
     /// The container engine's address.
@@ -105,10 +105,11 @@ pub(super) struct PruneArgs {
     /// The data directory of the instance on this machine.
     #[arg(long)]
     data_dir: Option<String>,
-    /// How long ago the lease of an instance out of sight must have run out, such as 1h.
+    /// How long ago the lease of an instance that cannot be seen from here must have expired, such
+    /// as 1h.
     #[arg(long, value_name = "DURATION")]
     after: Option<String>,
-    /// Take this instance for gone, though nobody can tell from here; repeatable.
+    /// Treat this instance as gone, though that cannot be verified from here; repeatable.
     #[arg(long, value_name = "INSTANCE")]
     gone: Vec<String>,
     /// The same, and remove the volumes of its apps and the images built for them; repeatable.
@@ -192,8 +193,8 @@ pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
     })
 }
 
-/// Removes what instances that are gone have left, and prints what it removed and what stays: 0
-/// when nothing failed.
+/// Removes what vanished instances left behind, and prints what it removed and what stays: 0 when
+/// nothing failed.
 pub(super) fn prune(args: PruneArgs, global: &Global) -> ExitCode {
     let mut flags = Flags::default();
     flags.set("docker_host", args.docker_host.as_deref(), "--docker-host");
@@ -226,7 +227,7 @@ pub(super) fn prune(args: PruneArgs, global: &Global) -> ExitCode {
     })
 }
 
-/// The settings that differ, without the log level.
+/// The names of the settings that differ, without the log level.
 fn changed(before: &Config, now: &Config) -> Vec<String> {
     let (before, now) = (before.to_toml(), now.to_toml());
     let lines = before.lines().zip(now.lines()).filter(|(a, b)| a != b);
@@ -240,12 +241,12 @@ fn changed(before: &Config, now: &Config) -> Vec<String> {
         .collect()
 }
 
-/// The configuration, with the log set up by it.
+/// Loads the configuration and sets up the log accordingly.
 pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitCode> {
     load_with_filter(flags, file).map(|(config, _)| config)
 }
 
-/// [`load`], and the way to change the log's filter.
+/// As [`load`]; also returns the function that changes the log's filter.
 fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, SetFilter), ExitCode> {
     let bad = |text: String| {
         note(&format!("ignite: {text}"));

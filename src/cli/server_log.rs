@@ -1,8 +1,7 @@
-//! The log of `ignite serve`: events on stderr, one a line, without what is sent and received.
+//! The log of `ignite serve`: events on stderr, one per line, without the content of messages.
 //!
-//! Below `info` only this program's own events are logged. Those of libraries, the HTTP client's
-//! above all, show bodies and headers as they go over the wire: environments of containers,
-//! credentials of registries, tokens.
+//! Below `info` only this program's own events are logged. Those of libraries, above all the HTTP
+//! client, show bodies and headers as sent: container environments, registry credentials, tokens.
 
 use std::io;
 
@@ -20,16 +19,16 @@ use tracing_subscriber::{
 use super::text;
 use crate::config::{Config, LogFormat};
 
-/// What the events of this program are about, as far as their modules go.
+/// The root of the event targets of this program.
 const OURS: &str = "ignite";
 
-/// Puts another level or filter in place of the log's.
+/// Replaces the log's filter by another level or filter.
 pub(super) type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
 
-/// Sets the log up.
+/// Installs the global subscriber.
 ///
 /// # Errors
-/// When the filter cannot be read, or there is a log already.
+/// When the filter is invalid, or a subscriber is already installed.
 pub(super) fn install(config: &Config) -> anyhow::Result<SetFilter> {
     let (filter, handle) = reload::Layer::new(filter(&config.log_level)?);
     let ansi = config.log_format == LogFormat::Plain && io::IsTerminal::is_terminal(&io::stderr());
@@ -58,7 +57,7 @@ where
     M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let ansi = lines.ansi;
-    // Told on stderr, which is what could not be written to: a panic then.
+    // Internal errors would be reported on stderr, the very stream that failed, and panic.
     let layer = fmt::layer().log_internal_errors(false).with_writer(lines);
     match format {
         LogFormat::Plain => layer.with_ansi(ansi).boxed(),
@@ -79,7 +78,7 @@ fn may_be_told(event: &Metadata<'_>) -> bool {
     is_ours || *event.level() <= Level::INFO
 }
 
-/// Writes each event in one line.
+/// Writes each event on one line.
 struct Lines<M> {
     ansi: bool,
     to: M,
@@ -104,7 +103,7 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Lines<M> {
 
 impl<W: io::Write> io::Write for Line<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // An event comes whole, as text.
+        // The layer writes each event as one whole piece of text.
         let line = text::logged(&String::from_utf8_lossy(event), self.ansi);
         self.to.write_all(line.as_bytes())?;
         Ok(event.len())
@@ -136,7 +135,7 @@ mod tests {
         }
     }
 
-    /// What a log at this level has of what happens.
+    /// What a log at this level records while `happens` runs.
     fn log(level: &str, format: LogFormat, happens: impl FnOnce()) -> String {
         let sink = Sink::default();
         let to = sink.clone();

@@ -1,8 +1,8 @@
 //! The client's own configuration file, `config.yaml`.
 //!
-//! Looked for in `$DODIL_CONFIG_DIR`, `$IGNITE_CONFIG_DIR`, `~/.config/unified-cli` and
-//! `~/.ignite`; the first directory that has one wins. Keys that are not known are left alone:
-//! the file is shared with other clients.
+//! It is searched for in `$DODIL_CONFIG_DIR`, `$IGNITE_CONFIG_DIR`, `~/.config/unified-cli` and
+//! `~/.ignite`; the first directory that has one wins. Unknown keys are ignored, because the file
+//! is shared with other clients.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::config::Source;
 /// The file's name in its directory.
 const FILE: &str = "config.yaml";
 
-/// What the file can say; everything is optional.
+/// The content of the file; everything is optional.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(super) struct Settings {
@@ -23,22 +23,22 @@ pub(super) struct Settings {
     pub(super) api_endpoint: Option<String>,
     /// A bearer token.
     pub(super) token: Option<String>,
-    /// The organization of ids that name none.
+    /// The organization for ids that name none.
     #[serde(alias = "organization", alias = "org_name")]
     pub(super) org: Option<String>,
     /// How answers are printed.
     pub(super) output: Option<String>,
-    /// How long an answer may take.
+    /// The longest wait for an answer.
     pub(super) timeout: Option<String>,
     /// No TLS.
     pub(super) debug: Option<bool>,
 }
 
 impl Settings {
-    /// Reads the file that `--config` names (the file or its directory), else the first found.
+    /// Reads the file that `--config` names (the file or its directory), else the first one found.
     ///
     /// # Errors
-    /// When the named file is missing, or the file is not to be read or understood.
+    /// When the named file is missing, or the file cannot be read or parsed.
     pub(super) fn load(named: Option<&Path>, vars: &impl Source) -> Result<Self, Error> {
         let path = match named {
             Some(_) => path(named, vars),
@@ -55,11 +55,11 @@ impl Settings {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        // An empty document is null, and as good as an empty map.
+        // An empty document parses as null and counts as an empty map.
         Ok(serde_yaml_ng::from_str::<Option<Self>>(text)?.unwrap_or_default())
     }
 
-    /// The format that the file asks for.
+    /// The output format set in the file.
     pub(super) fn format(&self) -> Result<Option<Format>, Error> {
         self.output
             .as_deref()
@@ -67,14 +67,13 @@ impl Settings {
             .transpose()
             .map_err(|_| {
                 Error::Usage(
-                    "`output` in the configuration is none of table, json, yaml and wide"
-                        .to_owned(),
+                    "`output` in the configuration must be table, json, yaml or wide".to_owned(),
                 )
             })
     }
 }
 
-/// The file that `--config` names, else the first found, else where a new one goes.
+/// The file that `--config` names, else the first one found, else the path for a new one.
 pub(super) fn path(named: Option<&Path>, vars: &impl Source) -> Option<PathBuf> {
     match named {
         Some(path) if path.is_dir() => Some(path.join(FILE)),
@@ -83,7 +82,8 @@ pub(super) fn path(named: Option<&Path>, vars: &impl Source) -> Option<PathBuf> 
             let found = directories(vars)
                 .map(|dir| dir.join(FILE))
                 .find(|file| file.exists());
-            // `~/.ignite` is ours alone; a variable says more plainly where to.
+            // A directory named by a variable is an explicit choice; otherwise `~/.ignite`, which
+            // is ours alone.
             let var = |name: &str| vars.get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
             let new = || {
                 var("DODIL_CONFIG_DIR")

@@ -1,4 +1,4 @@
-//! `ignite store`: the store in the data directory, while nothing serves from it.
+//! `ignite store`: works on the store in the data directory while no server uses it.
 
 use std::process::ExitCode;
 
@@ -16,14 +16,14 @@ use crate::{
 /// What to do with the store.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Read everything and say what is damaged and what to do; ends with 1 when something is.
+    /// Read everything and report damage and what to do about it; exits with 1 if there is any.
     Check(Args),
-    /// Give the disk back what deleted and overwritten records still take.
+    /// Free the disk space that deleted and overwritten records still take.
     Compact(Args),
-    /// Save what is whole in a damaged journal of the executions, and say what is lost; the
-    /// journal is copied first.
+    /// Save the intact part of a damaged journal of executions and report what is lost; the journal
+    /// is copied first.
     Repair(Args),
-    /// Print every app and every execution as a line of JSON.
+    /// Print every app and every execution, each as a line of JSON.
     Export(Args),
 }
 
@@ -177,7 +177,7 @@ fn request_json(stored: &Execution) -> Value {
     })
 }
 
-/// A line for each database, each problem, and the end.
+/// One line per database, one per problem, and a conclusion.
 fn text(report: &Report) -> String {
     let mut lines = Vec::new();
     for database in &report.databases {

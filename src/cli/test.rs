@@ -1,10 +1,10 @@
-//! `ignite draft test`, `ignite version test`: one request to what does not serve.
+//! `ignite draft test`, `ignite version test`: sends one request to code that is not active.
 
 use super::{Context, Error, failure::note, invoke::Sent, output, text};
 use crate::{api::proto::v1, model::AppId};
 
-/// Sends a request to a version, or to the draft, and prints the answer; an app's status of 400
-/// or above fails the command.
+/// Sends a request to a version, or to the draft, and prints the answer; a status of 400 or above
+/// from the app fails the command.
 pub(super) async fn run(
     context: &Context,
     app: &AppId,
@@ -35,7 +35,7 @@ pub(super) async fn run(
             let answer = session
                 .answer(session.client().test_app_version(request))
                 .await?;
-            // The two answers are the same message under two names.
+            // The two answers have the same fields under two names.
             let answer = v1::TestDraftResponse {
                 result: answer.result,
             };

@@ -1,38 +1,37 @@
-//! Words of others on a terminal and in a log: what they would do there is written out instead.
+//! Untrusted text on a terminal and in a log: its control characters are escaped.
 //!
-//! What an app, a build or an image says can carry escape sequences that move the cursor, change
-//! the title or answer for the user, and line breaks after which anything looks like the next line
-//! of a log. Hidden characters are written as JSON writes them (`\u001b`), which is right inside of
-//! JSON, too.
+//! Text from an app, a build or an image can carry escape sequences that move the cursor, change
+//! the title or type for the user, and line breaks that forge the next line of a log. Hidden
+//! characters are escaped as in JSON (`\u001b`), which is also right inside JSON.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// What stands before the lines of a text that came from elsewhere, but for its first one.
+/// The prefix of the lines of untrusted text after its first.
 const QUOTE: &str = "\n  | ";
 
-/// Whether a character does something instead of being seen: control characters of both sets,
-/// line and paragraph separators, and those that turn the direction of what follows.
+/// Whether a character acts instead of being seen: control characters of both sets, line and
+/// paragraph separators, and characters that change the text direction.
 fn is_hidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with its hidden characters written out, but for ends of lines and tabs.
+/// The text with its hidden characters escaped, except line ends and tabs.
 pub(super) fn shown(text: &str) -> Cow<'_, str> {
     escaped(text, |c| matches!(c, '\n' | '\t'))
 }
 
-/// The text in one line.
+/// The text on one line.
 pub(super) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c == '\t')
 }
 
-/// A text of several lines, of which none but the first can be taken for one of ours.
+/// A text of several lines; the prefix keeps all but the first from passing for one of ours.
 pub(super) fn quoted(text: &str) -> String {
     shown(text.trim_end_matches('\n')).replace('\n', QUOTE)
 }
 
-/// An event of the log in one line, with the end that it has. Colours stay where `ansi` says that
-/// there are some; what others said in such a log has been written out by then.
+/// A log event on one line, with its own line end. With `ansi`, colours are kept; untrusted text in
+/// the event has been escaped by then.
 pub(super) fn logged(event: &str, ansi: bool) -> String {
     let (event, end) = match event.strip_suffix('\n') {
         Some(event) => (event, "\n"),
@@ -57,21 +56,21 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            // All of them are in the first plane.
+            // All hidden characters are in the first plane, so four digits are enough.
             c => drop(write!(out, "\\u{:04x}", u32::from(c))),
         }
     }
     Cow::Owned(out)
 }
 
-/// Bytes of whatever kind, in pieces, for a terminal.
+/// Escapes arbitrary bytes for a terminal, piece by piece.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    /// The piece before ended with the first byte of what may be a control character of two.
+    /// The previous piece ended with a byte that may begin a two-byte control character.
     lead: bool,
 }
 
-/// The first byte of the second set of control characters in UTF-8.
+/// The first byte of the second set (C1) of control characters in UTF-8.
 const LEAD: u8 = 0xc2;
 
 impl Pieces {
@@ -79,7 +78,7 @@ impl Pieces {
         Self { lead: false }
     }
 
-    /// One piece, with its control characters written out, but for ends of lines and tabs.
+    /// One piece, with its control characters escaped, except line ends and tabs.
     pub(super) fn shown(&mut self, piece: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(piece.len());
         for byte in piece {

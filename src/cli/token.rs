@@ -14,9 +14,9 @@ use crate::{
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print a token for an organization (named with --org), and nothing else.
+    /// Print only a token for an organization (given with --org).
     Create {
-        /// How long the token lives, such as 30m or 24h.
+        /// The lifetime of the token, such as 30m or 24h.
         #[arg(long, value_parser = parse_duration, default_value = "24h")]
         ttl: Duration,
         /// The server's data directory [env: IGNITE_DATA_DIR].
@@ -25,7 +25,7 @@ pub(super) enum Command {
     },
 }
 
-/// Runs the command; needs no server.
+/// Runs the command without a server.
 pub(super) fn run(command: Command, org: Option<&str>) -> Result<(), Error> {
     let Command::Create { ttl, data_dir } = command;
     let org: OrgName = org
@@ -46,7 +46,7 @@ pub(super) fn run(command: Command, org: Option<&str>) -> Result<(), Error> {
             )
         })?;
     let opened = match SigningKey::open(&dir) {
-        // The server would make the key at its first start; made here first, it is the one it takes.
+        // The server creates the key at its first start, or uses the one created here before.
         Err(identity::Error::Missing(_)) => {
             note(&format!("made a new signing key in {}", dir.display()));
             SigningKey::open_or_create(&dir)

@@ -1,4 +1,4 @@
-//! `ignite version`: what was published, and the way back to it.
+//! `ignite version`: what was published, and how to roll back to it.
 
 use std::{
     io::Write as _,
@@ -22,12 +22,12 @@ use crate::api::proto::v1;
 /// What to do with versions.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the published versions, the newest first.
+    /// List the published versions, newest first.
     #[command(visible_alias = "ls")]
     List {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Most versions to list; all when left out.
+        /// The most versions to list [default: all].
         #[arg(long)]
         limit: Option<u32>,
     },
@@ -35,40 +35,41 @@ pub(super) enum Command {
     Get {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Its number.
+        /// The version number.
         #[arg(value_name = "VERSION")]
         number: u32,
     },
-    /// Let an earlier version serve again, with the settings it was published with, once a replica
-    /// of it is ready.
+    /// Make an earlier version active again, with the settings it was published with, once a
+    /// replica of it is ready.
     Rollback {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Its number.
+        /// The version number.
         #[arg(value_name = "VERSION")]
         number: u32,
-        /// Do not wait for that: a version that cannot start replaces what worked.
+        /// Do not wait for a ready replica; a version that cannot start then replaces one that
+        /// worked.
         #[arg(long)]
         no_wait: bool,
     },
-    /// Send a request to a version in a container of its own and print the answer.
+    /// Send a request to a version in a separate container and print the answer.
     Test {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Its number.
+        /// The version number.
         #[arg(value_name = "VERSION")]
         number: u32,
         #[command(flatten)]
         sent: Sent,
     },
-    /// Show the code of a version, or of the draft when no version is named.
+    /// Show the code of a version, or of the draft if no version is given.
     Code {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Its number.
+        /// The version number.
         #[arg(value_name = "VERSION")]
         number: Option<u32>,
-        /// Write the archive or source file there, to save or build it again.
+        /// Write the archive or source file to this path.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
@@ -133,7 +134,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
     }
 }
 
-/// Follows the pages to the end, or to `limit` versions.
+/// Reads pages to the end, or up to `limit` versions.
 async fn list(context: &Context, id: AppArg, limit: Option<u32>) -> Result<(), Error> {
     let app = context.app(id)?;
     let session = context.connect(&app.org).await?;
@@ -147,7 +148,7 @@ async fn list(context: &Context, id: AppArg, limit: Option<u32>) -> Result<(), E
         let request = v1::ListAppVersionsRequest {
             organization_name: app.org.to_string(),
             app_name: app.name.to_string(),
-            // 0 leaves the size of a page to the server.
+            // 0 lets the server choose the page size.
             limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
             cursor: std::mem::take(&mut all.next_cursor),
         };
@@ -214,7 +215,7 @@ fn version_table(version: Option<&v1::AppVersion>) -> Table {
     ])
 }
 
-/// Writes the bytes of code to a file that is not there yet.
+/// Writes the code to a new file; an existing one is not overwritten.
 fn write_code(answer: &v1::GetAppCodeResponse, to: &Path) -> Result<(), Error> {
     use v1::{code_source::Source, image_source};
     let bytes = match answer.code.as_ref().and_then(|c| c.source.as_ref()) {
@@ -225,7 +226,7 @@ fn write_code(answer: &v1::GetAppCodeResponse, to: &Path) -> Result<(), Error> {
         })) => &code.archive,
         _ => {
             return Err(Error::Usage(
-                "this code is an image or a repository, not an archive that could be written to a file"
+                "this code is an image or a repository, not an archive that can be written to a file"
                     .to_owned(),
             ));
         }

@@ -27,7 +27,7 @@ use tables::{app_table, created_table, list_table, state_table};
 /// What to do with apps.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create an app; it runs nothing before the first publish.
+    /// Create an app; nothing runs before its first publish.
     Create {
         /// The app, as org:app or app.
         id: AppArg,
@@ -42,34 +42,34 @@ pub(super) enum Command {
     /// List the organization's apps.
     #[command(visible_alias = "ls")]
     List {
-        /// Most apps to list; all when left out.
+        /// The most apps to list [default: all].
         #[arg(long)]
         limit: Option<u32>,
     },
-    /// Change settings; what is not named stays as it is.
+    /// Change settings; settings not given stay as they are.
     Update {
         /// The app, as org:app or app.
         id: AppArg,
         #[command(flatten)]
         settings: Settings,
     },
-    /// Delete an app with its versions.
+    /// Delete an app and its versions.
     #[command(visible_alias = "rm")]
     Delete {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(short, long)]
         yes: bool,
     },
-    /// Show what an app is doing now.
+    /// Show the current state of an app.
     State {
         /// The app, as org:app or app.
         id: AppArg,
     },
-    /// Print what an app's replicas wrote, by time.
+    /// Print the logs of an app's replicas, ordered by time.
     Logs(logs::Args),
-    /// List an app's replicas, those in warm standby included.
+    /// List an app's replicas, including those in warm standby.
     Replicas {
         /// The app, as org:app or app.
         id: AppArg,
@@ -78,39 +78,39 @@ pub(super) enum Command {
     Events {
         /// The app, as org:app or app.
         id: AppArg,
-        /// How many of the newest.
+        /// How many of the newest events to show.
         #[arg(long, default_value_t = 100)]
         limit: u16,
-        /// Go on with those that happen from now on.
+        /// Keep printing new events as they happen.
         #[arg(short, long)]
         follow: bool,
     },
-    /// Have so many replicas run now; the autoscaler goes on from there.
+    /// Scale to this many replicas now; the autoscaler continues from there.
     Scale {
         /// The app, as org:app or app.
         id: AppArg,
-        /// How many.
+        /// The number of replicas.
         replicas: u32,
     },
-    /// Put an app that nobody asks to zero now.
+    /// Scale an app without requests to zero now.
     Idle {
         /// The app, as org:app or app.
         id: AppArg,
-        /// How deep.
+        /// How deep to put it.
         #[arg(long, value_enum)]
         depth: Option<scale::Depth>,
     },
-    /// Wait until an app has so many replicas, or is idle.
+    /// Wait until an app has a number of ready replicas, or is idle.
     Wait {
         /// The app, as org:app or app.
         id: AppArg,
-        /// How many ready replicas; without it, wait until the app is idle.
+        /// The number of ready replicas; if left out, wait until the app is idle.
         #[arg(long, conflicts_with = "depth")]
         replicas: Option<u32>,
-        /// How deep it has to be idle.
+        /// How deep the app has to be idle.
         #[arg(long, value_enum)]
         depth: Option<scale::Depth>,
-        /// Longest wait, such as 30s.
+        /// The longest wait, such as 30s.
         #[arg(long = "within", default_value = "60s", value_parser = parse_duration)]
         limit: Duration,
     },
@@ -175,7 +175,7 @@ async fn update(context: &Context, id: AppArg, settings: Settings) -> Result<(),
     let app = context.app(id)?;
     let request = settings.update(&app).ok_or_else(|| {
         Error::Usage(
-            "nothing to change; name at least one setting (`ignite app update --help`)".to_owned(),
+            "nothing to change; give at least one setting (`ignite app update --help`)".to_owned(),
         )
     })?;
     let session = context.connect(&app.org).await?;
@@ -207,7 +207,7 @@ async fn delete(context: &Context, id: AppArg, yes: bool) -> Result<(), Error> {
     })
 }
 
-/// Follows the pages to the end, or to `limit` apps.
+/// Reads pages to the end, or up to `limit` apps.
 async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
     let org = context.org()?;
     let session = context.connect(&org).await?;
@@ -217,7 +217,7 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
             .map(|limit| limit.saturating_sub(u32::try_from(all.apps.len()).unwrap_or(u32::MAX)));
         let request = v1::ListAppsRequest {
             organization_name: org.to_string(),
-            // 0 leaves the size of a page to the server.
+            // 0 lets the server choose the page size.
             limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
             cursor: std::mem::take(&mut all.next_cursor),
         };
@@ -237,11 +237,11 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
         .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))
 }
 
-/// Asks on the terminal; anything but yes is no.
+/// Asks on the terminal; any answer but yes means no.
 fn confirm(app: &AppId) -> Result<bool, Error> {
     if !io::stdin().is_terminal() {
         return Err(Error::Usage(format!(
-            "deleting {app} cannot be undone, and there is no terminal to ask on; say --yes"
+            "deleting {app} cannot be undone, and there is no terminal to ask on; give --yes"
         )));
     }
     let mut err = io::stderr().lock();

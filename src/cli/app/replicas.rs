@@ -50,7 +50,7 @@ pub(super) async fn list(context: &Context, id: AppArg) -> Result<(), Error> {
         })
 }
 
-/// Prints events, one a line, and goes on with `follow`.
+/// Prints events, one per line; with `follow`, new ones as they happen.
 pub(super) async fn events(
     context: &Context,
     id: AppArg,
@@ -93,7 +93,7 @@ fn print(format: Format, e: &v1::AppEvent) -> Result<(), Error> {
     match format {
         Format::Json | Format::Yaml => {
             let event = dynamic("AppEvent", e)?;
-            // A line each, so that a program can read them as they come.
+            // One per line, so that a program can read them as they arrive.
             line(&serde_json::to_string(&event).map_err(|e| Error::Other(e.into()))?)
         }
         Format::Table | Format::Wide => line(&format!(

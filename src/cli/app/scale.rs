@@ -1,4 +1,5 @@
-//! `ignite app scale`, `idle` and `wait`: replicas moved by hand, against this platform only.
+//! `ignite app scale`, `idle` and `wait`: moves replicas by hand; only this platform has these
+//! calls.
 
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use crate::{
     cli::{Context, Error, id::AppArg, output::rows},
 };
 
-/// How long the answer to a wait may take beyond the wait's own limit, which is the server's to end.
+/// How much longer the answer to a wait may take than the wait's own limit, which the server
+/// enforces.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How deep an app sleeps.
+/// The depth of an idle app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum Depth {
     /// Frozen.
@@ -31,7 +33,7 @@ fn to_wire(depth: Option<Depth>) -> i32 {
     .into()
 }
 
-/// Has so many replicas run now.
+/// Runs this many replicas now.
 pub(super) async fn scale(context: &Context, id: AppArg, replicas: u32) -> Result<(), Error> {
     let app = context.app(id)?;
     let session = context.connect(&app.org).await?;
@@ -44,7 +46,7 @@ pub(super) async fn scale(context: &Context, id: AppArg, replicas: u32) -> Resul
     print(context, "ScaleAppResponse", &answer, answer.replicas)
 }
 
-/// Puts the app to zero now.
+/// Scales the app to zero now.
 pub(super) async fn idle(context: &Context, id: AppArg, depth: Option<Depth>) -> Result<(), Error> {
     let app = context.app(id)?;
     let session = context.connect(&app.org).await?;

@@ -51,7 +51,7 @@ fn limits(limits: Option<&v1::ResourceLimits>) -> String {
     parts.join(", ")
 }
 
-/// What CreateApp settled.
+/// What CreateApp decided.
 pub(super) fn created_table(created: &v1::CreateAppResponse) -> Table {
     rows(&[
         ("app", created.app_id.clone()),
@@ -61,7 +61,7 @@ pub(super) fn created_table(created: &v1::CreateAppResponse) -> Table {
     ])
 }
 
-/// Everything about one app, one setting a row.
+/// Everything about one app, one setting per row.
 pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
     let app = app.cloned().unwrap_or_default();
     let scaling = app.scaling.unwrap_or_default();
@@ -125,7 +125,7 @@ fn protocol(protocol: v1::AppProtocol) -> &'static str {
     }
 }
 
-/// One app a row; `wide` has more columns.
+/// One app per row; `wide` adds columns.
 pub(super) fn list_table(apps: &[v1::AppMeta], wide: bool) -> Table {
     let mut header = vec!["APP", "STATE", "VERSION", "TIER", "URL"];
     if wide {
@@ -156,7 +156,7 @@ pub(super) fn list_table(apps: &[v1::AppMeta], wide: bool) -> Table {
     table
 }
 
-/// What an app is doing.
+/// The current state of an app.
 pub(super) fn state_table(state: &v1::GetAppStateResponse) -> Table {
     let mut all = vec![
         ("state", state_name(state.deployment_state)),

@@ -1,4 +1,4 @@
-//! Where the server is, who calls, and for which organization.
+//! Determines where the server is, who calls, and for which organization.
 //!
 //! | what | order, first found wins |
 //! |---|---|
@@ -31,12 +31,13 @@ pub(super) use session::Session;
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
 /// The default organization of a server.
 const DEFAULT_ORG: &str = "local";
-/// As the contract has it; longer than most cold starts, shorter than a lost connection.
+/// The contract's default; longer than most cold starts, shorter than the detection of a lost
+/// connection.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
-/// A minted token is for one command, which checks it once at the beginning.
+/// A minted token serves one command, and the server checks it only when a call begins.
 const MINTED_TTL: Duration = Duration::from_secs(900);
 
-/// Flags of every client command.
+/// The flags of every client command.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct Global {
@@ -50,24 +51,24 @@ pub(super) struct Global {
         hide_possible_values = true
     )]
     pub(super) output: Option<Format>,
-    /// Where the API is, as URL or host:port [env: IGNITE_API_ENDPOINT].
+    /// The API's endpoint, as URL or host:port [env: IGNITE_API_ENDPOINT].
     #[arg(long, global = true, value_name = "URL")]
     pub(super) api_endpoint: Option<String>,
-    /// The bearer token, or - for the first line of stdin: other users of a machine see what is
-    /// on a command line [env: DODIL_TOKEN, IGNITE_TOKEN].
+    /// The bearer token, or - to read the first line of stdin, since other users of this machine
+    /// can see the command line [env: DODIL_TOKEN, IGNITE_TOKEN].
     // Without clap's `env`: help would print the secret.
     #[arg(long, global = true)]
     pub(super) token: Option<String>,
     /// A file with the bearer token.
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
     pub(super) token_file: Option<PathBuf>,
-    /// The organization of ids that name none [env: IGNITE_ORG_NAME, IGNITE_ORG_ID].
+    /// The organization for ids that name none [env: IGNITE_ORG_NAME, IGNITE_ORG_ID].
     #[arg(long, global = true)]
     pub(super) org: Option<String>,
-    /// Speak without TLS [env: IGNITE_DEBUG].
+    /// Connect without TLS [env: IGNITE_DEBUG].
     #[arg(long, global = true)]
     pub(super) debug: bool,
-    /// How long an answer may take, such as 30s [default: 5m; for following an execution none].
+    /// The longest wait for an answer, such as 30s [default: 5m; none when following an execution].
     #[arg(long, global = true, value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
     /// The configuration: TOML for `serve` [env: IGNITE_CONFIG], else the client's config.yaml.
@@ -75,10 +76,10 @@ pub(super) struct Global {
     pub(super) config: Option<PathBuf>,
 }
 
-/// The first line, and no more of it: what follows may be what the command sends.
+/// Reads the first line and nothing after it: the rest of stdin may be what the command sends.
 ///
 /// # Errors
-/// As reading.
+/// Those of reading.
 pub(super) fn first_line(mut input: impl io::BufRead) -> io::Result<String> {
     let mut line = String::new();
     input.read_line(&mut line)?;
@@ -86,10 +87,10 @@ pub(super) fn first_line(mut input: impl io::BufRead) -> io::Result<String> {
 }
 
 impl Global {
-    /// The token that the command line gives, wherever it says that it is.
+    /// The token given on the command line, in a file or on stdin.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there is none.
+    /// [`Error::Usage`] when the given place has none.
     pub(super) fn given_token(&self) -> Result<Option<String>, Error> {
         let (token, place) = match (&self.token, &self.token_file) {
             (Some(token), _) if token == "-" => {
@@ -116,10 +117,10 @@ impl Global {
     }
 }
 
-/// Everything that is known before the first call.
+/// Everything that a command knows before its first call.
 pub(super) struct Context {
     pub(super) format: Format,
-    /// How long an execution is followed: only as long as somebody asked for, since it may take
+    /// How long an execution is followed; unlimited unless given, since an execution may take
     /// longer than any default.
     pub(super) follow_limit: Option<Duration>,
     timeout: Duration,
@@ -132,10 +133,10 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// Collects flags, variables, the file and what a server on this machine has left.
+    /// Collects flags, variables, the file, and the `serve.json` of a server on this machine.
     ///
     /// # Errors
-    /// When one of them is not to be understood.
+    /// When one of them is invalid.
     pub(super) fn new(global: Global, vars: &impl Source) -> Result<Self, Error> {
         let settings = Settings::load(global.config.as_deref(), vars)?;
         let token = global.given_token()?;
@@ -204,7 +205,7 @@ impl Context {
     /// The organization in use when an id names none.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it is not a name.
+    /// [`Error::Usage`] when it is not a valid name.
     pub(super) fn org(&self) -> Result<OrgName, Error> {
         let text = self.org.as_ref().unwrap_or(&self.fallback_org);
         text.parse().map_err(|e| {
@@ -222,7 +223,7 @@ impl Context {
         id.within(|| self.org())
     }
 
-    /// What to do when `org` is only a guess and nothing was found in it.
+    /// The hint for when `org` was only a guess and nothing was found in it.
     pub(super) fn guess_hint(&self, org: &OrgName) -> Option<String> {
         (self.token.is_none() && self.org.is_none()).then(|| {
             format!("it was looked for as organization {org}; name another one with --org")
@@ -237,7 +238,7 @@ impl Context {
         self.connect_for(org, Duration::ZERO).await
     }
 
-    /// As [`Context::connect`], for a call that may take this long whatever `--timeout` says.
+    /// As [`Context::connect`], for a call that may take this long regardless of `--timeout`.
     ///
     /// # Errors
     /// As [`Context::connect`].
@@ -278,12 +279,12 @@ pub(super) fn data_dir(vars: &impl Source) -> Option<PathBuf> {
     set.map(PathBuf::from).or_else(|| default_data_dir(vars))
 }
 
-/// Refuses what could not be an endpoint.
+/// Validates an endpoint.
 pub(super) fn check_endpoint(text: &str) -> Result<(), Error> {
     endpoint(text, false).map(drop)
 }
 
-/// An endpoint as users write it. Without a scheme it is TLS, but for this machine.
+/// Parses an endpoint as users write it. Without a scheme it uses TLS, except on this machine.
 fn endpoint(text: &str, no_tls: bool) -> Result<Uri, Error> {
     let refuse = || {
         Error::Usage(format!(
@@ -320,14 +321,14 @@ fn is_this_machine(endpoint: &Uri) -> bool {
         return false;
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    // The unspecified address is what a server that listens everywhere may have written down.
+    // A server that listens everywhere may have recorded the unspecified address.
     host == "localhost"
         || bare
             .parse()
             .is_ok_and(|ip: IpAddr| ip.is_loopback() || ip.is_unspecified())
 }
 
-/// The first organization of a token, unverified: only to save the user from naming it.
+/// The first organization in a token, unverified: it only saves the user from naming it.
 fn org_of(token: &str) -> Option<String> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;

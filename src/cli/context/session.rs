@@ -27,22 +27,22 @@ use crate::{
     model::AppId,
 };
 
-/// A connection that is not there by then will not come.
+/// How long connecting may take: a server that has not accepted by then is treated as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Protobuf's own limit. How large a result may be is for the server to say, and lists and code
-/// are larger than tonic's 4 MiB, too.
+/// Protobuf's own limit: the server bounds results, and lists and code can exceed tonic's default
+/// of 4 MiB.
 const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
-/// Whoever follows an execution may hear nothing for hours; this finds a lost connection.
+/// A followed execution may be silent for hours; keep-alive pings detect a lost connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The generated client with the caller's token.
 pub(in crate::cli) type Client = ComputeServiceClient<InterceptedService<Channel, Bearer>>;
-/// The client of what this platform can do with executions beyond the Ignite API.
+/// The client of the calls for executions that this platform adds to the Ignite API.
 pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<Channel, Bearer>>;
 
-/// The client of what this platform does with replicas beyond the contract.
+/// The client of the calls for replicas that this platform adds to the contract.
 pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
-/// The client of what this platform does with builds beyond the contract.
+/// The client of the calls for builds that this platform adds to the contract.
 pub(in crate::cli) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the organization's secrets.
 pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
@@ -62,7 +62,7 @@ impl Interceptor for Bearer {
     }
 }
 
-/// One connection, the time its answers may take, and what to say when the caller is not known.
+/// One connection, the timeout of its answers, and the hint for an unauthenticated caller.
 pub(in crate::cli) struct Session {
     client: Client,
     executions: Executions,
@@ -144,10 +144,10 @@ impl Session {
         self.scaling.clone()
     }
 
-    /// Waits for one answer, no longer than `--timeout`.
+    /// Waits for one answer, at most `--timeout`.
     ///
     /// # Errors
-    /// What the server answered, or [`Error::TimedOut`].
+    /// The status that the server answered, or [`Error::TimedOut`].
     pub(in crate::cli) fn answer<'a, T: 'a>(
         &'a self,
         call: impl Future<Output = Result<Response<T>, Status>> + 'a,
@@ -157,7 +157,7 @@ impl Session {
         Box::pin(self.within(answer))
     }
 
-    /// One app as the server has it.
+    /// Fetches one app from the server.
     ///
     /// # Errors
     /// As [`Session::answer`].
@@ -182,7 +182,7 @@ impl Session {
             .unwrap_or(Err(Error::TimedOut(self.timeout)))
     }
 
-    /// The error for a status, with the hint when the server does not know the caller.
+    /// The error for a status, with the hint if the caller is unauthenticated.
     pub(in crate::cli) fn refused(&self, status: Status) -> Error {
         let hint = self
             .hint
@@ -195,7 +195,7 @@ impl Session {
     }
 }
 
-/// Says in plain words why nothing was reached.
+/// Explains in plain words why the server could not be reached.
 fn unreachable_at(endpoint: &Uri, error: &tonic::transport::Error) -> Error {
     let mut innermost: &(dyn std::error::Error + 'static) = error;
     while let Some(cause) = innermost.source() {

@@ -1,9 +1,9 @@
-//! `ignite dev`: a folder that is live as it is, at one URL, while its files change.
+//! `ignite dev`: keeps a folder live at one URL while its files change.
 //!
-//! Each change of the content to send starts a round: save, build, publish. A change in the middle
-//! of a round starts the next one at once, and saving the newer code cancels the older build. A
-//! round that fails says why and leaves the live version. Files that are not sent, and writes that
-//! change nothing, start no round.
+//! Each change of the files to send starts a round: save, build, publish. A change during a round
+//! starts the next round at once, and saving the newer code cancels the older build. A failed round
+//! says why and leaves the live version in place. Files that are not sent and writes that change
+//! nothing start no round.
 
 use std::{
     path::{Path, PathBuf},
@@ -33,9 +33,9 @@ mod watch;
 
 use watch::Watch;
 
-/// Wait before a log that broke off is followed again.
+/// Delay before a broken log stream is opened again.
 const LOG_RETRY: Duration = Duration::from_secs(1);
-/// Longest time to cancel a build at the end.
+/// The longest time that cancelling a build may delay the exit.
 const CANCEL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Which folder becomes which app, and how.
@@ -44,8 +44,7 @@ pub(super) struct Args {
     /// The folder.
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// The app, as org:app or app [default: named as the folder]; it is created when it is not
-    /// there.
+    /// The app, as org:app or app, created if it does not exist [default: the folder's name].
     #[arg(long, value_name = "ID")]
     app: Option<AppArg>,
     #[command(flatten)]
@@ -54,8 +53,8 @@ pub(super) struct Args {
     settings: Settings,
 }
 
-/// Publishes the folder, then each change of it, until Ctrl-C. The URL is the first line on
-/// stdout, what the app writes follows; everything else is on stderr.
+/// Publishes the folder, then each change, until Ctrl-C. The first line on stdout is the URL,
+/// followed by the app's log; everything else is on stderr.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let name = match args.app {
         Some(name) => name,
@@ -67,7 +66,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let dev = Dev {
         context,
         app: context.app(name)?,
-        // Watched before it is read, so that no change is missed.
+        // The watch starts before the folder is read, so that no change is missed.
         watch: Watch::on(&args.folder)?,
         source: Source::of_folder(args.folder, args.how),
         settings: args.settings,
@@ -85,7 +84,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// The app's name from the folder's.
+/// The app's name, derived from the folder's.
 fn named_as(folder: &Path) -> Result<AppArg, Error> {
     let real = folder.canonicalize().map_err(|e| {
         Error::Usage(format!(
@@ -105,7 +104,7 @@ struct Dev<'a> {
     watch: Watch,
     source: Source,
     settings: Settings,
-    /// When the app was first published, Unix milliseconds: its log is followed from then on.
+    /// When the app was first published, in Unix milliseconds: its log is followed from then on.
     live: OnceLock<i64>,
     published: Notify,
 }
@@ -132,8 +131,8 @@ impl Dev<'_> {
                     deploy::note_live_version(&self.app, &published, begun.elapsed())
                 }
                 Ok(published) => {
-                    // Before the URL is shown: its replica is up, and may be called at once.
-                    // Only the first counts.
+                    // Before the URL is shown: the replica is up and may be called at once.
+                    // Only the first round's time counts.
                     let _ = self.live.set(now_ms());
                     self.published.notify_one();
                     deploy::report(self.context, &self.app, &published, begun.elapsed())?;
@@ -141,10 +140,10 @@ impl Dev<'_> {
                 }
                 Err(error) => {
                     error.print();
-                    note("What was live stays live; the next change tries again");
+                    note("The live version stays; the next change tries again");
                 }
             }
-            // The cause of a failure may lie elsewhere: the same code, saved again, is tried again.
+            // The cause of the failure may lie elsewhere, so saving the same code again retries it.
             let again = seen.filter(|_| failed);
             code = match self.read_if_newer(&code, again) {
                 Some(newer) => newer,
@@ -159,7 +158,7 @@ impl Dev<'_> {
         code: &v1::SaveDraftRequest,
         configured: &mut bool,
     ) -> Result<v1::PublishDraftResponse, Error> {
-        // Anew each time: a token of this machine does not last as long as a day's work.
+        // A new connection each round: a token minted on this machine expires within a working day.
         let session = self.context.connect(&self.app.org).await?;
         if !*configured {
             deploy::configure(&session, &self.app, &self.settings).await?;
@@ -171,7 +170,7 @@ impl Dev<'_> {
         publish::build_and_publish(self.context, &session, &self.app, build, false).await
     }
 
-    /// Waits for code that is not this code, or that was saved again since.
+    /// Waits until the code differs from this code or has been saved again.
     async fn wait_for_newer(
         &self,
         code: &v1::SaveDraftRequest,
@@ -195,7 +194,7 @@ impl Dev<'_> {
                 let again = since.is_some_and(|since| self.source.changed_at() > Some(since));
                 (again || now != *code).then_some(now)
             }
-            // In the middle of a change, as of a `.dockerignore`.
+            // A change is under way, perhaps of `.dockerignore`.
             Err(error) => {
                 error.print();
                 None
@@ -203,7 +202,7 @@ impl Dev<'_> {
         }
     }
 
-    /// Prints what the app's replicas write, once it is published, until stdout is closed.
+    /// Prints the log of the app's replicas, once it is published, until stdout is closed.
     async fn logs(&self) -> Result<(), Error> {
         self.published.notified().await;
         let mut since_ms = self.live.get().copied().unwrap_or_default();
@@ -219,7 +218,7 @@ impl Dev<'_> {
         }
     }
 
-    /// Cancels the build of the round that was interrupted.
+    /// Cancels the build of the interrupted round.
     async fn leave(&self) {
         let app = &self.app;
         let (org, name) = (&app.org, &app.name);
@@ -230,7 +229,7 @@ impl Dev<'_> {
             let session = self.context.connect(org).await?;
             build::cancel(&session, app).await
         };
-        // There may be none, or no server.
+        // There may be no build, or no server.
         let _ = timeout(CANCEL_LIMIT, cancel).await;
     }
 }

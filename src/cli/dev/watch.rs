@@ -7,22 +7,22 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::super::{Error, folder::is_left_out};
 
-/// Time without a change after which a change is over: editors write a file in several steps.
+/// Quiet time after which a change is complete: editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(50);
-/// Longest wait for that, for a folder that never stops changing.
+/// The longest wait for quiet, for a folder that never stops changing.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// Watches a folder until it is dropped.
+/// Watches a folder until dropped.
 pub(super) struct Watch {
     changed: Arc<Notify>,
     _watcher: notify::RecommendedWatcher,
 }
 
 impl Watch {
-    /// Begins to watch all of a folder.
+    /// Starts watching a folder recursively.
     ///
     /// # Errors
-    /// What the system says, such as that it watches too many already.
+    /// The system's error, such as too many watches.
     pub(super) fn on(folder: &Path) -> Result<Self, Error> {
         let cannot = |e: &dyn std::fmt::Display| {
             Error::Usage(format!(
@@ -30,7 +30,7 @@ impl Watch {
                 folder.display()
             ))
         };
-        // Events have the real path.
+        // Events carry the canonical path.
         let root = folder.canonicalize().map_err(|e| cannot(&e))?;
         let changed = Arc::new(Notify::new());
         let (notify, top) = (changed.clone(), root.clone());
@@ -48,10 +48,10 @@ impl Watch {
         })
     }
 
-    /// Waits for a change and then for its end.
+    /// Waits for a change and then for quiet.
     ///
     /// # Cancel safety
-    /// Dropping the future may lose the change that it waited for; the next call returns later ones.
+    /// Dropping the future may lose the change it waited for; the next call returns later ones.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
         let quiet = async { while timeout(QUIET, self.changed.notified()).await.is_ok() {} };
@@ -59,7 +59,7 @@ impl Watch {
     }
 }
 
-/// Whether an event may change what is sent. Reading a file is an event, too.
+/// Whether an event may change what is sent. Reading a file is an event too.
 fn may_change_what_is_sent(event: &Event, root: &Path) -> bool {
     let is_sent = |path: &Path| !path.strip_prefix(root).is_ok_and(is_left_out);
     !matches!(event.kind, EventKind::Access(_))

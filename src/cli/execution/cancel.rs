@@ -7,7 +7,7 @@ use crate::{
     model::ExecutionId,
 };
 
-/// Ends the execution and shows it as it is then.
+/// Cancels the execution and shows its state afterwards.
 pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let request = local::CancelExecutionRequest {

@@ -1,4 +1,4 @@
-//! `ignite execution get`: one execution, for reading or its result alone.
+//! `ignite execution get`: shows one execution, or only its result.
 
 use super::{connect, tables};
 use crate::{
@@ -7,20 +7,20 @@ use crate::{
     model::ExecutionId,
 };
 
-/// Longest text of a result that is shown below the table; the whole is had with `--result`.
+/// The longest text of a result shown below the table; `--result` prints all of it.
 const SHOWN_BYTES: usize = 16 * 1024;
 
-/// Which one, and what of it.
+/// Which execution, and which part of it.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// The execution's id, exec_...
     id: ExecutionId,
-    /// Print the bytes of the result and nothing else, whatever -o says.
+    /// Print only the bytes of the result, whatever -o says.
     #[arg(long)]
     result: bool,
 }
 
-/// Asks for the execution and prints it.
+/// Fetches the execution and prints it.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let request = v1::GetExecutionRequest {
@@ -43,8 +43,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     }
 }
 
-/// The result as it is. Its absence fails the command, and so does an execution that failed, as
-/// an app's failure fails `invoke`: a script must not take an error page for a result.
+/// Prints the raw result. A missing result fails the command, and so does a failed execution, just
+/// as an app's failure fails `invoke`: a script must not take an error page for a result.
 fn result(execution: &v1::Execution) -> Result<(), Error> {
     if !follow::is_over(execution) {
         return Err(Error::ExecutionFailed(format!(
@@ -56,8 +56,7 @@ fn result(execution: &v1::Execution) -> Result<(), Error> {
     follow::outcome(execution)
 }
 
-/// The result if a person can read it: text without what would move a terminal's cursor. Cut when
-/// it is long.
+/// The result if a person can read it: text without terminal control characters. Truncated if long.
 fn readable(result: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(result).ok()?;
     let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');

@@ -1,4 +1,4 @@
-//! `ignite execution list`: the executions of an organization or an app, the newest first.
+//! `ignite execution list`: lists the executions of an organization or an app, newest first.
 
 use std::{mem, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{
     config::parse_duration,
 };
 
-/// Most executions on a page, as the API has it.
+/// The API's limit of executions per page.
 const MAX_PAGE: u32 = 1000;
 
-/// Which ones.
+/// Which executions to list.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// Only those of this app, as org:app or app; of all apps when left out.
+    /// Only those of this app, as org:app or app [default: all apps].
     app: Option<AppArg>,
     /// Only those in this status.
     #[arg(long, value_enum, ignore_case = true)]
@@ -25,12 +25,12 @@ pub(in crate::cli) struct Args {
     /// Only those accepted within this time, such as 1h.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// Most executions to list.
+    /// The most executions to list.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
-/// How far an execution has come.
+/// The status of an execution.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Status {
     Pending,
@@ -52,7 +52,7 @@ impl Status {
     }
 }
 
-/// Follows the pages to the limit and prints them as one.
+/// Reads pages up to the limit and prints them as one list.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let (org, app_name) = match args.app {
         Some(app) => {
@@ -66,7 +66,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         organization_name: org.to_string(),
         app_name,
         status: args.status.map_or(0, |status| status.to_wire().into()),
-        // Once: pages that begin at different times would not be of one list.
+        // Computed once: pages with different start times would not form one list.
         from_ms: args.since.map_or(0, ms_ago),
         ..Default::default()
     };

@@ -1,4 +1,4 @@
-//! `ignite execution logs`: what the app's replicas wrote while an execution ran.
+//! `ignite execution logs`: prints what the app's replicas logged while an execution ran.
 
 use super::connect;
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
     model::{AppId, ExecutionId, id::InvalidName},
 };
 
-/// The engine takes a line down a little after the app has written it.
+/// The engine records a line slightly after the app has written it.
 const LATE_MS: i64 = 1000;
 
-/// Prints the lines of its last attempt: of the version that ran it, from its beginning to its end.
+/// Prints the lines of its last attempt: those of the version that ran it, from start to end.
 pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let request = v1::GetExecutionRequest {
@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
         let request = v1::GetAppLogsRequest {
             organization_name: app.org.to_string(),
             app_name: app.name.to_string(),
-            // As many as there may be.
+            // As many lines as the server allows.
             limit: i32::MAX,
             replica_id: String::new(),
             since_ms: execution.started_at_ms,

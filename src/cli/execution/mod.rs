@@ -21,21 +21,21 @@ mod watch;
 pub(super) enum Command {
     /// Show one execution with its result.
     Get(get::Args),
-    /// List executions, the newest first.
+    /// List executions, newest first.
     #[command(visible_alias = "ls")]
     List(list::Args),
-    /// Print each change until the end; fails when the execution does.
+    /// Print each change until the end; fails if the execution fails.
     Watch(Id),
-    /// Print the app's output as it comes; fails when the execution does.
+    /// Print the app's output as it arrives; fails if the execution fails.
     #[command(
-        long_about = "Print the app's output as it comes, and nothing else, whatever -o says. Of an app that does not stream it is the result, at the end. Fails when the execution does."
+        long_about = "Print only the app's output as it arrives, whatever -o says. If the app does not stream, that is the result, at the end. Fails if the execution fails."
     )]
     Stream(Id),
-    /// Print what the app's replicas wrote while it ran, whatever else they did meanwhile.
+    /// Print what the app's replicas logged while it ran, other work included.
     Logs(Id),
-    /// End an execution that has not ended.
+    /// Cancel an execution that has not ended.
     Cancel(Id),
-    /// Count how an app's invocations ended, by time.
+    /// Count how an app's invocations ended, over time.
     Stats(stats::Args),
 }
 
@@ -60,14 +60,14 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
 }
 
 /// Connects as a member of the organization in use, since an execution's id does not contain its
-/// organization. Returns also the hint for an execution that is not found there.
+/// organization. Also returns the hint for an execution that is not found there.
 async fn connect(context: &Context) -> Result<(Session, Option<String>), Error> {
     let org = context.org()?;
     let session = context.connect(&org).await?;
     Ok((session, context.guess_hint(&org)))
 }
 
-/// That long ago, in Unix milliseconds.
+/// The time this long ago, in Unix milliseconds.
 fn ms_ago(since: Duration) -> i64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

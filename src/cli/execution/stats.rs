@@ -1,4 +1,4 @@
-//! `ignite execution stats`: how an app's invocations ended, counted by time.
+//! `ignite execution stats`: counts how an app's invocations ended, over time.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::{
     config::parse_duration,
 };
 
-/// Of which app, from when, and how finely.
+/// Which app, how far back, and in which buckets.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// The app, as org:app or app.
     app: AppArg,
-    /// The width of a bucket, such as 1h; the server chooses by the range when left out.
+    /// The width of a bucket, such as 1h [default: chosen by the server from the range].
     #[arg(long, value_name = "TIME", value_parser = width)]
     bucket: Option<Duration>,
     /// How far to look back, such as 90m; at most 90 days [default: 24h].
@@ -22,7 +22,7 @@ pub(in crate::cli) struct Args {
     since: Option<Duration>,
 }
 
-/// A width that the API can be asked for.
+/// Parses a bucket width that the API accepts.
 fn width(text: &str) -> Result<Duration, String> {
     let width = parse_duration(text)?;
     if width < Duration::from_secs(1) {
@@ -31,7 +31,7 @@ fn width(text: &str) -> Result<Duration, String> {
     Ok(width)
 }
 
-/// Asks for the counts and prints them.
+/// Fetches the counts and prints them.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.app)?;
     let session = context.connect(&app.org).await?;

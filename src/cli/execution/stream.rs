@@ -1,4 +1,4 @@
-//! `ignite execution stream`: what the app puts out, as it comes.
+//! `ignite execution stream`: prints the app's output as it arrives.
 
 use super::connect;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     model::ExecutionId,
 };
 
-/// Prints the output piece by piece, or the result when there were no pieces.
+/// Prints the output piece by piece, or the result if there were no pieces.
 pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let id = id.to_string();
@@ -17,7 +17,7 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
                 shown += update.output_chunk.len();
                 output::raw(&update.output_chunk)?;
             }
-            // What is printed cannot be taken back.
+            // Printed output cannot be taken back, so the user learns that it repeats.
             Some(again) if shown > 0 && !follow::is_over(again) => note(&format!(
                 "attempt {} begins; its output comes after that of the one before",
                 again.attempt
@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
     if shown == 0 {
         output::raw(&ended.result)?;
     } else if shown < ended.result.len() {
-        // A late watcher gets what is kept, a slow one misses what went by.
+        // A late watcher gets only what is kept, and a slow one misses pieces.
         note(&format!(
             "{} bytes of the output are not shown; `ignite execution get {id} --result` prints all",
             ended.result.len() - shown

@@ -11,7 +11,7 @@ fn status(execution: &v1::Execution) -> String {
     plain(execution.status().as_str_name(), "EXECUTION_STATUS")
 }
 
-/// A number that is absent when it is 0.
+/// A number, or nothing for 0.
 fn number(n: impl Into<i64>) -> String {
     match n.into() {
         0 => "-".to_owned(),
@@ -19,18 +19,18 @@ fn number(n: impl Into<i64>) -> String {
     }
 }
 
-/// How long it ran, when it has ended.
+/// How long it ran, if it has ended.
 fn took(execution: &v1::Execution) -> String {
     let ran = execution.metrics.as_ref();
     ran.map_or_else(|| "-".to_owned(), |ran| format!("{} ms", ran.execution_ms))
 }
 
-/// Errors may have an app's log in them; a line of a list has room for the first one.
+/// Errors may contain an app's log; a row of a list shows only the first line.
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// Everything about one execution but its headers and its result.
+/// Everything about one execution except its headers and result.
 pub(super) fn one(execution: &v1::Execution) -> Table {
     let metrics = execution.metrics.clone().unwrap_or_default();
     rows(&[
@@ -57,7 +57,7 @@ pub(super) fn one(execution: &v1::Execution) -> Table {
     ])
 }
 
-/// One execution a row; `wide` has more columns.
+/// One execution per row; `wide` adds columns.
 pub(super) fn many(executions: &[v1::Execution], wide: bool) -> Table {
     let mut header = vec!["EXECUTION", "APP", "STATUS", "CREATED", "TOOK", "REASON"];
     if wide {
@@ -92,7 +92,7 @@ pub(super) fn many(executions: &[v1::Execution], wide: bool) -> Table {
     table
 }
 
-/// One change of an execution on a line: when, what, and what there is to say about it.
+/// One change of an execution on a line: time, status, and details.
 pub(super) fn change(execution: &v1::Execution) -> String {
     let metrics = execution.metrics.clone().unwrap_or_default();
     let (at, about) = match execution.status() {
@@ -125,7 +125,7 @@ pub(super) fn change(execution: &v1::Execution) -> String {
         .to_owned()
 }
 
-/// Counts by time and their sum. Buckets in which nothing ended are left out.
+/// Counts per bucket and their sum. Buckets in which nothing ended are left out.
 pub(super) fn stats(stats: &v1::GetExecutionStatsResponse) -> Table {
     let mut table = table(&["FROM", "TO", "COMPLETED", "FAILED", "TIMEOUT"]);
     let width_ms = i64::from(stats.bucket_secs) * 1000;

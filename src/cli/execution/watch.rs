@@ -1,4 +1,4 @@
-//! `ignite execution watch`: each change of an execution, up to its end.
+//! `ignite execution watch`: prints each change of an execution until it ends.
 
 use super::{connect, tables};
 use crate::{
@@ -9,14 +9,14 @@ use crate::{
     model::ExecutionId,
 };
 
-/// Prints a line for each change; for programs every update, output included.
+/// Prints a line for each change; structured formats print every update, output included.
 pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let format = context.format;
     let ended = follow::to_end(context, &session, &id.to_string(), |update| {
         let message = || output::dynamic("WatchExecutionResponse", update);
         match (format, &update.execution) {
-            // One update a line, as the HTTP gateway has it.
+            // One update per line, as the HTTP gateway streams it.
             (Format::Json, _) => output::line(
                 &serde_json::to_string(&message()?).map_err(|e| Error::Other(e.into()))?,
             ),

@@ -1,4 +1,5 @@
-//! `ignite invoke --async`: the id at once, or with `--wait` the result when it is there.
+//! `ignite invoke --async`: prints the id at once, or with `--wait` the result once the execution
+//! ends.
 
 use tonic::{
     Request,
@@ -11,16 +12,16 @@ use crate::{
     cli::{Context, Error, context::Session, failure::note, follow, output},
 };
 
-/// What makes a repeated submit return the first id.
+/// The metadata key under which a repeated submit returns the first id.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// A key that can be sent; what else it must be is for the server to say.
+/// Checks only that the key can be sent; the server enforces the rest.
 pub(super) fn key(text: &str) -> Result<MetadataValue<Ascii>, String> {
     MetadataValue::try_from(text)
         .map_err(|_| "a key is of visible ASCII characters, such as a UUID".to_owned())
 }
 
-/// Leaves the request with the server, and waits for its end when that is wanted.
+/// Submits the request, and waits for the execution to end if `--wait` was given.
 pub(super) async fn run(
     context: &Context,
     session: &Session,
@@ -42,7 +43,7 @@ pub(super) async fn run(
             output::line(id)
         };
     }
-    // Whoever stops waiting must know what to ask for.
+    // Printed before the wait, so that a user who interrupts it has the id.
     note(&format!("accepted as {id}"));
     let ended = follow::to_end(context, session, id, |_| Ok(())).await?;
     let outcome = follow::outcome(&ended);

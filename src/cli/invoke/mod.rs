@@ -1,4 +1,5 @@
-//! `ignite invoke`: one request to an app, its answer on stdout as it comes, or later (`later.rs`).
+//! `ignite invoke`: sends one request to an app and streams the answer to stdout, or fetches it
+//! later (`later.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -37,18 +38,18 @@ pub(super) struct Args {
     /// Print the status and the headers before the body.
     #[arg(long, short)]
     include: bool,
-    /// Leave the request to run and print the id of its execution alone, once it is on disk.
+    /// Run the request in the background: print only its execution id, once the request is on disk.
     #[arg(long = "async")]
     detached: bool,
     /// Wait for the end of the execution and print its result.
-    // Without the result there is nothing that `--include` could come before.
+    // `--include` needs `--wait`: without the result there are no headers to print.
     #[arg(
         long,
         requires = "detached",
         required_if_eq_all = [("detached", "true"), ("include", "true")]
     )]
     wait: bool,
-    /// Makes a repeated --async with this key return the first id, for a day.
+    /// Return the first execution's id when --async is repeated with this key within a day.
     #[arg(long, value_name = "KEY", requires = "detached", value_parser = later::key)]
     idempotency_key: Option<MetadataValue<Ascii>>,
 }
@@ -59,7 +60,7 @@ pub(super) struct Sent {
     /// The body, which must be JSON.
     #[arg(short, long, value_name = "JSON", conflicts_with = "payload_file")]
     payload: Option<String>,
-    /// A file with the body, whatever it is; - for stdin.
+    /// A file with the body, in any format; - for stdin.
     #[arg(long, value_name = "FILE")]
     payload_file: Option<PathBuf>,
     /// The method.
@@ -71,7 +72,7 @@ pub(super) struct Sent {
         default_value = "post"
     )]
     method: Method,
-    /// The path, with the query if there is one.
+    /// The path, with an optional query.
     #[arg(long, default_value = "/")]
     path: String,
     /// A header; repeatable.
@@ -79,7 +80,7 @@ pub(super) struct Sent {
     header: Vec<(String, String)>,
 }
 
-/// The methods that the contract knows.
+/// The methods that the contract defines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Method {
     Get,
@@ -126,7 +127,7 @@ impl Sent {
         Ok(body)
     }
 
-    /// The envelope with it.
+    /// The envelope that carries the request to `app`.
     pub(super) fn request(&self, app: &AppId) -> Result<v1::InvokeRequest, Error> {
         let method = match self.method {
             Method::Get => v1::HttpMethod::Get,
@@ -167,7 +168,7 @@ impl Sent {
     }
 }
 
-/// Headers by name. One that is given twice has both values, as HTTP writes them in one line.
+/// Headers by name. The values of a repeated header are joined, as HTTP does on one line.
 fn joined(headers: &[(String, String)]) -> BTreeMap<String, String> {
     let mut all = BTreeMap::<String, String>::new();
     for (name, value) in headers {
@@ -181,7 +182,8 @@ fn joined(headers: &[(String, String)]) -> BTreeMap<String, String> {
     all
 }
 
-/// Sends the request and prints the answer; an app's status of 400 or above fails the command.
+/// Sends the request and prints the answer; a status of 400 or above from the app fails the
+/// command.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id.clone())?;
     let request = args.sent.request(&app)?;
@@ -198,7 +200,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     }
 }
 
-/// Prints frame by frame; what was printed before a failure stays. Returns the app's status.
+/// Prints frame by frame; output printed before a failure stays. Returns the app's status.
 async fn receive(
     session: &Session,
     format: Format,
@@ -265,7 +267,7 @@ fn print_head(
     output::line(&text)
 }
 
-/// The frames of one answer, for programs that want them at once.
+/// The frames of one answer, collected for structured output.
 #[derive(Default)]
 struct Whole {
     head: Option<v1::InvokeHead>,
@@ -273,11 +275,11 @@ struct Whole {
     trailer: Option<v1::InvokeTrailer>,
 }
 
-/// [`Whole`] as it is printed.
+/// The printed form of [`Whole`].
 #[derive(Serialize)]
 struct Printed {
     head: Option<DynamicMessage>,
-    /// In base64, as bytes are in the API's JSON.
+    /// Base64, as the API's JSON encodes bytes.
     body: String,
     trailer: Option<DynamicMessage>,
 }

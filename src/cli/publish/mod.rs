@@ -1,7 +1,7 @@
 //! A publish or a rollback, followed to its end.
 //!
-//! The server finishes it even when the call breaks off, so the app's events decide and not the
-//! call: they are shown while it lasts, and say how it ended when the call broke.
+//! The server finishes a publish even if the call breaks, so the app's events decide, not the call:
+//! they are shown while it runs, and say how it ended if the call broke.
 
 mod progress;
 mod watch;
@@ -25,7 +25,7 @@ use crate::{
     model::AppId,
 };
 
-/// Newest lines of the new version's log that are shown; a failed start shows its own last ones.
+/// How many lines of the new version's log are shown; a failed start shows its own last lines.
 const LOG_LINES: usize = 20;
 
 /// Builds the draft that was just saved, unless its image exists, and publishes it.
@@ -47,10 +47,11 @@ pub(super) async fn build_and_publish(
     publish(context, session, app, no_wait).await
 }
 
-/// Publishes the draft and says on stderr how it goes; warnings too.
+/// Publishes the draft and shows progress and warnings on stderr.
 ///
 /// # Errors
-/// Why it was not published; [`Error::TimedOut`] when `--timeout` was given, the publish goes on.
+/// Why it was not published; [`Error::TimedOut`] if `--timeout` ran out, while the publish
+/// continues.
 pub(super) async fn publish(
     context: &Context,
     session: &Session,
@@ -66,7 +67,7 @@ pub(super) async fn publish(
         let (mut client, request) = (session.client(), request.clone());
         Box::pin(async move { client.publish_draft(request).await }) as Call<'_, _>
     };
-    let what = format!("Publishing {app} (an image that is not there yet is pulled)");
+    let what = format!("Publishing {app} (a missing image is pulled first)");
     let published = match follow(context, session, app, &what, call).await? {
         Ended::Answered(published) => published,
         Ended::Active(version) => published_as(session, app, version).await?,
@@ -75,7 +76,7 @@ pub(super) async fn publish(
     Ok(published)
 }
 
-/// Rolls back to a version and says on stderr how it goes.
+/// Rolls back to a version and shows progress on stderr.
 ///
 /// # Errors
 /// As for [`publish`].
@@ -107,7 +108,7 @@ pub(super) async fn roll_back(
     })
 }
 
-/// How it came about.
+/// How the end of a publish became known.
 enum Ended<T> {
     /// The call was answered.
     Answered(T),
@@ -117,7 +118,7 @@ enum Ended<T> {
 
 type Call<'a, T> = LocalBoxFuture<'a, Result<Response<T>, Status>>;
 
-/// Makes a call and follows the app meanwhile, and on when the call breaks.
+/// Makes a call and follows the app's events meanwhile, and still after the call breaks.
 async fn follow<'a, T>(
     context: &Context,
     session: &'a Session,
@@ -141,7 +142,7 @@ async fn follow<'a, T>(
                         }
                         Err(status) if is_answer(&status) => return Err(session.refused(status)),
                         Err(status) => shown.line(&format!(
-                            "The call broke ({}); what it began is followed on", status.message()
+                            "The call broke ({}); still following what it began", status.message()
                         )),
                     }
                     watch.disconnect();
@@ -154,7 +155,7 @@ async fn follow<'a, T>(
                         shown.show(&Seen::Event(event));
                     }
                     Seen::Nothing if calling.is_none() => {
-                        shown.line("The server knows nothing of it any more; asking again");
+                        shown.line("The server no longer knows of it; asking again");
                         calling = Some(call());
                     }
                     seen => shown.show(&seen),
@@ -167,14 +168,15 @@ async fn follow<'a, T>(
     };
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         note(&format!(
-            "it goes on; `ignite app events {}:{}` says how it ends",
+            "it continues; `ignite app events {}:{}` shows how it ends",
             app.org, app.name
         ));
         Err(Error::TimedOut(limit))
     })
 }
 
-/// Whether the server itself said so: what only the connection's end says carries no reason.
+/// Whether the server itself answered: an error that only reports a broken connection carries no
+/// reason.
 fn is_answer(status: &Status) -> bool {
     let broken = [
         Code::Unavailable,
@@ -187,7 +189,7 @@ fn is_answer(status: &Status) -> bool {
     says_why || !broken.contains(&status.code())
 }
 
-/// How a publish ended, when the event says so.
+/// How a publish ended, if the event says so.
 fn end(event: &v1::AppEvent) -> Option<Result<u32, Error>> {
     match event.r#type.as_str() {
         "ACTIVATED" => Some(Ok(event.version)),

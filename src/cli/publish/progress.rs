@@ -1,4 +1,4 @@
-//! What is shown of a publish while it lasts.
+//! What is shown of a publish while it runs.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,10 +15,10 @@ use crate::{
     cli::{failure::note, text},
 };
 
-/// How often the spinner turns.
+/// The interval of the spinner.
 const TURN: Duration = Duration::from_millis(100);
 
-/// Progress on stderr: a line that moves on a terminal, one line for each step elsewhere.
+/// Progress on stderr: a spinner on a terminal, one line per step elsewhere.
 pub(super) struct Progress {
     bar: ProgressBar,
     version: Cell<u32>,
@@ -68,7 +68,7 @@ impl Progress {
         }
     }
 
-    /// Shows an event of the version that is published; the command itself reports the end.
+    /// Shows an event of the version being published; the command itself reports the end.
     fn event(&self, event: &v1::AppEvent) {
         if event.r#type == "PUBLISHING" {
             self.version.set(event.version);

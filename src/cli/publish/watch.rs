@@ -1,4 +1,4 @@
-//! The events and the log of an app while a version of it is published.
+//! The events and the log of an app during a publish.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use tonic::{Response, Streaming};
 use super::LOG_LINES;
 use crate::{api::proto::v1, cli::context::Session, model::AppId};
 
-/// Wait before a stream that is not there yet, or not any more, is asked for again.
+/// Delay before a stream that is missing or broken is requested again.
 const RETRY: Duration = Duration::from_millis(250);
-/// Events that are looked through after a gap: all that the server keeps.
+/// How many events are read after a gap: all that the server keeps.
 const ALL_EVENTS: i32 = 256;
-/// Longest wait for one answer when the server has been lost.
+/// The longest wait for one answer after the server was lost.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
-/// What was seen of the app.
+/// What the watch saw of the app.
 pub(super) enum Seen {
     Event(v1::AppEvent),
     Line(v1::LogLine),
-    /// The server is there and has no event of a publish, which it would have if one went on.
+    /// The server answers but has no event of a publish, which it would have if one were under way.
     Nothing,
 }
 
-/// The events and the log of an app from now on, over gaps in the connection.
+/// The events and the log of an app from now on, across gaps in the connection.
 pub(super) struct Watch<'a> {
     session: &'a Session,
     app: &'a AppId,
@@ -60,7 +60,7 @@ impl<'a> Watch<'a> {
             gap: false,
             waiting: Vec::new(),
         };
-        // The last event so far separates earlier ones from those of this publish.
+        // The latest event separates earlier ones from those of this publish.
         watch.shown = watch.newest(1).await.unwrap_or_default();
         watch
     }
@@ -76,7 +76,7 @@ impl<'a> Watch<'a> {
         Some(asked.ok()?.ok()?.into_inner().events)
     }
 
-    /// Drops the streams; what they missed is read before new ones are opened.
+    /// Drops the streams; missed events are read before new streams are opened.
     pub(super) fn disconnect(&mut self) {
         (self.events, self.log, self.gap) = (None, None, true);
     }
@@ -110,7 +110,7 @@ impl<'a> Watch<'a> {
                 continue;
             };
             if self.log.is_none() {
-                // Refused while a container is between two states, say; the next try may do.
+                // Refused, perhaps while a container changes state; the next try may succeed.
                 self.log = open_log(self.session, self.app).await;
                 self.opened_ms = self.logged_ms;
             }
@@ -135,8 +135,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// What happened until now and is not shown yet: when the call is answered, the streams may
-    /// lag behind it.
+    /// Everything up to now that is not yet shown: when the call is answered, the streams may lag
+    /// behind it.
     pub(super) async fn drain(&mut self) -> Vec<Seen> {
         let mut events = self.newest(ALL_EVENTS).await.unwrap_or_default();
         events.retain(|e| !self.is_old(e));
@@ -181,23 +181,23 @@ impl<'a> Watch<'a> {
         let events = v1::StreamAppEventsRequest {
             organization_name: org,
             app_name: name,
-            // What came before it was opened.
+            // Events from before the stream was opened, too.
             tail: ALL_EVENTS,
         };
         let mut client = self.session.client();
-        // Before the first publish there is nothing yet.
+        // Before the first publish there are no events.
         let Ok(events) = client.stream_app_events(events).await else {
             return;
         };
         self.events = Some(events.into_inner());
     }
 
-    /// Queues the events that were missed; whether a publish was or is under way.
+    /// Queues the missed events and returns whether a publish was or is under way.
     async fn catch_up(&mut self) -> Result<bool, ()> {
-        // First, so that nothing is lost between the two.
+        // The stream is opened first, so that nothing is lost between the two calls.
         self.open().await;
         let all = self.newest(ALL_EVENTS).await.ok_or(())?;
-        // A server that was started again remembers nothing.
+        // A restarted server remembers no events.
         if !self.shown.is_empty() && !self.shown.iter().any(|e| all.contains(e)) {
             (self.shown, self.begun) = (Vec::new(), false);
         }
@@ -212,7 +212,7 @@ async fn open_log(session: &Session, app: &AppId) -> Option<Streaming<v1::LogLin
     let request = v1::StreamAppLogsRequest {
         organization_name: app.org.to_string(),
         app_name: app.name.to_string(),
-        // The container may have started before; each line names the version that wrote it.
+        // The container may have started earlier; each line names the version that wrote it.
         tail: LOG_LINES as i32,
         ..Default::default()
     };
@@ -220,7 +220,7 @@ async fn open_log(session: &Session, app: &AppId) -> Option<Streaming<v1::LogLin
     opened.ok().map(Response::into_inner)
 }
 
-/// The next line; `None` when the log has to be opened again.
+/// The next line; `None` when the log has to be reopened.
 async fn next_line(log: &mut Option<Streaming<v1::LogLine>>) -> Option<v1::LogLine> {
     if let Some(log) = log
         && let Ok(Some(line)) = log.message().await
