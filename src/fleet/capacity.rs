@@ -1,10 +1,11 @@
 //! The capacity of this machine: how much memory and how many replicas, and who has it.
 //!
-//! One account of all replicas of all apps. Running ones count with their memory limit, frozen ones
-//! with what they were measured to keep, prepared ones with nothing. When it is full, frozen
-//! replicas are told to go, and apps wait in a queue whose order `model::capacity` decides: max-min
-//! fair among organizations. Those whose turn it is are woken when room is given back, and take it
-//! themselves; until they do, nobody behind them gets it.
+//! One account covers all replicas of all apps. Running replicas count with their memory limit,
+//! frozen ones with the memory they were measured to keep, prepared ones with nothing. When the
+//! machine is full, frozen replicas are evicted and apps wait in a queue whose order
+//! `model::capacity` decides: max-min fair among organizations. Capacity that is given back wakes
+//! the apps whose turn it is, and they take it themselves; until they do, nobody behind them gets
+//! it.
 //!
 //! A leaf: taken under a deployment's mutex, its own short mutex calls nothing but `Notify`.
 
@@ -46,28 +47,28 @@ pub struct Bounds {
     pub standby_memory: u64,
 }
 
-/// Whether a replica would find room.
+/// Whether there is capacity for a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
     /// Now.
     Now,
-    /// Once frozen ones have gone, which are told to when it is asked for.
+    /// Once frozen replicas are evicted, which a request for the capacity starts.
     AfterEviction,
     /// Not before something ends.
     Unavailable,
 }
 
-/// Who asks for room, and for how much.
+/// A request for the capacity of one replica.
 #[derive(Clone, Copy)]
 pub(super) struct CapacityRequest<'a> {
     pub(super) app: &'a AppId,
-    /// Hears when it is the app's turn.
+    /// Notified when it is the app's turn.
     pub(super) wake: &'a Arc<Notify>,
     /// The replica's memory limit.
     pub(super) bytes: u64,
 }
 
-/// The account of who has what.
+/// The account of the machine's capacity and who holds it.
 pub(super) struct Capacity {
     bounds: Bounds,
     inner: Mutex<Inner>,
@@ -94,11 +95,12 @@ impl Capacity {
         }
     }
 
-    /// Room for one more replica that runs. Without it the app is in the queue while it keeps
-    /// `position`.
+    /// Takes the capacity of one more running replica. Without success the app is in the queue
+    /// while it keeps `position`.
     ///
     /// # Errors
-    /// NO_ROOM with who has it. Frozen replicas have been told to go, where that helps.
+    /// NO_ROOM, naming who holds the capacity. Where evicting frozen replicas helps, they have been
+    /// asked to leave.
     pub(super) fn take(
         self: &Arc<Self>,
         request: CapacityRequest<'_>,
@@ -113,34 +115,34 @@ impl Capacity {
         purpose: Purpose,
         position: &mut Option<QueuePosition>,
     ) -> Result<Reservation, Failure> {
-        let room = {
+        let reservation = {
             let mut inner = self.inner.lock();
             self.claim(&mut inner, request, purpose, position)?;
-            let room = self.enter(&mut inner, request, false);
+            let reservation = self.enter(&mut inner, request, false);
             self.wake_next(&mut inner);
-            room
+            reservation
         };
         *position = None;
-        Ok(room)
+        Ok(reservation)
     }
 
-    /// As [`Self::take`], over the bounds if need be: for what runs already.
+    /// As [`Self::take`], over the bounds if need be: for a replica that runs already.
     pub(super) fn take_anyway(self: &Arc<Self>, request: CapacityRequest<'_>) -> Reservation {
         self.enter(&mut self.inner.lock(), request, false)
     }
 
-    /// As [`Self::take`], over the bounds if need be, for what takes over from a replica of its app
-    /// that runs. Past the share of its organization one at a time, or an organization could have
-    /// twice its share by publishing all its apps at once.
+    /// As [`Self::take`], over the bounds if need be, for a replica that takes over from a running
+    /// one of its app. Past the share of its organization only one does so at a time, or an
+    /// organization could have twice its share by publishing all its apps at once.
     ///
     /// # Errors
-    /// As [`Self::take`], while another one of its organization does so.
+    /// As [`Self::take`], while another replica of the organization takes over.
     pub(super) fn take_over(
         self: &Arc<Self>,
         request: CapacityRequest<'_>,
         position: &mut Option<QueuePosition>,
     ) -> Result<Reservation, Failure> {
-        let room = {
+        let reservation = {
             let mut inner = self.inner.lock();
             let org = &request.app.org;
             let after = inner
@@ -151,15 +153,15 @@ impl Capacity {
             let may = !over || !inner.takes_over(org);
             may.then(|| self.enter(&mut inner, request, over))
         };
-        let Some(room) = room else {
+        let Some(reservation) = reservation else {
             return self.take_for(request, Purpose::TakeOver, position);
         };
         *position = None;
-        Ok(room)
+        Ok(reservation)
     }
 
-    /// What a replica of this size would find. When that is nothing and the app is not in the
-    /// queue, it hears when there may be some.
+    /// Whether there is capacity for a replica of this size. If there is none and the app is not in
+    /// the queue, the app is notified when something is given back.
     pub(super) fn availability(
         &self,
         request: CapacityRequest<'_>,
@@ -235,7 +237,7 @@ impl Capacity {
                 n => n.into(),
             },
         };
-        // Where an organization may have everything, the machine's bound is the only one.
+        // If an organization may have everything, the machine's bound is the only one.
         let part = |share: Share, all| match share.of(all) {
             part if part < all => part,
             _ => u64::MAX,
@@ -247,7 +249,7 @@ impl Capacity {
         Limits { machine, org }
     }
 
-    /// Whether it is the turn of whoever asks; otherwise they are in the queue from here on.
+    /// Claims capacity; unless it is the app's turn, the app is in the queue from here on.
     fn claim(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -293,7 +295,7 @@ impl Capacity {
         }
     }
 
-    /// Wakes those whose turn it is, and has frozen replicas go for the first of the others.
+    /// Wakes the apps whose turn it is, and evicts frozen replicas for the first of the others.
     fn wake_next(&self, inner: &mut Inner) {
         if inner.waiting.is_empty() {
             return;
@@ -336,7 +338,8 @@ pub(super) struct QueuePosition {
 }
 
 impl QueuePosition {
-    /// It has waited for so long that what is free goes to whoever can use it.
+    /// Stops keeping free capacity for this position: it has waited for too long, and apps behind
+    /// it can use what is too little for it.
     pub(super) fn stop_gathering(&self) {
         let mut inner = self.capacity.inner.lock();
         let waiting = inner.waiting.get_mut(&self.ticket);
@@ -355,7 +358,7 @@ impl Drop for QueuePosition {
     }
 }
 
-/// What one replica has of the capacity, given back when it is dropped.
+/// The capacity that one replica holds, given back when it is dropped.
 pub(super) struct Reservation {
     capacity: Arc<Capacity>,
     key: u64,
@@ -363,10 +366,10 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    /// It is going to run again.
+    /// Claims the capacity to run again, for a replica in standby.
     ///
     /// # Errors
-    /// As [`Capacity::take`]; it stays what it is then.
+    /// As [`Capacity::take`]; the reservation is unchanged then.
     pub(super) fn run(
         &self,
         request: CapacityRequest<'_>,
@@ -383,7 +386,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// It is frozen and keeps so much memory.
+    /// Records that the replica is frozen and keeps `bytes` of memory.
     pub(super) fn freeze(&self, bytes: u64) {
         let mut inner = self.capacity.inner.lock();
         self.turn(&mut inner, Residency::Frozen, bytes);
@@ -396,14 +399,14 @@ impl Reservation {
         self.capacity.freed(&mut inner);
     }
 
-    /// Its process is gone.
+    /// Records that the replica's process is gone.
     pub(super) fn prepare(&self) {
         let mut inner = self.capacity.inner.lock();
         self.turn(&mut inner, Residency::Prepared, 0);
         self.capacity.freed(&mut inner);
     }
 
-    /// Its memory is needed elsewhere.
+    /// Whether the frozen replica is asked to leave, since its memory is needed elsewhere.
     pub(super) fn must_go(&self) -> bool {
         self.evict.load(Ordering::Acquire)
     }

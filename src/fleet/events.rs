@@ -52,7 +52,7 @@ pub enum EventKind {
     ReplicaResuming,
     /// Its process is gone, its container and network are kept.
     ReplicaPrepared,
-    /// There is no room for a start on this machine.
+    /// The machine has no capacity for a start.
     NoRoom,
     /// Its organization takes more of the disk than it may, or no more than that again.
     DiskQuota,

@@ -157,7 +157,7 @@ pub struct Config {
     pub standby_pause_for: Duration,
     /// Bounds over all apps.
     pub bounds: Bounds,
-    /// How long requests wait for room on this machine before they are refused.
+    /// How long requests wait for capacity on this machine before they are refused.
     pub room_wait: Duration,
     /// Time without a request after which an app's standby is removed.
     pub teardown_after: Duration,
@@ -316,9 +316,9 @@ impl Fleet {
     /// the new replica away.
     ///
     /// # Errors
-    /// Why the new replica did not get ready; what served serves on. NO_ROOM when nothing of the
-    /// app runs that it could take over from and the machine has no room for it. ABORTED when
-    /// another revision is prepared meanwhile; APP_DELETED; SHUTTING_DOWN.
+    /// Why the new replica did not get ready; the version that serves keeps serving. NO_ROOM when
+    /// no replica of the app runs that it could take over from and the machine has no capacity.
+    /// ABORTED when another revision is prepared meanwhile; APP_DELETED; SHUTTING_DOWN.
     pub async fn prepare(&self, revision: &Revision) -> Result<Prepared, Failure> {
         let d = self.candidate(revision);
         let Some((generation, answer)) = d.prepare(revision)? else {

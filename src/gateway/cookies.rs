@@ -12,7 +12,7 @@ use http::{
 
 /// Removes `Domain` from cookies that other apps would get too.
 pub(super) fn confine(answer: &mut HeaderMap, base_domain: &str) {
-    // Most answers have none, and an entry may make room for one.
+    // Most answers have no cookies, and `entry` may allocate for one.
     if !answer.contains_key(SET_COOKIE) {
         return;
     }

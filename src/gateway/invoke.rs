@@ -84,7 +84,7 @@ pub fn invoke<'a>(
     mut client: Client<'a>,
 ) -> impl Future<Output = Result<Response<AppBody>, Failure>> + Send {
     let counted = invocation.attempt.is_none();
-    // Only this future has room for these; as the arguments of an `async fn` they would take it twice.
+    // Only this future holds these; as the arguments of an `async fn` they would be in it twice.
     async move {
         let answer = pin!(answer(&mut invocation, &mut request, &mut client)).await;
         if let Err(failure) = &answer

@@ -369,7 +369,7 @@ mod tests {
         },
     };
 
-    /// hyper keeps room for it in every connection, and moves it for every request.
+    /// hyper keeps memory for it in every connection, and moves it for every request.
     const MOST: usize = 4096;
 
     fn size<A, F>(_: fn(A) -> F) -> usize {

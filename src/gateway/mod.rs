@@ -151,8 +151,8 @@ struct Call {
 }
 
 impl Gateway {
-    /// Answers one request of the HTTP listener. What waits for nothing is done before there is a
-    /// future, which then has room for the request once, in the form in which it goes on.
+    /// Answers one request of the HTTP listener. Whatever needs no waiting happens before there is
+    /// a future, which then holds the request once, in its final form.
     fn handle(
         &self,
         api: &Router,

@@ -1,4 +1,4 @@
-//! What the mutex of the capacity guards: who has what, and who waits.
+//! What the mutex of the capacity guards: the holders and the queue.
 
 use std::{
     collections::BTreeMap,
@@ -38,10 +38,11 @@ pub(super) struct Entry {
     pub(super) wake: Weak<Notify>,
     pub(super) bytes: u64,
     pub(super) kind: Residency,
-    /// Larger when it was used later.
+    /// Orders entries by last use: larger is more recent.
     pub(super) used: u64,
     pub(super) evict: Arc<AtomicBool>,
-    /// It took its organization over its share, to take over from another replica of its app.
+    /// It took its organization over its share in order to take over from another replica of its
+    /// app.
     pub(super) over: bool,
 }
 
@@ -54,16 +55,16 @@ impl Entry {
 /// What a replica is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// It is one more.
+    /// One more replica.
     More,
-    /// It is there already, and runs again.
+    /// The replica with this key, in standby until now, runs again.
     Again(u64),
-    /// It takes over from one that runs.
+    /// A new replica takes over from a running one.
     TakeOver,
 }
 
 impl Purpose {
-    /// The replica that is there already.
+    /// The replica that exists already.
     fn own(self) -> Option<u64> {
         match self {
             Self::Again(key) => Some(key),
@@ -79,7 +80,7 @@ pub(super) struct Waiting {
     pub(super) bytes: u64,
     pub(super) purpose: Purpose,
     pub(super) gathers: bool,
-    /// It was woken since it last found no room.
+    /// It was woken since its last unsuccessful claim.
     pub(super) woken: bool,
 }
 
@@ -94,7 +95,7 @@ pub(super) struct Inner {
     pub(super) host_memory: u64,
     /// The queue, by ticket.
     pub(super) waiting: BTreeMap<u64, Waiting>,
-    /// Apps that refuse requests for want of room and are in no queue: they look again whenever
+    /// Apps that refuse requests for want of capacity and are not in the queue; woken whenever
     /// something is given back.
     pub(super) watching: Vec<Weak<Notify>>,
 }
@@ -136,7 +137,7 @@ impl Inner {
         claims
     }
 
-    /// The frozen replicas of one organization or all, without one.
+    /// The frozen replicas of one organization, or of all, except `but`.
     fn frozen_of(
         &self,
         org: Option<&OrgName>,
@@ -150,7 +151,7 @@ impl Inner {
         })
     }
 
-    /// Whether frozen replicas keep as much as is missing.
+    /// Whether evicting frozen replicas would cover the shortage.
     pub(super) fn frozen_suffice(&self, verdict: Verdict, org: &OrgName, purpose: Purpose) -> bool {
         in_frozen(verdict, org).is_some_and(|(missing, of)| {
             let kept = self.frozen_of(of, purpose.own()).map(|(_, e)| e.bytes);
@@ -158,7 +159,8 @@ impl Inner {
         })
     }
 
-    /// Tells frozen replicas to go for a shortage, if that makes it good. Those on their way count.
+    /// Evicts frozen replicas if that covers the shortage; whether it does. Evictions under way
+    /// count.
     pub(super) fn evict_for(&self, verdict: Verdict, org: &OrgName, purpose: Purpose) -> bool {
         let suffices = self.frozen_suffice(verdict, org, purpose);
         if suffices && let Some((missing, of)) = in_frozen(verdict, org) {
@@ -167,7 +169,7 @@ impl Inner {
         suffices
     }
 
-    /// Tells frozen replicas to go until `bytes` are on their way back.
+    /// Asks frozen replicas to leave until `bytes` are on their way back.
     pub(super) fn evict(&self, bytes: u64, org: Option<&OrgName>, but: Option<u64>) {
         let (told, rest): (Vec<_>, Vec<_>) = self
             .frozen_of(org, but)
@@ -188,7 +190,7 @@ impl Inner {
         }
     }
 
-    /// Wakes an app in the queue, once until it finds no room again.
+    /// Wakes an app in the queue, once until its next unsuccessful claim.
     pub(super) fn wake(&mut self, ticket: u64) {
         if let Some(waiting) = self.waiting.get_mut(&ticket)
             && !std::mem::replace(&mut waiting.woken, true)
@@ -212,8 +214,9 @@ impl Inner {
     }
 }
 
-/// What of a shortage frozen replicas could make good: those of the organization where it would be
-/// over its share, any where the machine lacks memory. Nothing where replicas are what lacks.
+/// The memory that evicting frozen replicas has to free for a shortage, and whose: only the
+/// organization's own where it would exceed its share, anyone's where the machine lacks memory.
+/// `None` where replicas are short, since frozen ones do not count as running.
 fn in_frozen(verdict: Verdict, org: &OrgName) -> Option<(u64, Option<&OrgName>)> {
     let memory = |missing: Amount| (missing.replicas == 0).then_some(missing.memory);
     match verdict {

@@ -1,4 +1,4 @@
-//! What is said of room that is not there.
+//! What callers and owners hear about capacity that is missing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +20,8 @@ fn mb(bytes: u64) -> u64 {
     bytes >> 20
 }
 
-/// Says what holds the room: by name to the app's own organization, in numbers to others.
+/// The failure of a request for capacity: names the apps of the requester's own organization that
+/// hold some, and counts the replicas of others.
 pub(super) fn no_room(
     inner: &Inner,
     limits: Limits,
@@ -40,12 +41,12 @@ pub(super) fn no_room(
             has.replicas, limits.org.replicas
         ),
         Verdict::Short(Amount { memory: 1.., .. }) => format!(
-            "{wanted} MB of memory are wanted and {} of {} MB are taken ({MEMORY}); try again later, or free some room",
+            "{wanted} MB of memory are wanted and {} of {} MB are taken ({MEMORY}); try again later, or free some memory",
             mb(all.memory),
             mb(limits.machine.memory)
         ),
         Verdict::Short(_) => format!(
-            "{} replicas run already ({REPLICAS}); try again later, or free some room",
+            "{} replicas run already ({REPLICAS}); try again later, or stop one",
             all.replicas
         ),
         Verdict::Kept | Verdict::Granted => format!(
@@ -71,17 +72,17 @@ pub(super) fn no_room(
     Failure::new(
         Reason::NoRoom,
         format!(
-            "there is no room for another replica of app {} on this machine: {what}",
+            "there is no capacity for another replica of app {} on this machine: {what}",
             request.app
         ),
     )
-    .with_detail(format!("the room is held by: {}", holders.join(", ")))
+    .with_detail(format!("the capacity is held by: {}", holders.join(", ")))
     .with_retry_after(Duration::from_secs(1))
 }
 
 impl Fleet {
-    /// Why a replica of an app, or all its reserved ones together, can never find room within what
-    /// one organization may have here, as far as that is known by now.
+    /// Why a replica of an app, or all its reserved ones together, can never fit into the share
+    /// of one organization here; `None` as far as that is not known yet.
     pub fn never_fits(&self, reserved: u32, memory_mb: u32) -> Option<String> {
         let capacity = &self.shared.capacity;
         let limits = capacity.limits(&capacity.inner.lock());

@@ -31,14 +31,14 @@ impl App {
 
     fn take(&mut self, capacity: &Arc<Capacity>, mb: u64) -> Result<Reservation, Failure> {
         let mut position = self.position.take();
-        let room = capacity.take(self.ask(mb), &mut position);
+        let reservation = capacity.take(self.ask(mb), &mut position);
         self.position = position;
-        room
+        reservation
     }
 
-    fn run(&mut self, room: &Reservation, mb: u64) -> Result<(), Failure> {
+    fn run(&mut self, reservation: &Reservation, mb: u64) -> Result<(), Failure> {
         let mut position = self.position.take();
-        let run = room.run(self.ask(mb), &mut position);
+        let run = reservation.run(self.ask(mb), &mut position);
         self.position = position;
         run
     }
@@ -69,7 +69,7 @@ fn shared(memory: u64, per_org: Share, replicas: u32, standby_memory: u64) -> Ar
 }
 
 fn refused(outcome: Result<Reservation, Failure>, parts: &[&str]) {
-    let why = outcome.err().expect("there is no room");
+    let why = outcome.err().expect("there is no capacity");
     assert_eq!(why.reason, Reason::NoRoom);
     for part in parts {
         assert!(why.message.contains(part), "{part}: {}", why.message);
@@ -77,10 +77,10 @@ fn refused(outcome: Result<Reservation, Failure>, parts: &[&str]) {
 }
 
 #[test]
-fn room_is_bounded_and_given_back_to_who_waits() {
+fn capacity_is_bounded_and_given_back_to_who_waits() {
     let l = capacity(100, 0, 100);
     let [mut a, mut b, mut stranger] = ["o/a", "o/b", "p/b"].map(App::new);
-    let room = a.take(&l, 60).expect("room");
+    let reservation = a.take(&l, 60).expect("capacity");
     let why = b.take(&l, 60).err().expect("none");
     assert_eq!(why.reason, Reason::NoRoom);
     let told = why.text(true);
@@ -88,18 +88,18 @@ fn room_is_bounded_and_given_back_to_who_waits() {
     assert!(!why.text(false).contains("o/a"));
     let told = stranger.take(&l, 60).err().expect("none").text(true);
     assert!(!told.contains("o/a"), "{told}");
-    drop(room);
+    drop(reservation);
     // The stranger's organization has no more than the other, which asked first.
     assert!(b.is_woken() && !stranger.is_woken());
-    let room = b.take(&l, 60).expect("its turn");
-    drop(room);
+    let reservation = b.take(&l, 60).expect("its turn");
+    drop(reservation);
     assert!(stranger.is_woken());
     drop((b, stranger));
     assert!(l.inner.lock().waiting.is_empty());
     assert_eq!(a.availability(&l, 100), Availability::Now);
 
     let few = capacity(0, 1, 0);
-    let _one = a.take(&few, 1).expect("room");
+    let _one = a.take(&few, 1).expect("capacity");
     assert!(a.take(&few, 1).is_err());
     assert_eq!(a.availability(&few, 1), Availability::Unavailable);
 }
@@ -108,13 +108,18 @@ fn room_is_bounded_and_given_back_to_who_waits() {
 fn frozen_ones_go_the_least_recently_used_first() {
     let l = capacity(100, 0, 50);
     let [mut a, mut b] = ["o/a", "o/b"].map(App::new);
-    let rooms: Vec<_> = (0..3).map(|_| a.take(&l, 20).expect("room")).collect();
-    for room in &rooms {
-        room.freeze(20 * MB);
+    let reservations: Vec<_> = (0..3).map(|_| a.take(&l, 20).expect("capacity")).collect();
+    for reservation in &reservations {
+        reservation.freeze(20 * MB);
     }
-    let told = || rooms.iter().map(Reservation::must_go).collect::<Vec<_>>();
+    let told = || {
+        reservations
+            .iter()
+            .map(Reservation::must_go)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(told(), [true, false, false], "60 MB are over the 50");
-    assert!(a.run(&rooms[2], 20).is_ok());
+    assert!(a.run(&reservations[2], 20).is_ok());
     assert!(b.take(&l, 60).is_err());
     assert_eq!(told(), [true, false, false], "20 MB are on their way");
     assert!(b.take(&l, 90).is_err());
@@ -122,9 +127,9 @@ fn frozen_ones_go_the_least_recently_used_first() {
     assert!(b.take(&l, 70).is_err());
     assert_eq!(told(), [true, true, false]);
     assert_eq!(b.availability(&l, 70), Availability::AfterEviction);
-    rooms[0].prepare();
+    reservations[0].prepare();
     assert!(!b.is_woken());
-    rooms[1].prepare();
+    reservations[1].prepare();
     assert!(b.is_woken());
     assert_eq!(b.availability(&l, 70), Availability::Now);
 }
@@ -133,11 +138,11 @@ fn frozen_ones_go_the_least_recently_used_first() {
 fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
     let l = shared(200, Share::AtMost(100 * MB), 0, 200);
     let [mut a, mut b, mut other] = ["evil/a", "evil/b", "good/a"].map(App::new);
-    let frozen = a.take(&l, 40).expect("room");
+    let frozen = a.take(&l, 40).expect("capacity");
     frozen.freeze(30 * MB);
-    let theirs = other.take(&l, 40).expect("room");
+    let theirs = other.take(&l, 40).expect("capacity");
     theirs.freeze(40 * MB);
-    let held = a.take(&l, 60).expect("room");
+    let held = a.take(&l, 60).expect("capacity");
     // 20 MB over the share: its own frozen one makes them good, the other's stays.
     let over = [
         "organization evil has 90 of the 100 MB",
@@ -152,7 +157,7 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
         b.take(&l, 20),
         &["stop another of its apps", "raise the setting"],
     );
-    let _good = other.take(&l, 60).expect("there is room for others");
+    let _good = other.take(&l, 60).expect("there is capacity for others");
     drop(held);
     assert!(b.is_woken());
     let all = l.inner.lock();
@@ -161,7 +166,7 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
     b.position = None;
 
     let few = capacity(0, 4, 0);
-    let _three: Vec<_> = (0..3).map(|_| a.take(&few, 6).expect("room")).collect();
+    let _three: Vec<_> = (0..3).map(|_| a.take(&few, 6).expect("capacity")).collect();
     refused(
         b.take(&few, 6),
         &[
@@ -176,16 +181,16 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
 fn what_is_freed_goes_to_the_organization_with_least_and_waits_for_it() {
     let l = capacity(100, 0, 0);
     let [mut a, mut b, mut c] = ["evil/a", "evil/b", "good/a"].map(App::new);
-    let mut rooms: Vec<_> = (0..10).map(|_| a.take(&l, 10).expect("room")).collect();
+    let mut reservations: Vec<_> = (0..10).map(|_| a.take(&l, 10).expect("capacity")).collect();
     assert!(b.take(&l, 10).is_err() && c.take(&l, 20).is_err());
-    rooms.pop();
+    reservations.pop();
     // 10 MB are free: enough for the first to ask, but the other has nothing.
     assert!(!b.is_woken() && !c.is_woken());
     refused(
         b.take(&l, 10),
         &["organization evil has 90, and the 10 MB that are free"],
     );
-    rooms.pop();
+    reservations.pop();
     assert!(!b.is_woken() && c.is_woken());
     refused(
         b.take(&l, 10),
@@ -194,13 +199,13 @@ fn what_is_freed_goes_to_the_organization_with_least_and_waits_for_it() {
     let good = c.take(&l, 20).expect("its turn");
     // One that waits in vain for long does not keep what it cannot use.
     assert!(c.take(&l, 20).is_err());
-    rooms.pop();
+    reservations.pop();
     assert!(!b.is_woken());
     c.position.as_ref().expect("it waits").stop_gathering();
     assert!(b.is_woken());
-    let _b = b.take(&l, 10).expect("room");
+    let _b = b.take(&l, 10).expect("capacity");
     // Nor does one that has left.
-    rooms.truncate(5);
+    reservations.truncate(5);
     assert!(c.is_woken() && b.take(&l, 10).is_err());
     c.position = None;
     assert!(b.is_woken());
@@ -211,7 +216,10 @@ fn what_is_freed_goes_to_the_organization_with_least_and_waits_for_it() {
 fn one_at_a_time_takes_over_beyond_the_share_of_its_organization() {
     let l = shared(200, Share::AtMost(100 * MB), 0, 0);
     let [mut a, mut b] = ["o/a", "o/b"].map(App::new);
-    let old = [a.take(&l, 50).expect("room"), b.take(&l, 50).expect("room")];
+    let old = [
+        a.take(&l, 50).expect("capacity"),
+        b.take(&l, 50).expect("capacity"),
+    ];
     let (mut of_a, mut of_b) = (None, None);
     let new = l.take_over(a.ask(50), &mut of_a).expect("the first");
     refused(
@@ -227,7 +235,10 @@ fn one_at_a_time_takes_over_beyond_the_share_of_its_organization() {
     drop(new);
     // Where one organization may have everything, nothing bounds them.
     let l = capacity(100, 0, 0);
-    let _old = [a.take(&l, 50).expect("room"), b.take(&l, 50).expect("room")];
+    let _old = [
+        a.take(&l, 50).expect("capacity"),
+        b.take(&l, 50).expect("capacity"),
+    ];
     let both = [&a, &b].map(|app| l.take_over(app.ask(50), &mut None));
     assert!(both.iter().all(Result::is_ok));
 }

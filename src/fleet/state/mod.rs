@@ -7,7 +7,7 @@
 //! | `slot.rs` | the record of one replica: what holds in every phase |
 //! | `routing.rs` | load balancing: which replica a request is sent to (least in flight), and why one waits |
 //! | `plan.rs` | the decision what to start, drain and stop |
-//! | `starts.rs` | starting replicas, as far as there is room |
+//! | `starts.rs` | starting replicas, as far as the machine has capacity |
 //! | `standby.rs` | the steps into warm standby and out of it |
 //! | `task_outcome.rs` | what the driver's tasks came to |
 //! | `containers.rs` | what the engine and an earlier run say of the containers |
@@ -82,8 +82,8 @@ struct Pending {
     revision: Arc<Revision>,
     generation: u64,
     answer: Option<oneshot::Sender<Result<(), Failure>>>,
-    /// Set while its start finds no room.
-    no_room_since: Option<Instant>,
+    /// Set while its start finds no capacity.
+    short_since: Option<Instant>,
     /// Its position among those who wait for capacity.
     queue_position: Option<QueuePosition>,
 }
@@ -142,7 +142,7 @@ pub(super) struct State {
     events: Events,
     /// What this machine has, and who has it.
     capacity: Arc<Capacity>,
-    /// Wakes the driver; so does the capacity, when there is room.
+    /// Wakes the driver. The capacity notifies it, too, when some is free.
     wake: Arc<Notify>,
     /// Set while a start is wanted and finds no capacity.
     shortage: Option<Shortage>,
@@ -372,7 +372,7 @@ impl State {
             revision: Arc::new(revision.clone()),
             generation,
             answer: Some(tx),
-            no_room_since: None,
+            short_since: None,
             queue_position: None,
         });
         Ok(Some((generation, rx)))

@@ -87,7 +87,7 @@ impl State {
             wake_at: None,
         };
         self.retire_old_generations(&mut plan);
-        self.recheck_room();
+        self.recheck_shortage();
         let want = match self.capacity.suspended.of(&self.revision.app) {
             Some(why) => {
                 self.stop_all(&why, now, &mut plan);
@@ -103,10 +103,10 @@ impl State {
             let missing = self.leave_standby(want - up, now, &mut plan);
             self.start_missing(missing, now, &mut plan);
         } else {
-            self.forget_room_on_its_way();
+            self.forget_awaited_eviction();
             self.shed(up - want);
         }
-        self.leave_room_queue();
+        self.leave_capacity_queue();
         self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
         self.start_pending(now, &mut plan);
         self.age_standby(now, &mut plan);

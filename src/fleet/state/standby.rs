@@ -76,7 +76,7 @@ impl State {
             let wanted = capacity_for(&revision, &self.wake);
             let reservation = slot.reservation.run(wanted, &mut self.queue_position);
             if let Err(failure) = reservation {
-                self.without_room(failure, now, plan);
+                self.without_capacity(failure, now, plan);
                 return 0;
             }
             let start = Start::new(self.progress(&slot.id, &revision));

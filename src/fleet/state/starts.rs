@@ -1,4 +1,4 @@
-//! Starting replicas, as far as the machine has room.
+//! Starting replicas, as far as the machine has capacity.
 
 use std::sync::Arc;
 
@@ -20,25 +20,25 @@ use crate::{
     model::{Failure, ReplicaId, Revision},
 };
 
-/// A start that is wanted finds no room.
+/// A wanted start that finds no capacity.
 pub(super) struct Shortage {
     since: Instant,
-    /// Who has it, in words.
+    /// Who holds the capacity, in words.
     pub(super) why: String,
-    /// Frozen replicas that would make enough room were told to go.
+    /// Frozen replicas whose memory suffices are being evicted.
     on_its_way: bool,
-    /// Nobody waits for it any more: what everybody is told.
+    /// Set once nobody waits any longer: the failure that requests are refused with.
     pub(super) refused: Option<Failure>,
 }
 
 impl State {
-    /// What is known of a start of a revision.
+    /// The progress record for a start of a revision.
     pub(super) fn progress(&self, id: &ReplicaId, revision: &Revision) -> Progress {
         let (app, version) = (revision.app.clone(), revision.version);
         Progress::new(app, id.clone(), version, self.events.clone())
     }
 
-    /// What a start of this generation may end early for.
+    /// What may end a start of this generation early.
     fn suspicion(&self, generation: u64) -> Suspicion {
         let pending = self.pending.as_ref().map(|p| p.generation);
         let before = self.wrong_port.as_ref();
@@ -50,8 +50,8 @@ impl State {
         }
     }
 
-    /// How many of the missing replicas to start at once. While starts fail, one at a time tries
-    /// for all, so that each try counts once in the back-off.
+    /// How many of the missing replicas to start at once. While starts fail, only one at a time is
+    /// tried, so that each attempt counts once in the back-off.
     fn may_start(&self, missing: u32) -> u32 {
         let trying = self
             .slots
@@ -64,7 +64,7 @@ impl State {
         }
     }
 
-    /// Starts so many, unless starts fail and the next one is put off.
+    /// Starts the missing replicas, unless starts fail and the next attempt is put off.
     pub(super) fn start_missing(&mut self, missing: u32, now: Instant, plan: &mut Plan) {
         if missing > 0
             && let Some(at) = self.failures.waits_until(now)
@@ -79,7 +79,7 @@ impl State {
                     let action = self.start(self.generation, revision.clone(), reservation);
                     plan.actions.push(action);
                 }
-                Err(failure) => return self.without_room(failure, now, plan),
+                Err(failure) => return self.without_capacity(failure, now, plan),
             }
         }
     }
@@ -93,8 +93,9 @@ impl State {
         if self.slots.iter().any(|x| x.generation == generation) {
             return;
         }
-        // Over the bounds if need be where it takes over from one that runs: it is one, and for a
-        // short time. The version that mends what fills the machine must not lack the room for it.
+        // A replica that takes over from a running one may exceed the bounds: it is one, and only
+        // for a short time. The version that fixes whatever fills the machine must not be kept out
+        // by it.
         let takes_over = self.slots.iter().any(|x| !x.phase().rests());
         let wanted = capacity_for(&revision, &self.wake);
         let reservation = if takes_over {
@@ -109,8 +110,8 @@ impl State {
             }
             Err(failure) => failure,
         };
-        let first = pending.no_room_since.is_none();
-        let refuse_at = *pending.no_room_since.get_or_insert(now) + self.config.room_wait;
+        let first = pending.short_since.is_none();
+        let refuse_at = *pending.short_since.get_or_insert(now) + self.config.room_wait;
         if now < refuse_at {
             plan.sooner(refuse_at);
         } else if let Some(pending) = self.pending.take() {
@@ -146,9 +147,9 @@ impl State {
         Action::Start { key, job }
     }
 
-    /// Those who wait go on waiting for some time, since others may leave; then they are refused,
-    /// unless somebody serves.
-    pub(super) fn without_room(&mut self, failure: Failure, now: Instant, plan: &mut Plan) {
+    /// Records a shortage. Held requests keep waiting for `room_wait`, since others may leave; then
+    /// they are refused, unless a replica is up.
+    pub(super) fn without_capacity(&mut self, failure: Failure, now: Instant, plan: &mut Plan) {
         let since = self.shortage.as_ref().map_or(now, |n| n.since);
         if self.shortage.is_none() {
             tracing::warn!(app = %self.revision.app, "{}", failure.message);
@@ -183,7 +184,7 @@ impl State {
     }
 
     /// Forgets a shortage that is over.
-    pub(super) fn recheck_room(&mut self) {
+    pub(super) fn recheck_shortage(&mut self) {
         self.asks = false;
         let wanted = capacity_for(&self.revision, &self.wake);
         self.shortage.take_if(|n| {
@@ -192,25 +193,26 @@ impl State {
                 .availability(wanted, self.queue_position.as_ref())
             {
                 Availability::Now => true,
-                // While it is on its way this is still the same shortage.
+                // While the eviction is under way, this is still the same shortage.
                 Availability::AfterEviction => !n.on_its_way || n.refused.is_some(),
                 Availability::Unavailable => false,
             }
         });
     }
 
-    /// What would be kept for an app that asks for room no more goes to others.
-    pub(super) fn leave_room_queue(&mut self) {
+    /// Leaves the queue when the plan no longer asks for capacity, so that what is kept for this
+    /// app goes to others.
+    pub(super) fn leave_capacity_queue(&mut self) {
         if !self.asks && self.queue_position.take().is_some() {
-            // From here on it hears of room as one that does not wait.
+            // From here on the app is notified as one outside the queue.
             let wanted = capacity_for(&self.revision, &self.wake);
             self.shortage
                 .take_if(|_| self.capacity.availability(wanted, None) == Availability::Now);
         }
     }
 
-    /// Nobody waits any more for room that is on its way.
-    pub(super) fn forget_room_on_its_way(&mut self) {
+    /// Forgets a shortage that an eviction would end: nobody waits for that any more.
+    pub(super) fn forget_awaited_eviction(&mut self) {
         self.shortage
             .take_if(|n| n.on_its_way && n.refused.is_none());
     }

@@ -260,7 +260,12 @@ async fn a_new_version_without_room_is_refused_unless_it_takes_over_from_one_tha
     other.scaling.reserved = 1;
     let big = w.fleet.activate(other.clone());
     until("the other is up", || big.snapshot().ready == 1).await;
-    let failure = w.fleet.prepare(&revision(2)).await.err().expect("no room");
+    let failure = w
+        .fleet
+        .prepare(&revision(2))
+        .await
+        .err()
+        .expect("no capacity");
     assert_eq!(failure.reason, Reason::NoRoom);
     assert!(failure.text(true).contains("acme/other"), "{failure}");
     let told = w.app.events().newest(9);
@@ -269,7 +274,7 @@ async fn a_new_version_without_room_is_refused_unless_it_takes_over_from_one_tha
             .any(|e| e.kind == EventKind::NoRoom && e.version == 2)
     );
 
-    // Room that comes in time is taken.
+    // Capacity that is freed in time is taken.
     let fleet = w.fleet.clone();
     let preparing = tokio::spawn(async move { fleet.prepare(&revision(2)).await });
     tokio::time::sleep(secs(10)).await;

@@ -38,7 +38,7 @@ async fn reserved_apps_of_one_organization_leave_room_for_another() {
     assert_eq!(ready(&evil), 4);
     let good = app_of(&w, "good/a", 0);
     let began = Instant::now();
-    let served = ask(&good).await.expect("there is room for it");
+    let served = ask(&good).await.expect("there is capacity for it");
     assert!(began.elapsed() <= START, "at once: {:?}", began.elapsed());
     // The apps over the share say why.
     let waits = evil.iter().find(|d| d.snapshot().ready == 0).expect("two");
@@ -70,7 +70,7 @@ async fn what_becomes_free_goes_to_the_organization_that_has_least() {
         .collect();
     let mut leases = Vec::new();
     for d in evil[..3].iter().chain(&other) {
-        leases.push(ask(d).await.expect("room"));
+        leases.push(ask(d).await.expect("capacity"));
     }
     // Six of 64 MB fill the machine. One of evil asks first, then one that has nothing.
     let good = app_of(&w, "good/a", 0);
@@ -91,7 +91,7 @@ async fn what_becomes_free_goes_to_the_organization_that_has_least() {
     // Then it is the turn of the other.
     drop(served);
     w.fleet.remove(good.id()).await;
-    first.await.expect("no panic").expect("there is room");
+    first.await.expect("no panic").expect("there is capacity");
     w.fleet.shutdown(false).await;
 }
 
@@ -109,7 +109,7 @@ async fn frozen_replicas_go_from_the_organization_that_keeps_most() {
         .map(|n| app_of(&w, &format!("large/a{n}"), 0))
         .collect();
     for d in std::iter::once(&small).chain(&large) {
-        drop(ask(d).await.expect("room"));
+        drop(ask(d).await.expect("capacity"));
         until("it is frozen", || d.snapshot().paused == 1).await;
     }
     // 300 MB are kept and 100 are free: the second request needs one to go.
@@ -118,7 +118,7 @@ async fn frozen_replicas_go_from_the_organization_that_keeps_most() {
         .collect();
     let mut leases = Vec::new();
     for d in &good {
-        leases.push(ask(d).await.expect("room after a while"));
+        leases.push(ask(d).await.expect("capacity after a while"));
     }
     assert_eq!(small.snapshot().paused, 1);
     let kept = large

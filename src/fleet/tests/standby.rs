@@ -372,11 +372,11 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
     };
     let (b, c) = (other("acme/b"), other("acme/c"));
     let far = Instant::now() + LONG;
-    let first = b.acquire(0, far).await.expect("room");
+    let first = b.acquire(0, far).await.expect("capacity");
     // The frozen one is prepared for the third.
-    let second = c.acquire(0, far).await.expect("room after a while");
+    let second = c.acquire(0, far).await.expect("capacity after a while");
     assert_eq!(depths(&w), ["prepared"]);
-    // The first app again: no room. It waits, then is told.
+    // The first app again: no capacity. It waits, then is refused.
     let began = Instant::now();
     let why = w.failure().await;
     assert_eq!((why.reason, began.elapsed()), (Reason::NoRoom, secs(20)));
@@ -385,7 +385,7 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
     let began = Instant::now();
     assert_eq!(w.failure().await.reason, Reason::NoRoom);
     assert!(began.elapsed() < ms(5), "at once by now");
-    // Room that is given back is used, also by one that waits.
+    // Capacity that is given back is used, also by a waiting app.
     drop(second);
     until("it is frozen", || c.snapshot().paused == 1).await;
     let lease = ask(&w).await;
@@ -416,7 +416,7 @@ async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looke
             w.fleet.activate(r)
         };
         let (b, c) = (other("acme/b"), other("acme/c"));
-        let _first = b.acquire(0, Instant::now() + LONG).await.expect("room");
+        let _first = b.acquire(0, Instant::now() + LONG).await.expect("capacity");
         let began = Instant::now();
         let mut requests = Vec::new();
         for _ in 0..80 {
@@ -430,7 +430,7 @@ async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looke
         match goes {
             true => assert!(first.is_ok() && took < secs(2), "{took:?}"),
             false => {
-                let why = first.expect_err("there is no room");
+                let why = first.expect_err("there is no capacity");
                 assert_eq!((why.reason, took), (Reason::NoRoom, secs(20)));
             }
         }

@@ -23,13 +23,13 @@ async fn a_test_run_takes_its_share_of_the_room_and_never_rests() {
     tested.scaling.reserved = 1;
     tested.scaling.max = 3;
     let test_run = w.fleet.test_run(tested);
-    let refused = lease(&test_run).await.expect_err("there is no room");
+    let refused = lease(&test_run).await.expect_err("there is no capacity");
     assert_eq!(refused.reason, Reason::NoRoom);
     drop(serving);
     until("the app sleeps", || w.app.snapshot().paused == 1).await;
     settle().await;
 
-    let tests = lease(&test_run).await.expect("has room");
+    let tests = lease(&test_run).await.expect("has capacity");
     let container = tests.replica().container.clone();
     assert_eq!(w.version_of(&tests), 2);
     // Reconciliation takes it for no orphan.
@@ -41,8 +41,8 @@ async fn a_test_run_takes_its_share_of_the_room_and_never_rests() {
     let left = w.engine.containers();
     assert!(left.iter().all(|c| c.id != container), "{left:?}");
 
-    // One that is over in the middle of a request gives its room back as well.
-    let tests = lease(&test_run).await.expect("has room");
+    // One that is over in the middle of a request gives its capacity back as well.
+    let tests = lease(&test_run).await.expect("has capacity");
     let waiting = w.request();
     settle().await;
     assert_eq!(w.held(), 1);

@@ -190,8 +190,8 @@ impl Pool {
 
     /// The same; `interim` hears of early hints, which HTTP/2 connections do not report.
     ///
-    /// What is sent is taken out of `request`, and an empty one left: every future on the way of a
-    /// request that had it by value would have room for it, twice as an argument of an `async fn`.
+    /// The request is taken out of `request`, and an empty one left: every future on the way of a
+    /// request passed by value would hold it, and twice where it is an argument of an `async fn`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -307,7 +307,7 @@ impl Pool {
         let open = tokio::time::timeout(CONNECT_TIMEOUT, open).await;
         let open = open.map_err(|_| {
             io::Error::other(
-                "as many connections are open as the limit of open files leaves room for; raise it (ulimit -Hn, LimitNOFILE=)",
+                "as many connections are open as the limit of open files allows; raise it (ulimit -Hn, LimitNOFILE=)",
             )
         })?;
         let _turn = self.dials.acquire().await.map_err(io::Error::other)?;
