@@ -1,10 +1,10 @@
 //! Activates another version once a replica of it is ready.
 //!
 //! Publish and rollback differ only in what they store. Both hold the app's deploy lock while they
-//! wait, and take the commit lock when the replica is ready. A change of settings in the middle is
+//! wait, and take the commit lock when the replica is ready. A change of settings in between is
 //! stored at once; if it changes the container or the readiness check, the wait starts again with
-//! it. The replicas that serve meanwhile get those parts of it that need no new container. The
-//! rest reaches them only if the check fails, since one surge replica is enough.
+//! it. The serving replicas get the parts of the change that need no new container. They get the
+//! rest only if the check fails, since one surge replica is enough.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::{Shared, claims::Claim};
 use crate::model::{App, AppId, Failure, Reason, Revision};
 
-/// The checks under way, at most one per app.
+/// The running checks, at most one per app.
 #[derive(Default)]
 pub(super) struct Checks(Mutex<HashMap<AppId, Arc<Check>>>);
 
@@ -29,18 +29,18 @@ pub(super) struct Checks(Mutex<HashMap<AppId, Arc<Check>>>);
 pub(super) struct Check {
     /// Notified after each change of settings.
     changed: Notify,
-    /// If the check fails, the version that serves still needs a roll-out.
+    /// Whether the serving version still needs a roll-out if the check fails.
     roll_out_after: AtomicBool,
 }
 
 impl Checks {
-    /// The check of an app's new version that is under way. The caller holds the commit lock.
+    /// The running check of an app's new version. The caller holds the commit lock.
     pub(super) fn of(&self, id: &AppId) -> Option<Arc<Check>> {
         self.0.lock().get(id).cloned()
     }
 }
 
-/// Removes a check from the list, however it ends.
+/// Removes a check from the list on drop, however it ends.
 struct Listed<'a> {
     checks: &'a Checks,
     id: &'a AppId,
@@ -53,7 +53,8 @@ impl Drop for Listed<'_> {
 }
 
 impl Check {
-    /// Reports a change of settings, and whether the replicas that serve have all of it.
+    /// Notifies the check of a change of settings; `all_applied` says whether the serving replicas
+    /// have all of it.
     pub(super) fn settings_changed(&self, all_applied: bool) {
         self.roll_out_after.fetch_or(!all_applied, Ordering::AcqRel);
         self.changed.notify_one();
@@ -61,12 +62,13 @@ impl Check {
 }
 
 impl Shared {
-    /// Stores and activates what `next` makes of the app, once a replica of its active version is
-    /// ready, or at once when it is not to be `checked`. `next` runs again after each change of
-    /// settings. The caller holds the app's deploy lock.
+    /// Stores and activates the app that `next` returns, once a replica of its active version is
+    /// ready, or at once unless `checked`. `next` runs again after each change of settings. The
+    /// caller holds the app's deploy lock.
     ///
     /// # Errors
-    /// What the catalog says to the result of `next`, before anything is started; why the replica
+    /// The catalog's refusal of the result of `next`, before anything is started; why the replica
+    /// does not become ready; ABORTED by a newer claim. Nothing has changed then.
     /// does not get ready; ABORTED by a newer claim. Nothing has changed then.
     pub(super) async fn switch<N>(
         self: &Arc<Self>,
@@ -114,7 +116,8 @@ impl Shared {
         Err(failure)
     }
 
-    /// Waits for a replica, then stores and activates; a failure comes with the version it is of.
+    /// Waits for a replica, then stores and activates; a failure comes with the number of its
+    /// version.
     async fn check<N>(
         self: &Arc<Self>,
         id: &AppId,
@@ -168,7 +171,7 @@ impl Shared {
         }
     }
 
-    /// What would serve if `next` were applied to the app as it is now.
+    /// The revision that would serve if `next` were applied to the app as it is now.
     fn revision_after(&self, id: &AppId, next: &impl Fn(&App) -> App) -> Result<Revision, Failure> {
         let mut after = None;
         // Refuses here what the commit would refuse only after a start.

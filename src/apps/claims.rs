@@ -1,8 +1,8 @@
 //! Claims: the newest publish, rollback or delete of an app supersedes the ones before it.
 //!
 //! A publish waits for a replica for as long as a start may take, and holds its app's deploy lock
-//! meanwhile. The next operation must not queue behind that wait, least of all the one that
-//! repairs what cannot start. So each operation claims the app before it waits for the lock, and
+//! meanwhile. The next operation must not queue behind that wait, least of all the one that repairs
+//! an app that cannot start. So each operation claims the app before it waits for the lock, and
 //! that cancels the waits of the operation that held the claim before.
 
 use std::{collections::HashMap, future::Future};
@@ -35,11 +35,11 @@ impl Claims {
         }
     }
 
-    /// Claims the app and cancels the claim before.
+    /// Claims the app and cancels the previous claim.
     pub(super) fn make(&self, app: &AppId) -> Claim {
         let cancelled = self.stopping.child_token();
         let mut newest = self.newest.lock();
-        // Claims of operations that have ended.
+        // Drops the claims of operations that have ended.
         newest.retain(|_, claim| !claim.is_cancelled());
         if let Some(before) = newest.insert(app.clone(), cancelled.clone()) {
             before.cancel();
@@ -53,11 +53,11 @@ impl Claims {
 }
 
 impl Claim {
-    /// Runs work that may take as long as a pull or a start, until another operation claims the
-    /// app or the platform stops.
+    /// Runs work that may take as long as a pull or a start, until another operation claims the app
+    /// or the platform stops.
     ///
     /// # Errors
-    /// ABORTED and SHUTTING_DOWN in these cases; what the work says.
+    /// ABORTED or SHUTTING_DOWN in these cases; else the error of the work.
     pub(super) async fn wait<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -84,7 +84,7 @@ impl Drop for Claim {
     }
 }
 
-/// The failure of work that was cancelled because the platform stops.
+/// The failure of work that the platform's stop cancelled.
 pub(super) fn stopping() -> Failure {
     Failure::new(
         Reason::ShuttingDown,
@@ -114,7 +114,7 @@ mod tests {
             failure.message.contains("app o/a came between"),
             "{failure}"
         );
-        // The end of the first is nothing to the second, nor to another app.
+        // The end of the first claim affects neither the second nor another app.
         drop(first);
         second.wait(async { Ok(()) }).await.expect("goes on");
         other.wait(async { Ok(()) }).await.expect("goes on");

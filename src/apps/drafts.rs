@@ -1,7 +1,7 @@
 //! Drafts: saved, built, published.
 //!
-//! Code is on disk before a record names it, and a build is recorded before it is reported. So a
-//! crash at any point leaves a consistent draft: saved or not, built or not. Repeating the call
+//! Code is on disk before a record names it, and a build is recorded before it is reported. A crash
+//! at any point therefore leaves a consistent draft: saved or not, built or not. Repeating the call
 //! then succeeds.
 
 use std::sync::Arc;
@@ -28,21 +28,21 @@ pub struct Published {
     pub app: Arc<App>,
     /// Its new version.
     pub version: Arc<Version>,
-    /// What its owner should know about it.
+    /// Warnings to its owner.
     pub warnings: Vec<String>,
 }
 
-/// A draft, and its build when one is under way.
+/// A draft, with its build when one is running.
 #[derive(Debug, Clone)]
 pub struct DraftView {
     /// The draft.
     pub draft: Draft,
-    /// The build under way.
+    /// The running build.
     pub building: Option<BuildId>,
 }
 
 impl Apps {
-    /// Saves code as the draft; it replaces the previous draft and cancels its build.
+    /// Saves code as the draft, which replaces the previous draft and cancels its build.
     ///
     /// # Errors
     /// NOT_FOUND; INVALID_ARGUMENT for code that cannot be built as it is; BODY_TOO_LARGE;
@@ -86,7 +86,7 @@ impl Apps {
                 file.keep();
             }
             s.builder.cancel_all_but(&id, Some(&saved));
-            // Under the deploy lock: a publish under way may be about to make a version of the
+            // Under the deploy lock, since a running publish may be about to make a version of the
             // previous draft. The caller need not wait for it.
             let shared = s.clone();
             let collect = async move {
@@ -117,7 +117,7 @@ impl Apps {
         Some(self.shared.view(&app.id, draft))
     }
 
-    /// Starts to build the draft, or joins the build under way.
+    /// Starts the build of the draft, or joins the running one.
     ///
     /// # Errors
     /// NOT_FOUND for the app or the draft; BUILD_QUEUE_FULL.
@@ -127,7 +127,7 @@ impl Apps {
         Ok((build.id, self.draft(&id)?))
     }
 
-    /// A build that is under way or ended recently.
+    /// A build that is running or ended recently.
     ///
     /// # Errors
     /// NOT_FOUND, also for a build of an app that `may_see` refuses.
@@ -149,13 +149,13 @@ impl Apps {
     /// When `checked`, the previous version serves until a replica of the new one is ready.
     ///
     /// # Errors
-    /// NOT_FOUND; STORE_QUOTA; FAILED_PRECONDITION without a draft, or when it was replaced while
-    /// it was built; ABORTED when another publish, a rollback or a delete came while this one
-    /// waited; why the build fails, the image cannot be pulled or the new version does not get
-    /// ready. In each case the previous version serves on, and no version is made.
+    /// NOT_FOUND; STORE_QUOTA; FAILED_PRECONDITION without a draft, or when the draft was replaced
+    /// while it was built; ABORTED when another publish, a rollback or a delete began while this
+    /// one waited; why the build fails, the image cannot be pulled or the new version does not
+    /// become ready. In each case the previous version keeps serving, and no version is made.
     pub async fn publish(&self, id: AppId, checked: bool) -> Result<Published, Failure> {
         self.run_detached(move |s| async move {
-            // Before the deploy lock: other changes need not wait for a build.
+            // Before the deploy lock, so that other changes need not wait for a build.
             let wanted = s.to_publish(&*s.get(&id)?)?;
             let built = s.unless_stopping(s.built(&id, &wanted)).await?;
             let _held = built.as_ref().map(|(image, _)| s.builder.hold(image));
@@ -205,7 +205,7 @@ impl Apps {
             let version = made.ok_or_else(|| Failure::new(Reason::Internal, "what was published is not there"))?;
             warnings::add_new(&mut said, s.settings_warnings(&app.settings));
             s.record_warnings(&id, version.number, &said);
-            // The rest are in the events already, so they are only returned.
+            // The events have the other warnings already, so those are only returned.
             warnings::add_new(&mut said, s.warnings(&app));
             warnings::add_new(&mut said, s.cloud_incompatibilities(&id, version.number));
             for warning in &said {
@@ -229,7 +229,7 @@ impl Shared {
         }
     }
 
-    /// Checks code that came with a request. Dropping the future cancels the check.
+    /// Checks code from a request. Dropping the future cancels the check.
     pub(super) async fn validate(
         &self,
         id: &AppId,
@@ -259,7 +259,7 @@ impl Shared {
         })?;
         let most = self.most.versions_per_app;
         if app.versions.len() < most {
-            // Checked before anything is started; a rollback, which repairs an app, is never
+            // Checked before anything is started. A rollback, which repairs an app, is never
             // refused.
             let more = stored::of_snapshot(&app.settings);
             self.store.ledger().check(&app.id.org, more)?;
@@ -296,7 +296,7 @@ impl Shared {
             });
             return Ok((same?, None));
         };
-        // Checked before it takes disk space; the quota counts the record that names it.
+        // Checked before the bytes take disk space; the quota counts the record that names them.
         self.store.ledger().check(&id.org, bytes.len() as u64)?;
         let file = self.blobs.put(bytes).await?;
         let mut source = source;
@@ -316,7 +316,7 @@ impl Shared {
         self.sweep(Some(before.id.clone()));
     }
 
-    /// Removes images of builds that no draft and no version refers to, of all apps and of
+    /// Removes built images that no draft and no version refers to, of all existing apps and of
     /// `changed`, which may have been deleted.
     pub(super) fn sweep(&self, changed: Option<AppId>) {
         let store = self.store.clone();
@@ -333,7 +333,7 @@ impl Shared {
         });
     }
 
-    /// Starts the build of a draft, or joins the one under way.
+    /// Starts the build of a draft, or joins the running one.
     pub(super) fn build(
         self: &Arc<Self>,
         id: &AppId,
@@ -368,8 +368,8 @@ impl Shared {
         self.builder.start(id, draft, record)
     }
 
-    /// The image of a draft: the existing one, that of the build under way, or of a new build.
-    /// `None` for a prebuilt image.
+    /// The image of a draft: the existing one, that of the running build, or of a new build. `None`
+    /// for a prebuilt image.
     pub(super) async fn built(
         self: &Arc<Self>,
         id: &AppId,
@@ -402,7 +402,7 @@ fn gone(image: &BuiltImage) -> Failure {
     )
 }
 
-/// Refuses code that no build could take.
+/// Refuses code that no build could use.
 fn check(
     source: &CodeSource<Bytes>,
     limits: builder::Limits,

@@ -1,8 +1,8 @@
 //! Which operation may change an app, and how a changed configuration reaches its replicas.
 //!
-//! Each app has two locks. The deploy lock is for what decides which version serves: create,
+//! Each app has two locks. The deploy lock guards the decision which version serves: create,
 //! publish, rollback, delete; a publish holds it while it waits for a replica of the new version.
-//! The commit lock is for storing a change and applying it, and is never held through such a wait:
+//! The commit lock guards storing a change and applying it, and is never held through such a wait:
 //! a change of settings needs only this one, so it gets past a publish that is stuck. An operation
 //! that needs both takes the deploy lock first.
 
@@ -23,16 +23,16 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::model::{AppId, Failure, Revision};
 
-/// Wait before a changed configuration that did not get ready is tried again, while the old
-/// replicas still serve.
+/// Delay before a changed configuration whose replica did not become ready is tried again, while
+/// the old replicas still serve.
 const ROLL_OUT_RETRY: Duration = Duration::from_secs(5);
 
-/// One lock for each app, made on demand and dropped when it is free.
+/// One lock per app, made on demand and dropped when it is free.
 #[derive(Default)]
 pub(super) struct AppLocks(Mutex<HashMap<AppId, Weak<Semaphore>>>);
 
 impl AppLocks {
-    /// Waits for the app's lock, first come first served.
+    /// Waits for the app's lock in FIFO order.
     pub(super) async fn acquire(&self, id: &AppId) -> OwnedSemaphorePermit {
         let semaphore = {
             let mut locks = self.0.lock();
@@ -51,7 +51,7 @@ impl AppLocks {
     }
 }
 
-/// The roll-outs of changed configurations under way, at most one per app.
+/// The running roll-outs of changed configurations, at most one per app.
 #[derive(Default)]
 pub(super) struct RollOuts(Mutex<HashMap<AppId, RollOut>>);
 
@@ -62,7 +62,7 @@ struct RollOut {
 
 impl Shared {
     /// Runs an operation that stores a change of an app and applies it, under the app's commit
-    /// lock. It cancels a roll-out that is under way, since the operation starts from the newest
+    /// lock. It cancels a running roll-out, since the operation starts from the newest
     /// configuration; when the operation fails, and so changes nothing, the roll-out resumes.
     pub(super) async fn commit_exclusively<T>(
         self: &Arc<Self>,
@@ -70,7 +70,7 @@ impl Shared {
         operation: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let _committing = self.commit_locks.acquire(id).await;
-        // Under the lock: the operation before may have started the roll-out.
+        // Under the lock, because the previous operation may have started the roll-out.
         let cancelled = self.cancel_roll_out(id).await;
         let outcome = operation.await;
         if cancelled && outcome.is_err() {
@@ -79,19 +79,19 @@ impl Shared {
         outcome
     }
 
-    /// Cancels the app's roll-out and waits for its end; whether one was under way.
+    /// Cancels the app's roll-out and waits for its end; returns whether one was running.
     pub(super) async fn cancel_roll_out(&self, id: &AppId) -> bool {
         let Some(roll_out) = self.roll_outs.0.lock().remove(id) else {
             return false;
         };
         let under_way = !roll_out.task.is_finished();
         roll_out.cancelled.cancel();
-        // A panic has been reported by the runtime; the roll-out is over all the same.
+        // The runtime has reported a panic; the roll-out is over all the same.
         let _ = roll_out.task.await;
         under_way
     }
 
-    /// Rolls the settings in force out to the active version, if there is one.
+    /// Rolls out the current settings to the active version, if there is one.
     pub(super) fn roll_out_newest(self: &Arc<Self>, id: &AppId) {
         if let Ok(app) = self.get(id)
             && let Some(revision) = Revision::of(&app, self.defaults)
@@ -101,9 +101,9 @@ impl Shared {
     }
 
     /// Brings a changed configuration to the replicas without a gap. When containers have to be
-    /// replaced, the old ones serve until a new one is ready, with as many tries as it takes; what
-    /// needs no new container, above all who may call the app, applies to them at once.
-    /// The caller holds the commit lock; the roll-out continues after it is released.
+    /// replaced, the old ones serve until a new one is ready, with as many tries as it takes;
+    /// changes that need no new container, above all who may call the app, apply at once. The
+    /// caller holds the commit lock; the roll-out continues after it is released.
     pub(super) fn roll_out(self: &Arc<Self>, revision: Revision) {
         if self.apply_at_once(&revision) {
             return;
@@ -135,8 +135,8 @@ impl Shared {
             .insert(id, RollOut { cancelled, task });
     }
 
-    /// Applies whatever of a changed configuration needs no new container; whether that is all of
-    /// it.
+    /// Applies the parts of a changed configuration that need no new container; returns whether
+    /// that is all of it.
     pub(super) fn apply_at_once(&self, revision: &Revision) -> bool {
         if !self.fleet.must_prepare(revision) {
             self.routes.set(&self.fleet.activate(revision.clone()));

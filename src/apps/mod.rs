@@ -2,8 +2,18 @@
 //!
 //! Every operation that changes an app runs to its end in a detached task, so a client that
 //! disconnects in the middle leaves nothing half done. Operations that touch replicas take the
-//! locks of the app (`locks.rs`). The order is always: check that it can work, store it, then
-//! apply it.
+//! locks of the app. The order is always: check that it can work, store it, then apply it.
+//!
+//! | File | Holds |
+//! | --- | --- |
+//! | `mod.rs` | [`Apps`]: create, read, list, update, delete, stop |
+//! | `drafts.rs` | Drafts: save, build, publish; collection of unused files and images |
+//! | `versions.rs` | Published versions: list, read, roll back |
+//! | `checks.rs` | Activation of a version once a replica of it is ready |
+//! | `locks.rs` | The locks of an app, and roll-outs of changed configurations |
+//! | `claims.rs` | Claims, by which a newer operation cancels an older one's wait |
+//! | `warnings.rs` | Warnings to an app's owner |
+//! | `test_runs.rs` | Test runs of a draft or a version |
 
 mod checks;
 mod claims;
@@ -46,21 +56,21 @@ use crate::{
 pub use drafts::{DraftView, Published};
 pub use versions::Code;
 
-/// The operations on apps; clones share it.
+/// The operations on apps; clones share their state.
 #[derive(Clone)]
 pub struct Apps {
     shared: Arc<Shared>,
 }
 
-/// What operations on apps need.
+/// The collaborators and settings of [`Apps`].
 pub struct Parts {
     /// Stores apps.
     pub store: Store,
-    /// Deleted with their app.
+    /// The asynchronous executions, which are deleted with their app.
     pub executions: Executions,
-    /// Runs what is published.
+    /// Runs the published versions.
     pub fleet: Fleet,
-    /// Routes requests to it.
+    /// Routes requests to the fleet.
     pub routes: Arc<Routes>,
     /// Finds and pulls images.
     pub images: Images,
@@ -72,22 +82,22 @@ pub struct Parts {
     pub blobs: Blobs,
     /// The persistent files of apps.
     pub volumes: Volumes,
-    /// Settings of apps that set none.
+    /// Settings of apps that leave them out.
     pub defaults: Defaults,
-    /// Parses what callers send.
+    /// Bounds the parsing of what callers send.
     pub parsing: Parsing,
-    /// The most that apps may connect to; `None` is anywhere.
+    /// The most that apps may connect to; `None` means no bound.
     pub egress: Option<Ceiling>,
-    /// How many apps and versions there may be.
+    /// Bounds on the numbers of apps and versions.
     pub most: Most,
 }
 
-/// How many apps and versions there may be.
+/// Bounds on the numbers of apps and versions.
 #[derive(Debug, Clone, Copy)]
 pub struct Most {
     /// Apps of one organization.
     pub apps_per_org: usize,
-    /// Versions of one app; none is ever dropped, so that each can be returned to.
+    /// Versions of one app; none is ever dropped, so that each can be rolled back to.
     pub versions_per_app: usize,
 }
 
@@ -105,23 +115,24 @@ struct Shared {
     parsing: Parsing,
     egress: Option<Ceiling>,
     most: Most,
-    /// Held by what decides which version serves.
+    /// Held by operations that decide which version serves.
     deploy_locks: AppLocks,
     /// Held while a change is stored and applied.
     commit_locks: AppLocks,
-    /// Changed configurations on their way to the replicas; the app's next operation cancels them.
+    /// Running roll-outs of changed configurations; the app's next operation cancels its own.
     roll_outs: RollOuts,
     claims: Claims,
     checks: Checks,
-    /// Cancels all roll-outs, also those that begin later, and publishes that still wait.
+    /// Cancels all roll-outs, including those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// Where they run: not on the thread that happens to carry a caller's connection.
+    /// The runtime of operations, which need not be that of the thread that carries a caller's
+    /// connection.
     runtime: Handle,
 }
 
 impl Apps {
-    /// The apps of a store; those that are published are handed to the fleet and routed.
+    /// The apps of a store; published ones are handed to the fleet and routed.
     pub fn new(parts: Parts) -> Self {
         for app in parts.store.catalog().iter() {
             if let Some(revision) = Revision::of(app, parts.defaults) {
@@ -167,14 +178,14 @@ impl Apps {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         };
-        // Removes what a crash has left.
+        // Removes images that a crash has left behind.
         shared.sweep(None);
         Self {
             shared: Arc::new(shared),
         }
     }
 
-    /// Most replicas of any app.
+    /// The highest allowed maximum of replicas of any app.
     pub fn max_replicas_cap(&self) -> u32 {
         self.shared.defaults.bounds.max_replicas_cap
     }
@@ -192,22 +203,22 @@ impl Apps {
             .ok_or_else(|| not_found(id))
     }
 
-    /// At most `limit` apps of an organization by name, those after `after`.
+    /// At most `limit` apps of an organization in order of name, starting after `after`.
     pub fn page(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
         self.shared.store.catalog().page(org, after, limit)
     }
 
-    /// As [`Apps::page`], of the published ones.
+    /// As [`Apps::page`], for published apps.
     pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
         self.shared.store.catalog().published(org, after, limit)
     }
 
-    /// What the fleet does for an app; `None` before the first publish is begun.
+    /// The fleet's view of an app; `None` before its first publish begins.
     pub fn snapshot(&self, id: &AppId) -> Option<Snapshot> {
         self.shared.fleet.find(id).map(|d| d.snapshot())
     }
 
-    /// Creates an app, with a draft when it comes with code.
+    /// Creates an app, with a draft when it has code.
     ///
     /// # Errors
     /// INVALID_ARGUMENT with each wrong field; ALREADY_EXISTS for its name or a host label;
@@ -250,7 +261,7 @@ impl Apps {
                 versions: Vec::new(),
                 active_version: 0,
             };
-            // Waits for the delete of an app of the same name.
+            // Waits for the deletion of an app of the same name.
             let _deploying = s.deploy_locks.acquire(&id).await;
             s.commit_exclusively(&id, async {
                 s.store
@@ -266,12 +277,13 @@ impl Apps {
         .await
     }
 
-    /// Changes settings by `edit`, which gets those in force. The change is live at once and makes
-    /// no version; a publish under way waits for a replica with the change. Returns the app, and
-    /// the warnings that the change adds.
+    /// Changes settings by `edit`, which gets the current ones. The change is live at once and
+    /// makes no version; a running publish waits for a replica with the change. Returns the app,
+    /// and the warnings that the change adds.
     ///
     /// # Errors
-    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for create.
+    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for
+    /// create.
     pub async fn update(
         &self,
         id: AppId,
@@ -318,7 +330,8 @@ impl Apps {
         .await
     }
 
-    /// Stops an app's replicas, requests in flight first finishing, and removes all of it.
+    /// Stops an app's replicas once their requests in flight have finished, and removes all of the
+    /// app.
     ///
     /// # Errors
     /// NOT_FOUND.
@@ -355,14 +368,14 @@ impl Apps {
         .await
     }
 
-    /// Cancels the parsing of what callers sent, in operations and in builds: it would last for as
-    /// long as requests may take to finish.
+    /// Cancels the parsing of what callers sent, in operations and builds, which could otherwise
+    /// last as long as requests may take to finish.
     pub fn stop_parsing(&self) {
         self.shared.parsing.stop();
         self.shared.builder.stop_parsing();
     }
 
-    /// Cancels what waits for a pull or a start, and waits until every operation has ended. The
+    /// Cancels the waits for pulls and starts, and waits until every operation has ended. The
     /// caller starts no new ones.
     pub async fn finish(&self) {
         self.shared.stopping.cancel();
@@ -404,7 +417,7 @@ impl Shared {
             .ok_or_else(|| not_found(id))
     }
 
-    /// Checks settings that replace `before`.
+    /// Checks settings that are to replace `before`.
     async fn check_settings(
         &self,
         id: &AppId,
@@ -432,7 +445,7 @@ impl Shared {
     }
 }
 
-/// The wrong fields of settings, except for their schemas.
+/// The wrong fields of settings, apart from their schemas.
 fn wrong(
     settings: &Settings,
     defaults: &Defaults,
@@ -479,7 +492,7 @@ fn none_wrong(wrong: Vec<FieldViolation>) -> Result<(), Failure> {
     }
 }
 
-/// What a version keeps of its image.
+/// The facts about an image that its version keeps.
 fn facts(image: &Image, image_ref: &str) -> ImageFacts {
     ImageFacts {
         user: Some(image.user.clone()),

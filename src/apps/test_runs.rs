@@ -11,7 +11,7 @@ use crate::{
 
 impl Apps {
     /// A test run of a version under the settings of its publish, or of the draft under the app's
-    /// current ones; a draft that has no image is built first.
+    /// current ones; a draft without an image is built first.
     ///
     /// # Errors
     /// NOT_FOUND for the app, the draft or the version; why its image cannot be pulled or built.

@@ -13,16 +13,16 @@ use crate::{
 /// The code of a draft or of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
-    /// Where its image comes from, as it was saved.
+    /// The source of its image, as saved.
     pub source: CodeSource<Bytes>,
-    /// What identifies it.
+    /// The hash that identifies it.
     pub hash: String,
-    /// The version it belongs to; 0 is the draft.
+    /// The number of its version; 0 is the draft.
     pub version: u32,
 }
 
 impl Apps {
-    /// An app with at most `limit` of its versions, newest first, those older than `before`.
+    /// An app with at most `limit` of its versions older than `before`, newest first.
     ///
     /// # Errors
     /// NOT_FOUND.
@@ -85,10 +85,10 @@ impl Apps {
     /// A rollback to the active version reverts the changes of settings since its publish.
     ///
     /// # Errors
-    /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host
-    /// label meanwhile; ABORTED when a publish, another rollback or a delete came while this one
-    /// waited; why its image cannot be pulled or it does not get ready. In each case the previous
-    /// version serves on.
+    /// NOT_FOUND; INVALID_ARGUMENT for version 0; ALREADY_EXISTS when another app took a host label
+    /// meanwhile; ABORTED when a publish, another rollback or a delete began while this one waited;
+    /// why its image cannot be pulled or its replica does not become ready. In each case the
+    /// previous version keeps serving.
     pub async fn roll_back(
         &self,
         id: AppId,
@@ -117,8 +117,8 @@ impl Apps {
     }
 }
 
-/// The app with a version and its settings in force. A rollback repairs an app; it must not reopen
-/// the app to callers who were shut out since.
+/// The app with a version and the settings of its publish, except for who may call it: a rollback
+/// repairs an app; it must not reopen the app to callers who were shut out since.
 pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();

@@ -1,4 +1,4 @@
-//! Warnings to an app's owner about a version or settings that are accepted.
+//! Warnings to an app's owner about an accepted version or accepted settings.
 
 use super::Shared;
 use crate::{
@@ -28,7 +28,7 @@ impl Shared {
             .collect()
     }
 
-    /// Where the server does not enforce, or does not allow, the egress that an app asks for.
+    /// Warns where the server does not enforce, or does not allow, the egress that an app asks for.
     fn egress_warning(&self, settings: &Settings) -> Option<String> {
         let asked = &settings.egress;
         match &self.egress {
@@ -48,21 +48,21 @@ impl Shared {
         all
     }
 
-    /// Adds warnings to the events of the app.
+    /// Adds warnings to the app's events.
     pub(super) fn record_warnings(&self, id: &AppId, version: u32, warnings: &[String]) {
         if let Some(deployment) = self.fleet.find(id) {
             deployment.warn(version, warnings);
         }
     }
 
-    /// What the cloud platform would refuse about a version, as far as its events say.
+    /// Why the cloud platform would refuse a version, as far as its events say.
     pub(super) fn cloud_incompatibilities(&self, id: &AppId, version: u32) -> Vec<String> {
         let deployment = self.fleet.find(id);
         deployment.map_or_else(Vec::new, |d| d.events().cloud_incompatibilities(version))
     }
 }
 
-/// Adds those that are missing.
+/// Adds the warnings that are missing.
 pub(super) fn add_new(all: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     for one in more {
         if !all.contains(&one) {
@@ -71,11 +71,11 @@ pub(super) fn add_new(all: &mut Vec<String>, more: impl IntoIterator<Item = Stri
     }
 }
 
-/// Warns of an image that exposes other ports than the app's: it probably listens elsewhere.
+/// Warns of an image that exposes other ports than the app's: it probably listens on those.
 pub(super) fn of_ports(settings: &Settings, exposed: &[u16], strict: bool) -> Option<String> {
     let ports = settings.ports();
     let primary = ports.first().copied().unwrap_or(host::DEFAULT_PORT);
-    // Without a set port the app follows the only exposed one; the revision warns of that.
+    // Without a set port the app follows the only exposed one; the revision warns about that.
     let followed = settings.ports.is_empty() && exposed.len() == 1 && !strict;
     let elsewhere = !followed && !exposed.is_empty() && !exposed.contains(&primary);
     elsewhere.then(|| {

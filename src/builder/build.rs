@@ -1,4 +1,4 @@
-//! One build: what it is made from and with, and how it stands.
+//! One build: its inputs, its settings, and its state.
 
 use std::{
     collections::BTreeMap,
@@ -29,23 +29,23 @@ use crate::{
 /// Settings of builds.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Whose images they are.
+    /// The instance that owns the images.
     pub instance: InstanceId,
-    /// Where builds report that they are alive.
+    /// Where builds report liveness.
     pub vitals: Vitals,
     /// The folder for source trees while they are built; emptied at the start.
     pub scratch: PathBuf,
     /// Most builds that run at once.
     pub concurrency: usize,
-    /// Most of those of one organization.
+    /// Most running builds of one organization.
     pub per_org: usize,
     /// Most builds that wait.
     pub queue_max: usize,
-    /// Most of those of one organization.
+    /// Most waiting builds of one organization.
     pub queue_per_org: usize,
     /// Longest time for one build, without its wait.
     pub timeout: Duration,
-    /// What a source tree may come to.
+    /// Bounds on a source tree.
     pub limits: Limits,
     /// Most bytes of one build's log.
     pub log_bytes: usize,
@@ -53,19 +53,19 @@ pub struct Config {
     pub logs_kept: usize,
     /// The network of steps that run commands.
     pub network: BuildNetwork,
-    /// What each step may take.
+    /// Bounds on each step.
     pub step_limits: BuildLimits,
-    /// Take repositories of this machine, by `file://`.
+    /// Accept repositories of this machine, by `file://`.
     pub git_files: bool,
     /// Longest time to fetch a repository.
     pub git_timeout: Duration,
-    /// Refuse what the platform refuses.
+    /// Refuse what the cloud platform refuses.
     pub strict: bool,
-    /// What handlers of managed runtimes are built with.
+    /// The settings of managed runtimes.
     pub runtimes: runtime::Settings,
 }
 
-/// What a build needs a secret for.
+/// Why a build needs a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretUse {
     /// To pull base images.
@@ -77,14 +77,14 @@ pub enum SecretUse {
     },
 }
 
-/// Finds an organization's secret for a use by its name.
+/// Finds an organization's secret by its name, for a use.
 pub type Vault = Arc<
     dyn Fn(OrgName, String, SecretUse) -> BoxFuture<'static, Result<secret::Value, Failure>>
         + Send
         + Sync,
 >;
 
-/// Opens an organization's build arguments.
+/// Opens an organization's sealed build arguments.
 pub type OpenArgs = Arc<
     dyn Fn(OrgName, BuildArgs) -> BoxFuture<'static, Result<BTreeMap<String, String>, Failure>>
         + Send
@@ -94,11 +94,11 @@ pub type OpenArgs = Arc<
 /// The state of a build.
 #[derive(Debug, Clone)]
 pub enum State {
-    /// For another build.
+    /// For another build, or for a permit.
     Waiting,
-    /// It runs.
+    /// It is running.
     Running,
-    /// It is over, since that time in Unix milliseconds.
+    /// It has ended, at that time in Unix milliseconds.
     Ended(Result<BuiltImage, Failure>, i64),
 }
 
@@ -109,33 +109,33 @@ pub struct Build {
     pub id: BuildId,
     /// The app.
     pub app: AppId,
-    /// What is built.
+    /// The draft that is built.
     pub draft: Draft,
     /// Its log.
     pub log: Log,
     state: watch::Sender<State>,
     cancel: CancellationToken,
-    /// Set while it waits, under the lock of those that are known.
+    /// Set while the build waits, under the lock of the known builds.
     displaced: AtomicBool,
 }
 
 impl Build {
-    /// Its state, to be watched.
+    /// Its state, to watch.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Whether it is over.
+    /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         matches!(*self.state.borrow(), State::Ended(..))
     }
 
-    /// Ends it; its outcome is BUILD_CANCELLED unless it has ended otherwise already.
+    /// Cancels it; its outcome becomes BUILD_CANCELLED unless it has ended already.
     pub fn cancel(&self) {
         self.cancel.cancel();
     }
 
-    /// A build that waits; `cancel` ends it.
+    /// A waiting build; `cancel` ends it.
     pub(super) fn waiting(app: &AppId, draft: &Draft, log: Log, cancel: CancellationToken) -> Self {
         Self {
             id: BuildId::generate(),
@@ -148,7 +148,7 @@ impl Build {
         }
     }
 
-    /// Changes its state and notifies those who watch it.
+    /// Sets its state and notifies watchers.
     pub(super) fn set_state(&self, state: State) {
         self.state.send_replace(state);
     }
@@ -158,12 +158,12 @@ impl Build {
         self.cancel.run_until_cancelled(work).await
     }
 
-    /// Whether it made room for another one, before it began.
+    /// Whether it was displaced by another build before it began.
     pub(super) fn is_displaced(&self) -> bool {
         self.displaced.load(Ordering::Relaxed)
     }
 
-    /// Ends it to make room for another one.
+    /// Ends it in favour of another build.
     pub(super) fn displace(&self) {
         self.displaced.store(true, Ordering::Relaxed);
         self.cancel.cancel();
@@ -186,36 +186,37 @@ impl Build {
     }
 }
 
-/// What every build works with.
+/// What all builds share.
 pub(super) struct BuildEnv {
     pub(super) config: Config,
     pub(super) engine: Arc<dyn ImageBuilder>,
     pub(super) images: Images,
     pub(super) blobs: Blobs,
     pub(super) vault: Vault,
-    /// As many permits as there are builds at once, so that a build waits for one only when it
-    /// follows one that was ended while it read.
+    /// Has one permit per concurrent build, so that a build waits for one only when it follows a
+    /// build that ended while its parsing still ran.
     pub(super) parsing: Parsing,
     pub(super) open_args: OpenArgs,
 }
 
 impl BuildEnv {
-    /// What all images of an app are called. Docker Hub has no such organization, and nothing here
+    /// The repository of an app's images. Docker Hub has no such organization, and nothing here
     /// ever pulls such a name.
     pub(super) fn image_name(&self, app: &AppId) -> String {
         format!("ignite-{}/{}/{}", self.config.instance, app.org, app.name)
     }
 
-    /// What the image of a build is called.
+    /// The tag of a build's image.
     pub(super) fn image_tag(&self, app: &AppId, build: BuildId) -> String {
         let id = build.0.to_string().to_lowercase();
         format!("{}:{id}", self.image_name(app))
     }
 
-    /// Does work on files away from the threads that serve requests. When the build ends first, the
-    /// work is called off and drops what it made.
+    /// Runs work on files off the threads that serve requests. When the build ends first, the work
+    /// is cancelled and drops what it made.
     ///
     /// # Errors
+    /// The error of `work`; SHUTTING_DOWN.
     /// What `work` says; SHUTTING_DOWN.
     pub(super) async fn parse<T: Send + 'static>(
         &self,

@@ -1,8 +1,8 @@
-//! Builds under way: their order, their bounds, their end.
+//! Running and waiting builds: their order, their bounds, their end.
 //!
 //! A build waits for the app's build before it, then for a permit, granted among all apps as
-//! `model::fair` says. Its outcome is recorded first and published after that. A build goes on when
-//! its caller leaves; it ends by itself, by [`Build::cancel`], by its time limit, or with the
+//! `model::fair` says. Its outcome is recorded first and published after that. A build continues
+//! when its caller leaves; it ends by itself, by [`Build::cancel`], by its time limit, or with the
 //! platform.
 
 use std::{
@@ -37,7 +37,7 @@ use crate::{
 pub type Record =
     Box<dyn FnOnce(Built) -> BoxFuture<'static, Result<(), Failure>> + Send + 'static>;
 
-/// Starts builds and knows those under way and the last that ended; clones share it.
+/// Starts builds, and knows the current ones and the last that ended; clones share its state.
 #[derive(Clone)]
 pub struct Builder {
     pub(super) shared: Arc<Shared>,
@@ -49,7 +49,8 @@ pub(super) struct Shared {
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// Where builds run: not on the thread that happens to carry a caller's connection.
+    /// The runtime of builds, which need not be that of the thread that carries a caller's
+    /// connection.
     runtime: Handle,
 }
 
@@ -58,11 +59,11 @@ struct Known {
     under_way: Vec<Arc<Build>>,
     ended: VecDeque<Arc<Build>>,
     turns: HashMap<AppId, Weak<Semaphore>>,
-    /// Images that are about to be named by a version, once for each time they are held.
+    /// Images that a version is about to name, once for each hold.
     held: Vec<String>,
 }
 
-/// An image that stays although nothing names it yet; dropped, it may go.
+/// Keeps an image that nothing names yet from being removed, until dropped.
 pub struct Held {
     shared: Arc<Shared>,
     image_ref: String,
@@ -120,21 +121,21 @@ impl Builder {
         &self.shared.env.config
     }
 
-    /// The build of an app's draft that is under way.
+    /// The current build of an app's draft.
     pub fn under_way(&self, app: &AppId, draft: &Draft) -> Option<Arc<Build>> {
         let known = self.shared.known.lock();
         let of_draft = |b: &&Arc<Build>| b.app == *app && b.draft.is_same(draft);
         known.under_way.iter().find(of_draft).cloned()
     }
 
-    /// A build, under way or among the last that ended.
+    /// A build, if it is current or among the last that ended.
     pub fn get(&self, id: BuildId) -> Option<Arc<Build>> {
         let known = self.shared.known.lock();
         let mut all = known.under_way.iter().chain(&known.ended);
         all.find(|b| b.id == id).cloned()
     }
 
-    /// Ends all builds of an app but that of `draft`.
+    /// Cancels all builds of an app but that of `draft`.
     pub fn cancel_all_but(&self, app: &AppId, draft: Option<&Draft>) {
         let known = self.shared.known.lock();
         for build in known.under_way.iter().filter(|b| b.app == *app) {
@@ -144,8 +145,8 @@ impl Builder {
         }
     }
 
-    /// Starts the build of a draft, or answers the one that is under way. It may end one of another
-    /// organization that still waits; see `queue.rs`.
+    /// Starts the build of a draft, or returns the current one. May displace a waiting build of
+    /// another organization; see `queue.rs`.
     ///
     /// # Errors
     /// BUILD_QUEUE_FULL.
@@ -170,19 +171,19 @@ impl Builder {
         Ok(build)
     }
 
-    /// Calls off what builds read of their sources; they end with that.
+    /// Cancels the parsing of sources; the builds that wait for it end too.
     pub fn stop_parsing(&self) {
         self.shared.env.parsing.stop();
     }
 
-    /// Ends all builds and waits until they have.
+    /// Ends all builds and waits until they have ended.
     pub async fn finish(&self) {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
 
-    /// Runs something of builds in the background, until the platform stops.
+    /// Runs work on builds in the background, until the platform stops.
     pub(super) fn spawn_until_stop(&self, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.shared.stop.clone();
         let work = async move {
@@ -200,7 +201,7 @@ impl Builder {
         }
     }
 
-    /// The names of images that are being made or held.
+    /// The names of images that are being built or held.
     pub(super) fn busy(&self) -> Vec<String> {
         let known = self.shared.known.lock();
         let made = known.under_way.iter();
@@ -210,7 +211,7 @@ impl Builder {
 }
 
 impl Shared {
-    /// Lets a build begin that has its place, unless it was displaced until now.
+    /// Lets a build begin that has its permit, unless it was displaced before.
     fn begin(&self, build: &Build) -> bool {
         let _known = self.known.lock();
         let may = !build.is_displaced();
@@ -233,7 +234,7 @@ impl Known {
     }
 }
 
-/// One build from its wait to its end.
+/// Runs one build from its wait to its end.
 async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, record: Record) {
     let work = async {
         let _turn = turn.acquire().await;
@@ -242,7 +243,7 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
         }
         let _permit = shared.limiter.acquire(&build.app).await;
         if !shared.begin(&build) {
-            // It is cancelled.
+            // The build is cancelled, which drops this future.
             std::future::pending::<()>().await;
         }
         let steps = steps::run(&shared.env, &build);
@@ -258,7 +259,7 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
             .with_detail(build.log.tail(TAIL))),
         }
     };
-    // A panic is an end, too: whoever waits must not wait for ever.
+    // A panic ends the build too: callers must not wait for it forever.
     let guarded = std::panic::AssertUnwindSafe(build.unless_cancelled(work)).catch_unwind();
     let mut outcome = match guarded.await {
         Ok(Some(outcome)) => outcome,
@@ -274,7 +275,7 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
         )),
     };
     let interrupted = matches!(&outcome, Err(f) if f.reason == Reason::ShuttingDown);
-    // What the platform's stop ended is as if it had never begun.
+    // A build that the platform's stop interrupted is left as if it had never begun.
     if !interrupted {
         let built = Built {
             id: build.id,

@@ -1,4 +1,4 @@
-//! What is sent to the engine for one build: files, and where the Dockerfile is among them.
+//! What is sent to the engine for one build: files, and which of them is the Dockerfile.
 
 use std::{
     collections::BTreeMap,
@@ -24,28 +24,28 @@ use crate::model::{
     work::{CANCELLED, Cancelled},
 };
 
-/// Longest Dockerfile in bytes: some hundred times what is usual.
+/// Longest Dockerfile in bytes: some hundred times the usual length.
 pub const MAX_DOCKERFILE: u64 = 1024 * 1024;
 /// Longest `.dockerignore` in bytes.
 const MAX_IGNOREFILE: u64 = ignorefile::MAX_BYTES as u64;
-/// Longest line of a Dockerfile in bytes, as the engine's builder has it.
+/// Longest line of a Dockerfile in bytes that the engine's builder reads.
 pub const MAX_DOCKERFILE_LINE: usize = 64 * 1024 - 1;
 
-/// What the label of stages is set by; a value that differs between apps, so that one build does
-/// not take away what another one needs.
+/// The argument that sets the label of stages. Its value differs between apps, so that one build
+/// does not remove stages that another one needs.
 pub(super) const STAGE_ARG: &str = "IGNITE_STAGE";
 
 /// A build context.
 #[derive(Debug)]
 pub struct Context {
     pieces: BTreeMap<String, Piece>,
-    /// Where the Dockerfile is in it.
+    /// The path of the Dockerfile in it.
     pub dockerfile: String,
     /// Values for the Dockerfile's `ARG`s.
     pub build_args: BTreeMap<String, String>,
-    /// Whether it has stages that are labelled with the value of the argument [`STAGE_ARG`].
+    /// Whether it has stages labelled with the value of the argument [`STAGE_ARG`].
     pub has_stages: bool,
-    /// The files are there as long as this is.
+    /// Keeps the files on disk.
     source: Source,
 }
 
@@ -58,12 +58,12 @@ enum Piece {
 }
 
 impl Context {
-    /// All of a source but what its `.dockerignore` leaves out, with the Dockerfile that it
-    /// brings; an empty path is [`DEFAULT_DOCKERFILE`].
+    /// All of a source except what its `.dockerignore` leaves out, with the source's own
+    /// Dockerfile; an empty path is [`DEFAULT_DOCKERFILE`].
     ///
     /// # Errors
-    /// BUILD_FAILED when there is no Dockerfile, or it or the `.dockerignore` is not valid or over
-    /// a bound, or when it was called off.
+    /// BUILD_FAILED when there is no Dockerfile, when it or the `.dockerignore` is invalid or over
+    /// a bound, or when the read was cancelled.
     pub fn whole(
         source: Source,
         dockerfile: &str,
@@ -96,7 +96,7 @@ impl Context {
         Ok(context)
     }
 
-    /// Nothing yet, of a source whose files can be placed.
+    /// An empty context; files of the source can be placed in it.
     pub fn empty(source: Source, dockerfile: &str) -> Self {
         Self {
             pieces: BTreeMap::new(),
@@ -107,12 +107,12 @@ impl Context {
         }
     }
 
-    /// The source that its files come from.
+    /// The source of its files.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Puts an entry of the source at `to`; one that is not there is left out.
+    /// Puts an entry of the source at `to`; a missing one is left out.
     pub fn place(&mut self, from: &str, to: &str) {
         let piece = match self.source.entries().get(from) {
             Some(Entry::Dir) => Piece::Dir,
@@ -126,7 +126,7 @@ impl Context {
         self.pieces.insert(to.to_owned(), piece);
     }
 
-    /// The Dockerfile as it was brought, up to `most` bytes.
+    /// The source's own Dockerfile, up to `most` bytes.
     pub(super) fn brought(&self, most: u64) -> Option<Vec<u8>> {
         self.source.read(&self.dockerfile, most)
     }
@@ -140,10 +140,10 @@ impl Context {
         self.pieces.insert(path.to_owned(), piece);
     }
 
-    /// Writes it as a tar archive in which nothing depends on this machine but times.
+    /// Writes a tar archive in which nothing but times depends on this machine.
     ///
     /// # Errors
-    /// What the disk says, or that it was called off.
+    /// The disk's error, or that it was cancelled.
     pub(super) fn pack(&self, to: impl Write, cancelled: Cancelled<'_>) -> io::Result<()> {
         let mut archive = tar::Builder::new(to);
         for (path, piece) in &self.pieces {
@@ -185,7 +185,7 @@ impl Context {
     }
 }
 
-/// A file that is read until that is called off.
+/// A file whose reading ends when it is cancelled.
 struct Until<'a> {
     file: File,
     cancelled: Cancelled<'a>,
@@ -213,8 +213,8 @@ fn mode(executable: bool) -> u32 {
 /// Refuses an archive that [`Context::whole`] would refuse.
 ///
 /// # Errors
-/// What of it is wrong, `archive` or `dockerfile_path`, and a sentence that says what is, or that
-/// it was called off.
+/// The wrong field, `archive` or `dockerfile_path`, and a sentence that says what is wrong with it,
+/// or that the check was cancelled.
 pub fn check_context(
     archive: &[u8],
     dockerfile: &str,
@@ -228,7 +228,7 @@ pub fn check_context(
     });
     let wanted = [
         (ignorefile::NAME, MAX_IGNOREFILE),
-        // A wrong path is reported once the archive is known to be one.
+        // A wrong path is reported once the archive is known to be valid.
         (named.as_deref().unwrap_or_default(), MAX_DOCKERFILE),
     ];
     let listing = archive::inspect(archive, limits, &wanted, cancelled).map_err(in_archive)?;
@@ -262,7 +262,7 @@ fn check_dockerfile(path: &str, text: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The Dockerfile's path, once it is known to be there.
+/// The Dockerfile's path, if there is one.
 ///
 /// # Errors
 /// A sentence that says where Dockerfiles are, if there are any.

@@ -1,4 +1,4 @@
-//! Which images and URLs a Dockerfile may take, and the Dockerfile that the engine is given.
+//! Which images and URLs a Dockerfile may use, and the Dockerfile that the engine is given.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,11 @@ use crate::{
     },
 };
 
-/// Reads the context's Dockerfile and checks each image and URL in it; where the host is isolated,
-/// the file is exchanged for one that says the same without room for another reading. Answers what
-/// was read.
+/// Reads the context's Dockerfile and checks each image and URL in it. Where the host is isolated,
+/// an unambiguous equivalent replaces the file. Returns what was read.
 ///
 /// # Errors
-/// BUILD_FAILED with the place and the remedy; why an image cannot be had.
+/// BUILD_FAILED with the position and the remedy; why an image is not available.
 pub(super) async fn enforce(
     env: &BuildEnv,
     build: &Build,
@@ -39,7 +38,7 @@ pub(super) async fn enforce(
         ))
     })?;
     let args = context.build_args.clone();
-    // Short: the file is, and the work on it is bounded.
+    // Quick: the file is short, and the work on it is bounded.
     let read = move |_: Cancelled<'_>| Plan::read(&file, &args).map_err(refused);
     let mut plan = env.parse(build, read).await?;
     let admission = env.images.admission();
@@ -69,7 +68,8 @@ pub(super) async fn enforce(
             registry_of_address(c.server_address.as_deref().unwrap_or_default()) == registry
         };
         let credentials = credentials.filter(takes).cloned();
-        // For another platform the engine pulls what it says, and what is here may be of this one.
+        // For another platform the engine pulls the image itself, and a local one may be for this
+        // platform.
         let is_base = named.is_base && (!named.has_platform || admission.isolates_host());
         let pulling = || build.log.line(format!("Pulling {}", named.image));
         let base = env

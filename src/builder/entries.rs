@@ -1,4 +1,4 @@
-//! What a tree of source files consists of.
+//! The entries of a tree of source files.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ pub enum Entry {
     Dir,
     /// A file.
     File {
-        /// Its size.
+        /// Its size in bytes.
         len: u64,
-        /// It may be run.
+        /// Whether it is executable.
         executable: bool,
     },
-    /// A symbolic link and where it leads, which is within the tree.
+    /// A symbolic link and its target, which is within the tree.
     Link(String),
 }
 
-/// Entries by their path: relative, slashes between, no `.` or `..` in it.
+/// Entries by path: relative, separated by slashes, without `.` or `..`.
 pub type Entries = BTreeMap<String, Entry>;

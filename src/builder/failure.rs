@@ -1,8 +1,8 @@
-//! How a build fails.
+//! The failures of builds.
 
 use crate::model::{Failure, Reason};
 
-/// Lines of the log that a failure shows.
+/// Lines of the log that a failure quotes.
 pub(super) const TAIL: usize = 15;
 
 /// BUILD_FAILED with this message.
@@ -10,7 +10,7 @@ pub(super) fn failed(message: impl Into<String>) -> Failure {
     Failure::new(Reason::BuildFailed, message)
 }
 
-/// How a build ends with the platform.
+/// The failure of a build that the platform's stop ended.
 pub(super) fn stopping() -> Failure {
     Failure::new(
         Reason::ShuttingDown,

@@ -21,16 +21,16 @@ type Digest =
     dyn Fn(String, Option<Credentials>) -> BoxFuture<'static, Result<String, Error>> + Send + Sync;
 type AskPlatform = dyn Fn() -> BoxFuture<'static, Result<Platform, Error>> + Send + Sync;
 
-/// Makes images available; the engine's type ends here.
+/// Makes images available; hides the type of the engine.
 #[derive(Clone)]
 pub struct Images {
     ensure: Arc<Ensure>,
-    /// As `ensure`, for what builds begin from.
+    /// As `ensure`, for base images of builds.
     ensure_base: Arc<Ensure>,
     find: Arc<Find>,
-    /// What a registry has for a reference.
+    /// The digest that a registry has for a reference.
     digest: Arc<Digest>,
-    /// What the engine's host runs.
+    /// The platform of the engine's host.
     host: Arc<AskPlatform>,
     keychain: Keychain,
     rules: Rules,
@@ -40,24 +40,24 @@ pub struct Images {
 /// An image that a build begins from or copies out of.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// A name that always stands for this content; `None` leaves it to the engine to find or pull the
-    /// image by its name.
+    /// A name that always stands for this content. With `None` the engine finds or pulls the image
+    /// by its own name.
     pub(super) pinned: Option<String>,
-    /// Its `ONBUILD` instructions; none where no stage begins from it.
+    /// Its `ONBUILD` instructions; empty where no stage begins from it.
     pub(super) triggers: Vec<String>,
 }
 
-/// Which images are refused.
+/// The rules for images.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rules {
-    /// Those that the platform would refuse.
+    /// Refuse images that the cloud platform would refuse.
     pub strict: bool,
-    /// Those for another processor or system than the engine's host are not: it emulates them.
+    /// Accept images for another processor or system than the engine's host: it emulates them.
     pub foreign_arch: bool,
 }
 
 impl Images {
-    /// Images of an engine, pulled with what the keychain has.
+    /// Images of an engine, pulled with the credentials of the keychain.
     pub fn new<E: Engine>(
         engine: Arc<E>,
         keychain: Keychain,
@@ -146,10 +146,10 @@ impl Images {
         Ok(image)
     }
 
-    /// The reference by digest of what a registry grants an organization.
+    /// The reference by digest that a registry grants an organization.
     ///
     /// # Errors
-    /// IMAGE_UNAVAILABLE when it grants nothing, ENGINE_UNAVAILABLE.
+    /// IMAGE_UNAVAILABLE when it grants none, ENGINE_UNAVAILABLE.
     async fn granted(
         &self,
         org: &OrgName,
@@ -180,15 +180,15 @@ impl Images {
         Ok(by_digest(reference, &digest))
     }
 
-    /// An image that a build names, once an organization may have it. One that a stage begins from
-    /// (`is_base`) is pulled when it is not here, so that its triggers are known before they run.
-    /// Where the host is isolated the build gets the image whose triggers were read, by its id;
-    /// between organizations that do not trust each other by its digest, so that it gets what the
-    /// registry granted and nothing that is here under the same name. `pulling` is called before a
-    /// pull.
+    /// An image that a build names, once the organization is known to have access. One that a stage
+    /// begins from (`is_base`) is pulled when it is missing here, so that its triggers are known
+    /// before they run. Where the host is isolated the build gets the image whose triggers were
+    /// read, by its id; between organizations that do not trust each other it gets the image by its
+    /// digest, so that it is what the registry granted and not a local image of the same name.
+    /// `pulling` is called before a pull.
     ///
     /// # Errors
-    /// Why it may not be named or cannot be had, as [`Images::resolve`].
+    /// Why the image may not be named or is not available, as [`Images::resolve`].
     pub(super) async fn base(
         &self,
         org: &OrgName,
@@ -295,8 +295,8 @@ impl Images {
         ))
     }
 
-    /// Says what the platform would refuse about an image, a strict one does; and whether the
-    /// engine can run it.
+    /// Refuses an image that the engine cannot run, and, when strict, one that the cloud platform
+    /// would refuse; otherwise the latter is only logged.
     async fn check_rules(&self, name: &str, image: &Image) -> Result<(), Failure> {
         if let Some(text) = self.foreign(name, image).await?
             && !self.rules.foreign_arch
@@ -316,7 +316,7 @@ impl Images {
         Ok(())
     }
 
-    /// That an image is made for another host than the engine's, in words; `None` if it is not.
+    /// A sentence that the image is made for another host than the engine's; `None` if it is not.
     ///
     /// # Errors
     /// ENGINE_UNAVAILABLE.

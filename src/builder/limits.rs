@@ -1,20 +1,20 @@
-//! What a tree of source may come to, and the count of what it has come to.
+//! Bounds on a source tree, and the count against them.
 //!
 //! A tree is counted while it is read: a path before anything is made of it, an entry before it is
-//! kept. So no tree costs more than its limits allow, however few bytes describe it.
+//! kept. No tree therefore costs more than its limits allow, however few bytes describe it.
 
 use super::entries::Entry;
 
-/// Most of a name that a complaint quotes.
+/// Longest part of a name that a message quotes.
 const QUOTED: usize = 60;
-/// Bytes of paths and link targets for each entry that a tree may have: several times what
-/// trees have on average, and what bounds the memory for all of them.
+/// Bytes of paths and link targets per allowed entry: several times the usual average. It bounds
+/// the memory for all of them.
 const NAME_BYTES_PER_ENTRY: usize = 256;
-/// Steps for each link that a tree may have, through the folders and links that it leads
-/// through: again several times what trees have.
+/// Steps per allowed link, through the folders and links on its path: again several times the
+/// usual.
 const STEPS_PER_LINK: usize = 100;
 
-/// What a tree may come to.
+/// Bounds on a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Most bytes of all files.
@@ -23,7 +23,7 @@ pub struct Limits {
     pub entries: usize,
     /// Most bytes unpacked for each byte packed.
     pub ratio: u64,
-    /// Most folders below each other, with what is in the last.
+    /// Most levels of folders, counting the last entry.
     pub depth: usize,
     /// Longest path, and longest target of a link, in bytes.
     pub path_bytes: usize,
@@ -32,7 +32,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Refuses a path that is too long or too deep, as it is written.
+    /// Refuses a path that is too long or too deep, as written.
     ///
     /// # Errors
     /// A sentence that names the setting.
@@ -56,7 +56,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Most steps for following all links of a tree.
+    /// Most steps to follow all links of a tree.
     pub(super) fn link_steps(&self) -> usize {
         self.links.saturating_mul(STEPS_PER_LINK)
     }
@@ -87,7 +87,7 @@ pub(super) fn check_target(path: &str, target: &str, limits: Limits) -> Result<(
     Ok(())
 }
 
-/// A name for a complaint: what comes from outside may be of any length.
+/// A name for a message, cut short, since names from outside may be of any length.
 pub(super) fn quoted(name: &str) -> String {
     if name.len() > QUOTED {
         format!("{:?}…", &name[..name.floor_char_boundary(QUOTED)])
@@ -102,7 +102,7 @@ fn parts(path: &str) -> usize {
         .count()
 }
 
-/// Counts of what was read of a tree so far, held against its limits.
+/// The count of a tree so far.
 #[derive(Debug)]
 pub(super) struct TreeCounts {
     limits: Limits,
@@ -113,7 +113,7 @@ pub(super) struct TreeCounts {
 }
 
 impl TreeCounts {
-    /// Nothing yet.
+    /// An empty count.
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -129,7 +129,7 @@ impl TreeCounts {
         self.bytes
     }
 
-    /// Counts content of files.
+    /// Counts bytes of files.
     ///
     /// # Errors
     /// A sentence that names the setting.
@@ -191,7 +191,7 @@ pub(super) fn check_entries(entries: usize, limits: Limits) -> Result<(), String
 pub(super) mod tests {
     use super::*;
 
-    /// Small ones, the same for all tests.
+    /// Small limits, the same for all tests.
     pub(in crate::builder) const LIMITS: Limits = Limits {
         bytes: 8 << 20,
         entries: 50,

@@ -7,17 +7,17 @@ use tokio::sync::watch;
 
 use crate::clock::now_ms;
 
-/// Longest line that is kept; what is longer is cut.
+/// Longest line kept; a longer one is cut.
 const MAX_LINE: usize = 8 * 1024;
-/// Longest text of last lines: it is kept with the draft, and goes into a status.
+/// Longest text of last lines: it is stored with the draft, and becomes part of a status.
 const MAX_TAIL: usize = 4 * 1024;
-/// What a line costs beside its text.
+/// The memory of a line beside its text.
 const LINE_OVERHEAD: usize = 32;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// When it came, Unix milliseconds.
+    /// When it was added, in Unix milliseconds.
     pub at_ms: i64,
     /// The line without its end.
     pub text: String,
@@ -36,14 +36,14 @@ pub struct Log {
 struct Kept {
     lines: VecDeque<Line>,
     bytes: usize,
-    /// How many are not kept any more.
+    /// How many lines are not kept any more.
     dropped: u64,
-    /// Output that no line end has come for.
+    /// Output whose line end has not arrived yet.
     open: String,
 }
 
 impl Log {
-    /// An empty one that keeps at most this many bytes.
+    /// An empty log that keeps at most this many bytes.
     pub(super) fn new(most_bytes: usize) -> Self {
         Self {
             kept: Mutex::default(),
@@ -63,7 +63,7 @@ impl Log {
         });
     }
 
-    /// Adds output as it comes.
+    /// Adds output as it arrives.
     pub(super) fn output(&self, text: &str) {
         self.push(|kept| {
             kept.open.push_str(text);
@@ -92,7 +92,7 @@ impl Log {
         self.count.send_replace(count);
     }
 
-    /// The lines from number `from` on that are kept, and the number of the next one.
+    /// The kept lines from number `from` on, and the number of the next one.
     pub fn since(&self, from: u64) -> (Vec<Line>, u64) {
         let kept = self.kept.lock();
         let skip = usize::try_from(from.saturating_sub(kept.dropped)).unwrap_or(usize::MAX);

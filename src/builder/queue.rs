@@ -1,16 +1,16 @@
-//! Who may wait for a build: the queue is bounded, and shared as `model::fair` says.
+//! Admission to the build queue, which is bounded and shared as `model::fair` says.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::build::{Build, Config, State};
 use crate::model::{Failure, OrgName, Reason, fair};
 
-/// When one who was refused may try again.
+/// When a refused caller may try again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// Admits one more build of an organization to those under way, in their order. In a full queue it
-/// displaces the newest that waits of the organization with most. The caller keeps others from
-/// being admitted or begun meanwhile.
+/// Admits one more build of an organization to the known ones, in their order. In a full queue it
+/// displaces the newest waiting build of the organization that has most. The caller prevents
+/// concurrent admissions and starts.
 ///
 /// # Errors
 /// BUILD_QUEUE_FULL.
@@ -48,7 +48,7 @@ pub(super) fn admit(
     }
 }
 
-/// How a build ends that another one displaced.
+/// The failure of a build that another one displaced.
 pub(super) fn displaced(config: &Config) -> Failure {
     full(format!(
         "the queue of {} builds (IGNITE_BUILD_QUEUE_MAX) was full, and this one, the newest of the organization with most in it, made room for one of an organization with fewer; compile again when some have ended",

@@ -15,16 +15,16 @@ use super::{
 };
 use crate::model::work::{Cancelled, check_cancelled};
 
-/// Source files in a folder that goes with this value.
+/// Source files in a folder that is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Source {
     root: TempDir,
-    /// Where the tree is below it; empty for the root itself.
+    /// The tree's path below the folder; empty for the folder itself.
     below: PathBuf,
     entries: Entries,
 }
 
-/// How many links are followed after another, as the kernel has it.
+/// How many links are followed in a row, as in the kernel.
 const MAX_LINKS: usize = 40;
 
 impl Source {
@@ -37,10 +37,10 @@ impl Source {
         }
     }
 
-    /// One file.
+    /// A tree of one file.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The disk's error.
     pub(super) fn of_file(root: TempDir, name: &str, content: &[u8]) -> io::Result<Self> {
         let path = root.path().join(name);
         // The name may have folders, such as `src/main.rs`.
@@ -55,11 +55,11 @@ impl Source {
         Ok(Self::written(root, [(name.to_owned(), file)].into()))
     }
 
-    /// The tree in a folder below `root`, without what is called `.git`.
+    /// The tree in a folder below `root`, without anything named `.git`.
     ///
     /// # Errors
-    /// A sentence, when it is over a limit or something in it is no file, folder or link within,
-    /// or that it was called off.
+    /// A sentence, when the tree is over a limit, has something other than files, folders and links
+    /// within it, or the scan was cancelled.
     pub(super) fn scan(
         root: TempDir,
         below: &Path,
@@ -82,7 +82,7 @@ impl Source {
         })
     }
 
-    /// What is in it.
+    /// The entries of the tree.
     pub fn entries(&self) -> &Entries {
         &self.entries
     }
@@ -92,7 +92,7 @@ impl Source {
         matches!(self.entries.get(path), Some(Entry::File { .. }))
     }
 
-    /// Where an entry is on disk. Links of the tree may be on the way: they stay within.
+    /// The path of an entry on disk. Links of the tree may be on the way: they stay within.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(&self.below).join(path)
     }
@@ -106,10 +106,10 @@ impl Source {
         (content.len() as u64 <= most).then_some(content)
     }
 
-    /// The content of a file that is there, if there is one.
+    /// The content of a file, if it exists.
     ///
     /// # Errors
-    /// That it is over `most` bytes long, or cannot be read.
+    /// A sentence, when the file is over `most` bytes or cannot be read.
     pub(super) fn bounded(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, String> {
         if !self.has_file(path) {
             return Ok(None);
@@ -119,7 +119,7 @@ impl Source {
         Ok(Some(content))
     }
 
-    /// At most so many bytes from the beginning of a file.
+    /// At most the first `most` bytes of a file.
     fn begin(&self, path: &str, most: u64) -> Result<Vec<u8>, String> {
         let mut content = Vec::new();
         let file = File::open(self.path(path));
@@ -129,7 +129,7 @@ impl Source {
     }
 }
 
-/// Refuses a file of which more was read than may be there.
+/// Refuses a file of which more than `most` bytes were read.
 pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), String> {
     if content.len() as u64 > most {
         Err(format!("{path} is over {most} bytes long"))
@@ -138,7 +138,7 @@ pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), Str
     }
 }
 
-/// A tree on disk being gone through. It goes no deeper than the limits let a path be.
+/// A walk through a tree on disk. It goes no deeper than the limits let a path be.
 struct Walk<'a> {
     limits: Limits,
     tally: TreeCounts,
@@ -192,7 +192,7 @@ impl Walk<'_> {
     }
 }
 
-/// Two parts of a path as one.
+/// Joins two parts of a path.
 pub(super) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() {
         name.to_owned()
@@ -201,10 +201,10 @@ pub(super) fn join(folder: &str, name: &str) -> String {
     }
 }
 
-/// A path as entries have it; empty for the root itself.
+/// A path in the form of [`Entries`]; empty for the root itself.
 ///
 /// # Errors
-/// A phrase, for one that is absolute, leads up, or is no text.
+/// A phrase, for a path that is absolute, leads up, or is not text.
 pub(super) fn clean(path: &str) -> Result<String, &'static str> {
     if path.starts_with('/') {
         return Err("is an absolute path; paths are relative to the root");
@@ -223,16 +223,16 @@ pub(super) fn clean(path: &str) -> Result<String, &'static str> {
     Ok(parts.join("/"))
 }
 
-/// Refuses links that lead out of the tree, however many others are on their way.
+/// Refuses links that lead out of the tree, through however many other links.
 ///
 /// # Errors
-/// A sentence with the link, or that following all of them is too much work, or was called off.
+/// A sentence with the link, or that following all of them is too much work or was cancelled.
 pub(super) fn check_links(
     entries: &Entries,
     limits: Limits,
     cancelled: Cancelled<'_>,
 ) -> Result<(), String> {
-    // Each link may lead through others, and those through more: what is bounded is the sum.
+    // Each link may lead through others, and those through more, so the sum is bounded.
     let mut steps = limits.link_steps();
     for (path, entry) in entries {
         if let Entry::Link(target) = entry {
@@ -245,7 +245,7 @@ pub(super) fn check_links(
     Ok(())
 }
 
-/// Goes where the kernel would go, step by step, within the entries. Takes what it does from
+/// Resolves a path as the kernel would, step by step, within the entries. Subtracts its steps from
 /// `steps`.
 fn follow(entries: &Entries, path: &str, steps: &mut usize) -> Result<(), &'static str> {
     let mut todo: Vec<&str> = path.rsplit('/').collect();
@@ -310,7 +310,7 @@ mod tests {
             &[("a", "..")],
             &[("d/a", "../../x")],
             &[("a", "a")],
-            // By its letters the second stays within; by the first it does not.
+            // Read as text the second stays within; resolved through the first it does not.
             &[("d/e/c", "../.."), ("x", "d/e/c/../..")],
         ] {
             assert!(links(bad).is_err(), "{bad:?}");

@@ -1,5 +1,4 @@
-//! What builds and image names may lead to: which images an organization may name, and which hosts
-//! are asked on its behalf.
+//! Which images an organization may name, and which hosts may be contacted on its behalf.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,35 +14,35 @@ use crate::model::{
     secret::{DOCKER_HUB, registry_of_image},
 };
 
-/// Longest wait for the addresses of a name.
+/// Longest wait for a name's addresses.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most grants that are remembered; a forgotten one is asked for again.
+/// Most remembered grants; a forgotten one is requested again.
 const MAX_GRANTS: u64 = 10_000;
 /// The port of HTTPS.
 const HTTPS: u16 = 443;
 
-/// The rules, and what registries have granted lately.
+/// The rules, and the registries' recent grants.
 #[derive(Debug)]
 pub struct Admission {
     naming: Naming,
-    /// Inner networks that builds may reach all the same.
+    /// Inner networks that builds may reach nevertheless.
     allowed: Networks,
     grants: Cache<Grant, String>,
 }
 
-/// That an organization may have what a reference names.
+/// The key of a grant: an organization may have what a reference names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Grant {
     /// The organization.
     pub(super) org: OrgName,
-    /// What it asked for.
+    /// The reference that it asked for.
     pub(super) reference: String,
     /// The secret that it asked with; empty for none.
     pub(super) secret: String,
 }
 
 impl Admission {
-    /// The rules; what a registry has granted holds for `grant_ttl`.
+    /// A policy; a registry's grant is valid for `grant_ttl`.
     pub fn new(naming: Naming, allowed: Networks, grant_ttl: Duration) -> Self {
         Self {
             naming,
@@ -63,7 +62,7 @@ impl Admission {
         self.naming.check(org, reference)
     }
 
-    /// Whether an image comes from a registry only, by what that grants the organization.
+    /// Whether an image is available only from a registry, if that grants it to the organization.
     pub(super) fn needs_grant(&self, org: &OrgName, reference: &str) -> bool {
         self.isolates_organizations() && !self.naming.is_own(org, reference)
     }
@@ -76,7 +75,7 @@ impl Admission {
         self.naming.trust.isolates_organizations()
     }
 
-    /// The digest that was granted lately.
+    /// The digest of a grant that is still valid.
     pub(super) fn granted(&self, grant: &Grant) -> Option<String> {
         self.grants.get(grant)
     }
@@ -85,7 +84,7 @@ impl Admission {
         self.grants.insert(grant, digest);
     }
 
-    /// Refuses an image at a registry that is none of the public network.
+    /// Refuses an image at a registry outside the public network.
     ///
     /// # Errors
     /// A sentence that is the same whatever is at the registry's address.
@@ -96,12 +95,12 @@ impl Admission {
         }
     }
 
-    /// Refuses a host that is none of the public network; answers its addresses, and none where
-    /// every host may be reached.
+    /// Refuses a host outside the public network; returns its addresses, or none where every host
+    /// may be reached.
     ///
     /// # Errors
     /// A sentence that is the same for a name without an address and one with an inner address, and
-    /// for an open port from a closed one: nothing was asked there.
+    /// for an open port and a closed one: no connection was made.
     pub(super) async fn check_host(&self, what: &str, host: &str) -> Result<Vec<IpAddr>, String> {
         if !self.isolates_host() {
             return Ok(Vec::new());
@@ -125,7 +124,7 @@ impl Admission {
     }
 }
 
-/// A host and its port, HTTPS's where there is none.
+/// A host and its port, which defaults to that of HTTPS.
 pub(super) fn split_port(host: &str) -> (&str, u16) {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
@@ -144,7 +143,7 @@ fn own_addresses() -> Vec<IpAddr> {
     own
 }
 
-/// Addresses that the routing table has as the host's own.
+/// The host's own addresses in the routing table.
 fn local_v4(table: &str) -> Vec<IpAddr> {
     let mut own = Vec::new();
     let mut last = None;

@@ -1,4 +1,4 @@
-//! What one build does: get the source, make the context, have the engine build it.
+//! The steps of one build: get the source, make the context, have the engine build it.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// Builds a draft; the log says what happens.
+/// Builds a draft, and logs its progress.
 ///
 /// # Errors
-/// BUILD_FAILED with the step and the last lines, and what the engine or the store says.
+/// BUILD_FAILED with the step and the last lines, or the engine's or the store's error.
 ///
 /// # Cancel safety
-/// Dropped, the engine's build ends, and what was unpacked goes.
+/// Dropping the future ends the engine's build and removes what was unpacked.
 pub(super) async fn run(env: &BuildEnv, build: &Build) -> Result<BuiltImage, Failure> {
     let (context, registry) = match &build.draft.source {
         CodeSource::Prebuilt(image) => {
@@ -103,7 +103,7 @@ async fn compile(env: &BuildEnv, build: &Build, code: &Compile) -> Result<Contex
     .await
 }
 
-/// What a source that is one file is called.
+/// The file name of a source that is one file.
 fn single_file(runtime: &Runtime) -> &'static str {
     match runtime {
         Runtime::Python => "handler.py",
@@ -123,7 +123,7 @@ async fn engine(
     let tag = env.image_tag(&build.app, build.id);
     let credentials = credentials(env, build, registry_secret).await?;
     let plan = match build.draft.source {
-        // The platform's own file, over images that the operator chose.
+        // The platform wrote this Dockerfile, over images that the operator chose.
         CodeSource::Compile(_) => None,
         _ => {
             let given = credentials.as_ref();
@@ -153,7 +153,7 @@ async fn engine(
     if let Some(stage) = stage
         && let Err(error) = env.engine.remove_stages(&stage).await
     {
-        // It is room on disk, and the next build tries again.
+        // The stages cost only disk space, and the next build tries again.
         tracing::warn!(app = %build.app, %error, "The stages of a build cannot be removed");
     }
     let image_id = made?;
@@ -163,7 +163,7 @@ async fn engine(
     })
 }
 
-/// What base images may be pulled with, when the draft names a secret for that.
+/// The credentials for base images, when the draft names a secret for them.
 async fn credentials(
     env: &BuildEnv,
     build: &Build,
@@ -186,14 +186,14 @@ async fn credentials(
     }))
 }
 
-/// A build context as the engine takes it.
+/// A build context in the form that the engine takes.
 struct Packed {
     archive: std::fs::File,
     dockerfile: String,
     build_args: BTreeMap<String, String>,
 }
 
-/// Packs a context into an archive that has no name on disk any more.
+/// Packs a context into an archive that is unlinked from disk already.
 async fn pack(env: &BuildEnv, build: &Build, context: Context) -> Result<Packed, Failure> {
     let folder = scratch(&env.config.scratch)?;
     env.parse(build, move |cancelled| {
@@ -207,8 +207,8 @@ async fn pack(env: &BuildEnv, build: &Build, context: Context) -> Result<Packed,
                 "the build context cannot be packed on this machine: {e}"
             ))
         })?;
-        // The packed context is open; the tree is of no use any more, and goes here, where
-        // no request waits for the disk.
+        // The packed archive is open and the tree no longer needed; it is removed here, on a thread
+        // where no request waits for the disk.
         let Context {
             dockerfile,
             build_args,
@@ -223,7 +223,7 @@ async fn pack(env: &BuildEnv, build: &Build, context: Context) -> Result<Packed,
     .await
 }
 
-/// Whose layers a build goes on from: the app's own, where organizations are kept apart.
+/// The layers that a build may reuse: the app's own, where organizations are isolated.
 async fn cache(env: &BuildEnv, app: &AppId) -> Result<BuildCache, Failure> {
     if !env.images.admission().isolates_organizations() {
         return Ok(BuildCache::Shared);
@@ -238,7 +238,7 @@ async fn cache(env: &BuildEnv, app: &AppId) -> Result<BuildCache, Failure> {
     ))
 }
 
-/// Follows the engine's build to its end; answers the image's content id.
+/// Follows the engine's build to its end; returns the image's content id.
 async fn listen(
     env: &BuildEnv,
     build: &Build,
@@ -282,7 +282,7 @@ async fn listen(
     })
 }
 
-/// The failure of a step; `no_network` is said with it, since that may be why.
+/// The failure of a step. `no_network` is added, since that may be the cause.
 fn broke(build: &Build, step: &str, why: &str, no_network: Option<&str>) -> Failure {
     let at = if step.is_empty() {
         String::new()

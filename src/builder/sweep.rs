@@ -1,22 +1,22 @@
-//! Images of builds that nothing names any more. What names them is for the caller to say.
+//! Removes built images that no record names any more; the caller says which are named.
 
 use std::collections::HashSet;
 
 use super::Builder;
 use crate::model::AppId;
 
-/// What is known of images when they are swept.
+/// What the caller knows of images when they are swept.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// The apps whose images may go. Those of other apps stay: the store that knows them may be
-    /// put back.
+    /// The apps whose images may be removed. Images of other apps stay: the store that knows those
+    /// apps may be restored.
     pub apps: HashSet<AppId>,
     /// The images that stay.
     pub images: HashSet<String>,
 }
 
 impl Named {
-    /// Those of the images that may go; `name` says what all images of an app are called.
+    /// The images that may be removed; `name` returns the repository of an app's images.
     fn of_no_use(&self, built: Vec<String>, name: impl Fn(&AppId) -> String) -> Vec<String> {
         let names: HashSet<_> = self.apps.iter().map(name).collect();
         let may_go = |tag: &String| {
@@ -28,9 +28,9 @@ impl Named {
 }
 
 impl Builder {
-    /// Removes, in the background, the names of images that were built here for the apps in
-    /// `named` and that it does not name. It is asked once what is there is known. What a build
-    /// under way has just made stays: its record is still to come.
+    /// Untags, in the background, images that were built here for the apps in `named` and that it
+    /// does not name. `named` is called after the images are listed. An image that a running build
+    /// has just made stays: its record is still to come.
     pub fn sweep(&self, named: impl FnOnce() -> Named + Send + 'static) {
         let builder = self.clone();
         self.spawn_until_stop(async move { builder.sweep_once(named).await });
@@ -45,7 +45,8 @@ impl Builder {
                 return;
             }
         };
-        // In this order: a build that ends meanwhile is under way here or recorded there.
+        // In this order, because a build that ends in between is either still running here or
+        // recorded there.
         let busy = self.busy();
         let named = named();
         let name = |app: &AppId| self.shared.env.image_name(app);

@@ -1,9 +1,9 @@
-//! Archives: recognized, and unpacked without trust in anything that they say.
+//! Archives: recognized, and unpacked without trusting anything that they claim.
 //!
-//! Sizes are counted as bytes come, never believed. A path is measured before anything is made of
-//! it, since each of its folders is an entry. No entry is written through a link: links are kept in
-//! mind until everything else is there, then checked against the whole tree. The formats are read
-//! in `untar` and `unzip`; both ask before each step whether they were called off.
+//! Sizes are counted as bytes arrive, never believed. A path is measured before anything is made of
+//! it, since each of its folders is an entry. No entry is written through a link: links are
+//! remembered until everything else is written, then checked against the whole tree. The formats
+//! are read in `untar` and `unzip`; both check before each step whether they were cancelled.
 
 mod untar;
 mod unzip;
@@ -26,12 +26,12 @@ use super::{
 };
 use crate::model::work::{Cancelled, check_cancelled};
 
-/// Archives that unpack to less may be packed however well.
+/// Archives that unpack to less than this may have any compression ratio.
 const RATIO_FROM: u64 = 1024 * 1024;
-/// Bytes that are copied at a time.
+/// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What bytes of code are.
+/// The format of code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A zip archive.
@@ -42,10 +42,10 @@ pub enum Format {
     Other,
 }
 
-/// Recognizes the format of bytes by how they begin.
+/// Recognizes the format by the first bytes.
 pub fn format(bytes: &[u8]) -> Format {
     match bytes {
-        // An archive with entries, and one without.
+        // An archive with entries, or an empty one.
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Format::Zip,
         [0x1f, 0x8b, ..] => Format::TarGz,
         _ => Format::Other,
@@ -55,7 +55,7 @@ pub fn format(bytes: &[u8]) -> Format {
 /// Unpacks an archive into a fresh folder.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it, or that it was called off.
+/// A sentence that says what is wrong with the archive, or that the work was cancelled.
 pub(super) fn unpack(
     bytes: &[u8],
     limits: Limits,
@@ -68,18 +68,18 @@ pub(super) fn unpack(
     Ok(Source::written(into, entries))
 }
 
-/// What is in an archive.
+/// The content of an archive.
 #[derive(Debug)]
 pub struct Listing {
     /// Its entries.
     pub entries: Entries,
-    /// The beginnings of the files that were asked for: one byte more than was asked for shows
-    /// that a file is longer.
+    /// The beginnings of the requested files: one byte beyond the request shows that a file is
+    /// longer.
     pub contents: BTreeMap<String, Vec<u8>>,
 }
 
-/// Goes through an archive as [`unpack`] would, and writes nothing. Of the files in `wanted` as
-/// many bytes as it says are kept, and one more.
+/// Reads an archive as [`unpack`] would, and writes nothing. Keeps as many bytes of each file in
+/// `wanted` as it says, and one more.
 ///
 /// # Errors
 /// As [`unpack`].
@@ -100,7 +100,7 @@ struct Unpacker<'a> {
     packed: u64,
     tally: TreeCounts,
     entries: Entries,
-    /// Where the tree is unpacked; `None` to write nothing.
+    /// The folder to unpack into; `None` to write nothing.
     root: Option<PathBuf>,
     /// Files whose beginning is kept, and how much of it.
     wanted: &'a [(&'a str, u64)],
@@ -135,7 +135,7 @@ impl<'a> Unpacker<'a> {
         self.finish()
     }
 
-    /// The path of an entry; its folders are made. `None` for the root itself.
+    /// The path of an entry; makes its folders. `None` for the root itself.
     fn place(&mut self, name: &str) -> Result<Option<String>, String> {
         check_cancelled(self.cancelled)?;
         self.limits.check_path(name)?;
@@ -143,7 +143,7 @@ impl<'a> Unpacker<'a> {
         if path.is_empty() {
             return Ok(None);
         }
-        // A folder that is there has all those above it: only what is new is made.
+        // A known folder has all its parents, so only new ones are made.
         let mut missing = Vec::new();
         for (at, _) in path.rmatch_indices('/') {
             let folder = &path[..at];
@@ -239,7 +239,8 @@ impl<'a> Unpacker<'a> {
     }
 
     fn note(&mut self, path: &str, entry: Entry) -> Result<(), String> {
-        // What comes again stands for what was there, and is bounded by the bytes that it takes.
+        // A repeated entry replaces the earlier one; its number is bounded by the bytes that it
+        // takes.
         if !self.entries.contains_key(path) || matches!(entry, Entry::Link(_)) {
             self.tally.entry(path, &entry)?;
         }

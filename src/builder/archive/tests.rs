@@ -20,14 +20,14 @@ fn gzip(tar: &[u8]) -> Vec<u8> {
     gz.finish().expect("packed")
 }
 
-/// A tar.gz of entries: name, kind, content or target. Names are written as they are.
+/// A tar.gz of entries: name, kind, content or target. Names are written unchecked.
 fn tar_gz(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, kind, content) in entries {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(*kind);
         header.set_mode(0o755);
-        // Past the checks of the crate's own writer.
+        // Bypasses the checks of the crate's own writer.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         let is_file = kind.is_file();
         header.set_size(if is_file { content.len() as u64 } else { 0 });
@@ -141,14 +141,14 @@ fn bombs_and_what_is_too_much_are_refused_before_they_fill_anything() {
         .map(|n| (&n[..], T::Regular, &b""[..]))
         .collect();
     refused(&tar_gz(&many), "MAX_FILES");
-    // Cut off, or never one.
+    // Truncated, or never an archive.
     let whole = tar_gz(&[("a", T::Regular, &noise[..4096])]);
     refused(&whole[..whole.len() / 2], "damaged");
     refused(b"PK\x03\x04", "damaged");
     refused(b"hello", "neither");
 }
 
-/// A tar.gz of one file with its path in a header before it, as PAX or GNU have it.
+/// A tar.gz of one file whose path is in a preceding header, as in PAX or GNU.
 fn tar_gz_of_long(path: &str, kind: T) -> Vec<u8> {
     let header = match kind {
         T::XHeader => {
@@ -179,7 +179,7 @@ fn long_paths_are_taken_as_far_as_they_may_be_long() {
     for kind in [T::XHeader, T::GNULongName] {
         let entries = inspect(&tar_gz_of_long(&fits, kind), LIMITS).expect("fits");
         assert!(entries.contains_key(&fits), "{entries:?}");
-        // 300 bytes in the end, for what was 1.9 GB of folders.
+        // 300 bytes that used to become 1.9 GB of folders.
         let bomb = tar_gz_of_long(&"a/".repeat(30_000), kind);
         assert!(bomb.len() < 400, "{} bytes", bomb.len());
         refused(&bomb, "IGNITE_CODE_MAX_PATH_BYTES");
@@ -211,7 +211,7 @@ fn links_are_bounded_in_number_length_and_in_what_they_lead_through() {
         .expect("packed");
     let zip_link = zip_link.finish().expect("packed").into_inner();
     refused(&zip_link, "IGNITE_CODE_MAX_PATH_BYTES");
-    // Each is fine by itself, and all of them together take longer than the archive is worth.
+    // Each link is fine by itself; all of them together take longer than the archive is worth.
     let once = format!("{}d", "d/../".repeat(15));
     let through = format!("{}l", "l/../".repeat(15));
     let names: Vec<String> = (0..10).map(|i| format!("m{i}")).collect();
@@ -233,7 +233,7 @@ fn the_list_of_a_zip_is_counted_before_it_is_read() {
     let files: Vec<_> = names.iter().map(|n| (&n[..], 0o644, &b""[..])).collect();
     let mut zip = zipped(&files);
     refused(&zip, "IGNITE_CODE_MAX_FILES");
-    // Whatever the end says of their number.
+    // Whatever count the end record claims.
     let end = zip.len() - 22;
     zip[end + 8..end + 12].copy_from_slice(&[1, 0, 1, 0]);
     refused(&zip, "IGNITE_CODE_MAX_FILES");

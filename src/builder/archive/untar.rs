@@ -1,7 +1,7 @@
 //! Tar archives, gzipped.
 //!
-//! Headers that only carry a long name for the entry after them (PAX, GNU) are read here, a bounded
-//! number of bytes for each entry, since the library would read any number of them into memory.
+//! Headers that only carry a long name for the next entry (PAX, GNU) are read here, a bounded
+//! number of bytes per entry, since the library would read any number of them into memory.
 
 use std::{
     io::{self, Read},
@@ -14,15 +14,15 @@ use tar::{EntryType, PaxExtensions};
 use super::{super::entries::Entry, RATIO_FROM, Unpacker, broken, clean, disk};
 use crate::model::work::{CANCELLED, Cancelled};
 
-/// Most bytes of headers before one entry: some thousand attributes of files, or a path many
-/// times as long as any that is taken.
+/// Most bytes of headers before one entry: some thousand file attributes, or a path many times as
+/// long as any that is accepted.
 const MAX_EXTENSIONS: u64 = 256 * 1024;
-/// What a header takes.
+/// Bytes of a header.
 const BLOCK: u64 = 512;
-/// Headers and padding on top of the content, for each entry.
+/// Bytes of headers and padding per entry, beside the content.
 const OVERHEAD: u64 = 2048;
 
-/// What headers say of the entry after them.
+/// What the extension headers say of the next entry.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
@@ -36,7 +36,7 @@ impl Extensions {
         self.bytes == 0
     }
 
-    /// Reads one of the headers.
+    /// Reads one extension header.
     fn read(&mut self, kind: EntryType, size: u64, content: &mut impl Read) -> Result<(), String> {
         self.bytes = self.bytes.saturating_add(BLOCK).saturating_add(size);
         if self.bytes > MAX_EXTENSIONS {
@@ -97,7 +97,8 @@ pub(super) fn untar(bytes: &[u8], unpacker: &mut Unpacker<'_>) -> Result<(), Str
         let Extensions {
             path, target, size, ..
         } = std::mem::take(&mut extensions);
-        // Only what no header can hold is told there, which is more than any file may have.
+        // An extension gives the size only when the header cannot hold it, which is more than any
+        // file may have.
         if size.is_some_and(|size| size != entry.size().to_string().into_bytes()) {
             return Err("an entry's size is given twice, and differs".to_owned());
         }
@@ -141,7 +142,7 @@ pub(super) fn untar(bytes: &[u8], unpacker: &mut Unpacker<'_>) -> Result<(), Str
     }
 }
 
-/// A second name for a file that came before: a file of its own here.
+/// A hard link to an earlier file becomes a separate file here.
 fn copy(unpacker: &mut Unpacker<'_>, path: &str, of: &str) -> Result<(), String> {
     unpacker.limits.check_path(of)?;
     let of =
@@ -158,8 +159,8 @@ fn copy(unpacker: &mut Unpacker<'_>, path: &str, of: &str) -> Result<(), String>
     unpacker.file(path, executable, None, &mut content)
 }
 
-/// Counts what a decoder gives, so that headers without end are noticed as well as files, and ends
-/// once it is called off.
+/// Counts what a decoder returns, so that endless headers are noticed as well as endless files, and
+/// ends once it is cancelled.
 struct Metered<'a, R> {
     inner: R,
     read: u64,

@@ -1,8 +1,8 @@
-//! The lines of a Dockerfile as the engine puts them together.
+//! The lines of a Dockerfile as the engine joins them.
 //!
-//! Continuations, comments and directives are settled here and not by the parser of instructions:
-//! what counts is how the engine reads them. Where engines differ, the file is refused, so that
-//! nothing is built that was read otherwise than it was checked.
+//! Continuations, comments and directives are resolved here and not by the parser of instructions:
+//! the engine's reading decides. Where engines differ, the file is refused, so that no file is
+//! built that was checked under another reading.
 
 /// Most bytes of a Dockerfile.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
@@ -14,18 +14,18 @@ const MAX_LINE_BYTES: usize = 256 * 1024;
 /// One instruction with its continuations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
-    /// Where it begins in the file, from 1.
+    /// The number of its first line in the file, from 1.
     pub(super) number: usize,
-    /// All of it, without white space around.
+    /// The instruction, trimmed of white space.
     pub(super) text: String,
 }
 
 /// A Dockerfile, line by line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lines {
-    /// What `# syntax=` names; empty for nothing.
+    /// The value of `# syntax=`; empty for none.
     pub(super) syntax: String,
-    /// The character that continues lines and takes the meaning from another.
+    /// The character that continues lines and escapes others.
     pub(super) escape: char,
     /// The instructions.
     pub(super) lines: Vec<Line>,
@@ -35,7 +35,7 @@ impl Lines {
     /// Reads a Dockerfile.
     ///
     /// # Errors
-    /// A sentence, for what is too large or is read in different ways by different engines.
+    /// A sentence, for a file that is too large or that engines read differently.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         if bytes.len() > MAX_BYTES {
             return Err(format!(
@@ -98,7 +98,7 @@ impl Lines {
         Ok(read)
     }
 
-    /// The directives, which are comments before everything else.
+    /// Reads the directives, which are comments before everything else.
     fn directives(&mut self, text: &str) -> Result<(), String> {
         let mut others = false;
         for line in text.split('\n') {
@@ -117,7 +117,7 @@ impl Lines {
                 }
                 "syntax" => return Err("it has `# syntax=` twice".to_owned()),
                 "escape" if others => {
-                    // Engines differ in the directives that they go on after.
+                    // Engines differ in the directives after which they still accept one.
                     return Err("`# escape=` has to be the first line".to_owned());
                 }
                 "escape" => {
@@ -134,7 +134,7 @@ impl Lines {
         Ok(())
     }
 
-    /// A line of the file without the mark of a continuation, and whether it has one.
+    /// A line of the file without its continuation mark, and whether it has one.
     fn cut<'a>(&self, line: &'a str, number: usize) -> Result<(&'a str, bool), String> {
         let line = line.trim_end_matches('\r');
         if line.contains('\r') {
@@ -144,7 +144,7 @@ impl Lines {
             return Ok((line, false));
         };
         if rest.ends_with(self.escape) {
-            // A continuation to some engines and none to others.
+            // Some engines continue the line here, others do not.
             return Err(format!(
                 "line {number} ends with {0}{0}, which engines read in different ways; end it with something else",
                 self.escape
@@ -153,8 +153,8 @@ impl Lines {
         Ok((rest, true))
     }
 
-    /// The file with one line for each instruction and nothing else but what the engine needs to
-    /// read them so.
+    /// The file with one line per instruction, and nothing else but the directives that the engine
+    /// needs to read them alike.
     pub(super) fn canonical(&self) -> String {
         let mut out = match self.escape {
             '\\' => String::new(),

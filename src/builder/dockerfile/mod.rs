@@ -1,10 +1,9 @@
 //! What a Dockerfile asks of the engine beyond its own files: images, and URLs to fetch.
 //!
-//! Lines are put together as the engine does (`lines`), instructions are parsed by
-//! `parse-dockerfile`, one at a time, and names are expanded by what the file and the build say
-//! (`words`). What cannot be told for certain is refused. That the engine read the same is checked
-//! once more while it builds: it shows every instruction that it takes up, see
-//! [`Plan::check_step`].
+//! Lines are joined as the engine does (`lines`), instructions are parsed by `parse-dockerfile`,
+//! one at a time, and names are expanded from what the file and the build define (`words`).
+//! Anything ambiguous is refused. Whether the engine reads the file alike is checked again while it
+//! builds: it prints every instruction as it starts it, see [`Plan::check_step`].
 
 mod lines;
 mod words;
@@ -19,23 +18,23 @@ use self::{
     words::{Args, Sizes},
 };
 
-/// Given to the parser before every instruction but `FROM`, which it wants to see first.
+/// Given to the parser before every instruction but `FROM`, because it expects a stage first.
 const STAGE: &str = "FROM scratch\n";
-/// The name of no image.
+/// The name that stands for no image.
 const SCRATCH: &str = "scratch";
 
-/// What a Dockerfile asks for.
+/// What a Dockerfile asks of the engine.
 #[derive(Debug)]
 pub(crate) struct Plan {
     lines: Lines,
-    /// The images that it names, in their order, without its own stages.
+    /// The images that it names, in order, without its own stages.
     pub(crate) images: Vec<Named>,
     /// The URLs that the engine would fetch.
     pub(crate) urls: Vec<Fetched>,
-    /// How long its variables get.
+    /// Bounds on the lengths of its variables.
     sizes: Sizes,
     build_args: BTreeMap<String, String>,
-    /// The names of its stages, in lower case; empty for one without.
+    /// The names of its stages, in lower case; empty for an unnamed one.
     stages: Vec<String>,
     /// The first word of every instruction, in upper case.
     keywords: Vec<String>,
@@ -44,31 +43,31 @@ pub(crate) struct Plan {
 /// An image that a Dockerfile names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Named {
-    /// Where, in words.
+    /// Its position, for messages.
     pub(crate) place: String,
-    /// What it is called, with variables expanded.
+    /// Its name, with variables expanded.
     pub(crate) image: String,
-    /// A stage begins from it, so its `ONBUILD` runs.
+    /// Whether a stage begins from it, so that its `ONBUILD` runs.
     pub(crate) is_base: bool,
-    /// It is asked for by a platform, with `--platform`.
+    /// Whether it is requested for a platform, with `--platform`.
     pub(crate) has_platform: bool,
-    /// The engine has no use for it: it names a frontend of BuildKit.
+    /// Whether the engine ignores it: it names a frontend of BuildKit.
     pub(crate) is_hint: bool,
-    /// The line in the list and the bytes in it, where another name can be put.
+    /// The line in the list and the bytes in it that another name can replace; `None` if none can.
     slot: Option<(usize, Range<usize>)>,
 }
 
 /// A URL that a Dockerfile has the engine fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fetched {
-    /// Where, in words.
+    /// Its position, for messages.
     pub(crate) place: String,
-    /// As it stands there.
+    /// The URL as written.
     pub(crate) source: String,
 }
 
 impl Named {
-    /// Whether another name can be put in its place.
+    /// Whether another name can replace it.
     pub(crate) fn can_be_pinned(&self) -> bool {
         self.slot.is_some()
     }
@@ -78,7 +77,7 @@ impl Plan {
     /// Reads a Dockerfile.
     ///
     /// # Errors
-    /// A sentence that says where, for what is no Dockerfile or cannot be told for certain.
+    /// A sentence that says where, for text that is not a Dockerfile or is ambiguous.
     pub(crate) fn read(file: &[u8], build_args: &BTreeMap<String, String>) -> Result<Self, String> {
         let lines = Lines::read(file)?;
         let mut plan = Self {
@@ -143,8 +142,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Takes up a `FROM`, which is the line `at` of the list: its image unless that is a stage
-    /// before, and the name of the stage.
+    /// Records a `FROM`, which is the line `at` of the list: its image, unless that is an earlier
+    /// stage, and the name of the stage.
     fn begin_stage(
         &mut self,
         from: &FromInstruction<'_>,
@@ -172,7 +171,7 @@ impl Plan {
         Ok(())
     }
 
-    /// What a base's `ONBUILD` adds to what is asked for.
+    /// Adds what a base's `ONBUILD` asks for.
     ///
     /// # Errors
     /// As [`Plan::read`].
@@ -198,7 +197,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Takes up an instruction of a stage.
+    /// Records an instruction of a stage.
     fn note(
         &mut self,
         instruction: &Instruction<'_>,
@@ -279,7 +278,7 @@ impl Plan {
         }
     }
 
-    /// Takes up a name that may be a stage's, or its number. The engine expands nothing in it.
+    /// Records a name that may be a stage's, or its number. The engine expands nothing in it.
     fn name(
         &mut self,
         raw: &str,
@@ -293,7 +292,7 @@ impl Plan {
             ));
         }
         let stage = image.to_lowercase();
-        // The last one is that which the instruction is in.
+        // The last one is the stage that the instruction is in.
         let before = &self.stages[..self.stages.len().saturating_sub(1)];
         let is_stage =
             before.contains(&stage) || image.parse::<usize>().is_ok_and(|n| n < before.len());
@@ -310,11 +309,11 @@ impl Plan {
         Ok(())
     }
 
-    /// The Dockerfile with one line for each instruction, and in place of each image what `pinned`
-    /// says stands for it.
+    /// The Dockerfile with one line per instruction, and each image replaced by its entry in
+    /// `pinned`.
     pub(crate) fn pinned(&self, pinned: &BTreeMap<String, String>) -> String {
         let mut lines = self.lines.clone();
-        // From the end, so that what is before keeps its place.
+        // From the end, so that earlier positions stay valid.
         for named in self.images.iter().rev() {
             if let (Some((at, span)), Some(name)) = (&named.slot, pinned.get(&named.image)) {
                 lines.lines[*at].text.replace_range(span.clone(), name);
@@ -323,11 +322,11 @@ impl Plan {
         lines.canonical()
     }
 
-    /// Checks that the engine read the file as it was read here, by a line that it shows as it
-    /// takes an instruction up: `Step 2/5 : RUN make`. Other output passes.
+    /// Checks that the engine reads the file as it was read here, by the line that it prints as it
+    /// starts an instruction: `Step 2/5 : RUN make`. Other output passes.
     ///
     /// # Errors
-    /// A sentence, when it did not.
+    /// A sentence, when the engine reads it otherwise.
     pub(crate) fn check_step(&self, output: &str) -> Result<(), String> {
         let shown = output
             .strip_prefix("Step ")
@@ -350,7 +349,7 @@ impl Plan {
     }
 }
 
-/// The last instruction of a text, which is the one that is read: before it may be [`STAGE`].
+/// The last instruction of a text, which is the one to read: [`STAGE`] may precede it.
 fn parse<'a>(text: &'a str, place: &str) -> Result<Option<Instruction<'a>>, String> {
     let unread = |e: parse_dockerfile::Error| {
         let why = e.to_string();
@@ -359,7 +358,7 @@ fn parse<'a>(text: &'a str, place: &str) -> Result<Option<Instruction<'a>>, Stri
     };
     let mut parsed = None;
     for instruction in parse_dockerfile::parse_iter(text).map_err(unread)? {
-        // The parser says that a stage is missing where there are only arguments yet.
+        // The parser reports a missing stage while there are only arguments.
         match instruction {
             Ok(instruction) => parsed = Some(instruction),
             Err(_) if matches!(parsed, Some(Instruction::Arg(_))) => {}
@@ -382,7 +381,7 @@ fn is_platform(flag: &Flag<'_>) -> bool {
     unquoted(&flag.name.value).eq_ignore_ascii_case("platform")
 }
 
-/// Refuses flags in a form that the engine and the parser read in different ways.
+/// Refuses flags in a form that the engine and the parser read differently.
 fn check_flags(flags: &[Flag<'_>], escape: char, place: &str) -> Result<(), String> {
     for flag in flags {
         let value = flag.value.as_ref().map_or("", |v| v.value.as_ref());
@@ -399,7 +398,7 @@ fn check_flags(flags: &[Flag<'_>], escape: char, place: &str) -> Result<(), Stri
     Ok(())
 }
 
-/// Whether white space that is none to the parser may set flags apart for the engine.
+/// Whether the engine may split flags at white space that the parser does not recognize.
 fn has_odd_space(keyword: &str, text: &str) -> bool {
     let counts = match keyword {
         "FROM" | "COPY" | "ADD" | "ONBUILD" => true,
@@ -423,8 +422,8 @@ fn here_document(place: &str) -> String {
     )
 }
 
-/// Whether what a source of `ADD` comes to may begin as a URL does: the engine expands variables
-/// that only it knows, those of the base among them.
+/// Whether the source of an `ADD` may expand to a URL: the engine expands variables that only it
+/// knows, those of the base among them.
 fn may_be_url(source: &str, escape: char) -> bool {
     let plain = unquoted(source).replace(escape, "");
     let certain = plain.split('$').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is found in Dockerfiles, whatever they are written like.
+//! What is found in Dockerfiles, however they are written.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn build_arguments_and_their_defaults_count() {
     assert_eq!(with(&[]), "x");
     assert_eq!(with(&[("A", "y")]), "y");
     assert_eq!(with(&[("B", "beef")]), "beef");
-    // An argument of a stage is none of its FROM.
+    // An argument within a stage does not apply to its FROM.
     assert_eq!(images("FROM a\nARG X=beef\nFROM b$X"), ["a", "b"]);
 }
 
@@ -158,7 +158,7 @@ proptest! {
         gap in prop::sample::select(vec![" ", "\t", "   ", " \\\n", " \\ \t\n#x\n\n "]),
         form in 0usize..4,
     ) {
-        // Both parts have something: an empty end would take the next line in.
+        // Neither part is empty: an empty end would join the next line.
         let at = cut.min(digits.len() - 1);
         let (a, b) = digits.split_at(at);
         let name = match form {
@@ -172,7 +172,7 @@ proptest! {
         prop_assert_eq!(&plan.images.last().expect("one").image, &digits);
     }
 
-    /// Nothing that is thrown at it makes it panic or run away.
+    /// No input makes it panic or run away.
     #[test]
     fn any_text_is_read_or_refused(text in "(FROM|COPY|RUN|ARG|ADD|ONBUILD|[ \\\\\n\"'$`{}=#<\\[\\],:-]|--from|a|[\u{80}-\u{200}]){0,60}") {
         let _ = Plan::read(text.as_bytes(), &BTreeMap::new());

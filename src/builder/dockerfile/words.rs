@@ -1,22 +1,21 @@
 //! Words with quotes and variables, expanded as the engine does.
 //!
-//! Only for names of images, so whatever is unusual is refused instead of understood: a form that
-//! engines of some age do not have, a variable whose value only the engine knows, a value without
-//! end.
+//! Used only for names of images, so anything unusual is refused instead of understood: a form that
+//! older engines lack, a variable whose value only the engine knows, a value without end.
 
 use std::collections::HashMap;
 
-/// Longest value; no reference is as long.
+/// Longest value; no image reference is as long.
 const MAX_VALUE: usize = 4096;
 /// Longest variable; the kernel starts no process with a longer one.
 const MAX_VARIABLE: usize = 128 * 1024;
 /// Most bytes of all variables that a file sets.
 const MAX_VARIABLES: usize = 1024 * 1024;
-/// How long one of a base may be that nothing is known of, such as its PATH.
+/// Assumed length of a base's variable of which nothing is known, such as its PATH.
 const UNKNOWN_VARIABLE: usize = 4096;
-/// How deep variables may be within variables.
+/// Most levels of variables within variables.
 const MAX_DEPTH: usize = 8;
-/// Arguments that the engine, or the platform for it, may give a value.
+/// Arguments that the engine, or the platform on its behalf, may set.
 const GIVEN_ELSEWHERE: [&str; 5] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -28,12 +27,12 @@ const GIVEN_ELSEWHERE: [&str; 5] = [
 /// The arguments that a Dockerfile declares before its first stage.
 #[derive(Debug, Default)]
 pub(super) struct Args {
-    /// `None` is a value that cannot be known here.
+    /// `None` means that the value cannot be known here.
     known: HashMap<String, Option<String>>,
 }
 
 impl Args {
-    /// Takes up what stands after `ARG`; `given` are the values that the build is started with.
+    /// Declares the text after `ARG`; `given` are the values that the build is started with.
     pub(super) fn declare(
         &mut self,
         arguments: &str,
@@ -55,7 +54,7 @@ impl Args {
         }
     }
 
-    /// A word as the engine takes it.
+    /// A word as the engine expands it.
     ///
     /// # Errors
     /// A phrase that says why the value cannot be known here.
@@ -74,7 +73,7 @@ fn is_given_elsewhere(name: &str) -> bool {
     GIVEN_ELSEWHERE.iter().any(|n| n.eq_ignore_ascii_case(name))
 }
 
-/// Words as they stand, with quotes and all.
+/// Splits into words, which keep their quotes.
 fn split(text: &str, escape: char) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quote = None;
@@ -103,8 +102,8 @@ fn split(text: &str, escape: char) -> Vec<String> {
     words
 }
 
-/// How long the variables of stages may get: the engine expands them in its own memory, and one
-/// that names itself twice doubles with each line.
+/// Bounds on the lengths of the variables of stages: the engine expands them in its own memory, and
+/// a variable that names itself twice doubles with each line.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     known: HashMap<String, usize>,
@@ -112,11 +111,11 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Takes up what stands after `ENV` or `ARG`; `given` is the length of a value that the build
-    /// is started with.
+    /// Declares the text after `ENV` or `ARG`; `given` is the length of a value that the build is
+    /// started with.
     ///
     /// # Errors
-    /// A phrase, when there could be more than any process can be started with.
+    /// A phrase, when the variables could exceed what any process can be started with.
     pub(super) fn declare(
         &mut self,
         arguments: &str,
@@ -125,7 +124,7 @@ impl Sizes {
     ) -> Result<(), String> {
         let words = split(arguments, escape);
         let is_old = words.first().is_some_and(|word| !word.contains('='));
-        // `ENV name all the rest`, which `ARG name` is a case of.
+        // `ENV name all the rest`; `ARG name` has this form too.
         let pairs = match (is_old, arguments.trim().split_once(char::is_whitespace)) {
             (true, Some((name, value))) => vec![(name.to_owned(), value.to_owned())],
             _ => words
@@ -148,7 +147,7 @@ impl Sizes {
         Ok(())
     }
 
-    /// How long a value gets at most.
+    /// The greatest length that a value may expand to.
     fn of(&self, value: &str) -> usize {
         let mut size = value.len();
         for part in value.split('$').skip(1) {
@@ -170,7 +169,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Expands up to a character that is taken away, or to the end.
+    /// Expands up to the character `stop`, which is consumed, or to the end.
     fn until(&mut self, stop: Option<char>) -> Result<String, String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -227,7 +226,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What stands for a `$` and its name.
+    /// Expands a `$` and its name.
     fn variable(&mut self) -> Result<String, String> {
         let braced = self.rest.next_if_eq(&'{').is_some();
         let mut name = String::new();

@@ -1,4 +1,4 @@
-//! Bounds on what a repository's server makes of git: memory, disk, files, and what it says.
+//! Bounds on what a repository's server can make git do: memory, disk, files, and output.
 
 use std::{fs, path::Path};
 
@@ -10,14 +10,14 @@ use tokio::{
 
 use crate::builder::{Limits, limits::quoted};
 
-/// Most memory that git may have for its data, in bytes: what indexing a pack of a gigabyte takes.
+/// Most bytes of memory for git's data: as much as indexing a pack of a gigabyte takes.
 const MEMORY: u64 = 1024 * 1024 * 1024;
-/// How many times as large a whole repository may be as the tree that is built.
+/// A whole repository may be this many times as large as the tree that is built.
 pub(super) const WHOLE: u64 = 2;
-/// How many times as many files it may have.
+/// It may have this many times as many files.
 const WHOLE_ENTRIES: usize = 4;
 
-/// A commit's tree being counted before it is checked out.
+/// The count of a commit's tree before it is checked out.
 pub(super) struct Tree {
     limits: Limits,
     entries: usize,
@@ -57,7 +57,7 @@ pub(super) fn pipe(from: Option<impl AsyncRead + Send + Unpin + 'static>) -> Pip
     }
 }
 
-/// What comes next, up to `end`: at most so many bytes of it, the rest is dropped.
+/// The next piece, up to `end`: at most `most` bytes of it, the rest is dropped.
 pub(super) async fn next(
     from: &mut (impl AsyncBufRead + Unpin),
     end: u8,
@@ -66,7 +66,7 @@ pub(super) async fn next(
     let mut piece = Vec::new();
     let mut any = false;
     loop {
-        // A pipe that breaks has ended.
+        // A broken pipe counts as its end.
         let buffer = from.fill_buf().await.unwrap_or_default();
         if buffer.is_empty() {
             return any.then_some(piece);
@@ -82,8 +82,8 @@ pub(super) async fn next(
     }
 }
 
-/// Bounds the memory of git and of what it starts, and each file that they write. It has been
-/// started just now, and has read nothing of what others sent.
+/// Bounds the memory of git and of its children, and each file that they write. Git has only just
+/// started, and has read nothing from a server yet.
 pub(super) fn limit(child: &Child, file_bytes: u64) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
     let bounds = [(Resource::Data, MEMORY), (Resource::Fsize, file_bytes)];
@@ -101,7 +101,7 @@ pub(super) fn limit(child: &Child, file_bytes: u64) {
     }
 }
 
-/// The bytes in a folder, until they are more than `most`.
+/// The bytes in a folder; the count stops once it exceeds `most`.
 pub(super) fn folder_bytes(folder: &Path, most: u64) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         // Git makes and removes folders meanwhile.

@@ -1,13 +1,12 @@
 //! Source from a git repository, by the `git` program.
 //!
-//! Git runs with nothing of this machine's configuration, never prompts, takes no transport but
-//! https and file, runs no hooks and follows no submodules. A token goes to it through its
-//! environment and a helper that gives it to the one host that it is for: never on a command line,
-//! never in the log.
+//! Git runs without this machine's configuration, never prompts, uses no transport but https and
+//! file, runs no hooks and follows no submodules. It gets a token through its environment and a
+//! helper that gives it only to the host that it is for: never on a command line, never in the log.
 //!
-//! What a server sends is bounded while it comes: by time, by the disk that it takes, and by the
-//! memory that git may have for it. A commit's tree is counted before it is checked out, since a
-//! few objects can stand for any number of files.
+//! What a server sends is bounded as it arrives: by time, by the disk that it takes, and by the
+//! memory that git may use for it. A commit's tree is counted before it is checked out, since a few
+//! objects can stand for any number of files.
 
 mod bounds;
 
@@ -36,7 +35,7 @@ use crate::{
     model::{Failure, Reason, code::FromGit, secret},
 };
 
-/// Answers git's questions, each only for the host that the secret is for.
+/// Answers git's prompts, each only for the host that the secret is for.
 const ASKPASS: &str = r#"#!/bin/sh
 case "$1" in
 "Username for 'https://$IGNITE_GIT_HOST': ") printf '%s\n' "$IGNITE_GIT_USERNAME" ;;
@@ -44,10 +43,9 @@ case "$1" in
 *) exit 1 ;;
 esac
 "#;
-/// The user name that goes with a token when the secret has none; servers that take tokens ignore
-/// it.
+/// The user name beside a token when the secret has none; servers that accept tokens ignore it.
 const ANYBODY: &str = "git";
-/// Variables of this process that git needs to find its way out of a network.
+/// Variables of this process that git needs to reach other networks.
 const PASSED_ON: [&str; 10] = [
     "PATH",
     "https_proxy",
@@ -60,7 +58,7 @@ const PASSED_ON: [&str; 10] = [
     "SSL_CERT_DIR",
     "GIT_SSL_CAINFO",
 ];
-/// Settings that hold for every command, over whatever a repository says.
+/// Settings of every command, which override those of a repository.
 const SETTINGS: [&str; 10] = [
     "protocol.allow=never",
     "protocol.https.allow=always",
@@ -74,15 +72,16 @@ const SETTINGS: [&str; 10] = [
     "core.deltaBaseCacheLimit=32m",
     "pack.threads=1",
 ];
-/// Most of a line that is read of what git says: it passes on what a server sends.
+/// Longest line read of git's output, which passes on what a server sends.
 const MAX_LINE: usize = 4096;
-/// Time between two measurements of the folder.
+/// Interval between two measurements of the folder.
 const SIZE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Fetches a repository and answers the tree that is to be built.
+/// Fetches a repository and returns the tree to build.
 ///
 /// # Errors
-/// BUILD_FAILED with what git said, BUILD_TIMEOUT, and FAILED_PRECONDITION when there is no git
+/// BUILD_FAILED with git's message, BUILD_TIMEOUT, and FAILED_PRECONDITION when git is not
+/// installed here or the secret cannot be used.
 /// here or the secret cannot be used.
 pub(super) async fn fetch(
     env: &BuildEnv,
@@ -145,19 +144,19 @@ pub(super) async fn fetch(
     .await
 }
 
-/// One repository being fetched.
+/// A repository while it is fetched.
 struct Git<'a> {
     build: &'a Build,
     folder: PathBuf,
     env: Vec<(&'static str, String)>,
-    /// More of [`SETTINGS`].
+    /// Settings beyond [`SETTINGS`].
     settings: Vec<String>,
     limits: Limits,
 }
 
 impl Git<'_> {
-    /// Keeps git to the addresses that a host was checked by, whatever its name stands for by the
-    /// time of the fetch, and to that host, whatever it answers.
+    /// Restricts git to the addresses that were checked for a host, whatever its name resolves to
+    /// at the time of the fetch, and to that host, even if it redirects.
     fn go_only_to(&mut self, host: &str, addresses: &[IpAddr]) {
         let (name, port) = split_port(host);
         let text = |ip: &IpAddr| match ip {
@@ -172,7 +171,7 @@ impl Git<'_> {
         ];
     }
 
-    /// Lets git log in as the secret says, at the host of `url`.
+    /// Lets git log in with the secret, only at the host of `url`.
     fn answer_with(&mut self, url: &str, secret: secret::Value) -> Result<(), Failure> {
         let path = self.folder.join("askpass");
         let written = fs::OpenOptions::new()
@@ -210,7 +209,7 @@ impl Git<'_> {
         let newest = [&fetch[..], &["--depth=1", "--", url, wanted]].concat();
         let commit = match self.run(&newest).await {
             Ok(_) => "FETCH_HEAD".to_owned(),
-            // A commit by its id: not every server gives one out, and none by a short id.
+            // A commit by its id: not every server serves those, and none serves a short id.
             Err(_) if is_commit(wanted) => {
                 self.build.log.line("Fetching all of it to find the commit");
                 let all = ["--", url, "+refs/heads/*:refs/o/*", "+refs/tags/*:refs/t/*"];
@@ -231,8 +230,8 @@ impl Git<'_> {
         Ok(())
     }
 
-    /// Runs one command; its messages go to the log. Answers the first line that it printed: only
-    /// ids are asked for.
+    /// Runs one command; its messages go to the log. Returns the first line of its output, since
+    /// only ids are queried.
     async fn run(&self, args: &[&str]) -> Result<String, Failure> {
         let mut first = None;
         self.run_for(args, b'\n', &mut |line| {
@@ -243,7 +242,7 @@ impl Git<'_> {
         Ok(first.unwrap_or_default())
     }
 
-    /// Runs one command for what it prints, piece by piece up to `end`, until one is refused.
+    /// Runs one command for its output, read piece by piece up to `end`, until a piece is refused.
     async fn run_for(
         &self,
         args: &[&str],
@@ -280,7 +279,7 @@ impl Git<'_> {
             last.join("; ")
         };
         let ended = async {
-            // A piece that is refused ends it, whatever else it would still say.
+            // A refused piece ends the command, whatever output would follow.
             let read = async { Ok::<_, String>(said.await) };
             let ((), said) = tokio::try_join!(printed, read)?;
             Ok::<_, String>((said, child.0.wait().await))
@@ -357,7 +356,7 @@ fn host_of(url: &str) -> Option<&str> {
     url.strip_prefix("https://")?.split('/').next()
 }
 
-/// What may help, for what git says most often.
+/// A remedy for git's most common messages.
 fn hint(said: &str) -> &'static str {
     if said.contains("could not read Username") || said.contains("Authentication failed") {
         ". If the repository is private, name a git secret in secret_ref (`ignite secret create NAME --type git`)"
@@ -374,14 +373,14 @@ fn is_commit(reference: &str) -> bool {
     (7..=64).contains(&reference.len()) && reference.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Where the tree to be built is below the folder.
+/// The path of the tree to build, below the folder.
 fn sub_tree(folder: &Path, sub_path: &str) -> Result<PathBuf, String> {
     let sub = clean(sub_path).map_err(|why| format!("sub_path {sub_path:?} {why}"))?;
     let repo = folder.join("repo");
     let none = || format!("the repository has no folder {sub_path:?}; check sub_path");
     let (top, found) = (repo.canonicalize(), repo.join(&sub).canonicalize());
     let (top, found) = (top.map_err(|_| none())?, found.map_err(|_| none())?);
-    // A link may be on the way; where it leads is what counts.
+    // A link may be on the way; its target decides.
     let below = found.strip_prefix(&top);
     let below = below.map_err(|_| format!("sub_path {sub_path:?} leads out of the repository"))?;
     if !found.is_dir() {
@@ -421,7 +420,7 @@ mod tests {
         for other in [
             "Password for 'https://robot@evil.example': ",
             "Password for 'https://git.example:8443@evil.example': ",
-            // The user name of a redirect is the redirecting server's to choose.
+            // The redirecting server chooses the user name of a redirect.
             "Password for 'https://x@git.example:8443'@evil.example': ",
             "Password for 'https://x@git.example:8443': @evil.example': ",
             "Username for 'https://git.example:8443.evil.example': ",

@@ -1,8 +1,8 @@
 //! Managed runtimes: from a handler's source to a build context.
 //!
-//! Each has a builder image, a recipe that is a Dockerfile, and a server that goes
-//! around the handler. The Dockerfiles go from what never changes to what changes with every
-//! deploy, so that the engine has all but the last steps from before when only code has changed.
+//! Each has a builder image, a recipe that becomes a Dockerfile, and a server around the handler.
+//! The Dockerfiles go from what never changes to what changes with every deploy, so that the engine
+//! reuses all but the last steps when only code has changed.
 
 pub mod deno;
 pub mod go;
@@ -15,7 +15,7 @@ use crate::{
     model::{Failure, code::Runtime},
 };
 
-/// What handlers are built with, for each runtime.
+/// The settings of each runtime's builds.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Python.
@@ -31,7 +31,8 @@ pub struct Settings {
 /// The user of the container: numeric, as the platform demands, and without an entry in the image.
 const USER: &str = "65532:65532";
 
-/// The steps that label what follows them in a stage. What comes before is kept between builds.
+/// The steps that label everything after them in a stage. Steps before them stay in the cache
+/// between builds.
 fn label_stage() -> String {
     format!("ARG {STAGE_ARG}\nLABEL {STAGE}=${STAGE_ARG}")
 }
@@ -39,7 +40,7 @@ fn label_stage() -> String {
 /// The context that builds a handler into an image with an HTTP server around it.
 ///
 /// # Errors
-/// BUILD_FAILED when the source is none of that runtime.
+/// BUILD_FAILED when the source does not fit the runtime.
 pub fn context(runtime: &Runtime, source: Source, settings: &Settings) -> Result<Context, Failure> {
     match runtime {
         Runtime::Python => python::context(source, &settings.python),
@@ -51,7 +52,7 @@ pub fn context(runtime: &Runtime, source: Source, settings: &Settings) -> Result
     }
 }
 
-/// The first of the files that the source has at its root.
+/// The first of these files that the source has at its root.
 fn handler<'a>(source: &Source, names: &[&'a str], with: &str) -> Result<&'a str, Failure> {
     let entries = source.entries();
     let is_there = |name: &&&str| {
@@ -77,7 +78,7 @@ fn handler<'a>(source: &Source, names: &[&'a str], with: &str) -> Result<&'a str
     )))
 }
 
-/// Puts all of the source below `to`.
+/// Places the whole source below `to`.
 fn place_all(context: &mut Context, to: &str) {
     let all: Vec<String> = context.source().entries().keys().cloned().collect();
     for path in &all {

@@ -1,8 +1,8 @@
 //! Deno: a handler that calls `start` of the import `ignite`, which is the platform's own server
 //! (`ignite.ts`).
 //!
-//! The import is written into the code's `deno.json`, so that nothing else of it changes. What that
-//! file names is fetched in a separate step, before the code comes.
+//! The import is written into the code's `deno.json`, and nothing else of the code changes. The
+//! packages that this file names are fetched in a separate step, before the code is added.
 
 use serde_json::{Map, Value};
 
@@ -12,13 +12,13 @@ use crate::{
     model::Failure,
 };
 
-/// What a handler imports as `ignite`.
+/// The module that a handler imports as `ignite`.
 const MODULE: &str = include_str!("ignite.ts");
-/// Where a handler may be; the first found wins.
+/// The possible files of a handler; the first one found wins.
 const HANDLERS: [&str; 4] = ["handler.ts", "handler.js", "main.ts", "main.js"];
-/// Where a configuration may be.
+/// The possible files of a configuration.
 const CONFIGS: [&str; 2] = ["deno.json", "deno.jsonc"];
-/// What else says which packages there are.
+/// Further files that name packages.
 const LISTS: [&str; 3] = ["deno.lock", "package.json", "package-lock.json"];
 /// Most bytes of a configuration.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -26,14 +26,14 @@ const MAX_CONFIG: u64 = 1024 * 1024;
 /// Settings of Deno builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The image that apps are built on: with `deno` and a shell.
+    /// The image that apps are built on; it has `deno` and a shell.
     pub image: String,
 }
 
 /// The context that builds a source.
 ///
 /// # Errors
-/// BUILD_FAILED without a handler at the root, or with a configuration that is none.
+/// BUILD_FAILED without a handler at the root, or with an invalid configuration.
 pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> {
     let entry = handler(
         &source,
@@ -57,8 +57,8 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     Ok(context)
 }
 
-/// Where imports are configured, the configuration with `ignite` in it, and whether packages are
-/// named beside the code.
+/// The file of the imports, the configuration with `ignite` in it, and whether the code names
+/// packages elsewhere.
 fn config(source: &Source) -> Result<(String, Vec<u8>, bool), Failure> {
     let config = CONFIGS.into_iter().find(|name| source.has_file(name));
     let mut at = config.unwrap_or(CONFIGS[0]).to_owned();
@@ -67,7 +67,7 @@ fn config(source: &Source) -> Result<(String, Vec<u8>, bool), Failure> {
         None => Map::new(),
     };
     let own = at.clone();
-    // A file of imports stands for those of the configuration.
+    // A file of imports replaces those of the configuration.
     if let Some(Value::String(map)) = object.get("importMap") {
         at = map.trim_start_matches("./").to_owned();
         object = read(source, &at)?;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{builder::limits::tests::LIMITS, model::work::NEVER};
 
-    /// What [`config`] makes of files.
+    /// The result of [`config`] for these files.
     fn made(files: &[(&str, &str)]) -> Result<(String, Value, bool), Failure> {
         let root = tempfile::tempdir().expect("a directory");
         for (name, text) in files {
@@ -170,7 +170,7 @@ mod tests {
             "[]",
             "{ \"imports\": 1 }",
             "{ \"importMap\": \"./none.json\" }",
-            // Deeper than a thread's stack.
+            // Nested deeper than a thread's stack allows.
             &"[".repeat(500_000),
             &"{\"a\":".repeat(150_000),
         ] {

@@ -1,9 +1,9 @@
 //! Go: a package with `func Handler(w http.ResponseWriter, r *http.Request)` and the platform's own
 //! program (`main.go`) around it.
 //!
-//! The program is one more package of the code's own module, so that what the code requires is
-//! resolved as ever. Modules are fetched in a step of their own, again when `go.mod` or `go.sum`
-//! has changed.
+//! The program is one more package of the code's own module, so the code's requirements resolve as
+//! usual. Modules are fetched in a separate step, which runs again when `go.mod` or `go.sum` has
+//! changed.
 
 use super::{USER, failed, label_stage, place_all};
 use crate::{
@@ -13,13 +13,13 @@ use crate::{
 
 /// The program that a container runs.
 const PROGRAM: &str = include_str!("main.go");
-/// What the program needs of the standard library: compiled once for all builds.
+/// The packages of the standard library that the program needs: compiled once for all builds.
 const STANDARD: &str = "encoding/json log net/http os/signal";
 /// The folder of the program in the code's module.
 const AT: &str = "ignite_server";
-/// Where the module is described.
+/// The file that describes the module.
 const MODULE: &str = "go.mod";
-/// What a module is called that its code does not name.
+/// The name of a module whose code has no `go.mod`.
 const UNNAMED: &str = "handler";
 /// Most bytes of a `go.mod`.
 const MAX_MODULE: u64 = 1024 * 1024;
@@ -27,7 +27,7 @@ const MAX_MODULE: u64 = 1024 * 1024;
 /// Settings of Go builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The image that compiles: with `go` and a shell.
+    /// The image that compiles; it has `go` and a shell.
     pub builder: String,
     /// The image that the program is put into.
     pub image: String,
@@ -70,7 +70,7 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     Ok(context)
 }
 
-/// The name of a module.
+/// The name in a `go.mod`.
 fn module(text: &str) -> Option<String> {
     let name = text.lines().find_map(|line| {
         let name = line.trim().strip_prefix("module")?;
@@ -87,13 +87,13 @@ fn dockerfile(settings: &Settings, described: bool, has_modules: bool) -> String
     } else {
         ""
     };
-    // By the builder, whose version of the language it is then.
+    // The builder writes it, so that it has the builder's version of the language.
     let describe = if described {
         String::new()
     } else {
         format!("go mod init {UNNAMED} && ")
     };
-    // Without C the program is linked statically, and runs on an image with nothing in it.
+    // Without cgo the program is linked statically, and runs on an empty image.
     format!(
         r#"FROM {builder} AS build
 USER 0:0

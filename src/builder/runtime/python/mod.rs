@@ -1,7 +1,7 @@
 //! Python: `handler.py` with the platform's own server (`server.py`) around it.
 //!
-//! The requirements are a step of their own, which runs again when their list has changed, and not
-//! when an index has.
+//! The requirements are installed in a separate step, which runs again when their list has changed,
+//! and not when an index has.
 
 use super::{USER, handler, place_all};
 use crate::{
@@ -13,19 +13,19 @@ mod requirements;
 
 /// The server that a container runs.
 const SERVER: &str = include_str!("server.py");
-/// Where a handler may be.
+/// The file of the handler.
 const HANDLER: &str = "handler.py";
-/// What pip is to install.
+/// The list that pip installs.
 const REQUIREMENTS: &str = "requirements.txt";
-/// Longest list that is read; a longer one is installed as one that reads other files.
+/// Longest list that is parsed; a longer one is installed as if it read other files.
 const MAX_REQUIREMENTS: u64 = 1024 * 1024;
 
 /// Settings of Python builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The image that apps are built on: with `python3`, pip and a shell.
+    /// The image that apps are built on; it has `python3`, pip and a shell.
     pub image: String,
-    /// The package index; `None` is pip's own choice.
+    /// The package index; `None` leaves the choice to pip.
     pub index_url: Option<String>,
 }
 
@@ -47,7 +47,7 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     Ok(context)
 }
 
-/// What of the source has to be there when pip runs.
+/// The part of the source that pip needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needs {
     /// There is no list.
@@ -72,7 +72,7 @@ fn dockerfile(settings: &Settings, needs: Needs) -> String {
     let mut lines = vec![
         format!("FROM {}", settings.image),
         "USER 0:0".to_owned(),
-        // The file system is read-only: no bytecode could be written beside the code.
+        // The file system is read-only, so bytecode could not be written beside the code.
         "ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/home/app".to_owned(),
         "WORKDIR /app".to_owned(),
         r#"ENTRYPOINT ["python3", "/opt/ignite/server.py", "/app"]"#.to_owned(),
@@ -93,13 +93,14 @@ fn dockerfile(settings: &Settings, needs: Needs) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The step that installs a list.
+/// The step that installs a list of requirements.
 fn pip(settings: &Settings, list: &str) -> String {
-    // Debian's Python wants to be asked for leave; the image is this app's alone.
+    // Debian's Python refuses to install outside a virtual environment unless overridden; the image
+    // is this app's alone.
     let mut variables = "PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore".to_owned();
     if let Some(url) = &settings.index_url {
         variables.push_str(&format!(" PIP_INDEX_URL={}", quoted(url)));
-        // Whoever sets an index without TLS means it.
+        // An operator who sets an index without TLS means it.
         if let Some(rest) = url.strip_prefix("http://") {
             let authority = rest.split('/').next().unwrap_or_default();
             let host = authority.rsplit('@').next().unwrap_or_default();
@@ -111,7 +112,7 @@ fn pip(settings: &Settings, list: &str) -> String {
     )
 }
 
-/// A word for the shell, whatever is in it.
+/// Quotes any text as one word of the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

@@ -1,4 +1,4 @@
-//! What a list of requirements reads besides itself.
+//! Which files a list of requirements reads beside itself.
 
 /// Options that need no file of the source.
 const PLAIN_OPTIONS: [&str; 12] = [
@@ -16,8 +16,8 @@ const PLAIN_OPTIONS: [&str; 12] = [
     "--hash",
 ];
 
-/// Whether installing a list may read files of the source: other lists, folders, wheels. When in
-/// doubt it may, which costs an installation and breaks nothing.
+/// Whether installing a list may read files of the source: other lists, folders, wheels. In doubt
+/// it may, which costs an installation and breaks nothing.
 pub(super) fn read_files(list: &str) -> bool {
     list.lines().any(|line| {
         let line = line.trim();
@@ -28,7 +28,7 @@ pub(super) fn read_files(list: &str) -> bool {
             let option = line.split(['=', ' ', '\t']).next().unwrap_or_default();
             return !PLAIN_OPTIONS.contains(&option) || line.contains("file:");
         }
-        // A name with its versions and markers has no slash, but in the URL that it may come from.
+        // A name with versions and markers has no slash, except in the URL after `@`.
         let (name, from) = line.split_once('@').unwrap_or((line, ""));
         let from = from.trim();
         let remote = ["https://", "http://", "git+https://", "git+ssh://"];

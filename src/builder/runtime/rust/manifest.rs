@@ -1,15 +1,15 @@
-//! The `Cargo.toml` of a handler, with the platform's crate in it.
+//! The `Cargo.toml` of a handler, with the platform's crate added.
 
 use toml::{Table, Value};
 
 use super::failed;
 use crate::{builder::Source, model::Failure};
 
-/// Where it is.
+/// Its file.
 const NAME: &str = "Cargo.toml";
-/// Where a program's code is when nobody says otherwise.
+/// The file of a program's code by default.
 const MAIN: &str = "src/main.rs";
-/// Where the platform's crate is while the code is compiled.
+/// The folder of the platform's crate while the code is compiled.
 const CRATE: &str = "/opt/ignite/ignite";
 /// Most bytes of a manifest.
 const MAX: u64 = 1024 * 1024;
@@ -21,17 +21,17 @@ pub(super) struct Manifest {
     pub(super) text: String,
     /// The program's name.
     pub(super) program: String,
-    /// The file that the program begins in.
+    /// The file with the program's `main`.
     pub(super) main: String,
-    /// Whether its dependencies can be compiled with nothing else of the code at hand.
+    /// Whether its dependencies compile without the rest of the code.
     pub(super) stands_alone: bool,
 }
 
 impl Manifest {
-    /// That of a source; one of its own for a source that has none.
+    /// The manifest of a source; a default one for a source that has none.
     ///
     /// # Errors
-    /// BUILD_FAILED when it is no manifest of a program, or the program's file is missing.
+    /// BUILD_FAILED when it is not a manifest of a program, or the program's file is missing.
     pub(super) fn of(source: &Source) -> Result<Self, Failure> {
         let manifest = match source.bounded(NAME, MAX).map_err(failed)? {
             Some(text) => Self::read(&String::from_utf8_lossy(&text)).map_err(failed)?,
@@ -108,7 +108,7 @@ impl Manifest {
     }
 }
 
-/// Whether a dependency is a folder, or said elsewhere.
+/// Whether a dependency is a folder, or is defined elsewhere.
 fn reaches_out(table: &Table) -> bool {
     table.iter().any(|(name, value)| {
         let Some(inner) = value.as_table() else {
@@ -167,7 +167,7 @@ mod tests {
             "[package]\nname = \"a b\"\n",
             "[package]\nname = \"a\"\n[[bin]]\npath = \"x; id\"\n",
             "not toml",
-            // Deeper than a thread's stack.
+            // Nested deeper than a thread's stack allows.
             &format!("{}.a = 1\n", vec!["a"; 200_000].join(".")),
             &format!("[{}]\n", vec!["a"; 200_000].join(".")),
             &format!("a = {}", "[".repeat(500_000)),

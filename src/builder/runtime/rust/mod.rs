@@ -1,9 +1,9 @@
 //! Rust: a program with `#[ignite::main] async fn handler(req: Request, ctx: Context)`, and the
 //! platform's own crate `ignite` that it is written with.
 //!
-//! The crate comes with the context and is put into the code's `Cargo.toml` in place of whatever
-//! that says of `ignite`. What the code depends on is compiled in a step of its own, again when
-//! `Cargo.toml` or `Cargo.lock` has changed.
+//! The crate is part of the context and replaces any `ignite` in the code's `Cargo.toml`. The
+//! code's dependencies are compiled in a separate step, which runs again when `Cargo.toml` or
+//! `Cargo.lock` has changed.
 
 use super::{USER, failed, label_stage, place_all};
 use crate::{
@@ -23,23 +23,24 @@ const CRATES: [(&str, &str); 5] = [
     ("macros/Cargo.toml", include_str!("macros/Cargo.toml")),
     ("macros/lib.rs", include_str!("macros/lib.rs")),
 ];
-/// The code's description and what it was resolved to.
+/// The code's manifest and lock file.
 const LISTS: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
 
 /// Settings of Rust builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The image that compiles: with `cargo`, a linker and a shell; with `rustup` where another
-    /// toolchain or target is asked for.
+    /// The image that compiles; it has `cargo`, a linker and a shell, and `rustup` where another
+    /// toolchain or target is requested.
     pub builder: String,
-    /// The image that the program is put into: with the C library that it was linked to.
+    /// The image that the program is put into; it has the C library that the program is linked to.
     pub image: String,
 }
 
-/// The context that builds a source, for a target and with a toolchain; empty is the builder's own.
+/// The context that builds a source for a target and with a toolchain; an empty name means the
+/// builder's own.
 ///
 /// # Errors
-/// BUILD_FAILED for a source that is no program, and for names that no toolchain or target has.
+/// BUILD_FAILED for a source that is not a program, and for names that no toolchain or target has.
 pub fn context(
     source: Source,
     settings: &Settings,
@@ -87,7 +88,7 @@ fn dockerfile(settings: &Settings, manifest: &Manifest, target: &str, toolchain:
     if !target.is_empty() {
         made = format!("/out/{target}");
         lines.push(format!("ENV CARGO_BUILD_TARGET={target}"));
-        // The builder's own is there, and may not be of rustup.
+        // The builder's own toolchain is installed, and perhaps not by rustup.
         lines.push(format!(
             r#"RUN [ -d "$(rustc --print sysroot)/lib/rustlib/{target}/lib" ] || rustup target add {target}"#
         ));
@@ -101,7 +102,7 @@ fn dockerfile(settings: &Settings, manifest: &Manifest, target: &str, toolchain:
     lines.extend([
         label_stage(),
         "COPY app/ /src/".to_owned(),
-        // Packed files are older than what was compiled in their place.
+        // Packed files are older than the placeholders compiled in their place.
         format!(
             "RUN touch {} && cargo build --release --bin {program} && cp {made}/release/{program} /out/handler",
             manifest.main

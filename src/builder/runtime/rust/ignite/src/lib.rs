@@ -1,4 +1,4 @@
-//! What a handler is written with.
+//! What a handler is written with: [`Request`], [`Context`], and the types of its response.
 //!
 //! ```ignore
 //! use ignite::{Context, IntoResponse, Request, Result};
@@ -9,8 +9,8 @@
 //! }
 //! ```
 //!
-//! What the handler answers is axum's [`IntoResponse`]: text, bytes, [`Json`], a status with any of
-//! these, a whole [`Response`]. An error, and a panic, is a 500 with `error`.
+//! A handler returns axum's [`IntoResponse`]: text, bytes, [`Json`], a status with any of these, a
+//! whole [`Response`]. An error or a panic becomes a 500 with `error`.
 
 use std::{fmt, ops::Deref};
 
@@ -32,10 +32,10 @@ pub use server::run;
 pub struct Request(http::Request<Bytes>);
 
 impl Request {
-    /// The body as JSON.
+    /// Parses the body as JSON.
     ///
     /// # Errors
-    /// When it is none, or not of this type.
+    /// When the body is not JSON, or not of this type.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         Ok(serde_json::from_slice(self.body())?)
     }
@@ -54,7 +54,7 @@ impl Deref for Request {
     }
 }
 
-/// Whose call it is.
+/// The origin of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     /// The execution.
@@ -78,15 +78,15 @@ impl<T: serde::Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// What a handler answers.
+/// What a handler returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error, for `?`. Any other type of error that can be shown does, too.
+/// Any error, for `?`. Any other type that implements `Display` works too.
 #[derive(Debug)]
 pub struct Error(Box<dyn std::error::Error + Send + Sync>);
 
 impl Error {
-    /// An error of one's own.
+    /// An error with this message.
     pub fn msg(text: impl fmt::Display) -> Self {
         Self(text.to_string().into())
     }

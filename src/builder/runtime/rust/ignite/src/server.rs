@@ -1,7 +1,7 @@
 //! The HTTP server around a handler.
 //!
-//! One call is one task, so a call that panics ends alone. On SIGTERM nothing new is accepted, and
-//! the process ends when every call has its answer.
+//! Each call is a task, so a call that panics ends alone. On SIGTERM nothing new is accepted, and
+//! the process ends when every call has its response.
 
 use std::{
     convert::Infallible, env, fmt, future::Future, net::SocketAddr, process::ExitCode, sync::Arc,
@@ -21,7 +21,7 @@ use tokio::{
 use crate::{Context, IntoResponse, Request, Response};
 
 const HEALTH_PATH: &str = "/healthz";
-/// Pause after an accept that failed, as when there are no descriptors left.
+/// Pause after a failed accept, for example when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves a handler on `$PORT` until SIGTERM. `#[ignite::main]` calls it.
@@ -84,17 +84,17 @@ where
                 async move { Ok::<_, Infallible>(answer(handler, request, most).await) }
             });
             let connection = http1::Builder::new()
-                // Connections without a request stay: the gateway keeps them for the next one.
+                // Connections without a request stay open: the gateway keeps them for the next one.
                 .header_read_timeout(None)
                 .serve_connection(TokioIo::new(socket), service);
             let connection = watcher.watch(connection);
-            // What ends a connection early is the other side's business.
+            // A connection that ends early is the client's affair.
             tokio::spawn(async move { drop(connection.await) });
         }
     });
     ended.notified().await;
     accepting.abort();
-    // Its listener and its share of the connections go with it.
+    // The listener and its share of the connections are dropped with it.
     let _ = accepting.await;
     if let Ok(graceful) = Arc::try_unwrap(graceful) {
         graceful.shutdown().await;
@@ -141,7 +141,7 @@ where
     let context = context(&head.headers);
     let execution = context.execution_id.clone();
     let request = Request(http::Request::from_parts(head, body));
-    // A task of its own: it goes on when the caller leaves, and its panic is its own.
+    // A separate task: it continues when the caller disconnects, and contains its own panic.
     let call = tokio::spawn(async move {
         match handler(request, context).await {
             Ok(answer) => Ok(answer.into_response()),
@@ -195,7 +195,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-/// The answer for what went wrong.
+/// The response to a failure.
 pub(crate) fn failed(status: StatusCode, error: &str) -> Response {
     let body = serde_json::json!({ "error": error }).to_string();
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
