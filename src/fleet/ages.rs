@@ -1,8 +1,8 @@
-//! Whether a replica has a request out that is younger than its app's timeout.
+//! Whether a replica is working on a request that is younger than its app's timeout.
 //!
-//! Every lease is counted in the bucket of the time when it began, an eighth of the timeout wide.
-//! Taking and giving back a lease is one addition each under the deployment's mutex, which is held
-//! for it anyway, with the time that the caller has read already: no clock, no allocation.
+//! Every lease is counted in the bucket of its start time, an eighth of the timeout wide. Counting
+//! and discounting a lease is one addition each, under the deployment's mutex that is held anyway,
+//! with the time that the caller has read already: no clock, no allocation.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 /// Buckets in a timeout: how exact the age of a lease is.
 const PARTS: u32 = 8;
-/// Buckets that are kept: more than a timeout's.
+/// Buckets that are kept: more than one timeout spans.
 const KEPT: usize = 16;
 
-/// In which bucket a lease is counted: the series in the upper half, the bucket, from 1, in the
-/// lower. One word, since every lease has it.
+/// The bucket in which a lease is counted: the series in the upper half, the bucket, from 1, in the
+/// lower. One word, since every lease carries it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark(NonZeroU64);
 
@@ -33,7 +33,7 @@ impl Mark {
     }
 }
 
-/// How many leases of each age are out on a replica.
+/// How many leases of each age a replica has.
 #[derive(Debug)]
 pub(super) struct Ages {
     epoch: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Ages {
     timeout: Duration,
     /// The width of a bucket in nanoseconds.
     grain: NonZeroU64,
-    /// Grows with each change of the grain, so that marks of before are known.
+    /// Grows with each change of the grain, so that older marks are recognized.
     series: u32,
     /// The number of a bucket, and the leases in it.
     counts: [(u32, u32); KEPT],
@@ -61,7 +61,7 @@ impl Ages {
     /// Counts a lease that begins now.
     pub(super) fn begin(&mut self, now: Instant, timeout: Duration) -> Mark {
         if timeout != self.timeout {
-            // It was changed; what was out before excuses nothing any more.
+            // The timeout was changed: older leases no longer excuse anything.
             (self.epoch, self.timeout, self.grain) = (now, timeout, grain(timeout));
             self.series = self.series.wrapping_add(1);
             self.counts = [(0, 0); KEPT];
@@ -76,16 +76,16 @@ impl Ages {
         Mark::new(self.series, bucket)
     }
 
-    /// Forgets a lease that has ended, or that is not waited for any more.
+    /// Discounts a lease that has ended, or that no longer counts as work.
     pub(super) fn end(&mut self, mark: Mark) {
         let place = &mut self.counts[mark.bucket() as usize % KEPT];
-        // The place of one that is very old has been given to others.
+        // The bucket of a very old lease has been reused.
         if mark.series() == self.series && place.0 == mark.bucket() {
             place.1 = place.1.saturating_sub(1);
         }
     }
 
-    /// Whether one is out that is younger than this, give or take an eighth.
+    /// Whether there is a lease younger than `timeout`, to an accuracy of an eighth.
     pub(super) fn has_younger_than(&self, timeout: Duration, now: Instant) -> bool {
         if timeout != self.timeout {
             return false;
@@ -95,10 +95,11 @@ impl Ages {
         counts.any(|(bucket, count)| *count > 0 && *bucket >= oldest)
     }
 
-    /// The last one is reached after seven weeks at the shortest grain, which is of a timeout of 8 ms;
-    /// whatever comes later is young, which spares a replica rather than killing it.
+    /// The bucket of a time. The last bucket is reached after seven weeks at the shortest grain,
+    /// that of a timeout of 8 ms; leases after that all count as young, which spares a replica
+    /// rather than killing it.
     fn bucket(&self, now: Instant) -> u32 {
-        // In 64 bits, which are enough for centuries: the division of 128 is a loop.
+        // In 64 bits, which suffice for centuries: a division of 128 bits is a loop.
         let age = now.saturating_duration_since(self.epoch).as_nanos() as u64;
         u32::try_from(age / self.grain).unwrap_or(u32::MAX - 1)
     }

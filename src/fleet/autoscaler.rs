@@ -1,9 +1,9 @@
-//! The autoscaler of one app: how many replicas its load makes.
+//! The autoscaler of one app: how many replicas its load calls for.
 //!
-//! A leaf that knows numbers and times, and no replica. Every arrival, departure and change of the
+//! A leaf that knows numbers and times, but no replicas. Every arrival, departure and change of the
 //! backlog is a sample, taken in constant time under the mutex of the app's state, so scaling up
-//! needs no polling. What lowers the demand with time alone (the minute of arrivals, the
-//! scale-down period) is sampled once a second while there is a replica that could go.
+//! needs no polling. Time alone can lower the demand, too (the minute of arrivals, the scale-down
+//! period); for that the app is sampled once a second while it has replicas to spare.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// The load of an app at one time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
-    /// Requests that a replica answers.
+    /// Requests in flight on replicas.
     pub(super) in_flight: u32,
     /// Requests and executions that wait for a replica.
     pub(super) waiting: u32,
@@ -28,7 +28,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Whether anything is answered or waits.
+    /// Whether any request is in flight or waits.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight > 0 || self.waiting > 0
     }
@@ -39,36 +39,36 @@ impl Load {
 pub(super) struct Decision {
     /// The number.
     pub(super) want: u32,
-    /// The change and its reason, when the last decision was another.
+    /// The change and its reason, if the number changed.
     pub(super) change: Option<String>,
 }
 
-/// When the number that was decided may fall although nothing happens.
+/// When the decided number may fall without any event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Falls {
-    /// It does not.
+    /// Never.
     Never,
-    /// Some time after nothing is in flight any more.
+    /// Some time after the last request in flight ends.
     OnceIdle,
-    /// It may by then.
+    /// At the earliest at this time.
     At(Instant),
 }
 
-/// What the autoscaler of one app remembers.
+/// The memory of one app's autoscaler.
 #[derive(Debug)]
 pub(super) struct Autoscaler {
-    /// What the times below count from.
+    /// The origin of the times below.
     epoch: Instant,
     rate: RateWindow,
     peak: Peak,
-    /// The number of replicas that was last decided, for the record of changes.
+    /// The number of replicas that was last decided, from which changes are recorded.
     decided: u32,
     /// The number of replicas to keep whatever the load is, while the owner has the autoscaler
     /// stopped. The API calls it frozen, a word that the fleet keeps for containers.
     pinned: Option<u32>,
-    /// At least so many until then, chosen by hand.
+    /// At least so many replicas until this time, chosen by hand.
     floor: Option<(u32, Instant)>,
-    /// Zero was chosen by hand, and nothing has been asked since.
+    /// Zero was chosen by hand, and no request has arrived since.
     at_rest: bool,
 }
 
@@ -96,7 +96,7 @@ impl Autoscaler {
         self.at_rest = false;
     }
 
-    /// Keeps `n` replicas from now on until then, whatever the load was.
+    /// Keeps `n` replicas until `until`, whatever the past load was.
     pub(super) fn choose(&mut self, now: Instant, n: u32, until: Instant) {
         self.forget(now);
         self.floor = (n > 0).then_some((n, until));
@@ -144,7 +144,7 @@ impl Autoscaler {
         self.demand(scaling, load, now).0
     }
 
-    /// The number of replicas, and the demand that makes it unless it was chosen by hand.
+    /// The number of replicas, with the demand behind it unless it was chosen by hand.
     fn demand(&mut self, scaling: &Effective, load: Load, now: Instant) -> (u32, Option<Demand>) {
         if let Some(n) = self.pinned {
             return (n.min(scaling.max), None);
@@ -170,7 +170,7 @@ impl Autoscaler {
         (desired, Some(demand))
     }
 
-    /// Decides how many replicas there should be, and says why when that is another number.
+    /// Decides how many replicas there should be, and explains a change.
     pub(super) fn decide(&mut self, scaling: &Effective, load: Load, now: Instant) -> Decision {
         let (want, demand) = self.demand(scaling, load, now);
         let before = std::mem::replace(&mut self.decided, want);

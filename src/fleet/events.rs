@@ -1,8 +1,7 @@
 //! What happened to an app: a bounded record, and a way to follow it.
 //!
-//! A leaf: written under the deployment's mutex, it takes a short lock of its own and calls
-//! nothing. Followers read from a number on, so one that is slow misses the oldest events and
-//! never holds anybody up.
+//! A leaf: written under the deployment's mutex, it takes only its own short lock. Followers read
+//! from a number on, so a slow one misses the oldest events and never delays anybody.
 
 use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
@@ -17,10 +16,10 @@ const KEPT: usize = 256;
 /// Most bytes of one message; those of failures have log lines.
 const MESSAGE_BYTES: usize = 4096;
 
-/// What kind of thing happened.
+/// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// Another number of replicas is wanted.
+    /// The wanted number of replicas changed.
     Scaled,
     /// A version is being readied: it serves once a replica of it is ready.
     Publishing,
@@ -42,7 +41,7 @@ pub enum EventKind {
     ReplicaStopped,
     /// It ended or stopped answering by itself.
     ReplicaFailed,
-    /// It came up against a limit that it lives with.
+    /// It reached a limit that does not end it.
     LimitReached,
     /// It did not get ready.
     StartFailed,
@@ -54,13 +53,13 @@ pub enum EventKind {
     ReplicaPrepared,
     /// The machine has no capacity for a start.
     NoRoom,
-    /// Its organization takes more of the disk than it may, or no more than that again.
+    /// Its organization uses more of the disk than it may, or is within its quota again.
     DiskQuota,
-    /// It runs here, and the platform would refuse it.
+    /// It runs here, but the cloud platform would refuse it.
     RefusedInCloud,
-    /// It was taken, and its owner should know something about it.
+    /// It was accepted, but its owner should know something about it.
     Warning,
-    /// Files that are to be kept can be lost to a command of the engine's.
+    /// A command of the engine's can delete files that are to be kept.
     FilesAtRisk,
 }
 
@@ -92,7 +91,7 @@ impl EventKind {
         }
     }
 
-    /// Whether the owner should look at it.
+    /// Whether it calls for the owner's attention.
     pub const fn is_warning(self) -> bool {
         matches!(
             self,
@@ -142,7 +141,7 @@ struct Record {
 struct Head {
     /// The number of the next event.
     next: u64,
-    /// The app is gone: nothing comes any more.
+    /// The app is gone: no more events come.
     ended: bool,
 }
 
@@ -170,15 +169,14 @@ impl Events {
         self.0.head.send_modify(|head| head.next = number + 1);
     }
 
-    /// Tells the owner what the platform would refuse about a revision.
+    /// Records what the cloud platform would refuse about a revision.
     pub(super) fn object(&self, revision: &Revision) {
         for why in &revision.cloud_incompatibilities {
             self.push(EventKind::RefusedInCloud, None, revision.version, why);
         }
     }
 
-    /// As [`Self::object`] with one sentence, unless the record has it already; whether it was
-    /// new.
+    /// As [`Self::object`] with one sentence, unless it is on record already; whether it was new.
     pub(super) fn object_once(&self, version: u32, why: &str) -> bool {
         if self
             .cloud_incompatibilities(version)
@@ -191,8 +189,8 @@ impl Events {
         true
     }
 
-    /// What the platform would refuse about a version, as far as the record has it. What was said
-    /// of an earlier one that was to have the number, and failed, is not of this one.
+    /// What the cloud platform would refuse about a version, as far as it is on record. Entries
+    /// about an earlier version that failed with the same number do not count.
     pub fn cloud_incompatibilities(&self, version: u32) -> Vec<String> {
         let ring = self.0.ring.lock();
         let begun = |e: &Event| e.kind == EventKind::Publishing && e.version == version;
@@ -202,7 +200,7 @@ impl Events {
         said.map(|e| e.message.clone()).collect()
     }
 
-    /// Lets go of the followers.
+    /// Ends the followers' streams.
     pub(super) fn end(&self) {
         self.0.head.send_modify(|head| head.ended = true);
     }
@@ -229,7 +227,7 @@ impl Events {
     }
 }
 
-/// A place in the record of an app.
+/// A reader's position in the record of an app.
 #[derive(Debug)]
 pub struct Follower {
     events: Events,
@@ -238,7 +236,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// The events since the last call, waiting for one; `None` once the app is gone.
+    /// The events since the last call; waits until there is one. `None` once the app is gone.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.

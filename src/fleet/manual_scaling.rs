@@ -7,15 +7,16 @@ use tokio::time::Instant;
 use super::{deployment::Deployment, snapshot::Snapshot, state::State};
 use crate::model::{Failure, Reason, Standby};
 
-/// How often a waiter looks when no event comes: not every change of the queue is one.
+/// How often a waiter checks when no event comes: not every change of the queue is an event.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// So many ready replicas, and nothing on its way up or down.
+    /// So many ready replicas, and none starting, draining or moving between depths.
     Replicas(u32),
-    /// Nothing runs or is asked, and standby is this deep; `None` for any depth.
+    /// No replica runs, no request is in flight or held, and standby is this deep; `None` for any
+    /// depth.
     Idle(Option<Standby>),
 }
 
@@ -38,11 +39,10 @@ impl Until {
 }
 
 impl Deployment {
-    /// Has `n` replicas wanted from now on, for a scale-down period or until the autoscaler is
-    /// unpinned.
+    /// Keeps `n` replicas from now on, for a scale-down period or until the autoscaler is unpinned.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT outside the app's own bounds; why it is closed.
+    /// INVALID_ARGUMENT outside the app's own bounds; the failure it is closed with.
     pub fn scale(&self, n: u32) -> Result<(), Failure> {
         let bounds = self.with_revision(|r| r.scaling);
         if n < bounds.reserved || n > bounds.max {
@@ -60,18 +60,20 @@ impl Deployment {
         })
     }
 
-    /// Puts it to zero at this depth, as if its times had passed; `None` for the usual depth.
+    /// Scales the app to zero at this depth, as if its idle times had passed; `None` for the usual
+    /// depth.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION while it is asked, has replicas reserved, or has none to put there.
+    /// FAILED_PRECONDITION while it has requests, has replicas reserved, or has no replica to put
+    /// into standby.
     pub fn idle(&self, depth: Option<Standby>) -> Result<(), Failure> {
         self.by_hand(|s| s.idle(depth, Instant::now()))
     }
 
-    /// Stops the autoscaler at what is wanted now, or lets it decide again.
+    /// Pins the autoscaler at the number that is wanted now, or lets it decide again.
     ///
     /// # Errors
-    /// Why it is closed.
+    /// The failure it is closed with.
     pub fn pin(&self, pinned: bool) -> Result<(), Failure> {
         self.by_hand(|s| {
             s.pin(pinned, Instant::now());
@@ -79,10 +81,10 @@ impl Deployment {
         })
     }
 
-    /// Returns once it is so.
+    /// Returns once `until` holds.
     ///
     /// # Errors
-    /// DEADLINE_EXCEEDED with what is the case instead; APP_DELETED; SHUTTING_DOWN.
+    /// DEADLINE_EXCEEDED with the present state; APP_DELETED; SHUTTING_DOWN.
     pub async fn wait(&self, until: Until, limit: Duration) -> Result<Snapshot, Failure> {
         let give_up = Instant::now() + limit;
         let mut events = self.events().follow(0);
@@ -113,7 +115,7 @@ impl Deployment {
             let look = tokio::time::sleep_until((Instant::now() + LOOK_EVERY).min(give_up));
             tokio::select! {
                 news = events.next() => if news.is_none() {
-                    // Followers are let go before the deployment is closed.
+                    // Event streams end before the deployment is closed.
                     return Err(self.closed().unwrap_or_else(|| Failure::new(
                         Reason::ShuttingDown,
                         "the platform is stopping; wait again when it is back",

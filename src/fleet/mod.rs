@@ -1,4 +1,5 @@
-//! The replicas of every published app: who runs, who waits, who starts and stops what.
+//! The replicas of every published app: which run, which requests wait for them, and how they start
+//! and stop.
 //!
 //! | file | what |
 //! |---|---|
@@ -34,9 +35,9 @@
 //!
 //! # Who may write, and the order of locks
 //!
-//! The fleet is the only writer of replica state. Requests touch one short mutex of their app;
-//! everything slow happens in the driver's tasks, which report what they came to. What the engine
-//! says of containers is a hint or a list, and decides nothing by itself (`state/containers.rs`).
+//! The fleet is the only writer of replica state. Requests take one short mutex of their app;
+//! everything slow happens in the driver's tasks, which report their outcomes. What the engine says
+//! of containers is a hint or a list, and decides nothing by itself (`state/containers.rs`).
 //!
 //! Locks are taken in this order, and none is held across an await: the maps of deployments, then of
 //! candidates; the list of test runs by itself; the state of one app, never two at a time; the
@@ -145,15 +146,15 @@ pub struct Config {
     pub pids_limit: u32,
     /// Time between two comparisons with the engine's list of containers.
     pub reconcile_interval: Duration,
-    /// What images that are gone are pulled with again.
+    /// The credentials for pulling again an image that is gone.
     pub keychain: Keychain,
-    /// Where the tasks say whether they live.
+    /// Records whether the fleet's tasks are alive.
     pub vitals: Vitals,
     /// Becomes true once the containers of an earlier run are certainly this instance's.
     pub may_adopt: watch::Receiver<bool>,
-    /// Where replicas go that are not needed.
+    /// The depth of standby for replicas that are not needed.
     pub standby: Standby,
-    /// How long one stays frozen before it is prepared.
+    /// How long a replica stays frozen before it is prepared.
     pub standby_pause_for: Duration,
     /// Bounds over all apps.
     pub bounds: Bounds,
@@ -161,11 +162,11 @@ pub struct Config {
     pub room_wait: Duration,
     /// Time without a request after which an app's standby is removed.
     pub teardown_after: Duration,
-    /// Time between two questions to a ready replica on its health path; 0 asks none.
+    /// Time between two liveness probes of a ready replica; 0 turns them off.
     pub liveness_interval: Duration,
-    /// Longest wait for the answer.
+    /// Longest wait for the answer to a liveness probe.
     pub liveness_timeout: Duration,
-    /// Bad answers in a row after which a replica is replaced.
+    /// Failed liveness probes in a row after which a replica is replaced.
     pub liveness_failures: u32,
     /// How long an app may listen on other ports than it should where its start fails for that; 0
     /// never fails it.
@@ -176,21 +177,21 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Fleet {
     shared: Arc<Shared>,
-    /// Spawns the driver of a deployment; the one place that knows the engine's type.
+    /// Spawns the driver of a deployment. A closure, so that only it knows the engine's type.
     spawn: Arc<dyn Fn(Arc<Deployment>) + Send + Sync>,
 }
 
 struct Shared {
     config: Arc<Config>,
     deployments: RwLock<HashMap<AppId, Arc<Deployment>>>,
-    /// Apps whose first version is being readied, or failed to get ready: nothing of them serves.
-    /// Locked after `deployments` where both are.
+    /// Apps whose first version is being readied, or failed to get ready: no request is routed to
+    /// them. When both maps are locked, `deployments` is locked first.
     candidates: RwLock<HashMap<AppId, Arc<Deployment>>>,
-    /// Alive as long as somebody tests, or their containers are not gone.
+    /// Deployments of test runs; each is alive until its test ends and its containers are gone.
     test_runs: RwLock<Vec<Weak<Deployment>>>,
     capacity: Arc<Capacity>,
     engine: watch::Sender<EngineState>,
-    /// Why the instance's network could not be made when that was last tried.
+    /// Why the instance's network could not be made at the last attempt; `None` if it exists.
     network: watch::Sender<Option<Failure>>,
     /// True once the containers of an earlier run are adopted or removed.
     settled: watch::Sender<bool>,
@@ -199,12 +200,12 @@ struct Shared {
     tasks: TaskTracker,
     /// Ends the supervisor and the drivers.
     stop: CancellationToken,
-    /// Containers outlive the fleet. Set before `stop` is cancelled.
+    /// Leave containers running when the fleet ends. Set before `stop` is cancelled.
     keep: AtomicBool,
 }
 
 impl Fleet {
-    /// A fleet over an engine. Nothing is started or looked at before [`Fleet::begin`].
+    /// A fleet over an engine. It neither starts nor inspects anything before [`Starter::begin`].
     pub fn new<E: Engine>(config: Config, engine: Arc<E>) -> (Self, Starter<E>) {
         let shared = Arc::new(Shared {
             capacity: Capacity::new(config.bounds),
@@ -222,7 +223,8 @@ impl Fleet {
         });
         let spawn = {
             let (shared, engine) = (shared.clone(), engine.clone());
-            // Not on the thread that happens to carry the request which brought the app.
+            // On the fleet's own runtime, not on the thread that carries the request which
+            // published the app.
             let runtime = Handle::current();
             Arc::new(move |d: Arc<Deployment>| {
                 let part = format!("the driver of app {}", d.id());
@@ -244,13 +246,13 @@ impl Fleet {
     }
 
     /// The deployment of an app that is published, or whose first version has been readied or is
-    /// being readied: for those who look at it, not for requests.
+    /// being readied: for inspection, not for requests.
     pub fn find(&self, id: &AppId) -> Option<Arc<Deployment>> {
         let known = self.get(id);
         known.or_else(|| self.shared.candidates.read().get(id).cloned())
     }
 
-    /// How invocations without a record ended since this was last asked, by app.
+    /// Takes the counts, by app, of how invocations without a record ended since the last call.
     pub fn take_outcomes(&self) -> Vec<(AppId, OutcomeCounts)> {
         let map = self.shared.deployments.read();
         let taken = map
@@ -281,8 +283,8 @@ impl Fleet {
         d
     }
 
-    /// The deployment that a new version is readied in; one that nothing leads to when the app
-    /// has none.
+    /// The deployment that a new version is readied in. If the app has none, one without a route is
+    /// made.
     pub fn candidate(&self, revision: &Revision) -> Arc<Deployment> {
         let known = self.shared.deployments.read();
         if let Some(d) = known.get(&revision.app) {
@@ -304,16 +306,16 @@ impl Fleet {
         Deployment::new(config, capacity, revision, published)
     }
 
-    /// Whether replicas serve now that a revision could not take over.
+    /// Whether replicas serve now that a revision could not keep, so that it has to start its own.
     pub fn must_prepare(&self, revision: &Revision) -> bool {
         self.get(&revision.app)
             .is_some_and(|d| d.must_prepare(revision))
     }
 
-    /// Starts a replica of the new revision beside what serves, if anything does, and returns once
-    /// it is ready; [`Fleet::activate`] then swaps without a cold start. Returns at once for a
-    /// revision whose containers are those that serve. Dropping the guard without activating takes
-    /// the new replica away.
+    /// Starts a replica of the new revision beside those that serve, if any, and returns once it is
+    /// ready; [`Fleet::activate`] then swaps without a cold start. Returns at once if the revision
+    /// can keep the containers that serve. Dropping the guard without activating removes the new
+    /// replica.
     ///
     /// # Errors
     /// Why the new replica did not get ready; the version that serves keeps serving. NO_ROOM when
@@ -324,7 +326,7 @@ impl Fleet {
         let Some((generation, answer)) = d.prepare(revision)? else {
             return Ok(Prepared { surge: None });
         };
-        // Made before the wait, so that a caller who leaves takes the new replica away.
+        // Made before the wait, so that a cancelled call removes the new replica.
         let prepared = Prepared {
             surge: Some((d, generation)),
         };
@@ -341,8 +343,8 @@ impl Fleet {
         Ok(prepared)
     }
 
-    /// Fails what is held, lets requests in flight finish within the drain timeout, removes the
-    /// containers, and returns when all is gone.
+    /// Fails held requests, lets requests in flight finish within the drain timeout, removes the
+    /// containers, and returns once all are gone.
     pub async fn remove(&self, id: &AppId) {
         let Some(d) = self.find(id) else { return };
         d.close(
@@ -350,7 +352,8 @@ impl Fleet {
             true,
         );
         d.finished().await;
-        // Only now: reconciliation takes containers of unknown deployments for orphans.
+        // Not before the containers are gone: reconciliation takes containers of unknown
+        // deployments for orphans.
         for map in [&self.shared.deployments, &self.shared.candidates] {
             let mut map = map.write();
             if map.get(id).is_some_and(|now| Arc::ptr_eq(now, &d)) {
@@ -364,8 +367,8 @@ impl Fleet {
         self.shared.engine.subscribe()
     }
 
-    /// Why no app can start although the engine answers: the instance's network cannot be made,
-    /// for want of addresses, say. It is tried again every second.
+    /// Why no app can start although the engine answers: the instance's network cannot be made, for
+    /// example for want of addresses. It is tried again every second.
     pub fn no_network(&self) -> Option<Failure> {
         self.shared.network.borrow().clone()
     }
@@ -375,17 +378,18 @@ impl Fleet {
         *self.shared.settled.borrow()
     }
 
-    /// Returns once [`Fleet::settled`] is so.
+    /// Returns once [`Fleet::settled`] is true.
     pub async fn until_settled(&self) {
         let mut settled = self.shared.settled.subscribe();
-        // The sender is this fleet's own, so it is there.
+        // Cannot fail: the fleet itself holds the sender.
         let _ = settled.wait_for(|done| *done).await;
     }
 
     /// The failure of work that needs the engine while it does not answer.
     ///
     /// # Errors
-    /// ENGINE_UNAVAILABLE with the cause, or NO_DESCRIPTORS when this process has none to ask with.
+    /// ENGINE_UNAVAILABLE with the cause, or NO_DESCRIPTORS when this process has none left for a
+    /// connection.
     pub fn require_engine(&self) -> Result<(), Failure> {
         match &*self.shared.engine.borrow() {
             EngineState::Down(why) => Err(why.clone()),
@@ -393,15 +397,14 @@ impl Fleet {
         }
     }
 
-    /// Lets go of everybody who follows events, so that they do not keep a stop waiting.
+    /// Ends the streams of everyone who follows events, so that they do not delay a stop.
     pub fn end_followers(&self) {
         for d in self.shared.everyone() {
             d.events().end();
         }
     }
 
-    /// Has everybody who waits hear why nothing comes any more, and leaves every container to the
-    /// next start.
+    /// Fails every waiting request with `why`, and leaves all containers to the next start.
     pub fn fail(&self, why: &Failure) {
         self.shared.keep.store(true, Ordering::Release);
         self.shared.stop.cancel();
@@ -410,13 +413,13 @@ impl Fleet {
         }
     }
 
-    /// Ends all drivers. Requests that are held fail with SHUTTING_DOWN. Containers are stopped
-    /// and removed, or left running for the next start with `keep`.
+    /// Ends all drivers. Held requests fail with SHUTTING_DOWN. Containers are stopped and removed,
+    /// or with `keep` left running for the next start.
     pub async fn shutdown(&self, keep: bool) {
         self.shared.keep.store(keep, Ordering::Release);
         if keep {
-            // Before anything is closed: a driver that sees a closed deployment takes its
-            // replicas down, one that sees the end of the fleet leaves them alone.
+            // Before the deployments are closed: a driver that sees a closed deployment stops its
+            // replicas, one that sees the end of the fleet leaves them running.
             self.shared.stop.cancel();
         }
         let all = self.shared.everyone();
@@ -443,7 +446,7 @@ pub struct Starter<E> {
 }
 
 impl<E: Engine> Starter<E> {
-    /// Starts looking at the engine: adoption first, then reconciliation.
+    /// Starts the supervisor: adoption first, then reconciliation.
     pub fn begin(self) {
         let supervisor = supervisor::run(self.shared.clone(), self.engine);
         let vitals = &self.shared.config.vitals;
@@ -461,8 +464,8 @@ pub struct Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        // After an activation this generation is not pending any more; one that came later is
-        // somebody else's.
+        // After an activation this generation is not pending any more, and a later generation
+        // belongs to another publish, so this removes no replica that is in use.
         if let Some((d, generation)) = &self.surge {
             d.abandon(*generation);
         }

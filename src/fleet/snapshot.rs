@@ -1,4 +1,4 @@
-//! What an app and its replicas do now, for people and for the API.
+//! The present state of an app and its replicas, for people and for the API.
 
 use std::{
     net::SocketAddr,
@@ -10,24 +10,24 @@ use crate::{
     model::{Failure, ReplicaId},
 };
 
-/// What a deployment does now, for people and for GetAppState.
+/// The present state of a deployment, for people and for GetAppState.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Replicas that take requests.
     pub ready: u32,
     /// Replicas on their way up.
     pub starting: u32,
-    /// Replicas that finish their last requests, or are being stopped.
+    /// Replicas that finish their last requests or are being stopped.
     pub draining: u32,
-    /// Replicas in warm standby, or on their way there.
+    /// Replicas in warm standby, or on their way into it.
     pub standby: u32,
     /// Of these, frozen.
     pub paused: u32,
     /// Of these, prepared.
     pub prepared: u32,
-    /// Of these, on their way.
+    /// Of these, being frozen or prepared.
     pub moving: u32,
-    /// The autoscaler keeps the number of replicas pinned.
+    /// Whether the autoscaler is pinned, so that the wanted number does not follow the load.
     pub pinned: bool,
     /// Replicas wanted now.
     pub desired: u32,
@@ -37,28 +37,28 @@ pub struct Snapshot {
     pub held: u32,
     /// The last failure to start or death of a replica, and when it was.
     pub last_failure: Option<(Failure, SystemTime)>,
-    /// Time since a request last came or ended; `None` when there was none in this run.
+    /// Time since a request last arrived or ended; `None` when there was none in this run.
     pub idle_for: Option<Duration>,
-    /// How the start stands that is under way; `None` when there is none.
+    /// Why the replica that is starting is not ready yet; `None` when none starts.
     pub not_ready: Option<String>,
     /// Starting cannot succeed now: two starts in a row failed, or the cause is certain.
     pub failing: bool,
 }
 
-/// What one replica does now, for people and for ListAppReplicas.
+/// The present state of one replica, for people and for ListAppReplicas.
 #[derive(Debug, Clone)]
 pub struct ReplicaView {
     /// Its id.
     pub id: ReplicaId,
-    /// What it does: creating, starting, ready, draining and the like.
+    /// Its phase: creating, starting, ready, draining and the like.
     pub state: &'static str,
-    /// Whether it runs, or how deep it sleeps.
+    /// Whether it runs, or its depth of standby.
     pub depth: &'static str,
     /// The version it runs.
     pub version: u32,
     /// Its container, once there is one.
     pub container: Option<ContainerId>,
-    /// Requests that it is answering.
+    /// Its requests in flight.
     pub in_flight: u32,
     /// Where its primary port is reached.
     pub address: Option<SocketAddr>,
@@ -71,7 +71,7 @@ pub struct ReplicaView {
 }
 
 impl ReplicaView {
-    /// The word for one whose container can be started at any time and has not been.
+    /// The depth of a replica whose container can be started at any time and has not been.
     pub(super) const PREPARED: &str = "prepared";
 
     /// Whether its container has been started, or is about to be.

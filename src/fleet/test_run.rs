@@ -19,22 +19,22 @@ impl TestRun {
 impl Drop for TestRun {
     fn drop(&mut self) {
         let why = Failure::new(Reason::AppDeleted, "the test run is over");
-        // Its driver takes the container away and ends.
+        // Its driver removes the container and ends.
         self.0.close(why, false);
     }
 }
 
 impl Fleet {
-    /// A place for a replica of a revision apart from what serves. It starts with the first
-    /// request, takes its share of the room on this machine, and never rests.
+    /// A deployment for one replica of a revision, apart from those that serve. The replica starts
+    /// with the first request, counts against the machine's capacity, and has no standby.
     pub fn test_run(&self, mut revision: Revision) -> TestRun {
         revision.scaling.reserved = 0;
         revision.scaling.max = 1;
-        // Nobody comes back to it: it goes for good.
+        // A test run ends for good, so a standby replica would never be used.
         revision.standby = Some(Standby::Absent);
-        // What the app keeps is not for tests.
+        // Tests must not touch the files that the app keeps.
         revision.files.kept_since = None;
-        // After a crash nobody takes its container for one that serves.
+        // After a crash the next run must not adopt its container as one that serves.
         revision.config_hash.push_str("-trial");
         let deployment = Deployment::new(
             self.shared.config.clone(),
@@ -53,9 +53,10 @@ impl Fleet {
 
 impl Shared {
     /// Every deployment: the published ones, those whose first version is being readied, and the
-    /// test_runs whose containers are not gone yet.
+    /// test runs whose containers are not gone yet.
     pub(super) fn everyone(&self) -> Vec<Arc<Deployment>> {
-        // Both at once: one that is published in between is in the other by then.
+        // Both locks at once, so that a deployment that moves from one map to the other is not
+        // missed.
         let deployments = self.deployments.read();
         let candidates = self.candidates.read();
         let known = deployments.values().chain(candidates.values());
