@@ -18,7 +18,7 @@ use crate::model::{
     execution::{Refused, State},
 };
 
-/// The new state after a change, or why it was not made.
+/// The new state after a change, or why it was refused.
 pub(super) type Changed = Result<Result<Arc<State>, Refused>, Failure>;
 
 /// Delivers answers within one runtime, a batch at a time.
@@ -31,7 +31,7 @@ thread_local! {
 }
 
 impl ReplyBatcher {
-    /// A batcher, and the future that delivers what it is sent; spawn it.
+    /// A batcher and the future that delivers its answers, which the caller spawns.
     pub(super) fn new() -> (Self, impl Future<Output = ()>) {
         let (tx, mut rx) = mpsc::unbounded_channel::<Vec<Answer>>();
         let deliver = async move {
@@ -49,7 +49,7 @@ impl ReplyBatcher {
             return self.clone();
         }
         OWN.with_borrow_mut(|own| match own {
-            // That of a runtime before this one is closed.
+            // A batcher of an earlier runtime on this thread is closed.
             Some((batcher, _)) if !batcher.0.is_closed() => batcher.clone(),
             _ => {
                 let (batcher, deliver) = Self::new();
@@ -60,14 +60,14 @@ impl ReplyBatcher {
     }
 }
 
-/// Takes the answer to one command.
+/// Where the answer to one command goes.
 pub(super) struct Reply<T> {
     to: oneshot::Sender<T>,
     batcher: ReplyBatcher,
 }
 
 impl<T> Reply<T> {
-    /// A reply by way of a batcher, and where it arrives.
+    /// A reply that a batcher delivers, and its receiving end.
     pub(super) fn through(batcher: ReplyBatcher) -> (Self, oneshot::Receiver<T>) {
         let (to, answer) = oneshot::channel();
         (Self { to, batcher }, answer)
@@ -75,12 +75,12 @@ impl<T> Reply<T> {
 
     /// Answers at once.
     pub(super) fn send(self, what: T) {
-        // Whoever has left does not want it any more.
+        // A caller that is gone needs no answer.
         let _ = self.to.send(what);
     }
 }
 
-/// An answer on its way to whoever asked.
+/// An answer and the reply that it goes to.
 pub(super) enum Answer {
     Submitted(
         Reply<Result<Submitted, Failure>>,
@@ -108,8 +108,8 @@ impl Answer {
     }
 }
 
-/// Sends answers to their batchers, those of one batcher together. When a batcher is closed, its
-/// runtime is gone, and so are the callers.
+/// Sends each batcher its answers as one group. A closed batcher's runtime is gone, and so are its
+/// callers.
 pub(super) fn send(answers: impl Iterator<Item = Answer>) {
     let mut by_batcher: Vec<(ReplyBatcher, Vec<Answer>)> = Vec::new();
     for answer in answers {

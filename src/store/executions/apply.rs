@@ -1,8 +1,8 @@
-//! How the operations of the journal reach the databases.
+//! Applies the operations of the journal to the databases.
 //!
-//! Rows of executions that have not ended are only read by a start, which has the journal. So
-//! they wait in memory for the checkpoint, and those that end before it never cost a database
-//! anything.
+//! The live rows of unfinished executions are read only at a start, which has the journal. So they
+//! stay in memory until the checkpoint, and executions that end before it cost no database write
+//! for them.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,17 +16,17 @@ use super::{
     rows,
 };
 
-/// What is in the journal and not on disk in the databases yet.
+/// What the journal has and the databases do not have on disk yet.
 #[derive(Default)]
 pub(super) struct Applier {
     /// Databases that are ahead of their last flush.
     dirty: BTreeMap<u64, Arc<Database>>,
-    /// Rows that wait, by database and key; `None` removes the row.
+    /// Deferred rows, by database and key; `None` removes the row.
     waiting: BTreeMap<(u64, Vec<u8>), Option<Vec<u8>>>,
 }
 
 impl Applier {
-    /// Applies operations that are in the journal. Those of a segment that is gone are void.
+    /// Applies operations that are in the journal. Those of a removed segment are dropped.
     pub(super) fn apply(
         &mut self,
         shared: &Shared,
@@ -57,13 +57,14 @@ impl Applier {
         }
         match &outcome {
             Ok(()) => self.dirty.clear(),
-            // The journal stays as it is, and so does what has to reach the databases before it goes.
+            // The journal stays untouched, and so do the rows that must reach the databases before
+            // it is reset.
             Err(_) => self.waiting = waiting,
         }
         outcome
     }
 
-    /// Takes over what an earlier one could not bring to disk; what is newer here stays.
+    /// Takes over what an earlier applier could not flush; newer rows here win.
     pub(super) fn absorb(&mut self, earlier: Self) {
         for (place, value) in earlier.waiting {
             self.waiting.entry(place).or_insert(value);

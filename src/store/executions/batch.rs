@@ -1,4 +1,4 @@
-//! What one sync makes durable, and what happens once it has.
+//! What one sync makes durable, and its effects afterwards.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -21,12 +21,12 @@ use crate::model::{
     execution::{Refused, State},
 };
 
-/// What follows once the batch is on disk, or could not be written.
+/// An effect of the batch, published once the batch is on disk or has failed.
 pub(super) enum Effect {
     Accepted(Arc<Live>, Unended, Reply<Result<Submitted, Failure>>),
     Deduplicated(ExecutionId, Reply<Result<Submitted, Failure>>),
     Changed(Arc<Live>, Arc<State>, Option<Reply<Changed>>),
-    /// Refused for what was decided before, which may be in the same batch.
+    /// Refused because of an earlier decision, which may be in the same batch.
     Refused(Refused, Reply<Changed>),
     Forgotten(Reply<Result<(), Failure>>),
 }
@@ -35,17 +35,18 @@ pub(super) enum Effect {
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) operations: Vec<Operation>,
-    /// The segments that are written to; the flag says that files were put beside their rows.
+    /// The segments that the batch writes to; the flag says that files were added beside their
+    /// rows.
     pub(super) segments: BTreeMap<u64, (Arc<Segment>, bool)>,
     pub(super) effects: Vec<Effect>,
-    /// States decided in this batch, over those that are shown.
+    /// States decided in this batch; they override those that are shown.
     pub(super) states: HashMap<ExecutionId, State>,
-    /// Idempotency keys taken in this batch.
+    /// Idempotency keys used in this batch.
     pub(super) keys: HashMap<Vec<u8>, KeyRecord>,
-    /// Executions accepted and ended in this batch, by app.
+    /// Executions accepted minus executions ended in this batch, by app.
     pub(super) unfinished: HashMap<AppId, isize>,
     pub(super) counts: HashSet<(u64, AppId, u32)>,
-    /// Bytes added to each organization's, by segment; the ledger has them already.
+    /// Bytes added for each organization, by segment; the ledger has them already.
     pub(super) stored: HashMap<(u64, OrgName), u64>,
 }
 
@@ -59,7 +60,7 @@ impl Batch {
         });
     }
 
-    /// As [`Batch::put`], for a row that stays; answers what it takes.
+    /// As [`Batch::put`], for a row that counts as stored; returns its size in bytes.
     pub(super) fn put_counted(
         &mut self,
         segment: &Arc<Segment>,
@@ -71,7 +72,7 @@ impl Batch {
         bytes
     }
 
-    /// Enters what was put for an organization.
+    /// Records bytes that were added for an organization.
     pub(super) fn enter(&mut self, ledger: &Ledger, segment: &Segment, org: &OrgName, bytes: u64) {
         ledger.add(org, bytes);
         *self
@@ -89,7 +90,7 @@ impl Batch {
         });
     }
 
-    /// Gives a large body its place beside the rows; answers what it takes there.
+    /// Moves a large body beside the rows of its segment; returns its size there in bytes.
     pub(super) fn keep(
         &mut self,
         segment: &Arc<Segment>,
@@ -112,7 +113,7 @@ impl Batch {
     }
 }
 
-/// The answer to work that could not be written.
+/// The answer to a command that could not be written.
 pub(super) fn unavailable(cause: &str) -> Failure {
     Failure::new(
         Reason::StoreUnavailable,
@@ -122,7 +123,7 @@ pub(super) fn unavailable(cause: &str) -> Failure {
     )
 }
 
-/// The answer to work that was written in part, and that could not be taken back.
+/// The answer to a command that may have been written in part and could not be undone.
 pub(super) fn uncertain(cause: &io::Error) -> Failure {
     Failure::new(
         Reason::StoreUnavailable,

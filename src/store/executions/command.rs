@@ -1,4 +1,4 @@
-//! What the committer is asked for.
+//! The commands that the committer accepts.
 
 use super::{
     Shared, StoredResult, Submission, Submitted,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{AppId, ExecutionId, Failure, execution::Change, stats::OutcomeCounts};
 
-/// Work between two batches, or why it cannot be done.
+/// Work between two batches; it receives an error when it cannot run.
 type InTurn = Box<dyn FnOnce(Result<&Shared, String>) + Send>;
 
 /// A command to the committer.
@@ -21,7 +21,7 @@ pub(super) enum Command {
         result: Option<StoredResult>,
         reply: Reply<Changed>,
     },
-    /// Ends everything of an app that is gone.
+    /// Ends all executions of a deleted app.
     Forget {
         app: AppId,
         reply: Reply<Result<(), Failure>>,
@@ -31,7 +31,7 @@ pub(super) enum Command {
         minute: u32,
         tallies: Vec<(AppId, OutcomeCounts)>,
     },
-    /// Work on the statistics that must not overlap with counting; it gets the error when it cannot
-    /// be done now.
+    /// Work on the statistics that must not overlap with counting; it receives an error when it
+    /// cannot run now.
     Statistics(InTurn),
 }

@@ -1,5 +1,5 @@
-//! Publishes the outcome of a batch, once it is on disk or could not be written: to readers, the
-//! executor and the callers. The committer decides what is written and when.
+//! Publishes the outcome of a batch, once it is on disk or has failed, to readers, the executor and
+//! the callers. The committer decides what is written and when.
 
 use super::{
     Shared, Submitted,
@@ -8,8 +8,7 @@ use super::{
 };
 use crate::model::Failure;
 
-/// Lets readers see what is on disk now, and answers whoever asked for it; `failed` says why it is
-/// not.
+/// Makes the batch visible to readers and answers its callers; `failed` says why it is not on disk.
 pub(super) fn show(shared: &Shared, effects: Vec<Effect>, failed: Option<&Failure>) {
     let effects = effects.into_iter();
     answers::send(effects.filter_map(|effect| match failed {
@@ -31,7 +30,7 @@ fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
         }
         Effect::Changed(live, state, reply) => {
             if state.status.is_terminal() {
-                // From here on it is read from disk; watchers have it still.
+                // From here on it is read from disk; its watchers still hold it.
                 shared.live.remove(&live);
             }
             live.show(state.clone());

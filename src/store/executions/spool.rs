@@ -1,5 +1,5 @@
-//! Bodies on their way to the disk: small ones stay in memory, large ones go to a file as they
-//! come, which the committer later renames to its place.
+//! Spools bodies on their way to the disk: small ones stay in memory, large ones stream to a file,
+//! which the committer later renames to its final path.
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use crate::model::execution::INLINE_BYTES;
 /// A body that is ready to be stored.
 #[derive(Debug)]
 pub enum StoredBody {
-    /// At most [`INLINE_BYTES`], for the database.
+    /// At most [`INLINE_BYTES`], kept in the database.
     Inline(Bytes),
-    /// In a file, already synced.
+    /// In a file that is already synced.
     File(Spooled),
 }
 
 impl StoredBody {
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub fn len(&self) -> u64 {
         match self {
             StoredBody::Inline(bytes) => bytes.len() as u64,
@@ -54,7 +54,7 @@ impl Spooled {
         self.len
     }
 
-    /// Moves the file to its place, in one step. The folder's entry is not synced yet.
+    /// Moves the file to its final path, atomically. The folder's entry is not synced yet.
     pub(super) fn keep(&mut self, to: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, to)?;
         self.kept = true;
@@ -65,13 +65,13 @@ impl Spooled {
 impl Drop for Spooled {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now goes at the next start, which empties the folder.
+            // If this fails, the next start removes the file: it empties the folder.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Takes a body piece by piece.
+/// Receives a body piece by piece.
 pub struct Spool {
     folder: PathBuf,
     memory: BytesMut,
@@ -89,12 +89,12 @@ impl Spool {
         }
     }
 
-    /// Bytes so far.
+    /// Bytes received so far.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether nothing has come yet.
+    /// Whether nothing was received yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -102,7 +102,7 @@ impl Spool {
     /// Adds a piece.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The error of the disk.
     pub async fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         self.len += piece.len() as u64;
         if self.file.is_none() && self.memory.len() + piece.len() <= INLINE_BYTES {
@@ -127,10 +127,10 @@ impl Spool {
         Ok(())
     }
 
-    /// The whole body; a file is on disk when this returns.
+    /// Returns the whole body; a file is on disk by then.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The error of the disk.
     pub async fn finish(self) -> io::Result<StoredBody> {
         match self.file {
             None => Ok(StoredBody::Inline(self.memory.freeze())),

@@ -1,16 +1,16 @@
 //! How many invocations completed, failed and timed out, by app and minute.
 //!
-//! Asynchronous ones are counted in their segment, in the very batch that ends them. The others
-//! are counted here, in a database of their own, once a second. Before a segment is dropped its
-//! counts come here too. What is older than the retention is folded into hours, which are kept as
-//! long as the API can ask for them.
+//! Asynchronous invocations are counted in their segment, in the batch that ends them. The others
+//! are counted here, in a separate database, once a second. Before a segment is dropped, its counts
+//! move here too. Minutes older than the retention are folded into hours, which are kept for as
+//! long as the API can query them.
 //!
 //! | first byte | rest | value |
 //! |---|---|---|
 //! | 0x01 | `format` | u32, big-endian |
-//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record, or whose record is gone |
-//! | 0x03 | app 0x00 hour (u32) | counts of what is older |
-//! | 0x04 | start of a segment (u64) | empty: its counts are here |
+//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record, or whose record was dropped |
+//! | 0x03 | app 0x00 hour (u32) | counts of older minutes |
+//! | 0x04 | start of a segment (u64) | empty: the counts of this segment are here |
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ const MINUTES_PER_HOUR: u32 = 60;
 /// How far back the API can ask.
 pub(super) const KEPT: Duration = Duration::from_secs(MAX_RANGE_SECS as u64);
 
-/// A tally as a row has it.
+/// The bytes of a row's tally.
 pub(super) fn to_bytes(tally: OutcomeCounts) -> [u8; 12] {
     let mut out = [0; 12];
     out[..4].copy_from_slice(&tally.completed.to_be_bytes());
@@ -43,7 +43,7 @@ pub(super) fn to_bytes(tally: OutcomeCounts) -> [u8; 12] {
     out
 }
 
-/// The tally of a row.
+/// The tally in a row's bytes.
 pub(super) fn from_bytes(bytes: &[u8]) -> Option<OutcomeCounts> {
     let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     Some(OutcomeCounts {
@@ -79,8 +79,8 @@ impl Stats {
         Ok(row.and_then(|row| from_bytes(&row)).unwrap_or_default())
     }
 
-    /// Takes over what a segment has counted, once however often it is asked; what is older than
-    /// the minute `fine_since` as hours.
+    /// Takes over the counts of a segment, only once however often it is called. Minutes before
+    /// `fine_since` become hours.
     pub(super) fn fold(
         &self,
         start_ms: u64,
@@ -101,14 +101,15 @@ impl Stats {
         self.database.commit(batch)
     }
 
-    /// Forgets that a segment was folded, once it is gone.
+    /// Removes the mark of a folded segment, once the segment is removed.
     pub(super) fn unmark(&self, start_ms: u64) -> Result<(), String> {
         let mut batch = sled::Batch::default();
         batch.remove([&[FOLDED][..], &start_ms.to_be_bytes()].concat());
         self.database.commit(batch)
     }
 
-    /// Moves minutes before `fine_since` into hours, and drops what nobody can ask for.
+    /// Folds minutes before `fine_since` into hours and drops hours that the API can no longer
+    /// query.
     pub(super) fn age(&self, fine_since: u32, kept_since: u32) -> Result<(), String> {
         let mut sums = Sums::default();
         let mut gone = Vec::new();
@@ -136,8 +137,8 @@ impl Stats {
         self.database.commit(batch)
     }
 
-    /// Every count of an app in a range of minutes, as (minute, counts); a minute may come more
-    /// than once, and what is older comes at the first minute of its hour.
+    /// Every count of an app in a range of minutes, as (minute, counts). A minute may occur more
+    /// than once; a folded hour is listed at its first minute.
     pub(super) fn read(
         &self,
         segments: &Segments,
@@ -161,7 +162,7 @@ impl Stats {
         collect(&self.database.tree, HOURS, MINUTES_PER_HOUR)?;
         for segment in segments.all() {
             let marker = [&[FOLDED][..], &segment.start_ms.to_be_bytes()].concat();
-            // What began after the range has nothing in it.
+            // A segment that began after the range has nothing in it.
             let began = minute_of_ms(segment.start_ms as i64);
             if began <= to && !self.database.tree.contains_key(&marker).map_err(text)? {
                 let database = segment.open().map_err(|e| e.to_string())?;
@@ -193,7 +194,7 @@ impl Sums {
         *sum = sum.plus(tally);
     }
 
-    /// Adds a minute's row, to its hour's when it is before `fine_since`.
+    /// Adds a row of a minute, or of its hour when the minute is before `fine_since`.
     fn add_row(&mut self, from: &[u8], value: &[u8], fine_since: u32) {
         if let (Some(app), Some(minute), Some(tally)) =
             (rows::app_of(from), rows::minute_of(from), from_bytes(value))
@@ -208,7 +209,7 @@ impl Sums {
     }
 }
 
-/// What a row is, if it is whole; the format's row is everybody's.
+/// The name of a row's kind, if the row is whole. The format row is left to the caller.
 pub(super) fn kind_of(key: &[u8], value: &[u8]) -> Option<&'static str> {
     let is_count = || {
         rows::app_of(key)

@@ -1,9 +1,9 @@
-//! How many bytes the executions of each organization take in a segment: their rows and the files
-//! beside them; idempotency keys, of some hundred bytes at most, go with a request each and are left out.
-//! What belongs to an app counts for its organization, whoever submitted it.
+//! Counts the bytes that each organization's executions take in a segment: their rows and the files
+//! beside them. Idempotency keys are left out: a request has at most one, of some hundred bytes. An
+//! execution counts for its app's organization, whoever submitted it.
 //!
-//! The committer adds what it writes (`batch.rs`); a segment that is sealed has its counts in the
-//! mark, so that a start need not read it.
+//! The committer adds what it writes (`batch.rs`). The mark of a sealed segment contains its
+//! counts, so that a start need not read the segment.
 
 use std::collections::HashMap;
 
@@ -18,10 +18,10 @@ use crate::model::{ExecutionId, OrgName};
 /// Bytes by organization.
 pub(super) type Counts = HashMap<OrgName, u64>;
 
-/// The last line of a whole text of counts; no organization has such a name.
+/// The last line of a complete mark; no organization has this name.
 const END: &str = ".";
 
-/// Counts rows in the order of their keys, in which requests come before results.
+/// Counts rows in key order, in which requests come before results.
 #[derive(Default)]
 pub(super) struct Counter {
     owners: HashMap<ExecutionId, OrgName>,
@@ -29,7 +29,7 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Counts a row; answers the body that it has, of a request or a result.
+    /// Counts a row; returns its body, if it is a request or a result.
     pub(super) fn row(&mut self, key: &[u8], value: &[u8]) -> Option<BodyRecord> {
         let (owner, body) = match *key.first()? {
             rows::REQUESTS => {
@@ -75,17 +75,17 @@ pub(super) fn count(database: &Database) -> Result<Counts, String> {
     Ok(counter.counts())
 }
 
-/// What a row takes.
+/// The bytes of a row.
 pub(super) fn of_row(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64
 }
 
-/// What a body takes beside its row.
+/// The bytes of a body outside its row.
 fn of_file(body: &BodyRecord) -> u64 {
     if body.file.is_empty() { 0 } else { body.len }
 }
 
-/// The text of a sealed segment's mark.
+/// The content of a sealed segment's mark.
 pub(super) fn to_text(counts: &Counts) -> String {
     let mut text = String::new();
     for (org, bytes) in counts {
@@ -94,7 +94,7 @@ pub(super) fn to_text(counts: &Counts) -> String {
     text + END
 }
 
-/// What a mark says; nothing when an older `ignite` made it, or a crash cut it short.
+/// The counts in a mark; `None` when an older `ignite` wrote it or a crash cut it short.
 pub(super) fn from_text(text: &str) -> Option<Counts> {
     let lines = text.strip_suffix(END)?.lines();
     let count = |line: &str| {

@@ -1,4 +1,4 @@
-//! What callers hand in and get back: submissions, requests and results.
+//! What callers submit and receive: submissions, requests and results.
 
 use bytes::Bytes;
 
@@ -19,7 +19,7 @@ pub struct StoredRequest {
 }
 
 impl StoredRequest {
-    /// About how many bytes it takes in the store.
+    /// Its approximate size in the store, in bytes.
     pub(super) fn size(&self) -> u64 {
         let headers = self.headers.iter().map(|(n, v)| n.len() + v.len());
         let head = headers.sum::<usize>() + self.method.len() + self.target.len();
@@ -34,9 +34,9 @@ pub struct Submission {
     pub app: AppId,
     /// The caller's organizations.
     pub submitters: Vec<OrgName>,
-    /// Makes a repeated submit return the first id.
+    /// Makes a repeated submission return the first id.
     pub idempotency_key: Option<String>,
-    /// A digest that differs between two different requests with one idempotency key.
+    /// A digest that distinguishes requests submitted with the same idempotency key.
     pub digest: Vec<u8>,
     /// The request.
     pub request: StoredRequest,
@@ -47,11 +47,11 @@ pub struct Submission {
 pub struct Submitted {
     /// The execution's id.
     pub id: ExecutionId,
-    /// It was accepted before, under the same idempotency key.
+    /// Whether it was accepted before, under the same idempotency key.
     pub known: bool,
 }
 
-/// A request read back, with its body whole.
+/// A request that was read back, with its whole body.
 pub struct LoadedRequest {
     /// The method.
     pub method: String,
@@ -63,7 +63,7 @@ pub struct LoadedRequest {
     pub body: Bytes,
 }
 
-/// The answer of an app, as it is stored.
+/// The response of an app, as it is stored.
 #[derive(Debug, Default)]
 pub struct StoredResult {
     /// Its headers.
@@ -73,7 +73,7 @@ pub struct StoredResult {
 }
 
 impl StoredResult {
-    /// A copy, when none of it is in a file.
+    /// A copy, unless its body is in a file.
     pub fn in_memory(&self) -> Option<Self> {
         let StoredBody::Inline(body) = &self.body else {
             return None;

@@ -8,7 +8,7 @@ const YEAR: u64 = 365 * DAY;
 
 fn tidy(store: &Executions) {
     let mut ended = retention::Ended::default();
-    // Twice: what the first round learns the second acts on.
+    // Twice: the second round acts on what the first has learnt.
     for _ in 0..2 {
         retention::round(&store.shared, &Arc::downgrade(&store.inner), &mut ended).expect("tidies");
     }
@@ -23,7 +23,7 @@ fn is_near(bench: &Bench, id: ExecutionId) -> bool {
     id.0.timestamp_ms().abs_diff(now) < HOUR
 }
 
-/// The store as a start finds it when the process is killed now, and what is handed over then.
+/// The store as a start finds it after a kill at this moment, and the executions it hands over.
 fn after_a_kill(bench: &Bench) -> (TempDir, Executions, Vec<ExecutionId>) {
     let dir = tempfile::tempdir().expect("temp dir");
     copy(bench.dir.path(), dir.path());
@@ -80,7 +80,7 @@ async fn years_ahead_for_a_moment_hold_nothing_up_and_lose_nothing() {
         assert!(get(&killed, *id).await.is_some(), "{id} is lost by a kill");
     }
 
-    // What has ended goes when its time is over, and does not wait for ten years.
+    // Ended executions expire by their own time, not after ten years.
     for id in open {
         finish(&store, id, 200, b"out").await;
     }
@@ -134,7 +134,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 async fn walk(steps: Vec<Step>) {
-    // Nothing is so old that it goes.
+    // Nothing is old enough to be dropped by age.
     let bench = Bench::new(|config| config.retention = Duration::from_millis(1000 * YEAR));
     let (store, _accepted) = bench.open();
     let (mut open, mut ended) = (Vec::new(), Vec::new());
@@ -169,8 +169,8 @@ async fn walk(steps: Vec<Step>) {
     assert_eq!(ids.len(), open.len() + ended.len(), "an id came twice");
 }
 
-/// A segment in which all had ended was left alone at a start, also when something had come to it
-/// since, because the clock had gone back.
+/// A start used to skip a segment that was sealed, even if executions had joined it since because
+/// the clock had gone back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_to_a_segment_that_was_left_is_run_after_a_kill() {
     use Step::{Accept, Back, Finish, Forward, Kill, Tidy};
@@ -196,8 +196,8 @@ async fn what_comes_to_a_segment_that_was_left_is_run_after_a_kill() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// However the clock jumps: everything that was accepted is found, and what has not ended is
-    /// run after a kill.
+    /// However the clock jumps: every accepted execution is found, and unfinished ones run after a
+    /// kill.
     #[test]
     fn nothing_is_lost_however_the_clock_jumps(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_multi_thread()

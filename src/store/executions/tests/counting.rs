@@ -1,13 +1,13 @@
-//! What the executions of each organization are counted to take, and the bound on it.
+//! The bytes that are counted for each organization, and the bound on them.
 
 use proptest::prelude::*;
 
 use super::{tidying::tidy, *};
 
-/// What a recount of every segment finds.
+/// The result of recounting every segment.
 fn recounted(store: &Executions) -> HashMap<OrgName, u64> {
     let mut all = HashMap::new();
-    // Nothing is in the journals alone then.
+    // Afterwards nothing is only in the journals.
     retention::in_turn(&Arc::downgrade(&store.inner), |_| Ok(())).expect("settles");
     for segment in store.shared.segments.all() {
         let database = segment.open().expect("opens");
@@ -28,7 +28,7 @@ fn counted(store: &Executions) -> HashMap<OrgName, u64> {
 
 const APPS: [&str; 3] = ["o/a", "o/b", "p/a"];
 
-/// Accepts, ends, ages and tidies at random, then looks at it after a crash and after a clean stop.
+/// Accepts, ends, ages and tidies at random; then compares after a crash and after a clean stop.
 async fn go_through(steps: Vec<(u8, usize, usize)>) -> Result<(), TestCaseError> {
     let bench = Bench::new(|config| config.max_per_app = 8);
     bench.apps.lock().insert(id("p/a"), 0);
@@ -92,7 +92,7 @@ async fn above_the_bound_nothing_is_accepted_and_what_was_ends_with_its_result()
     let (store, _accepted) = bench.open();
     let first = store.submit(keyed("o/a", b"body", "once")).await;
     let first = first.expect("accepted");
-    // Its result comes over the bound, and is kept.
+    // Its result exceeds the bound and is kept.
     finish(&store, first.id, 200, &[7; 20_000]).await;
     let ended = store.get(first.id).await.expect("readable").expect("kept");
     assert_eq!(ended.result.expect("a result").1.len(), 20_000);
@@ -101,12 +101,12 @@ async fn above_the_bound_nothing_is_accepted_and_what_was_ends_with_its_result()
         let refused = refused.expect_err("above the bound");
         assert_eq!(refused.reason, Reason::StoreQuota, "{refused}");
     }
-    // What was accepted is known, and others are not touched.
+    // A repeat of an accepted request is recognized, and other organizations are not affected.
     let again = store.submit(keyed("o/a", b"body", "once")).await;
     assert_eq!(again.expect("known").id, first.id);
     let other = accept(&store, "p/a").await;
     finish(&store, other, 200, b"").await;
-    // Retention makes room.
+    // Retention frees space.
     bench.later(9 * DAY);
     accept(&store, "p/a").await;
     tidy(&store);

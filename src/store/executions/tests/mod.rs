@@ -25,7 +25,7 @@ const DAY: u64 = 24 * HOUR;
 /// Some day in 2027.
 const START: u64 = 1_800_000_000_000;
 
-/// A store with apps and a clock of its own.
+/// A store with apps and its own clock.
 struct Bench {
     dir: TempDir,
     now: Arc<AtomicU64>,
@@ -43,9 +43,9 @@ impl Bench {
             max_per_app: 100_000,
             min_free_bytes: 0,
             output_keep: 1024,
-            // So short that checkpoints go on beside writes in every test.
+            // So short that checkpoints run beside writes in every test.
             journal_bytes: 4096,
-            // Rounds are run by the tests.
+            // The tests run the rounds.
             retention_interval: Duration::from_secs(3600),
             settled: Arc::new(|| true),
             vitals: Vitals::default(),
@@ -198,7 +198,7 @@ async fn what_was_answered_is_there_after_a_crash_and_what_had_not_ended_runs_ag
     finish(&store, ids[3], 200, b"small").await;
     finish(&store, ids[4], 404, &large).await;
     assert_eq!(begin(&store, ids[5]).await, 1);
-    // The files as a crash leaves them now: mostly in the journal, not in the databases.
+    // The files as a crash at this moment leaves them: mostly in the journal, not in the databases.
     let copied = tempfile::tempdir().expect("temp dir");
     copy(bench.dir.path(), copied.path());
     store.close();
@@ -281,7 +281,7 @@ async fn an_idempotency_key_yields_the_first_id_for_a_day_and_only_for_the_same_
     assert_eq!(other.reason, Reason::IdempotencyConflict);
     let elsewhere = submit(keyed("o/b", b"2", "k")).await.expect("another app");
     assert_ne!(elsewhere.id, first.id);
-    // Strangers may invoke a public app: their keys are their own.
+    // Callers from other organizations may invoke a public app: their keys are separate.
     let by = |org: &str| Submission {
         submitters: vec![org.parse().expect("valid")],
         ..keyed("o/a", b"2", "k")
@@ -306,7 +306,7 @@ async fn an_idempotency_key_yields_the_first_id_for_a_day_and_only_for_the_same_
         .await
         .expect("accepted");
     assert!(!next_day.known);
-    // The app is deleted and made again: its keys are gone with it.
+    // The app is deleted and created again: its keys are gone.
     bench.later(1);
     bench
         .apps

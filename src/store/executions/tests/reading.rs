@@ -65,7 +65,7 @@ async fn a_late_watcher_gets_what_is_kept_then_what_comes_and_the_end_and_a_slow
     let live = accepted.recv().await.expect("handed over");
     let mut early = live.watch();
     let attempt = begin(&store, id).await;
-    // 1024 bytes are kept: the first of three pieces is gone for those who come late.
+    // 1024 bytes are kept: a late watcher misses the first of three pieces.
     for n in 0..3u8 {
         live.put_out(Bytes::from(vec![n; 500]), store.output_keep());
     }

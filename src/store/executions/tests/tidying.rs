@@ -1,10 +1,10 @@
-//! What goes when, and what stays.
+//! What retention drops and when, and what it keeps.
 
 use super::*;
 
 pub(super) fn tidy(store: &Executions) {
     let mut ended = retention::Ended::default();
-    // Twice: what the first round learns the second acts on.
+    // Twice: the second round acts on what the first has learnt.
     for _ in 0..2 {
         retention::round(&store.shared, &Arc::downgrade(&store.inner), &mut ended).expect("tidies");
     }
@@ -90,7 +90,7 @@ async fn a_shorter_retention_drops_nothing_that_is_younger_and_an_unreadable_seg
         ids.push(id);
         bench.later(18 * HOUR);
     }
-    // A segment of its own.
+    // In a new segment.
     bench.later(2 * DAY);
     let last = accept(&store, "o/a").await;
     finish(&store, last, 200, b"").await;
@@ -140,7 +140,7 @@ async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() 
         before: None,
         limit: 1000,
     };
-    // Nothing is left of a segment of which all goes, unless it has keys.
+    // A segment whose executions are all surplus is removed whole, unless it has keys.
     assert!(store.shared.segments.all().len() < 400 / 16);
     // Their counts stay in their minutes, for as long as records would be kept.
     let last = (START + 400) / 60_000;
@@ -175,7 +175,7 @@ async fn the_oldest_beyond_the_number_are_compacted_away_and_the_disk_follows() 
         waiting
     );
     assert_eq!(listed(&store, filter).await.len(), left.len());
-    // What belongs to a deleted app is out of sight at once, and goes.
+    // Executions of a deleted app are invisible at once, and dropped later.
     bench.apps.lock().remove(&id("o/a"));
     store.forget(id("o/a")).await.expect("forgotten");
     assert!(get(&store, newest[0]).await.is_none() && store.live(waiting).is_none());

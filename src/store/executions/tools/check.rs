@@ -1,5 +1,5 @@
-//! The check of the executions: every row is read and means something, and what belongs together
-//! is there together.
+//! The check of the executions: every row can be read, and rows and files that belong together are
+//! all there.
 
 use std::{
     collections::HashSet,
@@ -21,7 +21,7 @@ use super::super::{
 };
 use crate::model::ExecutionId;
 
-/// What can be done about one execution, and about what keeps ignite from starting.
+/// Remedies for one unreadable execution, and for damage that keeps ignite from starting.
 const RESTORE_OR_LOSE: &str = "restore the folder of the segment from a backup; without that this execution cannot be read, and the others can";
 const CANNOT_START: &str = "ignite does not start with it: restore the folder of the segment from a backup, or move it away and lose the executions in it";
 
@@ -67,7 +67,7 @@ pub(super) fn segments(all: &Segments, report: &mut Report) {
     }
 }
 
-/// Checks a segment; whether every row of it is legible.
+/// Checks a segment; returns whether every row of it is legible.
 pub(super) fn segment(segments: &Segments, segment: &Segment, report: &mut Report) -> bool {
     let path = segment.rows();
     let database = match segment.open() {
@@ -247,7 +247,7 @@ impl Check<'_> {
         let identity = request
             .and_then(|row| RequestRecord::decode(&*row).ok())
             .and_then(|r| rows::identity(id, &r));
-        // A damaged request is told of on its own.
+        // A damaged request is reported separately.
         if let Some(identity) = identity
             && !self.has(&rows::end(&identity.app, id))?
         {
@@ -260,7 +260,7 @@ impl Check<'_> {
         self.body(id, "result", record.body)
     }
 
-    /// Checks that a body is there, whole.
+    /// Checks that a body is there and whole.
     fn body(
         &mut self,
         id: ExecutionId,
@@ -296,7 +296,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Notes the files that no row names: a crash leaves some, before their row is written.
+    /// Notes the files that no row names: a crash before their row was written leaves some.
     fn orphans(&self, report: &mut Report) {
         let entries = fs::read_dir(self.segment.files())
             .into_iter()

@@ -1,4 +1,4 @@
-//! What `ignite store` does to executions while nothing serves: check, compact, export.
+//! What `ignite store` does to executions while no server runs: check, compact, export, repair.
 
 use std::{
     collections::HashMap,
@@ -33,9 +33,9 @@ mod repair;
 
 pub(in crate::store) use repair::repair;
 
-/// An execution with everything that is kept of it.
+/// An execution with everything that is stored of it.
 pub struct Execution {
-    /// Who it is and how it stands, with the result.
+    /// Its identity, state and result.
     pub record: Record,
     /// The method of its request.
     pub method: String,
@@ -47,7 +47,7 @@ pub struct Execution {
     pub body: Option<Bytes>,
 }
 
-/// Where the executions of a data directory are.
+/// The folder of a data directory's executions.
 pub(in crate::store) fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join(FOLDER)
 }
@@ -64,7 +64,8 @@ pub(in crate::store) fn check(data_dir: &Path, report: &mut Report) {
             if let Err(problem) = replay(&shared) {
                 report.problems.push(problem);
             }
-            // What is said of the rest holds for a store without what is in a damaged journal.
+            // With a damaged journal, the remaining findings hold for the store without that
+            // journal.
             check::statistics(&shared.stats.database(), &statistics, report);
             check::segments(&shared.segments, report);
         }
@@ -107,10 +108,10 @@ pub(in crate::store) fn compact(data_dir: &Path, left: &mut Vec<Problem>) -> Res
     Ok(())
 }
 
-/// Hands out every execution, the oldest first; what cannot be read goes to `problems`.
+/// Hands out every execution, oldest first; problems with unreadable ones go to `problems`.
 ///
 /// # Errors
-/// What `each` says, which ends it.
+/// The error of `each`, which ends the export.
 pub(in crate::store) fn export<E>(
     data_dir: &Path,
     problems: &mut Vec<Problem>,
@@ -166,7 +167,7 @@ pub(in crate::store) fn export<E>(
     Ok(())
 }
 
-/// What is on disk, without a committer and without retention.
+/// Opens what is on disk, without committer and retention.
 fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
     let config = Config {
         queue_max: 0,
@@ -202,7 +203,7 @@ fn replay(shared: &Arc<Shared>) -> Result<(), Problem> {
 }
 
 fn compact_segment(shared: &Shared, segment: &Segment) -> Result<(), String> {
-    // The successor gets only the files that its rows name: so all of them must be legible.
+    // The successor gets only the files that rows name, so every row must be legible.
     let mut found = Report::default();
     let is_legible = check::segment(&shared.segments, segment, &mut found);
     if !is_legible {

@@ -1,4 +1,5 @@
-//! The repair of damaged journals: what is whole in them reaches the databases, what is lost is named.
+//! Repairs damaged journals: whole batches reach the databases, and the report names the lost
+//! ranges.
 
 use std::{
     collections::BTreeSet,
@@ -24,10 +25,10 @@ use super::{
 };
 use crate::clock::now_ms;
 
-/// Saves what is whole in damaged journals; does nothing when none is damaged.
+/// Saves the whole batches of damaged journals; does nothing when no journal is damaged.
 ///
 /// # Errors
-/// What the disk or a damaged database says. The journals stay as they are then.
+/// An error of the disk or of a damaged database. The journals are then left untouched.
 pub(in crate::store) fn repair(data_dir: &Path) -> Result<Repaired, String> {
     let folder = folder(data_dir);
     let mut repaired = Repaired::default();
@@ -74,7 +75,7 @@ pub(in crate::store) fn repair(data_dir: &Path) -> Result<Repaired, String> {
     Ok(repaired)
 }
 
-/// Copies a journal as it is.
+/// Copies a journal unchanged.
 fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".damaged-{}", now_ms()));
@@ -84,7 +85,7 @@ fn keep_copy(path: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// Removes the rows of executions whose request was lost: they could never be found.
+/// Removes the rows of executions whose request was lost, since no reader could find them.
 fn remove_orphans(shared: &Shared, targets: &BTreeSet<u64>) -> Result<u64, String> {
     let mut removed = 0;
     for target in targets.iter().filter(|target| **target != STATISTICS) {
