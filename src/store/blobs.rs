@@ -1,10 +1,10 @@
-//! Code, each piece in a file of its own beside the database.
+//! Code: each piece is a file beside the database.
 //!
-//! A file is written as `<id>.new`, under an id that is never used again, synced, and only then
-//! named by a record; then the `.new` goes from its name. So what a crash has left of a save is
-//! known by its name: the next start removes it, or ends what was begun if the record is there. A
-//! file that a record named goes once no record of its app names it any more. Other files stay,
-//! whether something names them or not: after a start without the store they are all that is left.
+//! A file is written as `<id>.new`, under an id that is never used again, and synced; only then
+//! does a record name it, and the file loses its `.new`. So a name shows what a crash cut short:
+//! the next start removes a `.new` file, or completes its renaming if a record names it. A file
+//! that a record named is removed once no record of its app names it. All other files stay, whether
+//! a record names them or not: when the database is lost, they are all that is left.
 
 use std::{
     collections::HashSet,
@@ -24,16 +24,16 @@ use crate::model::{App, Blob, Failure, Reason, catalog::Catalog, hex};
 /// The folder in the data directory.
 pub(super) const FOLDER: &str = "code";
 
-/// How the name of a file ends that no record names yet.
+/// The suffix of a file that no record names yet.
 const NEW: &str = ".new";
 
-/// The files; clones share the folder.
+/// The code files of a data directory; clones share the folder.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     folder: Arc<Path>,
 }
 
-/// A file that no record names yet; dropped, it is removed.
+/// A file that no record names yet; dropping it removes the file.
 #[derive(Debug)]
 pub struct NewBlob {
     blob: Blob,
@@ -42,17 +42,17 @@ pub struct NewBlob {
 }
 
 impl NewBlob {
-    /// What a record is to name.
+    /// The blob, for a record to name.
     pub fn blob(&self) -> &Blob {
         &self.blob
     }
 
-    /// A record names it from now on.
+    /// Keeps the file, because a record names it from now on.
     pub fn keep(mut self) {
         self.kept = true;
         if let Err(error) = finalize_name(&self.folder, &self.blob.id) {
-            // It is found under both names.
-            tracing::warn!(%error, id = self.blob.id, "Code that was saved keeps the name of what is new; the next start tries again");
+            // Readers find it under both names.
+            tracing::warn!(%error, id = self.blob.id, "Saved code could not be renamed; the next start tries again");
         }
     }
 }
@@ -60,17 +60,17 @@ impl NewBlob {
 impl Drop for NewBlob {
     fn drop(&mut self) {
         if !self.kept {
-            // What cannot be removed now goes at the next start.
+            // If this fails, the next start removes the file.
             let _ = fs::remove_file(fresh(&self.folder, &self.blob.id));
         }
     }
 }
 
 impl Blobs {
-    /// The files of a data directory, without those of saves that a crash cut off.
+    /// Opens the files of a data directory and cleans up the saves that a crash cut short.
     ///
     /// # Errors
-    /// When the folder cannot be made or read.
+    /// When the folder cannot be created or read.
     pub fn open(data_dir: &Path, catalog: &Catalog) -> io::Result<Self> {
         let folder = data_dir.join(FOLDER);
         DirBuilder::new()
@@ -89,7 +89,7 @@ impl Blobs {
                 fs::remove_file(fresh(&folder, id))
             };
             if let Err(error) = outcome {
-                tracing::warn!(%error, id, "What a crash has left of saved code stays for now");
+                tracing::warn!(%error, id, "Code whose saving a crash cut short could not be cleaned up; the next start tries again");
             }
         }
         Ok(Self {
@@ -97,7 +97,7 @@ impl Blobs {
         })
     }
 
-    /// Writes code down; it is on disk when this returns.
+    /// Saves code, which is on disk when this returns.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
@@ -121,7 +121,7 @@ impl Blobs {
                 .open(fresh(&folder, &new.blob.id))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            // The entry in the folder, too, must survive a power cut.
+            // The folder's entry must survive a power cut too.
             File::open(&folder)?.sync_all()?;
             Ok(new)
         })
@@ -133,10 +133,10 @@ impl Blobs {
         })
     }
 
-    /// Reads code.
+    /// Reads code and checks its digest.
     ///
     /// # Errors
-    /// STORE_UNAVAILABLE when the file is gone, not to be read, or not as it was written.
+    /// STORE_UNAVAILABLE when the file is missing, unreadable or changed.
     pub async fn get(&self, blob: &Blob) -> Result<Bytes, Failure> {
         let folder = self.folder.clone();
         let wanted = blob.clone();
@@ -157,8 +157,8 @@ impl Blobs {
         })
     }
 
-    /// Removes the files that `before` named and `after` does not: the same app, earlier and
-    /// now, or `None` when it is deleted.
+    /// Removes the files that `before` named and `after` does not. Both are the same app, earlier
+    /// and now; `after` is `None` when it is deleted.
     pub async fn collect(&self, before: &App, after: Option<&App>) {
         let kept: HashSet<&str> = after.into_iter().flat_map(names).collect();
         let gone: Vec<PathBuf> = names(before)
@@ -175,12 +175,12 @@ impl Blobs {
             Ok(())
         });
         if let Err(error) = removed.await {
-            tracing::warn!(%error, app = %before.id, "Code of no use could not be removed; the next start tries again");
+            tracing::warn!(%error, app = %before.id, "Code that nothing names any more could not be removed; `ignite store check` lists it");
         }
     }
 }
 
-/// Where code is that no record names yet.
+/// The path of code that no record names yet.
 fn fresh(folder: &Path, id: &str) -> PathBuf {
     folder.join(format!("{id}{NEW}"))
 }
@@ -190,10 +190,10 @@ fn finalize_name(folder: &Path, id: &str) -> io::Result<()> {
     fs::rename(fresh(folder, id), folder.join(id))
 }
 
-/// What a file has, also while a record names it and its name is still that of a new one.
+/// Reads a file, even if a record names it and it still has the name of a new one.
 fn read(folder: &Path, id: &str) -> io::Result<Vec<u8>> {
     let settled = folder.join(id);
-    // It may get its name between the first look and the second.
+    // It may be renamed between the first read and the second.
     for path in [&settled, &fresh(folder, id)] {
         match fs::read(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -203,7 +203,7 @@ fn read(folder: &Path, id: &str) -> io::Result<Vec<u8>> {
     fs::read(settled)
 }
 
-/// The files that an app's draft and versions name.
+/// The ids of the files that an app's draft and versions name.
 pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
     let draft = app.draft.iter().map(|d| &d.source);
     let versions = app.versions.iter().map(|v| &v.source);
@@ -213,7 +213,7 @@ pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
         .map(|blob| blob.id.as_str())
 }
 
-/// Reads every file that a record names, and notes those that none names.
+/// Reads every file that a record names, and reports the files that no record names.
 pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
     let folder = data_dir.join(FOLDER);
     let mut named = HashSet::new();
@@ -222,7 +222,7 @@ pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
         let sources = app.draft.iter().map(|d| &d.source);
         let sources = sources.chain(app.versions.iter().map(|v| &v.source));
         for blob in sources.filter_map(|source| source.bytes()) {
-            // A version and the draft that it came from share one.
+            // A version and the draft it was published from share a file.
             if !named.insert(blob.id.clone()) {
                 continue;
             }
@@ -316,14 +316,14 @@ mod tests {
         });
         let mut catalog = Catalog::default();
         catalog.apply(&Change::Put(Arc::new(app.clone())));
-        // A crash after the record and before the rename, and one in the middle of a save.
+        // A crash between record and renaming, and one in the middle of a save.
         let folder = dir.path().join(FOLDER);
         fs::rename(folder.join(&blob.id), fresh(&folder, &blob.id)).expect("renamed");
         assert_eq!(blobs.get(&blob).await.expect("there"), "code");
         fs::write(fresh(&folder, "left"), "x").expect("written");
         let blobs = Blobs::open(dir.path(), &catalog).expect("opens");
         assert_eq!(files(dir.path()), [blob.id.as_str()]);
-        // A start without the store: the code waits for its return.
+        // A start with an empty catalog: the code stays until the catalog is restored.
         Blobs::open(dir.path(), &Catalog::default()).expect("opens");
         assert_eq!(blobs.get(&blob).await.expect("still there"), "code");
 

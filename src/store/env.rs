@@ -1,8 +1,8 @@
 //! The environments of apps at rest: sealed with the key of the secrets (`secrets/key.rs`).
 //!
-//! They hold passwords of databases and the like, so a copy of the store without the key's file must
-//! not give them away. In memory, where apps are started from, they are in clear. Rows that an
-//! earlier release wrote in clear are read as well, and sealed at the first start.
+//! Environments hold database passwords and the like, so a copy of the store without the key's file
+//! must not reveal them. In memory, from where apps are started, they are in clear. Rows that an
+//! earlier release wrote in clear can be read too; the first start seals them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,14 +14,14 @@ use crate::model::{AppId, Failure};
 /// Seals and opens environments.
 pub(super) struct Envs {
     key: Arc<KeyFile>,
-    /// An environment that does not open is taken for empty.
+    /// An environment that cannot be opened counts as empty.
     lenient: bool,
-    /// Why the last one did not open.
+    /// Why the last unreadable environment could not be opened.
     key_error: Mutex<Option<String>>,
 }
 
 impl Envs {
-    /// Environments sealed with this key, for a store that serves; one that does not open is an error.
+    /// Environments sealed with this key, for a server: an unreadable one is an error.
     pub(super) fn new(key: Arc<KeyFile>) -> Self {
         Self {
             key,
@@ -30,7 +30,8 @@ impl Envs {
         }
     }
 
-    /// Environments sealed with this key, for tools that read the rest of the store without it too.
+    /// Environments sealed with this key, for tools that read the rest of the store even without
+    /// it.
     pub(super) fn lenient(key: Arc<KeyFile>) -> Self {
         Self {
             lenient: true,
@@ -38,7 +39,7 @@ impl Envs {
         }
     }
 
-    /// Opens the key, or makes it, before anything is sealed.
+    /// Opens or creates the key, before anything is sealed.
     ///
     /// # Errors
     /// FAILED_PRECONDITION; see [`KeyFile::open_or_create`].
@@ -46,7 +47,7 @@ impl Envs {
         self.key.open_or_create(have_secrets).map(drop)
     }
 
-    /// The environment of an app, as it is stored; an empty one is empty.
+    /// The environment of an app as it is stored; an empty one has no bytes.
     pub(super) fn seal(&self, app: &AppId, env: &BTreeMap<String, String>) -> Vec<u8> {
         if env.is_empty() {
             return Vec::new();
@@ -57,7 +58,7 @@ impl Envs {
             .expect("the system's random numbers do not end, and no environment is of gigabytes")
     }
 
-    /// An environment as it was before it was sealed for this app.
+    /// Opens an environment that was sealed for this app.
     ///
     /// # Errors
     /// What is wrong with the key, as in [`Envs::key_error`]; never in the lenient form.
@@ -97,7 +98,8 @@ impl Envs {
     }
 }
 
-/// What a sealed environment is bound to; no slot of a secret has a blank in it.
+/// The context that a sealed environment is bound to. It contains a blank, unlike any slot of a
+/// secret.
 fn slot(app: &AppId) -> String {
     format!("app env\0{}\0{}", app.org, app.name)
 }

@@ -1,31 +1,31 @@
-//! The points at which a write can fail, for tests to fail it there; and what a user can do about it.
+//! The steps at which a test can make a write fail, and what a user can do about a failed write.
 
 use std::io;
 
 /// A step of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Writing what undoes a change.
+    /// Writing the rows that undo a change.
     UndoWrite,
-    /// Syncing it.
+    /// Syncing them.
     UndoSync,
     /// Applying a change to the database.
     Apply,
     /// Syncing the database.
     Flush,
-    /// Noting that a change is whole.
+    /// Marking a change as complete.
     Clear,
-    /// Syncing that note.
+    /// Syncing that mark.
     ClearSync,
     /// Writing a frame to a journal.
     Append,
     /// Syncing it.
     AppendSync,
-    /// Taking a frame back.
+    /// Cutting a frame off again.
     Cut,
 }
 
-/// Faults that a test has asked for; there are none outside of tests.
+/// The faults that a test asked for; outside of tests there are none.
 #[derive(Clone, Default)]
 pub(super) struct Faults {
     #[cfg(test)]
@@ -33,7 +33,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Fails where a test wants it.
+    /// Fails if the test asked for it.
     #[cfg_attr(not(test), allow(clippy::unused_self, clippy::unnecessary_wraps))]
     pub(super) fn at(&self, step: Step) -> io::Result<()> {
         #[cfg(test)]
@@ -44,7 +44,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Faults as the script says.
+    /// Faults that follow a script.
     #[cfg(test)]
     pub(super) fn scripted(
         script: impl Fn(Step) -> io::Result<()> + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! Every key of the store. Byte order is logical order: apps by organization and name,
-//! versions by app and number.
+//! The keys of the store. Byte order is logical order: apps by organization and name, versions by
+//! app and number.
 //!
 //! | first byte | rest | value |
 //! |---|---|---|
@@ -7,10 +7,10 @@
 //! | 0x02 | org 0x00 name | `AppRecord` |
 //! | 0x03 | org 0x00 name 0x00 version (u32, big-endian) | `VersionRecord` |
 //! | 0x04 | org 0x00 name | `SecretRecord` |
-//! | 0x10 | image reference, by digest once it is pulled | `PulledRecord` |
-//! | 0x11 | org 0x00 name 0x00 time of creation (i64, big-endian) | empty: its volume is to go |
+//! | 0x10 | image reference, by digest once the image is pulled | `PulledRecord` |
+//! | 0x11 | org 0x00 name 0x00 time of creation (i64, big-endian) | empty: the volume to delete |
 //!
-//! Names have no NUL in them, so the separators are unambiguous. Bytes are never reused.
+//! Names contain no NUL, so the separators are unambiguous. Kind bytes are never reused.
 
 use crate::model::{AppId, OrgName, secret::SecretName};
 
@@ -24,34 +24,34 @@ pub(super) const SECRETS: u8 = 0x04;
 /// The first byte of rows of pulled images.
 pub(super) const PULLED: u8 = 0x10;
 
-/// The first byte of rows of volumes that are to go.
+/// The first byte of rows of volumes to delete.
 pub(super) const VOLUMES_TO_DELETE: u8 = 0x11;
 
-/// The row of an app.
+/// The key of an app.
 pub(super) fn app(id: &AppId) -> Vec<u8> {
     with_kind(APPS, id)
 }
 
-/// What the rows of an app's versions start with.
+/// The prefix of the keys of an app's versions.
 pub(super) fn versions(id: &AppId) -> Vec<u8> {
     let mut key = with_kind(VERSIONS, id);
     key.push(0);
     key
 }
 
-/// The row of a version.
+/// The key of a version.
 pub(super) fn version(id: &AppId, number: u32) -> Vec<u8> {
     let mut key = versions(id);
     key.extend(number.to_be_bytes());
     key
 }
 
-/// The app that an app row's key names.
+/// The app in the key of an app row.
 pub(super) fn parse_app(key: &[u8]) -> Option<AppId> {
     parse_id(key.strip_prefix(&[APPS])?)
 }
 
-/// The app and the number that a version row's key names.
+/// The app and number in the key of a version row.
 pub(super) fn parse_version(key: &[u8]) -> Option<(AppId, u32)> {
     let (id, number) = key.strip_prefix(&[VERSIONS])?.split_last_chunk::<4>()?;
     let id = parse_id(id.strip_suffix(&[0])?)?;
@@ -67,30 +67,30 @@ fn parse_id(text: &[u8]) -> Option<AppId> {
     })
 }
 
-/// The row of a secret.
+/// The key of a secret.
 pub(super) fn secret(org: &OrgName, name: &SecretName) -> Vec<u8> {
     let (org, name) = (org.as_str().as_bytes(), name.as_str().as_bytes());
     [&[SECRETS], org, &[0], name].concat()
 }
 
-/// The secret that a secret row's key names.
+/// The secret in the key of a secret row.
 pub(super) fn parse_secret(key: &[u8]) -> Option<(OrgName, SecretName)> {
     let text = std::str::from_utf8(key.strip_prefix(&[SECRETS])?).ok()?;
     let (org, name) = text.split_once('\0')?;
     Some((org.parse().ok()?, name.parse().ok()?))
 }
 
-/// The row of a pulled image.
+/// The key of a pulled image.
 pub(super) fn pulled(key: &str) -> Vec<u8> {
     [&[PULLED], key.as_bytes()].concat()
 }
 
-/// What the image of a pulled image's row is known by.
+/// The image reference in the key of a pulled image's row.
 pub(super) fn parse_pulled(key: &[u8]) -> Option<String> {
     String::from_utf8(key.strip_prefix(&[PULLED])?.to_vec()).ok()
 }
 
-/// The row of the volume of an app that was created then.
+/// The key of a volume to delete; `since` is when its app was created.
 pub(super) fn volume_to_delete(id: &AppId, since: i64) -> Vec<u8> {
     let mut key = with_kind(VOLUMES_TO_DELETE, id);
     key.push(0);
@@ -98,7 +98,7 @@ pub(super) fn volume_to_delete(id: &AppId, since: i64) -> Vec<u8> {
     key
 }
 
-/// The app whose volume a row is about, and when that was created.
+/// The app whose volume is to be deleted, and when that app was created.
 pub(super) fn parse_volume_to_delete(key: &[u8]) -> Option<(AppId, i64)> {
     let (id, since) = key
         .strip_prefix(&[VOLUMES_TO_DELETE])?

@@ -1,9 +1,10 @@
 //! How many bytes each organization keeps in the store, and the bound on it.
 //!
-//! Both writers, the catalog's and the executions' committer, enter what they add before it is
-//! written and take it back out when it was not; what is deleted is taken out once it is off the disk.
-//! So two writers that add at the same time never exceed the bound together. The numbers are in memory only: a start counts
-//! anew (`model::stored` for the catalog, `executions::stored` for the rest).
+//! Both writers, the catalog's and the executions' committer, enter bytes before they are written
+//! and take them out again when the write fails; deleted bytes are taken out once they are off the
+//! disk. So two writers that add at the same time never exceed the bound together. The numbers are
+//! only in memory: each start counts anew (`model::stored` for the catalog, `executions::stored`
+//! for the rest).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,9 +20,9 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Most bytes of one organization; `None` sets no bound.
+    /// The most bytes of one organization; `None` sets no bound.
     most: Option<u64>,
-    /// Only organizations that have something.
+    /// Only organizations that keep something.
     by_org: Mutex<HashMap<OrgName, u64>>,
 }
 
@@ -36,12 +37,12 @@ impl Ledger {
         }
     }
 
-    /// Bytes that an organization has.
+    /// The bytes that an organization keeps.
     pub fn of(&self, org: &OrgName) -> u64 {
         self.inner.by_org.lock().get(org).copied().unwrap_or(0)
     }
 
-    /// Whether there is room for so many bytes more.
+    /// Checks whether this many more bytes fit the organization's bound.
     ///
     /// # Errors
     /// STORE_QUOTA, with figures for the owner.
@@ -52,10 +53,10 @@ impl Ledger {
         }
     }
 
-    /// Enters bytes that are to be added, if there is room for them.
+    /// Enters bytes that are about to be written, if they fit.
     ///
     /// # Errors
-    /// As [`Ledger::check`]; nothing is entered then.
+    /// As [`Ledger::check`]; then nothing is entered.
     pub(super) fn add_within(&self, org: &OrgName, bytes: u64) -> Result<(), Failure> {
         let mut by_org = self.inner.by_org.lock();
         let has = by_org.get(org).copied().unwrap_or(0);
@@ -66,8 +67,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Enters bytes that are to be added whatever there is: an execution that was accepted ends with
-    /// its result.
+    /// Enters bytes that are written even above the bound: an accepted execution ends with its
+    /// result.
     pub(super) fn add(&self, org: &OrgName, bytes: u64) {
         if bytes > 0 {
             let mut by_org = self.inner.by_org.lock();
@@ -76,7 +77,7 @@ impl Ledger {
         }
     }
 
-    /// Takes out what has gone, or what was entered and not written.
+    /// Takes out bytes that were deleted, or entered and not written.
     pub(super) fn remove(&self, org: &OrgName, bytes: u64) {
         let mut by_org = self.inner.by_org.lock();
         if let Some(has) = by_org.get_mut(org) {
@@ -87,7 +88,7 @@ impl Ledger {
         }
     }
 
-    /// Enters what a catalog has.
+    /// Enters the bytes of a catalog.
     pub(super) fn add_catalog(&self, catalog: &Catalog) {
         for app in catalog.iter() {
             self.add(&app.id.org, stored::of_app(app));
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(full.reason, Reason::StoreQuota);
         assert!(full.message.contains("IGNITE_STORED_BYTES_PER_ORG"));
         assert!(full.text(true).contains("100 of 100 bytes") && !full.message.contains("100"));
-        // What was accepted comes to its end, and what makes nothing larger always goes.
+        // An accepted execution may end, and whatever adds nothing is always allowed.
         ledger.add(&a, 50);
         assert!(ledger.check(&a, 0).is_ok() && ledger.check(&b, 100).is_ok());
         ledger.remove(&a, 51);

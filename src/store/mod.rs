@@ -1,10 +1,24 @@
-//! What survives a restart: apps, their versions and secrets, in sled; executions in `executions/`,
-//! code in files (`blobs`).
+//! Everything that survives a restart.
 //!
-//! Readers never touch sled: they see a [`Catalog`] in memory that holds exactly what is on
-//! disk. Writers send a decision to one thread (`writer`), which applies it to the newest state,
-//! makes a whole batch durable with one flush, and only then lets readers see it. So two
-//! changes of one app can never overwrite each other, and nothing visible can be lost.
+//! | module | what |
+//! |---|---|
+//! | `writer` | the catalog's one writing thread |
+//! | `records`, `keys` | the catalog's rows and their keys |
+//! | `db` | one sled database, opened and synced with care |
+//! | `undo` | undoes refused changes of a database, also after a crash |
+//! | `executions` | asynchronous executions, in databases and a journal of their own |
+//! | `blobs` | code, in files |
+//! | `secrets` | secrets and the key that seals them |
+//! | `env` | seals environments in the rows |
+//! | `ledger` | bytes of each organization, and the bound on them |
+//! | `tools`, `report` | `ignite store`: check, compact, export, repair |
+//! | `fault` | write failures for tests, and remedies for users |
+//!
+//! The catalog (apps, their versions and secrets) is in sled, but readers never touch sled: they
+//! see a [`Catalog`] in memory that holds exactly what is on disk. Writers send a decision to one
+//! thread (`writer`), which applies it to the newest state, makes a whole batch durable with one
+//! flush, and only then shows it to readers. So two changes of one app can never overwrite each
+//! other, and nothing visible can be lost.
 
 pub mod blobs;
 mod db;
@@ -52,24 +66,24 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// The database's folder in the data directory.
 pub(crate) const FOLDER: &str = "store";
 
-/// In the database's folder while rows of before may stay legible in its files; it goes with the
-/// folder that a rewriting replaces.
+/// Exists in the database's folder while its files may still contain legible rows of an earlier
+/// release. A rewrite replaces the folder, and with it this mark.
 const SEALING: &str = "sealing";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The files are there and cannot be read as a store.
+    /// The files exist and cannot be read as a store.
     #[error(
         "the store in {path} cannot be opened: {cause}; `ignite store check` says what can be read; restore the folder from a backup, or move it away to start without it"
     )]
     Corrupt {
-        /// Where it is.
+        /// The folder of the database.
         path: String,
-        /// What sled or the record reader said.
+        /// The error of sled or of the record reader.
         cause: String,
     },
-    /// What was confirmed is damaged in the executions' journal.
+    /// Confirmed writes are damaged in the executions' journal.
     #[error(
         "{what}; nothing was changed: restore the data directory from a backup, or run `ignite store repair`, which keeps a copy of the journal, saves every whole write in it and says what is lost"
     )]
@@ -77,7 +91,7 @@ pub enum Error {
         /// Which journal, and where in it.
         what: String,
     },
-    /// The key that environments are sealed with cannot be used.
+    /// The key that seals environments cannot be used.
     #[error(
         "{cause}; make the file what it was, from a backup of the data directory if need be; `ignite store export` gives out the rest meanwhile"
     )]
@@ -90,7 +104,7 @@ pub enum Error {
         "the store in {path} has format {found}, this ignite reads up to {known}; run the newer ignite that wrote it"
     )]
     Newer {
-        /// Where it is.
+        /// The folder of the database.
         path: String,
         /// Its format.
         found: u32,
@@ -109,7 +123,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the store in a data directory and reads it whole.
+    /// Opens or creates the store in a data directory and reads all of it.
     ///
     /// # Errors
     /// See [`Error`].
@@ -117,8 +131,8 @@ impl Store {
         Self::open_watched(data_dir, &Vitals::default(), Ledger::default())
     }
 
-    /// As [`Store::open`]. The writer reports to `vitals` that it lives; what the store has is entered
-    /// in the ledger, the bound of which holds for [`Store::commit_within`].
+    /// As [`Store::open`]. The writer reports to `vitals` that it lives. The stored bytes are
+    /// entered in the ledger, whose bound applies to [`Store::commit_within`].
     ///
     /// # Errors
     /// See [`Error`].
@@ -168,18 +182,18 @@ impl Store {
         self.visible.read()
     }
 
-    /// What each organization keeps in the store.
+    /// How many bytes each organization keeps in the store.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Decides on the newest state and returns once the changes are durable and visible. What they add
-    /// is counted and never refused.
+    /// Decides on the newest state and returns once the changes are durable and visible. Added
+    /// bytes are counted and never refused.
     ///
     /// `decide` runs on the writer's thread, after every earlier change.
     ///
     /// # Errors
-    /// What `decide` refuses with, or STORE_UNAVAILABLE when the disk does not take the change.
+    /// The refusal of `decide`, or STORE_UNAVAILABLE when the change cannot be written.
     ///
     /// # Cancel safety
     /// A dropped call may still be carried out.
@@ -190,7 +204,7 @@ impl Store {
         self.send(false, decide).await
     }
 
-    /// As [`Store::commit`], for what an organization may have only within its bound.
+    /// As [`Store::commit`], but refuses a change that exceeds the organization's bound.
     ///
     /// # Errors
     /// STORE_QUOTA as well.
@@ -225,7 +239,7 @@ impl Store {
             ),
         });
         self.writer.send(writer::Command { bounded, decide })?;
-        // Whatever is sent before a stop is answered.
+        // Every command sent before the store closes is answered.
         rx.await.unwrap_or_else(|_| Err(writer::failed()))
     }
 
@@ -234,17 +248,17 @@ impl Store {
         self.writer.healthy()
     }
 
-    /// Ends the writer after everything sent before is on disk. Blocks for that long.
+    /// Ends the writer once everything sent before is on disk. Blocks for that long.
     pub fn close(&self) {
         self.writer.close();
     }
 }
 
-/// Seals what an older `ignite` wrote as it was, and rewrites the database, so that none of it stays
-/// in the files. Without a key, which is not made while there are secrets of a lost one, all stays
-/// as it is. Answers the catalog as it is then.
+/// Seals the environments and build arguments that an older `ignite` wrote in clear, and rewrites
+/// the database so that no file contains them any more. Without a key everything stays unchanged;
+/// no key is made while secrets of a lost one exist. Returns the resulting catalog.
 ///
-/// Build arguments came to be sealed without a new format: whatever has any in clear is of before.
+/// Build arguments were sealed later, without a new format: arguments in clear are older than that.
 fn upgrade(
     database: Database,
     path: &Path,
@@ -287,7 +301,7 @@ fn upgrade(
     database.commit(batch).map_err(corrupt)?;
     drop(database);
     if let Err(cause) = Database::rewrite(path, FORMAT, CACHE_BYTES) {
-        tracing::warn!(%cause, "The store could not be rewritten; environments and build arguments of before stay legible in its files until the next start");
+        tracing::warn!(%cause, "The store could not be rewritten; earlier environments and build arguments stay legible in its files until the next start");
     }
     Ok((Database::open(path, FORMAT, CACHE_BYTES)?, catalog))
 }

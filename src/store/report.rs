@@ -16,14 +16,14 @@ pub struct Report {
     pub databases: Vec<Checked>,
     /// What is wrong.
     pub problems: Vec<Problem>,
-    /// What is of no use any more and does no harm, such as what a crash left.
+    /// Useless but harmless files, such as those a crash left.
     pub leftovers: Vec<String>,
 }
 
 /// One database and what is in it.
 #[derive(Debug, Serialize)]
 pub struct Checked {
-    /// What it holds, for people.
+    /// Its content, for people.
     pub name: String,
     /// Its folder.
     pub path: PathBuf,
@@ -31,7 +31,7 @@ pub struct Checked {
     pub rows: Counts,
 }
 
-/// Numbers by name, in the order in which they are worth reading.
+/// Numbers by name, in reading order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Counts(pub Vec<(&'static str, u64)>);
 
@@ -49,9 +49,9 @@ pub struct Problem {
 /// What a repair did.
 #[derive(Debug, Default, Serialize)]
 pub struct Repaired {
-    /// Each journal that was damaged.
+    /// Each damaged journal.
     pub journals: Vec<RepairedJournal>,
-    /// Rows that were removed, since the execution that they belong to is lost.
+    /// Rows that were removed because the request of their execution is lost.
     pub removed_rows: u64,
 }
 
@@ -60,18 +60,18 @@ pub struct Repaired {
 pub struct RepairedJournal {
     /// The journal.
     pub path: PathBuf,
-    /// The copy of it as it was.
+    /// The unchanged copy of it.
     pub copy: PathBuf,
-    /// Writes that were whole and are saved.
+    /// Whole writes that were saved.
     pub saved: u64,
-    /// The first byte and the length of each piece that could not be read.
+    /// Offset and length of each range that could not be read.
     pub lost: Vec<(u64, u64)>,
 }
 
-/// What can be done about a damaged journal.
+/// The remedy for a damaged journal.
 const REPAIR: &str = "restore the data directory from a backup, or run `ignite store repair`: it keeps a copy of the journal, saves every whole write in it and says what is lost";
 
-/// What can be done about a key that does not open what it sealed.
+/// The remedy for a key that cannot open what it sealed.
 pub(super) const KEY: &str = "ignite does not start with it: restore identity/secrets.key of the data directory from a backup";
 
 // === impl Counts ===
@@ -116,7 +116,7 @@ impl Problem {
         }
     }
 
-    /// A database that cannot be read to its end.
+    /// A database that cannot be read completely.
     pub(super) fn unreadable(path: &Path, cause: String) -> Self {
         Self {
             path: path.to_owned(),
@@ -126,14 +126,14 @@ impl Problem {
     }
 }
 
-/// Rewrites one database, or says why it stays as it is.
+/// Rewrites one database, or reports why it stays unchanged.
 pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64, left: &mut Vec<Problem>) {
     if let Err(cause) = Database::rewrite(path, format, cache_bytes) {
         left.push(not_compacted(path, &cause));
     }
 }
 
-/// Something that stays as it is, and why.
+/// A database that stays unchanged, and why.
 pub(super) fn not_compacted(path: &Path, cause: &str) -> Problem {
     Problem {
         path: path.to_owned(),
@@ -142,9 +142,9 @@ pub(super) fn not_compacted(path: &Path, cause: &str) -> Problem {
     }
 }
 
-/// Notes the snapshots that a start set aside: the log has what was in them.
+/// Reports the snapshots that a start set aside: the log has everything that was in them.
 pub(super) fn leftover_snapshots(path: &Path, report: &mut Report) {
-    // A folder that cannot be listed has been told of by its database.
+    // If the folder cannot be listed, its database has been reported already.
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     for entry in entries {
         if db::is_aside(&entry.file_name().to_string_lossy()) {

@@ -24,7 +24,7 @@ pub(super) fn full_app(id: &str) -> App {
     let code = CodeSource::FromCode(FromCode {
         archive: blob,
         dockerfile_path: "d/Dockerfile".into(),
-        // What is kept in clear is sealed at the next start.
+        // Build arguments in clear would be sealed at the next start.
         build_args: BuildArgs::default(),
         registry_secret_ref: "s".into(),
     });
@@ -103,7 +103,7 @@ pub(super) fn full_app(id: &str) -> App {
     }
 }
 
-/// Whether any file below has these bytes in it.
+/// Whether any file below `dir` contains these bytes.
 pub(super) fn on_disk(dir: &Path, needle: &[u8]) -> bool {
     std::fs::read_dir(dir).expect("a folder").any(|entry| {
         let path = entry.expect("an entry").path();
@@ -116,7 +116,7 @@ pub(super) fn on_disk(dir: &Path, needle: &[u8]) -> bool {
     })
 }
 
-/// Has the app put into a fresh store, whose environments say what is plain to see.
+/// Puts the app into a fresh store, with an environment in recognizable clear text.
 async fn with_env(dir: &Path) -> App {
     let mut app = full_app("o/a");
     let env = || [("TOKEN".to_owned(), "plain-to-see".to_owned())].into();
@@ -285,7 +285,7 @@ async fn every_field_survives_a_reopen_and_a_delete_leaves_nothing() {
         .commit(move |c| Ok((vec![c.delete(&id)?], ())))
         .await
         .expect("deletes");
-    // The same name again must not find the versions of the one before.
+    // A new app of the same name must not find the versions of the old one.
     let mut again = full_app("o/a");
     again.versions.clear();
     again.active_version = 0;
@@ -339,7 +339,7 @@ async fn an_organization_keeps_what_it_may_and_a_start_counts_the_same() {
     let app = full_app("o/a");
     let one = crate::model::stored::of_app(&app);
     let org = app.id.org.clone();
-    // Room for four and a half.
+    // Space for four and a half.
     let most = one * 9 / 2;
     let open = || {
         let ledger = Ledger::new(Some(most));
@@ -355,7 +355,7 @@ async fn an_organization_keeps_what_it_may_and_a_start_counts_the_same() {
             store.commit_within(create).await
         }
     };
-    // All at once: none slips through between the count and the write.
+    // All at once: none slips through between the check and the write.
     let done = futures_util::future::join_all((0..50).map(create)).await;
     let refusals: Vec<_> = done.into_iter().filter_map(Result::err).collect();
     assert_eq!((refusals.len(), store.catalog().iter().count()), (47, 3));
@@ -376,7 +376,7 @@ async fn an_organization_keeps_what_it_may_and_a_start_counts_the_same() {
     let refused = store.commit_within(grow(2 * one)).await;
     assert_eq!(refused.expect_err("full").reason, Reason::StoreQuota);
     store.commit_within(grow(one)).await.expect("room");
-    // What the platform writes down by itself is counted and never refused.
+    // What the platform itself writes is counted and never refused.
     store.commit(grow(3 * one)).await.expect("never refused");
     assert!(store.ledger().of(&org) > most);
     let refused = store.commit_within(grow(3 * one + 1)).await;
@@ -387,7 +387,7 @@ async fn an_organization_keeps_what_it_may_and_a_start_counts_the_same() {
 
     let store = open();
     assert_eq!(store.ledger().of(&org), counted, "a start counts the same");
-    // Above the bound what makes less is taken, and then there is room again.
+    // Above the bound a change that shrinks is accepted, and makes space.
     store.commit_within(grow(1)).await.expect("less");
     let gone = id.clone();
     let delete = move |c: &Catalog| Ok((vec![c.delete(&gone)?], ()));

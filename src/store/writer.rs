@@ -1,7 +1,7 @@
-//! The one thread that writes: collect, decide, write, flush, sync, show, answer.
+//! The one thread that writes the catalog: collect, decide, write, flush, sync, show, answer.
 //!
-//! sled's `flush_async` deadlocks under concurrent callers, and one flush can serve many
-//! changes, so everything goes through here.
+//! sled's `flush_async` deadlocks under concurrent callers, and one flush can serve many changes,
+//! so all changes go through this thread.
 
 use std::{
     io,
@@ -34,12 +34,12 @@ use crate::{
     vitals::{Vitals, part_failed},
 };
 
-/// Most commands that share one flush; bounds how long the first of them waits.
+/// The most commands that share one flush; bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// Time between two probes of a store that failed to write.
+/// Interval between two probes after a failed write.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What users read of this thread.
+/// The name under which users see this thread.
 const PART: &str = "the catalog's writer";
 
 /// The answer to callers once the thread has died.
@@ -48,17 +48,17 @@ pub(super) fn failed() -> Failure {
 }
 
 type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
-/// Reads the newest state; yields the changes, and what to call with their outcome.
+/// Reads the newest state; returns the changes, and a function to call with their outcome.
 pub(super) type Decide = Box<dyn FnOnce(&Catalog) -> (Vec<Change>, Answer) + Send>;
 
-/// One thing to decide.
+/// A decision to make.
 pub(super) struct Command {
-    /// What it adds must fit the organization's bound.
+    /// Whether the bytes it adds must fit the organization's bound.
     pub(super) bounded: bool,
     pub(super) decide: Decide,
 }
 
-/// What changes go through before they are written.
+/// What seals and counts changes before they are written.
 pub(super) struct Sealing {
     pub(super) envs: Envs,
     pub(super) ledger: Ledger,
@@ -131,11 +131,11 @@ fn run(
         };
         let first = match first {
             Ok(first) => first,
-            // Perhaps nobody sends anything to a server that says it is not ready.
+            // Probed because clients may send nothing to a server that reports itself not ready.
             Err(RecvTimeoutError::Timeout) => {
                 let probed = database.probe();
                 if probed.is_ok() {
-                    tracing::info!("The store takes changes again");
+                    tracing::info!("The store accepts changes again");
                 }
                 healthy.store(probed.is_ok(), Ordering::Relaxed);
                 continue;
@@ -178,7 +178,7 @@ fn run(
                 entries.written(ledger);
             }
             Err(failed) => {
-                tracing::error!(cause = %failed.cause, undone = failed.undone, "The store did not take a change; it is refused");
+                tracing::error!(cause = %failed.cause, undone = failed.undone, "A change could not be written to the store; it is refused");
                 newest = visible.read().clone();
                 entries.refused(ledger);
             }
@@ -195,12 +195,12 @@ fn run(
     }
 }
 
-/// What a batch adds to the ledger and takes out of it.
+/// The ledger entries of a batch.
 #[derive(Default)]
 struct Entries {
-    /// Entered as soon as it is decided.
+    /// Entered as soon as they are decided.
     added: Vec<(OrgName, u64)>,
-    /// Taken out once it is gone from the disk.
+    /// Taken out once the rows are off the disk.
     removed: Vec<(OrgName, u64)>,
 }
 
@@ -247,7 +247,7 @@ impl Entries {
     }
 }
 
-/// Opens the key for what is to be sealed.
+/// Opens or creates the key if a change needs sealing.
 fn ready(envs: &Envs, before: &Catalog, changes: &[Change]) -> Result<(), Failure> {
     let seals = |change: &Change| matches!(change, Change::Put(app) if app.has_env());
     if changes.iter().any(seals) {
@@ -263,7 +263,7 @@ fn stage(rows: &mut Rows, before: &Catalog, envs: &Envs, change: &Change) {
         Change::Put(app) => {
             put(keys::app(&app.id), records::encode_app(app, envs));
             let known = before.get(&app.id);
-            // They are in the order of their numbers.
+            // Versions are sorted by number.
             let is_known = |n| {
                 known.is_some_and(|k| k.versions.binary_search_by_key(&n, |v| v.number).is_ok())
             };

@@ -1,9 +1,9 @@
-//! One sled database on disk: opened with care, written so that it survives a power cut.
+//! One sled database on disk: opened with care, and written so that it survives a power cut.
 //!
-//! What sled does with damage was measured: with a good snapshot it notices a damaged log, at the
-//! start or when it reads. Without one it takes what it can read of the log for all there ever
-//! was, down to nothing at all. So a snapshot is set aside only when the snapshot itself is what
-//! is damaged, and a database that has lost its format row is refused, not made anew.
+//! How sled handles damage was measured. With a good snapshot it detects a damaged log, when it
+//! opens or when it reads. Without one it treats the readable part of the log as the whole
+//! database, even when nothing is readable. So a snapshot is set aside only when the snapshot
+//! itself is damaged, and a database without its format row is refused instead of created anew.
 
 use std::{
     cell::Cell,
@@ -25,39 +25,39 @@ use super::{
     undo::rows::{self as undo_rows, Rows},
 };
 
-/// The row with the format version, the same in every database.
+/// The key of the row with the format version, the same in every database.
 pub(super) const FORMAT_KEY: &[u8] = b"\x01format";
-/// Rows written at once while a database is rewritten.
+/// Rows per batch while a database is rewritten.
 const COPY_BATCH: usize = 1000;
-/// How often, and how long apart, a database that was just closed is tried again.
+/// How often, and at which interval, opening a database that was just closed is retried.
 const CLOSING_ATTEMPTS: u32 = 400;
 const CLOSING_WAIT: Duration = Duration::from_millis(5);
-/// Where sled puts what is too long for its log, a file each.
+/// The folder where sled puts values too long for its log, each in a file.
 const BLOBS: &str = "blobs";
-/// Says that a database is being made: until it goes, a missing format row is no damage.
+/// Marks a database that is being created: while it exists, a missing format row is no damage.
 const MAKING: &str = "making";
-/// What sled's snapshots and those set aside are called.
+/// Prefixes of sled's snapshots and of those that were set aside.
 const SNAPSHOT: &str = "snap.";
 const ASIDE: &str = "damaged-snap.";
-/// What the folder beside a database is called while it replaces, or is replaced.
+/// Suffixes of the folders that replace a database or are replaced.
 const FRESH: &str = "fresh";
 const REPLACED: &str = "replaced";
 
 /// An open database.
 pub(super) struct Database {
     pub(super) tree: sled::Db,
-    /// A descriptor of sled's log: its flush is no fsync on Linux, so that is done here.
+    /// A descriptor of sled's log, for fsync: sled's flush does not fsync on Linux.
     log: File,
-    /// Where its long values are.
+    /// The folder of long values.
     blobs: PathBuf,
-    /// The format of the records that were found, or of those to come in a new one.
+    /// The format of the records found, or of those to be written to a new database.
     pub(super) format: u32,
-    /// Those that are on disk.
+    /// The files of long values that are already on disk.
     synced: Mutex<HashSet<OsString>>,
 }
 
 impl Database {
-    /// Opens or makes the database in `path`, whose records have the given format.
+    /// Opens or creates the database in `path`, whose records have the given format.
     ///
     /// # Errors
     /// [`Error::Corrupt`] with the cause, [`Error::Newer`] when a newer binary wrote it.
@@ -72,7 +72,7 @@ impl Database {
         let is_new = begin(path).map_err(io)?;
         let aside = set_damaged_snapshots_aside(path).map_err(io)?;
         if !aside.is_empty() {
-            tracing::warn!(path = %path.display(), ?aside, "A snapshot of the database is damaged; it is made again from the log");
+            tracing::warn!(path = %path.display(), ?aside, "A snapshot of the database is damaged; sled makes it again from the log");
         }
         let tree = open_tree(path, cache_bytes).map_err(corrupt)?;
         let log = File::open(path.join("db")).map_err(io)?;
@@ -122,9 +122,9 @@ impl Database {
         Ok(database)
     }
 
-    /// Writes everything in the database in `path` into a fresh one, which takes its place.
+    /// Copies everything in the database in `path` to a fresh one, which replaces it.
     ///
-    /// A crash leaves the old one or the new one: see [`recover_rewrite`].
+    /// A crash leaves either the old or the new one: see [`recover_rewrite`].
     pub(super) fn rewrite(path: &Path, format: u32, cache_bytes: u64) -> Result<(), String> {
         let text = |e: io::Error| e.to_string();
         let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
@@ -153,7 +153,7 @@ impl Database {
         to.commit(batch)
     }
 
-    /// Writes a batch whole or not at all, and returns once it is on disk.
+    /// Writes a batch atomically and returns once it is on disk.
     pub(super) fn commit(&self, batch: sled::Batch) -> Result<(), String> {
         self.tree.apply_batch(batch).map_err(|e| e.to_string())?;
         self.flush()
@@ -164,7 +164,8 @@ impl Database {
         self.sync().map_err(|e| e.to_string())
     }
 
-    /// Applies rows, whole or not at all for whoever opens the database; they are not on disk yet.
+    /// Applies rows atomically, also for whoever opens the database later; they are not on disk
+    /// yet.
     pub(super) fn apply(&self, rows: &Rows) -> io::Result<()> {
         let mut batch = sled::Batch::default();
         for (key, value) in rows {
@@ -178,15 +179,15 @@ impl Database {
 
     /// As [`Database::flush`].
     pub(super) fn sync(&self) -> io::Result<()> {
-        // Listed before: after sled's flush these are whole, and what comes meanwhile is for the
-        // next time.
+        // Listed first: after sled's flush these files are whole. Files that appear in between are
+        // synced the next time.
         let blobs = self.blobs()?;
         self.tree.flush().map_err(io_error)?;
         self.sync_blobs(blobs)?;
         self.log.sync_data()
     }
 
-    /// The files of the long values.
+    /// The names of the files of long values.
     pub(super) fn blobs(&self) -> io::Result<HashSet<OsString>> {
         match fs::read_dir(&self.blobs) {
             Ok(entries) => entries.map(|e| e.map(|e| e.file_name())).collect(),
@@ -195,12 +196,12 @@ impl Database {
         }
     }
 
-    /// sled leaves it to the system when long values reach the disk.
+    /// sled leaves it to the operating system when long values reach the disk.
     fn sync_blobs(&self, blobs: HashSet<OsString>) -> io::Result<()> {
         let mut synced = self.synced.lock();
         for name in blobs.difference(&synced) {
             match File::open(self.blobs.join(name)).and_then(|blob| blob.sync_all()) {
-                // Replaced since by a newer one.
+                // Replaced by a newer file since.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 other => other?,
             }
@@ -213,7 +214,7 @@ impl Database {
     }
 }
 
-/// sled's error as the system's, where it is one.
+/// The operating system's error inside sled's, if there is one.
 pub(super) fn io_error(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(e) => e,
@@ -227,17 +228,17 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-/// Makes what was created or renamed in a folder survive a power cut.
+/// Makes the entries created or renamed in a folder survive a power cut.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Runs work that reads sled's files, which asserts some of what it finds in them: damage must end
-/// in words, not in a crash.
+/// Runs work that reads sled's files. sled asserts some of their content, so damage can panic; this
+/// turns the panic into an error.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
     static QUIET: Once = Once::new();
-    // The caller tells of it; a backtrace beside that would only frighten.
+    // The caller reports the damage; a backtrace beside it would only alarm.
     QUIET.call_once(|| {
         let loud = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
@@ -259,7 +260,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, 
     })
 }
 
-/// Whether there is a database in `path`, if only one that a crash left aside.
+/// Whether `path` has a database, or a crash left one beside it.
 pub(super) fn is_there(path: &Path) -> bool {
     path.exists() || beside(path, REPLACED).exists()
 }
@@ -275,8 +276,8 @@ fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
         .cache_capacity(cache_bytes)
         // The committers flush; a timer beside them would only add writes.
         .flush_every_ms(None);
-    // sled's threads let go of a database a little after it was closed, and a segment may be asked
-    // for again at once. Other processes are kept out by the data directory's lock.
+    // sled's threads release a database a little after it was closed, and a segment may be opened
+    // again at once. The data directory's lock keeps other processes out.
     for _ in 0..CLOSING_ATTEMPTS {
         match guarded(|| config.open().map_err(|e| e.to_string())) {
             Err(cause) if cause.contains("could not acquire lock") => {
@@ -288,8 +289,8 @@ fn open_tree(path: &Path, cache_bytes: u64) -> Result<sled::Db, String> {
     Err("it is still open; stop ignite and start it again".to_owned())
 }
 
-/// Finishes or undoes a rewriting that a crash cut short: an old database without a successor
-/// goes back to its place, and what else is beside it goes.
+/// Completes or undoes a rewrite that a crash cut short: an old database without a successor moves
+/// back to its path, and all other leftovers beside it are removed.
 fn recover_rewrite(path: &Path) -> io::Result<()> {
     let (fresh, replaced) = (beside(path, FRESH), beside(path, REPLACED));
     if replaced.exists() {
@@ -306,7 +307,7 @@ fn recover_rewrite(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Undoes the change that the last run could not finish, if there is one; whether there was.
+/// Undoes the change that the last run could not finish; returns whether there was one.
 fn finish_undo(database: &Database, path: &Path) -> io::Result<bool> {
     let before = undo_rows::pending(path)?;
     if before.is_empty() {
@@ -318,8 +319,8 @@ fn finish_undo(database: &Database, path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether the database is new, which is marked until it is whole. What has lost its main file is
-/// not new: sled would start it empty.
+/// Returns whether the database is new; the mark stays until it is complete. A database that has
+/// lost its main file is not new, though sled would start it empty.
 fn begin(path: &Path) -> io::Result<bool> {
     let there = |name: &str| path.join(name).exists();
     if there(MAKING) {
@@ -339,8 +340,8 @@ fn begin(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Renames sled's snapshots so that it does not see them, when the one that it would read is
-/// damaged; their new names. The log has all that is in them.
+/// Hides sled's snapshots by renaming them when the newest, which sled would read, is damaged;
+/// returns their new names. The log has everything that is in them.
 fn set_damaged_snapshots_aside(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -362,7 +363,7 @@ fn set_damaged_snapshots_aside(path: &Path) -> io::Result<Vec<PathBuf>> {
     names.into_iter().map(aside).collect()
 }
 
-/// A snapshot ends with its length before compression (u64) and its CRC-32, little-endian.
+/// A snapshot ends with its length before compression (u64) and its CRC-32, both little-endian.
 fn is_whole_snapshot(content: &[u8]) -> bool {
     let Some((rest, crc)) = content.split_last_chunk::<4>() else {
         return false;
@@ -373,7 +374,7 @@ fn is_whole_snapshot(content: &[u8]) -> bool {
     !body.is_empty() && crc32fast::hash(body) == u32::from_le_bytes(*crc)
 }
 
-/// A folder's neighbour: `store` and `store.fresh`.
+/// The path beside a folder, such as `store.fresh` for `store`.
 fn beside(path: &Path, what: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

@@ -12,7 +12,7 @@ fn open(path: &Path) -> Result<Database, Error> {
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Every row, or why not.
+/// Every row, or the error.
 fn read(path: &Path) -> Result<Rows, String> {
     let database = open(path).map_err(|e| e.to_string())?;
     guarded(|| {
@@ -24,8 +24,8 @@ fn read(path: &Path) -> Result<Rows, String> {
     })
 }
 
-/// A database that several runs have written to, each over much of what the one before wrote, so
-/// that sled has used parts of its log again; and what is in it.
+/// A database that several runs wrote to, each over much of the run before, so that sled has reused
+/// parts of its log; and its rows.
 fn used() -> (TempDir, PathBuf, Rows) {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = dir.path().join("store");
@@ -121,7 +121,7 @@ fn a_damaged_log_is_told_in_words_and_never_taken_for_an_empty_one() {
             assert!(says.iter().all(|s| cause.contains(s)), "{name}: {cause}");
         }
     }
-    // Without the snapshot sled would take the rubble for a new database.
+    // Without the snapshot sled would treat the damaged log as a new database.
     for (name, how) in &ways[..2] {
         let (_dir, path, _) = used();
         how(&path);
@@ -133,8 +133,8 @@ fn a_damaged_log_is_told_in_words_and_never_taken_for_an_empty_one() {
     }
 }
 
-/// Wherever the log is damaged or cut: what is read is right, or nothing is. Without its snapshot
-/// sled may take less, or what was there before, for all; but it ends in words.
+/// Wherever the log is damaged or cut: the rows read are right, or there is an error. Without its
+/// snapshot sled may present fewer or older rows as everything, but it never crashes.
 #[test]
 fn damage_anywhere_in_the_log_is_noticed_or_does_no_harm() {
     let (dir, path, rows) = used();
@@ -199,12 +199,12 @@ fn a_rewriting_keeps_every_row_and_shrinks_wherever_it_was_cut_short() {
     assert!(len() < before, "{} of {before}", len());
     assert_eq!(read(&path).as_ref(), Ok(&rows));
 
-    // Between the two renames: the new one is beside the old one's empty place.
+    // Between the two renames: the new one is beside the empty path of the old one.
     fs::rename(&path, beside(&path, REPLACED)).expect("renames");
     fs::create_dir(beside(&path, FRESH)).expect("makes");
     assert!(is_there(&path));
     assert_eq!(read(&path).as_ref(), Ok(&rows));
-    // After them: the old one is still to be removed.
+    // After them: the old one still has to be removed.
     fs::create_dir(beside(&path, REPLACED)).expect("makes");
     assert_eq!(read(&path), Ok(rows));
     assert!(!beside(&path, FRESH).exists() && !beside(&path, REPLACED).exists());

@@ -420,7 +420,7 @@ impl Committer {
             }
         }
         if let Err(NotAppended { cause, undone }) = &outcome {
-            tracing::error!(%cause, undone, "The executions could not be written; what was asked for is refused");
+            tracing::error!(%cause, undone, "A batch of executions could not be written; its commands are refused");
             if !undone {
                 // Only the next start can tell whether the batch holds; nothing may be appended
                 // behind it.

@@ -213,7 +213,7 @@ impl Shared {
         let roomy = free >= self.config.min_free_bytes;
         if self.roomy.swap(roomy, Ordering::Relaxed) != roomy {
             if roomy {
-                tracing::info!(free, "The disk has room again; executions are accepted");
+                tracing::info!(free, "The disk has space again; executions are accepted");
             } else {
                 tracing::error!(
                     free,

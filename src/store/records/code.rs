@@ -40,7 +40,7 @@ pub(super) struct SourceRecord {
     target: String,
     #[prost(string, tag = "13")]
     toolchain: String,
-    /// In place of `build_args`, which earlier releases wrote.
+    /// Replaces `build_args`, which earlier releases wrote.
     #[prost(bytes = "vec", tag = "14")]
     sealed_args: Vec<u8>,
     #[prost(string, tag = "15")]
@@ -57,7 +57,7 @@ pub(super) struct BlobRecord {
     sha256: String,
 }
 
-/// An empty `reason` is a build that went well.
+/// A build without a `reason` succeeded.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct BuiltRecord {
     #[prost(string, tag = "1")]
@@ -127,7 +127,7 @@ pub(super) fn source_record(source: &CodeSource) -> SourceRecord {
 pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
     let blob = |blob: Option<BlobRecord>| {
         let blob = blob.ok_or("the code names no file")?;
-        // It becomes a file's name.
+        // It becomes a file name.
         ulid::Ulid::from_string(&blob.id)
             .map_err(|_| format!("the code's file is called {:?}", blob.id))?;
         Ok::<_, String>(Blob {
@@ -207,7 +207,7 @@ pub(super) fn built(r: BuiltRecord) -> Result<Built, String> {
             })
         } else {
             Err(BuildError {
-                // One of a newer version of ignite is a failure all the same.
+                // An unknown reason, of a newer ignite, is a failure all the same.
                 reason: Reason::parse(&r.reason).unwrap_or(Reason::BuildFailed),
                 message: r.message,
             })

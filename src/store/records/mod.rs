@@ -1,7 +1,7 @@
-//! The records of the store and how the model maps to them.
+//! The records of the store and their mapping to the model.
 //!
-//! Protobuf messages: fields may be added, their tags are never reused. Enums are stored as the
-//! small integers below.
+//! They are protobuf messages: fields may be added, and their tags are never reused. Enums are
+//! stored as the small integers below.
 
 mod code;
 mod settings;
@@ -62,7 +62,7 @@ struct VersionRecord {
     created_at_ms: i64,
     #[prost(message, optional, tag = "5")]
     settings: Option<SettingsRecord>,
-    /// Empty in records of before there were builds: the source names the image.
+    /// Empty in records that predate builds: the source names the image.
     #[prost(string, tag = "6")]
     image_ref: String,
     #[prost(message, optional, tag = "20")]
@@ -312,7 +312,7 @@ fn facts_record(facts: &ImageFacts) -> FactsRecord {
     FactsRecord {
         user: facts.user.clone(),
         home: facts.home.path.clone(),
-        // The one thing that earlier versions of `ignite` read.
+        // The only field that earlier versions of `ignite` read.
         home_in_image: facts.home.is_in_image(),
         digest_ref: facts.digest_ref.clone(),
         home_content: match content {

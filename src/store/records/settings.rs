@@ -27,7 +27,7 @@ pub(super) struct SettingsRecord {
     cpu_millicores: u32,
     #[prost(uint32, tag = "4")]
     timeout_secs: u32,
-    /// Of before environments were sealed.
+    /// In clear; from before environments were sealed.
     #[prost(btree_map = "string, string", tag = "5")]
     env: BTreeMap<String, String>,
     #[prost(uint32, tag = "6")]

@@ -7,11 +7,11 @@ use crate::model::{
     App, BuildArgs, CodeSource, Failure, OrgName, Reason, build_args::SealedArgs, catalog::Catalog,
 };
 
-/// What the values are bound to, before the organization.
+/// The context that values are bound to, before the organization.
 const SLOT: &str = "build arguments\0";
 
 impl Secrets {
-    /// Seals values for an organization's code; the key is made when there is none yet.
+    /// Seals an organization's build arguments; creates the key if there is none.
     ///
     /// # Errors
     /// FAILED_PRECONDITION when the key cannot be used.
@@ -23,7 +23,7 @@ impl Secrets {
         let key = self.key.clone();
         self.store
             .commit(move |catalog| {
-                // On the writer's thread: nobody else makes a key meanwhile.
+                // On the writer's thread, so that no other change creates a key meanwhile.
                 let key = key.open_or_create(has_sealed(catalog))?;
                 let sealed = seal(key, &org, &values).ok_or_else(|| {
                     Failure::new(
@@ -36,7 +36,7 @@ impl Secrets {
             .await
     }
 
-    /// The values in clear.
+    /// The build arguments in clear.
     ///
     /// # Errors
     /// FAILED_PRECONDITION when they were sealed with another key.
@@ -69,8 +69,8 @@ impl Secrets {
     }
 }
 
-/// Seals what an earlier release kept as it came, in the draft and the versions of an app; `None` when
-/// the system gives no random bytes.
+/// Seals the build arguments that an earlier release kept in clear, in the draft and the versions
+/// of an app; `None` when the system provides no random bytes.
 pub(in crate::store) fn seal_kept(app: &App, key: &Key) -> Option<App> {
     let mut app = app.clone();
     let sealed = |source: &CodeSource| {
@@ -94,8 +94,8 @@ pub(in crate::store) fn seal_kept(app: &App, key: &Key) -> Option<App> {
     Some(app)
 }
 
-/// Whether anything is sealed, so that the key must not be made anew. Environments are opened with
-/// the store, which has the key by then.
+/// Whether anything is sealed, in which case the key must not be created anew. Environments are not
+/// checked: they were opened with the store, which has the key by then.
 pub(in crate::store) fn has_sealed(catalog: &Catalog) -> bool {
     let is_sealed = |source: &CodeSource| matches!(source, CodeSource::FromCode(code) if matches!(code.build_args, BuildArgs::Sealed(_)));
     catalog.has_secrets()

@@ -1,5 +1,5 @@
-//! The key that secrets and environments are sealed with: made when it is first asked for, in a file
-//! only its owner reads. Keys for other uses are derived from it.
+//! The key that seals secrets and environments: created on first use, in a file that only its owner
+//! can read. Keys for other uses are derived from it.
 
 use std::{
     fs,
@@ -25,15 +25,15 @@ use crate::{
 /// Bytes of a ChaCha20-Poly1305 key.
 const KEY_BYTES: usize = 32;
 
-/// What the key of marks is derived by.
+/// The context from which the key of marks is derived.
 const MARKS: &str = "ignite marks 1";
 
 /// A key in memory.
 pub(in crate::store) struct Key {
     sealing: LessSafeKey,
-    /// What other keys are derived from.
+    /// The root from which other keys are derived.
     root: hkdf::Prk,
-    /// The one of them that marks are made with.
+    /// The derived key that makes marks.
     marks: hmac::Key,
 }
 
@@ -49,15 +49,16 @@ impl Key {
         })
     }
 
-    /// A key for the use that `context` names (HKDF, RFC 5869). Who has it learns neither this one
-    /// nor one for another use.
+    /// A key for the use that `context` names (HKDF, RFC 5869). It reveals neither this key nor the
+    /// key for another use.
     pub(super) fn derive(&self, context: &str) -> Option<[u8; KEY_BYTES]> {
         derived(&self.root, context)
     }
 
-    /// Encrypts, bound to `slot`: a fresh random nonce, then the text with its tag.
+    /// Encrypts, bound to `slot`: the result is a fresh random nonce and the ciphertext with its
+    /// tag.
     pub(in crate::store) fn seal(&self, mut plain: Vec<u8>, slot: &[u8]) -> Option<Vec<u8>> {
-        // 96 random bits are enough for far more secrets than are ever written.
+        // 96 random bits suffice for far more secrets than are ever written.
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).ok()?;
         let unique = Nonce::assume_unique_for_key(nonce);
@@ -67,13 +68,13 @@ impl Key {
         Some([&nonce[..], &plain].concat())
     }
 
-    /// A keyed digest (HMAC): equal for equal content, and useless without the key.
+    /// A keyed digest (HMAC): equal for equal content, and meaningless without the key.
     pub(super) fn mark(&self, content: &[u8]) -> String {
         let mark = hmac::sign(&self.marks, content);
         STANDARD.encode(mark.as_ref())
     }
 
-    /// Decrypts what was sealed with this key for this slot.
+    /// Decrypts what this key sealed for this slot.
     pub(in crate::store) fn open(&self, sealed: &[u8], slot: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
@@ -93,11 +94,11 @@ fn derived(root: &hkdf::Prk, context: &str) -> Option<[u8; KEY_BYTES]> {
     Some(bytes)
 }
 
-/// The key's file, read once.
+/// The file of the key, read only once.
 pub(in crate::store) struct KeyFile {
     path: PathBuf,
     read: OnceLock<Key>,
-    /// Held while the file is read, so that it is read once.
+    /// Held while the file is read, so that only one thread reads it.
     turn: Mutex<()>,
 }
 
@@ -113,7 +114,7 @@ impl KeyFile {
     /// The key. Blocks on the disk the first time.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION; the log has the file and what is wrong with it.
+    /// FAILED_PRECONDITION; the log names the file and what is wrong with it.
     pub(in crate::store) fn open(&self) -> Result<&Key, Failure> {
         self.get().map_err(|why| self.unusable(&why))
     }
@@ -137,12 +138,12 @@ impl KeyFile {
         }
     }
 
-    /// Where the file is.
+    /// The path of the file.
     pub(in crate::store) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The key, made when there is none; with secrets there already it must not be.
+    /// The key, created if there is none, which is refused while secrets exist.
     ///
     /// # Errors
     /// As [`KeyFile::open`], and when the file cannot be written.
@@ -155,7 +156,7 @@ impl KeyFile {
     }
 
     fn load(&self) -> Result<Key, LoadError> {
-        // Mode and content are taken from one descriptor: the path could be replaced between.
+        // Mode and content come from one descriptor, since the path could be replaced in between.
         let mut file = fs::File::open(&self.path)?;
         let mode = file.metadata()?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
@@ -195,7 +196,7 @@ impl From<io::Error> for LoadError {
     }
 }
 
-/// Writes a fresh key, whole or not at all.
+/// Writes a new key, atomically.
 fn create(path: &Path) -> io::Result<()> {
     let dir = path
         .parent()

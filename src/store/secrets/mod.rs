@@ -1,8 +1,8 @@
 //! Secrets: sealed with a key that is not in the store, opened only when they are used or read.
 //!
-//! The rows are in the store like everything else, so that they are durable in the same way; a
-//! copy of the store without the key's file (`key.rs`) is worth nothing. Values are bound to
-//! their slot: a row that is moved to another name or organization does not open.
+//! The rows are in the store like everything else, so they are durable in the same way; a copy of
+//! the store without the key's file (`key.rs`) is worthless. A value is bound to its slot: a row
+//! moved to another name or organization cannot be opened.
 
 pub(super) mod args;
 pub(super) mod key;
@@ -28,15 +28,15 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// The secrets of a store. The key's file is made when the first one is put, the first environment
-    /// of an app, or a key derived.
+    /// The secrets of a store. The key's file is created with the first secret, the first
+    /// environment of an app, or the first derived key.
     pub fn new(store: Store) -> Self {
         let key = store.key.clone();
         Self { store, key }
     }
 
-    /// A key for another use, which `context` names: the same for as long as the data directory has
-    /// its key, which is made when there is none. Blocks on the disk.
+    /// A key for another use, which `context` names. It stays the same as long as the data
+    /// directory has its key, which is created if there is none. Blocks on the disk.
     ///
     /// # Errors
     /// FAILED_PRECONDITION when the data directory's key cannot be used.
@@ -71,7 +71,8 @@ impl Secrets {
         let key = self.key.clone();
         self.store
             .commit_within(move |catalog| {
-                // On the writer's thread: nobody else makes a key or a secret meanwhile.
+                // On the writer's thread, so that no other change creates a key or secret
+                // meanwhile.
                 let key = key.open_or_create(args::has_sealed(catalog))?;
                 let before = catalog.secret(&org, &name);
                 let secret = Arc::new(Sealed {
@@ -117,7 +118,7 @@ impl Secrets {
         self.store.catalog().secrets(org, after, limit)
     }
 
-    /// Deletes a secret; one that is not there is fine.
+    /// Deletes a secret; succeeds if there is none.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
@@ -132,12 +133,12 @@ impl Secrets {
             .await
     }
 
-    /// The credentials that an organization's secret of this name has for an image, as they are
-    /// now.
+    /// The credentials for an image in an organization's secret of this name, in their current
+    /// value.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION, with a detail for the owner: there is no such secret, it is no
-    /// registry's, or another registry's.
+    /// FAILED_PRECONDITION, with a detail for the owner: the secret does not exist, is not a
+    /// registry secret, or is for another registry.
     pub async fn for_image(
         &self,
         org: &OrgName,
@@ -168,17 +169,18 @@ impl Secrets {
     /// The registry secret of this name, for the base images of a build.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind.
+    /// FAILED_PRECONDITION: the secret does not exist or is of the other kind.
     pub async fn for_bases(&self, org: &OrgName, name: &str) -> Result<Value, Failure> {
         let found = self.find(org, name, "registry_secret_ref", Kind::Registry);
         self.open(found.map_err(unusable)?).await
     }
 
-    /// The git secret of this name, for a repository at `host`, empty for one of this machine. One
-    /// that is for no host yet is for this one from now on, which is durable before it is answered.
+    /// The git secret of this name, for a repository at `host`; an empty host is this machine. A
+    /// secret without a host is bound to this one from now on, durably before it is returned.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION: there is no such secret, or it is of the other kind or for another host.
+    /// FAILED_PRECONDITION: the secret does not exist, is of the other kind, or is for another
+    /// host.
     pub async fn for_git(&self, org: &OrgName, name: &str, host: &str) -> Result<Value, Failure> {
         let secret = self.find(org, name, "secret_ref", Kind::Git);
         let secret = secret.map_err(unusable)?;
@@ -200,7 +202,7 @@ impl Secrets {
         Ok(bound)
     }
 
-    /// Puts another value into a secret that has not been changed since it was read.
+    /// Replaces the value of a secret that has not changed since it was read.
     async fn rewrite(&self, read: Arc<Sealed>, value: Value) -> Result<(), Failure> {
         let key = self.key.clone();
         self.store
@@ -300,7 +302,7 @@ fn open(key: &Key, secret: &Sealed) -> Result<Value, Failure> {
     })
 }
 
-/// What a sealed value is bound to.
+/// The context that a sealed value is bound to.
 fn slot(org: &OrgName, name: &SecretName, kind: Kind) -> String {
     format!("{org}\0{name}\0{}", kind.as_str())
 }

@@ -201,7 +201,7 @@ async fn build_arguments_are_never_legible_on_disk_and_open_for_their_organizati
     assert_eq!(mark(&sealed), mark(&again), "equal code has equal hashes");
     assert_ne!(mark(&sealed), mark(&others));
     let mut app = super::super::tests::full_app("o/app");
-    // With an environment the store would not be opened without its key.
+    // With an environment the store could not be opened without its key.
     app.settings.env.clear();
     app.versions.clear();
     app.active_version = 0;
@@ -227,7 +227,7 @@ async fn build_arguments_are_never_legible_on_disk_and_open_for_their_organizati
     assert!(none.expect("as it is").is_empty());
     store.close();
     drop((store, secrets));
-    // A key that is lost is not made anew over what it sealed.
+    // A lost key is not created anew over what it sealed.
     std::fs::remove_file(dir.path().join("identity/secrets.key")).expect("a key");
     let (store, secrets) = open_secrets(dir.path());
     assert!(secrets.seal_args(org("o"), clear()).await.is_err());
@@ -247,7 +247,7 @@ async fn a_git_secret_is_for_one_host_from_its_first_use_on() {
     put.await.expect("stored");
     let owner = org("o");
     let get = |host: &'static str| secrets.for_git(&owner, "git", host);
-    // A repository on this machine's disk needs no login and binds nothing.
+    // A repository on this machine's disk needs no login and binds no host.
     assert_eq!(get("").await.expect("any").server_address, "");
     assert_eq!(get("h:1").await.expect("the first").server_address, "h:1");
     assert_eq!(get("H:1").await.expect("the same").server_address, "h:1");

@@ -1,5 +1,5 @@
-//! A copy of the databases to read from: sled writes to what it opens, and a store that is checked
-//! before a restore has to stay as it is. Bodies in files are not copied: a link leads to them.
+//! A copy of the databases to read from: sled writes to whatever it opens, and a store that is
+//! checked before a restore must stay unchanged. Body files are not copied: a link leads to them.
 
 use std::{
     fs::{self, File},
@@ -12,18 +12,18 @@ use tempfile::TempDir;
 
 use super::{FOLDER, Problem, Report, executions};
 
-/// Folders of which files are read and never written.
+/// Folders whose files are only read.
 const FILES: &str = "files";
 /// Bodies that were still being received; no execution owns them.
 const INCOMING: &str = "incoming";
 
-/// The copy, removed with this.
+/// The copy, removed on drop.
 pub(super) struct Copy {
     dir: TempDir,
     from: PathBuf,
 }
 
-/// What is to be copied, and its size in bytes.
+/// The files to copy, and their size in bytes.
 #[derive(Default)]
 struct Plan {
     folders: Vec<PathBuf>,
@@ -36,7 +36,7 @@ impl Copy {
     /// Copies the databases of a data directory to the system's folder for temporary files.
     ///
     /// # Errors
-    /// What to do when they cannot be copied.
+    /// The remedy when they cannot be copied.
     pub(super) fn of(data_dir: &Path) -> Result<Self, Problem> {
         let problem = |e: io::Error| Problem {
             path: data_dir.to_owned(),
@@ -55,7 +55,7 @@ impl Copy {
         for entry in fs::read_dir(&from)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // The catalog may have a neighbour that a rewriting left.
+            // A rewrite may have left folders beside the catalog.
             let is_catalog = name
                 .strip_prefix(FOLDER)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -92,7 +92,7 @@ impl Copy {
         self.dir.path()
     }
 
-    /// Has a report speak of the original.
+    /// Replaces the paths of the copy in a report by those of the original.
     pub(super) fn restore_names(&self, report: &mut Report) {
         self.name_originals(&mut report.problems);
         for leftover in &mut report.leftovers {

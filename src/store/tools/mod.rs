@@ -1,5 +1,5 @@
-//! What `ignite store` does while nothing serves: check, compact, export. Whoever calls holds the
-//! data directory's lock.
+//! What `ignite store` does while no server runs: check, compact, export, repair. The caller holds
+//! the data directory's lock.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,18 +29,18 @@ pub use super::{
     report::{Checked, Counts, Problem, Repaired, RepairedJournal, Report},
 };
 
-/// What a compaction came to.
+/// The result of a compaction.
 #[derive(Debug, Serialize)]
 pub struct Compacted {
     /// Bytes of the files before.
     pub before: u64,
     /// Bytes of the files after.
     pub after: u64,
-    /// What was left as it is, since it is damaged.
+    /// Databases that were left unchanged because they are damaged.
     pub left: Vec<Problem>,
 }
 
-/// One thing of the store, to be taken elsewhere.
+/// One exported item of the store.
 pub enum Exported {
     /// An app with its versions.
     App(Arc<App>),
@@ -53,8 +53,8 @@ pub fn is_there(data_dir: &Path) -> bool {
     db::is_there(&data_dir.join(FOLDER)) || executions::folder(data_dir).exists()
 }
 
-/// Reads every row and every file. The databases are copied first, and nothing of the data
-/// directory is written: what a crash left in the journal is applied to the copy.
+/// Reads every row and every file. The databases are copied first, and nothing is written to the
+/// data directory: what a crash left in the journal is applied to the copy.
 pub fn check(data_dir: &Path) -> Report {
     let mut report = Report::default();
     let copy = match Copy::of(data_dir) {
@@ -77,7 +77,7 @@ fn check_copy(copy: &Copy, data_dir: &Path, report: &mut Report) {
                 let envs = envs(data_dir);
                 check_apps(&database, &path, &envs, report);
                 report.problems.extend(key_problem(data_dir, &envs));
-                // What cannot be read has been told of.
+                // Unreadable rows have been reported.
                 if let Ok(catalog) = guarded(|| records::read_all(&database.tree, &envs)) {
                     blobs::check(data_dir, &catalog, report);
                 }
@@ -88,11 +88,11 @@ fn check_copy(copy: &Copy, data_dir: &Path, report: &mut Report) {
     executions::check(copy.path(), report);
 }
 
-/// Rewrites every database without the space that nothing needs any more, and drops leftovers.
+/// Rewrites every database without unused space, and drops leftovers beside and in the databases.
 /// Each old database stays until its successor is on disk.
 ///
 /// # Errors
-/// What the disk or a damaged database says; what was done until then stays done.
+/// An error of the disk or of a damaged database; what was done until then stays done.
 pub fn compact(data_dir: &Path) -> Result<Compacted, String> {
     let size = || size(data_dir).map_err(|e| e.to_string());
     let before = size()?;
@@ -109,19 +109,19 @@ pub fn compact(data_dir: &Path) -> Result<Compacted, String> {
     })
 }
 
-/// Saves what can be saved of damaged journals; each is copied first.
+/// Saves the whole writes of damaged journals; copies each journal first.
 ///
 /// # Errors
-/// What the disk or a damaged database says. The journals stay as they are then.
+/// An error of the disk or of a damaged database. The journals are then left untouched.
 pub fn repair(data_dir: &Path) -> Result<Repaired, String> {
     executions::repair(data_dir)
 }
 
-/// Hands out every app and every execution that the API would show, and no secret; the answer is
-/// what could not be read. As [`check`], it reads a copy.
+/// Hands out every app and every execution that the API would show, but no secret; returns what
+/// could not be read. Like [`check`], it reads a copy.
 ///
 /// # Errors
-/// What `each` says, which ends it.
+/// The error of `each`, which ends the export.
 pub fn export<E>(
     data_dir: &Path,
     each: &mut impl FnMut(Exported) -> Result<(), E>,
@@ -144,7 +144,7 @@ fn export_copy<E>(
     each: &mut impl FnMut(Exported) -> Result<(), E>,
 ) -> Result<(), E> {
     let path = copy.path().join(FOLDER);
-    // Without the catalog nobody knows which executions are out of sight: then all are shown.
+    // Without the catalog it is unknown which executions are hidden, so all are exported.
     let mut catalog = None;
     if db::is_there(&path) {
         let envs = envs(data_dir);
@@ -176,12 +176,12 @@ fn export_copy<E>(
     })
 }
 
-/// The environments of a data directory's apps. The key is where it was; no copy of it is made.
+/// The environments of a data directory's apps. The key stays in the original; it is not copied.
 fn envs(data_dir: &Path) -> Envs {
     Envs::lenient(Arc::new(KeyFile::new(data_dir)))
 }
 
-/// What is wrong with the key, if anything that was read needed it.
+/// What is wrong with the key, if reading needed it.
 fn key_problem(data_dir: &Path, envs: &Envs) -> Option<Problem> {
     Some(Problem {
         path: data_dir.join(FOLDER),

@@ -1,10 +1,10 @@
-//! Undoes the changes of a database that were refused, whatever failed and whenever.
+//! Undoes the refused changes of a database, whatever failed and whenever.
 //!
-//! sled applies a batch before it is on disk, and what it was given may reach the disk after a
-//! failed flush. So before a change is applied, the rows that it replaces are written to a file of
-//! their own and synced; once the change is on disk, that file is marked empty, which is what
-//! makes the change final. A failure in between is undone with those rows: at once, before the
-//! next change, or when the database is opened the next time.
+//! sled applies a batch before it is on disk, and may still write it after a failed flush. So
+//! before a change is applied, the rows that it replaces are written to a separate file and synced.
+//! Once the change is on disk, that file is marked empty, which makes the change final. After a
+//! failure in between, those rows undo the change: at once, before the next change, or when the
+//! database is next opened.
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,7 +22,7 @@ use super::{
     fault::{self, Faults, Step},
 };
 
-/// A file that is longer is cut once it is marked empty.
+/// A longer file is truncated once it is marked empty.
 const KEPT_BYTES: u64 = 64 * 1024;
 /// A key that no row has.
 const NOWHERE: &[u8] = b"\xffnowhere";
@@ -32,15 +32,16 @@ const NOWHERE: &[u8] = b"\xffnowhere";
 pub(super) struct NotSaved {
     /// What failed.
     pub(super) cause: io::Error,
-    /// It is undone, or the next start undoes it. Otherwise only the next start knows.
+    /// It is undone, or the next start undoes it. Otherwise only the next start can tell whether it
+    /// holds.
     pub(super) undone: bool,
 }
 
-/// A database whose changes are saved, or undone.
+/// A database whose changes are either saved or undone.
 pub(super) struct Undoing {
     database: Database,
     file: File,
-    /// The rows before a change that is still to be undone.
+    /// The previous rows of a change that still has to be undone.
     pending: Option<Rows>,
     faults: Faults,
 }
@@ -48,7 +49,7 @@ pub(super) struct Undoing {
 // === impl NotSaved ===
 
 impl NotSaved {
-    /// The cause, what became of the change, and what can be done.
+    /// The cause, the fate of the change, and what the user can do.
     pub(super) fn text(&self) -> String {
         let Self { cause, undone } = self;
         let remedy = fault::remedy(cause);
@@ -64,10 +65,10 @@ impl NotSaved {
 // === impl Undoing ===
 
 impl Undoing {
-    /// Takes over a database, in `path`, that was just opened.
+    /// Takes over a newly opened database in `path`.
     ///
     /// # Errors
-    /// When its file of undo rows cannot be made.
+    /// When its file of undo rows cannot be created.
     pub(super) fn new(database: Database, path: &Path, faults: Faults) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -75,7 +76,7 @@ impl Undoing {
             .create(true)
             .truncate(false)
             .open(path.join(NAME))?;
-        // Nothing is pending: opening the database has seen to that.
+        // Nothing is pending: opening the database has undone it.
         file.write_all_at(&encode(&Rows::new()), 0)?;
         file.sync_all()?;
         sync_folder(path)?;
@@ -111,7 +112,7 @@ impl Undoing {
         match self.clear_sync() {
             Ok(()) => Ok(()),
             Err(cause) => {
-                // The mark may have reached the disk, and must not stand alone.
+                // The empty mark may have reached the disk and must not be the last word.
                 let undone = self.write(&before).is_ok();
                 self.pending = Some(before);
                 self.undo_now();
@@ -121,7 +122,7 @@ impl Undoing {
         }
     }
 
-    /// Finds out whether changes are taken (again), by one that changes nothing.
+    /// Tests whether changes can be written, with one that changes nothing.
     ///
     /// # Errors
     /// As [`Undoing::commit`].
@@ -129,10 +130,10 @@ impl Undoing {
         self.commit(&Rows::from([(NOWHERE.to_vec(), None)]))
     }
 
-    /// Everything that can fail before the change is begun; the rows that it replaces.
+    /// Does everything that can fail before the change begins; returns the rows that it replaces.
     fn prepare(&mut self, rows: &Rows) -> io::Result<Rows> {
         self.undo()?;
-        // For want of descriptors, for one.
+        // Listing the folder can fail for lack of file descriptors; `sync` needs it later.
         self.database.blobs()?;
         let before: Rows = rows
             .keys()
@@ -152,10 +153,10 @@ impl Undoing {
         self.database.sync()
     }
 
-    /// Undoes what is pending; what fails now is tried again before the next change.
+    /// Undoes the pending change; a failure is retried before the next change.
     fn undo_now(&mut self) {
         if let Err(cause) = self.undo() {
-            tracing::warn!(%cause, "A refused change is still to be undone; nothing is saved before that");
+            tracing::warn!(%cause, "A refused change could not be undone yet; nothing is saved until it is");
         }
     }
 
@@ -180,7 +181,7 @@ impl Undoing {
     fn clear_sync(&self) -> io::Result<()> {
         self.faults.at(Step::ClearSync)?;
         self.file.sync_data()?;
-        // Only space, so whether it works is not asked.
+        // This only frees space, so a failure is ignored.
         if self.file.metadata().is_ok_and(|m| m.len() > KEPT_BYTES) {
             let _ = self.file.set_len(HEADER as u64);
         }

@@ -1,21 +1,22 @@
-//! The file of undo rows, which the opening of a database reads too.
+//! The file of undo rows, which is also read when a database is opened.
 //!
-//! The file is its kind, the length and CRC-32 of what follows (u64 and u32, little-endian), and
-//! rows: key, and the value before, if there was one. A record that is not whole was cut short by a
-//! crash, before its change was applied.
+//! The file consists of its kind, the length and CRC-32 of what follows (u64 and u32,
+//! little-endian), and rows: key, and the previous value, if there was one. An incomplete record
+//! was cut short by a crash before its change was applied.
 
 use std::{collections::BTreeMap, fs::OpenOptions, io, os::unix::fs::FileExt as _, path::Path};
 
 /// The file in the database's folder.
 pub(in crate::store) const NAME: &str = "undo";
-/// What it begins with: its kind and its format.
+/// The first bytes of the file: its kind and format.
 const KIND: &[u8; 8] = b"ignundo\x01";
 pub(in crate::store) const HEADER: usize = KIND.len() + 8 + 4;
 
-/// Rows by key; `None` is a row that is not there.
+/// Rows by key; `None` means that the row does not exist.
 pub(in crate::store) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// The rows of a change that the last run could not finish; none when it finished all.
+/// The undo rows of a change that the last run could not finish; none when it finished every
+/// change.
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged.
@@ -37,14 +38,14 @@ pub(in crate::store) fn pending(folder: &Path) -> io::Result<Rows> {
 /// Marks the file empty, once its rows are on disk in the database.
 ///
 /// # Errors
-/// What the disk says.
+/// The error of the disk.
 pub(in crate::store) fn clear(folder: &Path) -> io::Result<()> {
     let file = OpenOptions::new().write(true).open(folder.join(NAME))?;
     file.write_all_at(&encode(&Rows::new()), 0)?;
     file.sync_data()
 }
 
-/// The content of the file for these rows; no rows mark it empty.
+/// The file's content for these rows; without rows it is marked empty.
 pub(in crate::store) fn encode(rows: &Rows) -> Vec<u8> {
     let mut out = vec![0; HEADER];
     let mut put = |bytes: &[u8]| {
@@ -63,7 +64,7 @@ pub(in crate::store) fn encode(rows: &Rows) -> Vec<u8> {
     out
 }
 
-/// The rows of a record that is whole.
+/// The rows of a complete record.
 fn decode(content: &[u8]) -> Option<Rows> {
     fn take<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
         let (len, rest) = from.split_first_chunk::<8>()?;

@@ -28,7 +28,7 @@ fn rows_in(database: &Database) -> Rows {
     rows.map(|(k, v)| (k.to_vec(), Some(v.to_vec()))).collect()
 }
 
-/// What a start finds when the process is killed now.
+/// What a start finds after a kill at this moment.
 fn after_a_kill(path: &Path) -> Rows {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).expect("makes");
@@ -48,7 +48,7 @@ fn after_a_kill(path: &Path) -> Rows {
     rows_in(&open(&to))
 }
 
-/// Fails at one step, so many times.
+/// Fails at one step, a number of times.
 #[derive(Clone, Default)]
 struct Plan(std::sync::Arc<Mutex<Option<(Step, u32)>>>);
 
@@ -117,7 +117,8 @@ fn wherever_a_change_fails_it_is_undone_at_once_and_after_a_kill() {
     }
 }
 
-/// A disk that takes writes and fails every sync: only then nobody knows, and the words say so.
+/// A disk that accepts writes and fails every sync: only then is the outcome uncertain, and the
+/// text says so.
 #[test]
 fn a_change_whose_undoing_is_not_certain_is_told_so() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -146,7 +147,7 @@ fn a_change_whose_undoing_is_not_certain_is_told_so() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Whatever fails in whatever order: what was confirmed is there, what was refused is not.
+    /// Whatever fails in whatever order: confirmed changes are there, refused ones are not.
     #[test]
     fn what_is_read_is_what_was_confirmed(
         changes in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! What an export gives out, whole or of a store that is damaged in part.
+//! Exports of a whole store, and of a store that is damaged in part.
 
 use super::*;
 
@@ -37,7 +37,7 @@ async fn an_export_has_every_app_and_execution_with_request_and_result() {
         ("POST", "/x?y")
     );
 
-    // Whoever has enough ends it; what cannot be read is told of, and the rest is given out.
+    // An error of `each` ends the export; unreadable items are reported, and the rest is exported.
     assert_eq!(
         export(bench.path(), &mut |_| Err("enough")).err(),
         Some("enough")

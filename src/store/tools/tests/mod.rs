@@ -28,7 +28,7 @@ const ROW: &str = "o/a";
 /// The file that the app's draft names.
 const CODE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
-/// A data directory with an app and executions of every kind, and nobody in it.
+/// A data directory with an app and executions of every kind, and no running server.
 struct Bench {
     dir: TempDir,
     /// Has ended, with bodies in files.
@@ -153,7 +153,7 @@ impl Bench {
         all.next().expect("one").expect("entry").path()
     }
 
-    /// Writes past the store.
+    /// Writes to a database directly, bypassing the store.
     fn write(&self, database: &Path, key: &[u8], value: Option<&[u8]>) {
         let tree = sled::open(database).expect("opens");
         match value {
@@ -163,7 +163,7 @@ impl Bench {
         tree.flush().expect("flushes");
     }
 
-    /// What a check says is wrong.
+    /// The problems that a check reports.
     #[track_caller]
     fn problems(&self, n: usize) -> String {
         let report = check(self.path());
@@ -179,7 +179,7 @@ impl Bench {
     }
 }
 
-/// Everything that an export gives out, in words.
+/// Everything that an export hands out, as text.
 fn export_all(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     let problems = export::<()>(dir, &mut |item| {
@@ -273,7 +273,7 @@ async fn a_check_finds_damaged_and_lost_rows_and_a_compaction_leaves_them_alone(
         assert!(left.len() == 1 && left[0].what.contains(says), "{left:?}");
         assert_eq!(bench.problems(1), said, "it is as it was");
     }
-    // Lost: the request of one that has ended, and of one that is running.
+    // The request of an ended execution and that of a running one are lost.
     let bench = Bench::new().await;
     let rows = bench.segment().join("rows");
     bench.write(&rows, &key(0x02, bench.small), None);
@@ -351,9 +351,9 @@ async fn secrets_are_checked_and_kept_by_a_compaction_and_never_exported() {
 async fn a_compaction_keeps_what_can_be_seen_and_gives_back_the_rest() {
     let bench = Bench::new().await;
     {
-        // Much that is written over, on one side and on the other.
+        // Overwrites much, in the catalog and in the executions.
         let apps = Store::open(bench.path()).expect("opens");
-        // So much that what sled gives back by itself meanwhile does not matter.
+        // So much that space which sled frees by itself meanwhile does not matter.
         for i in 0..400_i64 {
             let edit = move |a: &mut App| {
                 a.updated_at_ms = i;
@@ -382,7 +382,7 @@ async fn a_compaction_keeps_what_can_be_seen_and_gives_back_the_rest() {
     assert!(check(bench.path()).leftovers.is_empty());
     assert_eq!(bench.rows(), rows);
     assert_eq!(export_all(bench.path()), exported);
-    // The newest segment has live executions: a start must look into it.
+    // The newest segment has live executions: a start must read it.
     assert!(!bench.segment().join("sealed").exists());
     let store = open(bench.path());
     assert!(store.live(bench.pending).is_some() && store.live(bench.running).is_some());
