@@ -322,6 +322,11 @@ impl Crate {
     }
 }
 
+/// One use of a file by another, for the message of a failed test.
+fn use_line(from: &Module, to: &Module, by: &BTreeSet<String>) -> String {
+    format!("{} uses {} by {by:?}", from.join("::"), to.join("::"))
+}
+
 #[test]
 fn modules_use_only_those_on_floors_below() {
     let of = Crate::read();
@@ -340,11 +345,7 @@ fn modules_use_only_those_on_floors_below() {
                 continue;
             };
             if user != used && floor(user) < floor(used) {
-                wrong.push(format!(
-                    "{} uses {} by {by:?}",
-                    from.join("::"),
-                    to.join("::")
-                ));
+                wrong.push(use_line(&from, &to, &by));
             }
         }
     }
@@ -385,11 +386,7 @@ fn no_two_files_need_each_other_but_parent_and_child() {
     for (from, to) in &uses {
         for (to, by) in to {
             if reaches.get(to).is_some_and(|r| r.contains(from)) {
-                wrong.push(format!(
-                    "{} uses {} by {by:?}",
-                    from.join("::"),
-                    to.join("::")
-                ));
+                wrong.push(use_line(from, to, by));
             }
         }
     }

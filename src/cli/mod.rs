@@ -25,6 +25,7 @@ mod id;
 mod invoke;
 mod logs;
 mod output;
+mod pages;
 mod publish;
 mod secret;
 mod serve;

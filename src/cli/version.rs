@@ -15,7 +15,7 @@ use super::{
     id::AppArg,
     invoke::Sent,
     output::{or_dash, plain, rows, table, time},
-    publish, test,
+    pages, publish, test,
 };
 use crate::api::proto::v1;
 
@@ -139,17 +139,11 @@ async fn list(context: &Context, id: AppArg, limit: Option<u32>) -> Result<(), E
     let app = context.app(id)?;
     let session = context.connect(&app.org).await?;
     let mut all = v1::ListAppVersionsResponse::default();
-    loop {
-        let have = u32::try_from(all.versions.len()).unwrap_or(u32::MAX);
-        let left = limit.map(|limit| limit.saturating_sub(have));
-        if left == Some(0) {
-            break;
-        }
+    while let Some(limit) = pages::next_limit(limit, all.versions.len()) {
         let request = v1::ListAppVersionsRequest {
             organization_name: app.org.to_string(),
             app_name: app.name.to_string(),
-            // 0 lets the server choose the page size.
-            limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
+            limit,
             cursor: std::mem::take(&mut all.next_cursor),
         };
         let page = session

@@ -4,24 +4,15 @@ use std::collections::BTreeSet;
 
 use hyper::{Method, StatusCode};
 use ignite::api::proto::pool;
-use serde_json::{Value, json};
+use serde_json::json;
 use tonic_reflection::pb;
 
 use crate::support::{
-    contract::{BOTH, Via, merge, prebuilt},
+    contract::{BOTH, Via, acme_app, prebuilt, with},
     grpc,
     ignite::Ignite,
     probe,
 };
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json() {
@@ -44,7 +35,7 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
             })
         );
 
-        let app = ignite.ok(via, "GetApp", &token, id(name)).await["app"].clone();
+        let app = ignite.ok(via, "GetApp", &token, acme_app(name)).await["app"].clone();
         assert_eq!(app["id"], format!("acme/{name}"));
         assert_eq!(app["organizationName"], "acme");
         assert_eq!(app["deploymentState"], "DEPLOYMENT_STATE_CREATED");
@@ -63,10 +54,12 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
         for unset in ["runtime", "deploymentMode"] {
             assert!(app.get(unset).is_none(), "no code is saved: {app}");
         }
-        let none = ignite.refused(via, "GetDraftInfo", &token, id(name)).await;
+        let none = ignite
+            .refused(via, "GetDraftInfo", &token, acme_app(name))
+            .await;
         none.is(5, 404, "NOT_FOUND", &["no draft", "ignite draft save"]);
 
-        let save = |image: &str| with(id(name), json!({ "code": prebuilt(image) }));
+        let save = |image: &str| with(acme_app(name), json!({ "code": prebuilt(image) }));
         let first = ignite.ok(via, "SaveDraft", &token, save("other:1")).await;
         let saved = ignite.ok(via, "SaveDraft", &token, save(&image)).await["draft"].clone();
         assert_eq!(saved["status"], "VERSION_STATUS_DRAFT");
@@ -77,11 +70,11 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
                 .as_str()
                 .is_some_and(|ms| ms.len() == 13)
         );
-        let info = ignite.ok(via, "GetDraftInfo", &token, id(name)).await["draft"].clone();
+        let info = ignite.ok(via, "GetDraftInfo", &token, acme_app(name)).await["draft"].clone();
         assert_eq!(info, saved, "saving again replaced the slot");
         assert_eq!(info["imageRef"], image.as_str());
 
-        let published = ignite.ok(via, "PublishDraft", &token, id(name)).await;
+        let published = ignite.ok(via, "PublishDraft", &token, acme_app(name)).await;
         let version = &published["version"];
         assert_eq!(version["version"], 1);
         assert_eq!(version["status"], "VERSION_STATUS_ACTIVE");
@@ -95,7 +88,7 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
             format!("http://{label}-acme-9090.ignite.localhost:{port}"),
         ]);
         assert_eq!(published["publicUrls"], urls);
-        let app = ignite.ok(via, "GetApp", &token, id(name)).await["app"].clone();
+        let app = ignite.ok(via, "GetApp", &token, acme_app(name)).await["app"].clone();
         assert_eq!(
             (&app["publicUrls"], &app["activeVersion"]),
             (&urls, &json!(1))
@@ -103,13 +96,13 @@ async fn an_app_is_created_drafted_published_and_deleted_over_grpc_and_over_json
         assert_eq!(app["runtime"], "image");
         assert_eq!(app["deploymentMode"], "DEPLOYMENT_MODE_IMAGE");
 
-        let state = ignite.ok(via, "GetAppState", &token, id(name)).await;
+        let state = ignite.ok(via, "GetAppState", &token, acme_app(name)).await;
         assert_eq!(state["activeVersion"], 1);
         assert_eq!(state["deploymentState"], "DEPLOYMENT_STATE_RUNNING");
 
-        let deleted = ignite.ok(via, "DeleteApp", &token, id(name)).await;
+        let deleted = ignite.ok(via, "DeleteApp", &token, acme_app(name)).await;
         assert_eq!(deleted, json!({ "appId": format!("acme/{name}") }));
-        let gone = ignite.refused(via, "GetApp", &token, id(name)).await;
+        let gone = ignite.refused(via, "GetApp", &token, acme_app(name)).await;
         gone.is(5, 404, "NOT_FOUND", &[&format!("acme/{name}")]);
     }
 }
@@ -124,7 +117,7 @@ async fn create_app_with_code_saves_the_first_draft_too() {
         });
         let created = ignite.ok(via, "CreateApp", &token, create).await;
         assert_eq!(created["draft"]["imageRef"], "some/image:1");
-        let info = ignite.ok(via, "GetDraftInfo", &token, id(name)).await;
+        let info = ignite.ok(via, "GetDraftInfo", &token, acme_app(name)).await;
         assert_eq!(info["draft"], created["draft"]);
     }
 }
@@ -197,7 +190,7 @@ async fn update_app_config_changes_only_the_fields_that_are_sent() {
             "scaling": { "max_replicas": 3, "scaledown_period_secs": 60 },
         });
         ignite.ok(via, "CreateApp", &token, create).await;
-        let mut expected = ignite.ok(via, "GetApp", &token, id(name)).await["app"].clone();
+        let mut expected = ignite.ok(via, "GetApp", &token, acme_app(name)).await["app"].clone();
         let steps = [
             (
                 json!({ "description": "after" }),
@@ -237,7 +230,7 @@ async fn update_app_config_changes_only_the_fields_that_are_sent() {
             ),
         ];
         for (change, effects) in steps {
-            let request = with(id(name), change);
+            let request = with(acme_app(name), change);
             let app = ignite.ok(via, "UpdateAppConfig", &token, request).await["app"].clone();
             for (at, value) in effects {
                 *expected
@@ -246,13 +239,16 @@ async fn update_app_config_changes_only_the_fields_that_are_sent() {
             }
             expected["updatedAtMs"] = app["updatedAtMs"].clone();
             assert_eq!(app, expected);
-            let got = ignite.ok(via, "GetApp", &token, id(name)).await;
+            let got = ignite.ok(via, "GetApp", &token, acme_app(name)).await;
             assert_eq!(got["app"], expected);
         }
-        let clear = with(id(name), json!({ "clear_env": true }));
+        let clear = with(acme_app(name), json!({ "clear_env": true }));
         let cleared = ignite.ok(via, "UpdateAppConfig", &token, clear).await;
         assert!(cleared["app"].get("env").is_none(), "{cleared}");
-        let both = with(id(name), json!({ "clear_env": true, "env": { "A": "1" } }));
+        let both = with(
+            acme_app(name),
+            json!({ "clear_env": true, "env": { "A": "1" } }),
+        );
         let refused = ignite.refused(via, "UpdateAppConfig", &token, both).await;
         refused.is(3, 400, "INVALID_ARGUMENT", &["clear_env", "`env`"]);
     }

@@ -6,11 +6,24 @@ use serde_json::{Value, json};
 use crate::{
     executions::{LIMIT, ended, get, served, submit},
     support::{
-        contract::{Via, merge},
+        contract::{Published, Via, merge},
         eventually_ok,
         ignite::Ignite,
     },
 };
+
+/// Waits until the app has no replica that runs.
+async fn wait_until_at_zero(ignite: &Ignite, app: &Published, token: &str) {
+    eventually_ok(LIMIT, || async {
+        let state = ignite.ok(Via::Json, "GetAppState", token, app.id()).await;
+        if state["runningReplicas"].is_null() {
+            Ok(())
+        } else {
+            Err(state.to_string())
+        }
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executions_of_an_app_run_first_in_first_out_within_its_concurrency_and_wake_it() {
@@ -52,15 +65,7 @@ async fn executions_of_an_app_run_first_in_first_out_within_its_concurrency_and_
         .await;
     assert_eq!(answer["max"], 1);
     // Back to nothing, and up again by an execution alone.
-    eventually_ok(LIMIT, || async {
-        let state = ignite.ok(Via::Json, "GetAppState", &token, app.id()).await;
-        if state["runningReplicas"].is_null() {
-            Ok(())
-        } else {
-            Err(state.to_string())
-        }
-    })
-    .await;
+    wait_until_at_zero(&ignite, &app, &token).await;
     let id = submit(&ignite, Via::Json, &app, &token, "/", b"").await;
     assert_eq!(
         ended(&ignite, Via::Json, &token, &id).await["status"],
@@ -110,15 +115,7 @@ async fn apps_that_cannot_start_delay_no_other_however_few_may_run_at_once() {
         ("broken", json!({ "PROBE_EXIT_AT_START": "3" })),
     ] {
         let app = ignite.publish("acme", name, scaling.clone()).await;
-        eventually_ok(LIMIT, || async {
-            let state = ignite.ok(Via::Json, "GetAppState", &token, app.id()).await;
-            if state["runningReplicas"].is_null() {
-                Ok(())
-            } else {
-                Err(state.to_string())
-            }
-        })
-        .await;
+        wait_until_at_zero(&ignite, &app, &token).await;
         let mut change = app.id();
         merge(&mut change, json!({ "env": env }));
         ignite

@@ -23,6 +23,16 @@ use crate::support::{
 
 const FILE: &str = "/home/ignite/note";
 
+/// An engine of its own, a client of it, and the probe's image there.
+async fn engine_with_probe() -> (PrivateEngine, Docker, String) {
+    let engine = PrivateEngine::start().await;
+    let docker = engine.client();
+    let image = image::probe(&docker, Variant::NonRoot)
+        .await
+        .expect("the image");
+    (engine, docker, image)
+}
+
 async fn deploy(ignite: &Ignite, image: &str, settings: Value) -> App {
     let app = App {
         org: "acme".into(),
@@ -111,11 +121,7 @@ async fn prune_images(docker: &Docker) {
 #[tokio::test]
 #[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]
 async fn files_of_a_persistent_app_outlive_every_prune() {
-    let engine = PrivateEngine::start().await;
-    let docker = engine.client();
-    let image = image::probe(&docker, Variant::NonRoot)
-        .await
-        .expect("the image");
+    let (engine, docker, image) = engine_with_probe().await;
     let ignite = Ignite::builder()
         .env("DOCKER_HOST", engine.docker_host())
         .env("IGNITE_UPKEEP_INTERVAL", "100ms")
@@ -171,11 +177,7 @@ async fn files_of_a_persistent_app_outlive_every_prune() {
 #[tokio::test]
 #[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]
 async fn a_holder_whose_image_was_pruned_is_made_again() {
-    let engine = PrivateEngine::start().await;
-    let docker = engine.client();
-    let image = image::probe(&docker, Variant::NonRoot)
-        .await
-        .expect("the image");
+    let (engine, docker, image) = engine_with_probe().await;
     let ignite = Ignite::builder()
         .env("DOCKER_HOST", engine.docker_host())
         .env("IGNITE_STANDBY", "prepared")

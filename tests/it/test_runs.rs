@@ -5,20 +5,11 @@ use serde_json::{Value, json};
 
 use crate::support::{
     app::{App, ENGINE_LIMIT, instance},
-    contract::{BOTH, Via, merge, prebuilt},
+    contract::{BOTH, Via, acme_app, prebuilt, with},
     engine, eventually_ok,
     ignite::Ignite,
     probe,
 };
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 async fn wait_for_containers(ignite: &Ignite, wanted: usize) {
     eventually_ok(ENGINE_LIMIT, || async {
@@ -53,14 +44,14 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
     wait_for_containers(&ignite, 1).await;
     let live = instance(&app.get_ok(&ignite, "/").await);
     let draft = probe::image_with(&[("PROBE_HEALTH_PATH", "/healthz")]).await;
-    let save = with(id("a"), json!({ "code": prebuilt(&draft) }));
+    let save = with(acme_app("a"), json!({ "code": prebuilt(&draft) }));
     ignite.ok(Via::Json, "SaveDraft", &app.token, save).await;
     let ask = json!({
         "http": { "method": "HTTP_METHOD_PUT", "path": "/x", "query": "a=b" },
         "body": STANDARD.encode("hello"),
     });
     for via in BOTH {
-        let test = with(id("a"), ask.clone());
+        let test = with(acme_app("a"), ask.clone());
         let answer = ignite.ok(via, "TestDraft", &app.token, test).await;
         let result = &answer["result"];
         assert_eq!(result["statusCode"], 200, "{answer}");
@@ -79,14 +70,14 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
         assert!(headers.contains(&function), "{body}");
 
         // A version runs with the settings that it was published with.
-        let test = with(id("a"), json!({ "version": 1 }));
+        let test = with(acme_app("a"), json!({ "version": 1 }));
         let answer = ignite.ok(via, "TestAppVersion", &app.token, test).await;
         let headers = &answer["result"]["responseHeaders"];
         assert_eq!(headers["x-probe-version"], "one", "{answer}");
         assert_ne!(headers["x-probe-instance"], live.as_str());
 
         // An answer of the app is an answer, whatever its status.
-        let test = with(id("a"), json!({ "http": { "path": "/status/418" } }));
+        let test = with(acme_app("a"), json!({ "http": { "path": "/status/418" } }));
         let answer = ignite.ok(via, "TestDraft", &app.token, test).await;
         assert_eq!(answer["result"]["statusCode"], 418);
     }
@@ -133,31 +124,36 @@ async fn what_cannot_be_tested_is_refused_with_the_reason() {
     ignite.ok(Via::Json, "CreateApp", &app.token, fine).await;
     let other = ignite.token("other");
     for via in BOTH {
-        let exited = ignite.refused(via, "TestDraft", &app.token, id("a")).await;
+        let exited = ignite
+            .refused(via, "TestDraft", &app.token, acme_app("a"))
+            .await;
         exited.is(14, 503, "CONTAINER_EXITED", &["exit code 4", "no key"]);
         let none = ignite
-            .refused(via, "TestDraft", &app.token, id("bare"))
+            .refused(via, "TestDraft", &app.token, acme_app("bare"))
             .await;
         none.is(5, 404, "NOT_FOUND", &["acme/bare", "no draft"]);
         for (version, code, http, reason) in
             [(0, 3, 400, "INVALID_ARGUMENT"), (7, 5, 404, "NOT_FOUND")]
         {
-            let test = with(id("a"), json!({ "version": version }));
+            let test = with(acme_app("a"), json!({ "version": version }));
             let refused = ignite
                 .refused(via, "TestAppVersion", &app.token, test)
                 .await;
             refused.is(code, http, reason, &["version"]);
         }
-        let path = with(id("fine"), json!({ "http": { "path": "x" } }));
+        let path = with(acme_app("fine"), json!({ "http": { "path": "x" } }));
         let path = ignite.refused(via, "TestDraft", &app.token, path).await;
         assert_eq!(path.fields, ["http.path"]);
-        let large = with(id("fine"), json!({ "http": { "path": "/bytes/1001" } }));
+        let large = with(
+            acme_app("fine"),
+            json!({ "http": { "path": "/bytes/1001" } }),
+        );
         let large = ignite.refused(via, "TestDraft", &app.token, large).await;
         large.is(8, 413, "BODY_TOO_LARGE", &["over 1000 bytes"]);
         for rpc in ["TestDraft", "TestAppVersion"] {
             let test = match rpc {
-                "TestDraft" => id("a"),
-                _ => with(id("a"), json!({ "version": 1 })),
+                "TestDraft" => acme_app("a"),
+                _ => with(acme_app("a"), json!({ "version": 1 })),
             };
             let foreign = ignite.refused(via, rpc, &other, test.clone()).await;
             foreign.is(7, 403, "PERMISSION_DENIED", &[]);

@@ -7,21 +7,12 @@ use serde_json::{Value, json};
 
 use crate::support::{
     app::{App, instance},
-    contract::{BOTH, Via, merge, prebuilt},
+    contract::{BOTH, Via, acme_app, prebuilt, with},
     engine, eventually_ok,
     ignite::Ignite,
     load::Load,
     probe,
 };
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 fn numbers(page: &Value) -> Vec<u64> {
     let versions = page["versions"].as_array().cloned().unwrap_or_default();
@@ -48,7 +39,9 @@ async fn versions_are_listed_newest_first_read_and_their_code_told() {
     }
     let token = &app.token;
     for via in BOTH {
-        let all = ignite.ok(via, "ListAppVersions", token, id("a")).await;
+        let all = ignite
+            .ok(via, "ListAppVersions", token, acme_app("a"))
+            .await;
         assert_eq!(numbers(&all), [3, 2, 1]);
         assert!(all.get("nextCursor").is_none(), "{all}");
         let states: Vec<_> = all["versions"].as_array().expect("some").iter().collect();
@@ -59,24 +52,24 @@ async fn versions_are_listed_newest_first_read_and_their_code_told() {
         assert_eq!(states[0]["codeHash"], states[2]["codeHash"]);
         assert_ne!(states[0]["codeHash"], states[1]["codeHash"]);
 
-        let first = with(id("a"), json!({ "limit": 2 }));
+        let first = with(acme_app("a"), json!({ "limit": 2 }));
         let first = ignite.ok(via, "ListAppVersions", token, first).await;
         assert_eq!(numbers(&first), [3, 2]);
         let next = with(
-            id("a"),
+            acme_app("a"),
             json!({ "limit": 2, "cursor": first["nextCursor"] }),
         );
         let next = ignite.ok(via, "ListAppVersions", token, next).await;
         assert_eq!(numbers(&next), [1]);
         assert!(next.get("nextCursor").is_none(), "{next}");
 
-        let one = with(id("a"), json!({ "version": 2 }));
+        let one = with(acme_app("a"), json!({ "version": 2 }));
         let got = ignite.ok(via, "GetAppVersion", token, one.clone()).await;
         assert_eq!(&got["version"], states[1]);
         assert_eq!(got["version"]["imageRef"], other.as_str());
         assert_eq!(got["version"]["runtime"], "image");
 
-        let code = ignite.ok(via, "GetAppCode", token, id("a")).await;
+        let code = ignite.ok(via, "GetAppCode", token, acme_app("a")).await;
         let expected = json!({ "image": { "prebuilt": { "imageRef": image } } });
         assert_eq!(code["code"], expected, "the draft");
         assert_eq!(code["codeKind"], "CODE_KIND_IMAGE");
@@ -109,14 +102,14 @@ async fn wrong_versions_cursors_and_callers_are_refused() {
     let (token, stranger) = (&app.token, ignite.token("other"));
     for via in BOTH {
         for rpc in ["GetAppVersion", "RollbackApp"] {
-            let zero = with(id("a"), json!({ "version": 0 }));
+            let zero = with(acme_app("a"), json!({ "version": 0 }));
             let zero = ignite.refused(via, rpc, token, zero).await;
             zero.is(3, 400, "INVALID_ARGUMENT", &["from 1"]);
             assert_eq!(zero.fields, ["version"]);
-            let seven = with(id("a"), json!({ "version": 7 }));
+            let seven = with(acme_app("a"), json!({ "version": 7 }));
             let seven = ignite.refused(via, rpc, token, seven).await;
             seven.is(5, 404, "NOT_FOUND", &["no version 7", "newest is 1"]);
-            let none = with(id("bare"), json!({ "version": 1 }));
+            let none = with(acme_app("bare"), json!({ "version": 1 }));
             let none = ignite.refused(via, rpc, token, none).await;
             none.is(
                 5,
@@ -132,8 +125,8 @@ async fn wrong_versions_cursors_and_callers_are_refused() {
             "GetAppCode",
         ] {
             let fields = |name| match rpc {
-                "ListAppVersions" | "GetAppCode" => id(name),
-                _ => with(id(name), json!({ "version": 1 })),
+                "ListAppVersions" | "GetAppCode" => acme_app(name),
+                _ => with(acme_app(name), json!({ "version": 1 })),
             };
             let gone = ignite.refused(via, rpc, token, fields("nope")).await;
             gone.is(5, 404, "NOT_FOUND", &["acme/nope"]);
@@ -146,12 +139,14 @@ async fn wrong_versions_cursors_and_callers_are_refused() {
             (json!({ "cursor": "x!" }), "cursor"),
             (json!({ "limit": -1 }), "limit"),
         ] {
-            let wrong = with(id("a"), wrong);
+            let wrong = with(acme_app("a"), wrong);
             let wrong = ignite.refused(via, "ListAppVersions", token, wrong).await;
             wrong.is(3, 400, "INVALID_ARGUMENT", &[]);
             assert_eq!(wrong.fields, [field]);
         }
-        let none = ignite.refused(via, "GetAppCode", token, id("bare")).await;
+        let none = ignite
+            .refused(via, "GetAppCode", token, acme_app("bare"))
+            .await;
         none.is(5, 404, "NOT_FOUND", &["no draft"]);
     }
 }
@@ -173,12 +168,12 @@ async fn a_rollback_restores_code_and_settings_but_not_who_may_call() {
         let two = app.get_ok(&ignite, "/").await;
         assert_eq!(two.header("x-probe-version"), Some("two"));
 
-        let back = with(id(name), json!({ "version": 1 }));
+        let back = with(acme_app(name), json!({ "version": 1 }));
         let done = ignite.ok(via, "RollbackApp", &app.token, back).await;
         assert_eq!(done, json!({ "activeVersion": 1, "previousVersion": 2 }));
         let one = app.get_ok(&ignite, "/").await;
         assert_eq!(one.header("x-probe-version"), Some("one"));
-        let meta = ignite.ok(via, "GetApp", &app.token, id(name)).await["app"].clone();
+        let meta = ignite.ok(via, "GetApp", &app.token, acme_app(name)).await["app"].clone();
         assert_eq!(meta["activeVersion"], 1);
         assert_eq!(meta["limits"]["memoryMb"], 512);
         assert!(meta.get("description").is_none(), "{meta}");
@@ -190,10 +185,10 @@ async fn a_rollback_restores_code_and_settings_but_not_who_may_call() {
         // Back to itself: what was configured since is taken back.
         app.update(&ignite, json!({ "limits": { "memoryMb": 90 } }))
             .await;
-        let again = with(id(name), json!({ "version": 1 }));
+        let again = with(acme_app(name), json!({ "version": 1 }));
         let done = ignite.ok(via, "RollbackApp", &app.token, again).await;
         assert_eq!(done, json!({ "activeVersion": 1, "previousVersion": 1 }));
-        let meta = ignite.ok(via, "GetApp", &app.token, id(name)).await["app"].clone();
+        let meta = ignite.ok(via, "GetApp", &app.token, acme_app(name)).await["app"].clone();
         assert_eq!(meta["limits"]["memoryMb"], 512);
 
         // Versions count on from the newest, not from the active one.
@@ -215,14 +210,14 @@ async fn a_rollback_survives_a_crash_of_the_platform() {
     app.update(&ignite, json!({ "env": { "PROBE_VERSION": "two" } }))
         .await;
     app.publish(&ignite).await;
-    let back = with(id("kept"), json!({ "version": 1 }));
+    let back = with(acme_app("kept"), json!({ "version": 1 }));
     ignite.ok(Via::Json, "RollbackApp", &app.token, back).await;
     ignite.kill9();
     ignite.start().await;
     let answer = app.get_ok(&ignite, "/").await;
     assert_eq!(answer.header("x-probe-version"), Some("one"));
     let list = ignite
-        .ok(Via::Json, "ListAppVersions", &app.token, id("kept"))
+        .ok(Via::Json, "ListAppVersions", &app.token, acme_app("kept"))
         .await;
     assert_eq!(
         list["versions"][1]["status"], "VERSION_STATUS_ACTIVE",
@@ -264,7 +259,7 @@ async fn a_rollback_to_a_version_that_cannot_run_is_refused_and_nothing_changes(
             .await
             .expect("removed");
     }
-    let back = || with(id("a"), json!({ "version": 1 }));
+    let back = || with(acme_app("a"), json!({ "version": 1 }));
     for via in BOTH {
         let gone = ignite.refused(via, "RollbackApp", &app.token, back()).await;
         gone.is(9, 400, "IMAGE_UNAVAILABLE", &["ignite-it-moved:1"]);

@@ -15,6 +15,7 @@ use super::{
     id::AppArg,
     logs,
     output::rows,
+    pages,
 };
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
 
@@ -212,19 +213,12 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
     let org = context.org()?;
     let session = context.connect(&org).await?;
     let mut all = v1::ListAppsResponse::default();
-    loop {
-        let left = limit
-            .map(|limit| limit.saturating_sub(u32::try_from(all.apps.len()).unwrap_or(u32::MAX)));
+    while let Some(limit) = pages::next_limit(limit, all.apps.len()) {
         let request = v1::ListAppsRequest {
             organization_name: org.to_string(),
-            // 0 lets the server choose the page size.
-            limit: left.map_or(0, |left| i32::try_from(left.min(1000)).unwrap_or(1000)),
+            limit,
             cursor: std::mem::take(&mut all.next_cursor),
         };
-        if left == Some(0) {
-            all.next_cursor = request.cursor;
-            break;
-        }
         let page = session.answer(session.client().list_apps(request)).await?;
         all.apps.extend(page.apps);
         all.next_cursor = page.next_cursor;

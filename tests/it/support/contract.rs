@@ -388,6 +388,17 @@ pub(crate) fn prebuilt(image: &str) -> Value {
     json!({ "image": { "prebuilt": { "image_ref": image } } })
 }
 
+/// The two fields that name an app of acme.
+pub(crate) fn acme_app(name: &str) -> Value {
+    json!({ "organization_name": "acme", "app_name": name })
+}
+
+/// The fields of both objects; those of the second replace those of the first.
+pub(crate) fn with(mut fields: Value, more: Value) -> Value {
+    merge(&mut fields, more);
+    fields
+}
+
 /// Adds the fields of one object to another.
 pub(crate) fn merge(to: &mut Value, from: Value) {
     let (Some(to), Value::Object(from)) = (to.as_object_mut(), from) else {
