@@ -1,6 +1,7 @@
-//! One execution on a replica: begin, send, take the answer in, end. A whole answer is final. A
-//! request that never reached the app is tried again within the deadline; one whose connection
-//! broke before the answer was whole a few times, since it may be what breaks the app.
+//! One execution on a replica: begin, send, receive the response, end. A complete response is
+//! final. A request that never reached the app is retried within the deadline. A request whose
+//! connection broke before the response was complete is retried only a few times, since it may be
+//! what breaks the app.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -26,24 +27,24 @@ use crate::{
     store::executions::{Live, LoadedRequest, StoredResult},
 };
 
-/// Attempts that may break off before the execution has failed: a replica that is killed takes
-/// what it runs with it, a request that kills its replicas should not do so for ever.
+/// Attempts that may break before the execution fails. A killed replica breaks the requests it
+/// serves, but a request that kills its replicas must not do so forever.
 const BROKEN_ATTEMPTS: u32 = 3;
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 enum Outcome {
-    /// It is over.
+    /// The execution has ended.
     Ended(Completion, Option<StoredResult>),
-    /// The app did not see the request.
+    /// The app did not receive the request.
     Again(Failure),
-    /// The connection broke before the answer was whole.
+    /// The connection broke before the response was complete.
     Broke(Failure),
-    /// The platform stops; it runs again after the next start.
+    /// The platform is stopping; the next start runs the execution again.
     Left,
 }
 
-/// Runs an execution to its end, or until the platform stops. Should the platform itself break on
-/// it, it has failed: run again at every start, it would break every start.
+/// Runs an execution to its end, or until the platform stops. An execution that makes the platform
+/// panic has failed: run again at every start, it would break every start.
 pub(super) async fn guarded(
     shared: Arc<Shared>,
     live: Arc<Live>,
@@ -86,7 +87,7 @@ async fn run(
         attempts = number;
         let outcome = tokio::select! {
             biased;
-            // Dropped, the attempt closes its connection to the app.
+            // Dropping the attempt closes its connection to the app.
             () = over.cancelled() => return,
             () = shared.force.cancelled() => return,
             outcome = attempt(shared, live, lease, number, deadline) => outcome,
@@ -124,8 +125,8 @@ async fn run(
     }
 }
 
-/// Makes an end durable. `false` when the store did not take it and its result is gone with that,
-/// so that the execution has to run again.
+/// Makes an end durable. Returns `false` when the store refused it and its result is lost with it,
+/// so that the execution must run again.
 async fn finish(
     shared: &Shared,
     live: &Live,
@@ -146,7 +147,7 @@ async fn finish(
 }
 
 impl Shared {
-    /// A replica for another attempt, within the deadline of the first.
+    /// Acquires a replica for another attempt, within the deadline of the first.
     async fn lease_again(
         &self,
         live: &Live,
@@ -169,7 +170,7 @@ impl Shared {
     }
 }
 
-/// Makes the attempt durable; its number, or `None` when it is not to run.
+/// Makes the attempt durable; returns its number, or `None` when it must not run.
 async fn begin(shared: &Shared, live: &Live, lease: &Lease) -> Option<u32> {
     let (version, tier) = lease.deployment().with_revision(|r| (r.version, r.tier));
     loop {
@@ -226,7 +227,7 @@ async fn attempt(
         Err(failure) => return failed(failure),
     };
     let status = head.status.as_u16();
-    // An answer of unknown length is a stream, which watchers follow as it comes.
+    // A response of unknown length is a stream, which watchers follow as it arrives.
     let streams = body.size_hint().exact().is_none();
     let mut spool = shared.executions.spool();
     while let Some(frame) = body.frame().await {
@@ -234,7 +235,8 @@ async fn attempt(
             Ok(Ok(piece)) => piece,
             Ok(Err(_trailers)) => continue,
             Err(failure) => {
-                // Before an answer the gateway has asked already.
+                // For a failure before the response head, the gateway has added the explanation
+                // already.
                 let broke = failure.reason == Reason::ReplicaBroke;
                 return failed(if broke {
                     replica.explain(failure).await
@@ -270,7 +272,7 @@ async fn attempt(
             let pair = |(n, v): (&HeaderName, &HeaderValue)| {
                 (n.as_str().to_owned(), Bytes::copy_from_slice(v.as_bytes()))
             };
-            // What the gateway adds speaks of the transport, not of the result.
+            // Headers that the gateway adds describe the transport, not the result.
             let of_app = all.filter(|(name, _)| !headers::is_ours(name.as_str()));
             let result = StoredResult {
                 headers: of_app.map(pair).collect(),
@@ -282,7 +284,7 @@ async fn attempt(
     }
 }
 
-/// What a failure means: the app may have seen the request, or not.
+/// Classifies a failure by whether the app may have received the request.
 fn failed(failure: Failure) -> Outcome {
     match failure.reason {
         Reason::ShuttingDown => Outcome::Left,
@@ -311,11 +313,11 @@ fn unsaved(e: &std::io::Error) -> Outcome {
     Outcome::Ended(Completion::platform(&failure), None)
 }
 
-/// The request as it was accepted. What the platform says beside it is the gateway's.
+/// The request as it was accepted, for `host`. The gateway adds the platform's own headers.
 fn request(loaded: LoadedRequest, host: &str) -> Request<upstream::Body> {
     let mut map = HeaderMap::with_capacity(loaded.headers.len() + 6);
     for (name, value) in loaded.headers {
-        // They were headers when they were accepted.
+        // They were valid headers when they were accepted.
         if let (Ok(name), Ok(value)) = (
             name.parse::<HeaderName>(),
             HeaderValue::from_maybe_shared(value),

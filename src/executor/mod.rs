@@ -1,15 +1,15 @@
-//! Runs what was accepted: due executions → lease → forward → commit.
+//! Runs accepted executions: due executions → lease → forward → commit.
 //!
-//! Every app has a dispatcher while it has executions that wait. It takes them first in, first
-//! out, waits for a replica for the first (which wakes the app and counts as its demand), and
-//! hands it to an attempt of its own (`attempt.rs`). How many run at once is bounded per app and
-//! over all. Dispatchers ask for the overall bound one execution each, and it is shared as
-//! `model::fair` says, so that neither an app nor an organization starves another; and it counts
-//! those that run: whoever has to wait for a replica, at first or again, gives its place back
-//! meanwhile. So an app that cannot start delays no other.
+//! An app has a dispatcher while it has waiting executions. The dispatcher takes them in order,
+//! waits for a replica for the first (which wakes the app and counts as demand), and hands it to an
+//! attempt in a separate task (`attempt.rs`). The executions that run at once are bounded per app
+//! and overall. Each dispatcher requests one overall permit at a time, and permits are shared as
+//! `model::fair` says, so that neither an app nor an organization starves another. Only running
+//! executions hold one: an execution that waits for a replica, at first or again, returns its
+//! permit meanwhile. So an app that cannot start delays no other.
 //!
-//! The fleet and the forward path are those of every other request; states and results are the
-//! store's.
+//! Fleet and forward path are the same as for every other request; states and results belong to the
+//! store.
 
 mod attempt;
 
@@ -41,33 +41,33 @@ use crate::{
     vitals::Vitals,
 };
 
-/// How often invocations without a record are handed to the statistics; what a crash may lose.
+/// How often invocations without a record are added to the statistics; a crash loses at most these.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
-/// Least length of a queue at which cancelled executions are removed from it.
+/// The least queue length at which cancelled executions are swept.
 const MIN_PURGE_LEN: usize = 64;
-/// Wait before the store is asked again after it refused a change.
+/// Wait before a change that the store refused is retried.
 const STORE_RETRY: Duration = Duration::from_secs(1);
-/// What users read of the executor's own tasks.
+/// The name under which users see the executor's own tasks.
 const PART: &str = "the executor";
 
 /// Limits and times; `config` documents the settings behind them.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Most executions of one app that run at once.
+    /// The most executions of one app that run at once.
     pub per_app: usize,
-    /// Most executions that run at once.
+    /// The most executions that run at once.
     pub overall: usize,
-    /// Most of those of one organization.
+    /// The most executions of one organization that run at once.
     pub per_org: usize,
-    /// Most bytes of a result.
+    /// The largest result, in bytes.
     pub max_result_bytes: u64,
-    /// Longest wait for a replica, and what is added to the app's timeout.
+    /// Longest wait for a replica; also added to the app's timeout.
     pub cold_start_budget: Duration,
-    /// First wait after a failure of the platform; doubles up to `retry_max`.
+    /// First wait after a failure of the platform; it doubles up to `retry_max`.
     pub retry_initial: Duration,
     /// Longest wait between two tries.
     pub retry_max: Duration,
-    /// Where the tasks say whether they live.
+    /// Where the tasks report that they live.
     pub vitals: Vitals,
 }
 
@@ -90,26 +90,26 @@ struct Shared {
     gateway: Arc<Gateway>,
     queues: Mutex<HashMap<AppId, Queue>>,
     running: FairLimiter,
-    /// Nothing new is sent to apps.
+    /// Cancelled when nothing new may be sent to apps.
     stop: CancellationToken,
-    /// What runs is given up; it runs again after the next start.
+    /// Cancelled to give up running executions; the next start runs them again.
     force: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// The executions of one app that wait, in the order of acceptance.
+/// The waiting executions of one app, in the order of acceptance.
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Length at which executions that were cancelled while they waited are removed.
+    /// The length at which executions that were cancelled while waiting are swept.
     purge_at: usize,
     dispatching: bool,
-    /// Bounds how many of them run at once.
+    /// Bounds how many executions of the app run at once.
     at_once: Arc<Semaphore>,
 }
 
 impl Queue {
-    /// Adds an execution. Cancelled ones are removed each time the length has doubled, so that each
-    /// addition pays a constant share of the sweep.
+    /// Adds an execution. Cancelled ones are swept each time the length has doubled, so that the
+    /// cost of the sweep per addition is constant.
     fn push(&mut self, waiting: Waiting) {
         if self.waiting.len() >= self.purge_at {
             self.waiting.retain(|w| !w.live.over().is_cancelled());
@@ -124,13 +124,13 @@ struct Waiting {
     since: Instant,
 }
 
-/// What an execution holds while it is under way.
+/// The permits of an execution under way.
 struct Permits {
     _of_app: OwnedSemaphorePermit,
     running: Running,
 }
 
-/// A permit to run, shared out among all apps; given back while the execution waits for a replica.
+/// A permit to run, shared among all apps; returned while the execution waits for a replica.
 struct Running {
     limiter: FairLimiter,
     app: AppId,
@@ -152,7 +152,7 @@ impl Running {
 }
 
 impl Executor {
-    /// Begins to run what is accepted.
+    /// Starts running accepted executions.
     pub fn start(config: Config, executions: Executions, gateway: Arc<Gateway>) -> Self {
         let shared = Arc::new(Shared {
             running: FairLimiter::new(config.overall, config.per_org),
@@ -176,7 +176,7 @@ impl Executor {
         Self { shared }
     }
 
-    /// Sends nothing new to apps; what waits is run after the next start.
+    /// Sends nothing new to apps; the next start runs the waiting executions.
     pub fn stop(&self) {
         self.shared.stop.cancel();
         self.shared.tasks.close();
@@ -187,19 +187,20 @@ impl Executor {
         self.shared.tasks.wait().await;
     }
 
-    /// Hands the statistics what has not been counted yet, when no request runs any more.
+    /// Adds the remaining counts to the statistics; to be called when no request runs any more.
     pub fn count_the_last(&self) {
         self.shared.count_now();
     }
 
-    /// Gives up what still runs; it runs again after the next start.
+    /// Gives up the running executions; the next start runs them again.
     pub fn force(&self) {
         self.shared.force.cancel();
     }
 }
 
 impl Shared {
-    /// Puts an accepted execution into its app's queue, and starts the queue's dispatcher if it has none.
+    /// Puts an accepted execution into its app's queue and starts a dispatcher if the queue has
+    /// none.
     fn enqueue(self: Arc<Self>, live: Arc<Live>) {
         if self.stop.is_cancelled() {
             return;
@@ -229,9 +230,9 @@ impl Shared {
         }
     }
 
-    /// Sends the executions of one app on, until none waits.
+    /// Dispatches the executions of one app until none waits.
     async fn dispatch(self: Arc<Self>, app: AppId, at_once: Arc<Semaphore>) {
-        // All who wait for an app that cannot be run share its fate.
+        // All executions that wait for an app that cannot start share one deadline.
         let mut outage: Option<Outage> = None;
         loop {
             let mut permits = tokio::select! {
@@ -287,7 +288,8 @@ impl Shared {
         self.publish_backlog(app, queue);
         if next.is_none() {
             queue.dispatching = false;
-            // Those that run still count; the caller has the one permit that is not theirs.
+            // Running executions still count; the caller has the one permit that belongs to none of
+            // them.
             if queue.at_once.available_permits() + 1 >= self.config.per_app {
                 queues.remove(app);
             }
@@ -295,16 +297,16 @@ impl Shared {
         next
     }
 
-    /// Sets the backlog that the fleet scales by: executions that wait are demand, though they are
-    /// not in the app's hold queue.
+    /// Publishes the backlog, by which the fleet scales: waiting executions are demand, though they
+    /// are not in the app's hold queue.
     fn publish_backlog(&self, app: &AppId, queue: &Queue) {
         if let Some(deployment) = self.gateway.fleet.get(app) {
             deployment.set_backlog(u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX));
         }
     }
 
-    /// A replica for an execution, and the place to run it. It has that place or none on the way in,
-    /// and keeps it only as long as nothing has to be waited for.
+    /// Acquires a replica for an execution, and the permit to run it. A permit that it holds on
+    /// entry is returned as soon as it has to wait.
     async fn lease(
         &self,
         live: &Live,
@@ -327,7 +329,7 @@ impl Shared {
             }
             let there = self.executions.has_app(live);
             let Some(deployment) = self.gateway.fleet.get(app).filter(|_| there) else {
-                // Deleted while the platform was down, or just now.
+                // It was deleted while the platform was down, or just now.
                 let why = format!("app {app} has been deleted");
                 let gone = Failure::new(Reason::AppDeleted, why);
                 self.end(live, Completion::platform(&gone)).await;
@@ -345,8 +347,8 @@ impl Shared {
                     }
                 };
                 if outcome.is_ok() {
-                    // One at a time waits here with a replica, of each app; and that one had to wait
-                    // for it before.
+                    // At most one execution of each app waits here with a replica, and it had to
+                    // wait for that replica before.
                     running.enter().await;
                 }
                 outcome
@@ -373,7 +375,7 @@ impl Shared {
                     self.end(live, Completion::platform(&failure)).await;
                     return Leased::Over;
                 }
-                // Others keep it busy: that is a queue, no failure.
+                // Other requests keep the app busy: that is queueing, not failure.
                 Reason::ColdStartTimeout if queues && serves(&deployment) => {
                     (from, deadline) = (Instant::now(), None);
                     continue;
@@ -384,7 +386,7 @@ impl Shared {
                         since: from,
                         cause: failure.clone(),
                     });
-                    // Why it does not start says more than that it has not.
+                    // The cause of a failed start says more than a deadline that passed.
                     if !reason.is_deadline() {
                         outage.cause = failure.clone();
                     }
@@ -409,7 +411,7 @@ impl Shared {
         }
     }
 
-    /// Ends an execution that never got to an attempt.
+    /// Ends an execution outside of an attempt.
     async fn end(&self, live: &Live, completion: Completion) {
         let change = Change::End(completion);
         let id = live.identity.id;
@@ -420,7 +422,7 @@ impl Shared {
         }
     }
 
-    /// Waits before the store is asked again for what it did not take; `false` when that is up to
+    /// Waits before a change that the store refused is retried; returns `false` when it is left to
     /// the next start.
     async fn may_ask_again(&self, live: &Live, failure: &Failure) -> bool {
         let (execution, why) = (live.identity.id, failure.text(true));
@@ -450,30 +452,31 @@ impl Shared {
     }
 }
 
-/// From when an execution waits for a replica.
+/// Since when an execution waits for a replica.
 #[derive(Clone, Copy)]
 struct Wait {
-    /// Its deadline runs from here.
+    /// Its deadline counts from here.
     from: Instant,
-    /// While others keep the app busy it does not run at all.
+    /// Its deadline starts anew while other requests keep the app busy.
     queues: bool,
-    /// Attempts that it has had.
+    /// How many attempts it has had.
     attempts: u32,
 }
 
-/// A span in which an app got no replica, so that those that wait for it share one deadline.
+/// A period in which an app got no replica, so that the executions waiting for it share one
+/// deadline.
 struct Outage {
     since: Instant,
     cause: Failure,
 }
 
-/// What waiting for a replica came to.
+/// The outcome of waiting for a replica.
 enum Leased {
-    /// A replica, and when the execution has to have ended.
+    /// A replica, and the deadline of the execution.
     Ready(Lease, Instant),
     /// The execution has ended.
     Over,
-    /// The platform stops.
+    /// The platform is stopping.
     Stopped,
 }
 

@@ -1,6 +1,7 @@
-//! What organizations take of the disk: whoever writes more than its organization may is stopped.
+//! How much of the disk organizations use: when one exceeds its quota, its apps that write are
+//! stopped.
 //!
-//! A watcher, not a wall: what is written between two checks goes past the quota.
+//! This watches and does not enforce: whatever is written between two checks may exceed the quota.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +17,14 @@ use crate::{
     model::{AppId, Failure, OrgName, Reason},
 };
 
-/// An organization is warned from this part of its quota on, in percent.
+/// The percentage of its quota from which an organization is warned.
 const NEAR: u64 = 90;
-/// An app that has grown by this since the last check is one that writes; others have a new
-/// replica, or a line more somewhere.
+/// An app that has grown by this since the last check is writing. Less growth can be a new replica,
+/// or a few more lines of log.
 const GROWN_BYTES: u64 = 1 << 20;
 const GROWN_INODES: u64 = 100;
 
-/// What an organization may take of the disk.
+/// How much of the disk one organization may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// Bytes; 0 sets no bound.
@@ -35,12 +36,12 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Whether there is no bound.
+    /// Whether it sets no bound.
     pub(super) fn is_none(&self) -> bool {
         self.bytes == 0 && self.inodes == 0
     }
 
-    /// Whether this much is more than so many percent of it.
+    /// Whether this use exceeds the given percentage of the quota.
     fn is_over(&self, (bytes, inodes): (u64, u64), percent: u64) -> bool {
         let over = |value: u64, most: u64| {
             most > 0 && u128::from(value) * 100 > u128::from(most) * u128::from(percent)
@@ -49,7 +50,7 @@ impl Quota {
     }
 }
 
-/// Checks the use of the disk until it is dropped.
+/// Checks the disk use until it is dropped.
 pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>) {
     let mut tick = interval(quota.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,26 +83,26 @@ pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>)
     }
 }
 
-/// What a check decides.
+/// The verdict of a check.
 #[derive(Debug)]
 enum Verdict {
-    /// The organization of this app, its largest, comes near its quota.
+    /// The organization of this app, which is its largest, is near its quota.
     Warn(AppId, String),
-    /// The app writes, and there is too much of its organization's already.
+    /// The app writes while its organization is over its quota.
     Stop(AppId, Failure),
-    /// There is no more too much.
+    /// The organization is within its quota again.
     Go(AppId),
 }
 
 /// What is remembered between two checks.
 #[derive(Debug, Default)]
 struct QuotaWatch {
-    /// Bytes and inodes of each app at the last check at which its organization was within its
-    /// quota, or at the first, so that an app that writes slowly has grown since then.
+    /// Bytes and inodes of each app at the last check within the quota, or at the first check. They
+    /// are not updated while the quota is exceeded, so that an app that writes slowly is found too.
     before: BTreeMap<AppId, (u64, u64)>,
     warned: BTreeSet<OrgName>,
     stopped: BTreeSet<AppId>,
-    /// Apps of which it was said that not all can be counted.
+    /// Apps that were reported as not completely counted.
     partial: BTreeSet<AppId>,
 }
 
@@ -114,7 +115,7 @@ impl QuotaWatch {
                 tracing::warn!(app = %one.app, "Not everything that the app keeps on the disk can be counted: it has too much, too deep, or what this process may not read (said once)");
             }
         }
-        // Those that have nothing any more are checked as well.
+        // Organizations that no longer use anything are checked as well.
         let known = self.stopped.iter().map(|app| &app.org);
         for org in known.chain(&self.warned) {
             orgs.entry(org.clone()).or_default();
@@ -166,7 +167,7 @@ impl QuotaWatch {
             return;
         }
         if !self.before.keys().any(|app| app.org == *org) {
-            // The first check of it: it is not known yet which app writes.
+            // The first check of this organization: it is not known yet which app writes.
             self.remember(uses);
         }
         let mut writers: Vec<_> = uses.iter().filter(|u| self.has_grown(u)).collect();
@@ -212,7 +213,7 @@ impl QuotaWatch {
     }
 }
 
-/// So much, and of how much where there is a bound.
+/// The use, with the quota where there is one.
 fn describe(quota: &Quota, (bytes, inodes): (u64, u64)) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let of = |most: u64, shown: String| match most {
@@ -243,7 +244,7 @@ mod tests {
         }
     }
 
-    /// The verdicts as words.
+    /// The verdicts as text.
     fn words(watch: &mut QuotaWatch, uses: &[DiskUse]) -> Vec<String> {
         let quota = Quota {
             bytes: 100 * MIB,
@@ -277,11 +278,11 @@ mod tests {
         assert!(check(&mut watch, 10 * MIB).is_empty());
         assert_eq!(check(&mut watch, 32 * MIB), ["warn acme/still"]);
         assert!(check(&mut watch, 33 * MIB).is_empty(), "warned once");
-        // With the logs it is over; the larger app has written nothing.
+        // With the logs it exceeds the quota; the larger app has written nothing.
         assert_eq!(check(&mut watch, 50 * MIB), ["stop acme/writer"]);
         assert!(check(&mut watch, 50 * MIB).is_empty());
         assert_eq!(check(&mut watch, 30 * MIB), ["go acme/writer"]);
-        // Files count as well, and what is gone takes nothing.
+        // Files count as well, and removed apps use nothing.
         let many = one("acme/writer", 30 * MIB, 991);
         assert_eq!(
             words(&mut watch, &[still.clone(), many]),

@@ -1,8 +1,8 @@
-//! The images that the platform pulled: kept for the versions that may serve, removed after that.
+//! The images that the platform pulled: kept for the versions that may serve, removed afterwards.
 //!
-//! Only recorded pulls are considered, and only by the names that they were pulled by: an image
-//! that was here before, or that has another name, stays. A removed image is pulled again by its
-//! digest when a version needs it.
+//! Only recorded pulls are considered, and only by the names they were pulled by: an image that
+//! existed before, or that has another name, stays. When a version needs a removed image, it is
+//! pulled again by its digest.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 type Found = BoxFuture<'static, Result<Option<Image>, Error>>;
 type Untagged = BoxFuture<'static, Result<(), Error>>;
 
-/// Writes pulls down in the store.
+/// Records pulls in the store.
 pub fn pull_record(store: &Store) -> PullRecord {
     PullRecord::new(InStore(store.clone()))
 }
@@ -43,7 +43,7 @@ pub(super) struct Images {
     untag: Box<dyn Fn(String) -> Untagged + Send + Sync>,
 }
 
-/// What the versions and drafts of all apps need.
+/// The images that the versions and drafts of all apps need.
 struct Needed {
     ids: HashSet<String>,
     references: HashSet<String>,
@@ -64,8 +64,8 @@ impl Images {
         }
     }
 
-    /// Removes what was pulled `keep_for` ago or longer and is neither a draft's nor one of the
-    /// `versions` newest of its app, nor active.
+    /// Removes images that were pulled at least `keep_for` ago, unless a draft, an active version
+    /// or one of the `versions` newest of an app needs them.
     pub(super) async fn collect(
         &self,
         store: &Store,
@@ -90,7 +90,8 @@ impl Images {
         let now = now_ms();
         for image in pulled {
             if is_ahead(image.at_ms.unsigned_abs(), now.unsigned_abs()) {
-                // Of a clock that was wrong: it would stay until then.
+                // The time comes from a clock that was wrong; uncorrected, the image would stay
+                // until then.
                 let at_ms = now;
                 let right = Pulled {
                     at_ms,
@@ -112,7 +113,7 @@ impl Images {
             };
             let is_needed = needed.ids.contains(&image.id) || age < keep_for.as_millis();
             let outcome = match (image.id.is_empty(), is_needed) {
-                // Also while it is being pulled: then there is nothing to be found yet.
+                // This includes a pull in progress, for which nothing is found yet.
                 (true, _) => self.complete(store, &image, age).await,
                 (false, true) => Ok(()),
                 (false, false) => self.remove(store, &image, &needed).await,
@@ -123,8 +124,8 @@ impl Images {
         }
     }
 
-    /// Completes the record of a pull without an end: it is under way, it failed, or the platform
-    /// died in the middle.
+    /// Completes the record of a pull without an end: it is in progress, it failed, or the platform
+    /// died during it.
     async fn complete(&self, store: &Store, pulled: &Pulled, age: u128) -> Result<(), String> {
         let found = (self.find)(pulled.reference.clone()).await;
         let written = match found.map_err(|e| e.to_string())? {
@@ -153,7 +154,7 @@ impl Images {
             }
             let found = (self.find)(name.clone()).await;
             let found = found.map_err(|e| e.to_string())?;
-            // A name that stands for another image by now is not ours any more.
+            // A name that now stands for another image is not ours any more.
             if found.is_some_and(|image| image.id == pulled.id) {
                 if needed.references.contains(name) {
                     return Ok(());
@@ -169,10 +170,10 @@ impl Images {
     }
 }
 
-/// After this a pull has ended, one way or the other: longer than the engine's client waits.
+/// By then every pull has ended, one way or the other: the engine's client waits less long.
 const LONGEST_PULL: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Writes a pull down; what has been pulled takes the place of what was being pulled.
+/// Records a pull; the record of a completed pull replaces that of the pull in progress.
 async fn put(store: &Store, pulled: Pulled) -> Result<(), Failure> {
     let begun = Change::DeletePulled(pulled.reference.clone());
     commit(store, vec![begun, Change::PutPulled(Arc::new(pulled))]).await
@@ -194,7 +195,7 @@ mod tests {
     const TAG: &str = "r.example/app:1";
     const HOUR: i64 = 3_600_000;
 
-    /// Names on the engine and the ids that they stand for; those in use cannot be taken away.
+    /// Names on the engine and the ids they stand for; those in use cannot be removed.
     #[derive(Default)]
     struct Names {
         ids: HashMap<String, String>,
@@ -368,7 +369,7 @@ mod tests {
         let old = now_ms() - HOUR;
         let names = [(TAG, "3"), (&digest("1"), "1"), (&digest("2"), "2")];
         let w = World::new(&names);
-        // 1 is active, 2 is neither that nor the newest, and the tag stands for 3 by now.
+        // 1 is active, 2 is neither active nor newest, and the tag stands for 3 by now.
         w.app(&["1", "2", "4"]).await;
         w.write("1", old).await;
         w.write("2", now_ms()).await;
@@ -382,7 +383,7 @@ mod tests {
         w.collect().await;
         assert_eq!(w.names(), [TAG.to_owned(), digest("1")]);
         assert_eq!(w.records(), [digest("1")]);
-        // What a draft names stays for as long as its name stands for it.
+        // The image of a draft stays as long as the draft's name stands for it.
         w.write("3", old).await;
         w.collect().await;
         assert_eq!(w.records(), [digest("1"), digest("3")]);

@@ -2,12 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `disk.rs` | what organizations take of the disk: an app that writes too much is stopped |
-//! | `images.rs` | images that were pulled: removed when no version needs them |
-//! | `volumes.rs` | the volumes of apps: removed with the app, and when their time is over |
+//! | `disk.rs` | the disk use of organizations: over the quota, apps that write are stopped |
+//! | `images.rs` | pulled images: removed when no version needs them |
+//! | `volumes.rs` | the volumes of apps: removed with the app, or when they expire |
 //!
-//! The next collection mends a crash at any point: the store says what is to be kept, and the
-//! engine what is there.
+//! A crash at any point is repaired by the next collection: the store says what to keep, and the
+//! engine what exists.
 
 mod disk;
 mod images;
@@ -28,18 +28,18 @@ pub use disk::Quota as DiskQuota;
 pub use images::pull_record;
 pub use volumes::Volumes;
 
-/// When to collect, and what is kept.
+/// When to collect, and what to keep.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Time between two collections.
     pub interval: Duration,
-    /// How long an app that is not used keeps a volume that is not persistent.
+    /// How long an unused app keeps a volume that is not persistent.
     pub storage_ttl: Duration,
     /// The images of this many newest versions of each app stay.
     pub versions_kept: usize,
     /// How long an image stays at least, counted from its pull.
     pub image_keep_for: Duration,
-    /// What an organization may take of the disk.
+    /// How much of the disk an organization may use.
     pub disk: DiskQuota,
     /// Where the task reports that it is alive.
     pub vitals: Vitals,
@@ -54,7 +54,7 @@ pub struct GarbageCollector {
 }
 
 impl GarbageCollector {
-    /// Collects from now on.
+    /// Starts collecting.
     pub fn start<E: Engine>(
         config: Config,
         store: Store,
@@ -81,7 +81,7 @@ impl GarbageCollector {
             let collecting = async {
                 loop {
                     tick.tick().await;
-                    // What is old by a clock that may be wrong stays for now.
+                    // Nothing is removed by age while the clock may be wrong.
                     let settled = clock::is_settled();
                     own.collect(&store, &fleet, Some(config.storage_ttl).filter(|_| settled))
                         .await;
@@ -101,7 +101,7 @@ impl GarbageCollector {
         }
     }
 
-    /// Ends the task and gives the volumes back.
+    /// Stops the task and returns the volumes.
     pub async fn stop(self) -> Volumes {
         self.stop.cancel();
         for task in [Some(self.task), self.disk].into_iter().flatten() {

@@ -1,8 +1,8 @@
-//! The volumes of apps: removed with the app, and when their time is over.
+//! The volumes of apps: removed with the app, or when they expire.
 //!
-//! A volume of which the store says nothing is left alone, since the store may have been lost and
-//! be restored: what goes with its app is written down in the same step in which the app is
-//! deleted.
+//! A volume that the store does not know is left alone, since the store may have been lost and may
+//! be restored. To be removed with its app, a volume is recorded in the same commit that deletes
+//! the app.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub struct Volumes {
 }
 
 impl Volumes {
-    /// Those of an engine.
+    /// The volumes of an engine.
     pub fn new<E: Engine>(engine: Arc<E>) -> Self {
         let other = engine.clone();
         Self {
@@ -45,8 +45,8 @@ impl Volumes {
         }
     }
 
-    /// Removes what an app that has no container any more has left. What cannot be removed now
-    /// is by the next collection.
+    /// Removes the volume of an app that has no container any more. If that fails, the next
+    /// collection removes it.
     pub async fn remove_of(&self, app: &AppId, since: i64) {
         self.remove_where(|v| v.app == *app && v.since == since)
             .await;
@@ -131,7 +131,8 @@ impl Volumes {
             return;
         }
         if let Some(d) = deployment {
-            // Standby would hold it; what is asked again meanwhile keeps it.
+            // A replica in standby would hold the volume; an app that gets a request meanwhile
+            // keeps it.
             let rested = d.idle(Some(Standby::Absent));
             let wait = d.wait(Until::Idle(Some(Standby::Absent)), LET_GO);
             if rested.is_err() || wait.await.is_err() {
@@ -154,13 +155,13 @@ impl Volumes {
     }
 }
 
-/// When an app was last used or changed as far as its record says. A time that is still to come is
-/// of a clock that was wrong, and counts as now: else the volume would stay until then.
+/// When an app was last used or changed, by its record. A time in the future comes from a clock
+/// that was wrong and counts as now: otherwise the volume would stay until then.
 fn known_use(app: &App, now_ms: i64) -> i64 {
     app.used_at_ms.max(app.updated_at_ms).min(now_ms)
 }
 
-/// When an app was last in use as far as this run knows.
+/// When an app was last in use, as far as this run knows.
 fn used_at(s: &Snapshot, now_ms: i64) -> Option<i64> {
     if s.ready + s.starting + s.draining + s.in_flight + s.held > 0 {
         return Some(now_ms);
@@ -174,7 +175,7 @@ async fn note(store: &Store, app: &App, used_at_ms: i64) -> Result<(), Failure> 
     store
         .commit(move |catalog| {
             let change = catalog.update(&id, |app| {
-                // Another app of the name has come in between.
+                // The app may have been replaced by a new one of the same name.
                 if app.created_at_ms == since {
                     app.used_at_ms = used_at_ms.max(known_use(app, used_at_ms));
                 }

@@ -17,10 +17,10 @@ pub struct Draft {
     pub source: CodeSource,
     /// When it was saved, Unix milliseconds.
     pub created_at_ms: i64,
-    /// How its last build ended; `None` when none has.
+    /// The outcome of its last build; `None` before the first.
     pub built: Option<Built>,
-    /// The image of the previous draft, whose layers its build reuses; empty for none, and once
-    /// it has an image of its own.
+    /// The image of the previous draft, whose layers its build reuses; empty when there is none,
+    /// and once this draft has an image.
     pub base: String,
 }
 
@@ -32,23 +32,23 @@ impl Draft {
         (!image.is_empty()).then_some(image)
     }
 
-    /// Whether it is the same draft as `other`, whatever has been built since.
+    /// Whether it is the same draft as `other`, whatever was built since.
     pub fn is_same(&self, other: &Draft) -> bool {
         self.created_at_ms == other.created_at_ms && self.source == other.source
     }
 }
 
-/// What the publish found out about an image; it never changes.
+/// Facts about an image that the publish found; they never change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageFacts {
     /// Its user as the image has it, empty for root; `None` when it was not inspected.
     pub user: Option<String>,
     /// The home directory of that user.
     pub home: Home,
-    /// Whether the program that it runs is an init; `None` when it was not inspected.
+    /// Whether the program it runs is an init; `None` when it was not inspected.
     pub brings_init: Option<bool>,
-    /// Its name by digest in the registry that it is from, which never moves; empty for an image
-    /// that is on this machine only.
+    /// Its name by digest in its registry, which never moves; empty for an image that exists only
+    /// on this machine.
     pub digest_ref: String,
     /// TCP ports that it exposes, in order; empty when it was not inspected.
     pub exposed_ports: Vec<u16>,
@@ -65,7 +65,7 @@ pub struct Version {
     pub image_ref: String,
     /// The image's content id at publish.
     pub image_id: String,
-    /// What the publish found out about the image.
+    /// Facts about the image that the publish found.
     pub facts: ImageFacts,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
@@ -74,8 +74,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// What to pull if the image was removed: by digest, so that a moved tag changes nothing;
-    /// `None` for an image that was built here.
+    /// The image to pull if it was removed: by digest, so that a moved tag changes nothing; `None`
+    /// for an image that was built here.
     pub fn pull_source(&self) -> Option<ImageSource> {
         let mut source = self.source.prebuilt()?.clone();
         if !self.facts.digest_ref.is_empty() {
@@ -85,7 +85,7 @@ impl Version {
     }
 }
 
-/// The name by digest, among those that the engine knows for an image, in the repository of
+/// Of the names that the engine knows for an image, the one by digest in the repository of
 /// `reference`; empty when there is none.
 pub fn digest_ref(reference: &str, known: &[String]) -> String {
     let wanted = repository(reference);
@@ -114,13 +114,13 @@ pub struct Pulled {
     pub id: String,
     /// Its name by digest; may be empty.
     pub digest_ref: String,
-    /// When, Unix milliseconds.
+    /// When it was pulled, Unix milliseconds.
     pub at_ms: i64,
 }
 
 impl Pulled {
-    /// Its key in the catalog: a moved tag may be pulled again with another image, so a pulled
-    /// image goes by its digest.
+    /// Its key in the catalog: the digest once it is pulled, because a moved tag may be pulled
+    /// again with another image.
     pub fn key(&self) -> &str {
         match self.digest_ref.as_str() {
             "" => &self.reference,
@@ -139,7 +139,7 @@ pub struct App {
     /// When its settings or its active version last changed, Unix milliseconds.
     pub updated_at_ms: i64,
     /// When the app was last seen in use, Unix milliseconds; kept up to date only for apps with a
-    /// volume that expires by it.
+    /// volume that expires.
     pub used_at_ms: i64,
     /// The settings in force.
     pub settings: Settings,
@@ -185,7 +185,7 @@ impl App {
             .map(|(_, v)| v)
     }
 
-    /// The host labels of its ports, in their order.
+    /// The host labels of its ports, in the order of the ports.
     pub fn labels(&self) -> impl Iterator<Item = (u16, String)> + '_ {
         self.settings
             .ports()

@@ -1,13 +1,13 @@
-//! Values for the `ARG`s of a Dockerfile, which people put passwords into.
+//! Values for the `ARG`s of a Dockerfile, which often contain passwords.
 
 use std::{collections::BTreeMap, fmt};
 
 /// Values for the `ARG`s of a Dockerfile.
 #[derive(Clone, PartialEq, Eq)]
 pub enum BuildArgs {
-    /// As they come with a request, or as earlier releases kept them.
+    /// As a request sent them, or as earlier releases stored them.
     Clear(BTreeMap<String, String>),
-    /// As they are kept.
+    /// As they are stored.
     Sealed(SealedArgs),
 }
 
@@ -16,17 +16,17 @@ pub enum BuildArgs {
 pub struct SealedArgs {
     /// The encrypted values.
     pub sealed: Vec<u8>,
-    /// The same for the same values, and of no use without the key.
+    /// Equal for equal values, and meaningless without the key.
     pub mark: String,
 }
 
 impl BuildArgs {
-    /// Whether there are none. Empty ones are never sealed.
+    /// Whether there are none; no values are never sealed.
     pub fn is_empty(&self) -> bool {
         matches!(self, BuildArgs::Clear(values) if values.is_empty())
     }
 
-    /// Text that is equal for equal values held in the same way, for a digest.
+    /// Text for a digest: equal for equal values in the same form.
     pub(super) fn parts(&self) -> Vec<&str> {
         match self {
             BuildArgs::Clear(values) => values

@@ -1,8 +1,8 @@
-//! Capabilities of the kernel that an app's processes may have, such as to change owners of files.
+//! The kernel capabilities that an app's processes may have, such as changing the owner of files.
 
 use std::{fmt, str::FromStr};
 
-/// Every capability by the kernel's number, without `CAP_`.
+/// Every capability in the order of the kernel's numbers, without `CAP_`.
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -46,7 +46,7 @@ const NAMES: [&str; 41] = [
     "BPF",
     "CHECKPOINT_RESTORE",
 ];
-/// What Docker gives every container that asks for nothing else.
+/// The capabilities that Docker gives a container by default.
 const DOCKERS: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -71,7 +71,7 @@ const NONE: &str = "none";
 pub struct Capabilities(u64);
 
 impl Capabilities {
-    /// What Docker gives containers by default.
+    /// The capabilities that Docker gives containers by default.
     pub fn of_docker() -> Self {
         DOCKERS
             .iter()
@@ -79,7 +79,8 @@ impl Capabilities {
             .fold(Self::default(), Self::with)
     }
 
-    /// What lets processes send packets in another container's name, or change their own address.
+    /// Capabilities that let processes send packets under another container's address, or change
+    /// their own.
     pub fn of_links() -> Self {
         ["NET_ADMIN", "NET_RAW"]
             .iter()
@@ -104,25 +105,25 @@ impl Capabilities {
         })
     }
 
-    /// Both sets.
+    /// The union of both sets.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What is in both.
+    /// The intersection of both sets.
     #[must_use]
     pub fn within(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What the other does not have.
+    /// This set without the capabilities of the other.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

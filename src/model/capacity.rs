@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::id::OrgName;
 
-/// What one organization may have of a total.
+/// The share of a total that one organization may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// All of it.
@@ -23,7 +23,7 @@ pub enum Share {
 }
 
 impl Share {
-    /// The share of this total; [`u64::MAX`] is no bound.
+    /// The share of a total, where [`u64::MAX`] sets no bound.
     pub fn of(self, total: u64) -> u64 {
         match self {
             Self::All => total,
@@ -42,12 +42,12 @@ impl Share {
 pub struct Amount {
     /// Bytes of memory.
     pub memory: u64,
-    /// Replicas that run.
+    /// Running replicas.
     pub replicas: u64,
 }
 
 impl Amount {
-    /// Both together.
+    /// The sum.
     #[must_use]
     pub fn plus(self, more: Self) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Amount {
         }
     }
 
-    /// The difference, saturating at nothing: what is left, or the excess over a limit.
+    /// The difference, saturating at zero: what is left, or the excess over a limit.
     #[must_use]
     pub fn less(self, other: Self) -> Self {
         Self {
@@ -65,13 +65,13 @@ impl Amount {
         }
     }
 
-    /// Whether it is nothing at all.
+    /// Whether it is zero.
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
 }
 
-/// The bounds; [`u64::MAX`] is none.
+/// The bounds; [`u64::MAX`] sets none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Of all organizations together.
@@ -80,12 +80,12 @@ pub struct Limits {
     pub org: Amount,
 }
 
-/// What is held.
+/// The amounts that are held.
 #[derive(Debug, Clone, Default)]
 pub struct Holdings {
     /// By all organizations together.
     pub total: Amount,
-    /// By each that holds something.
+    /// By each organization that holds something.
     pub orgs: BTreeMap<OrgName, Amount>,
 }
 
@@ -126,9 +126,9 @@ pub struct Claim<'a> {
     pub ticket: u64,
     /// The organization that asks.
     pub org: &'a OrgName,
-    /// What the replica takes.
+    /// The amount that the replica needs.
     pub wanted: Amount,
-    /// What it holds already and gives back in exchange.
+    /// The amount that it already holds and returns in exchange.
     pub held: Amount,
     /// Whether freed capacity is kept for it while it does not fit.
     pub gathers: bool,
@@ -139,11 +139,11 @@ pub struct Claim<'a> {
 pub enum Verdict {
     /// It is granted.
     Granted,
-    /// Its organization would be over its share by so much.
+    /// Its organization would exceed its share by this much.
     OverShare(Amount),
-    /// The machine lacks so much.
+    /// The machine lacks this much.
     Short(Amount),
-    /// Free capacity is kept for a claim before it.
+    /// Free capacity is kept for an earlier claim.
     Kept,
 }
 
@@ -162,7 +162,7 @@ pub fn decide(limits: Limits, held: &Holdings, claims: &[Claim<'_>]) -> Vec<(u64
         .filter_map(|(org, (has, queue))| Some((has.memory, queue.front()?.ticket, *org)));
     let mut next: BTreeSet<_> = first.collect();
     let mut verdicts = Vec::with_capacity(claims.len());
-    // The least memory that an organization would have by a claim that things gather for.
+    // The least memory that an organization would have by a claim for which capacity is kept.
     let mut kept_for = u64::MAX;
     while let Some((_, _, org)) = next.pop_first() {
         let Some((has, queue)) = orgs.get_mut(org) else {
@@ -184,7 +184,7 @@ pub fn decide(limits: Limits, held: &Holdings, claims: &[Claim<'_>]) -> Vec<(u64
             }
             let now = held.total.less(claim.held).plus(claim.wanted);
             match now.less(limits.machine) {
-                // Only those before it are in its way.
+                // Only earlier claims are in its way.
                 missing if missing.is_none() => Verdict::Kept,
                 _ => Verdict::Short(short),
             }
@@ -209,12 +209,12 @@ pub struct Frozen<'a> {
     pub org: &'a OrgName,
     /// Bytes of memory that it keeps.
     pub memory: u64,
-    /// Larger when it was used later.
+    /// When it was last used; greater is later.
     pub used: u64,
 }
 
-/// Which frozen replicas to evict for so many bytes: always the least recently used one of the
-/// organization that keeps the most bytes at that point.
+/// Which frozen replicas to evict to free this many bytes: always the least recently used one of
+/// the organization that keeps the most bytes at that point.
 pub fn evictions<'a>(frozen: impl IntoIterator<Item = Frozen<'a>>, bytes: u64) -> Vec<u64> {
     let mut orgs: BTreeMap<&OrgName, (u64, Vec<Frozen<'a>>)> = BTreeMap::new();
     for one in frozen {
@@ -229,7 +229,7 @@ pub fn evictions<'a>(frozen: impl IntoIterator<Item = Frozen<'a>>, bytes: u64) -
     while freed < bytes {
         let most = orgs.values_mut().filter(|(_, all)| !all.is_empty());
         let Some((keeps, all)) = most.max_by_key(|(keeps, all)| {
-            // Among equals the one whose oldest was used the longest ago.
+            // Among equals, the organization whose oldest was used the longest ago.
             (*keeps, all.last().map(|one| std::cmp::Reverse(one.used)))
         }) else {
             break;
@@ -292,7 +292,7 @@ mod tests {
         let mut held = Holdings::default();
         held.add(&a, amount(70, 7));
         held.add(&c, amount(10, 1));
-        // 20 are free. The large claim gathers them, and lets pass who would have less than it.
+        // 20 are free. They are kept for the large claim, and only organizations with less pass it.
         let claims = [
             claim(1, &a, 5),
             claim(2, &b, 30),
@@ -307,12 +307,12 @@ mod tests {
             (4, Verdict::OverShare(amount(5, 0))),
         ];
         assert_eq!(verdicts, expected);
-        // Once it has waited long enough, nothing is kept for it.
+        // When it no longer gathers, nothing is kept for it.
         let mut impatient = claims;
         impatient[1].gathers = false;
         let verdicts = decide(limits, &held, &impatient);
         assert_eq!(verdicts[2], (1, Verdict::Granted));
-        // It goes first when it fits.
+        // It is granted first once it fits.
         held.remove(&a, amount(10, 1));
         assert_eq!(decide(limits, &held, &claims)[0], (2, Verdict::Granted));
     }
@@ -334,7 +334,7 @@ mod tests {
         ];
         assert_eq!(evictions(all, 1), [4]);
         assert_eq!(evictions(all, 25), [4, 3]);
-        // Then b has 20 against 10, and after that a is the one.
+        // Then b keeps 20 against 10, and after that it is a's turn.
         assert_eq!(evictions(all, 46), [4, 3, 2, 1]);
         assert_eq!(evictions(all, 1000), [4, 3, 2, 1]);
     }
@@ -370,7 +370,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                // One at a time, as the drivers of apps take them.
+                // One at a time, as the drivers of apps apply them.
                 loop {
                     let claims: Vec<_> = waiting
                         .iter()
@@ -389,7 +389,8 @@ mod tests {
                     let has = |of: usize| held.of(&names[of]).memory;
                     let granted = verdicts.iter().find(|(_, v)| *v == Verdict::Granted);
                     let Some((ticket, _)) = granted else {
-                        // Whoever fits waits for one who would have less and does not fit yet.
+                        // Whoever fits waits for an organization that would have less and does not
+                        // fit yet.
                         for c in waiting.iter().filter(|c| fits(c)) {
                             let less = |w: &&(u64, usize, u64, bool)| {
                                 w.3 && !fits(w) && has(w.1) + w.2 < has(c.1) + c.2

@@ -1,7 +1,7 @@
 //! Code as an owner submits it, and the outcome of its build.
 //!
-//! [`CodeSource`] is generic over how the bytes of code are held: as they come with a request
-//! (`Bytes`), or as a file of the store ([`Blob`]). Everything else about it is the same.
+//! [`CodeSource`] is generic over how the bytes of code are held: inline in a request (`Bytes`), or
+//! in a file of the store ([`Blob`]). Everything else is the same.
 
 use std::{fmt, str::FromStr};
 
@@ -15,9 +15,9 @@ pub const DEFAULT_DOCKERFILE: &str = "Dockerfile";
 /// Bytes of code in a file of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Blob {
-    /// The file's name: unique, never used again.
+    /// The file's name, which is unique and never reused.
     pub id: String,
-    /// How many bytes there are.
+    /// The number of bytes.
     pub len: u64,
     /// Their SHA-256 in hex.
     pub sha256: String,
@@ -26,7 +26,7 @@ pub struct Blob {
 /// Where the code of a draft or version comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CodeSource<B = Blob> {
-    /// An image that exists.
+    /// An existing image.
     Prebuilt(ImageSource),
     /// An archive with a Dockerfile.
     FromCode(FromCode<B>),
@@ -36,7 +36,7 @@ pub enum CodeSource<B = Blob> {
     Compile(Compile<B>),
 }
 
-/// An image that exists, and how it is pulled.
+/// An existing image, and how to pull it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSource {
     /// An image reference or a local image id.
@@ -46,7 +46,7 @@ pub struct ImageSource {
 }
 
 impl ImageSource {
-    /// What identifies this code: the hash of the source.
+    /// Identifies this code: a hash of the source.
     pub fn code_hash(&self) -> String {
         hex::encode(&Sha256::digest(format!(
             "prebuilt\0{}\0{}",
@@ -60,7 +60,7 @@ impl ImageSource {
 pub struct FromCode<B = Blob> {
     /// A .zip or .tar.gz.
     pub archive: B,
-    /// Where the Dockerfile is in it; empty = [`DEFAULT_DOCKERFILE`].
+    /// The path of the Dockerfile in the archive; empty = [`DEFAULT_DOCKERFILE`].
     pub dockerfile_path: String,
     /// Values for the Dockerfile's `ARG`s.
     pub build_args: BuildArgs,
@@ -77,7 +77,7 @@ pub struct FromGit {
     pub reference: String,
     /// The build context within the repository; empty = its root.
     pub sub_path: String,
-    /// Where the Dockerfile is in the context; empty = [`DEFAULT_DOCKERFILE`].
+    /// The path of the Dockerfile in the context; empty = [`DEFAULT_DOCKERFILE`].
     pub dockerfile_path: String,
     /// The secret to clone with; empty for none.
     pub secret_ref: String,
@@ -113,7 +113,7 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// The name, as AppMeta has it.
+    /// The name of the runtime, as AppMeta spells it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Runtime::Python => "python",
@@ -133,7 +133,7 @@ impl<B> CodeSource<B> {
         }
     }
 
-    /// The image that exists, if it is one.
+    /// The existing image, if the source names one.
     pub fn prebuilt(&self) -> Option<&ImageSource> {
         match self {
             CodeSource::Prebuilt(image) => Some(image),
@@ -141,7 +141,7 @@ impl<B> CodeSource<B> {
         }
     }
 
-    /// The bytes that belong to it, if there are any.
+    /// The bytes of the code, if it has any.
     pub fn bytes(&self) -> Option<&B> {
         match self {
             CodeSource::FromCode(code) => Some(&code.archive),
@@ -150,10 +150,10 @@ impl<B> CodeSource<B> {
         }
     }
 
-    /// The same code with its bytes held in another way.
+    /// Converts how the bytes are held.
     ///
     /// # Errors
-    /// What `f` says.
+    /// The error of `f`.
     pub fn try_map<C, E>(self, f: impl FnOnce(B) -> Result<C, E>) -> Result<CodeSource<C>, E> {
         Ok(match self {
             CodeSource::Prebuilt(image) => CodeSource::Prebuilt(image),
@@ -173,15 +173,15 @@ impl<B> CodeSource<B> {
 }
 
 impl CodeSource {
-    /// Whether it has build arguments that are kept as they came.
+    /// Whether it has build arguments in clear.
     pub fn has_clear_args(&self) -> bool {
         matches!(self, CodeSource::FromCode(code)
             if matches!(&code.build_args, BuildArgs::Clear(values) if !values.is_empty()))
     }
 
-    /// What identifies this code: equal code has equal hashes.
+    /// Identifies this code: equal code has equal hashes.
     pub fn code_hash(&self) -> String {
-        // Length-prefixed, so that no two different sets of fields give the same bytes.
+        // Length-prefixed, so that no two different sets of fields produce the same bytes.
         let mut hash = Sha256::new();
         let mut put = |text: &str| {
             hash.update((text.len() as u64).to_be_bytes());
@@ -230,7 +230,7 @@ impl CodeSource {
 pub struct BuildId(pub ulid::Ulid);
 
 impl BuildId {
-    /// A new one.
+    /// A new id.
     pub fn generate() -> Self {
         Self(ulid::Ulid::generate())
     }
@@ -258,8 +258,8 @@ impl FromStr for BuildId {
     }
 }
 
-/// How the last build of a draft ended. One that is under way is known to the builder alone, so
-/// that a crash leaves a draft that was simply not built.
+/// The outcome of the last build of a draft. Only the builder knows about a running build, so after
+/// a crash the draft was simply not built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
     /// The build.
@@ -277,7 +277,7 @@ pub struct BuiltImage {
     pub image_id: String,
 }
 
-/// Why a build failed, as it is kept.
+/// Why a build failed, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildError {
     /// The cause for programs.
@@ -286,8 +286,8 @@ pub struct BuildError {
     pub message: String,
 }
 
-/// Checks that a URL is one that code may be fetched from: https, or a repository on the
-/// server's own machine. Other transports of git run programs that the URL names.
+/// Checks that code may be fetched from a URL: https, or a repository on the server's own machine.
+/// Other git transports run programs that the URL names.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -322,7 +322,7 @@ pub fn check_git_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the name of a toolchain or target, which goes into a command; empty is the platform's.
+/// Checks the name of a toolchain or target, which goes into a command; empty means the platform's.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -336,12 +336,12 @@ pub fn check_toolchain(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks a branch, tag or commit; empty is the default branch.
+/// Checks a branch, tag or commit; empty means the default branch.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check_git_ref(reference: &str) -> Result<(), String> {
-    // What git itself refuses, and what would be taken for an option or for several refs.
+    // Text that git refuses, and text that it would read as an option or as several refs.
     let illegal = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
     if reference.len() > 512
         || reference.starts_with(['-', '+'])

@@ -1,7 +1,7 @@
 //! The catalog: all apps and secrets, and the rules that span apps.
 //!
-//! The store's writer applies changes to its own copy and lets readers see them once they are
-//! on disk. All of it is plain data, so the rules are tested without a store.
+//! The store's writer applies changes to its own copy and shows them to readers once they are on
+//! disk. The catalog is plain data, so its rules are tested without a store.
 
 mod secrets;
 
@@ -19,20 +19,20 @@ use super::{
     secret::{Sealed, SecretName},
 };
 
-/// One change to the catalog, as it is written to the store.
+/// One change to the catalog, as the store writes it.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// The app is new or has changed.
     Put(Arc<App>),
-    /// The app and its versions are gone.
+    /// The app and its versions are deleted.
     Delete(AppId),
     /// The secret is new or was overwritten.
     PutSecret(Arc<Sealed>),
-    /// The secret is gone.
+    /// The secret is deleted.
     DeleteSecret(OrgName, SecretName),
-    /// The image is being pulled, or has been.
+    /// The image is being pulled, or was pulled.
     PutPulled(Arc<Pulled>),
-    /// The image is gone, or the platform did not pull it.
+    /// The image was removed, or the platform did not pull it.
     DeletePulled(String),
     /// The volume of the app that was created at that time is to be removed.
     MarkVolumeForDeletion(AppId, i64),
@@ -40,7 +40,7 @@ pub enum Change {
     VolumeGone(AppId, i64),
 }
 
-/// Every app, and which host label belongs to which.
+/// Every app, and the app that owns each host label.
 #[derive(Debug, Default, Clone)]
 pub struct Catalog {
     apps: BTreeMap<AppId, Arc<App>>,
@@ -82,7 +82,7 @@ impl Catalog {
         self.page_of(org, after, limit, |_| true)
     }
 
-    /// As [`Catalog::page`], of the published ones.
+    /// As [`Catalog::page`], of published apps only.
     pub fn published(&self, org: &OrgName, after: Option<&AppName>, limit: usize) -> Vec<Arc<App>> {
         self.page_of(org, after, limit, |app| app.active_version != 0)
     }
@@ -107,7 +107,8 @@ impl Catalog {
         org: &'a OrgName,
         after: Option<&AppName>,
     ) -> impl Iterator<Item = &'a Arc<App>> + use<'a> {
-        // '0' starts the range: no valid name sorts before it but '-' and '.', which cannot lead.
+        // '0' starts the range: only '-' and '.' sort before it, and no valid name begins with
+        // them.
         let from = match after {
             Some(name) => Bound::Excluded(AppId {
                 org: org.clone(),
@@ -130,7 +131,7 @@ impl Catalog {
     /// Whether an organization that may have `most` apps may have this one.
     ///
     /// # Errors
-    /// STORE_QUOTA, unless the app is there already.
+    /// STORE_QUOTA, unless the app exists already.
     pub fn check_number(&self, id: &AppId, most: usize) -> Result<(), Failure> {
         let org = &id.org;
         if self.apps.contains_key(id) || self.count(org, most) < most {
@@ -240,10 +241,11 @@ impl Catalog {
         }
     }
 
-    /// The organization with apps for which a label is kept when an app of `org` would take it: of
-    /// those whose app it could be, the one with the longest name. Without this rule `c`, all of
-    /// whose labels end in `-c`, could take those of `b-c` before it does, and `c-81` has none that
-    /// `c` could not take with a port. The other way round is but one of the many names that `c` has.
+    /// The organization for which a label is kept when an app of `org` would use it: of the other
+    /// organizations with apps to which the label could belong, the one with the longest name.
+    /// Without this rule `c`, whose labels all end in `-c`, could take labels from `b-c` first, and
+    /// `c-81` would have no label that `c` could not take with a port. In the other direction an
+    /// organization can take only a few of the many labels of `c`.
     fn kept_for(&self, org: &OrgName, label: &str) -> Option<OrgName> {
         host::orgs_of(label)
             .filter(|other| other.as_str().len() > org.as_str().len())
@@ -277,7 +279,7 @@ impl Catalog {
             } else if !self.labels.contains_key(&label)
                 && self.kept_for(&app.id.org, &label).is_some()
             {
-                // An app keeps the labels that it has, even if such an organization came later.
+                // An app keeps its labels, even if such an organization was created later.
                 return Err(Failure::new(
                     Reason::AlreadyExists,
                     format!(
@@ -353,7 +355,8 @@ mod tests {
         );
         let own = c.create(app("acme/a-dot-b", &[])).expect_err("collides");
         assert!(own.message.contains("acme/a.b"), "{own}");
-        // `web` of org `acme` on port 9090 is what `web` of org `acme-9090` has on port 80.
+        // `web` of org `acme` on port 9090 has the label that `web` of org `acme-9090` has on port
+        // 80.
         assert!(c.create(app("acme-9090/web", &[])).is_err());
         assert!(c.create(app("acme-9090/web", &[81])).is_ok());
     }
@@ -384,12 +387,12 @@ mod tests {
             ("b-c/a", &[]),
             ("acme-9090/web", &[]),
             ("acme-9090/web", &[81]),
-            // Nobody has apps there.
+            // No organization of that name has apps.
             ("c/a-d", &[]),
         ] {
             assert!(c.create(app(id, ports)).is_ok(), "{id} {ports:?}");
         }
-        // Who had a label before keeps it, through changes, too.
+        // Whoever had a label before keeps it, even through changes.
         for id in ["c/x-b", "acme/old"] {
             let changed = c.update(&id.parse().expect("valid"), |a| {
                 a.updated_at_ms = 9;

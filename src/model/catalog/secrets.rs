@@ -14,7 +14,7 @@ impl Catalog {
         self.secrets.get(&(org.clone(), name.clone()))
     }
 
-    /// Whether there is any secret.
+    /// Whether any organization has a secret.
     pub fn has_secrets(&self) -> bool {
         !self.secrets.is_empty()
     }
