@@ -1,7 +1,7 @@
-//! One published app's replicas and held requests, for those who publish, move and look at it.
+//! One published app's replicas and held requests, as publishing, scaling and inspection see it.
 //!
-//! All of it is a [`State`], guarded by one short mutex that is never held across an await; what
-//! is here locks it, has it take a step, and wakes the driver. `lease.rs` does so for requests.
+//! All of it is a [`State`], guarded by one short mutex that is never held across an await. The
+//! methods here lock it, have it take a step, and wake the driver. `lease.rs` does so for requests.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,11 +31,11 @@ pub struct Deployment {
     id: AppId,
     names: Names,
     pub(super) config: Arc<Config>,
-    /// The state's, for those who read it without its mutex; stored under that.
+    /// A copy of the state's revision, for readers without its mutex; stored under that mutex.
     revision: ArcSwap<Revision>,
     pub(super) state: Mutex<State>,
     in_flight: Arc<InFlight>,
-    /// How its invocations without a record ended.
+    /// How the app's invocations without a record ended.
     pub outcomes: Outcomes,
     events: Events,
     /// Wakes the driver.
@@ -43,7 +43,7 @@ pub struct Deployment {
     pub(super) finished: CancellationToken,
 }
 
-/// An app's names as headers have them, made once.
+/// An app's names as header values, made once.
 pub struct Names {
     /// `org/name`.
     pub function: HeaderValue,
@@ -63,7 +63,8 @@ impl Names {
 }
 
 impl Deployment {
-    /// One that serves the revision, or one in which it can only be readied until it is activated.
+    /// A deployment that serves the revision, or, if not `published`, one that only readies it
+    /// until it is activated.
     pub(super) fn new(
         config: Arc<Config>,
         capacity: Arc<Capacity>,
@@ -117,7 +118,7 @@ impl Deployment {
         read(&self.revision.load())
     }
 
-    /// Permits one more request to be under way, held or answered.
+    /// Permits one more request to be under way, held ones included.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS.
@@ -125,9 +126,9 @@ impl Deployment {
         self.in_flight.acquire(&self.id, &self.config)
     }
 
-    /// Says how many executions wait to be sent to this app: they are demand like held requests,
-    /// though they wait outside its queue. Cheap: the driver hears of it only when there is
-    /// something to do.
+    /// Sets how many executions wait to be sent to this app: they are demand like held requests,
+    /// though they wait outside its queue. Cheap: the driver is woken only when there is something
+    /// to do.
     pub fn set_backlog(&self, waiting: u32) {
         let mut s = self.state.lock();
         let must_wake = s.set_backlog(waiting, Instant::now());
@@ -137,7 +138,7 @@ impl Deployment {
         }
     }
 
-    /// What it does now.
+    /// The app's present state.
     pub fn snapshot(&self) -> Snapshot {
         self.state.lock().snapshot()
     }
@@ -165,9 +166,9 @@ impl Deployment {
         self.state.lock().must_prepare(revision)
     }
 
-    /// Has a replica of the revision started beside what serves, under the generation that is
-    /// returned; the receiver hears when it is ready and breaks when something newer comes
-    /// between. `None` when the containers that serve are those of the revision.
+    /// Starts a replica of the revision beside those that serve. Returns its generation and a
+    /// receiver that gets the outcome, and breaks if a newer request replaces this one. `None` if
+    /// the revision can keep the containers that serve.
     ///
     /// # Errors
     /// Why it is closed.
@@ -179,19 +180,19 @@ impl Deployment {
         Ok(readying)
     }
 
-    /// Writes down that a version is being readied.
+    /// Records that a version is being readied.
     pub fn publishing(&self, version: u32, text: String) {
         self.events.push(EventKind::Publishing, None, version, text);
     }
 
-    /// Writes down that a version did not become the active one, and why.
+    /// Records that a version did not become the active one, and why.
     pub fn publish_failed(&self, version: u32, why: &Failure) {
         let text = format!("{} ({})", why.text(true), why.reason.as_str());
         self.events
             .push(EventKind::PublishFailed, None, version, text);
     }
 
-    /// Writes down what the owner should know about what was published or configured.
+    /// Records warnings for the owner about what was published or configured.
     pub fn warn(&self, version: u32, warnings: &[String]) {
         for warning in warnings {
             self.events
@@ -199,12 +200,12 @@ impl Deployment {
         }
     }
 
-    /// Why it is closed, if it is.
+    /// The failure it is closed with, if it is closed.
     pub(super) fn closed(&self) -> Option<Failure> {
         self.state.lock().closed().cloned()
     }
 
-    /// Takes the replica of a generation away that was prepared and does not serve.
+    /// Removes the replica of a generation that was readied and does not serve.
     pub(super) fn abandon(&self, generation: u64) {
         let mut s = self.state.lock();
         let abandoned = s.abandon(generation);
@@ -214,7 +215,7 @@ impl Deployment {
         }
     }
 
-    /// Nothing is handed out or started from here on; what is held fails.
+    /// Closes the app: from here on nothing is granted or started, and held requests fail.
     pub(super) fn close(&self, why: Failure, drain: bool) {
         let grace = if drain {
             self.config.drain_timeout
@@ -229,7 +230,7 @@ impl Deployment {
         self.finished.cancelled().await;
     }
 
-    /// The engine says that a container has ended, or does not list it any more.
+    /// The engine reports that a container has ended, or does not list it any more.
     pub(super) fn container_ended(&self, container: &ContainerId) {
         let mut s = self.state.lock();
         let is_one_of_its_own = s.container_ended(container);

@@ -1,4 +1,4 @@
-//! Apps that are stopped for what their organization takes of the disk.
+//! Stopping apps whose organization uses too much of the disk.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use super::{Deployment, EventKind, Fleet};
 use crate::model::{AppId, Failure};
 
 impl Fleet {
-    /// Stops every replica of an app, those of its tests too, and starts none until
-    /// [`Fleet::let_write`]. Who waits for one hears why.
+    /// Stops every replica of an app, including its test runs, and starts none until
+    /// [`Fleet::let_write`]. Waiting requests fail with `why`.
     pub fn stop_writing(&self, app: &AppId, why: &Failure) {
         self.shared.capacity.suspended.suspend(app, why.clone());
         for d in self.of(app) {
@@ -24,7 +24,7 @@ impl Fleet {
         }
     }
 
-    /// Writes down what the owner of an app should know of what it takes of the disk.
+    /// Records a warning for the app's owner about its organization's use of the disk.
     pub fn warn_of_disk(&self, app: &AppId, text: &str) {
         self.tell(app, EventKind::Warning, text);
     }

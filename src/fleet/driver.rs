@@ -13,7 +13,7 @@ use super::{
 };
 use crate::engine::{ContainerId, Engine};
 
-/// Least time between two decisions that nothing but time is the reason for.
+/// Least time between two decisions that only the passing of time prompts.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs until the deployment is closed and its last container is gone, or the fleet stops.
@@ -24,7 +24,7 @@ pub(super) async fn run<E: Engine>(
 ) {
     let _finished = deployment.finished.clone().drop_guard();
     let mut settled = shared.settled.subscribe();
-    // Nothing is started before adoption is over: it could be running already.
+    // Nothing is started before adoption is over: the replica could be running already.
     tokio::select! {
         _ = settled.wait_for(|done| *done) => {}
         () = closed(&deployment) => {}
@@ -34,7 +34,8 @@ pub(super) async fn run<E: Engine>(
     loop {
         let plan = {
             let mut s = deployment.state.lock();
-            // Asked under the lock: a fleet that keeps its containers says so before it closes.
+            // Checked under the lock: a fleet that keeps its containers cancels `stop` before it
+            // closes deployments.
             if shared.stop.is_cancelled() {
                 break;
             }
@@ -52,7 +53,8 @@ pub(super) async fn run<E: Engine>(
             () = shared.stop.cancelled() => break,
             Some(done) = tasks.join_next() => match done {
                 Ok(done) => apply_outcome(&shared, &deployment, done),
-                // What it was doing with its replica nobody knows.
+                // The state of the replica that the task worked on is unknown, so the failure is
+                // fatal.
                 Err(e) => {
                     tracing::error!(app = %deployment.id(), error = %e, "A replica's task panicked");
                     shared.config.vitals.trip(&format!("a replica's task of app {}", deployment.id()));
@@ -74,8 +76,8 @@ async fn closed(deployment: &Deployment) {
 
 async fn at(when: Option<Instant>) {
     match when {
-        // A plan may not ask for a decision that is due already, which would be a circle; should one
-        // do so nevertheless, it costs little.
+        // A plan must not ask for a decision that is due already, which would be a busy loop; the
+        // minimum makes such a bug cheap.
         Some(when) => tokio::time::sleep_until(when.max(Instant::now() + MIN_PAUSE)).await,
         None => std::future::pending().await,
     }
@@ -190,7 +192,8 @@ fn spawn<E: Engine>(
     }
 }
 
-/// Has the state take the step that the outcome of a task allows.
+/// Applies the outcome of a task to the state. A start that could not reach the engine has the
+/// supervisor inspect it at once.
 fn apply_outcome(shared: &Shared, deployment: &Deployment, outcome: TaskOutcome) {
     if let TaskOutcome::Started {
         outcome: Err(Fault::Failed {

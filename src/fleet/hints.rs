@@ -1,4 +1,4 @@
-//! What the last lines of a replica's log suggest that its owner does.
+//! Remedies that the last lines of a replica's log suggest to its owner.
 
 use crate::model::process;
 
@@ -19,7 +19,7 @@ pub(super) fn of(log: &str) -> String {
             has(&["only run as pid 1", "run as pid 1", "must be pid 1"]),
             "the program wants to be the first process and an init is in its place: set init to off (`--init=off`)",
         ),
-        // The words of the engine's init, which stands between the engine and the program.
+        // Messages of the engine's init, which runs between the engine and the program.
         (
             init_says(&lower, "no such file or directory"),
             "the image has no such program (nor, for a script, its interpreter): set the entry point to one that it has, without a shell where it has none, or use a base image that has it",
@@ -41,7 +41,7 @@ pub(super) fn of(log: &str) -> String {
     fitting.map(|(_, remedy)| format!("\n{remedy}")).collect()
 }
 
-/// Whether the engine's init could not execute the program for this reason.
+/// Whether the engine's init reports that it could not execute the program for this reason.
 fn init_says(lower: &str, why: &str) -> bool {
     let mut lines = lower.lines();
     lines.any(|l| l.contains("tini") && l.contains("exec ") && l.contains(why))

@@ -1,21 +1,22 @@
 //! The requests that wait for a replica: first in, first out, bounded in number and bytes.
 //!
-//! Three bounds hold at a time: an app's, its organization's and the server's. A queue knows the
-//! first by itself. A [`HoldLimiter`] has the other two and hands out a [`HoldPermit`] for each held
-//! request, which the queue keeps beside it; whatever takes the request out of the queue drops the
-//! permit with it. A request that finds a replica at once never comes here.
+//! Three bounds hold at the same time: the app's, its organization's and the server's. A queue
+//! enforces the first itself. A [`HoldLimiter`] enforces the other two and hands out a
+//! [`HoldPermit`] for each held request, which the queue keeps beside it; whatever takes the
+//! request out of the queue drops the permit with it. A request that gets a replica at once never
+//! enters the queue.
 //!
 //! # Invariants
 //!
-//! - A request enters the queue, is answered and leaves under the mutex of its app's state. So
-//!   whoever is in the queue is there to take the answer, which is sent once, and after
-//!   [`Queue::leave`] none comes. One that came before lies in the channel, and is given back by
-//!   the one that gave up (`lease.rs`).
+//! - A request enters the queue, is answered and leaves under the mutex of its app's state. So a
+//!   queued request is always there to receive the answer, which is sent once, and after
+//!   [`Queue::leave`] none is sent. An answer sent just before lies in the channel, and the request
+//!   that gave up returns it (`lease.rs`).
 //! - A request waits only while no replica that serves has a free slot: each step that frees or
-//!   adds one hands it on in the same critical section, to the first in line.
-//! - What is counted (requests, bytes, permits) is what is in the queue, no more and no less.
-//! - The counts of the limiter are locked under the mutex of a state and lock nothing themselves,
-//!   so a permit may be taken and dropped under it.
+//!   adds a slot grants it, in the same critical section, to the first in line.
+//! - The counts (requests, bytes, permits) always equal what is in the queue.
+//! - The limiter's counts are locked under the mutex of a state and lock nothing themselves, so a
+//!   permit may be taken and dropped under it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ use crate::{
     quota::{Full, Quota, Usage},
 };
 
-/// When a refused request may come back.
+/// Retry-After of a refused request.
 const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Bounds on what is held over all apps, and by each organization; clones share the counts.
@@ -44,7 +45,7 @@ struct Budget {
     taken: Mutex<Usage<OrgName>>,
 }
 
-/// A part of a budget, until it is dropped.
+/// A share of a budget, returned when dropped.
 #[derive(Debug)]
 struct Taken {
     budget: Arc<Budget>,
@@ -52,7 +53,7 @@ struct Taken {
     amount: usize,
 }
 
-/// One held request's part of what may be held, until it is dropped.
+/// One held request's share of both budgets, returned when dropped.
 #[derive(Debug)]
 pub(super) struct HoldPermit {
     _request: Taken,
@@ -93,7 +94,7 @@ impl HoldLimiter {
         }
     }
 
-    /// Permits an organization to hold one more request, with a body of so many bytes.
+    /// Permits an organization to hold one more request, with a body of `bytes` bytes.
     ///
     /// # Errors
     /// HOLD_QUEUE_FULL, which names the bound.
@@ -155,8 +156,8 @@ struct Waiter<T> {
     _permit: HoldPermit,
 }
 
-/// The queue of those who wait for a `T`. A map by ticket, so that a client that leaves gives up
-/// its place in O(log n).
+/// The queue of requests that wait for a `T`. A map by ticket, so that a client that leaves is
+/// removed in O(log n).
 pub(super) struct Queue<T> {
     waiting: BTreeMap<Ticket, Waiter<T>>,
     next: Ticket,
@@ -187,7 +188,7 @@ impl<T> Queue<T> {
         self.bytes
     }
 
-    /// Whether an app may hold one more request, with a body of so many bytes.
+    /// Permits an app to hold one more request, with a body of `bytes` bytes.
     ///
     /// # Errors
     /// HOLD_QUEUE_FULL, which names the bound: the app's, its organization's or the server's.
@@ -230,15 +231,15 @@ impl<T> Queue<T> {
         (ticket, rx)
     }
 
-    /// Forgets a request that left. One that was answered meanwhile is gone already.
+    /// Removes a request that left. A request that was answered meanwhile is gone already.
     pub(super) fn leave(&mut self, ticket: Ticket) {
         if let Some(w) = self.waiting.remove(&ticket) {
             self.bytes -= w.bytes;
         }
     }
 
-    /// Hands one to the first in line. Gives it back when nobody waits, or when that one has just
-    /// left.
+    /// Grants `granted` to the first in line. Gives it back when nobody waits, or when the first in
+    /// line has just left.
     pub(super) fn grant(&mut self, granted: T) -> Result<(), T> {
         match self.waiting.pop_first() {
             Some((_, w)) => {
@@ -252,7 +253,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Answers everybody with a failure.
+    /// Answers all waiting requests with a failure.
     pub(super) fn fail_all(&mut self, why: &Failure) {
         self.bytes = 0;
         for (_, w) in std::mem::take(&mut self.waiting) {

@@ -1,7 +1,7 @@
 //! How many requests an app and its organization have under way, held ones included.
 //!
-//! Counted beside the leases, since an organization's are spread over apps, each with a lock of its
-//! own; two atomic counters are enough to say no.
+//! Counted beside the leases, since an organization's leases are spread over apps with a lock each;
+//! two atomic counters are enough to refuse a request.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::Config;
 use crate::model::{AppId, Failure, OrgName, Reason};
 
-/// When a refused request may come back.
+/// Retry-After of a refused request.
 const COME_BACK: Duration = Duration::from_secs(1);
 
 /// The requests of one app, and of its organization.
@@ -32,7 +32,7 @@ pub(super) struct InFlight {
 pub(super) struct InFlightByOrg(Mutex<HashMap<OrgName, Weak<AtomicUsize>>>);
 
 impl InFlightByOrg {
-    /// The counts of another app of an organization.
+    /// The counts of a new app of an organization.
     pub(super) fn counts(&self, org: &OrgName) -> Arc<InFlight> {
         let mut orgs = self.0.lock();
         let known = orgs.get(org).and_then(Weak::upgrade);
@@ -60,7 +60,7 @@ impl Drop for InFlightPermit {
 }
 
 impl InFlight {
-    /// Permits one more request of the app that these are the counts of.
+    /// Permits one more request of the app.
     ///
     /// # Errors
     /// TOO_MANY_REQUESTS, which names the bound: the app's or its organization's.
@@ -71,7 +71,8 @@ impl InFlight {
     ) -> Result<InFlightPermit, Failure> {
         let of_app = self.app.fetch_add(1, Relaxed);
         let of_org = self.org.fetch_add(1, Relaxed);
-        // Counted already, so that it is given back on either way out.
+        // Both counts are taken already, so that dropping the permit returns them on either way
+        // out.
         let permit = InFlightPermit(self.clone());
         let full = |who: String, most: usize, setting: &str| {
             let message =

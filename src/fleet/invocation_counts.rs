@@ -1,5 +1,5 @@
-//! How an app's invocations ended that leave no record: one atomic add for each, taken away
-//! once a second by whoever keeps the statistics.
+//! How an app's invocations that leave no record ended: one atomic add each, collected once a
+//! second for the statistics.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,8 +1,8 @@
-//! The right to send a request to a replica: how a request gets it, has it and gives it back.
+//! The right to send a request to a replica: how a request gets, holds and returns it.
 //!
-//! What changes hands under the mutex of the state is a [`Grant`], a plain value. A [`Lease`] gives
-//! its replica back when it is dropped, for which it takes that mutex: so it is made of a grant once
-//! the mutex is released, and is never in anything that is dropped under it.
+//! Under the mutex of the state only a [`Grant`] is passed on, a plain value. A [`Lease`] takes
+//! that mutex when it is dropped, to give its replica back: so it is made of a grant once the mutex
+//! is released, and is never part of a value that is dropped under it.
 
 use std::{future::Future, sync::Arc};
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::model::{Failure, Reason};
 
-/// A place in the queue, given up when the request is dropped.
+/// A request's entry in the queue, removed when the request is dropped.
 struct QueueEntry<'a> {
     deployment: &'a Deployment,
     ticket: Ticket,
@@ -35,8 +35,8 @@ struct QueueEntry<'a> {
 impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         self.deployment.state.lock().leave(self.ticket);
-        // Answers are sent under the mutex and to those in the queue alone, so from here on none
-        // comes. One that came while the request was giving up must not be lost.
+        // Answers are sent under the mutex and only to queued requests, so none comes from here on.
+        // A grant that was sent while the request was giving up must not be lost.
         if let Ok(Ok(grant)) = self.answer.try_recv() {
             self.deployment.release(grant.key, Some(grant.age));
         }
@@ -44,14 +44,14 @@ impl Drop for QueueEntry<'_> {
 }
 
 impl Deployment {
-    /// A lease on a replica: at once, or after waiting for one until `give_up_at`. A replica is
-    /// started if none runs. `bytes` is what the request keeps in memory while it waits.
+    /// A lease on a replica: at once, or after waiting until `give_up_at` at most. A replica is
+    /// started if none runs. `bytes` is the memory that the request takes while it waits.
     ///
     /// # Errors
     /// APP_DELETED, SHUTTING_DOWN, HOLD_QUEUE_FULL, COLD_START_TIMEOUT, or why starting fails.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up the place in the queue.
+    /// Dropping the future removes the request from the queue.
     pub async fn acquire(
         self: &Arc<Self>,
         bytes: usize,
@@ -77,7 +77,7 @@ impl Deployment {
         match tokio::time::timeout_at(give_up_at, &mut entry.answer).await {
             Ok(Ok(Ok(grant))) => {
                 let mut lease = Lease::new(self, grant);
-                // Cold only for those who waited for this very start, not for a busy replica.
+                // Cold only for requests that waited for this very start, not for a busy replica.
                 lease.cold = lease
                     .replica
                     .cold
@@ -100,9 +100,9 @@ pub struct Lease {
     replica: Arc<Replica>,
     key: u64,
     cold: Option<ColdStart>,
-    /// How old it is, while it may take no longer than the app's timeout.
+    /// The mark of its age, while the request may take no longer than the app's timeout.
     age: Option<Mark>,
-    /// How the replica's thaw ends, when it was not awake yet.
+    /// The outcome of the replica's thaw, if it was being thawed when the lease was granted.
     thaw: Option<watch::Receiver<Thaw>>,
     /// Counts the request for its app and organization; given back with the lease.
     pub in_flight: Option<InFlightPermit>,
@@ -121,12 +121,12 @@ impl Lease {
         }
     }
 
-    /// Sends a request, which it takes out of `request`, to the replica through one of its pools;
-    /// while it is being thawed already. `interim` hears of early hints.
+    /// Sends a request, which it takes out of `request`, to the replica through one of its pools,
+    /// even while the replica is still being thawed. `interim` gets early hints.
     ///
     /// # Errors
-    /// See [`upstream::Error`]. A thaw that is refused gives the request back unsent; after one
-    /// whose end is not known it is lost.
+    /// See [`upstream::Error`]. A refused thaw gives the request back unsent; after a thaw whose
+    /// outcome is unknown the request is lost.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, so the app sees the client leave.
@@ -147,8 +147,8 @@ impl Lease {
         }
     }
 
-    /// Its connection has left HTTP and may stay as long as it likes: it says no longer that the
-    /// replica is busy with a request.
+    /// Stops counting the request as work in progress: its connection has left HTTP and may stay as
+    /// long as it likes, so it no longer excuses a failing liveness probe.
     pub fn outlive(&mut self) {
         if let Some(age) = self.age.take() {
             self.deployment.state.lock().forget_age(self.key, age);
@@ -160,7 +160,7 @@ impl Lease {
         &self.replica
     }
 
-    /// How long the start took that this request waited for; `None` for a warm one.
+    /// How long the start took that this request waited for; `None` if it waited for none.
     pub fn cold(&self) -> Option<ColdStart> {
         self.cold
     }

@@ -1,4 +1,4 @@
-//! Limits that a ready replica comes up against and lives with, told to its owner.
+//! Warns owners of limits that a ready replica has reached and survives.
 
 use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
 
@@ -9,12 +9,11 @@ use super::{
 };
 use crate::{engine::Engine, model::Revision};
 
-/// Between two looks where liveness is not asked for.
+/// Interval of the checks if liveness probes are off.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Looks as often as liveness is asked for, and tells when there is more to tell: the first time,
-/// and whenever the count has doubled, so that a fork bomb does not push everything else out of
-/// the record.
+/// Checks as often as liveness is probed, and warns the first time and whenever the count has
+/// doubled, so that a fork bomb does not push everything else out of the record.
 pub(super) async fn watch<E: Engine>(
     engine: &E,
     config: &Config,
@@ -30,7 +29,8 @@ pub(super) async fn watch<E: Engine>(
     let mut told = 0;
     loop {
         tokio::time::sleep(interval).await;
-        // Its end is noticed by others; what cannot be seen now may be seen next time.
+        // An error says nothing here: others notice the container's end, and the next check may
+        // succeed.
         let Ok(hit) = engine.limits_hit(&replica.container).await else {
             continue;
         };

@@ -1,18 +1,19 @@
 //! Whether a ready replica still answers on its health path, and which of its connections are open.
 //!
-//! One that is busy with a request may well have no time to answer: while one younger than the
-//! app's timeout is out, only a refused connection counts. Its end is noticed elsewhere.
+//! A replica busy with a request may well have no time to answer: while it works on a request
+//! younger than the app's timeout, only a refused connection counts as a failure. `supervisor.rs`
+//! notices the container's end.
 
 use std::time::Duration;
 
 use super::{Config, probe::ProbeOutcome, replica::Replica, start};
 use crate::model::Revision;
 
-/// Between two looks at the connections of a replica that is not asked for its health.
+/// Interval of closing idle connections if liveness probes are off.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Asks at intervals, unless that is turned off, and returns why the replica should be replaced
-/// once enough answers in a row were missing or bad.
+/// Probes at intervals, unless probes are off, and returns why the replica should be replaced once
+/// enough probes in a row have failed.
 pub(super) async fn watch(
     config: &Config,
     replica: &Replica,
@@ -20,7 +21,7 @@ pub(super) async fn watch(
     at_work: impl Fn() -> bool,
 ) -> String {
     let Some(pool) = replica.primary() else {
-        // It has no port to ask on; only its end can be noticed.
+        // There is no port to probe; only the container's end can be noticed.
         return std::future::pending().await;
     };
     let asks = !config.liveness_interval.is_zero();

@@ -3,35 +3,35 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `deployment.rs` | one app's replicas and held requests: publish, close, look at |
+//! | `deployment.rs` | one app's replicas and held requests: publish, inspect, close |
 //! | `lease.rs` | the right to send one request to a replica: acquire, release |
 //! | `state/` | what a deployment's mutex guards, and every decision about its replicas |
 //! | `replica.rs` | a running container that requests can be sent to |
-//! | `autoscaler.rs` | how many replicas the load makes |
+//! | `autoscaler.rs` | how many replicas the load calls for |
 //! | `hold.rs` | the bounded FIFO queue of held requests, and the limiter over all of them |
-//! | `snapshot.rs` | what an app and its replicas do now, for people |
-//! | `invocation_counts.rs` | how its invocations ended, for the statistics |
-//! | `events.rs` | what happened to an app |
+//! | `snapshot.rs` | the present state of an app and its replicas, for people |
+//! | `invocation_counts.rs` | how an app's invocations ended, for the statistics |
+//! | `events.rs` | the bounded record of what happened to an app |
 //! | `in_flight.rs` | the requests of an app and of its organization, counted and bounded |
 //! | `hints.rs` | what the last lines of a log suggest |
-//! | `limit_warnings.rs` | the limits that a replica comes up against, told to its owner |
-//! | `ages.rs` | whether a replica has a young request out |
-//! | `postmortem.rs` | how a replica that served came to its end |
+//! | `limit_warnings.rs` | warnings to owners about limits that a replica has reached |
+//! | `ages.rs` | whether a replica is working on a young request |
+//! | `postmortem.rs` | how a replica that served ended |
 //! | `liveness.rs` | whether a ready replica still answers |
-//! | `ports.rs` | an app that listens elsewhere than where it is asked |
-//! | `probe.rs` | what asking on a health path came to, and what is known of a start |
-//! | `driver.rs` | one task per app that carries the decisions out |
+//! | `ports.rs` | detects an app that listens on another port than the one that is probed |
+//! | `probe.rs` | outcomes of health probes, and the progress of a start |
+//! | `driver.rs` | one task per app that carries out the decisions |
 //! | `suspensions.rs` | apps that may not run |
-//! | `disk_suspension.rs` | suspending apps for what they take of the disk |
-//! | `capacity.rs` | what this machine has, and who has it |
-//! | `manual_scaling.rs` | moving replicas by hand, and waiting for them |
+//! | `disk_suspension.rs` | suspending apps that use too much of the disk |
+//! | `capacity.rs` | the capacity of this machine, and who holds it |
+//! | `manual_scaling.rs` | scaling by hand, and waiting for the result |
 //! | `standby_ops.rs` | the slow parts of standby: freeze, thaw, prepare |
 //! | `send_while_resuming.rs` | a request to a replica that is being thawed |
-//! | `refusal.rs` | what the engine refused to do, and when it is asked again |
+//! | `refusal.rs` | what the engine refused to do, and when the fleet asks again |
 //! | `start.rs` | one start: create, start, poll for readiness, explain a failure |
 //! | `test_run.rs` | a replica beside the published ones, for tests |
 //! | `upstream/` | connections to one port of one replica |
-//! | `supervisor.rs` | is the engine there; adoption after a restart; reconciliation |
+//! | `supervisor.rs` | engine availability, adoption after a restart, reconciliation |
 //!
 //! # Who may write, and the order of locks
 //!

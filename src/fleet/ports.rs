@@ -1,9 +1,10 @@
-//! An app that listens, but not where it is asked: the commonest reason of a start that never ends.
+//! Detects an app that listens on another port than the one that is probed: the commonest reason of
+//! a start that never ends.
 //!
-//! That it listens elsewhere is a strong hint and no proof, since ports for metrics or debugging
-//! open first in many images. So it is shown early, and ends a start early only when somebody
-//! waits for the verdict (a publish), when the start before showed the same, or when the open
-//! port is the only one that the image exposes.
+//! Listening elsewhere is a strong hint and no proof, since ports for metrics or debugging open
+//! first in many images. So the finding is shown early, and ends a start early only when a publish
+//! waits for the verdict, when the start before showed the same, or when the open port is the only
+//! one that the image exposes.
 
 use std::{fmt, time::Duration};
 
@@ -12,13 +13,13 @@ use tokio::time::Instant;
 use super::Config;
 use crate::engine::{ContainerId, Engine, Listening};
 
-/// The first look at an app that is not ready, and the time between two.
+/// Delay of the first check of an app that is not ready, and the interval of further ones.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Most ports that are named.
+/// Most ports that a message names.
 const NAMED: usize = 8;
 
-/// How an app listens elsewhere than where it is asked.
+/// On which other ports an app listens than the one that is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WrongPort {
     wanted: u16,
@@ -26,19 +27,19 @@ pub(super) struct WrongPort {
 }
 
 impl WrongPort {
-    /// What is wrong, when the app listens on something and not on the port that is wanted.
+    /// The finding, if the app listens on something but not on the wanted port.
     pub(super) fn of(wanted: u16, listening: Listening) -> Option<Self> {
         let none = listening.open.is_empty() && listening.loopback.is_empty();
         let right = listening.open.contains(&wanted);
         (!none && !right).then_some(Self { wanted, listening })
     }
 
-    /// Whether the only port that can be reached is the only one that the image exposes.
+    /// Whether the only reachable port is the only one that the image exposes.
     fn is_what_is_exposed(&self, exposed: &[u16]) -> bool {
         matches!(exposed, [only] if self.listening.open.iter().eq([only]))
     }
 
-    /// What helps.
+    /// The remedy to suggest.
     pub(super) fn remedy(&self) -> String {
         let wanted = self.wanted;
         if self.listening.loopback.contains(&wanted) {
@@ -88,9 +89,9 @@ impl fmt::Display for WrongPort {
 /// Why a start may end early for a wrong port.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Suspicion {
-    /// Somebody waits to hear whether it gets ready, to mend it when not.
+    /// A publish waits for the verdict, and whoever publishes can fix the app.
     pub(super) checked: bool,
-    /// The start before listened like this, and failed.
+    /// The finding of the start before, which failed.
     pub(super) before: Option<WrongPort>,
 }
 
@@ -100,8 +101,9 @@ impl Suspicion {
     }
 }
 
-/// Looks at what the app listens on while it is not ready, reports each change, and returns once it
-/// is certain that it will not be ready for that. `exposed` are the ports that its image exposes.
+/// Checks which ports the app listens on while it is not ready, reports each change, and returns
+/// once the wrong port is certain to be why it will not become ready. `exposed` are the ports that
+/// its image exposes.
 pub(super) async fn watch<E: Engine>(
     engine: &E,
     config: &Config,

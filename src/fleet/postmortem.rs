@@ -1,8 +1,8 @@
-//! How a replica that served came to its end, for whoever had a request on it.
+//! How a replica that served ended, for the requests that it was serving.
 //!
-//! A connection breaks before the engine says that the container has ended. So the failure path of
-//! a request, and no other, waits a short time for that news, and then for what the container's
-//! state and log say, which are read before it is removed.
+//! A connection breaks before the engine reports that the container has ended. So the failure path
+//! of a request, and no other, waits a short time for that report, and then for the container's
+//! state and log, which are read before the container is removed.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -22,12 +22,12 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// Lines of its log that are kept of a replica that has ended.
+/// Log lines that are kept of a replica that has ended.
 const LOG_LINES: u32 = 100;
-/// Longest wait of a failed request for the news that the container has ended. An app that only
-/// closed the connection has its caller wait so long.
+/// Longest wait of a failed request for the report that the container has ended. An app that merely
+/// closed the connection delays its caller's error by this much.
 const NEWS_LIMIT: Duration = Duration::from_millis(750);
-/// Longest wait for what the container's state and log say, once it is known to have ended.
+/// Longest wait for the container's state and log, once it is known to have ended.
 const EXAMINE_LIMIT: Duration = Duration::from_secs(3);
 
 impl Replica {
@@ -56,7 +56,7 @@ impl Replica {
     }
 }
 
-/// Reads how a replica ended that the fleet did not end.
+/// Finds out how a replica ended that the fleet did not stop.
 pub(super) async fn examine<E: Engine>(engine: &E, containers: &Containers) -> Failure {
     const ENDED: &str = "a replica ended while it served";
     let container = &containers.app;
@@ -101,9 +101,9 @@ async fn runs<E: Engine>(engine: &E, container: &ContainerId) -> bool {
 }
 
 impl Deployment {
-    /// Makes known how a replica ended: to those who had a request on it, and to its owner.
+    /// Publishes how a replica ended: to the requests it was serving, and to its owner.
     pub(super) fn tell_end(&self, key: u64, replica: &Replica, mut how: Failure) {
-        // The engine forgets that with the container's end.
+        // The engine forgets this count when the container ends.
         let refused = replica.refused_processes.load(Ordering::Relaxed);
         if refused > 0 {
             let detail = how.detail.unwrap_or_default();

@@ -1,9 +1,9 @@
-//! What a probe of a replica's health path came to, and the record of it while a replica starts.
+//! Outcomes of probes of a replica's health path, and the record of them while a replica starts.
 //!
-//! [`ProbeOutcome`] is a closed set of small facts with one rendering, so that the held caller's 504,
-//! the app's state, its events, the log and `Server-Timing` cannot tell different stories. A
+//! [`ProbeOutcome`] is a closed set of small facts with one rendering, so that the held caller's
+//! 504, the app's state, its events, the log and `Server-Timing` cannot tell different stories. A
 //! start keeps its newest outcome in a [`Progress`], which the slot shares with the task that
-//! asks: callers read it at any time, the task alone writes it.
+//! probes: the task alone writes it, callers read it at any time.
 
 use std::{convert::Infallible, fmt, io, sync::Arc, time::Duration};
 
@@ -18,27 +18,27 @@ use super::{
 };
 use crate::model::{AppId, HealthCheck, ReplicaId, Revision, reach::Protocol};
 
-/// A start that takes longer than this is explained by events; most are over before.
+/// A start that takes longer than this is explained by events; most end before.
 const QUIET: Duration = Duration::from_secs(3);
-/// So many changes of the outcome become an event at once. An app that flaps is then told of
-/// every `FLAP_GAP`, since an app's record of events is bounded.
+/// So many changes of the outcome are recorded at once. After that, a flapping app is recorded at
+/// most every `FLAP_GAP`, since an app's record of events is bounded.
 const PROMPT_EVENTS: u32 = 8;
 const FLAP_GAP: Duration = Duration::from_secs(30);
 
-/// What asking on the health path came to, when it was no good answer.
+/// Why a probe of the health path failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeOutcome {
     /// Nothing listens on the port.
     Refused,
     /// It answered with a status that does not count as ready.
     Status(u16),
-    /// It took the connection, or did not even refuse it, and did not answer within this time.
+    /// It accepted the connection, or did not even refuse it, and did not answer within this time.
     Timeout(Duration),
     /// It closed the connection without an answer.
     Closed,
     /// It reset the connection, or the stream, without an answer.
     Reset,
-    /// What it answered is not the HTTP that it was asked in.
+    /// Its answer is not in the version of HTTP that the probe used.
     NotHttp,
     /// The port cannot be reached for another reason.
     Unreachable(io::ErrorKind),
@@ -112,26 +112,27 @@ impl ProbeOutcome {
 /// An answer on the health path that counts as ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// With a status.
+    /// An HTTP response with this status.
     Status(StatusCode),
-    /// By a reset of the HTTP/2 stream, as gRPC servers of the C family do with what is no call.
+    /// A reset of the HTTP/2 stream: gRPC servers based on the C core reset a request that is no
+    /// gRPC call.
     Reset,
 }
 
 impl Answer {
-    /// Whether the platform would count it as ready, too.
+    /// Whether the cloud platform would count it as ready, too.
     pub(super) fn is_success(self) -> bool {
         matches!(self, Self::Status(status) if status.is_success())
     }
 }
 
-/// Whether what came on the health path means that the app is ready, or alive later on.
+/// Whether the answer on the health path means that the app is ready, or later that it is alive.
 ///
-/// A path that nobody chose need not exist, nor be open to strangers: that an HTTP server answers
-/// without a fault of its own is enough.
+/// A default path need not exist, nor be open to strangers: an answer from an HTTP server without a
+/// fault of its own is enough.
 ///
 /// # Errors
-/// The outcome, when it does not.
+/// Why the probe failed.
 pub(super) fn judge(
     revision: &Revision,
     came: Result<StatusCode, ProbeOutcome>,
@@ -149,7 +150,7 @@ pub(super) fn judge(
     }
 }
 
-/// What helps against the last outcome of a start that took too long.
+/// The remedy for the last outcome of a start that took too long.
 pub(super) fn remedy(revision: &Revision, port: u16, last: Option<ProbeOutcome>) -> String {
     match last {
         Some(ProbeOutcome::Status(code)) => {
@@ -184,19 +185,19 @@ enum Stage {
     Creating,
     /// The engine starts it.
     Starting,
-    /// It runs, and is asked whether it is ready.
+    /// It runs, and is probed until it is ready.
     Asked {
-        /// Since when.
+        /// When the probes began.
         since: Instant,
-        /// What the newest question came to; `None` while the first is out.
+        /// The outcome of the newest probe; `None` while the first is under way.
         last: Option<ProbeOutcome>,
     },
 }
 
-/// What makes one explanation another than the one before.
+/// What distinguishes one explanation from the next.
 type Seen = (Option<ProbeOutcome>, Option<WrongPort>);
 
-/// What is known of a replica on its way up; clones share it.
+/// How far a replica on its way up has come; clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Progress(Arc<Shared>);
 
@@ -212,13 +213,13 @@ struct Shared {
 #[derive(Debug)]
 struct Now {
     stage: Stage,
-    /// What is asked: `GET /healthz on port 80`.
+    /// The probe in words: `GET /healthz on port 80`.
     question: String,
-    /// The ports that the image exposes, when the one that is asked is not among them.
+    /// The ports that the image exposes, if the probed one is not among them.
     exposed: Vec<u16>,
-    /// How the app listens elsewhere.
+    /// The wrong port on which the app listens, if it does.
     wrong_port: Option<WrongPort>,
-    /// What was told last, when, and how often something was.
+    /// What was recorded last, when, and how often something was.
     told: Option<(Seen, Instant)>,
     times: u32,
 }
@@ -241,12 +242,12 @@ impl Progress {
         }))
     }
 
-    /// The engine starts the container.
+    /// Records that the engine starts the container.
     pub(super) fn starting(&self) {
         self.0.now.lock().stage = Stage::Starting;
     }
 
-    /// The container runs and is asked from now on.
+    /// Records that the container runs and is probed from now on.
     pub(super) fn running(&self, revision: &Revision, port: u16) {
         let mut now = self.0.now.lock();
         now.question = format!("GET {} on port {port}", revision.health_path);
@@ -262,7 +263,7 @@ impl Progress {
         };
     }
 
-    /// What a question came to.
+    /// Records the outcome of a failed probe.
     pub(super) fn outcome(&self, outcome: ProbeOutcome) {
         {
             let mut now = self.0.now.lock();
@@ -273,20 +274,20 @@ impl Progress {
         self.tell();
     }
 
-    /// How the app listens elsewhere than where it is asked.
+    /// Records on which wrong port the app listens; `None` once it does not.
     pub(super) fn listens(&self, elsewhere: Option<WrongPort>) {
         self.0.now.lock().wrong_port = elsewhere;
         self.tell();
     }
 
-    /// Explains a start once it is slow, though its first question may still be out.
+    /// Explains a start once it is slow, even if its first probe is still under way.
     pub(super) async fn tell_when_slow(&self) -> Infallible {
         tokio::time::sleep(QUIET).await;
         self.tell();
         std::future::pending().await
     }
 
-    /// Makes an outcome that differs from what was told last an event, once the start is slow.
+    /// Records an outcome that differs from the last recorded one, once the start is slow.
     fn tell(&self) {
         let mut now = self.0.now.lock();
         let Stage::Asked { since, last } = now.stage else {
@@ -317,7 +318,8 @@ impl Progress {
         events.push(kind, Some(replica), *version, text);
     }
 
-    /// The app runs here with an answer on its health path that the platform would wait on.
+    /// Records that the app counts as ready here with an answer on which the cloud platform would
+    /// keep waiting.
     pub(super) fn tolerated(&self, revision: &Revision, answer: Answer) {
         let Shared {
             app,
@@ -339,7 +341,7 @@ impl Progress {
         }
     }
 
-    /// What the newest question came to.
+    /// The outcome of the last failed probe.
     pub(super) fn last(&self) -> Option<ProbeOutcome> {
         match self.0.now.lock().stage {
             Stage::Asked { last, .. } => last,
@@ -347,22 +349,22 @@ impl Progress {
         }
     }
 
-    /// How the app listens elsewhere, as it was last seen.
+    /// The wrong port that was seen last.
     pub(super) fn wrong_port(&self) -> Option<WrongPort> {
         self.0.now.lock().wrong_port.clone()
     }
 
-    /// How it stands, for anybody.
+    /// The state of the start, in words for anybody.
     pub(super) fn text(&self) -> String {
         self.0.now.lock().render()
     }
 
-    /// What its owner may hear beside that.
+    /// A hint for the owner in addition to that.
     pub(super) fn hint(&self) -> Option<String> {
         self.0.now.lock().hint()
     }
 
-    /// How it stands, for its owner.
+    /// The state of the start, in words for its owner.
     pub(super) fn whole_text(&self) -> String {
         self.0.now.lock().whole()
     }

@@ -20,20 +20,20 @@ use crate::{
 /// How long the parts of a start took.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ColdStart {
-    /// Creating the container, with making sure of its image.
+    /// Creating the container, including making sure of its image.
     pub create: Duration,
     /// Starting it.
     pub start: Duration,
     /// From started to ready.
     pub ready: Duration,
-    /// What the last question came to before it was ready; `None` when it was at the first.
+    /// The outcome of the last failed probe; `None` if the first probe succeeded.
     pub last_probe: Option<ProbeOutcome>,
 }
 
 /// What is known of the end of a replica's container.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
-    /// It runs, as far as is known.
+    /// It runs, as far as the fleet knows.
     Runs,
     /// It has ended, and is being examined.
     Ended,
@@ -50,9 +50,9 @@ pub struct Replica {
     /// How long its start took; `None` for one that was adopted.
     pub cold: Option<ColdStart>,
     pub(super) ready_at: Instant,
-    /// How often it was refused another process, as it was last seen.
+    /// How often the kernel refused it another process, by the last check.
     pub(super) refused_processes: AtomicU64,
-    /// How it ended, for those who have requests on it.
+    /// How its container ended, for the requests that it was serving.
     pub(super) fate: watch::Sender<Fate>,
     pools: Vec<(u16, Arc<Pool>)>,
 }
@@ -75,7 +75,8 @@ impl Replica {
         }
     }
 
-    /// The connections to each of the ports as they are declared, wherever the app listens for it.
+    /// A pool for each declared port, connected to the port inside the container that stands for
+    /// it.
     pub(super) fn pools(
         endpoints: &Endpoints,
         revision: &Revision,
@@ -89,14 +90,14 @@ impl Replica {
             .collect()
     }
 
-    /// Closes its connections: an app's keep-alive timers run out while it is frozen.
+    /// Closes its idle connections: an app's keep-alive timers run out while it is frozen.
     pub(super) fn drop_idle(&self) {
         for (_, pool) in &self.pools {
             pool.drop_idle();
         }
     }
 
-    /// Closes the idle connections that nobody needs or that the app has closed.
+    /// Closes idle connections that are not needed or that the app has closed.
     pub(super) fn sweep(&self) {
         for (_, pool) in &self.pools {
             pool.sweep();

@@ -1,11 +1,11 @@
 //! Sending a request to a replica that is being thawed.
 //!
-//! The kernel takes connections and data for a frozen process, so the request is on its way
-//! before the engine has answered, and the app finds it when it goes on. Should the engine refuse
-//! the thaw, the app never ran (and never will: what did not wake is killed as it is), so a
-//! request whose body is still at hand can safely be sent elsewhere. Any other failure does not
-//! tell whether the app ran, and the request is not sent twice. One whose body streams is sent
-//! only once the replica is awake.
+//! The kernel accepts connections and data for a frozen process, so the request is sent before the
+//! engine has answered, and the app finds it when it resumes. If the engine refuses the thaw, the
+//! app has not run (and never will: a container whose thaw failed is killed while frozen, never
+//! resumed), so a request whose body is still at hand can safely be sent elsewhere. Any other
+//! failure leaves open whether the app ran, and the request is not sent twice. A request with a
+//! streamed body is sent only once the replica is awake.
 
 use std::{io, mem, sync::Arc, time::Duration};
 
@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use super::upstream::{self, Answer, Body, Error, Interim, Pool};
 
-/// How long a request waits for its own end once nobody knows whether the replica is awake. It
-/// is killed meanwhile, which breaks the connection, unless the engine does not answer at all. A
-/// connect that gets no answer ends within this, and says that nothing was sent.
+/// How long a request waits for its own outcome once it is unknown whether the replica is awake.
+/// Meanwhile the replica is killed, which breaks the connection, unless the engine does not answer
+/// at all. A connect that gets no answer ends within this time, and proves that nothing was sent.
 const LAST_WORD: Duration = Duration::from_secs(6);
 
 /// How a thaw stands.
@@ -24,7 +24,7 @@ const LAST_WORD: Duration = Duration::from_secs(6);
 pub(super) enum Thaw {
     Pending,
     Awake,
-    /// It is frozen as before.
+    /// It was refused, and the container is frozen as before.
     Failed,
     /// It failed, and the app may have run nevertheless.
     Unknown,
@@ -54,13 +54,14 @@ pub(super) async fn send(
     };
     tokio::select! {
         outcome = pool.exchange(request, interim) => match outcome {
-            // It broke, perhaps because the thaw fails; then the app has not seen the request.
+            // The connection broke, perhaps because the thaw failed; then the app has not seen the
+            // request.
             Err(Error::Broke(cause)) => match end(thaw).await {
                 Thaw::Failed => Err(not_awake(pool, copy)),
                 _ => Err(Error::Broke(cause)),
             },
-            // Nobody listens: it has ended, which the thaw is about to find. Until then another
-            // try would come back here.
+            // Nothing listens: the container has ended, as the thaw is about to find. A retry
+            // before that would be granted this replica again.
             Err(refused @ Error::Connect { .. }) => {
                 end(thaw).await;
                 Err(refused)

@@ -1,4 +1,4 @@
-//! The slow parts of warm standby: freeze, thaw, prepare, start what is prepared.
+//! The slow parts of warm standby: freezing, thawing, preparing, and starting a prepared container.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::{
     model::{ReplicaId, Revision},
 };
 
-/// A thaw that takes longer is given up for the next depth; it usually takes milliseconds.
+/// A thaw that takes longer is given up in favour of the next depth; it usually takes milliseconds.
 const WAKE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Freezes a container and says how much memory it keeps.
+/// Freezes a container and returns how many bytes of memory it keeps.
 pub(super) async fn pause<E: Engine>(engine: &E, container: &ContainerId) -> Result<u64, Error> {
     engine.pause(container).await?;
-    // Not known is no reason to thaw it again.
+    // An unknown amount is no reason to thaw it again.
     Ok(engine.memory(container).await.unwrap_or(0))
 }
 
@@ -36,7 +36,7 @@ pub(super) async fn resume<E: Engine>(engine: &E, container: &ContainerId) -> Re
 }
 
 /// Ends the replica's process as any stop does, so that its volumes lose nothing, and creates a
-/// container in its stead that can be started at any time.
+/// container in its place that can be started at any time.
 pub(super) async fn prepare<E: Engine>(
     engine: &E,
     config: &Config,
@@ -63,7 +63,8 @@ pub(super) async fn end<E: Engine>(
     start::discard(engine, container, grace).await;
 }
 
-/// Starts a prepared container and waits until it is ready. After a failure it is still there.
+/// Starts a prepared container and waits until it is ready. A failure leaves the container in
+/// place.
 pub(super) async fn start_prepared<E: Engine>(
     engine: &E,
     config: &Config,

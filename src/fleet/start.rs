@@ -20,37 +20,37 @@ use crate::{
     model::{Failure, HealthCheck, Reason, ReplicaId, Revision, reach::Protocol},
 };
 
-/// Log lines that an owner is shown when a container ends at start: a screenful.
+/// Log lines that an owner is shown when a container ends during its start: a screenful.
 const LOG_LINES: u32 = 20;
-/// Most bytes of them: lines can be long.
+/// Most bytes of these lines, since lines can be long.
 const LOG_BYTES: usize = 16 << 10;
-/// Longest wait for one answer on the health path; one that takes longer is asked again.
+/// Longest wait for the answer to one probe; the next probe follows.
 const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 /// First wait between two inspections of a container that is not ready; doubles up to
 /// `INSPECT_MAX`. The engine's events usually report its end sooner; polling covers lost events.
 const INSPECT_INITIAL: Duration = Duration::from_millis(100);
 const INSPECT_MAX: Duration = Duration::from_secs(1);
 
-/// What to start, and how to hear that it ended or is not wanted any more.
+/// What to start, and the signals by which others end it.
 pub(super) struct Job {
     pub(super) id: ReplicaId,
     pub(super) revision: Arc<Revision>,
     pub(super) died: Arc<Notify>,
     pub(super) cancel: CancellationToken,
-    /// Told of each step.
+    /// Records each step.
     pub(super) progress: Progress,
-    /// What may end it early.
+    /// What lets a wrong port end the start early.
     pub(super) suspicion: Suspicion,
 }
 
-/// Why there is no replica.
+/// Why a start yielded no replica.
 pub(super) enum Fault {
-    /// It was called off.
+    /// It was cancelled.
     Cancelled,
     /// It failed.
     Failed {
         failure: Failure,
-        /// The same start cannot succeed now, so nobody should wait for another try.
+        /// The same start cannot succeed now, so requests should not wait for another attempt.
         certain: bool,
         /// The engine did not answer.
         engine_down: bool,
@@ -67,8 +67,8 @@ impl From<Failure> for Fault {
     }
 }
 
-/// Starts a replica. `note` hears of the container as soon as it exists. A start that fails or
-/// is called off leaves no container behind.
+/// Starts a replica. `note` is called with the container as soon as it exists. A start that fails
+/// or is cancelled leaves no container behind.
 pub(super) async fn run<E: Engine>(
     engine: &E,
     config: &Config,
@@ -77,7 +77,7 @@ pub(super) async fn run<E: Engine>(
 ) -> Result<Replica, Fault> {
     let began = Instant::now();
     let container = match create(engine, config, &job).await {
-        // The error of a start that nobody wants is nobody's trouble.
+        // The error of a cancelled start concerns nobody.
         Err(_) if job.cancel.is_cancelled() => return Err(Fault::Cancelled),
         other => other?,
     };
@@ -93,7 +93,7 @@ pub(super) async fn run<E: Engine>(
     outcome
 }
 
-/// Makes the container. Calling the start off does not cut the engine's call short, only a pull:
+/// Makes the container. Cancelling the start interrupts only a pull, not the engine's create call:
 /// the engine would make the container all the same, and nobody would know its id.
 async fn create<E: Engine>(engine: &E, config: &Config, job: &Job) -> Result<ContainerId, Fault> {
     if job.cancel.is_cancelled() {
@@ -101,7 +101,7 @@ async fn create<E: Engine>(engine: &E, config: &Config, job: &Job) -> Result<Con
     }
     let spec = spec(config, &job.id, &job.revision);
     let made = match engine.create(&spec).await {
-        // Somebody removed the image; the reference may still bring it back.
+        // Somebody removed the image; a pull by its reference may bring it back.
         Err(Error::NoSuchImage { .. }) => {
             tokio::select! {
                 pulled = pull_again(engine, config, &job.revision) => pulled?,
@@ -168,7 +168,7 @@ async fn bring_up<E: Engine>(
                 .await
                 .into());
         }
-        // A command that cannot be executed ends here, with the reason in the engine's words.
+        // A command that cannot be executed fails here, with the engine's reason.
         Err(e) => return Err(fault(&e)),
     };
     let started = Instant::now();
@@ -188,7 +188,7 @@ async fn bring_up<E: Engine>(
     ))
 }
 
-/// Takes up a container that an earlier run left, once it is ready.
+/// Adopts a container that an earlier run left, once it is ready.
 pub(super) async fn adopt<E: Engine>(
     engine: &E,
     config: &Config,
@@ -201,7 +201,7 @@ pub(super) async fn adopt<E: Engine>(
     Ok(Replica::new(job.id, container, None, pools))
 }
 
-/// Stops and removes a container. When the engine does not answer, reconciliation does it later.
+/// Stops and removes a container. If the engine does not answer, reconciliation removes it later.
 pub(super) async fn discard<E: Engine>(engine: &E, container: &ContainerId, grace: Duration) {
     if !grace.is_zero()
         && let Err(error) = engine.stop(container, grace).await
@@ -320,10 +320,10 @@ pub(super) async fn wait_ready<E: Engine>(
     }
 }
 
-/// Asks once on the health path.
+/// Probes the health path once.
 ///
 /// # Errors
-/// What came instead of an answer that counts as ready.
+/// Why the answer does not count as ready.
 pub(super) async fn ask(
     pool: &Arc<Pool>,
     revision: &Revision,
@@ -338,7 +338,7 @@ pub(super) async fn ask(
             .await
             .map_err(|e| ProbeOutcome::of_error(&e))?;
         head = Some(response.status());
-        // An answer that breaks off is none.
+        // An answer that breaks off does not count.
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
             frame.map_err(|e| ProbeOutcome::of_hyper(&e))?;
@@ -348,7 +348,7 @@ pub(super) async fn ask(
     let whole = tokio::time::timeout(limit, exchange).await;
     let came = match (whole, head) {
         (Ok(Err(outcome)), _) => Err(outcome),
-        // A path that nobody chose may well lead to a stream.
+        // The default path may well lead to a stream, which never ends.
         (Err(_), Some(status)) if revision.health == HealthCheck::Default => Ok(status),
         (Ok(Ok(())), Some(status)) => Ok(status),
         _ => Err(ProbeOutcome::Timeout(limit)),
@@ -358,7 +358,7 @@ pub(super) async fn ask(
 
 fn question(pool: &Pool, revision: &Revision, over_http2: bool) -> Request<Body> {
     let mut request = Request::new(Body::Empty);
-    // Paths are checked when they are set.
+    // Cannot fail: paths are checked when they are set.
     *request.uri_mut() = revision.health_path.parse().unwrap_or_default();
     let headers = request.headers_mut();
     if let Ok(host) = HeaderValue::from_str(&pool.addr().to_string()) {
@@ -369,7 +369,7 @@ fn question(pool: &Pool, revision: &Revision, over_http2: bool) -> Request<Body>
     if over_http2 {
         *request.version_mut() = Version::HTTP_2;
     } else {
-        // A server that serves one connection at a time would wait on this one for ever.
+        // A server that serves one connection at a time would wait for ever for this one to end.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     request
@@ -398,7 +398,7 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
                 return Failure::new(Reason::ContainerExited, ENDED)
                     .with_detail("somebody removed it");
             }
-            // Not known now; the next look may tell.
+            // Unknown for now; the next inspection may succeed.
             Err(_) => {}
         }
     }
@@ -406,8 +406,8 @@ async fn ended<E: Engine>(engine: &E, container: &ContainerId, died: &Notify) ->
 
 const ENDED: &str = "the container ended before it was ready";
 
-/// Why a container has ended, which `ended` says, from its exit code and whether the kernel killed
-/// it for its memory limit, with the last lines of its log.
+/// The failure `ended` with the cause: the exit code, whether the kernel killed the container for
+/// its memory limit, and the last lines of its log.
 pub(super) async fn exited<E: Engine>(
     engine: &E,
     container: &ContainerId,
@@ -443,7 +443,7 @@ fn signal(code: i64) -> Option<&'static str> {
     })
 }
 
-/// The end of what the container wrote, for people.
+/// The end of the container's log, for people.
 pub(super) async fn tail<E: Engine>(engine: &E, container: &ContainerId, lines: u32) -> String {
     match engine.log_tail(container, lines).await {
         Ok(lines) if lines.is_empty() => "; it wrote no log".to_owned(),
@@ -455,7 +455,7 @@ pub(super) async fn tail<E: Engine>(engine: &E, container: &ContainerId, lines: 
     }
 }
 
-/// The last bytes of a text, whole characters of it.
+/// The last bytes of a text, cut at a character boundary.
 fn newest(text: &str, most: usize) -> &str {
     let mut from = text.len().saturating_sub(most);
     while !text.is_char_boundary(from) {
@@ -471,7 +471,7 @@ mod tests {
     use super::*;
     use crate::fleet::{tests::revision, upstream::Connects};
 
-    /// gRPC's C core resets what is no call, so an app in Python never got ready.
+    /// gRPC's C core resets requests that are no calls, so an app in Python never became ready.
     #[tokio::test]
     async fn a_grpc_server_that_resets_what_is_no_call_is_there_unless_a_path_was_chosen() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");

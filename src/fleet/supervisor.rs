@@ -1,8 +1,8 @@
-//! Whether the engine is there, and whether its containers are what the fleet believes.
+//! Whether the engine is available, and whether its containers are what the fleet believes.
 //!
 //! One task: it asks the engine, adopts or removes what an earlier run left, listens to the
-//! engine's events, and compares with its list of containers at intervals. Events are hints,
-//! the list is the truth, so an engine that restarts or loses events does no lasting harm.
+//! engine's events, and compares with its list of containers at intervals. Events are hints and the
+//! list is the truth, so an engine that restarts or loses events does no lasting harm.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,14 +28,14 @@ use crate::{
 /// Time between two attempts while the engine does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is known of the engine.
+/// The state of the engine, as far as the supervisor knows.
 #[derive(Debug, Clone)]
 pub enum EngineState {
     /// It has not been asked yet.
     Unknown,
     /// It answers.
     Up(Info),
-    /// It does not, or cannot be asked, for this reason.
+    /// It does not answer, or cannot be asked, for this reason.
     Down(Failure),
 }
 
@@ -50,8 +50,8 @@ pub(super) async fn run<E: Engine>(shared: Arc<Shared>, engine: Arc<E>) {
     }
 }
 
-/// Removes what is left once every deployment is gone: containers of calls that timed out, or
-/// that could not be removed at their time.
+/// Removes the containers that are left once every deployment is gone: those of calls that timed
+/// out, or whose removal failed.
 async fn sweep<E: Engine>(engine: &Arc<E>) {
     match engine.list().await {
         Ok(left) => {
@@ -77,7 +77,7 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
             deaths = engine.deaths();
             listening = true;
             listening_since = Instant::now();
-            // What happened between the two streams is seen by one more inspection.
+            // One more inspection finds whatever happened between the two streams.
             inspect(shared, engine).await;
         }
         let pause = if up && shared.network.borrow().is_none() {
@@ -94,7 +94,7 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
                     Some(container) => container_ended(shared, &container),
                     None => {
                         listening = false;
-                        // An engine without events must not be asked in a circle.
+                        // An engine without an event stream must not be asked in a busy loop.
                         wake_at = wake_at.min(listening_since + RETRY);
                     }
                 },
@@ -103,7 +103,7 @@ async fn supervise<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
     }
 }
 
-/// Asks the engine, reconciles with it, and says whether it is there.
+/// Asks the engine and reconciles with it; whether it is available.
 async fn inspect<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
     let was_up = matches!(*shared.engine.borrow(), EngineState::Up(_));
     let seen = if was_up {
@@ -124,7 +124,7 @@ async fn inspect<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> bool {
             let why = error.to_failure();
             shared.engine.send_replace(EngineState::Down(why.clone()));
             for d in shared.everyone() {
-                // Until the inspection after the next one: each says it again.
+                // Stands until the inspection after the next one: each renews it.
                 d.state.lock().engine_gone(&why, RETRY * 2);
             }
             false
@@ -149,7 +149,7 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     } else {
         let mut may_adopt = shared.config.may_adopt.clone();
         if may_adopt.wait_for(|may| *may).await.is_err() {
-            // Another server has the identity; the end is on its way.
+            // Another server has the identity; this one is about to end.
             std::future::pending::<()>().await;
         }
         adopt_all(shared, engine).await?;
@@ -164,8 +164,9 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
     Ok(())
 }
 
-/// Makes the instance's network when it is missing, off the way of the first cold start. In a task
-/// that a stop waits for: cut off in the middle, the engine would make it after its removal.
+/// Makes the instance's network if it is missing, so that the first cold start does not have to. In
+/// a task that a stop waits for: if the call were cut off in the middle, the engine would make the
+/// network after its removal.
 fn ensure_network<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) {
     let (known, engine) = (shared.clone(), engine.clone());
     shared.tasks.spawn(async move {
@@ -193,8 +194,8 @@ fn container_ended(shared: &Shared, container: &ContainerId) {
 /// Finds containers that ended unseen, and removes those that belong to no replica.
 async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
     let deployments = shared.everyone();
-    // What is believed is read before the list: a container made in between is no orphan, and
-    // one that the list lacks was there when it was believed.
+    // The beliefs are read before the list: a container made in between is no orphan, and one that
+    // the list lacks did exist when it was believed.
     let mut believed = Vec::new();
     for d in &deployments {
         let beliefs = d.state.lock().beliefs();
@@ -208,7 +209,7 @@ async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
         let has_network = belief.holder.as_ref().is_none_or(runs);
         let container_is_so = match &belief.expected {
             Expected::Running => matches!(state, Some(ContainerState::Running(_))),
-            // Frozen by its cgroup, it runs as far as the engine knows.
+            // A container frozen by its cgroup counts as running for the engine.
             Expected::Frozen => matches!(
                 state,
                 Some(ContainerState::Running(_) | ContainerState::Paused(_))
@@ -239,7 +240,7 @@ fn is_known(shared: &Shared, container: &Container) -> bool {
     all.any(|d| *d.id() == owner.app && has(&d))
 }
 
-/// Takes up the containers of an earlier run that match what is published, removes the others.
+/// Adopts the containers of an earlier run that match what is published, and removes the others.
 async fn adopt_all<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), Error> {
     let listed = engine.list().await?;
     let wanted = |c: &Container| {
@@ -250,7 +251,7 @@ async fn adopt_all<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
         let owner = c.owner.as_ref().filter(|_| runs && !c.is_holder)?;
         Some((matching(shared, owner)?, owner.clone()))
     };
-    // What keeps the network of one that is taken up is needed on.
+    // The holder of an adopted container's network is still needed.
     let holders: HashSet<_> = listed
         .iter()
         .filter(|c| wanted(c).is_some())
@@ -285,7 +286,7 @@ fn matches(revision: &Revision, owner: &Owner) -> bool {
     revision.version == owner.version && revision.config_hash == owner.config_hash
 }
 
-/// Removes a container that cannot be taken up after all, with what keeps its network.
+/// Removes a container that cannot be adopted after all, together with the holder of its network.
 async fn refuse<E: Engine>(engine: &E, found: &Container) {
     let frozen = matches!(found.state, ContainerState::Paused(_));
     standby_ops::end(engine, &found.id, frozen, Duration::ZERO).await;
@@ -294,8 +295,8 @@ async fn refuse<E: Engine>(engine: &E, found: &Container) {
     }
 }
 
-/// Puts the container into service once it answers, or into standby when it is frozen. Runs in the background, so that one that
-/// hangs does not delay the others.
+/// Puts the container into service once it answers, or into standby if it is frozen. The wait runs
+/// in the background, so that one that hangs does not delay the others.
 async fn adopt<E: Engine>(
     shared: &Arc<Shared>,
     engine: &Arc<E>,
@@ -305,7 +306,8 @@ async fn adopt<E: Engine>(
 ) {
     let (container, holder) = (&found.id, found.holder.clone());
     let frozen = matches!(found.state, ContainerState::Paused(_));
-    // The engine does not know of one that was frozen by its cgroup.
+    // The engine shows a container that was frozen by its cgroup as running, so a running one is
+    // thawed first.
     let thawed = if frozen {
         Ok(())
     } else {
@@ -333,7 +335,7 @@ async fn adopt<E: Engine>(
             endpoints: &endpoints,
             memory_bytes: memory,
         });
-        // Asked again, since a publish or a delete may have come while the engine was asked.
+        // Checked again, since a publish or a delete may have come in between.
         if matches(s.revision(), owner) {
             s.adopt(owner.replica.clone(), containers, frozen)
         } else {

@@ -1,7 +1,8 @@
 //! Apps that may not run, and why.
 //!
-//! A leaf, kept beside the capacity of the machine: whoever watches the disk suspends an app, and the app's state asks
-//! when it decides what to start. A request to a replica that is up never asks.
+//! A leaf, kept beside the capacity of the machine: the watcher of the disk suspends an app, and
+//! the app's state checks for it when it decides what to start. A request to a replica that is up
+//! never checks.
 
 use std::collections::HashMap;
 
@@ -9,22 +10,22 @@ use parking_lot::Mutex;
 
 use crate::model::{AppId, Failure};
 
-/// Why apps may not run.
+/// The suspended apps, with the reasons.
 #[derive(Default)]
 pub(super) struct Suspensions(Mutex<HashMap<AppId, Failure>>);
 
 impl Suspensions {
-    /// Why an app may not run; `None` when it may.
+    /// Why an app may not run; `None` if it may.
     pub(super) fn of(&self, app: &AppId) -> Option<Failure> {
         self.0.lock().get(app).cloned()
     }
 
-    /// Forbids an app to run.
+    /// Suspends an app.
     pub(super) fn suspend(&self, app: &AppId, why: Failure) {
         self.0.lock().insert(app.clone(), why);
     }
 
-    /// Lets an app run again; false when it was not suspended.
+    /// Lets an app run again; false if it was not suspended.
     pub(super) fn resume(&self, app: &AppId) -> bool {
         self.0.lock().remove(app).is_some()
     }

@@ -1,8 +1,8 @@
-//! What others say of the containers: the engine's events, its list, and an earlier run's.
+//! Reports about containers: the engine's events, its list, and the remains of an earlier run.
 //!
-//! An event is a hint that may be late, lost or about a phase that is over. It may end a start or
-//! a replica, and never puts one into service; who serves is decided by the task that asked the
-//! app. The engine's list is the truth for what did not move while it was read.
+//! An event is a hint that may be late, lost or about a phase that is over. It may end a start or a
+//! replica, but never puts one into service; that is up to the task that probed the app. The
+//! engine's list is the truth for replicas that did not change phase while it was read.
 
 use std::{
     mem::Discriminant,
@@ -23,16 +23,16 @@ use crate::{
     model::{Failure, Reason, ReplicaId, Standby},
 };
 
-/// What is believed of a replica's containers.
+/// The expected state of a replica's containers.
 pub(in crate::fleet) struct Belief {
     key: u64,
     phase: Discriminant<Phase>,
     since: Instant,
     /// The container of its app.
     pub(in crate::fleet) container: ContainerId,
-    /// What keeps its network, if it has one; runs as long as the network is there.
+    /// The container that holds its network, if any; it runs as long as the network exists.
     pub(in crate::fleet) holder: Option<ContainerId>,
-    /// What state it should be in.
+    /// The state that the app's container should be in.
     pub(in crate::fleet) expected: Expected,
 }
 
@@ -50,21 +50,21 @@ pub(in crate::fleet) enum Expected {
 pub(in crate::fleet) struct Frozen<'a> {
     /// Where it is reached.
     pub(in crate::fleet) endpoints: &'a Endpoints,
-    /// What it keeps.
+    /// The memory that it keeps.
     pub(in crate::fleet) memory_bytes: u64,
 }
 
 /// How a container of an earlier run was adopted.
 pub(in crate::fleet) enum Adopted {
-    /// Its app has to be asked whether it is ready.
+    /// Its app has to be probed until it is ready.
     Starting { key: u64, job: Job },
     /// It is in standby.
     Frozen,
 }
 
 impl State {
-    /// Remembers which container a start has made, so that news of it finds its slot. A warning
-    /// about its files is passed on once.
+    /// Records which container a start has made, so that reports about it find its slot. A warning
+    /// about its files is recorded once per app.
     pub(in crate::fleet) fn created(
         &mut self,
         key: u64,
@@ -91,9 +91,9 @@ impl State {
         }
     }
 
-    /// The engine says that a container has ended, or does not list it any more; true when that
-    /// is of a replica here. A holder's end is its replica's: the network goes with it, so that
-    /// the app goes on and is not reached any more.
+    /// The engine reports that a container has ended, or does not list it any more; true if it
+    /// belongs to a replica here. The end of a holder is the end of its replica: the network is
+    /// gone with it, so the app keeps running and cannot be reached.
     pub(in crate::fleet) fn container_ended(&mut self, container: &ContainerId) -> bool {
         let is_its_own = |x: &Slot| {
             let phase = x.phase();
@@ -119,7 +119,7 @@ impl State {
         true
     }
 
-    /// What is believed of the containers that nothing is being done with.
+    /// The expected states of all containers on which no task works.
     pub(in crate::fleet) fn beliefs(&self) -> Vec<Belief> {
         let belief = |slot: &Slot| {
             let expected = match slot.phase() {
@@ -140,8 +140,8 @@ impl State {
         self.slots.iter().filter_map(belief).collect()
     }
 
-    /// The engine's list does not have a replica's containers as they were believed to be. True
-    /// unless the replica has moved since, which makes the list the older news.
+    /// The engine's list contradicts a belief: the replica counts as dead. False if the replica has
+    /// changed phase since, which makes the list older than the state.
     pub(in crate::fleet) fn not_as_believed(&mut self, belief: &Belief) -> bool {
         let still = |x: &Slot| {
             x.key == belief.key
@@ -160,7 +160,7 @@ impl State {
         self.slots.iter().any(|x| x.id == *replica)
     }
 
-    /// Takes up a container of an earlier run of the revision that serves; `None` when it is not
+    /// Adopts a container of an earlier run of the revision that serves; `None` if it is not
     /// wanted.
     pub(in crate::fleet) fn adopt(
         &mut self,
@@ -174,7 +174,7 @@ impl State {
         }
         let key = self.next_number();
         let revision = self.revision.clone();
-        // It runs already, whatever the bounds are now.
+        // It takes memory already, whatever the bounds are now.
         let reservation = self
             .capacity
             .take_anyway(capacity_for(&revision, &self.wake));
@@ -205,12 +205,12 @@ impl State {
         Some(adopted)
     }
 
-    /// Forgets a replica whose containers are gone.
+    /// Removes the slot of a replica whose containers are gone.
     pub(in crate::fleet) fn forget(&mut self, key: u64) {
         self.slots.retain(|x| x.key != key);
     }
 
-    /// Whatever it did => Failed.
+    /// Any phase => Failed.
     pub(super) fn died(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         let served = matches!(slot.phase(), Phase::Ready(_));
@@ -221,18 +221,19 @@ impl State {
         slot.turn(Phase::died);
         let generation = slot.generation;
         tracing::warn!(app = %self.revision.app, replica = %slot.id, ran = ?ran, "The replica died");
-        // Until it is known how.
+        // The reason until the postmortem is known.
         let why = Failure::new(Reason::ContainerExited, "a replica ended while it served");
         self.note_failure(why.clone());
         if let Some(pending) = self.pending.take_if(|p| p.generation == generation) {
             pending.answer(Err(why));
         } else if served && generation == self.generation {
-            // Only the end of one that serves counts: nobody misses one on its way out.
+            // Only the death of a serving replica counts as a crash; one on its way out is not
+            // missed.
             self.failures.died(ran, &self.config);
         }
     }
 
-    /// Writes down how a replica ended.
+    /// Records how a replica ended.
     pub(in crate::fleet) fn examined(&mut self, key: u64, replica: &ReplicaId, how: &Failure) {
         let slot = self.slots.iter().find(|x| x.key == key);
         let version = slot.map_or(0, |x| x.version);
@@ -242,7 +243,7 @@ impl State {
         self.note_failure(how.clone());
     }
 
-    /// Remembers the last thing that went wrong, for people.
+    /// Remembers the newest failure, for people.
     pub(in crate::fleet) fn note_failure(&mut self, why: Failure) {
         self.last_failure = Some((why, SystemTime::now()));
     }

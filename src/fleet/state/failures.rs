@@ -1,8 +1,9 @@
-//! What went wrong lately, and when the next start is tried.
+//! Recent failures of an app, and when its next start is tried.
 //!
-//! After the first failure whose cause may pass, held requests keep waiting and the next start comes at
-//! once. A certain cause, or a second failure in a row, answers all of them with it unless a replica
-//! still serves, and refuses new ones until the back-off ends (`task_outcome.rs`, `routing.rs`).
+//! After the first failure whose cause may pass, held requests keep waiting and the next start
+//! follows at once. A certain cause, or a second failure in a row, fails all of them unless a
+//! replica still serves, and refuses new ones until the back-off ends (`task_outcome.rs`,
+//! `routing.rs`).
 
 use std::time::Duration;
 
@@ -10,17 +11,17 @@ use tokio::time::Instant;
 
 use crate::{fleet::Config, model::Failure};
 
-/// A replica that ran shorter than this before it died counts as a crash for the back-off.
+/// A replica that dies sooner than this after it became ready counts as a crash for the back-off.
 const CRASH_WINDOW: Duration = Duration::from_secs(10);
 
-/// The failures of an app since something last went well.
+/// The failures of an app since its last success.
 #[derive(Debug, Default)]
 pub(super) struct FailureHistory {
     /// Failed starts since the last good one.
     failed_starts: u32,
-    /// Replicas in a row that died soon after they were ready.
+    /// Replicas in a row that died soon after they became ready.
     crashes: u32,
-    /// No start before this.
+    /// The next start is not tried before this time.
     retry_at: Option<Instant>,
     /// Why starting cannot succeed now.
     certain: Option<Failure>,
@@ -32,7 +33,7 @@ impl FailureHistory {
         self.failed_starts
     }
 
-    /// Whether anything has failed since something last went well.
+    /// Whether anything has failed since the last success.
     pub(super) fn is_recent(&self) -> bool {
         self.failed_starts + self.crashes > 0
     }
@@ -42,18 +43,18 @@ impl FailureHistory {
         self.certain.as_ref()
     }
 
-    /// When the next start is tried, while it is put off.
+    /// When the next start is tried, if it is put off.
     pub(super) fn waits_until(&self, now: Instant) -> Option<Instant> {
         self.retry_at.filter(|at| now < *at)
     }
 
-    /// What a request is refused with as long as starting cannot succeed.
+    /// The failure of a request while starting cannot succeed.
     pub(super) fn refusal(&self, now: Instant) -> Option<Failure> {
         let (why, at) = (self.certain.as_ref()?, self.waits_until(now)?);
         Some(why.clone().with_retry_after(at - now))
     }
 
-    /// A start failed; true when the next one is certain to fail as well. One failure may be
+    /// Records a failed start; true if the next one is certain to fail as well. One failure may be
     /// chance, two in a row are not.
     pub(super) fn start_failed(
         &mut self,
@@ -71,13 +72,13 @@ impl FailureHistory {
         certain
     }
 
-    /// A replica is ready.
+    /// Records a successful start.
     pub(super) fn started(&mut self) {
         self.failed_starts = 0;
         self.certain = None;
     }
 
-    /// A replica that served for so long died.
+    /// Records the death of a replica that was ready for `ran`.
     pub(super) fn died(&mut self, ran: Duration, config: &Config) {
         self.crashes = if ran < CRASH_WINDOW {
             self.crashes + 1
@@ -87,13 +88,14 @@ impl FailureHistory {
         self.back_off(config, self.crashes);
     }
 
-    /// Nothing can be started for some time.
+    /// Refuses starts for the time `stands`.
     pub(super) fn refuse(&mut self, why: Failure, stands: Duration) {
         self.certain = Some(why);
         self.retry_at = Some(Instant::now() + stands);
     }
 
-    /// No start until the back-off for `failures` in a row has passed; the first retry is free.
+    /// Puts the next start off by the back-off for `failures` in a row; the first retry is
+    /// immediate.
     fn back_off(&mut self, config: &Config, failures: u32) {
         let wait = match failures {
             0 | 1 => Duration::ZERO,

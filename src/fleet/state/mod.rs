@@ -1,34 +1,34 @@
-//! What the mutex of a deployment guards: one app's replicas, those who wait for them, and what
-//! is remembered to decide how many there should be.
+//! What the mutex of a deployment guards: one app's replicas, the requests that wait for them, and
+//! the data behind the decision how many there should be.
 //!
 //! | file | what |
 //! |---|---|
-//! | `phase.rs` | where a replica is in its life, and what it has there |
+//! | `phase.rs` | the phases of a replica's life, and what each owns |
 //! | `slot.rs` | the record of one replica: what holds in every phase |
 //! | `routing.rs` | load balancing: which replica a request is sent to (least in flight), and why one waits |
-//! | `plan.rs` | the decision what to start, drain and stop |
+//! | `plan.rs` | decides what to start, drain and stop |
 //! | `starts.rs` | starting replicas, as far as the machine has capacity |
-//! | `standby.rs` | the steps into warm standby and out of it |
-//! | `task_outcome.rs` | what the driver's tasks came to |
+//! | `standby.rs` | the transitions into warm standby and out of it |
+//! | `task_outcome.rs` | the outcomes of the driver's tasks |
 //! | `containers.rs` | what the engine and an earlier run say of the containers |
 //! | `failures.rs` | what went wrong lately, and the back-off |
 //!
 //! # Rules
 //!
-//! - **One owner.** Nothing outside of this module reads or writes a field. What goes in is a
-//!   request, an outcome, news or a wish; what comes out are values: a [`Grant`], the [`Action`]s
-//!   of a [`Plan`], a [`Snapshot`]. No deployment, task or lease is known here.
-//! - **One writer of phases.** A replica goes from phase to phase only by the steps of
-//!   [`phase`], taken under the mutex. The tasks of the driver work on containers and report a
-//!   [`TaskOutcome`]; a report about a phase that is over changes nothing.
+//! - **One owner.** Nothing outside of this module reads or writes a field. Its inputs are
+//!   requests, task outcomes, engine reports and commands; its outputs are values: a [`Grant`], the
+//!   [`Action`]s of a [`Plan`], a [`Snapshot`]. It knows no deployment, task or lease.
+//! - **One writer of phases.** A replica changes its phase only by the steps of [`phase`], taken
+//!   under the mutex. The tasks of the driver work on containers and report a [`TaskOutcome`]; an
+//!   outcome for a phase that is over changes nothing.
 //! - **A replica leaves service at zero requests, under the mutex.** A request is counted on its
 //!   replica in the same critical section that chooses it, and a replica is stopped or frozen only
-//!   in one that finds it draining with nothing counted. So no request is handed to a replica that
-//!   is going away. The exceptions are said: a drain timeout, a close, a suspension.
-//! - **Short.** Nothing here waits, and no call to the engine or the store is made.
+//!   in one that finds it draining with no request counted. So no request is granted a replica that
+//!   is leaving. The exceptions are explicit: a drain timeout, a close, a suspension.
+//! - **Short.** Nothing here waits or calls the engine or the store.
 //! - **Order of locks.** This mutex, then one of the leaves that are locked under it: the capacity,
-//!   the suspensions, the events, the progress of a start. They call nothing that takes a lock. A
-//!   lease must not be dropped under this mutex, since it takes it; so leases are made outside.
+//!   the suspensions, the events, the progress of a start. These take no further lock. Dropping a
+//!   lease takes this mutex, so leases are made and dropped outside of it.
 
 mod containers;
 mod failures;
@@ -74,7 +74,7 @@ use super::{
 };
 use crate::model::{Failure, Reason, Revision, Standby};
 
-/// The generation of a replica that is being readied, and the word of how that ended.
+/// The generation of a replica that is being readied, and the receiver of its outcome.
 pub(super) type Readying = (u64, oneshot::Receiver<Result<(), Failure>>);
 
 /// A revision whose first replica is being readied beside what serves.
@@ -84,39 +84,39 @@ struct Pending {
     answer: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Set while its start finds no capacity.
     short_since: Option<Instant>,
-    /// Its position among those who wait for capacity.
+    /// Its position in the queue for capacity.
     queue_position: Option<QueuePosition>,
 }
 
 impl Pending {
-    /// Says how it ended.
+    /// Reports the outcome and ends the wait.
     fn answer(mut self, outcome: Result<(), Failure>) {
         self.answer_now(outcome);
     }
 
-    /// Says how it stands, while its replica stays; the first word counts.
+    /// Reports the outcome while the replica stays; only the first report counts.
     fn answer_now(&mut self, outcome: Result<(), Failure>) {
         if let Some(answer) = self.answer.take() {
-            // Whoever asked may have left.
+            // The publish that asked may have been cancelled.
             let _ = answer.send(outcome);
         }
     }
 }
 
-/// The deployment is closed: nothing is started or handed out.
+/// A deployment is closed: it starts and grants nothing.
 struct Closed {
     why: Failure,
-    /// Replicas with requests in flight are stopped from here on.
+    /// From then on replicas are stopped even with requests in flight.
     drain_until: Instant,
 }
 
 /// See the [module](self).
 pub(super) struct State {
     config: Arc<Config>,
-    /// What serves. The deployment publishes a copy for those who only read it.
+    /// The revision that serves. The deployment publishes a copy for readers without the mutex.
     revision: Arc<Revision>,
     generation: u64,
-    /// A version is active. Until then nothing is wanted but what is pending.
+    /// A version is active. Until then only the pending replica is wanted.
     published: bool,
     pending: Option<Pending>,
     slots: Vec<Slot>,
@@ -125,44 +125,45 @@ pub(super) struct State {
     /// Executions that are accepted and not sent to a replica yet.
     backlog: u32,
     last_active: Instant,
-    /// The driver wants to hear when nothing is in flight any more.
+    /// The driver must be woken when nothing is in flight any more.
     tell_when_idle: bool,
-    /// There are more replicas than wanted, all busy: the driver wants to hear when one is not.
+    /// There are more replicas than wanted, all busy: the driver must be woken when one becomes
+    /// idle.
     tell_when_spare: bool,
     failures: FailureHistory,
-    /// The last thing that went wrong and when, for people; outlives the trouble itself.
+    /// The newest failure and its time, for people; kept after recovery.
     last_failure: Option<(Failure, SystemTime)>,
-    /// When a request last came or ended.
+    /// When a request last arrived or ended.
     last_request: Option<Instant>,
     /// Set when the app is deleted or the platform stops.
     closed: Option<Closed>,
     counter: u64,
     autoscaler: Autoscaler,
-    /// What happened.
+    /// The app's record of events.
     events: Events,
-    /// What this machine has, and who has it.
+    /// The capacity of this machine, and who holds it.
     capacity: Arc<Capacity>,
-    /// Wakes the driver. The capacity notifies it, too, when some is free.
+    /// Wakes the driver; also notified by the capacity when some is free.
     wake: Arc<Notify>,
     /// Set while a start is wanted and finds no capacity.
     shortage: Option<Shortage>,
-    /// The app's position among those who wait for capacity, kept as long as it asks.
+    /// The app's position in the queue for capacity, kept as long as the app asks.
     queue_position: Option<QueuePosition>,
     /// The present plan asked for capacity and found none.
     asks: bool,
-    /// How deep the app rests until it is asked again, chosen by hand.
+    /// The depth of standby chosen by hand, until the next request.
     rest_at: Option<Standby>,
-    /// How a start of a generation listened elsewhere than where it was asked, and failed.
+    /// The wrong port on which a failed start of this generation listened.
     wrong_port: Option<(u64, WrongPort)>,
-    /// Whether the engine refused to freeze one of its replicas.
+    /// The engine's refusal to freeze a replica of the app.
     no_pause: Refusal,
-    /// Whether it refused to prepare one.
+    /// The engine's refusal to prepare one.
     no_prepare: Refusal,
-    /// The owner was told that the app's files can be lost.
+    /// The owner has been warned that the app's files can be lost.
     warned_of_files: bool,
 }
 
-/// What a replica that runs takes of the capacity.
+/// The capacity that a running replica takes.
 fn capacity_for<'a>(revision: &'a Revision, wake: &'a Arc<Notify>) -> CapacityRequest<'a> {
     CapacityRequest {
         app: &revision.app,
@@ -219,7 +220,7 @@ impl State {
         self.counter
     }
 
-    /// What serves.
+    /// The revision that serves.
     pub(super) fn revision(&self) -> &Revision {
         &self.revision
     }
@@ -232,7 +233,7 @@ impl State {
         self.slots.iter().any(|x| self.serves(x))
     }
 
-    /// Why it is closed, if it is.
+    /// The failure it is closed with, if it is closed.
     pub(super) fn closed(&self) -> Option<&Failure> {
         self.closed.as_ref().map(|closed| &closed.why)
     }
@@ -252,13 +253,14 @@ impl State {
         }
     }
 
-    /// Takes a sample; true when more replicas are wanted than are up, which the driver must hear.
+    /// Takes a sample; true if more replicas are wanted than are up, so that the driver must be
+    /// woken.
     fn sample(&mut self, now: Instant) -> bool {
         let load = self.load();
         self.autoscaler.sample(&self.revision.scaling, load, now)
     }
 
-    /// Whether the autoscaler decides.
+    /// Whether any replica may be wanted, so that the autoscaler decides.
     fn wants_any(&self) -> bool {
         self.closed.is_none() && self.published
     }
@@ -271,7 +273,7 @@ impl State {
         self.autoscaler.desired(&self.revision.scaling, load, now)
     }
 
-    /// What it does now.
+    /// The app's present state.
     pub(super) fn snapshot(&mut self) -> Snapshot {
         let desired = self.desired(Instant::now());
         let mut snapshot = Snapshot {
@@ -315,7 +317,7 @@ impl State {
         let now = Instant::now();
         let before = std::mem::replace(&mut self.revision, revision.clone());
         let same_container = before.same_container(&revision);
-        // Another one that is being readied stays: whoever waits for it may still want it.
+        // A different pending revision stays: its publish may still want it.
         let prepared = self
             .pending
             .take_if(|p| p.revision.same_container(&revision));
@@ -331,7 +333,7 @@ impl State {
         // A publish or a change of settings is a reason to try afresh.
         self.failures = FailureHistory::default();
         if before.scaling != revision.scaling {
-            // What was wanted by other rules says nothing.
+            // Demand that was computed by other rules says nothing.
             self.autoscaler.forget(now);
         }
         if first || !same_container {
@@ -348,16 +350,16 @@ impl State {
         self.grant_waiting();
     }
 
-    /// Whether replicas serve now that a revision could not take over.
+    /// Whether replicas serve now that `next` could not keep.
     pub(super) fn must_prepare(&self, next: &Revision) -> bool {
         self.has_ready() && self.closed.is_none() && !self.revision.same_container(next)
     }
 
-    /// Has a replica of the revision started beside what serves. `None` when the containers that
-    /// serve are those of the revision.
+    /// Starts a replica of the revision beside those that serve. `None` if the revision can keep
+    /// the containers that serve.
     ///
     /// # Errors
-    /// Why it is closed.
+    /// The failure it is closed with.
     pub(super) fn prepare(&mut self, revision: &Revision) -> Result<Option<Readying>, Failure> {
         if let Some(why) = self.closed() {
             return Err(why.clone());
@@ -378,8 +380,8 @@ impl State {
         Ok(Some((generation, rx)))
     }
 
-    /// Takes the replica of a generation away that was prepared and does not serve; false when
-    /// there is none.
+    /// Removes the replica of a generation that was readied and does not serve; false if there is
+    /// none.
     pub(super) fn abandon(&mut self, generation: u64) -> bool {
         let mut pending = self.pending.iter();
         let is_pending = pending.any(|p| p.generation == generation);
@@ -398,30 +400,30 @@ impl State {
         }
     }
 
-    /// Nothing is handed out or started from here on; what is held fails. Replicas with requests
-    /// in flight are stopped after `grace`.
+    /// Closes the app: from here on nothing is granted or started, and held requests fail. Replicas
+    /// with requests in flight are stopped after `grace`.
     pub(super) fn close(&mut self, why: Failure, grace: Duration) {
         self.queue.fail_all(&why);
         self.abandon_pending();
         self.events.end();
         let drain_until = Instant::now() + grace;
         match &mut self.closed {
-            // Deleted, and the platform stops: the shorter grace holds.
+            // A deleted app whose platform stops as well: the shorter grace holds.
             Some(closed) => closed.drain_until = closed.drain_until.min(drain_until),
             None => self.closed = Some(Closed { why, drain_until }),
         }
     }
 
-    /// The driver ends: starts that are under way take their containers with them.
+    /// The driver ends: cancels starts, which remove their containers, and liveness probes.
     pub(super) fn end_tasks(&mut self) {
         for slot in &mut self.slots {
             slot.phase_mut().end_tasks();
         }
     }
 
-    /// The engine does not answer. Who has no replica hears so at once, for as long as `stands`,
-    /// instead of waiting for an engine that nobody may start; replicas that are up serve on, and
-    /// a start that is under way finds out by itself.
+    /// The engine does not answer. If no replica is up or starting, requests fail at once, for as
+    /// long as `stands`, instead of waiting for an engine that may stay away. Replicas that are up
+    /// keep serving, and a start under way finds out by itself.
     pub(super) fn engine_gone(&mut self, why: &Failure, stands: Duration) {
         let starts = |x: &Slot| x.phase().start().is_some();
         if self.slots.iter().any(|x| starts(x) || self.serves(x)) {
@@ -431,13 +433,13 @@ impl State {
         self.failures.refuse(why.clone(), stands);
     }
 
-    /// Failures while the engine was away are no reason to back off now, nor to refuse anybody who
-    /// has just heard that it is back.
+    /// Forgets the failures while the engine was away: they are no reason to back off now, nor to
+    /// refuse requests of clients that have just learnt that it is back.
     pub(super) fn engine_is_back(&mut self) {
         self.failures = FailureHistory::default();
     }
 
-    /// Has `n` replicas wanted for a scale-down period.
+    /// Keeps `n` replicas for a scale-down period.
     pub(super) fn scale(&mut self, n: u32, now: Instant) {
         let until = now + self.revision.scaling.scaledown;
         self.autoscaler.choose(now, n, until);
@@ -447,10 +449,11 @@ impl State {
         }
     }
 
-    /// Puts it to zero at this depth, as if its times had passed.
+    /// Scales the app to zero at this depth, as if its idle times had passed.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION while it is asked, has replicas reserved, or has none to put there.
+    /// FAILED_PRECONDITION while it has requests, has replicas reserved, or has no replica to put
+    /// into standby.
     pub(super) fn idle(&mut self, depth: Option<Standby>, now: Instant) -> Result<(), Failure> {
         let (app, reserved) = (&self.revision.app, self.revision.scaling.reserved);
         let refuse = |why: String| Err(Failure::new(Reason::FailedPrecondition, why));
@@ -474,7 +477,7 @@ impl State {
         Ok(())
     }
 
-    /// Stops the autoscaler at what is wanted now, or lets it decide again.
+    /// Pins the autoscaler at the number that is wanted now, or lets it decide again.
     pub(super) fn pin(&mut self, pinned: bool, now: Instant) {
         let want = self.desired(now);
         self.autoscaler.pin(pinned.then_some(want));

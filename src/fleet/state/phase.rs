@@ -1,4 +1,4 @@
-//! Where a replica is in its life, and what it has there.
+//! The phases of a replica's life, and what each owns.
 //!
 //! ```text
 //! Creating ─► Starting ─► Ready ◄─────► Draining ─────► Stopping ─► (gone)
@@ -11,13 +11,13 @@
 //!                └── Prepared ◄──── Preparing ┘
 //! ```
 //!
-//! Each phase owns what exists in it and in no other: a start can be called off while it is under
-//! way, only a ready replica has its liveness probed, only one that is being thawed has somebody
-//! to notify of the thaw. A step consumes what a phase owns and gives what the next one does, so
-//! that a replica in two phases, or in one without its container, does not compile.
+//! Each phase owns what exists only in it: only a start under way can be cancelled, only a ready
+//! replica has its liveness probed, only a thaw has waiters to notify. A step consumes what one
+//! phase owns and produces what the next one does, so a replica in two phases, or in one without
+//! its container, does not compile.
 //!
-//! What is not here is what holds in every phase, such as the requests that are still answered; it
-//! is in the [`Slot`](super::slot::Slot).
+//! Data that exists in every phase, such as the requests in flight, is in the
+//! [`Slot`](super::slot::Slot).
 
 mod live;
 mod remains;
@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// Where a replica is in its life.
+/// The phase of a replica's life.
 pub(super) enum Phase {
     /// Its container is being created.
     Creating(Start),
@@ -68,12 +68,12 @@ pub(super) enum Phase {
     Resuming(Resuming),
     /// Its process is being ended, and a container created in its stead.
     Preparing(Times),
-    /// A container in its kept network can be started at any time.
+    /// Its network is kept, with a container in it that can be started at any time.
     Prepared(Prepared),
 }
 
 impl Phase {
-    /// Stops what has a container that nothing else is done with: it goes for good.
+    /// Stops a replica whose container no task works on; it is removed for good.
     pub(super) fn stop(self, grace: Duration) -> (Self, Option<Removal>) {
         let (stopping, removal) = match self {
             Phase::Draining(d) => d.live.stop(d.frozen, grace),
@@ -100,13 +100,13 @@ impl Phase {
         (Phase::Stopping(stopping), Some(removal))
     }
 
-    /// The container ended by itself, or is not as it was believed.
+    /// The container ended by itself, or is not in its expected state.
     pub(super) fn died(self) -> Self {
         let failed = match self {
             Phase::Ready(ready) => ready.live.died(false),
             Phase::Draining(d) => d.live.died(d.frozen),
             Phase::Paused(live) => live.died(true),
-            // Those who have sent to it hear that how its thaw ended is not known.
+            // Dropping the phase tells its waiters that the outcome of the thaw is unknown.
             Phase::Resuming(resuming) => resuming.live.died(true),
             Phase::Prepared(prepared) => Failed {
                 containers: Containers::of_prepared(prepared),
@@ -127,7 +127,7 @@ impl Phase {
         Phase::Failed(failed)
     }
 
-    /// Calls a start off, and ends liveness probes: the driver ends.
+    /// Cancels a start and ends liveness probes, since the driver ends.
     pub(super) fn end_tasks(&mut self) {
         match self {
             Phase::Ready(ready) => ready.end_probes(),
@@ -135,14 +135,14 @@ impl Phase {
         }
     }
 
-    /// Calls the start off, if it is on its way up.
+    /// Cancels the start, if the replica is on its way up.
     pub(super) fn call_off(&self) {
         if let Some(start) = self.start() {
             start.call_off();
         }
     }
 
-    /// Its start, while it is on its way up.
+    /// Its start, if the replica is on its way up.
     pub(super) fn start(&self) -> Option<&Start> {
         match self {
             Phase::Creating(start) => Some(start),
@@ -167,7 +167,7 @@ impl Phase {
         }
     }
 
-    /// The replica that runs or is frozen, or of which is to be found out how it ended.
+    /// The replica, if it runs or is frozen, or if how it ended is yet to be found out.
     pub(super) fn replica(&self) -> Option<&Arc<Replica>> {
         match self {
             Phase::Failed(failed) => failed.examine.as_ref(),
@@ -175,7 +175,7 @@ impl Phase {
         }
     }
 
-    /// How its thaw ends, while it is being thawed.
+    /// The outcome of its thaw, while it is being thawed.
     pub(super) fn thaw(&self) -> Option<watch::Receiver<Thaw>> {
         match self {
             Phase::Resuming(resuming) => Some(resuming.thaw.subscribe()),
@@ -199,7 +199,7 @@ impl Phase {
         }
     }
 
-    /// What keeps its network, as far as it is of use yet.
+    /// The holder of its network, while it is still of use.
     pub(super) fn holder(&self) -> Option<&ContainerId> {
         match self {
             Phase::Starting(starting) => starting.containers.holder.as_ref(),
@@ -248,7 +248,7 @@ impl Phase {
         matches!(self, Phase::Ready(_) | Phase::Resuming(_))
     }
 
-    /// Whether it runs, or how deep it sleeps.
+    /// Whether it runs, or its depth of standby.
     pub(super) fn depth(&self) -> &'static str {
         match self {
             Phase::Pausing(_) | Phase::Paused(_) => "paused",
@@ -257,12 +257,12 @@ impl Phase {
         }
     }
 
-    /// Whether it is in warm standby, or on its way there.
+    /// Whether it is in warm standby, or on its way into it.
     pub(super) fn rests(&self) -> bool {
         self.depth() != "running"
     }
 
-    /// The word for people and for the API.
+    /// The name of the phase, for people and for the API.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Phase::Creating(_) => "creating",

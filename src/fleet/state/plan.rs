@@ -1,6 +1,6 @@
 //! What to start, drain and stop now: the decision of one app's driver.
 //!
-//! It reads and marks the state under the mutex and yields actions; the driver carries them out
+//! It reads and changes the state under the mutex and yields actions; the driver carries them out
 //! and calls again. Everything here is synchronous, so each step can be tested by itself.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::{
 
 /// What the driver has to do.
 pub(in crate::fleet) enum Action {
-    /// Start a replica in a slot that is there already.
+    /// Start a replica in a slot that exists already.
     Start { key: u64, job: Job },
     /// Stop and remove containers.
     Stop { key: u64, removal: Removal },
@@ -29,7 +29,7 @@ pub(in crate::fleet) enum Action {
     Pause { key: u64, container: ContainerId },
     /// Thaw a container.
     Resume { key: u64, container: ContainerId },
-    /// End a replica's process and create a container in its network.
+    /// End a replica's process and create a container in its network, for a later start.
     Prepare {
         key: u64,
         id: ReplicaId,
@@ -43,7 +43,7 @@ pub(in crate::fleet) enum Action {
         container: ContainerId,
         endpoints: Endpoints,
     },
-    /// Ask a ready replica on its health path until it is told to stop.
+    /// Probe the health path of a ready replica until `stop`.
     Watch {
         key: u64,
         replica: Arc<Replica>,
@@ -64,7 +64,7 @@ impl Plan {
         self.wake_at = Some(self.wake_at.map_or(at, |other| other.min(at)));
     }
 
-    /// Has what a slot gave up removed.
+    /// Adds the removal of a slot's containers, if there is one.
     pub(super) fn stop(&mut self, key: u64, removal: Option<Removal>) {
         let stop = removal.map(|removal| Action::Stop { key, removal });
         self.actions.extend(stop);
@@ -80,7 +80,7 @@ impl State {
         self.slots.iter().filter(|x| self.is_up(x)).count() as u32
     }
 
-    /// Marks what is to happen and lists it.
+    /// Decides what is to happen, changes the phases accordingly, and lists the actions.
     pub(in crate::fleet) fn plan(&mut self, now: Instant) -> Plan {
         let mut plan = Plan {
             actions: Vec::new(),
@@ -113,12 +113,12 @@ impl State {
         self.stop_drained(now, &mut plan);
         self.watch_ready(&mut plan);
         self.schedule_wake(now, want, &mut plan);
-        // To those that are thawed from now on, requests are sent at once.
+        // Last, since requests may be sent at once to the replicas that are thawed from now on.
         self.grant_waiting();
         plan
     }
 
-    /// How many replicas there should be; a change of mind is written down with its reason.
+    /// How many replicas there should be; a change is recorded with its reason.
     fn decide(&mut self, now: Instant) -> u32 {
         if !self.wants_any() {
             return 0;
@@ -132,7 +132,7 @@ impl State {
         decision.want
     }
 
-    /// Replicas in excess that finish their requests and could serve again.
+    /// Surplus replicas that are finishing their requests and could serve again.
     fn reviving(&mut self) -> impl Iterator<Item = &mut Slot> {
         let generation = self.generation;
         self.slots.iter_mut().filter(move |x| {
@@ -141,7 +141,7 @@ impl State {
         })
     }
 
-    /// Draining => Ready: sooner and cheaper than a start.
+    /// Draining => Ready: faster and cheaper than a start.
     fn revive(&mut self, missing: u32) {
         if self.closed.is_none() {
             self.reviving()
@@ -150,7 +150,7 @@ impl State {
         }
     }
 
-    /// Replicas of a revision that serves no more drain; starts of one are called off.
+    /// Drains replicas of revisions that serve no more, and cancels their starts.
     fn retire_old_generations(&mut self, plan: &mut Plan) {
         let closed = self.closed.is_some();
         let (current, pending) = (self.generation, self.pending.as_ref().map(|p| p.generation));
@@ -161,7 +161,8 @@ impl State {
             .filter(|x| closed || (x.generation != current && Some(x.generation) != pending))
         {
             match slot.phase() {
-                // Those that serve are shed, so that a close leaves them to their requests.
+                // On a close, replicas that serve are left to `shed`, so that they finish their
+                // requests.
                 Phase::Ready(_) if slot.generation == current => {}
                 Phase::Ready(_) => slot.drain(None),
                 Phase::Paused(_) | Phase::Prepared(_) => {
@@ -176,8 +177,8 @@ impl State {
         }
     }
 
-    /// Nobody gets a replica, and those that are there go, whatever they are at: requests that an
-    /// app answers are how it goes on writing.
+    /// Stops every replica of a suspended app, busy or not, and fails all waiting requests: an app
+    /// that answers requests could keep writing to the disk.
     fn stop_all(&mut self, why: &Failure, now: Instant, plan: &mut Plan) {
         self.queue.fail_all(why);
         if let Some(pending) = &mut self.pending {
@@ -201,14 +202,14 @@ impl State {
     }
 
     /// Takes `surplus` replicas out of service: starting ones first, then those with the fewest
-    /// requests, the least recently used first. A busy one takes no more and finishes those it
-    /// has; should another be idle before, that one goes in its stead.
+    /// requests, the least recently used first. A busy replica takes no more requests and finishes
+    /// those it has; if another becomes idle before, that one is stopped in its place.
     fn shed(&mut self, surplus: u32) {
         let mut keys: Vec<_> = self
             .slots
             .iter()
             .filter(|x| self.is_up(x))
-            // One that is being thawed is left alone: it is ready in no time.
+            // A replica that is being thawed is left alone: it is ready in no time.
             .filter(|x| !matches!(x.phase(), Phase::Resuming(_)))
             .map(|x| {
                 let ready = matches!(x.phase(), Phase::Ready(_));
@@ -254,7 +255,7 @@ impl State {
         }
     }
 
-    /// Has the liveness of each ready replica watched that is not yet.
+    /// Begins the liveness probes of each ready replica that has none yet.
     fn watch_ready(&mut self, plan: &mut Plan) {
         let generation = self.generation;
         for slot in self.slots.iter_mut().filter(|x| x.generation == generation) {
@@ -272,7 +273,7 @@ impl State {
         }
     }
 
-    /// Containers without requests (or whose time to drain is over) are stopped.
+    /// Stops draining replicas without requests, or whose time to drain is over, and failed ones.
     fn stop_drained(&mut self, now: Instant, plan: &mut Plan) {
         let force = self.closed.as_ref().is_some_and(|c| now >= c.drain_until);
         for at in 0..self.slots.len() {
@@ -295,7 +296,7 @@ impl State {
 
     fn schedule_wake(&mut self, now: Instant, want: u32, plan: &mut Plan) {
         for slot in &self.slots {
-            // One whose time is over is waited for: its container is being made or stopped.
+            // A deadline that has passed needs no wake-up: a task on the container is under way.
             if let Phase::Draining(draining) = slot.phase()
                 && let Some(until) = draining.until().filter(|at| *at > now)
             {

@@ -1,4 +1,4 @@
-//! Requests: which replica each is sent to, and why one waits or is refused.
+//! Requests: to which replica each is sent, and why one waits or is refused.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,13 +24,13 @@ use crate::{
 pub(in crate::fleet) struct Grant {
     pub(in crate::fleet) replica: Arc<Replica>,
     pub(in crate::fleet) key: u64,
-    /// How old it is.
+    /// The mark of the request's age.
     pub(in crate::fleet) age: Mark,
-    /// How the replica's thaw ends, when it was not awake yet.
+    /// The outcome of the replica's thaw, if it is being thawed.
     pub(in crate::fleet) thaw: Option<watch::Receiver<Thaw>>,
 }
 
-/// What becomes of a request that arrives.
+/// The outcome of a request's arrival.
 pub(in crate::fleet) enum Arrival {
     /// It has a replica.
     Granted {
@@ -46,11 +46,11 @@ pub(in crate::fleet) enum Arrival {
 }
 
 impl State {
-    /// Takes a request in: it gets a replica or a place in the queue, with `bytes` of its body in
+    /// Accepts a request: it gets a replica, or enters the queue with `bytes` of its body in
     /// memory.
     ///
     /// # Errors
-    /// Why it is closed, HOLD_QUEUE_FULL, or why starting fails.
+    /// The failure it is closed with, HOLD_QUEUE_FULL, or why starting fails.
     pub(in crate::fleet) fn arrive(
         &mut self,
         bytes: usize,
@@ -73,7 +73,7 @@ impl State {
         Ok(Arrival::Held { ticket, answer })
     }
 
-    /// Whether the queue takes one more.
+    /// Permits one more request to be held.
     ///
     /// # Errors
     /// HOLD_QUEUE_FULL, or why starting fails.
@@ -91,8 +91,8 @@ impl State {
         self.queue.admit(app, &self.config, bytes)
     }
 
-    /// The ready replica with the fewest requests and a free slot, if there is one; among equals
-    /// the most recently used, so that spare replicas go idle.
+    /// Takes a slot of the ready replica with the fewest requests and a free slot, if there is one;
+    /// among equals of the most recently used, so that spare replicas become idle.
     fn claim(&mut self, now: Instant) -> Option<Grant> {
         let limit = match self.revision.max_concurrency {
             0 => u32::MAX,
@@ -107,7 +107,7 @@ impl State {
                 x.phase().takes_requests() && x.generation == generation && x.in_flight < limit
             })
             .min_by_key(|x| {
-                // Among equals one that is awake.
+                // Among equals, a replica that is awake.
                 let asleep = matches!(x.phase(), Phase::Resuming(_));
                 (x.in_flight, asleep, std::cmp::Reverse(x.last_used))
             })?;
@@ -124,37 +124,37 @@ impl State {
         })
     }
 
-    /// Hands free replicas to those who wait, in order.
+    /// Grants free slots to waiting requests, in order.
     pub(super) fn grant_waiting(&mut self) {
         while !self.queue.is_empty() {
             let Some(grant) = self.claim(Instant::now()) else {
                 break;
             };
-            // Whoever leaves the queue does so under the mutex, so there is somebody to take it.
+            // Requests leave the queue under the mutex, so whoever is in it takes the grant.
             if let Err(grant) = self.queue.grant(grant) {
                 self.give_back(grant.key, Some(grant.age));
             }
         }
     }
 
-    /// Forgets a request that left the queue.
+    /// Removes a request that left from the queue.
     pub(in crate::fleet) fn leave(&mut self, ticket: Ticket) {
         self.queue.leave(ticket);
     }
 
-    /// A request has ended; true when the driver must be woken.
+    /// A request has ended; true if the driver must be woken.
     pub(in crate::fleet) fn release(&mut self, key: u64, age: Option<Mark>, now: Instant) -> bool {
         self.last_active = now;
         self.last_request = Some(now);
         let slot_tells = self.give_back(key, age);
         let idle = self.in_flight == 0 && std::mem::take(&mut self.tell_when_idle);
         self.grant_waiting();
-        // After the grant: a slot that goes to the next in line is no fall in demand.
+        // After the grant: passing a slot to the next in line is no fall in demand.
         self.sample(now);
         idle || slot_tells
     }
 
-    /// One request less; true when its replica is idle now, and waited for.
+    /// Discounts a request; true if its replica is idle now, and the driver waits for that.
     fn give_back(&mut self, key: u64, age: Option<Mark>) -> bool {
         self.in_flight -= 1;
         let spare = self.tell_when_spare;
@@ -168,31 +168,31 @@ impl State {
         slot.in_flight == 0 && (spare || matches!(slot.phase(), Phase::Draining(_)))
     }
 
-    /// A lease has lasted past what a request may.
+    /// A lease no longer counts as work in progress, since its connection has left HTTP.
     pub(in crate::fleet) fn forget_age(&mut self, key: u64, age: Mark) {
         if let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) {
             slot.ages.end(age);
         }
     }
 
-    /// Whether a replica has a request out that is younger than the app's timeout.
+    /// Whether a replica is working on a request that is younger than the app's timeout.
     pub(in crate::fleet) fn is_at_work(&self, key: u64, now: Instant) -> bool {
         let slot = self.slots.iter().find(|x| x.key == key);
         slot.is_some_and(|x| x.ages.has_younger_than(self.revision.timeout, now))
     }
 
-    /// So many executions wait to be sent to the app; true when the driver must be woken.
+    /// Sets how many executions wait to be sent to the app; true if the driver must be woken.
     pub(in crate::fleet) fn set_backlog(&mut self, waiting: u32, now: Instant) -> bool {
         if self.backlog == waiting {
             return false;
         }
-        // The last one that leaves becomes a lease, which counts from then on.
+        // The last execution that leaves the backlog becomes a lease, from which activity counts.
         self.last_active = now;
         let before = std::mem::replace(&mut self.backlog, waiting);
         self.sample(now) || before == 0 || waiting == 0
     }
 
-    /// Why a request that gave up had no replica.
+    /// The failure of a request that gave up waiting.
     pub(in crate::fleet) fn gave_up(&self, now: Instant) -> Failure {
         let (why, detail) = self.unserved(now);
         let text = format!(
@@ -206,7 +206,7 @@ impl State {
         }
     }
 
-    /// Why a request has had no replica so far, in words for anybody and for the app's owner.
+    /// Why a request has got no replica so far, in words for anybody and for the app's owner.
     fn unserved(&self, now: Instant) -> (String, Option<String>) {
         let current = |x: &&Slot| x.generation == self.generation;
         let mut starts = self.slots.iter().filter(current);

@@ -1,4 +1,4 @@
-//! The fleet's record of one replica: what holds in every phase of its life.
+//! The fleet's record of one replica: the data that exists in every phase of its life.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::{
 pub(super) struct Slot {
     pub(super) key: u64,
     pub(super) id: ReplicaId,
-    /// Which activation it belongs to; only those of the current one serve.
+    /// The activation it belongs to; only replicas of the current one serve.
     pub(super) generation: u64,
     /// The version it runs.
     pub(super) version: u32,
     phase: Phase,
     /// When it came into its phase.
     since: Instant,
-    /// Requests that have not ended. Those of a replica that died end on their own.
+    /// Requests in flight. Those of a replica that died end on their own.
     pub(super) in_flight: u32,
-    /// How old these are, but for upgraded ones.
+    /// The ages of these requests, except upgraded ones.
     pub(super) ages: Ages,
     /// The number of the last lease; larger is more recent.
     pub(super) last_used: u64,
-    /// What it takes of the machine; given back with the slot.
+    /// Its share of the machine's capacity; given back with the slot.
     pub(super) reservation: Reservation,
 }
 
@@ -58,7 +58,7 @@ impl Slot {
         &self.phase
     }
 
-    /// For what changes within a phase; another phase is entered by a step.
+    /// For changes within a phase; [`Self::advance`] changes the phase.
     pub(super) fn phase_mut(&mut self) -> &mut Phase {
         &mut self.phase
     }
@@ -68,10 +68,10 @@ impl Slot {
         self.since
     }
 
-    /// Takes a step of its life, if `step` knows one from the phase that it is in.
+    /// Takes a step to another phase, if `step` has one from the present phase.
     pub(super) fn advance<R>(&mut self, step: impl FnOnce(Phase) -> (Phase, R)) -> R {
         let before = std::mem::discriminant(&self.phase);
-        // The step has the phase to itself meanwhile, and cannot see the slot.
+        // A placeholder: the step owns the phase meanwhile, and cannot see the slot.
         let vacant = Phase::Preparing(Times::default());
         let (next, out) = step(std::mem::replace(&mut self.phase, vacant));
         self.phase = next;
@@ -81,7 +81,7 @@ impl Slot {
         out
     }
 
-    /// As [`Self::advance`], for a step with nothing to say.
+    /// As [`Self::advance`], for a step without a result.
     pub(super) fn turn(&mut self, step: impl FnOnce(Phase) -> Phase) {
         self.advance(|phase| (step(phase), ()));
     }
@@ -107,7 +107,7 @@ impl Slot {
         self.advance(|phase| phase.stop(grace))
     }
 
-    /// Draining or Paused => Preparing, with what is to be ended for it.
+    /// Draining or Paused => Preparing, with the containers to end for it.
     pub(super) fn prepare(&mut self) -> Option<Vacated> {
         self.advance(|phase| {
             let (times, vacated) = match phase {
@@ -119,13 +119,13 @@ impl Slot {
         })
     }
 
-    /// How its start stands, for its owner, while it is on its way up.
+    /// The state of its start for its owner, while it is on its way up.
     pub(super) fn not_ready(&self) -> Option<String> {
         let start = self.phase.start()?;
         Some(start.progress().whole_text())
     }
 
-    /// What it does now.
+    /// Its present state.
     pub(super) fn view(&self) -> ReplicaView {
         ReplicaView {
             id: self.id.clone(),

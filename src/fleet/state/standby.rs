@@ -1,15 +1,14 @@
-//! Warm standby: what becomes of replicas that are not needed, and how they come back.
+//! Warm standby: where replicas go that are not needed, and how they return.
 //!
 //! ```text
 //! Draining ─► Pausing ─► Paused ─► Preparing ─► Prepared ─► (gone)
 //!                          │ Resuming ─► Ready    │ Starting ─► Ready
 //! ```
 //!
-//! The steps here are taken by the plan, under the deployment's mutex; `standby_ops.rs` carries
-//! the slow parts out. After a wake that fails the replica is taken away and the next plan takes
-//! the next depth, or a start; a request that is not known to have stayed unread is not sent
-//! again. Standby belongs to one generation, so a change of version, environment or limits drops
-//! it.
+//! The plan takes the steps here, under the deployment's mutex; `standby_ops.rs` carries out the
+//! slow parts. After a failed wake the replica is removed and the next plan takes the next depth,
+//! or a start; a request is not sent again unless it is known to have stayed unread. Standby
+//! belongs to one generation, so a change of version, environment or limits drops it.
 
 use tokio::time::Instant;
 
@@ -25,7 +24,7 @@ use crate::{
 };
 
 impl State {
-    /// Where a replica of this app may rest now.
+    /// The depth of standby that this app's replicas may enter now.
     pub(super) fn standby(&self) -> Standby {
         let chosen = self.rest_at.or(self.revision.standby);
         match chosen.unwrap_or(self.config.standby) {
@@ -43,9 +42,9 @@ impl State {
         }
     }
 
-    /// Wakes up to `missing` replicas, the warmest and most recently used first; answers how many
-    /// are still missing. Those that are just being frozen are waited for: that is sooner than
-    /// any start.
+    /// Wakes up to `missing` replicas, the warmest and most recently used first; returns how many
+    /// are still missing. Replicas that are just being frozen count: to wait for them is faster
+    /// than any start.
     pub(super) fn leave_standby(&mut self, mut missing: u32, now: Instant, plan: &mut Plan) -> u32 {
         let generation = self.generation;
         let mut resting: Vec<_> = self
@@ -104,7 +103,7 @@ impl State {
         missing
     }
 
-    /// Draining => Pausing or Preparing, where the app allows; whether the slot rests now.
+    /// Draining => Pausing or Preparing, if the app allows standby; whether the slot rests now.
     pub(super) fn enter_standby(&mut self, at: usize, plan: &mut Plan) -> bool {
         let standby = self.standby();
         let slot = &mut self.slots[at];
@@ -149,11 +148,12 @@ impl State {
         plan.actions.extend(action);
     }
 
-    /// Paused => Preparing, and anything at rest => gone, by time, by the memory budget or by hand.
+    /// Paused => Preparing, and Paused or Prepared => gone, by time, by the memory budget or by
+    /// hand.
     pub(super) fn age_standby(&mut self, now: Instant, plan: &mut Plan) {
         let standby = self.standby();
         let may_prepare = standby != Standby::Absent && !self.no_prepare.stands();
-        // Apps with reserved capacity are exempt.
+        // Apps with reserved capacity keep their standby.
         let torn_down = (self.revision.scaling.reserved == 0)
             .then(|| self.last_active + self.config.teardown_after);
         let goes = torn_down.is_some_and(|at| now >= at) || standby == Standby::Absent;
@@ -178,7 +178,7 @@ impl State {
                 Phase::Paused(_) | Phase::Prepared(_) => {}
                 _ => continue,
             }
-            // What leaves standby here goes for good.
+            // What leaves standby here is removed for good.
             let removal = slot.stop(self.config.stop_grace);
             plan.stop(slot.key, removal);
         }
@@ -222,7 +222,8 @@ impl State {
                     self.no_pause.note(&error, &self.config);
                     None
                 } else {
-                    // Nothing better can be expected of another try, which would follow at once.
+                    // Stopped now, since another attempt would follow at once and is no more likely
+                    // to succeed.
                     Some(Instant::now())
                 };
                 slot.turn(|phase| match phase {
@@ -233,7 +234,7 @@ impl State {
         }
     }
 
-    /// Resuming => Ready, or it is taken away.
+    /// Resuming => Ready, or Failed.
     pub(super) fn resumed(&mut self, key: u64, outcome: Result<(), Error>) {
         let mut slots = self.slots.iter_mut();
         let Some(slot) = slots.find(|x| x.key == key && matches!(x.phase(), Phase::Resuming(_)))
@@ -273,7 +274,8 @@ impl State {
         }
     }
 
-    /// Starting => Failed: what was prepared did not come up, the next start is from nothing.
+    /// Starting => Failed: a prepared replica did not come up, so the next start begins from
+    /// nothing.
     pub(super) fn prepared_start_failed(&mut self, key: u64, fault: Fault) {
         let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
             return;

@@ -1,4 +1,4 @@
-//! What the tasks of the driver came to, and what follows for the replica.
+//! The outcomes of the driver's tasks, and the steps that follow.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// What a task of the driver came to.
+/// The outcome of a task of the driver.
 pub(in crate::fleet) enum TaskOutcome {
     /// A container was created and started, or was not.
     Started {
@@ -20,7 +20,7 @@ pub(in crate::fleet) enum TaskOutcome {
     },
     /// The containers of a replica are gone.
     Stopped { key: u64 },
-    /// A replica was frozen, with so many bytes of memory, or was not.
+    /// A replica was frozen and keeps so many bytes of memory, or was not.
     Paused {
         key: u64,
         outcome: Result<u64, Error>,
@@ -40,9 +40,9 @@ pub(in crate::fleet) enum TaskOutcome {
         key: u64,
         outcome: Result<Replica, Fault>,
     },
-    /// A replica does not answer well on its health path.
+    /// The liveness probes of a replica failed.
     Unhealthy { key: u64, why: String },
-    /// It left service before that.
+    /// The replica left service before its liveness probes failed.
     Unwatched,
 }
 
@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// Starting => Ready, or Starting => Draining when it is not wanted any more.
+    /// Starting => Ready, or Starting => Draining if it is no longer wanted.
     pub(in crate::fleet) fn started(&mut self, key: u64, replica: Arc<Replica>) {
         let closed = self.closed.is_some();
         let Some(at) = self.slots.iter().position(|x| x.key == key) else {
@@ -99,7 +99,7 @@ impl State {
         );
         self.events
             .push(EventKind::ReplicaReady, Some(&slot.id), slot.version, took);
-        // The engine's report came between the app's answer and this mutex.
+        // The engine reported the container's end after the app's answer and before this step.
         if ended {
             return self.died(at);
         }
@@ -118,7 +118,7 @@ impl State {
         let Some(at) = self.slots.iter().position(|x| x.key == key) else {
             return;
         };
-        // In order: the list is told oldest first.
+        // Keeps the order: replicas are listed oldest first.
         let slot = self.slots.remove(at);
         let generation = slot.generation;
         let (failure, certain) = match fault {
@@ -152,7 +152,7 @@ impl State {
             return;
         }
         let certain = self.failures.start_failed(&failure, certain, &self.config);
-        // While others serve, nobody is refused.
+        // While other replicas serve, no request is refused.
         if certain && !self.has_ready() {
             self.queue.fail_all(&failure);
         }
@@ -171,7 +171,7 @@ impl State {
         }
     }
 
-    /// Ready => Draining, for good: another takes its place, and what it has in flight may end
+    /// Ready => Draining, for good: another replica replaces it, and its requests in flight may end
     /// within the drain timeout.
     fn unhealthy(&mut self, key: u64, why: &str) {
         let until = Instant::now() + self.config.drain_timeout;

@@ -1,4 +1,4 @@
-//! What the tests of the fleet put into a state, and what must always hold in one.
+//! Test helpers: putting replicas into a state, and checking its invariants.
 
 use std::sync::Arc;
 
@@ -92,8 +92,8 @@ impl State {
         self.queue.bytes()
     }
 
-    /// Panics unless everything holds that must after each step, with these containers
-    /// running, and permits for so many held requests and bytes given out.
+    /// Panics unless the invariants hold that must hold after each step, given the containers that
+    /// run and the numbers of held requests and bytes that have permits.
     pub(in crate::fleet) fn check(&self, running: &[ContainerId], held: (usize, usize)) {
         let queued = (self.queue.len(), self.queue.bytes());
         assert_eq!(held, queued, "a permit for each");
@@ -110,7 +110,7 @@ impl State {
         assert!(self.pending.as_ref().is_none_or(|p| up(p.generation) <= 1));
         for slot in &self.slots {
             assert!(slot.in_flight <= limit);
-            // One that did not wake is frozen.
+            // A replica that did not wake is frozen.
             let runs = slot
                 .phase()
                 .container()
@@ -125,8 +125,8 @@ impl State {
         }
     }
 
-    /// Panics unless only what is reserved serves, and everything else is in standby; answers how
-    /// many containers that makes.
+    /// Panics unless only reserved replicas serve, and everything else is in standby; returns the
+    /// number of containers.
     pub(in crate::fleet) fn check_calm(&self) -> usize {
         assert_eq!(
             (self.in_flight, self.queue.len(), self.queue.bytes()),

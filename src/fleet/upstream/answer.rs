@@ -1,4 +1,4 @@
-//! The answer that comes over a connection to a replica.
+//! The answer to a request, as it arrives over a connection to a replica.
 
 use std::{
     pin::Pin,
@@ -13,26 +13,27 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Pool, h1::H1Connection};
 
-/// The body of a replica's answer. An HTTP/1.1 connection goes back to its pool when the answer
-/// has ended well; dropped before, it is closed, so that the app sees that nobody listens any more.
+/// The body of a replica's answer. An HTTP/1.1 connection goes back to its pool when the answer has
+/// ended well; if the body is dropped before, the connection is closed, so that the app sees that
+/// nobody reads any more.
 pub struct Answer {
     incoming: Incoming,
     over: Option<Carriage>,
-    /// Drives the connection when more than the answer is under way on it.
+    /// Drives the connection while the request is still being sent.
     task: Option<AbortOnDropHandle<()>>,
 }
 
 enum Carriage {
-    /// HTTP/1.1: nobody else's meanwhile.
+    /// HTTP/1.1: exclusive while the answer lasts.
     Own(H1Connection, Arc<Pool>),
-    /// HTTP/2: the token that counts the exchange.
+    /// HTTP/2: the token that counts this exchange on its connection.
     Shared(#[allow(dead_code, reason = "it counts by being there")] Arc<()>),
 }
 
 impl Answer {
     /// An answer in HTTP/1.1.
     pub(super) fn new(incoming: Incoming, mut connection: H1Connection, pool: Arc<Pool>) -> Self {
-        // An answer that nobody reads must not hold up what is left of the request.
+        // The rest of the request must be sent even while nobody reads the answer.
         let driver = if connection.send_state.is_sending() {
             connection.driver.take()
         } else {
@@ -61,7 +62,7 @@ impl Answer {
         }
     }
 
-    /// Drives the connection, which has left HTTP, until it can be used otherwise.
+    /// Drives the connection, which has left HTTP, until its upgraded form takes over.
     pub async fn leave_http(mut self) {
         if let Some(Carriage::Own(H1Connection { driver, .. }, _)) = &mut self.over
             && let Some(driver) = driver
@@ -70,15 +71,15 @@ impl Answer {
         }
     }
 
-    /// hyper does not poll past an end that it knows of.
+    /// hyper does not poll a body past an end that it knows of, so the end is noted here.
     fn note_end(&mut self) {
         if self.incoming.is_end_stream() {
             self.finish();
         }
     }
 
-    /// Whoever still sends a request of which the app wants no more, since it has answered, has
-    /// the connection closed.
+    /// If the request is still being sent when the answer ends, the app wants no more of it, and
+    /// the connection is closed.
     fn finish(&mut self) {
         self.task = None;
         if let Some(Carriage::Own(connection, pool)) = self.over.take()

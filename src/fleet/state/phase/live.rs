@@ -1,4 +1,4 @@
-//! A replica whose app was ready once, and which runs or is frozen.
+//! A replica whose app has been ready, and which runs or is frozen.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     fleet::{replica::Replica, send_while_resuming::Thaw},
 };
 
-/// A container whose app was ready once, and which runs or is frozen.
+/// A container whose app has been ready, and which runs or is frozen.
 pub(in crate::fleet::state) struct Live {
     pub(super) replica: Arc<Replica>,
     pub(super) holder: Option<ContainerId>,
@@ -28,9 +28,10 @@ pub(in crate::fleet::state) struct Ready {
 /// A replica that takes no more requests.
 pub(in crate::fleet::state) struct Draining {
     pub(super) live: Live,
-    /// From then on it is stopped although requests may be in flight, and is not put into standby.
+    /// From then on it is stopped even with requests in flight. A replica with a deadline never
+    /// enters standby.
     pub(super) until: Option<Instant>,
-    /// It may be frozen since freezing it failed halfway.
+    /// It may be frozen, since freezing it failed halfway.
     pub(super) frozen: bool,
 }
 
@@ -41,15 +42,15 @@ pub(in crate::fleet::state) struct Pausing {
     pub(super) ended: bool,
 }
 
-/// A replica that is being thawed. Dropping it says that how the thaw ends is not known.
+/// A replica that is being thawed. Dropping it reports that the outcome of the thaw is unknown.
 pub(in crate::fleet::state) struct Resuming {
     pub(super) live: Live,
-    /// Notifies those who have sent to it of how its thaw ends.
+    /// Reports the outcome of the thaw to the requests that were sent to it.
     pub(super) thaw: watch::Sender<Thaw>,
 }
 
 impl Live {
-    /// One that an earlier run left frozen.
+    /// A replica that an earlier run left frozen.
     pub(in crate::fleet::state) fn adopted(
         replica: Arc<Replica>,
         holder: Option<ContainerId>,
@@ -80,7 +81,7 @@ impl Live {
         }
     }
 
-    /// It takes no requests, and goes at the latest at `until`.
+    /// It takes no requests, and is stopped at `until` at the latest.
     pub(in crate::fleet::state) fn drain(self, until: Option<Instant>) -> Draining {
         Draining {
             live: self,
@@ -126,7 +127,7 @@ impl Live {
         }
     }
 
-    /// It is known how it ended.
+    /// As [`Self::died`], where how it ended is known.
     pub(super) fn ended(self, frozen: bool) -> Failed {
         Failed {
             examine: None,
@@ -141,7 +142,8 @@ impl Ready {
         self.live.drain(until)
     }
 
-    /// Its replica and what ends its liveness probes, when it has none yet.
+    /// Begins its liveness probes: the replica to probe and the token that ends them. `None` if
+    /// they have begun.
     pub(in crate::fleet::state) fn probe(&mut self) -> Option<(Arc<Replica>, CancellationToken)> {
         if self.probes.is_some() {
             return None;
@@ -158,17 +160,17 @@ impl Ready {
 }
 
 impl Draining {
-    /// It goes for good, at the latest at `until`.
+    /// It is stopped for good, at `until` at the latest.
     pub(in crate::fleet::state) fn end_by(&mut self, until: Instant) {
         self.until = Some(until);
     }
 
-    /// When it is stopped although requests may be in flight.
+    /// When it is stopped even with requests in flight.
     pub(in crate::fleet::state) fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Whether it may be kept.
+    /// Whether it may serve again or enter standby.
     pub(in crate::fleet::state) fn may_stay(&self) -> bool {
         self.until.is_none()
     }
@@ -204,7 +206,8 @@ impl Pausing {
         self.ended
     }
 
-    /// The engine reported the container's end: the task that freezes it finds out.
+    /// The engine reported the container's end, which decides the outcome of the task that freezes
+    /// it.
     pub(in crate::fleet::state) fn container_ended(&mut self) {
         self.ended = true;
     }
@@ -214,7 +217,7 @@ impl Pausing {
         self.live
     }
 
-    /// It could not be frozen, and may be all the same.
+    /// Freezing failed, yet the container may be frozen.
     pub(in crate::fleet::state) fn refused(self, until: Option<Instant>) -> Draining {
         Draining {
             live: self.live,
@@ -236,7 +239,7 @@ impl Resuming {
         self.live.serve()
     }
 
-    /// It did not wake, which those hear who have sent to it.
+    /// It did not wake, which the requests that were sent to it learn.
     pub(in crate::fleet::state) fn failed(self, how: Thaw) -> Failed {
         self.thaw.send_replace(how);
         self.live.ended(true)

@@ -1,4 +1,4 @@
-//! What a replica leaves behind, and what is done with it.
+//! What a replica leaves behind, and how it is removed.
 
 use std::{
     sync::Arc,
@@ -13,58 +13,60 @@ use crate::{
 /// The containers of a replica.
 #[derive(Debug, Clone)]
 pub(in crate::fleet) struct Containers {
-    /// The one that has, had or will have its process.
+    /// The container that has, had or will have its process.
     pub(in crate::fleet) app: ContainerId,
-    /// The one that keeps its network, once it was prepared.
+    /// The holder of its network, once it was prepared.
     pub(in crate::fleet) holder: Option<ContainerId>,
 }
 
 /// When a container was started, and when its app was ready.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::fleet::state) struct Times {
-    /// Not known of one that was adopted.
+    /// Unknown for an adopted replica.
     pub(super) started: Option<SystemTime>,
-    /// Not known of one that was adopted frozen.
+    /// Unknown for a replica that was adopted frozen.
     pub(super) ready: Option<SystemTime>,
 }
 
-/// What is stopped and removed, and how.
+/// Containers to stop and remove, and how.
 pub(in crate::fleet) struct Removal {
     pub(in crate::fleet) containers: Containers,
-    /// It is frozen, and thawed for it.
+    /// The app's container is frozen, and has to be thawed before it can stop.
     pub(in crate::fleet) frozen: bool,
-    /// How long it may take to end; zero kills it.
+    /// How long the container may take to end; zero kills it.
     pub(in crate::fleet) grace: Duration,
-    /// The replica, when it ended by itself: how is read before its container is removed.
+    /// The replica, if it ended by itself: the postmortem is made before its container is removed.
     pub(in crate::fleet) examine: Option<Arc<Replica>>,
 }
 
-/// What becomes a prepared container.
+/// The containers of a replica that is about to be prepared.
 pub(in crate::fleet) struct Vacated {
     pub(in crate::fleet) containers: Containers,
-    /// It is frozen, and thawed for its end.
+    /// The app's container is frozen, and has to be thawed before it can stop.
     pub(in crate::fleet) frozen: bool,
 }
 
-/// What is left of a replica that ended by itself, or did not come up.
+/// The remains of a replica that ended by itself, or did not come up.
 pub(in crate::fleet::state) struct Failed {
     pub(super) containers: Containers,
     pub(super) times: Times,
-    /// Set when it is not known how it ended.
+    /// Set if it is not known yet how it ended.
     pub(super) examine: Option<Arc<Replica>>,
-    /// It did not wake, or ended while it was frozen: it has requests in its socket that were sent
-    /// elsewhere since, or that their callers gave up. It must not go on, not even to end well.
+    /// It did not wake, or ended while it was frozen: its socket holds requests that were sent
+    /// elsewhere since, or that their callers gave up. It must not run again, not even for an
+    /// orderly stop, so it is killed.
     pub(super) frozen: bool,
 }
 
-/// A container on its way out.
+/// A container that is being stopped and removed.
 pub(in crate::fleet::state) struct Stopping {
     pub(super) container: ContainerId,
     pub(super) times: Times,
 }
 
 impl Containers {
-    /// What is said of a replica of which the holder ended: the app may go on, and is not reached.
+    /// The cause of a replica's end by the end of its holder: the app may keep running, but cannot
+    /// be reached.
     pub(in crate::fleet) const LOST_NETWORK: &str = "the container that kept its network has ended";
 
     pub(super) fn of_prepared(prepared: Prepared) -> Self {

@@ -19,7 +19,7 @@ use crate::{
 pub(in crate::fleet::state) struct Start {
     /// Wakes its task when the engine reports that the container ended.
     pub(super) died: Arc<Notify>,
-    /// Calls it off.
+    /// Cancels it.
     pub(super) cancel: CancellationToken,
     /// How far it has come.
     pub(super) progress: Progress,
@@ -30,9 +30,10 @@ pub(in crate::fleet::state) struct Starting {
     pub(super) start: Start,
     pub(super) containers: Containers,
     pub(super) started: Option<SystemTime>,
-    /// The engine reported the end of a container before the replica was put into service.
+    /// The engine reported the end of one of the containers before the replica was put into
+    /// service.
     pub(super) ended: bool,
-    /// That container was the one that keeps its network.
+    /// That container was the holder of its network.
     pub(super) lost_network: bool,
 }
 
@@ -45,7 +46,7 @@ impl Start {
         }
     }
 
-    /// What starts the replica, and how to hear of that.
+    /// The job of the task that starts the replica.
     pub(in crate::fleet::state) fn job(
         &self,
         id: ReplicaId,
@@ -108,20 +109,21 @@ impl Start {
 
 impl Starting {
     /// The engine reported the container's end: the task of the start finds out why, unless it has
-    /// just seen it ready, in which case it hears no more.
+    /// just seen the app ready and listens no more.
     pub(in crate::fleet::state) fn container_ended(&mut self) {
         self.ended = true;
         self.start.died.notify_one();
     }
 
-    /// What keeps its network ended: it will not get ready, and another start need not wait.
+    /// The holder of its network ended: the replica cannot become ready, so the start is cancelled
+    /// and the next one need not wait for it.
     pub(in crate::fleet::state) fn network_ended(&mut self) {
         self.ended = true;
         self.lost_network = true;
         self.start.call_off();
     }
 
-    /// Whether what keeps its network ended.
+    /// Whether the holder of its network ended.
     pub(in crate::fleet::state) fn has_lost_network(&self) -> bool {
         self.lost_network
     }
@@ -130,7 +132,7 @@ impl Starting {
         self.start.is_called_off()
     }
 
-    /// Whether a container ended before the replica was put into service.
+    /// Whether one of the containers ended before the replica was put into service.
     pub(in crate::fleet::state) fn has_ended(&self) -> bool {
         self.ended
     }
