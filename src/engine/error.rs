@@ -1,4 +1,4 @@
-//! Why a call of the engine failed, and what that means for callers.
+//! Why an engine call failed, and what that means for callers.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ pub enum Error {
     Unreachable {
         /// The address that was tried.
         address: String,
-        /// What the transport said.
+        /// The transport's message.
         cause: String,
     },
-    /// There is no file descriptor left to reach the engine with; nothing is wrong with it.
+    /// There is no file descriptor left to reach the engine with; the engine itself may be fine.
     #[error(
         "the platform has no file descriptors left, so it cannot reach the container engine; raise its limit (`LimitNOFILE=` of the service, `ulimit -n`), or lower IGNITE_MAX_CONNECTIONS"
     )]
     NoDescriptors,
-    /// The image is neither here nor to be pulled.
+    /// The image is not here and cannot be pulled.
     #[error("image {reference:?} is not on this machine and cannot be pulled: {cause}")]
     NoSuchImage {
         /// The reference as given.
@@ -35,15 +35,15 @@ pub enum Error {
     /// The container is gone.
     #[error("container {0} is gone")]
     NoSuchContainer(ContainerId),
-    /// The container ended before it could be asked for its address; it can still be inspected
-    /// and its log read.
+    /// The container ended before its address could be read; it can still be inspected and its log
+    /// read.
     #[error("container {id} ended with exit code {code} as soon as it was started")]
     Ended {
         /// The container.
         id: ContainerId,
         /// The exit status of its first process.
         code: i64,
-        /// The kernel killed it for its memory limit.
+        /// Whether the kernel killed it for its memory limit.
         oom_killed: bool,
     },
     /// The engine's address, from the configuration or `DOCKER_HOST`, cannot be used.
@@ -57,30 +57,30 @@ pub enum Error {
     /// The engine answered with an error.
     #[error("the container engine refused to {call}: {message}")]
     Refused {
-        /// What was asked, as a verb.
+        /// The call, as a verb.
         call: &'static str,
-        /// HTTP status of the engine's answer, 0 when it had none.
+        /// HTTP status of the engine's response; 0 when there was none.
         status: u16,
         /// The engine's message.
         message: String,
     },
-    /// Containers cannot be kept from this host as they are to be, so none is started.
+    /// Containers cannot be isolated from this host as configured, so none is started.
     #[error("apps cannot be kept from this host: {why}")]
     NotIsolated {
         /// What is in the way, and the remedy.
         why: String,
     },
-    /// The engine took too long; whether the call took effect is not known.
+    /// The engine took too long; whether the call took effect is unknown.
     #[error("the container engine did not {call} within {}", humantime::format_duration(*.after))]
     TimedOut {
-        /// What was asked, as a verb.
+        /// The call, as a verb.
         call: &'static str,
-        /// How long the call was waited for.
+        /// How long the call was awaited.
         after: Duration,
     },
 }
 
-/// What helps when nothing answers at the engine's address, by what the transport says.
+/// The remedy when nothing responds at the engine's address, by the transport's message.
 fn remedy(cause: &str) -> &'static str {
     let lower = cause.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|w| lower.contains(w));
@@ -96,8 +96,8 @@ fn remedy(cause: &str) -> &'static str {
 }
 
 impl Error {
-    /// The error as a request that waits for a start gets it: its reason, and words that everybody
-    /// may read. The engine's own words about a container are for the app's owner.
+    /// The failure of a request that waits for a start: its reason, and a message that everyone may
+    /// read. The engine's own words about a container are for the app's owner.
     pub fn to_start_failure(&self) -> Failure {
         match self {
             Error::NoSuchContainer(_)
@@ -113,7 +113,7 @@ impl Error {
         }
     }
 
-    /// Whether the engine says that it has no address range for another network.
+    /// Whether the engine has no address range left for another network.
     fn is_pool_used_up(&self) -> bool {
         let Error::Refused { message, .. } = self else {
             return false;
@@ -121,7 +121,7 @@ impl Error {
         message.contains("address pool") || message.contains("predefined address pools")
     }
 
-    /// The error as callers get it: its reason, and words that everybody may read. The engine's own
+    /// The failure for callers: its reason, and a message that everyone may read. The engine's own
     /// words are for the app's owner.
     pub fn to_failure(&self) -> Failure {
         match self {
@@ -162,7 +162,7 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::NoDescriptors | Error::TimedOut { .. } => true,
-            // In conflict with what is being done, too many at once, or the engine's own trouble.
+            // In conflict with another operation, too many at once, or the engine's own trouble.
             Error::Refused { status, .. } => matches!(status, 408 | 409 | 429) || *status >= 500,
             Error::NoSuchImage { .. }
             | Error::NoSuchContainer(_)

@@ -1,4 +1,4 @@
-//! Where the credentials for a pull come from: asked afresh at each one.
+//! Where the credentials for a pull come from; looked up at each pull.
 
 use std::{fmt, sync::Arc};
 
@@ -10,21 +10,21 @@ use crate::model::{Failure, ImageSource, OrgName, Reason};
 type Found = BoxFuture<'static, Result<Credentials, Failure>>;
 type Lookup = dyn Fn(OrgName, ImageSource) -> Found + Send + Sync;
 
-/// Finds the credentials that an image's source names; clones share it. The default one knows
+/// Finds the credentials that an image's source names; clones share the lookup. The default one has
 /// none.
 #[derive(Clone, Default)]
 pub struct Keychain(Option<Arc<Lookup>>);
 
 impl Keychain {
-    /// A keychain that asks `lookup` for sources that name a secret.
+    /// A keychain that calls `lookup` for sources that name a secret.
     pub fn new(lookup: impl Fn(OrgName, ImageSource) -> Found + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(lookup)))
     }
 
-    /// What the organization's source is pulled with; `None` when it names no secret.
+    /// The credentials for an organization's source; `None` when it names no secret.
     ///
     /// # Errors
-    /// Why the secret that it names cannot be used.
+    /// Why the named secret cannot be used.
     pub async fn of(
         &self,
         org: &OrgName,

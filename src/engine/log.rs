@@ -1,13 +1,13 @@
-//! What containers wrote, as an engine reports it.
+//! The output of containers, as an engine reports it.
 
-/// Which lines of a container's log are wanted.
+/// Which lines of a container's log to read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogQuery {
-    /// Only the newest so many; `None` for all.
+    /// Only this many of the newest lines; `None` for all.
     pub tail: Option<u32>,
-    /// Only lines from then on, Unix milliseconds.
+    /// Only lines from this time on, Unix milliseconds.
     pub since_ms: i64,
-    /// Go on with what is written later, until the container ends.
+    /// Continue with later lines until the container ends.
     pub follow: bool,
 }
 
@@ -23,9 +23,9 @@ pub enum LogStream {
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
-    /// When it was begun, Unix nanoseconds; no two lines of a container share it in practice.
+    /// When it began, in Unix nanoseconds; no two lines of a container share it in practice.
     pub at_ns: i64,
-    /// Where it was written to.
+    /// The output that it was written to.
     pub stream: LogStream,
     /// The line without its end.
     pub text: String,

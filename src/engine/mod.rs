@@ -2,8 +2,8 @@
 //!
 //! [`Engine`] is the only way to containers: [`docker`] speaks to a real engine (Docker, or
 //! Podman's compatible socket), `fake` is a scripted one for simulations in unit tests. Its calls
-//! are idempotent: removing or stopping what is gone succeeds. Nothing outside this module may
-//! assume more about a replica than that it has an address.
+//! are idempotent: removing or stopping a container that is gone succeeds. Nothing outside this
+//! module may assume more about a replica than that it has an address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,20 +45,19 @@ pub use pulled::{PullRecord, WritePulls, Written};
 /// A call that is dropped may still take effect in the engine; callers find out with
 /// [`Engine::inspect`] or [`Engine::list`].
 pub trait Engine: Send + Sync + 'static {
-    /// Asks whether the engine answers, and what it is.
+    /// Asks the engine for its description, which also shows that it responds.
     fn info(&self) -> impl Future<Output = Result<Info, Error>> + Send;
 
-    /// Makes sure that the image is on this machine: a local id or tag first, a pull when it is
-    /// missing. Many callers of one reference share one pull.
+    /// Ensures that the image is on this machine: a local id or tag first, a pull when it is
+    /// missing. Concurrent callers of one reference share one pull.
     fn ensure_image(
         &self,
         reference: &str,
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<Image, Error>> + Send;
 
-    /// As [`Engine::ensure_image`], for an image that a build begins from. The pull is not
-    /// recorded, so garbage collection keeps the image: later builds want it, and none is known to
-    /// be the last.
+    /// As [`Engine::ensure_image`], for a base image of a build. The pull is not recorded, so
+    /// garbage collection keeps the image: later builds want it, and none is known to be the last.
     fn ensure_base(
         &self,
         reference: &str,
@@ -71,7 +70,7 @@ pub trait Engine: Send + Sync + 'static {
         reference: &str,
     ) -> impl Future<Output = Result<Option<Image>, Error>> + Send;
 
-    /// The digest that a reference stands for in its registry, asked there with these credentials
+    /// The digest that a reference stands for in its registry, queried there with these credentials
     /// and no others, whatever is on this machine.
     ///
     /// # Errors
@@ -82,21 +81,20 @@ pub trait Engine: Send + Sync + 'static {
         credentials: Option<&Credentials>,
     ) -> impl Future<Output = Result<String, Error>> + Send;
 
-    /// Takes this name from the image that has it; one without any name left goes. Gone is
-    /// success; an image that a container needs is an error.
+    /// Removes this name from its image, and the image when it has no other name. A missing one is
+    /// a success; an image that a container needs is an error.
     fn untag_image(&self, reference: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Creates a container, stopped, in the instance's network (made when it is missing).
+    /// Creates a container, stopped, in the instance's network (which is made when missing).
     fn create(
         &self,
         spec: &ContainerSpec,
     ) -> impl Future<Output = Result<ContainerId, Error>> + Send;
 
-    /// Starts a created container and answers where it can be reached. One that runs already
-    /// is success.
+    /// Starts a created container and returns where it can be reached. A running one is a success.
     ///
     /// # Errors
-    /// [`Error::Ended`] when the container had ended before it could be asked for its address.
+    /// [`Error::Ended`] when the container ended before its address could be read.
     fn start(&self, id: &ContainerId) -> impl Future<Output = Result<Endpoints, Error>> + Send;
 
     /// The state of one container.
@@ -106,56 +104,55 @@ pub trait Engine: Send + Sync + 'static {
     fn inspect(&self, id: &ContainerId) -> impl Future<Output = Result<Container, Error>> + Send;
 
     /// Sends SIGTERM (or the image's own stop signal), waits at most `grace`, then kills. A
-    /// container that is gone or has ended is success.
+    /// container that is gone or has ended is a success.
     fn stop(
         &self,
         id: &ContainerId,
         grace: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Freezes a running container: no CPU, memory kept. One that is frozen is success.
+    /// Freezes a running container: no CPU, memory kept. A frozen one is a success.
     fn pause(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Resumes a frozen container. One that runs is success.
+    /// Resumes a frozen container. A running one is a success.
     ///
     /// # Errors
     /// [`Error::Ended`] or [`Error::NoSuchContainer`] when it ended meanwhile. After
     /// [`Error::Refused`] it is still frozen; after other errors its state is unknown.
     fn resume(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Resumes a container of an earlier run, however it was frozen. One that is not frozen is
+    /// Resumes a container of an earlier run, however it was frozen. One that is not frozen is a
     /// success.
     fn thaw_left(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Bytes of memory that a container uses.
     fn memory(&self, id: &ContainerId) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// The TCP ports that a running container listens on, without running anything in it; `None`
-    /// where that cannot be seen.
+    /// The TCP ports that a running container listens on, found without running anything in it;
+    /// `None` where they are not visible.
     fn listening(
         &self,
         id: &ContainerId,
     ) -> impl Future<Output = Result<Option<Listening>, Error>> + Send;
 
-    /// The limits that a container has come up against, as far as that can be seen from here; of
-    /// one that has ended, what was seen last. It costs no call to the engine but the first for
-    /// each container.
+    /// The limits that a container has reached, as far as visible from here; for an ended one, the
+    /// last values read. Costs no call to the engine but the first for each container.
     fn limits_hit(&self, id: &ContainerId)
     -> impl Future<Output = Result<LimitsHit, Error>> + Send;
 
-    /// Creates a container, stopped, in a network namespace that is there already: that of
-    /// `holder`, or of a new one. After an error there is no holder either.
+    /// Creates a container, stopped, in an existing network namespace: that of `holder`, or of a
+    /// new one. After an error there is no new holder either.
     fn prepare(
         &self,
         spec: &ContainerSpec,
         holder: Option<&ContainerId>,
     ) -> impl Future<Output = Result<Prepared, Error>> + Send;
 
-    /// Starts a prepared container; it is reached where [`Prepared`] says.
+    /// Starts a prepared container, which is reached where [`Prepared`] says.
     fn start_prepared(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Removes a container by force, with its anonymous volumes. A container whose thaw failed is
-    /// killed while frozen, never resumed. Gone is success.
+    /// killed while frozen, never resumed. A missing one is a success.
     fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The last `lines` lines that the container wrote to stdout and stderr, oldest first.
@@ -165,8 +162,8 @@ pub trait Engine: Send + Sync + 'static {
         lines: u32,
     ) -> impl Future<Output = Result<Vec<String>, Error>> + Send;
 
-    /// The lines that the container wrote, each with its time, in the order in which they ended.
-    /// The stream ends with the log, or with the first error.
+    /// The container's lines, each with its time, in the order in which they ended. The stream ends
+    /// with the log, or with the first error.
     fn logs(&self, id: &ContainerId, ask: LogQuery) -> BoxStream<'static, Result<LogLine, Error>>;
 
     /// Every container of this instance, running or not.
@@ -185,34 +182,34 @@ pub trait Engine: Send + Sync + 'static {
     /// The volumes of this instance's apps.
     fn volumes(&self) -> impl Future<Output = Result<Vec<Volume>, Error>> + Send;
 
-    /// What the apps of this instance take of the disk, as far as that can be measured. Slow.
+    /// The disk space that this instance's apps use, as far as it can be measured. Slow.
     fn disk_use(&self) -> impl Future<Output = Result<Vec<DiskUse>, Error>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Removes a volume. Gone is success; one that a container has is an error.
+    /// Removes a volume. A missing one is a success; one that a container uses is an error.
     fn remove_volume(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Removes the instance's network. Gone is success; one still in use is an error.
+    /// Removes the instance's network. A missing one is a success; one in use is an error.
     fn remove_network(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Hints of containers of this instance that ended. The stream ends when the engine goes
+    /// Hints that containers of this instance have ended. The stream ends when the engine goes
     /// away; the caller subscribes again and reconciles against [`Engine::list`].
     fn deaths(&self) -> BoxStream<'static, ContainerId>;
 }
 
-/// What an engine says of itself.
+/// An engine's description of itself.
 #[derive(Debug, Clone)]
 pub struct Info {
     /// Product and version, such as `Docker 20.10.24`.
     pub name: String,
-    /// Users of containers are others on its host, each container's root included.
+    /// Whether the users of containers, root included, are mapped to others on its host.
     pub maps_users: bool,
     /// Cores of the engine's host.
     pub cpus: u32,
     /// Memory of the engine's host in bytes.
     pub memory_bytes: u64,
-    /// What its host runs.
+    /// The platform of its host.
     pub platform: Platform,
 }
 
@@ -223,7 +220,7 @@ pub struct Credentials {
     pub username: String,
     /// The password or token.
     pub password: String,
-    /// The registry's host; `None` is Docker Hub.
+    /// The registry's host; `None` means Docker Hub.
     pub server_address: Option<String>,
 }
 
@@ -243,21 +240,21 @@ pub struct Image {
     pub id: String,
     /// Its names by digest in the registries that it came from.
     pub digests: Vec<String>,
-    /// `Config.User` as the image has it; empty is root.
+    /// `Config.User` of the image; empty means root.
     pub user: String,
-    /// Where that user is at home.
+    /// The home directory of that user.
     pub home: Home,
     /// Whether the program that it runs is an init.
     pub brings_init: bool,
-    /// Paths of its own volumes, which the engine fills at every creation of a container.
+    /// Paths of its declared volumes, which the engine fills at every creation of a container.
     pub volumes: Vec<String>,
-    /// What its owner should know of it, a sentence each.
+    /// Notes for its owner, a sentence each.
     pub notes: Vec<String>,
-    /// TCP ports that the image says it exposes.
+    /// The TCP ports that it declares to expose.
     pub exposed_ports: Vec<u16>,
     /// Its `ONBUILD` instructions, which run when another image is built from it.
     pub triggers: Vec<String>,
-    /// What it is made for.
+    /// The platform that it is made for.
     pub platform: Platform,
 }
 
@@ -272,18 +269,18 @@ pub struct Volume {
     pub since: i64,
 }
 
-/// What an app takes of the disk.
+/// The disk space that an app uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskUse {
     /// The app.
     pub app: AppId,
     /// Bytes of its volumes and of what its containers have written.
     pub bytes: u64,
-    /// Bytes that its containers' logs may have.
+    /// Bytes that its containers' logs may reach.
     pub logs: u64,
     /// Files, folders and links in its volumes.
     pub inodes: u64,
-    /// There is more, which could not be counted.
+    /// Whether there is more that could not be counted.
     pub partial: bool,
 }
 
@@ -293,12 +290,12 @@ pub struct ContainerId(pub String);
 
 impl fmt::Display for ContainerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Twelve digits name a container everywhere in Docker's tools.
+        // Docker's tools name a container by twelve digits everywhere.
         f.write_str(self.0.get(..12).unwrap_or(&self.0))
     }
 }
 
-/// Who a container is for, kept in its labels; the labels are what survives a crash.
+/// What a container is for, kept in its labels, which survive a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The app.
@@ -307,11 +304,11 @@ pub struct Owner {
     pub replica: ReplicaId,
     /// The published version.
     pub version: u32,
-    /// A digest of everything else in the spec that makes a container replaceable by another.
+    /// A digest of the rest of the spec: containers with the same one are interchangeable.
     pub config_hash: String,
 }
 
-/// What one replica's container is created from.
+/// The inputs of one replica's container.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
     /// The app and version that it runs.
@@ -322,11 +319,11 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Capabilities of its processes.
     pub capabilities: Capabilities,
-    /// Where its processes may connect to, as far as the platform lets apps.
+    /// Where its processes may connect to, within what the platform allows apps.
     pub egress: Egress,
-    /// An init is the first process, where the engine has one.
+    /// Whether an init is the first process, where the engine has one.
     pub init: bool,
-    /// What can be written to; `HOME` follows from it when the root file system is read-only.
+    /// The writable paths; `HOME` follows from them when the root file system is read-only.
     pub files: Files,
     /// The ports the app listens on, the primary one first; never empty.
     pub ports: Vec<u16>,
@@ -360,16 +357,16 @@ impl Endpoints {
 /// The TCP ports that a container listens on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listening {
-    /// Those that can be reached from outside it.
+    /// Ports that can be reached from outside it.
     pub open: BTreeSet<u16>,
-    /// Those on its loopback addresses, which cannot.
+    /// Ports on its loopback addresses, which cannot.
     pub loopback: BTreeSet<u16>,
 }
 
-/// The limits that a container has come up against since it was started.
+/// The limits that a container has reached since it was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitsHit {
-    /// How often it was refused another process or thread; `None` where that cannot be seen.
+    /// How often it was refused another process or thread; `None` where that is not visible.
     pub pids: Option<u64>,
 }
 
@@ -378,7 +375,7 @@ pub struct LimitsHit {
 pub struct Prepared {
     /// The container.
     pub container: ContainerId,
-    /// The one that keeps the network.
+    /// The container that keeps the network.
     pub holder: ContainerId,
     /// Where the container will be reached.
     pub endpoints: Endpoints,
@@ -391,19 +388,19 @@ pub struct Container {
     pub id: ContainerId,
     /// The holder of its network, when it was prepared.
     pub holder: Option<ContainerId>,
-    /// It runs nothing and keeps the network of a replica.
+    /// Whether it runs nothing and keeps the network of a replica.
     pub is_holder: bool,
-    /// The app and version that it runs; `None` when the labels cannot be read or believed (made by another version of
-    /// `ignite`).
+    /// The app and version that it runs; `None` when the labels cannot be read or believed (made by
+    /// another version of `ignite`).
     pub owner: Option<Owner>,
     /// What it does now.
     pub state: ContainerState,
 }
 
-/// What a container does.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
-    /// Made and never started.
+    /// Created and never started.
     Created,
     /// Running, reachable there. From [`Engine::list`] the endpoints may be `None`.
     Running(Option<Endpoints>),
@@ -413,7 +410,7 @@ pub enum ContainerState {
     Exited {
         /// The exit status of its first process.
         code: i64,
-        /// The kernel killed it for its memory limit.
+        /// Whether the kernel killed it for its memory limit.
         oom_killed: bool,
     },
 }

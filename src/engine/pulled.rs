@@ -1,4 +1,4 @@
-//! Where it is written down what was pulled, so that only that is ever removed.
+//! Records what was pulled, so that garbage collection removes nothing else.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use futures_util::future::BoxFuture;
 use super::{Error, Image};
 use crate::model::{Failure, Pulled};
 
-/// Returns once it is durable.
+/// Resolves once the record is durable.
 pub type Written = BoxFuture<'static, Result<(), Failure>>;
 
-/// What writes pulls down.
+/// Stores the records of pulls.
 pub trait WritePulls: Send + Sync + 'static {
-    /// An image is being pulled, or has been.
+    /// Records that an image is being pulled, or has been.
     fn put(&self, pulled: Pulled) -> Written;
 
-    /// Nothing was pulled by this name.
+    /// Records that nothing was pulled by this name.
     fn forget(&self, reference: String) -> Written;
 }
 
-/// Writes down pulls; clones share it.
+/// Records pulls; clones share the store.
 #[derive(Clone)]
 pub struct PullRecord(Option<Arc<dyn WritePulls>>);
 
@@ -30,12 +30,12 @@ impl std::fmt::Debug for PullRecord {
 }
 
 impl PullRecord {
-    /// One that is forgotten: what is pulled stays.
+    /// Records nothing, so that pulled images stay.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Written by `write`.
+    /// Records pulls with `write`.
     pub fn new(write: impl WritePulls) -> Self {
         Self(Some(Arc::new(write)))
     }
@@ -53,8 +53,8 @@ impl PullRecord {
         })
     }
 
-    /// Records that the pull has ended, with an image or without. When the store refuses that,
-    /// garbage collection finds out later.
+    /// Records that the pull has ended, with an image or without. When the store refuses the
+    /// record, garbage collection asks the engine later.
     pub(super) async fn end(&self, reference: &str, image: Option<&Image>) {
         let written = match (image, &self.0) {
             (None, Some(write)) => write.forget(reference.to_owned()).await,

@@ -1,4 +1,4 @@
-//! Tar archives of one entry, which is how a file gets into an image or a container.
+//! Tar archives of one entry, by which a file is put into an image or a container.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use tar::{Builder, EntryType, Header};
 
 use super::Error;
 
-/// An archive of a file, or of a directory when `kind` says so, which belongs to root. `call` is
-/// what the archive is for, as a verb.
+/// An archive of a file, or of a directory when `kind` says so, owned by root. `call` is the
+/// purpose of the archive, as a verb.
 ///
 /// # Errors
-/// For a path that an archive cannot name.
+/// For a path that an archive cannot hold.
 pub(super) fn of_one(
     call: &'static str,
     kind: EntryType,

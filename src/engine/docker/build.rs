@@ -1,9 +1,9 @@
 //! Builds through the engine's classic builder, and the images that they leave.
 //!
-//! An image is known as ours by its name, `ignite-<instance>/<org>/<app>:<build>`: a label on it
-//! would be one more step of every build, which costs a second on slow storage, and would pass on
-//! to what others build from it. Whose instance that is says one empty image, the mark, which is
-//! made before the first build and has the data directory in its labels.
+//! An image is known as ours by its name, `ignite-<instance>/<org>/<app>:<build>`: a label would be
+//! one more step of every build, which costs a second on slow storage, and would be inherited by
+//! what others build from it. One empty image, the mark, records whose instance that is; it is made
+//! before the first build and has the data directory in its labels.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +40,7 @@ use crate::engine::{
     BuildCache, BuildEvent, BuildNetwork, BuildRequest, Credentials, ImageBuilder, STAGE,
 };
 
-/// What is asked of the engine to make an instance's mark, as a verb.
+/// What the engine is asked to do to make an instance's mark, as a verb.
 const MARK: &str = "mark the instance's images";
 
 impl ImageBuilder for Docker {
@@ -76,18 +76,18 @@ impl ImageBuilder for Docker {
     }
 }
 
-/// Where builds get networks behind rules.
+/// The source of isolated networks for builds.
 struct Isolation {
     networks: Option<Arc<BuildNetworks>>,
-    /// The log says once that there is none.
+    /// Whether the log has said that there is none.
     warned: Arc<AtomicBool>,
 }
 
 impl Isolation {
-    /// A network for one build; inside, the reason why there is none.
+    /// A network for one build; the inner error is the reason why there is none.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// When the engine does not respond.
     async fn acquire(
         &self,
         client: &Client,
@@ -133,11 +133,11 @@ fn build(
     };
     let reading = async move {
         if let Err(error) = run.to_the_end(docker, request).await {
-            // Whoever would hear it has gone, or ends with it.
+            // If this fails, the reader has gone.
             let _ = events.send(Err(error)).await;
         }
     };
-    // Driven by whoever reads: dropped with the stream, it closes the connection.
+    // The reader drives the connection: dropped with the stream, it closes.
     let received = tokio_stream::wrappers::ReceiverStream::new(received);
     stream::select(
         received.map(Some),
@@ -147,7 +147,7 @@ fn build(
     .boxed()
 }
 
-/// One build under way.
+/// One running build.
 struct Run {
     client: Client,
     config: Config,
@@ -160,7 +160,7 @@ impl Run {
     /// Has the engine build, and passes on its events until the build ends or the reader has gone.
     ///
     /// # Errors
-    /// When the build cannot be begun.
+    /// When the build cannot begin.
     async fn to_the_end(
         &self,
         docker: bollard::Docker,
@@ -177,14 +177,14 @@ impl Run {
         };
         let engine = self.client.connector().describe();
         let mut build_args = self.cli.proxies(&engine, reaches).await;
-        // What the build says itself holds.
+        // The build's own values take precedence.
         build_args.extend(std::mem::take(&mut request.build_args));
         let context = body_try_stream(request.context);
         let mut options = BuildImageOptions {
             dockerfile: request.dockerfile,
             t: Some(request.tag),
             rm: true,
-            // Without it a step that fails leaves its container.
+            // Without it a failed step leaves its container behind.
             forcerm: true,
             buildargs: Some(build_args.into_iter().collect()),
             networkmode: mode,
@@ -192,7 +192,7 @@ impl Run {
         };
         match request.cache {
             BuildCache::Shared => {}
-            // Without any the engine would take the layers of everybody.
+            // An empty list would let the engine use anyone's layers.
             BuildCache::Of(images) if images.is_empty() => options.nocache = true,
             BuildCache::Of(images) => options.cachefrom = Some(images),
         }
@@ -215,7 +215,7 @@ impl Run {
         Ok(())
     }
 
-    /// The network of the steps as the engine takes it, and what keeps it for this build alone.
+    /// The steps' network in the engine's form, and the guard that keeps it for this build alone.
     async fn network(
         &self,
         network: BuildNetwork,
@@ -238,8 +238,8 @@ impl Run {
         })
     }
 
-    /// What base images may be pulled with: this machine's logins where the operator lends them,
-    /// and what the build was given, which comes first.
+    /// The credentials for base images: this machine's logins where the operator lends them, and
+    /// the build's own, which take precedence.
     async fn credentials(&self, given: &[Credentials]) -> HashMap<String, DockerCredentials> {
         let mut all = if self.config.use_docker_login {
             self.cli.all_credentials().await
@@ -264,7 +264,7 @@ fn read(info: BuildInfo) -> Option<BuildEvent> {
         return Some(BuildEvent::Output(unpainted(&text)));
     }
     let status = info.status?;
-    // Bars of bytes are for terminals; that a layer moves on is enough.
+    // Byte-level progress is for terminals; one line per change of state is enough.
     let moving = info.progress_detail.is_some_and(|p| p.current.is_some());
     (!moving).then(|| match info.id {
         Some(id) => BuildEvent::Status(format!("{id}: {status}")),
@@ -272,8 +272,8 @@ fn read(info: BuildInfo) -> Option<BuildEvent> {
     })
 }
 
-/// Text without the colours that the engine puts around what steps write to stderr, which would be
-/// in the middle of lines.
+/// Text without the colours that the engine puts around the output of steps on stderr, which would
+/// end up in the middle of lines.
 fn unpainted(text: &str) -> String {
     text.replace("\u{1b}[91m", "").replace("\u{1b}[0m", "")
 }
@@ -325,12 +325,12 @@ async fn built(client: &Client, instance: &str) -> Result<Vec<String>, Error> {
     let prefix = format!("ignite-{instance}/");
     let found = list(client, &[("reference", format!("{prefix}*/*"))]).await?;
     let tags = found.into_iter().flat_map(|image| image.repo_tags);
-    // An image can have names of others, too.
+    // An image can also have names that others gave it.
     Ok(tags.filter(|tag| tag.starts_with(&prefix)).collect())
 }
 
-/// Removes an image's name, and the image when it has no other. Gone is success, and so is one
-/// that a container still runs: its name goes, the content stays for that container.
+/// Removes an image's name, and the image when it has no other. A missing one is a success, and so
+/// is one that a container still runs: its name is removed, the content stays for that container.
 pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
     let options = RemoveImageOptions {
         force: true,
@@ -348,10 +348,10 @@ pub(super) async fn remove(client: &Client, tag: &str) -> Result<(), Error> {
 }
 
 /// Removes stages, from the last step backwards as far as they carry the label. The engine would
-/// go on to what they began from, which the next build wants.
+/// continue into the images that they began from, which the next build wants.
 ///
-/// Other images can carry the label, since a Dockerfile may say anything. None is lost that anybody
-/// can name or runs; one that cannot go does not keep the others.
+/// Other images can carry the label, since a Dockerfile may set any. No image with a name or a
+/// container is lost; one that cannot be removed does not stop the others.
 async fn remove_stages(client: &Client, value: &str) -> Result<(), Error> {
     let label = format!("{STAGE}={value}");
     let mut refused = HashMap::new();

@@ -1,7 +1,7 @@
-//! Limits of builds: what the engine's classic builder takes of memory and CPU for each step.
+//! Limits of builds: the memory and CPU that the engine's classic builder may use for each step.
 //!
 //! The client library has fields of 32 bits for some of these and none for the cgroup, so they are
-//! put into the request's query on its way.
+//! added to the request's query on its way.
 
 use bollard::models::SystemInfo;
 use http::Uri;
@@ -11,17 +11,17 @@ use crate::engine::BuildLimits;
 
 /// The period of the CPU quota in microseconds; the kernel's default.
 const PERIOD: u64 = 100_000;
-/// No step gets along with less memory.
+/// Least memory that a step can run with.
 const LEAST_MEMORY: u64 = 64 * 1024 * 1024;
 const LEAST_MILLICORES: u32 = 100;
-/// What a step weighs where CPU is short; an app's container has the engine's default, 1024, and so
-/// gets four times as much.
+/// The weight of a step when CPU is short; an app's container has the engine's default, 1024, and
+/// so gets four times as much.
 const CPU_SHARES: u32 = 256;
 
-/// A client whose build has the limits.
+/// A client whose builds have the limits.
 ///
 /// # Errors
-/// [`Error::Refused`] when they are required and the engine has no way to them.
+/// [`Error::Refused`] when the limits are required and the engine cannot apply them.
 pub(super) async fn put_on(
     docker: bollard::Docker,
     client: &Client,
@@ -50,10 +50,11 @@ pub(super) async fn put_on(
     }))
 }
 
-/// The limits as the engine takes them; what it has no controller for is left out, since it would
-/// refuse the build.
+/// The limits in the engine's form. A limit that the engine has no controller for is left out,
+/// since it would refuse the build.
 ///
 /// # Errors
+/// A limit that is required and that the engine cannot apply.
 /// What the engine cannot limit although it has to.
 fn query(limits: &BuildLimits, system: &SystemInfo) -> Result<String, &'static str> {
     let can = |capability: Option<bool>| capability.unwrap_or(false);
@@ -96,7 +97,7 @@ fn query(limits: &BuildLimits, system: &SystemInfo) -> Result<String, &'static s
     Ok(query)
 }
 
-/// An address with more in its query.
+/// A URI with `query` added to its query.
 fn extend(uri: &Uri, query: &str) -> Option<Uri> {
     let old = uri.path_and_query()?;
     let more = match old.query() {

@@ -1,12 +1,12 @@
-//! The networks that steps of builds are on, where builds are kept from this host: one for each
-//! build that runs, behind rules of their own (`firewall/`).
+//! The networks of build steps where builds are isolated from this host: one per running build,
+//! behind rules for builds (`firewall/`).
 //!
-//! A step has what the engine gives containers by default, `NET_RAW` with it, so it can send any
-//! frame it likes. On a bridge with other builds it could answer for the gateway or for another
-//! build; alone on its bridge it reaches the rules and nothing else. So a build takes a network
-//! from a pool for as long as it runs, and a network that is given back is used again once the
-//! engine has taken its last container off. The rules know each network by its bridge and its
-//! addresses before any container is on it; a bridge that they do not know reaches nothing.
+//! A step has the engine's default capabilities, `NET_RAW` among them, so it can send any frame. On
+//! a bridge with other builds it could answer for the gateway or for another build; alone on its
+//! bridge it reaches the rules and nothing else. A build therefore takes a network from a pool for
+//! as long as it runs, and a returned network is used again once the engine has taken its last
+//! container off. The rules know each network by its bridge and its addresses before any container
+//! is on it; an unknown bridge reaches nothing.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::model::InstanceId;
 
-/// More networks than this are never made: what two digits at the end of a bridge's name count.
+/// Most networks ever made: as many as two digits at the end of a bridge's name can count.
 const MAX_NETWORKS: u8 = 100;
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const CALL: &str = "make a network for the build";
 /// How long the engine may take to remove the containers of a build that was ended.
 const REMOVAL: Duration = Duration::from_secs(15);
@@ -39,10 +39,10 @@ pub(super) struct BuildNetworks {
     in_use: Arc<Mutex<BTreeSet<u8>>>,
 }
 
-/// A network that one build has for itself; dropped, it goes back to the pool.
+/// A network that one build has for itself; dropping it returns it to the pool.
 #[derive(Debug)]
 pub(super) struct PooledNetwork {
-    /// The engine's id of it: of a name there could be two.
+    /// The engine's id of it: a name may belong to two networks.
     pub(super) id: String,
     _slot: Slot,
 }
@@ -67,7 +67,7 @@ impl BuildNetworks {
         }
     }
 
-    /// Takes a network that nothing is on, with its rules in place.
+    /// Takes an unused network, with its rules in place.
     ///
     /// # Errors
     /// Why there is none.
@@ -93,7 +93,7 @@ impl BuildNetworks {
                 })
                 .await?;
             if found.containers.is_some_and(|on_it| !on_it.is_empty()) {
-                // A build that was ended a moment ago.
+                // A build that has just been ended still uses it.
                 continue;
             }
             let subnets = found.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
@@ -176,8 +176,8 @@ async fn create(
     Ok(made.id)
 }
 
-/// Removes the networks of an instance's builds, whatever `trust` they were made under. Steps of a
-/// build that was ended just now are waited for.
+/// Removes the networks of an instance's builds, whatever `trust` they were made under. Waits for
+/// steps of builds that have just been ended.
 pub(super) async fn remove_all(client: &Client, config: &Config) -> Result<(), Error> {
     let mut found = network::list(client, labels::filter(&config.instance)).await?;
     found.retain(|network| is_named_so(network, &config.instance));
@@ -185,7 +185,7 @@ pub(super) async fn remove_all(client: &Client, config: &Config) -> Result<(), E
     for id in found.into_iter().filter_map(|network| network.id) {
         loop {
             match network::remove(client, &id).await {
-                // Something is on it.
+                // A container is still on it.
                 Err(err) if has_status(&err, 403) && Instant::now() < deadline => {
                     tokio::time::sleep(PAUSE).await;
                 }

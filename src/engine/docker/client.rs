@@ -1,4 +1,4 @@
-//! One engine call: a client, a limit on time, and errors in our words.
+//! One engine call: a client, a time limit, and errors in our terms.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use bollard::{errors::Error as ClientError, query_parameters::RemoveContainerOpt
 
 use super::{ContainerId, Error, connect::Connector};
 
-/// Cheap to clone; what every part of the implementation makes its calls with.
+/// What every part of the implementation makes its calls with. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     connector: Arc<Connector>,
@@ -31,7 +31,7 @@ impl Client {
         self.limit
     }
 
-    /// Makes an ordinary call. `call` says what is asked, as a verb, for the error.
+    /// Makes an ordinary call. `call` names it in the error, as a verb.
     pub(super) async fn run<T, F>(
         &self,
         call: &'static str,
@@ -43,7 +43,7 @@ impl Client {
         self.run_within(call, self.limit, f).await
     }
 
-    /// Makes a call that may take `limit`, the body of its answer included.
+    /// Makes a call that may take `limit`, including the body of its response.
     pub(super) async fn run_within<T, F>(
         &self,
         call: &'static str,
@@ -61,7 +61,7 @@ impl Client {
         }
     }
 
-    /// An error of the client in our words.
+    /// Translates an error of the client into ours.
     pub(super) fn translate(
         &self,
         call: &'static str,
@@ -83,7 +83,7 @@ impl Client {
                 message: error.trim().to_owned(),
             },
             ClientError::RequestTimeoutError => Error::TimedOut { call, after: limit },
-            // Everything that the transport says: refused, reset, closed before the answer.
+            // Every failure of the transport: refused, reset, closed before the response.
             cause @ (ClientError::HyperLegacyError { .. }
             | ClientError::HyperResponseError { .. }
             | ClientError::IOError { .. }
@@ -100,12 +100,12 @@ impl Client {
     }
 }
 
-/// Whether the engine answered with this HTTP status.
+/// Whether the engine responded with this HTTP status.
 pub(super) fn has_status(err: &Error, wanted: u16) -> bool {
     matches!(err, Error::Refused { status, .. } if *status == wanted)
 }
 
-/// Turns "not found" into success, for calls that only want the thing to be gone.
+/// Turns "not found" into success, for calls that only want the object gone.
 pub(super) fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(err) if has_status(&err, 404) => Ok(()),
@@ -121,7 +121,7 @@ pub(super) fn or_gone<T>(result: Result<T, Error>, id: &ContainerId) -> Result<T
     }
 }
 
-/// Removes a container by force; gone, or on its way there, is success.
+/// Removes a container by force; one that is gone or being removed is a success.
 pub(super) async fn remove_container(client: &Client, id: &ContainerId) -> Result<(), Error> {
     let options = RemoveContainerOptions {
         force: true,

@@ -5,21 +5,21 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 use super::{Freezer, Profile, PullRecord, Seal};
 use crate::model::{InstanceId, egress::Ceiling, ulimit::Ulimits};
 
-/// Most ordinary calls end within milliseconds; a minute means that the engine is stuck.
+/// Most ordinary calls end within milliseconds; after a minute the engine is stuck.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A start sets up the network namespace and cgroups; on a loaded host it takes seconds.
 pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Tens of gigabytes over a slow line; a pull is given up after that.
+/// Tens of gigabytes over a slow line; a longer pull is given up.
 pub const DEFAULT_PULL_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-/// The health check must say "down" soon, even when the engine takes the call and is stuck.
+/// The health check must fail soon, even when the engine accepts the call and is stuck.
 pub const DEFAULT_INFO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Log bytes kept per file and container, and the number of files: 30 MiB in all.
 pub const DEFAULT_LOG_MAX_BYTES: u64 = 10 << 20;
 /// See [`DEFAULT_LOG_MAX_BYTES`].
 pub const DEFAULT_LOG_MAX_FILES: u32 = 3;
 
-/// What is copied into a home at every creation of a container: some settings and a small tool.
-/// Copying that many files takes some 30 ms on the slowest storage driver, 20,000 take seconds.
+/// Most files copied into a home at every creation of a container: some settings and a small tool.
+/// Copying that many takes some 30 ms on the slowest storage driver, 20,000 take seconds.
 pub const DEFAULT_HOME_COPY_FILES: u32 = 128;
 /// See [`DEFAULT_HOME_COPY_FILES`].
 pub const DEFAULT_HOME_COPY_BYTES: u64 = 8 << 20;
@@ -63,32 +63,33 @@ impl fmt::Display for Reach {
 /// Settings of [`super::Docker`].
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The instance whose containers these are.
+    /// The instance that owns the containers.
     pub instance: InstanceId,
-    /// Its data directory, written into the labels for `ignite prune`.
+    /// Its data directory, which is written into the labels for `ignite prune`.
     pub data_dir: PathBuf,
-    /// What its containers' labels are sealed with.
+    /// Seals the labels of its containers.
     pub seal: Seal,
-    /// The engine's address; `None` is `DOCKER_HOST`, else the docker command's context, else the
-    /// usual sockets of Docker and Podman.
+    /// The engine's address; `None` means `DOCKER_HOST`, else the docker command's context, else
+    /// the usual sockets of Docker and Podman.
     pub host: Option<String>,
     /// How containers are reached.
     pub reach: Reach,
-    /// Who freezes containers.
+    /// What freezes containers.
     pub freezer: Freezer,
-    /// One more network that every container joins, such as that of a developer's database.
-    /// Unlike the instance's own it may let apps talk to each other.
+    /// One more network that every container joins, such as that of a developer's database. Unlike
+    /// the instance's own it may let apps talk to each other.
     pub extra_network: Option<String>,
-    /// What containers may connect to at most; `None` lets them go anywhere, without any rules.
+    /// The most that containers may connect to; `None` lets them go anywhere, without any rules.
     pub egress: Option<Ceiling>,
-    /// What steps of builds may connect to that ask for a network behind rules; `None` where no
-    /// build does. It needs `egress`.
+    /// What build steps that ask for a network behind rules may connect to; `None` where no build
+    /// does. It needs `egress`.
     pub build_egress: Option<Ceiling>,
-    /// Which calls of the kernel containers may make; `None` is the engine's own profile.
+    /// The system calls that containers may make; `None` means the engine's own profile.
     pub seccomp: Option<Profile>,
-    /// Limits of each process of an app's container, over the engine's.
+    /// Limits of each process of an app's container, in place of the engine's.
     pub ulimits: Ulimits,
-    /// What runs apps' containers, by its name in the engine; `None` is the engine's default.
+    /// The runtime of apps' containers, by its name in the engine; `None` means the engine's
+    /// default.
     pub runtime: Option<String>,
     /// Most bytes per log file of a container.
     pub log_max_bytes: u64,
@@ -98,26 +99,26 @@ pub struct Config {
     pub home_copy_files: u32,
     /// Most bytes of these files.
     pub home_copy_bytes: u64,
-    /// Use what `docker login` has for pulls and builds that bring no credentials.
+    /// Use the credentials of `docker login` for pulls and builds that bring none.
     pub use_docker_login: bool,
     /// Limit of one question to a credential helper of the docker command.
     pub helper_timeout: Duration,
     /// Give containers the proxies that the docker command gives them.
     pub container_proxies: bool,
-    /// Limit of one ordinary engine call; stopping may take the grace on top.
+    /// Limit of one ordinary engine call; a stop may take the grace on top.
     pub call_timeout: Duration,
-    /// Limit of starting one container, without its app getting ready.
+    /// Limit of the start of one container, without its app becoming ready.
     pub start_timeout: Duration,
     /// Limit of one pull.
     pub pull_timeout: Duration,
-    /// Where it is written down what was pulled.
+    /// Records what was pulled.
     pub pull_record: PullRecord,
     /// Limit of the health check.
     pub info_timeout: Duration,
 }
 
 impl Config {
-    /// What beyond the engine's own rules every container is held to, in words; empty for nothing.
+    /// The restrictions on containers beyond the engine's own, in words; empty for none.
     pub fn restrictions(&self) -> String {
         let seccomp = self.seccomp.as_ref().map(|p| p.as_str().to_owned());
         let ulimits = (!self.ulimits.is_empty()).then(|| self.ulimits.to_string());

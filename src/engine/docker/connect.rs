@@ -1,9 +1,9 @@
-//! Where the engine listens, and the lazily made client to it.
+//! The engine's address, and the lazily made client to it.
 //!
 //! The address comes from the configuration, else `DOCKER_HOST`, else the docker command's context,
-//! else the sockets where Docker and Podman usually listen, rootless and on desktops too. A bad
-//! address is refused at once; an engine that is not there is not: the client is made on first use,
-//! so `ignite` starts before its engine and finds it when it comes.
+//! else the usual sockets of Docker and Podman, rootless and desktop ones included. A bad address
+//! is refused at once. An absent engine is not: the client is made on first use, so `ignite` starts
+//! before its engine and finds it when it appears.
 
 use std::path::{Path, PathBuf};
 
@@ -21,14 +21,14 @@ use super::{
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
-/// The forms of address that are understood, for error messages.
+/// The accepted forms of address, for error messages.
 const FORMS: &str = "give unix:///path/to/socket, tcp://host:port, http://host:port or https://host:port \
      (with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for TLS)";
 /// Docker's registered ports, without and with TLS.
 const PLAIN_PORT: u16 = 2375;
 const TLS_PORT: u16 = 2376;
-/// Bollard's own limit per request, in seconds: longer than any limit of ours, which are the
-/// ones that count because they also cover the body of the answer.
+/// Bollard's own limit per request, in seconds: longer than any limit of ours, which take effect
+/// because they also cover the body of the response.
 const CLIENT_TIMEOUT_SECS: u64 = 24 * 60 * 60;
 
 /// Where an engine listens.
@@ -47,8 +47,8 @@ impl Address {
     /// usual sockets. `env` reads a variable.
     ///
     /// # Errors
-    /// [`Error::BadAddress`] for a value that is none of the accepted forms, a context that cannot
-    /// be used, or certificates that are not there.
+    /// [`Error::BadAddress`] for a value in no accepted form, a context that cannot be used, or
+    /// missing certificates.
     pub(super) fn find(
         host: Option<&str>,
         env: impl Fn(&str) -> Option<String>,
@@ -56,7 +56,7 @@ impl Address {
         Self::find_with_reason(host, env).map(|(address, _)| address)
     }
 
-    /// As [`Self::find`], with who chose the address, as a sentence has it.
+    /// As [`Self::find`], with who chose the address, as part of a sentence.
     pub(super) fn find_with_reason(
         host: Option<&str>,
         env: impl Fn(&str) -> Option<String>,
@@ -74,7 +74,7 @@ impl Address {
             let why = "it is the first of the usual sockets that answers".to_owned();
             return Ok((Self::Unix(usual_sockets(set)), why));
         };
-        // What the environment says of TLS is for `DOCKER_HOST`; a context has its own.
+        // The environment's TLS settings apply to `DOCKER_HOST`; a context has its own.
         let address = Self::parse(context.host.trim(), |name| match name {
             "DOCKER_TLS_VERIFY" | "DOCKER_CERT_PATH" => {
                 let directory = context.certificates.as_ref()?;
@@ -139,7 +139,7 @@ impl Address {
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(refuse(format!("{rest:?} is not a host and port; {FORMS}")));
         }
-        // Not `Authority::port`, which takes a number that is too large for no port at all.
+        // Not `Authority::port`, which reports a number that is too large as no port.
         let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
             None => {
                 if tls {
@@ -176,7 +176,7 @@ impl Address {
         (!here).then_some(host)
     }
 
-    /// Whether the engine is reached by a socket file.
+    /// Whether the engine is reached through a socket file.
     pub(super) fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }
@@ -185,7 +185,7 @@ impl Address {
 /// The directory of the certificates for TLS, with all three in it.
 ///
 /// # Errors
-/// What is missing, and where it would be.
+/// The missing file, and where it is expected.
 fn certificates(set: impl Fn(&str) -> Option<String>) -> Result<PathBuf, String> {
     let certs = set("DOCKER_CERT_PATH")
         .map(PathBuf::from)
@@ -206,14 +206,14 @@ fn certificates(set: impl Fn(&str) -> Option<String>) -> Result<PathBuf, String>
 #[derive(Debug)]
 pub(super) struct Connector {
     address: Address,
-    /// Held only to clone or to put; making a client reads files but never the network.
+    /// Held only to clone or replace; making a client reads files but never the network.
     client: Mutex<Option<bollard::Docker>>,
 }
 
 impl Connector {
     pub(super) fn new(address: Address) -> Self {
-        // Bollard signs with the process-wide TLS provider. An error means that one is
-        // installed already, which will do.
+        // Bollard signs with the process-wide TLS provider. An error means that one is installed
+        // already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             address,
@@ -225,7 +225,7 @@ impl Connector {
         &self.address
     }
 
-    /// The socket file that answers; `None` when the engine is reached in another way.
+    /// The socket file that answers; `None` when the engine is reached another way.
     pub(super) fn socket(&self) -> Option<PathBuf> {
         match &self.address {
             Address::Unix(sockets) => choose(sockets).or_else(|| sockets.first()).cloned(),
@@ -233,7 +233,7 @@ impl Connector {
         }
     }
 
-    /// The client; made now if this is the first call since there was a socket.
+    /// The client; made now if this is the first call since a socket exists.
     pub(super) fn client(&self) -> Result<bollard::Docker, Error> {
         let mut slot = self.client.lock();
         if let Some(client) = &*slot {
@@ -244,12 +244,12 @@ impl Connector {
         Ok(client)
     }
 
-    /// Makes the next call find the sockets again: another engine may be there by then.
+    /// Makes the next call find the sockets again: another engine may be running by then.
     pub(super) fn forget(&self) {
         *self.client.lock() = None;
     }
 
-    /// The error for an engine that does not answer.
+    /// The error for an engine that does not respond.
     pub(super) fn unreachable(&self, cause: &ClientError) -> Error {
         let cause = innermost(cause);
         let system = cause.downcast_ref::<std::io::Error>();
@@ -262,7 +262,7 @@ impl Connector {
         }
     }
 
-    /// The address as a person would write it.
+    /// The address as a user would write it.
     pub(super) fn describe(&self) -> String {
         match &self.address {
             Address::Unix(sockets) => match choose(sockets).or_else(|| sockets.first()) {
@@ -302,7 +302,7 @@ impl Connector {
     }
 }
 
-/// The first cause of an error: the outer ones only say "client error".
+/// The innermost cause of an error: the outer ones only say "client error".
 fn innermost(err: &ClientError) -> &(dyn std::error::Error + 'static) {
     let mut deepest: &(dyn std::error::Error + 'static) = err;
     while let Some(source) = deepest.source() {
@@ -428,7 +428,7 @@ mod tests {
         );
         let with_host = [env[0], env[1], ("DOCKER_HOST", "tcp://h:1")];
         assert_eq!(find("", &with_host), Ok(Address::Plain("h:1".into())));
-        // The variables of TLS are those of `DOCKER_HOST`.
+        // The TLS variables belong to `DOCKER_HOST`.
         let with_tls = [env[0], env[1], ("DOCKER_TLS_VERIFY", "1")];
         assert!(matches!(find("", &with_tls), Ok(Address::Plain(_))));
         with("ssh://me@lab.example");

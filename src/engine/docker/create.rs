@@ -1,4 +1,4 @@
-//! Creating the container of a replica: what the spec lacks is added first.
+//! Creates the container of a replica, after completing its spec.
 
 use std::{path::PathBuf, sync::atomic::Ordering};
 
@@ -41,9 +41,9 @@ impl Docker {
         self.create_admitted(name, body, &spec, false).await
     }
 
-    /// The spec with what only the engine's side knows: what its image has in its home, and
-    /// proxies. A volume that the container's own creation may not make is there then. Beside it
-    /// the folder that the app's volume is bound to.
+    /// Completes the spec with what only the engine's side knows: the content of the image's home,
+    /// and proxies. Also makes the volumes that the container's own creation must not make. Returns
+    /// the folder that the app's volume is bound to as well.
     pub(super) async fn complete(
         &self,
         spec: &ContainerSpec,
@@ -57,7 +57,7 @@ impl Docker {
             let engine = client.connector().describe();
             let proxies = self.cli.proxies(&engine, Reaches::Itself).await;
             for (name, value) in proxies {
-                // What the app's owner says holds.
+                // The app owner's own variables take precedence.
                 spec.env.entry(name).or_insert(value);
             }
         }
@@ -68,7 +68,7 @@ impl Docker {
             .fill_volume(client, config, &spec, folder.as_deref())
             .await;
         if let (Err(_), true, Some(folder)) = (&filled, is_new, &folder) {
-            // Half of the image's files must not be taken for all of them.
+            // A partial copy of the image's files must not be mistaken for a full one.
             self.remove_folder(folder).await?;
         }
         filled?;
@@ -76,7 +76,8 @@ impl Docker {
         Ok((spec, folder))
     }
 
-    /// Makes a container of this name; `mac` is its Ethernet address, or the engine chooses one.
+    /// Creates a container of this name; `mac` is its Ethernet address, `None` lets the engine
+    /// choose.
     pub(super) async fn create_named(
         &self,
         name: String,

@@ -1,12 +1,12 @@
-//! What the containers and volumes of apps take of the disk.
+//! The disk space that the containers and volumes of apps use.
 //!
-//! The engine says how large the writable layers of containers are. Volumes are gone through here,
-//! where they can be read from here: those in the data directory, and those of the engine's own
-//! when this process may read its directory. A log counts with the most that it may take.
+//! The engine reports the size of the containers' writable layers. Volumes are counted here where
+//! they are readable: those in the data directory, and the engine's own when this process may read
+//! its directory. A log counts with the most that it may use.
 //!
-//! What apps wrote is not to be trusted: a tree is gone through by descriptors, no link is
-//! followed, and there are bounds on how deep and how much. What is beyond them, and what may not
-//! be read, does not count, and the figure says that it is too small.
+//! Files that apps wrote are not trusted: a tree is walked by descriptors, no link is followed, and
+//! depth and number are bounded. Whatever is beyond these bounds or unreadable does not count, and
+//! the figure is marked as too small.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -32,30 +32,30 @@ use super::{
 };
 use crate::{engine::DiskUse, model::AppId};
 
-/// Most files and folders of one app that are counted in one go: a second or two of one core.
+/// Most files and folders of one app that one measurement counts: a second or two of one core.
 const MAX_ENTRIES: u64 = 1_000_000;
-/// Folders within each other; each is a descriptor while what is in it is counted.
+/// Most levels of folders; each holds a descriptor while its content is counted.
 const MAX_DEPTH: usize = 128;
-/// The unit of what a file has of the disk.
+/// The unit in which the kernel reports a file's disk space.
 const BLOCK: u64 = 512;
 
-/// What was counted of one app.
+/// The count of one app.
 #[derive(Debug, Default)]
 struct Count {
     bytes: u64,
     logs: u64,
     inodes: u64,
-    /// Something was left out.
+    /// Whether something was left out.
     partial: bool,
-    /// Files with more names than one, by device and number.
+    /// Files with several names, by device and inode.
     seen: HashSet<(u64, u64)>,
 }
 
 impl Docker {
-    /// What the apps of this instance take of the disk.
+    /// The disk space that each app of this instance uses.
     ///
     /// # Cancel safety
-    /// Going through trees ends soon after the future is dropped.
+    /// The walk through the trees ends soon after the future is dropped.
     pub(super) async fn measure_disk(&self) -> Result<Vec<DiskUse>, Error> {
         let facts = self.facts().await?;
         let options = ListContainersOptions {
@@ -64,7 +64,7 @@ impl Docker {
             filters: Some(labels::filter(&self.config.instance)),
             ..ListContainersOptions::default()
         };
-        // The engine goes through the layers as well.
+        // The engine walks the layers as well, so this is no ordinary call.
         let limit = self.config.start_timeout;
         let containers = self
             .client
@@ -113,7 +113,7 @@ impl Docker {
             trees.push((volume.app, folder));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        // However this future ends.
+        // Stops the walk however this future ends.
         let _guard = StopOnDrop(stop.clone());
         let counted = tokio::task::spawn_blocking(move || {
             for (app, path) in trees {
@@ -136,11 +136,11 @@ impl Docker {
         Ok(uses.collect())
     }
 
-    /// The app that runs in a container, where its labels prove it.
+    /// The app that runs in a container, where its labels are proved.
     fn owner_of(&self, container: &ContainerSummary) -> Option<AppId> {
         let names = container.names.as_deref().unwrap_or_default();
         match labels::origin(&self.config, names, container.labels.as_ref()?) {
-            // What only keeps a network writes nothing.
+            // A holder writes nothing.
             Origin::Ours(claims) if claims.role == Some(Role::Replica) => {
                 claims.owner.map(|owner| owner.app)
             }
@@ -150,7 +150,7 @@ impl Docker {
     }
 }
 
-/// Where a container has volumes that go with it: those whose names the engine chose.
+/// The folders of a container's anonymous volumes: those whose names the engine chose.
 fn anonymous(container: &ContainerSummary) -> impl Iterator<Item = PathBuf> {
     let mounts = container.mounts.iter().flatten();
     let by_engine = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
@@ -170,7 +170,7 @@ impl Drop for StopOnDrop {
 }
 
 impl Count {
-    /// Adds what is below a folder; one that is gone is nothing.
+    /// Adds the content of a folder; a missing folder counts as empty.
     fn add(&mut self, folder: &Path, stop: &AtomicBool) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match open(folder, flags, Mode::empty()) {
@@ -199,7 +199,7 @@ impl Count {
                 continue;
             }
             let Ok(stat) = statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                // It went meanwhile, or may not be read.
+                // The entry was removed meanwhile, or may not be read.
                 continue;
             };
             if stat.st_nlink > 1
@@ -252,7 +252,7 @@ mod tests {
         let (least, most) = (64 << 10, 256 << 10);
         assert!((least..most).contains(&found.bytes), "{found:?}");
         assert_eq!(count(&dir.path().join("gone")).inodes, 0);
-        // The folder itself may have been made a link.
+        // An app may have replaced the folder itself by a link.
         assert!(count(&dir.path().join("out")).partial);
     }
 

@@ -1,4 +1,4 @@
-//! The engine's calls for volumes.
+//! The engine's calls on volumes.
 
 use std::collections::HashMap;
 
@@ -27,8 +27,8 @@ pub(super) async fn inspect(
     }
 }
 
-/// When the engine made a volume, as it says it; one that is removed and made again has another
-/// time. `None` when there is none.
+/// When the engine made a volume, in the engine's words; one that is removed and made again has
+/// another time. `None` when there is none.
 pub(super) async fn made_at(client: &Client, name: &str) -> Result<Option<String>, Error> {
     let volume = inspect(client, name).await?;
     let time = |v: bollard::models::Volume| v.created_at.map(|at| at.to_string());
@@ -65,7 +65,7 @@ pub(super) async fn list_all(
     Ok(volumes.into_iter().map(|v| (v.name, v.labels)).collect())
 }
 
-/// Removes a volume that no container has; gone is success.
+/// Removes a volume that no container uses; a missing one is a success.
 pub(super) async fn remove(client: &Client, name: &str) -> Result<(), Error> {
     let removed = client
         .run("remove the volume", |docker| async move {

@@ -1,15 +1,14 @@
 //! The files of apps in folders of the data directory, where the engine sees that directory.
 //!
-//! A volume of the engine goes with one `docker volume prune` when no container has it, which is
-//! whenever its app is at zero. So an app's volume is one that is bound to a folder here: a prune
-//! then removes only the engine's reference, which the next container makes again. The folder
-//! itself is the record: where it exists, the volume is bound to it.
+//! `docker volume prune` removes a volume that no container uses, which is the case whenever its
+//! app is at zero. So an app's volume is bound to a folder here: a prune then removes only the
+//! engine's reference, which the next container makes again. The folder itself is the record: where
+//! it exists, the volume is bound to it.
 //!
-//! Whether the engine sees the data directory is proved, once for each process that makes a new
-//! folder: a container that is never run has a folder bound into it, and a word is read out of it.
-//! Another host, another mount namespace and a virtual machine fail there, and so does SELinux,
-//! under which containers may not touch the data directory's files. Then volumes stay with the
-//! engine.
+//! Whether the engine sees the data directory is proved once per process that makes a new folder: a
+//! folder is bound into a container that never runs, and a word is read out of it. The test fails
+//! on another host, in another mount namespace and in a virtual machine, and under SELinux, where
+//! containers may not access the data directory's files. Volumes then stay with the engine.
 
 use std::{
     collections::HashMap,
@@ -43,26 +42,26 @@ use crate::model::AppId;
 
 /// The folder in the data directory.
 const FOLDER: &str = "volumes";
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const CALL: &str = "bind a folder of the data directory";
-/// Where a container that never runs has what is bound into it.
+/// The mount point of the folder in a container that never runs.
 const MOUNT: &str = ".ignite-volume";
 /// The file with the word that proves that engine and data directory share a host.
 const WORD: &str = "word";
-/// Exists where SELinux is on; containers may not use what is not labelled for them then.
+/// Exists where SELinux is on; containers may then not use unlabelled files.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
-/// Most of the archive of that file: a block for its head, one for its text, some at the end.
+/// Most bytes of that file's archive: a block for its header, one for its text, some at the end.
 const ARCHIVE_BYTES: usize = 64 << 10;
-/// The app's user may be any.
+/// The mode of an open folder: the app's user may be any.
 const OPEN: u32 = 0o777;
 
-/// Where the files of an app are, or would be.
+/// The folder of an app's files, whether or not it exists.
 pub(super) fn of(config: &Config, app: &AppId, since: i64) -> PathBuf {
     let org = config.data_dir.join(FOLDER).join(app.org.as_str());
     org.join(format!("{}-{since}", app.name))
 }
 
-/// How the engine's driver binds a folder; `None` for a path that is not UTF-8.
+/// The driver options that bind a folder; `None` for a path that is not UTF-8.
 fn driver(folder: &Path) -> Option<MountVolumeOptionsDriverConfig> {
     let options = [
         ("type", "none"),
@@ -106,19 +105,19 @@ pub(super) fn make(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether nothing is in a folder, as far as can be seen.
+/// Whether a folder is empty, as far as it can be read.
 pub(super) fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Lets every user write to a folder; whether that could be done from here.
+/// Lets every user write to a folder; returns whether that was possible from here.
 pub(super) fn open(folder: &Path) -> bool {
     let is_open = |m: fs::Metadata| m.permissions().mode() & OPEN == OPEN;
     fs::metadata(folder).is_ok_and(is_open)
         || fs::set_permissions(folder, fs::Permissions::from_mode(OPEN)).is_ok()
 }
 
-/// The folders of apps, as the volumes that are bound to them.
+/// The folders of apps, in the form of the volumes that are bound to them.
 pub(super) fn list(config: &Config) -> Vec<Volume> {
     let entries = |path: &Path| {
         let names = fs::read_dir(path).into_iter().flatten().flatten();
@@ -160,11 +159,11 @@ pub(super) fn app_of(config: &Config, name: &str) -> Option<(AppId, i64)> {
     parts.next().is_none().then_some((app, since))
 }
 
-/// Reaches folders of the data directory through helper containers.
+/// Accesses folders of the data directory through helper containers.
 pub(super) struct FolderHelper<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
-    /// Its image is made from nothing, so there is always one.
+    /// The image of the helpers. It is made from nothing, so it is always available.
     pub(super) holder: &'a HolderImage,
     /// The architecture of the engine's host.
     pub(super) architecture: &'a str,
@@ -173,10 +172,10 @@ pub(super) struct FolderHelper<'a> {
 }
 
 impl FolderHelper<'_> {
-    /// Whether the engine sees the data directory, and containers may use what is in it.
+    /// Whether the engine sees the data directory, and containers may use its files.
     ///
     /// # Errors
-    /// When the engine does not answer, so that the answer is not known.
+    /// When the engine does not respond, so that this remains unknown.
     pub(super) async fn shares_host(&self) -> Result<bool, Error> {
         if Path::new(SELINUX).exists() {
             return Ok(false);
@@ -205,7 +204,7 @@ impl FolderHelper<'_> {
         }
         match seen {
             Ok(archive) => Ok(archive.windows(word.len()).any(|w| w == word.as_bytes())),
-            // Mostly that there is no such folder where the engine is.
+            // Usually there is no such folder on the engine's host.
             Err(Error::Refused { message, .. }) => {
                 tracing::debug!(message, "The engine does not see the data directory");
                 Ok(false)
@@ -214,11 +213,11 @@ impl FolderHelper<'_> {
         }
     }
 
-    /// Removes the folder of an app. What the app's user has made there may not be ours to
-    /// remove: the engine puts an empty file in the folder's place then.
+    /// Removes the folder of an app. Files that the app's user has made may not be ours to remove:
+    /// the engine then puts an empty file in the folder's place.
     ///
     /// # Errors
-    /// What the file system or the engine says.
+    /// The file system's or the engine's.
     pub(super) async fn remove(&self, folder: &Path) -> Result<(), Error> {
         match fs::remove_dir_all(folder) {
             Ok(()) => {}
@@ -228,7 +227,8 @@ impl FolderHelper<'_> {
                     return Ok(());
                 };
                 let path = Path::new(MOUNT).join(name);
-                // Without leave to keep directories, the file replaces the directory of its name.
+                // Unless told to keep directories, the engine replaces the directory of that name
+                // by the file.
                 let archive = archive::of_one(CALL, EntryType::Regular, &path, 0o600, &[])?;
                 let word = ulid::Ulid::generate().to_string();
                 let replaced = match self.bind(parent, &word).await {
@@ -246,12 +246,12 @@ impl FolderHelper<'_> {
                 fs::remove_file(folder).map_err(refused)?;
             }
         }
-        // The organization's, when this was its last app.
+        // The organization's folder, when this was its last app.
         let _ = folder.parent().map(fs::remove_dir);
         Ok(())
     }
 
-    /// The archive of a file in a container, which has the file's text as it is.
+    /// The archive of a file in a container, which contains the file's text unchanged.
     async fn read(&self, id: &ContainerId, path: String) -> Result<Vec<u8>, Error> {
         let options = DownloadFromContainerOptions { path };
         self.client
@@ -288,7 +288,7 @@ impl FolderHelper<'_> {
         format!("ignite-{}-bound-{word}", self.config.instance)
     }
 
-    /// Makes a container that has a folder bound into it; [`Self::release`] takes it away.
+    /// Makes a container with a folder bound into it; [`Self::release`] removes it.
     async fn bind(&self, folder: &Path, word: &str) -> Result<ContainerId, Error> {
         let mut retried = false;
         loop {

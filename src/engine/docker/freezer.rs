@@ -1,14 +1,14 @@
-//! Freezing containers by their cgroup, without the engine's round trip.
+//! Freezes containers through their cgroup, without the engine's round trip.
 //!
-//! The engine's pause and unpause do the same and keep a note of it, which takes most of their
-//! time. Written directly, the engine does not know: it says "running" of a frozen container.
-//! What follows from that is handled here and in the callers: our own stop and remove thaw
-//! first; after a crash the next start thaws what it adopts and what it removes; on cgroup v1 a
-//! frozen process does not even take SIGKILL, so `docker stop` by hand hangs until it is thawed.
-//! Therefore `auto` writes cgroups on v2 only.
+//! The engine's pause and unpause do the same and record it, which takes most of their time. The
+//! engine does not notice a direct write: it reports a frozen container as running. The
+//! consequences are handled here and in the callers: our own stop and remove thaw first; after a
+//! crash the next start thaws what it adopts and what it removes; on cgroup v1 a frozen process
+//! does not even react to SIGKILL, so `docker stop` by hand hangs until it is thawed. Therefore
+//! `auto` writes cgroups on v2 only.
 //!
-//! A cgroup is found through the container's first process. It is used only when its path ends
-//! in the container's own id, so no mistake about namespaces can freeze anything else.
+//! A cgroup is found through the container's first process. It is used only when its path ends in
+//! the container's own id, so no mistake about namespaces can freeze anything else.
 
 use std::{
     fs, io,
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ContainerId;
 
-/// Who freezes containers.
+/// What freezes containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freezer {
     /// The cgroup where that is safe (version 2, writable), else the engine.
@@ -32,7 +32,7 @@ pub enum Freezer {
     Cgroup,
 }
 
-/// How long all processes of a container may take to stop or to go on; usually under 1 ms.
+/// Longest time for all processes of a container to stop or to resume; usually under 1 ms.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The cgroup of one container.
@@ -52,7 +52,7 @@ pub(super) fn is_own(id: &ContainerId, path: &str) -> bool {
 }
 
 impl Cgroup {
-    /// The cgroup of a container whose first process is `pid`; `None` where it cannot be seen.
+    /// The cgroup of a container whose first process is `pid`; `None` where it is not visible.
     pub(super) fn find(id: &ContainerId, pid: i64) -> Option<Self> {
         if pid <= 1 {
             return None;
@@ -99,12 +99,12 @@ impl Cgroup {
         })
     }
 
-    /// Whether it is still there.
+    /// Whether it still exists.
     pub(super) fn exists(&self) -> bool {
         self.state_file().exists()
     }
 
-    /// Whether it may be frozen from here, by a setting.
+    /// Whether the setting and the permissions allow freezing it from here.
     pub(super) fn allowed(&self, freezer: Freezer) -> bool {
         let wanted = match freezer {
             Freezer::Engine => false,
@@ -118,7 +118,7 @@ impl Cgroup {
                 .is_ok()
     }
 
-    /// Stops every process of it, and returns once all stand still.
+    /// Freezes all its processes, and returns once all stand still.
     pub(super) async fn freeze(&self) -> io::Result<()> {
         self.write(if self.v2 { "1" } else { "FROZEN" })?;
         let give_up = Instant::now() + PATIENCE;
@@ -132,8 +132,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Lets them go on. A write to the kernel, done inline: handing it to another thread would
-    /// take longer than the write does.
+    /// Thaws its processes. This write to the kernel is done inline: handing it to another thread
+    /// would take longer than the write does.
     pub(super) fn thaw(&self) -> io::Result<()> {
         self.write(if self.v2 { "0" } else { "THAWED" })
     }
@@ -150,7 +150,7 @@ impl Cgroup {
         Ok(fs::read_to_string(self.state_file())?.trim() == "FROZEN")
     }
 
-    /// Thaws it when it is frozen, or about to be.
+    /// Thaws it when it is frozen or freezing.
     pub(super) fn thaw_if_frozen(&self) -> io::Result<()> {
         let state = fs::read_to_string(self.state_file())?;
         if matches!(state.trim(), "0" | "THAWED") {

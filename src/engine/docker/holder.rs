@@ -1,9 +1,9 @@
-//! The holder: a process that does nothing and keeps a network namespace alive.
+//! The holder: an idle process that keeps a network namespace alive.
 //!
-//! Its program is written here byte by byte, an ELF file of some 150 bytes that waits in the
-//! kernel for ever, so whoever has the `ignite` binary has it too, for the engine's architecture
-//! whatever our own is, and no compiler or image from elsewhere is needed. It is imported as an
-//! image with that file and nothing else.
+//! Its program is written here byte by byte, an ELF file of some 150 bytes that waits in the kernel
+//! forever. Every `ignite` binary therefore has it, for the engine's architecture whatever its own
+//! is, and needs no compiler or foreign image. It is imported as an image with that file and
+//! nothing else.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,19 +18,19 @@ use super::{Error, archive, client::Client};
 
 /// The holder's repository on the engine; the tag is a digest of the program.
 const REPOSITORY: &str = "ignite-holder";
-/// What is asked of the engine to get the image, as a verb.
+/// What the engine is asked to do for the image, as a verb.
 const IMPORT: &str = "import the holder's image";
-/// Where the program is in the image.
+/// The path of the program in the image.
 pub(super) const PROGRAM: &str = "/hold";
 
-/// `pause()` in a circle: it returns only when a signal was handled.
+/// `pause()` in a loop: it returns only after a handled signal.
 const X86_64: [u8; 9] = [
     0xb8, 0x22, 0x00, 0x00, 0x00, // mov eax, 34 (pause)
     0x0f, 0x05, // syscall
     0xeb, 0xf7, // jmp to the beginning
 ];
 
-/// `ppoll(NULL, 0, NULL, NULL, 0)` in a circle; there is no `pause` on this architecture.
+/// `ppoll(NULL, 0, NULL, NULL, 0)` in a loop; this architecture has no `pause`.
 const AARCH64: [u32; 8] = [
     0xd280_0000, // mov x0, 0
     0xd280_0001, // mov x1, 0
@@ -42,15 +42,15 @@ const AARCH64: [u32; 8] = [
     0x17ff_fff9, // b to the beginning
 ];
 
-/// The holder's image on the engine, made on first use, and again when it was removed.
+/// The holder's image on the engine: made on first use, and again after it was removed.
 #[derive(Debug, Default)]
 pub(super) struct HolderImage(Mutex<Arc<OnceCell<String>>>);
 
 impl HolderImage {
-    /// The image's reference; it is on the engine then, or was a moment ago.
+    /// The image's reference; the engine has it, or had it a moment ago.
     ///
     /// # Errors
-    /// For an architecture without a program, or what the engine says.
+    /// For an architecture without a program, or the engine's error.
     pub(super) async fn ensure(
         &self,
         client: &Client,
@@ -63,9 +63,9 @@ impl HolderImage {
             .cloned()
     }
 
-    /// Whether a container could not be made since the image is gone; the next [`Self::ensure`]
-    /// makes it again then. It is unused most of the time, so `docker image prune -a` takes it
-    /// away.
+    /// Whether a container could not be made because the image is missing; the next
+    /// [`Self::ensure`] then makes it again. The image is unused most of the time, so `docker image
+    /// prune -a` removes it.
     pub(super) fn is_gone(&self, err: &Error) -> bool {
         let gone = matches!(
             err,
@@ -195,7 +195,7 @@ mod tests {
         let mut child = std::process::Command::new(&path)
             .spawn()
             .expect("it starts");
-        // Its wait shows in the kernel's own words once it is in it.
+        // The kernel names the state of a waiting process.
         let state = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
             stat.ok()?

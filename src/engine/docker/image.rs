@@ -1,6 +1,6 @@
-//! Images: found on this machine, else pulled, once for all who wait.
+//! Images: found on this machine or pulled, once for all who wait.
 //!
-//! A pull runs in its own task, so that it goes on when the request that asked for it gives up, and
+//! A pull runs in a task, so that it continues when the request that asked for it gives up, and
 //! later requests join it. The tasks end with the [`Pulls`] that owns them.
 
 use std::time::Duration;
@@ -25,14 +25,14 @@ use crate::model::{
     process::is_init,
 };
 
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const PULL: &str = "pull the image";
 /// Docker Hub's name in the engine's credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
-/// Longest image reference that is passed on; the registry's own limits are far below.
+/// Longest image reference that is passed on; the registries' own limits are far below.
 const MAX_REFERENCE_LEN: usize = 1024;
 
-/// What makes two pulls the same: a pull with other credentials may end differently.
+/// The key of a pull: a pull with other credentials may end differently.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     reference: String,
@@ -40,15 +40,15 @@ struct Key {
     is_recorded: bool,
 }
 
-/// The pulls under way.
+/// The running pulls.
 #[derive(Debug)]
 pub(super) struct Pulls {
     running: SingleFlight<Key>,
     stop: CancellationToken,
     record: PullRecord,
-    /// Where pulls without credentials get theirs.
+    /// The user's logins, for pulls without credentials.
     login: Option<CliConfig>,
-    /// Ends the pulls when this is dropped.
+    /// Ends the pulls on drop.
     _on_drop: DropGuard,
 }
 
@@ -170,7 +170,7 @@ impl Pulls {
     }
 }
 
-/// Names in an error the login that a registry did not take.
+/// Names the login that a registry refused in an error.
 fn with_login_named(err: Error, server: Option<String>) -> Error {
     match (err, server) {
         (Error::NoSuchImage { reference, cause }, Some(server)) => Error::NoSuchImage {
@@ -183,8 +183,8 @@ fn with_login_named(err: Error, server: Option<String>) -> Error {
     }
 }
 
-/// Pulls what was found to be missing. That it is ours is written down before, since a crash may
-/// come at any point of the pull.
+/// Pulls an image that was missing. The record that it is ours comes first, since a crash may come
+/// at any point of the pull.
 async fn pull_recorded(
     client: &Client,
     record: &PullRecord,
@@ -196,7 +196,7 @@ async fn pull_recorded(
     let pulled = pull_once(client, reference, credentials, limit).await;
     match &pulled {
         Err(_) => record.end(reference, None).await,
-        // Should the engine not answer, garbage collection asks it again.
+        // If the engine does not respond, garbage collection asks it again.
         Ok(()) => {
             if let Ok(Some(image)) = inspect(client, reference).await {
                 record.end(reference, Some(&image)).await;
@@ -253,7 +253,7 @@ pub(super) async fn inspect(client: &Client, reference: &str) -> Result<Option<I
     match found {
         Ok(image) => Ok(Some(from_engine(image))),
         Err(err) if has_status(&err, 404) => Ok(None),
-        // What the engine does not take for a reference at all.
+        // The engine does not accept this as a reference at all.
         Err(Error::Refused {
             status: 400,
             message,
@@ -312,7 +312,7 @@ fn from_engine(image: ImageInspect) -> Image {
         image.variant.as_deref().unwrap_or_default(),
     );
     let config = image.config.unwrap_or_default();
-    // The entry point, else the command, else nothing that can be run.
+    // The entry point, else the command, else nothing to run.
     let lines = [config.entrypoint, config.cmd];
     let program = lines.iter().flatten().find_map(|line| line.first());
     let brings_init = program.is_some_and(|program| is_init(program));
@@ -363,8 +363,8 @@ pub(super) fn for_engine(credentials: &Credentials) -> DockerCredentials {
     }
 }
 
-/// Refuses what is no reference. It becomes part of a path in the engine's API, so dots, query
-/// marks and the like must not lead elsewhere.
+/// Refuses text that is not a reference. It becomes part of a path in the engine's API, so dots,
+/// question marks and the like must not lead elsewhere.
 fn check_reference(reference: &str) -> Result<(), &'static str> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-:/@".contains(c);
     if reference.is_empty() {
@@ -385,8 +385,8 @@ fn check_reference(reference: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The reference with `:latest` when it names neither tag nor digest; without, the engine
-/// would pull every tag there is.
+/// The reference with `:latest` when it names neither tag nor digest; otherwise the engine would
+/// pull every tag.
 fn with_tag(reference: &str) -> String {
     let last = reference.rsplit('/').next().unwrap_or(reference);
     if last.contains([':', '@']) {

@@ -1,7 +1,7 @@
-//! What kind of engine this is, and what follows from it for every container.
+//! The kind of engine, and its consequences for every container.
 //!
-//! Asked once and kept, so that no start pays for it; [`fetch`] also runs on each health check
-//! of the engine, which refreshes the copy when the engine was exchanged.
+//! Queried once and kept, so that no start pays for it; [`fetch`] also runs on each health check of
+//! the engine, which refreshes the copy after the engine was exchanged.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,14 +10,14 @@ use bollard::models::{SystemInfo, SystemVersion};
 use super::{Config, Error, Info, Reach, client::Client};
 use crate::model::Platform;
 
-/// Who keeps the container's log.
+/// The log driver of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogDriver {
     /// Docker's, bounded in size and number of files.
     JsonFile,
     /// Podman's, bounded in size.
     K8sFile,
-    /// Whatever the engine is set to; its bounds are the engine's.
+    /// The engine's own setting, with its own bounds.
     EngineDefault,
 }
 
@@ -30,45 +30,45 @@ pub(super) enum Via {
     Published {
         /// The address on the engine's host.
         bind: IpAddr,
-        /// The same, as seen from here.
+        /// The same address, as seen from here.
         at: IpAddr,
     },
 }
 
-/// The traits of this engine that go into the configuration of every container.
+/// The traits of this engine that shape the configuration of every container.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EngineTraits {
     /// Cores of the engine's host.
     pub(super) cpus: u32,
     /// Where ports are published; `None` when containers are reached directly.
     pub(super) publish: Option<IpAddr>,
-    /// Who writes the container's log.
+    /// The log driver of containers.
     pub(super) log: LogDriver,
-    /// The engine has an init to put before the program.
+    /// Whether the engine has an init to run before the program.
     pub(super) has_init: bool,
-    /// It is Podman.
+    /// Whether it is Podman.
     pub(super) is_podman: bool,
 }
 
-/// What is kept of an engine's description of itself.
+/// The remembered parts of an engine's description of itself.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
-    /// The part that others see.
+    /// The part that other modules see.
     pub(super) info: Info,
     /// How its containers are reached.
     pub(super) via: Via,
-    /// It has an init to put before a container's program.
+    /// Whether it has an init to run before a container's program.
     pub(super) has_init: bool,
-    /// Who keeps their logs.
+    /// The log driver of its containers.
     pub(super) log: LogDriver,
-    /// It is Podman.
+    /// Whether it is Podman.
     pub(super) is_podman: bool,
     /// The architecture of its host as `uname -m` names it.
     pub(super) architecture: String,
 }
 
 impl Facts {
-    /// What goes into the configuration of every container.
+    /// The traits for the configuration of every container.
     pub(super) fn traits(&self) -> EngineTraits {
         let publish = match self.via {
             Via::Direct => None,
@@ -84,7 +84,7 @@ impl Facts {
     }
 }
 
-/// Asks the engine what it is.
+/// Asks the engine for its description.
 pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Error> {
     let (system, version) = client
         .run_within(
@@ -141,8 +141,8 @@ fn has_option(system: &SystemInfo, name: &str) -> bool {
     parts.any(|part| part.strip_prefix("name=") == Some(name))
 }
 
-/// Refuses a runtime that the engine does not have, with those that it has. An engine that names
-/// none is left to say so itself.
+/// Refuses a runtime that the engine does not have, and names those that it has. An engine that
+/// lists none reports the fault itself.
 fn check_runtime(wanted: &str, system: &SystemInfo) -> Result<(), Error> {
     let known = system.runtimes.as_ref().filter(|all| !all.is_empty());
     let Some(known) = known.filter(|all| !all.contains_key(wanted)) else {
@@ -176,7 +176,7 @@ async fn resolve(client: &Client, host: &str) -> Result<IpAddr, Error> {
             )));
         }
     };
-    // Ports are bound to 0.0.0.0, so an IPv4 address is the one that answers for certain.
+    // Ports are bound to 0.0.0.0, so only an IPv4 address is certain to answer.
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses
         .first()
@@ -200,8 +200,8 @@ fn log_driver(system: &SystemInfo) -> LogDriver {
     }
 }
 
-/// Whether the engine has found its init. One that has none says so in place of its version; some
-/// builds know no version and say nothing.
+/// Whether the engine has found its init. An engine without one says so in place of its version;
+/// some builds know no version and say nothing.
 fn has_init(system: &SystemInfo) -> bool {
     let program = system.init_binary.as_deref().unwrap_or_default();
     let version = system.init_commit.as_ref().and_then(|c| c.id.as_deref());

@@ -1,5 +1,5 @@
-//! Keeping containers from this host and the networks around it, as far as `trust` says so: the
-//! parts of the engine's work that the rules (`firewall/`) need.
+//! Isolates containers from this host and the networks around it, as `trust` demands: the parts of
+//! the engine's work that the rules (`firewall/`) need.
 
 use std::{
     net::Ipv4Addr,
@@ -24,19 +24,19 @@ use super::{
 };
 use crate::model::{InstanceId, egress::Ceiling};
 
-/// Where this machine says which servers it asks for names; the second is what the engine takes
-/// when the first names a resolver of this machine alone.
+/// The files with this machine's name servers. The engine reads the second one when the first names
+/// a resolver of this machine alone.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// The port of name servers.
 const DNS: u16 = 53;
 
 impl Docker {
-    /// Makes sure before anything is served that containers are kept from this host, where they
-    /// are to be. While the engine does not answer only the rules are put in place; the rest is
-    /// made sure of before the first container.
+    /// Makes sure before anything is served that containers are isolated from this host, where they
+    /// have to be. While the engine does not respond only the rules are installed; the rest is
+    /// checked before the first container.
     ///
     /// # Errors
-    /// Why they cannot be kept from it, with the remedy.
+    /// Why they cannot be isolated, with the remedy.
     pub async fn isolate(&self) -> Result<(), Error> {
         let Some(firewall) = &self.firewall else {
             return Ok(());
@@ -90,8 +90,8 @@ impl Docker {
         }
     }
 
-    /// Removes a network that no container will be on. One that an earlier run's containers are on
-    /// stays, and so do its rules.
+    /// Removes a network that no container will use. One that still has containers of an earlier
+    /// run stays, and so do its rules.
     async fn clean_up(&self) {
         let removed = async {
             self.remove_networks().await?;
@@ -102,16 +102,15 @@ impl Docker {
         }
     }
 
-    /// The instance's network, and the rules that its containers are behind; those of builds with
-    /// them.
+    /// Makes the instance's network and the rules for its containers, including those of builds.
     pub(super) async fn ensure_network_and_rules(&self) -> Result<(), Error> {
         self.network
             .ensure(&self.client, &self.config, self.firewall.as_deref())
             .await
     }
 
-    /// Creates a container with its own network. The rules admit it before it can run, so its first
-    /// packet is under them.
+    /// Creates a container with its own network. The rules admit it before it can run, so they
+    /// cover its first packet.
     pub(super) async fn create_admitted(
         &self,
         name: String,
@@ -136,21 +135,21 @@ impl Docker {
         }
     }
 
-    /// Records where a container is that has just started.
+    /// Records the address of a container that has just started.
     pub(super) fn locate(&self, id: &ContainerId, endpoints: &Endpoints) {
         if let (Some(firewall), Endpoints::Direct(addr)) = (&self.firewall, endpoints) {
             firewall.locate(id, *addr);
         }
     }
 
-    /// Takes a container that is gone out of the rules.
+    /// Removes a container that is gone from the rules.
     pub(super) async fn forget_rules(&self, id: &ContainerId) {
         if let Some(firewall) = &self.firewall {
             firewall.forget(id).await;
         }
     }
 
-    /// Removes the rules, once nothing is behind them.
+    /// Removes the rules, once no container is behind them.
     pub(super) async fn remove_rules(&self) -> Result<(), Error> {
         match &self.firewall {
             Some(firewall) => firewall.remove().await,
@@ -195,7 +194,7 @@ pub(super) async fn remove_rules_of(instance: &InstanceId) -> Result<(), Error> 
     firewall::remove(instance).await
 }
 
-/// The request for a container with this address, which engines from 25.0 on and those before read
+/// The request for a container with this address, which engines before 25.0 and later ones read
 /// from different fields.
 fn with_address(
     config: &Config,
@@ -221,7 +220,7 @@ fn with_address(
     })
 }
 
-/// Asks the engine to create a container; its id.
+/// Asks the engine to create a container; returns its id.
 async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, ClientError> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -238,7 +237,7 @@ async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, Client
         Ok::<_, ClientError>((status, body))
     };
     let carried = async {
-        // Its error is the exchange's, too.
+        // An error of the connection is reported by the exchange, too.
         let _ = connection.await;
         std::future::pending::<()>().await;
     };
@@ -259,8 +258,8 @@ async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, Client
     }
 }
 
-/// The name servers that containers are sent to, as far as can be told from here; those of this
-/// machine alone are asked by the engine itself.
+/// The name servers that containers use, as far as they can be known from here. The engine itself
+/// queries those on this machine's loopback.
 fn resolvers() -> Vec<Ipv4Addr> {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let of = |text: &str| -> Vec<Ipv4Addr> {

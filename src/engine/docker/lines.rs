@@ -1,8 +1,8 @@
 //! A container's log line by line, with times, from the frames that the engine sends.
 //!
-//! Asked for times, the engine puts one before each piece that it kept. A line longer than its
-//! buffer (16 KiB in Docker) is several pieces, of which only the last has a line end; the time
-//! of a line is that of its first piece.
+//! On request the engine puts a time before each piece that it kept. A line longer than its buffer
+//! (16 KiB in Docker) is several pieces, of which only the last has a line end; the time of a line
+//! is that of its first piece.
 
 use std::future;
 
@@ -15,11 +15,11 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{ContainerId, Error, LogLine, LogQuery, LogStream, client::Client};
 
-/// Longest line in bytes; the rest of it is dropped, and a mark says so.
+/// Longest line in bytes; the rest is dropped, and a mark says so.
 const MAX_LINE: usize = 64 * 1024;
 const CALL: &str = "read the container's log";
 
-/// The lines of a container as asked.
+/// The lines of a container that match `ask`.
 pub(super) fn read(
     client: &Client,
     id: &ContainerId,
@@ -34,7 +34,7 @@ pub(super) fn read(
         stdout: true,
         stderr: true,
         timestamps: true,
-        // The engine takes whole seconds; the rest is left out below.
+        // The engine accepts whole seconds; earlier lines of that second are dropped below.
         since: i32::try_from(ask.since_ms / 1000).unwrap_or(i32::MAX),
         tail: ask.tail.map_or_else(|| "all".to_owned(), |n| n.to_string()),
         ..LogsOptions::default()
@@ -64,7 +64,7 @@ fn translate(client: &Client, id: &ContainerId, cause: ClientError) -> Error {
         .unwrap_or_else(|| Error::NoSuchContainer(id.clone()))
 }
 
-/// Puts lines together, for each of the two outputs.
+/// Assembles lines, separately for stdout and stderr.
 #[derive(Default)]
 struct Lines {
     out: Option<Open>,
@@ -79,7 +79,7 @@ struct Open {
 }
 
 impl Lines {
-    /// Takes one frame; the lines that ended with it.
+    /// Takes one frame; returns the lines that ended with it.
     fn push(&mut self, frame: LogOutput) -> Vec<LogLine> {
         let stream = match frame {
             LogOutput::StdErr { .. } => LogStream::Stderr,
@@ -109,7 +109,7 @@ impl Lines {
         ended
     }
 
-    /// What had no line end.
+    /// The lines that had no line end.
     fn finish(&mut self) -> Vec<LogLine> {
         let rest = [
             (self.out.take(), LogStream::Stdout),
@@ -144,9 +144,9 @@ impl Open {
     }
 }
 
-/// The time before a piece, and what comes after it.
+/// Splits a piece into its time and its text.
 fn split_time(piece: &[u8]) -> Option<(i64, &[u8])> {
-    // The longest is 2026-01-02T03:04:05.123456789+01:00.
+    // The longest one is 2026-01-02T03:04:05.123456789+01:00.
     let end = piece.iter().take(40).position(|b| *b == b' ')?;
     let at_ns = parse_time(std::str::from_utf8(&piece[..end]).ok()?)?;
     Some((at_ns, &piece[end + 1..]))

@@ -13,27 +13,26 @@ use super::{
 };
 use crate::engine::Engine as _;
 
-/// The containers that carry this instance's label without proof, as far as the log has named them.
+/// The containers with this instance's label but without proof that the log has named already.
 #[derive(Debug, Default)]
 pub(super) struct UnprovenContainers(Mutex<HashSet<ContainerId>>);
 
 impl UnprovenContainers {
-    /// Those among `all`, which the engine has now, that the log has not named yet.
+    /// Those among `all`, the engine's current ones, that the log has not named yet.
     fn new_ones<'a>(&self, all: &'a [ContainerSummary]) -> Vec<&'a ContainerSummary> {
         let id = |c: &ContainerSummary| ContainerId(c.id.clone().unwrap_or_default());
         let mut known = self.0.lock();
         let new = all.iter().filter(|c| !known.contains(&id(c))).collect();
-        // No more are remembered than there are.
+        // Only existing containers are remembered.
         *known = all.iter().map(id).collect();
         new
     }
 }
 
 impl Docker {
-    /// All containers that an `ignite` made for this instance, in whatever state, but this
-    /// process's helpers. Of those that an `ignite` before seals made, or one with another key, no
-    /// label is believed. Others that carry the instance's label are named in the log once and left
-    /// alone.
+    /// All containers that an `ignite` made for this instance, in any state, except this process's
+    /// helpers. No label is believed of those that an `ignite` before seals, or one with another
+    /// key, made. Others that carry this instance's label are logged once and left alone.
     pub(super) async fn list_ours(&self) -> Result<Vec<Container>, Error> {
         let facts = self.facts().await?;
         let options = ListContainersOptions {
@@ -87,7 +86,7 @@ impl Docker {
                 labels::INSTANCE
             );
         }
-        // The list has no exit codes; those few are asked one by one.
+        // The list has no exit codes, so the few ended ones are inspected one by one.
         for found in future::join_all(ended.iter().map(|id| self.inspect(id))).await {
             match found {
                 Ok(container) => containers.push(container),

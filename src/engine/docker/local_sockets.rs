@@ -1,8 +1,8 @@
-//! The sockets where engines listen, and which of them is alive.
+//! The sockets where engines usually listen, and which of them is alive.
 
 use std::path::{Path, PathBuf};
 
-/// Where Docker and Podman listen: for all users, rootless, and as desktops have it.
+/// The usual sockets of Docker and Podman: system-wide, rootless, and of desktops.
 pub(super) fn usual_sockets(set: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     let within = |variable: &str, path: &str| Some(Path::new(&set(variable)?).join(path));
     let config = within("XDG_CONFIG_HOME", "colima/default/docker.sock")
@@ -23,8 +23,8 @@ pub(super) fn usual_sockets(set: impl Fn(&str) -> Option<String>) -> Vec<PathBuf
     sockets.into_iter().flatten().collect()
 }
 
-/// The first socket that takes a connection; else the first that is there, for what is wrong with
-/// it. Engines leave their sockets behind when they stop, and not every user may open every one.
+/// The first socket that accepts a connection; else the first that exists, for its error. Engines
+/// leave their sockets behind when they stop, and not every user may open every one.
 pub(super) fn choose(sockets: &[PathBuf]) -> Option<&PathBuf> {
     let there = || sockets.iter().filter(|s| s.exists());
     there()
@@ -43,7 +43,7 @@ fn takes_connections(socket: &Path) -> bool {
         let end = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&end, &address)
     });
-    // Its queue is full, so a program listens.
+    // Its queue is full, so a program is listening.
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
@@ -55,7 +55,7 @@ mod tests {
     fn a_socket_that_nobody_listens_on_is_passed_over() {
         let dir = tempfile::tempdir().expect("a directory");
         let paths = ["none", "left", "live"].map(|name| dir.path().join(name));
-        // Closed, it leaves its file.
+        // A closed socket leaves its file.
         drop(std::os::unix::net::UnixListener::bind(&paths[1]).expect("bound"));
         assert_eq!(choose(&paths), Some(&paths[1]), "for its error");
         let _listener = std::os::unix::net::UnixListener::bind(&paths[2]).expect("bound");

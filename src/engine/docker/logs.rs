@@ -1,14 +1,13 @@
 //! The last lines of a container's log, from the frames that the engine sends.
 //!
-//! A frame is a piece of one of the two streams, with no promise about line ends: long lines
-//! come in several frames. Lines are put together per stream and kept in the order in which
-//! they ended.
+//! A frame is a piece of one of the two streams, with no promise about line ends: long lines come
+//! in several frames. Lines are assembled per stream and kept in the order in which they ended.
 
 use std::collections::VecDeque;
 
 use bollard::container::LogOutput;
 
-/// Longest line that is kept, in bytes; the rest of it is dropped and marked.
+/// Longest line kept, in bytes; the rest is dropped and marked.
 const MAX_LINE: usize = 4096;
 
 /// Collects the newest lines.
@@ -60,7 +59,7 @@ impl Tail {
         }
     }
 
-    /// The lines, oldest first, with what had no line end last.
+    /// The lines, oldest first; unfinished ones come last.
     pub(super) fn finish(mut self) -> Vec<String> {
         for partial in [&mut self.out, &mut self.err] {
             if !partial.bytes.is_empty() {

@@ -1,14 +1,37 @@
 //! The engine trait over Docker's API, for Docker and for Podman's compatible socket.
 //!
-//! [`Docker`] answers the trait's calls with as few round trips as the engine allows: what the
-//! engine is (`info`), and that the instance's network exists (`network`), are asked once and
-//! kept, so a cold start costs create, start and inspect. The pure parts, from spec to engine
-//! configuration (`spec`) and from the engine's answers to our types (`read`), know no client.
+//! [`Docker`] answers the trait's calls with as few round trips as the engine allows: the engine's
+//! description (`info`) and the existence of the instance's network (`network`) are queried once
+//! and kept, so a cold start costs create, start and inspect. The pure parts, from spec to engine
+//! configuration (`spec`) and from the engine's responses to our types (`read`), know no client.
 //!
-//! A container is reached at its own address where that is routable, else through published
-//! ports. Those are bound to 127.0.0.1 when the engine is on this machine; for an engine on
-//! another host (`DOCKER_HOST=tcp://…`) they are bound to 0.0.0.0 there, because nothing else
-//! can be reached from here: whoever reaches that host then reaches the apps without a token.
+//! A container is reached at its own address where that is routable, else through published ports.
+//! Those are bound to 127.0.0.1 when the engine is on this machine. For an engine on another host
+//! (`DOCKER_HOST=tcp://…`) they are bound to 0.0.0.0 there, because nothing else can be reached
+//! from here: anyone who reaches that host then reaches the apps without a token.
+//!
+//! | File | Holds |
+//! | --- | --- |
+//! | `mod.rs` | [`Docker`] and its [`Engine`] methods |
+//! | `config.rs` | [`Config`]: settings and their defaults |
+//! | `connect.rs`, `local_sockets.rs`, `cli_config/` | The engine's address; the docker command's
+//! settings |
+//! | `client.rs`, `single_flight.rs` | One call with its time limit; work shared by callers |
+//! | `info.rs` | The engine's description, and its traits |
+//! | `spec/`, `create.rs`, `sealed.rs` | From a spec to a created container |
+//! | `labels/`, `seal.rs`, `names.rs` | Labels, their seal, names |
+//! | `inspect.rs`, `listing.rs`, `read.rs` | Containers as the engine reports them |
+//! | `standby.rs`, `freezer.rs`, `holder.rs` | Frozen and prepared containers |
+//! | `image.rs` | Images: found or pulled |
+//! | `build.rs`, `build_limits.rs`, `build_network.rs` | Builds |
+//! | `network.rs`, `isolation.rs`, `firewall/` | The instance's network, and the rules around it |
+//! | `seccomp.rs` | The seccomp profile |
+//! | `volumes.rs`, `engine_volumes.rs`, `folders.rs` | Volumes of apps |
+//! | `home/` | The home directory in an image |
+//! | `archive.rs` | Tar archives of one entry |
+//! | `logs.rs`, `lines.rs` | Tails and streams of containers' logs |
+//! | `sockets.rs`, `pids.rs`, `disk.rs` | Open ports, refused processes, disk space |
+//! | `instance_lease.rs`, `prune.rs` | Leases of instances; removal of what an instance left |
 
 use std::{
     collections::HashMap,
@@ -96,38 +119,38 @@ pub use prune::{InstanceOfOthers, Pruner, Remains};
 pub use seal::Seal;
 pub use seccomp::Profile;
 
-/// A real engine. Share it behind an `Arc`; it connects on first use and again after a restart
-/// of the engine. Dropping it ends the pulls it runs.
+/// A real engine. Share it behind an `Arc`; it connects on first use and again after a restart of
+/// the engine. Dropping it ends its running pulls.
 #[derive(Debug)]
 pub struct Docker {
     config: Config,
-    /// Who chose the engine, as a sentence has it.
+    /// Who chose the engine, as part of a sentence.
     chosen: String,
     cli: CliConfig,
     client: Client,
-    /// What the engine last said of itself; held only to read or replace.
+    /// The engine's last description of itself; held only to read or replace.
     facts: Mutex<Option<Arc<Facts>>>,
     network: InstanceNetwork,
-    /// What keeps containers from this host, where something is to.
+    /// Isolates containers from this host; `None` where none are to be.
     firewall: Option<Arc<Firewall>>,
-    /// The networks of builds, where they are to be behind rules.
+    /// The networks of builds; `None` where builds are not behind rules.
     build_networks: Option<Arc<BuildNetworks>>,
     pulls: Pulls,
     holder_image: HolderImage,
     homes: Homes,
     volumes: Volumes,
-    /// What was frozen by its cgroup, which the engine does not know of.
+    /// Containers that were frozen through their cgroup, which the engine does not know.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     pids: PidsFiles,
     unproven: UnprovenContainers,
-    /// The warnings about limits are given once, not per start.
+    /// Whether the warnings about limits were given, so that they appear once and not per start.
     warned_of_cpu: AtomicBool,
     warned_of_init: AtomicBool,
     warned_of_builds: Arc<AtomicBool>,
 }
 
 impl Docker {
-    /// Checks the engine's address: `host`, or what the environment says.
+    /// Checks the engine's address: `host`, or the environment's.
     ///
     /// # Errors
     /// As [`Docker::new`].
@@ -174,12 +197,12 @@ impl Docker {
         })
     }
 
-    /// The engine's address, as a person would write it.
+    /// The engine's address, as a user would write it.
     pub fn address(&self) -> String {
         self.client.connector().describe()
     }
 
-    /// Who chose that engine, as a sentence has it.
+    /// Who chose that engine, as part of a sentence.
     pub fn chosen(&self) -> &str {
         &self.chosen
     }
@@ -284,7 +307,7 @@ impl Engine for Docker {
             other => other,
         };
         let id = made.map_err(|err| match err {
-            // Removed since the version was published; a caller may pull it again.
+            // The image was removed since the version was published; a caller may pull it again.
             Error::Refused {
                 status: 404,
                 message,
@@ -370,7 +393,8 @@ impl Engine for Docker {
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), Error> {
         self.thaw_before_removal(id);
-        // The engine takes whole seconds; a fraction is rounded up, so none is cut short.
+        // The engine accepts whole seconds; a fraction is rounded up, so that no grace is cut
+        // short.
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let options = StopContainerOptions {
             t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
@@ -462,7 +486,7 @@ impl Engine for Docker {
                 filters: Some(filters),
                 ..EventsOptions::default()
             }))
-            // Ends the stream at the first error: whoever listens subscribes again.
+            // Ends the stream at the first error; the listener subscribes again.
             .scan((), |(), event| {
                 future::ready(
                     event

@@ -1,7 +1,7 @@
-//! What the engine knows this instance's containers, networks and volumes by.
+//! The names of this instance's containers, networks and volumes in the engine.
 //!
-//! Names are for people and for telling an instance's objects from others'. What an object is, its
-//! labels say (`labels`).
+//! Names are for people and for telling one instance's objects from another's. An object's labels
+//! say what it is (`labels`).
 
 use super::{Config, Owner};
 use crate::model::{AppId, InstanceId};
@@ -15,8 +15,8 @@ pub(super) fn network_name(config: &Config) -> String {
     }
 }
 
-/// The names that the network of an instance may have had: without rules, and behind rules. A
-/// network keeps the bridge that it was made with, so that one never turns into the other.
+/// The possible names of an instance's network: without rules, and behind rules. A network keeps
+/// the bridge that it was made with, so that one never turns into the other.
 pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
     [
         format!("ignite-{instance}"),
@@ -24,8 +24,8 @@ pub(super) fn network_names(instance: &InstanceId) -> [String; 2] {
     ]
 }
 
-/// The name of a container: for people, and under the seal of its labels. A container whose seal
-/// does not hold is known by it for one to be removed, and for nothing else.
+/// The name of a container: for people, and covered by the seal of its labels. For a container
+/// whose seal does not hold, the name only decides whether it is to be removed.
 pub(super) fn container_name(instance: &InstanceId, owner: &Owner) -> String {
     format!(
         "ignite-{instance}-{}-{}-{}",
@@ -38,13 +38,13 @@ pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
     format!("{}-net", container_name(instance, owner))
 }
 
-/// A name for a container that is never run; no two have the same.
+/// A unique name for a container that is never run.
 pub(super) fn helper_name(instance: &InstanceId) -> String {
     let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     format!("ignite-{instance}-look-{which}")
 }
 
-/// Whether [`helper_name`] gives such a name.
+/// Whether [`helper_name`] makes names like this.
 pub(super) fn is_helper_name(instance: &InstanceId, name: &str) -> bool {
     let which = name.strip_prefix(&format!("ignite-{instance}-look-"));
     which.is_some_and(|which| ulid::Ulid::from_string(which).is_ok())

@@ -1,9 +1,9 @@
-//! The instance's own bridge network: made on first use, and again when it was removed.
+//! The instance's bridge network: made on first use, and again after it was removed.
 //!
-//! Containers on it cannot talk to each other, and where rules keep them from this host
-//! (`firewall/`), its bridge has a name of our choice, which the rules go by. The engine allows two
-//! networks of one name and then refuses to start anything on either, so this process makes it once
-//! however many ask, and removes surplus ones when it lists them.
+//! Containers on it cannot talk to each other, and where rules isolate them from this host
+//! (`firewall/`), its bridge has a name of our choice, by which the rules find it. The engine
+//! allows two networks of one name and then refuses to start anything on either, so this process
+//! makes it once however many callers ask, and removes surplus ones when it lists them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::model::{InstanceId, egress::Egress};
 
-/// What is asked of the engine for `--network`, as a verb.
+/// What the engine is asked to do for `--network`, as a verb.
 const JOIN_EXTRA: &str = "connect the container to the extra network";
 
 /// The engine's option for the name of a network's bridge.
@@ -32,12 +32,12 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 /// Whether the instance's network is known to exist.
 #[derive(Debug, Default)]
 pub(super) struct InstanceNetwork {
-    /// One cell per life of the network; its first user makes the network, the others wait.
+    /// One cell per lifetime of the network; its first user makes the network, the others wait.
     known: Mutex<Arc<OnceCell<()>>>,
 }
 
 impl InstanceNetwork {
-    /// Makes the network unless it is known to exist, and the rules that its containers are behind.
+    /// Makes the network unless it is known to exist, and the rules for its containers.
     pub(super) async fn ensure(
         &self,
         client: &Client,
@@ -76,7 +76,7 @@ impl InstanceNetwork {
     }
 }
 
-/// Whether an error is about the instance's network not being there, or being there twice.
+/// Whether the cause of an error is that the instance's network is missing, or exists twice.
 pub(super) fn is_to_blame(err: &Error, config: &Config) -> bool {
     let Error::Refused { message, .. } = err else {
         return false;
@@ -87,7 +87,7 @@ pub(super) fn is_to_blame(err: &Error, config: &Config) -> bool {
             || message.contains("no such network"))
 }
 
-/// Makes sure that the extra network is there, which the engine itself looks for only at start.
+/// Checks that the extra network exists, which the engine itself does only at a start.
 pub(super) async fn check_extra(client: &Client, name: &str) -> Result<(), Error> {
     let found = client
         .run(JOIN_EXTRA, |docker| async move {
@@ -121,7 +121,7 @@ pub(super) async fn connect_extra(
     }
 }
 
-/// Names the extra network in a start's error when it went away after the create.
+/// Names the extra network in a start's error when it was removed after the create.
 pub(super) fn or_no_extra(err: Error, config: &Config) -> Error {
     match (&err, &config.extra_network) {
         (
@@ -146,7 +146,7 @@ fn no_extra(name: &str) -> Error {
     }
 }
 
-/// Removes a network by id; gone is success.
+/// Removes a network by id; a missing one is a success.
 pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Error> {
     gone_is_fine(
         client
@@ -157,7 +157,7 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Error> {
     )
 }
 
-/// Every network that passes the filter.
+/// Every network that matches the filter.
 pub(super) async fn list(
     client: &Client,
     filters: HashMap<String, Vec<String>>,
@@ -172,13 +172,13 @@ pub(super) async fn list(
         .await
 }
 
-/// Whether a network's containers, apps' or steps of builds, are behind rules of ours: its bridge
-/// has a name that the rules of this instance go by.
+/// Whether a network's containers, apps' or steps of builds, are behind our rules: its bridge has a
+/// name that this instance's rules cover.
 pub(super) fn is_behind_rules(network: &Network, instance: &InstanceId) -> bool {
     bridge_of(network).is_some_and(|bridge| firewall::is_bridge_of(bridge, instance))
 }
 
-/// The name that was given to a network's bridge when it was made.
+/// The name that a network's bridge was given when it was made.
 pub(super) fn bridge_of(network: &Network) -> Option<&str> {
     let options = network.options.as_ref();
     options.and_then(|o| o.get(BRIDGE_NAME)).map(String::as_str)
@@ -189,7 +189,7 @@ async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String
     let mut found = list(client, labels::filter(&config.instance)).await?;
     found.retain(|network| {
         network.name.as_deref() == Some(name)
-            // One of that name without our bridge would lead past the rules.
+            // A network of that name without our bridge would bypass the rules.
             && (config.egress.is_none()
                 || name != network_name(config)
                 || bridge_of(network) == Some(&firewall::bridge(&config.instance)))
@@ -198,7 +198,7 @@ async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String
     Ok(found.into_iter().filter_map(|network| network.id).collect())
 }
 
-/// Removes the network of an earlier run under another trust once nothing is on it.
+/// Removes the network of an earlier run under another trust once no container is on it.
 async fn remove_other(client: &Client, config: &Config) {
     let mut names = network_names(&config.instance).into_iter();
     let Some(other) = names.find(|name| *name != network_name(config)) else {
@@ -215,9 +215,9 @@ async fn remove_other(client: &Client, config: &Config) {
     }
 }
 
-/// The containers of this instance that have an address of their own on the network, and where they
-/// may connect to. A container without a valid seal is not among them: its labels may be
-/// anybody's, so it reaches nothing.
+/// The containers of this instance that have an address on the network, and where they may connect
+/// to. A container without a valid seal is not among them: anyone may have written its labels, so
+/// it reaches nothing.
 async fn admitted(
     client: &Client,
     config: &Config,
@@ -238,7 +238,7 @@ async fn admitted(
     Ok(known.collect())
 }
 
-/// What [`admitted`] says of one container; `None` lets it reach nothing.
+/// The entry of one container in [`admitted`]; `None` lets it reach nothing.
 fn admission(config: &Config, found: ContainerSummary) -> Option<(ContainerId, Mac, Egress)> {
     let names = found.names.unwrap_or_default();
     let Origin::Ours(claims) = labels::origin(config, &names, &found.labels?) else {
@@ -265,7 +265,7 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
     let request = NetworkCreateRequest {
         name: name.clone(),
         driver: Some("bridge".into()),
-        // The rules let no IPv6 pass, so containers get no such addresses.
+        // The rules pass no IPv6, so containers get no such addresses.
         enable_ipv6: config.egress.as_ref().map(|_| false),
         options: Some(options_of_bridge(
             config
@@ -286,8 +286,8 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
             tracing::info!(network = name, "Created the instance's network");
             Ok(())
         }
-        // Refused, or answered in a way that cannot be read, and yet it is there: newer engines
-        // refuse a second one of the name when a call that was given up has made the first.
+        // The call failed or its response was unreadable, and yet the network exists: newer engines
+        // refuse a second network of a name, which an abandoned call may have made.
         Err(Error::Refused { .. }) if !find(client, config, &name).await?.is_empty() => Ok(()),
         Err(err) => Err(err),
     }
@@ -339,8 +339,7 @@ mod tests {
             (sealed(replica.clone()), Some((mac(false), Egress::Deny))),
             (sealed(prepared), None),
             (sealed(labels::of_helper(&config, "me")), None),
-            // Unsealed, as from an `ignite` before seals, and with a label changed after the
-            // sealing.
+            // Unsealed, as from an `ignite` before seals, and with a label changed after sealing.
             (open.clone(), None),
             (labels::with_egress(sealed(replica), &Egress::Allow), None),
         ] {

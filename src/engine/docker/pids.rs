@@ -1,7 +1,7 @@
 //! How often a container was refused another process, read from its cgroup.
 //!
 //! The engine has no call for that. Where its cgroups are visible from here, the kernel keeps the
-//! count in a file, which is found once for each container; elsewhere the count is not known.
+//! count in a file, which is found once per container; elsewhere the count is unknown.
 
 use std::{
     fs,
@@ -12,13 +12,13 @@ use moka::sync::Cache;
 
 use super::{ContainerId, freezer::is_own};
 
-/// Containers whose files are known: more than one machine runs.
+/// Most containers whose files are remembered: more than one machine runs.
 const KEPT: u64 = 4096;
 
-/// The files that count, and what they last said.
+/// The files with the counts, and the counts last read.
 #[derive(Debug)]
 pub(super) struct PidsFiles {
-    /// By container; `None` where there is none to be seen.
+    /// The file of each container; `None` where it is not visible.
     files: Cache<ContainerId, Option<PathBuf>>,
     /// The last count, which outlives the container's cgroup.
     last: Cache<ContainerId, u64>,
@@ -32,7 +32,7 @@ impl PidsFiles {
         }
     }
 
-    /// The count of a container once [`Self::find`] has found its file, or the last count when the
+    /// The count of a container once [`Self::find`] has found its file, or the last count after the
     /// container has ended; `None` before.
     pub(super) fn known(&self, id: &ContainerId) -> Option<Option<u64>> {
         let file = self.files.get(id)?;

@@ -1,12 +1,12 @@
-//! `ignite prune`: what instances have in the engine, and its removal.
+//! `ignite prune`: lists what instances have in the engine, and removes it.
 //!
-//! It lists what every instance has. Whether an instance is gone is the caller's decision, since
+//! It lists the objects of every instance. The caller decides whether an instance is gone, since
 //! the caller can see processes and directories.
 //!
 //! Seals do not help here: only the data directory of an instance has the key. Networks and volumes
 //! have the labels that they were made with. A container may have its labels from its image, such
-//! as an operator's own container of an image that a tenant wrote; so it counts only with a name
-//! that begins as ours do. Images count by their names.
+//! as an operator's own container of an image that a tenant wrote; so it counts only if its name
+//! begins with our prefix. Images count by their names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,29 +24,29 @@ use crate::model::{InstanceId, instance_lease::Lease};
 /// An instance that has something in the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InstanceOfOthers {
-    /// Its id, as the label has it.
+    /// Its id, from the label.
     pub id: String,
-    /// Its data directory on the machine where it ran; `None` when no label says it.
+    /// Its data directory on the machine where it ran; `None` when no label has it.
     pub data_dir: Option<PathBuf>,
     /// The processes that made its containers and networks; after a restart there are several.
     pub pids: BTreeSet<u32>,
     /// Its leases; a crash between two beats can leave two.
     pub leases: Vec<Lease>,
-    /// It has a lease that a newer `ignite` made and that cannot be read.
+    /// Whether it has a lease that a newer `ignite` made and that cannot be read.
     pub unreadable_lease: bool,
     /// How many containers it has.
     pub containers: usize,
     /// How many networks it has.
     pub networks: usize,
-    /// How many volumes it has that go with containers.
+    /// How many anonymous volumes of containers it has.
     pub volumes: usize,
-    /// How many volumes it has that apps keep their files in.
+    /// How many volumes with files of apps it has.
     pub kept_volumes: usize,
-    /// How many names of images that it built there are.
+    /// How many names of images that it built exist.
     pub images: usize,
 }
 
-/// An instance and the names of its things.
+/// An instance and the names of its objects.
 #[derive(Default)]
 pub struct Remains {
     /// The instance.
@@ -57,11 +57,11 @@ pub struct Remains {
     kept_volumes: Vec<String>,
     leases: Vec<String>,
     images: Vec<String>,
-    /// One of its networks is behind rules.
+    /// Whether one of its networks is behind rules.
     has_rules: bool,
 }
 
-/// The way to an engine for `ignite prune`.
+/// The client of `ignite prune`.
 pub struct Pruner {
     client: Client,
 }
@@ -77,15 +77,15 @@ impl Pruner {
         Ok(Self { client })
     }
 
-    /// Whether the engine is on this machine, as far as its address says.
+    /// Whether the engine is on this machine, judged by its address.
     pub fn is_local(&self) -> bool {
         self.client.connector().address().is_unix()
     }
 
-    /// The engine's time, Unix seconds; `None` when it does not say it.
+    /// The engine's time in Unix seconds; `None` when it does not report one.
     ///
     /// # Errors
-    /// When the engine does not answer.
+    /// When the engine does not respond.
     pub async fn time(&self) -> Result<Option<i64>, Error> {
         instance_lease::time(&self.client).await
     }
@@ -100,8 +100,8 @@ impl Pruner {
 
     /// Removes an instance's containers, then its network, the volumes of its containers and its
     /// leases; with `files` also what an owner could come back to: the volumes of apps, and the
-    /// images that were built. Answers what could not be removed, a sentence each; that does not
-    /// keep the rest from being removed.
+    /// images that were built. Returns what could not be removed, one sentence each; a failure does
+    /// not stop the rest.
     pub async fn remove(&self, remains: &Remains, files: bool) -> Vec<String> {
         let client = &self.client;
         let mut failures = Vec::new();
@@ -122,8 +122,8 @@ impl Pruner {
             are_gone &= outcome.is_ok();
             note("network", name, outcome);
         }
-        // What is still on a network, such as a step of a build that is being ended, stays behind
-        // them.
+        // A container that is still on a network, such as the step of a build that is being ended,
+        // keeps the rules in place.
         if let Ok(instance) = id.parse::<InstanceId>()
             && remains.has_rules
             && are_gone
@@ -144,12 +144,12 @@ impl Pruner {
 }
 
 impl InstanceOfOthers {
-    /// Whether it has something that only its process needs.
+    /// Whether it has objects that only its running process needs.
     pub fn has_running_parts(&self) -> bool {
         self.containers + self.networks + self.volumes > 0
     }
 
-    /// Whether it has something that an owner could come back to.
+    /// Whether it has files that an owner could come back to.
     pub fn has_files(&self) -> bool {
         self.kept_volumes + self.images > 0
     }
@@ -161,7 +161,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
         filters: Some(instance_lease::all()),
         ..ListContainersOptions::default()
     };
-    // The leases last: whoever starts meanwhile is seen to live.
+    // Leases are listed last, so that an instance that starts meanwhile is seen to be alive.
     let containers = client
         .run("list containers", |docker| async move {
             docker.list_containers(Some(options)).await

@@ -1,4 +1,4 @@
-//! From the engine's answers to our types: pure functions.
+//! From the engine's responses to our types: pure functions.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,7 +16,7 @@ use super::{
     labels::{Claims, Role},
 };
 
-/// A container from its inspection, and what is believed of its labels.
+/// A container from its inspection, and the claims of its labels that are believed.
 pub(super) fn inspected(
     answer: &ContainerInspectResponse,
     claims: Claims,
@@ -46,15 +46,15 @@ fn state(answer: &ContainerInspectResponse, via: Via, network: &str) -> Containe
             code: state.exit_code.unwrap_or_default(),
             oom_killed: state.oom_killed.unwrap_or_default(),
         },
-        // Podman says "initialized" and the like between creation and start; the engine's own
-        // flag is the truth for every name that is not in the list.
+        // Podman says "initialized" and the like between creation and start; for every state that
+        // is not listed above, the engine's own flag decides.
         _ if state.running == Some(false) => ContainerState::Created,
         _ => ContainerState::Running(endpoints(answer, via, network)),
     }
 }
 
-/// Where an inspected container is reached; `None` while the engine has not said so for every
-/// port that is to be published.
+/// Where an inspected container is reached; `None` until the engine reports an address for every
+/// published port.
 fn endpoints(answer: &ContainerInspectResponse, via: Via, network: &str) -> Option<Endpoints> {
     let settings = answer.network_settings.as_ref()?;
     match via {
@@ -89,8 +89,8 @@ fn published(wanted: &PortMap, given: &PortMap, at: IpAddr) -> Option<BTreeMap<u
     wanted.keys().map(address).collect()
 }
 
-/// A container from a list, which says neither exit code nor cause of death: `None` for one
-/// that has ended, to be inspected.
+/// A container from a list, which has neither exit code nor cause of death: `None` for an ended
+/// one, which is to be inspected.
 pub(super) fn listed(
     answer: ContainerSummary,
     claims: Claims,
@@ -126,7 +126,7 @@ pub(super) fn listed(
     (id.clone(), Some(container(id, claims, state)))
 }
 
-/// The container that an event says has ended. Podman says "died" where Docker says "die".
+/// The container whose end an event reports. Podman says "died" where Docker says "die".
 pub(super) fn death(event: bollard::models::EventMessage) -> Option<ContainerId> {
     matches!(event.action.as_deref(), Some("die" | "died")).then_some(())?;
     Some(ContainerId(event.actor?.id?))

@@ -7,8 +7,8 @@ use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOpti
 use super::{Config, ContainerId, Error, client::Client, firewall::Mac, isolation, labels, names};
 
 /// Creates a container of this name, with its labels sealed. Every container is created here, so
-/// none is without a seal. `call` is what is asked of the engine, as a verb, and how long that may
-/// take; `mac` the container's Ethernet address where the engine is not to choose it.
+/// none is without a seal. `call` names the call in errors, as a verb, with its time limit; `mac`
+/// is the container's Ethernet address, `None` lets the engine choose.
 pub(super) async fn create(
     client: &Client,
     config: &Config,
@@ -48,6 +48,6 @@ pub(super) async fn create_helper(
     let host = body.host_config.get_or_insert_default();
     host.network_mode = Some("none".to_owned());
     let name = names::helper_name(&config.instance);
-    // What an engine can be asked for is large, and so is what waits for its answer.
+    // The request and its response make a large future.
     Box::pin(create(client, config, call, name, body, None)).await
 }

@@ -1,20 +1,20 @@
-//! Which calls of the kernel the processes of a container may make: a seccomp profile.
+//! The system calls that the processes of a container may make: a seccomp profile.
 //!
-//! The profile that goes with this program (`seccomp.json`) is for organizations that do not trust
-//! each other. Its facts, which call is allowed and on what condition, are those of the default
-//! profile of the Moby project (<https://github.com/moby/profiles>, Apache-2.0), so that what runs
-//! under an engine's default of today runs under it. What is not in it:
-//! - `io_uring_*`: operations go past what filters see, and most of the kernel's holes of late years
-//!   were there. Engines before 25 allow it.
+//! The shipped profile (`seccomp.json`) is for organizations that do not trust each other. Its
+//! facts, which call is allowed on which condition, are those of the default profile of the Moby
+//! project (<https://github.com/moby/profiles>, Apache-2.0), so that a program that runs under a
+//! current engine's default runs under it. It lacks:
+//! - `io_uring_*`: its operations bypass filters, and most recent holes in the kernel were there.
+//!   Engines before 25 allow it.
 //! - `socket(AF_VSOCK)`: it has no network namespace, and leads from a virtual machine to its host.
 //!   Engines before 23 allow it.
-//! - `socketcall`, by which programs of 32 bits can open any socket: a filter does not see its
+//! - `socketcall`, by which 32-bit programs can open any socket: a filter does not see its
 //!   arguments. C libraries have done without it for ten years.
-//! - `process_vm_readv`, `process_vm_writev`, `name_to_handle_at` and `pkey_*`, which defaults of 20.10
-//!   refuse: it allows nothing that the default of an engine in use does not.
+//! - `process_vm_readv`, `process_vm_writev`, `name_to_handle_at` and `pkey_*`, which the defaults
+//!   of 20.10 refuse: the profile allows nothing that the default of an engine in use refuses.
 //!
-//! Calls that an engine's libraries do not know are left out by the engine. A container that never
-//! runs has none, and neither have the steps of builds: the classic builder takes no profile.
+//! The engine ignores calls that its libraries do not know. A container that never runs has no
+//! profile, and neither have build steps: the classic builder accepts none.
 
 use std::{
     fs, io,
@@ -25,9 +25,9 @@ use std::{
 
 use serde_json::Value;
 
-/// Engines take some megabytes in one request; real profiles have some kilobytes.
+/// Engines accept some megabytes in one request; real profiles have some kilobytes.
 const MAX_BYTES: u64 = 256 << 10;
-/// What may happen to a call, as profiles say it.
+/// The possible actions on a call.
 const ACTIONS: [&str; 9] = [
     "SCMP_ACT_KILL",
     "SCMP_ACT_KILL_PROCESS",
@@ -41,7 +41,7 @@ const ACTIONS: [&str; 9] = [
 ];
 const SHIPPED: &str = include_str!("seccomp.json");
 
-/// A seccomp profile, as the engine takes it.
+/// A seccomp profile in the engine's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     json: Arc<str>,
@@ -49,7 +49,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The one that goes with this program; for an engine that takes files it is to be in `file`.
+    /// The shipped profile; for an engine that reads it from disk it has to be in `file`.
     pub fn shipped(file: PathBuf) -> Self {
         let json = minify(SHIPPED).expect("the profile in the program is one");
         Self {
@@ -61,12 +61,12 @@ impl Profile {
     /// Writes the profile to its file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's.
     pub fn write(&self) -> io::Result<()> {
         fs::write(&self.file, self.json.as_bytes())
     }
 
-    /// Reads a profile.
+    /// Reads a profile from a file.
     ///
     /// # Errors
     /// A sentence that says what is wrong with the file.
@@ -92,13 +92,13 @@ impl Profile {
         &self.json
     }
 
-    /// Where it is on this machine.
+    /// Its file on this machine.
     pub fn file(&self) -> &Path {
         &self.file
     }
 }
 
-/// The profile without its white space, since it goes into every request for a container.
+/// The profile without white space, since every request for a container contains it.
 fn minify(text: &str) -> Result<Arc<str>, String> {
     let profile: Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
     let known = |action: &Value| action.as_str().is_some_and(|a| ACTIONS.contains(&a));
@@ -152,7 +152,7 @@ mod tests {
         ] {
             assert_eq!(rules.get(never), None, "{never}");
         }
-        // Only with a capability that lets do as much anyway.
+        // Only with a capability that permits as much anyway.
         for with in [
             "mount",
             "unshare",
@@ -177,8 +177,8 @@ mod tests {
             };
             assert!(!lets_vsock && args[0]["index"] == 0, "{rule}");
         }
-        // No new namespaces by clone, and clone3, whose arguments are not seen, is said to be
-        // missing.
+        // `clone` may make no new namespaces; `clone3`, whose arguments a filter does not see, is
+        // reported as missing.
         for rule in &rules["clone"] {
             let masked = rule["args"][0]["op"] == "SCMP_CMP_MASKED_EQ";
             assert!(masked || rule["includes"]["caps"].is_array(), "{rule}");

@@ -1,7 +1,6 @@
-//! Work that many may ask for at a time, done once for all of them.
+//! Work that many callers may request at a time, done once for all of them.
 //!
-//! It runs in its own task, so that it goes on when the one who asked gives up, and later ones
-//! join it.
+//! It runs in a task, so that it continues when its caller gives up, and later callers join it.
 
 use std::{collections::HashMap, fmt, future::Future, hash::Hash, sync::Arc};
 
@@ -15,7 +14,7 @@ use super::Error;
 type Outcome = Option<Result<(), Error>>;
 type Running<K> = Arc<Mutex<HashMap<K, watch::Receiver<Outcome>>>>;
 
-/// The work under way, by what makes two requests for it the same.
+/// The running work, by the key that makes two requests the same.
 #[derive(Debug)]
 pub(super) struct SingleFlight<K> {
     /// What the work does, as a verb.
@@ -33,16 +32,16 @@ impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> SingleFlight<K> 
         }
     }
 
-    /// Waits for the work of this key that is under way, or begins it.
+    /// Joins the running work of this key, or begins it.
     ///
     /// # Errors
-    /// Those of the work; `Refused` when it did not come to an end.
+    /// Those of the work; `Refused` when it did not complete.
     pub(super) async fn run<W>(&self, key: K, work: impl FnOnce() -> W) -> Result<(), Error>
     where
         W: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let mut outcome = self.join(key, work);
-        // Bound to a name: the guard of the value must not live in the tail expression.
+        // Bound to a variable: the value's guard must not live in the tail expression.
         let ended = outcome
             .wait_for(Option::is_some)
             .await
@@ -73,8 +72,8 @@ impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> SingleFlight<K> 
         let work = work();
         self.tasks.spawn(async move {
             let result = work.await;
-            // Out of the map before the waiters know, so that who asks after a failure has it tried
-            // anew instead of getting the old failure.
+            // Removed from the map before the waiters are notified, so that a caller after a
+            // failure starts the work anew instead of getting the old failure.
             drop(entry);
             done.send_replace(Some(result));
         });
@@ -82,7 +81,7 @@ impl<K: Clone + Eq + Hash + fmt::Debug + Send + Sync + 'static> SingleFlight<K> 
     }
 }
 
-/// Takes work off the list when it ends, also by a panic.
+/// Removes work from the map when it ends, even by a panic.
 struct Entry<K: Eq + Hash> {
     running: Running<K>,
     key: K,

@@ -1,9 +1,9 @@
-//! Which ports a container listens on, read from the kernel's socket table of its own network
+//! The ports that a container listens on, read from the kernel's socket table of its network
 //! namespace, without running anything in it.
 //!
-//! It can be read where the engine's processes are this machine's: `/proc/<pid>` must be a process
-//! of that very container. Elsewhere (a remote engine, one in a virtual machine, `ignite` in a
-//! container) nothing is said.
+//! The table is readable where the engine's processes are this machine's: `/proc/<pid>` must be a
+//! process of that very container. Elsewhere (a remote engine, one in a virtual machine, `ignite`
+//! in a container) the ports are unknown.
 
 use std::{
     fs::File,
@@ -15,15 +15,15 @@ use bollard::models::ContainerInspectResponse;
 
 use super::{ContainerId, Docker, Error, Listening};
 
-/// Most bytes read of a socket table. Listening sockets come first in it, 150 bytes each.
+/// Most bytes of a socket table that are read. Listening sockets come first in it, 150 bytes each.
 const TABLE_BYTES: u64 = 256 << 10;
-/// Where Docker's resolver listens in containers of a user-defined network.
+/// The address of Docker's resolver in containers of a user-defined network.
 const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// The kernel's number of the state LISTEN.
 const LISTEN: &str = "0A";
 
 impl Docker {
-    /// What the container listens on; `None` where that cannot be seen.
+    /// The ports that the container listens on; `None` where they are not visible.
     pub(super) async fn sockets_of(&self, id: &ContainerId) -> Result<Option<Listening>, Error> {
         let answer = self
             .client
@@ -75,7 +75,7 @@ fn read(pid: i64, container: &str) -> io::Result<Listening> {
             Err(e) => return Err(e),
         }
     }
-    // The process may have ended, and its number be another's, while the tables were read.
+    // While the tables were read, the process may have ended and its number been reused.
     if of("cgroup")?.contains(container) {
         Ok(listening)
     } else {
@@ -89,7 +89,7 @@ fn listener(line: &str) -> Option<(IpAddr, u16)> {
     let (local, state) = (fields.nth(1)?, fields.nth(1)?);
     let (address, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    // Words of four bytes, each in this machine's order.
+    // Words of four bytes, each in this machine's byte order.
     let word = |at: usize| {
         let hex = address.get(at..at + 8)?;
         u32::from_str_radix(hex, 16).ok().map(u32::to_ne_bytes)

@@ -1,4 +1,4 @@
-//! Warm standby on the engine: freezing, and containers that are created in a kept network.
+//! Warm standby on the engine: frozen containers, and containers created in a kept network.
 
 use std::io::ErrorKind;
 
@@ -17,12 +17,12 @@ impl Docker {
         if let Some(cgroup) = self.cgroup(id).await?
             && cgroup.allowed(self.config.freezer)
         {
-            // Noted before the write, so that whoever removes it meanwhile thaws it.
+            // Recorded before the write, so that a concurrent removal thaws it.
             self.frozen.lock().insert(id.clone(), cgroup.clone());
             return cgroup.freeze().await.map_err(|cause| {
                 self.frozen.lock().remove(id);
                 match cause.kind() {
-                    // The cgroup went with the container.
+                    // The cgroup was removed with the container.
                     _ if !cgroup.exists() => Error::NoSuchContainer(id.clone()),
                     ErrorKind::TimedOut => Error::TimedOut {
                         call: "freeze the container",
@@ -60,20 +60,20 @@ impl Docker {
         .await
     }
 
-    /// Thaws a container that was frozen by its cgroup from here; whether it was.
+    /// Thaws a container that this process froze through its cgroup; returns whether it was one.
     pub(super) fn thaw_known(&self, id: &ContainerId) -> Result<bool, Error> {
         let Some(cgroup) = self.frozen.lock().remove(id) else {
             return Ok(false);
         };
         match cgroup.thaw() {
             Ok(()) => Ok(true),
-            // The cgroup went with the container.
+            // The cgroup was removed with the container.
             Err(_) if !cgroup.exists() => Err(Error::NoSuchContainer(id.clone())),
             Err(cause) => Err(refused("thaw the container", &cause)),
         }
     }
 
-    /// Thaws what an earlier run may have left frozen, in whichever way.
+    /// Thaws a container that an earlier run may have left frozen, in either way.
     pub(super) async fn thaw_left(&self, id: &ContainerId) -> Result<(), Error> {
         match self.inspect(id).await?.state {
             ContainerState::Paused(_) => self.thaw(id).await,
@@ -107,13 +107,13 @@ impl Docker {
         }
     }
 
-    /// The container's cgroup, when the engine's processes can be seen from here.
+    /// The container's cgroup, when the engine's processes are visible from here.
     async fn cgroup(&self, id: &ContainerId) -> Result<Option<Cgroup>, Error> {
         Ok(Cgroup::find(id, self.pid(id).await?))
     }
 
-    /// The first process of a container as this machine numbers it; 0 when it is on another one
-    /// or does not run.
+    /// The first process of a container in this machine's numbering; 0 when it is on another
+    /// machine or not running.
     pub(super) async fn pid(&self, id: &ContainerId) -> Result<i64, Error> {
         if !self.client.connector().address().is_unix() {
             return Ok(0);
@@ -224,7 +224,7 @@ impl Docker {
         or_gone(started, id)
     }
 
-    /// A container in another one's network is reached where that one is.
+    /// A container in a holder's network is reached at the holder's address.
     pub(super) async fn reached_through(
         &self,
         mut container: Container,
@@ -253,7 +253,7 @@ impl Docker {
         Ok(container)
     }
 
-    /// Before a stop or a removal: a frozen process takes no signal.
+    /// Thaws a container before a stop or a removal: a frozen process reacts to no signal.
     pub(super) fn thaw_before_removal(&self, id: &ContainerId) {
         if let Err(cause) = self.thaw_known(id) {
             tracing::debug!(container = %id, %cause, "Could not thaw a container on its way out");

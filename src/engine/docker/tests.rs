@@ -1,5 +1,5 @@
-//! [`Docker`] against a stub of the engine's API on a loopback port: what a real engine does
-//! only on a bad day. The good days are covered by the integration tests, on a real engine.
+//! [`Docker`] against a stub of the engine's API on a loopback port: failures that a real engine
+//! shows only rarely. The integration tests cover the rest on a real engine.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,8 +17,8 @@ use crate::model::InstanceId;
 
 const NETWORK: &str = "ignite-000000000007";
 
-/// An engine that answers by `answer`, after those calls that every engine answers alike.
-/// It serves until the set is dropped.
+/// An engine that answers by `answer`, except for the calls that every engine answers alike. It
+/// serves until the set is dropped.
 async fn engine<F>(
     answer: impl Fn(String) -> F + Clone + Send + Sync + 'static,
 ) -> (Docker, JoinSet<()>)
@@ -84,7 +84,7 @@ async fn many_waiters_share_one_pull_which_outlives_the_first() {
             }
             match (count.load(Ordering::SeqCst), call.as_str()) {
                 (0..100, _) => (404, json!({"message": "No such image"})),
-                // Where its user is at home is looked for in the image, which has no files.
+                // The home of its user is looked up in the image, which has no files.
                 (_, "POST /containers/create") => (201, json!({"Id": "c", "Warnings": []})),
                 (_, "GET /containers/c/archive" | "HEAD /containers/c/archive") => {
                     (404, json!({"message": "no such file"}))

@@ -4,8 +4,8 @@
 //! is one of the engine's own otherwise.
 //!
 //! The engine makes a volume with the first container that names it, and gives the directory to
-//! root. Where the image has a directory in its place it copies that, owner and all; where it has
-//! none, it is opened here to whoever the app runs as, once for each volume.
+//! root. Where the image has a directory at that path the engine copies it, owner and all; where it
+//! has none, the volume is opened here to the app's user, once per volume.
 
 use std::path::{Path, PathBuf};
 
@@ -29,17 +29,17 @@ use super::{
 };
 use crate::model::AppId;
 
-/// Volumes known to be open: far more than one machine runs apps.
+/// Most volumes remembered as open: far more than one machine runs apps.
 const KEPT: u64 = 4096;
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const CALL: &str = "open the volume to the app";
-/// Where the helper has the volume: nowhere that an image has files.
+/// The helper's mount point of the volume: a path where no image has files.
 const HELPER_DIR: &str = ".ignite-volume";
 
-/// What this process knows of the volumes of apps, by their names.
+/// What this process knows of the apps' volumes, by their names.
 #[derive(Debug)]
 pub(super) struct Volumes {
-    /// Those that have been opened, with the engine's time of making.
+    /// The opened volumes, with the time when the engine made them.
     opened: Cache<String, String>,
     /// The folder that each is bound to; `None` for one of the engine's own.
     folders: Cache<String, Option<PathBuf>>,
@@ -56,7 +56,7 @@ impl Volumes {
         }
     }
 
-    /// What the owner of a persistent app should know of where its files are.
+    /// The warning to the owner of a persistent app about where its files are.
     pub(super) fn warning(&self, config: &Config, spec: &ContainerSpec) -> Option<String> {
         let name = volume_name(&config.instance, &spec.owner.app, spec.files.kept_since?);
         let in_engine = self.folders.get(&name)?.is_none();
@@ -67,8 +67,8 @@ impl Volumes {
         })
     }
 
-    /// Lets every user write to the volume that a container of this spec will have as its home.
-    /// The helper container that this takes is labelled with `run_id`.
+    /// Lets every user write to the volume that a container of this spec will have as its home. The
+    /// helper container for this is labelled with `run_id`.
     async fn open_to_all(
         &self,
         client: &Client,
@@ -108,7 +108,7 @@ impl Volumes {
 }
 
 impl Docker {
-    /// Finds or makes the folder that the volume of an app that keeps its files is to be bound to.
+    /// Finds or makes the folder that the volume of an app that keeps its files is bound to.
     pub(super) async fn ensure_folder(
         &self,
         spec: &ContainerSpec,
@@ -135,8 +135,8 @@ impl Docker {
         Ok(folder)
     }
 
-    /// Opens the volume of an app that keeps its files to its user, where the image has nothing in
-    /// it.
+    /// Opens the volume of an app that keeps its files to the app's user, where the image has
+    /// nothing at that path.
     pub(super) async fn open_volume(
         &self,
         spec: &ContainerSpec,
@@ -155,7 +155,7 @@ impl Docker {
             .await
     }
 
-    /// The container with its volume bound to this folder.
+    /// Binds the container's volume to this folder.
     pub(super) fn bind_volume(
         &self,
         mut body: ContainerCreateBody,
@@ -169,7 +169,7 @@ impl Docker {
         body
     }
 
-    /// The folder that an app's volume is bound to, or is to be.
+    /// The folder that an app's volume is or will be bound to.
     async fn find_folder(
         &self,
         name: &str,
@@ -179,7 +179,7 @@ impl Docker {
         let folder = folders::of(&self.config, app, since);
         match engine_volumes::inspect(&self.client, name).await? {
             Some(volume) => match folders::device(&volume.options) {
-                // Of an older `ignite`, or from when the engine did not see the data directory.
+                // From an older `ignite`, or from when the engine did not see the data directory.
                 None => return Ok(None),
                 Some(device) if device == folder => {}
                 // The data directory was moved, and its folders with it.
@@ -220,7 +220,7 @@ impl Docker {
         }
     }
 
-    /// The volumes of apps: those that the engine has, and the folders without a volume any more.
+    /// The volumes of apps: those of the engine, and folders that no longer have a volume.
     pub(super) async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
         let mut all =
             engine_volumes::list(&self.client, labels::filter(&self.config.instance)).await?;
@@ -232,7 +232,7 @@ impl Docker {
         Ok(all)
     }
 
-    /// Removes the volume of an app with the files in it; gone is success.
+    /// Removes the volume of an app with its files; a missing one is a success.
     pub(super) async fn remove_files(&self, name: &str) -> Result<(), Error> {
         engine_volumes::remove(&self.client, name).await?;
         let Some((app, since)) = folders::app_of(&self.config, name) else {
@@ -247,16 +247,16 @@ impl Docker {
         self.remove_folder(&folder).await
     }
 
-    /// Removes a folder of an app with everything in it; gone is success.
+    /// Removes a folder of an app with everything in it; a missing one is a success.
     pub(super) async fn remove_folder(&self, folder: &Path) -> Result<(), Error> {
         let facts = self.facts().await?;
         self.helper(&facts.architecture).remove(folder).await
     }
 }
 
-/// A container that has the volume, to be written into and never run. Engines take no rights for
-/// the directory that is written into, only for those in it, so the volume is below the root; and
-/// they write into a root file system only when it is writable.
+/// A container with the volume, to be written into and never run. Engines apply no mode to the
+/// directory that is written into, only to entries in it, so the volume is mounted below the root;
+/// and they write into a root file system only when it is writable.
 fn helper(config: &Config, spec: &ContainerSpec, since: i64) -> ContainerCreateBody {
     let app = &spec.owner.app;
     let volume = Mount {
@@ -282,7 +282,7 @@ fn helper(config: &Config, spec: &ContainerSpec, since: i64) -> ContainerCreateB
 }
 
 async fn open(client: &Client, helper: &ContainerId) -> Result<(), Error> {
-    // Everybody may write to it: the app's user may be any.
+    // Everyone may write to it: the app's user may be any.
     let archive = archive::of_one(
         CALL,
         EntryType::Directory,

@@ -1,4 +1,4 @@
-//! The calls of the engine, as the script has them.
+//! The engine's calls, as the script defines them.
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ impl Engine for Fake {
         match script.pull_error {
             Some(err) => Err(err),
             None => {
-                // On this machine from now on, so the next one does not wait.
+                // The image is on this machine from now on, so the next call does not wait.
                 if let Some(script) = self.state.lock().scripts.get_mut(reference) {
                     script.pull = Duration::ZERO;
                 }
@@ -100,7 +100,7 @@ impl Engine for Fake {
             });
             let _ = answer.send(outcome);
         };
-        // In the engine, not in the call: a caller that leaves does not stop it.
+        // Runs in the engine, not in the call: a caller that leaves does not stop it.
         self.state.lock().timers.spawn(call);
         made.await.expect("the engine outlives its calls")
     }
@@ -119,7 +119,7 @@ impl Engine for Fake {
             .get_mut(&id.0)
             .ok_or_else(|| Error::NoSuchContainer(id.clone()))?;
         let endpoints = script.endpoints.unwrap_or_else(|| {
-            // In another one's network it is where that one is.
+            // A container in a holder's network is reached at the holder.
             let at = made.holder.as_ref().unwrap_or(id);
             let number: u32 = at.0.parse().expect("ids are numbers");
             Endpoints::Direct(Ipv4Addr::from_bits(0x0a00_0000 + number).into())
@@ -133,7 +133,7 @@ impl Engine for Fake {
             .count();
         state.most_running = state.most_running.max(running);
         if let Some((after, code)) = script.exits {
-            // Weak, so that the timers do not keep the state alive that owns them.
+            // Weak, so that the timers do not keep alive the state that owns them.
             let (id, weak) = (id.clone(), Arc::downgrade(&self.state));
             state.timers.spawn(async move {
                 sleep(after).await;

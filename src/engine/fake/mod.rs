@@ -1,8 +1,8 @@
 //! A scripted engine for simulations under tokio's paused clock.
 //!
-//! A test says per image how long calls take, how they fail, when the container ends and where
-//! it is reached; [`Fake`] counts the calls and lets the test kill containers and take the
-//! whole engine away. It has no network and no process behind it.
+//! A test scripts per image how long calls take, how they fail, when the container ends and where
+//! it is reached; [`Fake`] counts the calls and lets the test kill containers and take the whole
+//! engine away. It has no network and no process behind it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -38,13 +38,13 @@ impl Fake {
         self.state.lock().scripts.insert(image.to_owned(), script);
     }
 
-    /// Leaves the caller without a file descriptor to ask the engine with, or gives it back.
+    /// Makes calls fail for want of a file descriptor, or ends that.
     pub fn set_no_descriptors(&self, none: bool) {
         self.state.lock().no_descriptors = none;
     }
 
     /// Takes the engine away or brings it back. Going away ends the event streams; containers
-    /// go on.
+    /// continue.
     pub fn set_unreachable(&self, unreachable: bool) {
         let mut state = self.state.lock();
         state.unreachable = unreachable;
@@ -53,7 +53,7 @@ impl Fake {
         }
     }
 
-    /// Gives no events from now on: every stream of them ends at once.
+    /// Gives no events from now on: every event stream ends at once.
     pub fn mute(&self) {
         let mut state = self.state.lock();
         state.mute = true;
@@ -65,12 +65,12 @@ impl Fake {
         self.state.lock().counts
     }
 
-    /// The containers that exist, running or not, in the order in which they were created.
+    /// All containers, running or not, in the order of their creation.
     pub fn containers(&self) -> Vec<Container> {
         self.state.lock().all()
     }
 
-    /// The containers that run, in the order in which they were created.
+    /// The running containers, in the order of their creation.
     pub fn live(&self) -> Vec<Container> {
         let running = |c: &Container| !c.is_holder && matches!(c.state, ContainerState::Running(_));
         self.containers().into_iter().filter(running).collect()
@@ -81,7 +81,7 @@ impl Fake {
         self.state.lock().most_running
     }
 
-    /// Ends a running container with `code` and notifies the listeners; others are left alone.
+    /// Ends a running container with `code` and notifies the listeners; leaves others alone.
     pub fn kill(&self, id: &ContainerId, code: i64) {
         self.state.lock().end(id, code, false);
     }
@@ -108,13 +108,13 @@ impl Fake {
         state.containers.remove(&id.0);
     }
 
-    /// Puts a container there that was made before, as a start after a crash finds it.
+    /// Adds a container of an earlier run, as a start after a crash finds it.
     pub fn leave_behind(&self, spec: &ContainerSpec, state: ContainerState) -> ContainerId {
         self.state.lock().make(spec, state)
     }
 
-    /// What the app at this address answers on its health path now: a status, or `None` when it
-    /// never answers.
+    /// The app's current response at this address on its health path: a status, or `None` when it
+    /// never responds.
     ///
     /// # Errors
     /// Nothing listens there.
@@ -146,26 +146,26 @@ impl Fake {
         Ok(script.status)
     }
 
-    /// Notes that an app has read a request and runs it.
+    /// Records that an app has read a request and runs it.
     pub fn note_request(&self) {
         self.state.lock().counts.requests += 1;
     }
 
-    /// Whether the app at this address is frozen; it takes connections then and answers none.
+    /// Whether the app at this address is frozen; it then accepts connections and responds to none.
     pub fn frozen(&self, at: SocketAddr) -> bool {
         let state = self.state.lock();
         let frozen = |made: &Made| matches!(made.state, ContainerState::Paused(_));
         state.containers.values().any(|m| m.is_at(at) && frozen(m))
     }
 
-    /// Counts the call and answers whether the engine is there.
+    /// Counts the call; fails when the engine is away.
     fn called(&self, count: impl FnOnce(&mut Counts)) -> Result<(), Error> {
         let mut state = self.state.lock();
         count(&mut state.counts);
         state.reachable()
     }
 
-    /// After a delay: is the engine (still) there?
+    /// Waits, then fails when the engine is away.
     async fn after(&self, delay: Duration) -> Result<(), Error> {
         sleep(delay).await;
         self.state.lock().reachable()

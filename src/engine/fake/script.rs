@@ -1,4 +1,4 @@
-//! How a test scripts an image's containers, and the counts of calls that it gets.
+//! A test's script of an image's containers, and the counts of calls.
 
 use std::time::Duration;
 
@@ -12,50 +12,51 @@ use crate::{
 pub struct Script {
     /// How long the image's pull takes; the first [`Engine::ensure_image`] waits for it.
     pub pull: Duration,
-    /// Why the image cannot be had, if so.
+    /// Why the image is not available, if so.
     pub pull_error: Option<Error>,
     /// How long a create takes.
     pub create: Duration,
-    /// Why a create fails, if so; after the delay. [`Error::TimedOut`] leaves the container
-    /// behind all the same, as an engine does that was only slow.
+    /// Why a create fails, if so; after the delay. [`Error::TimedOut`] still leaves the container
+    /// behind, as a slow engine does.
     pub create_error: Option<Error>,
     /// How long a start takes.
     pub start: Duration,
     /// Why a start fails, if so; after the delay.
     pub start_error: Option<Error>,
-    /// A start panics, as if the platform's own code were wrong.
+    /// Whether a start panics, as if the platform's own code were wrong.
     pub start_panics: bool,
     /// How long a stop takes, at most the grace.
     pub stop: Duration,
     /// How long a freeze takes.
     pub pause: Duration,
-    /// Why it fails, if so.
+    /// Why a freeze fails, if so.
     pub pause_error: Option<Error>,
     /// How long a thaw takes.
     pub resume: Duration,
-    /// Why it fails, if so.
+    /// Why a thaw fails, if so.
     pub resume_error: Option<Error>,
-    /// Why a container cannot be prepared, if so; that takes as long as a create.
+    /// Why a container cannot be prepared, if so; it takes as long as a create.
     pub prepare_error: Option<Error>,
-    /// The memory that a container is said to use.
+    /// The memory that a container reports.
     pub memory: u64,
     /// How often its containers were refused another process.
     pub forks_refused: u64,
     /// When after its start the container ends by itself, and with which code.
     pub exits: Option<(Duration, i64)>,
-    /// What [`Engine::log_tail`] answers.
+    /// The result of [`Engine::log_tail`].
     pub log: Vec<String>,
-    /// Where its containers are reached; `None` gives each an address of its own.
+    /// Where its containers are reached; `None` gives each its own address.
     pub endpoints: Option<Endpoints>,
     /// How long after its start the app listens.
     pub ready: Duration,
-    /// The status of its answers on the health path; `None` takes connections and never answers.
+    /// The status of its responses on the health path; `None` accepts connections and never
+    /// responds.
     pub status: Option<u16>,
-    /// What [`Engine::listening`] answers.
+    /// The result of [`Engine::listening`].
     pub listening: Option<Listening>,
     /// The image's user.
     pub user: String,
-    /// What the image is made for; nothing said is for every host.
+    /// The image's platform; unset, it fits every host.
     pub platform: Platform,
 }
 
@@ -94,7 +95,7 @@ impl Default for Script {
 pub struct Counts {
     /// Health checks.
     pub info: usize,
-    /// Images asked for.
+    /// Images requested.
     pub ensure_image: usize,
     /// Containers created.
     pub create: usize,
@@ -112,7 +113,7 @@ pub struct Counts {
     pub stop: usize,
     /// Containers removed.
     pub remove: usize,
-    /// Lists taken.
+    /// Lists requested.
     pub list: usize,
     /// Requests that apps have run, without health checks.
     pub requests: usize,

@@ -1,4 +1,4 @@
-//! What the scripted engine has: containers, scripts and the timers that change them.
+//! The state of the scripted engine: containers, scripts and the timers that change them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -33,7 +33,7 @@ pub(super) struct State {
     pub(super) next: usize,
     pub(super) most_running: usize,
     pub(super) listeners: Vec<mpsc::UnboundedSender<ContainerId>>,
-    /// The timers of containers that end by themselves, and calls under way in the engine.
+    /// The timers of containers that end by themselves, and running calls in the engine.
     pub(super) timers: JoinSet<()>,
 }
 

@@ -1,4 +1,4 @@
-//! The scripted engine does what its script says.
+//! The scripted engine follows its script.
 
 use std::collections::BTreeMap;
 

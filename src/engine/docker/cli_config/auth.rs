@@ -1,7 +1,7 @@
-//! Credentials of whoever runs this, for registries: `credHelpers`, `credsStore`, `auths`.
+//! The user's credentials for registries: `credHelpers`, `credsStore`, `auths`.
 //!
-//! Helpers are programs (`docker-credential-NAME`). One is asked in a process of its own, with a
-//! limit on time and on what it prints, and never on a thread that serves requests.
+//! Helpers are programs (`docker-credential-NAME`). Each runs as a child process with a limit on
+//! its time and output, and never on a thread that serves requests.
 
 use std::{collections::HashMap, process::Stdio};
 
@@ -19,15 +19,15 @@ use crate::child::ProcessGroup;
 
 /// Docker Hub's name in credentials.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
-/// Most that a helper may print; tokens of clouds have some kilobytes.
+/// Most bytes that a helper may print; tokens of clouds have some kilobytes.
 const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
-/// Most registries whose credentials go along with a build, which may begin from any of them.
+/// Most registries whose credentials are sent with a build, which may begin from any of them.
 const MAX_REGISTRIES: usize = 32;
-/// Helpers at once.
+/// Most helpers that run at once.
 const AT_ONCE: usize = 4;
-/// What a helper gives as the name where its secret is a token.
+/// The user name that a helper prints when its secret is a token.
 const TOKEN_USER: &str = "<token>";
-/// How every helper says that it has nothing.
+/// The message by which every helper says that it has none.
 const NOT_FOUND: &str = "credentials not found";
 
 /// One registry's credentials in `config.json`.
@@ -49,7 +49,7 @@ struct Answer {
 }
 
 impl CliConfig {
-    /// What an image is pulled with; `None` when the docker command has nothing for its registry.
+    /// The credentials for an image; `None` when the docker command has none for its registry.
     pub(in super::super) async fn credentials_for(
         &self,
         reference: &str,
@@ -119,7 +119,7 @@ impl CliConfig {
         })
     }
 
-    /// Asks a helper; `None` when it has nothing for the server.
+    /// Asks a helper; `None` when it has no credentials for the server.
     async fn ask(&self, helper: &str, server: &str) -> Result<Option<DockerCredentials>, String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if !helper.chars().all(legal) {
@@ -137,8 +137,8 @@ impl CliConfig {
             .and_then(|(succeeded, printed)| understand(succeeded, &printed, server))
     }
 
-    /// Whether the helper succeeded, and what it printed. Dropped, the helper is killed, and what
-    /// it has started.
+    /// Whether the helper succeeded, and its output. Dropping the future kills the helper and its
+    /// children.
     async fn talk(&self, program: &str, server: &str) -> Result<(bool, Vec<u8>), String> {
         let mut command = Command::new(program);
         if let Some(path) = &self.path {
@@ -153,7 +153,7 @@ impl CliConfig {
             .map_err(|e| format!("{program} cannot be run: {e}"))?;
         let lost = |e: std::io::Error| format!("{program}: {e}");
         if let Some(mut input) = child.0.stdin.take() {
-            // One that knows its answer need not read the question.
+            // A helper that knows its answer need not read the question.
             let _ = input.write_all(format!("{server}\n").as_bytes()).await;
         }
         let mut printed = Vec::new();
@@ -182,7 +182,7 @@ fn understand(
             Err(said.trim().chars().take(300).collect())
         };
     }
-    // Without the words of the parser, which may quote the secret.
+    // Leaves out the parser's message, which may quote the secret.
     let answer: Answer = serde_json::from_slice(printed)
         .map_err(|_| "its answer is not the JSON of a credential helper".to_owned())?;
     let entry = match answer.username.as_str() {
@@ -200,8 +200,8 @@ fn understand(
 }
 
 impl Entry {
-    /// What the engine is given; `None` for an entry without a secret, as `docker login` leaves it
-    /// beside a helper.
+    /// The credentials in the engine's form; `None` for an entry without a secret, which `docker
+    /// login` leaves beside a helper.
     fn credentials(mut self, server: &str) -> Option<DockerCredentials> {
         if let Some(both) = self.auth.filter(|auth| !auth.is_empty()) {
             let both = STANDARD.decode(both.trim()).ok()?;
@@ -265,7 +265,7 @@ mod tests {
         }
         let path = std::env::var("PATH").unwrap_or_default();
         config.path = Some(format!("{}:{path}", folder.path().display()));
-        // Generous: it only keeps a hang from lasting for ever.
+        // Generous: it only keeps a hang from lasting forever.
         (folder, config.with_helper_timeout(Duration::from_secs(60)))
     }
 
@@ -404,7 +404,7 @@ mod tests {
             () = noted => {}
         }
         let pid = std::fs::read_to_string(pid).expect("a number");
-        // Empty once it has ended, whether or not anybody has waited for it.
+        // Empty once the process has ended, whether or not it has been reaped.
         let command = format!("/proc/{}/cmdline", pid.trim());
         let ended = async {
             while std::fs::read(&command).is_ok_and(|command| !command.is_empty()) {

@@ -1,7 +1,7 @@
 //! Contexts of the docker command: engines with names.
 //!
-//! A context's description is in a folder named by the digest of its name, its certificates in
-//! another one.
+//! The description of a context is in a folder named by the digest of its name, its certificates
+//! are in another one.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::model::hex;
 
 /// The context that stands for the usual sockets.
 const DEFAULT: &str = "default";
-/// What an engine needs for TLS.
+/// The files that TLS to an engine needs.
 const CERTIFICATES: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
 
 /// The engine that a context names.
@@ -21,11 +21,11 @@ const CERTIFICATES: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
 pub(in super::super) struct Context {
     /// Its name.
     pub(in super::super) name: String,
-    /// Who chose it, as a sentence has it.
+    /// Who chose it, as part of a sentence.
     pub(in super::super) chosen_by: String,
     /// The engine's address.
     pub(in super::super) host: String,
-    /// The directory of `ca.pem`, `cert.pem` and `key.pem`, for an engine that is reached by TLS.
+    /// The directory of `ca.pem`, `cert.pem` and `key.pem`, for an engine reached over TLS.
     pub(in super::super) certificates: Option<PathBuf>,
 }
 
@@ -46,7 +46,7 @@ struct Endpoint {
 }
 
 impl CliConfig {
-    /// The context in force, by `DOCKER_CONTEXT` or else by `config.json`; `None` for the default
+    /// The current context, by `DOCKER_CONTEXT` or else by `config.json`; `None` for the default
     /// one.
     ///
     /// # Errors

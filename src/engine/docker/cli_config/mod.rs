@@ -1,9 +1,9 @@
-//! What the docker command supplies to the engine, which a client of its API has to bring itself:
-//! where the engine is, credentials for registries, proxies.
+//! Settings that the docker command supplies to the engine, and that a client of its API has to
+//! bring itself: the engine's address, credentials for registries, proxies.
 //!
-//! It is in the environment and in the command's folder (`DOCKER_CONFIG`, else `~/.docker`), which
-//! is read afresh whenever it is needed, since `docker login` and `docker context use` change it.
-//! `src/docs/engine.md` has the order in which the sources count.
+//! They are in the environment and in the command's folder (`DOCKER_CONFIG`, else `~/.docker`),
+//! which is read whenever it is needed, since `docker login` and `docker context use` change it.
+//! `src/docs/engine.md` has the precedence of the sources.
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +21,20 @@ mod proxies;
 
 pub(super) use proxies::Reaches;
 
-/// Longest configuration file that is read; real ones have some kilobytes.
+/// Largest configuration file that is read, in bytes; real ones have some kilobytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The longest time for one question to a credential helper: it may unlock a keychain or ask a
-/// cloud for a token, and a person who is asked for a password by it will not be there.
+/// Longest time for one question to a credential helper: it may unlock a keychain or ask a cloud
+/// for a token, but a password prompt has no one to answer it.
 pub const DEFAULT_HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the docker command's configuration is, and what the environment says beside it.
+/// Where the docker command's configuration is, and what the environment adds to it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CliConfig {
     /// The command's folder; `None` without a home.
     folder: Option<PathBuf>,
     /// `DOCKER_CONTEXT`.
     context: Option<String>,
-    /// Where helpers are looked for; `None` is this process's own `PATH`.
+    /// Where helpers are searched for; `None` means this process's own `PATH`.
     path: Option<String>,
     /// Limit of one question to a helper.
     helper_timeout: Duration,
@@ -54,7 +54,7 @@ struct ConfigFile {
 }
 
 impl CliConfig {
-    /// The configuration of whoever has this environment.
+    /// The configuration of a user with this environment.
     pub(super) fn new(env: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| env(name).filter(|value| !value.is_empty());
         let of_home = || set("HOME").map(|home| Path::new(&home).join(".docker"));
@@ -67,7 +67,7 @@ impl CliConfig {
         }
     }
 
-    /// The same with another limit of a question to a credential helper.
+    /// The same with another limit on one question to a credential helper.
     pub(super) fn with_helper_timeout(self, helper_timeout: Duration) -> Self {
         Self {
             helper_timeout,
@@ -75,8 +75,8 @@ impl CliConfig {
         }
     }
 
-    /// `config.json`; one that cannot be used counts as empty, as for the docker command, and is
-    /// told of in the log.
+    /// Reads `config.json`; an unusable one counts as empty, as for the docker command, and is
+    /// logged.
     fn read(&self) -> ConfigFile {
         let Some(file) = self.file() else {
             return ConfigFile::default();
@@ -125,7 +125,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, String> {
 mod tests {
     use super::*;
 
-    /// A configuration in a folder of its own, with this `config.json`.
+    /// A configuration in a folder with this `config.json`.
     pub(super) fn config(json: &serde_json::Value) -> (tempfile::TempDir, CliConfig) {
         let folder = tempfile::tempdir().expect("a directory");
         std::fs::write(folder.path().join("config.json"), json.to_string()).expect("written");

@@ -1,4 +1,4 @@
-//! Proxies that builds get, and containers where that is asked for.
+//! Proxies for builds, and for containers where the operator enables it.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::CliConfig;
 
-/// The variables, upper case; each is given in lower case, too, since programs read one or the
+/// The variables in upper case; each is set in lower case too, since programs read one or the
 /// other.
 const VARIABLES: [&str; 5] = [
     "HTTP_PROXY",
@@ -36,7 +36,7 @@ pub(in super::super) enum Reaches {
     Itself,
 }
 
-/// The proxies of this process; the lower-case name counts first, as in most programs.
+/// The proxies of this process; the lower-case name takes precedence, as in most programs.
 pub(super) fn of_process(set: impl Fn(&str) -> Option<String>) -> BTreeMap<&'static str, String> {
     let value = |name: &str| set(&name.to_lowercase()).or_else(|| set(name));
     VARIABLES

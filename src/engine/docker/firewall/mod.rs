@@ -1,14 +1,14 @@
-//! What keeps apps from this host and the networks around it, where `trust` says so.
+//! Isolates apps from this host and the networks around it, where `trust` demands it.
 //!
-//! The rules (`rules.rs`) are in the kernel, in a table that belongs to this instance alone; `nft`
-//! puts them there (`nft.rs`). A container that the table does not know reaches nothing, so each is
+//! The rules (`rules/`) are in the kernel, in a table that belongs to this instance alone; `nft`
+//! installs them (`nft.rs`). A container that the table does not know reaches nothing, so each is
 //! added between its creation and its start, and every failure leaves less reachable, not more. The
-//! table outlives a crash of this process and holds on to what it has; the next start builds it
-//! anew from the containers' labels. Flushing all rules of the host (`nft flush ruleset`) removes
-//! ours, too: the next creation restores them first, and a check every few seconds
-//! ([`CHECK_INTERVAL`]) restores them for what runs.
+//! table outlives a crash of this process and keeps its entries; the next start rebuilds it from
+//! the containers' labels. Flushing all rules of the host (`nft flush ruleset`) removes ours, too:
+//! the next creation restores them first, and a check every few seconds ([`CHECK_INTERVAL`])
+//! restores them for running containers.
 //!
-//! Steps of builds are behind rules of the same table, by the bridge that they come from
+//! Build steps are behind rules of the same table, by the bridge that they come from
 //! (`build_network`).
 
 use std::{
@@ -40,7 +40,7 @@ pub(super) use self::{
 
 /// Time between two checks that the rules are still there.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Whether what goes from one container to another over a bridge passes by rules at all.
+/// Whether packets from one container to another on a bridge pass through rules at all.
 const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 /// The network interfaces that this process sees.
 const INTERFACES: &str = "/proc/self/net/dev";
@@ -51,25 +51,25 @@ pub(super) struct Firewall {
     instance: InstanceId,
     ceiling: Ceiling,
     state: Mutex<State>,
-    /// One change of the kernel's table at a time, so that none is made from what is outdated.
+    /// Serializes changes of the kernel's table, so that none is computed from outdated state.
     turn: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What each container may reach.
+    /// The grant of each container.
     apps: BTreeMap<Mac, Grant>,
     /// The networks of builds, and what may be reached from them.
     builds: Builds,
-    /// Whose address that is.
+    /// The address of each container.
     macs: HashMap<ContainerId, Mac>,
-    /// How the kernel showed the table after it was put there, without the elements of sets;
-    /// `None` before that, and when it was removed.
+    /// How the kernel listed the table after it was installed, without the elements of sets; `None`
+    /// before that, and after it was removed.
     shown: Option<String>,
 }
 
 impl Firewall {
-    /// `builds` is what steps of builds may reach; `None` is nothing.
+    /// `builds` is what build steps may reach; `None` means nothing.
     pub(super) fn new(instance: InstanceId, ceiling: Ceiling, builds: Option<Ceiling>) -> Self {
         let state = State {
             builds: Builds {
@@ -86,7 +86,7 @@ impl Firewall {
         }
     }
 
-    /// Puts the table there for these containers and no others.
+    /// Installs the table for these containers, and those admitted meanwhile.
     pub(super) async fn establish(
         &self,
         found: Vec<(ContainerId, Mac, Egress)>,
@@ -94,7 +94,7 @@ impl Firewall {
         let _turn = self.turn().await;
         {
             let mut state = self.state.lock();
-            // Those that were made while the list was taken stay.
+            // Containers that were admitted while the list was taken stay.
             for (id, mac, egress) in found {
                 state.apps.insert(mac, self.ceiling.grant(&egress));
                 state.macs.insert(id, mac);
@@ -103,7 +103,7 @@ impl Firewall {
         self.replace().await
     }
 
-    /// Makes a container known, which was created and does not run yet.
+    /// Admits a container that is created and does not run yet.
     pub(super) async fn admit(
         &self,
         id: &ContainerId,
@@ -129,7 +129,7 @@ impl Firewall {
         }
     }
 
-    /// Makes a network for builds known, which nothing is on yet; the rules are there after that.
+    /// Admits an unused network for builds; its rules are in place after that.
     pub(super) async fn admit_network(&self, bridge: &str, net: Ipv4Net) -> Result<(), Error> {
         {
             let _turn = self.turn().await;
@@ -153,7 +153,7 @@ impl Firewall {
         Ok(())
     }
 
-    /// Gives this host's kernel the address of a container that has just started; without it the
+    /// Tells this host's kernel the address of a container that has just started; without it the
     /// first connections may take seconds.
     pub(super) fn locate(&self, id: &ContainerId, addr: IpAddr) {
         let mac = self.state.lock().macs.get(id).copied();
@@ -183,7 +183,7 @@ impl Firewall {
         }
     }
 
-    /// Restores the table when it is gone or changed; whether it was.
+    /// Restores the table when it is missing or changed; returns whether it was.
     pub(super) async fn restore(&self) -> Result<bool, Error> {
         let _turn = self.turn().await;
         let Some(expected) = self.state.lock().shown.clone() else {
@@ -207,20 +207,20 @@ impl Firewall {
         remove(&self.instance).await
     }
 
-    /// What steps of builds are let reach; `None` where none is on a network of ours.
+    /// What build steps may reach; `None` where none is on a network of ours.
     pub(super) fn build_ceiling(&self) -> Option<Ceiling> {
         self.state.lock().builds.ceiling.clone()
     }
 
-    /// What apps are let reach at most.
+    /// The most that apps may reach.
     pub(super) fn ceiling(&self) -> &Ceiling {
         &self.ceiling
     }
 
-    /// Makes sure that the kernel applies the rules to what containers send.
+    /// Checks that the kernel applies the rules to what containers send.
     ///
     /// # Errors
-    /// With the reason why they are not, and the remedy.
+    /// Why it does not, and the remedy.
     pub(super) fn check_enforced(&self) -> Result<(), Error> {
         check_bridge(&bridge(&self.instance))?;
         match fs::read_to_string(BRIDGED) {
@@ -245,7 +245,7 @@ impl Firewall {
         Ok(())
     }
 
-    /// The table as the kernel has it, without what apps may reach.
+    /// The table in the kernel, without the elements of sets.
     async fn show(&self) -> Result<String, Error> {
         nft::run(&rules::list(&table(&self.instance))).await
     }
@@ -256,10 +256,10 @@ impl Firewall {
     }
 }
 
-/// Makes sure that a network's bridge is on this machine.
+/// Checks that a network's bridge is on this machine.
 ///
 /// # Errors
-/// With the reason why rules of this process do not hold what is behind it, and the remedy.
+/// Why this process's rules do not cover that network, and the remedy.
 pub(super) fn check_bridge(bridge: &str) -> Result<(), Error> {
     let interfaces = fs::read_to_string(INTERFACES).unwrap_or_default();
     if has_interface(&interfaces, bridge) {
@@ -270,7 +270,7 @@ pub(super) fn check_bridge(bridge: &str) -> Result<(), Error> {
     )))
 }
 
-/// Removes the table of an instance, there or not.
+/// Removes the table of an instance, whether or not it exists.
 pub(super) async fn remove(instance: &InstanceId) -> Result<(), Error> {
     nft::run(&rules::remove(&table(instance))).await.map(drop)
 }

@@ -1,17 +1,17 @@
-//! Tells the kernel of this host which container has an address on the bridge.
+//! Tells this host's kernel which container has an address on the bridge.
 //!
 //! The engine gives an address to one container after another. The kernel remembers the Ethernet
-//! address of the one before, sends there what is for the new one, and finds out only after some
+//! address of the previous one, sends packets for the new one there, and notices only after some
 //! ten seconds; engines before 28 do not announce the change.
 
 use std::{io, net::Ipv4Addr};
 
 use super::rules::Mac;
 
-/// Sets the Ethernet address that this host knows an address on its bridge by.
+/// Sets the Ethernet address of an IP address on this host's bridge.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's.
 #[cfg(target_os = "linux")]
 pub(super) fn set(bridge: &str, addr: Ipv4Addr, mac: Mac) -> io::Result<()> {
     use rustix::net::{
@@ -19,14 +19,14 @@ pub(super) fn set(bridge: &str, addr: Ipv4Addr, mac: Mac) -> io::Result<()> {
         recv, send, socket_with,
     };
 
-    /// Where the error's number is in an answer, behind the head of the message.
+    /// The position of the error number in a response, after the message header.
     const ERROR_AT: std::ops::Range<usize> = 16..20;
 
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        // Number 0 of netlink's protocols is routing.
+        // Netlink's protocol 0 is routing.
         None,
     )?;
     connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
@@ -38,7 +38,7 @@ pub(super) fn set(bridge: &str, addr: Ipv4Addr, mac: Mac) -> io::Result<()> {
     )?;
     let interface = netdevice::name_to_index(&any, bridge)?;
     send(&socket, &message(interface, addr, mac), SendFlags::empty())?;
-    // The kernel has answered by the time that it has taken the message.
+    // The kernel has answered by the time that it has accepted the message.
     let mut answer = [0; 512];
     let (length, _) = recv(&socket, &mut answer[..], RecvFlags::DONTWAIT)?;
     let said = answer[..length]
@@ -51,17 +51,17 @@ pub(super) fn set(bridge: &str, addr: Ipv4Addr, mac: Mac) -> io::Result<()> {
     }
 }
 
-/// Elsewhere no bridge is this host's.
+/// On other systems no bridge is this host's.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn set(_: &str, _: Ipv4Addr, _: Mac) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// A request of rtnetlink (7) to put an entry into the table of neighbours, in place of another.
+/// A request of rtnetlink (7) to add or replace an entry in the neighbour table.
 #[cfg(target_os = "linux")]
 fn message(interface: u32, addr: Ipv4Addr, mac: Mac) -> Vec<u8> {
     const RTM_NEWNEIGH: u16 = 28;
-    // Asked, to be acknowledged, in place of what is there or new.
+    // Request, acknowledge, replace, create.
     const FLAGS: u16 = 0x1 | 0x4 | 0x100 | 0x400;
     // Used at once, and verified later like any other entry.
     const NUD_STALE: u16 = 0x04;

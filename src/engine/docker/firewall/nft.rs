@@ -1,4 +1,4 @@
-//! The program `nft`, which puts rules into the kernel.
+//! Runs `nft`, which puts rules into the kernel.
 
 use std::{
     env, io,
@@ -11,17 +11,17 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::Error;
 
-/// A run takes some milliseconds; on a host with very many rules of others, a second.
+/// A run takes some milliseconds; on a host with very many other rules, a second.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Where it is when it is not on the path, which often has no `sbin` for others than root.
+/// Where it usually is when it is not on the path, which often has no `sbin` for users but root.
 const USUAL: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
-/// What else can be done, for every refusal.
+/// The alternative, for every refusal.
 const OTHERWISE: &str = "with `--trust sandbox` apps may reach this host, and no rules are needed";
 
-/// Runs a script in one step: all of it takes effect, or nothing. Answers what it prints.
+/// Runs a script as one transaction: all of it takes effect, or nothing. Returns its output.
 ///
 /// # Errors
-/// Why rules cannot be set, with what to do about it.
+/// Why rules cannot be set, and the remedy.
 pub(super) async fn run(script: &str) -> Result<String, Error> {
     let program = find().ok_or_else(|| {
         refused(format!(
@@ -54,7 +54,7 @@ pub(super) async fn run(script: &str) -> Result<String, Error> {
     }))
 }
 
-/// The refusal where rules would not be in the way of what containers send.
+/// The refusal where rules would not apply to what containers send.
 pub(in super::super) fn out_of_reach(why: &str) -> Error {
     refused(format!("{why}; or {OTHERWISE}"))
 }
@@ -65,7 +65,7 @@ fn refused(why: String) -> Error {
 
 async fn feed(program: &Path, script: &str) -> io::Result<std::process::Output> {
     let mut child = Command::new(program)
-        // What is listed comes without the elements of sets.
+        // Lists tables without the elements of sets.
         .args(["-t", "-f", "-"])
         .env_clear()
         .env("LC_ALL", "C")
@@ -75,7 +75,7 @@ async fn feed(program: &Path, script: &str) -> io::Result<std::process::Output> 
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that has ended says why by its exit.
+        // If it has ended, its exit says why.
         match stdin.write_all(script.as_bytes()).await {
             Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => return Err(cause),
             _ => {}

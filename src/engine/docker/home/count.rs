@@ -1,4 +1,4 @@
-//! Counts what is in a tar archive while it comes, without keeping it.
+//! Counts the content of a tar archive as it arrives, without keeping it.
 
 /// Headers and contents are in blocks of this many bytes.
 const BLOCK: u64 = 512;
@@ -6,13 +6,13 @@ const BLOCK: u64 = 512;
 /// Counts files and bytes up to a bound.
 #[derive(Debug)]
 pub(super) struct Counter {
-    /// How many more entries there may be.
+    /// How many more entries are allowed.
     files: u64,
-    /// How many more bytes of content.
+    /// How many more bytes of content are allowed.
     bytes: u64,
     /// The beginning of the next header.
     header: Vec<u8>,
-    /// How much of the present entry's content is still to come.
+    /// How much of the current entry's content is still to come.
     content: u64,
     over: bool,
 }
@@ -29,12 +29,12 @@ impl Counter {
         }
     }
 
-    /// Whether all that came is within the bounds.
+    /// Whether everything so far is within the bounds.
     pub(super) fn is_within(&self) -> bool {
         !self.over
     }
 
-    /// Counts the next part of the archive; whether more of it matters.
+    /// Counts the next part of the archive; returns whether more of it matters.
     pub(super) fn push(&mut self, mut part: &[u8]) -> bool {
         while !part.is_empty() && !self.over {
             if self.content > 0 {
@@ -57,11 +57,11 @@ impl Counter {
 
     fn entry(&mut self) {
         let header = tar::Header::from_byte_slice(&self.header);
-        // Two blocks of zeros are the end.
+        // Two blocks of zeros mark the end.
         if self.header.iter().all(|byte| *byte == 0) {
             return;
         }
-        // What cannot be read is nothing to make copies of.
+        // An archive that cannot be read is not worth copying.
         let Ok(size) = header.entry_size() else {
             self.over = true;
             return;
@@ -99,7 +99,7 @@ mod tests {
         };
         add("home", tar::EntryType::Directory, 0);
         for (n, size) in sizes.iter().enumerate() {
-            // A long name has an entry of its own before the file's.
+            // A long name has a separate entry before the file's.
             let name = format!("home/{}{n}", "x".repeat(150));
             add(&name, tar::EntryType::Regular, *size);
         }

@@ -1,8 +1,8 @@
-//! Volumes that the engine fills with much of an image: once, whoever waits for it.
+//! Volumes that the engine fills with a large part of an image: once, however many callers wait.
 //!
-//! The engine fills an empty volume while it makes the first container that has it. Should the
-//! caller of that give up, the next container would find a volume with half of the files, which is
-//! not empty any more. So its own task makes that container, which no caller cuts short.
+//! The engine fills an empty volume while it makes the first container that has it. If the caller
+//! of that gave up, the next container would find a volume with half of the files, which is no
+//! longer empty. So a task makes that container, which no caller cuts short.
 
 use bollard::models::ContainerCreateBody;
 
@@ -16,14 +16,14 @@ use super::{
     Client, Config, Error,
 };
 
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const CALL: &str = "fill the app's volume from its image";
 
 /// How a volume is filled.
 pub(super) struct Filling {
     pub(super) client: Client,
     pub(super) config: Config,
-    /// Goes into the labels of the container.
+    /// Labels the container.
     pub(super) run_id: String,
     /// The container that has the volume.
     pub(super) body: ContainerCreateBody,
@@ -38,7 +38,7 @@ impl Fills {
         Self(SingleFlight::new(CALL))
     }
 
-    /// Makes the volume, with what the container's image has in its place, unless there is one.
+    /// Makes the volume, filled with what the container's image has at that path, unless it exists.
     pub(super) async fn ensure(&self, volume: String, filling: Filling) -> Result<(), Error> {
         let name = volume.clone();
         let work = || async move { fill(&name, filling).await };
@@ -69,7 +69,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
             Ok(())
         }
         Err(err) => {
-            // The engine may go on, or have left half of it; neither may be taken for the whole.
+            // The engine may continue, or have left half of it; neither may count as complete.
             if !has_status(&err, 404)
                 && let Err(cause) = engine_volumes::remove(&client, volume).await
             {

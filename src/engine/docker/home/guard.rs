@@ -1,8 +1,8 @@
-//! Which paths of an image are mounted read-only when its root file system is not.
+//! The paths of an image that are mounted read-only when its root file system is writable.
 //!
-//! No engine lists a directory of an image without sending all that is below it. So the paths are
-//! those that file systems usually have and those that the image's own description names: where
-//! its layers put files, where its program is and where that works.
+//! No engine lists a directory of an image without sending everything below it. So the paths are
+//! the usual ones of file systems and those that the image's own description names: where its
+//! layers put files, where its program is and its working directory.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::model::files::{TMP, normal};
 
 /// Most paths that are inspected; each is a call to the engine.
 const MAX_PATHS: usize = 96;
-/// The directories of usual images that have programs, settings or data, and below `/usr` and
-/// `/var` also for a home there.
+/// The usual directories of programs, settings or data, and below `/usr` and `/var` their
+/// subdirectories as well, in case the home is there.
 const USUAL: [&str; 40] = [
     "/app",
     "/bin",
@@ -57,7 +57,7 @@ const USUAL: [&str; 40] = [
     "/var/tmp",
 ];
 
-/// Whether a path is the kernel's or the engine's to fill: an image has nothing there.
+/// Whether the kernel or the engine fills a path: an image has nothing there.
 pub(super) fn is_the_engines(path: &str) -> bool {
     ["/proc", "/sys", "/dev"]
         .iter()
@@ -70,8 +70,8 @@ pub(super) fn is_within(path: &str, root: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The paths of an image that are to be read-only around a home that is not, if they are there
-/// and no links. `home` has no links in it.
+/// The paths of an image to mount read-only around a writable home, if they exist and are no links.
+/// `home` has no links in it.
 pub(super) fn candidates(
     home: &str,
     config: &ImageConfig,
@@ -88,7 +88,7 @@ pub(super) fn candidates(
         .chain(USUAL.map(str::to_owned))
         .filter_map(|path| outermost(&path, home))
         .filter(|path| !is_the_engines(path) && !is_within(path, TMP))
-        // What is mounted there is meant to be written to.
+        // A volume is meant to be written to.
         .filter(|path| !volumes.contains(path))
         .filter(|path| seen.insert(path.clone()))
         .take(MAX_PATHS)
@@ -115,8 +115,8 @@ fn named<'a>(
         .filter(|path| !path.is_empty())
 }
 
-/// The path, cut to the first directory that does not lead to the home; `None` for one that does,
-/// and for one in it.
+/// The path, cut to the first directory that does not lead to the home; `None` for a path that
+/// leads to the home, and for one within it.
 fn outermost(path: &str, home: &str) -> Option<String> {
     let ends = path
         .match_indices('/')

@@ -1,4 +1,4 @@
-//! The files of an image, read through a helper container: what is at a path, and how much of it.
+//! The files of an image, read through a helper container: the entry at a path, and its size.
 
 use std::io::Read as _;
 
@@ -11,13 +11,13 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{CALL, Client, Config, ContainerId, Error, count::Counter, guard, has_status};
 use crate::engine::docker::client::or_gone;
 
-/// Most of an image's `/etc/passwd` that is read.
+/// Most bytes of an image's `/etc/passwd` that are read.
 const PASSWD_BYTES: usize = 1 << 20;
-/// Most directories in the path of a home; each is a question to the engine.
+/// Most directories in the path of a home; each is one call to the engine.
 const MAX_DEPTH: usize = 32;
-/// Questions to the engine at once.
+/// Most concurrent calls to the engine.
 const AT_ONCE: usize = 8;
-/// Bits of a mode as Go has them.
+/// Bits of a mode as in Go.
 const DIRECTORY: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 
@@ -29,12 +29,12 @@ pub(super) struct ImageFiles<'a> {
     pub(super) id: &'a ContainerId,
 }
 
-/// What is at a path.
+/// The entry at a path.
 enum Found {
     Nothing,
     Directory,
     File,
-    /// A link, with where it leads in the end.
+    /// A link, with its final target.
     Link(String),
 }
 
@@ -54,7 +54,7 @@ impl ImageFiles<'_> {
     /// The directory at a path, without links in it: `Some(None)` when nothing is there, `None`
     /// when it is a file.
     pub(super) async fn directory(&self, path: &str) -> Result<Option<Option<String>>, Error> {
-        // Most images have none, which one question shows.
+        // Most images have none, which one call shows.
         if let Found::Nothing = self.stat(path).await? {
             return Ok(Some(None));
         }
@@ -75,7 +75,7 @@ impl ImageFiles<'_> {
         Ok(Some(Some(real)))
     }
 
-    /// Whether what is in a directory is within the bounds of what is copied.
+    /// Whether the content of a directory is within the bounds of what is copied.
     pub(super) async fn is_small(&self, directory: &str) -> Result<bool, Error> {
         let mut counter = Counter::new(self.config.home_copy_files, self.config.home_copy_bytes);
         self.read(directory, |part| counter.push(part)).await?;
@@ -94,7 +94,7 @@ impl ImageFiles<'_> {
         let config = described.config.unwrap_or_default();
         stream::iter(guard::candidates(home, &config, &history))
             .map(|path| async move {
-                // What a link leads to has a path of its own.
+                // The target of a link has its own path.
                 let is_there = match self.stat(&path).await? {
                     Found::Directory | Found::File => Some(path),
                     Found::Nothing | Found::Link(_) => None,
@@ -134,7 +134,7 @@ impl ImageFiles<'_> {
         })
     }
 
-    /// Reads the archive of a path for as long as `take` wants more; whether it is there.
+    /// Reads the archive of a path for as long as `take` wants more; returns whether it exists.
     async fn read(&self, path: &str, mut take: impl FnMut(&[u8]) -> bool) -> Result<bool, Error> {
         let options = DownloadFromContainerOptions {
             path: path.to_owned(),
@@ -155,7 +155,7 @@ impl ImageFiles<'_> {
         Ok(self.there(read).await?.is_some())
     }
 
-    /// What is not there, when it is the path and not the container.
+    /// Turns an error into `None` when the path is missing, and not the container.
     async fn there<T>(&self, found: Result<T, Error>) -> Result<Option<T>, Error> {
         match found {
             Ok(value) => Ok(Some(value)),
@@ -169,7 +169,7 @@ impl ImageFiles<'_> {
                     .await;
                 or_gone(container, id).map(|_| None)
             }
-            // Below what is a file there is nothing.
+            // Nothing can exist below a file.
             Err(Error::Refused { message, .. }) if message.contains("not a directory") => Ok(None),
             Err(err) => Err(err),
         }
@@ -182,7 +182,7 @@ fn first_file(archive: &[u8]) -> String {
     let mut archive = tar::Archive::new(archive);
     let file = archive.entries().ok().and_then(|mut all| all.next());
     if let Some(Ok(mut file)) = file {
-        // A link, or what breaks off, is as good as what was read of it.
+        // A link, or a truncated file, counts as what was read of it.
         let _ = file.read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()

@@ -1,12 +1,12 @@
-//! Where the user of an image is at home, and what the image has there.
+//! The home directory of an image's user, and what the image has there.
 //!
-//! Nothing in an image's description says it unless its environment does: it stands in the
-//! image's `/etc/passwd`. So a helper container is made of the image, read and removed; it never
-//! runs. The answer is cached, since an image never changes.
+//! An image's description does not name it unless its environment does: it is in the image's
+//! `/etc/passwd`. So a helper container is made of the image, read and removed; it never runs. The
+//! answer is cached, since an image never changes.
 //!
-//! An empty volume at a path is filled by the engine with what the image has there, at every
-//! `create`. So that no start takes longer the more an image has in its home, what is there is
-//! counted once, up to a bound, and only what is small is copied ([`Content`]).
+//! The engine fills an empty volume at a path with what the image has there, at every `create`. So
+//! that no start takes longer the more an image has in its home, that content is counted once, up
+//! to a bound, and only little content is copied ([`Content`]).
 
 use std::path::Path;
 
@@ -31,21 +31,21 @@ mod fill;
 mod guard;
 mod image_files;
 
-/// Homes of images that are kept: far more than one machine runs apps.
+/// Most images whose homes are remembered: far more than one machine runs apps.
 const KEPT: u64 = 4096;
 /// Most volumes of an image that are measured.
 const MAX_VOLUMES: usize = 16;
-/// Attempts to read one image: a prune may take the helper away once, hardly ever twice.
+/// Attempts to read one image: a prune may remove the helper once, hardly ever twice.
 const TRIES: u32 = 3;
-/// What is asked of the engine, as a verb.
+/// What the engine is asked to do, as a verb.
 const CALL: &str = "read files of the image";
 
 /// The homes found so far.
 #[derive(Debug)]
 pub(super) struct Homes {
-    /// By the image's id, with what its owner should know.
+    /// By the image's id, with the notes for its owner.
     known: Cache<String, (Home, Vec<String>)>,
-    /// By the image as a spec has it and the path.
+    /// By the image as in a spec, and the path.
     contents: Cache<(String, String), Content>,
     fills: Fills,
     /// Distinguishes this run's helper containers from those of a process that died.
@@ -62,12 +62,12 @@ impl Homes {
         }
     }
 
-    /// What the helper containers of this process are labelled with.
+    /// The label of this process's helper containers.
     pub(super) fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// The image with its home; `image.home` has what its environment says.
+    /// The image with its home; `image.home` has the one of its environment.
     pub(super) async fn find(
         &self,
         client: &Client,
@@ -89,12 +89,12 @@ impl Homes {
         Ok(image)
     }
 
-    /// The spec with what its image has in its home; read where the spec does not say, once
-    /// for each image and path.
+    /// The spec with the content of the image's home, which is read where the spec does not have
+    /// it, once per image and path.
     ///
     /// # Errors
-    /// For a home that is a file, and one that would need a root file system that can be written
-    /// to where that is not allowed.
+    /// For a home that is a file, and one that would need a writable root file system where that is
+    /// not allowed.
     pub(super) async fn resolve_content(
         &self,
         client: &Client,
@@ -203,7 +203,7 @@ impl Homes {
                 tracing::warn!(container = %id, %cause, "A helper container stays until the next start");
             }
             match found {
-                // `docker container prune` and the like.
+                // `docker container prune` and the like removed the helper.
                 Err(Error::NoSuchContainer(_)) if tries < TRIES => tries += 1,
                 found => return found,
             }
@@ -215,7 +215,7 @@ impl Homes {
 fn body(image: &str) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(image.to_owned()),
-        // An image without one cannot be made a container of.
+        // The engine refuses a container without a command.
         cmd: Some(vec!["-".to_owned()]),
         ..ContainerCreateBody::default()
     }
@@ -224,14 +224,14 @@ fn body(image: &str) -> ContainerCreateBody {
 /// What is read from an image.
 #[derive(Clone, Copy)]
 enum Question<'a> {
-    /// The home of a user, unless the environment has `named` one; and whether its volumes have
-    /// much in them.
+    /// The home of a user, unless the environment has `named` one; and which of its volumes are
+    /// large.
     Home {
         user: &'a str,
         named: &'a str,
         volumes: &'a [String],
     },
-    /// What is at a path.
+    /// The content at a path.
     Content(&'a str),
 }
 
@@ -292,7 +292,7 @@ impl ImageFiles<'_> {
         })
     }
 
-    /// What the image has at a path; `None` when that is a file.
+    /// The content of the image at a path; `None` when that is a file.
     async fn content(&self, path: &str) -> Result<Option<Content>, Error> {
         if guard::is_the_engines(path) {
             return Ok(Some(Content::Nothing));
@@ -318,8 +318,8 @@ impl ImageFiles<'_> {
     }
 }
 
-/// The home of a user (a name or a number, with or without a group) as `/etc/passwd` has it;
-/// empty for none, or `/`.
+/// The home of a user (a name or a number, with or without a group) in `/etc/passwd`; empty for
+/// none, or `/`.
 fn home_of(user: &str, passwd: &str) -> String {
     let user = match user.split(':').next().unwrap_or_default() {
         "" => "0",

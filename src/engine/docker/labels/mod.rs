@@ -3,10 +3,10 @@
 //! They are the only record that survives a crash. Both directions live here so that they cannot
 //! drift apart.
 //!
-//! A container has the labels of its image, too, and those a tenant wrote. So every label that is
-//! ever read is set on every container ([`sealed`]), to nothing where there is nothing to say, and
-//! nothing is the same as absent ([`get`]); and what a container says of itself is believed only
-//! with its seal ([`origin`]). Networks and volumes have no labels but those they were made with.
+//! A container has the labels of its image, too, which a tenant may have written. So every label
+//! that is ever read is set on every container ([`sealed`]), empty where there is nothing to say,
+//! and an empty label counts as absent ([`get`]); and a container's claims are believed only with
+//! its seal ([`origin`]). Networks and volumes have no labels but those they were made with.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -25,17 +25,17 @@ const APP: &str = "io.dodil.ignite.app";
 const VERSION: &str = "io.dodil.ignite.version";
 const REPLICA: &str = "io.dodil.ignite.replica";
 const CONFIG_HASH: &str = "io.dodil.ignite.config-hash";
-/// On a container in another one's network: that one's id.
+/// On a container in another container's network: the id of that one.
 const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
-/// What a container is for, a [`Role`].
+/// The purpose of a container, a [`Role`].
 const ROLE: &str = "io.dodil.ignite.role";
 /// On a volume that outlives containers: when its app was created, Unix milliseconds.
 const SINCE: &str = "io.dodil.ignite.since";
-/// On a volume that is a lease: what it says, as JSON.
+/// On a volume that is a lease: the lease as JSON.
 const LEASE: &str = "io.dodil.ignite.lease";
 /// On a container with its own network: where it may connect to.
 const EGRESS: &str = "io.dodil.ignite.egress";
-/// What [`EGRESS`] says of an app that says nothing.
+/// The value of [`EGRESS`] for an app that sets nothing.
 const EGRESS_UNSET: &str = "unset";
 /// On a helper container: the run of `ignite` that made it.
 const HELPER_OF: &str = "io.dodil.ignite.look";
@@ -46,7 +46,7 @@ pub(super) const BUILT_IN: &str = "io.dodil.ignite.built-in";
 /// On a container: the seal over all of [`SEALED`].
 const SEAL: &str = "io.dodil.ignite.seal";
 
-/// Every label that is read of anything, in the order in which they are sealed. Changing this list
+/// Every label that is ever read, in the order in which they are sealed. A change of this list
 /// takes a new version of the seal.
 const SEALED: [&str; 17] = [
     INSTANCE,
@@ -70,10 +70,10 @@ const SEALED: [&str; 17] = [
 
 type Labels = HashMap<String, String>;
 
-/// The instance that made something, its data directory and its process then.
+/// The instance that made an object, its data directory and its process at that time.
 pub(super) type Maker = (String, Option<PathBuf>, Option<u32>);
 
-/// What a container is for.
+/// The purpose of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// It runs an app.
@@ -99,41 +99,41 @@ impl Role {
 /// What is proved of a container that has this instance's label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// This instance made it, and this is what it then said of it.
+    /// This instance made it and wrote these claims.
     Ours(Claims),
-    /// By its name, an `ignite` that knew no seals made it. Its labels may be its image's.
+    /// By its name, an `ignite` before seals made it. Its labels may come from its image.
     Unsealed,
-    /// Its seal is of another key or form, and its name is the one that this instance gives what
-    /// these labels speak of. Its labels are not believed; that it is ours is, once it has been
-    /// seen to be where only ours are ([`is_placed_by`]).
+    /// It has a seal of another key or form, and the name that this instance would give to what its
+    /// labels claim. Its labels are not believed. That it is ours is believed once it is found
+    /// where only ours are ([`is_placed_by`]).
     OtherSeal,
-    /// Nothing: its labels may be its image's, or another program's.
+    /// Nothing: its labels may come from its image or another program.
     Unproven,
 }
 
-/// What the labels of a container say.
+/// The claims in the labels of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Claims {
-    /// What it is for; `None` when nothing is believed.
+    /// Its purpose; `None` when nothing is believed.
     pub(super) role: Option<Role>,
     /// The app and version that it belongs to.
     pub(super) owner: Option<Owner>,
     /// The holder that keeps its network.
     pub(super) holder: Option<ContainerId>,
-    /// Where it may connect to; `None` is nowhere.
+    /// Where it may connect to; `None` means nowhere.
     pub(super) egress: Option<Egress>,
     /// The run of `ignite` that made it as a helper.
     pub(super) helper_of: Option<String>,
 }
 
-/// The value of a label; nothing is as good as no label.
+/// The value of a label; an empty one counts as absent.
 fn get<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
     let value = labels.get(key).map(String::as_str);
     value.filter(|value| !value.is_empty())
 }
 
-/// These labels for a container of this name: with every other one that is ever read, empty, so
-/// that none of its image's shows through, and with the seal over them.
+/// These labels for a container of this name: with every other label that is ever read set empty,
+/// so that none of its image's shows through, and with the seal over them.
 pub(super) fn sealed(config: &Config, name: &str, mut labels: Labels) -> Labels {
     for key in SEALED {
         labels.entry(key.to_owned()).or_default();
@@ -165,8 +165,7 @@ pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Orig
     }
 }
 
-/// Whether a container's only name is the whole name that this instance gives what the labels speak
-/// of.
+/// Whether a container's only name is the one that this instance gives to what the labels claim.
 fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
     let [name] = names else { return false };
     let (name, instance) = (plain(name), &config.instance);
@@ -180,8 +179,8 @@ fn is_own_name(config: &Config, names: &[String], labels: &Labels) -> bool {
 }
 
 /// Whether a container is where this instance puts its own: on one of its networks, on that of
-/// another container, or on none. No image says that: whoever creates a container does, as with its
-/// name.
+/// another container, or on none. An image cannot decide that, nor the name: the creator of a
+/// container does.
 pub(super) fn is_placed_by(instance: &InstanceId, network_mode: Option<&str>) -> bool {
     let Some(mode) = network_mode else {
         return false;
@@ -193,13 +192,13 @@ pub(super) fn is_placed_by(instance: &InstanceId, network_mode: Option<&str>) ->
             .any(|name| name == mode)
 }
 
-/// Whether a container of these names was made by this instance: images bring labels and no names.
+/// Whether a container of these names was made by this instance: images bring labels but no names.
 fn is_named_by(instance: &str, names: &[String]) -> bool {
     let prefix = format!("ignite-{instance}-");
     names.iter().any(|name| plain(name).starts_with(&prefix))
 }
 
-/// A name as it was given; engines put a slash before it.
+/// A name as it was given; engines prepend a slash.
 fn plain(name: &str) -> &str {
     name.strip_prefix('/').unwrap_or(name)
 }
@@ -207,7 +206,7 @@ fn plain(name: &str) -> &str {
 fn claims(labels: &Labels) -> Claims {
     let role = get(labels, ROLE);
     let Some(role) = Role::ALL.into_iter().find(|r| role == Some(r.as_str())) else {
-        // Of a newer `ignite`; what else it says may mean something else there.
+        // A newer `ignite` made it; its other labels may mean something else there.
         return Claims::default();
     };
     Claims {
@@ -221,14 +220,13 @@ fn claims(labels: &Labels) -> Claims {
     }
 }
 
-/// Whether this is the whole id of a container: engines take the beginning of one, or a name, for
-/// it as well.
+/// Whether this is the full id of a container: engines also accept a prefix or a name in its place.
 fn is_whole(id: &str) -> bool {
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     id.len() == 64 && id.bytes().all(is_digit)
 }
 
-/// The labels of the instance itself, which networks carry and containers too.
+/// The labels of the instance itself, on networks and containers.
 pub(super) fn of_instance(config: &Config) -> Labels {
     [
         (INSTANCE, config.instance.to_string()),
@@ -283,7 +281,7 @@ pub(super) fn of_holder(config: &Config, owner: &Owner) -> Labels {
     labels
 }
 
-/// These labels, and where the container may connect to.
+/// Adds where the container may connect to.
 pub(super) fn with_egress(mut labels: Labels, egress: &Egress) -> Labels {
     let text = match egress {
         Egress::Unset => EGRESS_UNSET.to_owned(),
@@ -293,7 +291,7 @@ pub(super) fn with_egress(mut labels: Labels, egress: &Egress) -> Labels {
     labels
 }
 
-/// Where a container may connect to; `None` when its labels do not say it.
+/// Where a container may connect to; `None` when its labels do not say.
 fn egress(labels: &Labels) -> Option<Egress> {
     match get(labels, EGRESS)? {
         EGRESS_UNSET => Some(Egress::Unset),
@@ -315,8 +313,8 @@ pub(super) fn of_volume(config: &Config, app: &AppId, since: i64) -> Labels {
     labels
 }
 
-/// The app that a volume belongs to, and when that app was created; `None` for a volume that goes
-/// with its container.
+/// The app that a volume belongs to, and when that app was created; `None` for a volume that is
+/// removed with its container.
 pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
     let since = get(labels, SINCE)?.parse().ok()?;
     let app = AppId {
@@ -334,13 +332,12 @@ pub(super) fn of_lease(config: &Config, lease: &Lease) -> Labels {
     labels
 }
 
-/// The lease that these are the labels of; `None` when they are of something else, or cannot be
-/// read.
+/// The lease in these labels; `None` for labels of something else, or unreadable ones.
 pub(super) fn lease(labels: &Labels) -> Option<Lease> {
     serde_json::from_str(get(labels, LEASE)?).ok()
 }
 
-/// Whether these are the labels of a lease, also of one that a newer `ignite` made.
+/// Whether these are the labels of a lease, including one that a newer `ignite` made.
 pub(super) fn is_lease(labels: &Labels) -> bool {
     get(labels, LEASE).is_some()
 }
@@ -353,7 +350,7 @@ pub(super) fn of_helper(config: &Config, run_id: &str) -> Labels {
     labels
 }
 
-/// Who made a network or a volume.
+/// The maker of a network or a volume.
 pub(super) fn maker(labels: &Labels) -> Option<Maker> {
     let pid = get(labels, PID).and_then(|pid| pid.parse().ok());
     Some((
@@ -363,15 +360,15 @@ pub(super) fn maker(labels: &Labels) -> Option<Maker> {
     ))
 }
 
-/// As [`maker`], of a container. Whoever prunes has not every instance's seal, but a container that
-/// took its labels from its image has another name than we give.
+/// As [`maker`], for a container. A prune does not have every instance's seal, but a container that
+/// took its labels from its image has another name than ours.
 pub(super) fn maker_of_container(names: &[String], labels: &Labels) -> Option<Maker> {
     maker(labels).filter(|(instance, ..)| {
         instance.parse::<InstanceId>().is_ok() && is_named_by(instance, names)
     })
 }
 
-/// The engine's filter for everything of one instance.
+/// The engine's filter for all objects of one instance.
 pub(super) fn filter(instance: &InstanceId) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{INSTANCE}={instance}")])])
 }

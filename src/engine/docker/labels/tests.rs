@@ -1,4 +1,4 @@
-//! Whether labels are read back as they were written, and by whom they are believed.
+//! Whether labels are read back as written, and when they are believed.
 
 use super::*;
 use crate::engine::docker::Seal;
@@ -23,7 +23,7 @@ fn names(name: &str) -> Vec<String> {
     vec![format!("/{name}")]
 }
 
-/// The labels of a container of this name that has these of its own and those of its image.
+/// The labels of a container of this name with these labels and those of its image.
 fn over_image(labels: Labels, image: &Labels) -> Labels {
     let mut all = image.clone();
     all.extend(labels);
@@ -116,12 +116,12 @@ fn a_container_with_any_other_label_name_or_key_proves_nothing() {
             );
         }
     }
-    // An image of the container, run by somebody.
+    // A user ran an image of the container.
     for name in ["quirky_turing", "ignite-000000000007-b", ""] {
         assert_eq!(found(name, &labels), Origin::Unproven, "{name}");
     }
     assert_eq!(origin(&config, &[], &labels), Origin::Unproven);
-    // A copy of the data directory with an identity of its own; and another data directory.
+    // A copy of the data directory with a new identity; and another data directory.
     for (instance, key) in [(8, 7), (7, 8)] {
         let instance = InstanceId::from_random(instance);
         let other = Config::new(instance, "/data dir".into(), Seal::new(&[key; 32]));
@@ -142,7 +142,7 @@ fn what_an_older_ignite_made_is_known_by_its_name_and_not_believed() {
     assert_eq!(by(name).as_deref(), Some("000000000007"));
     assert_eq!(by("quirky_turing"), None);
     assert_eq!(by("ignite-000000000008-acme-a-0123456789"), None);
-    // Whoever has a seal has to have the right one.
+    // A seal that is present has to be the right one.
     let mut with_seal = labels.clone();
     with_seal.insert(SEAL.into(), String::new());
     assert_eq!(found(name, &with_seal), Origin::Unproven);
@@ -171,7 +171,7 @@ fn what_another_key_sealed_is_known_by_its_whole_name_and_its_place_alone() {
         let labels = sealed(&other, name, labels);
         let found = |names: &[String]| origin(&config, names, &labels);
         assert_eq!(found(&names(name)), Origin::OtherSeal, "{name}");
-        // A container that somebody runs from an image of it.
+        // A container that a user runs from an image of it.
         for name in [
             "quirky_turing",
             "ignite-000000000007-x",

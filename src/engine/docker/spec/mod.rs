@@ -1,7 +1,7 @@
 //! From a [`ContainerSpec`] to the engine's container configuration: a pure function.
 //!
-//! Everything that the container contract promises or forbids is visible in [`container`]:
-//! limits, hardening, network, log bounds.
+//! [`container`] shows everything that the container contract promises or forbids: limits,
+//! hardening, network, log bounds.
 
 use std::collections::HashMap;
 
@@ -18,9 +18,9 @@ use super::{
 };
 use crate::model::files::TMP;
 
-/// Under some 6 MB engines refuse a limit; the holder itself needs a page or two.
+/// Engines refuse a limit under some 6 MB; the holder itself needs a page or two.
 const HOLDER_MEMORY: i64 = 16 << 20;
-/// One process; some room for how engines start it.
+/// One process, and spare ones for the way engines start it.
 const HOLDER_PIDS: i64 = 16;
 
 /// CPU limit in billionths of a core, at most the host's cores: the engine refuses more.
@@ -57,7 +57,7 @@ pub(super) fn container(
         // Memory and swap together: equal to memory means no swap.
         memory_swap: Some(memory),
         nano_cpus: Some(nano_cpus(spec.cpu_millicores, traits.cpus)),
-        // The init is one process more than the app's.
+        // The init is one process beside the app's.
         pids_limit: Some(i64::from(spec.pids) + i64::from(init)),
         network_mode: Some(network_name(config)),
         port_bindings: bindings,
@@ -101,8 +101,8 @@ pub(super) fn container(
     }
 }
 
-/// The configuration of a container in the network of a holder: ports, addresses of hosts and
-/// the settings of the network's kernel are the holder's.
+/// The configuration of a container in the network of a holder, which has the ports, the addresses
+/// of hosts and the kernel settings of the network.
 pub(super) fn within(
     config: &Config,
     traits: EngineTraits,
@@ -121,7 +121,7 @@ pub(super) fn within(
     body
 }
 
-/// The configuration of a holder for a container: its network and nothing else of it.
+/// The configuration of a holder for a container: only its network.
 pub(super) fn holder(
     config: &Config,
     traits: EngineTraits,
@@ -132,14 +132,14 @@ pub(super) fn holder(
     body.image = Some(image.to_owned());
     body.entrypoint = Some(vec![super::holder::PROGRAM.to_owned()]);
     body.env = None;
-    // Any but root; it has no files and asks for nothing.
+    // Any user but root; it has no files and needs no rights.
     body.user = Some("65534:65534".to_owned());
     let labels = labels::of_holder(config, &spec.owner);
     body.labels = Some(labels::with_egress(labels, &spec.egress));
     if let Some(host) = &mut body.host_config {
         host.init = Some(false);
         host.cap_add = None;
-        // It only keeps a network, which another kernel than the host's would take for itself.
+        // It only keeps a network, which a runtime with its own kernel would take over.
         host.runtime = None;
         host.memory = Some(HOLDER_MEMORY);
         host.memory_swap = Some(HOLDER_MEMORY);
@@ -151,7 +151,7 @@ pub(super) fn holder(
     body
 }
 
-/// What holds the processes of a container back.
+/// The security options that confine a container.
 fn security(config: &Config, traits: EngineTraits) -> Vec<String> {
     let profile = config.seccomp.as_ref().map(|profile| {
         // Docker is sent the profile, Podman where it is on the engine's host.
@@ -174,7 +174,7 @@ fn ulimits(config: &Config) -> Option<Vec<ResourcesUlimits>> {
     (!config.ulimits.is_empty()).then(|| limits.collect())
 }
 
-/// What the engine mounts read-only by itself, and the given paths.
+/// The paths that the engine mounts read-only by default, and the given ones.
 fn read_only_paths(of_image: &[String]) -> Vec<String> {
     let kernels = [
         "/proc/bus",
@@ -196,13 +196,13 @@ fn environment(spec: &ContainerSpec) -> Vec<String> {
         .filter(|(key, _)| !ours(key))
         .map(|(key, value)| format!("{key}={value}"));
     let port = spec.ports.first().map(|port| format!("PORT={port}"));
-    // Said even where the image says the same: engines look it up in the image's users.
+    // Set even where the image has the same: engines would look it up in the image's users.
     let home = has_home.then(|| format!("HOME={}", spec.files.home.path));
     given.chain(port).chain(home).collect()
 }
 
-/// What is writable in memory: `/tmp`, and a home directory that the image does not have. Programs
-/// may be run from there, as they may from a writable root file system.
+/// The writable paths in memory: `/tmp`, and a home directory that the image lacks. Programs may be
+/// run from there, as from a writable root file system.
 fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
     let files = &spec.files;
     let options = format!(
@@ -212,7 +212,7 @@ fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
     let path = files.home.path.as_str();
     let in_memory = !files.home.is_in_image() && files.kept_since.is_none();
     let home = in_memory.then_some(path);
-    // Nothing may be mounted over a home that is changed in place, and nothing twice in one place.
+    // Nothing may be mounted over a home that is changed in place, and nothing twice in one path.
     let has_own_tmp = match files.changed_in_place() {
         Some(_) => path == TMP || path.starts_with("/tmp/"),
         None => path == TMP,
@@ -226,8 +226,8 @@ fn tmpfs(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
     })
 }
 
-/// The app's volume as its home; or, for a home with few files of the image, an anonymous one which
-/// goes with the container. The engine copies those files into a volume that is empty.
+/// The app's volume as its home; or, for a home with few files of the image, an anonymous volume
+/// that is removed with the container. The engine copies those files into an empty volume.
 pub(super) fn home(config: &Config, spec: &ContainerSpec) -> Option<Mount> {
     let files = &spec.files;
     let app = &spec.owner.app;
@@ -265,7 +265,7 @@ fn log_config(config: &Config, driver: LogDriver) -> Option<HostConfigLogConfig>
                 ),
             ],
         ),
-        // Podman's file driver keeps one file and knows no count.
+        // Podman's file driver keeps one file and has no option for a count.
         LogDriver::K8sFile => ("k8s-file", vec![size]),
         LogDriver::EngineDefault => return None,
     };

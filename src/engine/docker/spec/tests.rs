@@ -1,4 +1,4 @@
-//! What every container is made with.
+//! The configuration that every container is made with.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// An engine with nothing special about it.
+/// An engine without peculiarities.
 const TRAITS: EngineTraits = EngineTraits {
     cpus: 2,
     publish: None,
@@ -243,7 +243,7 @@ fn a_home_with_too_much_to_copy_is_changed_in_place_and_what_is_around_it_is_rea
     // Nothing is mounted over the home, wherever it is.
     spec.files.home.path = "/tmp/home".into();
     assert_eq!(host_of(&spec).tmpfs, Some(HashMap::new()));
-    // A volume that is kept takes a copy once, and nothing else changes.
+    // A persistent volume takes a copy once, and nothing else changes.
     spec.files.kept_since = Some(5);
     let host = host_of(&spec);
     assert_eq!(

@@ -1,15 +1,15 @@
 //! The rules as text for `nft`: pure functions.
 //!
-//! One table of the family `inet` for each instance, named after it, with its chains at the
-//! input and forward hooks, ahead of the engine's. A packet is examined only when it comes in from
-//! the instance's bridge; what is dropped here stays dropped whatever other tables accept, and what
-//! is accepted here goes on to them. Whose packet it is says its Ethernet address, which is chosen
-//! here at the container's creation, before it runs, and which no app can change without
+//! Each instance has one table of the family `inet`, named after it, with its chains at the input
+//! and forward hooks, ahead of the engine's. A packet is examined only when it arrives from the
+//! instance's bridge. A packet that is dropped here stays dropped whatever other tables accept, and
+//! an accepted one continues to them. Its Ethernet address identifies its container: the address is
+//! chosen here at the container's creation, before it runs, and no app can change it without
 //! `NET_ADMIN` or `NET_RAW` (see [`crate::model::capability::Capabilities::of_links`]).
 //!
-//! Steps of builds have both their bridges and their rules to themselves: the engine chooses their
-//! Ethernet addresses, and they may send with any other. So what counts there is the bridge, and
-//! that the sender has an address of it; all builds reach the same.
+//! Build steps have separate bridges and rules: the engine chooses their Ethernet addresses, and
+//! they may send with any other. So their bridge decides, and that the sender has an address of it;
+//! all builds reach the same destinations.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// Ports of this host that apps reach whatever their policy says, by TCP on every address of the
-/// host: none yet. Whatever listens there serves every app of every organization.
+/// host: none yet. A listener on one of them would serve every app of every organization.
 pub(super) const ALWAYS_OPEN: &[u16] = &[];
-/// Before the engine's own chains, which are at 0.
+/// Ahead of the engine's own chains, which are at 0.
 const PRIORITY: &str = "filter - 10";
 
 /// The Ethernet address of a container.
@@ -36,13 +36,13 @@ const PRIORITY: &str = "filter - 10";
 pub(in super::super) struct Mac([u8; 6]);
 
 impl Mac {
-    /// That of an owner's container, or of the one that holds its network: the same at every call,
-    /// and another one for each replica.
+    /// The address of an owner's container, or of its holder: the same at every call, and another
+    /// one for each replica.
     pub(in super::super) fn of(instance: &InstanceId, owner: &Owner, is_holder: bool) -> Self {
         let text = format!("{instance} {} {is_holder}", owner.replica);
         let digest = Sha256::digest(text);
         let [a, b, c, d, e] = [digest[0], digest[1], digest[2], digest[3], digest[4]];
-        // Locally administered, and of one station.
+        // Locally administered, and unicast.
         Self([0x02, a, b, c, d, e])
     }
 }
@@ -65,57 +65,57 @@ pub(super) fn table(instance: &InstanceId) -> String {
     format!("inet ignite_{instance}")
 }
 
-/// The name of an instance's bridge: at most 15 bytes, as the kernel has it.
+/// The name of an instance's bridge: at most 15 bytes, the kernel's limit.
 pub(in super::super) fn bridge(instance: &InstanceId) -> String {
     format!("ig-{instance}")
 }
 
-/// The name of the bridge of one of the networks for builds, by its number below 100.
+/// The name of the bridge of a network for builds, by its number below 100.
 pub(in super::super) fn build_bridge(instance: &InstanceId, number: u8) -> String {
     format!("{}{number:02}", build_prefix(instance))
 }
 
-/// How the names of these bridges begin; with the number they are as long as the kernel has it, so
-/// that of the instance's id two digits are left out.
+/// The prefix of these names. With the number they reach the kernel's limit, so two digits of the
+/// instance's id are left out.
 fn build_prefix(instance: &InstanceId) -> String {
     let id = instance.as_str();
     format!("igb{}", &id[id.len().saturating_sub(10)..])
 }
 
-/// Whether the rules of an instance are for what comes in from this bridge.
+/// Whether an instance's rules apply to packets from this bridge.
 pub(in super::super) fn is_bridge_of(name: &str, instance: &InstanceId) -> bool {
     name == bridge(instance) || name.starts_with(&build_prefix(instance))
 }
 
-/// What steps of builds are let reach, and where they are.
+/// What build steps may reach, and their networks.
 #[derive(Debug, Default)]
 pub(super) struct Builds {
-    /// The most, and the least; `None` is nothing.
+    /// The most, which is also the least; `None` means nothing.
     pub(super) ceiling: Option<Ceiling>,
-    /// The addresses behind each bridge; one that is not here reaches nothing.
+    /// The addresses behind each bridge; a bridge that is not listed reaches nothing.
     pub(super) networks: BTreeMap<String, Ipv4Net>,
 }
 
-/// Where a connection goes by what its sender asked for, before any address translation.
+/// The destination that the sender asked for, before any address translation.
 const DIALLED: &str = "ct original ip daddr";
 /// The same with the port.
 const WITH_PORT: &str = "ct original ip daddr . ct original proto-dst";
-/// Public both as the sender asked for it and where it ends.
+/// Public both as the sender asked for it and after translation.
 const PUBLIC: &str = "ip daddr != @inner ct original ip daddr != @inner";
-/// How a packet that nothing admits is refused.
+/// How a packet that no rule admits is refused.
 const REJECT: &str = "reject with icmpx type admin-prohibited";
 
-/// Removes a table, there or not.
+/// Removes a table, whether or not it exists.
 pub(super) fn remove(table: &str) -> String {
     format!("table {table}\ndelete table {table}\n")
 }
 
-/// Shows a table; fails unless it is there.
+/// Lists a table; fails unless it exists.
 pub(super) fn list(table: &str) -> String {
     format!("list table {table}\n")
 }
 
-/// Puts the whole table in place of what is there, in one step.
+/// Replaces the whole table in one step.
 pub(super) fn replace(
     instance: &InstanceId,
     ceiling: &Ceiling,
@@ -123,7 +123,7 @@ pub(super) fn replace(
     builds: &Builds,
 ) -> String {
     let (table, bridge) = (table(instance), bridge(instance));
-    // A `*` at the end stands for any end.
+    // A `*` at the end matches any suffix.
     let build_bridges = format!("{}*", build_prefix(instance));
     let mut out = remove(&table);
     out.push_str(&format!("table {table} {{\n"));
@@ -135,7 +135,7 @@ pub(super) fn replace(
     out
 }
 
-/// Writes the sets that the chains ask: what is listed for all, and what each app is granted.
+/// Writes the sets that the chains query: the ceiling for all, and the grant of each app.
 fn put_sets(out: &mut String, ceiling: &Ceiling, apps: &BTreeMap<Mac, Grant>, builds: &Builds) {
     let sets = Sets::of(apps.iter());
     let (any, port) = by_port(ceiling.listed());
@@ -161,7 +161,7 @@ fn put_sets(out: &mut String, ceiling: &Ceiling, apps: &BTreeMap<Mac, Grant>, bu
     set(out, "build_port", key, true, &port);
 }
 
-/// Writes the chains that the kernel calls. They send on what comes from a bridge of ours.
+/// Writes the chains at the kernel's hooks. They dispatch packets from our bridges.
 fn put_hooks(out: &mut String, bridge: &str, build_bridges: &str) {
     for (hook, of_apps, of_builds) in [
         ("input", "to_host", "build_to_host"),
@@ -179,9 +179,9 @@ fn put_hooks(out: &mut String, bridge: &str, build_bridges: &str) {
     }
 }
 
-/// Writes what apps may send to this host (`to_host`) and through it (`beyond`).
+/// Writes the rules for apps' packets to this host (`to_host`) and through it (`beyond`).
 fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
-    // The platform opens connections to apps, and what they answer goes back.
+    // The platform opens connections to apps, and their responses pass.
     chain(
         out,
         "answers",
@@ -210,7 +210,7 @@ fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
     chain(out, "to_host", &to_host);
 
     let mut beyond = vec![
-        // Apps talk to each other through the platform alone.
+        // Apps talk to each other only through the platform.
         format!("oifname \"{bridge}\" drop"),
         "jump answers".to_owned(),
         "jump listed".to_owned(),
@@ -230,9 +230,9 @@ fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
     chain(out, "beyond", &refs(&beyond));
 }
 
-/// Writes the same for steps of builds.
+/// Writes the same for build steps.
 fn put_build_chains(out: &mut String, builds: &Builds, bridge: &str, build_bridges: &str) {
-    // A step can forge any sender, also what looks like the answer of an app: no answers pass here.
+    // A step can forge any sender, even what resembles an app's response: no responses pass here.
     let sources = builds.networks.iter();
     let mut source: Vec<_> = sources
         .map(|(bridge, net)| format!("iifname \"{bridge}\" ip saddr {net} return"))
@@ -259,8 +259,8 @@ fn put_build_chains(out: &mut String, builds: &Builds, bridge: &str, build_bridg
     chain(out, "build_beyond", &beyond);
 }
 
-/// Adds what a container may reach, or takes it away; fails without the table. `None` when there
-/// is nothing of it.
+/// Adds the grant of a container, or removes it; fails without the table. `None` for an empty
+/// grant.
 pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> Option<String> {
     let sets = Sets::of([(&mac, grant)].into_iter());
     let mut out = String::new();
@@ -273,7 +273,7 @@ pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> Option
     (!out.is_empty()).then_some(out)
 }
 
-/// The elements that the grants of containers come to.
+/// The set elements of the containers' grants.
 #[derive(Default)]
 struct Sets {
     open: Vec<String>,
@@ -316,8 +316,8 @@ impl Sets {
     }
 }
 
-/// Those without a port, and those with one: in a set of the kernel's no two elements may overlap
-/// in part, as a network with all ports and a smaller one with a single port would.
+/// The destinations without a port, and those with one. Elements of a set in the kernel may not
+/// overlap in part, as a network with all ports and a smaller one with a single port would.
 fn by_port(all: &[Destination]) -> (Vec<String>, Vec<String>) {
     let any = all.iter().filter(|d| d.port.is_none());
     let any = any.map(|d| d.net.to_string()).collect();

@@ -1,4 +1,4 @@
-//! The table that is given to the kernel.
+//! The table that the kernel is given.
 
 use super::*;
 use crate::model::{Trust, egress::Egress};
