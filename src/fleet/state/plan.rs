@@ -296,7 +296,7 @@ impl State {
 
     fn schedule_wake(&mut self, now: Instant, want: u32, plan: &mut Plan) {
         for slot in &self.slots {
-            // A deadline that has passed needs no wake-up: a task on the container is under way.
+            // A deadline that has passed needs no wake-up: `stop_drained` has acted on it.
             if let Phase::Draining(draining) = slot.phase()
                 && let Some(until) = draining.until().filter(|at| *at > now)
             {

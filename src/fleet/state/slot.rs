@@ -19,7 +19,7 @@ pub(super) struct Slot {
     /// The version it runs.
     pub(super) version: u32,
     phase: Phase,
-    /// When it came into its phase.
+    /// When it entered its phase.
     since: Instant,
     /// Requests in flight. Those of a replica that died end on their own.
     pub(super) in_flight: u32,
@@ -63,7 +63,7 @@ impl Slot {
         &mut self.phase
     }
 
-    /// When it came into its phase.
+    /// When it entered its phase.
     pub(super) fn since(&self) -> Instant {
         self.since
     }

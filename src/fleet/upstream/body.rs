@@ -20,15 +20,15 @@ use tokio::time::{Instant, Sleep};
 
 use super::send_state::SendState;
 
-/// How long an app is given to say whether it wants the body of a request with
-/// `Expect: 100-continue`. Many servers never say it and wait for the body, and clients send it
-/// unasked after about as long.
+/// How long an app may take to say whether it wants the body of a request with `Expect:
+/// 100-continue`. Many servers never say so and wait for the body, and clients send it unasked
+/// after about as long.
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A request's body.
 #[derive(Debug, Default)]
 pub enum Body {
-    /// Nothing.
+    /// No body.
     #[default]
     Empty,
     /// Bytes in memory (an invocation envelope's body).
@@ -40,7 +40,7 @@ pub enum Body {
 /// Why a body cannot be sent to its end.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BodyError {
-    /// The client broke it off, or what came is no HTTP.
+    /// The client broke it off, or sent malformed HTTP.
     #[error(transparent)]
     Client(Arc<hyper::Error>),
     /// Nothing more of it came in time.
@@ -51,41 +51,41 @@ pub enum BodyError {
     TooLarge(u64),
 }
 
-/// Why a body could not be sent to its end, when that is what broke an exchange in HTTP/1.1.
+/// Why a body could not be sent to its end, if that is what broke an exchange in HTTP/1.1.
 pub(super) fn why_unsent(e: &hyper::Error) -> Option<&BodyError> {
     e.source()?.downcast_ref()
 }
 
-/// What a client's body may take.
+/// Bounds on a client's body.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bounds {
     /// Most bytes; 0 for no bound.
     pub bytes: u64,
-    /// Longest time without a piece of a body; 0 for no bound. One of unknown length is a stream, which
-    /// may pause once the app has begun its answer.
+    /// Longest time without a piece of the body; 0 for no bound. A body of unknown length is a
+    /// stream, which may pause once the app has begun its answer.
     pub pause: Duration,
 }
 
-/// A client's body. It is asked for when the replica takes it, so a client that waits for
-/// `100 Continue` gets it only then.
+/// A client's body. It is first polled when the replica takes it, so a client that waits for `100
+/// Continue` gets it only then.
 #[derive(Debug)]
 pub struct Streamed {
     incoming: Incoming,
     bounds: Bounds,
     /// Bytes that may still come.
     left: u64,
-    /// Runs while nothing comes.
+    /// The timer of the present pause.
     pause: Option<Pin<Box<Sleep>>>,
     pausing: bool,
-    /// Takes out of the trailers what no client may say.
+    /// Removes from the trailers what clients may not send.
     withhold: fn(&mut HeaderMap),
-    /// Where the app says that it wants the body; `None` when nobody asked.
+    /// The wait for the app to ask for the body; `None` if the client does not wait either.
     gate: Option<Waiting>,
-    /// The connection that it is sent on.
+    /// The connection on which it is sent.
     send_state: Option<Arc<SendState>>,
-    /// Where it says why it broke off; `None` when hyper tells.
+    /// Receives why the body broke off; `None` where hyper's error says so.
     told: Option<Arc<OnceLock<BodyError>>>,
-    /// Whether the app has begun its answer, of a body of unknown length.
+    /// Whether the app has begun its answer; only for a body of unknown length.
     answered: Option<Arc<AtomicBool>>,
 }
 
@@ -109,7 +109,7 @@ impl Body {
         })
     }
 
-    /// Says on which connection it goes out, until it is dropped.
+    /// Marks the connection as sending this body until it is dropped.
     pub(super) fn attach(&mut self, send_state: &Arc<SendState>) {
         if let Body::Streamed(body) = self {
             send_state.set_sending(true);
@@ -117,14 +117,14 @@ impl Body {
         }
     }
 
-    /// Takes it back from a connection that has not sent any of it.
+    /// Detaches it from a connection that has not sent any of it.
     pub(super) fn detach(&mut self) {
         if let Body::Streamed(body) = self {
             body.let_go();
         }
     }
 
-    /// Where it will say why it broke off, should it do so.
+    /// The cell that receives why the body breaks off, if it does.
     pub(super) fn tell(&mut self) -> Arc<OnceLock<BodyError>> {
         let told = Arc::<OnceLock<_>>::default();
         if let Body::Streamed(body) = self {
@@ -133,7 +133,7 @@ impl Body {
         told
     }
 
-    /// Where to say that the app has begun its answer; `None` when that changes nothing.
+    /// The flag to set once the app has begun its answer; `None` if that changes nothing.
     pub(super) fn until_answered(&mut self) -> Option<Arc<AtomicBool>> {
         let Body::Streamed(body) = self else {
             return None;
@@ -144,7 +144,7 @@ impl Body {
         Some(body.answered.insert(Arc::default()).clone())
     }
 
-    /// Sends it without asking first.
+    /// Sends it without waiting for the app to ask for it.
     pub(super) fn do_not_wait(&mut self) {
         if let Body::Streamed(body) = self {
             body.gate = None;
@@ -167,8 +167,8 @@ impl Streamed {
                     (self.withhold)(trailers);
                 }
                 let len = piece.data_ref().map(Bytes::len);
-                // Peers allow a connection few empty pieces (they are a way to flood), and this one
-                // may be shared with other clients' requests.
+                // Peers tolerate few empty pieces on a connection, since they are a way to flood,
+                // and this connection may be shared with other clients' requests.
                 if len == Some(0) && !self.incoming.is_end_stream() {
                     continue;
                 }
@@ -181,7 +181,7 @@ impl Streamed {
         }
     }
 
-    /// Waits for more, for as long as it may take.
+    /// Waits for more within the bound on pauses.
     fn poll_pause<T>(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, BodyError>>> {
         let most = self.bounds.pause;
         let answered = self.answered.as_ref();
@@ -279,7 +279,7 @@ impl http_body::Body for Body {
                 }
                 let piece = ready!(body.poll_piece(cx));
                 if let (Some(Err(e)), Some(told)) = (&piece, &body.told) {
-                    // The first reason is the one.
+                    // The first reason counts.
                     let _ = told.set(e.clone());
                 }
                 Poll::Ready(piece)

@@ -1,9 +1,10 @@
-//! The socket under one HTTP/1.1 connection to a replica, and what hyper cannot be told about it.
+//! The socket under one HTTP/1.1 connection to a replica, which holds failed writes back from
+//! hyper.
 //!
-//! An app may answer before it has read the request, and close. What is still being sent then
-//! fails, while the answer lies readable in the socket. hyper takes the failed write for the end
-//! of everything; so a write that fails here waits instead, and the reads, which hyper goes on
-//! with, say how the connection really ended: with an answer, or without.
+//! An app may answer before it has read the request, and close. The rest of the request then fails
+//! to be sent, while the answer lies readable in the socket. hyper takes a failed write for the end
+//! of the connection; so a write that fails here stays pending instead, and the reads, which hyper
+//! continues, show how the connection really ended: with an answer, or without.
 
 use std::{
     io,
@@ -17,18 +18,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::send_state::SendState;
 use crate::connections::Permit;
 
-/// A stream that goes on reading after a write has failed, and reports the failed write only once
-/// reading has come to its end.
+/// A stream that keeps reading after a write has failed, and reports the failed write only once
+/// reading has ended.
 pub(super) struct DeferWriteErrors<T> {
     io: T,
-    /// Sees what goes over it.
+    /// Observes the bytes that pass.
     send_state: Arc<SendState>,
-    /// Counts it among the open ones, also when it has left HTTP.
+    /// Counts the connection as open, even after it has left HTTP.
     #[allow(dead_code, reason = "it counts by being there")]
     open: Option<Permit>,
-    /// Why writing failed.
+    /// The error of the failed write.
     broken: Option<io::ErrorKind>,
-    /// Reading has come to its end, well or not.
+    /// Reading has ended, well or not.
     ended: bool,
 }
 
@@ -43,7 +44,7 @@ impl<T> DeferWriteErrors<T> {
         }
     }
 
-    /// Remembers a failed write, which from then on waits for the read side to end.
+    /// Remembers a failed write, which stays pending until the read side ends.
     fn written(&mut self, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
         match outcome {
             Err(e)
@@ -59,8 +60,8 @@ impl<T> DeferWriteErrors<T> {
         }
     }
 
-    /// What a write hears after one has failed. Nobody reads on who has seen the end, as what has
-    /// left HTTP does not, so from then on it is told.
+    /// The outcome of a write after one has failed. Once reading has ended, no further read would
+    /// report the error (an upgraded connection does not read past the end), so the write does.
     fn poll_broken(&self, why: io::ErrorKind) -> Poll<io::Result<usize>> {
         if self.ended {
             Poll::Ready(Err(why.into()))
@@ -69,7 +70,7 @@ impl<T> DeferWriteErrors<T> {
         }
     }
 
-    /// Wakes a write that waits; the task that reads is the one that writes.
+    /// Wakes a pending write; the same task reads and writes.
     fn end(&mut self, cx: &Context<'_>) {
         self.ended = true;
         if self.broken.is_some() {
@@ -93,8 +94,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeferWriteErrors<T> {
         }
         self.end(cx);
         read?;
-        // The kernel tells of a reset once. When the write was told, the end that the read sees is
-        // no orderly one, and an answer that goes on until the end must not look whole.
+        // The kernel reports a reset once. If the write got it, the end that the read sees is not
+        // an orderly one, and an answer that is delimited by the end must not look complete.
         match self.broken {
             Some(reset @ io::ErrorKind::ConnectionReset) => Poll::Ready(Err(reset.into())),
             _ => Poll::Ready(Ok(())),
@@ -159,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// Such a stream, and the socket at its other end.
+    /// A stream under test, and the socket at its other end.
     async fn linked() -> (DeferWriteErrors<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");

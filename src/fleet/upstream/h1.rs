@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection to a replica.
 //!
-//! Whoever waits for an answer drives the connection too: in one task, a request costs no
-//! hand-over to another and back, which would be most of what a small one costs.
+//! The task that waits for an answer drives the connection, too: a request then needs no hand-over
+//! to another task and back, which would be most of the cost of a small one.
 
 use std::{
     future::Future,
@@ -19,19 +19,19 @@ use hyper::{
 
 use super::{Body, Interim, send_state::SendState};
 
-/// Moves bytes of one connection for as long as it is polled; ends with the connection.
+/// Moves bytes of one connection while it is polled; completes when the connection ends.
 pub(super) type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// An open connection.
 pub(super) struct H1Connection {
-    /// The shard of the thread whose events move it.
+    /// The shard of the thread whose event queue moves it.
     pub(super) shard: usize,
     sender: http1::SendRequest<Body>,
     /// `None` once it has ended, or is driven by a task.
     pub(super) driver: Option<Driver>,
     /// Whether another request may follow.
     pub(super) goes_on: bool,
-    /// What goes over it.
+    /// The record of the bytes that pass.
     pub(super) send_state: Arc<SendState>,
 }
 
@@ -51,19 +51,19 @@ impl H1Connection {
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves the bytes that can be moved now.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         let Some(driver) = &mut self.driver else {
             return;
         };
-        // Its end, good or bad, reaches the request or the answer.
+        // The request or the answer learns of the end, good or bad.
         if driver.as_mut().poll(cx).is_ready() {
             self.driver = None;
         }
     }
 
-    /// Whether it still takes requests: nobody has looked since the last answer, and the app may
-    /// have closed it since.
+    /// Whether it still takes requests. Drives it first: nothing has polled it since the last
+    /// answer, and the app may have closed it since.
     pub(super) fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
         self.driver.is_some() && self.sender.is_ready()
@@ -88,15 +88,15 @@ impl H1Connection {
                     interim.early_hints(hints);
                 }
             }
-            // Nothing but the driver gives the answer, so this needs no waking of its own.
+            // Only the driver completes the answer, so this needs no waking of its own.
             answer
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
         })
         .await
         .inspect(|answer| {
-            // hyper would send the next request in HTTP/1.0 as well, which has no chunks: a body of
-            // unknown length would be lost.
+            // Reused, hyper would send the next request in HTTP/1.0 as well, which has no chunks: a
+            // body of unknown length would be lost.
             self.goes_on = answer.version() != Version::HTTP_10;
         })
     }

@@ -1,7 +1,7 @@
 //! HTTP/2 without TLS (prior knowledge) to one port of one replica.
 //!
-//! Requests share connections. Another one is opened when those there carry as many as every
-//! server takes, so no request waits behind the streams of others.
+//! Requests share connections. Another connection is opened when each of them carries as many
+//! requests as every server should accept, so that no request waits behind the streams of others.
 
 use std::{io, sync::Arc};
 
@@ -17,13 +17,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Body, Error, Pool};
 
-/// Requests at a time on one connection: what a server should at least allow (RFC 9113, 6.5.2).
+/// Concurrent requests on one connection: the minimum that a server should allow (RFC 9113, 6.5.2).
 const STREAMS: usize = 100;
 
 /// The HTTP/2 connections of a pool.
 pub(super) struct Shared {
     open: Mutex<Vec<Carrier>>,
-    /// One connects at a time; who waited finds that connection.
+    /// Lets one request connect at a time; those that waited find its connection.
     connecting: Semaphore,
     /// Owns the connections' tasks; they end with the pool.
     tasks: TaskTracker,
@@ -55,12 +55,12 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    /// Drops the connections; those with requests end after these.
+    /// Drops the connections; each ends once its requests have ended.
     pub(super) fn clear(&self) {
         self.open.lock().clear();
     }
 
-    /// Takes a connection that refuses requests out of use; those on it go on.
+    /// Stops using a connection that refuses requests; its present requests continue.
     fn retire(&self, carrier: &Carrier) {
         let mut open = self.open.lock();
         open.retain(|c| !Arc::ptr_eq(&c.load, &carrier.load));
@@ -69,7 +69,7 @@ impl Shared {
     fn free(&self) -> Option<Carrier> {
         let mut open = self.open.lock();
         open.retain(|c| !c.sender.is_closed());
-        // One count is the list's own.
+        // One count is that of the list itself.
         let free = open
             .iter()
             .find(|c| Arc::strong_count(&c.load) <= STREAMS)?;
@@ -83,10 +83,10 @@ pub(super) async fn send(
     request: Request<Body>,
 ) -> Result<(Response<Incoming>, Arc<()>), Error> {
     let mut request = prepare(request);
-    // A body that breaks off resets the stream, and that reset is all that hyper tells here.
+    // A body that breaks off resets the stream, and hyper reports only that reset.
     let told = request.body_mut().tell();
     let repeatable = super::is_repeatable(&request);
-    // Only what has its whole body at hand; a call of gRPC has not.
+    // Only of a request whose whole body is in memory, unlike that of a gRPC call.
     let mut copy = super::copy(&request);
     loop {
         let (mut carrier, reused) = match pool.shared.free() {
@@ -126,8 +126,8 @@ fn cause(e: &hyper::Error) -> Option<&::h2::Error> {
     std::error::Error::source(e).and_then(|cause| cause.downcast_ref())
 }
 
-/// Whether the app said that it has not looked at the request (RFC 9113, 8.7): it refused the
-/// stream, or went away and named an earlier one as its last.
+/// Whether the app declared that it has not processed the request (RFC 9113, 8.7): it refused the
+/// stream, or sent GOAWAY with an earlier stream as the last.
 fn is_unseen(e: &hyper::Error) -> bool {
     cause(e).is_some_and(|e| {
         let refused = e.is_reset() && e.reason() == Some(::h2::Reason::REFUSED_STREAM);
@@ -135,7 +135,7 @@ fn is_unseen(e: &hyper::Error) -> bool {
     })
 }
 
-/// Whether the connection ended with the request on it.
+/// Whether the connection ended while the request was on it.
 fn is_lost(e: &hyper::Error) -> bool {
     e.is_closed() || e.is_canceled() || cause(e).is_some_and(::h2::Error::is_io)
 }
@@ -155,7 +155,7 @@ async fn connect(pool: &Pool) -> io::Result<Carrier> {
     pool.shared.tasks.spawn(async move {
         let _open = open;
         tokio::select! {
-            // Its end, good or bad, reaches the requests on it.
+            // The requests on it learn of its end, good or bad.
             _ = connection => {}
             () = closed.cancelled() => {}
         }
@@ -168,7 +168,7 @@ async fn connect(pool: &Pool) -> io::Result<Carrier> {
     Ok(carrier)
 }
 
-/// The request as HTTP/2 has it: the host in the URI, and no header that speaks of framing.
+/// The request in the form of HTTP/2: the host in the URI, and no headers about framing.
 fn prepare(request: Request<Body>) -> Request<Body> {
     let (mut head, mut body) = request.into_parts();
     let host = head.headers.remove(header::HOST);
@@ -177,7 +177,7 @@ fn prepare(request: Request<Body>) -> Request<Body> {
         let path = head.uri.path_and_query().cloned();
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(Scheme::HTTP);
-        // Only a request whose host names an app came this far.
+        // A fallback without effect on routing: the gateway has resolved the host already.
         parts.authority = authority.or_else(|| Some(Authority::from_static("localhost")));
         parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
         head.uri = Uri::from_parts(parts).unwrap_or(head.uri);
@@ -187,7 +187,7 @@ fn prepare(request: Request<Body>) -> Request<Body> {
         header::CONNECTION,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
-        // hyper does not tell of an interim answer in HTTP/2, so the body goes out unasked.
+        // hyper does not report interim answers in HTTP/2, so the body is sent unasked.
         header::EXPECT,
     ] {
         head.headers.remove(name);
@@ -212,7 +212,7 @@ mod tests {
         *,
     };
 
-    /// What comes of a request that a client sends so, over HTTP/2 to an app that reads.
+    /// The error of a request that a client sends like this, over HTTP/2 to an app that reads.
     async fn sent(bounds: Bounds, request: &str, leaves: bool) -> Error {
         let app = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let pool = Pool::new(

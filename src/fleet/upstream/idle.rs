@@ -1,7 +1,8 @@
-//! The connections of a pool that carry nothing.
+//! The idle connections of a pool.
 //!
-//! Each thread reuses its own last in, first out, so those that nobody needs are at the bottom. As
-//! many are kept as were in use at a time since the last look, and a few.
+//! Each thread reuses its own connections last in, first out, so unneeded ones collect at the
+//! bottom. A sweep keeps as many as were in use at the same time since the last one, and a few
+//! more.
 
 use std::task::{Context, Waker};
 
@@ -14,21 +15,21 @@ const KEPT: usize = 8;
 /// The idle connections.
 #[derive(Default)]
 pub(super) struct Idle {
-    /// By shard: those that the events of one thread move.
+    /// By shard: the connections that one thread's event queue moves.
     stacks: Vec<Stack>,
-    /// How often all were dropped.
+    /// How often all connections were dropped.
     emptied: u64,
 }
 
 #[derive(Default)]
 struct Stack {
     connections: Vec<H1Connection>,
-    /// How many, from the bottom, nobody has taken since the last look.
+    /// How many, from the bottom, were not taken since the last sweep.
     unneeded: usize,
 }
 
 impl Idle {
-    /// The connection of this thread that was used last.
+    /// Takes the connection of this shard that was used last.
     pub(super) fn pop(&mut self, shard: usize) -> Option<H1Connection> {
         let stack = self.stacks.get_mut(shard)?;
         let connection = stack.connections.pop()?;
@@ -40,7 +41,7 @@ impl Idle {
         self.stack(connection.shard).connections.push(connection);
     }
 
-    /// Takes all out, to be looked at and put back.
+    /// Takes all out, to be checked and put back.
     pub(super) fn take(&mut self) -> Self {
         Self {
             stacks: std::mem::take(&mut self.stacks),
@@ -48,14 +49,14 @@ impl Idle {
         }
     }
 
-    /// Takes all out, to be dropped; those that were taken out before do not come back.
+    /// Takes all out, to be dropped; those that a sweep has taken out before do not return.
     pub(super) fn empty(&mut self) -> Self {
         self.emptied += 1;
         self.take()
     }
 
-    /// Closes those that nobody needs, or that the app has closed; when connections are scarce the
-    /// few as well that are kept otherwise.
+    /// Closes connections that are not needed or that the app has closed; if connections are
+    /// scarce, also the few that are kept otherwise.
     pub(super) fn close_unneeded(&mut self, scarce: bool) {
         let kept = if scarce { 0 } else { KEPT };
         let mut cx = Context::from_waker(Waker::noop());
@@ -68,8 +69,8 @@ impl Idle {
         }
     }
 
-    /// Puts those that were taken out under those that came since, and counts anew which are
-    /// needed. Returns what is to be dropped instead.
+    /// Puts connections that were taken out under those that were returned since, and counts anew
+    /// which are needed. Returns what is to be dropped instead.
     pub(super) fn put_under(&mut self, others: Self) -> Option<Self> {
         if others.emptied != self.emptied {
             return Some(others);

@@ -1,14 +1,14 @@
 //! Connections to one port of one replica: HTTP/1.1, or HTTP/2 for requests that ask for it.
 //!
-//! A connection is driven by the task that waits for an answer on it (`h1.rs`); idle ones lie in the
-//! pool and are reused last in, first out. A request that found its reused connection
-//! closed before a byte was sent goes out again on another.
+//! A connection is driven by the task that waits for an answer on it (`h1.rs`); idle ones lie in
+//! the pool and are reused last in, first out. A request whose reused connection turns out to be
+//! closed before a byte was sent is sent on another.
 //!
-//! An app may also close an idle connection in the moment in which a request is on its way to it.
-//! A request that is idempotent by its method and has no body is then sent again, once and on a
-//! new connection, when not a byte of an answer has come (RFC 9110, 9.2.2); `send_state.rs` keeps it
-//! for that time. Over HTTP/2 an app says itself which requests it has not looked at. Anything else is
-//! the caller's to judge, since the app may have seen the request.
+//! An app may also close an idle connection at the moment when a request is on its way to it. A
+//! request that is idempotent by its method and has no body is then sent again, once and on a new
+//! connection, if not a byte of an answer has arrived (RFC 9110, 9.2.2); `send_state.rs` keeps it
+//! for that time. Over HTTP/2 an app itself declares which requests it has not processed. Anything
+//! else is the caller's to judge, since the app may have seen the request.
 
 mod answer;
 mod body;
@@ -49,17 +49,17 @@ use self::{
 #[cfg(test)]
 use super::tests::net::TcpStream;
 
-/// Longest wait for a TCP connection to a container on this machine; a listener that is there
-/// answers in microseconds, one whose backlog is full when the kernel retries after a second.
+/// Longest wait for a TCP connection to a container on this machine. A listener answers in
+/// microseconds, or, if its backlog is full, when the kernel retries after a second.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whoever hears of a request's answer before it begins.
+/// Receives what an app sends before its answer.
 pub trait Interim: Sync {
     /// The app has sent `103 Early Hints` with these headers, as it wrote them.
     fn early_hints(&self, headers: HeaderMap);
 }
 
-/// Why no answer came.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[allow(
     clippy::large_enum_variant,
@@ -69,11 +69,11 @@ pub enum Error {
     /// No connection; the request was not sent.
     #[error("connection to {addr} failed: {cause}")]
     Connect {
-        /// Where to.
+        /// The address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         cause: io::Error,
-        /// The request, unharmed, to be sent elsewhere.
+        /// The intact request, to be sent elsewhere.
         unsent: Option<Box<Request<Body>>>,
     },
     /// The connection broke; the app may have seen the request.
@@ -82,7 +82,7 @@ pub enum Error {
     /// The request's body broke off.
     #[error("the request's body broke off: {0}")]
     Body(BodyError),
-    /// The replica may have the request and is not waited for any more.
+    /// The replica may have received the request, and its answer is not waited for any longer.
     #[error("nobody knows whether the replica has woken from standby")]
     Lost,
 }
@@ -92,8 +92,9 @@ thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Gives this thread a shard of the connections: it uses those that it made, and no other thread
-/// does, so that their events never have to cross over. Threads without one share shard 0.
+/// Gives this thread a shard of the connections: it uses the connections that it made, and no other
+/// thread does, so that their events never cross threads. Threads without a shard of their own
+/// share shard 0.
 pub fn bind_thread_to_shard(shard: usize) {
     SHARD.set(shard);
 }
@@ -101,14 +102,15 @@ pub fn bind_thread_to_shard(shard: usize) {
 /// Bounds on connections to replicas; copies share the bound on all of them.
 #[derive(Debug, Clone)]
 pub struct Connects {
-    /// Attempts at a time to one port of one replica.
+    /// Concurrent attempts to one port of one replica.
     at_once: usize,
-    /// All that may be open.
+    /// The process's open connections, which replicas share with clients.
     open: Connections,
 }
 
 impl Connects {
-    /// So many attempts at a time to one port of one replica, and what may be open in all.
+    /// Bounds of `at_once` concurrent attempts to one port of one replica, and of `open` on all
+    /// connections.
     pub fn new(at_once: usize, open: Connections) -> Self {
         Self {
             at_once: at_once.max(1),
@@ -117,8 +119,8 @@ impl Connects {
     }
 }
 
-/// Whether a request may reach the app twice: by its method that comes to the same as once, and
-/// there is no body that would have to be read again.
+/// Whether a request may reach the app twice: its method makes that the same as once, and it has no
+/// body that would have to be read again.
 fn is_repeatable(request: &Request<Body>) -> bool {
     request.method().is_idempotent()
         && matches!(request.body(), Body::Empty)
@@ -126,7 +128,7 @@ fn is_repeatable(request: &Request<Body>) -> bool {
         && !request.headers().contains_key(header::EXPECT)
 }
 
-/// The request once more, when its body can be had once more.
+/// A copy of the request, if its body is in memory.
 pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let body = match request.body() {
         Body::Empty => Body::Empty,
@@ -145,11 +147,11 @@ pub(super) fn copy(request: &Request<Body>) -> Option<Request<Body>> {
 /// The connections to one port of one replica.
 pub struct Pool {
     addr: SocketAddr,
-    /// Those that carry nothing. Nobody drives them meanwhile.
+    /// Idle HTTP/1.1 connections. Nothing drives them meanwhile.
     idle: Mutex<Idle>,
     shared: h2::Shared,
-    /// Bounds concurrent connects, so that many held requests let go at once do not overflow
-    /// the app's accept queue.
+    /// Bounds concurrent connects, so that many held requests released at once do not overflow the
+    /// app's accept queue.
     dials: Semaphore,
     connects: Connects,
     /// Whether the app gets one request at a time.
@@ -157,7 +159,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool without connections; `one_at_a_time` says that there is never more than one request.
+    /// A pool without connections; with `one_at_a_time` the app never gets more than one request at
+    /// a time.
     pub fn new(addr: SocketAddr, connects: &Connects, one_at_a_time: bool) -> Arc<Self> {
         Arc::new(Self {
             addr,
@@ -188,7 +191,7 @@ impl Pool {
         self.exchange(&mut request, None).await
     }
 
-    /// The same; `interim` hears of early hints, which HTTP/2 connections do not report.
+    /// As [`Self::send`]; `interim` gets early hints, which HTTP/2 connections do not report.
     ///
     /// The request is taken out of `request`, and an empty one left: every future on the way of a
     /// request passed by value would hold it, and twice where it is an argument of an `async fn`.
@@ -270,8 +273,9 @@ impl Pool {
         }
     }
 
-    /// The shard of the connections that are used. An app that gets one request at a time may serve
-    /// one connection at a time, and would leave a second one to wait: so all threads share one.
+    /// The shard whose connections this thread uses. An app that gets one request at a time may
+    /// serve only one connection at a time, and would leave a second one waiting: so all threads
+    /// share a shard.
     fn shard(&self) -> usize {
         if self.one_at_a_time { 0 } else { SHARD.get() }
     }
@@ -284,10 +288,10 @@ impl Pool {
         }
     }
 
-    /// The connection that was used last and is still good.
+    /// Takes the connection that was used last and is still open.
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<H1Connection> {
         loop {
-            // Looked at outside the lock: it may have to be closed.
+            // Checked outside the lock: it may have to be closed.
             let mut connection = self.idle.lock().pop(self.shard())?;
             if connection.is_ready(cx) {
                 return Some(connection);
@@ -301,7 +305,7 @@ impl Pool {
         }
     }
 
-    /// A connection, and the permit to have it open.
+    /// Opens a connection, with the permit to have it open.
     async fn dial(&self) -> io::Result<(TcpStream, Permit)> {
         let open = self.connects.open.for_replica();
         let open = tokio::time::timeout(CONNECT_TIMEOUT, open).await;
@@ -327,8 +331,8 @@ impl Pool {
         Ok(H1Connection::new(self.shard(), sender, driver, send_state))
     }
 
-    /// Closes the idle connections that were not needed since the last sweep, and those that the
-    /// app has closed: nobody is told of that while they are idle.
+    /// Closes idle connections that were not needed since the last sweep, and those that the app
+    /// has closed: nothing notices that while they are idle.
     pub(super) fn sweep(&self) {
         let mut idle = self.idle.lock().take();
         idle.close_unneeded(self.connects.open.is_scarce());
@@ -337,7 +341,7 @@ impl Pool {
         drop(late);
     }
 
-    /// Drops the connections that nobody uses.
+    /// Drops the idle connections.
     pub(super) fn drop_idle(&self) {
         let idle = self.idle.lock().empty();
         // Closed outside the lock.

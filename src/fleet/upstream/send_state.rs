@@ -1,36 +1,36 @@
-//! What goes over one HTTP/1.1 connection to a replica, beside hyper, which keeps no request that
-//! it has written and tells of no answer that does not begin.
+//! A record of the bytes on one HTTP/1.1 connection to a replica, for what hyper does not offer:
+//! the request it has written, and the interim answers before an answer.
 //!
-//! Of a request that may be sent again the bytes are kept until the first of the answer comes: a
-//! copy into memory that the connection has anyway, so that the way of a request that goes well
-//! allocates nothing. It is read again only when the connection broke.
+//! The bytes of a request that may be sent again are kept until the first byte of the answer
+//! arrives: a copy into memory that the connection has anyway, so that a request without trouble
+//! allocates nothing. The copy is parsed only if the connection breaks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use parking_lot::Mutex;
 
-/// What is kept of a request, or of an interim answer that has not come whole.
+/// Most bytes that are kept of a request, or of an incomplete interim answer.
 const MOST: usize = 64 * 1024;
 /// Memory that a connection keeps for its next request.
 const KEPT: usize = 4 * 1024;
-/// What an interim answer starts with.
+/// The start of an interim answer.
 const INTERIM: &[u8] = b"HTTP/1.1 1";
-/// Header lines of interim answers that are passed on.
+/// Most header lines of an interim answer that is passed on.
 const HINTS: usize = 64;
 
-/// What is being sent and received on one connection. All of it is touched by the task that drives
-/// the connection; the lock is for the moment in which that changes.
+/// The record of one connection. Only the task that drives the connection touches it; the locks are
+/// for the moment when another task takes over.
 #[derive(Debug, Default)]
 pub(super) struct SendState {
-    /// A client's body is being sent.
+    /// A streamed body is being sent.
     sending: AtomicBool,
-    /// What is written is kept in `request`.
+    /// Written bytes are kept in `request`.
     recording: AtomicBool,
     /// No answer has begun yet.
     awaiting: AtomicBool,
     request: Mutex<Vec<u8>>,
-    /// `early` has something in it.
+    /// `early` is not empty, or was since the request began.
     interim: AtomicBool,
     early: Mutex<Early>,
 }
@@ -38,13 +38,13 @@ pub(super) struct SendState {
 /// Interim answers.
 #[derive(Debug, Default)]
 struct Early {
-    /// One of which more is to come.
+    /// The bytes of an incomplete interim answer.
     part: Vec<u8>,
     hints: Vec<HeaderMap>,
 }
 
 impl SendState {
-    /// A streamed body begins, or has left hyper's hands.
+    /// Records that a streamed body begins, or that hyper has dropped it.
     pub(super) fn set_sending(&self, sending: bool) {
         self.sending.store(sending, Ordering::Release);
     }
@@ -54,7 +54,7 @@ impl SendState {
         self.sending.load(Ordering::Acquire)
     }
 
-    /// The next request begins; whether it is kept until its answer begins.
+    /// The next request begins; with `keep` its bytes are kept until its answer begins.
     pub(super) fn begin(&self, keep: bool) {
         if keep {
             let mut request = self.request.lock();
@@ -66,7 +66,7 @@ impl SendState {
         self.awaiting.store(true, Ordering::Release);
     }
 
-    /// These bytes were written.
+    /// Records written bytes.
     pub(super) fn written(&self, data: &[u8]) {
         if self.recording.load(Ordering::Acquire) {
             let mut request = self.request.lock();
@@ -78,7 +78,7 @@ impl SendState {
         }
     }
 
-    /// These bytes were read.
+    /// Records read bytes.
     pub(super) fn received(&self, data: &[u8]) {
         if !self.awaiting.load(Ordering::Acquire) {
             return;
@@ -91,7 +91,7 @@ impl SendState {
         }
     }
 
-    /// The request to which not a byte of an answer has come, if it was kept.
+    /// The request, if it was kept and not a byte of an answer has arrived.
     pub(super) fn unanswered(&self) -> Option<Request<()>> {
         if !self.recording.swap(false, Ordering::AcqRel) {
             return None;
@@ -99,7 +99,7 @@ impl SendState {
         read_request(&self.request.lock())
     }
 
-    /// The headers of `103 Early Hints` that have come since.
+    /// Takes the headers of `103 Early Hints` that have arrived since the last call.
     pub(super) fn early_hints(&self) -> Vec<HeaderMap> {
         if !self.interim.load(Ordering::Acquire) {
             return Vec::new();
@@ -107,7 +107,7 @@ impl SendState {
         std::mem::take(&mut self.early.lock().hints)
     }
 
-    /// hyper reads the same bytes and skips what is found here.
+    /// Finds interim answers. hyper reads the same bytes and skips them.
     fn look_for_hints(&self, data: &[u8]) {
         let mut early = self.early.lock();
         let early = &mut *early;
@@ -115,14 +115,14 @@ impl SendState {
         early.part.extend_from_slice(data);
         while may_be_interim(&early.part) {
             if early.part.is_empty() {
-                // The next answer may be one, too.
+                // The next bytes may be an interim answer, too.
                 return;
             }
             let mut lines = [httparse::EMPTY_HEADER; HINTS];
             let mut head = httparse::Response::new(&mut lines);
             match head.parse(&early.part) {
                 Ok(httparse::Status::Complete(end)) => {
-                    // After a 101 nothing is HTTP any more.
+                    // After a 101 the bytes are not HTTP any more.
                     if head.code == Some(101) {
                         break;
                     }
@@ -157,7 +157,7 @@ fn read_headers(lines: &[httparse::Header<'_>]) -> HeaderMap {
     headers
 }
 
-/// A request without a body as hyper has written it.
+/// Parses a request without a body as hyper has written it.
 fn read_request(bytes: &[u8]) -> Option<Request<()>> {
     let count = bytes.split(|b| *b == b'\n').count();
     let mut lines = vec![httparse::EMPTY_HEADER; count];

@@ -1,4 +1,4 @@
-//! Requests that meet a connection which the app closes in that moment.
+//! Requests on a connection that the app closes at that moment.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -92,7 +92,7 @@ async fn no_get_fails_although_the_app_closes_each_connection_a_moment_after_its
     join_all([client(), client(), client(), client()]).await;
 }
 
-/// The app reads the second request of a connection, and closes it without a word.
+/// The app reads the second request of a connection, and closes it without an answer.
 #[tokio::test]
 async fn what_may_be_repeated_is_repeated_once_and_nothing_else_is() {
     let (pool, seen) = app(|mut tcp, count| async move {
@@ -121,7 +121,7 @@ async fn what_may_be_repeated_is_repeated_once_and_nothing_else_is() {
     }
 }
 
-/// Nor is a connection that was new, or an answer that has begun, a reason to ask again.
+/// A request is not repeated if its connection was new or an answer has begun.
 #[tokio::test]
 async fn an_app_that_never_answers_is_asked_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -152,7 +152,7 @@ async fn an_app_that_never_answers_is_asked_once() {
     assert_eq!(seen.load(SeqCst), 2);
 }
 
-/// An app over HTTP/2 that does `refuse` with the first request of its first connection, and
+/// An app over HTTP/2 that applies `refuse` to the first request of its first connection, and
 /// answers all others.
 async fn h2_app(refuse: fn(&mut h2_server::Connection, h2_server::Call)) -> (Arc<Pool>, Count) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -227,7 +227,7 @@ async fn what_an_app_over_http_2_says_it_has_not_looked_at_is_sent_again_whateve
     }
 }
 
-/// GOAWAY names the last stream that was looked at: here none.
+/// GOAWAY names the last stream that was processed: here none.
 #[tokio::test]
 async fn a_request_that_crosses_the_goodbye_of_an_app_is_sent_again() {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
