@@ -1,8 +1,8 @@
 //! Which network addresses are internal to a machine and its networks.
 //!
-//! Loopback, link-local (cloud metadata among them), private, shared and special ranges, and
-//! the addresses of the machine itself: untrusted code is not let there, unless the operator lists
-//! the range.
+//! Loopback, link-local (cloud metadata among them), private, shared and special ranges, and the
+//! addresses of the machine itself: untrusted code may not connect to them unless the operator
+//! lists the range.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Ranges of IPv4 that lead to no public server: this machine, its networks, the provider's.
+/// IPv4 ranges that lead to no public server: this machine, its networks, the provider's.
 pub const INNER_V4: [Ipv4Net; 12] = [
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -28,7 +28,7 @@ pub const INNER_V4: [Ipv4Net; 12] = [
     v4([240, 0, 0, 0], 4),
 ];
 
-/// Such ranges of IPv6.
+/// The same for IPv6.
 const INNER_V6: [Ipv6Net; 7] = [
     v6([0, 0, 0], 96),
     v6([0x64, 0xff9b, 1], 48),
@@ -49,12 +49,12 @@ const fn v6(begin: [u16; 3], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// A list of networks in a setting.
+/// A list of networks, as a setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
-    /// Whether an address is in one of them.
+    /// Whether an address is in one of the networks.
     pub fn contain(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
         self.0.iter().any(|net| net.contains(&addr))
@@ -89,8 +89,8 @@ impl fmt::Display for Networks {
     }
 }
 
-/// Whether something untrusted may be sent to an address: one of the public network that is not
-/// the machine's own, or one that is `allowed`.
+/// Whether untrusted code may connect to an address: it is public and not the machine's own, or it
+/// is `allowed`.
 pub fn is_public(addr: IpAddr, own: &[IpAddr], allowed: &Networks) -> bool {
     let addr = carried(addr.to_canonical());
     if allowed.contain(addr) {
@@ -103,7 +103,7 @@ pub fn is_public(addr: IpAddr, own: &[IpAddr], allowed: &Networks) -> bool {
     !inner && !own.iter().any(|own| own.to_canonical() == addr)
 }
 
-/// The IPv4 address that an IPv6 one leads to by translation or a tunnel.
+/// The IPv4 address that an IPv6 address leads to by translation or a tunnel.
 fn carried(addr: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = addr else { return addr };
     let [a, b, c, d, e, f, g, h] = v6.segments();

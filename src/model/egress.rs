@@ -1,8 +1,8 @@
-//! Egress: the most that the operator allows, and what an app's owner chooses from it.
+//! Egress: the most that the operator allows, and what an app's owner chooses within it.
 //!
-//! In a sandbox nothing is restricted. Elsewhere the operator's [`Ceiling`] is what any app can be
-//! given; an app's [`Egress`] chooses from it and never widens it. Destinations are networks of
-//! IPv4, perhaps with one port; names are not, since the owner of a name could move it.
+//! A sandbox restricts nothing. Elsewhere the operator's [`Ceiling`] is the most that any app can
+//! get; an app's [`Egress`] chooses within it and never widens it. Destinations are IPv4 networks,
+//! perhaps with one port. Names are not allowed, since the owner of a name could redirect it.
 
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
@@ -10,29 +10,29 @@ use ipnet::Ipv4Net;
 
 use super::{Trust, destination::INNER_V4};
 
-/// Most destinations of one app, each an element of a set in the kernel.
+/// The most destinations of one app, each of which is an element of a set in the kernel.
 pub const MAX_DESTINATIONS: usize = 64;
 /// Longest text of an app's destinations in bytes.
 pub const MAX_EGRESS_BYTES: usize = 2048;
-/// Most destinations of the operator.
+/// The most destinations of the operator.
 const MAX_LISTED: usize = 1024;
 
-/// A network, and perhaps the only port there; without one, every port and protocol.
+/// A network, perhaps with a single port; without one, every port and protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Destination {
-    /// The network, without bits behind its prefix.
+    /// The network, with no bits set beyond its prefix.
     pub net: Ipv4Net,
-    /// The port of TCP and of UDP; `None` is all of them, and all other protocols.
+    /// The TCP and UDP port; `None` means all ports and all other protocols.
     pub port: Option<u16>,
 }
 
 impl Destination {
-    /// Whether all of `other` is in this one.
+    /// Whether this destination contains all of `other`.
     pub fn covers(&self, other: &Self) -> bool {
         self.net.contains(&other.net) && (self.port.is_none() || self.port == other.port)
     }
 
-    /// Whether nothing of it is on this machine or a network that is not public.
+    /// Whether no address of it is on this machine or on a network that is not public.
     fn is_public(&self) -> bool {
         let overlaps = |inner: &Ipv4Net| inner.contains(&self.net) || self.net.contains(inner);
         !INNER_V4.iter().any(overlaps)
@@ -86,7 +86,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// The destinations of a list, without those that another one covers, in order.
+/// Parses a list into sorted destinations, without those that another one covers.
 fn destinations<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Vec<Destination>, String> {
     let all: Vec<Destination> = parts.map(str::parse).collect::<Result<_, _>>()?;
     Ok(distinct(all))
@@ -104,12 +104,12 @@ fn join(f: &mut fmt::Formatter<'_>, words: &[String]) -> fmt::Result {
     f.write_str(&words.join(","))
 }
 
-/// What the operator lets apps reach beyond what their trust gives them: a setting.
+/// What apps may reach beyond what their trust gives them: the operator's setting.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressAllow {
     /// Every public address.
     public: bool,
-    /// Networks of this machine or around it.
+    /// Networks on or around this machine.
     listed: Vec<Destination>,
 }
 
@@ -161,17 +161,17 @@ impl fmt::Display for EgressAllow {
     }
 }
 
-/// What an app's owner says of where it connects to.
+/// The owner's setting of where an app may connect to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Egress {
-    /// As the platform has it.
+    /// The platform's default.
     #[default]
     Unset,
     /// Nowhere.
     Deny,
-    /// Wherever the operator lets apps.
+    /// Everything that the operator allows.
     Allow,
-    /// There alone; never empty.
+    /// Only these; never empty.
     Only(Vec<Destination>),
 }
 
@@ -222,11 +222,11 @@ impl fmt::Display for Egress {
 /// The most that any app may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ceiling {
-    /// An app that says nothing gets all of it.
+    /// An app without a setting gets all of it.
     open: bool,
-    /// Every public address is in it.
+    /// It includes every public address.
     public: bool,
-    /// So are these, wherever they lead.
+    /// It includes these, wherever they lead.
     listed: Vec<Destination>,
 }
 
@@ -235,11 +235,11 @@ pub struct Ceiling {
 pub enum Grant {
     /// All of the ceiling.
     All,
-    /// These alone.
+    /// Only these.
     Only {
-        /// Within what the operator lists, this machine's own addresses too.
+        /// Covered by the operator's list; these may include this machine's own addresses.
         listed: Vec<Destination>,
-        /// Public addresses; should this machine have one of them, it is not to be reached there.
+        /// Public addresses. If one belongs to this machine, it stays blocked.
         public: Vec<Destination>,
     },
 }
@@ -253,7 +253,7 @@ impl Grant {
 }
 
 impl Ceiling {
-    /// What `trust` and the operator's setting come to; `None` where nothing is held back.
+    /// The ceiling by `trust` and the operator's setting; `None` where nothing is restricted.
     pub fn of(trust: Trust, allow: &EgressAllow) -> Option<Self> {
         trust.isolates_host().then(|| Self {
             open: !trust.isolates_organizations(),
@@ -262,7 +262,7 @@ impl Ceiling {
         })
     }
 
-    /// What steps of builds may reach, all of them alike; `None` where nothing is held back.
+    /// What the steps of all builds may reach; `None` where nothing is restricted.
     pub fn of_builds(trust: Trust, allow: &EgressAllow) -> Option<Self> {
         trust.isolates_host().then(|| Self {
             open: true,
@@ -271,17 +271,17 @@ impl Ceiling {
         })
     }
 
-    /// Whether every public address is in it.
+    /// Whether it includes every public address.
     pub fn has_public(&self) -> bool {
         self.public
     }
 
-    /// What is in it beside public addresses.
+    /// The destinations that it lists besides public addresses.
     pub fn listed(&self) -> &[Destination] {
         &self.listed
     }
 
-    /// Whether something leads to this address and port.
+    /// Whether it allows this address and port.
     pub fn reaches(&self, addr: Ipv4Addr, port: u16) -> bool {
         let one = Destination {
             net: addr.into(),
@@ -290,10 +290,10 @@ impl Ceiling {
         self.has(&one)
     }
 
-    /// Says of an app's destinations which is beyond it.
+    /// Checks that the ceiling includes all destinations of an app.
     ///
     /// # Errors
-    /// A sentence about the first one.
+    /// A sentence about the first destination beyond it.
     pub fn check(&self, egress: &Egress) -> Result<(), String> {
         let Egress::Only(list) = egress else {
             return Ok(());
@@ -306,7 +306,7 @@ impl Ceiling {
         }
     }
 
-    /// What an app gets: what it asks for, as far as it is within the ceiling.
+    /// The part of an app's setting that is within the ceiling.
     pub fn grant(&self, egress: &Egress) -> Grant {
         match egress {
             Egress::Unset if self.open => Grant::All,
@@ -405,7 +405,7 @@ mod tests {
         assert!(!tenants.has_public());
         assert!(ceiling(Trust::Tenants, "public").has_public());
 
-        // Each with whether a team's and a tenant's app may have it.
+        // Whether an app of a team and an app of a tenant may have each of them.
         for (wanted, of_team, of_tenants) in [
             ("10.1.2.3:5432", true, true),
             ("10.1.2.0/24:5432", true, true),

@@ -1,9 +1,9 @@
 //! An asynchronous execution and how it may change: `PENDING → RUNNING → COMPLETED | FAILED |
 //! TIMEOUT`.
 //!
-//! Pure decisions. The store makes each change durable before anybody sees it; the executor
-//! asks for the changes. An end is final, and only the newest attempt may bring it about: the
-//! attempt's number is its token.
+//! These are pure decisions. The store makes each change durable before any reader sees it; the
+//! executor requests the changes. An end is final, and only the newest attempt may set it: the
+//! attempt's number is its fencing token.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use super::{AppId, ExecutionId, Failure, OrgName, Reason, Tier};
 
 /// How long an idempotency key holds, as the API promises.
 pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3600);
-/// Longest idempotency key in bytes; a UUID or a hash fits several times.
+/// The longest idempotency key in bytes, several times the length of a UUID or a hash.
 pub const MAX_IDEMPOTENCY_KEY: usize = 255;
-/// Values up to this many bytes live in the database, larger ones in files beside it.
+/// Bodies of up to this many bytes live in the database, larger ones in files beside it.
 pub const INLINE_BYTES: usize = 64 * 1024;
 
-/// Why an execution failed, where it is no reason of the platform's table.
+/// Causes of failure that are not in the platform's table of reasons.
 pub mod cause {
     /// The app answered with 400 or above.
     pub const APP_ERROR: &str = "APP_ERROR";
-    /// Somebody cancelled it.
+    /// A caller cancelled it.
     pub const CANCELLED: &str = "CANCELLED";
-    /// The answer was over the configured limit.
+    /// The response exceeded the configured limit.
     pub const RESULT_TOO_LARGE: &str = "RESULT_TOO_LARGE";
 }
 
-/// How far an execution has come.
+/// The status of an execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Status {
-    /// Accepted, not begun.
+    /// Accepted, not started.
     Pending = 1,
-    /// Begun.
+    /// Started.
     Running = 2,
     /// The app answered with a status below 400.
     Completed = 3,
@@ -57,20 +57,20 @@ impl Status {
         Self::ALL.into_iter().find(|s| *s as u32 == n)
     }
 
-    /// Whether nothing changes any more.
+    /// Whether the status is final.
     pub fn is_terminal(self) -> bool {
         matches!(self, Status::Completed | Status::Failed | Status::TimedOut)
     }
 }
 
-/// What never changes about an execution.
+/// The part of an execution that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Its id; ids sort by the time of acceptance.
     pub id: ExecutionId,
     /// The app.
     pub app: AppId,
-    /// The organizations of whoever submitted it, who may read it beside the app's own.
+    /// The organizations of the submitter, which may read it besides the app's own.
     pub submitters: Vec<OrgName>,
 }
 
@@ -81,33 +81,33 @@ impl Identity {
     }
 }
 
-/// How an execution stands.
+/// The current state of an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// How far it has come.
+    /// Its status.
     pub status: Status,
-    /// Attempts so far; the newest one's token.
+    /// The number of attempts so far, which is the newest attempt's token.
     pub attempt: u32,
-    /// The version that ran it; 0 before it has begun.
+    /// The version that ran it; 0 before it started.
     pub version: u32,
     /// The tier it ran with.
     pub tier: Tier,
-    /// When the newest attempt began, Unix milliseconds; 0 before.
+    /// When the newest attempt started, Unix milliseconds; 0 before.
     pub started_at_ms: i64,
     /// When it ended, Unix milliseconds; 0 before.
     pub completed_at_ms: i64,
-    /// The app's HTTP status; 0 when it gave none.
+    /// The app's HTTP status; 0 when there is none.
     pub status_code: u16,
-    /// From the first byte sent to the app to the end of its answer; 0 when it never ran.
+    /// Milliseconds from the first byte sent to the app to the end of its response; 0 when it never
+    /// ran.
     pub execution_ms: i64,
-    /// Bytes of the result.
+    /// Size of the result in bytes.
     pub result_bytes: u64,
     /// Why it failed, for programs; empty when it did not.
     pub reason: String,
     /// Why it failed, in words for the app's own organization; empty when it did not.
     pub error: String,
-    /// The same for others who may read it; empty in records of versions that did not tell the
-    /// two apart.
+    /// The same for other readers; empty in records of versions that stored one text for all.
     pub bare_error: String,
 }
 
@@ -135,22 +135,22 @@ impl Default for State {
 pub struct Completion {
     /// COMPLETED, FAILED or TIMEOUT.
     pub status: Status,
-    /// The app's HTTP status; 0 when it gave none.
+    /// The app's HTTP status; 0 when there is none.
     pub status_code: u16,
-    /// From the first byte sent to the app to the end of its answer.
+    /// From the first byte sent to the app to the end of its response.
     pub ran: Duration,
-    /// Bytes of the result.
+    /// Size of the result in bytes.
     pub result_bytes: u64,
     /// Why it failed, for programs.
     pub reason: String,
     /// Why it failed, in words for the app's own organization.
     pub error: String,
-    /// The same for others: without the container's exit code and log lines.
+    /// The same for other readers: without the container's exit code and log lines.
     pub bare_error: String,
 }
 
 impl Completion {
-    /// The app answered: below 400 is success.
+    /// The app responded: a status below 400 is success.
     pub fn answered(status_code: u16, ran: Duration, result_bytes: u64) -> Self {
         let ok = status_code < 400;
         let error = if ok {
@@ -191,7 +191,7 @@ impl Completion {
         }
     }
 
-    /// The platform's failure ends it: a deadline is TIMEOUT, all else FAILED.
+    /// A failure of the platform ends it: a deadline is TIMEOUT, anything else FAILED.
     pub fn platform(failure: &Failure) -> Self {
         Self {
             status: if failure.reason.is_deadline() {
@@ -204,8 +204,7 @@ impl Completion {
         }
     }
 
-    /// The deadline passed after so many attempts without an answer; `last` says what went wrong
-    /// last.
+    /// The deadline passed after this many attempts without a response; `last` is the last failure.
     pub fn deadline_exceeded(attempts: u32, last: &Failure) -> Self {
         let words = |owner| {
             let last = last.text(owner);
@@ -226,46 +225,46 @@ impl Completion {
         }
     }
 
-    /// Somebody cancelled it.
+    /// A caller cancelled it.
     pub fn cancelled() -> Self {
         Self::failed(cause::CANCELLED, "it was cancelled")
     }
 }
 
-/// A change that is asked for.
+/// A requested change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A new attempt begins.
     Begin {
-        /// The version that is to run it.
+        /// The version that will run it.
         version: u32,
-        /// The tier of the app then.
+        /// The app's tier at that time.
         tier: Tier,
     },
-    /// An attempt brought it to its end.
+    /// An attempt has ended it.
     Finish {
-        /// Which attempt; one that is not the newest any more changes nothing.
+        /// The attempt; only the newest one changes anything.
         attempt: u32,
-        /// How.
+        /// The end.
         completion: Completion,
     },
-    /// It ends whatever runs.
+    /// Ends it whatever attempt runs.
     End(Completion),
 }
 
-/// Why a change was not made.
+/// Why a change was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// It had ended.
+    /// The execution had ended already.
     Ended,
     /// A newer attempt has begun.
     Outdated,
 }
 
 impl State {
-    /// Why it failed, in words for a reader: what a container says before it dies is its owner's.
+    /// Why it failed, in words for a reader: only the owner may read what a container logged.
     pub fn error_for(&self, caller_owns_app: bool) -> &str {
-        // What the platform itself says besides has nothing of the app's in it.
+        // Other texts of the platform contain nothing of the app's.
         let is_secret = || self.bare_error.is_empty() && Reason::parse(&self.reason).is_some();
         match caller_owns_app {
             false if is_secret() => "the app could not be run; its own organization is told why",
@@ -341,8 +340,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for in whatever order: an end stays as it is, attempts only grow, and
-        /// an attempt that is not the newest brings nothing about.
+        /// Whatever is requested in whatever order: an end never changes, attempts only increase,
+        /// and only the newest attempt has an effect.
         #[test]
         fn ends_are_final_and_old_attempts_powerless(changes in prop::collection::vec(change(), 1..40)) {
             let mut state = State::default();
@@ -390,7 +389,7 @@ mod tests {
             let mut state = state.expect("an end");
             assert!(state.error_for(true).ends_with("it ended: log: secret"));
             assert!(state.error_for(false).ends_with("it ended"));
-            // As versions wrote it that kept one text for all.
+            // As versions that stored one text for all wrote it.
             state.bare_error.clear();
             assert!(state.error_for(true).contains("secret"));
             assert!(!state.error_for(false).is_empty() && !state.error_for(false).contains("log"));

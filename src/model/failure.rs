@@ -1,9 +1,9 @@
 //! Every way a request can fail, with the one table that maps it to HTTP and gRPC.
 //!
-//! A [`Failure`] is made where the cause is known and carried unchanged to the edge. The edge
-//! (`api/status.rs`, for gRPC, JSON and app URLs) only renders it, so the two transports cannot drift
-//! apart. Details that belong to the app's owner (exit codes,
-//! log lines) travel in [`Failure::detail`] and are dropped for everybody else.
+//! A [`Failure`] is created where the cause is known and carried unchanged to the edge. The edge
+//! (`api/status.rs`, for gRPC, JSON and app URLs) only renders it, so the transports cannot drift
+//! apart. Details for the app's owner (exit codes, log lines) travel in [`Failure::detail`] and are
+//! dropped for every other caller.
 
 use std::time::Duration;
 
@@ -11,23 +11,23 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
-    /// The caller sent something wrong; no retry helps.
+    /// The request is wrong; no retry helps.
     InvalidArgument = 3,
     /// A deadline passed before the work was done.
     DeadlineExceeded = 4,
     /// The named thing does not exist, or not for this caller.
     NotFound = 5,
-    /// The thing to be made exists.
+    /// The thing to create exists already.
     AlreadyExists = 6,
     /// The caller is known and may not do this.
     PermissionDenied = 7,
     /// A limit or quota is reached.
     ResourceExhausted = 8,
-    /// The state of the thing does not allow the operation now.
+    /// The current state of the thing does not allow the operation.
     FailedPrecondition = 9,
-    /// Something newer ended it; the caller may try again.
+    /// A newer operation ended this one; the caller may try again.
     Aborted = 10,
-    /// The operation is declared and not implemented.
+    /// The operation is declared but not implemented.
     Unimplemented = 12,
     /// A bug in the platform.
     Internal = 13,
@@ -54,12 +54,12 @@ macro_rules! reasons {
                 match self { $(Reason::$name => $wire,)* }
             }
 
-            /// The HTTP status of an answer that fails for this reason.
+            /// The HTTP status of a response that fails for this reason.
             pub const fn http_status(self) -> u16 {
                 match self { $(Reason::$name => $http,)* }
             }
 
-            /// The gRPC status code of an answer that fails for this reason.
+            /// The gRPC status code of a response that fails for this reason.
             pub const fn code(self) -> Code {
                 match self { $(Reason::$name => Code::$code,)* }
             }
@@ -74,41 +74,41 @@ reasons! {
     MalformedRequest = "MALFORMED_REQUEST", 400, InvalidArgument;
     /// No such app, version, draft, execution or route.
     NotFound = "NOT_FOUND", 404, NotFound;
-    /// An app of this name, or one with the same host label, exists.
+    /// An app of this name, or an app with the same host label, exists.
     AlreadyExists = "ALREADY_EXISTS", 409, AlreadyExists;
     /// The app has no published version yet, or no draft to publish.
     NotPublished = "NOT_PUBLISHED", 400, FailedPrecondition;
-    /// The operation does not fit the state that the app is in.
+    /// The state of the app does not allow the operation.
     FailedPrecondition = "FAILED_PRECONDITION", 400, FailedPrecondition;
     /// A newer operation on the app ended this one before it changed anything.
     Aborted = "ABORTED", 409, Aborted;
     /// The app is being deleted.
     AppDeleted = "APP_DELETED", 404, NotFound;
-    /// No bearer token, or one that does not verify.
+    /// No bearer token, or a token that does not verify.
     Unauthenticated = "UNAUTHENTICATED", 401, Unauthenticated;
     /// The token's organization may not do this.
     PermissionDenied = "PERMISSION_DENIED", 403, PermissionDenied;
-    /// The server does not answer for the host that the request names.
+    /// The server does not serve the host that the request names.
     MisdirectedRequest = "MISDIRECTED_REQUEST", 421, FailedPrecondition;
-    /// The method that the request used is not one the route has.
+    /// The route does not have the method of the request.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, Unimplemented;
-    /// The request's body is over its configured limit.
+    /// The request's body exceeds its configured limit.
     BodyTooLarge = "BODY_TOO_LARGE", 413, ResourceExhausted;
-    /// Too many requests are held for this app already.
+    /// Too many requests are held for this app.
     HoldQueueFull = "HOLD_QUEUE_FULL", 429, ResourceExhausted;
-    /// Too many requests of this app or organization are under way.
+    /// Too many requests of this app or organization are in flight.
     TooManyRequests = "TOO_MANY_REQUESTS", 429, ResourceExhausted;
     /// Too many connections are open.
     TooManyConnections = "TOO_MANY_CONNECTIONS", 503, Unavailable;
-    /// The client did not send or take what it should in time.
+    /// The client did not send or receive in time.
     ClientTooSlow = "CLIENT_TOO_SLOW", 408, DeadlineExceeded;
     /// Too many executions of this app have not ended.
     ExecutionQueueFull = "EXECUTION_QUEUE_FULL", 429, ResourceExhausted;
     /// The idempotency key was used with another request.
     IdempotencyConflict = "IDEMPOTENCY_CONFLICT", 409, AlreadyExists;
-    /// The machine has no room for the replica that is needed.
+    /// The machine lacks the capacity for the replica that is needed.
     NoRoom = "NO_ROOM", 429, ResourceExhausted;
-    /// The organization takes more of the disk than it may.
+    /// The organization uses more of the disk than it may.
     DiskQuota = "DISK_QUOTA", 429, ResourceExhausted;
     /// The organization keeps as much in the store as it may.
     StoreQuota = "STORE_QUOTA", 429, ResourceExhausted;
@@ -116,7 +116,7 @@ reasons! {
     WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.
     ColdStartTimeout = "COLD_START_TIMEOUT", 504, DeadlineExceeded;
-    /// The app did not answer within its timeout plus the cold-start budget.
+    /// The app did not respond within its timeout plus the cold-start budget.
     RequestTimeout = "REQUEST_TIMEOUT", 504, DeadlineExceeded;
     /// The container engine does not answer.
     EngineUnavailable = "ENGINE_UNAVAILABLE", 503, Unavailable;
@@ -130,30 +130,30 @@ reasons! {
     BuildCancelled = "BUILD_CANCELLED", 400, FailedPrecondition;
     /// The build took longer than it may.
     BuildTimeout = "BUILD_TIMEOUT", 504, DeadlineExceeded;
-    /// Too many builds wait already.
+    /// Too many builds are waiting.
     BuildQueueFull = "BUILD_QUEUE_FULL", 429, ResourceExhausted;
     /// The container ended before it was ready.
     ContainerExited = "CONTAINER_EXITED", 503, Unavailable;
-    /// The container runs but its health path never answered well.
+    /// The container runs, but its health path never returned a status that counts as ready.
     NotReady = "NOT_READY", 503, Unavailable;
     /// The engine refused to create or start the container.
     StartFailed = "START_FAILED", 503, Unavailable;
-    /// The replica did not take the connection.
+    /// The replica refused the connection.
     ReplicaRefused = "REPLICA_REFUSED", 502, Unavailable;
-    /// The replica ended or broke the connection before its answer was whole.
+    /// The replica closed or broke the connection before its response was complete.
     ReplicaBroke = "REPLICA_BROKE", 502, Unavailable;
     /// The platform is stopping.
     ShuttingDown = "SHUTTING_DOWN", 503, Unavailable;
-    /// The store cannot take the change.
+    /// The store cannot write the change.
     StoreUnavailable = "STORE_UNAVAILABLE", 503, Unavailable;
-    /// The method is part of the contract and not built yet.
+    /// The method is part of the contract but not implemented.
     Unimplemented = "UNIMPLEMENTED", 501, Unimplemented;
     /// A bug in the platform; the log has the cause.
     Internal = "INTERNAL", 500, Internal;
 }
 
 impl Reason {
-    /// Whether a deadline passed, rather than that something went wrong.
+    /// Whether a deadline passed, as opposed to an error.
     pub fn is_deadline(self) -> bool {
         matches!(self, Reason::RequestTimeout | Reason::ColdStartTimeout)
     }
@@ -179,7 +179,7 @@ pub struct FieldViolation {
 pub struct Failure {
     /// The machine-readable cause, which fixes both status codes.
     pub reason: Reason,
-    /// What was wrong and what to do, for anybody who may see the answer.
+    /// What was wrong and what to do, for everyone who may see the response.
     pub message: String,
     /// What only the app's own organization may read (exit code, last log lines).
     pub detail: Option<String>,
@@ -190,7 +190,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a reason and a message and nothing else.
+    /// A failure with only a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -222,7 +222,7 @@ impl Failure {
         }
     }
 
-    /// Adds what only the app's own organization may read.
+    /// Adds text that only the app's own organization may read.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn http_and_grpc_agree_with_the_google_mapping_or_are_listed() {
-        // Named here where HTTP has a more precise status than the mapping of the gRPC code.
+        // Listed are the reasons for which HTTP has a more precise status than the gRPC code's
+        // mapping.
         let sharper = [
             Reason::BodyTooLarge,
             Reason::MethodNotAllowed,

@@ -1,19 +1,19 @@
-//! Who gets the next of a few places: max-min fair among organizations, and among the apps of one.
+//! Fair permits: max-min fair among organizations, and among the apps of one.
 //!
-//! Of the organizations that wait, the one with the fewest places gets a free one, and within it
-//! the app with the fewest; among equals, the one that asked first. A cap per organization keeps
-//! some places free of any one of them, so that a newcomer need not wait for another's work to
-//! end. Executions, builds, tests and the parsing of what organizations send use this.
+//! A free permit goes to the waiting organization that holds the fewest, and within it to the app
+//! that holds the fewest; among equals, to the first to ask. A cap per organization keeps some
+//! permits free of any single one, so that a newcomer need not wait for another's work to end.
+//! Executions, builds, test runs and the parsing of what organizations send use this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::{AppId, AppName, OrgName};
 
-/// One request for a place; later ones are greater.
+/// One request for a permit; later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// The most places of one organization when the operator names none: `usual`, but never all of two
+/// The most permits of one organization when the operator sets none: `usual`, but never all of two
 /// or more, and at least one.
 pub fn cap(total: usize, usual: usize) -> usize {
     usual.min(total.saturating_sub(1)).max(1)
@@ -32,7 +32,7 @@ pub fn displaced<'a>(
     (*most >= has + 2).then_some(org)
 }
 
-/// The free places, who holds the others, and who waits for one.
+/// The free permits, the holders of the others, and the waiting requests.
 #[derive(Debug)]
 pub struct Shares {
     free: usize,
@@ -54,7 +54,7 @@ struct App {
 }
 
 impl Shares {
-    /// `total` places, of which one organization gets at most `per_org`; both at least one.
+    /// `total` permits, of which one organization gets at most `per_org`; both at least one.
     pub fn new(total: usize, per_org: usize) -> Self {
         Self {
             free: total,
@@ -64,7 +64,7 @@ impl Shares {
         }
     }
 
-    /// Queues a request for a place; [`grant`](Self::grant) answers it.
+    /// Queues a request for a permit; [`grant`](Self::grant) answers it.
     pub fn enqueue(&mut self, app: &AppId) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -82,7 +82,7 @@ impl Shares {
         self.forget(app);
     }
 
-    /// Grants a free place to the next request that may have one; call it until it returns `None`.
+    /// Grants a free permit to the next eligible request; call it until it returns `None`.
     pub fn grant(&mut self) -> Option<(AppId, Ticket)> {
         if self.free == 0 {
             return None;
@@ -94,7 +94,8 @@ impl Shares {
             .filter(|(_, org)| org.granted < per_org);
         let (_, _, name, org) = may
             .filter_map(|(name, org)| {
-                // The first to ask decides among organizations, the least busy app within one.
+                // Among organizations with equally many the first to ask wins, within one the least
+                // busy app.
                 let asking = org.apps.values().filter_map(|a| a.waiting.first());
                 let first = *asking.min()?;
                 Some((org.granted, first, name, org))
@@ -114,7 +115,7 @@ impl Shares {
         Some((id, ticket))
     }
 
-    /// Takes a granted place back.
+    /// Takes a granted permit back.
     pub fn give_back(&mut self, app: &AppId) {
         let Some(of_app) = self.app(app).filter(|a| a.granted > 0) else {
             return;
@@ -181,7 +182,8 @@ mod tests {
         assert_eq!(taken, (0..6).map(|n| app(0, n)).collect::<Vec<_>>());
         assert!(shares.is_full_for(&app(0, 0).org) && !shares.is_full_for(&app(1, 0).org));
 
-        // The newcomer finds places, then gets every one that becomes free until both have as many.
+        // The newcomer finds free permits, then gets each one that is returned until both have as
+        // many.
         for _ in 0..6 {
             shares.enqueue(&app(1, 0));
         }
@@ -191,7 +193,7 @@ mod tests {
             assert_eq!(all(&mut shares), [app(1, 0)]);
         }
         shares.give_back(&app(0, 2));
-        // Three against four: the one with three, and of its apps one that has none.
+        // Three against four: the one with three wins, and of its apps the one with none.
         assert_eq!(all(&mut shares), [app(0, 0)]);
     }
 
@@ -227,7 +229,7 @@ mod tests {
                     queue.entry(from.clone()).and_modify(|n| *n -= 1);
                     prop_assert!(queue[&from] > has, "it has less than who displaced it had");
                     queue.insert(org, has + 1);
-                    // So no sequence of displacements goes round in a circle.
+                    // So no sequence of displacements forms a circle.
                     prop_assert!(squares(&queue) < before);
                 } else {
                     queue.insert(org, has + 1);
@@ -279,7 +281,7 @@ mod tests {
                     prop_assert!(held.len() <= total);
                     prop_assert!(before < per_org);
                 }
-                // A place is free only where nobody may have it.
+                // A permit stays free only if nobody waiting may have it.
                 for (id, _) in &waiting {
                     prop_assert!(held.len() == total || has(&held, &id.org) >= per_org);
                 }

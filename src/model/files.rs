@@ -1,31 +1,31 @@
-//! What of a replica's file system can be written to.
+//! Which parts of a replica's file system are writable.
 //!
-//! The contract has the root file system read-only and `$HOME` writable. `/tmp` is writable too,
-//! since hardly any program works without it. Where home is comes from the app's environment, else
-//! from the image; where both leave it open, or say `/`, it is [`DEFAULT_HOME`].
+//! By the contract, the root file system is read-only and `$HOME` is writable. `/tmp` is writable
+//! too, since hardly any program works without it. Home is taken from the app's environment, else
+//! from the image; where neither sets it, or it is `/`, it is [`DEFAULT_HOME`].
 //!
-//! An app that keeps its files has a volume there, one for all of its replicas.
+//! An app that keeps its files has a volume there, which all of its replicas share.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::settings::StorageMode;
 
-/// Home where neither the app nor the image has one of its own.
+/// Home where neither the app nor the image sets another.
 pub const DEFAULT_HOME: &str = "/home/ignite";
-/// Where programs put what they need for a moment.
+/// The directory for temporary files.
 pub const TMP: &str = "/tmp";
 
-/// What an image has in a directory that is to be a home.
+/// The content that an image has in a directory that becomes a home.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// No such directory.
+    /// The directory does not exist.
     Nothing,
     /// The directory exists; its files have not been counted.
     Uncounted,
-    /// So little that every replica can have a copy.
+    /// Little enough to give every replica a copy.
     Small,
-    /// Too much to be copied. A replica changes it in place, in the writable layer of its
-    /// container, and these other paths of the image are mounted read-only.
+    /// Too much to copy. A replica changes it in place, in the writable layer of its container, and
+    /// these other paths of the image are mounted read-only.
     Large {
         /// Files and directories outside the home, none of them a link.
         read_only: Vec<String>,
@@ -35,20 +35,20 @@ pub enum Content {
 /// A home directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Home {
-    /// Its path; empty where an image has none, or `/`.
+    /// Its path; empty where an image sets none, or `/`.
     pub path: String,
-    /// What the image has there, or at [`DEFAULT_HOME`] where `path` is empty; `None` until the
+    /// The image's content there, or at [`DEFAULT_HOME`] where `path` is empty; `None` until the
     /// image is inspected.
     pub content: Option<Content>,
 }
 
 impl Home {
-    /// Whether the image has the directory, as far as that is known.
+    /// Whether the image is known to have the directory.
     pub fn is_in_image(&self) -> bool {
         !matches!(self.content, None | Some(Content::Nothing))
     }
 
-    /// Home in a container of this environment from an image with this home.
+    /// The home of a container with this environment, from an image with this home.
     pub fn of(env: &BTreeMap<String, String>, image: &Home) -> Self {
         let chosen = env.get("HOME").map(|path| match normal(path) {
             path if path.is_empty() => DEFAULT_HOME.to_owned(),
@@ -71,31 +71,32 @@ impl Home {
     }
 }
 
-/// What of one replica's file system can be written to.
+/// Which parts of one replica's file system are writable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// Nothing but `/tmp` and home can be.
+    /// Nothing but `/tmp` and home is writable.
     pub read_only: bool,
     /// The home directory.
     pub home: Home,
     /// The root file system is read-only whatever the image has in its home.
     pub always_read_only: bool,
-    /// Most bytes in `/tmp`, and most in a home without files of the image. They are memory of
-    /// the replica and count against its limit.
+    /// The most bytes in `/tmp`, and in a home without files of the image. They are memory of the
+    /// replica and count against its limit.
     pub scratch_bytes: u64,
-    /// The app's volume is its home: when the app was created (Unix milliseconds), which tells
-    /// its volume from that of an earlier app of the same name. `None` keeps nothing.
+    /// The app's volume is its home. The value is when the app was created (Unix milliseconds),
+    /// which distinguishes its volume from that of an earlier app of the same name. `None` keeps
+    /// nothing.
     pub kept_since: Option<i64>,
 }
 
 impl Files {
-    /// Whether home is the platform's to choose and mount.
+    /// Whether the platform chooses and mounts the home.
     pub fn has_home(&self) -> bool {
         self.read_only || self.kept_since.is_some()
     }
 
-    /// The paths that are mounted read-only because the root file system is not: the image has
-    /// too much in its home to be copied. `None` where that does not apply.
+    /// The paths that are mounted read-only although the root file system is not, because the image
+    /// has too much in its home to copy. `None` where that does not apply.
     pub fn changed_in_place(&self) -> Option<&[String]> {
         match &self.home.content {
             Some(Content::Large { read_only })
@@ -108,16 +109,16 @@ impl Files {
     }
 }
 
-/// Whether the volume of an app can go: `used_at_ms` is when the app was last in use.
+/// Whether the volume of an app has expired: `used_at_ms` is when the app was last in use.
 pub fn is_expired(mode: StorageMode, used_at_ms: i64, now_ms: i64, ttl: Duration) -> bool {
     let idle = now_ms.saturating_sub(used_at_ms);
-    // Also where nothing is to be kept any more: an owner who turned that off by mistake has this
-    // time to turn it on again.
+    // This holds also when nothing is kept any more: an owner who disabled storage by mistake has
+    // this long to enable it again.
     mode != StorageMode::Persistent && u128::try_from(idle).is_ok_and(|ms| ms > ttl.as_millis())
 }
 
-/// A path without what makes no difference; empty for `/`, for what is no absolute path, and for
-/// one with a step upwards.
+/// Normalizes a path; the result is empty for `/`, for a path that is not absolute, and for one
+/// with a step upwards.
 pub fn normal(path: &str) -> String {
     if !path.starts_with('/') {
         return String::new();
@@ -133,7 +134,8 @@ pub fn normal(path: &str) -> String {
     out
 }
 
-/// Why the cloud platform refuses an image's user, if it does; it takes numeric ones but root.
+/// Why the cloud platform refuses an image's user, if it does; it accepts numeric users except
+/// root.
 pub fn user_incompatibility(user: &str) -> Option<String> {
     let name = user.split(':').next().unwrap_or_default();
     match name.parse::<u32>() {
@@ -186,7 +188,7 @@ mod tests {
             let home = Home::of(&with(nowhere), &image);
             assert_eq!((home.path.as_str(), home.content), (DEFAULT_HOME, None));
         }
-        // What an image without a home has in the default one was looked for there.
+        // An image without a home had its content inspected in the default home.
         let homeless = Home {
             path: String::new(),
             content: Some(Content::Nothing),

@@ -1,8 +1,8 @@
 //! Host labels: the DNS label under the base domain at which a port of an app is reached.
 //!
-//! `<app>-<org>` for port 80 and `<app>-<org>-<port>` for any other, with each `.` of the app's
-//! name written `-dot-`. A label can read as that of several apps (`a-b` of `c` and `a` of `b-c`; `a`
-//! of `c-81`, and of `c` at port 81), so [`super::catalog`] says whose it is.
+//! The label is `<app>-<org>` for port 80 and `<app>-<org>-<port>` for any other, with each `.` in
+//! the app's name written `-dot-`. One label can belong to several apps (`a-b` of `c` and `a` of
+//! `b-c`; `a` of `c-81`, and `a` of `c` at port 81), so [`super::catalog`] records its owner.
 
 use super::id::{AppId, AppName, OrgName};
 
@@ -25,7 +25,7 @@ fn encode(name: &AppName) -> String {
     name.as_str().replace('.', "-dot-")
 }
 
-/// Whether a label, in lower case, reads as that of an app of this organization.
+/// Whether a lower-case label could belong to an app of this organization.
 pub fn may_be_of(label: &str, org: &str) -> bool {
     let ours = |label: &str| {
         let name = label.strip_suffix(org).and_then(|l| l.strip_suffix('-'));
@@ -34,8 +34,8 @@ pub fn may_be_of(label: &str, org: &str) -> bool {
     ours(label) || without_port(label).is_some_and(ours)
 }
 
-/// Every organization of which a label could be that of an app: `a-b-c-81` reads as an app of `c`
-/// and of `b-c` at port 81, and of `81`, `c-81` and `b-c-81` at port 80.
+/// Every organization to which a label could belong: `a-b-c-81` could be an app of `c` or `b-c` at
+/// port 81, or an app of `81`, `c-81` or `b-c-81` at port 80.
 pub fn orgs_of(label: &str) -> impl Iterator<Item = OrgName> {
     [Some(label), without_port(label)]
         .into_iter()
@@ -48,7 +48,7 @@ pub fn orgs_of(label: &str) -> impl Iterator<Item = OrgName> {
         })
 }
 
-/// A label without the port that may stand at its end.
+/// A label without the port at its end, if it has one.
 fn without_port(label: &str) -> Option<&str> {
     let (rest, port) = label.rsplit_once('-')?;
     let is_number = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
@@ -58,7 +58,7 @@ fn without_port(label: &str) -> Option<&str> {
 
 /// The label in a `Host` header, when it names one under the base domain.
 ///
-/// The port is ignored and letters are folded, as names in DNS are.
+/// The port is ignored and case is folded, as in DNS.
 pub fn label_of_host<'a>(host: &'a str, base_domain: &str) -> Option<&'a str> {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,

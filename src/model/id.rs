@@ -1,4 +1,4 @@
-//! Names and ids: newtypes that are valid once they exist.
+//! Names and ids: newtypes whose values are always valid.
 //!
 //! A name is checked where it enters (`FromStr`), so code that holds one never checks again.
 
@@ -78,7 +78,7 @@ name!(
     OrgName, "organization name", dots: false
 );
 name!(
-    /// An app's name within its organization: as [`OrgName`], and single dots inside.
+    /// An app's name within its organization: as [`OrgName`], with single dots allowed inside.
     AppName, "app name", dots: true
 );
 
@@ -113,15 +113,16 @@ impl FromStr for AppId {
     }
 }
 
-/// One invocation: `exec_` and a ULID, so ids sort by the time they were made.
+/// One invocation: `exec_` and a ULID, so ids sort by the time they were created.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecutionId(pub ulid::Ulid);
 
-/// What an execution's id starts with.
+/// The prefix of an execution's id.
 const EXECUTION: &str = "exec_";
 
 impl ExecutionId {
-    /// The id as ASCII. Every request has one, and formatting would be much of what making it costs.
+    /// The id as ASCII. Every request has one, and formatting would dominate the cost of creating
+    /// it.
     pub fn to_ascii(self) -> [u8; EXECUTION.len() + ulid::ULID_LEN] {
         let mut digits = [0; ulid::ULID_LEN];
         self.0.array_to_str(&mut digits);
@@ -152,7 +153,7 @@ impl FromStr for ExecutionId {
     }
 }
 
-/// One data directory's life: marks the containers and the network that belong to it.
+/// The life of one data directory: marks the containers and networks that belong to it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InstanceId(Arc<str>);
 
@@ -198,7 +199,7 @@ impl ReplicaId {
         &self.0
     }
 
-    /// A fresh id: the random tail of a ULID.
+    /// A new id: the random tail of a ULID.
     pub fn generate(ulid: ulid::Ulid) -> Self {
         Self(ulid.to_string()[16..].to_ascii_lowercase().into())
     }

@@ -1,32 +1,32 @@
-//! What the text that names an image can stand for on the engine, and who may use it.
+//! What an image reference can mean to the engine, and who may use it.
 //!
-//! An engine takes more than names: a full content id, and any prefix of one, with or without
-//! `sha256:`. A prefix of two digits finds an image that was not meant to be shared, so prefixes are
-//! always refused. Between organizations that do not trust each other, only a registry decides who
-//! may use an image, so there a name has to be one of a registry.
+//! An engine accepts more than names: a full content id, and any prefix of one, with or without
+//! `sha256:`. A prefix of two digits can find an image that was not meant to be shared, so prefixes
+//! are always refused. Between organizations that do not trust each other, only a registry decides
+//! who may use an image, so there a reference must be the name of an image in a registry.
 
 use super::{
     id::{InstanceId, OrgName},
     trust::Trust,
 };
 
-/// How long a content id is in hex digits.
+/// The length of a content id in hex digits.
 const ID_DIGITS: usize = 64;
-/// How names of images that were built here begin, before the instance.
+/// The prefix of the names of images built here, before the instance.
 const BUILT: &str = "ignite-";
 
-/// What a reference is.
+/// The form of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// A content id in full.
+    /// A full content id.
     Id,
-    /// What an engine takes for the beginning of one.
+    /// Text that an engine accepts as the beginning of an id.
     IdPrefix,
     /// A name.
     Name,
 }
 
-/// What an engine may take a reference for.
+/// How an engine may read a reference.
 pub fn form(reference: &str) -> Form {
     let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
     let is_hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -42,7 +42,7 @@ pub fn form(reference: &str) -> Form {
 pub struct Naming {
     /// Whom the platform serves.
     pub trust: Trust,
-    /// Whose builds are the platform's own.
+    /// The instance whose builds are the platform's own.
     pub instance: InstanceId,
 }
 
@@ -74,7 +74,7 @@ impl Naming {
     /// Whether this is the name of an image that was built here for `org`.
     pub fn is_own(&self, org: &OrgName, reference: &str) -> bool {
         let own = format!("{BUILT}{}/{org}/", self.instance);
-        // Builds have no digest in a registry; an engine might find anybody's image by one.
+        // Builds have no digest in a registry; by a digest an engine might find anyone's image.
         familiar(reference).starts_with(&own) && !reference.contains('@')
     }
 }
@@ -87,13 +87,13 @@ fn remedy(reference: &str) -> String {
     }
 }
 
-/// Whether a name is one of those that the platform gives to what it builds, or to the mark of an
-/// instance. Docker Hub has no such organization.
+/// Whether a name is one that the platform gives to its builds, or to the mark of an instance.
+/// Docker Hub has no such organization.
 fn is_built(reference: &str) -> bool {
     familiar(reference).starts_with(BUILT)
 }
 
-/// A name without what Docker Hub's may be written with.
+/// A name without the optional prefixes of Docker Hub.
 fn familiar(reference: &str) -> &str {
     let name = reference
         .strip_prefix("docker.io/")
@@ -102,7 +102,7 @@ fn familiar(reference: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-/// A reference by digest to what `reference` names by tag; one that has a digest keeps its own.
+/// The reference by digest to the image that `reference` names by tag; a given digest is kept.
 pub fn by_digest(reference: &str, digest: &str) -> String {
     if reference.contains('@') {
         return reference.to_owned();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// An engine looks ids up by any text that begins one: none of these gets past.
+        /// An engine finds ids by any prefix: none of these may pass.
         #[test]
         fn no_beginning_of_an_id_is_ever_allowed(digits in "[0-9a-fA-F]{1,63}", with in any::<bool>()) {
             let reference = if with { format!("sha256:{digits}") } else { digits };

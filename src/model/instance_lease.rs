@@ -1,40 +1,41 @@
-//! Who holds the identity of a data directory, and whether that process still lives.
+//! The lease that an instance holds on its engine: who owns the identity of a data directory, and
+//! whether that process still lives. (A request's lease on a replica is in `fleet/lease.rs`.)
 //!
 //! A server keeps a *lease* on the engine, an object that it replaces at every beat; its expiry is
-//! in the engine's time. So every client of the engine sees which instances live, whatever
-//! machine, container or mount namespace they live in. What can be seen of the holder directly (its
-//! process, its directory's lock) decides sooner. The absence of something proves nothing.
+//! in the engine's time. So every client of the engine sees which instances live, whatever machine,
+//! container or mount namespace they live in. Direct evidence about the holder (its process, its
+//! directory's lock) decides sooner. The absence of evidence proves nothing.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A process and the data directory that it serves from, in the words of its kernel.
+/// A process and the data directory it serves, identified in the kernel's terms.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Holder {
-    /// The random id of this boot of the machine.
+    /// The random id of the machine's current boot.
     pub boot: String,
-    /// The inode of its process namespace; process ids mean something only there.
+    /// The inode of its process namespace; process ids are meaningful only within it.
     pub pids: u64,
     /// Its process id.
     pub pid: u32,
-    /// When the process was started, in ticks since the boot: distinguishes it from a later process
-    /// of the same id.
+    /// When the process started, in ticks since boot: distinguishes it from a later process with
+    /// the same id.
     pub started: u64,
     /// The device of its data directory.
     pub device: u64,
     /// The inode of its data directory.
     pub inode: u64,
-    /// The path of its data directory, as it sees it; what is no text has replacement characters.
+    /// The path of its data directory, as it sees it; bytes that are not UTF-8 are replaced.
     pub path: String,
 }
 
-/// What a server says of itself on the engine.
+/// The content of a server's lease on the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Random, and another one at each start.
+    /// Random, and different at each start.
     pub token: String,
-    /// Until when it holds, Unix seconds of the engine's clock.
+    /// When it expires, Unix seconds of the engine's clock.
     pub expires_at: i64,
     /// Seconds between two renewals.
     pub beat_secs: u64,
@@ -62,22 +63,22 @@ pub struct Record {
 /// What this machine can see of a holder's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
-    /// It is there.
+    /// It runs.
     Runs,
-    /// It was in this process namespace, and is not any more.
+    /// It was in this process namespace and has ended.
     Ended,
-    /// It is, or was, out of sight.
+    /// It is or was invisible from here.
     Unknown,
 }
 
 /// What this machine can see of a holder's data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directory {
-    /// It is there, and a process holds its lock.
+    /// It exists, and a process holds its lock.
     Held,
-    /// It is there, the same that was served from, and its lock is free.
+    /// It exists, is the one that was served, and its lock is free.
     Free,
-    /// It cannot be seen or read, or it may be another one.
+    /// It cannot be read, or it may be a different one.
     Unknown,
 }
 
@@ -88,9 +89,9 @@ pub enum Liveness {
     Runs(String),
     /// It does not run; its containers were left on purpose.
     Left,
-    /// Unknown.
+    /// In doubt, for this reason.
     InDoubt(String),
-    /// It does not run any more.
+    /// It no longer runs.
     Gone(Proof),
 }
 
@@ -99,13 +100,13 @@ pub enum Liveness {
 pub enum Proof {
     /// Its process or its directory was inspected.
     Ended,
-    /// Its lease ran out so long ago.
+    /// Its lease expired this long ago.
     Expired(Duration),
 }
 
 impl Holder {
-    /// Whether two processes serve, or served, from one directory: a copy is another one. Across a
-    /// reboot a device may get another number, so there the path has to be the same.
+    /// Whether two processes serve, or served, the same directory; a copy is a different one. A
+    /// device number may change across a reboot, so then the path must be the same.
     pub fn same_directory(&self, other: &Holder) -> bool {
         let place = if self.boot == other.boot {
             self.device == other.device
@@ -116,9 +117,9 @@ impl Holder {
     }
 }
 
-/// Judges an instance by its leases, each with what can be seen of its holder, or by its directory
-/// when it has none. `now` is the engine's time; an expired lease counts as the end only `after`
-/// so long, since engines stop and clocks jump.
+/// Judges an instance by its leases, each with what is known of its holder, or by its directory
+/// when it has none. `now` is the engine's time. An expired lease proves the end only this long
+/// `after` its expiry, since engines stop and clocks jump.
 pub fn liveness(
     leases: &[(Lease, Process, Directory)],
     directory: Directory,
@@ -177,15 +178,15 @@ pub fn liveness(
 pub enum Claim {
     /// It may.
     Ours,
-    /// Undecided: these leases are valid and their holders out of sight. If one is renewed, its
+    /// Undecided: these leases are valid, and their holders are invisible. If one is renewed, its
     /// holder lives.
     Watch(Vec<Lease>),
-    /// Another server has it.
+    /// Another server holds it.
     Taken(Box<Lease>),
 }
 
 /// Whether a server that holds its directory's lock may use the identity found there. `record` is
-/// what the directory remembers of the run before.
+/// the directory's record of the previous run.
 pub fn claim(
     ours: &Holder,
     record: Option<&Record>,
@@ -195,7 +196,7 @@ pub fn claim(
     let known = record.filter(|r| r.holder.same_directory(ours));
     let mut watch = Vec::new();
     for (lease, process) in leases {
-        // The run before on this very directory; its lock was free, so it has ended.
+        // The previous run in this very directory; its lock was free, so it has ended.
         let before = known.is_some_and(|r| r.token == lease.token);
         let expired = now.is_some_and(|now| lease.expires_at <= now);
         match process {
@@ -264,7 +265,7 @@ mod tests {
             }
         };
         let table: &[(&Sights, Directory, Option<i64>, &str)] = &[
-            // Out of sight: the lease alone decides.
+            // Invisible holder: the lease alone decides.
             (
                 &[(fresh, P::Unknown, D::Unknown)],
                 D::Unknown,
@@ -289,7 +290,7 @@ mod tests {
                 None,
                 "in doubt",
             ),
-            // In sight: what is seen decides, whatever the clock says.
+            // Visible holder: the evidence decides, whatever the clock says.
             (
                 &[(ancient, P::Runs, D::Unknown)],
                 D::Unknown,
@@ -321,7 +322,7 @@ mod tests {
                 "ended",
             ),
             (&[(fresh, P::Ended, D::Unknown)], D::Unknown, None, "ended"),
-            // Each lease has to be of the past.
+            // Every lease must be expired.
             (
                 &[
                     (fresh, P::Ended, D::Unknown),
@@ -407,7 +408,7 @@ mod tests {
             &'a str,
         );
         let table: &[Case<'_>] = &[
-            // After a crash the same directory goes on at once, wherever it stands by now.
+            // After a crash the same directory may be used at once, wherever it has moved.
             (Some(&same), "t", fresh, P::Unknown, Some(NOW), "ours"),
             (Some(&moved), "t", fresh, P::Unknown, Some(NOW), "ours"),
             (Some(&rebooted), "t", fresh, P::Unknown, Some(NOW), "ours"),
@@ -419,11 +420,11 @@ mod tests {
             (Some(&copied), "t", stale, P::Unknown, Some(NOW), "ours"),
             (Some(&copied), "t", stale, P::Unknown, None, "watch"),
             (Some(&elsewhere), "t", fresh, P::Unknown, Some(NOW), "watch"),
-            // Another one has taken it since.
+            // Another server has taken it since.
             (Some(&same), "u", fresh, P::Unknown, Some(NOW), "watch"),
             (Some(&same), "u", stale, P::Runs, Some(NOW), "taken"),
             (Some(&same), "u", stale, P::Unknown, Some(NOW), "ours"),
-            // Of an older ignite, which remembers nothing.
+            // From an older ignite, which leaves no record.
             (None, "t", fresh, P::Unknown, Some(NOW), "watch"),
             (None, "t", fresh, P::Ended, Some(NOW), "ours"),
         ];

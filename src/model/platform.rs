@@ -1,8 +1,8 @@
-//! What an image is made for, and what an engine's host runs.
+//! The platform an image is built for, and the one an engine's host runs.
 
 use std::fmt;
 
-/// An operating system and a processor, in the words of images: `linux/arm64/v8`.
+/// An operating system and a processor, in the terms of images: `linux/arm64/v8`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Platform {
     os: String,
@@ -12,8 +12,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// From what an image or an engine says, which may be nothing. An engine names its processor
-    /// as `uname -m` does.
+    /// The platform that an image or an engine reports; unknown parts are empty. An engine names
+    /// its processor as `uname -m` does.
     pub fn new(os: &str, arch: &str, variant: &str) -> Self {
         let (arch, implied) = match arch.to_ascii_lowercase().as_str() {
             "x86_64" | "x86-64" => ("amd64".to_owned(), ""),
@@ -35,15 +35,15 @@ impl Platform {
         }
     }
 
-    /// Whether a host of this platform runs what is made for `image` without emulation. What is
-    /// not said is no obstacle.
+    /// Whether a host of this platform runs an image for `image` without emulation. Unknown parts
+    /// match anything.
     pub fn runs(&self, image: &Platform) -> bool {
         let says_same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
         if !says_same(&self.os, &image.os) {
             return false;
         }
         match (self.arch.as_str(), image.arch.as_str()) {
-            // Processors that have the older one's instructions as well.
+            // These processors execute the older instruction set too.
             ("amd64", "386") | ("arm64", "arm") => true,
             ("arm", "arm") => self.variant.is_empty() || image.variant <= self.variant,
             (host, image) => says_same(host, image),

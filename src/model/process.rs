@@ -1,9 +1,9 @@
 //! How the first process of a replica is run.
 
-/// Whether a small init is the first process, which reaps orphans and forwards signals.
+/// Whether a small init, which reaps orphans and forwards signals, is the first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Init {
-    /// Where the image's program is not an init itself; never on a strict platform.
+    /// If the image's program is not an init itself, and never on a strict platform.
     #[default]
     Auto,
     /// Always.
@@ -13,7 +13,7 @@ pub enum Init {
 }
 
 impl Init {
-    /// Whether a replica is run under an init. `brings_own` is whether its image's program is one;
+    /// Whether a replica runs under an init. `brings_own` is whether its image's program is one;
     /// `None` when the image was not inspected, as for versions of earlier releases.
     pub fn applies(self, brings_own: Option<bool>, strict: bool) -> bool {
         match self {
@@ -25,7 +25,7 @@ impl Init {
     }
 }
 
-/// Programs that are meant to be the first process, by the last part of their path.
+/// Programs that are meant to be the first process, by file name.
 const INITS: [&str; 14] = [
     "catatonit",
     "docker-init",
@@ -43,13 +43,13 @@ const INITS: [&str; 14] = [
     "tini-static",
 ];
 
-/// Whether a program of this path is an init.
+/// Whether the program at this path is an init.
 pub fn is_init(program: &str) -> bool {
     let name = program.rsplit('/').next().unwrap_or_default();
     INITS.contains(&name)
 }
 
-/// Whether a log says that a process or a thread could not be made.
+/// Whether a log says that a process or thread could not be created.
 pub fn speaks_of_pids_limit(log: &str) -> bool {
     let log = log.to_ascii_lowercase();
     [

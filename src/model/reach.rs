@@ -1,39 +1,39 @@
-//! How an app is spoken to, and from which web pages.
+//! Which HTTP version an app is called with, and from which web pages.
 
-/// Which HTTP an app's containers are spoken to in.
+/// The HTTP version that is used to call an app's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// HTTP/1.1, but gRPC calls in HTTP/2.
+    /// HTTP/1.1, except HTTP/2 for gRPC calls.
     #[default]
     Auto,
     /// HTTP/1.1 always.
     Http1,
-    /// HTTP/2 without TLS, but upgrades such as WebSocket.
+    /// HTTP/2 without TLS, except HTTP/1.1 for upgrades such as WebSocket.
     H2c,
 }
 
 /// The entry of `cors_origins` for every origin.
 pub const CORS_ANY: &str = "*";
-/// The entry of `cors_origins`, alone, that leaves all of it to the app.
+/// The entry of `cors_origins` that must stand alone and leaves CORS to the app.
 pub const CORS_NONE: &str = "none";
-/// Most entries of `cors_origins`.
+/// The most entries of `cors_origins`.
 pub const MAX_CORS_ORIGINS: usize = 64;
 
-/// What the platform says to browsers about one origin.
+/// What the platform tells browsers about an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cors {
-    /// Nothing; the app may.
+    /// Nothing; the app may answer itself.
     Silent,
     /// Pages of any origin may call the app.
     Any,
-    /// Pages of this origin may.
+    /// Pages of this origin may call the app.
     This,
-    /// Pages of some origins may, not of this one.
+    /// Pages of some other origins may call the app, but not of this one.
     Other,
 }
 
-/// What `cors_origins` mean for one origin. Without any, pages of every origin may call an app that
-/// asks for no token, and none may call another.
+/// The meaning of `cors_origins` for one origin. Without entries, pages of every origin may call an
+/// app that requires no token, and none may call any other app.
 pub fn cors(origins: &[String], open: bool, origin: &[u8]) -> Cors {
     match origins {
         [] if open => Cors::Any,

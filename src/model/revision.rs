@@ -25,17 +25,18 @@ pub struct Defaults {
     pub bounds: scaling::Bounds,
     /// Longest time for one request.
     pub timeout: Duration,
-    /// Refuse what the cloud platform refuses.
+    /// Refuse whatever the cloud platform refuses.
     pub strict: bool,
-    /// Percent of a replica's memory that `/tmp` may take, and a home of its own once more.
+    /// The percentage of a replica's memory that `/tmp` may take; a separate home may take as much
+    /// again.
     pub scratch_percent: u32,
     /// The capabilities that apps may ask for.
     pub capabilities: Capabilities,
-    /// Digest of the platform's own settings that every container is made with.
+    /// Digest of the platform's own settings that go into every container.
     pub containers: u64,
 }
 
-/// Which answers on the health path count as ready.
+/// Which responses on the health path count as ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthCheck {
     /// For the default path: any HTTP status below 500.
@@ -55,30 +56,30 @@ pub struct Revision {
     pub version: u32,
     /// The image's content id.
     pub image: String,
-    /// What to pull if the image was removed from this machine; `None` when it was built here.
+    /// The image to pull if this one was removed from this machine; `None` when it was built here.
     pub source: Option<ImageSource>,
     /// The environment.
     pub env: BTreeMap<String, String>,
-    /// What of its file system can be written to.
+    /// Which parts of its file system are writable.
     pub files: Files,
     /// Capabilities of its processes.
     pub capabilities: Capabilities,
     /// Where its processes may connect to.
     pub egress: Egress,
-    /// An init is the first process of its containers.
+    /// Whether an init is the first process of its containers.
     pub init: bool,
     /// What the cloud platform would refuse about it, one sentence each.
     pub cloud_incompatibilities: Vec<String>,
     /// What the app listens on, the primary port first; never empty.
     pub ports: Vec<u16>,
-    /// Where it listens inside its container for each of `ports`, in their order: there too,
-    /// unless it follows what its image exposes.
+    /// The port inside its container for each of `ports`, in their order: the same, unless it
+    /// follows the port that its image exposes.
     pub inner_ports: Vec<u16>,
-    /// TCP ports that the image says it exposes.
+    /// TCP ports that the image exposes.
     pub exposed_ports: Vec<u16>,
     /// The path of the readiness check.
     pub health_path: String,
-    /// Which answers there count as ready.
+    /// Which responses there count as ready.
     pub health: HealthCheck,
     /// The tier, for display; the limits below apply.
     pub tier: Tier,
@@ -90,15 +91,15 @@ pub struct Revision {
     pub timeout: Duration,
     /// When replicas come and go.
     pub scaling: scaling::Effective,
-    /// Requests at once per replica; 0 = no limit.
+    /// The most requests at once per replica; 0 = no limit.
     pub max_concurrency: u32,
-    /// The app's URL asks for no token.
+    /// The app's URL requires no token.
     pub allow_unauthenticated: bool,
-    /// The version of HTTP that its containers are spoken to in.
+    /// The HTTP version that is used to call its containers.
     pub protocol: Protocol,
     /// Origins whose web pages may call it.
     pub cors_origins: Vec<String>,
-    /// How deep it sleeps at zero; `None` = as the platform is set.
+    /// How deep it sleeps at zero; `None` = the platform's setting.
     pub standby: Option<Standby>,
     /// Digest of what a container is made from: two revisions that share it can share replicas.
     pub config_hash: String,
@@ -162,7 +163,8 @@ impl Revision {
         self.version == other.version && self.config_hash == other.config_hash
     }
 
-    /// Whether a replica that is ready by the check of `other` is ready by that of this revision.
+    /// Whether a replica that is ready by the check of `other` is also ready by this revision's
+    /// check.
     pub fn is_ready_when(&self, other: &Revision) -> bool {
         self.same_container(other)
             && self.health_path == other.health_path
@@ -186,7 +188,7 @@ impl Revision {
     }
 
     fn hash(&self, platform: u64) -> String {
-        // Length-prefixed, so that no two different sets of fields give the same bytes.
+        // Length-prefixed, so that no two different sets of fields produce the same bytes.
         let mut h = Sha256::new();
         let mut put = |s: &str| {
             h.update((s.len() as u64).to_be_bytes());
@@ -212,12 +214,12 @@ impl Revision {
             kept_since,
         } = &self.files;
         put(&home.path);
-        // Homes that were not counted keep the hash of earlier releases.
+        // Homes that were not counted keep the hash they had in earlier releases.
         put(&format!(
             "{read_only} {} {scratch_bytes} {kept_since:?}",
             home.is_in_image()
         ));
-        // Added only where it applies, so that other containers keep their hash.
+        // Added only where it applies, so that all other containers keep their hash.
         if self.init {
             put("init");
         }
@@ -251,8 +253,8 @@ fn files_of(app: &App, version: &Version, memory_mb: u32, defaults: Defaults) ->
     }
 }
 
-/// The ports that an app listens on in its container. An app that set none follows the only port
-/// that its image exposes: most images listen there whatever `$PORT` says.
+/// The ports that an app listens on in its container. An app without a setting follows its image if
+/// that exposes a single port: most images listen there whatever `$PORT` is.
 fn inner_ports(s: &Settings, version: &Version, defaults: Defaults) -> Vec<u16> {
     match version.facts.exposed_ports.as_slice() {
         [only] if s.ports.is_empty() && !defaults.strict => vec![*only],
@@ -399,13 +401,13 @@ mod tests {
         assert_eq!(kept, with(|s| s.storage_mode = StorageMode::Ttl));
         let home = |s: &mut Settings| s.env = [("HOME".to_owned(), "/h".to_owned())].into();
         assert_ne!(base, with(home));
-        // Nobody looked at the image, so there is no init unless it is asked for.
+        // The image was not inspected, so there is no init unless the setting asks for it.
         assert_eq!(base, with(|s| s.init = Init::Off));
         assert_ne!(base, with(|s| s.init = Init::On));
         let chown = |s: &mut Settings| s.capabilities = "CHOWN".parse().expect("good");
         assert_ne!(base, with(chown));
         assert_ne!(base, with(|s| s.egress = "deny".parse().expect("good")));
-        // What may not be had changes nothing.
+        // A capability that may not be granted changes nothing.
         let admin = |s: &mut Settings| s.capabilities = "SYS_ADMIN".parse().expect("good");
         assert_eq!(base, with(admin));
     }

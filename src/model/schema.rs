@@ -1,10 +1,10 @@
-//! Whether a text is a JSON Schema that can be used.
+//! Checks whether a text is a usable JSON Schema.
 //!
-//! The library compiles a schema to a validator, and takes time and memory for that which grow
-//! exponentially with references among `unevaluated…` and dynamic references. Nothing is ever
-//! validated here. So what is compiled is a copy without references, which takes no longer than
-//! its size allows, and references are looked up by themselves. Patterns are compiled by an engine
-//! that matches in linear time, within a size that all of them share.
+//! The library compiles a schema to a validator, which takes time and memory that grow
+//! exponentially with references among `unevaluated…` and dynamic references. This platform never
+//! validates anything. So it compiles a copy without references, which takes time bounded by its
+//! size, and resolves references separately. Patterns are compiled by an engine that matches in
+//! linear time, within a size that all of them share.
 
 use std::error::Error;
 
@@ -13,29 +13,28 @@ use serde_json::{Map, Value};
 
 use super::work::{Cancelled, check_cancelled};
 
-/// Longest schema in bytes: a large one of a real API has a tenth of it.
+/// The longest schema in bytes; a large one of a real API has a tenth of it.
 pub const MAX_SCHEMA_BYTES: usize = 256 * 1024;
-/// Most arrays and objects within each other.
+/// The deepest nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
-/// Most values of any kind in one schema.
+/// The most values of any kind in one schema.
 pub const MAX_VALUES: usize = 20_000;
-/// Most patterns in one schema, the names in `patternProperties` among them.
+/// The most patterns in one schema, including the names in `patternProperties`.
 pub const MAX_PATTERNS: usize = 256;
-/// Longest pattern in bytes.
+/// The longest pattern in bytes.
 pub const MAX_PATTERN_BYTES: usize = 4096;
-/// Most bytes that all patterns of a schema compile to, together.
+/// The most bytes that all patterns of a schema compile to, together.
 const COMPILED_BYTES: usize = 8 * 1024 * 1024;
-/// Most bytes that one pattern compiles to, were it the only one.
+/// The most bytes that a single pattern compiles to.
 const COMPILED_BYTES_OF_ONE: usize = 1024 * 1024;
-/// Longest part of an error that is reported: it may quote the schema.
+/// The longest part of an error that is reported, since an error may quote the schema.
 const MAX_COMPLAINT: usize = 300;
-/// The id of a schema that has none.
+/// The id of a schema that sets none.
 const BASE: &str = "json-schema:///";
-/// Keywords that lead to another schema.
+/// Keywords that refer to another schema.
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
-/// Stands for every schema that is referred to elsewhere: nothing is fetched, and what is there
-/// cannot be judged.
+/// Stands in for every external schema: nothing is fetched, and its content cannot be checked.
 struct Elsewhere;
 
 impl Retrieve for Elsewhere {
@@ -44,12 +43,12 @@ impl Retrieve for Elsewhere {
     }
 }
 
-/// Checks a schema against the meta-schema of its draft (`$schema`; 2020-12 when it names none),
-/// and that its references within itself and its patterns can be used.
+/// Checks a schema against the meta-schema of its draft (`$schema`; 2020-12 when it sets none), and
+/// that its internal references and its patterns are usable.
 ///
 /// # Errors
-/// The place as a JSON pointer, and what is wrong there; the bound that it is over; that it was
-/// cancelled.
+/// The position as a JSON pointer and what is wrong there; or the bound that it exceeds; or that
+/// the check was cancelled.
 pub fn check(text: &str, cancelled: Cancelled<'_>) -> Result<(), String> {
     if text.len() > MAX_SCHEMA_BYTES {
         return Err(format!(
@@ -109,8 +108,9 @@ struct SchemaCounts {
 }
 
 impl SchemaCounts {
-    /// A copy without references, while the schema is within its bounds. What only looks like one,
-    /// in a constant say, is left out of the copy as well, which changes nothing of its validity.
+    /// A copy without references, as long as the schema is within its bounds. A value that only
+    /// looks like a reference, in a constant for example, is dropped too, which does not affect
+    /// validity.
     fn without_references(&mut self, value: &Value, depth: usize) -> Result<Value, String> {
         self.values += 1;
         if self.values > MAX_VALUES {
@@ -164,7 +164,7 @@ impl SchemaCounts {
     }
 }
 
-/// Looks up every reference within the schema.
+/// Resolves every reference within the schema.
 fn look_up(schema: &Value, cancelled: Cancelled<'_>) -> Result<(), String> {
     let draft = Draft::default().detect(schema);
     let root = draft.create_resource_ref(schema);
@@ -187,7 +187,7 @@ fn look_up(schema: &Value, cancelled: Cancelled<'_>) -> Result<(), String> {
             let Some(reference) = schema.get(keyword).and_then(Value::as_str) else {
                 continue;
             };
-            // What is elsewhere is not known, and nor is what is in it.
+            // External schemas are unknown, and so is what they contain.
             if reference.starts_with('#') {
                 let found = resolver.lookup(reference);
                 found.map_err(|e| format!("its {keyword} {reference:?} leads nowhere: {e}"))?;
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Each froze a thread for seconds to minutes, or took gigabytes.
+    /// Each of these froze a thread for seconds to minutes, or took gigabytes.
     #[test]
     fn what_compiles_to_too_much_is_refused_or_does_no_harm() {
         let nested = |open: &str, close: &str, n: usize| open.repeat(n) + "1" + &close.repeat(n);
@@ -287,14 +287,14 @@ mod tests {
             (patterns(8000, "a"), "256 patterns"),
             (pattern("(a{1000}){1000}"), "at /pattern"),
             (pattern(&nested("(", ")", 2000)), "at /pattern"),
-            // Each alone is fine.
+            // Each pattern alone is fine.
             (patterns(250, r"^\\p{L}{1,20}"), "all of them together"),
         ] {
             let why = check(&bad).expect_err(words);
             assert!(why.contains(words), "no {words:?} in {why:?}");
             assert!(why.len() < 600, "{} bytes of complaint", why.len());
         }
-        // Exponential in the number of definitions, were they compiled.
+        // Compiling would be exponential in the number of definitions.
         let each = |definition: &dyn Fn(usize) -> String| {
             let all: Vec<_> = (0..60)
                 .map(|i| format!(r#""d{i}":{}"#, definition(i)))

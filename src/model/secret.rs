@@ -9,10 +9,10 @@ use super::{failure::FieldViolation, id::OrgName};
 
 /// Longest name of a secret in characters.
 pub const MAX_SECRET_NAME: usize = 64;
-/// Longest user name, password, token or address of a secret in bytes; a registry's identity
+/// The longest user name, password, token or address of a secret in bytes; a registry's identity
 /// token is a few KiB.
 pub const MAX_SECRET_BYTES: usize = 16 * 1024;
-/// The one name of Docker Hub in this program.
+/// The name of Docker Hub throughout this program.
 pub const DOCKER_HUB: &str = "docker.io";
 
 /// A secret's name: 1 to 64 of letters, digits, `-` and `_`.
@@ -25,7 +25,7 @@ pub struct SecretName(Arc<str>);
 pub struct InvalidSecretName(String);
 
 impl SecretName {
-    /// What sorts before every name, to begin a range of them; no secret has it.
+    /// Sorts before every name, to begin a range; no secret has this name.
     pub(super) fn lowest() -> Self {
         Self("".into())
     }
@@ -69,7 +69,7 @@ impl fmt::Debug for SecretName {
     }
 }
 
-/// What a secret is for.
+/// The kind of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A git server over HTTPS.
@@ -88,7 +88,7 @@ impl Kind {
     }
 }
 
-/// What a secret protects.
+/// The value that a secret protects.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Value {
     /// What it is for.
@@ -97,8 +97,8 @@ pub struct Value {
     pub username: String,
     /// The password or token.
     pub password: String,
-    /// The registry's host, empty for Docker Hub; the git server's host with port if any, empty until
-    /// it is first used.
+    /// The registry's host, empty for Docker Hub; or the git server's host with its port, if any,
+    /// empty until first use.
     pub server_address: String,
 }
 
@@ -119,7 +119,7 @@ impl Value {
         };
         let mut wrong = Vec::new();
         for (field, text, required) in [
-            // Git servers that take a token may ignore the user name.
+            // Git servers that accept a token may ignore the user name.
             ("username", &self.username, self.kind == Kind::Registry),
             (password, &self.password, true),
             (server, &self.server_address, false),
@@ -150,7 +150,7 @@ impl Value {
     }
 }
 
-/// A secret as it is kept: everything but the value is legible.
+/// A secret as it is stored: everything except the value is legible.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed {
     /// The owner.
@@ -173,8 +173,7 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// The registry that an image reference names, or that credentials are for: its host, with port
-/// if any.
+/// The registry in an image reference, or of credentials: its host, with the port if any.
 pub fn registry_of_image(reference: &str) -> &str {
     match reference.split_once('/') {
         Some((host, _)) if host == "localhost" || host.contains(['.', ':']) => hub(host),
@@ -182,7 +181,7 @@ pub fn registry_of_image(reference: &str) -> &str {
     }
 }
 
-/// The registry's host in an address as people write it: with a scheme, a path, or neither.
+/// The registry's host in an address, which people write with a scheme, with a path, or bare.
 pub fn registry_of_address(address: &str) -> &str {
     let bare = address
         .strip_prefix("https://")

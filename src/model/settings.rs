@@ -1,4 +1,4 @@
-//! Everything that the owner of an app can set, and what of it is valid.
+//! The settings of an app, and which values are valid.
 
 use std::collections::BTreeMap;
 
@@ -15,34 +15,34 @@ use super::{
     work::Cancelled,
 };
 
-/// Where an app is reached when its owner names no port.
+/// The ports of an app whose owner sets none.
 pub const DEFAULT_PORTS: [u16; 1] = [host::DEFAULT_PORT];
 /// The contract's default health path.
 pub const DEFAULT_HEALTH_PATH: &str = "/healthz";
-/// Most ports of one app; each costs a URL and, where replicas are published, a host port.
+/// The most ports of one app; each costs a URL and, where replicas are published, a host port.
 pub const MAX_PORTS: usize = 16;
-/// Most environment variables of one app.
+/// The most environment variables of one app.
 pub const MAX_ENV: usize = 512;
-/// Most bytes in all names and values of the environment: below the kernel's 128 KiB per
-/// string and well below its limit for all of them.
+/// The most bytes in all names and values of the environment: below the kernel's 128 KiB per string
+/// and well below its limit for all of them together.
 pub const MAX_ENV_BYTES: usize = 96 * 1024;
-/// Longest name of an environment variable in bytes.
+/// The longest name of an environment variable in bytes.
 pub const MAX_ENV_NAME_BYTES: usize = 256;
-/// Longest health path in bytes, query included.
+/// The longest health path in bytes, query included.
 pub const MAX_HEALTH_PATH_BYTES: usize = 1024;
-/// Longest description in bytes.
+/// The longest description in bytes.
 pub const MAX_DESCRIPTION_BYTES: usize = 4 * 1024;
-/// Least memory that the engine takes for a container (6 MiB).
+/// The least memory that the engine accepts for a container (6 MiB).
 pub const MIN_MEMORY_MB: u32 = 6;
-/// Most memory that can be asked for: 1 TiB, past any single machine this runs on.
+/// The most memory that can be set: 1 TiB, more than any machine this runs on.
 pub const MAX_MEMORY_MB: u32 = 1024 * 1024;
-/// Least CPU: one hundredth of a core, the engine's own grain.
+/// The least CPU: a hundredth of a core, the engine's own granularity.
 pub const MIN_CPU_MILLICORES: u32 = 10;
-/// Most CPU that can be asked for; the engine clamps it to the host's.
+/// The most CPU that can be set; the engine clamps it to the host's.
 pub const MAX_CPU_MILLICORES: u32 = 1_024_000;
-/// Longest app timeout: a day.
+/// The longest app timeout: a day.
 pub const MAX_TIMEOUT_SECS: u32 = 86_400;
-/// Most requests at once per replica that can be asked for.
+/// The most requests at once per replica that can be set.
 pub const MAX_CONCURRENCY: u32 = 100_000;
 
 /// A named size of replica.
@@ -71,7 +71,7 @@ impl Tier {
     }
 }
 
-/// Explicit limits; each 0 leaves the tier's (or the platform's) value.
+/// Explicit limits; 0 leaves the value of the tier (or the platform).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Memory in MB.
@@ -85,7 +85,7 @@ pub struct Limits {
 /// How long an app's files live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StorageMode {
-    /// Gone with the replica.
+    /// Deleted with the replica.
     #[default]
     Ephemeral,
     /// Kept for the app.
@@ -94,12 +94,12 @@ pub enum StorageMode {
     Ttl,
 }
 
-/// Everything an owner can set.
+/// Everything that an owner can set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The size of a replica.
     pub tier: Tier,
-    /// What overrides the tier.
+    /// Limits that override the tier.
     pub limits: Limits,
     /// The environment of the container.
     pub env: BTreeMap<String, String>,
@@ -107,35 +107,36 @@ pub struct Settings {
     pub scaling: Scaling,
     /// What the app listens on, the primary port first; empty = [`DEFAULT_PORTS`].
     pub ports: Vec<u16>,
-    /// The path asked for readiness; `None` = [`DEFAULT_HEALTH_PATH`], where a 404 is no fault.
+    /// The path of the readiness check; `None` = [`DEFAULT_HEALTH_PATH`], where a 404 counts as
+    /// ready.
     pub health_path: Option<String>,
-    /// For people.
+    /// A description for people.
     pub description: String,
     /// JSON Schema of the input, as text.
     pub input_schema: String,
     /// JSON Schema of the output, as text.
     pub output_schema: String,
-    /// Offer the app to model clients.
+    /// Whether to offer the app to model clients.
     pub mcp_enabled: bool,
-    /// Requests at once per replica; 0 = no limit.
+    /// The most requests at once per replica; 0 = no limit.
     pub max_concurrency: u32,
-    /// The app's URL asks for no token.
+    /// Whether the app's URL requires no token.
     pub allow_unauthenticated: bool,
-    /// Which HTTP its containers are spoken to in.
+    /// The HTTP version that is used to call its containers.
     pub protocol: Protocol,
     /// Origins whose web pages may call it; see [`super::reach::cors`].
     pub cors_origins: Vec<String>,
     /// How long its files live.
     pub storage_mode: StorageMode,
-    /// The whole root file system can be written to, which the platform does not allow.
+    /// Whether the whole root file system is writable, which the cloud platform does not allow.
     pub writable_root_fs: bool,
     /// Whether an init is its first process.
     pub init: Init,
-    /// Capabilities of its processes, which have none on the platform.
+    /// Capabilities of its processes, which have none on the cloud platform.
     pub capabilities: Capabilities,
     /// Where its processes may connect to.
     pub egress: Egress,
-    /// How deep it sleeps at zero; `None` = as the platform is set.
+    /// How deep it sleeps at zero; `None` = the platform's setting.
     pub standby: Option<Standby>,
 }
 
@@ -159,8 +160,8 @@ impl Settings {
         )
     }
 
-    /// One violation for each wrong field but the schemas, whose check takes longer; see
-    /// [`check_schemas`]. `cap` is the platform's most replicas.
+    /// One violation for each wrong field except the schemas, whose check takes longer; see
+    /// [`check_schemas`]. `cap` is the platform's maximum of replicas.
     pub fn check(&self, cap: u32) -> Vec<FieldViolation> {
         let mut out = Vec::new();
         self.scaling.check(cap, &mut out);
@@ -236,7 +237,7 @@ impl Settings {
         out
     }
 
-    /// The schemas that are not those of `before`, by their fields: what is to be checked after a
+    /// The schemas that differ from those of `before`, by field; these must be checked after a
     /// change.
     pub fn new_schemas(&self, before: Option<&Settings>) -> Vec<(&'static str, String)> {
         let all = [
@@ -260,8 +261,8 @@ impl Settings {
     }
 }
 
-/// One violation for each schema that is none. May take a good part of a second: not for a thread
-/// that carries connections, nor for the store's.
+/// One violation for each invalid schema. This may take a good part of a second, so it must not run
+/// on a thread that serves connections, nor on the store's.
 pub fn check_schemas(
     schemas: &[(&'static str, String)],
     cancelled: Cancelled<'_>,
@@ -345,7 +346,7 @@ fn check_env(env: &BTreeMap<String, String>, bad: &mut impl FnMut(&str, String))
     }
 }
 
-/// Names that the platform takes, which are those of Kubernetes.
+/// Accepts the same names as Kubernetes.
 fn check_env_name(name: &str) -> Result<(), String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() {
@@ -365,7 +366,7 @@ fn check_env_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that a path can be put into a request line.
+/// Checks that a path can be sent in a request line.
 pub fn check_path(path: &str) -> Result<(), String> {
     if !path.starts_with('/') {
         return Err(format!("{path:?} must start with '/'"));

@@ -2,13 +2,13 @@
 
 use std::{fmt, str::FromStr};
 
-/// What becomes of a replica that is not needed any more.
+/// What happens to a replica that is no longer needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standby {
-    /// It is frozen, later prepared, when long idle removed.
+    /// It is frozen; later it becomes prepared, and after a long idle time it is removed.
     #[default]
     Pause,
-    /// Its process ends; a container in its kept network is ready to be started.
+    /// Its process ends, and a container in its kept network is ready to start.
     Prepared,
     /// It is removed.
     Absent,

@@ -1,4 +1,4 @@
-//! Counts of how invocations ended, and how a range of time is cut into buckets.
+//! Counts of how invocations ended, and the division of a time range into buckets.
 
 use super::{Failure, execution::Status};
 
@@ -6,11 +6,11 @@ const MS_PER_SEC: i64 = 1000;
 const SECS_PER_MINUTE: i64 = 60;
 const SECS_PER_HOUR: i64 = 3600;
 const SECS_PER_DAY: i64 = 24 * SECS_PER_HOUR;
-/// The longest range, as the API says: 90 days.
+/// The longest range that the API allows: 90 days.
 pub const MAX_RANGE_SECS: i64 = 90 * SECS_PER_DAY;
-/// Most buckets in an answer: 90 days by the hour, which a chart can still draw.
+/// The most buckets in a response: 90 days by the hour, which a chart can still draw.
 const MAX_BUCKETS: i64 = 2160;
-/// Widths to choose from when none is given: a chart of about a hundred bars.
+/// The widths to choose from when none is given, for a chart of about a hundred bars.
 const LADDER: [i64; 6] = [60, 300, 900, SECS_PER_HOUR, 6 * SECS_PER_HOUR, SECS_PER_DAY];
 const USUAL_BUCKETS: i64 = 100;
 
@@ -19,14 +19,14 @@ const USUAL_BUCKETS: i64 = 100;
 pub enum Outcome {
     /// With a status below 400.
     Completed,
-    /// With another one, or by a failure.
+    /// With another status, or by a failure.
     Failed,
     /// By a deadline.
     TimedOut,
 }
 
 impl Outcome {
-    /// The outcome of an answer.
+    /// The outcome of a response.
     pub fn of_status(status: u16) -> Self {
         if status < 400 {
             Self::Completed
@@ -67,7 +67,7 @@ pub struct OutcomeCounts {
 }
 
 impl OutcomeCounts {
-    /// One more.
+    /// Adds one outcome.
     #[must_use]
     pub fn with(mut self, outcome: Outcome) -> Self {
         let count = match outcome {
@@ -95,18 +95,18 @@ pub fn minute_of_ms(ms: i64) -> u32 {
     u32::try_from(ms / (SECS_PER_MINUTE * MS_PER_SEC)).unwrap_or(0)
 }
 
-/// A range of time cut into buckets of one width, aligned to multiples of it.
+/// A time range, divided into buckets of one width that start at multiples of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buckets {
-    /// Start of the first, Unix seconds.
+    /// Start of the first bucket, Unix seconds.
     start: i64,
-    /// End of the last, Unix seconds.
+    /// End of the last bucket, Unix seconds.
     end: i64,
-    /// Seconds in each.
+    /// Seconds in each bucket.
     pub width: i64,
 }
 
-/// What was asked for; 0 = not said.
+/// The requested range; 0 = not set.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked {
     /// Start of the range, Unix milliseconds.
@@ -118,8 +118,8 @@ pub struct Asked {
 }
 
 impl Buckets {
-    /// The buckets of a range. The range is clamped to the 90 days before its end, and that to
-    /// `now_ms`; the width to what there are counts for: minutes, and hours before
+    /// Divides a range into buckets. The range is clamped to the 90 days before its end, and its
+    /// end to `now_ms`. The width is clamped to the available counts: minutes, and hours before
     /// `fine_since_ms`.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ impl Buckets {
             0 => now_ms,
             end => end.min(now_ms),
         };
-        // The last bucket has the end in it.
+        // The last bucket contains the end.
         let end = end_ms / MS_PER_SEC + 1;
         let start = match asked.start_ms {
             0 => end - SECS_PER_DAY,
@@ -181,8 +181,8 @@ impl Buckets {
         (minute(self.start), minute(self.end - 1))
     }
 
-    /// Sorts counts by minute into the buckets: (start in Unix milliseconds, counts) of each, the
-    /// empty ones too.
+    /// Sorts counts by minute into the buckets: (start in Unix milliseconds, counts) of each
+    /// bucket, including empty ones.
     pub fn fill(&self, counts: &[(u32, OutcomeCounts)]) -> Vec<(i64, OutcomeCounts)> {
         let mut out: Vec<_> = (0..(self.end - self.start) / self.width)
             .map(|n| {
@@ -215,7 +215,7 @@ mod tests {
     const NOW: i64 = 1_800_000_000_000;
 
     proptest! {
-        /// Whatever is asked for: few buckets, whole minutes, no gap, the whole range in it, and
+        /// Whatever is requested: few buckets, whole minutes, no gap, the whole range included, and
         /// no count lost.
         #[test]
         fn buckets_cover_the_range_and_lose_nothing(

@@ -1,8 +1,9 @@
-//! How much of the store an app, its versions, its code and a secret take, for the quota of an
-//! organization.
+//! How many bytes of the store an app, its versions, its code and a secret take, for the quota of
+//! an organization.
 //!
-//! Sizes follow from the model alone, so that a start counts what a run has counted. They are those
-//! of the texts that users choose and of code in files, and [`ROW`] for everything else of a row.
+//! Sizes follow from the model alone, so that a start counts the same as the run before. They are
+//! the lengths of texts that users choose and of code in files, plus [`ROW`] for the rest of each
+//! row.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,13 +17,13 @@ use super::{
     settings::Settings,
 };
 
-/// What a row takes beside the texts in it, in bytes: key, numbers, digests, what seals an
-/// environment, and the database's own part.
+/// The bytes of a row besides the texts in it: key, numbers, digests, the seal of an environment,
+/// and the database's overhead.
 pub const ROW: u64 = 512;
 
-/// What the changes to a catalog come to for each organization, in bytes.
+/// How many bytes the changes to a catalog add for each organization.
 pub fn changed(before: &Catalog, changes: &[Change]) -> HashMap<OrgName, i64> {
-    // What earlier ones of the same changes have put.
+    // The apps as the earlier changes of this list leave them.
     let mut apps: HashMap<&AppId, Option<&Arc<App>>> = HashMap::new();
     let mut secrets: HashMap<(&OrgName, &SecretName), Option<&Arc<Sealed>>> = HashMap::new();
     let mut all = HashMap::new();
@@ -72,12 +73,12 @@ pub fn of_secret(secret: &Sealed) -> u64 {
     ROW + len(secret.name.as_str()) + secret.sealed.len() as u64
 }
 
-/// About what a version of these settings takes beside its code, in bytes.
+/// The approximate bytes of a version with these settings, besides its code.
 pub fn of_snapshot(settings: &Settings) -> u64 {
     ROW + of_settings(settings)
 }
 
-/// What `after` takes more than `before`. Versions that both share are not gone through.
+/// How many bytes `after` takes more than `before`. Versions that both share are skipped.
 fn difference(before: Option<&App>, after: Option<&App>) -> i64 {
     let shared = match (before, after) {
         (Some(before), Some(after)) => {
@@ -90,7 +91,7 @@ fn difference(before: Option<&App>, after: Option<&App>) -> i64 {
     size(after) - size(before)
 }
 
-/// An app without the first `skipped` of its versions.
+/// The bytes of an app without the first `skipped` of its versions.
 fn from(app: &App, skipped: usize) -> u64 {
     let mut bytes = ROW + of_settings(&app.settings);
     let mut code = skipped
@@ -120,8 +121,8 @@ fn of_version(version: &Version) -> u64 {
         + len(&facts.home.path)
 }
 
-/// The file of code, unless it is that of the version before: a draft that is published, and all
-/// versions made of one draft, share its file, and these come one after the other.
+/// The bytes of a code file, unless the version before has the same one: a draft that is published
+/// and all versions made of it share a file, and they are adjacent.
 fn of_code(source: &CodeSource, before: Option<&CodeSource>) -> u64 {
     let Some(blob) = source.bytes() else {
         return 0;
@@ -225,13 +226,13 @@ mod tests {
         }
         assert!((7000..8000).contains(&with_draft), "{with_draft}");
         assert!(of_app(&app) < 9000, "{}", of_app(&app));
-        // A later draft has a file of its own, and the versions keep theirs.
+        // A later draft has another file, and the versions keep theirs.
         app.draft = Some(draft(8));
         assert!(of_app(&app) > 15_000);
     }
 
     proptest! {
-        /// Whatever is changed, one by one or several at a time: what was added up is what there is.
+        /// Whatever is changed, one by one or several at once: the sum of the changes is the total.
         #[test]
         fn changes_add_up_to_what_there_is(
             steps in prop::collection::vec((0u8..6, 0usize..3, 0usize..50, any::<bool>()), 1..60)
@@ -239,7 +240,7 @@ mod tests {
             let mut catalog = Catalog::default();
             let mut added: HashMap<OrgName, i64> = HashMap::new();
             let mut pending: Vec<Change> = Vec::new();
-            // As the changes that are not applied yet will leave it.
+            // The catalog as the changes that are not applied yet will leave it.
             let mut next = Catalog::default();
             for (n, (what, which, size, apply)) in steps.into_iter().enumerate() {
                 let id: AppId = format!("o{}/a{which}", which % 2).parse().expect("valid");

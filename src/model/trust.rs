@@ -1,27 +1,27 @@
-//! How far the platform trusts those who deploy to it.
+//! How far the platform trusts those who deploy on it.
 
 use std::{fmt, str::FromStr};
 
 /// Whom the platform serves, which decides what apps, builds and organizations may reach.
 ///
-/// Independent of `strict`, which only means "as the cloud does". Code asks the predicates, never
-/// compares levels: a level may be added between two.
+/// This is independent of `strict`, which only means "as the cloud does". Code uses the predicates
+/// and never compares levels, since a level may be added between two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Trust {
     /// One person's machine: local images, the host and private address ranges are allowed.
     #[default]
     Sandbox,
-    /// One organization's machine: what it deploys has no business on the host.
+    /// One organization's machine: its deployments may not reach the host.
     Team,
     /// Organizations that do not trust each other.
     Tenants,
 }
 
 impl Trust {
-    /// Every level, the most trusting first.
+    /// Every level, most trusting first.
     pub const ALL: [Trust; 3] = [Trust::Sandbox, Trust::Team, Trust::Tenants];
 
-    /// Whether what is deployed must not reach the host, link-local and private addresses.
+    /// Whether deployments must not reach the host, link-local and private addresses.
     pub const fn isolates_host(self) -> bool {
         match self {
             Trust::Sandbox => false,

@@ -1,8 +1,8 @@
-//! Limits of single processes that the kernel keeps, such as of open files.
+//! The kernel's limits of single processes, such as the number of open files.
 
 use std::{fmt, str::FromStr};
 
-/// What the kernel limits, as engines name it.
+/// The resources that the kernel limits, as engines name them.
 const NAMES: [&str; 15] = [
     "core",
     "cpu",
@@ -22,28 +22,28 @@ const NAMES: [&str; 15] = [
 ];
 /// The word for no limits.
 const NONE: &str = "none";
-/// The word for a limit that is none; engines say -1.
+/// The word for no limit on a resource, for which engines use -1.
 const UNLIMITED: &str = "unlimited";
 
-/// One limit.
+/// The limit of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ulimit {
-    /// What is limited.
+    /// The limited resource.
     pub name: &'static str,
-    /// What holds at first, in the kernel's unit; -1 is without limit.
+    /// The limit at first, in the kernel's unit; -1 is unlimited.
     pub soft: i64,
-    /// How far a process may raise it.
+    /// The value to which a process may raise it.
     pub hard: i64,
 }
 
-/// Limits of each process of a container; what is not among them is the engine's.
+/// The limits of each process in a container; the engine's defaults apply to all other resources.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ulimits(Vec<Ulimit>);
 
 impl Ulimits {
-    /// For organizations that do not trust each other. Few, since an engine without leave to raise its
-    /// own limits starts nothing that has higher ones, and memory of the kernel for files, signals and
-    /// queues counts in a container's limit of memory anyway.
+    /// The limits for organizations that do not trust each other. They are few: an engine that may
+    /// not raise its own limits cannot start a container with higher ones, and kernel memory for
+    /// files, signals and queues counts towards a container's memory limit anyway.
     pub fn for_tenants() -> Self {
         let same = |name, value| Ulimit {
             name,
@@ -51,19 +51,19 @@ impl Ulimits {
             hard: value,
         };
         Self(vec![
-            // Dumps are written by the host.
+            // Core dumps are written by the host.
             same("core", 0),
-            // As many as an app gets requests at a time.
+            // As many as an app gets requests at once.
             same("nofile", 16_384),
         ])
     }
 
-    /// One after the other.
+    /// The limits, one at a time.
     pub fn iter(&self) -> impl Iterator<Item = Ulimit> {
         self.0.iter().copied()
     }
 
-    /// Whether there is none.
+    /// Whether there are no limits.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

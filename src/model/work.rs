@@ -1,13 +1,13 @@
 //! Cancellation of long work.
 
-/// Says whether work was cancelled, because its caller does not wait for the outcome any more. It
-/// is checked between steps of some microseconds, so that long work ends soon after.
+/// Returns whether work was cancelled because its caller no longer waits for the outcome. It is
+/// checked between steps of some microseconds, so that cancelled work ends soon.
 pub type Cancelled<'a> = &'a dyn Fn() -> bool;
 
 /// The failure of cancelled parsing; only the code that cancelled it sees it.
 pub const CANCELLED: &str = "reading it was called off";
 
-/// Fails once work was cancelled.
+/// Fails if the work was cancelled.
 ///
 /// # Errors
 /// [`CANCELLED`].

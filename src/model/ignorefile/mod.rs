@@ -1,10 +1,11 @@
-//! `.dockerignore`: what of a folder is no part of the build context.
+//! `.dockerignore`: which files of a folder are not part of the build context.
 //!
-//! Docker's rules: patterns are rooted at the context, `**` spans folders, a pattern that matches
-//! a folder matches all below it, `!` takes back, and the last pattern that matches decides.
+//! The rules are Docker's: patterns are rooted at the context, `**` spans folders, a pattern that
+//! matches a folder matches everything below it, `!` includes again, and the last matching pattern
+//! decides.
 //!
-//! The file comes from the sender of the code. So it has bounds, a pattern costs no more memory
-//! than its text (`pattern`), and [`Rules::decide`] counts what the patterns cost for all paths.
+//! The file comes from the sender of the code. So it is bounded, a pattern takes no more memory
+//! than its text (`pattern`), and [`Rules::kept`] limits the work of all patterns over all paths.
 
 mod pattern;
 
@@ -13,15 +14,15 @@ use super::work::{Cancelled, check_cancelled};
 
 /// The file's name.
 pub const NAME: &str = ".dockerignore";
-/// Longest file in bytes.
+/// The longest file in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// Most patterns of one file.
 pub const MAX_PATTERNS: usize = 1000;
 /// Longest pattern in bytes.
 pub const MAX_PATTERN_BYTES: usize = 1024;
-/// Most steps of all patterns over all paths of one folder: a second or two. A thousand patterns
-/// that begin with `**` take as many for 50,000 files, and the forty of an ordinary file next to
-/// none.
+/// The most steps of all patterns over all paths of one folder, which take a second or two. A
+/// thousand patterns that begin with `**` take as many for 50,000 files; the forty of an ordinary
+/// file take next to none.
 const MAX_STEPS: u64 = 1 << 27;
 
 /// The rules of one `.dockerignore`.
@@ -38,7 +39,7 @@ impl Rules {
     /// Reads the rules.
     ///
     /// # Errors
-    /// The line that is no pattern, and why; the bound that the file is over.
+    /// The line that is no valid pattern, and why; or the bound that the file exceeds.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.len() > MAX_BYTES {
             return Err(format!(
@@ -46,7 +47,7 @@ impl Rules {
                 text.len()
             ));
         }
-        // Editors on Windows begin a file with this mark.
+        // Editors on Windows begin a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Vec::new();
         for (i, line) in text.lines().enumerate() {
@@ -86,15 +87,15 @@ impl Rules {
         self.0.iter().any(|rule| rule.negated)
     }
 
-    /// Whether an entry is left out.
+    /// Whether a path is left out.
     pub fn ignores(&self, path: &str) -> bool {
         self.ignored(path, &mut Work::default())
     }
 
-    /// The paths that are not left out, of many.
+    /// Of many paths, those that are not left out.
     ///
     /// # Errors
-    /// That the patterns are too much work for so many paths, or that it was called off.
+    /// When the patterns take too much work for so many paths, or the work was cancelled.
     pub fn kept<'p>(
         &self,
         paths: impl Iterator<Item = &'p str>,
@@ -130,7 +131,7 @@ impl Rules {
         work.begin(path);
         let mut ignored = false;
         for rule in &self.0 {
-            // Asked only when it can change anything.
+            // Matched only when it can change the outcome.
             if ignored == rule.negated && rule.pattern.matches(path, work) {
                 ignored = !rule.negated;
             }
@@ -139,7 +140,7 @@ impl Rules {
     }
 }
 
-/// A pattern without slashes at its ends and steps that lead nowhere.
+/// A pattern without slashes at its ends and without empty or `.` steps.
 fn tidy(pattern: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in pattern.split('/') {
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_all_patterns_cost_for_all_paths_is_bounded() {
-        // Each of them is as slow as a pattern of its length gets on such paths.
+        // Each of them is as slow on such paths as a pattern of its length can be.
         let slow = "**/*a*a*a*a*a*a*a*b\n".repeat(MAX_PATTERNS);
         let rules = Rules::parse(&slow).expect("valid");
         let path = ["a".repeat(200).as_str(); 5].join("/");

@@ -1,25 +1,25 @@
-//! One pattern, matched in time that grows with its length times the path's and no faster.
+//! One pattern, matched in time proportional to its length times the path's.
 //!
-//! All places in the pattern that the path may have come to are followed at once, so that nothing
-//! is ever tried again. Nothing is compiled: a pattern is a list of pieces, one for a character.
+//! All positions that matching may have reached in the pattern are tracked at once, so there is no
+//! backtracking. Nothing is compiled: a pattern is a list of pieces, one for each character.
 
 /// A piece of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     /// This character.
     Char(char),
-    /// `?`: any character but a slash.
+    /// `?`: any character except a slash.
     Any,
     /// `[a-z]`: one of these ranges, or none of them; never a slash.
     Class {
         ranges: Vec<(char, char)>,
         negated: bool,
     },
-    /// `*`: characters but slashes.
+    /// `*`: any characters except slashes.
     Star,
-    /// The beginning of `**/`, which may stand for nothing.
+    /// The beginning of `**/`, which may match nothing.
     Folders,
-    /// The rest of it: anything up to a slash.
+    /// The rest of `**/`: anything up to a slash.
     InFolders,
     /// `**` at the end: anything.
     Rest,
@@ -28,28 +28,28 @@ enum Piece {
 /// A pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
-    /// It began with `**/`, and may match from the beginning of any name on.
+    /// It begins with `**/` and may match from the start of any name in the path.
     anywhere: bool,
     pieces: Vec<Piece>,
 }
 
-/// What matching takes, used again from path to path.
+/// The cost of matching, and buffers that are reused from path to path.
 #[derive(Debug, Default)]
 pub(super) struct Work {
-    /// Steps until now, of some nanoseconds each: characters, and places in patterns that they
-    /// were compared to.
+    /// Steps so far, of some nanoseconds each: characters, and the positions in patterns they were
+    /// compared with.
     pub(super) steps: u64,
-    /// Where the names of the present path begin, but for the first.
+    /// Where the names of the current path begin, except the first.
     names: Vec<usize>,
     now: Vec<usize>,
     next: Vec<usize>,
 }
 
-/// Names of a path that are compared with a pattern's beginning in the time of one step.
+/// How many names of a path are compared with a pattern's first piece in the time of one step.
 const NAMES_PER_STEP: u64 = 4;
 
 impl Work {
-    /// Begins with another path.
+    /// Starts the next path.
     pub(super) fn begin(&mut self, path: &str) {
         self.names.clear();
         self.names
@@ -62,7 +62,7 @@ impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// What in it is wrong.
+    /// What is wrong in it.
     pub(super) fn new(text: &str) -> Result<Self, &'static str> {
         let (anywhere, text) = match text.strip_prefix("**/") {
             Some(rest) => (true, rest),
@@ -90,8 +90,7 @@ impl Pattern {
         Ok(Self { anywhere, pieces })
     }
 
-    /// Whether it matches the path that the work has begun with, or a folder that the path is
-    /// below.
+    /// Whether it matches the path that `work` has begun, or a folder above it.
     pub(super) fn matches(&self, path: &str, work: &mut Work) -> bool {
         work.steps += 1;
         if self.may_begin(path) && self.matches_here(path, work) {
@@ -110,7 +109,7 @@ impl Pattern {
         false
     }
 
-    /// Whether a path may match: most patterns are about other files than most paths.
+    /// Whether a path may match; this cheap check rules out most patterns for most paths.
     fn may_begin(&self, path: &str) -> bool {
         match self.pieces.first() {
             Some(Piece::Char(first)) => path.starts_with(*first),
@@ -122,7 +121,7 @@ impl Pattern {
         let Work {
             steps, now, next, ..
         } = work;
-        // Places before which the path may be, in their order.
+        // Positions in the pattern that the path so far may have reached, in order.
         now.clear();
         next.clear();
         self.reach(0, now);
@@ -162,12 +161,12 @@ impl Pattern {
         self.ends(now)
     }
 
-    /// Whether one of the places is the pattern's end, which is after all others.
+    /// Whether one of the positions is the end of the pattern, which is the greatest.
     fn ends(&self, places: &[usize]) -> bool {
         places.last() == Some(&self.pieces.len())
     }
 
-    /// Adds a place, and those that are reached from it with no character more.
+    /// Adds a position, and those that can be reached from it without another character.
     fn reach(&self, at: usize, places: &mut Vec<usize>) {
         match places.last() {
             Some(last) if *last >= at => {
@@ -196,14 +195,14 @@ fn escaped(chars: &mut Chars<'_>) -> Result<char, &'static str> {
     chars.next().ok_or("it ends with a backslash")
 }
 
-/// The rest of a class, after its bracket.
+/// The rest of a class, after its opening bracket.
 fn class(chars: &mut Chars<'_>) -> Result<Piece, &'static str> {
     let unclosed = "a [ has no ]";
     let negated = chars.next_if(|c| matches!(c, '^' | '!')).is_some();
     let mut ranges = Vec::new();
     loop {
         let from = match chars.next().ok_or(unclosed)? {
-            // A class has something in it, as Go reads it.
+            // A class is never empty, as in Go.
             ']' if !ranges.is_empty() => break,
             '\\' => escaped(chars)?,
             c => c,
@@ -211,7 +210,7 @@ fn class(chars: &mut Chars<'_>) -> Result<Piece, &'static str> {
         let mut to = from;
         if chars.next_if_eq(&'-').is_some() {
             to = match chars.next().ok_or(unclosed)? {
-                // A dash at the end is one.
+                // A dash at the end stands for itself.
                 ']' => {
                     ranges.extend([(from, from), ('-', '-')]);
                     break;

@@ -21,14 +21,14 @@ pub enum Metric {
     Concurrency,
 }
 
-/// The scaling settings of an app as its owner gave them; 0 means "the default".
+/// The scaling settings of an app as its owner set them; 0 means "the default".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scaling {
     /// Replicas that always run; 0 allows scale to zero.
     pub reserved_capacity: u32,
-    /// Most replicas; 0 = [`DEFAULT_MAX_REPLICAS`].
+    /// The most replicas; 0 = [`DEFAULT_MAX_REPLICAS`].
     pub max_replicas: u32,
-    /// What is measured.
+    /// The metric.
     pub metric: Metric,
     /// Target per replica for the metric; 0 = [`DEFAULT_THRESHOLD`].
     pub threshold: u32,
@@ -52,22 +52,22 @@ pub const MAX_THRESHOLD: u32 = 1_000_000;
 /// The platform's bounds on every app's scaling.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Most replicas of any app (`IGNITE_MAX_REPLICAS_CAP`).
+    /// The most replicas of any app (`IGNITE_MAX_REPLICAS_CAP`).
     pub max_replicas_cap: u32,
     /// Shortest scale-down period (`IGNITE_MIN_SCALEDOWN_SECS`).
     pub min_scaledown: Duration,
 }
 
-/// Scaling with defaults and bounds applied: what the fleet acts on.
+/// Scaling with defaults and bounds applied, as the fleet uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effective {
     /// Replicas that always run.
     pub reserved: u32,
-    /// Most replicas, at least 1 and at least `reserved`.
+    /// The most replicas, at least 1 and at least `reserved`.
     pub max: u32,
     /// Time without traffic before scaling down.
     pub scaledown: Duration,
-    /// What is measured.
+    /// The metric.
     pub metric: Metric,
     /// Target per replica for the metric, at least 1.
     pub threshold: u32,
@@ -90,7 +90,7 @@ impl Scaling {
         }
     }
 
-    /// Adds one violation for each field that no app can have.
+    /// Adds one violation for each field that is invalid for every app.
     pub fn check(&self, cap: u32, out: &mut Vec<FieldViolation>) {
         let mut bad = |field: &str, description: String| {
             out.push(FieldViolation {
@@ -149,21 +149,22 @@ impl Scaling {
 pub struct Observed {
     /// Requests with a replica.
     pub in_flight: u32,
-    /// Requests and executions that wait for one.
+    /// Requests and executions that wait for a replica.
     pub held: u32,
-    /// Requests that came in the last [`RATE_WINDOW_SECS`].
+    /// Requests that arrived in the last [`RATE_WINDOW_SECS`].
     pub arrivals: u32,
 }
 
 impl Observed {
-    /// Whether any request is served or waits.
+    /// Whether any request is being served or waits.
     pub fn busy(&self) -> bool {
         self.in_flight > 0 || self.held > 0
     }
 }
 
 impl Effective {
-    /// What the formula asks for, at most `max`, and at least 1 while any request is served or waits.
+    /// The number of replicas by the formula: at most `max`, and at least 1 while any request is
+    /// served or waits.
     ///
     /// KEDA and the HPA multiply the observation per pod by the number of pods before they divide
     /// by the target, so the sum over all pods is what counts.
@@ -189,26 +190,26 @@ impl Effective {
 /// The inputs of a scaling decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
-    /// What is seen now.
+    /// The current load.
     pub observed: Observed,
-    /// The most that was [wanted](Effective::wanted) within the last scale-down period.
+    /// The largest [wanted](Effective::wanted) value of the last scale-down period.
     pub peak: u32,
-    /// Replicas up or on their way.
+    /// Replicas that run or are starting.
     pub up: u32,
     /// Time since the last lease ended or request was held.
     pub idle_for: Duration,
 }
 
 impl Demand {
-    /// Whether the app has to be up: a request is served or waits, or was within the period.
-    /// What is left in the rate's window wakes nothing.
+    /// Whether the app must be up: a request is served or waits, or one did within the period.
+    /// Arrivals that are still in the rate's window wake nothing.
     fn active(&self, scaling: &Effective) -> bool {
         self.observed.busy() || (self.up > 0 && self.idle_for < scaling.scaledown)
     }
 }
 
-/// How many replicas an app should have now: up at once as the formula says, down to the largest
-/// demand of the last period, and to the reserved number when nothing was asked for all of it.
+/// How many replicas an app should have now. It follows the formula up at once, and down only to
+/// the largest demand of the last period; after a period without requests, to the reserved number.
 pub fn desired(scaling: &Effective, demand: Demand) -> u32 {
     let needed = if demand.active(scaling) {
         scaling.wanted(demand.observed).max(demand.peak).max(1)
@@ -218,13 +219,13 @@ pub fn desired(scaling: &Effective, demand: Demand) -> u32 {
     needed.max(scaling.reserved).min(scaling.max)
 }
 
-/// Why an app has as many replicas as [`desired`] says, for people.
+/// Explains to people why an app has the number of replicas that [`desired`] returns.
 pub fn reason(scaling: &Effective, demand: Demand) -> String {
     let o = demand.observed;
     let period = humantime::format_duration(scaling.scaledown);
     if !demand.active(scaling) {
         return match scaling.reserved {
-            // All that were up have ended, or failed to start.
+            // All replicas have ended or failed to start.
             0 if demand.up == 0 && demand.idle_for < scaling.scaledown => {
                 "no replica is left, and nobody waits for one".to_owned()
             }

@@ -1,4 +1,4 @@
-//! What the autoscaler remembers: a minute of arrivals, and the largest recent demand.
+//! The autoscaler's memory: a minute of arrivals, and the largest recent demand.
 //!
 //! Both take the time as a parameter, counted from any fixed point of a monotonic clock.
 
@@ -7,11 +7,11 @@ use std::{collections::VecDeque, time::Duration};
 /// Length of the window over which requests per second are averaged, in seconds.
 pub const RATE_WINDOW_SECS: u32 = 60;
 
-/// Arrivals of the last minute, in buckets of a second.
+/// Arrivals of the last minute, in buckets of one second.
 #[derive(Debug, Clone)]
 pub struct RateWindow {
     buckets: [u32; RATE_WINDOW_SECS as usize],
-    /// The second that the newest bucket stands for.
+    /// The second of the newest bucket.
     newest: u64,
     sum: u32,
 }
@@ -41,7 +41,7 @@ impl RateWindow {
         self.sum
     }
 
-    /// Empties the buckets whose second has passed out of the window.
+    /// Empties the buckets whose second has left the window.
     fn turn_to(&mut self, second: u64) {
         if self.sum == 0 || second >= self.newest + u64::from(RATE_WINDOW_SECS) {
             self.buckets.fill(0);
@@ -64,14 +64,14 @@ impl RateWindow {
 /// can still be the largest are kept, so there are never more than distinct ones.
 #[derive(Debug, Clone, Default)]
 pub struct Peak {
-    /// Falling values, each with the time until which it held; the last one holds now.
+    /// Falling values, each with the time until which it held; the last one still holds.
     steps: VecDeque<(u32, Duration)>,
 }
 
 impl Peak {
-    /// The demand is `value` from now on.
+    /// Records that the demand is `value` from now on.
     pub fn record(&mut self, now: Duration, value: u32) {
-        // The value before held until now.
+        // The previous value held until now.
         if let Some((_, until)) = self.steps.back_mut() {
             *until = now;
         }
@@ -94,7 +94,7 @@ impl Peak {
         self.steps.front().map_or(0, |(v, _)| *v)
     }
 
-    /// Forgets everything but this value, which holds from now on.
+    /// Forgets everything except this value, which holds from now on.
     pub fn reset(&mut self, now: Duration, value: u32) {
         self.steps.clear();
         self.steps.push_back((value, now));
