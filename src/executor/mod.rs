@@ -426,7 +426,7 @@ impl Shared {
     /// the next start.
     async fn may_ask_again(&self, live: &Live, failure: &Failure) -> bool {
         let (execution, why) = (live.identity.id, failure.text(true));
-        tracing::error!(%execution, "A change of an execution could not be saved; it is tried again until it is, or the next start runs the execution again: {why}");
+        tracing::error!(%execution, "A change of an execution could not be saved; it is retried until it is saved, or the next start runs the execution again: {why}");
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,

@@ -60,7 +60,7 @@ pub(super) async fn watch<E: Engine>(quota: Quota, fleet: Fleet, engine: Arc<E>)
         let uses = match engine.disk_use().await {
             Ok(uses) => uses,
             Err(error) => {
-                tracing::debug!(%error, "What organizations take of the disk cannot be measured now");
+                tracing::debug!(%error, "The disk use of organizations cannot be measured now");
                 continue;
             }
         };
@@ -112,7 +112,7 @@ impl QuotaWatch {
         for one in uses {
             orgs.entry(one.app.org.clone()).or_default().push(one);
             if one.partial && self.partial.insert(one.app.clone()) {
-                tracing::warn!(app = %one.app, "Not everything that the app keeps on the disk can be counted: it has too much, too deep, or what this process may not read (said once)");
+                tracing::warn!(app = %one.app, "The app's disk use cannot be counted completely: it has too many files, too deep folders, or files that this process may not read (logged once)");
             }
         }
         // Organizations that no longer use anything are checked as well.

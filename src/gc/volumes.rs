@@ -95,7 +95,7 @@ impl Volumes {
             let app = store.catalog().get(&volume.app).cloned();
             match app.filter(|app| app.created_at_ms == volume.since) {
                 None if to_delete.contains(&(volume.app.clone(), volume.since)) => {
-                    self.remove(&volume, "its app is gone").await;
+                    self.remove(&volume, "its app was deleted").await;
                 }
                 None => tracing::debug!(
                     volume = volume.name,
@@ -124,7 +124,7 @@ impl Volumes {
         let used = seen.map_or(known, |seen| seen.max(known));
         let is_news = used > known || app.used_at_ms > now;
         if is_news && let Err(failure) = note(store, app, used).await {
-            tracing::warn!(app = %app.id, "When the app was last used could not be noted: {}", failure.text(true));
+            tracing::warn!(app = %app.id, "The time of the app's last use could not be saved: {}", failure.text(true));
         }
         let is_old = |ttl| is_expired(app.settings.storage_mode, used, now, ttl);
         if !ttl.is_some_and(is_old) {

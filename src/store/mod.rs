@@ -93,7 +93,7 @@ pub enum Error {
     },
     /// The key that seals environments cannot be used.
     #[error(
-        "{cause}; make the file what it was, from a backup of the data directory if need be; `ignite store export` gives out the rest meanwhile"
+        "{cause}; correct the file, or restore it from a backup of the data directory; `ignite store export` exports everything else meanwhile"
     )]
     Key {
         /// Which key, and what is wrong with it.

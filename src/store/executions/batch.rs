@@ -128,7 +128,7 @@ pub(super) fn uncertain(cause: &io::Error) -> Failure {
     Failure::new(
         Reason::StoreUnavailable,
         format!(
-            "the executions can neither be written nor can what was written be taken back ({cause}): whether this was accepted is certain only after the next start; see to the disk and start ignite again"
+            "the executions could be neither written nor undone ({cause}): whether this was accepted is certain only after the next start; check the disk and start ignite again"
         ),
     )
 }

@@ -1,5 +1,4 @@
-//! The executions that have not ended, in memory: their identities, their states as last flushed,
-//! their output, and their watchers.
+//! The unfinished executions in memory: identities, states as last committed, output, and watchers.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,47 +16,48 @@ use crate::model::{
     execution::{Identity, State},
 };
 
-/// States kept for watchers that lag; more than an execution goes through in the few attempts that
-/// ordinary failures cost.
+/// How many states are kept for watchers that lag; more than an execution has in the few attempts
+/// of ordinary failures.
 const KEPT_STATES: usize = 32;
 
-/// One execution that has not ended, or that has ended and still has watchers. Very many may only
-/// wait, so what watching and running need is allocated on first use.
+/// An unfinished execution, or an ended one that still has watchers. Very many may just be waiting,
+/// so whatever watching and running need is allocated on first use.
 pub struct Live {
-    /// What never changes about it.
+    /// The part that never changes.
     pub identity: Identity,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    /// How it stands.
+    /// Its current state.
     state: Arc<State>,
     followed: Option<Box<Followed>>,
 }
 
-/// What watchers read. Each keeps its own position, so a slow one does not hold up the others.
+/// What watchers read. Each watcher keeps its own position, so a slow one does not delay the
+/// others.
 struct Followed {
-    /// The newest states; the last one is how it stands.
+    /// The newest states; the last one is current.
     states: VecDeque<Arc<State>>,
-    /// How many states came before those.
+    /// How many older states were dropped.
     states_gone: usize,
     /// The newest output.
     output: VecDeque<Bytes>,
     output_bytes: usize,
-    /// How many pieces of output came before those.
+    /// How many older pieces of output were dropped.
     output_gone: usize,
     /// Notified after every change of the fields above.
     changed: watch::Sender<()>,
-    /// Cancelled when it has ended.
+    /// Cancelled once the execution has ended.
     over: CancellationToken,
 }
 
 /// One update for a watcher.
 #[derive(Debug, Clone)]
 pub enum Update {
-    /// It stands so now.
+    /// Its new state.
     State(Arc<State>),
-    /// The app put this out.
+    /// A piece of the app's output.
     Output(Bytes),
 }
 
@@ -72,17 +72,17 @@ impl Live {
         }
     }
 
-    /// How it stands, as it is on disk.
+    /// Its current state, as it is on disk.
     pub fn state(&self) -> Arc<State> {
         self.inner.lock().state.clone()
     }
 
-    /// Cancelled when it has ended, by whatever brought that about.
+    /// A token that is cancelled once the execution has ended, for whatever reason.
     pub fn over(&self) -> CancellationToken {
         self.inner.lock().followed().over.clone()
     }
 
-    /// Shows a state that is on disk now.
+    /// Shows a state that is now on disk.
     pub(super) fn show(&self, state: Arc<State>) {
         let mut inner = self.inner.lock();
         inner.state = state.clone();
@@ -91,7 +91,7 @@ impl Live {
         };
         let ended = state.status.is_terminal();
         if !ended {
-            // A new attempt puts out its own.
+            // A new attempt produces its own output.
             followed.output_gone += followed.output.len();
             followed.output.clear();
             followed.output_bytes = 0;
@@ -109,7 +109,8 @@ impl Live {
         }
     }
 
-    /// Adds a piece of output for watchers; the oldest goes when more than `keep` bytes are kept.
+    /// Adds a piece of output for watchers; drops the oldest pieces while more than `keep` bytes
+    /// are kept.
     pub fn put_out(&self, piece: Bytes, keep: usize) {
         let mut inner = self.inner.lock();
         let followed = inner.followed();
@@ -126,7 +127,7 @@ impl Live {
         changed.send_replace(());
     }
 
-    /// A watcher that begins with the present state and the output that is kept.
+    /// A watcher that starts with the current state and the output that is kept.
     pub fn watch(self: &Arc<Self>) -> Watcher {
         let mut inner = self.inner.lock();
         let followed = inner.followed();
@@ -169,7 +170,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The next thing that happened; for ever pending after the end.
+    /// The next update; pending forever after the end.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -185,7 +186,8 @@ impl Watcher {
         }
     }
 
-    /// States before output and the end after it: output belongs to the attempt before it.
+    /// States come before output, except the end, which comes after it: output belongs to the
+    /// attempt that produced it.
     fn take(&mut self) -> Option<Update> {
         let mut inner = self.live.inner.lock();
         let followed = inner.followed();
@@ -207,7 +209,7 @@ impl Watcher {
     }
 }
 
-/// Every execution that has not ended.
+/// Every unfinished execution.
 #[derive(Default)]
 pub(super) struct Table {
     inner: RwLock<Maps>,
@@ -225,19 +227,19 @@ impl Table {
         inner.by_id.get(&id).map(|(live, _)| live.clone())
     }
 
-    /// How many of an app have not ended.
+    /// How many executions of an app are unfinished.
     pub(super) fn count(&self, app: &AppId) -> usize {
         self.inner.read().by_app.get(app).map_or(0, BTreeMap::len)
     }
 
-    /// Those of an app, the oldest first.
+    /// The unfinished executions of an app, oldest first.
     pub(super) fn of_app(&self, app: &AppId) -> Vec<Arc<Live>> {
         let inner = self.inner.read();
         let all = inner.by_app.get(app).into_iter().flat_map(BTreeMap::values);
         all.cloned().collect()
     }
 
-    /// All of them, in the order of acceptance.
+    /// All unfinished executions, in the order of acceptance.
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
         let inner = self.inner.read();
         let mut all: Vec<_> = inner.by_id.values().map(|(live, _)| live.clone()).collect();
@@ -245,7 +247,7 @@ impl Table {
         all
     }
 
-    /// Adds one, which counts in its segment until it is removed.
+    /// Adds an execution, which counts in its segment until it is removed.
     pub(super) fn insert(&self, live: Arc<Live>, unended: Unended) {
         let mut inner = self.inner.write();
         let app = inner.by_app.entry(live.identity.app.clone()).or_default();

@@ -57,7 +57,7 @@ impl Worker {
                 let mut ended = Ended::default();
                 while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
                     if let Err(cause) = round(&shared, &inner, &mut ended) {
-                        tracing::error!(%cause, "Old executions could not be tidied up; trying again later");
+                        tracing::error!(%cause, "Some old executions could not be dropped; the next round tries again");
                     }
                 }
                 latch.release();
@@ -234,7 +234,7 @@ fn by_number(shared: &Shared, inner: &Weak<super::Inner>, ended: &mut Ended) -> 
             let compacted = shared.segments.while_left(segment, share.accepted, || {
                 compact(shared, segment, &goes, true)
             });
-            compacted.unwrap_or_else(|| Err("executions came to it meanwhile".to_owned()))
+            compacted.unwrap_or_else(|| Err("executions have joined it meanwhile".to_owned()))
         });
         if dropped.is_err() {
             outcome = dropped;

@@ -324,7 +324,7 @@ impl Segments {
     pub(super) fn remove(&self, segment: &Segment) -> io::Result<()> {
         let _turn = segment.turn.lock();
         if segment.is_live() {
-            return Err(io::Error::other("executions came to it meanwhile"));
+            return Err(io::Error::other("executions have joined it meanwhile"));
         }
         let away = self.folder.join(format!("{REMOVED}{}", segment.start_ms));
         fs::rename(&segment.folder, &away)?;

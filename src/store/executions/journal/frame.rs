@@ -162,7 +162,7 @@ fn is_zero(from: &mut impl Read) -> io::Result<bool> {
 fn unknown_format() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "it is no journal that this ignite can read; run the ignite that wrote it",
+        "it is not a journal that this ignite can read; run the ignite that wrote it",
     )
 }
 

@@ -179,7 +179,7 @@ impl Check<'_> {
         if belongs.is_none_or(|s| s.start_ms != self.segment.start_ms) {
             self.problem(
                 self.segment.rows(),
-                format!("{id} is not of this segment's time, so nobody finds it"),
+                format!("{id} is outside the span of this segment, so no reader finds it"),
                 "give the folder of the segment its old name back, or restore it from a backup",
             );
         }
@@ -195,7 +195,7 @@ impl Check<'_> {
         match (is_live, has_ended) {
             (true, true) => self.problem(
                 self.segment.rows(),
-                format!("{id} has ended and has not, at once"),
+                format!("{id} is both ended and unfinished"),
                 RESTORE_OR_LOSE,
             ),
             // It never ran.
