@@ -1,5 +1,5 @@
-//! What may use what. Dependencies point one way, floor by floor, and no two files of a module
-//! need each other unless one is the other's parent.
+//! The rules of dependencies between modules: they point one way, floor by floor, and no two files
+//! of a module need each other unless one is the other's parent.
 //!
 //! Read from the source with `syn`: a file depends on the file that defines a name, however many
 //! re-exports lie between. Method calls name no type, so a method that lives in another file than
@@ -16,7 +16,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The modules of the crate, bottom first: each uses those before it only. A new one gets a line
+/// The modules of the crate, bottom first: each uses only those before it. A new one gets a line
 /// here, as low as what it needs allows.
 const FLOORS: &[&str] = &[
     "model",
@@ -46,15 +46,15 @@ const FLOORS: &[&str] = &[
     "cli",
 ];
 
-/// Names of a module from the crate's root on; empty for the root.
+/// The path of a module from the crate's root; empty for the root.
 type Module = Vec<String>;
 
-/// What one module says of names.
+/// The names in one module.
 #[derive(Default)]
 struct Names {
     /// Defined here.
     items: BTreeSet<String>,
-    /// Brought in by `use`, with the paths they stand for: a function and a module may share one.
+    /// Imported by `use`, with the paths they stand for: a function and a module may share one.
     imports: BTreeMap<String, Vec<Vec<String>>>,
     globs: Vec<Vec<String>>,
     /// Every path that stands in the module.
@@ -139,7 +139,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// Calls `found` with every name that a `use` brings in and its path; `None` for a glob.
+/// Calls `found` with every name that a `use` imports and its path; `None` for a glob.
 fn flatten(
     tree: &UseTree,
     prefix: &mut Vec<String>,
@@ -227,7 +227,7 @@ impl Crate {
         }
     }
 
-    /// The path from the crate's root on; `None` for one that leads out of the crate.
+    /// The path from the crate's root; `None` for one outside the crate.
     fn absolute(&self, at: &Module, path: &[String]) -> Option<Vec<String>> {
         let (first, mut rest) = path.split_first()?;
         let mut base = at.clone();
@@ -301,7 +301,7 @@ impl Crate {
         module
     }
 
-    /// For each file those that it uses, with the paths by which it does.
+    /// For each file, the files it uses, with the paths by which it uses them.
     fn uses(&self) -> BTreeMap<Module, BTreeMap<Module, BTreeSet<String>>> {
         let mut uses: BTreeMap<Module, BTreeMap<Module, BTreeSet<String>>> = BTreeMap::new();
         for (module, names) in &self.names {

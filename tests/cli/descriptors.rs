@@ -1,4 +1,4 @@
-//! A server that cannot open one more file: what it refuses stays refused, also after a restart.
+//! A server without free file descriptors: what it refuses stays refused, also after a restart.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -16,7 +16,7 @@ use super::{
     store::{Bench, Server},
 };
 
-/// Longest wait for an answer.
+/// The longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A server that runs, and one connection to it that stays open.
@@ -57,7 +57,7 @@ impl Client {
         }
     }
 
-    /// Lets the server open no more files, or as many as before.
+    /// Stops the server from opening more files, or lifts that limit again.
     fn limit_files(&self, to: Option<u64>) {
         let pid = Pid::from_raw(i32::try_from(self.server.0.id()).expect("a pid"));
         let maximum = getrlimit(Resource::Nofile).maximum;
@@ -93,7 +93,7 @@ impl Client {
         (status, String::from_utf8(body).expect("text"))
     }
 
-    /// Waits for the server to end; its exit code.
+    /// Waits for the server to end and returns its exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.server.0.wait().expect("the process is ours").code()
     }
@@ -129,7 +129,7 @@ fn what_is_refused_without_descriptors_does_not_come_true_after_a_restart() {
     assert_eq!((client.status("stays"), client.status("never")), (200, 404));
     let (status, ready) = client.call("GET", "/readyz", "");
     assert_eq!(status, 503, "{ready}");
-    // With descriptors again it goes on by itself, and what was refused stays refused.
+    // With descriptors again it recovers by itself, and what was refused stays refused.
     client.limit_files(None);
     let began = Instant::now();
     while !client

@@ -30,7 +30,7 @@ impl World {
         run(ignite(self.home.path(), args))
     }
 
-    /// Runs what must end with this code; answers stdout and stderr.
+    /// Runs a command that must end with this code and returns stdout and stderr.
     #[track_caller]
     fn ends(&self, args: &[&str], code: i32) -> (String, String) {
         let ran = self.run(args);
@@ -103,8 +103,8 @@ fn invoke_async_wait_prints_the_result_as_invoke_does() {
     let (out, err) = world.ends(&late, 1);
     assert_eq!(out, "", "no answer has no head");
     assert!(err.contains("ran out of time: it took longer"), "{err}");
-    // The default limit is for answers; an execution is waited for as long as it takes, or as
-    // long as somebody said.
+    // The default limit is for answers; the wait for an execution is unlimited unless a limit is
+    // given.
     let stuck = ["invoke", "stuck", "--async", "--wait", "--timeout", "2s"];
     let (out, err) = world.ends(&stuck, 8);
     assert_eq!(out, "");

@@ -1,4 +1,4 @@
-//! A server that answers a few methods from a script and notes what it was asked.
+//! A server that answers a few methods from a script and records its requests.
 
 use std::{
     convert::Infallible,
@@ -55,7 +55,7 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
-    /// What was asked since the last look.
+    /// The requests since the last call.
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().expect("not poisoned"))
     }
@@ -123,7 +123,7 @@ async fn get_app(request: v1::GetAppRequest) -> Result<v1::GetAppResponse, Statu
     }
 }
 
-/// Three apps, two on a page.
+/// Three apps, two per page.
 fn list_apps(request: &v1::ListAppsRequest) -> v1::ListAppsResponse {
     let app = |name: &str| v1::AppMeta {
         id: format!("{}/{name}", request.organization_name),

@@ -1,7 +1,6 @@
-//! The command line as a user has it: the real binary against a scripted server.
+//! The command line as a user runs it: the real binary against a scripted server.
 //!
-//! What the server does with a request is tested elsewhere; here it is what the client sends,
-//! prints and exits with.
+//! These tests cover what the client sends, prints and exits with, not the server.
 
 mod descriptors;
 mod executions;
@@ -16,7 +15,7 @@ use std::{
 
 use fake::Fake;
 
-/// The binary with nothing in its environment but a home of its own.
+/// The binary with only a home in its environment.
 fn ignite(home: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ignite"));
     command
@@ -155,7 +154,7 @@ fn answers_are_the_apis_json_or_a_table() {
         "{}",
         yaml.out
     );
-    // Two pages; a table has a line for the header and one for each app.
+    // Two pages; a table has a header line and one line per app.
     let table = run(ignite(home.path(), &["app", "list"]));
     let lines: Vec<&str> = table.out.lines().collect();
     assert_eq!(lines.len(), 4, "{}", table.out);

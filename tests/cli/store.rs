@@ -1,4 +1,4 @@
-//! `ignite store` as a user has it: on a data directory that nobody, or a server, uses.
+//! `ignite store` as a user runs it: on an unused data directory, or on one that a server uses.
 
 use std::{
     collections::BTreeMap,
@@ -67,7 +67,7 @@ fn fill(data: &Path) -> ExecutionId {
 #[tokio::main(flavor = "current_thread")]
 async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
     let store = Store::open(data).expect("opens");
-    // As every data directory that was served from has one.
+    // Every data directory that a server has used has an identity.
     std::fs::write(data.join("instance"), "0123456789ab").expect("writes");
     let made = store.commit(|c| Ok((vec![c.create(app())?], ())));
     made.await.expect("commits");
@@ -171,7 +171,7 @@ impl Bench {
     }
 }
 
-/// Ends with the test, however that ends.
+/// Ends with the test, whatever its outcome.
 pub(crate) struct Server(pub(crate) Child);
 
 impl Drop for Server {
@@ -288,7 +288,7 @@ fn fingerprint(path: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
     all
 }
 
-/// What a killed server leaves: writes that are in the journal alone.
+/// What a killed server leaves: writes that are only in the journal.
 fn leave_unreplayed(bench: &Bench) {
     let journal = bench.path().join("executions/journal-2");
     let killed = bench.home().join("killed");

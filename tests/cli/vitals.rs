@@ -1,4 +1,4 @@
-//! A server of which a part dies: it says so, and ends with a code of its own.
+//! A server in which a vital task dies: it reports that, and exits with its own code.
 
 use super::{descriptors::Client, store::Bench};
 
@@ -18,7 +18,7 @@ fn a_part_that_dies_ends_the_process_with_a_code_and_its_callers_hear_of_it() {
     assert!(why.contains(part) && why.contains("failed"), "{why}");
     assert!(!why.contains("stopping"), "{why}");
     assert_eq!(client.ended(), Some(70));
-    // What was confirmed before is there, and the next start works.
+    // Confirmed writes are there, and the next start works.
     let mut client = Client::start_with(&bench, |_| {});
     assert_eq!(client.create("an-app").0, 200);
 }

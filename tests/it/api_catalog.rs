@@ -1,4 +1,4 @@
-//! What can be invoked, as others see it.
+//! The catalogs: what can be invoked, as other organizations see it.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Every setting of an app with a wrong value: refused with its field, the reason and nothing
-//! changed, in every way in.
+//! Every setting of an app with an invalid value: each method refuses it with the field and the
+//! reason, and changes nothing.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::{
     ignite::Ignite,
 };
 
-/// Settings that are wrong, the field that is told, and words of the reason.
+/// Invalid settings, the reported field, and words of the reason.
 fn wrong() -> Vec<(Value, &'static str, &'static str)> {
     let env = |name: &str, value: &str| json!({ "env": { name: value } });
     let many: Value = (0..513)
@@ -139,7 +139,7 @@ async fn every_wrong_setting_is_refused_with_its_field_and_nothing_changes() {
                 assert_eq!(refused.fields, [field], "{rpc} over {via:?}: {refused:?}");
             }
         }
-        // Everything that is wrong is told at once.
+        // All errors are reported at once.
         let all = json!({ "ports": [0], "health_path": "x", "env": { "PORT": "1" } });
         let all = with(id.clone(), &all);
         let refused = ignite.refused(via, "UpdateAppConfig", &token, all).await;
@@ -187,7 +187,7 @@ async fn values_of_another_type_are_refused_by_json_with_their_place() {
             matches!(reason, Some("MALFORMED_REQUEST" | "INVALID_ARGUMENT")),
             "{wrong}: {reason:?} {answer}"
         );
-        // Fields are told as the contract spells them.
+        // Fields are reported in the contract's spelling.
         let told = answer.to_string().replace('_', "").to_lowercase();
         assert!(told.contains(&place.to_lowercase()), "{wrong}: {answer}");
     }

@@ -1,4 +1,4 @@
-//! What is refused, over both transports alike: code, status, reason, and words that help.
+//! Refusals, equal over both transports: code, status, reason, and a helpful message.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ async fn create(ignite: &Ignite, org: &str, name: &str, settings: Value) {
     ignite.ok(Via::Json, "CreateApp", &token, request).await;
 }
 
-/// A request to the JSON API as text, for what no client library would send.
+/// A raw request to the JSON API, for input that no client library would send.
 async fn post(ignite: &Ignite, path: &str, body: impl Into<bytes::Bytes>) -> Refusal {
     let request = ignite
         .request(Method::POST, path)
@@ -55,7 +55,7 @@ async fn an_app_that_does_not_exist_is_not_found_by_any_method() {
             let refused = ignite.refused(via, method, &token, request).await;
             refused.is(5, 404, "NOT_FOUND", &["acme/nobody", "does not exist"]);
         }
-        // Nor is one that is there and not published, by those that invoke.
+        // Nor is an unpublished app found by the methods that invoke.
         let name = format!("unpublished-{via:?}").to_lowercase();
         create(&ignite, "acme", &name, json!({})).await;
         let none = ignite.refused(via, "PublishDraft", &token, id(&name)).await;
@@ -85,7 +85,7 @@ async fn an_image_that_cannot_be_had_fails_the_publish_at_once_and_the_old_versi
             let mut save = app.id();
             merge(&mut save, json!({ "code": prebuilt(image) }));
             ignite.ok(via, "SaveDraft", &token, save).await;
-            // Sooner than anything that a publish waits for.
+            // Earlier than anything that a publish waits for.
             let refused = ignite.refused(via, "PublishDraft", &token, app.id());
             let refused = timeout(HANGS, refused).await.expect("at once");
             refused.is(9, 400, "IMAGE_UNAVAILABLE", &[image]);
@@ -165,7 +165,7 @@ async fn a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not_base64_gro
         let refused = post(&ignite, path, json.to_string()).await;
         refused.is(8, 413, "BODY_TOO_LARGE", &[setting, &limit]);
     }
-    // Without a length, as much as comes is counted.
+    // Without a length, the received bytes are counted.
     let (chunks, body) = tokio::sync::mpsc::channel(1);
     let sending = tokio::spawn(async move {
         for _ in 0..8 {
@@ -241,7 +241,7 @@ async fn unknown_fields_enum_values_and_query_parameters_are_told_with_the_known
     refused.is(3, 400, "INVALID_ARGUMENT", &["limits", "limit, cursor"]);
     assert_eq!(refused.fields, ["limits"]);
 
-    // Over gRPC an enum is a number, and an unknown one is refused, too.
+    // Over gRPC an enum is a number, and an unknown number is refused too.
     let request = json!({ "organization_name": "acme", "name": "a", "resource_tier": 99 });
     let refused = ignite
         .refused(Via::Grpc, "CreateApp", &token, request)

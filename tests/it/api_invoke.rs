@@ -50,7 +50,7 @@ impl World {
         }
     }
 
-    /// Invokes a path over gRPC and takes the whole stream.
+    /// Invokes a path over gRPC and reads the whole stream.
     async fn get(&self, path: &str) -> Frames {
         let http = HttpContext {
             method: HttpMethod::Get.into(),
@@ -76,7 +76,7 @@ impl World {
     }
 }
 
-/// One stream, taken apart; its order is checked while it is read.
+/// The parts of one stream; the order of its frames is checked during reading.
 #[derive(Debug, Default)]
 struct Frames {
     head: Option<InvokeHead>,
@@ -165,7 +165,7 @@ async fn invoke_answers_head_chunks_and_trailer_in_this_order() {
     assert_eq!(all.chunks, ["chunk 1\n", "chunk 2\n", "chunk 3\n"]);
     assert_eq!(all.trailer().total_body_bytes, 24);
 
-    // One answer of a known length up to 1 MiB is one chunk; others come as they come.
+    // An answer of a known length up to 1 MiB is one chunk; others arrive as the app sends them.
     for (path, bytes, one) in [
         ("/bytes/1", 1, true),
         ("/bytes/1048576", 1 << 20, true),
@@ -223,7 +223,7 @@ async fn invoke_answers_head_chunks_and_trailer_in_this_order() {
     assert!(!all.head().response_headers.contains_key("x-ignite-error"));
 }
 
-/// Such bytes used to come as U+FFFD, or not at all.
+/// Such bytes used to arrive as U+FFFD, or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn header_bytes_that_are_no_text_survive_both_ways() {
     let world = World::start(json!({})).await;
@@ -239,7 +239,7 @@ async fn header_bytes_that_are_no_text_survive_both_ways() {
         raw(&all.head().raw_headers),
         [("x-name".to_owned(), bytes.clone())]
     );
-    // What is text is as it was.
+    // Text is unchanged.
     let text = world.get("/header-bytes/x-name/63c3a9").await;
     assert_eq!(text.head().response_headers["x-name"], "c\u{e9}");
     assert!(text.head().raw_headers.is_empty());
@@ -507,7 +507,7 @@ async fn the_id_of_an_invoke_is_not_found_by_get_execution() {
             .ignite
             .call(via, "GetExecution", &world.token, &request)
             .await;
-        // Until executions are built it says that instead.
+        // The id of an Invoke has no record.
         let refused = answer.expect_err("no record");
         assert!([5, 12].contains(&refused.code), "{refused:?}");
     }
@@ -563,7 +563,7 @@ async fn over_http_the_apps_status_headers_body_and_the_contracts_trailers_come(
     assert!(ms.parse::<u64>().is_ok(), "{ms}");
     assert_eq!(trailers(&end, "x-probe-trailer").as_deref(), Some("done"));
 
-    // HTTP/1.1 sends none to a client that did not ask.
+    // HTTP/1.1 sends no trailers to a client that did not ask for them.
     let answer = world.post(&envelope).send().await.expect("an answer");
     let (body, end) = answer.whole().await.expect("a whole answer");
     assert_eq!((&body[..], end), (&b"hello\n"[..], None));

@@ -24,7 +24,7 @@ async fn send(request: http::Request) -> http::Answer {
     request.send().await.expect("an answer")
 }
 
-/// All values of a header that the app was sent.
+/// All values of a header that the app received.
 fn seen(echo: &Value, name: &str) -> Vec<String> {
     let pairs = echo["headers"].as_array().expect("headers").iter();
     let of = pairs.filter(|pair| pair[0] == name);
@@ -32,7 +32,7 @@ fn seen(echo: &Value, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Sends bytes as they are and reads what comes until the connection ends.
+/// Sends raw bytes and reads until the connection ends.
 async fn raw(ignite: &Ignite, request: &str) -> String {
     let mut stream = TcpStream::connect(ignite.http_addr())
         .await
@@ -57,7 +57,7 @@ async fn an_app_is_reached_by_its_host_and_by_its_path_with_path_and_query_byte_
         "/v1/ignite/health",
         "/a|b{c}",
     ] {
-        // As the bytes of a request line, since client libraries tidy up.
+        // As a raw request line, because client libraries normalize paths.
         let by_host = format!(
             "GET {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
             app.host()
@@ -76,7 +76,7 @@ async fn an_app_is_reached_by_its_host_and_by_its_path_with_path_and_query_byte_
             assert_eq!(echo["uri"], target, "{request:?}");
         }
     }
-    // Nothing after the name is the root; letters of a host are folded.
+    // An empty rest is the root; hosts are case-insensitive.
     for (path, host, uri) in [
         ("/_app/acme/app/", None, "/"),
         ("/_app/acme/app/?x=1", None, "/?x=1"),
@@ -120,10 +120,10 @@ async fn by_path_an_app_knows_its_prefix_and_what_it_says_of_itself_is_put_below
         }
     }
     let unknown = send(ignite.request(Method::GET, "/_app/acme/nobody")).await;
-    // Nobody learns from it what is there.
+    // The redirect does not reveal whether the app exists.
     assert_eq!(unknown.status, StatusCode::PERMANENT_REDIRECT);
 
-    // The tests are a trusted proxy, as everybody on this machine.
+    // The tests count as a trusted proxy, like every client on this machine.
     for (said, prefix) in [
         (None, "/_app/acme/app"),
         (Some("/base"), "/base/_app/acme/app"),
@@ -171,7 +171,7 @@ async fn by_path_an_app_knows_its_prefix_and_what_it_says_of_itself_is_put_below
     assert_eq!(seen(&echo, "x-forwarded-prefix"), Vec::<String>::new());
 }
 
-/// hyper takes a GET without a length for one without a body, so it used to get lost.
+/// hyper treats a GET without a length as one without a body, so the body used to get lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_a_length_arrives_whatever_the_method() {
     let (ignite, app) = open_app(json!({})).await;
@@ -257,7 +257,7 @@ async fn hop_by_hop_headers_stay_on_their_hop_and_the_forwarded_ones_are_right()
     assert_eq!(seen(&echo, "tracestate"), ["a=b"]);
     assert_eq!(seen(&echo, "cookie"), ["c=d"]);
 
-    // A proxy on this machine is believed.
+    // A proxy on this machine is trusted.
     let request = ignite
         .request(Method::GET, "/headers")
         .host(app.host())
@@ -269,7 +269,7 @@ async fn hop_by_hop_headers_stay_on_their_hop_and_the_forwarded_ones_are_right()
     assert_eq!(seen(&echo, "x-forwarded-proto"), ["https"]);
     assert_eq!(seen(&echo, "x-forwarded-host"), ["app.example.com"]);
 
-    // Several fields of one name are one list.
+    // Several fields of one name form one list.
     let request = ignite
         .request(Method::GET, "/headers")
         .host(app.host())
@@ -319,7 +319,7 @@ async fn bodies_stream_both_ways_while_the_request_is_still_being_sent() {
     drop(chunks);
     assert!(answer.chunk().await.is_none(), "the end follows the end");
 
-    // Of an answer the first chunk is here while the app is still writing.
+    // The first chunk of an answer arrives while the app is still writing.
     let request = ignite
         .request(Method::GET, "/stream/100000/20")
         .host(app.host());
@@ -331,7 +331,7 @@ async fn bodies_stream_both_ways_while_the_request_is_still_being_sent() {
     let busy = send(ignite.request(Method::GET, "/concurrency").host(app.host())).await;
     assert_eq!(busy.json().await["current"], 1);
     drop(answer);
-    // A client that leaves disconnects the app.
+    // When the client leaves, the app's connection is closed.
     eventually_ok(HANGS, || async {
         let busy = send(ignite.request(Method::GET, "/concurrency").host(app.host())).await;
         match busy.json().await {
@@ -342,7 +342,7 @@ async fn bodies_stream_both_ways_while_the_request_is_still_being_sent() {
     .await;
 }
 
-/// The most memory that the server has had, in KiB.
+/// The server's peak memory, in KiB.
 fn peak_memory(ignite: &Ignite) -> u64 {
     let path = format!("/proc/{}/status", ignite.ready().pid);
     let status = std::fs::read_to_string(path).expect("the process is there");
@@ -392,7 +392,7 @@ async fn a_download_that_nobody_reads_is_held_back_and_takes_no_memory() {
     )
     .await;
     answer.chunk().await.expect("a chunk").expect("whole");
-    // Others are served meanwhile, so the time is not the server's to waste.
+    // Other requests are served meanwhile, so the server has had time to buffer more.
     for _ in 0..50 {
         send(ignite.request(Method::GET, "/").host(app.host()))
             .await
@@ -450,7 +450,7 @@ async fn an_answer_that_the_app_breaks_off_is_never_ended_as_if_it_were_whole() 
             engine::wait_for_end_of(&ignite, &before).await;
         }
     }
-    // Before its head, the platform answers.
+    // Until the app's head arrives, the platform answers.
     let answer = send(ignite.request(Method::GET, "/exit/3").host(app.host())).await;
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     assert_eq!(answer.header("x-ignite-error"), Some("REPLICA_BROKE"));

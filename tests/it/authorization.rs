@@ -18,14 +18,14 @@ use crate::support::{
 enum Who {
     /// Anybody, without a token.
     Anybody,
-    /// Whoever has a good token.
+    /// Anybody with a valid token.
     AnyToken,
     /// Members of the organization that the request names.
     Members,
-    /// Members of the organization of what the request names by an id alone. Others hear that there
-    /// is no such thing.
+    /// Members of the organization that owns what the request names by id alone. Others get
+    /// NOT_FOUND.
     MembersOnly,
-    /// Whoever has a good token, about what belongs to its organization.
+    /// Anybody with a valid token, about things of its organization.
     Own,
 }
 use Who::{AnyToken, Anybody, Members, MembersOnly, Own};
@@ -78,7 +78,7 @@ const TABLE: &[(&str, Who)] = &[
     ("SecretService/ListSecrets", Own),
 ];
 
-/// Paths of the HTTP listener that no method has.
+/// Paths of the HTTP listener that belong to no method.
 const ROUTES: &[(&str, StatusCode)] = &[
     ("/healthz", StatusCode::OK),
     ("/readyz", StatusCode::OK),
@@ -119,7 +119,7 @@ struct Named<'a> {
     execution: &'a str,
 }
 
-/// A request of a method about an app of `acme`, from its descriptor.
+/// A request of a method about an app of `acme`, built from its descriptor.
 fn fields(method: &MethodDescriptor, named: Named<'_>) -> Value {
     let mut fields = serde_json::Map::new();
     for field in method.input().fields() {
@@ -136,7 +136,7 @@ fn fields(method: &MethodDescriptor, named: Named<'_>) -> Value {
     Value::Object(fields)
 }
 
-/// What a call came to, as far as its head says: nothing for one that was let in.
+/// The refusal of a call, as far as its head shows; `None` for a call that was admitted.
 async fn call(
     ignite: &Ignite,
     via: Via,
@@ -225,7 +225,7 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
                     }
                 }
             }
-            // What is there and what is not are refused alike.
+            // Existing and missing apps are refused alike.
             let of_there = refused(there, &stranger).await;
             let of_missing = refused(missing, &stranger).await;
             for (answer, missed) in std::iter::zip(of_there, of_missing) {
@@ -252,11 +252,11 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
                         let answer = answer.unwrap_or_else(|| panic!("{name} lets strangers in"));
                         answer.is(5, 404, "NOT_FOUND", &[]);
                     }
-                    // What becomes of acme's is looked at below.
+                    // The state of acme's apps is checked below.
                     Own => {}
                 }
             }
-            // Of what is not there, so that nothing is done.
+            // About missing things, so that nothing is changed.
             for answer in refused(missing, &right).await.into_iter().flatten() {
                 assert!(
                     !["UNAUTHENTICATED", "PERMISSION_DENIED"].contains(&answer.reason.as_str()),
@@ -265,7 +265,7 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
             }
         }
     }
-    // Nobody but acme has changed or seen anything of acme's.
+    // Only acme has changed or seen anything of acme's.
     let after = ignite.ok(Via::Json, "GetApp", &right, id).await;
     assert_eq!(before["app"]["updatedAtMs"], after["app"]["updatedAtMs"]);
     let name = json!({ "name": "app" });
@@ -288,8 +288,8 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
     }
 }
 
-/// The API takes a token from `Authorization` and from nowhere else: pages of apps share an origin
-/// with it by path, and a browser sends cookies by itself.
+/// The API takes a token only from `Authorization`: by path, pages of apps share its origin, and a
+/// browser sends cookies by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_takes_no_credential_that_a_browser_sends_by_itself_and_sets_none() {
     let ignite = Ignite::builder().start().await;
@@ -309,14 +309,14 @@ async fn the_api_takes_no_credential_that_a_browser_sends_by_itself_and_sets_non
         let answer = ignite.request(Method::GET, path).header(name, &value);
         let answer = answer.send().await.expect("an answer");
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{name}");
-        // Basic would have the browser ask and remember.
+        // Basic would make the browser ask for and remember a password.
         let challenge = answer.header("www-authenticate").expect("a challenge");
         assert!(challenge.starts_with("Bearer"), "{challenge}");
     }
     for query in ["access_token", "token", "authorization"] {
         let path = format!("{path}?{query}={token}");
         let (status, headers, _) = ignite.api(Method::GET, &path, "", &Value::Null).await;
-        // A field that the method does not have is told of only to those who may call it.
+        // Only authorized callers learn that a method does not have a field.
         assert!(
             [StatusCode::UNAUTHORIZED, StatusCode::BAD_REQUEST].contains(&status),
             "{query}: {status}"
@@ -332,7 +332,7 @@ async fn the_api_takes_no_credential_that_a_browser_sends_by_itself_and_sets_non
     ] {
         assert!(!headers.contains_key(name), "{name}");
     }
-    // A page of elsewhere is allowed nothing.
+    // A page of another origin is allowed nothing.
     let preflight = ignite
         .request(Method::OPTIONS, path)
         .header("origin", "https://evil.example")

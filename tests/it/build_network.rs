@@ -1,5 +1,5 @@
-//! What steps of builds reach where the host is isolated: the public network, never this host, never
-//! another build.
+//! What build steps can reach where the host is isolated: the public network, but neither this host
+//! nor another build.
 
 use std::{collections::HashMap, net::Ipv4Addr};
 
@@ -42,7 +42,7 @@ async fn networks(ignite: &Ignite) -> Vec<(String, Ipv4Addr)> {
     found
 }
 
-/// Builds a step that dials these; answers what came of each.
+/// Builds a step that dials these addresses and returns the outcome of each.
 async fn dialled(ignite: &Ignite, app: &App, to: &[(Ipv4Addr, u16)]) -> Vec<String> {
     let to: Vec<_> = to.iter().map(|(ip, port)| format!("{ip}:{port}")).collect();
     let args = to.iter().map(|to| format!(", \"{to}\""));
@@ -63,7 +63,7 @@ async fn dialled(ignite: &Ignite, app: &App, to: &[(Ipv4Addr, u16)]) -> Vec<Stri
     to.iter().map(outcome).collect()
 }
 
-/// Starts a build of a step that runs until it is cancelled; answers its container.
+/// Starts a build of a step that runs until it is cancelled and returns its container.
 async fn endless(ignite: &Ignite, app: &App) -> ContainerSummary {
     let unique = format!("{}-{}", id_of(ignite.data_dir()), app.name);
     let image = probe::image().await;
@@ -153,7 +153,7 @@ async fn steps_of_builds_reach_the_public_network_and_of_this_host_what_is_liste
         "an app is reached through the platform"
     );
 
-    // Rules that are gone are back before a step runs, after a crash as well.
+    // Removed rules are back before a step runs, also after a crash.
     let table = format!("ignite_{}", id_of(ignite.data_dir()));
     run_ok("nft", &["delete", "table", "inet", &table]);
     assert_eq!(dialled(&ignite, &app, &to).await, expected);
@@ -186,14 +186,14 @@ async fn no_two_builds_share_a_network_and_none_stays_after_a_stop() {
     assert!(mode(&one).is_some() && mode(&one) != mode(&two));
     assert_eq!(networks(&ignite).await.len(), 2);
     cancel(&ignite, &a).await;
-    // What was lent to a build that was ended is lent again once nothing is on it.
+    // A network lent to a cancelled build is lent again once nothing is attached to it.
     let again = endless(&ignite, &bare(&ignite, "acme", "c").await).await;
     assert_ne!(mode(&again), mode(&two));
     let ended = ignite.terminate(ENGINE_LIMIT).await;
     assert!(ended.success(), "{ended}");
     assert!(networks(&ignite).await.is_empty(), "{}", ignite.log());
 
-    // A crash leaves them to the next start, or to whoever prunes.
+    // After a crash the next start or a prune removes them.
     ignite.start().await;
     endless(&ignite, &a).await;
     ignite.kill9();
@@ -201,7 +201,7 @@ async fn no_two_builds_share_a_network_and_none_stays_after_a_stop() {
     let pruned = || async {
         let output = ignite.cli(&["prune", "--gone", &id_of(ignite.data_dir())]);
         let left = networks(&ignite).await;
-        // The engine is still taking the step down.
+        // The engine is still stopping the step.
         if output.status.success() && left.is_empty() && !has_table(&ignite) {
             Ok(())
         } else {
@@ -218,7 +218,7 @@ async fn a_build_whose_network_cannot_be_made_has_none_and_says_so() {
     let ignite = Ignite::builder().arg("--trust=team").start().await;
     let app = bare(&ignite, "acme", "a").await;
     let id = id_of(ignite.data_dir());
-    // Somebody has the bridge.
+    // Something else holds the bridge's name.
     let bridge = format!("igb{}00", &id[2..]);
     let name = format!("{id}-in-the-way");
     let option = ("com.docker.network.bridge.name".to_owned(), bridge);
@@ -246,7 +246,7 @@ async fn a_build_whose_network_cannot_be_made_has_none_and_says_so() {
         log.matches("Steps of builds run without a network").count(),
         1
     );
-    // Once it can be made, it is.
+    // It is created as soon as that is possible.
     let outcome = dialled(&ignite, &app, &[(PUBLIC, PUBLIC_PORT)]).await;
     assert_eq!(outcome, ["connected"]);
 }

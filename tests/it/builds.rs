@@ -14,7 +14,7 @@ use crate::support::{
     probe,
 };
 
-/// What a build takes at most on a machine that is busy with tests.
+/// The longest build on a machine that is busy with tests.
 const BUILD_LIMIT: Duration = crate::support::HANGS;
 
 fn id(name: &str) -> Value {
@@ -111,7 +111,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         let saved = save(&ignite, via, &app, code.clone()).await;
         assert_eq!(saved["status"], "VERSION_STATUS_DRAFT", "{saved}");
         assert_eq!(saved["codeKind"], "CODE_KIND_IMAGE_FROM_CODE");
-        // The code comes back as it was given.
+        // The code comes back unchanged.
         let got = ignite
             .ok(via, "GetAppCode", &app.token, id(&app.name))
             .await;
@@ -147,7 +147,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
             "{lines:?}"
         );
 
-        // Somebody removes it: the publish makes it anew.
+        // The image is removed: the publish builds it again.
         let docker = engine::docker().await;
         let options = None::<bollard::query_parameters::RemoveImageOptions>;
         let removed = docker.remove_image(&image, options, None).await;
@@ -165,7 +165,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         let answer = app.get_ok(&ignite, "/").await;
         assert_eq!(answer.header("x-probe-version"), Some("one"));
 
-        // Not built, and published all the same: built on the way, from the newest code.
+        // Publishing an unbuilt draft builds it from the newest code.
         let second = dockerfile("two").await;
         let second = pack(&[("Dockerfile", second.as_bytes())]);
         save(&ignite, via, &app, from_code(&second, json!({}))).await;
@@ -297,7 +297,7 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
             nobody.is(16, 401, "UNAUTHENTICATED", &[]);
         }
     }
-    // Nothing of all that was kept.
+    // None of that was kept.
     let code = std::fs::read_dir(ignite.data_dir().join("code")).expect("a folder");
     assert_eq!(code.count(), 0);
 
@@ -361,7 +361,8 @@ async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
         save(&ignite, via, &next, from_code(&quick, json!({}))).await;
         save(&ignite, via, &third, from_code(&quick, json!({}))).await;
         let first = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
-        // Asked again, it is the same build; another app's waits; a third finds no room.
+        // A repeated request returns the same build; another app's build waits; a third finds the
+        // queue full.
         let again = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
         assert_eq!(first["deployId"], again["deployId"]);
         assert_eq!(first["draft"]["status"], "VERSION_STATUS_COMPILING");
@@ -384,13 +385,13 @@ async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
                 .as_str()
                 .is_some_and(|e| e.contains("cancelled"))
         );
-        // Who waited has the place now.
+        // The waiting build has the permit now.
         assert_eq!(
             ended(&ignite, &next).await["status"],
             "VERSION_STATUS_READY"
         );
 
-        // Newer code ends the build of what it replaces.
+        // Newer code cancels the build of the code it replaces.
         ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
         let saved = save(&ignite, via, &app, from_code(&quick, json!({}))).await;
         assert_eq!(saved["status"], "VERSION_STATUS_DRAFT");
@@ -441,7 +442,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     })
     .await;
     ignite.kill9();
-    // What a kill in the middle of a save, and of a build, may leave.
+    // What a kill during a save or a build may leave.
     let code = ignite.data_dir().join("code");
     let half = code.join("01ARZ3NDEKTSV4RRFFQ69G5FAV.new");
     std::fs::write(&half, "half").expect("written");
@@ -463,7 +464,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
         app.get_ok(&ignite, "/").await.header("x-probe-version"),
         Some("survivor")
     );
-    // A kill in the middle of a publish: the build may be done, the version is not there.
+    // A kill during a publish: the build may be done, but there is no version.
     let again = tar_gz(&[("Dockerfile", dockerfile("again").await.as_bytes())]);
     save(&ignite, Via::Json, &app, from_code(&again, json!({}))).await;
     let publish = ignite
@@ -491,7 +492,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
         }
     })
     .await;
-    // And of a rollback.
+    // A kill during a rollback.
     let back = with(id("a"), json!({ "version": 1 }));
     let rollback = ignite
         .request(hyper::Method::POST, "/v1/ignite/app/acme/a/rollback")
@@ -544,7 +545,7 @@ async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
     let mut killed = Ignite::builder().start().await;
     deploy(&killed).await;
     killed.kill9();
-    // Its directory can be served from again, so its images are needed.
+    // A server can use its directory again, so its images are needed.
     assert!(killed.cli(&["prune"]).status.success());
     assert_eq!(killed.images().await.len(), 1);
     let file = killed.data_dir().join("instance");
@@ -557,8 +558,8 @@ async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
     assert_eq!(killed.images().await, [""; 0]);
 }
 
-/// The engine builds on the layers of the image before, and loses them with it: so that image goes
-/// once the next is built, whatever other apps do until then.
+/// The engine builds on the layers of the previous image and loses them with it, so that image is
+/// removed only once the next one is built, whatever other apps do meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
     let ignite = Ignite::builder().start().await;
@@ -588,7 +589,8 @@ async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
     let first = compile(&app).await;
     hand_in(&other, "other").await;
     let others = compile(&other).await;
-    // Newer code of this app, not built; then what nobody needs is looked for, and found.
+    // Newer, unbuilt code of this app; then garbage collection searches for unneeded images and
+    // finds some.
     hand_in(&app, "two").await;
     hand_in(&other, "another").await;
     compile(&other).await;
@@ -612,7 +614,7 @@ async fn builds_and_where_asked_containers_get_the_proxies_of_the_docker_command
     let archive = tar_gz(&[("Dockerfile", file.as_bytes())]);
     for (asked, build_args, version) in [
         ("true", json!({}), "http://proxy.test:3128+*.test"),
-        // What the draft says holds.
+        // The draft's own build argument wins.
         ("false", json!({ "HTTP_PROXY": "own" }), "own+*.test"),
     ] {
         let ignite = Ignite::builder()

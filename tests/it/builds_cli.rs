@@ -1,4 +1,4 @@
-//! Code from the command line, and the log of its build.
+//! Code from the command line, and its build log.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     }
     assert_eq!(app.version(&ignite).await, "folder");
 
-    // Without --follow the log is only shown when it says why.
+    // Without --follow the log is shown only for a failure.
     let archive = folder.path().join("a.zip");
     let file = dockerfile("zip").await;
     std::fs::write(&archive, zip(&[("Dockerfile", file.as_bytes())])).expect("written");
@@ -102,7 +102,7 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     fails(&ignite, &["app", "deploy", "a", "--code", path], 1, &words);
     assert_eq!(app.version(&ignite).await, "zip");
 
-    // What the command line itself refuses, before anything is made.
+    // What the command line itself refuses, before anything is created.
     for (args, words) in [
         (
             &["app", "deploy", "new", "--code", "/none/there"][..],
@@ -206,7 +206,7 @@ async fn a_build_is_started_followed_and_cancelled() {
         .map(|l| l["message"].as_str().expect("text"))
         .collect();
     assert_eq!(messages, lines);
-    // A build is its own organization's alone.
+    // A build is visible only to its own organization.
     let mut stranger = grpc_client(&ignite, &ignite.token("other")).await;
     let status = stranger
         .stream_compile_logs(request)
@@ -214,13 +214,13 @@ async fn a_build_is_started_followed_and_cancelled() {
         .expect_err("not theirs");
     Refusal::of_status(&status).is(5, 404, "NOT_FOUND", &["no build"]);
 
-    // One that never ends by itself.
+    // A build that never ends by itself.
     let endless = format!("{}USER 0\nRUN [\"/probe\"]\n", dockerfile("endless").await);
     std::fs::write(&archive, tar_gz(&[("Dockerfile", endless.as_bytes())])).expect("written");
     ok(&ignite, &["draft", "save", "a", "-c", path]);
     let started = ok(&ignite, &["draft", "compile", "a"]);
     assert_eq!(row(&started, "status"), "compiling");
-    // Somebody follows it when it is cancelled.
+    // A follower is connected when the build is cancelled.
     let draft = json!({ "organization_name": "acme", "app_name": "a" });
     let info = ignite
         .ok(Via::Json, "GetDraftInfo", &app.token, draft)
@@ -253,7 +253,7 @@ async fn a_build_is_started_followed_and_cancelled() {
         }
     })
     .await;
-    // Who has seen enough leaves it alone.
+    // A follower that leaves does not stop the build.
     let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_ignite"))
         .args(["draft", "compile-logs", "a"])
         .env("IGNITE_DATA_DIR", ignite.data_dir())
@@ -291,7 +291,7 @@ async fn a_build_is_started_followed_and_cancelled() {
         1,
         &["no build", "under way"],
     );
-    // The step does not go on in the engine.
+    // The step does not continue in the engine.
     let step = seen
         .iter()
         .find_map(|line| line.message.split("Running in ").nth(1));

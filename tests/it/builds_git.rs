@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Runs git in a folder, as somebody whom no configuration of this machine helps.
+/// Runs git in a folder, independent of this machine's configuration.
 fn git(folder: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=T", "-c", "user.email=t@example.com"])

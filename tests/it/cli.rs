@@ -1,4 +1,4 @@
-//! The command line against a real server: what it prints, where, and how it ends.
+//! The command line against a real server: what it prints, where, and its exit codes.
 
 use std::process::Output;
 
@@ -22,7 +22,7 @@ pub(crate) fn ran(output: Output) -> Ran {
     }
 }
 
-/// Runs what must succeed; answers stdout.
+/// Runs a command that must succeed and returns stdout.
 #[track_caller]
 pub(crate) fn ok(ignite: &Ignite, args: &[&str]) -> String {
     let ran = ran(ignite.cli(args));
@@ -30,7 +30,7 @@ pub(crate) fn ok(ignite: &Ignite, args: &[&str]) -> String {
     ran.out
 }
 
-/// Runs what must fail, with this code, these words on stderr, and nothing on stdout.
+/// Runs a command that must fail, with this code, these words on stderr, and nothing on stdout.
 #[track_caller]
 pub(crate) fn fails(ignite: &Ignite, args: &[&str], code: i32, words: &[&str]) {
     let ran = ran(ignite.cli(args));
@@ -49,7 +49,7 @@ pub(crate) fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
-/// The values of a table's rows by their names.
+/// The values of a table's rows by name.
 pub(crate) fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let line = table.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no row {name} in\n{table}"))
@@ -365,7 +365,7 @@ async fn exit_codes_follow_the_contract_and_words_go_to_stderr() {
         8,
         &["300ms"],
     );
-    // A token and an endpoint by hand.
+    // An explicit token and endpoint.
     let list = ok(
         &ignite,
         &[

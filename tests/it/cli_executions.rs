@@ -21,7 +21,7 @@ async fn served(settings: &[&str]) -> Ignite {
     ignite
 }
 
-/// Leaves a request to run; answers the id.
+/// Submits a request and returns the execution's id.
 #[track_caller]
 fn submit(ignite: &Ignite, args: &[&str]) -> String {
     let out = ok(ignite, &[&["invoke", "job", "--async"], args].concat());
@@ -63,7 +63,7 @@ async fn an_execution_lives_from_invoke_async_to_its_result() {
     let (_, _, api) = ignite.api(Method::GET, &path, &token, &Value::Null).await;
     assert_eq!(json, api);
 
-    // The same key: the same id, whose end is told again; another body is refused.
+    // The same key: the same id, whose end is reported again; another body is refused.
     assert_eq!(submit(&ignite, &keyed), id);
     let other = ["-p", "2", "--idempotency-key", "one"];
     fails(
@@ -82,7 +82,7 @@ async fn an_execution_lives_from_invoke_async_to_its_result() {
         &[&id, "NOT_FOUND"],
     );
 
-    // Larger than gRPC clients take by themselves, and well inside the server's limit.
+    // Larger than gRPC clients accept by default, and well within the server's limit.
     let wait = ["invoke", "job", "--async", "--wait", "--path"];
     let large = ok(&ignite, &[&wait[..], &["/bytes/6000000"]].concat());
     assert_eq!(large.len(), 6_000_000);
@@ -94,11 +94,11 @@ async fn an_execution_lives_from_invoke_async_to_its_result() {
         "{}",
         streamed.out
     );
-    // What the app wrote while one ran, and not what it wrote before.
+    // What the app wrote while it ran, not what it wrote before.
     for line in ["before", "during"] {
         let id = submit(&ignite, &["--path", &format!("/log/{line}")]);
         ok(&ignite, &["exec", "watch", &id]);
-        // The engine takes it down in its own time.
+        // The engine records lines with a delay.
         eventually_ok(HANGS, || async {
             let log = ok(&ignite, &["exec", "logs", &id]);
             let is_it = log.lines().count() == 1 && log.trim_end().ends_with(line);
@@ -130,7 +130,7 @@ async fn executions_that_fail_say_so_and_can_be_listed_counted_and_cancelled() {
         "{}",
         result.err
     );
-    // Long enough that the cancelling comes first, whatever the machine is busy with.
+    // Long enough that the cancellation comes first, however busy the machine is.
     let sleeper = ["--path", "/sleep/600000"];
     let done = submit(&ignite, &[]);
     ok(&ignite, &["exec", "watch", &done]);

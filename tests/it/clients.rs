@@ -1,5 +1,5 @@
-//! Clients of other makes: Python's gRPC with nothing but reflection, and curl with the very
-//! examples of the contract.
+//! Third-party clients: Python's gRPC with reflection only, and curl with the contract's own
+//! examples.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{ignite::Ignite, probe};
 
-/// Python with gRPC, in an environment of its own that is made once.
+/// Python with gRPC, in a virtual environment that is created once.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python-client");
     let python = venv.join("bin/python");
@@ -88,7 +88,7 @@ async fn a_python_client_with_nothing_but_reflection_creates_publishes_and_invok
     assert_eq!(said[7][0], "NOT_FOUND");
 }
 
-/// Runs an example of the contract as it is printed there, but for the hosts.
+/// Runs an example of the contract as printed there, except for the hosts.
 fn curl(ignite: &Ignite, token: &str, example: &str) -> String {
     let http = ignite.http_addr();
     let app = format!(
@@ -101,7 +101,7 @@ fn curl(ignite: &Ignite, token: &str, example: &str) -> String {
             &format!("http://{app}"),
         )
         .replace("https://api.dev.dodil.io", &format!("http://{http}"))
-        // Not every resolver knows that names under localhost are this machine.
+        // Not every resolver maps names under localhost to this machine.
         .replacen("curl ", &format!("curl --resolve {app}:127.0.0.1 "), 1);
     let output = Command::new("sh")
         .args(["-c", &line])

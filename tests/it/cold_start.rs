@@ -1,4 +1,5 @@
-//! The first request to an app that has no replica: held, answered, and told what it waited for.
+//! The first request to an app that has no replica: held, answered, and given the timings of its
+//! wait.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -132,8 +133,8 @@ async fn replicas_can_be_reached_through_published_ports() {
         .arg("published")
         .start()
         .await;
-    // The engine's proxy accepts at once and the app does not listen for a while: only an
-    // answer in HTTP may count as ready.
+    // The engine's proxy accepts at once while the app does not listen yet: only an HTTP answer may
+    // count as ready.
     let settings = json!({ "env": { "PROBE_START_DELAY_MS": "700" } });
     let app = App::deploy(&ignite, "acme/published", settings).await;
     let answer = app.get_ok(&ignite, "/").await;
@@ -154,11 +155,12 @@ async fn replicas_can_be_reached_through_published_ports() {
 
 /// How many cold starts of each kind make one round.
 const RUNS: usize = 10;
-/// What a cold request may take of the time that the engine alone takes on the same machine by turns.
+/// The bound on a cold request, relative to the time of the engine alone, measured alternately on
+/// the same machine.
 const SHARE: u32 = 2;
 
-/// One round: a cold request through the server and a raw one by turns, so that whatever else
-/// the machine does slows both alike.
+/// One round: alternates cold requests through the server and raw ones, so that other load on the
+/// machine slows both alike.
 async fn cold_round(ignite: &Ignite, round: usize) -> (Vec<Duration>, Vec<Duration>) {
     let docker = engine::docker().await;
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
@@ -180,7 +182,7 @@ async fn cold_round(ignite: &Ignite, round: usize) -> (Vec<Duration>, Vec<Durati
         let (status, answer) = app.api(ignite, Method::DELETE, "", Value::Null).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         let cold = like.cold_start(&docker, "/").await.expect("a cold start");
-        // The first of each also pays for the network and for code that was never run.
+        // The first of each also pays for the network and for code that has not run yet.
         if n > 0 {
             ours.push(took);
             raw.push(cold.total());
@@ -195,7 +197,7 @@ async fn cold_round(ignite: &Ignite, round: usize) -> (Vec<Duration>, Vec<Durati
 async fn a_cold_request_takes_less_than_twice_as_long_as_the_engine_alone() {
     let ignite = Ignite::builder().start().await;
     let mut told = String::new();
-    // A burst of load can spoil a whole round; the median of one that it does not counts.
+    // A burst of load can spoil a whole round; the median of an undisturbed one counts.
     for round in 1..=3 {
         let (ours, raw) = cold_round(&ignite, round).await;
         let (ours, raw) = (ours[RUNS / 2], raw[RUNS / 2]);

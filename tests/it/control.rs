@@ -1,4 +1,4 @@
-//! Replicas moved by hand, and the end of the room on the machine, against a real engine.
+//! Moving replicas by hand, and a machine without free capacity, against a real engine.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ async fn a_frozen_autoscaler_holds_requests_and_standby_is_chosen_per_app() {
     assert_eq!(status, StatusCode::OK);
     let answer = held.await.expect("no panic").expect("an answer");
     assert_eq!(answer.status, StatusCode::OK);
-    // This app alone is torn down at zero, also after a restart of the platform.
+    // Only this app is torn down at zero, also after a restart of the platform.
     let (status, answer) = call(&ignite, &app, "standby", json!({ "depth": "DEPTH_ABSENT" })).await;
     assert_eq!(
         (status, &answer["depth"]),
@@ -131,7 +131,7 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
         .env("IGNITE_STANDBY", "pause")
         .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
         .env("IGNITE_MEMORY_BUDGET", "129MiB")
-        // Long enough for a frozen replica to be given away on a busy machine.
+        // Long enough for a frozen replica to be evicted on a busy machine.
         .env("IGNITE_ROOM_WAIT", "6s")
         .start()
         .await;
@@ -139,7 +139,7 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
     let first = App::deploy(&ignite, "acme/first", sized(1)).await;
     let process = instance(&first.get_ok(&ignite, "/").await);
     first.wait_for(&ignite, "standbyReplicas", 1).await;
-    // Two more fill the machine; what the frozen one keeps is in the way of the second.
+    // Two more fill the machine; the memory of the frozen one is in the way of the second.
     let second = App::deploy(&ignite, "acme/second", sized(600)).await;
     let third = App::deploy(&ignite, "acme/third", sized(600)).await;
     second.get_ok(&ignite, "/").await;
@@ -154,12 +154,12 @@ async fn a_full_machine_gives_standby_away_first_and_then_says_what_holds_the_ro
     assert_eq!(refused.header("x-ignite-error"), Some("NO_ROOM"));
     let text = refused.text().await;
     assert!(text.contains("acme/second 1 replicas with 64 MB"), "{text}");
-    // Room that is given back is found by who waits.
+    // A waiting start gets capacity that is given back.
     let waits = tokio::spawn(first.request(&ignite, Method::GET, "/").send());
     let (status, _) = second.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK);
     let answer = waits.await.expect("no panic").expect("an answer");
-    // Either it waited, or it had been refused in the moment before.
+    // It waited, or was refused the moment before.
     if answer.status == StatusCode::OK {
         let now = instance(&answer);
         println!("the same process as before: {}", now == process);

@@ -1,4 +1,4 @@
-//! `ignite dev` as a process beside the server: what a folder's changes come to at its URL.
+//! `ignite dev` as a process beside the server: how changes in a folder show at its URL.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Longest time for one round on a machine that is busy with tests.
+/// The longest time for one round on a machine that is busy with tests.
 const ROUND: Duration = crate::support::HANGS;
 
 /// A running `ignite dev`, killed when dropped.
@@ -55,7 +55,7 @@ impl Dev {
         .await;
     }
 
-    /// How many versions it has published.
+    /// The number of versions it has published.
     fn rounds(&self) -> usize {
         self.err.text().matches(" is at version ").count()
     }
@@ -85,13 +85,13 @@ impl Drop for Dev {
     }
 }
 
-/// A handler that answers this.
+/// The source of a handler that answers this.
 fn handler(folder: &Path, answer: &str) {
     let code = format!("def handler(payload, ctx):\n    print('called')\n    return {answer:?}\n");
     write(folder, &[("handler.py", code.as_bytes())]);
 }
 
-/// Waits until the app answers this; how long that took. No call may fail meanwhile.
+/// Waits until the app answers this and returns how long it took. No call may fail meanwhile.
 async fn answers(ignite: &Ignite, app: &App, wanted: &str) -> Duration {
     let begun = Instant::now();
     eventually_ok(ROUND, || async {
@@ -140,13 +140,13 @@ async fn each_change_of_a_folder_is_live_and_what_fails_leaves_what_was() {
     let rounds = dev.rounds();
     handler(folder, "three");
     answers(&ignite, &app, "three").await;
-    // It serves before the command line has heard that it does.
+    // The app serves before the command line learns of it.
     eventually(ROUND, || {
         std::future::ready((dev.rounds() > rounds).then_some(()))
     })
     .await;
 
-    // What is not sent, and a save that changes nothing, are no change.
+    // Unsent files and a save without a change start no round.
     let rounds = dev.rounds();
     write(
         folder,
@@ -159,7 +159,7 @@ async fn each_change_of_a_folder_is_live_and_what_fails_leaves_what_was() {
         ],
     );
     handler(folder, "three");
-    // Longer than a change takes to settle.
+    // Longer than a change takes to become quiet.
     tokio::time::sleep(Duration::from_millis(500)).await;
     handler(folder, "four");
     answers(&ignite, &app, "four").await;
@@ -191,7 +191,7 @@ async fn a_change_in_the_middle_of_a_build_ends_it_and_the_latest_code_wins() {
     eventually_ok(ROUND, || async {
         let log = crate::support::contract::Via::Json;
         let info = serde_json::json!({ "organization_name": "acme", "app_name": "live" });
-        // Refused until the app is there.
+        // Refused until the app exists.
         let info = ignite.call(log, "GetDraftInfo", &app.token, &info).await;
         let text = format!("{info:?}");
         text.contains("COMPILING").then_some(()).ok_or(text)

@@ -14,7 +14,7 @@ use crate::{
     support::{contract::Via, eventually_ok, http, ignite::Ignite},
 };
 
-/// A file system in memory, taken away with this.
+/// A file system in memory, unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -33,7 +33,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Leaves no room but `free` bytes.
+    /// Fills the file system up to `free` bytes.
     fn fill_but(&self, free: u64) {
         let room = rustix::fs::statvfs(self.path()).expect("a file system");
         let room = room.f_bavail * room.f_frsize;
@@ -100,7 +100,7 @@ async fn a_full_disk_refuses_new_work_loses_nothing_and_is_over_when_there_is_ro
         let (status, why) = readiness(&ignite).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{why}");
         if left > 0 {
-            // What was accepted still ends.
+            // Accepted executions still end.
             for id in &accepted {
                 ended(&ignite, Via::Json, &token, id).await;
             }
@@ -116,7 +116,8 @@ async fn a_full_disk_refuses_new_work_loses_nothing_and_is_over_when_there_is_ro
         .await;
         let (status, why) = readiness(&ignite).await;
         assert_eq!(status, StatusCode::OK, "{why}");
-        // Also what could not be ended while there was no room: it runs again after a start.
+        // So does an execution whose end could not be recorded without space: it runs again after a
+        // restart.
         ignite.kill9();
         ignite.start().await;
         for id in &accepted {

@@ -1,4 +1,4 @@
-//! What an organization may take of the disk, and what becomes of an app that writes more.
+//! How much disk an organization may use, and what happens to an app that writes more.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ async fn events(ignite: &Ignite, app: &App) -> String {
     answer.to_string()
 }
 
-/// A server on which an organization has little room, and which looks often.
+/// A server with a small disk quota per organization, checked often.
 async fn with_quota() -> Ignite {
     Ignite::builder()
         .args(["--set", "disk_quota_per_org=8MiB"])
@@ -52,7 +52,7 @@ async fn the_app_that_writes_too_much_is_stopped_and_its_neighbours_serve() {
     let mut written = 0;
     while written < 50 && is_stopped(&ignite, &writer).await.is_err() {
         let path = format!("/home/ignite/file-{written}");
-        // It may be stopped in the middle of it.
+        // The app may be stopped in the middle of the write.
         let _ = write(&ignite, &writer, &path, &content).await;
         written += 1;
     }
@@ -78,7 +78,7 @@ async fn the_app_that_writes_too_much_is_stopped_and_its_neighbours_serve() {
         "{told}"
     );
     assert!(!events(&ignite, &still).await.contains("DISK_QUOTA"));
-    // The operator makes room.
+    // The operator frees space.
     let folder = ignite.data_dir().join("volumes/acme");
     let entries = std::fs::read_dir(&folder).expect("it is there").flatten();
     let mine = entries.filter(|e| e.file_name().to_string_lossy().starts_with("writer-"));
@@ -121,7 +121,7 @@ async fn what_is_written_beside_volumes_counts_and_goes_with_the_container() {
         }
     })
     .await;
-    // Its layer went with it, so there is room again.
+    // Its layer was removed with it, so there is space again.
     eventually_ok(ENGINE_LIMIT, || async {
         match app_status(&ignite, &app).await {
             StatusCode::OK => Ok(()),

@@ -1,4 +1,4 @@
-//! HTTP/2 requests whose fields would mean something else once they are HTTP/1.1, as raw frames.
+//! HTTP/2 requests, as raw frames, whose fields would change their meaning in HTTP/1.1.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -41,8 +41,8 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// HTTP/2 carries lengths and ends of its own, so what a field says of them, or a line break in
-/// one, has a meaning only for whoever it is rewritten to HTTP/1.1 for.
+/// HTTP/2 frames its messages itself, so a framing field, or a line break in a field, gains a
+/// meaning only when the request is rewritten to HTTP/1.1.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_smuggled_on_the_way_from_http_2_to_http_1() {
     const HEADERS: u8 = 1;
@@ -155,13 +155,13 @@ async fn nothing_is_smuggled_on_the_way_from_http_2_to_http_1() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The status of the answer on stream 1: `Some(0)` for one that is not 200, `None` when the stream
-/// or the connection was ended instead.
+/// The status of the answer on stream 1: `Some(0)` if it is not 200, `None` if the stream or the
+/// connection was closed instead.
 async fn http2_status(ignite: &Ignite, bytes: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(ignite.http_addr())
         .await
         .expect("a connection");
-    // A server that refuses may close before all of it is sent.
+    // A server that refuses may close before everything is sent.
     let _ = stream.write_all(bytes).await;
     let answer = async {
         loop {

@@ -1,5 +1,5 @@
-//! What the edge lets nobody do: pages of other names, strangers who look for apps, apps that
-//! reach for their neighbours' hosts and cookies, callers without a token who stay.
+//! What the edge prevents: pages under foreign names, strangers who probe for apps, apps that claim
+//! their neighbours' hosts and cookies, and callers without a token who occupy connections.
 
 use hyper::{HeaderMap, Method, StatusCode};
 use serde_json::json;
@@ -46,7 +46,7 @@ async fn a_page_whose_name_resolves_here_is_misdirected_and_apps_are_not() {
         ] {
             let host = format!("{host}:{port}");
             let refused = ignite.request(Method::GET, path).host(&host);
-            // With a token of its own, too: it is the page that would read the answer.
+            // Even with a valid token: the page would read the answer.
             let refused = refusal(refused.token(&ignite.token("acme"))).await;
             refused.is(
                 9,
@@ -74,7 +74,7 @@ async fn a_page_whose_name_resolves_here_is_misdirected_and_apps_are_not() {
     let answer = send(ignite.request(Method::GET, "/").host(app.host())).await;
     assert_eq!(answer.status, StatusCode::OK);
 
-    // Over gRPC a browser could not ask; a proxy before it may pass on what one asked for.
+    // A browser cannot speak gRPC, but a proxy may translate a browser's request.
     for (authority, is_ours) in [
         ("evil.example", false),
         ("localhost:1", true),
@@ -98,23 +98,23 @@ async fn a_page_whose_name_resolves_here_is_misdirected_and_apps_are_not() {
     }
 }
 
-/// All that an answer tells, but for what differs with each request.
+/// Everything that an answer reveals, except what differs with each request.
 async fn told(request: http::Request, name: &str) -> (StatusCode, HeaderMap, String) {
     let answer = send(request).await;
     let (status, mut headers) = (answer.status, answer.headers.clone());
     for varies in ["date", "x-ignite-execution-id"] {
         assert!(headers.remove(varies).is_some(), "{varies} with {status}");
     }
-    // The name that was asked for is as long in all of them.
+    // The requested names are all of the same length.
     (status, headers, answer.text().await.replace(name, "NAME"))
 }
 
-/// An app that is there must not be told from one that is not by who may not use it.
+/// A caller who may not use an app must not learn whether it exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_cannot_find_out_which_apps_there_are() {
     let ignite = Ignite::builder().start().await;
     ignite.publish("acme", "there", json!({})).await;
-    // Whose label reads as an app of `c`, and of `b-c`, whose it is.
+    // Its label reads as an app of `c` and of `b-c`, the owner.
     ignite.publish("b-c", "there", json!({})).await;
     let (own, other, c) = (
         ignite.token("acme"),
@@ -142,7 +142,7 @@ async fn strangers_cannot_find_out_which_apps_there_are() {
                                 token => request.token(token),
                             }
                         };
-                        // The way to the slash is told to all alike, and has no id.
+                        // The redirect to the slash is the same for all, and has no id.
                         if by_path && path.is_empty() {
                             for name in ["there", "where"] {
                                 let answer = send(ask(name)).await;
@@ -164,7 +164,7 @@ async fn strangers_cannot_find_out_which_apps_there_are() {
             }
         }
     }
-    // Who may know is told precisely.
+    // Authorized callers get precise answers.
     for path in ["/", "/_app/acme/where/"] {
         let request = ignite.request(Method::GET, path).token(&own);
         let request = match path {
@@ -256,8 +256,8 @@ async fn apps_by_path_can_be_turned_off() {
     assert_eq!(answer.status, StatusCode::OK);
 }
 
-/// An open app takes any `Authorization`; one of the platform's that did not verify may be good
-/// elsewhere, or again once a clock is right.
+/// An open app receives any `Authorization`, except a platform token that did not verify: it may be
+/// valid elsewhere, or once a clock is right.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_app_never_sees_a_token_of_the_platform_whatever_is_wrong_with_it() {
     let ignite = Ignite::builder().start().await;
@@ -292,7 +292,7 @@ async fn an_open_app_never_sees_a_token_of_the_platform_whatever_is_wrong_with_i
             );
         }
     }
-    // Two of them, of which one is the client's own business.
+    // Two values, of which one is meant for the app.
     let both = ignite
         .request(Method::GET, "/headers")
         .host(app.host())
@@ -324,7 +324,7 @@ async fn calls_that_need_no_token_are_bounded_in_number_and_in_time() {
     refused.is(8, 429, "TOO_MANY_REQUESTS", &["IGNITE_ANONYMOUS_STREAMS"]);
     let status = first.message().await.expect("a message").expect("one");
     assert_eq!(status.status, 1, "who is in is served");
-    // Calls with a token have nothing to do with it.
+    // Calls with a token are not affected.
     let list = json!({ "organization_name": "acme" });
     ignite
         .ok(Via::Grpc, "ListApps", &ignite.token("acme"), list)

@@ -1,4 +1,4 @@
-//! The container engine is away: at the start, and in the middle of the work.
+//! Loss of the container engine: at the start, and during work.
 
 use bollard::models::NetworkCreateRequest;
 use hyper::{Method, StatusCode};
@@ -23,12 +23,13 @@ async fn get(ignite: &Ignite, path: &str) -> http::Answer {
         .expect("the server answers")
 }
 
-/// Waits until `/readyz` answers this status; answers what it says of the engine.
+/// Waits until `/readyz` answers this status and returns what it says about the engine.
 async fn readyz(ignite: &Ignite, wanted: StatusCode) -> String {
     check("engine", ignite, wanted).await
 }
 
-/// Waits until `/readyz` answers this status and this check agrees with it; answers what it says.
+/// Waits until `/readyz` answers this status and this check agrees with it, and returns what it
+/// says.
 async fn check(name: &str, ignite: &Ignite, wanted: StatusCode) -> String {
     eventually_ok(ENGINE_LIMIT, || async {
         let answer = get(ignite, "/readyz").await;
@@ -126,7 +127,7 @@ async fn while_the_engine_is_away_warm_requests_go_on_and_deaths_are_noticed_aft
 #[tokio::test]
 #[ignore = "starts a dockerd of its own, which needs root; scripts/test.sh runs it where it can"]
 async fn an_engine_without_an_address_range_left_is_not_ready_until_one_is_free() {
-    // One for the engine's own bridge, and one that is free.
+    // One pool for the engine's own bridge, and a free one.
     let two = json!({ "default-address-pools": [{ "base": "10.213.6.0/23", "size": 24 }] });
     let engine = PrivateEngine::configured(&two).await;
     let docker = engine.client();

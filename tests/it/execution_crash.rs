@@ -31,21 +31,21 @@ struct Known {
 }
 
 impl Known {
-    /// One that was not seen to have ended.
+    /// An execution that was not seen to have ended.
     fn some_open(&self) -> Option<String> {
         let open = self.ids.iter().find(|(_, seen)| seen.is_none())?;
         Some(open.0.clone())
     }
 }
 
-/// Bytes that differ from run to run; the test says what it used when it fails.
+/// Bytes that differ from run to run; a failing test prints them.
 fn random() -> u64 {
     ulid::Ulid::generate().random() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
-    // So short a journal that kills also come while the databases are brought up to it.
+    // A journal so short that kills also hit while the databases catch up with it.
     let builder = Ignite::builder().env("IGNITE_EXECUTION_JOURNAL_BYTES", "16384");
     let (mut ignite, _app, token) = served(builder, json!({ "max_concurrency": 8 })).await;
     let known = Arc::new(Mutex::new(Known::default()));
@@ -61,8 +61,8 @@ async fn thirty_kills_under_load_lose_nothing_that_was_acknowledged() {
             };
             clients.spawn(client.run());
         }
-        // At a random moment: from the first requests on to well into the load, whatever the
-        // machine makes of either.
+        // At a random moment, from the first requests to well into the load, however fast the
+        // machine is.
         let acknowledged = || known.lock().expect("not poisoned").ids.len();
         let moment = acknowledged() as u64 + random() % 60;
         eventually(LIMIT, || async {
@@ -138,7 +138,7 @@ impl Client {
         ];
         while !self.stop.load(SeqCst) {
             let random = random();
-            // Now and then a body that has a file of its own, to a path that reads it.
+            // Now and then a body large enough for its own file, to a path that reads it.
             let (path, size) = if random.is_multiple_of(16) {
                 ("/upload", 100_000)
             } else {
@@ -160,7 +160,7 @@ impl Client {
                 .expect("not poisoned")
                 .ids
                 .insert(id.clone(), None);
-            // Whatever was seen to have ended may never look otherwise again.
+            // An execution that was seen to have ended may never change again.
             let Some(id) = self.known.lock().expect("not poisoned").some_open() else {
                 continue;
             };
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// A whole answer, or `None` when the server is gone in the middle.
+    /// A whole answer, or `None` if the server dies before its end.
     async fn ask(&self, request: http::Request) -> Option<(StatusCode, Value)> {
         let answer = request.token(&self.token).send().await.ok()?;
         let status = answer.status;
@@ -190,7 +190,7 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
     let builder = Ignite::builder().env("IGNITE_DRAIN_TIMEOUT_SECS", "0");
     let (mut ignite, app, token) = served(builder, json!({})).await;
     let id = submit(&ignite, Via::Json, &app, &token, "/attempt/3", b"").await;
-    // The third one ends by itself, perhaps before anybody sees it run.
+    // The third one ends by itself, perhaps before it is seen running.
     for attempt in 1..=2 {
         eventually_ok(LIMIT, || async {
             let now = get(&ignite, Via::Json, &token, &id).await;
@@ -216,8 +216,8 @@ async fn what_runs_at_a_kill_or_a_stop_runs_again_with_its_id_and_a_higher_attem
 async fn a_replica_that_is_killed_takes_no_execution_with_it() {
     let (ignite, app, token) = served(Ignite::builder(), json!({})).await;
     let id = submit(&ignite, Via::Json, &app, &token, "/attempt/2", b"").await;
-    // An attempt runs before the app has its request: killed then, another replica would get the
-    // first attempt, which the probe never answers.
+    // An attempt is RUNNING before the app has its request: after a kill in between, another
+    // replica would get the first attempt, which the probe never answers.
     eventually_ok(LIMIT, || async {
         let request = ignite.request(Method::GET, "/concurrency").host(app.host());
         let answer = request.token(&token).send().await.expect("an answer");

@@ -99,8 +99,7 @@ async fn an_app_with_a_long_queue_starves_no_other() {
     assert!(figure["max"].as_u64().expect("a number") <= 4, "{figure}");
 }
 
-/// The place among those that run is taken by what runs: not by what waits for a replica, at first
-/// or again.
+/// Only a running execution takes a permit, not one that waits for a replica, at first or again.
 #[tokio::test(flavor = "multi_thread")]
 async fn apps_that_cannot_start_delay_no_other_however_few_may_run_at_once() {
     let builder = Ignite::builder()
@@ -109,7 +108,7 @@ async fn apps_that_cannot_start_delay_no_other_however_few_may_run_at_once() {
     let scaling = json!({ "scaling": { "scaledown_period_secs": 1 } });
     let (ignite, calm, token) = served(builder, scaling.clone()).await;
     let mut waiting = Vec::new();
-    // One whose container lives and never gets ready, and one whose container ends at once.
+    // One app's container lives and never becomes ready; the other's ends at once.
     for (name, env) in [
         ("slow", json!({ "PROBE_START_DELAY_MS": "600000" })),
         ("broken", json!({ "PROBE_EXIT_AT_START": "3" })),

@@ -1,6 +1,5 @@
 //! Asynchronous executions through the API: every method over gRPC and JSON, each with its limits
-//! and refusals. What order they run in is in `execution_order.rs`, crashes in
-//! `execution_crash.rs`.
+//! and refusals. `execution_order.rs` tests their order, `execution_crash.rs` crashes.
 
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ pub(crate) async fn served(builder: Builder, settings: Value) -> (Ignite, Publis
     (ignite, app, token)
 }
 
-/// Waits until the replica is up that the app has reserved, so that no deadline has a start in it.
+/// Waits until the app's reserved replica is up, so that no deadline includes a start.
 async fn wait_until_up(ignite: &Ignite, app: &Published, token: &str) {
     eventually_ok(LIMIT, || async {
         let state = ignite.ok(Via::Json, "GetAppState", token, app.id()).await;
@@ -50,7 +49,7 @@ async fn wait_for_error(ignite: &Ignite, app: &Published, token: &str, words: &s
     .await;
 }
 
-/// Asks an app that cannot start until everybody is told so at once.
+/// Calls an app that cannot start until every call is refused at once.
 async fn wait_until_known(ignite: &Ignite, app: &Published, token: &str, words: &str) {
     eventually_ok(LIMIT, || async {
         let request = ignite.request(Method::GET, "/").host(app.host());
@@ -72,7 +71,7 @@ pub(crate) fn envelope(app: &Published, path: &str, body: &[u8]) -> Value {
     fields
 }
 
-/// Submits, and answers the id.
+/// Submits, and returns the id.
 pub(crate) async fn submit(
     ignite: &Ignite,
     via: Via,
@@ -92,7 +91,7 @@ fn by_id(id: &str) -> Value {
     json!({ "execution_id": id })
 }
 
-/// What somebody who watches an execution hears.
+/// The updates that a watcher of an execution gets.
 async fn watch(ignite: &Ignite, token: &str, id: &str) -> http::Answer {
     let path = format!("/v1/ignite/executions/{id}/watch");
     let watch = ignite.request(Method::GET, &path).token(token);
@@ -183,7 +182,7 @@ async fn an_execution_ends_with_every_field_of_the_contract_and_the_apps_answer(
             "{done}"
         );
         assert_eq!(done["responseHeaders"]["content-type"], "application/json");
-        // What the app saw: the envelope, and the platform's headers that nobody can say.
+        // What the app saw: the envelope, and the platform's headers, which no caller can forge.
         let echo: Value = serde_json::from_slice(&bytes).expect("the echo is JSON");
         assert_eq!(
             (&echo["method"], &echo["uri"]),
@@ -243,7 +242,7 @@ async fn ends_other_than_success_keep_the_apps_status_and_say_why() {
                 "{path}: {done}"
             );
             assert_eq!(number(&done["statusCode"]), code, "{path}");
-            // Only what had no whole answer is tried again.
+            // Only attempts without a whole answer are retried.
             let attempts = if reason == "REPLICA_BROKE" { 3 } else { 1 };
             assert_eq!(number(&done["attempt"]), attempts, "{path}: {done}");
             assert_eq!(
@@ -256,7 +255,7 @@ async fn ends_other_than_success_keep_the_apps_status_and_say_why() {
                 "{path}: {done}"
             );
         }
-        // Over 64 KiB: beside the database, both ways.
+        // Over 64 KiB: stored beside the database, request and result.
         let large: Vec<u8> = (0..150_000_u32).map(|n| n as u8).collect();
         let id = submit(&ignite, via, &app, &token, "/raw", &large).await;
         let done = ended(&ignite, via, &token, &id).await;
@@ -271,7 +270,7 @@ async fn ends_other_than_success_keep_the_apps_status_and_say_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_as_timeout_whether_the_app_is_slow_or_cannot_be_run() {
-    // After the second failure nothing is tried for an hour: what is told then is told at once.
+    // After the second failure nothing is tried for an hour, so the refusal comes at once.
     let builder = Ignite::builder()
         .env("IGNITE_COLD_START_BUDGET_SECS", "2")
         .env("IGNITE_START_RETRY_INITIAL", "1h")
@@ -368,7 +367,7 @@ async fn refusals_name_the_limit_the_setting_and_the_remedy() {
             .await
             .is(9, 400, "NOT_PUBLISHED", &["no published version"]);
 
-        // Of an execution: strangers learn nothing, and what is no id is told.
+        // For one execution: strangers learn nothing, and an invalid id is refused as such.
         for method in ["GetExecution", "CancelExecution"] {
             let refuse = |token, id| ignite.refused(via, method, token, by_id(id));
             refuse(&foreign, &first)
@@ -416,7 +415,7 @@ async fn refusals_name_the_limit_the_setting_and_the_remedy() {
         let request = ignite.request(Method::POST, "/v1/ignite/app/acme/app/invoke-async");
         let mut request = request.token(&token).json(&json!({}));
         if !key.is_ascii() {
-            // The client's own types take visible characters only.
+            // The client's own types accept only visible characters.
             request = request.header("idempotency-key", "a\tb");
         } else {
             request = request.header("idempotency-key", key);
@@ -492,7 +491,7 @@ async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_re
     let heard = lines(whole.text().await);
     let output = ["chunk 1\n", "chunk 2\n", "chunk 3\n", "chunk 4\n"];
     let expected = [&["PENDING", "RUNNING"][..], &output, &["COMPLETED"]].concat();
-    // It may have begun before the watcher was there.
+    // The execution may have begun before the watcher connected.
     assert!(heard == expected || heard == expected[1..], "{heard:?}");
     // After the end: the end alone, with the result.
     let late = watch(&ignite, &token, &id).await;
@@ -563,7 +562,7 @@ async fn a_watcher_sees_each_change_the_output_and_the_end_and_a_late_one_the_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_execution_ends_at_once_and_the_app_sees_the_client_leave() {
-    // One at a time, and yet the app answers other requests.
+    // Executions run one at a time, and yet the app answers other requests.
     let builder = Ignite::builder().env("IGNITE_EXECUTION_CONCURRENCY", "1");
     let settings = json!({ "scaling": { "max_replicas": 1 } });
     let (ignite, app, token) = served(builder, settings).await;
@@ -773,7 +772,7 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
             "EXECUTION_STATUS_COMPLETED"
         );
     }
-    // What a container says before it dies is for the owner, however an execution is read.
+    // A container's last words are only for the owner, whichever method reads the execution.
     let fatal = json!({ "limits": { "timeout_secs": 1 }, "env": { "PROBE_EXIT_AT_START": "3", "PROBE_LOG": "no database" } });
     let broken = ignite.publish("public", "broken", fatal).await;
     wait_until_known(&ignite, &broken, &owner, "code 3").await;
@@ -814,7 +813,7 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
             .await
             .is(5, 404, "NOT_FOUND", &[]);
     }
-    // One of the same name begins with nothing.
+    // A new app of the same name starts without executions.
     let again = ignite.publish("public", "shared", json!({})).await;
     let fields = json!({ "organization_name": "public", "app_name": "shared" });
     let list = ignite.ok(Via::Json, "ListExecutions", &owner, fields).await;
@@ -826,11 +825,11 @@ async fn whoever_submits_to_a_public_app_reads_it_and_a_deleted_app_takes_its_ex
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_watchers_of_one_pending_execution_each_see_every_state_once_and_in_order() {
     const WATCHERS: usize = 1000;
-    /// Fewer than what an HTTP/2 server usually allows on one connection.
+    /// Fewer than an HTTP/2 server usually allows on one connection.
     const PER_CONNECTION: usize = 100;
     let settings = json!({ "max_concurrency": 1, "scaling": { "max_replicas": 1 } });
     let (ignite, app, token) = served(Ignite::builder(), settings).await;
-    // For as long as it takes them all to come, and then cancelled.
+    // It runs until all watchers have come, and is then cancelled.
     let first = submit(&ignite, Via::Json, &app, &token, "/sleep/600000", b"").await;
     let id = submit(&ignite, Via::Json, &app, &token, "/", b"").await;
     let mut watchers = tokio::task::JoinSet::new();
@@ -842,7 +841,7 @@ async fn a_thousand_watchers_of_one_pending_execution_each_see_every_state_once_
             };
             let watched = client.watch_execution(request).await;
             let mut stream = watched.expect("watched").into_inner();
-            // It is there once it has said how the execution stands.
+            // A watcher is connected once it has received the current status.
             let now = stream.message().await.expect("an update");
             let mut seen = vec![now.and_then(|u| u.execution).expect("a state").status];
             watchers.spawn(async move {

@@ -1,4 +1,4 @@
-//! Apps that do not come up, queues that are full, clients that leave: who hears what.
+//! Apps that do not start, full queues, clients that leave: which answers callers get.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ async fn failure(answer: http::Answer) -> (u16, String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_exits_at_start_fails_the_held_requests_with_its_code_and_log() {
-    // After the second failure nothing is tried for an hour, so that what a request hears in
-    // the meantime cannot come from a start of its own.
+    // After the second failure nothing is tried for an hour, so that a request's answer in the
+    // meantime cannot come from its own start.
     let ignite = Ignite::builder()
         .env("IGNITE_START_RETRY_INITIAL", "1h")
         .env("IGNITE_START_RETRY_MAX", "1h")
@@ -88,8 +88,8 @@ async fn a_container_that_exits_at_start_fails_the_held_requests_with_its_code_a
     assert!(!is_cold(&answer), "a good image is up already");
 }
 
-/// Deploys an app that never gets ready within a second, and asks it until its refusal has all
-/// these words: on a slow machine a process may not have come far after a second.
+/// Deploys an app that never becomes ready within a second, and calls it until its refusal has all
+/// these words: on a slow machine a process may not have got far after a second.
 async fn never_ready(settings: Value, words: &[&str]) {
     let ignite = Ignite::builder()
         .env("IGNITE_STARTUP_TIMEOUT_SECS", "1")
@@ -147,7 +147,7 @@ async fn a_start_that_outlasts_the_cold_start_budget_fails_the_request_with_a_ti
     assert_eq!(app.figure(&ignite, "held").await, 0);
 }
 
-/// A server, and an app of it that starts as soon as it is asked and is not done in this test.
+/// A server, and an app whose start begins with the first request and does not end in this test.
 async fn starting_for_long(builder: Builder) -> (Ignite, App) {
     let ignite = builder.start().await;
     let settings = json!({ "env": { "PROBE_START_DELAY_MS": "600000" } });
@@ -169,7 +169,7 @@ async fn one_request_too_many_for_the_hold_is_refused_with_a_time_to_come_back()
     assert_eq!((status, reason.as_str()), (429, "HOLD_QUEUE_FULL"));
     assert!(message.contains("IGNITE_HOLD_MAX_REQUESTS"), "{message}");
 
-    // The others keep their places: a version that starts answers them.
+    // The others stay held: a version that starts answers them.
     app.update(&ignite, json!({ "env": { "PROBE_VERSION": "quick" } }))
         .await;
     for request in held {
@@ -208,7 +208,8 @@ async fn a_client_that_disconnects_in_the_hold_is_forgotten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_disconnects_in_the_hold_is_forgotten_whatever_of_its_body_is_unread() {
     let (ignite, app) = starting_for_long(Ignite::builder()).await;
-    // None of it has come; the server has read what it can keep and the rest waits in the socket.
+    // The app has received nothing; the server has read what it may buffer and the rest waits in
+    // the socket.
     for unread in [0, 3] {
         let (body, chunks) = mpsc::channel::<Bytes>(1);
         let request = app
@@ -238,7 +239,7 @@ async fn an_app_with_one_thread_that_is_busy_with_a_legal_request_is_not_replace
     let (status, answer) = app.publish_image(&ignite, &image).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let before = instance(&app.get_ok(&ignite, "/").await);
-    // Many times as long as the health path may be silent.
+    // Many times longer than the health path may be silent.
     let busy = app.get_ok(&ignite, "/sleep/3000").await;
     assert_eq!(instance(&busy), before);
     assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);

@@ -1,4 +1,4 @@
-//! What apps can write to: the hardening of the container contract, in every depth of standby.
+//! Which files apps can write: the hardening of the container contract, at every depth of standby.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -54,10 +54,10 @@ async fn nothing_but_home_and_tmp_is_writable_and_a_process_has_no_privileges() 
         has(set, "0000000000000000");
     }
     has("Uid:", "65532\t65532\t65532\t65532");
-    // It serves on its port 80 all the same.
+    // It still serves on port 80.
     let urls = app.api(&ignite, Method::GET, "", Value::Null).await.1["app"]["ports"].clone();
     assert_eq!(urls, json!([80]));
-    // Another container is another state.
+    // A new container starts with new state.
     app.update(&ignite, json!({ "limits": { "memoryMb": 65 } }))
         .await;
     crate::support::eventually_ok(crate::support::app::ENGINE_LIMIT, || async {
@@ -92,7 +92,7 @@ async fn files_of_the_image_in_home_stay_and_can_be_changed() {
         }
         assert_read_only(write(&ignite, &app, "/etc/passwd", "x").await);
     }
-    // Every replica begins with the image's files, and they are gone with it.
+    // Every replica starts with the image's files; changes are lost with it.
     let (status, _) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(volumes(&ignite).await, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! What one organization's held requests leave to others: places in the hold, and connections.
+//! What one organization's held requests leave to others: permits in the hold, and connections.
 
 use hyper::Method;
 use serde_json::json;
@@ -46,8 +46,8 @@ async fn refusal(ignite: &Ignite, app: &App) -> String {
     answer
 }
 
-/// Strangers who flooded one sleeping app could take every connection for as long as it did not
-/// start, and every byte and place in the hold with several apps.
+/// Strangers who flooded one sleeping app could occupy every connection until it started, and with
+/// several apps every byte and permit of the hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_organizations_sleeping_apps_leaves_others_their_connections() {
     // Of 32 connections 4 serve the API alone, of the rest 21 may be under held requests, and
@@ -80,7 +80,7 @@ async fn a_flood_of_one_organizations_sleeping_apps_leaves_others_their_connecti
             flood.push(ask(&ignite, &other).await);
         }
         other.wait_for(&ignite, "held", 3).await;
-        // More than there are connections: whoever is refused gives theirs back.
+        // More than there are connections: a refused client gives its connection back.
         for _ in 0..40 {
             let answer = refusal(&ignite, &other).await;
             assert!(

@@ -1,4 +1,4 @@
-//! Homes of images that have files in them: always there, and never at the cost of a start.
+//! Image files in the home directory: always present, and never at the cost of a start.
 
 use std::time::SystemTime;
 
@@ -27,7 +27,7 @@ async fn container(ignite: &Ignite) -> ContainerInspectResponse {
     let docker = docker().await;
     eventually_ok(ENGINE_LIMIT, || async {
         for id in running(ignite).await {
-            // One of an earlier version may go at any moment.
+            // A container of an earlier version may disappear at any moment.
             let Ok(found) = docker.inspect_container(&id, None).await else {
                 continue;
             };
@@ -81,7 +81,7 @@ async fn no_start_copies_the_twenty_thousand_files_of_a_home() {
         }
         assert_read_only(write(&ignite, &app, "/probe", "x").await);
     }
-    // What was changed goes with the replica.
+    // Changes are lost with the replica.
     to_depth(&ignite, "acme:a", "absent").await;
     let seed = read(&ignite, &app, "/home/app/d0/f0").await;
     assert_eq!(seed, Ok(SEED.to_owned()));
@@ -120,7 +120,7 @@ async fn whatever_names_the_home_the_files_of_the_image_are_there_and_can_be_cha
         (&by_parent, json!({}), "/parent/app"),
         (&by_env, json!({ "HOME": "/link" }), "/link"),
     ];
-    // Few enough to be copied, and one too many.
+    // As many files as are copied, and one too many.
     for (bound, is_copied) in [("4", true), ("3", false)] {
         let ignite = Ignite::builder()
             .env("IGNITE_HOME_COPY_FILES", bound)
@@ -194,7 +194,7 @@ async fn a_strict_platform_changes_no_home_in_place_and_says_what_to_do() {
         .await;
     let app = App::create(&ignite, "acme/a", Value::Null).await;
     let (status, answer) = app.publish_image(&ignite, &image).await;
-    // Said by the publish, or by the first request.
+    // Reported by the publish or by the first request.
     let text = match status {
         StatusCode::OK => app.get(&ignite, "/").await.text().await,
         _ => answer.to_string(),

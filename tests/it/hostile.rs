@@ -1,5 +1,5 @@
-//! Input made to do harm: refused with the bound that it is over, while others are served; and input
-//! that takes long, which ends with whoever wanted it read.
+//! Malicious input: refused with the bound that it exceeds, while others are served; and slow
+//! input, whose processing ends when its sender leaves.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::support::{
     ignite::{Builder, Ignite},
 };
 
-/// More than what all of it takes: bodies in JSON and their archives several times over.
+/// More than all of it takes: JSON bodies and their archives several times over.
 const MOST_MEMORY_KB: u64 = 400 * 1024;
 
 fn app(name: &str) -> Value {
@@ -50,7 +50,7 @@ fn status_kb(pid: u32, name: &str) -> u64 {
     figure.expect("a figure").parse().expect("a number")
 }
 
-/// What a process has used of processors, in clock ticks.
+/// The CPU time that a process has used, in clock ticks.
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
     let after_name = stat.rsplit(')').next().expect("a name in parentheses");
@@ -180,7 +180,7 @@ async fn hostile_input_is_refused_with_its_bound_and_holds_up_nobody() {
                 }
             }
         }
-        // What others compile for ever is read here.
+        // Compiling this schema takes other validators exponential time; here it is read.
         let references = schema(hostile::schema_of_references(60));
         ignite
             .ok(Via::Grpc, references.0, &evil, references.1)
@@ -208,8 +208,8 @@ async fn hostile_input_is_refused_with_its_bound_and_holds_up_nobody() {
     assert!(grown < MOST_MEMORY_KB, "memory grew by {grown} KB");
 }
 
-/// A server that takes what [`hostile::long_archive`] makes, and would wait for requests for longer
-/// than any test does.
+/// A server that accepts [`hostile::long_archive`], and waits for requests longer than any test
+/// runs.
 fn patient() -> Builder {
     Ignite::builder()
         .env("IGNITE_CODE_MAX_UNPACKED_BYTES", "1000000000000")
@@ -217,7 +217,7 @@ fn patient() -> Builder {
         .env("IGNITE_DRAIN_TIMEOUT_SECS", "3600")
 }
 
-/// Waits until the server has worked for three seconds on what it was sent: taking it takes less.
+/// Waits until the server has worked on the request for three seconds: receiving it takes less.
 async fn reads(ignite: &Ignite) {
     let pid = ignite.ready().pid;
     let before = ticks(pid);
@@ -235,7 +235,7 @@ async fn reading_ends_with_its_client_and_with_the_server() {
     let mut ignite = patient().start().await;
     let evil = ignite.token("evil");
     create(&ignite, &evil, "evil").await;
-    // Forty gigabytes: minutes, and longer than a test waits where it is not optimized.
+    // Forty gigabytes: minutes of work, and without optimization longer than a test waits.
     let (rpc, long) = save(&hostile::long_archive(2500));
     let (_, short) = save(&tar_gz(&[("Dockerfile", b"FROM scratch\n")]));
 
@@ -246,7 +246,7 @@ async fn reading_ends_with_its_client_and_with_the_server() {
             () = reads(&ignite) => {}
         }
     }
-    // The one place that its organization may have is free again.
+    // The organization's only permit is free again.
     ignite.ok(Via::Grpc, rpc, &evil, short).await;
 
     let stopped = {
@@ -273,7 +273,7 @@ async fn reading_ends_with_its_build() {
     ignite.ok(Via::Grpc, "CompileDraft", &evil, app("a")).await;
 
     let builds = ignite.data_dir().join("builds");
-    // How much of the file is there, while it is.
+    // How much of the file exists, if it does.
     let unpacked = || {
         let folder = fs::read_dir(&builds).expect("a folder").next()?.ok()?;
         Some(fs::metadata(folder.path().join("zeros")).map_or(0, |meta| meta.len()))
@@ -294,7 +294,7 @@ async fn reading_ends_with_its_build() {
     assert!(most < (TIMES as u64) << 24, "it was read to its end");
 }
 
-/// Runs git in a folder and answers what it prints.
+/// Runs git in a folder and returns its output.
 fn git(folder: &Path, args: &[&str], stdin: &str) -> String {
     let mut child = Command::new("git")
         .args(["-c", "user.name=T", "-c", "user.email=t@example.com"])

@@ -1,5 +1,5 @@
-//! Images whose labels say what only the platform's own may say: of other containers, of other
-//! apps, of an instance.
+//! Images with forged platform labels, which claim to belong to other containers, apps or an
+//! instance.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +27,7 @@ use crate::support::{
 const PREFIX: &str = "io.dodil.ignite.";
 const IN_NETWORK_OF: &str = "io.dodil.ignite.in-network-of";
 
-/// Every label that the source names, whatever for.
+/// Every label that the source names, for any purpose.
 fn all_labels() -> BTreeSet<String> {
     let mut labels = BTreeSet::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
@@ -51,7 +51,7 @@ fn all_labels() -> BTreeSet<String> {
     labels
 }
 
-/// All of them, as somebody would set them who knows the instance and a container.
+/// All labels, set as an attacker would who knows the instance and a container.
 fn hostile(ignite: &Ignite, container: &str) -> HashMap<String, String> {
     let dir = ignite.data_dir();
     let id = fs::read_to_string(dir.join("instance")).expect("it has one");
@@ -73,7 +73,7 @@ fn hostile(ignite: &Ignite, container: &str) -> HashMap<String, String> {
     pairs.map(|(value, label)| (label, value)).collect()
 }
 
-/// An image of the probe with these labels, which goes at the end.
+/// An image of the probe with these labels, removed at the end.
 async fn labelled(labels: &HashMap<String, String>) -> cleanup::Image {
     let mut lines = vec!["EXPOSE 80".to_owned(), "ENTRYPOINT [\"/probe\"]".to_owned()];
     lines.extend(labels.iter().map(|(k, v)| format!("LABEL {k}={v:?}")));
@@ -107,7 +107,7 @@ async fn only_running(ignite: &Ignite) -> String {
     ids[0].clone()
 }
 
-/// A container with a volume that somebody runs beside the platform.
+/// A container with a volume that a user runs beside the platform.
 struct Beside {
     id: String,
     volume: String,
@@ -146,7 +146,7 @@ impl Beside {
         }
     }
 
-    /// One of the probe's own image, which goes with the directory's guard.
+    /// A container of the probe's own image, removed with the directory's guard.
     async fn plain(dir: &Path) -> Self {
         let label = (owned::DATA_DIR_LABEL.to_owned(), dir.display().to_string());
         Self::start(&probe::image().await, [label].into()).await
@@ -184,7 +184,7 @@ async fn a_deleted_app_takes_no_container_with_it_that_its_image_names() {
         let before = instance(&app.get_ok(&ignite, "/").await);
         ignite.kill9();
         ignite.start().await;
-        // It is taken up for what the platform said of it.
+        // It is adopted by the labels that the platform set.
         assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
         let (status, answer) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
@@ -255,7 +255,7 @@ async fn an_app_is_never_prepared_in_a_network_that_its_image_names() {
     }
 }
 
-/// Waits until the log has told of each so many times.
+/// Waits until the log has mentioned each this many times.
 async fn told(ignite: &Ignite, beside: &[Beside], times: usize) {
     eventually_ok(ENGINE_LIMIT, || async {
         let log = ignite.log();
@@ -273,7 +273,8 @@ async fn told(ignite: &Ignite, beside: &[Beside], times: usize) {
     .await;
 }
 
-/// An image of one of our containers has its labels, with the seal; so may one that a tenant wrote.
+/// An image committed from one of our containers carries its labels and seal; a tenant's image can
+/// copy them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_runs_from_an_image_with_our_labels_is_neither_used_nor_removed() {
     let _guard = PruneGuard::prune().await;
@@ -300,7 +301,7 @@ async fn what_somebody_runs_from_an_image_with_our_labels_is_neither_used_nor_re
     for b in &beside {
         b.is_untouched().await;
     }
-    // Nor when the app goes, when the server ends, or for `ignite prune`.
+    // Nor on deletion of the app, at the server's end, or by `ignite prune`.
     let (status, answer) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert!(ignite.terminate(ENGINE_LIMIT).await.success());
@@ -389,7 +390,8 @@ async fn what_another_key_sealed_is_replaced_once_and_nobody_elses_container_is(
         .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
         .start()
         .await;
-    // One serves, of another only what keeps its network and a container in that are left.
+    // One serves; of another only the holder of its network and a container in that network are
+    // left.
     let app = App::deploy(&ignite, "acme/a", Value::Null).await;
     app.get_ok(&ignite, "/").await;
     let labels = inspect(&only_running(&ignite).await).await.config;
@@ -406,7 +408,7 @@ async fn what_another_key_sealed_is_replaced_once_and_nobody_elses_container_is(
     };
     let before = ids(&ignite).await;
     assert_eq!(before.len(), 3, "{before:?}");
-    // Somebody runs an image of the app's container.
+    // A user runs an image committed from the app's container.
     let beside = Beside::start(&copy.0, HashMap::new()).await;
     ignite.kill9();
     let key = ignite.data_dir().join("identity/secrets.key");

@@ -1,4 +1,4 @@
-//! Who may do what: tokens of this machine, and what each of them opens.
+//! Tokens of this machine, and what each of them authorizes.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -16,7 +16,7 @@ use crate::support::{
     ignite::Ignite,
 };
 
-/// Longest wait for an answer that needs nothing more.
+/// The longest wait for an answer that needs nothing more.
 const LIMIT: Duration = crate::support::HANGS;
 
 /// A GET of the app's URL.
@@ -35,7 +35,7 @@ async fn refusal(request: http::Request) -> Refusal {
     Refusal::of_http(status, &headers, &answer.json().await)
 }
 
-/// Invokes over one transport; answers the app's status.
+/// Invokes over one transport and returns the app's status.
 async fn invoke(ignite: &Ignite, via: Via, app: &Published, token: &str) -> Result<i32, Refusal> {
     if via == Via::Grpc {
         let request = v1::InvokeRequest {
@@ -73,7 +73,7 @@ async fn without_a_good_token_every_way_in_answers_401_and_says_what_is_wrong() 
     let foreign = foreign.mint(&org, hour, SystemTime::now());
     let own = SigningKey::open(ignite.data_dir()).expect("the server's key");
     let expired = own.mint(&org, hour, SystemTime::now() - 2 * hour);
-    // Somebody else's claims under a good signature's head and tail.
+    // Foreign claims between the header and signature of a valid token.
     let other = ignite.token("other");
     let parts: Vec<&str> = good.split('.').collect();
     let claims = other.split('.').nth(1).expect("claims");
@@ -151,7 +151,7 @@ async fn a_token_of_another_org_is_refused_with_403_by_every_way_in() {
     for refused in all {
         refused.is(7, 403, "PERMISSION_DENIED", &["acme"]);
     }
-    // What is not there is refused alike: names are not to be found out.
+    // A missing app is refused in the same way, so names cannot be probed.
     for via in BOTH {
         let nobody = json!({ "organization_name": "acme", "app_name": "nobody" });
         let refused = ignite.refused(via, "GetApp", &token, nobody).await;
@@ -189,7 +189,7 @@ async fn an_open_app_needs_no_token_on_its_url_and_one_for_invoke() {
         let answer = get(&ignite, &app, token).send().await.expect("an answer");
         assert_eq!(answer.status, StatusCode::OK);
     }
-    // Another scheme is between the client and the app.
+    // Another scheme is a matter of the client and the app.
     let basic = get(&ignite, &app, "").header("authorization", "Basic YTpi");
     let seen = basic.send().await.expect("an answer").json().await;
     assert!(seen.to_string().contains("Basic YTpi"), "{seen}");
@@ -229,7 +229,7 @@ async fn the_app_never_sees_the_platforms_token() {
         );
         assert!(seen.contains("x-ignite-execution-id"), "{seen}");
     }
-    // An envelope's own header is the app's business.
+    // A header in the envelope is for the app.
     let own = ignite
         .request(Method::POST, "/v1/ignite/app/acme/app/invoke")
         .token(&token)
@@ -276,7 +276,7 @@ async fn tokens_are_made_while_it_serves_by_a_key_that_only_its_owner_can_read()
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
 }
 
-/// A message may be as large as code is: strangers must not be able to have it kept in memory.
+/// A message may be as large as code: strangers must not be able to make the server buffer it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_refused_over_grpc_before_the_message_has_come() {
     let ignite = Ignite::builder().start().await;

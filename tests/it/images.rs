@@ -1,4 +1,4 @@
-//! Which image a version runs, for ever; and how long images stay on the machine.
+//! Which image a version runs, forever; and how long images stay on the machine.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::query_parameters::TagImageOptions;
@@ -28,7 +28,7 @@ async fn registry(ignite: &Ignite) -> Registry {
 }
 
 /// Moves the registry's tag to an image that answers with this version, which is not on the
-/// machine. Answers the reference and the image's id.
+/// machine. Returns the reference and the image's id.
 async fn push(registry: &Registry, version: &str) -> (String, String) {
     // First, so that the engine builds no two images of this machine by way of the same one, of
     // which a test may remove what another one builds upon.
@@ -97,14 +97,14 @@ async fn a_tag_that_moves_changes_no_version_even_when_its_image_is_gone() {
             "{digest}"
         );
     }
-    // The tag moves, and the machine loses what it stood for.
+    // The tag moves, and the machine loses the image it named.
     let (_, second) = push(&registry, "second").await;
     to_nothing(&ignite, "acme:a").await;
     registry::forget(&first).await;
     assert_eq!(version_of(&ignite, &app).await, "first", "a cold start");
     assert_eq!(id_of(&reference).await, None, "it was pulled by its digest");
 
-    // A publish takes what the tag stands for now; the way back is open all the same.
+    // A publish uses the image that the tag names now; a rollback still works.
     publish(&ignite, &app, &reference).await;
     assert_eq!(version_of(&ignite, &app).await, "second");
     assert_eq!(id_of(&reference).await.as_ref(), Some(&second));
@@ -114,7 +114,7 @@ async fn a_tag_that_moves_changes_no_version_even_when_its_image_is_gone() {
     let (status, answer) = app.api(&ignite, Method::POST, "/rollback", back).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(version_of(&ignite, &app).await, "first");
-    // Nothing of this test stays on the machine.
+    // This test leaves nothing on the machine.
     drop(ignite);
     registry::forget(&first).await;
     registry::forget(&second).await;
@@ -130,7 +130,7 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
         .start()
         .await;
     let registry = registry(&ignite).await;
-    // An image that somebody else has on this machine, and publishes from there.
+    // An image that was on this machine before, and is published from there.
     let unique = format!("own {}", registry.address());
     let own = probe::image_with(&[("PROBE_LOG", &unique), ("PROBE_VERSION", "own")]).await;
     let app = App::create(&ignite, "acme/a", Value::Null).await;
@@ -140,7 +140,7 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
     let (reference, first) = push(&registry, "first").await;
     publish(&ignite, &app, &reference).await;
     assert_eq!(version_of(&ignite, &app).await, "first");
-    // What was pulled gets another name by its user, who then has it for good.
+    // The user gives a pulled image another name, so it stays.
     let (_, second) = push(&registry, "second").await;
     publish(&ignite, &app, &reference).await;
     assert_eq!(version_of(&ignite, &app).await, "second");
@@ -154,7 +154,7 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
     let tagged = docker().await.tag_image(&second, Some(as_mine)).await;
     tagged.expect("it is tagged");
 
-    // A crash right after a pull forgets nothing of it.
+    // A crash right after a pull loses no record of it.
     let (_, third) = push(&registry, "third").await;
     publish(&ignite, &app, &reference).await;
     ignite.kill9();
@@ -162,7 +162,8 @@ async fn images_that_no_version_needs_go_and_nothing_else_does() {
     ignite.start().await;
     assert_eq!(version_of(&ignite, &app).await, "third");
 
-    // The way back pulls again what is gone; the version that is left then is the newest, and stays.
+    // The rollback pulls the missing image again; the version it leaves is the newest, so its image
+    // stays.
     let back = json!({ "version": 2 });
     let (status, answer) = app.api(&ignite, Method::POST, "/rollback", back).await;
     assert_eq!(status, StatusCode::OK, "{answer}");

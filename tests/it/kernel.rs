@@ -1,4 +1,4 @@
-//! What apps may ask of the kernel beyond what they need.
+//! Which system calls apps may make beyond those they need.
 #![cfg(target_arch = "x86_64")]
 
 use hyper::{Method, StatusCode};
@@ -20,15 +20,15 @@ const AF_INET: u32 = 2;
 const SOCK_STREAM: u32 = 1;
 const EPERM: i64 = 1;
 
-/// Where programs are in memory, and what follows them there: zeros.
+/// The address of programs in memory; zeros follow them.
 const BASE: u32 = 0x40_0000;
 const ZEROS: u32 = BASE + 0x800;
-/// Where errors are written down, beyond the longest program.
+/// The address of the table of errors, beyond the longest program.
 const TABLE: u32 = BASE + 0x1_0000;
-/// More calls than there are.
+/// More system calls than exist.
 const CALLS: u32 = 470;
-/// Calls that end the process, wait for good, make another process, or write to stdout; 335 and 336
-/// are traps of the kernel's own.
+/// Calls that end the process, wait forever, create another process, or write to stdout; 335 and
+/// 336 are traps of the kernel itself.
 const NOT_TRIED: [u32; 17] = [
     1, 14, 15, 32, 33, 34, 37, 56, 57, 58, 60, 130, 219, 231, 335, 336, 435,
 ];
@@ -58,8 +58,8 @@ fn mov(code: &mut Vec<u8>, register: u8, value: u32) {
     code.extend(value.to_le_bytes());
 }
 
-/// A program that makes one call, its second argument some zeros where it is `None`, and ends with
-/// the error's number; 0 is that there was none.
+/// A program that makes one call, whose second argument points to zeros if it is `None`, and ends
+/// with the error's number, or 0 without an error.
 fn program(call: u32, first: u32, second: Option<u32>) -> Vec<u8> {
     let mut code = Vec::new();
     mov(&mut code, 0xb8, call);
@@ -79,7 +79,7 @@ fn program(call: u32, first: u32, second: Option<u32>) -> Vec<u8> {
     elf(&code)
 }
 
-/// A program that makes every call with nonsense for arguments, and writes the errors' numbers.
+/// A program that makes every call with invalid arguments, and writes the errors' numbers.
 fn every_call() -> Vec<u8> {
     let mut code = Vec::new();
     for call in 0..CALLS {
@@ -116,7 +116,7 @@ fn every_call() -> Vec<u8> {
     elf(&code)
 }
 
-/// Runs a program in the app; its exit code, and what it wrote.
+/// Runs a program in the app and returns its exit code and output.
 async fn run(ignite: &Ignite, app: &App, program: Vec<u8>) -> (i64, Vec<u8>) {
     let request = app.request(ignite, Method::POST, "/run").body(program);
     let answer = request.send().await.expect("an answer");
@@ -157,12 +157,12 @@ async fn tenants_get_neither_io_uring_nor_vsock_and_nothing_that_the_engine_refu
         .start()
         .await;
     assert_eq!(call(&ignite, &app, program(GETPID, 0, None)).await, EPERM);
-    // So that it is the profile which refuses them below.
+    // So that below only the profile can refuse them.
     assert_eq!(call(&ignite, &app, uring()).await, 0);
     assert_eq!(call(&ignite, &app, vsock()).await, 0);
     drop(ignite);
 
-    // What was published stays, and its next container is a tenant's.
+    // The published version stays, and its next container is a tenant's.
     let ignite = Ignite::builder()
         .data_dir(data.path())
         .args(["--trust", "tenants"])

@@ -1,5 +1,5 @@
-//! What must not come out: environments, in logs and on the disk, and what apps would have a
-//! terminal or a reader of logs believe.
+//! What must not leak: environments, into logs and onto the disk, and text by which apps try to
+//! deceive a terminal or a reader of logs.
 
 use std::{
     io::Write as _,
@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 
 use crate::support::{HANGS, app::App, contract::Via, eventually, ignite::Ignite};
 
-/// A value that is found wherever it comes out.
+/// A value that is easy to find wherever it leaks.
 const SECRET: &str = "hunter2-of-the-environment";
 
-/// What an app writes that wants to be taken for somebody else.
+/// What an app writes to impersonate another source.
 const FORGED: &str = "2026-01-01T00:00:00Z FORGED";
 
 fn hostile() -> String {
     format!("x\r\n{FORGED} \u{1b}]0;owned\u{7}\u{9b}2J\u{202e}z")
 }
 
-/// No line of it can be taken for one of somebody else's, and none does anything.
+/// No line of it passes for another source's, and none acts on the terminal.
 fn is_harmless(text: &str, what: &str) {
     for line in text.lines() {
         assert!(!line.starts_with(FORGED), "{what}: {text}");
@@ -86,7 +86,7 @@ async fn an_environment_is_in_no_log_at_any_level_and_on_no_disk_of_the_platform
         assert!(!log.contains(leaked), "{leaked} is in the log");
     }
     assert!(!on_disk(ignite.data_dir(), SECRET.as_bytes()));
-    // A backup with its key is whole.
+    // A backup that includes the key is complete.
     let exported = ignite.cli(&["store", "export", "--data-dir", dir(&ignite)]);
     assert!(exported.status.success());
     assert!(text(&exported).contains(SECRET), "{}", text(&exported));
@@ -128,7 +128,8 @@ async fn an_app_moves_no_cursor_and_forges_no_line_in_what_the_command_line_show
                 assert!(said.contains(r"\u001b]0;owned"), "{said}");
             }
         }
-        // One that ends while it starts has its last lines in errors, events and the server's log.
+        // The last lines of a replica that ends while starting appear in errors, events and the
+        // server's log.
         let ends = json!({ "env": { "PROBE_LOG": hostile(), "PROBE_EXIT_AT_START": "3" } });
         App::create(&ignite, "acme/ends", ends).await;
         let refused = client(&["draft", "publish", "acme:ends"]);
@@ -163,7 +164,7 @@ async fn a_token_need_not_be_on_the_command_line() {
     let endpoint = format!("http://{}", ignite.grpc_addr());
     let list = |more: &[&str]| {
         let args = ["app", "list", "--org", "acme", "--api-endpoint", &endpoint];
-        // Not where the key is, so that nothing is made for the command.
+        // Not where the key is, so that no token is minted for the command.
         let mut command = ignite.client(&[&args[..], more].concat());
         command.env("IGNITE_DATA_DIR", "/nowhere");
         command
@@ -183,7 +184,7 @@ async fn a_token_need_not_be_on_the_command_line() {
         .spawn()
         .expect("runs");
     let mut stdin = child.stdin.take().expect("piped");
-    // While it waits, everybody can see its command line.
+    // While it waits, every user can see its command line.
     let seen = std::fs::read(format!("/proc/{}/cmdline", child.id())).expect("Linux");
     writeln!(stdin, "{token}").expect("written");
     drop(stdin);

@@ -1,4 +1,4 @@
-//! Who holds an instance's identity, and that nothing live is taken for gone.
+//! Who holds an instance's identity, and that no live instance is treated as gone.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -23,8 +23,8 @@ use crate::support::{
 
 const FILE: &str = "/home/ignite/note";
 
-/// A server whose data directory and processes are out of sight from here, as in a container: in
-/// namespaces of its own, with the directory in a memory file system that only it has.
+/// A server whose data directory and processes are invisible from here, as in a container: in its
+/// own namespaces, with the directory in a private memory file system.
 struct Contained {
     child: Child,
     log: Log,
@@ -152,7 +152,7 @@ async fn prune_takes_nothing_from_a_server_out_of_sight_until_its_lease_is_long_
         .call(Method::GET, "/_app/acme/a/", &Value::Null)
         .await;
     assert_eq!(status, StatusCode::OK, "{before}");
-    // The engine does not see its data directory, which the owner of the files is told.
+    // The engine does not see its data directory, and the log warns the operator.
     let told = contained.log.text();
     assert!(told.contains("docker volume prune"), "{told}");
     let docker = engine::docker().await;
@@ -177,7 +177,7 @@ async fn prune_takes_nothing_from_a_server_out_of_sight_until_its_lease_is_long_
     let said = line(&prune(&outside, &["--after", "0"]));
     assert!(said.contains("its lease is valid"), "{said}");
     assert_eq!(counts().await, (1, 1, 1));
-    // A lease that somebody removes is made again, and its absence proves nothing.
+    // A removed lease is recreated, and its absence proves nothing.
     for lease in owned::leases(&docker, &dir).await.expect("a list") {
         let none = None::<bollard::query_parameters::RemoveVolumeOptions>;
         docker.remove_volume(&lease, none).await.expect("it goes");
@@ -200,7 +200,7 @@ async fn prune_takes_nothing_from_a_server_out_of_sight_until_its_lease_is_long_
         "it was not restarted"
     );
 
-    // Killed, it is in doubt once its lease is over, and gone a day later.
+    // After a kill it is in doubt once its lease has expired, and gone a day later.
     drop(contained);
     let doubt = eventually(ENGINE_LIMIT, || async {
         let said = line(&prune(&outside, &[]));
@@ -307,7 +307,7 @@ async fn a_copy_beside_its_original_takes_nothing_from_it() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("--new-instance"), "{said}");
-    // Where the original is out of sight, its lease tells.
+    // If the original is out of sight, its lease reveals it.
     let hidden = path("hidden");
     std::fs::create_dir(&hidden).expect("made");
     let setup = format!(
@@ -336,7 +336,7 @@ async fn a_copy_beside_its_original_takes_nothing_from_it() {
     assert_eq!(instance(&app.get_ok(&original, "/").await), serving);
     assert_eq!(read(&original, &app, FILE).await, kept);
 
-    // Killed and moved, it goes on at once with what it had.
+    // Killed and moved, it continues at once with what it had.
     original.kill9();
     std::fs::rename(path("data"), path("moved")).expect("moves");
     let moved = Ignite::builder().data_dir(path("moved")).start().await;

@@ -1,4 +1,4 @@
-//! A new version, a new configuration, the end of an app: no request notices.
+//! A new version, a new configuration, the deletion of an app: no request fails.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ async fn a_publish_under_load_loses_no_request() {
     assert_ne!(instance(&after), old);
     load.more(30).await;
     println!("{} requests", load.end().await);
-    // The replica of the version before goes away.
+    // The replica of the previous version is removed.
     app.wait_for(&ignite, "runningReplicas", 1).await;
     eventually_ok(ENGINE_LIMIT, || async {
         match ignite.containers().await.len() {
@@ -141,7 +141,7 @@ async fn stuck_publish(ignite: &Ignite, app: &App) -> JoinHandle<Option<(StatusC
     publish
 }
 
-/// All of these used to wait behind a publish for as long as a start may take.
+/// These calls used to wait behind a publish for as long as a start may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_that_does_not_get_ready_keeps_nobody_from_mending_or_deleting_the_app() {
     let ignite = Ignite::builder().start().await;
@@ -198,7 +198,7 @@ async fn a_delete_lets_a_request_in_flight_finish_and_leaves_nothing() {
         let (ignite, app) = (ignite.clone(), app.clone());
         tokio::spawn(async move { app.api(&ignite, Method::DELETE, "", Value::Null).await })
     };
-    // From here on it is gone for new requests, while the old one goes on.
+    // From here on new requests get NOT_FOUND, while the old one continues.
     eventually_ok(ENGINE_LIMIT, || async {
         match app.get(&ignite, "/").await.status {
             StatusCode::NOT_FOUND => Ok(()),

@@ -1,5 +1,5 @@
-//! Hostile and clumsy clients: each costs what it may, is told when it is over, and leaves others
-//! alone.
+//! Hostile and clumsy clients: each is bounded, gets a clear refusal above its bound, and does not
+//! affect others.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::support::{contract::Published, eventually_ok, grpc::grpc_client, http, ignite::Ignite};
 
-/// Longer than any bound that is set here, with room for a busy machine.
+/// Longer than any bound set here, with a margin for a busy machine.
 const LIMIT: Duration = crate::support::HANGS;
 
 async fn server(settings: &[(&str, &str)]) -> (Ignite, Published) {
@@ -46,10 +46,10 @@ async fn connect(ignite: &Ignite) -> TcpStream {
         .expect("a connection")
 }
 
-/// What comes until the connection ends.
+/// Reads until the connection ends.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut seen = Vec::new();
-    // A reset is an end, too.
+    // A reset is an end too.
     let _ = timeout(LIMIT, stream.read_to_end(&mut seen))
         .await
         .expect("an end");
@@ -59,7 +59,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 /// One request on a connection that stays, and the head of its answer.
 async fn ask(stream: &mut TcpStream, host: &str) -> String {
     let head = format!("GET /count HTTP/1.1\r\nhost: {host}\r\n\r\n");
-    // Who is refused may be gone already.
+    // A refused connection may be closed already.
     let _ = stream.write_all(head.as_bytes()).await;
     let mut seen = Vec::new();
     let whole = async {
@@ -96,7 +96,7 @@ fn is_overload(answer: &http::Answer, status: StatusCode, reason: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_may_be_are_refused_and_told_so() {
     for setting in ["IGNITE_MAX_CONNECTIONS", "IGNITE_MAX_CONNECTIONS_PER_IP"] {
-        // From a trusted proxy, as this machine is, as many may come as there may be in all.
+        // A trusted proxy, such as this machine, may open as many as the total allows.
         let trusted = match setting {
             "IGNITE_MAX_CONNECTIONS" => "127.0.0.0/8",
             _ => "none",
@@ -104,7 +104,7 @@ async fn more_connections_than_may_be_are_refused_and_told_so() {
         let settings = [(setting, "6"), ("IGNITE_TRUSTED_PROXIES", trusted)];
         let (ignite, app) = server(&settings).await;
         let mut open = Vec::new();
-        // Those of the publish may not have been taken note of as closed yet.
+        // The server may not yet have noticed that the connections of the publish are closed.
         let_in(&ignite, app.host()).await;
         let mut refused = String::new();
         for _ in 0..20 {
@@ -166,7 +166,7 @@ async fn few_descriptors_mean_few_connections_and_a_word_in_the_log() {
     }
     drop(open);
     let_in(&ignite, app.host()).await;
-    // There is room for a write of the store.
+    // A descriptor is left for a write of the store.
     publish(&ignite, "other").await;
 }
 
@@ -276,14 +276,14 @@ async fn the_grpc_listener_has_the_same_bounds() {
     };
     healthy(10_000).await.expect("a head that is not too long");
     healthy(40_000).await.expect_err("a head that is");
-    // Who says nothing, or not all of the preface, does not stay.
+    // A client that sends nothing, or only part of the preface, is disconnected.
     for say in [&b""[..], b"PRI * HTTP/2"] {
         let mut silent = open(say).await;
         assert_eq!(rest(&mut silent).await, "");
     }
     let mut slow = open(b"GET / HTTP/1.1\r\nx-a: ").await;
     rest(&mut slow).await;
-    // Who speaks HTTP/1.1 hears where to go.
+    // A client that speaks HTTP/1.1 is told which address to use.
     let mut other = open(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
     let answer = rest(&mut other).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -392,7 +392,7 @@ async fn who_takes_nothing_of_an_answer_gives_the_replica_back_and_who_waits_for
     })
     .await;
     assert_eq!(figure("/concurrency", "current").await, 0);
-    // What was sent before is there; the rest never comes, nor an end as if it were whole.
+    // What was sent before arrives; the rest never does, nor an end that makes it look whole.
     let taken = rest(&mut stalled).await.len();
     assert!(taken < 200_000_000, "{taken}");
     // Half a body of a length, and silence.
@@ -410,8 +410,7 @@ async fn who_takes_nothing_of_an_answer_gives_the_replica_back_and_who_waits_for
     assert!(text.contains("event 2"), "{text}");
 }
 
-/// "Rapid reset": requests that are taken back as fast as they are made cost the server, not the
-/// client.
+/// "Rapid reset": requests cancelled as fast as they are made cost the server, not the client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_resets_ends_its_own_connection_and_nobody_elses() {
     let (ignite, app) = server(&[]).await;
@@ -472,7 +471,7 @@ async fn messages_that_never_end_take_what_their_organization_may_have_and_end_i
     for _ in 0..4 {
         open.push(announce(&ignite, "acme", 500_000).await);
     }
-    // Whichever of them were read first, what is over the bound is refused without being read.
+    // Whichever is read first, calls above the bound are refused without being read.
     let mut refused = announce(&ignite, "acme", 500_000).await;
     let answer = rest(&mut refused).await;
     assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
@@ -480,7 +479,7 @@ async fn messages_that_never_end_take_what_their_organization_may_have_and_end_i
         answer.contains("IGNITE_API_BUFFER_BYTES_PER_ORG"),
         "{answer}"
     );
-    // Another organization is heard, over gRPC as well.
+    // Another organization is served, also over gRPC.
     let other = ignite.publish("other", "app", json!({})).await;
     assert_ne!(other.host(), app.host());
     for stream in &mut open {

@@ -1,4 +1,4 @@
-//! What apps write: the newest lines, and lines as they come.
+//! Logs of apps: the newest lines, and lines as they arrive.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ fn messages(answer: &Value) -> Vec<String> {
     lines(answer).iter().map(message).collect()
 }
 
-/// Waits until the log has these lines, and answers it.
+/// Waits until the log has these lines, and returns it.
 async fn wait_for(ignite: &Ignite, app: &App, wanted: &[&str]) -> Value {
     eventually_ok(ENGINE_LIMIT, || async {
         let log = ignite
@@ -60,7 +60,7 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
         .await;
     assert_eq!(nothing, json!({}), "no replica, no log");
     app.get_ok(&ignite, "/log/one").await;
-    // The engine reads the two streams apart, and its times say when it did.
+    // The engine reads the two streams separately, and its times are those of reading.
     wait_for(&ignite, &app, &["begin", "one"]).await;
     app.get_ok(&ignite, "/log/two/err").await;
     let log = wait_for(&ignite, &app, &["begin", "one", "two"]).await;
@@ -162,7 +162,7 @@ impl Lines {
         }
     }
 
-    /// The next line's message and version; `None` at a good end.
+    /// The next line's message and version; `None` at a clean end.
     async fn next(&mut self) -> Result<Option<(String, u64)>, Refusal> {
         let next = tokio::time::timeout(ENGINE_LIMIT, self.wait());
         next.await.expect("a line in time")
@@ -231,7 +231,7 @@ async fn a_stream_follows_replicas_as_they_come_and_go() {
     for stream in all.iter_mut().chain(&mut single) {
         stream.expect("two", 1).await;
     }
-    // The next version's replica is heard from its first line on; the old one goes.
+    // The next version's replica is followed from its first line on; the old one ends.
     app.publish(&ignite).await;
     app.get_ok(&ignite, "/log/three/err").await;
     for stream in &mut all {
@@ -241,7 +241,7 @@ async fn a_stream_follows_replicas_as_they_come_and_go() {
     for stream in &mut single {
         assert_eq!(stream.next().await.expect("a good end"), None);
     }
-    // Two at once are merged.
+    // Concurrent replicas are merged.
     app.update(&ignite, json!({ "scaling": { "reservedCapacity": 2 } }))
         .await;
     for stream in &mut all {
@@ -290,7 +290,7 @@ async fn a_stream_goes_on_when_a_replica_wakes_from_standby() {
             stream.expect("begin", 1).await;
         }
         stream.expect("two", 1).await;
-        // While somebody asks, its process stays, and with it the log.
+        // While requests come, its process stays, and with it the log.
         let busy = app.get_ok(&ignite, "/stream/1000000/100").await;
         wait_for(&ignite, &app, &kept).await;
         drop(busy);
@@ -369,7 +369,7 @@ async fn the_command_line_prints_and_follows_the_log() {
     let (_, out, _) = run(&["app", "logs", "acme:a", "--since", "1h", "-o", "json"]);
     let log: Value = serde_json::from_str(&out).expect("json");
     assert_eq!(messages(&log), ["one", "two"]);
-    // Ends by its time limit, since the app does not; a slow machine needs a longer one.
+    // Ended by its time limit, since the app does not end it; a slow machine needs a longer one.
     let mut told = Vec::new();
     for limit in ["2s", "20s", "120s"] {
         let follow = ["app", "logs", "acme:a", "-f", "-o", "json", "--timeout"];

@@ -1,5 +1,5 @@
-//! What one organization feels of another that attacks. How much is a matter of the machine, so it is
-//! printed; that it is served at all is not.
+//! How an attack by one organization affects another. How much depends on the machine, so it is
+//! only printed; that the victim is served at all is asserted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,9 +24,9 @@ use crate::{
     },
 };
 
-/// Requests to the warm app whose slowest hundredth is shown.
+/// The number of requests to the warm app whose slowest hundredth is shown.
 const REQUESTS: usize = 200;
-/// Callers that an attack has.
+/// The number of callers in an attack.
 const CALLERS: usize = 4;
 
 /// Both organizations and an app of each.
@@ -77,7 +77,7 @@ impl Street {
         [took[REQUESTS * 99 / 100], execution, began.elapsed()]
     }
 
-    /// A build of nothing, which the engine does at once.
+    /// An empty build, which the engine completes at once.
     async fn build(&self, token: &str) {
         let of = json!({ "organization_name": "good", "app_name": "built" });
         let archive = tar_gz(&[("Dockerfile", b"FROM scratch\nCOPY Dockerfile /\n")]);
@@ -103,7 +103,7 @@ impl Street {
         .await;
     }
 
-    /// What one caller of an attack does, for as long as it is let.
+    /// What one caller of an attack does until it is stopped.
     async fn attack(self: Arc<Self>, attack: Attack, caller: usize) {
         let token = &self.evil_token;
         let with = |more: Value| {
@@ -111,7 +111,7 @@ impl Street {
             merge(&mut fields, more);
             fields
         };
-        // Whoever attacks has it ready.
+        // Prepared in advance, as an attacker would.
         let archive = from_code(&hostile::deep_archive(30_000), json!({}));
         let mut silent = Vec::new();
         for round in 0usize.. {
@@ -147,7 +147,7 @@ impl Street {
         }
     }
 
-    /// A large message that does not come.
+    /// A large message that is announced and never sent.
     async fn announce(&self, token: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.ignite.http_addr())
             .await
@@ -185,7 +185,7 @@ async fn an_organization_is_served_while_another_one_attacks() {
         Attack::Requests,
         Attack::Executions,
     ] {
-        // In tasks of their own: what a caller takes to write its calls is not waited for.
+        // In separate tasks: the time that a caller takes to write its calls is not waited for.
         let mut callers: JoinSet<_> = (0..CALLERS)
             .map(|caller| street.clone().attack(attack, caller))
             .collect();

@@ -1,4 +1,5 @@
-//! What apps reach under each `trust`: this host, what is private, what is public, each other.
+//! What apps can reach under each `trust`: this host, private networks, the public network, each
+//! other.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,8 +21,8 @@ use crate::support::{
     registry::Registry,
 };
 
-/// What the app is let wait for a connection: on this machine one takes far less, and one that is
-/// dropped would take for ever.
+/// How long the app waits for a connection: on one machine connecting takes far less, and a dropped
+/// packet would never be answered.
 const PATIENCE_MS: u32 = 3000;
 /// A server, and the name of the table that its rules are in.
 struct Isolated {
@@ -43,13 +44,13 @@ impl Isolated {
     }
 }
 
-/// What comes of a connection from the app to an address.
+/// The outcome of a connection from the app to an address.
 async fn dial(ignite: &Ignite, app: &App, ip: Ipv4Addr, port: u16) -> String {
     let path = format!("/dial/{}/{PATIENCE_MS}", SocketAddr::from((ip, port)));
     app.get_ok(ignite, &path).await.text().await
 }
 
-/// The app's way to this host, as its kernel knows it.
+/// The app's route to this host, as its kernel has it.
 async fn gateway(ignite: &Ignite, app: &App) -> Ipv4Addr {
     let routes = read(ignite, app, "/proc/net/route").await.expect("routes");
     let fields = routes
@@ -60,7 +61,7 @@ async fn gateway(ignite: &Ignite, app: &App) -> Ipv4Addr {
     Ipv4Addr::from(gateway.expect("hexadecimal").to_le_bytes())
 }
 
-/// The address that the app knows this host by.
+/// The address under which the app reaches this host.
 async fn docker_internal(ignite: &Ignite, app: &App) -> Ipv4Addr {
     let hosts = read(ignite, app, "/etc/hosts").await.expect("hosts");
     let line = hosts
@@ -84,7 +85,7 @@ async fn mac(ignite: &Ignite, app: &App) -> String {
     mac.expect("an address").trim().to_owned()
 }
 
-/// That by which this host knows the app's own address.
+/// The Ethernet address under which this host knows the app.
 async fn known_by(ignite: &Ignite, app: &App) -> String {
     let address = own_address(ignite, app).await.to_string();
     let shown = run("ip", &["neigh", "show", &address]).stdout;
@@ -95,7 +96,7 @@ async fn known_by(ignite: &Ignite, app: &App) -> String {
     words.nth(1).unwrap_or_else(|| panic!("{shown}")).to_owned()
 }
 
-/// Changes what the app may reach, and waits until only replicas are left that know it.
+/// Changes what the app may reach, and waits until only replicas with the new rules are left.
 async fn change(ignite: &Ignite, app: &App, list: &str) {
     let before = instance(&app.get_ok(ignite, "/").await);
     app.update(ignite, egress(list)).await;
@@ -198,7 +199,7 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
         }
     }
 
-    // What the owner says narrows it, and never widens it.
+    // The owner's setting can narrow this, never widen it.
     change(ignite, &app, "deny").await;
     assert_eq!(dial(ignite, &app, PUBLIC, PUBLIC_PORT).await, "unreachable");
     assert_eq!(dial(ignite, &app, host, open).await, "unreachable");
@@ -211,7 +212,7 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
         "unreachable"
     );
     assert_eq!(dial(ignite, &app, host, open).await, "unreachable");
-    // Public, and an address of this host: public is not what it is reached as.
+    // HOST is in this public range but belongs to this host, so the range does not open it.
     change(ignite, &app, "203.0.113.0/24").await;
     assert_eq!(dial(ignite, &app, PUBLIC, PUBLIC_PORT).await, "connected");
     assert_eq!(dial(ignite, &app, HOST, closed).await, "unreachable");
@@ -230,7 +231,7 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
     let (status, answer) = app.api(ignite, Method::PATCH, "/config", raw).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
 
-    // Rules that somebody flushed are put back, for those that run and those to come.
+    // Flushed rules are restored, for running and for future replicas.
     run_ok("nft", &["flush", "table", "inet", &server.table]);
     eventually_ok(ENGINE_LIMIT, || async {
         match dial(ignite, &app, HOST, closed).await.as_str() {
@@ -261,7 +262,7 @@ async fn apps_of_a_team_reach_the_public_network_and_of_this_host_what_is_listed
 async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_after_a_crash() {
     let _public = PublicHost::start().await;
     let (open, closed) = (service().await, service().await);
-    // Goes after the server, whose containers have it.
+    // Dropped after the server, whose containers use it.
     let _pulled;
     let mut server = Isolated::start(
         Ignite::builder()
@@ -271,7 +272,7 @@ async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_afte
     )
     .await;
     let ignite = &server.ignite;
-    // Tenants have images from registries alone. This one says what is not an image's to say.
+    // Tenants use only images from registries. This one sets labels that no image may set.
     let registry = Registry::start("hidden").await;
     let labels = format!(
         "LABEL io.dodil.ignite.egress=allow of={}\nEXPOSE 80\nENTRYPOINT [\"/probe\"]",
@@ -329,7 +330,7 @@ async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_afte
     assert_eq!(after, before, "both were adopted");
     assert_eq!(outcomes(ignite).await, expected);
 
-    // Whoever prunes takes the rules of those that are gone, too.
+    // A prune also removes the rules of vanished instances.
     server.ignite.kill9();
     assert!(server.has_table());
     let output = server
@@ -339,7 +340,7 @@ async fn apps_of_tenants_reach_what_they_ask_for_within_what_is_listed_also_afte
     assert!(!server.has_table(), "{output:?}");
 }
 
-/// What `serve` says, run by `wrapper`, in which it must not get ready.
+/// The output of `serve`, run by `wrapper`, under which it must not become ready.
 fn refusal(wrapper: &[&str], docker_host: Option<&str>) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let _cleanup = cleanup::OnDrop(PathBuf::from(dir.path()));

@@ -1,4 +1,4 @@
-//! The processes of a replica: who is the first, who reaps, and how many there may be.
+//! The processes of a replica: which is the first, which reaps, and how many there may be.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ async fn zombies(ignite: &Ignite, app: &App) -> u64 {
     answer["zombies"].as_u64().expect("a number")
 }
 
-/// Why the app's draft does not run: said by the publish, or by the first request.
+/// Why the app's draft does not run, as reported by the publish or by the first request.
 async fn failure(ignite: &Ignite, app: &App) -> String {
     match app.publish(ignite).await {
         (StatusCode::OK, _) => app.get(ignite, "/").await.text().await,
@@ -56,7 +56,7 @@ async fn what_an_app_leaves_is_reaped_unless_its_program_is_an_init_or_its_owner
             assert!(output.status.success(), "{output:?}");
         }
     }
-    // Its own program is the first process, and reaps nothing.
+    // The app's own program is the first process, and reaps nothing.
     let output = ignite.cli(&["app", "update", "acme:a", "--init=off"]);
     assert!(output.status.success(), "{output:?}");
     eventually_ok(ENGINE_LIMIT, || async {
@@ -70,7 +70,7 @@ async fn what_an_app_leaves_is_reaped_unless_its_program_is_an_init_or_its_owner
         }
     })
     .await;
-    // One that is an init by itself is left alone.
+    // A program that is an init itself gets no other init.
     let image = probe::image_as("/sbin/init").await;
     let own = App::create(&ignite, "acme/own", Value::Null).await;
     let (status, answer) = own.publish_image(&ignite, &image).await;
@@ -145,7 +145,7 @@ async fn an_app_that_needs_capabilities_is_told_so_and_gets_those_that_it_names(
     let app = App::create(&ignite, "acme/a", settings).await;
     let image = probe::root_image().await;
     let (status, answer) = app.publish_image(&ignite, &image).await;
-    // Said by the publish, or by the first request.
+    // Reported by the publish or by the first request.
     let text = match status {
         StatusCode::OK => app.get(&ignite, "/").await.text().await,
         _ => answer.to_string(),
@@ -159,7 +159,7 @@ async fn an_app_that_needs_capabilities_is_told_so_and_gets_those_that_it_names(
     }
     let output = ignite.cli(&args);
     assert!(output.status.success(), "{output:?}");
-    // One is missing: what nginx writes is in a directory that is not root's any more.
+    // One capability is missing: nginx writes into a directory that root no longer owns.
     let text = failure(&ignite, &app).await;
     assert!(text.contains("open("), "{text}");
     let all = json!(["CHOWN", "SETUID", "SETGID", "DAC_OVERRIDE"]);
@@ -173,7 +173,7 @@ async fn an_app_that_needs_capabilities_is_told_so_and_gets_those_that_it_names(
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     let told = events(&ignite, &app).await;
     assert!(told.contains("CHOWN,DAC_OVERRIDE,SETGID,SETUID"), "{told}");
-    // They are of the version, and can be taken away.
+    // Capabilities belong to the version and can be removed.
     let shown = app.api(&ignite, Method::GET, "", Value::Null).await.1;
     let expected = json!(["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"]);
     assert_eq!(shown["app"]["capabilities"], expected, "{shown}");

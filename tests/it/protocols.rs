@@ -17,7 +17,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
 use crate::support::{app::App, contract::Published, ignite::Ignite};
 
-/// Longer than the patience of any of the parts, so what takes this long hangs.
+/// Longer than the timeout of any part, so whatever takes this long hangs.
 const HANGS: Duration = crate::support::HANGS;
 
 async fn open_app(settings: Value) -> (Ignite, Published) {
@@ -36,7 +36,7 @@ async fn connect(ignite: &Ignite) -> TcpStream {
         .expect("a connection")
 }
 
-/// What comes until it has `mark` in it.
+/// Reads until `mark` is in what was read.
 async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     let mut seen = Vec::new();
     let all = async {
@@ -49,8 +49,8 @@ async fn read_until(stream: &mut TcpStream, mark: &str) -> String {
     String::from_utf8(seen).expect("text")
 }
 
-/// hyper's client takes the failed write of the body for the end of the connection, so the caller
-/// used to hear that the replica broke.
+/// hyper's client treats the failed write of the body as the end of the connection, so the caller
+/// used to get REPLICA_BROKE.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_answers_without_reading_the_body_is_heard() {
     let (ignite, app) = open_app(json!({})).await;
@@ -136,7 +136,7 @@ async fn early_hints_come_before_the_answer_to_clients_that_can_be_told() {
         let host = &app.hosts[1];
         format!("GET /hints HTTP/{version}\r\nhost: {host}\r\n\r\n")
     };
-    // Twice, since the second comes over a connection that was used.
+    // Twice, because the second request reuses a connection.
     for _ in 0..2 {
         stream.write_all(ask("1.1").as_bytes()).await.expect("sent");
         let answer = read_until(&mut stream, "content-length: 0").await;
@@ -148,7 +148,7 @@ async fn early_hints_come_before_the_answer_to_clients_that_can_be_told() {
             read_until(&mut stream, "\r\n\r\n").await;
         }
     }
-    // HTTP/1.0 has no interim answers, and the HTTP/2 of this gateway tells of none.
+    // HTTP/1.0 has no interim answers, and the gateway sends none over HTTP/2.
     let mut old = connect(&ignite).await;
     old.write_all(ask("1.0").as_bytes()).await.expect("sent");
     let answer = read_until(&mut old, "content-length: 0").await;
@@ -294,7 +294,7 @@ async fn what_fails_in_the_platform_is_told_to_grpc_callers_in_grpc() {
             .expect("an answer")
     };
     let nobody = closed.host().replace("closed", "nobody");
-    // Whether it is there is not told to callers without a token.
+    // Callers without a token do not learn whether it exists.
     for (host, code, reason) in [
         (closed.host(), "16", "UNAUTHENTICATED"),
         (&nobody, "16", "UNAUTHENTICATED"),

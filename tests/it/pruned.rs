@@ -1,4 +1,5 @@
-//! What somebody prunes by hand while an app is absent is made again, and its files are still there.
+//! Whatever a user prunes by hand while an app is absent is recreated, and its files are still
+//! there.
 
 use std::collections::HashMap;
 
@@ -59,7 +60,7 @@ fn rest(ignite: &Ignite, depth: &str) {
     }
 }
 
-/// Somebody else's container, without which the app's image would be pruned, too.
+/// A foreign container that keeps the app's image from being pruned too.
 async fn run_beside(docker: &Docker, image: &str) {
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
@@ -90,7 +91,7 @@ async fn prune_volumes(docker: &Docker) {
     pruned.expect("pruned");
 }
 
-/// `docker volume rm` of the app's volume: some engines spare volumes with options when they prune.
+/// `docker volume rm` of the app's volume: some engines do not prune volumes with options.
 async fn remove_volume(docker: &Docker) {
     eventually_ok(ENGINE_LIMIT, || async {
         let named = ListVolumesOptions {
@@ -157,7 +158,7 @@ async fn files_of_a_persistent_app_outlive_every_prune() {
         let found = read(&ignite, &app, FILE).await;
         assert_eq!(found, Ok("kept".to_owned()), "{command}");
     }
-    // With the app go its files, also when the engine has lost its volume.
+    // The app's files are deleted with it, even if the engine has lost its volume.
     let folder = ignite.data_dir().join("volumes/acme");
     assert_eq!(std::fs::read_dir(&folder).expect("there").count(), 1);
     rest(&ignite, "absent");

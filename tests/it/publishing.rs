@@ -1,4 +1,4 @@
-//! What a publish makes sure of before a version serves, and what it says.
+//! What a publish checks before a version serves, and what it reports.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ async fn exits() -> String {
     probe::image_with(&[("PROBE_EXIT_AT_START", "3"), ("PROBE_LOG", LOG)]).await
 }
 
-/// An image that listens and never says that it is ready.
+/// An image that listens and never becomes ready.
 async fn hangs() -> String {
     probe::image_with(&[("PROBE_HEALTH_STATUS", "500"), ("PROBE_LOG", "up")]).await
 }
@@ -43,7 +43,7 @@ async fn events(ignite: &Ignite, app: &App) -> Vec<String> {
     events.iter().map(line).collect()
 }
 
-/// Publishes and does not wait for the end.
+/// Publishes without waiting for the end.
 fn publishing(ignite: &Arc<Ignite>, app: &App) -> JoinHandle<(StatusCode, Value)> {
     let (ignite, app) = (ignite.clone(), app.clone());
     tokio::spawn(async move { app.publish(&ignite).await })
@@ -78,7 +78,7 @@ async fn at_zero_a_version_that_does_not_start_leaves_the_one_that_works() {
             "{told:?}"
         );
 
-        // The number goes to the next one that gets ready, which is up already.
+        // The number goes to the next version that becomes ready; its replica is up already.
         let good = probe::image_with(&[("PROBE_LOG", name)]).await;
         let (status, answer) = app.publish_image(&ignite, &good).await;
         assert_eq!(
@@ -139,7 +139,7 @@ async fn a_first_version_that_does_not_start_leaves_the_app_unpublished() {
         );
         engine::wait_for_none(&ignite).await;
 
-        // The opt-out makes it the version all the same.
+        // The opt-out makes it the active version anyway.
         let anyway = with(id(name), json!({ "skip_ready_check": true }));
         ignite.ok(via, "PublishDraft", &app.token, anyway).await;
         assert_eq!(app.figure(&ignite, "activeVersion").await, 1);
@@ -158,7 +158,7 @@ async fn a_publish_without_a_check_loses_no_request_of_replicas_that_are_up() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(app.figure(&ignite, "activeVersion").await, 2);
     assert_eq!(instance(&app.get_ok(&ignite, "/").await), old);
-    // What mends it takes over as soon as it is ready.
+    // The version that fixes it takes over as soon as it is ready.
     let good = probe::image_with(&[("PROBE_VERSION", "mended")]).await;
     let (status, answer) = app.publish_image(&ignite, &good).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -210,7 +210,7 @@ async fn a_change_of_settings_mends_a_publish_that_is_stuck() {
         app.save_image(&ignite, &hangs().await).await;
         let stuck = publishing(&ignite, &app);
         begun(&ignite, &app, 1 + usize::from(up)).await;
-        // What needs no other start does not begin anew, and holds at once.
+        // Settings that need no new container restart nothing and apply at once.
         app.update(
             &ignite,
             json!({ "description": "new", "allowUnauthenticated": true }),
@@ -256,7 +256,7 @@ async fn settings_that_were_changed_during_a_check_that_fails_reach_what_serves(
     app.update(&ignite, json!({ "env": { "PROBE_VERSION": "changed" } }))
         .await;
     begun(&ignite, &app, 3).await;
-    // Broken code ends it; the settings go on to the version that serves.
+    // Broken code ends the publish; the settings apply to the serving version.
     app.save_image(&ignite, &exits().await).await;
     let (status, answer) = app.publish(&ignite).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
@@ -319,7 +319,7 @@ async fn without_room_for_it_a_version_is_refused_with_that() {
     assert_eq!(app.figure(&ignite, "activeVersion").await, 0);
 }
 
-/// The same image, said to be for another processor.
+/// The same image, labelled as for another processor.
 async fn foreign() -> String {
     let docker = engine::docker().await;
     ignite_kit::image::for_platform(&docker, &probe::image().await, "linux", "arm64", "v8")
@@ -354,7 +354,7 @@ async fn an_image_for_another_processor_is_refused_by_both_names_unless_that_is_
     assert!(warnings.contains("linux/arm64/v8"), "{answer}");
 }
 
-/// They went to the server's log alone.
+/// Warnings used to go only to the server's log.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_owner_should_know_comes_with_the_answer_and_is_shown() {
     let ignite = Ignite::builder().start().await;
@@ -376,7 +376,7 @@ async fn what_the_owner_should_know_comes_with_the_answer_and_is_shown() {
                 .any(|e| e.starts_with("WARNING") && e.contains("256000")),
             "{told:?}"
         );
-        // Of a change only what is new about it.
+        // A change reports only new warnings.
         let change = with(id(name), json!({ "limits": { "cpu_millicores": 100 } }));
         let changed = ignite.ok(via, "UpdateAppConfig", &app.token, change).await;
         assert!(changed.get("warnings").is_none(), "{changed}");

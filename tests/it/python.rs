@@ -89,7 +89,7 @@ impl Drop for Index {
     }
 }
 
-/// Answers with the value of the expression that it is sent.
+/// A handler that evaluates the expression it is sent.
 const EVAL: &[u8] = b"
 import os, threading
 import tiny
@@ -211,7 +211,7 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
         "{failed}"
     );
 
-    // Fifty that all have to be there at once, on one replica.
+    // Fifty calls that all have to run at once, on one replica.
     let calls = (0..50).map(|_| call(&ignite, &app, "[barrier.wait(60), os.uname().nodename][1]"));
     let mut replicas = BTreeSet::new();
     for answer in futures_util::future::join_all(calls).await {
@@ -229,8 +229,8 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
     // Changed code with the same list: nothing is installed again.
     let asked = || index.asked.load(Ordering::Relaxed);
     assert!(asked() > 0, "the requirement came from the index");
-    // The engine goes on from the newest layers that fit, and a build of another test at the same
-    // time may have made the first of them once more; then the list is installed there, too.
+    // The engine continues from the newest matching layers, and a concurrent build of another test
+    // may have created the first of them again; then the list is installed there too.
     let mut installed = Vec::new();
     for round in ["one", "two", "three"] {
         let before = asked();

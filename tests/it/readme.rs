@@ -1,4 +1,4 @@
-//! The README tells of everything that a user can set or meet.
+//! The README documents everything that a user can set or encounter.
 
 use ignite::{config::Config, model::Reason};
 

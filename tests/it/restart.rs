@@ -1,4 +1,4 @@
-//! What a stop, a kill and a new start make of containers, and what `ignite prune` cleans.
+//! Containers across a stop, a kill and a restart, and what `ignite prune` removes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{
     ignite::Ignite,
 };
 
-/// Longest clean stop of a server whose containers end at once.
+/// The longest clean stop of a server whose containers end at once.
 const STOP_LIMIT: Duration = crate::support::HANGS;
 
 async fn deployed(ignite: &Ignite, id: &str) -> App {
@@ -36,7 +36,7 @@ async fn what_a_killed_server_leaves_is_adopted_by_the_next_start() {
     );
 
     ignite.start().await;
-    // At once: a request that comes before the adoption is over waits for it.
+    // Sent at once: a request that arrives before the adoption is complete waits for it.
     let answer = app.get_ok(&ignite, "/").await;
     assert_eq!(instance(&answer), before);
     assert!(!is_cold(&answer));
@@ -100,7 +100,7 @@ async fn what_matches_no_app_or_an_old_configuration_is_removed_by_the_next_star
     );
 }
 
-/// One that lacks a network which apps need by now would serve on without it.
+/// A container that lacks a network required since would keep serving without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_settings_of_the_platform_have_made_is_not_adopted() {
     let _guard = PruneGuard::no_prune().await;
@@ -123,7 +123,7 @@ async fn what_other_settings_of_the_platform_have_made_is_not_adopted() {
 async fn keep_replicas_leaves_them_running_for_the_next_start() {
     let _guard = PruneGuard::no_prune().await;
     let mut ignite = Ignite::builder().arg("--keep-replicas").start().await;
-    // Several, since what once stopped them on the way out was a race.
+    // Several apps, because the fault that once stopped them on shutdown was a race.
     let mut apps = Vec::new();
     for n in 1..=4 {
         let app = deployed(&ignite, &format!("acme/kept-{n}")).await;
@@ -200,7 +200,7 @@ async fn prune_removes_what_dead_instances_left_and_spares_the_others() {
         ),
         "{said}"
     );
-    // What stays is told with its reason.
+    // What stays is reported with its reason.
     for (ignite, why) in [(&alive, "runs"), (&kept, "--keep-replicas")] {
         let dir = format!("of {}: ", ignite.data_dir().display());
         let told = |l: &&str| l.starts_with("kept ") && l.contains(&dir) && l.contains(why);
@@ -221,7 +221,7 @@ async fn prune_removes_what_dead_instances_left_and_spares_the_others() {
 async fn a_second_server_on_a_data_directory_is_refused_with_the_pid_of_the_first() {
     let ignite = Ignite::builder().start().await;
     let dir = ignite.data_dir().to_owned();
-    // Not through a builder, which would clean up the first one's containers at its end.
+    // Not through a builder, which would remove the first server's containers at its end.
     let mut second = tokio::process::Command::new(env!("CARGO_BIN_EXE_ignite"));
     second
         .args(["serve", "--http-addr", "127.0.0.1:0", "--grpc-addr"])
@@ -260,7 +260,7 @@ async fn ephemeral_leaves_no_container_network_or_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_right_after_the_start_leaves_no_network() {
     let mut ignite = Ignite::builder().start().await;
-    // Into the middle of the network's creation, as near as steps of this size come to it.
+    // Kills during the network's creation, as near as steps of this size get.
     for ms in [20, 50, 80] {
         tokio::time::sleep(Duration::from_millis(ms)).await;
         assert!(ignite.terminate(STOP_LIMIT).await.success());

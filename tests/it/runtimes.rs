@@ -14,10 +14,10 @@ use crate::{
 };
 
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Calls that have to be on one replica at once.
+/// How many calls have to run on one replica at once.
 const AT_ONCE: usize = 50;
 
-/// A server whose handlers are built on these.
+/// A server whose handlers are built on these images.
 async fn server(images: &[(&str, &'static str)]) -> Ignite {
     let mut builder = Ignite::builder().env("IGNITE_DEFAULT_ORG", "acme");
     for (setting, kind) in images {
@@ -58,7 +58,7 @@ impl Handler {
         }
     }
 
-    /// What the deploy wrote to stderr, and its exit code.
+    /// Deploys, and returns stderr and the exit code.
     fn deploy(&self) -> (i32, String) {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         let ran = ran(self.ignite.cli(&args));
@@ -71,14 +71,14 @@ impl Handler {
         (ran.code, ran.err)
     }
 
-    /// Deploys what must build.
+    /// Deploys code that must build.
     fn deploy_ok(&self) -> String {
         let (code, log) = self.deploy();
         assert_eq!(code, 0, "{log}");
         log
     }
 
-    /// Deploys what must not build, and answers the log.
+    /// Deploys code that must not build, and returns the log.
     fn deploy_fails(&self) -> String {
         let (code, log) = self.deploy();
         assert_eq!(code, 1, "{log}");
@@ -98,7 +98,7 @@ impl Handler {
         assert_eq!((&*found, &*text), (kind, body), "{payload}");
     }
 
-    /// What a value becomes, where a handler returns one.
+    /// The answer for each kind of returned value.
     async fn gives_values(&self) {
         let json = "{\"twice\":4}";
         self.answers("twice", "application/json", json).await;
@@ -123,7 +123,7 @@ impl Handler {
         assert_eq!(answer.json().await, json!({ "error": error }), "{payload}");
     }
 
-    /// What holds in every language; `failing` is a call that fails.
+    /// Checks what holds in every language; `failing` is a call that fails.
     async fn keeps_the_contract(&self, failing: &str) {
         self.answers("hello", TEXT, "hello").await;
         self.fails(failing, "no luck").await;
@@ -135,7 +135,7 @@ impl Handler {
         }
     }
 
-    /// What compiled is of no use once a build has ended, and takes room.
+    /// Build stages are useless once a build has ended, and take space.
     async fn left_no_stage(&self) {
         let images = self.ignite.images().await;
         let name = images.iter().find_map(|image| image.split_once("/fn:"));
@@ -162,7 +162,7 @@ impl Handler {
         assert!(execution.starts_with("exec_"), "{ctx}");
     }
 
-    /// Calls that end only when all of them are there.
+    /// Makes calls that end only once all of them have arrived.
     async fn takes_many_at_once(&self) {
         let calls = (0..AT_ONCE).map(|_| self.call("meet"));
         for answer in futures_util::future::join_all(calls).await {
@@ -171,7 +171,7 @@ impl Handler {
         }
     }
 
-    /// A handler that is one file, of whatever name.
+    /// A handler in a single file of any name.
     async fn can_be_one_file(&self, language: &str, code: &str, body: &str) {
         write(self.folder.path(), &[("single", code.as_bytes())]);
         let path = self.folder.path().join("single");
@@ -254,7 +254,7 @@ async fn a_deno_handler_answers_as_the_contract_has_it() {
     let code = "import { start } from 'ignite'; start(() => 'alone');";
     handler.can_be_one_file("deno", code, "alone").await;
 
-    // What does not compile is told when it is built, and what there was goes on.
+    // A compile error is reported by the build, and the previous version keeps serving.
     write(
         handler.folder.path(),
         &[("handler.ts", b"import \"./nowhere.ts\";\n")],
@@ -312,7 +312,7 @@ ignite = \"*\"
 tokio = { version = \"1\", features = [\"sync\"] }
 ";
 
-/// What this machine's compiler, which is the builder's, says of itself.
+/// The version of this machine's compiler, which is also the builder's.
 fn of_rustc(what: &str) -> String {
     let output = Command::new("rustc").arg("-vV").output().expect("rustc");
     let text = String::from_utf8(output.stdout).expect("text");
@@ -347,7 +347,7 @@ async fn a_rust_handler_answers_as_the_contract_has_it() {
         .await;
     handler.keeps_the_contract("error").await;
 
-    // Changed code compiles alone.
+    // Only changed code is compiled.
     let more = (
         "src/more.rs",
         &b"pub fn twice(n: u32) -> u32 {\n    20 * n\n}\n"[..],

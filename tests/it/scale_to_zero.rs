@@ -1,4 +1,4 @@
-//! Back to zero when nobody asks, not while somebody does, and never below what is reserved.
+//! Scaling to zero without requests, never during one, and never below the reserved capacity.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn an_app_goes_to_zero_after_its_scaledown_period_and_wakes_again() {
     let ignite = ignite().await;
     let settings = json!({ "scaling": { "scaledownPeriodSecs": 3 } });
     let app = App::deploy(&ignite, "acme/sleepy", settings).await;
-    // Traffic in the middle of the period starts it anew.
+    // Traffic during the period restarts it.
     let period = Duration::from_secs(3);
     let began = Instant::now();
     let mut last_sent = began;
@@ -33,7 +33,7 @@ async fn an_app_goes_to_zero_after_its_scaledown_period_and_wakes_again() {
     while began.elapsed() < period + Duration::from_secs(1) {
         let sent = Instant::now();
         let now = instance(&app.get_ok(&ignite, "/").await);
-        // A machine that stood still for a whole period is no traffic.
+        // A machine that stalls for a whole period sends no traffic.
         assert!(now == last || last_sent.elapsed() >= period);
         (last, last_sent) = (now, sent);
     }
@@ -74,7 +74,7 @@ async fn a_stream_outlives_the_scaledown_period_untouched() {
     assert_eq!(engine::created(&ignite).await, 1);
 }
 
-/// A connection that is open and full keeps nothing up for longer than its request may take.
+/// An open connection whose buffers are full keeps no replica up longer than its request may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_keeps_its_replica_until_the_deadline_and_no_longer() {
     let ignite = Ignite::builder()
@@ -96,7 +96,7 @@ async fn a_client_that_stops_reading_keeps_its_replica_until_the_deadline_and_no
     })
     .await;
     let began = Instant::now();
-    // More than all buffers on the way take.
+    // More than all buffers on the way can hold.
     let mut unread = app.get_ok(&ignite, "/bytes/200000000").await;
     app.wait_for(&ignite, "inFlight", 0).await;
     assert!(
@@ -108,7 +108,7 @@ async fn a_client_that_stops_reading_keeps_its_replica_until_the_deadline_and_no
         .await;
     app.wait_for(&ignite, "runningReplicas", 0).await;
     engine::wait_for_none(&ignite).await;
-    // What was cut off never looks whole.
+    // A truncated answer never looks complete.
     let broken = loop {
         match unread.chunk().await {
             Some(Ok(_)) => {}

@@ -47,7 +47,7 @@ async fn events(app: &App, ignite: &Ignite, kind: &str) -> Vec<String> {
 async fn a_step_of_concurrent_requests_is_followed_up_and_down() {
     let ignite = ignite().await;
     let app = App::deploy(&ignite, "acme/steps", scaling("CONCURRENCY", 2, 4, 2)).await;
-    // Each is there for as long as its answer is.
+    // Each counts for as long as its answer takes.
     let mut running = JoinSet::new();
     for _ in 0..7 {
         let request = app.request(&ignite, Method::GET, "/stream/1000000/100");
@@ -74,14 +74,14 @@ async fn a_step_of_concurrent_requests_is_followed_up_and_down() {
         assert_eq!(answer.status, StatusCode::OK);
         last = Some(answer);
     }
-    // One request alone from now on: one replica is enough after the period.
+    // A single request from now on: one replica is enough after the period.
     app.wait_for(&ignite, "desiredReplicas", 1).await;
     drop(last);
     app.wait_for(&ignite, "runningReplicas", 0).await;
     engine::wait_for_none(&ignite).await;
     assert_eq!(engine::created(&ignite).await, 4);
     let said = events(&app, &ignite, "SCALED").await;
-    // How many have come by the first look depends on the machine.
+    // How many have arrived by the first sample depends on the machine.
     assert!(said[0].starts_with("0 → "), "{said:?}");
     let at_most = said
         .iter()
@@ -115,7 +115,7 @@ async fn a_step_of_the_request_rate_is_followed_up_and_down() {
         }
     })
     .await;
-    // Nothing more is asked: to zero after the period, although the minute is not over.
+    // No more requests: to zero after the period, although the minute is not over.
     app.wait_for(&ignite, "runningReplicas", 0).await;
     engine::wait_for_none(&ignite).await;
 }
@@ -171,7 +171,7 @@ async fn killing_replicas_under_load_loses_only_what_was_in_them() {
         lost += ends.1;
     }
     println!("{good} answered, {lost} lost with {kills} replicas killed under 6 clients");
-    // No more than were in flight at the moments of the kills.
+    // No more than were in flight when the kills happened.
     assert!(lost <= kills * 6 && good > lost, "{good} {lost}");
     assert_eq!(events(&app, &ignite, "REPLICA_FAILED").await.len(), kills);
 }
@@ -215,7 +215,7 @@ async fn events_and_replicas_are_told_over_both_transports() {
         let refused = ignite.refused(via, rpc, &stranger, id.clone()).await;
         assert_eq!(refused.reason, "PERMISSION_DENIED");
     }
-    // A follower hears the past it asked for, then what happens, then the end of the app.
+    // A follower gets the past events it asked for, then new ones, then the end of the app.
     let path = "/v1/ignite/app/acme/told/events/stream?tail=1";
     let mut stream = ignite
         .request(Method::GET, path)
@@ -232,7 +232,7 @@ async fn events_and_replicas_are_told_over_both_transports() {
     let next = loop {
         let next = stream.chunk().await.expect("a line").expect("whole");
         let next = String::from_utf8_lossy(&next).into_owned();
-        // The scaling is decided while the end of the replica is still being looked into.
+        // The scaling is decided while the end of the replica is still being inspected.
         if !next.contains("SCALED") {
             break next;
         }

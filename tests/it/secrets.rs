@@ -197,7 +197,7 @@ async fn a_private_image_is_pulled_with_the_secret_as_it_is_at_that_moment() {
     refused(&ignite, "is for the registry docker.io").await;
     put(&ignite, registry.secret("hidden-zero")).await;
     refused(&ignite, "cannot be pulled").await;
-    // Without a secret the registry lets nobody in either.
+    // Without a secret the registry refuses too.
     app.api(&ignite, Method::POST, "/draft", code("")).await;
     refused(&ignite, "cannot be pulled").await;
 
@@ -216,7 +216,7 @@ async fn a_private_image_is_pulled_with_the_secret_as_it_is_at_that_moment() {
     let digest = version["version"]["imageDigest"].as_str();
     let digest = digest.expect("it is from a registry").to_owned();
 
-    // A cold start without the image pulls it again, with what the secret has by then.
+    // A cold start without the image pulls it again, with the secret's current value.
     registry.set_password("hidden-two").await;
     put(&ignite, registry.secret("hidden-two")).await;
     assert!(ignite.terminate(ENGINE_LIMIT).await.success());
@@ -224,12 +224,12 @@ async fn a_private_image_is_pulled_with_the_secret_as_it_is_at_that_moment() {
     ignite.start().await;
     app.get_ok(&ignite, "/").await;
 
-    // A secret that is gone is told to the owner.
+    // The owner learns that a secret is missing.
     ignite
         .ok(Via::Json, "DeleteSecret", &app.token, named("reg"))
         .await;
     assert!(ignite.terminate(ENGINE_LIMIT).await.success());
-    // It came back by its digest, whatever the tag stands for by now.
+    // It was pulled by its digest, whatever the tag names by now.
     registry::forget(&digest).await;
     ignite.start().await;
     let answer = app.get(&ignite, "/").await;
@@ -276,7 +276,7 @@ async fn the_command_line_keeps_secrets_of_the_organization_in_use() {
     assert_eq!(list["secrets"][0]["name"], "reg");
     let (_, out, _) = run(&["secret", "list", "--org", "other", "-o", "json"]);
     assert_eq!(out.trim(), "{}");
-    // Nothing on stdin is no password.
+    // Empty stdin is not a password.
     let (code, _, err) = acme(&[
         "secret",
         "create",

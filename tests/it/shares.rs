@@ -1,4 +1,4 @@
-//! Memory that organizations share, against a real engine.
+//! How organizations share memory, against a real engine.
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::{
     ignite::Ignite,
 };
 
-/// How many of the apps have a replica that is ready.
+/// How many of the apps have a ready replica.
 async fn running(ignite: &Ignite, apps: &[App]) -> u64 {
     let mut all = 0;
     for app in apps {
@@ -26,7 +26,7 @@ async fn five_small_reserved_apps_of_one_organization_do_not_keep_another_from_t
         .env("IGNITE_ROOM_WAIT", "2s")
         .start()
         .await;
-    // They would take all of it.
+    // Together they would take all the memory.
     let reserved = json!({ "limits": { "memoryMb": 64 }, "scaling": { "reservedCapacity": 1 } });
     let mut evil = Vec::new();
     for n in 1..=5 {
@@ -61,7 +61,7 @@ async fn five_small_reserved_apps_of_one_organization_do_not_keep_another_from_t
     good.get_ok(&ignite, "/").await;
     assert_eq!(running(&ignite, &evil).await, 3);
 
-    // What one of them gives back is its own organization's again.
+    // Memory that one of them gives back is available to its own organization again.
     let gone = evil.remove(0);
     let (status, _) = gone.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK);
@@ -74,7 +74,7 @@ async fn five_small_reserved_apps_of_one_organization_do_not_keep_another_from_t
     .await;
     good.get_ok(&ignite, "/").await;
 
-    // What can never be is said at once.
+    // An impossible demand is refused at once.
     let settings = json!({ "scaling": { "reservedCapacity": 4, "maxReplicas": 4 } });
     let (status, answer) = good.api(&ignite, Method::PATCH, "/config", settings).await;
     assert_eq!(status, StatusCode::OK, "{answer}");

@@ -1,4 +1,4 @@
-//! What a hangup does: the end for whoever has a terminal or keeps nothing, a reload for others.
+//! What a hangup does: it ends a server with a terminal or without kept state, and reloads others.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -22,7 +22,7 @@ use crate::support::{
 
 const IGNITE: &str = env!("CARGO_BIN_EXE_ignite");
 
-/// A server started by another program, which may be gone before it.
+/// A server started by another program, which may end before it.
 struct Started {
     by: Child,
     log: Log,
@@ -30,7 +30,7 @@ struct Started {
 }
 
 impl Started {
-    /// Runs a program with arguments that runs `ignite serve` in the end.
+    /// Runs a program that finally runs `ignite serve`.
     fn by(program: &str, args: &[&str]) -> Self {
         let mut by = Command::new(program)
             .args(args)
@@ -110,7 +110,7 @@ async fn a_terminal_that_closes_ends_its_server_cleanly() {
     let parent = tempfile::tempdir().expect("a directory");
     let dir = parent.path().canonicalize().expect("there").join("run");
     let _cleanup = cleanup::OnDrop(dir.clone());
-    // The program keeps the other side of the terminal; with it the terminal is gone.
+    // The program holds the other side of the terminal; when it ends, the terminal is gone.
     let mut started = Started::by("script", &["-qec", &serve(&dir), "/dev/null"]);
     assert!(dir.join("serve.json").exists());
     started.by.kill().expect("it runs");
@@ -143,7 +143,7 @@ async fn any_other_server_reads_its_configuration_again_and_goes_on() {
     let write = |text: &str| std::fs::write(&file, text).expect("written");
     write("log_level = \"info\"");
     let line = format!("exec {} --config {}", serve(&dir), file.display());
-    // A session of its own has no terminal, wherever the test runs.
+    // A new session has no terminal, wherever the test runs.
     let mut started = Started::by("setsid", &["sh", "-c", &line]);
     let told = async |wanted: &str| {
         eventually_ok(ENGINE_LIMIT, || async {
@@ -159,7 +159,7 @@ async fn any_other_server_reads_its_configuration_again_and_goes_on() {
     write("log_level = \"debug\"\npids_limit = 77");
     started.signal(Signal::HUP);
     told("Reloaded: the log level is debug; a restart is needed for pids_limit").await;
-    // What is no HTTP is worth a line then.
+    // At this level malformed HTTP is logged.
     eventually_ok(ENGINE_LIMIT, || async {
         started.is_alive().await;
         let mut tcp = TcpStream::connect(started.ready.http)

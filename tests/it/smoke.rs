@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::{HANGS, cleanup, engine_proxy::EngineProxy, eventually_ok, http, probe};
 
-/// A running container of the probe on the engine alone, under a label of its own.
+/// A running container of the probe, started directly on the engine under its own label.
 async fn run_probe(docker: &Docker, dir: &std::path::Path) -> std::net::SocketAddr {
     let labels = HashMap::from([(owned::DATA_DIR_LABEL.to_owned(), dir.display().to_string())]);
     let network = format!("ignite-smoke-{}", std::process::id());
@@ -99,7 +99,7 @@ async fn probe_image_serves_as_non_root_and_is_cleaned_up_by_label() {
         (&b"hello\n"[..], &"done".parse().expect("text"))
     );
 
-    // A client that leaves in mid-answer is noticed.
+    // The probe notices a client that leaves in mid-answer.
     let mut stream = http::request(addr, Method::GET, "/stream/1000/10")
         .send()
         .await

@@ -1,7 +1,7 @@
-//! Requests that two parsers could read in two ways, sent as raw bytes. What a recording app gets is
-//! read again by a parser that knows one spelling only: each request has one end, and no request is
-//! there that was not asked for. The classes are those of RFC 9112 (6.3, 11.2) and of the published
-//! research on request smuggling and header injection.
+//! Ambiguous requests, sent as raw bytes. What a recording app receives is parsed by a strict
+//! parser that accepts one spelling only: each request has one end, and there is no request that
+//! was not sent. The classes are those of RFC 9112 (6.3, 11.2) and of the published research on
+//! request smuggling and header injection.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use tokio::{
 use crate::support::{contract::Published, ignite::Ignite};
 
 const RAW_PORT: u16 = 8081;
-/// When a case has no answer by then it has none.
+/// A case without an answer by then has none.
 pub(crate) const LIMIT: Duration = crate::support::HANGS;
 
-/// What has to become of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Fate {
     /// 400 or an end of the connection; the app sees nothing.
     Refused,
     /// The app sees this one request, spelled so that it has one reading.
     Framed,
-    /// The client is refused for what came after a request that the app may have seen by then:
-    /// whole, and without a body.
+    /// The client is refused for what followed a request; the app may have seen that request, whole
+    /// and without a body.
     Bare,
 }
 use Fate::{Bare, Framed, Refused};
 
-/// Name of the class, head after the request line and Host, body, and what has to become of it.
+/// Name of the class, head after the request line and Host, body, and expected outcome.
 const CASES: &[(&str, &str, &str, Fate)] = &[
     // Two lengths.
     (
@@ -83,7 +83,7 @@ const CASES: &[(&str, &str, &str, Fate)] = &[
         "hello",
         Refused,
     ),
-    // CL.TE and TE.CL: the length and the coding say different ends.
+    // CL.TE and TE.CL: the length and the coding disagree about the end.
     (
         "CL.TE",
         "content-length: 40\r\ntransfer-encoding: chunked\r\n",
@@ -169,7 +169,7 @@ const CASES: &[(&str, &str, &str, Fate)] = &[
         "0\r\n\r\n",
         Framed,
     ),
-    // Lines that one parser takes for another line, or for part of the last.
+    // Lines that some parsers read as a new line, others as part of the previous one.
     (
         "a blank before the colon",
         "transfer-encoding : chunked\r\n",
@@ -252,7 +252,7 @@ const CASES: &[(&str, &str, &str, Fate)] = &[
         "5;a=b\r\nhello\r\n0\r\n\r\n",
         Framed,
     ),
-    // Hop-by-hop tricks: a header that the proxy is asked to drop.
+    // Hop-by-hop tricks: asking the proxy to drop a header.
     (
         "content-length named in Connection",
         "connection: content-length\r\ncontent-length: 5\r\n",
@@ -289,7 +289,7 @@ pub(crate) async fn recorder() -> (Ignite, Published) {
     (ignite, app)
 }
 
-/// Sends bytes on a connection of their own; the status line of the first answer, if there is one.
+/// Sends bytes on a new connection and returns the status line of the first answer, if any.
 async fn send(ignite: &Ignite, bytes: &[u8]) -> Option<String> {
     let mut stream = TcpStream::connect(ignite.http_addr())
         .await
@@ -311,7 +311,7 @@ pub(crate) struct Seen {
     pub(crate) whole: bool,
 }
 
-/// Reads requests as a parser does that knows one spelling: CRLF, one length or one `chunked`.
+/// Parses requests strictly: CRLF, and one length or one `chunked`.
 fn strictly(mut bytes: &str) -> Result<Vec<Seen>, String> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
@@ -373,9 +373,9 @@ fn strictly(mut bytes: &str) -> Result<Vec<Seen>, String> {
     Ok(all)
 }
 
-/// What is wrong with how a case was taken: whether it went `through`, with this answer, and what
-/// the app has seen of it and of anything else. A body that breaks in the middle may have begun;
-/// it must not seem whole.
+/// What is wrong with the outcome of a case, judged by whether it went `through`, the answer, and
+/// everything the app has seen. A body that breaks in the middle may have begun, but must not seem
+/// whole.
 pub(crate) fn judge(
     class: &str,
     fate: Fate,
@@ -417,7 +417,7 @@ async fn a_request_with_two_readings_is_refused_or_gets_one() {
     let (ignite, app) = recorder().await;
     let mut wrong = Vec::new();
     for (n, (class, head, body, fate)) in CASES.iter().enumerate() {
-        // What follows would be taken for a request by whoever ends this one too soon.
+        // A parser that ends this request too soon would read the rest as another request.
         let bytes = format!(
             "POST /case-{n}- HTTP/1.1\r\nhost: {}\r\n{head}\r\n{body}",
             app.hosts[1]

@@ -34,7 +34,7 @@ async fn wait_for(app: &App, ignite: &Ignite, state: &str) -> Value {
     .await
 }
 
-/// Waits until something has happened to the app so many times.
+/// Waits until the app has had this many events of a kind.
 async fn happened(app: &App, ignite: &Ignite, kind: &str, times: usize) {
     eventually_ok(ENGINE_LIMIT, || async {
         let path = "/events?limit=1000";
@@ -73,7 +73,7 @@ async fn an_app_is_frozen_at_zero_and_the_same_process_answers_again() {
             assert_eq!(app.figure(&ignite, "standbyReplicas").await, 1);
             let known = match freezer {
                 "engine" => "paused",
-                // The engine does not know what was written past it.
+                // The engine does not know the state set behind its back.
                 _ => "running",
             };
             assert_eq!(states(&ignite).await, [known]);
@@ -95,7 +95,7 @@ async fn an_app_is_frozen_at_zero_and_the_same_process_answers_again() {
         drop(body);
         let answer = upload.await.expect("no panic").expect("an answer");
         assert_eq!(answer.json().await["bytes"], 10);
-        // Deleted in its sleep it leaves nothing.
+        // Deleted while frozen, it leaves nothing behind.
         wait_for(&app, &ignite, "paused").await;
         let (status, _) = app.api(&ignite, Method::DELETE, "", Value::Null).await;
         assert_eq!(status, StatusCode::OK);
@@ -121,7 +121,7 @@ async fn a_prepared_app_keeps_a_container_and_its_network_and_starts_in_it() {
             assert!(is_cold(&woken));
             assert_ne!(instance(&woken), last, "another process");
             last = instance(&woken);
-            // It stays up for as long as somebody listens.
+            // The replica stays up for as long as a client listens.
             let stream = app.get_ok(&ignite, "/stream/1000000/100").await;
             let now = wait_for(&app, &ignite, "ready").await["address"].clone();
             drop(stream);
@@ -145,7 +145,7 @@ async fn a_frozen_app_is_prepared_later_and_torn_down_when_long_idle() {
         .await;
     let app = deploy(&ignite, "acme/deeper").await;
     app.get_ok(&ignite, "/").await;
-    // Each state is over after a while, so it is the events that tell of it.
+    // Each state ends after a while, so the events are checked.
     happened(&app, &ignite, "REPLICA_PAUSED", 1).await;
     happened(&app, &ignite, "REPLICA_PREPARED", 1).await;
     let woken = app.get_ok(&ignite, "/").await;
@@ -160,7 +160,7 @@ async fn a_frozen_app_is_prepared_later_and_torn_down_when_long_idle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_that_fails_falls_through_within_the_held_request() {
-    // Frozen, and killed behind the platform's back while nobody looks.
+    // Frozen, then killed behind the platform's back, unobserved.
     for freezer in ["engine", "cgroup"] {
         let ignite = server("pause")
             .env("IGNITE_FREEZER", freezer)
@@ -174,7 +174,8 @@ async fn a_wake_that_fails_falls_through_within_the_held_request() {
         let remove = bollard::query_parameters::RemoveContainerOptionsBuilder::new()
             .force(true)
             .build();
-        // On cgroup v1 the engine cannot kill what it does not know to be frozen: it waits.
+        // On cgroup v1 the engine cannot kill a container that it does not know to be frozen: it
+        // waits.
         let kill = tokio::spawn(async move {
             engine::docker()
                 .await
@@ -223,14 +224,15 @@ async fn after_a_crash_what_is_frozen_is_adopted_and_serves() {
         wait_for(&app, &ignite, "paused").await;
         ignite.kill9();
         ignite.start().await;
-        // By the engine it is still frozen; by its cgroup it is thawed and frozen again later.
+        // Frozen by the engine, it still is; frozen by its cgroup, it is thawed and frozen again
+        // later.
         wait_for(&app, &ignite, "paused").await;
         assert_eq!(instance(&app.get_ok(&ignite, "/").await), first);
         assert_eq!(engine::created(&ignite).await, 1);
         assert!(ignite.terminate(ENGINE_LIMIT).await.success());
         assert!(ignite.containers().await.is_empty());
     }
-    // What was prepared is removed; one that was started from prepared is adopted.
+    // A prepared container is removed; one that was started from prepared is adopted.
     let mut ignite = server("prepared").start().await;
     let app = deploy(&ignite, "acme/crashed").await;
     app.get_ok(&ignite, "/").await;

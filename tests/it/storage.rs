@@ -54,13 +54,13 @@ async fn persistent_files_outlive_replicas_publishes_standby_and_crashes_until_t
         }
         assert_eq!(read(&ignite, &app, FILE).await, kept, "{depth}");
     }
-    // A surge replica has the volume at the same time as the one that serves.
+    // A surge replica uses the volume at the same time as the serving one.
     let next = probe::image_with(&[("PROBE_VERSION", "next")]).await;
     let (status, answer) = app.publish_image(&ignite, &next).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(read(&ignite, &app, FILE).await, kept);
     assert!(read(&ignite, &app, "/tmp/note").await.is_err());
-    // A test of the draft neither sees nor spoils it.
+    // A test of the draft neither sees nor changes it.
     let test = json!({ "http": { "method": "HTTP_METHOD_GET", "path": format!("/read{FILE}") } });
     let (status, answer) = app.api(&ignite, Method::POST, "/draft/test", test).await;
     assert_eq!(
@@ -80,7 +80,7 @@ async fn persistent_files_outlive_replicas_publishes_standby_and_crashes_until_t
 
     delete(&ignite, &app).await;
     assert_eq!(volumes(&ignite).await, Vec::<String>::new());
-    // Another app of the name begins with nothing.
+    // A new app of the same name starts empty.
     let app = App::deploy(&ignite, "acme/a", persistent()).await;
     assert!(read(&ignite, &app, FILE).await.is_err());
     assert_eq!(write(&ignite, &app, FILE, "new").await, Ok(()));
@@ -132,7 +132,7 @@ async fn replicas_share_one_volume_and_a_change_of_mode_takes_effect_at_once() {
             }
         })
         .await;
-        // Both replicas of the new kind are up, and either reads what one wrote.
+        // Both replicas with the new storage are up, and each reads what one wrote.
         eventually_ok(ENGINE_LIMIT, || async {
             let (_, listed) = app
                 .api(&ignite, Method::GET, "/replicas", Value::Null)
@@ -146,7 +146,7 @@ async fn replicas_share_one_volume_and_a_change_of_mode_takes_effect_at_once() {
         })
         .await;
         assert_eq!(write(&ignite, &app, FILE, "shared").await, Ok(()));
-        // Requests at once go to different replicas.
+        // Concurrent requests go to different replicas.
         let slow = app.request(&ignite, Method::GET, "/sleep/1000");
         let slow = tokio::spawn(slow.send());
         eventually_ok(ENGINE_LIMIT, || async {
@@ -186,7 +186,7 @@ async fn a_volume_with_a_time_to_live_goes_when_the_app_is_not_used_for_it() {
         assert_eq!(write(&ignite, app, FILE, "kept").await, Ok(()));
     }
     assert_eq!(volumes(&ignite).await.len(), 2);
-    // In use it stays, for longer than its time. A machine that stood still for so long has not
+    // While in use it stays beyond its time to live. A machine that stalled for so long has not
     // used it.
     let time_to_live = Duration::from_secs(3);
     let began = Instant::now();
@@ -208,7 +208,7 @@ async fn a_volume_with_a_time_to_live_goes_when_the_app_is_not_used_for_it() {
     assert!(read(&ignite, &app, FILE).await.is_err());
     let used = Instant::now();
     assert_eq!(write(&ignite, &app, FILE, "again").await, Ok(()));
-    // The time goes on while the platform is down.
+    // The time to live also runs while the platform is down.
     ignite.terminate(ENGINE_LIMIT).await;
     let left = volumes(&ignite).await.len();
     assert!(left == 2 || used.elapsed() >= time_to_live, "{left}");
@@ -236,7 +236,7 @@ async fn prune_leaves_files_that_somebody_can_come_back_to() {
     prune(&[]);
     assert_eq!(ignite.containers().await.len(), 0);
     assert_eq!(volumes(&ignite).await.len(), 1);
-    // Nor does an identity that cannot be read make the files nobody's.
+    // Nor does an unreadable identity turn the files into leftovers.
     let moved = other.path().join("moved");
     std::fs::rename(dir.join("instance"), &moved).expect("it moves");
     let hint = format!("ignite prune --volumes {instance}");
@@ -286,7 +286,7 @@ async fn a_lost_store_loses_no_files() {
     let aside = ignite.data_dir().join("store-aside");
     std::fs::rename(&store, &aside).expect("it moves");
     ignite.start().await;
-    // It has been looked at, more than once.
+    // The upkeep has seen it more than once.
     eventually_ok(ENGINE_LIMIT, || async {
         match ignite.log().matches("is left alone").count() {
             0 | 1 => Err("it was not looked at"),
@@ -299,7 +299,7 @@ async fn a_lost_store_loses_no_files() {
     std::fs::rename(&aside, &store).expect("it moves back");
     ignite.start().await;
     assert_eq!(read(&ignite, &app, FILE).await, Ok("kept".to_owned()));
-    // A crash after a delete that could not remove the volume: the next start does.
+    // After a crash the next start removes a volume that the delete could not.
     let docker = engine::docker().await;
     let held = hold_volume(&docker, &volumes(&ignite).await[0]).await;
     delete(&ignite, &app).await;
@@ -312,7 +312,7 @@ async fn a_lost_store_loses_no_files() {
     wait_for_volumes(&ignite, 0).await;
 }
 
-/// A container of somebody else that has a volume; answers its id.
+/// Runs a foreign container that uses a volume and returns its id.
 async fn hold_volume(docker: &bollard::Docker, volume: &str) -> String {
     let mount = bollard::models::Mount {
         source: Some(volume.to_owned()),

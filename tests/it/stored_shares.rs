@@ -1,5 +1,5 @@
 //! What an organization may keep in the store: its apps, versions and executions, and how much of
-//! them one answer has.
+//! them one answer contains.
 
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ async fn an_organization_at_its_bounds_is_refused_and_others_are_not() {
         .await;
     let (a, b) = (ignite.token("acme"), ignite.token("globex"));
     for via in BOTH {
-        // Many at once: as many as there may be come through.
+        // Many at once: exactly the permitted number succeeds.
         let name = |n: usize| format!("{}-{n}", format!("{via:?}").to_lowercase());
         let names: Vec<_> = (0..12).map(name).collect();
         let fields: Vec<_> = names.iter().map(|n| create("acme", n, json!({}))).collect();
@@ -63,7 +63,7 @@ async fn an_organization_at_its_bounds_is_refused_and_others_are_not() {
         let fields = create("acme", "again", env(40_000));
         ignite.ok(via, "CreateApp", &a, fields).await;
 
-        // The bytes, too: an update that makes too much of it, then a secret.
+        // Bytes are bounded too: first by an update that exceeds them, then by a secret.
         let mut update = of("acme", there[1]);
         merge(&mut update, json!({ "env": env(40_000) }));
         let full = ignite
@@ -142,7 +142,7 @@ async fn executions_above_the_bound_are_refused_and_accepted_ones_end_with_their
                 .is_some_and(|r| r.len() > 100 * 1024)
         );
     }
-    // Neither a crash nor a start forgets what is kept.
+    // The counts survive a crash and a restart.
     ignite.kill9();
     ignite.start().await;
     let fields = invoke(&a);
@@ -151,7 +151,7 @@ async fn executions_above_the_bound_are_refused_and_accepted_ones_end_with_their
         .await;
     refused.is(8, 429, "STORE_QUOTA", &["of 307200 bytes"]);
 
-    // Versions are kept for good, and so they are bounded.
+    // Versions are kept forever, so their number is bounded.
     ignite
         .ok(Via::Json, "PublishDraft", &b.token, of("globex", "b"))
         .await;
@@ -207,7 +207,7 @@ async fn a_full_queue_of_builds_takes_in_an_organization_with_fewer_and_nobody_e
         }
     })
     .await;
-    // Now each has one that waits: neither displaces the other's.
+    // Now each has one that waits, and neither displaces the other's.
     for (token, org, name) in [(&b, "globex", "second"), (&a, "acme", "newest")] {
         let full = ignite.refused(Via::Json, "CompileDraft", token, of(org, name));
         let words = ["run or wait already", "IGNITE_BUILD_QUEUE_MAX"];

@@ -1,4 +1,4 @@
-//! One request to a draft or a version that does not serve.
+//! One request to a draft or a version that is not active.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
         assert_eq!(headers["x-probe-version"], "one", "{answer}");
         assert_ne!(headers["x-probe-instance"], live.as_str());
 
-        // An answer of the app is an answer, whatever its status.
+        // Any answer of the app counts, whatever its status.
         let test = with(acme_app("a"), json!({ "http": { "path": "/status/418" } }));
         let answer = ignite.ok(via, "TestDraft", &app.token, test).await;
         assert_eq!(answer["result"]["statusCode"], 418);
@@ -86,7 +86,7 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
     assert_eq!(app.figure(&ignite, "runningReplicas").await, 1);
     wait_for_containers(&ignite, 1).await;
 
-    // A caller that leaves takes the container along.
+    // When the caller leaves, the container is removed.
     let _guard = engine::PruneGuard::no_prune().await;
     let mut ignite = ignite;
     let sleeping = |ignite: &Ignite| {
@@ -104,7 +104,7 @@ async fn a_draft_and_a_version_answer_from_containers_of_their_own_that_go_again
     wait_for_containers(&ignite, 2).await;
     ignite.kill9();
     test.abort();
-    // After a crash, too, no test run is taken for a replica.
+    // Even after a crash no test run is adopted as a replica.
     ignite.start().await;
     app.get_ok(&ignite, "/").await;
     wait_for_containers(&ignite, 1).await;
@@ -161,7 +161,7 @@ async fn what_cannot_be_tested_is_refused_with_the_reason() {
             nobody.is(16, 401, "UNAUTHENTICATED", &[]);
         }
     }
-    // Never published, and still to be tested.
+    // An unpublished app can be tested too.
     let output = ignite.cli(&["draft", "test", "acme:fine", "-p", "{}", "--path", "/raw"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(output.stdout, b"{}");

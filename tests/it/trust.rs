@@ -1,4 +1,4 @@
-//! What an organization may name and where its builds lead, by whom the platform serves.
+//! Which images an organization may name and what its builds may reach, under each `trust`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ pub(crate) async fn save(ignite: &Ignite, app: &App, code: Value) {
     ignite.ok(Via::Json, "SaveDraft", &app.token, save).await;
 }
 
-/// Builds the app's draft to its end; answers what became of it.
+/// Builds the app's draft to its end and returns the outcome.
 pub(crate) async fn compile(ignite: &Ignite, app: &App) -> Value {
     let compile = ignite.ok(Via::Json, "CompileDraft", &app.token, with(app, json!({})));
     compile.await;
@@ -62,7 +62,7 @@ pub(crate) fn folder(dockerfile: &str) -> Value {
     from_code(&tar_gz(&files), json!({}))
 }
 
-/// Builds a Dockerfile that must not be; answers why it was not.
+/// Builds a Dockerfile that must be refused and returns the reason.
 pub(crate) async fn refused(ignite: &Ignite, app: &App, dockerfile: &str) -> String {
     save(ignite, app, folder(dockerfile)).await;
     let draft = compile(ignite, app).await;
@@ -97,7 +97,7 @@ async fn save_refused(ignite: &Ignite, via: Via, app: &App, image: &str) -> Refu
     refused
 }
 
-/// A Dockerfile for each place that can name an image. `base` is one that may be named.
+/// A Dockerfile for each instruction that can name an image. `base` may be named.
 fn places(base: &str, image: &str) -> Vec<String> {
     vec![
         format!("FROM {image}\n"),
@@ -134,7 +134,7 @@ async fn the_beginning_of_an_id_names_no_image_anywhere() {
         let why = refused(&ignite, &app, &dockerfile).await;
         assert!(why.contains("beginning of an image's id"), "{why}");
     }
-    // In the base of somebody else.
+    // In another organization's base.
     let base = probe::image_described(&format!("ONBUILD COPY --from={prefix} / /x")).await;
     let why = refused(&ignite, &app, &format!("FROM {base}\n")).await;
     assert!(why.contains("ONBUILD of"), "{why}");
@@ -144,7 +144,7 @@ async fn the_beginning_of_an_id_names_no_image_anywhere() {
     save(&ignite, &app, code).await;
     let draft = compile(&ignite, &app).await;
     assert_eq!(draft["status"], "VERSION_STATUS_FAILED", "{draft}");
-    // On one person's machine an id in full is as good as a name.
+    // In a sandbox a full id is as good as a name.
     built(&ignite, &app, &format!("FROM {id}\n")).await;
     save(&ignite, &app, prebuilt(&id)).await;
     let found = compile(&ignite, &app).await;
@@ -176,10 +176,10 @@ async fn tenants_reach_neither_each_others_images_nor_the_machines() {
             );
         }
     }
-    // What one's own organization built is one's own.
+    // An organization may name the images it built itself.
     built(&ignite, &acme, &format!("FROM {theirs}\nCOPY file /more\n")).await;
 
-    // Layers are gone on from within an app only.
+    // Layers are reused only within an app.
     built(&ignite, &acme, first).await;
     let again = built(&ignite, &acme, &format!("{first}COPY file /again\n")).await;
     let log = build_log(&ignite, &acme, &again).await;
@@ -223,7 +223,7 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
         let draft = compile(&ignite, &acme).await;
         assert_eq!(draft["status"], "VERSION_STATUS_READY", "{draft}");
     }
-    // It is on the machine by now, for whoever asks the engine.
+    // The engine has it on the machine by now.
     let digest = docker().await.inspect_image(&id).await.expect("it is here");
     let by_digest = digest.repo_digests.expect("digests").remove(0);
     for code in [
@@ -239,7 +239,7 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
         let why = draft["error"].as_str().expect("a cause");
         assert!(why.contains("does not give image"), "{why}");
     }
-    // Nor is what was never in a registry for anybody.
+    // Nor is an image that was never in a registry available to anybody.
     let docker = docker().await;
     let local = format!("127.0.0.1:1/of-{}", ignite.http_addr().port());
     let tag = TagImageOptions {
@@ -253,7 +253,7 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
     let draft = compile(&ignite, &globex).await;
     registry::forget(&local).await;
     assert_eq!(draft["status"], "VERSION_STATUS_FAILED", "{draft}");
-    // The build says what it was built from, whatever the tag stands for later.
+    // The build records its base, whatever the tag names later.
     save(&ignite, &acme, from("reg")).await;
     let draft = compile(&ignite, &acme).await;
     let log = build_log(&ignite, &acme, &draft).await;
@@ -262,8 +262,7 @@ async fn a_private_image_is_for_the_organization_whose_secret_the_registry_takes
     registry::forget(&by_digest).await;
 }
 
-/// Builds from a base that is in a registry alone, and that has this `ONBUILD`; answers what became
-/// of it.
+/// Builds from a base that is only in a registry and has this `ONBUILD`; returns the outcome.
 async fn built_from_pulled(ignite: &Ignite, trigger: &str) -> (Value, String) {
     let app = bare(ignite, "acme", "pulls").await;
     let registry = Registry::start("hidden").await;
@@ -320,7 +319,8 @@ async fn a_base_that_a_team_pulls_has_the_engine_fetch_nothing() {
     assert!(!log.contains("Step "), "{log}");
     let asked = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
     assert!(asked.is_err(), "somebody fetched it");
-    // What only reads the code's own files is as good as ever, and begins from what was read.
+    // A trigger that reads only the code's own files still works, and the build starts from the
+    // inspected base.
     let ignite = start().await;
     let (draft, log) = built_from_pulled(&ignite, "COPY file /file").await;
     assert_eq!(draft["status"], "VERSION_STATUS_READY", "{draft} {log}");

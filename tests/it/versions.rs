@@ -1,4 +1,4 @@
-//! What was published, and the way back to it.
+//! Published versions, and rolling back to them.
 
 use std::sync::Arc;
 
@@ -182,7 +182,7 @@ async fn a_rollback_restores_code_and_settings_but_not_who_may_call() {
             "it stays closed: {meta}"
         );
 
-        // Back to itself: what was configured since is taken back.
+        // A rollback to the active version reverts later configuration.
         app.update(&ignite, json!({ "limits": { "memoryMb": 90 } }))
             .await;
         let again = with(acme_app(name), json!({ "version": 1 }));
@@ -248,7 +248,7 @@ async fn a_rollback_to_a_version_that_cannot_run_is_refused_and_nothing_changes(
     let (status, answer) = app.publish_image(&ignite, &base).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let serving = instance(&app.get_ok(&ignite, "/").await);
-    // The image is gone, then its name stands for another one.
+    // The image is removed, then its name refers to another one.
     let force = bollard::query_parameters::RemoveImageOptions {
         force: true,
         ..Default::default()
@@ -289,7 +289,7 @@ async fn publishing_and_rolling_back_twenty_times_under_load_loses_no_request() 
     app.get_ok(&ignite, "/").await;
     let load = Load::on(&ignite, &app);
     for round in 1..=10_u32 {
-        // What a publish takes in: the code, and the settings at that moment.
+        // A publish captures the code and the settings at that moment.
         let image = probe::image_with(&[("PROBE_LOG", &format!("round {round}"))]).await;
         let (status, answer) = app.publish_image(&ignite, &image).await;
         assert_eq!(status, StatusCode::OK, "{answer}");

@@ -1,5 +1,5 @@
-//! Images that are wrong in the ways that images are: whoever deploys one, or calls the app, hears
-//! what is wrong before the time for it is up.
+//! Common faults of images: whoever deploys one, or calls the app, learns the cause before the
+//! start times out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::support::{
 
 const LOG: &str = "I am up to no good";
 
-/// What the command line ended with and wrote.
+/// The exit code and output of the command line.
 struct Deployed {
     code: Option<i32>,
     err: String,
     took: Duration,
 }
 
-/// Deploys with these further arguments, and answers how that ended.
+/// Deploys with these extra arguments and returns the result.
 async fn deploy(ignite: &Arc<Ignite>, app: &App, image: &str, more: &[&str]) -> Deployed {
     let id = format!("{}:{}", app.org, app.name);
     let mut command = ignite.client(&["app", "deploy", &id, "--image-ref", image]);
@@ -50,7 +50,7 @@ fn named(ignite: &Ignite, name: &str) -> App {
     }
 }
 
-/// Any organization may call apps of `public`, and hears no details.
+/// Any organization may call apps of `public`, but gets no details.
 fn stranger(ignite: &Ignite, app: &App) -> App {
     App {
         token: ignite.token("acme"),
@@ -58,14 +58,14 @@ fn stranger(ignite: &Ignite, app: &App) -> App {
     }
 }
 
-/// The budget of a start is longer than any row takes, so a cause that comes is in time.
+/// The budget of a start is longer than any row takes, so every cause is reported in time.
 fn builder() -> Builder {
     Ignite::builder()
         .env("IGNITE_STARTUP_TIMEOUT_SECS", "60")
         .env("IGNITE_WRONG_PORT_TIMEOUT", "6s")
 }
 
-/// The events of an app, one a line.
+/// The events of an app, one per line.
 async fn events(ignite: &Ignite, app: &App) -> String {
     let (status, answer) = app.api(ignite, Method::GET, "/events", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -178,7 +178,7 @@ async fn each_of_ten_wrong_images_names_its_cause() {
         table.push((wrong.row, "deploy fails", ended.took));
     }
 
-    // A path that nobody chose may answer so; the owner hears what the cloud would make of it.
+    // A default health path may answer like this; the owner is warned how the cloud would treat it.
     let closed = probe::image_with(&[("PROBE_HEALTH_STATUS", "401")]).await;
     let app = named(&ignite, "closed");
     let ended = deploy(&ignite, &app, &closed, &[]).await;
@@ -188,7 +188,7 @@ async fn each_of_ten_wrong_images_names_its_cause() {
     table.push((row, "deploy warns", ended.took));
     app.get_ok(&ignite, "/").await;
 
-    // One that was chosen has to be right: it is shown while it lasts.
+    // A configured health path has to be right: its status is shown while the start lasts.
     let app = named(&ignite, "closed-chosen");
     let began = Instant::now();
     let waiting = {
@@ -219,7 +219,7 @@ async fn each_of_ten_wrong_images_names_its_cause() {
     );
     table.push((row, "deploy fails", ended.took));
 
-    // It is slow and not broken: it has its time, and what it does is shown.
+    // A slow app is not broken: it gets its full time, and its progress is shown.
     let slow = probe::image_with(&[("PROBE_START_DELAY_MS", "8000"), ("PROBE_LOG", LOG)]).await;
     let app = named(&ignite, "slow");
     let row = "slow start of 8 s";
@@ -232,7 +232,7 @@ async fn each_of_ten_wrong_images_names_its_cause() {
     );
     table.push((row, "deploy succeeds", ended.took));
 
-    // It breaks on a request after it was ready.
+    // It fails on a request after becoming ready.
     let crashes = probe::image_with(&[("PROBE_LOG", LOG)]).await;
     let app = named(&ignite, "crashes");
     let row = "crashes later";
@@ -331,7 +331,7 @@ async fn the_single_port_that_an_image_exposes_is_followed_and_not_under_strict(
     says("strict", &ended.err, &words);
 }
 
-/// A held caller has no verdict to wait for but this one, once it is certain.
+/// A held caller fails as soon as this verdict is certain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_port_ends_a_held_request_early_once_it_was_seen_before() {
     let ignite = Ignite::builder()
@@ -348,8 +348,7 @@ async fn a_wrong_port_ends_a_held_request_early_once_it_was_seen_before() {
     .await;
     let other = stranger(&ignite, &app);
     let hint = "the app listens on 9999, and not on port 80";
-    // The first start has its whole time, and who is held waits for the next, which is known to
-    // be in vain.
+    // The first start gets its full time; a held caller waits for the next, which is known to fail.
     let text = app.get(&ignite, "/").await.text().await;
     says("the owner's answer", &text, &["will not get ready", hint]);
     let told = events(&ignite, &app).await;

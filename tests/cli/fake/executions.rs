@@ -1,4 +1,4 @@
-//! What the script has about executions.
+//! The script's executions.
 
 use ignite::api::proto::{
     local::v1::{
@@ -25,7 +25,7 @@ pub(crate) const BINARY: &str = "exec_0B000000000000000000000000";
 pub(crate) const SILENT: &str = "exec_0X000000000000000000000000";
 /// Completed with a result over tonic's own limit for a message.
 pub(crate) const LARGE: &str = "exec_0M000000000000000000000000";
-/// More than tonic takes when it was told nothing.
+/// More than tonic accepts by default.
 pub(crate) const LARGE_BYTES: usize = 5 << 20;
 
 const CREATED_MS: i64 = 1_700_000_000_000;
@@ -119,7 +119,7 @@ pub(super) fn get(request: &v1::GetExecutionRequest) -> Result<v1::GetExecutionR
     })
 }
 
-/// The id that an app's executions have: the app is named as the execution ends.
+/// The id of an app's executions: the app's name says how its executions end.
 pub(super) fn accept(request: &v1::InvokeRequest) -> v1::InvokeAsyncResponse {
     let id = match request.app_name.as_str() {
         "failing" => FAILED,
@@ -132,7 +132,7 @@ pub(super) fn accept(request: &v1::InvokeRequest) -> v1::InvokeAsyncResponse {
     }
 }
 
-/// Everything that a watcher hears, and whether the stream ends then.
+/// All updates for a watcher, and whether the stream ends after them.
 pub(super) fn watch(
     request: &v1::WatchExecutionRequest,
 ) -> Result<(Vec<v1::WatchExecutionResponse>, bool), Status> {
@@ -175,7 +175,7 @@ pub(super) fn stats(request: &v1::GetExecutionStatsRequest) -> v1::GetExecutionS
 
 #[tonic::async_trait]
 impl ExecutionService for Script {
-    /// Three executions, two on a page at most.
+    /// Three executions, at most two per page.
     async fn list_executions(
         &self,
         request: Request<ListExecutionsRequest>,

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{LIMIT, Server};
 
-/// Answers with the value of the expression that it is sent.
+/// A handler that evaluates the expression it is sent.
 const EVAL: &str = r#"
 import asyncio, json
 
@@ -125,7 +125,7 @@ async fn what_a_handler_raises_is_a_500_with_error_type_and_traceback() {
 #[tokio::test]
 async fn the_wire_is_http_as_the_gateway_and_other_clients_speak_it() {
     let server = Server::start(EVAL, &[("IGNITE_MAX_PAYLOAD_BYTES", "1000")]).await;
-    // Several requests on one connection, the last two sent at once, each with another framing.
+    // Several requests on one connection, the last two pipelined, each with another framing.
     let together = "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\n'1'\
          HEAD / HTTP/1.1\r\ncontent-length: 3\r\n\r\n'2'\
          HEAD / HTTP/1.1\r\ncontent-length: 9\r\n\r\niter('2')\
@@ -172,7 +172,7 @@ async fn the_wire_is_http_as_the_gateway_and_other_clients_speak_it() {
         .expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
 
-    // A client of HTTP/1.0 gets its stream up to the end of the connection.
+    // An HTTP/1.0 client gets its stream until the end of the connection.
     let old = server
         .raw("POST / HTTP/1.0\r\ncontent-length: 10\r\n\r\niter('ab')")
         .await;

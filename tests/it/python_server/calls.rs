@@ -59,12 +59,12 @@ async fn a_stream_comes_piece_by_piece_and_ends_with_its_reader() {
             assert_eq!(second, "two");
             answer
         };
-        // The head waits for the first piece, which tells the type.
+        // The head waits for the first piece, which determines the type.
         let (answer, _) = tokio::join!(stream, server.answer("one"));
         server.answer("end").await;
         assert_eq!(answer.bytes().await, "");
 
-        // One that breaks off must not look whole.
+        // A broken stream must not look whole.
         let (mut answer, _) = tokio::join!(server.answer(kind), server.answer("one"));
         answer.chunk().await.expect("a piece").expect("a piece");
         server.answer("raise").await;
@@ -72,7 +72,7 @@ async fn a_stream_comes_piece_by_piece_and_ends_with_its_reader() {
         assert!(broken.is_err(), "{kind}: the broken answer looks whole");
         server.logged("RuntimeError: in the middle").await;
 
-        // A reader that leaves ends the generator with the next pieces.
+        // When the reader leaves, the generator ends at its next pieces.
         let closed = || server.log().matches("closed").count();
         let before = closed();
         let (answer, _) = tokio::join!(server.answer(kind), server.answer("one"));
@@ -82,7 +82,7 @@ async fn a_stream_comes_piece_by_piece_and_ends_with_its_reader() {
             (closed() > before).then_some(())
         })
         .await;
-        // What was allowed too much is none of the next stream's.
+        // Surplus permits do not carry over to the next stream.
         eventually(LIMIT, || async {
             let (answer, _) = tokio::join!(server.answer(kind), server.answer("end"));
             answer.bytes().await.is_empty().then_some(())

@@ -1,5 +1,5 @@
-//! The server around a Python handler, as a process of its own: no engine, no platform. What it
-//! answers on the wire, how calls share a replica, how it starts and how it ends.
+//! The server around a Python handler as a separate process, without engine or platform: its
+//! answers on the wire, how calls share a replica, how it starts and ends.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::support::{eventually, eventually_ok, http};
 mod answers;
 mod calls;
 
-/// What a start of the interpreter takes at most on a busy machine.
+/// The longest start of the interpreter on a busy machine.
 const LIMIT: Duration = crate::support::HANGS;
 
 /// A running server over a folder with a handler.
@@ -100,7 +100,7 @@ impl Server {
         sent.expect("an answer in time").expect("an answer")
     }
 
-    /// Bytes as they are, on a connection that the server has to close; what came back.
+    /// Sends raw bytes on a connection that the server has to close, and returns what came back.
     async fn raw(&self, sent: &str) -> String {
         let mut socket = TcpStream::connect(self.addr).await.expect("connects");
         socket.write_all(sent.as_bytes()).await.expect("sends");

@@ -45,8 +45,8 @@ impl App {
         app
     }
 
-    /// Creates and publishes an app that runs the probe. Whether it can start is not looked at:
-    /// tests of what happens later begin at zero, some with an app that never comes up.
+    /// Creates and publishes an app that runs the probe. Whether it can start is not checked: tests
+    /// of later events begin at zero, some with an app that never becomes ready.
     pub(crate) async fn deploy(ignite: &Ignite, id: &str, settings: Value) -> Self {
         let app = Self::create(ignite, id, settings).await;
         let (status, answer) = app.publish_unchecked(ignite).await;
@@ -176,7 +176,7 @@ pub(crate) fn is_cold(answer: &http::Answer) -> bool {
     answer.header("x-ignite-cold-start") == Some("true")
 }
 
-/// Writes a file in the app's container; the error is what the kernel said.
+/// Writes a file in the app's container; the error is the kernel's.
 pub(crate) async fn write(
     ignite: &Ignite,
     app: &App,

@@ -1,4 +1,4 @@
-//! Removes what a data directory has left in the engine, by its label.
+//! Removes what a data directory left in the engine, found by its label.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use bollard::{
 use ignite_kit::owned;
 
 /// Removes a data directory's containers, then its networks with their rules, volumes and the images
-/// built for it. One that cannot be removed does not keep the others.
+/// built for it. One that cannot be removed does not prevent the removal of the others.
 pub(crate) async fn remove_all(docker: &Docker, data_dir: &Path) -> Result<()> {
     let mut failed = None;
     let force = RemoveContainerOptionsBuilder::new()
@@ -73,7 +73,8 @@ fn remove_rules(network: &str) {
     }
 }
 
-/// [`remove_all`] from code that is not async, such as `drop`. What fails is told and does not panic.
+/// [`remove_all`] from code that is not async, such as `drop`. Failures are printed and do not
+/// panic.
 pub(crate) fn blocking(data_dir: &Path) {
     let data_dir = data_dir.to_owned();
     on_a_thread(async move |docker| remove_all(&docker, &data_dir).await);
@@ -96,7 +97,7 @@ fn on_a_thread(work: impl AsyncFnOnce(Docker) -> Result<()> + Send + 'static) {
     }
 }
 
-/// An image that goes when this is dropped: one that no other run would use.
+/// Removes an image when dropped: one that no other run would use.
 pub(crate) struct Image(pub(crate) String);
 
 impl Drop for Image {

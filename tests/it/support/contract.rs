@@ -1,7 +1,7 @@
 //! Calls of the contract's methods by name, over gRPC or JSON, with the same JSON in and out.
 //!
 //! Requests are built from the descriptors: over JSON by the method's annotation, over gRPC as
-//! a dynamic message. So one test speaks for both transports, and none for generated code.
+//! a dynamic message. So one test covers both transports, independent of generated code.
 
 use bytes::{Buf, BufMut, Bytes};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -26,7 +26,7 @@ pub(crate) enum Via {
 /// Both, to loop over.
 pub(crate) const BOTH: [Via; 2] = [Via::Grpc, Via::Json];
 
-/// Why a call was refused, as the transport told it.
+/// A refusal as the transport reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// The number of the gRPC code.
@@ -256,7 +256,7 @@ impl Ignite {
         Ok(serde_json::to_value(answer).expect("the answer is JSON"))
     }
 
-    /// Calls a method over gRPC and lets the answer go once it has begun.
+    /// Calls a method over gRPC and drops the answer once it has begun.
     pub(crate) async fn begin(
         &self,
         method: &MethodDescriptor,
@@ -272,7 +272,7 @@ impl Ignite {
         }
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let path = path.parse().expect("names are path characters");
-        // An answer that is one message is a stream of one.
+        // A unary answer is a stream of one message.
         let begun = client.server_streaming(request, path, Raw).await;
         begun
             .map(drop)
@@ -299,7 +299,7 @@ impl Ignite {
     }
 }
 
-/// Messages as the bytes that they are.
+/// Passes messages as raw bytes.
 #[derive(Clone, Copy)]
 struct Raw;
 

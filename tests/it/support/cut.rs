@@ -1,4 +1,4 @@
-//! A way to a server that a test can cut, while the server goes on.
+//! A proxy to a server that a test can cut while the server keeps running.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +30,7 @@ impl Cut {
                 let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
                 open.spawn(async move {
                     if let Ok(mut upstream) = TcpStream::connect(server).await {
-                        // Either side may break off; the other is closed by the drop.
+                        // Either side may close; the drop closes the other.
                         let _ = copy_bidirectional(&mut client, &mut upstream).await;
                     }
                 });

@@ -1,4 +1,5 @@
-//! What the engine itself says of a server's containers, and what a test does behind its back.
+//! What the engine itself reports about a server's containers, and changes behind the server's
+//! back.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ pub(crate) async fn docker() -> Docker {
         .unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-/// How many containers have ever been created for this server, those that are gone included.
+/// How many containers have ever been created for this server, including removed ones.
 pub(crate) async fn created(ignite: &Ignite) -> usize {
     let until = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -41,7 +42,7 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
         .try_collect()
         .await
         .expect("the engine tells its events");
-    // What is only looked into is for no app.
+    // Containers that are only inspected belong to no app.
     let of_app = |event: &&EventMessage| {
         let labels = event.actor.as_ref().and_then(|a| a.attributes.as_ref());
         let app = labels.and_then(|l| l.get("io.dodil.ignite.app"));
@@ -50,7 +51,7 @@ pub(crate) async fn created(ignite: &Ignite) -> usize {
     events.iter().filter(of_app).count()
 }
 
-/// The ids of a server's containers that run.
+/// The ids of a server's running containers.
 pub(crate) async fn running(ignite: &Ignite) -> Vec<String> {
     let found = owned::containers(&docker().await, ignite.data_dir(), false)
         .await
@@ -60,8 +61,8 @@ pub(crate) async fn running(ignite: &Ignite) -> Vec<String> {
     ids
 }
 
-/// Waits until none of these containers runs. A process on its way down may still take a
-/// connection and not answer.
+/// Waits until none of these containers runs. A stopping process may still accept a connection and
+/// not answer.
 pub(crate) async fn wait_for_end_of(ignite: &Ignite, before: &[String]) {
     eventually_ok(ENGINE_LIMIT, || async {
         let now = running(ignite).await;
@@ -108,8 +109,8 @@ pub(crate) async fn kill(id: &str) {
         .expect("the container runs");
 }
 
-/// Keeps `ignite prune`, which looks at the whole machine, away from tests whose server is dead
-/// for a while, in other processes too.
+/// Keeps `ignite prune`, which covers the whole machine, away from tests whose server is dead for a
+/// while, across processes.
 pub(crate) struct PruneGuard(#[allow(dead_code, reason = "the lock goes with the file")] File);
 
 impl PruneGuard {
@@ -124,12 +125,12 @@ impl PruneGuard {
             .expect("a lock file")
     }
 
-    /// No prune while this lives.
+    /// No prune runs while this lives.
     pub(crate) async fn no_prune() -> Self {
         Self::wait(File::try_lock_shared).await
     }
 
-    /// No dead server that is still needed while this lives.
+    /// No dead server is still needed while this lives.
     pub(crate) async fn prune() -> Self {
         Self::wait(File::try_lock).await
     }

@@ -1,4 +1,4 @@
-//! A way to the engine that a test can cut and restore, while the engine itself goes on.
+//! A proxy to the engine that a test can cut and restore while the engine itself keeps running.
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ async fn accept(listener: UnixListener, engine: PathBuf) {
 
 async fn pass(mut client: UnixStream, engine: &Path) {
     if let Ok(mut upstream) = UnixStream::connect(engine).await {
-        // Either side may break off; the other is closed by the drop.
+        // Either side may close; the drop closes the other.
         let _ = copy_bidirectional(&mut client, &mut upstream).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, with everything that it leaves behind cleaned up.
+//! The real binary as a separate process; everything it leaves behind is cleaned up.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{HANGS, cleanup, eventually, eventually_ok, http, panics};
 
-/// How often, and how long apart, the log is looked at for the network that is being made.
+/// How often, and at what interval, the log is checked for the creation of the network.
 const NETWORK_LOOKS: usize = 50;
 const NETWORK_LOOK: Duration = Duration::from_millis(100);
 
@@ -57,7 +57,7 @@ impl Builder {
         self
     }
 
-    /// Uses this directory, which stays, instead of a fresh one that goes.
+    /// Uses this directory, which stays, instead of a temporary one.
     pub(crate) fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(dir.into());
         self
@@ -73,7 +73,7 @@ impl Builder {
         ignite
     }
 
-    /// Starts the server and waits for it to refuse: answers how it ended and what it wrote.
+    /// Starts the server and waits for it to refuse; returns its exit status and output.
     pub(crate) fn start_and_fail(self) -> Output {
         self.prepare().command().output().expect("the binary runs")
     }
@@ -127,7 +127,7 @@ struct Running {
 }
 
 impl Running {
-    /// The process has ended: waits until the last it wrote is in the log.
+    /// Waits until the last output of the ended process is in the log.
     fn ended(self) {
         let _ = self.logging.join();
     }
@@ -318,8 +318,9 @@ impl Ignite {
         running.ready = Some(ready);
     }
 
-    /// Waits a little for the network that a server makes when it has found its engine: killed before,
-    /// it would be made after all has been cleaned up, and the engine's addresses are few.
+    /// Waits briefly for the network that a server creates once it has found its engine: after a
+    /// kill before that, the engine would create it after the cleanup, and it has few address
+    /// ranges.
     fn let_the_network_be_made(&self) {
         for _ in 0..NETWORK_LOOKS {
             let log = self.log();
@@ -393,9 +394,9 @@ impl Ignite {
                 "--data-dir",
             ])
             .arg(&self.data_dir)
-            // Most tests count containers at zero; those of standby say otherwise.
+            // Most tests count containers at zero; those of standby override this.
             .env("IGNITE_STANDBY", "none")
-            // The clock of whoever tests is right, and tests do not wait for that to be certain.
+            // The clock of the test machine is right, and tests do not wait until that is certain.
             .env("IGNITE_CLOCK_SETTLE", "0s")
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)));

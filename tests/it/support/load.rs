@@ -13,8 +13,8 @@ use super::{
     ignite::Ignite,
 };
 
-/// Clients that ask one app without a pause until they are told to stop, and fail the test with
-/// the first answer that is not 200 and whole.
+/// Clients that call one app without pause until stopped, and fail the test on the first answer
+/// that is not a complete 200.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -30,7 +30,7 @@ impl Load {
         for client in 0..6 {
             let (ignite, app) = (ignite.clone(), app.clone());
             let (stop, answered) = (stop.clone(), answered.clone());
-            // Short ones, and ones that are under way whenever something changes.
+            // Short requests, and long ones that are in flight whenever something changes.
             let path = if client % 2 == 0 { "/" } else { "/stream/4/20" };
             clients.spawn(async move {
                 while !stop.load(Relaxed) {
@@ -55,7 +55,7 @@ impl Load {
         .await;
     }
 
-    /// Stops; answers how many requests were made, all of them answered well.
+    /// Stops and returns how many requests were made, all answered well.
     pub(crate) async fn end(mut self) -> usize {
         self.stop.store(true, Relaxed);
         while let Some(ended) = self.clients.join_next().await {

@@ -1,5 +1,5 @@
-//! What the tests stand on. Nothing here skips: without a container engine a test fails and
-//! says what to do.
+//! Support for the tests. Nothing is skipped: without a container engine a test fails and says what
+//! to do.
 
 // A helper may wait for the test that needs it.
 #![allow(dead_code, unused_imports)]
@@ -41,11 +41,11 @@ pub(crate) async fn base_image(kind: &'static str) -> String {
     reference.trim().to_owned()
 }
 
-/// Longest wait for anything that has to happen. It only keeps a hang from lasting for ever, and no
-/// test says that something is quick: machines differ by more than any bound that would tell.
+/// The longest wait for anything that has to happen. It only bounds a hang; no test asserts that
+/// something is quick, because machines differ by more than any useful bound.
 pub(crate) const HANGS: Duration = Duration::from_secs(180);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const PACE: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` answers a value.

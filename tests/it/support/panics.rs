@@ -1,5 +1,5 @@
-//! The message of a panic, kept to be repeated below a long log: whoever sees only the end of the
-//! output would not learn what failed.
+//! Keeps the message of a panic, to repeat it below a long log: the end of the output would not
+//! show what failed.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ thread_local! {
     static LAST: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// From now on keeps the last message of each thread that panics.
+/// Installs a hook that keeps the last message of each panicking thread.
 pub(crate) fn remember() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,4 +1,4 @@
-//! A container engine of the test's own, which it may stop and start as it likes.
+//! A private container engine, which a test may stop and start as it likes.
 
 use std::{
     fs::{self, File},
@@ -136,8 +136,8 @@ fn client(socket: &Path) -> Result<Docker, bollard::errors::Error> {
     Docker::connect_with_unix(&socket.to_string_lossy(), CALL_SECS, API_DEFAULT_VERSION)
 }
 
-/// A bridge for its default network, removed when dropped. A daemon that is told to have none takes
-/// `docker0` away, which is the usual daemon's.
+/// A bridge for its default network, removed when dropped. A daemon configured without one removes
+/// `docker0`, which belongs to the usual daemon.
 struct Bridge(String);
 
 impl Bridge {
@@ -175,7 +175,7 @@ impl Drop for PrivateEngine {
                 std::thread::scope(|threads| threads.spawn(|| remove_networks(&docker)).join())
                     .ok();
             }
-            // It takes its containerd and its containers along, so it is asked, not killed.
+            // Stopped gracefully, it also ends its containerd and its containers.
             let _ = kill_process(Pid::from_child(&daemon), Signal::TERM);
             let _ = daemon.wait();
         }

@@ -1,4 +1,4 @@
-//! A host of the public network, and services of this one, for what looks at who reaches what.
+//! A host of the public network and services of this host, for tests of who reaches what.
 //!
 //! The public host is a network namespace with a test address, so that no packet leaves the machine.
 
@@ -17,7 +17,7 @@ use super::{app::ENGINE_LIMIT, eventually_ok};
 
 /// The test address (RFC 5737) that this host has beside its own.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// That of the host that stands for the public network.
+/// The address of the host that stands for the public network.
 pub(crate) const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 pub(crate) const PUBLIC_PORT: u16 = 8099;
 /// As few addresses as hold the two: the others of the range may be in use on this machine.
@@ -38,7 +38,7 @@ pub(crate) fn run_ok(program: &str, args: &[&str]) {
 /// A host of the public network: a namespace behind a link of this host, with a server in it.
 pub(crate) struct PublicHost {
     server: Child,
-    /// There is one of its addresses on this machine.
+    /// Held because its addresses exist once per machine.
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -90,13 +90,14 @@ impl Drop for PublicHost {
     }
 }
 
-/// The link goes with its other end; gone is fine.
+/// The link disappears with its other end; a missing one is fine.
 fn remove_public_host() {
     run("ip", &["netns", "del", NAMESPACE]);
     run("ip", &["link", "del", LINK]);
 }
 
-/// A service of this host on all of its addresses; its port. It accepts as long as the test runs.
+/// Starts a service of this host on all of its addresses and returns its port. It accepts as long
+/// as the test runs.
 pub(crate) async fn service() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").await.expect("binds");
     let port = listener.local_addr().expect("bound").port();

@@ -33,13 +33,13 @@ pub(crate) struct Registry {
 struct Content {
     password: String,
     blobs: HashMap<String, Bytes>,
-    /// By name and tag or digest, with their types.
+    /// Manifests by name and tag or digest, with their media types.
     manifests: HashMap<String, (String, Bytes)>,
     uploads: Vec<Vec<u8>>,
 }
 
 impl Registry {
-    /// A registry that lets in who has this password.
+    /// A registry that accepts this password.
     pub(crate) async fn start(password: &str) -> Self {
         let content = Arc::new(Mutex::new(Content {
             password: password.to_owned(),
@@ -63,19 +63,19 @@ impl Registry {
         self.addr.to_string()
     }
 
-    /// The value of a secret that lets in.
+    /// The value of a secret that the registry accepts.
     pub(crate) fn secret(&self, password: &str) -> serde_json::Value {
         serde_json::json!({ "registry_secret": {
             "username": USER, "password": password, "server_address": self.address(),
         }})
     }
 
-    /// Lets in with this password only from now on.
+    /// Accepts only this password from now on.
     pub(crate) async fn set_password(&self, password: &str) {
         self.content.lock().await.password = password.to_owned();
     }
 
-    /// Moves a local image here: it is not on the machine afterwards. Answers its reference.
+    /// Moves a local image here, so that it is no longer on the machine. Returns its reference.
     pub(crate) async fn take(&self, image: &str) -> String {
         let docker = docker().await;
         let repo = format!("{}/team/app", self.addr);
@@ -104,7 +104,7 @@ impl Registry {
     }
 }
 
-/// Takes an image off the machine.
+/// Removes an image from the machine.
 pub(crate) async fn forget(image: &str) {
     let force = RemoveImageOptions {
         force: true,
@@ -214,7 +214,7 @@ fn created() -> Response<Body> {
     response.expect("valid")
 }
 
-/// The repository's name, what of it is meant, and the last part of the path.
+/// The repository's name, the kind of resource, and the last part of the path.
 fn split(path: &str) -> (&str, &str, &str) {
     let path = path.strip_prefix("/v2/").unwrap_or_default();
     for kind in ["blobs/uploads", "blobs", "manifests"] {
