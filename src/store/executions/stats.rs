@@ -8,7 +8,7 @@
 //! | first byte | rest | value |
 //! |---|---|---|
 //! | 0x01 | `format` | u32, big-endian |
-//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record, or whose record was dropped |
+//! | 0x02 | app 0x00 minute (u32) | counts of invocations without a record, or with a dropped one |
 //! | 0x03 | app 0x00 hour (u32) | counts of older minutes |
 //! | 0x04 | start of a segment (u64) | empty: the counts of this segment are here |
 
