@@ -39,8 +39,8 @@
 //! everything slow happens in the driver's tasks, which report their outcomes. What the engine says
 //! of containers is a hint or a list, and decides nothing by itself (`state/containers.rs`).
 //!
-//! Locks are taken in this order, and none is held across an await: the maps of deployments, then of
-//! candidates; the list of test runs by itself; the state of one app, never two at a time; the
+//! Locks are taken in this order, and none is held across an await: the maps of deployments, then
+//! of candidates; the list of test runs by itself; the state of one app, never two at a time; the
 //! leaves that are locked under it (capacity, suspensions, limiters, events, progress).
 
 mod ages;

@@ -27,7 +27,7 @@ pub(super) enum RequestedApp<'a> {
 type Authentication = Result<Option<Arc<Caller>>, Failure>;
 
 impl Gateway {
-    /// Whom a request's token speaks for.
+    /// The caller that a request's token identifies.
     ///
     /// # Errors
     /// UNAUTHENTICATED, with what is missing or wrong.
@@ -132,7 +132,7 @@ pub fn unpublished(id: &AppId) -> Failure {
     )
 }
 
-/// For a host that an app of the caller's organization could have.
+/// The answer for a host that an app of the caller's organization could have.
 fn unknown_host(host: &str) -> Failure {
     Failure::new(
         Reason::NotFound,
@@ -142,7 +142,7 @@ fn unknown_host(host: &str) -> Failure {
     )
 }
 
-/// For a host that only an app of another organization could have.
+/// The answer for a host that only an app of another organization could have.
 fn foreign_host(host: &str) -> Failure {
     Failure::new(
         Reason::PermissionDenied,

@@ -1,8 +1,8 @@
 //! The bodies of answers.
 //!
 //! An app's body holds the lease, so that the replica counts as busy until the last byte is out,
-//! and the connection to the replica. A client that stops reading keeps neither beyond the request's
-//! deadline.
+//! and the connection to the replica. A client that stops reading keeps neither beyond the
+//! request's deadline.
 
 use std::{
     error::Error as _,
@@ -53,8 +53,8 @@ struct Exchange {
     incoming: Answer,
     /// Released when the body has ended.
     held: Option<Lease>,
-    /// When the client got its last frame, while it has not asked for the next; `None` while it waits
-    /// for one.
+    /// When the client got its last frame, while it has not asked for the next; `None` while it
+    /// waits for one.
     given: Option<Instant>,
     /// The status by which the answer is counted when it ends; `None` when it is counted elsewhere.
     counted: Option<StatusCode>,
@@ -149,8 +149,8 @@ impl Streamed {
         self.ended_by(failure)
     }
 
-    /// The last item of the body: trailers for a gRPC call, which then ends in order, else an error,
-    /// at which the server breaks off the connection or stream.
+    /// The last item of the body: trailers for a gRPC call, which then ends in order, else an
+    /// error, at which the server breaks off the connection or stream.
     fn ended_by(&mut self, failure: Failure) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         Poll::Ready(Some(match self.grpc.take() {
             Some(trailers) => Ok(Frame::trailers(trailers(&failure, false))),

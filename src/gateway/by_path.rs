@@ -12,7 +12,7 @@ use http::{
 use super::{body::Body, request::BY_PATH};
 use crate::model::AppId;
 
-/// Where an app is for its clients.
+/// The path under which clients see an app.
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// A request by path.
@@ -34,8 +34,8 @@ impl ByPath {
         }
     }
 
-    /// Redirects a request for the app's root that lacks the final slash, without which relative links
-    /// would leave the prefix. The client repeats method and body (308).
+    /// Redirects a request for the app's root that lacks the final slash, without which relative
+    /// links would leave the prefix. The client repeats method and body (308).
     pub(super) fn redirect_to_slash(&self, query: Option<&str>) -> Option<Response<Body>> {
         if !self.path.is_empty() {
             return None;
@@ -50,7 +50,7 @@ impl ByPath {
 
     /// Adds `X-Forwarded-Prefix`, after the prefix of a trusted proxy in front.
     pub(super) fn announce(&mut self, request: &mut HeaderMap) {
-        // An untrusted client's was removed.
+        // A header from an untrusted client has been removed already.
         if let Some(before) = request.get(&FORWARDED_PREFIX)
             && let Ok(before) = before.to_str()
         {
@@ -80,8 +80,8 @@ impl ByPath {
         }
     }
 
-    /// Moves a URL of the app below the prefix: a path, or a URL with the host that the client asked
-    /// for. `None` for any other URL, and for one that is below the prefix already.
+    /// Moves a URL of the app below the prefix: a path, or a URL with the host that the client
+    /// asked for. `None` for any other URL, and for one that is below the prefix already.
     fn moved(&self, url: &[u8]) -> Option<Vec<u8>> {
         let path = self.path_of(url)?;
         let origin = &url[..url.len() - path.len()];

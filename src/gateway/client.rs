@@ -1,9 +1,9 @@
 //! A client's connection, shared between hyper and a handle that notices when the client leaves.
 //!
-//! hyper notices the end of a connection when it reads it. While the body of a request waits
-//! unread for a replica, hyper does not read, and a client that left would keep its place in the
-//! hold. So the handle asks the kernel, on the same socket. It misses an end that is stuck behind
-//! more unread data than the socket's buffer takes.
+//! hyper notices the end of a connection when it reads it. While the body of a request waits unread
+//! for a replica, hyper does not read, and a client that left would stay in the hold queue. So the
+//! handle asks the kernel, on the same socket. It misses an end that is stuck behind more unread
+//! data than the socket's buffer takes.
 //!
 //! The handle also writes interim answers (`103 Early Hints`), which hyper's server does not
 //! support: between two messages, when hyper has nothing of its own under way.
@@ -100,7 +100,7 @@ impl ClientHandle {
         if !socket.flushed.load(Ordering::Acquire) || socket.has_pending.load(Ordering::Acquire) {
             return;
         }
-        // One of which nothing was written may be left out as well.
+        // A message of which nothing was written is left out, too.
         if let Ok(n @ 1..) = socket.tcp.try_write(message)
             && n < message.len()
         {

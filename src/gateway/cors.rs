@@ -11,7 +11,8 @@ use crate::model::{
     reach::{self, Cors},
 };
 
-/// Seconds for which a browser may cache a preflight: short, so that a change of settings shows soon.
+/// Seconds for which a browser may cache a preflight: short, so that a change of settings shows
+/// soon.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
@@ -40,7 +41,7 @@ impl Answer {
         })
     }
 
-    /// The answer to a preflight; `None` when the request is none.
+    /// The answer to a preflight; `None` for any other request.
     pub(super) fn preflight<B: Default>(
         &self,
         method: &Method,

@@ -236,8 +236,8 @@ pub fn upgrade_to(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(tokens(headers, &header::UPGRADE).join(", ")).ok()
 }
 
-/// Whether a request asks to leave HTTP (`Connection: upgrade`). An upgrade to `h2c` does not count:
-/// it stays HTTP, and requests inside such a tunnel would bypass the rules for headers ("h2c
+/// Whether a request asks to leave HTTP (`Connection: upgrade`). An upgrade to `h2c` does not
+/// count: it stays HTTP, and requests inside such a tunnel would bypass the rules for headers ("h2c
 /// smuggling").
 pub fn asks_upgrade(headers: &HeaderMap) -> bool {
     let to = tokens(headers, &header::UPGRADE);

@@ -1,9 +1,10 @@
-//! For which hosts the API answers, so that a web page cannot reach it under a name of its own.
+//! The hosts for which the API answers, so that a web page cannot reach it under the page's own
+//! name.
 //!
 //! A page of `evil.example` may have that name resolve to this machine once it has loaded (DNS
-//! rebinding): a browser then takes the API for the page's own origin. What gives it away is the
-//! name in `Host`. Names that nobody else can have resolve here are harmless: addresses, names
-//! without a dot, `localhost` and what is below it, and `.internal`, which is reserved for private
+//! rebinding): a browser then takes the API for the page's own origin. The name in `Host` gives the
+//! page away. Names that an attacker cannot point at this machine are harmless: addresses, names
+//! without a dot, `localhost` and names below it, and `.internal`, which is reserved for private
 //! networks and by which containers know their host.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,9 +21,9 @@ use crate::{
 pub struct Hosts {
     /// The domain below which apps have their hosts.
     pub base_domain: String,
-    /// What this machine calls itself, in lower case; empty when that is not known.
+    /// This machine's own name, in lower case; empty if unknown.
     pub machine: String,
-    /// Those that are configured.
+    /// The configured hosts.
     pub listed: ApiHosts,
 }
 
@@ -64,13 +65,13 @@ impl Hosts {
     }
 }
 
-/// The name or the address in an authority, in lower case; `None` when it has somebody's name
-/// before it, or cannot be read.
+/// The name or the address in an authority, in lower case; `None` if the authority has user
+/// information or cannot be parsed.
 fn name_of(authority: &str) -> Option<String> {
     if authority.contains('@') {
         return None;
     }
-    // A zone (`[fe80::1%25eth0]`) is nothing that the URI library reads.
+    // The URI library does not parse a zone (`[fe80::1%25eth0]`).
     if let Some(zoned) = authority.strip_prefix('[')
         && let Some((address, zone)) = zoned.split_once('%')
         && zone.contains(']')

@@ -69,8 +69,8 @@ pub struct Attempt {
     pub deadline: Instant,
 }
 
-/// Adds the platform's headers to a request, sends it, and returns the answer, with the lease in its
-/// body.
+/// Adds the platform's headers to a request, sends it, and returns the answer, with the lease in
+/// its body.
 ///
 /// # Errors
 /// Why there was no answer. The app may have seen the request when the reason is

@@ -328,8 +328,8 @@ async fn run_until_drained<C, T>(
 where
     C: Future<Output = T>,
 {
-    // A `FuturesUnordered` polls a future only when it is woken. Polled with every read and write of
-    // every connection, the token's lock would be contended by all threads.
+    // A `FuturesUnordered` polls a future only when it is woken. Polled with every read and write
+    // of every connection, the token's lock would be contended by all threads.
     let reasons = [Either::Left(stop.drain.cancelled()), Either::Right(idle)];
     let mut reasons = FuturesUnordered::from_iter(reasons);
     tokio::select! {

@@ -9,7 +9,7 @@
 //! | file | subject |
 //! |---|---|
 //! | `listener.rs`, `limits.rs` | accepts, serves and drains connections, within bounds |
-//! | `limiter.rs`, `refusal.rs` | limits open connections; what clients over the limit hear |
+//! | `limiter.rs`, `refusal.rs` | limits open connections; refuses clients over the limit |
 //! | `workers.rs` | the threads that carry connections |
 //! | `client.rs`, `peer.rs` | notices clients that leave; sends `103 Early Hints` |
 //! | `hosts.rs`, `routes.rs` | which hosts are the API's; which labels are which app's |
@@ -97,7 +97,7 @@ pub struct Gateway {
     pub half_closed_timeout: Duration,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: TaskTracker,
-    /// Whose `X-Forwarded-*` headers are believed.
+    /// Proxies whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Proxies,
     /// Renders a failure as the API does; the flag is whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
@@ -139,7 +139,7 @@ enum Destination {
     Answered(Response<Body>),
 }
 
-/// What is kept of a request to an app until its answer begins.
+/// The data about a request to an app that is kept until its answer begins.
 struct Call {
     route: Route,
     by_path: Option<ByPath>,
@@ -233,8 +233,8 @@ impl Gateway {
         response
     }
 
-    /// The answer to a request that does not reach its app. It has an id, as every answer at an
-    /// app's URL.
+    /// The answer to a request that does not reach its app. Like every answer at an app's URL, it
+    /// has an id.
     fn refused(
         &self,
         failure: &Failure,
@@ -260,7 +260,8 @@ impl Gateway {
         (self.render)(failure, caller_owns_app).map(Body::Api)
     }
 
-    /// Refuses a body whose declared length is too large. Bodies without one are cut off at the bound.
+    /// Refuses a body whose declared length is too large. Bodies without a length are cut off at
+    /// the bound.
     fn check_length(&self, request: &Request<Incoming>) -> Result<(), Failure> {
         let most = self.max_request_body_bytes;
         let length = http_body::Body::size_hint(request.body()).lower();
@@ -336,7 +337,7 @@ impl Gateway {
             trusted: self.trusted_proxies.contain(peer.address.ip()),
         };
         self.check_length(&request)?;
-        // Links that an app hints at lead out of its path.
+        // No hints by path: the links in them would lead out of the app's prefix.
         let hints = request.version() == Version::HTTP_11 && by_path.is_none();
         let bounds = upstream::Bounds {
             bytes: self.max_request_body_bytes,

@@ -1,4 +1,4 @@
-//! What clients over the connection limit hear.
+//! The refusal of clients over the connection limit.
 //!
 //! A refusal is encoded once per listener and costs one write. A few of the refused clients are
 //! read from for a moment longer, so that a reset does not lose the answer.
@@ -17,7 +17,7 @@ use crate::model::{Failure, Reason};
 const MAX_LINGERING: usize = 64;
 /// Longest time to linger for a refused client.
 const LINGER: Duration = Duration::from_millis(500);
-/// When a refused client may come back.
+/// Retry-After of a refused client.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a connection over the limit is refused.

@@ -25,9 +25,9 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
-/// Carries bytes both ways until both sides have ended, or one fails. A side that has ended only its
-/// sending still receives, until the other has sent nothing for `silence`: a side that ignores the
-/// end must not keep the connection, and with it a replica, for good. 0 sets no bound.
+/// Carries bytes both ways until both sides have ended, or one fails. A side that has ended only
+/// its sending still receives, until the other has sent nothing for `silence`: a side that ignores
+/// the end must not keep the connection, and with it a replica, for good. 0 sets no bound.
 ///
 /// # Errors
 /// What failed.
@@ -157,7 +157,7 @@ mod tests {
             let (mut heard, mut answer) = (Vec::new(), Vec::new());
             let client = async {
                 client.write_all(&up).await.expect("sent");
-                // It says no more, and still hears.
+                // It sends no more, but still receives.
                 client.shutdown().await.expect("closed");
                 client.read_to_end(&mut answer).await.expect("an end");
             };

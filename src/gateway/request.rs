@@ -84,7 +84,7 @@ pub fn outbound(
 ) -> Result<Request<upstream::Body>, Failure> {
     let host = host_of(&request).and_then(|h| HeaderValue::from_str(h).ok());
     let (mut head, incoming) = request.into_parts();
-    // As it was parsed here: a line that this cannot read must not mean more to the app.
+    // In the form parsed here: a line that the gateway cannot read must not mean more to the app.
     let protocol = if upgrade {
         headers::upgrade_to(&head.headers)
     } else {
@@ -99,7 +99,7 @@ pub fn outbound(
     }
     let expects = headers::expects_continue(&head.headers);
     if expects && head.version == Version::HTTP_10 {
-        // It has no interim answers (RFC 9110, 10.1.1).
+        // HTTP/1.0 has no interim answers (RFC 9110, 10.1.1).
         head.headers.remove(header::EXPECT);
     }
     let expects = expects && head.version != Version::HTTP_10;

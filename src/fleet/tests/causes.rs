@@ -1,9 +1,9 @@
-//! Whoever waits for a replica hears what is known of why there is none.
+//! Requests that wait for a replica learn why there is none.
 
 use super::*;
 use crate::{engine::Listening, fleet::ProbeOutcome, model::Reason};
 
-/// An app that never gets ready, and what the last question then came to.
+/// An app that never becomes ready, and the outcome of its last probe then.
 fn unready() -> Vec<(Script, &'static str)> {
     let script = |change: fn(&mut Script)| {
         let mut script = Script::default();
@@ -34,7 +34,7 @@ fn unready() -> Vec<(Script, &'static str)> {
     ]
 }
 
-/// The 504 used to say "a replica is starting and not ready yet", whatever was the matter.
+/// The 504 used to say "a replica is starting and not ready yet", whatever the cause.
 #[tokio::test(start_paused = true)]
 async fn a_held_caller_the_state_and_the_replicas_tell_the_last_probe() {
     for (script, cause) in unready() {
@@ -97,7 +97,7 @@ async fn between_two_starts_a_held_caller_hears_why_the_last_one_failed() {
             ..Script::default()
         },
     );
-    // Given up during the second start.
+    // The request gives up during the second start.
     let give_up = Instant::now() + START + ms(200);
     let failure = w.app.acquire(0, give_up).await.expect_err("late");
     assert_eq!(failure.reason, Reason::ColdStartTimeout);
@@ -131,7 +131,7 @@ async fn a_path_that_nobody_chose_is_ready_below_500_and_the_owner_is_told_once(
         strict.image = "v1".into();
         strict.config_hash = "strict".into();
         let refused = w.fleet.prepare(&strict).await;
-        // Nothing serves, so nothing is prepared; it is asked like any other.
+        // Nothing serves, so nothing is readied; the new version is probed like any other.
         drop(refused);
         w.fleet.activate(strict);
         let late = w.app.acquire(0, Instant::now() + secs(10)).await;
@@ -161,7 +161,7 @@ async fn an_answer_below_500_on_a_path_that_nobody_chose_is_no_liveness_failure(
     assert_eq!(w.engine.counts().create, 1, "it is left alone");
 }
 
-/// An app that listens on these ports and not on the one it is asked on.
+/// An app that listens on these ports, but not on the one that is probed.
 fn elsewhere(open: &[u16]) -> Script {
     Script {
         ready: LONG,
@@ -214,7 +214,8 @@ async fn a_wrong_port_ends_a_check_a_second_start_and_one_of_the_only_exposed_po
             "{text}"
         );
     };
-    // The version's first start has its whole time, the next ends by what that one showed.
+    // The version's first start has its full time; the finding of the first ends the next one
+    // early.
     let w = World::new(revision(1)).await;
     w.engine.script("v1", elsewhere(&[9090]));
     let began = Instant::now();
@@ -274,7 +275,8 @@ async fn a_port_that_follows_the_image_is_reached_by_the_declared_one() {
     assert!(lease.replica().reached(Some(8080)).is_none());
 }
 
-/// A single-threaded app with `max_concurrency` 1 used to be killed in the middle of a long request.
+/// A single-threaded app with `max_concurrency` 1 used to be killed in the middle of a long
+/// request.
 #[tokio::test(start_paused = true)]
 async fn a_busy_replica_is_not_killed_for_its_health_until_its_request_is_older_than_the_timeout() {
     let config = Config {
@@ -300,7 +302,7 @@ async fn a_busy_replica_is_not_killed_for_its_health_until_its_request_is_older_
     assert!(failed(&w), "an older request excuses nothing");
     drop(lease);
 
-    // One that has left HTTP excuses nothing.
+    // A request whose connection has left HTTP excuses nothing.
     let w = world().await;
     let mut lease = w.lease().await;
     lease.outlive();
@@ -309,7 +311,7 @@ async fn a_busy_replica_is_not_killed_for_its_health_until_its_request_is_older_
     assert!(failed(&w));
     drop(lease);
 
-    // Nobody listens any more: that is no matter of being busy.
+    // Nothing listens any more: being busy does not explain that.
     let w = world().await;
     let lease = w.lease().await;
     w.engine.script(
@@ -339,7 +341,7 @@ async fn the_end_of_a_replica_is_told_with_code_and_log_to_its_requests_and_its_
     for (oom, words) in [(false, "SIGSEGV (exit code 139)"), (true, "memory limit")] {
         let lease = w.lease().await;
         let id = lease.replica().container.clone();
-        // The connection breaks before the engine says why.
+        // The connection breaks before the engine reports why.
         let replica = lease.replica().clone();
         let told = tokio::spawn(async move { replica.explain(broke()).await });
         tokio::time::sleep(ms(300)).await;
@@ -365,7 +367,7 @@ async fn the_end_of_a_replica_is_told_with_code_and_log_to_its_requests_and_its_
         );
         drop(lease);
     }
-    // One that goes on has its caller wait a short time for that news, and no more.
+    // An app that keeps running delays its caller by the wait for that report, and no more.
     let lease = w.lease().await;
     let began = Instant::now();
     let failure = lease.replica().explain(broke()).await;

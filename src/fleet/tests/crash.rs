@@ -1,4 +1,4 @@
-//! Replicas that die, events that are lost, containers that nobody knows.
+//! Replicas that die, lost events, and containers that belong to no replica.
 
 use super::*;
 use crate::{engine::ContainerState, fleet::replica::Replica};

@@ -85,7 +85,7 @@ async fn the_rate_of_a_minute_scales_up_and_down_without_oscillation() {
     }
     assert_eq!(w.app.snapshot().desired, 1);
     until("one is left", || w.live() == 1).await;
-    // At zero the window wakes nobody.
+    // At zero the window of arrivals wakes nothing.
     tokio::time::sleep(secs(31)).await;
     settle().await;
     assert_eq!((w.live(), w.app.snapshot().desired), (0, 0));
@@ -164,7 +164,7 @@ async fn one_that_stops_answering_is_replaced_and_its_requests_may_end() {
     let other = w.lease().await;
     assert_ne!(other.replica().container, sick);
     assert!(w.engine.live().iter().any(|c| c.id == sick), "it drains");
-    // The request on it never ends: it goes at the drain timeout.
+    // The request on it never ends: it is stopped at the drain timeout.
     tokio::time::sleep(secs(31)).await;
     assert!(!w.engine.live().iter().any(|c| c.id == sick));
     drop(lease);

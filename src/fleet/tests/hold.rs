@@ -84,7 +84,7 @@ async fn the_queue_is_bounded_in_number_and_bytes() {
     assert_eq!(w.app.state.lock().queued_bytes(), 0);
 }
 
-/// Apps of two organizations, of which those of the first never get ready.
+/// Apps of two organizations; those of the first never become ready.
 async fn street(requests: (usize, usize), bytes: (usize, usize)) -> (World, [Arc<Deployment>; 3]) {
     let config = Config {
         hold_max_requests: 3,
@@ -124,7 +124,7 @@ async fn an_organization_holds_its_share_and_another_wakes_beside_it() {
     for _ in 0..2 {
         let mut waiting: Vec<_> = (0..3).map(|_| hold(&late, 0)).collect();
         settle().await;
-        // The app's own bound leaves something of the share to the owner's other apps.
+        // The app's own bound leaves part of the share to the owner's other apps.
         assert!(
             refusal(&late, 0)
                 .await
@@ -139,7 +139,7 @@ async fn an_organization_holds_its_share_and_another_wakes_beside_it() {
             "{why}"
         );
         let lease = hold(&good, 0).await.expect("no panic").expect("is served");
-        // Whoever finds a replica at once asks for no permit.
+        // A request that gets a replica at once takes no permit.
         waiting.extend([hold(&good, 0), hold(&good, 0)]);
         settle().await;
         assert_eq!(limiter.held(), (4, 0));
@@ -175,7 +175,7 @@ async fn what_all_hold_together_is_bounded_and_ends_with_the_app() {
         why.contains("100 bytes (IGNITE_HOLD_MAX_BYTES_TOTAL)"),
         "{why}"
     );
-    // What was refused for its bytes took none of the requests.
+    // A request that was refused for its bytes has taken no permit for a request.
     let last = hold(&late, 0);
     settle().await;
     assert_eq!(limiter.held(), (5, 90));
@@ -203,7 +203,7 @@ async fn a_request_gives_up_at_its_own_deadline_and_says_what_it_waited_for() {
     assert!(failure.message.contains("is starting"), "{failure}");
     assert!(began.elapsed() < secs(5) + ms(5));
     assert_eq!((w.held(), w.engine.counts().create), (1, 1));
-    // The patient one is served although the first start never gets ready.
+    // The patient one is served although the first start never becomes ready.
     until("the second start", || w.engine.counts().create == 2).await;
     w.engine.script("v1", Script::default());
     patient.await.expect("no panic").expect("is served");

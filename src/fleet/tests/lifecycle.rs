@@ -180,7 +180,7 @@ async fn a_wait_ends_with_the_platform() {
     let app = w.app.clone();
     let wait = tokio::spawn(async move { app.wait(Until::Replicas(1), LONG).await });
     settle().await;
-    // As in a stop: the followers go first, the deployment is open for a while yet.
+    // As in a stop: event streams end first, and the deployment stays open for a while.
     w.fleet.end_followers();
     let ended = wait
         .await

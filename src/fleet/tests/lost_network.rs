@@ -1,4 +1,5 @@
-//! Replicas that were prepared once live in the network of their holder, and lose it with that.
+//! Replicas that were once prepared live in the network of their holder, and lose it when the
+//! holder ends.
 
 use super::{
     standby::{ask, depths, pausing, put_to_sleep},
@@ -30,7 +31,7 @@ async fn a_replica_that_loses_what_keeps_its_network_is_replaced_whatever_it_doe
             let holder = all.iter().find(|c| c.is_holder).expect("it was prepared");
             end(&w.engine, &holder.id);
             w.engine.script("v1", Script::default());
-            // Told by an event at once; otherwise found at the next comparison.
+            // An event reports it at once; otherwise the next reconciliation finds it.
             tokio::time::sleep(secs(11)).await;
             if let Some(request) = request {
                 drop(request.await.expect("no panic").expect("is served"));

@@ -19,7 +19,7 @@ fn next(state: &mut u64) -> u64 {
 
 #[test]
 fn a_thousand_apps_for_a_day_stay_in_bounds_and_follow_the_formula() {
-    // Of this thread alone, which does all the work: other tests run beside it.
+    // The CPU time of this thread alone, which does all the work: other tests run beside it.
     let clock = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let began = clock();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,7 +29,7 @@ fn a_thousand_apps_for_a_day_stay_in_bounds_and_follow_the_formula() {
         .expect("a runtime");
     let (served, most) = runtime.block_on(day());
     let took = clock().tv_sec - began.tv_sec;
-    // What that takes depends on the machine, so it is told and not asserted.
+    // The cost depends on the machine, so it is printed and not asserted.
     println!("{served} requests, at most {most} containers ran at once; {took} s of a core");
     assert!(served > 10_000);
 }
@@ -109,7 +109,7 @@ async fn day() -> (u64, usize) {
         let mut seed = 7;
         while Instant::now() < end {
             tokio::time::sleep(secs(607)).await;
-            // Only those that nobody waits for: the others are asked for at once again.
+            // Only apps without waiting requests: the others start again at once.
             let idle = apps.iter().find(|(a, s)| {
                 let now = a.snapshot();
                 s.reserved == 0 && now.ready > 0 && now.in_flight == 0

@@ -4,20 +4,20 @@
 //! |---|---|
 //! | `net.rs` | connections to the scripted engine's apps, without sockets |
 //! | `formula.rs` | the number of replicas, liveness |
-//! | `hold.rs` | held requests: one start, order, bounds, deadlines, those who leave |
-//! | `scale.rs` | down to zero and up again; replicas in excess |
+//! | `hold.rs` | held requests: one start, order, bounds, deadlines, cancelled requests |
+//! | `scale.rs` | down to zero and up again; surplus replicas |
 //! | `standby.rs` | frozen and prepared replicas, and the way back |
 //! | `trouble.rs` | failed starts and the engine's absence |
-//! | `causes.rs` | whoever waits hears what the last probe came to |
-//! | `crash.rs` | replicas that die, lost events, containers that nobody knows |
+//! | `causes.rs` | waiting requests learn the outcome of the last probe |
+//! | `crash.rs` | replicas that die, lost events, containers that belong to no replica |
 //! | `publish.rs` | a new revision beside the old one |
 //! | `lifecycle.rs` | delete, shutdown, adoption |
-//! | `lost_network.rs` | replicas of which the holder ends |
+//! | `lost_network.rs` | replicas whose holder ends |
 //! | `many.rs` | a thousand apps for a day |
 //! | `plan.rs` | the decision of a single step |
 //! | `test_run.rs` | a replica beside the published ones |
-//! | `quota.rs` | apps that are stopped for the disk |
-//! | `shares.rs` | memory and replicas of organizations that compete |
+//! | `quota.rs` | apps that are stopped for their use of the disk |
+//! | `shares.rs` | memory and replicas of competing organizations |
 //! | `random.rs` | all of it at once, by seeds, against invariants |
 
 mod causes;
@@ -56,7 +56,7 @@ use crate::{
     quota::Quota,
 };
 
-/// What a start takes in the engine's default script.
+/// The duration of a start in the engine's default script.
 const START: Duration = Duration::from_millis(250);
 /// Longer than anything a test waits for.
 const LONG: Duration = Duration::from_secs(3600);
@@ -190,7 +190,7 @@ fn never_ready() -> Script {
     }
 }
 
-/// What a container of an earlier run was made from.
+/// The specification of a container of an earlier run.
 fn spec_of(revision: &Revision) -> ContainerSpec {
     ContainerSpec {
         owner: Owner {
@@ -220,7 +220,7 @@ struct World {
 }
 
 impl World {
-    /// A fleet that has looked at an engine without containers.
+    /// A fleet that has inspected an engine without containers.
     async fn new(revision: Revision) -> Self {
         Self::with(config(), revision).await
     }
@@ -232,7 +232,7 @@ impl World {
         world
     }
 
-    /// A fleet that has not looked at its engine yet.
+    /// A fleet that has not inspected its engine yet.
     fn before(engine: Fake, config: Config, revision: Revision) -> (Self, Starter<Fake>) {
         net::lead_to(&engine);
         let (fleet, starter) = Fleet::new(config, Arc::new(engine.clone()));
@@ -279,7 +279,7 @@ impl World {
     }
 }
 
-/// Lets virtual time pass until it is so; panics when it never is.
+/// Lets virtual time pass until the condition holds; panics if it never does.
 async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let give_up = Instant::now() + LONG;
     while !so() {

@@ -1,9 +1,9 @@
 //! Connections for simulations: pipes to the apps of the scripted engine, without sockets.
 //!
-//! A paused clock runs ahead whenever nothing but the outside world could go on, so a poll over
+//! A paused clock jumps ahead whenever only the outside world could make progress, so a probe over
 //! a real socket would time out before its answer. In unit tests `upstream/` takes this
-//! [`TcpStream`] instead of tokio's; everything above the socket is what production runs. Tests
-//! that simulate nothing get real sockets from it.
+//! [`TcpStream`] instead of tokio's; everything above the socket is the production code. Tests that
+//! simulate nothing get real sockets from it.
 
 use std::{
     cell::RefCell,
@@ -67,7 +67,7 @@ async fn answer(engine: Fake, addr: SocketAddr, mut pipe: DuplexStream) {
         }
         let health = String::from_utf8_lossy(&seen).contains("ignite-health/");
         seen.clear();
-        // A frozen app has the request and answers when it goes on.
+        // A frozen app has received the request and answers when it resumes.
         while engine.frozen(addr) {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }

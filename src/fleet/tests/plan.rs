@@ -72,10 +72,10 @@ async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy()
     assert!(!d.state.lock().tells_when_spare());
     let other = add(&d, In::Ready, 1);
     assert!(stops(&plan(&d)).is_empty() && d.state.lock().tells_when_spare());
-    // The longest unused of the busy ones takes no more and finishes what it has.
+    // The least recently used of the busy ones takes no more and finishes what it has.
     assert_eq!(phase(&d, busy), "draining");
     assert_eq!(phase(&d, other), "ready");
-    // The other is idle first, so it goes instead.
+    // The other is idle first, so it is stopped instead.
     d.state.lock().end_one(other);
     assert_eq!(stops(&plan(&d)), [other]);
     assert_eq!(phase(&d, busy), "ready");
@@ -93,7 +93,7 @@ async fn replicas_of_an_old_generation_drain_and_its_starts_are_called_off() {
         (stops(&plan), called_off(&d)),
         (vec![idle], vec![starts_up])
     );
-    // The running request is demand, which the new revision has to be up for.
+    // The running request is demand for which the new revision needs a replica.
     assert_eq!(starts(&plan), 1);
     assert_eq!(phase(&d, busy), "draining");
 }
@@ -141,7 +141,7 @@ async fn a_closed_app_waits_for_its_requests_and_then_forces() {
     assert_eq!(stops(&first), [idle, ended]);
     assert_eq!(called_off(&d), [starts_up]);
     assert_eq!(first.wake_at, Some(Instant::now() + secs(30)));
-    // The platform stops: no more grace.
+    // The platform stops: the grace is over.
     d.close(Failure::new(Reason::ShuttingDown, "stops"), false);
     let last = plan(&d);
     assert_eq!((stops(&last), last.wake_at), (vec![busy], None));

@@ -13,7 +13,7 @@ async fn a_publish_swaps_without_a_gap_and_lets_the_old_one_finish() {
         let preparing = w.fleet.prepare(&next);
         tokio::pin!(preparing);
         loop {
-            // Every request in the meantime gets the old one, at once.
+            // Meanwhile every request gets the old replica, at once.
             tokio::select! {
                 prepared = &mut preparing => break prepared.expect("gets ready"),
                 () = tokio::time::sleep(ms(10)) => {
@@ -52,7 +52,7 @@ async fn a_publish_that_does_not_get_ready_leaves_the_old_one_serving() {
 async fn a_new_replica_goes_with_those_who_wanted_it() {
     let w = World::new(revision(1)).await;
     let _lease = w.lease().await;
-    // Left in the middle of the wait.
+    // The publish is cancelled in the middle of the wait.
     let next = revision(2);
     let left = tokio::time::timeout(ms(100), w.fleet.prepare(&next)).await;
     assert!(left.is_err());
@@ -181,7 +181,7 @@ async fn at_zero_the_old_version_answers_until_the_new_one_is_ready_and_that_one
     assert_eq!(w.version_of(&new), 2);
     drop(new);
 
-    // The same with nobody asking: it stays as after a request, and goes.
+    // The same without requests: it stays as after a request, and is stopped then.
     tokio::time::sleep(LONG).await;
     let prepared = w.fleet.prepare(&revision(3)).await.expect("gets ready");
     w.fleet.activate(revision(3));
@@ -217,7 +217,7 @@ async fn a_first_version_serves_nobody_before_it_is_ready() {
     let fleet = w.fleet.clone();
     let preparing = tokio::spawn(async move { fleet.prepare(&revision(1)).await });
     until("it starts", || w.live() == 1).await;
-    // Reconciliation takes it for no orphan.
+    // Reconciliation does not take it for an orphan.
     tokio::time::sleep(secs(60)).await;
     let prepared = preparing.await.expect("no panic").expect("gets ready");
     assert!(w.fleet.get(&id).is_none());
@@ -284,7 +284,7 @@ async fn a_new_version_without_room_is_refused_unless_it_takes_over_from_one_tha
     let prepared = preparing.await.expect("no panic").expect("gets ready");
     w.fleet.activate(revision(2));
     drop(prepared);
-    // The next takes over from this one, over the bound.
+    // The next replica takes over from this one, over the bound.
     let prepared = w.fleet.prepare(&revision(3)).await.expect("gets ready");
     w.fleet.activate(revision(3));
     drop(prepared);

@@ -1,4 +1,4 @@
-//! Apps that are stopped for what their organization takes of the disk.
+//! Apps that are stopped because their organization uses too much of the disk.
 
 use super::*;
 use crate::model::Reason;
@@ -24,7 +24,7 @@ async fn an_app_that_is_stopped_ends_at_once_and_starts_nothing_until_it_may_wri
     tokio::time::sleep(LONG).await;
     assert_eq!((w.live(), w.engine.counts().create), (0, 1));
     assert_eq!(w.failure().await.reason, Reason::DiskQuota);
-    // Neither does a publish, which hears why.
+    // Neither does a publish, which fails with the reason.
     let mut next = revision(2);
     next.config_hash = "other".into();
     let refused = w.fleet.prepare(&next).await.err().expect("is refused");

@@ -1,8 +1,8 @@
 //! Everything at once, by seeds: arrivals, departures, deaths, failures, publishes, outages.
 //!
-//! After each step the invariants must hold; at the end, when everything works again, all must
-//! come to rest. The plan of a seed is fixed; the order in which tasks run in one instant is
-//! tokio's choice, so a seed that fails may have to be run some times to fail again.
+//! After each step the invariants must hold; at the end, when everything works again, the fleet
+//! must come to rest. The plan of a seed is fixed; the order in which tasks run at one instant is
+//! tokio's choice, so a failing seed may need several runs to fail again.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::engine::{Container, ContainerState};
 
 const SEEDS: u64 = 300;
-/// The variable that says how many seeds a longer search runs instead.
+/// The variable that sets the number of seeds of a longer search.
 const MORE_SEEDS: &str = "IGNITE_TEST_SEEDS";
 const STEPS: usize = 60;
 
@@ -88,7 +88,7 @@ impl Sim {
             standby_pause_for: secs(1 + random.below(20)),
             teardown_after: secs(if random.chance(50) { 30 } else { 3600 }),
             hold_max_requests: 8,
-            // Now the one bound is met first, now the other.
+            // Either bound may be met first.
             hold_limiter: limiter((20, 4 + random.below(6) as usize), (5000, 800)),
             startup_timeout: secs(15),
             reconcile_interval: secs(7),
@@ -211,7 +211,7 @@ impl Sim {
     }
 
     fn somebody(&mut self) -> Option<ContainerId> {
-        // Those in standby and their holders too.
+        // Replicas in standby and their holders, too.
         let all = match self.random.chance(50) {
             true => self.w.engine.live(),
             false => self.w.engine.containers(),
@@ -258,7 +258,7 @@ impl Sim {
     fn check(&self) {
         let all = self.w.engine.containers();
         let runs = |c: &Container| matches!(c.state, ContainerState::Running(_));
-        // One that has lost its network runs, and cannot answer what it has in flight.
+        // A replica that has lost its network runs, but cannot answer its requests in flight.
         let is_reached = |c: &Container| {
             let is_holder = |x: &Container| Some(&x.id) == c.holder.as_ref();
             c.holder.is_none() || all.iter().any(|x| is_holder(x) && runs(x))
@@ -273,7 +273,7 @@ impl Sim {
         assert_eq!(self.sent, ended + now.in_flight + now.held);
     }
 
-    /// Everything works again: all requests end, and what runs is what is reserved.
+    /// Everything works again: all requests end, and only reserved replicas run.
     async fn calm(&mut self) {
         self.w.engine.set_unreachable(false);
         for v in 1..=self.version {
@@ -287,7 +287,7 @@ impl Sim {
         };
         let ended = tokio::time::timeout(secs(120), ended).await;
         ended.expect("every request and publish ends");
-        // Those that wait and those that serve may lose what keeps their network, unseen.
+        // Any replica, resting or serving, may lose the holder of its network unseen.
         for holder in self.w.engine.containers().iter().filter(|c| c.is_holder) {
             if self.random.chance(50) {
                 self.w.engine.kill_silently(&holder.id, 137);
@@ -298,7 +298,7 @@ impl Sim {
         settle().await;
         self.check();
         let reserved = self.w.app.revision().scaling.reserved as usize;
-        // One or two containers for each, and none that nobody knows.
+        // One or two containers for each, and none that belongs to no replica.
         let known = self.w.app.state.lock().check_calm();
         let all = self.w.engine.containers();
         assert_eq!(all.len(), known, "lost or left: {all:?}");
@@ -323,7 +323,7 @@ impl Sim {
     }
 }
 
-/// A lease that the tally counts.
+/// A lease that counts as held.
 struct Holding<'a>(
     &'a RequestCounts,
     #[expect(dead_code, reason = "held")] Lease,
@@ -368,7 +368,7 @@ fn whatever_happens_all_comes_to_rest() {
             std::panic::resume_unwind(panic);
         }
     }
-    // Served, failed, left: the seeds are no test if one way to end is rare.
+    // Served, failed, left: the seeds test too little if one outcome is rare.
     assert!(sums.iter().all(|n| u64::from(*n) > seeds), "{sums:?}");
     println!("requests that were served, failed, left: {sums:?}");
 }

@@ -1,4 +1,4 @@
-//! Replicas that go when nobody needs them.
+//! Replicas that are stopped when they are not needed.
 
 use super::*;
 
@@ -21,7 +21,7 @@ async fn an_app_goes_to_zero_a_period_after_its_last_lease_and_wakes_again() {
         assert_eq!(w.live(), 1);
         drop(lease);
         tokio::time::sleep(secs(29)).await;
-        // A short one begins the period anew.
+        // A short request restarts the period.
         drop(w.lease().await);
         tokio::time::sleep(secs(30) - ms(10)).await;
         assert_eq!(w.live(), 1, "too early");

@@ -1,4 +1,4 @@
-//! Organizations that compete for the machine: none of them leaves another with nothing.
+//! Organizations that compete for the machine: none of them can take everything.
 
 use super::*;
 use crate::model::Reason;
@@ -51,7 +51,7 @@ async fn reserved_apps_of_one_organization_leave_room_for_another() {
     ] {
         assert!(text.contains(part), "{text}");
     }
-    // A place of its own organization that becomes free goes to one of them.
+    // Capacity that its own organization frees goes to one of them.
     let gone = evil.iter().find(|d| d.snapshot().ready == 1).expect("four");
     w.fleet.remove(gone.id()).await;
     until("another has it", || ready(&evil) == 4).await;
@@ -72,7 +72,8 @@ async fn what_becomes_free_goes_to_the_organization_that_has_least() {
     for d in evil[..3].iter().chain(&other) {
         leases.push(ask(d).await.expect("capacity"));
     }
-    // Six of 64 MB fill the machine. One of evil asks first, then one that has nothing.
+    // Six replicas of 64 MB fill the machine. An app of evil asks first, then one whose
+    // organization has nothing.
     let good = app_of(&w, "good/a", 0);
     let asks = |d: &Arc<Deployment>| {
         let d = d.clone();
@@ -103,7 +104,7 @@ async fn frozen_replicas_go_from_the_organization_that_keeps_most() {
         ..Script::default()
     };
     w.engine.script("v1", frozen);
-    // The longest unused is of one that keeps little.
+    // The least recently used replica belongs to an organization that keeps little.
     let small = app_of(&w, "small/a", 0);
     let large: Vec<_> = (0..4)
         .map(|n| app_of(&w, &format!("large/a{n}"), 0))
@@ -112,7 +113,7 @@ async fn frozen_replicas_go_from_the_organization_that_keeps_most() {
         drop(ask(d).await.expect("capacity"));
         until("it is frozen", || d.snapshot().paused == 1).await;
     }
-    // 300 MB are kept and 100 are free: the second request needs one to go.
+    // 300 MB are kept and 100 are free: the second request needs an eviction.
     let good: Vec<_> = (0..3)
         .map(|n| app_of(&w, &format!("good/a{n}"), 0))
         .collect();

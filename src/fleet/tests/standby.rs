@@ -33,7 +33,8 @@ pub(super) fn depths(w: &World) -> Vec<&'static str> {
     w.app.replicas().iter().map(|r| r.state).collect()
 }
 
-/// Asks as the gateway does: a lease, a request through it, and another try when it was not sent.
+/// Sends a request as the gateway does: a lease, the request through it, and another attempt if it
+/// was not sent.
 pub(super) async fn ask(w: &World) -> Lease {
     for _ in 0..3 {
         let lease = w.lease().await;
@@ -51,7 +52,7 @@ pub(super) async fn ask(w: &World) -> Lease {
     panic!("never answered");
 }
 
-/// One request, then time until the app sleeps.
+/// Sends one request, then waits until the app is in standby.
 pub(super) async fn put_to_sleep(w: &World, state: &str) {
     drop(ask(w).await);
     until(state, || depths(w) == [state]).await;
@@ -95,7 +96,7 @@ async fn standby_goes_deeper_with_time_and_is_gone_when_long_idle() {
     );
     assert!(lease.cold().is_some_and(|c| c.create.is_zero()));
     drop(lease);
-    // Once more down, in the same network; then everything goes.
+    // To prepared once more, in the same network; then everything is removed.
     tokio::time::sleep(secs(700)).await;
     assert_eq!(depths(&w), ["prepared"]);
     assert_eq!(w.engine.containers().len(), 2);
@@ -147,7 +148,7 @@ async fn send(lease: &Lease) -> Result<u16, Error> {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_not_sent_twice_when_nobody_knows_how_its_thaw_ended() {
-    // The engine finishes the thaw after it was given up, and never.
+    // The engine finishes the thaw after the limit, and never.
     for resume in [secs(6), secs(3600)] {
         let w = World::with(pausing(), revision(1)).await;
         put_to_sleep(&w, "paused").await;
@@ -166,7 +167,7 @@ async fn a_request_is_not_sent_twice_when_nobody_knows_how_its_thaw_ended() {
         w.engine.script("v1", Script::default());
         drop(ask(&w).await);
     }
-    // The engine goes away, so nothing can be killed either.
+    // The engine is away, so nothing can be killed either.
     let w = World::with(pausing(), revision(1)).await;
     put_to_sleep(&w, "paused").await;
     let lease = w.lease().await;
@@ -174,7 +175,7 @@ async fn a_request_is_not_sent_twice_when_nobody_knows_how_its_thaw_ended() {
     let outcome = send(&lease).await;
     assert!(matches!(outcome, Err(Error::Lost)), "{outcome:?}");
     drop(lease);
-    // It ran, and ended before the engine said so.
+    // It ran, and ended before the engine reported it.
     let w = World::with(pausing(), revision(1)).await;
     put_to_sleep(&w, "paused").await;
     let (id, lease) = (w.only_container(), w.lease().await);
@@ -201,7 +202,7 @@ async fn one_that_dies_in_its_sleep_is_noticed_and_costs_no_request() {
         }
         drop(ask(&w).await);
     }
-    // Without a request it goes at the next comparison.
+    // Without a request it is removed at the next reconciliation.
     for depth in ["paused", "prepared"] {
         let config = if depth == "paused" {
             pausing()
@@ -216,7 +217,7 @@ async fn one_that_dies_in_its_sleep_is_noticed_and_costs_no_request() {
     }
 }
 
-/// A refusal that will be the same next time.
+/// A lasting refusal.
 fn lasting() -> crate::engine::Error {
     crate::engine::Error::Refused {
         call: "freeze the container",
@@ -337,7 +338,7 @@ async fn the_next_run_takes_up_what_is_frozen_and_removes_what_is_prepared() {
     starter.begin();
     until("it is taken up", || depths(&w) == ["paused"]).await;
     assert_eq!(ask(&w).await.replica().container, id);
-    // Without standby a frozen one has no place.
+    // Without standby a frozen replica is not adopted.
     until("it sleeps", || depths(&w) == ["paused"]).await;
     w.fleet.shutdown(true).await;
     let (w, starter) = World::before(w.engine.clone(), config(), revision(1));
@@ -373,7 +374,7 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
     let (b, c) = (other("acme/b"), other("acme/c"));
     let far = Instant::now() + LONG;
     let first = b.acquire(0, far).await.expect("capacity");
-    // The frozen one is prepared for the third.
+    // The frozen replica is prepared to free memory for the third.
     let second = c.acquire(0, far).await.expect("capacity after a while");
     assert_eq!(depths(&w), ["prepared"]);
     // The first app again: no capacity. It waits, then is refused.
@@ -394,7 +395,7 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
 
 #[tokio::test(start_paused = true)]
 async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looked_at() {
-    // The frozen replica goes within a second, and never.
+    // The eviction of the frozen replica takes up to a second, or never ends.
     for goes in [true, false] {
         let mut config = pausing();
         config.bounds.memory = 150 << 20;
@@ -479,7 +480,7 @@ async fn replicas_are_moved_and_waited_for_by_hand() {
     let lease = held.await.expect("no panic").expect("served");
     assert!(w.app.idle(None).is_err(), "it is asked");
     drop(lease);
-    // Scaled by hand it goes back to what the load needs after the period.
+    // Scaled by hand, the app returns to the number for its load after the period.
     w.app.scale(2).expect("within bounds");
     tokio::time::sleep(secs(29)).await;
     assert_eq!(w.app.snapshot().ready, 2);

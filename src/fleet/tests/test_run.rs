@@ -32,7 +32,7 @@ async fn a_test_run_takes_its_share_of_the_room_and_never_rests() {
     let tests = lease(&test_run).await.expect("has capacity");
     let container = tests.replica().container.clone();
     assert_eq!(w.version_of(&tests), 2);
-    // Reconciliation takes it for no orphan.
+    // Reconciliation does not take it for an orphan.
     tokio::time::sleep(secs(60)).await;
     w.version_in(&container);
     assert_eq!(w.failure().await.reason, Reason::NoRoom);
@@ -41,7 +41,7 @@ async fn a_test_run_takes_its_share_of_the_room_and_never_rests() {
     let left = w.engine.containers();
     assert!(left.iter().all(|c| c.id != container), "{left:?}");
 
-    // One that is over in the middle of a request gives its capacity back as well.
+    // A test run that ends in the middle of a request gives its capacity back as well.
     let tests = lease(&test_run).await.expect("has capacity");
     let waiting = w.request();
     settle().await;

@@ -37,7 +37,7 @@ async fn two_failed_starts_are_certain_and_the_waits_double_up_to_the_cap() {
     w.engine.script("v1", Script::default());
     drop(w.lease().await);
     assert!(!w.app.snapshot().failing);
-    // A success makes the next failure the first of its kind, which is tried again at once.
+    // After a success the next failure counts as the first, and its retry follows at once.
     tokio::time::sleep(secs(40)).await;
     w.engine.script("v1", failing());
     let request = w.request();
@@ -98,7 +98,7 @@ async fn without_an_engine_requests_fail_at_once_and_its_return_resets_that() {
     let early = w.request();
     settle().await;
     starter.begin();
-    // Nothing is known of an earlier run's containers yet, and still nobody waits for that.
+    // Nothing is known of an earlier run's containers yet, but requests do not wait for that.
     for _ in 0..3 {
         let began = Instant::now();
         let failure = match early.is_finished() {
@@ -163,7 +163,7 @@ async fn reserved_capacity_is_tried_again_without_requests() {
     let before = w.engine.counts().create;
     tokio::time::sleep(secs(100)).await;
     let tries = w.engine.counts().create - before;
-    // Waits of 1, 2, 4, 8, 8, … s; the three that are missing do not triple them.
+    // Waits of 1, 2, 4, 8, 8, … s; three missing replicas do not triple them.
     assert!((10..=18).contains(&tries), "{tries} tries in 100 s");
     w.engine.script("v1", Script::default());
     tokio::time::sleep(secs(10)).await;
