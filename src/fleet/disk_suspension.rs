@@ -13,23 +13,23 @@ impl Fleet {
         for d in self.of(app) {
             d.state.lock().note_failure(why.clone());
         }
-        self.tell(app, EventKind::DiskQuota, &why.text(true));
+        self.record(app, EventKind::DiskQuota, &why.text(true));
     }
 
     /// The app may run again.
     pub fn let_write(&self, app: &AppId) {
         if self.shared.capacity.suspended.resume(app) {
             let text = "its organization takes no more of the disk than it may: it may run again";
-            self.tell(app, EventKind::DiskQuota, text);
+            self.record(app, EventKind::DiskQuota, text);
         }
     }
 
     /// Records a warning for the app's owner about its organization's use of the disk.
     pub fn warn_of_disk(&self, app: &AppId, text: &str) {
-        self.tell(app, EventKind::Warning, text);
+        self.record(app, EventKind::Warning, text);
     }
 
-    fn tell(&self, app: &AppId, kind: EventKind, text: &str) {
+    fn record(&self, app: &AppId, kind: EventKind, text: &str) {
         for d in self.of(app) {
             d.events().push(kind, None, 0, text);
             d.wake.notify_one();

@@ -121,7 +121,7 @@ fn spawn<E: Engine>(
             tasks.spawn(async move {
                 if let Some(replica) = examine {
                     let how = postmortem::examine(&*engine, &containers).await;
-                    deployment.tell_end(key, &replica, how);
+                    deployment.publish_end(key, &replica, how);
                 }
                 standby_ops::end(&*engine, &containers.app, frozen, grace).await;
                 if let Some(holder) = containers.holder {

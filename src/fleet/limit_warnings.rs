@@ -26,7 +26,7 @@ pub(super) async fn watch<E: Engine>(
     } else {
         config.liveness_interval
     };
-    let mut told = 0;
+    let mut reported = 0;
     loop {
         tokio::time::sleep(interval).await;
         // An error says nothing here: others notice the container's end, and the next check may
@@ -36,10 +36,10 @@ pub(super) async fn watch<E: Engine>(
         };
         let refused = hit.pids.unwrap_or(0);
         replica.refused_processes.store(refused, Ordering::Relaxed);
-        if refused == 0 || refused < told * 2 {
+        if refused == 0 || refused < reported * 2 {
             continue;
         }
-        told = refused;
+        reported = refused;
         let message = format!(
             "the replica was refused another process or thread {refused} times: it has as many as the {} that pids_limit allows",
             config.pids_limit

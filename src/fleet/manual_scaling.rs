@@ -8,7 +8,7 @@ use super::{deployment::Deployment, snapshot::Snapshot, state::State};
 use crate::model::{Failure, Reason, Standby};
 
 /// How often a waiter checks when no event comes: not every change of the queue is an event.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Deployment {
                     ),
                 ));
             }
-            let look = tokio::time::sleep_until((Instant::now() + LOOK_EVERY).min(give_up));
+            let check = tokio::time::sleep_until((Instant::now() + CHECK_INTERVAL).min(give_up));
             tokio::select! {
                 news = events.next() => if news.is_none() {
                     // Event streams end before the deployment is closed.
@@ -121,7 +121,7 @@ impl Deployment {
                         "the platform is stopping; wait again when it is back",
                     )));
                 },
-                () = look => {}
+                () = check => {}
             }
         }
     }

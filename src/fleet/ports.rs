@@ -14,8 +14,8 @@ use super::Config;
 use crate::engine::{ContainerId, Engine, Listening};
 
 /// Delay of the first check of an app that is not ready, and the interval of further ones.
-const FIRST_LOOK: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const FIRST_CHECK: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Most ports that a message names.
 const NAMED: usize = 8;
 
@@ -114,7 +114,7 @@ pub(super) async fn watch<E: Engine>(
     report: impl Fn(Option<WrongPort>),
 ) -> WrongPort {
     let mut seen: Option<(WrongPort, Instant)> = None;
-    tokio::time::sleep(FIRST_LOOK).await;
+    tokio::time::sleep(FIRST_CHECK).await;
     loop {
         // An engine that does not answer now says nothing about the app.
         if let Ok(listening) = engine.listening(container).await {
@@ -131,7 +131,7 @@ pub(super) async fn watch<E: Engine>(
         {
             return wrong.clone();
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -38,9 +38,12 @@ impl Replica {
         if !ended.await.is_ok_and(|news| news.is_ok()) {
             return failure;
         }
-        let told = timeout(EXAMINE_LIMIT, fate.wait_for(|f| matches!(f, Fate::Told(_))));
-        let how = told.await.ok().and_then(|fate| match &*fate.ok()? {
-            Fate::Told(how) => Some(how.text(true)),
+        let explained = timeout(
+            EXAMINE_LIMIT,
+            fate.wait_for(|f| matches!(f, Fate::Explained(_))),
+        );
+        let how = explained.await.ok().and_then(|fate| match &*fate.ok()? {
+            Fate::Explained(how) => Some(how.text(true)),
             Fate::Runs | Fate::Ended => None,
         });
         let how = how.unwrap_or_else(|| {
@@ -102,7 +105,7 @@ async fn runs<E: Engine>(engine: &E, container: &ContainerId) -> bool {
 
 impl Deployment {
     /// Publishes how a replica ended: to the requests it was serving, and to its owner.
-    pub(super) fn tell_end(&self, key: u64, replica: &Replica, mut how: Failure) {
+    pub(super) fn publish_end(&self, key: u64, replica: &Replica, mut how: Failure) {
         // The engine forgets this count when the container ends.
         let refused = replica.refused_processes.load(Ordering::Relaxed);
         if refused > 0 {
@@ -113,6 +116,6 @@ impl Deployment {
         }
         self.state.lock().examined(key, &replica.id, &how);
         tracing::warn!(app = %self.id(), replica = %replica.id, "A replica ended by itself: {}", how.text(true));
-        replica.fate.send_replace(Fate::Told(Arc::new(how)));
+        replica.fate.send_replace(Fate::Explained(Arc::new(how)));
     }
 }

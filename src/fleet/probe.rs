@@ -220,7 +220,7 @@ struct Now {
     /// The wrong port on which the app listens, if it does.
     wrong_port: Option<WrongPort>,
     /// What was recorded last, when, and how often something was.
-    told: Option<(Seen, Instant)>,
+    recorded: Option<(Seen, Instant)>,
     times: u32,
 }
 
@@ -236,7 +236,7 @@ impl Progress {
                 question: String::new(),
                 exposed: Vec::new(),
                 wrong_port: None,
-                told: None,
+                recorded: None,
                 times: 0,
             }),
         }))
@@ -271,38 +271,38 @@ impl Progress {
                 *last = Some(outcome);
             }
         }
-        self.tell();
+        self.record();
     }
 
     /// Records on which wrong port the app listens; `None` once it does not.
     pub(super) fn listens(&self, elsewhere: Option<WrongPort>) {
         self.0.now.lock().wrong_port = elsewhere;
-        self.tell();
+        self.record();
     }
 
     /// Explains a start once it is slow, even if its first probe is still under way.
-    pub(super) async fn tell_when_slow(&self) -> Infallible {
+    pub(super) async fn record_when_slow(&self) -> Infallible {
         tokio::time::sleep(QUIET).await;
-        self.tell();
+        self.record();
         std::future::pending().await
     }
 
     /// Records an outcome that differs from the last recorded one, once the start is slow.
-    fn tell(&self) {
+    fn record(&self) {
         let mut now = self.0.now.lock();
         let Stage::Asked { since, last } = now.stage else {
             return;
         };
         let at = Instant::now();
         let seen = (last, now.wrong_port.clone());
-        let told = now.told.as_ref();
-        let known = told.is_some_and(|(told, _)| *told == seen);
-        let flaps =
-            now.times >= PROMPT_EVENTS && told.is_some_and(|(_, told)| at < *told + FLAP_GAP);
+        let recorded = now.recorded.as_ref();
+        let known = recorded.is_some_and(|(recorded, _)| *recorded == seen);
+        let flaps = now.times >= PROMPT_EVENTS
+            && recorded.is_some_and(|(_, recorded)| at < *recorded + FLAP_GAP);
         if at < since + QUIET || known || flaps {
             return;
         }
-        now.told = Some((seen, at));
+        now.recorded = Some((seen, at));
         now.times += 1;
         let text = now.whole();
         drop(now);
@@ -432,7 +432,7 @@ mod tests {
         }
     }
 
-    fn told(events: &Events) -> Vec<String> {
+    fn recorded(events: &Events) -> Vec<String> {
         events.newest(99).into_iter().map(|e| e.message).collect()
     }
 
@@ -445,13 +445,13 @@ mod tests {
         progress.outcome(ProbeOutcome::Refused);
         tokio::time::sleep(QUIET / 2).await;
         progress.outcome(ProbeOutcome::Status(503));
-        assert!(told(&events).is_empty(), "most starts need no words");
+        assert!(recorded(&events).is_empty(), "most starts need no words");
         tokio::time::sleep(QUIET / 2).await;
-        progress.tell();
+        progress.record();
         progress.outcome(ProbeOutcome::Status(503));
         progress.outcome(ProbeOutcome::Status(401));
         assert_eq!(
-            told(&events),
+            recorded(&events),
             [
                 "GET / on port 80: answered 503 Service Unavailable",
                 "GET / on port 80: answered 401 Unauthorized"
@@ -460,9 +460,9 @@ mod tests {
         for n in 0..1000 {
             progress.outcome(ProbeOutcome::Status(500 + n % 2));
         }
-        assert_eq!(told(&events).len(), PROMPT_EVENTS as usize);
+        assert_eq!(recorded(&events).len(), PROMPT_EVENTS as usize);
         tokio::time::sleep(FLAP_GAP).await;
         progress.outcome(ProbeOutcome::Refused);
-        assert_eq!(told(&events).len(), PROMPT_EVENTS as usize + 1);
+        assert_eq!(recorded(&events).len(), PROMPT_EVENTS as usize + 1);
     }
 }

@@ -38,7 +38,7 @@ pub(super) enum Fate {
     /// It has ended, and is being examined.
     Ended,
     /// How it ended.
-    Told(Arc<Failure>),
+    Explained(Arc<Failure>),
 }
 
 /// A running container that requests can be sent to.

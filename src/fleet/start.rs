@@ -291,7 +291,7 @@ pub(super) async fn wait_ready<E: Engine>(
     tokio::select! {
         () = ready => Ok(()),
         failure = ended(engine, container, &job.died) => Err(failure.into()),
-        never = progress.tell_when_slow() => match never {},
+        never = progress.record_when_slow() => match never {},
         wrong = wrong_port => {
             let failure = Failure::new(
                 Reason::NotReady,

@@ -171,10 +171,10 @@ impl Inner {
 
     /// Asks frozen replicas to leave until `bytes` are on their way back.
     pub(super) fn evict(&self, bytes: u64, org: Option<&OrgName>, but: Option<u64>) {
-        let (told, rest): (Vec<_>, Vec<_>) = self
+        let (leaving, rest): (Vec<_>, Vec<_>) = self
             .frozen_of(org, but)
             .partition(|(_, e)| e.evict.load(Ordering::Acquire));
-        let on_their_way: u64 = told.iter().map(|(_, e)| e.bytes).sum();
+        let on_their_way: u64 = leaving.iter().map(|(_, e)| e.bytes).sum();
         let rest = rest.into_iter().map(|(key, e)| capacity::Frozen {
             key,
             org: &e.app.org,

@@ -126,10 +126,10 @@ pub(super) struct State {
     backlog: u32,
     last_active: Instant,
     /// The driver must be woken when nothing is in flight any more.
-    tell_when_idle: bool,
+    wake_when_idle: bool,
     /// There are more replicas than wanted, all busy: the driver must be woken when one becomes
     /// idle.
-    tell_when_spare: bool,
+    wake_when_spare: bool,
     failures: FailureHistory,
     /// The newest failure and its time, for people; kept after recovery.
     last_failure: Option<(Failure, SystemTime)>,
@@ -193,8 +193,8 @@ impl State {
             in_flight: 0,
             backlog: 0,
             last_active: now,
-            tell_when_idle: false,
-            tell_when_spare: false,
+            wake_when_idle: false,
+            wake_when_spare: false,
             failures: FailureHistory::default(),
             last_failure: None,
             last_request: None,

@@ -107,7 +107,7 @@ impl State {
             self.shed(up - want);
         }
         self.leave_capacity_queue();
-        self.tell_when_spare = self.up() > want || self.reviving().next().is_some();
+        self.wake_when_spare = self.up() > want || self.reviving().next().is_some();
         self.start_pending(now, &mut plan);
         self.age_standby(now, &mut plan);
         self.stop_drained(now, &mut plan);
@@ -312,7 +312,7 @@ impl State {
         let (scaling, load) = (&self.revision.scaling, self.load());
         match self.autoscaler.falls(scaling, load, want, now) {
             Falls::Never => {}
-            Falls::OnceIdle => self.tell_when_idle = true,
+            Falls::OnceIdle => self.wake_when_idle = true,
             Falls::At(at) => plan.sooner(at),
         }
     }

@@ -146,18 +146,18 @@ impl State {
     pub(in crate::fleet) fn release(&mut self, key: u64, age: Option<Mark>, now: Instant) -> bool {
         self.last_active = now;
         self.last_request = Some(now);
-        let slot_tells = self.give_back(key, age);
-        let idle = self.in_flight == 0 && std::mem::take(&mut self.tell_when_idle);
+        let slot_wakes = self.give_back(key, age);
+        let idle = self.in_flight == 0 && std::mem::take(&mut self.wake_when_idle);
         self.grant_waiting();
         // After the grant: passing a slot to the next in line is no fall in demand.
         self.sample(now);
-        idle || slot_tells
+        idle || slot_wakes
     }
 
     /// Discounts a request; true if its replica is idle now, and the driver waits for that.
     fn give_back(&mut self, key: u64, age: Option<Mark>) -> bool {
         self.in_flight -= 1;
-        let spare = self.tell_when_spare;
+        let spare = self.wake_when_spare;
         let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
             return false;
         };

@@ -80,12 +80,12 @@ impl State {
         self.slots.iter().filter(off).map(|x| x.key).collect()
     }
 
-    pub(in crate::fleet) fn tells_when_spare(&self) -> bool {
-        self.tell_when_spare
+    pub(in crate::fleet) fn wakes_when_spare(&self) -> bool {
+        self.wake_when_spare
     }
 
-    pub(in crate::fleet) fn tells_when_idle(&self) -> bool {
-        self.tell_when_idle
+    pub(in crate::fleet) fn wakes_when_idle(&self) -> bool {
+        self.wake_when_idle
     }
 
     pub(in crate::fleet) fn queued_bytes(&self) -> usize {

@@ -69,9 +69,9 @@ async fn surplus_goes_in_the_order_starting_then_longest_unused_and_never_busy()
     assert_eq!(stops(&plan(&d)), [older]);
     shrink(1);
     assert_eq!(stops(&plan(&d)), [newer]);
-    assert!(!d.state.lock().tells_when_spare());
+    assert!(!d.state.lock().wakes_when_spare());
     let other = add(&d, In::Ready, 1);
-    assert!(stops(&plan(&d)).is_empty() && d.state.lock().tells_when_spare());
+    assert!(stops(&plan(&d)).is_empty() && d.state.lock().wakes_when_spare());
     // The least recently used of the busy ones takes no more and finishes what it has.
     assert_eq!(phase(&d, busy), "draining");
     assert_eq!(phase(&d, other), "ready");
@@ -121,7 +121,7 @@ async fn an_idle_app_is_looked_at_when_its_period_ends_and_a_busy_one_tells() {
     let d = fixture(0, 1);
     let key = add(&d, In::Ready, 1);
     assert_eq!(plan(&d).wake_at, None);
-    assert!(d.state.lock().tells_when_idle());
+    assert!(d.state.lock().wakes_when_idle());
     d.state.lock().end_one(key);
     assert_eq!(plan(&d).wake_at, Some(Instant::now() + secs(30)));
     tokio::time::sleep(secs(30)).await;

@@ -84,7 +84,7 @@ pub struct Streamed {
     /// The connection on which it is sent.
     send_state: Option<Arc<SendState>>,
     /// Receives why the body broke off; `None` where hyper's error says so.
-    told: Option<Arc<OnceLock<BodyError>>>,
+    cause: Option<Arc<OnceLock<BodyError>>>,
     /// Whether the app has begun its answer; only for a body of unknown length.
     answered: Option<Arc<AtomicBool>>,
 }
@@ -104,7 +104,7 @@ impl Body {
             withhold,
             gate: None,
             send_state: None,
-            told: None,
+            cause: None,
             answered: None,
         })
     }
@@ -125,12 +125,12 @@ impl Body {
     }
 
     /// The cell that receives why the body breaks off, if it does.
-    pub(super) fn tell(&mut self) -> Arc<OnceLock<BodyError>> {
-        let told = Arc::<OnceLock<_>>::default();
+    pub(super) fn report_cause(&mut self) -> Arc<OnceLock<BodyError>> {
+        let cause = Arc::<OnceLock<_>>::default();
         if let Body::Streamed(body) = self {
-            body.told = Some(told.clone());
+            body.cause = Some(cause.clone());
         }
-        told
+        cause
     }
 
     /// The flag to set once the app has begun its answer; `None` if that changes nothing.
@@ -278,9 +278,9 @@ impl http_body::Body for Body {
                     body.gate = None;
                 }
                 let piece = ready!(body.poll_piece(cx));
-                if let (Some(Err(e)), Some(told)) = (&piece, &body.told) {
+                if let (Some(Err(e)), Some(cause)) = (&piece, &body.cause) {
                     // The first reason counts.
-                    let _ = told.set(e.clone());
+                    let _ = cause.set(e.clone());
                 }
                 Poll::Ready(piece)
             }

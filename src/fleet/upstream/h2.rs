@@ -84,7 +84,7 @@ pub(super) async fn send(
 ) -> Result<(Response<Incoming>, Arc<()>), Error> {
     let mut request = prepare(request);
     // A body that breaks off resets the stream, and hyper reports only that reset.
-    let told = request.body_mut().tell();
+    let cause_of_end = request.body_mut().report_cause();
     let repeatable = super::is_repeatable(&request);
     // Only of a request whose whole body is in memory, unlike that of a gRPC call.
     let mut copy = super::copy(&request);
@@ -107,12 +107,12 @@ pub(super) async fn send(
                     let e = e.into_error();
                     let unseen = is_unseen(&e) || reused && repeatable && is_lost(&e);
                     if unseen && let Some(copy) = copy.take() {
-                        tracing::debug!(addr = %pool.addr, error = %e, "A request is sent again: the app has not looked at it");
+                        tracing::debug!(addr = %pool.addr, error = %e, "A request is sent again: the app has not processed it");
                         pool.shared.retire(&carrier);
                         request = copy;
                         continue;
                     }
-                    return Err(match told.get() {
+                    return Err(match cause_of_end.get() {
                         Some(why) => Error::Body(why.clone()),
                         None => Error::Broke(e),
                     });

@@ -85,7 +85,7 @@ impl SendState {
         }
         self.recording.store(false, Ordering::Release);
         if self.interim.load(Ordering::Acquire) || may_be_interim(data) {
-            self.look_for_hints(data);
+            self.find_hints(data);
         } else {
             self.awaiting.store(false, Ordering::Release);
         }
@@ -108,7 +108,7 @@ impl SendState {
     }
 
     /// Finds interim answers. hyper reads the same bytes and skips them.
-    fn look_for_hints(&self, data: &[u8]) {
+    fn find_hints(&self, data: &[u8]) {
         let mut early = self.early.lock();
         let early = &mut *early;
         self.interim.store(true, Ordering::Release);
