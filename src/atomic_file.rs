@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let left = fs::read_dir(dir.path()).expect("lists").count();
         assert_eq!(left, 1, "no temporary file stays");
-        // One that cannot get its name leaves what was there.
+        // A file that cannot get its name leaves the old one unchanged.
         fs::create_dir(dir.path().join("folder")).expect("made");
         assert!(write(&dir.path().join("folder"), b"x").is_err());
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 2);

@@ -26,10 +26,10 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        // One that was waited for has no id any more, which may be another's by now.
+        // A reaped program has no id any more, which may be another's by now.
         let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
         if let Some(pid) = pid.and_then(Pid::from_raw) {
-            // It may have ended by itself.
+            // The group may have ended by itself.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }

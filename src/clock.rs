@@ -1,10 +1,10 @@
-//! Wall time, for timestamps in answers and records. Durations and deadlines use tokio's clock, which
-//! tests can pause.
+//! Wall time, for timestamps in responses and records. Durations and deadlines use tokio's clock,
+//! which tests can pause.
 //!
 //! Wall clocks jump: a machine boots before it has synchronized, an operator sets the wrong time, a
 //! virtual machine is resumed. Timestamps of such a moment must not hold anything up once the clock
-//! is right again. So a step of a day or more is believed only once it has lasted ([`SteadyClock`]), and nothing is
-//! deleted for its age while the clock may be wrong.
+//! is right again. So a step of a day or more is believed only once it has lasted
+//! ([`SteadyClock`]), and nothing is deleted for its age while the clock may be wrong.
 
 use std::{
     sync::{
@@ -17,8 +17,8 @@ use std::{
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long a large step has to last to be believed, and the default of how long the clock has to
-/// be steady before anything is deleted for its age.
+/// How long a large step has to last to be believed, and the default time for which the clock has
+/// to be steady before anything is deleted for its age.
 pub const SETTLE: Duration = Duration::from_secs(600);
 /// A timestamp further ahead of now than this comes from a wrong clock.
 pub const MAX_LEAD: Duration = Duration::from_secs(3600);
@@ -80,9 +80,9 @@ pub struct SteadyClock {
 struct Seen {
     wall_ms: i64,
     at: Duration,
-    /// Since when the wall clock is steady, by the monotonic clock.
+    /// Since when the wall clock has been steady, by the monotonic clock.
     steady_since: Duration,
-    /// Since when a step is doubted, by the monotonic clock.
+    /// Since when a step has been doubted, by the monotonic clock.
     doubted_since: Option<Duration>,
 }
 
@@ -106,8 +106,7 @@ impl SteadyClock {
     }
 
     /// Now, in Unix milliseconds. A step of a day or more counts once it has lasted [`SETTLE`];
-    /// until then time
-    /// continues as if there had been none.
+    /// until then time continues as if there had been none.
     pub fn now_ms(&self) -> i64 {
         let mut seen = self.seen.lock();
         let (wall_ms, at) = (unix_ms((self.wall)()), (self.steady)());
@@ -165,7 +164,7 @@ mod tests {
     const YEAR: i64 = 365 * 24 * 3_600_000;
     const START: i64 = 1_800_000_000_000;
 
-    /// A clock that shows so much more or less than it should, and time that the test lets pass.
+    /// A clock with an adjustable error, and time that the test advances.
     struct Bench {
         off: Arc<AtomicI64>,
         passed: Arc<AtomicI64>,
@@ -194,7 +193,7 @@ mod tests {
             self.passed.fetch_add(millis(time), Ordering::SeqCst);
         }
 
-        /// What the clock shows beyond what has passed.
+        /// How far the clock is ahead of the time that has passed.
         fn shows(&self) -> i64 {
             self.clock.now_ms() - START - self.passed.load(Ordering::SeqCst)
         }
@@ -222,7 +221,7 @@ mod tests {
             bench.off_by(0);
             assert_eq!(bench.shows(), 0);
             assert!(bench.settled(), "it was never believed");
-            // A second moment is a moment of its own.
+            // A later step is judged separately.
             bench.pass(SETTLE);
             bench.off_by(years);
             assert_eq!(bench.shows(), 0);

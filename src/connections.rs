@@ -31,7 +31,7 @@ impl Connections {
 
     /// A permit for a connection to a client; `None` when too few are left.
     pub fn try_for_client(&self) -> Option<Permit> {
-        // Clients at the same moment may dip into the replicas' part; later ones make up for it.
+        // Concurrent clients may dip into the replicas' part; later ones make up for it.
         if self.free.available_permits() <= self.for_replicas {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Permits for work of which only so much runs at once, granted in the order of `model::fair`.
+//! Permits for work with bounded concurrency, granted in the order of `model::fair`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,13 +21,13 @@ struct Inner {
     waiting: HashMap<Ticket, oneshot::Sender<Permit>>,
 }
 
-/// Leave to run; dropped, it goes to the next waiter.
+/// Permission to run; dropping it passes it to the next waiter.
 pub struct Permit {
     limiter: FairLimiter,
     app: AppId,
 }
 
-/// A waiter; dropped, it leaves the queue.
+/// A waiter; dropping it leaves the queue.
 struct Waiting<'a> {
     limiter: &'a FairLimiter,
     app: &'a AppId,
@@ -35,8 +35,8 @@ struct Waiting<'a> {
 }
 
 impl FairLimiter {
-    /// Grants `total` permits, at most `per_org` of them to one organization; both are at least
-    /// one.
+    /// Grants `total` permits, at most `per_org` of them to one organization; both are raised to at
+    /// least one.
     pub fn new(total: usize, per_org: usize) -> Self {
         let inner = Inner {
             shares: Shares::new(total, per_org),
@@ -134,8 +134,8 @@ mod tests {
         let mut waits = Box::pin(limiter.acquire(&evil));
         assert!(poll!(&mut waits).is_pending());
 
-        // The fourth permit was kept; the next that is free is good's as well, though evil asked
-        // first.
+        // The fourth permit was kept free; the next one to be released goes to good as well, though
+        // evil asked first.
         let _good = limiter.acquire(&fresh).now_or_never().unwrap();
         let mut good = Box::pin(limiter.acquire(&fresh));
         assert!(poll!(&mut good).is_pending());

@@ -1,11 +1,12 @@
 //! `ignite`: a serverless platform on one machine with a container engine.
 //!
-//! A request comes in by app URL, `Invoke` or JSON; the gateway finds its app, `fleet` hands
-//! out a replica or holds the request while one starts, and the answer streams back. The parts,
-//! in the order in which they may know each other:
-//! `model` ← `store`, `engine` ← `builder`, `fleet` ← `gateway` ← `executor` ← `apps` ← `api` ← `server` ← `cli`.
-//! The commands of `cli` but for `serve` and those on the data directory speak through the generated
-//! client. `tests/architecture.rs` has the whole order and checks it.
+//! A request arrives by app URL, `Invoke` or JSON; the gateway finds its app, `fleet` hands out a
+//! replica or holds the request while one starts, and the response streams back. The parts, each of
+//! which may use only those before it:
+//! `model` ← `store`, `engine` ← `builder`, `fleet` ← `gateway` ← `executor` ← `apps` ← `api` ←
+//! `server` ← `cli`.
+//! The commands of `cli`, except `serve` and those on the data directory, use the generated client.
+//! `tests/architecture.rs` has the whole order and checks it.
 
 pub mod api;
 pub mod apps;

@@ -1,7 +1,7 @@
-//! App logs: the lines that an app's replicas wrote, the newest ones or as they come.
+//! App logs: the lines that an app's replicas wrote, the newest ones or as they arrive.
 //!
-//! Everything is read from the engine, which keeps a log as long as its container, and the lines
-//! of several replicas are merged by time. A follower polls the list of replicas: it reads one
+//! Everything is read from the engine, which keeps a log as long as its container, and the lines of
+//! several replicas are merged by time. A follower polls the list of replicas: it reads a replica
 //! that starts later from its first line, and one whose log broke off (because the engine
 //! restarted, say) from the last line that it delivered.
 //!
@@ -45,12 +45,12 @@ const QUIET_LIMIT: Duration = Duration::from_secs(1);
 type Read =
     dyn Fn(&ContainerId, LogQuery) -> BoxStream<'static, Result<LogLine, Error>> + Send + Sync;
 
-/// The logs of apps; clones share it. It hides the type of the engine from its users.
+/// The logs of apps; clones share them. Hides the type of the engine from its users.
 #[derive(Clone)]
 pub struct Logs {
     apps: Apps,
     fleet: Fleet,
-    /// Most bytes of lines in memory for one container, and in one answer.
+    /// Most bytes of lines in memory for one container, and in one response.
     max_bytes: usize,
     read: Arc<Read>,
 }
@@ -72,7 +72,7 @@ struct Origin {
     replica: ReplicaId,
     container: ContainerId,
     version: u32,
-    /// It has a process, so its log can be followed.
+    /// Whether it has a process, so that its log can be followed.
     runs: bool,
 }
 
@@ -91,7 +91,7 @@ fn origins(deployment: &Deployment) -> Vec<Origin> {
 }
 
 impl Logs {
-    /// The logs that the engine keeps of a fleet's replicas. An answer has at most `max_bytes` of
+    /// The logs that the engine keeps of a fleet's replicas. A response has at most `max_bytes` of
     /// lines, the newest ones.
     pub fn new<E: Engine>(apps: Apps, fleet: Fleet, engine: Arc<E>, max_bytes: usize) -> Self {
         Self {
@@ -129,8 +129,8 @@ impl Logs {
         ))
     }
 
-    /// The newest `tail` lines, then lines as they come: of one replica until it is gone, or of
-    /// all, including those that start later, until the app is deleted.
+    /// The newest `tail` lines, then new lines as they arrive: of one replica until it is gone, or
+    /// of all, including those that start later, until the app is deleted.
     ///
     /// # Errors
     /// As [`Logs::newest`].
@@ -174,8 +174,8 @@ impl Logs {
     }
 
     /// The newest `limit` lines of a deployment's containers, as far as they can be read. The
-    /// engine may lag behind what was written before an answer, so this waits until no more
-    /// lines come, up to [`QUIET_LIMIT`].
+    /// engine may lag behind what was written before a response, so this waits until no more lines
+    /// arrive, up to [`QUIET_LIMIT`].
     pub async fn of(&self, deployment: &Deployment, limit: usize) -> Vec<Entry> {
         let give_up = Instant::now() + QUIET_LIMIT;
         let mut lines = self.read_now(deployment, limit).await;
@@ -225,7 +225,7 @@ impl Logs {
         }
     }
 
-    /// The newest of what a container has written until now; nothing when it is gone.
+    /// The newest lines that a container has written so far; none when it is gone.
     async fn read_whole(&self, origin: &Origin, ask: LogQuery) -> Result<Vec<Entry>, Error> {
         let mut read = (self.read)(&origin.container, ask);
         let lines = async {
@@ -273,7 +273,7 @@ impl Newest {
     }
 }
 
-/// The bytes of a line in memory, and roughly in an answer.
+/// The bytes of a line in memory, and roughly in a response.
 fn size(line: &LogLine) -> usize {
     size_of::<Entry>() + line.text.len()
 }
@@ -297,18 +297,18 @@ fn merge(all: Vec<Vec<Entry>>, limit: usize, most: usize) -> Vec<Entry> {
 /// How far a container's log has been delivered.
 struct Position {
     delivered_ns: i64,
-    /// `delivered_ns` when its log was opened. Lines up to there come again; later ones are new,
+    /// `delivered_ns` when its log was opened. Lines up to that time are repeats; others are new,
     /// even if the clock that stamps them went back meanwhile.
     opened_after_ns: i64,
 }
 
-/// What a container's log yields.
+/// One item of a container's log.
 enum Piece {
     Line(LogLine),
     Ended,
 }
 
-/// A reader of lines as they come.
+/// A reader of lines as they arrive.
 pub struct Follow {
     logs: Logs,
     app: AppId,
@@ -442,7 +442,7 @@ mod tests {
         (0..100).for_each(|n| newest.push(line(n, 1000), most));
         assert_eq!(newest.lines.len(), 10);
         assert_eq!(newest.lines[0].at_ns, 90);
-        // One that is longer than all may be still comes, alone.
+        // A single line over the bound is still kept, alone.
         newest.push(line(100, 2 * most), most);
         assert_eq!(newest.lines.len(), 1);
 

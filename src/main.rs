@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Many small buffers come and go on several threads; and glibc's allocator is slow where the
-/// binary is linked statically.
+/// Many small buffers are allocated and freed on several threads, and glibc's allocator is slow
+/// where the binary is linked statically.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

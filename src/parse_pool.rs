@@ -1,9 +1,9 @@
-//! Threads that read what tenants send: archives, schemas, ignore files.
+//! Threads that parse tenants' input: archives, schemas, ignore files.
 //!
-//! Reading takes as long as its input makes it, within the input's bounds. So it is done on threads
+//! Parsing takes as long as its input demands, within the input's bounds. So it runs on threads
 //! that carry no connection and write no store, and that get a CPU after those that do; a bounded
-//! number at a time, of which one organization gets half at most. It is called off when
-//! its caller leaves or the platform stops; a stop does not wait for it.
+//! number at a time, at most half of them for one organization. It is cancelled when its caller
+//! leaves or the platform stops; a stop does not wait for it.
 
 use std::{io, thread};
 
@@ -15,12 +15,12 @@ use crate::{
     model::{AppId, Failure, Reason, work::Cancelled},
 };
 
-/// The niceness of a thread that reads: beside one that carries requests it gets a tenth of a CPU
+/// The niceness of a parsing thread: beside one that carries requests it gets a tenth of a CPU
 /// (Linux, `sched(7)`), and all of it while no other needs it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const NICENESS: i32 = 10;
 
-/// Threads that read what tenants send, a bounded number at once; clones share the bound.
+/// Threads that parse tenants' input, a bounded number at once; clones share the bound.
 #[derive(Clone)]
 pub struct Parsing {
     limiter: FairLimiter,
@@ -28,12 +28,12 @@ pub struct Parsing {
 }
 
 impl Parsing {
-    /// So many at once, at least one, of which one organization gets half at most.
+    /// At most `at_once` threads, and at least one; one organization gets half at most.
     pub fn new(at_once: usize) -> Self {
         Self::of(at_once, at_once / 2)
     }
 
-    /// So many at once without a bound for one organization: the caller shares them out.
+    /// At most `at_once` threads, without a bound per organization: the caller shares them out.
     pub fn unshared(at_once: usize) -> Self {
         Self::of(at_once, at_once)
     }
@@ -45,14 +45,14 @@ impl Parsing {
         }
     }
 
-    /// Reads something for an app, once it gets a permit. `work` has to ask often whether
-    /// it was called off.
+    /// Parses something for an app, once it gets a permit. `work` has to check often whether it was
+    /// cancelled.
     ///
     /// # Errors
-    /// What `work` says; SHUTTING_DOWN.
+    /// The error of `work`; SHUTTING_DOWN.
     ///
     /// # Cancel safety
-    /// Dropped, the work is called off. Its permit is free once it has ended.
+    /// Dropping the future cancels the work. Its permit is free once it has ended.
     pub async fn run<T: Send + 'static>(
         &self,
         app: &AppId,
@@ -64,7 +64,7 @@ impl Parsing {
             let permit = self.limiter.acquire(app).await;
             let done = start(move || {
                 let done = work(&|| token.is_cancelled());
-                // The permit goes back with the work, not with its caller, who may have left.
+                // The permit is released by the work, not by its caller, who may have left.
                 drop(permit);
                 done
             })
@@ -77,21 +77,22 @@ impl Parsing {
             })
         };
         let done = self.stop.run_until_cancelled(read).await;
-        // Work that was called off may end before this hears of the stop.
+        // Cancelled work may end before this task hears of the stop.
         done.filter(|_| !self.stop.is_cancelled())
             .unwrap_or_else(|| Err(stopping()))
     }
 
-    /// Calls off what is being read, and all that comes from now on.
+    /// Cancels all current and future parsing.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 }
 
-/// Runs work on a new thread, since a thread that has given up priority may not be allowed to take
-/// it back.
+/// Runs work on a new thread, since a thread that has lowered its priority may not be allowed to
+/// raise it again.
 ///
 /// # Errors
+/// When the system gives no thread.
 /// When the system gives no thread.
 fn start<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -101,13 +102,14 @@ fn start<T: Send + 'static>(
         .name("parse".to_owned())
         .spawn(move || {
             lower_priority();
-            // Whoever asked may have left.
+            // Fails when the caller has left.
             let _ = done.send(work());
         })?;
     Ok(ended)
 }
 
-/// Lets other threads go before this one. Elsewhere than on Linux niceness is the whole process's.
+/// Lowers this thread's priority. On systems other than Linux niceness belongs to the whole
+/// process.
 fn lower_priority() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = rustix::process::nice(NICENESS) {
@@ -136,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that goes on until it is called off; reports when it begins and when it ends.
+    /// Work that runs until it is cancelled; reports its beginning and its end.
     fn endless(
         report: mpsc::Sender<&'static str>,
     ) -> impl FnOnce(Cancelled<'_>) -> Result<(), Failure> {

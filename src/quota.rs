@@ -1,4 +1,4 @@
-//! Counts how much of a bounded resource is taken, in all and by each holder.
+//! Counts the use of a bounded resource, in total and per holder.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -14,17 +14,17 @@ pub struct Quota {
 /// Which bound is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The bound on all together.
+    /// The bound on all holders together.
     All,
-    /// The bound on the holder that asked.
+    /// The bound on the requesting holder.
     Each,
 }
 
-/// What is taken, by holder. Callers give back what they took from a guard's `drop`.
+/// The use by holder. Callers release what they acquired in a guard's `drop`.
 #[derive(Debug)]
 pub struct Usage<K> {
     all: usize,
-    /// Only holders that have something.
+    /// Only holders with a use above 0.
     each: HashMap<K, usize>,
 }
 
@@ -38,15 +38,15 @@ impl<K> Default for Usage<K> {
 }
 
 impl<K: Clone + Eq + Hash> Usage<K> {
-    /// How much is taken in all.
+    /// The use by all holders.
     pub fn all(&self) -> usize {
         self.all
     }
 
-    /// Takes `amount` for a holder; `None` counts against the bound on all together only.
+    /// Acquires `amount` for a holder; `None` counts against the bound on all together only.
     ///
     /// # Errors
-    /// The bound that `amount` would exceed; nothing is taken.
+    /// The bound that `amount` would exceed; nothing is acquired.
     pub fn acquire(&mut self, holder: Option<&K>, amount: usize, quota: Quota) -> Result<(), Full> {
         let all = self.all.saturating_add(amount);
         if all > quota.all {
@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash> Usage<K> {
             if theirs > quota.each {
                 return Err(Full::Each);
             }
-            // The key is cloned only for a holder's first.
+            // The key is cloned only for a holder's first use.
             match self.each.get_mut(holder) {
                 Some(known) => *known = theirs,
                 None => drop(self.each.insert(holder.clone(), theirs)),
@@ -68,7 +68,7 @@ impl<K: Clone + Eq + Hash> Usage<K> {
         Ok(())
     }
 
-    /// Gives back what was taken for the same holder.
+    /// Releases what was acquired for the same holder.
     pub fn release(&mut self, holder: Option<&K>, amount: usize) {
         self.all -= amount;
         if let Some(holder) = holder

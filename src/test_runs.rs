@@ -17,7 +17,7 @@ use crate::{
     model::{AppId, ExecutionId, Failure, Reason},
 };
 
-/// Runs tests of drafts and versions; clones share it.
+/// Runs tests of drafts and versions; clones share the permits.
 #[derive(Clone)]
 pub struct TestRuns {
     apps: Apps,
@@ -29,14 +29,14 @@ pub struct TestRuns {
     max_lines: usize,
 }
 
-/// How many tests may run, and how much of an answer is kept.
+/// How many tests may run, and how much of a response is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Most tests at a time; more wait.
+    /// Most tests at a time; further ones wait.
     pub running: usize,
     /// Most tests of one organization at a time.
     pub per_org: usize,
-    /// Largest body of an answer, in bytes.
+    /// Largest body of a response, in bytes.
     pub answer_bytes: usize,
     /// Most lines of the log; the newest are kept.
     pub lines: usize,
@@ -53,7 +53,7 @@ pub struct Outcome {
     pub body: Bytes,
     /// From the call to the end of the body, including the start of the container.
     pub took: Duration,
-    /// What the app wrote.
+    /// The lines that the app wrote.
     pub log: Vec<Entry>,
 }
 
@@ -73,8 +73,9 @@ impl TestRuns {
     /// Sends a request to a version, or to the draft when none is named.
     ///
     /// # Errors
-    /// NOT_FOUND for the app, the draft or the version; why the image cannot be pulled or built,
-    /// or why the container does not get ready or does not answer; BODY_TOO_LARGE for its answer.
+    /// NOT_FOUND for the app, the draft or the version; why the image cannot be pulled or built, or
+    /// why the container does not become ready or does not respond; BODY_TOO_LARGE for its
+    /// response.
     ///
     /// # Cancel safety
     /// Dropping the future removes the container.

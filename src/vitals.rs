@@ -4,7 +4,7 @@
 //! panic, or any other unexpected end, drops the latch unreleased, which trips it: from then on the
 //! process is not ready, callers that depend on the part get an error, and the server writes what
 //! it can to the disk and exits with [`EXIT_PART_FAILED`], so that its service manager restarts it.
-//! A process that went on without the part would look healthy and fail every request.
+//! A process that continued without the part would look healthy and fail every request.
 
 use std::{
     future::Future,
@@ -48,7 +48,7 @@ pub struct Latch {
 }
 
 impl Vitals {
-    /// A latch for a part, named as users are to read it ("the catalog's writer").
+    /// A latch for a part, under the name that users will read ("the catalog's writer").
     pub fn latch(&self, part: impl Into<String>) -> Latch {
         Latch {
             vitals: self.clone(),

@@ -2,6 +2,21 @@
 //!
 //! Handlers convert and call; rules live in the modules below this one. JSON has no code per
 //! route: [`json`] transcodes by descriptors into the same services that gRPC calls.
+//!
+//! | File | Holds |
+//! | --- | --- |
+//! | `proto.rs` | The generated contract and its descriptors |
+//! | `compute/` | `ComputeService`: apps, drafts, versions, invocations, executions, logs |
+//! | `secrets.rs` | `SecretService` |
+//! | `builds.rs`, `executions.rs`, `scaling.rs` | The platform's own services |
+//! | `convert/` | Between the wire and the model |
+//! | `pages.rs` | Pages of lists, and their cursors |
+//! | `status.rs` | Failures as gRPC status and as HTTP response |
+//! | `json/` | The JSON gateway |
+//! | `grpc.rs` | The gRPC listener |
+//! | `admission.rs`, `anonymous.rs` | Calls with a token; the bounds on calls without one |
+//! | `limits.rs`, `buffers.rs` | Sizes of messages, and the memory for them |
+//! | `export.rs` | Records as API messages, for `ignite store export` |
 
 mod admission;
 pub mod anonymous;

@@ -2,11 +2,11 @@
 //!
 //! Every operation that changes an app runs to its end in a detached task, so a client that
 //! disconnects in the middle leaves nothing half done. Operations that touch replicas take the
-//! locks of the app. The order is always: check that it can work, store it, then apply it.
+//! app's locks. The order is always: check that it can work, store it, then apply it.
 //!
 //! | File | Holds |
 //! | --- | --- |
-//! | `mod.rs` | [`Apps`]: create, read, list, update, delete, stop |
+//! | `mod.rs` | [`Apps`]: create, read, list, update, delete |
 //! | `drafts.rs` | Drafts: save, build, publish; collection of unused files and images |
 //! | `versions.rs` | Published versions: list, read, roll back |
 //! | `checks.rs` | Activation of a version once a replica of it is ready |
@@ -126,8 +126,7 @@ struct Shared {
     /// Cancels all roll-outs, including those that begin later, and publishes that still wait.
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// The runtime of operations, which need not be that of the thread that carries a caller's
-    /// connection.
+    /// Runs operations, apart from the threads that carry callers' connections.
     runtime: Handle,
 }
 
@@ -282,8 +281,7 @@ impl Apps {
     /// and the warnings that the change adds.
     ///
     /// # Errors
-    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS and STORE_QUOTA as for
-    /// create.
+    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS, STORE_QUOTA as for create.
     pub async fn update(
         &self,
         id: AppId,
@@ -330,8 +328,7 @@ impl Apps {
         .await
     }
 
-    /// Stops an app's replicas once their requests in flight have finished, and removes all of the
-    /// app.
+    /// Stops an app's replicas after their requests in flight, and removes all of the app.
     ///
     /// # Errors
     /// NOT_FOUND.

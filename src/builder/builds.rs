@@ -49,8 +49,7 @@ pub(super) struct Shared {
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// The runtime of builds, which need not be that of the thread that carries a caller's
-    /// connection.
+    /// Runs builds, apart from the threads that carry callers' connections.
     runtime: Handle,
 }
 

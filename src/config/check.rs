@@ -1,22 +1,22 @@
-//! What no single value shows to be wrong.
+//! Checks of the relations between settings, and of bounds that no text form knows.
 
 use std::{net::SocketAddr, time::Duration};
 
 use super::{Config, Invalid, Reach, forms};
 
-/// The least buffer that the HTTP library works with.
+/// The smallest buffer that the HTTP library works with.
 const MIN_HEADER_BYTES: u64 = 8 * 1024;
-/// No build step gets along with less.
+/// Least memory that a build step can run with.
 const MIN_BUILD_MEMORY: u64 = 64 * 1024 * 1024;
 /// More than any machine has use for, and few enough to be started.
 pub(super) const MAX_HTTP_THREADS: usize = 256;
 
-/// Deepest tree that can be gone through on a thread's stack.
+/// The deepest tree that can be walked on a thread's stack.
 const MAX_DEPTH: usize = 500;
-/// Longest path within a tree that can be unpacked below the data directory.
+/// The longest path within a tree that can be unpacked below the data directory.
 const MAX_PATH_BYTES: usize = 3072;
 
-/// What is wrong with a configuration, a sentence for each fault.
+/// The faults of a configuration, a sentence each.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -34,7 +34,7 @@ impl Problems {
         }
     }
 
-    /// Refuses settings that are given as 0; left out, they have a default of at least 1.
+    /// Refuses settings that are given as 0; unset, they default to at least 1.
     fn require_at_least_one_if_given(&mut self, settings: &[(&str, Option<usize>)]) {
         for (name, value) in settings {
             self.require(*value != Some(0), &format!("{name} must be at least 1"));
@@ -74,7 +74,7 @@ impl Config {
         }
     }
 
-    /// An address at which other machines reach a server that trusts everybody who deploys to it;
+    /// An address at which other machines reach a server that trusts everyone who deploys to it;
     /// `None` when it listens on this machine alone, or isolates its host.
     pub fn exposed(&self) -> Option<SocketAddr> {
         let listens = [self.http_addr, self.grpc_addr];
@@ -93,7 +93,7 @@ impl Config {
         );
     }
 
-    /// What would lead apps and builds past the rules that isolate this machine.
+    /// Refuses settings that would let apps and builds bypass the rules that isolate this machine.
     fn check_isolation(&self, problems: &mut Problems) {
         if !self.trust.isolates_host() {
             return;
@@ -211,7 +211,7 @@ impl Config {
         );
     }
 
-    /// What source trees may come to.
+    /// Checks the bounds on source trees.
     fn check_code(&self, problems: &mut Problems) {
         problems.require(
             self.max_code_bytes > 0 && self.code_max_unpacked_bytes > 0,
@@ -246,7 +246,7 @@ impl Config {
         );
     }
 
-    /// A request that may be sent must also be able to wait for a start.
+    /// Checks that every request that may be sent is also able to wait for a start.
     fn check_request_sizes(&self, problems: &mut Problems) {
         problems.require(self.max_body_bytes > 0, "max_body_bytes must be at least 1");
         for (name, value) in [

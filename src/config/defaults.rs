@@ -19,11 +19,11 @@ const MIB: u64 = 1024 * 1024;
 const DEFAULT_BASE_DOMAIN: &str = "ignite.localhost";
 /// The organization of tokens and ids that name none.
 const DEFAULT_ORG: &str = "local";
-/// A helper may ask a cloud for a token; a person who is asked for a password will not be there.
+/// A helper may ask a cloud for a token, but a password prompt has no one to answer it.
 const DEFAULT_CREDENTIAL_HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The contract's cold-start budget.
 const DEFAULT_COLD_START_BUDGET: Duration = Duration::from_secs(600);
-/// The least stabilisation that the platform's autoscaler (KEDA) works with.
+/// The shortest stabilisation that the cloud platform's autoscaler (KEDA) works with.
 const DEFAULT_MIN_SCALEDOWN: Duration = Duration::from_secs(30);
 /// The contract's typical platform maximum.
 const DEFAULT_MAX_REPLICAS_CAP: u32 = 5;
@@ -34,7 +34,7 @@ const DEFAULT_APP_TIMEOUT: Duration = Duration::from_secs(300);
 const DEFAULT_HOLD_MAX_REQUESTS: usize = 1000;
 /// Ten bodies of the largest size per app, and small ones by the thousand.
 const DEFAULT_HOLD_MAX_BYTES: u64 = 64 * MIB;
-/// What large function platforms take for a synchronous payload.
+/// The limit of large function platforms for a synchronous payload.
 const DEFAULT_MAX_BODY_BYTES: u64 = 6 * MIB;
 /// Under the listen backlog of 128 that many small servers use.
 const DEFAULT_MAX_CONNECTS_PER_REPLICA: usize = 32;
@@ -47,9 +47,9 @@ const DEFAULT_RUST_BUILDER: &str = "rust:1-slim-bookworm";
 /// The C library, certificates, and no shell.
 const DEFAULT_RUST_BASE: &str = "gcr.io/distroless/cc-debian12";
 const DEFAULT_GO_BUILDER: &str = "golang:1";
-/// Certificates and time zones, and nothing that runs.
+/// Certificates and time zones, and no programs.
 const DEFAULT_GO_BASE: &str = "gcr.io/distroless/static-debian12";
-/// What orchestrators usually allow a process to end in.
+/// The time that orchestrators usually allow a process to end.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The engine's own default for `stop`.
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -63,21 +63,21 @@ const DEFAULT_IMAGE_VERSIONS_KEPT: usize = 5;
 const DEFAULT_IMAGE_KEEP_FOR: Duration = Duration::from_secs(3600);
 /// No request waits for it.
 const DEFAULT_UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Three small calls of the engine; a holder out of sight is watched for two of them.
+/// Three small calls of the engine; a holder that cannot be seen is watched for two of them.
 const DEFAULT_LEASE_INTERVAL: Duration = Duration::from_secs(15);
 /// A machine that was off over night, or an engine whose clock was wrong, is back by then.
 const DEFAULT_PRUNE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// `/tmp` and home full, half of the memory is left to the processes.
+/// With `/tmp` and home full, half of the memory is left to the processes.
 const DEFAULT_SCRATCH_PERCENT: u32 = 25;
-/// Some settings and a small tool: copying them takes some 30 ms on the slowest storage driver,
-/// and copying 20,000 files takes seconds.
+/// Some settings and a small tool: copying them takes some 30 ms on the slowest storage driver, and
+/// copying 20,000 files takes seconds.
 const DEFAULT_HOME_COPY_FILES: u32 = 128;
 const DEFAULT_HOME_COPY_BYTES: u64 = 8 * MIB;
 const DEFAULT_CONTAINER_LOG_MAX_BYTES: u64 = 10 * MIB;
 const DEFAULT_CONTAINER_LOG_FILES: u32 = 3;
-/// Each measurement has the engine go through what containers have written.
+/// For each measurement the engine walks the files that containers have written.
 const DEFAULT_DISK_INTERVAL: Duration = Duration::from_secs(30);
-/// The first pause is short, since a port still in use is gone by then.
+/// The first pause is short, since a port still in use is usually free by then.
 const DEFAULT_START_RETRY_INITIAL: Duration = Duration::from_millis(500);
 /// A crash loop costs two starts a minute at most.
 const DEFAULT_START_RETRY_MAX: Duration = Duration::from_secs(30);
@@ -91,12 +91,12 @@ const DEFAULT_RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 const DEFAULT_EXECUTION_QUEUE_MAX: usize = 10_000;
 /// Enough to keep five replicas of a typical server busy.
 const DEFAULT_EXECUTION_CONCURRENCY: usize = 64;
-/// Bounds memory and descriptors: each running one has a connection and a piece of its answer.
+/// Bounds memory and descriptors: each running one has a connection and a part of its response.
 const DEFAULT_EXECUTION_MAX_RUNNING: usize = 512;
 /// The first pause is short, since most trouble is a replica that has just gone.
 const DEFAULT_EXECUTION_RETRY_INITIAL: Duration = Duration::from_millis(250);
 const DEFAULT_EXECUTION_RETRY_MAX: Duration = Duration::from_secs(15);
-/// A week, so that what failed on Friday can be looked at on Monday.
+/// A week, so that a failure on Friday can be examined on Monday.
 const DEFAULT_EXECUTION_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// More than one machine runs for one organization. All of them are in memory, with environments of
 /// up to some 100 KB each.
@@ -106,7 +106,7 @@ const DEFAULT_VERSIONS_MAX_PER_APP: usize = 1000;
 /// Some hundred megabytes of ordinary executions.
 const DEFAULT_EXECUTION_MAX_PER_APP: u64 = 100_000;
 const DEFAULT_RETENTION_INTERVAL: Duration = Duration::from_secs(60);
-/// Room for what is running to end, and for the database to be written on.
+/// Space for running executions to end, and for the database to keep writing.
 const DEFAULT_MIN_FREE_DISK_BYTES: u64 = 64 * MIB;
 /// Some minutes: a user who comes back does so within them, and memory is cheap for that long.
 const DEFAULT_STANDBY_PAUSE_FOR: Duration = Duration::from_secs(600);
@@ -116,31 +116,31 @@ const DEFAULT_STANDBY_MEMORY: u64 = 1024 * MIB;
 const DEFAULT_TEARDOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Long enough for another app to go to standby, short enough for a caller to learn what is wrong.
 const DEFAULT_ROOM_WAIT: Duration = Duration::from_secs(30);
-/// As often as orchestrators usually ask.
+/// As often as orchestrators usually probe.
 const DEFAULT_LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
-/// An app with one thread that is busy with a request may answer late.
 /// Long for an app whose first port is one for metrics or debugging, short for a person who waits.
 const DEFAULT_WRONG_PORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// An app with one thread that is busy with a request may answer late.
 const DEFAULT_LIVENESS_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_LIVENESS_FAILURES: u32 = 3;
 
-/// Some MB of ordinary lines, read and sorted in memory for one answer.
+/// Some MB of ordinary lines, read and sorted in memory for one response.
 const DEFAULT_LOG_MAX_LINES: usize = 10_000;
-/// Ten thousand lines of some hundred bytes; each replica's newest are in memory for one answer.
+/// Ten thousand lines of some hundred bytes; each replica's newest are in memory for one response.
 const DEFAULT_LOG_MAX_BYTES: u64 = 8 * MIB;
 
-/// A folder of source with a few assets; base64 and all it is still taken in one message.
+/// A folder of source with a few assets, which still fits in one message after base64.
 const DEFAULT_MAX_CODE_BYTES: u64 = 50 * MIB;
-/// Ten times that: what large function platforms take for an unpacked archive, and some more.
+/// Ten times that: somewhat more than large function platforms allow for an unpacked archive.
 const DEFAULT_CODE_MAX_UNPACKED_BYTES: u64 = 512 * MIB;
 const DEFAULT_CODE_MAX_FILES: usize = 50_000;
-/// Text packs to a tenth, a file of zeros to a thousandth.
+/// Text compresses to a tenth, a file of zeros to a thousandth.
 const DEFAULT_CODE_MAX_RATIO: u64 = 200;
-/// Several times what trees of packages within packages come to.
+/// Several times the depth of nested packages.
 const DEFAULT_CODE_MAX_DEPTH: usize = 100;
-/// A quarter of what the kernel takes, since the tree is unpacked below a path of its own.
+/// A quarter of the kernel's limit, since the tree is unpacked below another path.
 const DEFAULT_CODE_MAX_PATH_BYTES: usize = 1024;
-/// What package managers that link make for a large project.
+/// The number that package managers with links make for a large project.
 const DEFAULT_CODE_MAX_LINKS: usize = 10_000;
 /// A build takes a core or more; one organization alone has two at a time.
 const DEFAULT_BUILD_CONCURRENCY: usize = 3;
@@ -156,35 +156,35 @@ const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Long enough for a draft, its tests and its publish, short enough after a secret was withdrawn.
 const DEFAULT_IMAGE_GRANT_TTL: Duration = Duration::from_secs(600);
 
-/// As many as a small machine starts side by side.
+/// As many as a small machine starts in parallel.
 const DEFAULT_TEST_MAX_RUNNING: usize = 4;
 
-/// As many descriptors as many systems allow, with as many again for the way to replicas.
+/// As many descriptors as many systems allow, and as many again for the connections to replicas.
 const DEFAULT_MAX_CONNECTIONS: usize = 16_384;
 /// Some clients, a monitor and an operator.
 const DEFAULT_RESERVED_CONNECTIONS: usize = 64;
 /// What the HTTP library parses without allocating.
 const DEFAULT_MAX_HEADERS: usize = 100;
-/// Eight times what common servers take.
+/// Eight times the limit of common servers.
 const DEFAULT_MAX_HEADER_BYTES: u64 = 64 * 1024;
-/// A phone in a tunnel gets its request head through; a client that needs longer is stuck or
+/// Enough for a phone in a tunnel to send its request head; a client that needs longer is stuck or
 /// hostile.
 const DEFAULT_HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// As long as common servers and proxies keep idle connections.
 const DEFAULT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Twice what a server should at least allow.
 const DEFAULT_MAX_STREAMS: u32 = 200;
-/// No single app takes more than there are connections by default.
+/// No single app gets more than there are connections by default.
 const DEFAULT_MAX_IN_FLIGHT_PER_APP: usize = 16_384;
-/// What common proxies allow between two writes.
+/// The usual limit of proxies between two writes.
 const DEFAULT_CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Twice the pings that WebSocket libraries usually send.
 const DEFAULT_HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// A few drafts of the largest size at a time; each is in memory about twice while it is decoded.
 const DEFAULT_API_BUFFER_BYTES: u64 = 256 << 20;
-/// Half of them: another organization always finds room.
+/// Half of them, so that another organization always finds space.
 const DEFAULT_API_BUFFER_BYTES_PER_ORG: u64 = 128 << 20;
-/// Archives come seldom, and each takes a core for a moment.
+/// Archives are rare, and each occupies a core for a moment.
 const DEFAULT_DECODE_CONCURRENCY: usize = 2;
 /// Tools ask once and leave; a few that watch the health of a server stay.
 const DEFAULT_ANONYMOUS_STREAMS: usize = 64;

@@ -1,23 +1,23 @@
-//! How one value is written: from text and back.
+//! The text forms of single values: parsing and printing.
 //!
-//! Each form is a pair of functions; a refusal says what is wrong and shows what would be
-//! right, and leaves it to the caller to say where the value stood.
+//! Each form is a pair of functions. A refusal says what is wrong and shows what would be right;
+//! the caller adds the origin of the value.
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 
-/// No wait is longer: a deadline this far ahead still fits the clock's arithmetic.
+/// The longest duration accepted: a deadline this far ahead still fits the clock's arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A way of writing values of type `T`.
+/// The text form of values of type `T`.
 pub(super) trait Form<T> {
     fn parse(raw: &str) -> Result<T, String>;
-    /// The value for a TOML file; `None` when it is not set.
+    /// The value for a TOML file; `None` when it is unset.
     fn show(value: &T) -> Option<toml::Value>;
 }
 
-/// As the type's own `FromStr` and `Display` have it.
+/// The form of the type's own `FromStr` and `Display`.
 pub(super) struct Plain;
 
 impl<T> Form<T> for Plain
@@ -196,7 +196,7 @@ fn whole(raw: &str) -> Option<u64> {
         .flatten()
 }
 
-/// A path, taken as it is.
+/// A path, taken verbatim.
 pub(super) struct Path;
 
 impl Form<PathBuf> for Path {
@@ -292,7 +292,7 @@ words!(Reach { Auto = "auto", Direct = "direct", Published = "published" }, "aut
 words!(Freezer { Auto = "auto", Engine = "engine", Cgroup = "cgroup" }, "auto, engine or cgroup");
 words!(LogFormat { Plain = "plain", Json = "json" }, "plain or json");
 
-/// Whether a text is a domain of lower-case labels that has room for an app's label before it.
+/// Whether a text is a domain of lower-case labels that leaves space for an app's label before it.
 pub(super) fn is_domain(s: &str) -> bool {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
@@ -301,6 +301,7 @@ pub(super) fn is_domain(s: &str) -> bool {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    // 253 is the longest name of DNS; an app's label of at most 63 and a dot come before it.
+    // 253 bytes is the longest name in DNS; an app's label of at most 63 and a dot come before this
+    // one.
     s.len() <= 253 - 64 && s.split('.').all(label)
 }

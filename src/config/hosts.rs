@@ -1,19 +1,19 @@
-//! Which host names the API answers for beside its own.
+//! The additional host names for which the API answers.
 
 use std::{fmt, str::FromStr};
 
 use super::forms;
 
-/// A list of names; the empty one adds nothing, `*` takes any.
+/// A list of names; an empty one adds nothing, `*` matches any.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ApiHosts {
     any: bool,
-    /// In lower case; one with a dot before it stands for all names below it.
+    /// In lower case; a name with a leading dot stands for all names below it.
     names: Vec<String>,
 }
 
 impl ApiHosts {
-    /// Whether a name, in lower case and without a port, is one of them.
+    /// Whether a name, in lower case and without a port, is in the list.
     pub fn contain(&self, name: &str) -> bool {
         self.any
             || self.names.iter().any(|known| {

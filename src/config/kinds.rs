@@ -11,7 +11,7 @@ pub enum Reach {
     Published,
 }
 
-/// Who freezes containers.
+/// What freezes containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freezer {
     /// The cgroup where that is safe, else the engine.
@@ -27,7 +27,7 @@ pub enum Freezer {
 pub enum LogFormat {
     /// For people.
     Plain,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -36,10 +36,10 @@ pub enum LogFormat {
 pub struct PublicUrl {
     /// `http` or `https`.
     pub scheme: String,
-    /// The port to show; `None` shows none, which is the scheme's own.
+    /// The port to show; `None` shows none, for the scheme's default.
     pub port: Option<u16>,
 }
 
-/// The URL of a package index, of HTTP or HTTPS.
+/// The URL of a package index, over HTTP or HTTPS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexUrl(pub(super) String);

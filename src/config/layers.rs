@@ -1,7 +1,7 @@
 //! The layers of the configuration and the table of settings.
 //!
-//! A layer is raw text by setting, with where it stood; the highest layer that has a setting
-//! wins, and only that value is parsed and reported when it is wrong.
+//! A layer is raw text by setting, with its origin. The highest layer that has a setting wins, and
+//! only that value is parsed and reported when it is wrong.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -22,23 +22,23 @@ impl<F: Fn(&str) -> Option<String>> Source for F {
     }
 }
 
-/// The process's environment. Text that is not UTF-8 gets replacement characters, which every
-/// check then shows.
+/// The process's environment. Text that is not UTF-8 gets replacement characters, which the checks
+/// then show.
 pub fn process_env(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 impl Config {
-    /// Whether the data directory is the one that is used when none is given.
+    /// Whether the data directory is the default one.
     pub fn data_dir_is_default(&self) -> bool {
         default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)
     }
 }
 
-/// A configuration that cannot be used, with everything that is wrong in it.
+/// A configuration that cannot be used, with all its faults.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Invalid {
-    /// One sentence for each problem, naming the setting and where it stood.
+    /// One sentence per problem, with the setting and its origin.
     pub problems: Vec<String>,
 }
 
@@ -51,15 +51,15 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// What the command line sets: an overlay in which everything is optional.
+/// The settings from the command line: an overlay in which everything is optional.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
     values: Vec<(String, String, String)>,
 }
 
 impl Flags {
-    /// Sets one setting by its name in the file, if there is a value; a later call wins.
-    /// `origin` is the flag as the user wrote it.
+    /// Sets one setting by its name in the file, if there is a value; a later call wins. `origin`
+    /// is the flag as the user wrote it.
     pub fn set(&mut self, name: &str, value: Option<&str>, origin: &str) {
         if let Some(value) = value {
             self.values
@@ -68,7 +68,7 @@ impl Flags {
     }
 }
 
-/// Raw text of one setting and where it stood.
+/// The raw text of one setting, and its origin.
 struct Raw {
     text: String,
     origin: String,
@@ -78,7 +78,7 @@ type Winners = BTreeMap<&'static str, Raw>;
 
 macro_rules! settings {
     ($($field:ident = $name:literal, $env:literal, $form:ty;)*) => {
-        /// Name in the file and variable of every setting.
+        /// The name in the file and the variable of every setting.
         const SETTINGS: &[(&str, &str)] = &[$(($name, $env),)*];
 
         fn apply(config: &mut Config, winners: &Winners, problems: &mut Vec<String>) {
@@ -91,7 +91,7 @@ macro_rules! settings {
         }
 
         impl Config {
-            /// The configuration as the TOML file that would give it; what is not set is a comment.
+            /// The configuration as a TOML file that yields it; unset settings are comments.
             pub fn to_toml(&self) -> String {
                 // Without `..`: a field that the table forgets does not compile.
                 let Config { $($field,)* } = self;
@@ -259,8 +259,8 @@ settings! {
 impl Config {
     /// Builds the configuration: defaults, then the file, then variables, then flags.
     ///
-    /// `file` is the TOML file's path; without one `IGNITE_CONFIG` is asked. An empty variable
-    /// counts as not set.
+    /// `file` is the TOML file's path; without one `IGNITE_CONFIG` names it. An empty variable
+    /// counts as unset.
     ///
     /// # Errors
     /// Everything that is wrong in any layer, and every relation that does not hold.
@@ -323,12 +323,12 @@ impl Config {
     }
 }
 
-/// Where the state is kept when nothing says otherwise: `$XDG_DATA_HOME/ignite`, else
+/// The data directory when none is configured: `$XDG_DATA_HOME/ignite`, else
 /// `~/.local/share/ignite`. `None` without a home.
 pub fn default_data_dir(vars: &impl Source) -> Option<PathBuf> {
     set(vars, "XDG_DATA_HOME")
         .map(PathBuf::from)
-        // The XDG specification says that a relative path is to be ignored.
+        // The XDG specification says to ignore a relative path.
         .filter(|p| p.is_absolute())
         .or_else(|| set(vars, "HOME").map(|home| PathBuf::from(home).join(".local/share")))
         .map(|base| base.join("ignite"))

@@ -1,9 +1,9 @@
 //! The configuration of `ignite serve`: one plain struct, built from four layers.
 //!
 //! Lowest first: the defaults (`defaults.rs`), a TOML file, `IGNITE_*` variables, flags (see
-//! `layers.rs`). How one value is written (durations, sizes, switches) is in `forms.rs`; `check.rs`
-//! checks relations between values. All faults are reported at once. Nothing here reads the
-//! process's environment by itself.
+//! `layers.rs`). `forms.rs` parses and prints single values (durations, sizes, switches);
+//! `check.rs` checks relations between values. All faults are reported at once. Nothing here reads
+//! the process's environment by itself.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -33,15 +33,15 @@ pub use serving::Serving;
 
 /// Every setting of `ignite serve`.
 ///
-/// Each field says its name in the TOML file and its variable. A flag, where there is one, is
+/// Each field names its setting in the TOML file and its variable. A flag, where there is one, is
 /// the file's name with dashes; every setting can be given as `--set name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 takes
-    /// a free one. Default `127.0.0.1:8080`.
+    /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 picks a
+    /// free one. Default `127.0.0.1:8080`.
     pub http_addr: SocketAddr,
-    /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Port 0 takes a free one.
-    /// Default `127.0.0.1:50051`.
+    /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Port 0 picks a free one. Default
+    /// `127.0.0.1:50051`.
     pub grpc_addr: SocketAddr,
     /// `data_dir`, `IGNITE_DATA_DIR`: where the store, the signing key and the lock live.
     /// Default `$XDG_DATA_HOME/ignite`, else `~/.local/share/ignite`.
@@ -58,30 +58,30 @@ pub struct Config {
     /// `keep_replicas`, `IGNITE_KEEP_REPLICAS`: on a clean stop leave containers running, for
     /// the next start to adopt. Default `false`: they are removed.
     pub keep_replicas: bool,
-    /// `new_instance`, `IGNITE_NEW_INSTANCE`: a data directory that is a copy of another one gets
-    /// an identity of its own instead of being refused. Default `false`.
+    /// `new_instance`, `IGNITE_NEW_INSTANCE`: give a data directory that is a copy of another one a
+    /// new identity instead of refusing it. Default `false`.
     pub new_instance: bool,
     /// `lease_interval`, `IGNITE_LEASE_INTERVAL`: time between two renewals of the lease on the
-    /// engine that shows others that this instance lives; it holds for four. Default 15 s.
+    /// engine that shows others that this instance lives; it lasts for four. Default 15 s.
     pub lease_interval: Duration,
     /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be
-    /// seen must have run out for `ignite prune` to take it for gone. Default 24 h.
+    /// seen must have expired for `ignite prune` to consider it gone. Default 24 h.
     pub prune_after: Duration,
     /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, such as a
     /// database's; in a sandbox only. Default: none.
     pub network: Option<String>,
     /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
     pub reach: Reach,
-    /// `strict`, `IGNITE_STRICT`: refuse what the platform would refuse (an image that runs as
-    /// root, a health path that answers 401). Default `false`: run it and warn.
+    /// `strict`, `IGNITE_STRICT`: refuse what the cloud platform would refuse (an image that runs
+    /// as root, a health path that answers 401). Default `false`: run it and warn.
     pub strict: bool,
     /// `trust`, `IGNITE_TRUST`: whom the platform serves: `sandbox` (one person's machine), `team`
     /// (one organization's) or `tenants` (organizations that do not trust each other). Decides what
     /// apps and builds may reach. Default `sandbox`.
     pub trust: Trust,
-    /// `egress_allow`, `IGNITE_EGRESS_ALLOW`: what apps may connect to although `trust` keeps them
-    /// from it: addresses and networks of IPv4 with commas between, each perhaps with a port, and
-    /// `public` for every public address. A sandbox keeps them from nothing. Default `none`.
+    /// `egress_allow`, `IGNITE_EGRESS_ALLOW`: what apps may connect to despite `trust`: IPv4
+    /// addresses and networks, separated by commas, each with an optional port, and `public` for
+    /// every public address. A sandbox restricts nothing. Default `none`.
     pub egress_allow: EgressAllow,
     /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
     /// engine's own, and with `trust` `tenants` one that goes with this program.
@@ -90,17 +90,17 @@ pub struct Config {
     /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the
     /// engine's, and with `trust` `tenants` those of [`Ulimits::for_tenants`].
     pub ulimits: Option<Ulimits>,
-    /// `runtime`, `IGNITE_RUNTIME`: what runs apps' containers, by its name in the engine, such as
-    /// `runsc`. Default: the engine's default.
+    /// `runtime`, `IGNITE_RUNTIME`: the runtime of apps' containers, by its name in the engine,
+    /// such as `runsc`. Default: the engine's default.
     pub runtime: Option<String>,
-    /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: take images for another processor than
+    /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: accept images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,
     /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
     /// Default: the docker command's context, else the usual sockets of engines.
     pub docker_host: Option<String>,
-    /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull, and build, with what `docker login`
-    /// of whoever runs `ignite` has, where an app names no secret. Default `true`.
+    /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull and build with the `docker login` of
+    /// the user who runs `ignite`, where an app names no secret. Default `true`.
     pub docker_config_auth: bool,
     /// `credential_helper_timeout`, `IGNITE_CREDENTIAL_HELPER_TIMEOUT`: longest time for one
     /// question to a credential helper of the docker command. Default 10 s.
@@ -112,11 +112,11 @@ pub struct Config {
     /// `default_org`, `IGNITE_DEFAULT_ORG`: the organization of the client on this machine when
     /// none is given. Default `local`.
     pub default_org: OrgName,
-    /// `cold_start_budget_secs`, `IGNITE_COLD_START_BUDGET_SECS`: longest wait of a request for
-    /// a replica. Default 600 s.
+    /// `cold_start_budget_secs`, `IGNITE_COLD_START_BUDGET_SECS`: longest wait of a request for a
+    /// replica. Default 600 s.
     pub cold_start_budget: Duration,
-    /// `startup_timeout_secs`, `IGNITE_STARTUP_TIMEOUT_SECS`: longest a container that is alive
-    /// may take to get ready. Default: the cold-start budget.
+    /// `startup_timeout_secs`, `IGNITE_STARTUP_TIMEOUT_SECS`: longest time that a live container
+    /// may take to become ready. Default: the cold-start budget.
     pub startup_timeout: Duration,
     /// `min_scaledown_secs`, `IGNITE_MIN_SCALEDOWN_SECS`: floor under an app's
     /// `scaledown_period_secs`. Default 30 s.
@@ -150,38 +150,38 @@ pub struct Config {
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
     pub max_body_bytes: u64,
-    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads that carry HTTP connections; by default one
-    /// for each CPU.
+    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads that carry HTTP connections. Default: one per
+    /// CPU.
     pub http_threads: usize,
-    /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections that are
-    /// being opened to one replica at a time. Default 32.
+    /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections being opened
+    /// to one replica at a time. Default 32.
     pub max_connects_per_replica: usize,
-    /// `drain_timeout_secs`, `IGNITE_DRAIN_TIMEOUT_SECS`: how long requests in flight may go on
-    /// after a stop or a delete. 0 cuts them. Default 30 s.
+    /// `drain_timeout_secs`, `IGNITE_DRAIN_TIMEOUT_SECS`: how long requests in flight may continue
+    /// after a stop or a delete. 0 cuts them off. Default 30 s.
     pub drain_timeout: Duration,
     /// `stop_grace_secs`, `IGNITE_STOP_GRACE_SECS`: time between SIGTERM and SIGKILL of a
     /// container. Default 10 s.
     pub stop_grace: Duration,
     /// `pids_limit`, `IGNITE_PIDS_LIMIT`: most processes and threads of a container. Default 512.
     pub pids_limit: u32,
-    /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an app that is not used keeps its
-    /// volume when its storage mode is not persistent. Default 3 days.
+    /// `storage_ttl_secs`, `IGNITE_STORAGE_TTL_SECS`: how long an unused app keeps its volume when
+    /// its storage mode is not persistent. Default 3 days.
     pub storage_ttl: Duration,
     /// `image_versions_kept`, `IGNITE_IMAGE_VERSIONS_KEPT`: newest versions of each app whose
     /// pulled images stay on this machine, beside the active one's. Default 5.
     pub image_versions_kept: usize,
-    /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: how long a pulled image stays at least, counted
+    /// `image_keep_for`, `IGNITE_IMAGE_KEEP_FOR`: shortest time that a pulled image stays, counted
     /// from the pull. Default 1 h.
     pub image_keep_for: Duration,
     /// `upkeep_interval`, `IGNITE_UPKEEP_INTERVAL`: time between two searches for volumes and
-    /// images that are not to be kept. Default 60 s.
+    /// images to remove. Default 60 s.
     pub upkeep_interval: Duration,
     /// `scratch_percent`, `IGNITE_SCRATCH_PERCENT`: percent of a replica's memory that its `/tmp`
     /// may take, and as much again its home directory. Default 25.
     pub scratch_percent: u32,
-    /// `allowed_caps`, `IGNITE_ALLOWED_CAPS`: the capabilities that apps may ask for, with commas
-    /// between them, or `none`; outside of a sandbox never NET_ADMIN and NET_RAW. Default: those
-    /// that Docker gives containers.
+    /// `allowed_caps`, `IGNITE_ALLOWED_CAPS`: the capabilities that apps may ask for, separated by
+    /// commas, or `none`; outside a sandbox never NET_ADMIN and NET_RAW. Default: those that Docker
+    /// gives containers.
     pub allowed_caps: Capabilities,
     /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may
     /// have in its home for every replica to get a copy; more are changed in place. Default 128.
@@ -194,8 +194,8 @@ pub struct Config {
     /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: log files kept per container.
     /// Default 3.
     pub container_log_files: u32,
-    /// `disk_quota_per_org`, `IGNITE_DISK_QUOTA_PER_ORG`: most bytes of the disk that the volumes,
-    /// containers and logs of one organization may take; 0 sets no bound. Default: none, and with
+    /// `disk_quota_per_org`, `IGNITE_DISK_QUOTA_PER_ORG`: most bytes of disk that the volumes,
+    /// containers and logs of one organization may use; 0 sets no bound. Default: none, and with
     /// `trust` `tenants` 10 GiB.
     pub disk_quota_per_org: Option<u64>,
     /// `inode_quota_per_org`, `IGNITE_INODE_QUOTA_PER_ORG`: most files, folders and links in the
@@ -204,15 +204,15 @@ pub struct Config {
     pub inode_quota_per_org: Option<u64>,
     /// `apps_max_per_org`, `IGNITE_APPS_MAX_PER_ORG`: most apps of one organization. Default 1000.
     pub apps_max_per_org: usize,
-    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app; all are
-    /// kept, and one with as many is not published any more. Default 1000.
+    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app. All are
+    /// kept, and an app with as many cannot be published again. Default 1000.
     pub versions_max_per_app: usize,
     /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps
     /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of
     /// the data directory's volume, and with `trust` `tenants` a quarter of it and at most 10 GiB.
     pub stored_bytes_per_org: Option<u64>,
-    /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two measurements of what organizations
-    /// take of the disk, where they have a quota. Default 30 s.
+    /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two measurements of organizations'
+    /// disk use, where they have a quota. Default 30 s.
     pub disk_interval: Duration,
     /// `start_retry_initial`, `IGNITE_START_RETRY_INITIAL`: pause after the first failed start;
     /// it doubles with each further one. Default 500 ms.
@@ -244,11 +244,11 @@ pub struct Config {
     /// Default 6 MiB.
     pub max_result_bytes: u64,
     /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution
-    /// that is kept for late watchers. Default 1 MiB.
+    /// kept for late watchers. Default 1 MiB.
     pub execution_output_bytes: u64,
-    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: the databases of the executions
-    /// are brought up to their journal when it is this long; a start after a crash applies up to
-    /// twice as much. Default 64 MiB.
+    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: journal length at which the
+    /// databases of the executions are brought up to it; a start after a crash applies up to twice
+    /// as much. Default 64 MiB.
     pub execution_journal_bytes: u64,
     /// `execution_retry_initial`, `IGNITE_EXECUTION_RETRY_INITIAL`: pause after an execution could
     /// not be sent to its app; it doubles. Default 250 ms.
@@ -262,21 +262,21 @@ pub struct Config {
     /// give or take a quarter. Default 100,000.
     pub execution_max_per_app: u64,
     /// `retention_interval`, `IGNITE_RETENTION_INTERVAL`: time between two searches for executions
-    /// that are not to be kept. Default 60 s.
+    /// to remove. Default 60 s.
     pub retention_interval: Duration,
-    /// `clock_settle`, `IGNITE_CLOCK_SETTLE`: how long the clock has to go steadily, after a start
-    /// or a step, before anything is deleted for its age. Default 10 min.
+    /// `clock_settle`, `IGNITE_CLOCK_SETTLE`: how long the clock has to be steady, after a start or
+    /// a step, before anything is deleted for its age. Default 10 min.
     pub clock_settle: Duration,
     /// `min_free_disk_bytes`, `IGNITE_MIN_FREE_DISK_BYTES`: executions are refused while the data
-    /// directory's volume has less room than this. Default 64 MiB.
+    /// directory's volume has less free space than this. Default 64 MiB.
     pub min_free_disk_bytes: u64,
-    /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one answer, and
-    /// most that following it begins with. Default 10,000.
+    /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one response, and
+    /// most earlier lines when following it. Default 10,000.
     pub log_max_lines: usize,
     /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines. Default 8 MiB.
     pub log_max_bytes: u64,
-    /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most tests of drafts and versions at once,
-    /// each in a container of its own; further ones wait. Default 4.
+    /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most concurrent tests of drafts and versions,
+    /// each in a separate container; further ones wait. Default 4.
     pub test_max_running: usize,
     /// `test_max_running_per_org`, `IGNITE_TEST_MAX_RUNNING_PER_ORG`: most of those of one
     /// organization. Default all but one.
@@ -290,10 +290,10 @@ pub struct Config {
     /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most files, folders and links of an archive or
     /// repository. Default 50,000.
     pub code_max_files: usize,
-    /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each
-    /// of its own. Default 200.
+    /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each of
+    /// its own. Default 200.
     pub code_max_ratio: u64,
-    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other in an archive or
+    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most levels of folders in an archive or
     /// repository. Default 100.
     pub code_max_depth: usize,
     /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in
@@ -307,7 +307,7 @@ pub struct Config {
     /// `build_concurrency_per_org`, `IGNITE_BUILD_CONCURRENCY_PER_ORG`: most of those of one
     /// organization. Default all but one.
     pub build_concurrency_per_org: Option<usize>,
-    /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most builds that wait. Default 64.
+    /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most waiting builds. Default 64.
     pub build_queue_max: usize,
     /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one
     /// organization. Default all but one.
@@ -322,32 +322,31 @@ pub struct Config {
     /// memory. Default 50.
     pub build_logs_kept: usize,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
-    /// as `host` or `none`. Left out, it is the engine's default in a sandbox; elsewhere each build
-    /// that runs has a network behind rules (`build_egress`). Outside of a sandbox it may be a
-    /// network whose rules are the operator's, but not the host's or the default one.
+    /// as `host` or `none`. Default: the engine's in a sandbox; elsewhere each running build has a
+    /// network behind rules (`build_egress`). Outside a sandbox it may be a network whose rules are
+    /// the operator's, but not the host's or the default one.
     pub build_network: Option<String>,
     /// `build_egress`, `IGNITE_BUILD_EGRESS`: what build steps may connect to with `trust` `team`
-    /// and `tenants`, where `build_network` says nothing: as `egress_allow`. Default `public`.
+    /// and `tenants`, where `build_network` is unset: as `egress_allow`. Default `public`.
     pub build_egress: EgressAllow,
-    /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, with commas between, that
+    /// `build_allow`, `IGNITE_BUILD_ALLOW`: addresses and networks, separated by commas, that
     /// registries and git hosts may have although they are private or this machine's; a sandbox
     /// allows all. Default `none`.
     pub build_allow: Networks,
-    /// `build_memory`, `IGNITE_BUILD_MEMORY`: most memory of a build step. 0 is what the engine's
-    /// host has, and outside of a sandbox half of it shared by `build_concurrency` builds. Default
-    /// 0.
+    /// `build_memory`, `IGNITE_BUILD_MEMORY`: most memory of a build step. 0 means the memory of
+    /// the engine's host, and outside a sandbox half of it shared by `build_concurrency` builds.
+    /// Default 0.
     pub build_memory: u64,
     /// `build_cpu_millicores`, `IGNITE_BUILD_CPU_MILLICORES`: most CPU of a build step in
-    /// thousandths of a core. 0 is as for `build_memory`. Default 0.
+    /// thousandths of a core. 0 as for `build_memory`. Default 0.
     pub build_cpu_millicores: u32,
-    /// `build_cgroup_parent`, `IGNITE_BUILD_CGROUP_PARENT`: the cgroup that build steps are put
-    /// below, with limits of the operator's own; a slice where the engine uses systemd. Default:
-    /// the engine's.
+    /// `build_cgroup_parent`, `IGNITE_BUILD_CGROUP_PARENT`: the parent cgroup of build steps, with
+    /// limits that the operator sets; a slice where the engine uses systemd. Default: the engine's.
     pub build_cgroup_parent: Option<String>,
-    /// `image_grant_ttl`, `IGNITE_IMAGE_GRANT_TTL`: with `trust` `tenants`, how long it holds that
-    /// a registry gave an image to an organization. Default 10 min.
+    /// `image_grant_ttl`, `IGNITE_IMAGE_GRANT_TTL`: with `trust` `tenants`, how long a registry's
+    /// grant of an image to an organization is valid. Default 10 min.
     pub image_grant_ttl: Duration,
-    /// `git_file_urls`, `IGNITE_GIT_FILE_URLS`: take code from repositories on this machine's own
+    /// `git_file_urls`, `IGNITE_GIT_FILE_URLS`: accept code from repositories on this machine's own
     /// disk, by `file://`. Default: in a sandbox only.
     pub git_file_urls: Option<bool>,
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
@@ -367,16 +366,16 @@ pub struct Config {
     /// or later) and a shell. Default `golang:1`.
     pub go_builder: String,
     /// `go_base`, `IGNITE_GO_BASE`: the image that compiled Go is put into; the program needs
-    /// nothing of it. Default `gcr.io/distroless/static-debian12`.
+    /// nothing in it. Default `gcr.io/distroless/static-debian12`.
     pub go_base: String,
-    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, as pip
-    /// takes it. Left out, it is pip's own choice.
+    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, in pip's
+    /// form. Default: pip's own choice.
     pub pip_index_url: Option<IndexUrl>,
     /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
     /// 300 s.
     pub git_timeout: Duration,
-    /// `standby`, `IGNITE_STANDBY`: what becomes of replicas that are not needed: `pause` (frozen,
-    /// later prepared), `prepared` (their process ends, container and network are kept) or `none`.
+    /// `standby`, `IGNITE_STANDBY`: what becomes of unneeded replicas: `pause` (frozen, later
+    /// prepared), `prepared` (their process ends, container and network are kept) or `none`.
     /// Default `pause`.
     pub standby: Standby,
     /// `standby_pause_for`, `IGNITE_STANDBY_PAUSE_FOR`: how long a replica stays frozen before it
@@ -389,7 +388,7 @@ pub struct Config {
     /// standby is removed. Default 24 h.
     pub teardown_after: Duration,
     /// `memory_budget`, `IGNITE_MEMORY_BUDGET`: most memory of all replicas together, running ones
-    /// by their limit, frozen ones as measured. 0 is what the engine's host has. Default 0.
+    /// by their limit, frozen ones as measured. 0 means the memory of the engine's host. Default 0.
     pub memory_budget: u64,
     /// `memory_budget_per_org`, `IGNITE_MEMORY_BUDGET_PER_ORG`: most of it for the replicas of one
     /// organization. 0 sets no bound. Default none; three quarters with trust tenants.
@@ -401,43 +400,43 @@ pub struct Config {
     /// organization. 0 sets no bound. Default none; three quarters of `replica_budget` with trust
     /// tenants.
     pub replica_budget_per_org: Option<u64>,
-    /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for room within these budgets
+    /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for capacity within these budgets
     /// before they are refused. Default 30 s.
     pub room_wait: Duration,
-    /// `freezer`, `IGNITE_FREEZER`: who freezes containers: `engine`, `cgroup` (written directly,
+    /// `freezer`, `IGNITE_FREEZER`: what freezes containers: `engine`, `cgroup` (written directly,
     /// faster) or `auto`, which writes cgroups where that is safe. Default `auto`.
     pub freezer: Freezer,
-    /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between questions to a ready replica
-    /// on its health path. 0 asks none. Default 10 s.
+    /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between liveness probes of a ready
+    /// replica on its health path. 0 turns them off. Default 10 s.
     pub liveness_interval: Duration,
-    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for such an answer. Default 5 s.
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for a probe's answer. Default 5
+    /// s.
     pub liveness_timeout: Duration,
-    /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: bad answers in a row after which a
+    /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: failed probes in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
     /// `wrong_port_timeout`, `IGNITE_WRONG_PORT_TIMEOUT`: how long an app may listen on other ports
-    /// than the one it is asked on before its start fails, where that failure is certain. 0 waits
-    /// as long as for any start, as `strict` does. Default 30 s.
+    /// than the probed one before its start fails, where that failure is certain. 0 waits as long
+    /// as for any start, as `strict` does. Default 30 s.
     pub wrong_port_timeout: Duration,
     /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to each listener; more
     /// are refused with 503, in gRPC with GOAWAY. Default 16384.
     pub max_connections: usize,
-    /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one
-    /// address that is not of `trusted_proxies`; 0 sets no bound. Default a quarter of what the
-    /// listener takes.
+    /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one address
+    /// outside `trusted_proxies`; 0 sets no bound. Default a quarter of the listener's.
     pub max_connections_per_ip: Option<usize>,
-    /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: of the connections to the HTTP
-    /// listener the last ones, at most an eighth of them, serve the API and the health paths alone,
-    /// so that these answer while the apps' URLs are flooded. Default 64.
+    /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: the last connections to the HTTP
+    /// listener, at most an eighth of them, which serve only the API and the health paths, so that
+    /// these answer while the apps' URLs are flooded. Default 64.
     pub reserved_connections: usize,
     /// `max_headers`, `IGNITE_MAX_HEADERS`: most header lines of an HTTP/1.1 request; other values
     /// than 100 cost each request an allocation. Default 100.
     pub max_headers: usize,
-    /// `max_header_bytes`, `IGNITE_MAX_HEADER_BYTES`: most bytes of a request's head, answered
-    /// with 431 beyond; also the size of a connection's buffer. Default 64 KiB.
+    /// `max_header_bytes`, `IGNITE_MAX_HEADER_BYTES`: most bytes of a request's head; a longer one
+    /// gets 431. Also the size of a connection's buffer. Default 64 KiB.
     pub max_header_bytes: u64,
     /// `header_read_timeout`, `IGNITE_HEADER_READ_TIMEOUT`: longest time for the head of an
-    /// HTTP/1.1 request to come. Default 60s.
+    /// HTTP/1.1 request to arrive. Default 60s.
     pub header_read_timeout: Duration,
     /// `keep_alive_timeout`, `IGNITE_KEEP_ALIVE_TIMEOUT`: a connection without a request is closed
     /// after this, or half as much again. Default 60s.
@@ -445,42 +444,42 @@ pub struct Config {
     /// `max_streams`, `IGNITE_MAX_STREAMS`: most requests at a time on one HTTP/2 connection.
     /// Default 200.
     pub max_streams: u32,
-    /// `max_in_flight_per_app`, `IGNITE_MAX_IN_FLIGHT_PER_APP`: most requests of one app under
-    /// way, held ones included; more are refused with 429. Default 16384.
+    /// `max_in_flight_per_app`, `IGNITE_MAX_IN_FLIGHT_PER_APP`: most requests of one app in flight,
+    /// held ones included; more are refused with 429. Default 16384.
     pub max_in_flight_per_app: usize,
     /// `max_in_flight_per_org`, `IGNITE_MAX_IN_FLIGHT_PER_ORG`: most requests of all apps of one
-    /// organization under way. Default three quarters of the connections that apps may have.
+    /// organization in flight. Default three quarters of the connections that apps may have.
     pub max_in_flight_per_org: Option<usize>,
     /// `max_request_body_bytes`, `IGNITE_MAX_REQUEST_BODY_BYTES`: largest body of a request to an
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,
-    /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: a client that takes nothing of an
-    /// answer while there is more, or sends nothing of a body, loses the exchange after this. A
-    /// body to an app of unknown length may pause once the app has begun its answer; 0 waits as
-    /// long as the request may take. Default 60s.
+    /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: how long a client may read nothing of
+    /// a pending response, or send nothing of a body, before the exchange is cut off. A body to an
+    /// app of unknown length may pause once the app has begun its response; 0 waits as long as the
+    /// request may take. Default 60s.
     pub client_stall_timeout: Duration,
     /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: how long the other side of an
     /// upgraded connection (WebSocket) may be silent once one side has ended; the connection closes
     /// then. 0 sets no bound. Default 60s.
     pub half_closed_timeout: Duration,
-    /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all API calls
-    /// under way, as they come; at least one of the largest always has room. Default 256 MiB.
+    /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all running API
+    /// calls, as they arrive; at least one of the largest always fits. Default 256 MiB.
     pub api_buffer_bytes: u64,
     /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one
     /// organization, likewise. Default 128 MiB.
     pub api_buffer_bytes_per_org: u64,
-    /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: large API messages that are read from
-    /// JSON or written as JSON at a time, and as many archives and schemas that are read, half of
-    /// them of one organization; others wait. Default 2.
+    /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: most large API messages converted from or
+    /// to JSON at a time, and as many archives and schemas parsed, half of them of one
+    /// organization; others wait. Default 2.
     pub decode_concurrency: usize,
-    /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, with commas between,
-    /// whose `X-Forwarded-*` headers are believed; `none` for nobody. Default: this machine's
+    /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, separated by commas,
+    /// whose `X-Forwarded-*` headers are believed; `none` for no proxy. Default: this machine's
     /// loopback addresses.
     pub trusted_proxies: Proxies,
-    /// `api_hosts`, `IGNITE_API_HOSTS`: host names, with commas between, for which the API answers
-    /// beside addresses, `localhost`, names without a dot, `*.internal`, this machine's name and
-    /// the base domain, such as that of a reverse proxy; `*.name` for all below a name, `*` for
-    /// any. Default `none`.
+    /// `api_hosts`, `IGNITE_API_HOSTS`: host names, separated by commas, for which the API answers,
+    /// such as that of a reverse proxy, beside addresses, `localhost`, names without a dot,
+    /// `*.internal`, this machine's name and the base domain; `*.name` for all below a name, `*`
+    /// for any. Default `none`.
     pub api_hosts: ApiHosts,
     /// `app_paths`, `IGNITE_APP_PATHS`: serve apps below `/_app/` of the API's hosts, too. Pages of
     /// all organizations share an origin there. Default `true`.

@@ -4,18 +4,18 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use crate::model::destination::Networks;
 
-/// A list of networks; the empty one trusts no proxy.
+/// A list of networks; an empty one trusts no proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxies(Networks);
 
 impl Proxies {
-    /// This machine, where a TLS proxy would be.
+    /// This machine, where a TLS proxy usually runs.
     pub fn loopback() -> Self {
         let nets = "127.0.0.0/8,::1/128".parse();
         Self(nets.expect("these are networks"))
     }
 
-    /// Whether a peer is one of them.
+    /// Whether a peer is in the list.
     pub fn contain(&self, peer: IpAddr) -> bool {
         self.0.contain(peer)
     }

@@ -1,7 +1,7 @@
-//! How the client finds a server on the same machine: `<data_dir>/serve.json`.
+//! How a client on the same machine finds the server: `<data_dir>/serve.json`.
 //!
-//! The server writes it when it is ready and removes it when it stops. It survives a crash,
-//! so it says only where a server may be.
+//! The server writes the file when it is ready and removes it when it stops. The file survives a
+//! crash, so it says only where a server may be.
 
 use std::{
     io::{self, Write},
@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::OrgName;
 
-/// Where a server can be reached from its own machine: a listener on every address is written
-/// down with the loopback one.
+/// Where a server can be reached from its own machine: a listener on every address is recorded with
+/// the loopback one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// Base URL of the HTTP listener, such as `http://127.0.0.1:8080`.
@@ -28,7 +28,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// This process, listening on two addresses.
+    /// This process, listening on these two addresses.
     pub fn new(http: SocketAddr, grpc: SocketAddr, default_org: &OrgName) -> Self {
         Self {
             http: format!("http://{}", reachable(http)),
@@ -38,10 +38,10 @@ impl Serving {
         }
     }
 
-    /// Writes the file whole, over one that a crash left.
+    /// Writes the whole file, over one that a crash left.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's.
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
         serde_json::to_writer_pretty(&mut file, self)?;
@@ -50,15 +50,15 @@ impl Serving {
         Ok(())
     }
 
-    /// Reads the file; `None` when there is none or it is not to be read.
+    /// Reads the file; `None` when it is missing or unreadable.
     pub fn read(data_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(path(data_dir)).ok()?).ok()
     }
 
-    /// Removes the file. Gone is success.
+    /// Removes the file. A missing one is a success.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's.
     pub fn remove(data_dir: &Path) -> io::Result<()> {
         match std::fs::remove_file(path(data_dir)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

@@ -1,4 +1,4 @@
-//! What one organization may have of what all share, where the operator sets nothing.
+//! One organization's share of common resources, where the operator sets none.
 
 use super::Config;
 use crate::{
@@ -6,13 +6,13 @@ use crate::{
     quota::Quota,
 };
 
-/// Held requests leave at least one connection in this many to others.
+/// Held requests leave at least one connection in this many to other requests.
 const NEVER_HELD: usize = 32;
 
 impl Config {
-    /// Most requests held over all apps and by one organization, where apps may have so many
-    /// connections. Over HTTP/1.1 a held request keeps its connection, so the bound is below them,
-    /// whatever is set: by a thirty-second part, and at least by one.
+    /// Most requests held over all apps and by one organization, where apps may have this many
+    /// connections. Over HTTP/1.1 a held request keeps its connection, so the bound is always below
+    /// them: by a thirty-second part, and at least by one.
     pub fn held_requests(&self, connections: usize) -> Quota {
         let most = connections
             .saturating_sub((connections / NEVER_HELD).max(1))
@@ -24,15 +24,16 @@ impl Config {
         Quota { all, each }
     }
 
-    /// Most requests of one organization under way, held ones included, where apps may have so many
-    /// connections. A larger setting is taken as it is: over HTTP/2 a connection carries many.
+    /// Most requests of one organization in flight, held ones included, where apps may have this
+    /// many connections. A larger setting is taken unchanged: over HTTP/2 a connection carries
+    /// many.
     pub fn in_flight_per_org(&self, connections: usize) -> usize {
         let usual = three_quarters(connections).max(1);
         self.max_in_flight_per_org.unwrap_or(usual)
     }
 
     /// Most bytes of held requests' bodies, over all apps and of one organization. They are
-    /// messages of API calls, so half of what these may take leaves the other half to calls that do
+    /// messages of API calls, so half of the bound on those leaves the other half to calls that do
     /// not wait.
     pub fn held_bytes(&self) -> Quota {
         let bytes = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -44,17 +45,17 @@ impl Config {
         Quota { all, each }
     }
 
-    /// The memory of one organization's replicas, of what all replicas may take.
+    /// The memory that one organization's replicas may use, as a share of that for all replicas.
     pub fn memory_per_org(&self) -> Share {
         self.share(self.memory_budget_per_org)
     }
 
-    /// The replicas of one organization, of those that may run at a time.
+    /// The replicas that one organization may run, as a share of those that may run at a time.
     pub fn replicas_per_org(&self) -> Share {
         self.share(self.replica_budget_per_org)
     }
 
-    /// A machine of one organization is all its own.
+    /// With a single organization on the machine, its share is everything.
     fn share(&self, set: Option<u64>) -> Share {
         match set {
             Some(0) => Share::All,
@@ -78,7 +79,7 @@ impl Config {
         self.build_concurrency_per_org.unwrap_or(usual).min(all)
     }
 
-    /// Most builds of one organization that wait.
+    /// Most waiting builds of one organization.
     pub fn build_queue_per_org(&self) -> usize {
         let all = self.build_queue_max;
         let usual = fair::cap(all, all);

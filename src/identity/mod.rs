@@ -1,8 +1,8 @@
 //! Who calls: bearer tokens made and verified with a key of this data directory.
 //!
-//! The key is a file, not a row in the store, so that `ignite token create` works while the
-//! server holds the store's lock. Tokens are JWTs, signed ES256, with the platform's
-//! `organization` claim. `signing_key.rs` keeps the key and mints; `verifier.rs` checks and caches.
+//! The key is a file, not a row in the store, so that `ignite token create` works while the server
+//! holds the store's lock. Tokens are JWTs, signed ES256, with the cloud platform's `organization`
+//! claim. `signing_key.rs` keeps the key and mints tokens; `verifier.rs` checks and caches them.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
@@ -16,7 +16,7 @@ mod verifier;
 pub use signing_key::{DEFAULT_TOKEN_TTL, Error, SigningKey};
 pub use verifier::{Clock, Verifier, system_clock};
 
-/// `iss` of the tokens made here.
+/// `iss` of the tokens minted here.
 const ISSUER: &str = "ignite";
 
 /// Whom a verified token speaks for.
@@ -36,7 +36,7 @@ impl Caller {
         self.orgs.contains(org)
     }
 
-    /// Whether the caller may invoke the app: its own, or one of the public organization.
+    /// Whether the caller may invoke the app: one of its own, or of the public organization.
     pub fn may_invoke(&self, app: &AppId) -> bool {
         app.org.as_str() == PUBLIC_ORG || self.owns(&app.org)
     }
@@ -45,7 +45,7 @@ impl Caller {
 /// The bearer token of a request; `None` when it has no `Authorization`.
 ///
 /// # Errors
-/// [`Reason::Unauthenticated`] when the header is there and is not one bearer token.
+/// [`Reason::Unauthenticated`] when the header is present and is not one bearer token.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {

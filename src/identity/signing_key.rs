@@ -1,4 +1,4 @@
-//! The signing key: made once per data directory, kept in a file only its owner reads.
+//! The signing key: made once per data directory, kept in a file that only its owner can read.
 
 use std::{
     fs, io,
@@ -20,16 +20,16 @@ use sha2::{Digest, Sha256};
 use super::{Clock, ISSUER, Verifier, verifier::unix_seconds};
 use crate::{atomic_file, model::OrgName};
 
-/// How long a token lives when nothing is said: a working day, and some.
+/// The default lifetime of a token: a working day, and some.
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// Why the signing key cannot be had.
+/// Why the signing key is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no key yet.
     #[error("there is no signing key at {}; it is made when `ignite serve` starts with this data directory", .0.display())]
     Missing(PathBuf),
-    /// Others than the owner can read or change the key.
+    /// Users other than the owner can read or change the key.
     #[error("the signing key {path} has mode {mode:03o}, so others could make tokens with it; run `chmod 600 {path}`, or remove the file to have a new key made", path = path.display())]
     Exposed {
         /// The key file.
@@ -42,24 +42,24 @@ pub enum Error {
     NotAKey {
         /// The key file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's message.
         cause: String,
     },
     /// The file system refused.
     #[error("cannot {action} {path}: {cause}", path = path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         cause: io::Error,
     },
 }
 
-/// The key of one data directory, which signs and verifies its tokens. It has nothing to do with
-/// the key that seals secrets (`store::secrets`).
+/// The key of one data directory, which signs and verifies its tokens. It is unrelated to the key
+/// that seals secrets (`store::secrets`).
 pub struct SigningKey {
     kid: String,
     signing: EncodingKey,
@@ -69,8 +69,8 @@ pub struct SigningKey {
 impl SigningKey {
     /// Opens the key of `data_dir`, and makes one when there is none.
     ///
-    /// Two processes may do so at once: a key appears whole or not at all, and only the first
-    /// one stays.
+    /// Two processes may do so at once: a key appears whole or not at all, and only the first one
+    /// stays.
     ///
     /// # Errors
     /// As [`SigningKey::open`], and when directory or file cannot be written.
@@ -98,7 +98,7 @@ impl SigningKey {
                 cause,
             },
         };
-        // Mode and content are taken from one descriptor: the path could be replaced between.
+        // Mode and content are read through one descriptor: the path could be replaced in between.
         let mut file = fs::File::open(&path).map_err(|e| io("open", e))?;
         let mode = file
             .metadata()
@@ -128,7 +128,7 @@ impl SigningKey {
         })
     }
 
-    /// The key's id: its thumbprint after RFC 7638.
+    /// The key's id: its thumbprint by RFC 7638.
     pub fn kid(&self) -> &str {
         &self.kid
     }

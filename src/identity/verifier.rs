@@ -1,8 +1,8 @@
-//! Verifies tokens, and remembers those that were good until they expire.
+//! Verifies tokens, and caches the valid ones until they expire.
 //!
 //! A signature check costs about a tenth of a millisecond, a cache lookup close to a microsecond.
-//! Most requests of a thread carry the token of the one before, which needs no lookup at all. Expiry
-//! is checked on every call, so the cache is bounded by number alone.
+//! Most requests of a thread carry the same token as the one before, which needs no lookup at all.
+//! Expiry is checked on every call, so only the number of cached tokens is bounded.
 
 use std::{
     cell::RefCell,
@@ -36,12 +36,12 @@ pub fn system_clock() -> Clock {
     Arc::new(SystemTime::now)
 }
 
-/// What two machines' clocks may differ by.
+/// The tolerated difference between two machines' clocks.
 const LEEWAY_SECS: u64 = 5;
-/// Tokens remembered: about 1 KiB each.
+/// Most cached tokens: about 1 KiB each.
 const CACHE_CAPACITY: u64 = 10_000;
 
-/// Takes what another writer of base64 may have made of a token's part, too.
+/// Also accepts the padding and trailing bits that other encoders of base64 may write.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -53,7 +53,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 struct Last {
     token: Box<str>,
     caller: Arc<Caller>,
-    /// The verifier: another one, with another key, must not trust it.
+    /// The verifier that did so: another one, with another key, must not trust the entry.
     by: Weak<()>,
 }
 
@@ -91,7 +91,7 @@ struct Claims {
 impl Verifier {
     pub(super) fn new(kid: String, key: DecodingKey, clock: Clock) -> Self {
         let mut validation = Validation::new(Algorithm::ES256);
-        // The times are checked here, on a clock that tests can move.
+        // The times are checked below, on a clock that tests can move.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -136,8 +136,8 @@ impl Verifier {
         Ok(caller)
     }
 
-    /// Takes out of a request each `Authorization` with something in it that looks like a token of
-    /// the platform: signed with this key's name, or issued by an `ignite`.
+    /// Removes each `Authorization` header that contains what looks like a token of the platform:
+    /// signed with this key's name, or issued by an `ignite`.
     pub fn withhold(&self, headers: &mut HeaderMap) {
         let lines = headers.get_all(AUTHORIZATION).iter();
         let (ours, others): (Vec<_>, Vec<_>) = lines
@@ -232,7 +232,7 @@ fn orgs(claims: &Claims) -> Result<Vec<OrgName>, Failure> {
             "the token has no organization: neither an `organization` claim with an entry nor `org_name`",
         );
     }
-    // Of several organizations some may have names that no app here can have; they are no use.
+    // Some of several organizations may have names that no app here can have; those are ignored.
     let mut invalid = None;
     let orgs: Vec<OrgName> = names
         .into_iter()
@@ -246,7 +246,7 @@ fn orgs(claims: &Claims) -> Result<Vec<OrgName>, Failure> {
     }
 }
 
-/// What a part of a token says, in whichever base64 it is written.
+/// The JSON in a part of a token, in any variant of base64.
 fn json_part(part: &[u8]) -> Option<Value> {
     let safe = part.iter().map(|b| match b {
         b'+' => b'-',

@@ -49,8 +49,8 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Makes the services. `http` is the address that public URLs lead to; streams without an end
-    /// end once `stopping` is cancelled.
+    /// Makes the services. `http` is the address that public URLs use; endless streams end once
+    /// `stopping` is cancelled.
     pub(super) async fn new(
         base: &Base,
         platform: &Platform,

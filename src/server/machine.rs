@@ -1,4 +1,4 @@
-//! What the kernel says of this process, and whether another one still runs.
+//! What the kernel reports about this process, and whether another one still runs.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -34,7 +34,7 @@ pub(super) fn process_of(holder: &Holder) -> Process {
     let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else {
         return Process::Unknown;
     };
-    // By a signal and not in `/proc`, which may hide other users' processes (`hidepid`).
+    // By a signal rather than through `/proc`, which may hide other users' processes (`hidepid`).
     if test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
         return Process::Ended;
     }
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(process_of(&other), Process::Ended);
     }
 
-    /// A zombie, which nobody has waited for, has ended too.
+    /// A zombie, which has not been reaped, has ended too.
     fn eventually_ended(holder: &Holder) {
         while process_of(holder) != Process::Ended {
             std::thread::yield_now();

@@ -35,7 +35,7 @@ use crate::{clock, config::Config, engine::docker::Docker};
 
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
 
-/// Says what is wrong with a configuration beyond its forms, before anything is touched.
+/// Checks what the form of single settings cannot show, before anything is touched.
 ///
 /// # Errors
 /// The setting, and what is wrong with it.
@@ -44,7 +44,8 @@ pub fn check(config: &Config) -> Result<()> {
     parts::seccomp(config, Path::new("")).map(drop)
 }
 
-/// Reads the configuration again and applies what can change while it serves; answers what it did.
+/// Reads the configuration again and applies what can change while the server runs; returns a
+/// summary.
 pub type Reload = Box<dyn Fn() -> Result<String> + Send + Sync>;
 
 /// Serves until SIGINT or SIGTERM. SIGHUP ends it as well when it keeps nothing or has a terminal,
@@ -94,7 +95,8 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     Ok(())
 }
 
-/// Warns when others can reach a server that trusts whoever deploys to it as its owner.
+/// Warns when other machines can reach a server that trusts everyone who deploys to it as its
+/// owner.
 fn warn_of_exposure(config: &Config) {
     if let Some(addr) = config.exposed() {
         tracing::warn!(%addr, trust = %config.trust, "Listening beyond this machine, and whoever may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");

@@ -1,4 +1,4 @@
-//! A server that serves, from its first connection until it has ended everything again.
+//! A running server, from its first connection until it has ended everything again.
 
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ async fn bind(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
         .with_context(|| format!("{setting}: cannot listen on {addr}; is another ignite running, or is the port taken? Choose another, or port 0 for a free one"))
 }
 
-/// A server that serves.
+/// A running server.
 pub(super) struct Server {
     executor: Executor,
     platform: Platform,
@@ -283,7 +283,7 @@ pub(super) fn identity_taken(base: &Base, lease: &Lease) -> anyhow::Error {
     }
 }
 
-/// Says that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
+/// Announces that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
 fn announce(base: &Base, http: SocketAddr, grpc: SocketAddr) -> Result<()> {
     let data = &base.data;
     data.announce(http, grpc, &base.config)?;

@@ -10,8 +10,8 @@ use tokio::{
 
 use super::Reload;
 
-/// Signals within this time of the first are taken for copies of it: longer than a wrapper needs
-/// to pass one on, shorter than a person needs to lose patience.
+/// Signals within this time of the first count as copies of it: longer than a wrapper needs to pass
+/// one on, shorter than a person needs to lose patience.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// SIGHUP's bit in the kernel's masks of signals: it is number 1.
 const HANGUP_BIT: u64 = 1;

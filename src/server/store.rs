@@ -64,7 +64,7 @@ pub fn repair(config: &Config) -> Result<Repaired> {
 /// Passes every record in the store of a data directory to `each`; returns what could not be read.
 ///
 /// # Errors
-/// What `each` returns, and as [`check`].
+/// The error of `each`, and as [`check`].
 pub fn export<E: From<anyhow::Error>>(
     config: &Config,
     mut each: impl FnMut(Item) -> Result<(), E>,

@@ -27,8 +27,7 @@
 //! | `network.rs`, `isolation.rs`, `firewall/` | The instance's network, and the rules around it |
 //! | `seccomp.rs` | The seccomp profile |
 //! | `volumes.rs`, `engine_volumes.rs`, `folders.rs` | Volumes of apps |
-//! | `home/` | The home directory in an image |
-//! | `archive.rs` | Tar archives of one entry |
+//! | `home/`, `archive.rs` | The home directory in an image; tar archives of one entry |
 //! | `logs.rs`, `lines.rs` | Tails and streams of containers' logs |
 //! | `sockets.rs`, `pids.rs`, `disk.rs` | Open ports, refused processes, disk space |
 //! | `instance_lease.rs`, `prune.rs` | Leases of instances; removal of what an instance left |

@@ -152,7 +152,7 @@ fn read(name: &Path) -> Result<Option<InstanceId>> {
     }
 }
 
-/// Recovers the identity from its other places; `None` for a directory that never had one.
+/// Recovers the identity from its other copies; `None` for a directory that never had one.
 async fn recover(
     path: &Path,
     record: Option<&Record>,

@@ -7,7 +7,7 @@ use crate::config::{default_data_dir, process_env};
 
 fn config(path: &Path) -> Config {
     Config {
-        // Nothing here needs an engine; who asks one fails.
+        // Nothing here needs an engine; a call to one fails.
         docker_host: Some("unix:///nowhere/docker.sock".to_owned()),
         ..Config::defaults(path.to_owned())
     }
@@ -146,7 +146,7 @@ async fn only_the_very_directory_is_evidence() {
     ] {
         assert_eq!(saw(&path, Some(&other)), Directory::Unknown, "{other:?}");
     }
-    // What is not there, or cannot be read, says nothing.
+    // A missing or unreadable file proves nothing.
     assert_eq!(
         saw(&dir.path().join("gone"), Some(&holder)),
         Directory::Unknown
@@ -160,7 +160,7 @@ async fn only_the_very_directory_is_evidence() {
         fs::remove_file(&file).expect("removed");
         fs::rename(&aside, &file).expect("moves");
     }
-    // One of an older `ignite` remembers nothing; beside the engine its path is as good.
+    // A directory of an older `ignite` has no record; beside the engine its path is as good.
     fs::remove_file(path.join(HOLDER)).expect("removed");
     assert_eq!(saw(&path, None), Directory::Unknown);
     assert_eq!(inspect(&path, id.as_str(), None, true), Directory::Free);
@@ -183,14 +183,14 @@ async fn a_damaged_identity_is_found_again_and_never_made_anew() {
             id.as_str()
         );
     }
-    // By the copy beside the store.
+    // From the copy beside the store.
     fs::create_dir(path.join("store")).expect("made");
     fs::write(path.join("store/db"), "").expect("written");
     locked(&config(path)).await.back_identity_up();
     fs::remove_file(path.join(HOLDER)).expect("removed");
     fs::write(&name, "").expect("written");
     assert_eq!(*locked(&config(path)).await.instance(), id);
-    // By the labels on the engine, which does not answer here.
+    // From the labels on the engine, which does not respond here.
     fs::remove_file(path.join("store").join(INSTANCE)).expect("removed");
     fs::write(&name, "").expect("written");
     let error = refused(&config(path)).await;
@@ -214,7 +214,7 @@ async fn a_copy_beside_its_original_is_told_and_gets_an_identity_of_its_own_on_r
         error.contains(&original) && error.contains("--new-instance"),
         "{error}"
     );
-    // The flag does nothing to the original, and once to the copy.
+    // The flag does nothing to the original, and works once on the copy.
     let fresh = |path: &Path| Config {
         new_instance: true,
         ..config(path)
@@ -228,7 +228,7 @@ async fn a_copy_beside_its_original_is_told_and_gets_an_identity_of_its_own_on_r
     assert_eq!(*locked(&fresh(&copy)).await.instance(), new);
     assert_eq!(served(&copy).await, new);
     assert_eq!(served(&path).await, id);
-    // One that was moved is the same, and so is a copy whose original is gone.
+    // A moved directory is the same, and so is a copy whose original is gone.
     let moved = dir.path().join("moved");
     fs::rename(&path, &moved).expect("moves");
     assert_eq!(served(&moved).await, id);
@@ -249,7 +249,7 @@ async fn others_are_kept_out_and_a_directory_of_other_things_is_not_changed() {
     fs::create_dir(&path).expect("made");
     let open_up = || fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("set");
     let mode = || fs::metadata(&path).expect("there").mode() & 0o777;
-    // A new one, and one that was opened up since.
+    // A new directory, and one whose mode was widened since.
     for _ in 0..2 {
         open_up();
         served(&path).await;
@@ -267,7 +267,7 @@ async fn others_are_kept_out_and_a_directory_of_other_things_is_not_changed() {
     );
     assert_eq!(mode(), 0o755);
     assert_eq!(fs::read_dir(&path).expect("lists").count(), 1);
-    // Of somebody else, which only root can make here.
+    // Owned by another user, which only root can arrange here.
     if geteuid().is_root() {
         std::os::unix::fs::chown(&path, Some(1), None).expect("changed");
         fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("set");

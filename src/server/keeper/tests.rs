@@ -55,7 +55,7 @@ impl Leases for Table {
     }
 }
 
-/// A server in a container of its own, with a directory of this inode.
+/// A server in a container, with a directory of this inode.
 fn server(table: &Arc<Table>, token: &str, inode: u64, record: Option<(&str, u64)>) -> Keeper {
     let holder = |inode| Holder {
         boot: "elsewhere".into(),
@@ -107,7 +107,7 @@ async fn a_copy_is_told_and_its_original_goes_on() {
     let mut original = server(&table, "a", 1, None);
     claimed(&original).await;
     sleep(BEAT).await;
-    // As copied, directory and record.
+    // A copy of both the directory and the record.
     let mut copy = server(&table, "b", 2, Some(("a", 1)));
     let held = copy.taken().await;
     assert_eq!((held.token.as_str(), held.holder.inode), ("a", 1));
@@ -132,14 +132,14 @@ async fn after_a_crash_the_same_directory_goes_on_at_once_and_another_after_a_wh
     sleep(BEAT).await;
     assert_eq!(table.tokens(), ["b"]);
     again.task.abort();
-    // Restored elsewhere: what held it does not renew.
+    // Restored elsewhere: the earlier holder no longer renews.
     let restored = server(&table, "c", 7, Some(("b", 1)));
     claimed(&restored).await;
     sleep(BEAT).await;
     assert_eq!(table.tokens(), ["c"]);
     restored.stop(LeaseEnd::Leave).await;
     assert!(table.rows.lock()[0].lease.left);
-    // What was left on purpose is taken up by whoever comes next.
+    // The next server takes over what was left on purpose.
     let next = server(&table, "d", 7, Some(("c", 7)));
     claimed(&next).await;
     next.stop(LeaseEnd::Remove).await;
@@ -152,7 +152,7 @@ async fn of_two_that_hold_one_identity_one_ends() {
     let mut asleep = server(&table, "a", 1, None);
     claimed(&asleep).await;
     sleep(BEAT / 2).await;
-    // While the first could not be seen to live, another one took its place.
+    // While the first server could not be seen to live, another one took over.
     table.rows.lock().clear();
     let second = server(&table, "b", 2, None);
     claimed(&second).await;
