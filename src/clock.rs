@@ -151,7 +151,7 @@ fn warn_of_step(step_ms: i64, what: &str) {
     let by = humantime::format_duration(Duration::from_secs(step_ms.unsigned_abs() / 1000));
     let way = if step_ms < 0 { "back" } else { "forward" };
     tracing::warn!(
-        "The clock stepped {way} by {by}; {what}. Nothing is deleted for its age before it has gone steadily for a while"
+        "The clock stepped {way} by {by}; {what}. Nothing is deleted for its age until it has been steady for a while"
     );
 }
 

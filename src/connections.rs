@@ -18,8 +18,8 @@ pub struct Connections {
 pub struct Permit(#[expect(dead_code, reason = "returned when dropped")] OwnedSemaphorePermit);
 
 impl Connections {
-    /// Allows `most` connections, of which clients leave `for_replicas` to replicas: waiting clients
-    /// must not take the connections that requests under way need to their replicas.
+    /// Allows `most` connections, of which clients leave `for_replicas` to replicas: waiting
+    /// clients must not take the connections that requests in flight need to their replicas.
     pub fn new(most: usize, for_replicas: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {

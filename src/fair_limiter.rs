@@ -50,7 +50,7 @@ impl FairLimiter {
     /// Waits for this app's turn and takes a permit.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the queue; a permit that was granted meanwhile goes to the next.
+    /// Dropping the future leaves the queue; a permit granted meanwhile passes to the next waiter.
     pub async fn acquire(&self, app: &AppId) -> Permit {
         loop {
             let (to, granted) = oneshot::channel();
@@ -92,7 +92,7 @@ impl FairLimiter {
                 limiter: self.clone(),
                 app,
             };
-            // A waiter that has just left drops the permit, which goes to the next.
+            // A waiter that has just left drops the permit, which passes to the next one.
             if let Some(to) = to {
                 let _left = to.send(permit);
             }

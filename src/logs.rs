@@ -410,7 +410,7 @@ impl Follow {
         let lines = lines
             .take_while(|line| {
                 if let Err(error) = line {
-                    tracing::debug!(%error, "A log broke off; it is read on if its replica is there");
+                    tracing::debug!(%error, "A log broke off; reading continues if its replica still exists");
                 }
                 std::future::ready(line.is_ok())
             })

@@ -72,7 +72,7 @@ impl Parsing {
             done.await.unwrap_or_else(|_| {
                 Err(Failure::new(
                     Reason::Internal,
-                    "what was sent could not be read by a fault of the platform; its log has the cause",
+                    "the input could not be parsed because of a fault of the platform; its log has the cause",
                 ))
             })
         };
@@ -113,14 +113,14 @@ fn start<T: Send + 'static>(
 fn lower_priority() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "A thread that reads what was sent keeps the priority of the others");
+        tracing::debug!(%error, "A parsing thread keeps its normal priority");
     }
 }
 
 fn no_thread(error: &io::Error) -> Failure {
     Failure::new(
         Reason::Internal,
-        "what was sent could not be read, since the system gives the platform no more threads; try again, or have its limit of processes raised (ulimit -u, TasksMax=)",
+        "the input could not be parsed, since the system gives the platform no more threads; try again, or have its limit of processes raised (ulimit -u, TasksMax=)",
     )
     .with_detail(error.to_string())
 }

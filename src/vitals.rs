@@ -102,14 +102,14 @@ impl Vitals {
         }
     }
 
-    /// Sets whether the process serves, which it does from when it is ready to when it stops. Before
-    /// and after, parts may end without releasing their latches; a panic trips at any time.
+    /// Sets whether the process serves, which it does from when it is ready to when it stops.
+    /// Before and after, parts may end without releasing their latches; a panic trips at any time.
     pub fn set_serving(&self, serving: bool) {
         self.shared.serving.store(serving, Ordering::Relaxed);
     }
 
-    /// Panics when a test of the whole process asks for a panic in this part. Does nothing in release
-    /// builds.
+    /// Panics when a test of the whole process asks for a panic in this part. Does nothing in
+    /// release builds.
     pub fn test_panic(part: &str) {
         if cfg!(debug_assertions) {
             let asked = std::env::var(TEST_PANIC).is_ok_and(|asked| asked == part);

@@ -119,7 +119,7 @@ impl Shared {
                         return;
                     }
                     Err(failure) => {
-                        tracing::warn!(app = %revision.app, "The changed configuration does not get ready, the one before serves on: {}", failure.text(true));
+                        tracing::warn!(app = %revision.app, "The changed configuration does not become ready; the previous one keeps serving: {}", failure.text(true));
                     }
                 }
                 tokio::time::sleep(ROLL_OUT_RETRY).await;

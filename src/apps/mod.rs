@@ -277,11 +277,11 @@ impl Apps {
     }
 
     /// Changes settings by `edit`, which gets the current ones. The change is live at once and
-    /// makes no version; a running publish waits for a replica with the change. Returns the app,
-    /// and the warnings that the change adds.
+    /// makes no version; a running publish waits for a replica with it. Returns the app and added
+    /// warnings.
     ///
     /// # Errors
-    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS, STORE_QUOTA as for create.
+    /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS, STORE_QUOTA as create.
     pub async fn update(
         &self,
         id: AppId,
@@ -399,7 +399,7 @@ impl Apps {
             tracing::error!(error = %panicked, "An operation on an app panicked");
             Err(Failure::new(
                 Reason::Internal,
-                "the operation failed by a fault of the platform; its log has the cause",
+                "the operation failed because of a fault of the platform; its log has the cause",
             ))
         })
     }

@@ -138,7 +138,7 @@ pub(super) fn check_len(path: &str, content: &[u8], most: u64) -> Result<(), Str
     }
 }
 
-/// A walk through a tree on disk. It goes no deeper than the limits let a path be.
+/// A walk through a tree on disk, no deeper than the limits allow a path to be.
 struct Walk<'a> {
     limits: Limits,
     tally: TreeCounts,

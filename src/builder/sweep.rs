@@ -41,7 +41,7 @@ impl Builder {
         let built = match engine.built().await {
             Ok(built) => built,
             Err(error) => {
-                tracing::debug!(%error, "Images of no use stay until the next build ends");
+                tracing::debug!(%error, "Unused images stay until the next build ends");
                 return;
             }
         };
@@ -54,7 +54,7 @@ impl Builder {
             if !busy.contains(&tag)
                 && let Err(error) = engine.remove_image(&tag).await
             {
-                tracing::debug!(%error, image = tag, "An image of no use stays for now");
+                tracing::debug!(%error, image = tag, "An unused image stays for now");
             }
         }
     }

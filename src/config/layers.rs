@@ -355,7 +355,7 @@ fn from_file(text: &str, path: &str, winners: &mut Winners, problems: &mut Vec<S
     for (name, value) in table {
         let origin = format!("{name} in {path}");
         let Some(name) = known(&name) else {
-            problems.push(format!("{origin}: there is no such setting"));
+            problems.push(format!("{origin}: no such setting"));
             continue;
         };
         let text = match value {

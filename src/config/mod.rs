@@ -84,7 +84,7 @@ pub struct Config {
     /// every public address. A sandbox restricts nothing. Default `none`.
     pub egress_allow: EgressAllow,
     /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
-    /// engine's own, and with `trust` `tenants` one that goes with this program.
+    /// engine's own, and with `trust` `tenants` the shipped one.
     pub seccomp: Option<String>,
     /// `ulimits`, `IGNITE_ULIMITS`: limits of each process of a container, such as
     /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the

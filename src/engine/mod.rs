@@ -404,7 +404,7 @@ pub enum ContainerState {
     Created,
     /// Running, reachable there. From [`Engine::list`] the endpoints may be `None`.
     Running(Option<Endpoints>),
-    /// Frozen, reachable there once it is resumed. From [`Engine::list`] the endpoints may be `None`.
+    /// Frozen, reachable there once resumed. From [`Engine::list`] the endpoints may be `None`.
     Paused(Option<Endpoints>),
     /// Ended.
     Exited {

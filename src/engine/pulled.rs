@@ -63,7 +63,7 @@ impl PullRecord {
         if let Err(failure) = written {
             tracing::warn!(
                 image = reference,
-                "What was pulled could not be written down: {}",
+                "A pull could not be recorded: {}",
                 failure.text(true)
             );
         }

@@ -117,7 +117,8 @@ fn forged_tokens_are_refused_with_what_is_wrong() {
             .contains("\"k\", which is not known")
     );
 
-    // HMAC with the public key's id as secret, and the header of the real key: the classic confusion.
+    // HMAC with the public key's id as secret, and the header of the real key: the classic
+    // confusion.
     let secret = jsonwebtoken::EncodingKey::from_secret(kid.as_bytes());
     let claims = json!({ "exp": NOW + 60, "organization": { "acme": {} } });
     let hmac =

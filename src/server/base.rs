@@ -22,7 +22,7 @@ use crate::{
     vitals::Vitals,
 };
 
-/// What is kept in the data directory.
+/// The stores in the data directory.
 pub(super) struct Stores {
     pub(super) signing_key: SigningKey,
     pub(super) store: Store,
@@ -57,12 +57,12 @@ impl Stores {
     }
 }
 
-/// What every other part is built on.
+/// The foundation of every other part.
 pub(super) struct Base {
     pub(super) vitals: Vitals,
     pub(super) stores: Stores,
     pub(super) engine: Arc<Docker>,
-    /// What the engine holds containers to.
+    /// The restrictions on containers beyond the engine's own, in words.
     pub(super) restrictions: String,
     pub(super) keychain: Keychain,
     pub(super) shares: Shares,

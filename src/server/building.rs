@@ -64,8 +64,8 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
     }
 }
 
-/// Where build steps run: behind egress rules, unless the trust level lets them reach this machine or
-/// the operator names a network.
+/// Where build steps run: behind egress rules, unless the trust level lets them reach this machine
+/// or the operator names a network.
 fn network(c: &Config) -> BuildNetwork {
     match &c.build_network {
         Some(name) => BuildNetwork::Named(name.clone()),
@@ -74,7 +74,7 @@ fn network(c: &Config) -> BuildNetwork {
     }
 }
 
-/// What build steps may take: the whole of a single user's machine, but half of a shared one for all
+/// Limits of build steps: the whole of a single user's machine, but half of a shared one for all
 /// builds together.
 fn step_limits(c: &Config) -> BuildLimits {
     let builds = u32::try_from(c.build_concurrency).unwrap_or(u32::MAX);
@@ -91,7 +91,7 @@ fn step_limits(c: &Config) -> BuildLimits {
     }
 }
 
-/// Which images and hosts are admitted.
+/// Decides which images and hosts are admitted.
 pub(super) fn admission(c: &Config, data: &DataDir) -> Admission {
     let naming = Naming {
         trust: c.trust,

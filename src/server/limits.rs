@@ -48,9 +48,9 @@ pub(super) fn share_descriptors(wanted: usize) -> Shares {
     }
 }
 
-/// Shares out descriptors, `None` for no limit: returns how many connections may be open, how many of
-/// these clients leave to replicas, and how many each listener takes. A listener leaves some to the
-/// other one, so that a flood at the apps' URLs does not block gRPC.
+/// Shares out descriptors, `None` for no limit: returns how many connections may be open, how many
+/// of these clients leave to replicas, and how many each listener takes. A listener leaves some to
+/// the other one, so that a flood at the apps' URLs does not block gRPC.
 fn share(descriptors: Option<u64>, wanted: usize) -> (usize, usize, usize) {
     let Some(descriptors) = descriptors else {
         return (usize::MAX, 0, wanted);

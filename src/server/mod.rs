@@ -99,7 +99,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
 /// owner.
 fn warn_of_exposure(config: &Config) {
     if let Some(addr) = config.exposed() {
-        tracing::warn!(%addr, trust = %config.trust, "Listening beyond this machine, and whoever may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
+        tracing::warn!(%addr, trust = %config.trust, "Listening beyond this machine, and anyone who may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
     }
 }
 

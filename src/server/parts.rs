@@ -36,7 +36,7 @@ pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
     match secrets.derive("labels of containers") {
         Ok(key) => Ok(docker::Seal::new(&key)),
         Err(error) => {
-            tracing::warn!(%error, "Containers are sealed for this run only: should it crash, the next one replaces what it leaves instead of adopting it");
+            tracing::warn!(%error, "Containers are sealed for this run only: after a crash the next run replaces them instead of adopting them");
             docker::Seal::for_this_run().context("the system gives no random bytes")
         }
     }
@@ -237,8 +237,8 @@ pub(super) fn gc_config(c: &Config, vitals: &Vitals) -> gc::Config {
 
 /// Default disk quota of an organization where organizations do not trust each other.
 const TENANT_DISK_BYTES: u64 = 10 << 30;
-/// Default inode quota of an organization: the files of some dozens of apps. A small file system has
-/// a few million inodes.
+/// Default inode quota of an organization: the files of some dozens of apps. A small file system
+/// has a few million inodes.
 const TENANT_INODES: u64 = 500_000;
 
 fn disk_quota(c: &Config) -> gc::DiskQuota {
@@ -287,7 +287,7 @@ pub(super) fn ledger(c: &Config, data_dir: &Path) -> Result<Ledger> {
 }
 
 /// The default bound per organization: half of the volume where one has the machine alone, so that
-/// images and files find room as well; up to a quarter where several share it.
+/// images and files fit as well; up to a quarter where several share it.
 fn stored_bytes(are_several: bool, volume: u64) -> u64 {
     if are_several {
         (volume / 4).min(TENANT_STORED_BYTES)
@@ -325,7 +325,7 @@ pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
     }
 }
 
-/// Bounds the memory of API calls' messages; one of the largest always has room.
+/// Bounds the memory of API calls' messages; one of the largest always fits.
 pub(super) fn buffers(c: &Config, largest: usize) -> Buffers {
     Buffers::new(
         clamp(c.api_buffer_bytes).max(largest),

@@ -78,8 +78,8 @@ pub struct Kept {
 }
 
 /// Removes the containers, networks and leases of instances that are gone. Instances that run, were
-/// left on purpose or are in doubt stay; so do the volumes of apps and the images that were built for
-/// them, unless the instance was ephemeral or is named in `named.files`.
+/// left on purpose or are in doubt stay; so do the volumes of apps and the images that were built
+/// for them, unless the instance was ephemeral or is named in `named.files`.
 ///
 /// # Errors
 /// When the engine does not answer, or has nothing of a named instance.
@@ -158,8 +158,7 @@ async fn apply(
         }
         Liveness::Left if !is_named => pruned.kept.push(keep(
             State::Left,
-            "it was stopped with --keep-replicas; its next start takes its containers up"
-                .to_owned(),
+            "it was stopped with --keep-replicas; its next start adopts its containers".to_owned(),
             format!(
                 "if it never starts again: ignite prune --gone {}",
                 instance.id
@@ -298,7 +297,7 @@ impl Things {
 }
 
 impl Pruned {
-    /// A line for each thing that was removed, and for each that stays with the reason and what to do.
+    /// A line for each removed thing, and for each that stays with the reason and what to do.
     pub fn lines(&self) -> Vec<String> {
         let removed = self.removed.iter().map(|t| format!("removed {}", t.text()));
         let kept = self.kept.iter().map(|k| {

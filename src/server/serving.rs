@@ -29,7 +29,7 @@ use crate::{
     vitals::{EXIT_PART_FAILED, part_failed},
 };
 
-/// Longest time for requests under way, and then for the stores, once a part has failed.
+/// Longest time for requests in flight, and then for the stores, once a part has failed.
 const BREAK_OFF: Duration = Duration::from_secs(5);
 
 /// The bound sockets of both listeners.
@@ -170,7 +170,7 @@ impl Server {
         tracing::error!(
             part,
             code = EXIT_PART_FAILED,
-            "Ending, since a part of the platform failed; containers stay for the next start"
+            "Exiting because a part of the platform failed; containers stay for the next start"
         );
         std::process::exit(EXIT_PART_FAILED);
     }

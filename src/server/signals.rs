@@ -64,9 +64,9 @@ impl Signals {
         }
     }
 
-    /// Waits for a second signal, which ends the process at once. Wrappers such as `timeout` deliver
-    /// one signal twice, to the process and to its group; such a copy does not count, nor does a
-    /// terminal that hangs up meanwhile.
+    /// Waits for a second signal, which ends the process at once. Wrappers such as `timeout`
+    /// deliver one signal twice, to the process and to its group; such a copy does not count, nor
+    /// does a terminal that hangs up meanwhile.
     pub(super) async fn again(&mut self) {
         let first = Instant::now();
         let name = loop {
@@ -98,7 +98,8 @@ async fn next(hangup: &mut Option<Signal>) {
     }
 }
 
-/// The mask of signals that this process was started to ignore; `None` where the kernel does not say.
+/// The mask of signals that this process was started to ignore; `None` where the kernel does not
+/// say.
 fn ignored() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;

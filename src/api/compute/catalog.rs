@@ -64,7 +64,7 @@ impl Compute {
             Failure::new(
                 Reason::NotFound,
                 format!(
-                    "the public catalog has no app {}; ListPublicCatalog has what there is",
+                    "the public catalog has no app {}; ListPublicCatalog lists what there is",
                     id.name
                 ),
             )

@@ -281,7 +281,7 @@ impl Stream for InvokeStream {
                     this.body = None;
                     tracing::warn!(
                         reason = failure.reason.as_str(),
-                        "An answer broke off: {}",
+                        "A response broke off: {}",
                         failure.text(true)
                     );
                     return Poll::Ready(Some(match this.whole.take().filter(|w| !w.is_empty()) {

@@ -76,7 +76,7 @@ async fn step(state: Option<Messages>) -> Result<Option<(Frame<Bytes>, Option<Me
     match step {
         Ok(frame) => Ok(Some((frame, None))),
         Err(status) => {
-            tracing::warn!(code = ?status.code(), error = status.message(), "Broke off an answer");
+            tracing::warn!(code = ?status.code(), error = status.message(), "Cut off a response");
             // hyper drops what it has not written yet when a body fails. One pending poll lets it
             // write the head and the chunks that arrived just before.
             tokio::task::yield_now().await;

@@ -203,7 +203,7 @@ async fn linger(mut body: Body) {
         Some(())
     };
     if !matches!(tokio::time::timeout(LINGER, rest).await, Ok(Some(()))) {
-        tracing::debug!("Gave up on the rest of a body that is too large");
+        tracing::debug!("Stopped draining a body that is too large");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is found in Dockerfiles, however they are written.
+//! Images and URLs in Dockerfiles, however they are written.
 
 use std::collections::BTreeMap;
 

@@ -102,7 +102,7 @@ impl Isolation {
             Err(err @ (Error::Unreachable { .. } | Error::NoDescriptors)) => Err(err),
             Err(cause) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%cause, "Steps of builds run without a network, since none can be made that is behind rules; make one whose rules keep it from this host, and name it as build_network");
+                    tracing::warn!(%cause, "Steps of builds run without a network, since none can be made behind rules; make one whose rules isolate it from this host, and set build_network to its name");
                 }
                 Ok(Err(cause.to_string()))
             }

@@ -15,7 +15,7 @@ impl Docker {
         if spec.init && !facts.has_init && !self.warned_of_init.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 app = %spec.owner.app,
-                "The engine has no init (docker-init); the app's own program is the first process, and reaps what others leave or does not (said once)"
+                "The engine has no init (docker-init); the app's own program is the first process, and has to reap orphans itself (logged once)"
             );
         }
         if u64::from(spec.cpu_millicores) > u64::from(cpus) * 1000
@@ -23,7 +23,7 @@ impl Docker {
         {
             tracing::warn!(
                 app = %spec.owner.app, asked_millicores = spec.cpu_millicores, host_cpus = cpus,
-                "The CPU limit is above what the engine's host has; it is lowered to all of the host's cores (said once)"
+                "The CPU limit is above what the engine's host has; it is lowered to all of the host's cores (logged once)"
             );
         }
     }

@@ -72,7 +72,7 @@ impl HolderImage {
             Error::Refused { status: 404, message, .. } if message.contains(REPOSITORY)
         );
         if gone {
-            tracing::info!("Somebody removed the holder's image; making it again");
+            tracing::info!("The holder's image was removed; making it again");
             *self.0.lock() = Arc::default();
         }
         gone

@@ -44,7 +44,7 @@ impl Docker {
         socket(&self.client)?;
         match self.ensure_network_and_rules().await {
             Err(cause @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
-                tracing::warn!(%cause, "Whether apps are kept from this host shows once the engine answers; none is started before");
+                tracing::warn!(%cause, "Apps can be isolated from this host only once the engine responds; none is started before");
                 firewall.establish(Vec::new()).await?;
             }
             Err(refusal) => {
@@ -59,14 +59,14 @@ impl Docker {
             resolvers.first().copied().filter(|_| !served)
         };
         if let Some(first) = unserved(ceiling) {
-            tracing::warn!(resolver = %first, "Apps can resolve no names, since they may not reach this machine's name server; let them by egress_allow={first}:{DNS}, if they are to");
+            tracing::warn!(resolver = %first, "Apps can resolve no names, since they may not reach this machine's name server; to allow it, set egress_allow={first}:{DNS}");
         }
-        tracing::info!(%ceiling, "Apps are kept from this host; they reach what is named here at most");
+        tracing::info!(%ceiling, "Apps are isolated from this host; they reach at most the ceiling");
         if let Some(ceiling) = firewall.build_ceiling() {
             if let Some(first) = unserved(&ceiling) {
-                tracing::warn!(resolver = %first, "Steps of builds can resolve no names, since they may not reach this machine's name server; let them by build_egress=public,{first}:{DNS}, if they are to");
+                tracing::warn!(resolver = %first, "Build steps can resolve no names, since they may not reach this machine's name server; to allow it, set build_egress=public,{first}:{DNS}");
             }
-            tracing::info!(%ceiling, "Steps of builds are kept from this host; they reach what is named here");
+            tracing::info!(%ceiling, "Build steps are isolated from this host; they reach the ceiling");
         }
         Ok(())
     }
@@ -81,10 +81,10 @@ impl Docker {
             match firewall.restore().await {
                 Ok(false) => {}
                 Ok(true) => tracing::error!(
-                    "Somebody removed or changed the rules that keep apps from this host; they are back, and apps may have reached it for some seconds"
+                    "Someone removed or changed the rules that isolate apps from this host; they are restored, and apps may have reached it for some seconds"
                 ),
                 Err(cause) => {
-                    tracing::error!(%cause, "Cannot tell whether apps are kept from this host")
+                    tracing::error!(%cause, "Cannot check whether apps are isolated from this host")
                 }
             }
         }
@@ -127,7 +127,7 @@ impl Docker {
             Ok(()) => Ok(id),
             Err(err) => {
                 if let Err(cause) = remove_container(&self.client, &id).await {
-                    tracing::warn!(container = %id, %cause, "A container that could not be finished was left behind");
+                    tracing::warn!(container = %id, %cause, "An unfinished container was left behind");
                 }
                 firewall.forget(&id).await;
                 Err(err)

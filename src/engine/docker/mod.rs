@@ -321,7 +321,7 @@ impl Engine for Docker {
             && let Err(err) = network::connect_extra(&self.client, extra, &id).await
         {
             if let Err(cause) = self.remove(&id).await {
-                tracing::warn!(container = %id, %cause, "A container that could not be finished was left behind");
+                tracing::warn!(container = %id, %cause, "An unfinished container was left behind");
             }
             return Err(err);
         }
@@ -474,7 +474,7 @@ impl Engine for Docker {
         let client = match self.client.connector().client() {
             Ok(client) => client,
             Err(cause) => {
-                tracing::debug!(%cause, "No engine to hear events from");
+                tracing::debug!(%cause, "No engine to subscribe to");
                 return stream::empty().boxed();
             }
         };

@@ -256,7 +256,7 @@ impl Docker {
     /// Thaws a container before a stop or a removal: a frozen process reacts to no signal.
     pub(super) fn thaw_before_removal(&self, id: &ContainerId) {
         if let Err(cause) = self.thaw_known(id) {
-            tracing::debug!(container = %id, %cause, "Could not thaw a container on its way out");
+            tracing::debug!(container = %id, %cause, "Could not thaw a container before its removal");
         }
     }
 }
@@ -284,6 +284,6 @@ pub(super) async fn thaw_orphan(client: &super::client::Client, id: &ContainerId
     if let Some(cgroup) = Cgroup::find(id, pid)
         && let Err(cause) = cgroup.thaw_if_frozen()
     {
-        tracing::debug!(container = %id, %cause, "Could not thaw a container on its way out");
+        tracing::debug!(container = %id, %cause, "Could not thaw a container before its removal");
     }
 }

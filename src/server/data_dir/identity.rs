@@ -5,9 +5,9 @@
 //! missing, the identity is recovered from one of the others: under another identity the volumes of
 //! the apps would be orphaned.
 //!
-//! A copy of a directory has all of these too. It is recognized by the inode of the directory, which
-//! the last run recorded: when the inode differs, and a directory of this identity is still where the
-//! last run was, this one is a copy.
+//! A copy of a directory has all of these too. It is recognized by the inode of the directory,
+//! which the last run recorded: when the inode differs, and a directory of this identity is still
+//! where the last run was, this one is a copy.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ pub(super) const INSTANCE: &str = "instance";
 /// The file with the last run.
 pub(super) const HOLDER: &str = "holder";
 
-/// What is known of a directory before it is served from.
+/// What is known about a directory before a server uses it.
 pub(super) struct Found {
     pub(super) instance: InstanceId,
     pub(super) record: Option<Record>,
@@ -167,7 +167,7 @@ async fn recover(
             None if !store::tools::is_there(path) && !name.exists() => return Ok(None),
             None => match on_engine(path, config).await.with_context(|| {
                 format!(
-                    "{} is damaged or missing, and the engine, whose labels have the identity, could not be asked; start the engine, or restore the file from a backup",
+                    "{} is damaged or missing, and the engine, whose labels have the identity, did not respond; start the engine, or restore the file from a backup",
                     name.display()
                 )
             })? {

@@ -46,7 +46,7 @@ const EPHEMERAL: &str = "ephemeral";
 
 /// How often, and how long apart, the pid of the lock's holder is read: the holder writes it within
 /// microseconds of taking the lock.
-const HOLDER_LOOKS: u32 = 10;
+const HOLDER_READS: u32 = 10;
 const HOLDER_WAIT: Duration = Duration::from_millis(5);
 
 /// A data directory that belongs to this process.
@@ -104,7 +104,7 @@ impl DataDir {
                 .with_context(|| format!("data_dir: cannot remove {}", marker.display()))?
         }
         let holder = machine::here(&path)
-            .with_context(|| format!("data_dir: cannot look at {}", path.display()))?;
+            .with_context(|| format!("data_dir: cannot inspect {}", path.display()))?;
         let found = identity::find(&path, &holder, config).await?;
         Ok(Self {
             instance: found.instance,
@@ -202,8 +202,8 @@ impl DataDir {
 }
 
 /// Inspects the data directory of an instance at its last known path. `holder` is the process that
-/// served from it; without one, only a directory that recorded this boot, or one of an older `ignite`
-/// beside an engine that `is_local`, counts as the very one.
+/// served from it; without one, only a directory that recorded this boot, or one of an older
+/// `ignite` beside an engine that `is_local`, counts as the very one.
 pub(super) fn inspect(
     data_dir: &Path,
     instance: &str,
@@ -248,8 +248,8 @@ pub(super) fn is_ephemeral(data_dir: &Path) -> bool {
     data_dir.join(EPHEMERAL).exists()
 }
 
-/// Makes sure that only its owner can access the directory: whoever can write to it could replace the
-/// keys, and the requests stored in it are private.
+/// Makes sure that only its owner can access the directory: a user who can write to it could
+/// replace the keys, and the requests stored in it are private.
 ///
 /// Sets the mode of a directory that is this program's, or empty; refuses any other that is open.
 fn keep_others_out(path: &Path) -> Result<()> {
@@ -277,7 +277,7 @@ fn keep_others_out(path: &Path) -> Result<()> {
     }
     fs::set_permissions(path, Permissions::from_mode(0o700))
         .with_context(|| format!("data_dir: cannot set the mode of {shown} to 700"))?;
-    tracing::info!(data_dir = %shown, before = format!("{mode:03o}"), "Others could get into the data directory; it has mode 700 now");
+    tracing::info!(data_dir = %shown, before = format!("{mode:03o}"), "Other users could access the data directory; it has mode 700 now");
     Ok(())
 }
 
@@ -355,7 +355,7 @@ fn lock(mut file: File, path: &Path) -> Result<Lock> {
 /// it yet.
 fn holder(file: &mut File) -> String {
     let mut pid = String::new();
-    for _ in 0..HOLDER_LOOKS {
+    for _ in 0..HOLDER_READS {
         // What cannot be read stays empty; the refusal is the same without the number.
         let _ = file.rewind().and_then(|()| file.read_to_string(&mut pid));
         if !pid.trim().is_empty() {

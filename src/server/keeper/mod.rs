@@ -127,8 +127,8 @@ impl Keeper {
         self.claimed.clone()
     }
 
-    /// Waits until another process turns out to hold the identity, and returns its lease. Never ends
-    /// otherwise.
+    /// Waits until another process turns out to hold the identity, and returns its lease. Never
+    /// ends otherwise.
     pub(super) async fn taken(&mut self) -> Box<Lease> {
         if let Some(taken) = self.taken.as_mut() {
             let outcome = taken.await;
@@ -220,7 +220,8 @@ async fn run<L: Leases>(
 }
 
 impl<L: Leases> State<L> {
-    /// Claims the identity. Returns the names of earlier leases, or the lease of whoever holds it.
+    /// Claims the identity. Returns the names of earlier leases, or the lease of the current
+    /// holder.
     async fn claim(&self) -> Result<Vec<String>, Box<Lease>> {
         loop {
             match self.claim_once().await {
@@ -250,7 +251,7 @@ impl<L: Leases> State<L> {
                 tracing::warn!(
                     holder = doubtful[0].holder.path,
                     ?patience,
-                    "Another server has held this identity a moment ago, out of sight from here; watching whether it still lives"
+                    "Another server, which cannot be seen from here, held this identity a moment ago; watching whether it is still alive"
                 );
                 let until = Instant::now() + patience;
                 while Instant::now() < until {
@@ -278,8 +279,8 @@ impl<L: Leases> State<L> {
         claim(&self.holder, self.record.as_ref(), &seen, now)
     }
 
-    /// Makes the next lease and removes the last one and the `old` ones. Returns the lease of a server
-    /// that has taken the identity meanwhile, which happens when this machine was suspended.
+    /// Makes the next lease and removes the last one and the `old` ones. Returns the lease of a
+    /// server that has taken the identity meanwhile, which happens when this machine was suspended.
     async fn renew(&mut self, old: &mut Vec<String>) -> Result<Option<Box<Lease>>, Error> {
         let held = self.leases.list().await?;
         let others = held.iter().filter(|h| {

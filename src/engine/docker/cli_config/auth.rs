@@ -108,7 +108,7 @@ impl CliConfig {
                 Ok(Some(found)) => return Some(found),
                 Ok(None) => {}
                 Err(why) => {
-                    tracing::warn!(helper, registry, "A credential helper gives nothing: {why}");
+                    tracing::warn!(helper, registry, "A credential helper failed: {why}");
                 }
             }
         }

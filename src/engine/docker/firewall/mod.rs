@@ -123,7 +123,7 @@ impl Firewall {
         match nft::run(&script).await {
             Ok(_) => Ok(()),
             Err(cause) => {
-                tracing::warn!(%cause, "The rules that keep apps from this host are not as they were put; putting them again");
+                tracing::warn!(%cause, "The rules that isolate apps from this host are missing or changed; installing them again");
                 self.replace().await
             }
         }
@@ -147,7 +147,7 @@ impl Firewall {
         }
         if self.restore().await? {
             tracing::error!(
-                "Somebody removed or changed the rules that keep apps and builds from this host; they are back"
+                "Someone removed or changed the rules that isolate apps and builds from this host; they are restored"
             );
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Firewall {
             return;
         };
         if let Err(cause) = neighbour::set(&bridge(&self.instance), addr, mac) {
-            tracing::debug!(container = %id, %cause, "The kernel finds out by itself where a container is");
+            tracing::debug!(container = %id, %cause, "The kernel could not be given a container's address, and finds it by itself");
         }
     }
 
@@ -179,7 +179,7 @@ impl Firewall {
         };
         if let Err(cause) = nft::run(&script).await {
             // No other container ever has this address.
-            tracing::debug!(container = %id, %cause, "What a container was allowed stays in the rules until they are put anew");
+            tracing::debug!(container = %id, %cause, "A removed container's grant stays in the rules until they are installed again");
         }
     }
 

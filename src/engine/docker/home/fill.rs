@@ -58,7 +58,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
     }
     tracing::info!(
         volume,
-        "Filling an app's new volume with what its image has in its home"
+        "Filling an app's new volume from the home in its image"
     );
     let call = (CALL, config.pull_timeout);
     match create_helper(&client, &config, &run_id, call, body).await {
@@ -73,7 +73,7 @@ async fn fill(volume: &str, filling: Filling) -> Result<(), Error> {
             if !has_status(&err, 404)
                 && let Err(cause) = engine_volumes::remove(&client, volume).await
             {
-                tracing::warn!(volume, %cause, "A volume that was not filled to the end cannot be removed; remove it by hand before the app is started");
+                tracing::warn!(volume, %cause, "A partly filled volume cannot be removed; remove it by hand before the app is started");
             }
             Err(err)
         }

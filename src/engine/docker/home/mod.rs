@@ -221,7 +221,7 @@ fn body(image: &str) -> ContainerCreateBody {
     }
 }
 
-/// What is read from an image.
+/// A question about an image.
 #[derive(Clone, Copy)]
 enum Question<'a> {
     /// The home of a user, unless the environment has `named` one; and which of its volumes are

@@ -147,7 +147,7 @@ fn values(labels: &Labels) -> [&str; SEALED.len()] {
     SEALED.map(|key| get(labels, key).unwrap_or_default())
 }
 
-/// What is proved of a container with these names and labels.
+/// Proves the origin of a container with these names and labels.
 pub(super) fn origin(config: &Config, names: &[String], labels: &Labels) -> Origin {
     if get(labels, INSTANCE) != Some(config.instance.as_str()) {
         return Origin::Unproven;
