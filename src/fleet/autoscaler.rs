@@ -23,7 +23,7 @@ pub(super) struct Load {
     pub(super) waiting: u32,
     /// Replicas that serve or are on their way up.
     pub(super) up: u32,
-    /// When the app was last asked for something.
+    /// When the app last had a request.
     pub(super) last_active: Instant,
 }
 

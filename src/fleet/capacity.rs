@@ -52,7 +52,7 @@ pub struct Bounds {
 pub(super) enum Availability {
     /// Now.
     Now,
-    /// Once frozen replicas are evicted, which a request for the capacity starts.
+    /// Once frozen replicas are evicted, which [`Capacity::take`] starts.
     AfterEviction,
     /// Not before something ends.
     Unavailable,

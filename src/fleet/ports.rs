@@ -19,7 +19,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Most ports that a message names.
 const NAMED: usize = 8;
 
-/// On which other ports an app listens than the one that is probed.
+/// The ports on which an app listens instead of the one that is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WrongPort {
     wanted: u16,

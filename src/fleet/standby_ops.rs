@@ -58,7 +58,7 @@ pub(super) async fn end<E: Engine>(
     grace: Duration,
 ) {
     if frozen && let Err(error) = resume(engine, container).await {
-        tracing::debug!(%container, %error, "Could not thaw a container on its way out");
+        tracing::debug!(%container, %error, "A container could not be thawed before its removal");
     }
     start::discard(engine, container, grace).await;
 }

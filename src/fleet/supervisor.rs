@@ -266,7 +266,7 @@ async fn adopt_all<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
                 None => {
                     tracing::info!(container = %c.id, "Removing a container of an earlier run");
                     if let Err(error) = engine.thaw_left(&c.id).await {
-                        tracing::debug!(container = %c.id, %error, "Could not thaw a container on its way out");
+                        tracing::debug!(container = %c.id, %error, "A container could not be thawed before its removal");
                     }
                     start::discard(&**engine, &c.id, Duration::ZERO).await;
                 }

@@ -192,7 +192,7 @@ mod tests {
         let began = Instant::now();
         client.shutdown().await.expect("closed");
         let app = async {
-            // It goes on for longer than it may be silent.
+            // It keeps sending for longer than the bound on silence.
             for _ in 0..4 {
                 tokio::time::sleep(MINUTE / 2).await;
                 replica.write_all(b"x").await.expect("sent");

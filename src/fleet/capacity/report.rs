@@ -1,4 +1,4 @@
-//! What callers and owners hear about capacity that is missing.
+//! The words for missing capacity, for callers and owners.
 
 use std::{collections::BTreeMap, time::Duration};
 

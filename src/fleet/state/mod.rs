@@ -414,7 +414,8 @@ impl State {
         }
     }
 
-    /// The driver ends: cancels starts, which remove their containers, and liveness probes.
+    /// Cancels starts, which remove their containers, and ends liveness probes, since the driver
+    /// ends.
     pub(super) fn end_tasks(&mut self) {
         for slot in &mut self.slots {
             slot.phase_mut().end_tasks();

@@ -254,7 +254,7 @@ impl State {
                     .push(EventKind::ReplicaReady, Some(&slot.id), slot.version, text);
             }
             Err(error) => {
-                tracing::warn!(replica = %slot.id, %error, "A replica did not wake from standby; another takes its place");
+                tracing::warn!(replica = %slot.id, %error, "A replica did not wake from standby; another replaces it");
                 let how = match error {
                     Error::Refused { .. } => Thaw::Failed,
                     // It may have run before it ended.
@@ -285,7 +285,7 @@ impl State {
                 Phase::Starting(starting) if starting.has_lost_network() => {
                     Containers::LOST_NETWORK.to_owned()
                 }
-                _ => "its start was called off".to_owned(),
+                _ => "its start was cancelled".to_owned(),
             },
             Fault::Failed { failure, .. } => failure.text(true),
         };

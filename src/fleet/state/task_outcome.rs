@@ -127,7 +127,7 @@ impl State {
                     EventKind::ReplicaStopped,
                     Some(&slot.id),
                     slot.version,
-                    "its start was called off",
+                    "its start was cancelled",
                 );
                 return;
             }

@@ -43,7 +43,7 @@ pub enum BodyError {
     /// The client broke it off, or sent malformed HTTP.
     #[error(transparent)]
     Client(Arc<hyper::Error>),
-    /// Nothing more of it came in time.
+    /// The client sent nothing more of it in time.
     #[error("nothing more of the body came for {}", humantime::format_duration(*.0))]
     Stalled(Duration),
     /// It is longer than it may be.

@@ -83,7 +83,7 @@ pub enum Error {
     #[error("the request's body broke off: {0}")]
     Body(BodyError),
     /// The replica may have received the request, and its answer is not waited for any longer.
-    #[error("nobody knows whether the replica has woken from standby")]
+    #[error("it is unknown whether the replica woke from standby")]
     Lost,
 }
 
