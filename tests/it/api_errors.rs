@@ -6,13 +6,9 @@ use tokio::time::timeout;
 
 use crate::support::{
     HANGS,
-    contract::{BOTH, Refusal, Via, merge, prebuilt},
+    contract::{BOTH, Refusal, Via, acme_app, merge, prebuilt},
     ignite::Ignite,
 };
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
 
 async fn create(ignite: &Ignite, org: &str, name: &str, settings: Value) {
     let mut request = json!({ "organization_name": org, "name": name });
@@ -50,7 +46,7 @@ async fn an_app_that_does_not_exist_is_not_found_by_any_method() {
             ("GetDraftInfo", json!({})),
             ("PublishDraft", json!({})),
         ] {
-            let mut request = id("nobody");
+            let mut request = acme_app("nobody");
             merge(&mut request, more);
             let refused = ignite.refused(via, method, &token, request).await;
             refused.is(5, 404, "NOT_FOUND", &["acme/nobody", "does not exist"]);
@@ -58,7 +54,9 @@ async fn an_app_that_does_not_exist_is_not_found_by_any_method() {
         // Nor is an unpublished app found by the methods that invoke.
         let name = format!("unpublished-{via:?}").to_lowercase();
         create(&ignite, "acme", &name, json!({})).await;
-        let none = ignite.refused(via, "PublishDraft", &token, id(&name)).await;
+        let none = ignite
+            .refused(via, "PublishDraft", &token, acme_app(&name))
+            .await;
         none.is(
             9,
             400,
@@ -115,7 +113,7 @@ async fn a_reference_that_is_none_is_refused_when_it_is_saved() {
             (json!({ "image": {} }), "code.image"),
             (json!({}), "code"),
         ] {
-            let mut request = id("app");
+            let mut request = acme_app("app");
             merge(&mut request, json!({ "code": code }));
             let refused = ignite.refused(via, "SaveDraft", &token, request).await;
             refused.is(3, 400, "INVALID_ARGUMENT", &[field]);
@@ -284,7 +282,7 @@ async fn each_wrong_field_gets_a_violation_of_its_own() {
             "scaling.reserved_capacity",
         ];
         assert_eq!(fields, expected);
-        let none = ignite.refused(via, "GetApp", &token, id("a")).await;
+        let none = ignite.refused(via, "GetApp", &token, acme_app("a")).await;
         none.is(5, 404, "NOT_FOUND", &[]);
     }
 }
@@ -356,7 +354,7 @@ async fn apps_whose_hosts_collide_are_refused_and_the_other_is_named_to_its_own_
         let name = format!("other-{via:?}").to_lowercase();
         create(&ignite, "acme-81", &name, json!({})).await;
         create(&ignite, "acme", &name, json!({})).await;
-        let mut update = id(&name);
+        let mut update = acme_app(&name);
         merge(&mut update, json!({ "ports": [80, 81] }));
         let moved = ignite.refused(via, "UpdateAppConfig", &token, update).await;
         moved.is(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     app::App,
     code::{dockerfile, from_code, tar_gz, zip},
-    contract::{BOTH, Refusal, Via, merge, prebuilt},
+    contract::{BOTH, Refusal, Via, acme_app, prebuilt, with},
     engine, eventually_ok,
     ignite::Ignite,
     probe,
@@ -16,15 +16,6 @@ use crate::support::{
 
 /// The longest build on a machine that is busy with tests.
 const BUILD_LIMIT: Duration = crate::support::HANGS;
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 /// An app without code, and a token.
 async fn bare(ignite: &Ignite, name: &str) -> App {
@@ -39,12 +30,12 @@ async fn bare(ignite: &Ignite, name: &str) -> App {
 }
 
 async fn save(ignite: &Ignite, via: Via, app: &App, code: Value) -> Value {
-    let save = with(id(&app.name), json!({ "code": code }));
+    let save = with(acme_app(&app.name), json!({ "code": code }));
     ignite.ok(via, "SaveDraft", &app.token, save).await["draft"].clone()
 }
 
 async fn draft(ignite: &Ignite, via: Via, app: &App) -> Value {
-    let info = ignite.ok(via, "GetDraftInfo", &app.token, id(&app.name));
+    let info = ignite.ok(via, "GetDraftInfo", &app.token, acme_app(&app.name));
     info.await["draft"].clone()
 }
 
@@ -113,7 +104,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         assert_eq!(saved["codeKind"], "CODE_KIND_IMAGE_FROM_CODE");
         // The code comes back unchanged.
         let got = ignite
-            .ok(via, "GetAppCode", &app.token, id(&app.name))
+            .ok(via, "GetAppCode", &app.token, acme_app(&app.name))
             .await;
         assert_eq!(got["codeHash"], saved["codeHash"]);
         let back = &got["code"]["image"]["fromCode"];
@@ -122,7 +113,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         assert_eq!(back["buildArgs"], json!({ "GREETING": "hi" }));
 
         let started = ignite
-            .ok(via, "CompileDraft", &app.token, id(&app.name))
+            .ok(via, "CompileDraft", &app.token, acme_app(&app.name))
             .await;
         let build = started["deployId"].clone();
         assert_eq!(started["draft"]["deployId"], build, "{started}");
@@ -132,7 +123,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         let image = built["imageRef"].as_str().expect("an image").to_owned();
         assert!(ignite.images().await.contains(&image));
 
-        let log = with(id(&app.name), json!({ "build_id": build }));
+        let log = with(acme_app(&app.name), json!({ "build_id": build }));
         let log = ignite.ok(via, "GetBuildLog", &app.token, log).await;
         assert_eq!(log["status"], "VERSION_STATUS_READY");
         let lines: Vec<&str> = log["lines"]
@@ -153,7 +144,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         let removed = docker.remove_image(&image, options, None).await;
         removed.expect("it was there");
         let published = ignite
-            .ok(via, "PublishDraft", &app.token, id(&app.name))
+            .ok(via, "PublishDraft", &app.token, acme_app(&app.name))
             .await;
         let image = draft(&ignite, via, &app).await["imageRef"].clone();
         let image = image.as_str().expect("an image").to_owned();
@@ -170,7 +161,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         let second = pack(&[("Dockerfile", second.as_bytes())]);
         save(&ignite, via, &app, from_code(&second, json!({}))).await;
         ignite
-            .ok(via, "PublishDraft", &app.token, id(&app.name))
+            .ok(via, "PublishDraft", &app.token, acme_app(&app.name))
             .await;
         eventually_ok(BUILD_LIMIT, || async {
             match app.get_ok(&ignite, "/").await.header("x-probe-version") {
@@ -180,7 +171,7 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         })
         .await;
         // Versions keep their code and image.
-        let first = with(id(&app.name), json!({ "version": 1 }));
+        let first = with(acme_app(&app.name), json!({ "version": 1 }));
         let got = ignite
             .ok(via, "GetAppCode", &app.token, first.clone())
             .await;
@@ -195,7 +186,9 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
         );
         assert_eq!(ignite.images().await.len(), 2);
 
-        ignite.ok(via, "DeleteApp", &app.token, id(&app.name)).await;
+        ignite
+            .ok(via, "DeleteApp", &app.token, acme_app(&app.name))
+            .await;
         eventually_ok(BUILD_LIMIT, || async {
             let code = std::fs::read_dir(ignite.data_dir().join("code"))
                 .expect("a folder")
@@ -267,29 +260,32 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
                 "A=B",
             ),
         ] {
-            let save = with(id("a"), json!({ "code": code }));
+            let save = with(acme_app("a"), json!({ "code": code }));
             let refused = ignite.refused(via, "SaveDraft", &app.token, save).await;
             refused.is(3, 400, "INVALID_ARGUMENT", &[words]);
             assert_eq!(refused.fields, [at(field)]);
         }
-        let save = with(id("a"), json!({ "code": from_code(&large, json!({})) }));
+        let save = with(
+            acme_app("a"),
+            json!({ "code": from_code(&large, json!({})) }),
+        );
         let refused = ignite.refused(via, "SaveDraft", &app.token, save).await;
         refused.is(8, 413, "BODY_TOO_LARGE", &["IGNITE_MAX_CODE_BYTES"]);
 
         let none = ignite
-            .refused(via, "CompileDraft", &app.token, id("a"))
+            .refused(via, "CompileDraft", &app.token, acme_app("a"))
             .await;
         none.is(5, 404, "NOT_FOUND", &["no draft"]);
         let unknown = json!({ "deploy_id": "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV", "build_id": "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV" });
-        let log = with(id("a"), json!({ "build_id": unknown["build_id"] }));
+        let log = with(acme_app("a"), json!({ "build_id": unknown["build_id"] }));
         let none = ignite
             .refused(via, "GetBuildLog", &app.token, log.clone())
             .await;
         none.is(5, 404, "NOT_FOUND", &["no build", "ignite draft compile"]);
         for (rpc, fields) in [
-            ("CompileDraft", id("a")),
+            ("CompileDraft", acme_app("a")),
             ("GetBuildLog", log),
-            ("CancelBuild", id("a")),
+            ("CancelBuild", acme_app("a")),
         ] {
             let foreign = ignite.refused(via, rpc, &other, fields.clone()).await;
             foreign.is(7, 403, "PERMISSION_DENIED", &[]);
@@ -321,10 +317,14 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
     for via in BOTH {
         check(
             &ignite
-                .refused(via, "PublishDraft", &app.token, id("a"))
+                .refused(via, "PublishDraft", &app.token, acme_app("a"))
                 .await,
         );
-        check(&ignite.refused(via, "TestDraft", &app.token, id("a")).await);
+        check(
+            &ignite
+                .refused(via, "TestDraft", &app.token, acme_app("a"))
+                .await,
+        );
         let failed = draft(&ignite, via, &app).await;
         assert_eq!(failed["status"], "VERSION_STATUS_FAILED", "{failed}");
         assert!(
@@ -334,7 +334,7 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
             "{failed}"
         );
         let none = ignite
-            .refused(via, "CancelBuild", &app.token, id("a"))
+            .refused(via, "CancelBuild", &app.token, acme_app("a"))
             .await;
         none.is(9, 400, "FAILED_PRECONDITION", &["no build", "under way"]);
     }
@@ -360,21 +360,29 @@ async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
         save(&ignite, via, &app, from_code(&slow, json!({}))).await;
         save(&ignite, via, &next, from_code(&quick, json!({}))).await;
         save(&ignite, via, &third, from_code(&quick, json!({}))).await;
-        let first = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        let first = ignite
+            .ok(via, "CompileDraft", &app.token, acme_app("a"))
+            .await;
         // A repeated request returns the same build; another app's build waits; a third finds the
         // queue full.
-        let again = ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        let again = ignite
+            .ok(via, "CompileDraft", &app.token, acme_app("a"))
+            .await;
         assert_eq!(first["deployId"], again["deployId"]);
         assert_eq!(first["draft"]["status"], "VERSION_STATUS_COMPILING");
-        ignite.ok(via, "CompileDraft", &app.token, id("b")).await;
+        ignite
+            .ok(via, "CompileDraft", &app.token, acme_app("b"))
+            .await;
         let full = ignite
-            .refused(via, "CompileDraft", &app.token, id("c"))
+            .refused(via, "CompileDraft", &app.token, acme_app("c"))
             .await;
         full.is(8, 429, "BUILD_QUEUE_FULL", &["IGNITE_BUILD_QUEUE_MAX"]);
         let waits = draft(&ignite, via, &next).await;
         assert_eq!(waits["status"], "VERSION_STATUS_COMPILING");
 
-        let cancelled = ignite.ok(via, "CancelBuild", &app.token, id("a")).await;
+        let cancelled = ignite
+            .ok(via, "CancelBuild", &app.token, acme_app("a"))
+            .await;
         assert_eq!(cancelled["deployId"], first["deployId"]);
         assert_eq!(
             cancelled["draft"]["status"], "VERSION_STATUS_FAILED",
@@ -392,10 +400,14 @@ async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
         );
 
         // Newer code cancels the build of the code it replaces.
-        ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+        ignite
+            .ok(via, "CompileDraft", &app.token, acme_app("a"))
+            .await;
         let saved = save(&ignite, via, &app, from_code(&quick, json!({}))).await;
         assert_eq!(saved["status"], "VERSION_STATUS_DRAFT");
-        ignite.ok(via, "PublishDraft", &app.token, id("a")).await;
+        ignite
+            .ok(via, "PublishDraft", &app.token, acme_app("a"))
+            .await;
         assert_eq!(
             app.get_ok(&ignite, "/").await.header("x-probe-version"),
             Some("quick")
@@ -406,7 +418,7 @@ async fn a_build_ends_when_it_is_cancelled_replaced_or_takes_too_long() {
     let ignite = builder.start().await;
     let app = bare(&ignite, "a").await;
     save(&ignite, Via::Json, &app, from_code(&slow, json!({}))).await;
-    let refused = ignite.refused(Via::Grpc, "PublishDraft", &app.token, id("a"));
+    let refused = ignite.refused(Via::Grpc, "PublishDraft", &app.token, acme_app("a"));
     refused.await.is(
         4,
         504,
@@ -427,9 +439,9 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     let slow = slow("survivor").await;
     save(&ignite, Via::Json, &app, from_code(&slow, json!({}))).await;
     let started = ignite
-        .ok(Via::Json, "CompileDraft", &app.token, id("a"))
+        .ok(Via::Json, "CompileDraft", &app.token, acme_app("a"))
         .await;
-    let log = with(id("a"), json!({ "build_id": started["deployId"] }));
+    let log = with(acme_app("a"), json!({ "build_id": started["deployId"] }));
     eventually_ok(BUILD_LIMIT, || async {
         let log = ignite
             .ok(Via::Json, "GetBuildLog", &app.token, log.clone())
@@ -458,7 +470,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     let now = draft(&ignite, Via::Grpc, &app).await;
     assert_eq!(now["status"], "VERSION_STATUS_DRAFT", "{now}");
     ignite
-        .ok(Via::Json, "PublishDraft", &app.token, id("a"))
+        .ok(Via::Json, "PublishDraft", &app.token, acme_app("a"))
         .await;
     assert_eq!(
         app.get_ok(&ignite, "/").await.header("x-probe-version"),
@@ -483,7 +495,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     let _ = publish.await;
     ignite.start().await;
     ignite
-        .ok(Via::Json, "PublishDraft", &app.token, id("a"))
+        .ok(Via::Json, "PublishDraft", &app.token, acme_app("a"))
         .await;
     eventually_ok(BUILD_LIMIT, || async {
         match app.get_ok(&ignite, "/").await.header("x-probe-version") {
@@ -493,7 +505,7 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     })
     .await;
     // A kill during a rollback.
-    let back = with(id("a"), json!({ "version": 1 }));
+    let back = with(acme_app("a"), json!({ "version": 1 }));
     let rollback = ignite
         .request(hyper::Method::POST, "/v1/ignite/app/acme/a/rollback")
         .token(&app.token)
@@ -519,7 +531,9 @@ async fn an_image_that_exists_is_compiled_by_looking_for_it() {
             ("127.0.0.1:1/none:1", "VERSION_STATUS_FAILED"),
         ] {
             save(&ignite, via, &app, prebuilt(image)).await;
-            ignite.ok(via, "CompileDraft", &app.token, id("a")).await;
+            ignite
+                .ok(via, "CompileDraft", &app.token, acme_app("a"))
+                .await;
             let built = ended(&ignite, &app).await;
             assert_eq!(built["status"], status, "{built}");
             assert_eq!(built["imageRef"], image);
@@ -534,7 +548,7 @@ async fn an_ephemeral_run_and_a_prune_leave_no_image_that_was_built() {
     let deploy = async |ignite: &Ignite| {
         let app = bare(ignite, "a").await;
         save(ignite, Via::Json, &app, from_code(&archive, json!({}))).await;
-        let publish = ignite.ok(Via::Json, "PublishDraft", &app.token, id("a"));
+        let publish = ignite.ok(Via::Json, "PublishDraft", &app.token, acme_app("a"));
         publish.await;
         assert_eq!(ignite.images().await.len(), 1);
     };
@@ -569,7 +583,7 @@ async fn the_image_of_a_draft_stays_until_the_next_one_is_built() {
         save(&ignite, Via::Json, app, from_code(&archive, json!({}))).await;
     };
     let compile = async |app: &App| {
-        let compile = ignite.ok(Via::Json, "CompileDraft", &app.token, id(&app.name));
+        let compile = ignite.ok(Via::Json, "CompileDraft", &app.token, acme_app(&app.name));
         compile.await;
         let built = ended(&ignite, app).await;
         built["imageRef"].as_str().expect("an image").to_owned()

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::support::{
     HANGS,
     code::{from_code, tar_gz, zip},
-    contract::{BOTH, Via, merge},
+    contract::{BOTH, Via, with},
     eventually, eventually_ok,
     ignite::{Builder, Ignite},
 };
@@ -25,11 +25,6 @@ const MOST_MEMORY_KB: u64 = 400 * 1024;
 
 fn app(name: &str) -> Value {
     json!({ "organization_name": "evil", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
 }
 
 fn save(archive: &[u8]) -> (&'static str, Value) {

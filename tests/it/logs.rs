@@ -8,20 +8,11 @@ use serde_json::{Value, json};
 
 use crate::support::{
     app::{App, ENGINE_LIMIT},
-    contract::{BOTH, Refusal, Via, merge},
+    contract::{BOTH, Refusal, Via, acme_app, with},
     eventually_ok, grpc_client,
     http::Answer,
     ignite::Ignite,
 };
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 fn lines(answer: &Value) -> Vec<Value> {
     answer["lines"].as_array().cloned().unwrap_or_default()
@@ -36,7 +27,7 @@ fn messages(answer: &Value) -> Vec<String> {
 async fn wait_for(ignite: &Ignite, app: &App, wanted: &[&str]) -> Value {
     eventually_ok(ENGINE_LIMIT, || async {
         let log = ignite
-            .ok(Via::Json, "GetAppLogs", &app.token, id(&app.name))
+            .ok(Via::Json, "GetAppLogs", &app.token, acme_app(&app.name))
             .await;
         if messages(&log) == wanted {
             Ok(log)
@@ -56,7 +47,7 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
     let settings = json!({ "env": { "PROBE_LOG": "begin" } });
     let app = App::deploy(&ignite, "acme/a", settings).await;
     let nothing = ignite
-        .ok(Via::Grpc, "GetAppLogs", &app.token, id("a"))
+        .ok(Via::Grpc, "GetAppLogs", &app.token, acme_app("a"))
         .await;
     assert_eq!(nothing, json!({}), "no replica, no log");
     app.get_ok(&ignite, "/log/one").await;
@@ -65,7 +56,9 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
     app.get_ok(&ignite, "/log/two/err").await;
     let log = wait_for(&ignite, &app, &["begin", "one", "two"]).await;
     for via in BOTH {
-        let again = ignite.ok(via, "GetAppLogs", &app.token, id("a")).await;
+        let again = ignite
+            .ok(via, "GetAppLogs", &app.token, acme_app("a"))
+            .await;
         assert_eq!(again, log);
         let all = lines(&log);
         let streams: Vec<_> = all.iter().map(|l| l["stream"].clone()).collect();
@@ -83,7 +76,7 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
             "{log}"
         );
 
-        let ask = |more| with(id("a"), more);
+        let ask = |more| with(acme_app("a"), more);
         let get = async |more| {
             let answer = ignite.ok(via, "GetAppLogs", &app.token, ask(more)).await;
             messages(&answer)
@@ -114,17 +107,17 @@ async fn the_newest_lines_come_by_time_with_replica_output_and_version() {
                 wrong.is(3, 400, "INVALID_ARGUMENT", &[]);
                 assert_eq!(wrong.fields, [field]);
             }
-            let gone = ignite.refused(via, rpc, &app.token, id("nope")).await;
+            let gone = ignite.refused(via, rpc, &app.token, acme_app("nope")).await;
             gone.is(5, 404, "NOT_FOUND", &["acme/nope"]);
             let foreign = ignite.token("other");
-            let foreign = ignite.refused(via, rpc, &foreign, id("a")).await;
+            let foreign = ignite.refused(via, rpc, &foreign, acme_app("a")).await;
             foreign.is(7, 403, "PERMISSION_DENIED", &[]);
         }
     }
     // The platform's cap holds.
     app.get_ok(&ignite, "/log/three").await;
     wait_for(&ignite, &app, &["one", "two", "three"]).await;
-    let capped = with(id("a"), json!({ "limit": 1000 }));
+    let capped = with(acme_app("a"), json!({ "limit": 1000 }));
     let capped = ignite.ok(Via::Grpc, "GetAppLogs", &app.token, capped).await;
     assert_eq!(messages(&capped), ["one", "two", "three"]);
 }

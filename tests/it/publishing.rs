@@ -8,22 +8,13 @@ use tokio::task::JoinHandle;
 
 use crate::support::{
     app::{App, ENGINE_LIMIT, instance},
-    contract::{BOTH, Via, merge, prebuilt},
+    contract::{BOTH, Via, acme_app, prebuilt, with},
     engine, eventually_ok,
     ignite::{Builder, Ignite},
     probe,
 };
 
 const LOG: &str = "cannot reach the database at db:5432";
-
-fn id(name: &str) -> Value {
-    json!({ "organization_name": "acme", "app_name": name })
-}
-
-fn with(mut fields: Value, more: Value) -> Value {
-    merge(&mut fields, more);
-    fields
-}
 
 /// An image that ends as soon as it is started.
 async fn exits() -> String {
@@ -61,13 +52,13 @@ async fn at_zero_a_version_that_does_not_start_leaves_the_one_that_works() {
         .await;
         app.save_image(&ignite, &exits().await).await;
         let refused = ignite
-            .refused(via, "PublishDraft", &app.token, id(name))
+            .refused(via, "PublishDraft", &app.token, acme_app(name))
             .await;
         refused.is(14, 503, "CONTAINER_EXITED", &["exit code 3", LOG]);
         assert_eq!(app.figure(&ignite, "activeVersion").await, 1);
         assert_eq!(app.version(&ignite).await, "one");
         let list = ignite
-            .ok(via, "ListAppVersions", &app.token, id(name))
+            .ok(via, "ListAppVersions", &app.token, acme_app(name))
             .await;
         let versions = list["versions"].as_array().expect("some");
         assert_eq!(versions.len(), 1, "no version was made: {list}");
@@ -96,9 +87,9 @@ async fn at_zero_a_version_that_does_not_start_leaves_the_one_that_works() {
         app.save_image(&ignite, &exits().await).await;
         let (status, _) = app.publish_unchecked(&ignite).await;
         assert_eq!(status, StatusCode::OK);
-        let back = with(id(name), json!({ "version": 1 }));
+        let back = with(acme_app(name), json!({ "version": 1 }));
         ignite.ok(via, "RollbackApp", &app.token, back).await;
-        let broken = with(id(name), json!({ "version": 4 }));
+        let broken = with(acme_app(name), json!({ "version": 4 }));
         let refused = ignite
             .refused(via, "RollbackApp", &app.token, broken.clone())
             .await;
@@ -117,17 +108,19 @@ async fn a_first_version_that_does_not_start_leaves_the_app_unpublished() {
         let app = App::create(&ignite, &format!("acme/{name}"), Value::Null).await;
         app.save_image(&ignite, &exits().await).await;
         let refused = ignite
-            .refused(via, "PublishDraft", &app.token, id(name))
+            .refused(via, "PublishDraft", &app.token, acme_app(name))
             .await;
         refused.is(14, 503, "CONTAINER_EXITED", &["exit code 3", LOG]);
-        let meta = ignite.ok(via, "GetApp", &app.token, id(name)).await["app"].clone();
+        let meta = ignite.ok(via, "GetApp", &app.token, acme_app(name)).await["app"].clone();
         assert!(
             meta.get("activeVersion").is_none() && meta.get("publicUrls").is_none(),
             "{meta}"
         );
-        ignite.ok(via, "GetDraftInfo", &app.token, id(name)).await;
+        ignite
+            .ok(via, "GetDraftInfo", &app.token, acme_app(name))
+            .await;
         assert_eq!(app.get(&ignite, "/").await.status, StatusCode::NOT_FOUND);
-        let call = with(id(name), json!({ "http": { "path": "/" } }));
+        let call = with(acme_app(name), json!({ "http": { "path": "/" } }));
         let unpublished = ignite.refused(via, "InvokeAsync", &app.token, call).await;
         unpublished.is(9, 400, "NOT_PUBLISHED", &[]);
         assert!(
@@ -140,7 +133,7 @@ async fn a_first_version_that_does_not_start_leaves_the_app_unpublished() {
         engine::wait_for_none(&ignite).await;
 
         // The opt-out makes it the active version anyway.
-        let anyway = with(id(name), json!({ "skip_ready_check": true }));
+        let anyway = with(acme_app(name), json!({ "skip_ready_check": true }));
         ignite.ok(via, "PublishDraft", &app.token, anyway).await;
         assert_eq!(app.figure(&ignite, "activeVersion").await, 1);
         let answer = app.get(&ignite, "/").await;
@@ -283,7 +276,7 @@ async fn a_delete_or_another_publish_ends_a_check_at_once() {
             let (ignite, token) = (ignite.clone(), app.token.clone());
             tokio::spawn(async move {
                 ignite
-                    .refused(Via::Grpc, "PublishDraft", &token, id("a"))
+                    .refused(Via::Grpc, "PublishDraft", &token, acme_app("a"))
                     .await
             })
         };
@@ -312,7 +305,7 @@ async fn without_room_for_it_a_version_is_refused_with_that() {
     let app = App::create(&ignite, "acme/a", Value::Null).await;
     for via in BOTH {
         let refused = ignite
-            .refused(via, "PublishDraft", &app.token, id("a"))
+            .refused(via, "PublishDraft", &app.token, acme_app("a"))
             .await;
         refused.is(8, 429, "NO_ROOM", &["acme/busy"]);
     }
@@ -334,7 +327,7 @@ async fn an_image_for_another_processor_is_refused_by_both_names_unless_that_is_
     let app = App::create(&ignite, "acme/a", json!({ "code": prebuilt(&image) })).await;
     for via in BOTH {
         for rpc in ["PublishDraft", "TestDraft"] {
-            let refused = ignite.refused(via, rpc, &app.token, id("a")).await;
+            let refused = ignite.refused(via, rpc, &app.token, acme_app("a")).await;
             refused.is(
                 9,
                 400,
@@ -365,7 +358,9 @@ async fn what_the_owner_should_know_comes_with_the_answer_and_is_shown() {
     let words = ["runs as root", "exposes [80]", "256000 millicores"];
     for (via, name) in [(Via::Grpc, "grpc"), (Via::Json, "json")] {
         let app = App::create(&ignite, &format!("acme/{name}"), settings.clone()).await;
-        let published = ignite.ok(via, "PublishDraft", &app.token, id(name)).await;
+        let published = ignite
+            .ok(via, "PublishDraft", &app.token, acme_app(name))
+            .await;
         let warnings = published["warnings"].to_string();
         for word in words {
             assert!(warnings.contains(word), "no {word:?} in {published}");
@@ -377,10 +372,16 @@ async fn what_the_owner_should_know_comes_with_the_answer_and_is_shown() {
             "{told:?}"
         );
         // A change reports only new warnings.
-        let change = with(id(name), json!({ "limits": { "cpu_millicores": 100 } }));
+        let change = with(
+            acme_app(name),
+            json!({ "limits": { "cpu_millicores": 100 } }),
+        );
         let changed = ignite.ok(via, "UpdateAppConfig", &app.token, change).await;
         assert!(changed.get("warnings").is_none(), "{changed}");
-        let change = with(id(name), json!({ "limits": { "cpu_millicores": 300_000 } }));
+        let change = with(
+            acme_app(name),
+            json!({ "limits": { "cpu_millicores": 300_000 } }),
+        );
         let changed = ignite.ok(via, "UpdateAppConfig", &app.token, change).await;
         let warnings = changed["warnings"].as_array().expect("one");
         assert!(
