@@ -202,6 +202,100 @@ async fn an_archive_is_saved_built_published_and_answers_and_its_images_go_with_
     }
 }
 
+/// Code that no build could use, with the field and words of the refusal.
+fn unbuildable() -> Vec<(Value, &'static str, &'static str)> {
+    let zeros = vec![0; 3_000_000];
+    let file: &[u8] = b"FROM scratch\n";
+    vec![
+        (from_code(b"", json!({})), "archive", "missing"),
+        (
+            from_code(b"hello", json!({})),
+            "archive",
+            "neither a .zip nor a .tar.gz",
+        ),
+        (
+            from_code(&tar_gz(&[("../Dockerfile", file)][..0]), json!({})),
+            "dockerfile_path",
+            "no Dockerfile",
+        ),
+        (
+            from_code(&tar_gz(&[("x/Dockerfile", file)]), json!({})),
+            "dockerfile_path",
+            "x/Dockerfile",
+        ),
+        (
+            from_code(&zip(&[("Dockerfile", file), ("../e", file)]), json!({})),
+            "archive",
+            "leads up",
+        ),
+        (
+            from_code(&tar_gz(&[("Dockerfile", file), ("z", &zeros)]), json!({})),
+            "archive",
+            "IGNITE_CODE_MAX_RATIO",
+        ),
+        (
+            from_code(
+                &tar_gz(&[("Dockerfile", file)]),
+                json!({ "dockerfile_path": "../D" }),
+            ),
+            "dockerfile_path",
+            "below",
+        ),
+        (
+            from_code(
+                &tar_gz(&[("Dockerfile", file)]),
+                json!({ "build_args": { "A=B": "" } }),
+            ),
+            "build_args",
+            "A=B",
+        ),
+    ]
+}
+
+/// Checks the report of a step that fails: the step, the engine's words and the log's last lines.
+async fn failing_step_is_reported(ignite: &Ignite, app: &App) {
+    let broken = format!("{}RUN [\"/none\", \"of\"]\n", dockerfile("x").await);
+    save(
+        ignite,
+        Via::Json,
+        app,
+        from_code(&tar_gz(&[("Dockerfile", broken.as_bytes())]), json!({})),
+    )
+    .await;
+    let check = |refused: &Refusal| {
+        refused.is(
+            9,
+            400,
+            "BUILD_FAILED",
+            &["failed at \"Step 5/", "/none", "---> Running in"],
+        )
+    };
+    for via in BOTH {
+        check(
+            &ignite
+                .refused(via, "PublishDraft", &app.token, acme_app("a"))
+                .await,
+        );
+        check(
+            &ignite
+                .refused(via, "TestDraft", &app.token, acme_app("a"))
+                .await,
+        );
+        let failed = draft(ignite, via, app).await;
+        assert_eq!(failed["status"], "VERSION_STATUS_FAILED", "{failed}");
+        assert!(
+            failed["error"]
+                .as_str()
+                .is_some_and(|e| e.contains("Step 5/")),
+            "{failed}"
+        );
+        let none = ignite
+            .refused(via, "CancelBuild", &app.token, acme_app("a"))
+            .await;
+        none.is(9, 400, "FAILED_PRECONDITION", &["no build", "under way"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
     let ignite = Ignite::builder()
@@ -211,55 +305,10 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
         .await;
     let app = bare(&ignite, "a").await;
     let other = ignite.token("other");
-    let zeros = vec![0; 3_000_000];
     let large = unseen(1_200_000);
-    let file: &[u8] = b"FROM scratch\n";
     for via in BOTH {
         let at = |field: &str| format!("code.image.from_code.{field}");
-        for (code, field, words) in [
-            (from_code(b"", json!({})), "archive", "missing"),
-            (
-                from_code(b"hello", json!({})),
-                "archive",
-                "neither a .zip nor a .tar.gz",
-            ),
-            (
-                from_code(&tar_gz(&[("../Dockerfile", file)][..0]), json!({})),
-                "dockerfile_path",
-                "no Dockerfile",
-            ),
-            (
-                from_code(&tar_gz(&[("x/Dockerfile", file)]), json!({})),
-                "dockerfile_path",
-                "x/Dockerfile",
-            ),
-            (
-                from_code(&zip(&[("Dockerfile", file), ("../e", file)]), json!({})),
-                "archive",
-                "leads up",
-            ),
-            (
-                from_code(&tar_gz(&[("Dockerfile", file), ("z", &zeros)]), json!({})),
-                "archive",
-                "IGNITE_CODE_MAX_RATIO",
-            ),
-            (
-                from_code(
-                    &tar_gz(&[("Dockerfile", file)]),
-                    json!({ "dockerfile_path": "../D" }),
-                ),
-                "dockerfile_path",
-                "below",
-            ),
-            (
-                from_code(
-                    &tar_gz(&[("Dockerfile", file)]),
-                    json!({ "build_args": { "A=B": "" } }),
-                ),
-                "build_args",
-                "A=B",
-            ),
-        ] {
+        for (code, field, words) in unbuildable() {
             let save = with(acme_app("a"), json!({ "code": code }));
             let refused = ignite.refused(via, "SaveDraft", &app.token, save).await;
             refused.is(3, 400, "INVALID_ARGUMENT", &[words]);
@@ -297,47 +346,7 @@ async fn what_cannot_be_built_is_refused_with_the_reason_as_early_as_can_be() {
     let code = std::fs::read_dir(ignite.data_dir().join("code")).expect("a folder");
     assert_eq!(code.count(), 0);
 
-    // A step that fails: the step, the engine's words and the log's last lines.
-    let broken = format!("{}RUN [\"/none\", \"of\"]\n", dockerfile("x").await);
-    save(
-        &ignite,
-        Via::Json,
-        &app,
-        from_code(&tar_gz(&[("Dockerfile", broken.as_bytes())]), json!({})),
-    )
-    .await;
-    let check = |refused: &Refusal| {
-        refused.is(
-            9,
-            400,
-            "BUILD_FAILED",
-            &["failed at \"Step 5/", "/none", "---> Running in"],
-        )
-    };
-    for via in BOTH {
-        check(
-            &ignite
-                .refused(via, "PublishDraft", &app.token, acme_app("a"))
-                .await,
-        );
-        check(
-            &ignite
-                .refused(via, "TestDraft", &app.token, acme_app("a"))
-                .await,
-        );
-        let failed = draft(&ignite, via, &app).await;
-        assert_eq!(failed["status"], "VERSION_STATUS_FAILED", "{failed}");
-        assert!(
-            failed["error"]
-                .as_str()
-                .is_some_and(|e| e.contains("Step 5/")),
-            "{failed}"
-        );
-        let none = ignite
-            .refused(via, "CancelBuild", &app.token, acme_app("a"))
-            .await;
-        none.is(9, 400, "FAILED_PRECONDITION", &["no build", "under way"]);
-    }
+    failing_step_is_reported(&ignite, &app).await;
     assert_eq!(ignite.images().await.len(), 0);
     assert_eq!(app.figure(&ignite, "activeVersion").await, 0);
 }

@@ -7,7 +7,7 @@ use ignite::api::proto::v1;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{fails, ok, parsed, ran, row},
+    cli::{Ran, fails, ok, parsed, ran, row},
     support::{
         app::App,
         code::{dockerfile, tar_gz, write, zip},
@@ -147,6 +147,58 @@ async fn a_folder_and_an_archive_are_deployed_in_one_command_each() {
     fails(&ignite, &["app", "get", "new"], 5, &[]);
 }
 
+/// Follows the log of the app's build in another process, interrupted after the first line.
+fn interrupted_follower(ignite: &Ignite) -> Ran {
+    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_ignite"))
+        .args(["draft", "compile-logs", "a"])
+        .env("IGNITE_DATA_DIR", ignite.data_dir())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut first = String::new();
+    let mut stdout = std::io::BufReader::new(watching.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut stdout, &mut first).expect("a line");
+    let pid = i32::try_from(watching.id()).expect("a process id");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
+    ran(watching.wait_with_output().expect("it ends"))
+}
+
+/// Waits until the build of the app's draft is at a step that runs a command.
+async fn wait_until_a_step_runs(ignite: &Ignite, app: &App) {
+    let started = parsed(&ok(ignite, &["draft", "info", "a", "-o", "json"]));
+    let log = json!({ "organization_name": "acme", "app_name": "a", "build_id": started["draft"]["deployId"] });
+    eventually_ok(BUILD_LIMIT, || async {
+        let log = ignite
+            .ok(Via::Grpc, "GetBuildLog", &app.token, log.clone())
+            .await;
+        if log["lines"].to_string().contains("Running in ") {
+            Ok(())
+        } else {
+            Err(log.to_string())
+        }
+    })
+    .await;
+}
+
+/// Waits until the engine has removed the container of the first step in this log.
+async fn wait_until_the_step_is_gone(log: &[v1::CompileLogLine]) {
+    let step = log
+        .iter()
+        .find_map(|line| line.message.split("Running in ").nth(1));
+    let step = step.expect("the step was running").trim().to_owned();
+    let docker = crate::support::engine::docker().await;
+    eventually_ok(BUILD_LIMIT, || async {
+        let options = None::<bollard::query_parameters::InspectContainerOptions>;
+        match docker.inspect_container(&step, options).await {
+            Err(_) => Ok(()),
+            Ok(found) => Err(format!("{:?}", found.state)),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_is_started_followed_and_cancelled() {
     let (ignite, app) = server().await;
@@ -240,34 +292,9 @@ async fn a_build_is_started_followed_and_cancelled() {
         }
         all
     });
-    let started = parsed(&ok(&ignite, &["draft", "info", "a", "-o", "json"]));
-    let log = json!({ "organization_name": "acme", "app_name": "a", "build_id": started["draft"]["deployId"] });
-    eventually_ok(BUILD_LIMIT, || async {
-        let log = ignite
-            .ok(Via::Grpc, "GetBuildLog", &app.token, log.clone())
-            .await;
-        if log["lines"].to_string().contains("Running in ") {
-            Ok(())
-        } else {
-            Err(log.to_string())
-        }
-    })
-    .await;
+    wait_until_a_step_runs(&ignite, &app).await;
     // A follower that leaves does not stop the build.
-    let mut watching = std::process::Command::new(env!("CARGO_BIN_EXE_ignite"))
-        .args(["draft", "compile-logs", "a"])
-        .env("IGNITE_DATA_DIR", ignite.data_dir())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut first = String::new();
-    let mut stdout = std::io::BufReader::new(watching.stdout.take().expect("piped"));
-    std::io::BufRead::read_line(&mut stdout, &mut first).expect("a line");
-    let pid = i32::try_from(watching.id()).expect("a process id");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
-    let watched = ran(watching.wait_with_output().expect("it ends"));
+    let watched = interrupted_follower(&ignite);
     assert_eq!(watched.code, 130, "{}", watched.err);
     assert!(
         watched.err.contains("ignite draft cancel acme:a"),
@@ -292,17 +319,5 @@ async fn a_build_is_started_followed_and_cancelled() {
         &["no build", "under way"],
     );
     // The step does not continue in the engine.
-    let step = seen
-        .iter()
-        .find_map(|line| line.message.split("Running in ").nth(1));
-    let step = step.expect("the step was running").trim().to_owned();
-    let docker = crate::support::engine::docker().await;
-    eventually_ok(BUILD_LIMIT, || async {
-        let options = None::<bollard::query_parameters::InspectContainerOptions>;
-        match docker.inspect_container(&step, options).await {
-            Err(_) => Ok(()),
-            Ok(found) => Err(format!("{:?}", found.state)),
-        }
-    })
-    .await;
+    wait_until_the_step_is_gone(&seen).await;
 }

@@ -27,7 +27,10 @@ fn app(name: &str) -> Value {
     json!({ "organization_name": "evil", "app_name": name })
 }
 
-fn save(archive: &[u8]) -> (&'static str, Value) {
+/// A method and its request.
+type Call = (&'static str, Value);
+
+fn save(archive: &[u8]) -> Call {
     let code = json!({ "code": from_code(archive, json!({})) });
     ("SaveDraft", with(app("a"), code))
 }
@@ -56,25 +59,22 @@ fn ticks(pid: u32) -> u64 {
         .sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_input_is_refused_with_its_bound_and_holds_up_nobody() {
-    let ignite = Ignite::builder().start().await;
-    let (evil, good) = (ignite.token("evil"), ignite.token("good"));
-    create(&ignite, &evil, "evil").await;
-    create(&ignite, &good, "good").await;
+/// A change of the app's output schema to this.
+fn schema(text: String) -> Call {
+    (
+        "UpdateAppConfig",
+        with(app("a"), json!({ "output_schema": text })),
+    )
+}
 
+/// Calls with hostile input, the field that is refused, and words of the refusal.
+fn attacks() -> Vec<(Call, &'static str, &'static str)> {
     let archive = "code.image.from_code.archive";
     let ignoring = |text: &str| tar_gz(&[("Dockerfile", b""), (".dockerignore", text.as_bytes())]);
     let many_lines: String = (0..150_000).map(|i| format!("# {i}\n")).collect();
     let long_line = [b"RUN true\n# ", &[b'a'; 70_000][..]].concat();
-    let schema = |text: String| {
-        (
-            "UpdateAppConfig",
-            with(app("a"), json!({ "output_schema": text })),
-        )
-    };
     let created = json!({ "organization_name": "evil", "name": "b", "input_schema": hostile::schema_of_patterns(8000) });
-    let attacks = [
+    vec![
         (
             save(&hostile::deep_archive(30_000)),
             archive,
@@ -156,7 +156,17 @@ async fn hostile_input_is_refused_with_its_bound_and_holds_up_nobody() {
             "4096",
         ),
         (("CreateApp", created), "input_schema", "256 patterns"),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_input_is_refused_with_its_bound_and_holds_up_nobody() {
+    let ignite = Ignite::builder().start().await;
+    let (evil, good) = (ignite.token("evil"), ignite.token("good"));
+    create(&ignite, &evil, "evil").await;
+    create(&ignite, &good, "good").await;
+
+    let attacks = attacks();
     let before = status_kb(ignite.ready().pid, "VmHWM:");
 
     let (under_attack, over) = watch::channel(true);

@@ -112,6 +112,48 @@ pub(crate) async fn call(ignite: &Ignite, app: &App, payload: &str) -> http::Ans
     answer.unwrap_or_else(|e| panic!("{payload}: {e}"))
 }
 
+/// Checks what the handler gets as its context.
+async fn has_context(ignite: &Ignite, app: &App) {
+    let ctx = call(ignite, app, "ctx").await.json().await;
+    let keys: BTreeSet<_> = ctx.as_object().expect("an object").keys().collect();
+    assert_eq!(
+        Vec::from_iter(keys),
+        ["execution_id", "function_id", "organization_id"]
+    );
+    assert_eq!(ctx["function_id"], "acme/py");
+    assert!(
+        ctx["execution_id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("exec_")),
+        "{ctx}"
+    );
+}
+
+/// Checks the answer to a call that raises: writing to the code, which is read-only.
+async fn reports_failures(ignite: &Ignite, app: &App) {
+    let failed = call(ignite, app, "write('/app/f')").await;
+    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(
+        failed.header("x-ignite-error"),
+        None,
+        "it is the app's answer"
+    );
+    let failed = failed.json().await;
+    assert_eq!(failed["type"], "OSError", "the code is read-only: {failed}");
+    assert!(
+        failed["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("Read-only")),
+        "{failed}"
+    );
+    assert!(
+        failed["traceback"]
+            .as_str()
+            .is_some_and(|t| t.contains("/app/handler.py")),
+        "{failed}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it() {
     let index = Index::serve().await;
@@ -175,41 +217,8 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
         assert_eq!(answer.header("content-type"), Some(kind), "{payload}");
         assert_eq!(answer.text().await, body, "{payload}");
     }
-    let ctx = call(&ignite, &app, "ctx").await.json().await;
-    let keys: BTreeSet<_> = ctx.as_object().expect("an object").keys().collect();
-    assert_eq!(
-        Vec::from_iter(keys),
-        ["execution_id", "function_id", "organization_id"]
-    );
-    assert_eq!(ctx["function_id"], "acme/py");
-    assert!(
-        ctx["execution_id"]
-            .as_str()
-            .is_some_and(|id| id.starts_with("exec_")),
-        "{ctx}"
-    );
-
-    let failed = call(&ignite, &app, "write('/app/f')").await;
-    assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(
-        failed.header("x-ignite-error"),
-        None,
-        "it is the app's answer"
-    );
-    let failed = failed.json().await;
-    assert_eq!(failed["type"], "OSError", "the code is read-only: {failed}");
-    assert!(
-        failed["error"]
-            .as_str()
-            .is_some_and(|e| e.contains("Read-only")),
-        "{failed}"
-    );
-    assert!(
-        failed["traceback"]
-            .as_str()
-            .is_some_and(|t| t.contains("/app/handler.py")),
-        "{failed}"
-    );
+    has_context(&ignite, &app).await;
+    reports_failures(&ignite, &app).await;
 
     // Fifty calls that all have to run at once, on one replica.
     let calls = (0..50).map(|_| call(&ignite, &app, "[barrier.wait(60), os.uname().nodename][1]"));
