@@ -93,7 +93,6 @@ impl Parsing {
 ///
 /// # Errors
 /// When the system gives no thread.
-/// When the system gives no thread.
 fn start<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<oneshot::Receiver<T>> {

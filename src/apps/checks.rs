@@ -69,7 +69,6 @@ impl Shared {
     /// # Errors
     /// The catalog's refusal of the result of `next`, before anything is started; why the replica
     /// does not become ready; ABORTED by a newer claim. Nothing has changed then.
-    /// does not get ready; ABORTED by a newer claim. Nothing has changed then.
     pub(super) async fn switch<N>(
         self: &Arc<Self>,
         id: &AppId,

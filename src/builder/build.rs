@@ -217,7 +217,6 @@ impl BuildEnv {
     ///
     /// # Errors
     /// The error of `work`; SHUTTING_DOWN.
-    /// What `work` says; SHUTTING_DOWN.
     pub(super) async fn parse<T: Send + 'static>(
         &self,
         build: &Build,

@@ -83,7 +83,7 @@ pub(super) fn no_such_field(descriptor: &MessageDescriptor) -> String {
 /// Parses one field by itself.
 ///
 /// # Errors
-/// What is wrong with its value.
+/// A sentence that says what is wrong with its value.
 pub(super) fn parse(
     descriptor: &MessageDescriptor,
     field: &FieldDescriptor,

@@ -82,7 +82,6 @@ const SIZE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// BUILD_FAILED with git's message, BUILD_TIMEOUT, and FAILED_PRECONDITION when git is not
 /// installed here or the secret cannot be used.
-/// here or the secret cannot be used.
 pub(super) async fn fetch(
     env: &BuildEnv,
     build: &Build,

@@ -55,7 +55,6 @@ pub(super) async fn put_on(
 ///
 /// # Errors
 /// A limit that is required and that the engine cannot apply.
-/// What the engine cannot limit although it has to.
 fn query(limits: &BuildLimits, system: &SystemInfo) -> Result<String, &'static str> {
     let can = |capability: Option<bool>| capability.unwrap_or(false);
     let shares = limits.shares.max(1);

@@ -43,7 +43,7 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     let (at, config, has_packages) = config(&source)?;
     let mut context = Context::empty(source, "Dockerfile");
     place_all(&mut context, "app");
-    // What is imported as `ignite` is here, whatever else the code calls so.
+    // The import `ignite` resolves to this file, whatever else in the code has that name.
     context.add(&format!("app/{at}"), config.clone(), false);
     context.add("ignite.ts", MODULE, false);
     if has_packages {
