@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
@@ -11,6 +11,7 @@ use super::{
     context::Session,
     failure::note,
     output::{self, Format},
+    spinner::spinner,
     text,
 };
 use crate::{
@@ -18,8 +19,6 @@ use crate::{
     model::AppId,
 };
 
-/// The interval of the spinner, in milliseconds.
-const TURN: u64 = 100;
 /// How many lines of a hidden log a failure shows.
 const TAIL: usize = 15;
 
@@ -149,15 +148,7 @@ async fn read(
 /// A line that says what is under way; hidden if stderr is not a terminal.
 fn progress(lines: Lines) -> ProgressBar {
     let shown = io::stderr().is_terminal() && !(lines == Lines::Data && io::stdout().is_terminal());
-    if !shown {
-        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    }
-    let bar = ProgressBar::new_spinner().with_message("Building");
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(std::time::Duration::from_millis(TURN));
-    bar
+    spinner("Building".to_owned(), shown)
 }
 
 /// Cancels the running build of the draft.

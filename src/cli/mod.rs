@@ -31,6 +31,7 @@ mod secret;
 mod serve;
 mod server_log;
 mod settings;
+mod spinner;
 mod store;
 mod test;
 mod text;

@@ -41,7 +41,7 @@ pub(super) fn install(config: &Config) -> anyhow::Result<SetFilter> {
     );
     tracing_subscriber::registry()
         .with(filter)
-        .with(filter_fn(may_be_told))
+        .with(filter_fn(may_be_logged))
         .with(written)
         .try_init()
         .map_err(|e| anyhow::anyhow!("the log cannot be set up: {e}"))?;
@@ -70,7 +70,7 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
         .map_err(|e| anyhow::anyhow!("the log level {level:?} is not valid: {e}"))
 }
 
-fn may_be_told(event: &Metadata<'_>) -> bool {
+fn may_be_logged(event: &Metadata<'_>) -> bool {
     let target = event.target();
     let is_ours = target
         .strip_prefix(OURS)
@@ -145,7 +145,7 @@ mod tests {
         };
         let subscriber = tracing_subscriber::registry()
             .with(filter(level).expect("valid"))
-            .with(filter_fn(may_be_told))
+            .with(filter_fn(may_be_logged))
             .with(written(format, lines));
         tracing::subscriber::with_default(subscriber, happens);
         String::from_utf8(sink.0.lock().clone()).expect("text")

@@ -43,15 +43,15 @@ pub(super) fn logged(event: &str, ansi: bool) -> String {
 }
 
 fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let goes = |c: char| is_hidden(c) && !keep(c);
-    if !text.contains(goes) {
+    let is_escaped = |c: char| is_hidden(c) && !keep(c);
+    if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
-            c if !goes(c) => out.push(c),
+            c if !is_escaped(c) => out.push(c),
             '\r' if keep('\n') && rest.peek() == Some(&'\n') => {}
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),

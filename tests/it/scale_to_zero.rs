@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// A server on which apps may go to zero after a second.
-async fn ignite() -> Ignite {
+pub(crate) async fn ignite() -> Ignite {
     Ignite::builder()
         .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
         .start()

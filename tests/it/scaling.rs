@@ -8,19 +8,15 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{
-    app::{App, ENGINE_LIMIT, instance},
-    contract::BOTH,
-    engine, eventually_ok,
-    ignite::Ignite,
+use crate::{
+    scale_to_zero::ignite,
+    support::{
+        app::{App, ENGINE_LIMIT, instance},
+        contract::BOTH,
+        engine, eventually_ok,
+        ignite::Ignite,
+    },
 };
-
-async fn ignite() -> Ignite {
-    Ignite::builder()
-        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
-        .start()
-        .await
-}
 
 fn scaling(metric: &str, threshold: u32, max: u32, period: u32) -> Value {
     json!({ "scaling": {

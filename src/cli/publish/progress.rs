@@ -4,19 +4,15 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io::{self, IsTerminal as _},
-    time::Duration,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use super::{LOG_LINES, watch::Seen};
 use crate::{
     api::proto::v1,
-    cli::{failure::note, text},
+    cli::{failure::note, spinner::spinner, text},
 };
-
-/// The interval of the spinner.
-const TURN: Duration = Duration::from_millis(100);
 
 /// Progress on stderr: a spinner on a terminal, one line per step elsewhere.
 pub(super) struct Progress {
@@ -30,18 +26,8 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(what: &str) -> Self {
-        let bar = if io::stderr().is_terminal() {
-            ProgressBar::new_spinner()
-        } else {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
-        };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(TURN);
-        bar.set_message(what.to_owned());
         let shown = Self {
-            bar,
+            bar: spinner(what.to_owned(), io::stderr().is_terminal()),
             version: Default::default(),
             lines: Default::default(),
             early: Default::default(),

@@ -1,0 +1,21 @@
+//! The spinner of a command that waits.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The time between two frames.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A spinner with this message on stderr; one that is not `shown` draws nothing.
+pub(super) fn spinner(message: String, shown: bool) -> ProgressBar {
+    if !shown {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::new_spinner().with_message(message);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
+}
