@@ -123,7 +123,7 @@ pub fn part_failed(reason: Reason, part: &str) -> Failure {
     Failure::new(
         reason,
         format!(
-            "{part} of the platform failed; its log says more; it ends with exit code {EXIT_PART_FAILED} and goes on once it is started again, so try again then"
+            "{part} of the platform failed; its log says more; it ends with exit code {EXIT_PART_FAILED} and continues once it is started again, so try again then"
         ),
     )
 }

@@ -114,12 +114,12 @@ impl Reserved {
                 Ok(())
             }
             (Err(Full::Each), Some(org)) => Err(full(
-                &format!("the messages of organization {org}'s API calls under way"),
+                &format!("the messages of organization {org}'s running API calls"),
                 most.each,
                 "IGNITE_API_BUFFER_BYTES_PER_ORG",
             )),
             (Err(_), _) => Err(full(
-                "the messages of all API calls under way",
+                "the messages of all running API calls",
                 most.all,
                 "IGNITE_API_BUFFER_BYTES",
             )),

@@ -202,7 +202,7 @@ impl Apps {
             };
             let app = s.switch(&id, &claim, checked, next).await?;
             let made = app.active().cloned();
-            let version = made.ok_or_else(|| Failure::new(Reason::Internal, "what was published is not there"))?;
+            let version = made.ok_or_else(|| Failure::new(Reason::Internal, "the published version is missing"))?;
             warnings::add_new(&mut said, s.settings_warnings(&app.settings));
             s.record_warnings(&id, version.number, &said);
             // The events have the other warnings already, so those are only returned.

@@ -276,8 +276,8 @@ impl Apps {
         .await
     }
 
-    /// Changes settings by `edit`, which gets the current ones. The change is live at once and makes
-    /// no version; a running publish waits for a replica with it. Returns the app and warnings.
+    /// Changes settings by `edit`, which gets the current ones. The change is live at once and
+    /// makes no version; a running publish waits for a replica with it. Returns app and warnings.
     ///
     /// # Errors
     /// NOT_FOUND; the failure of `edit`; INVALID_ARGUMENT, ALREADY_EXISTS, STORE_QUOTA as create.

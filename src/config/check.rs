@@ -85,7 +85,7 @@ impl Config {
     fn check_addresses(&self, problems: &mut Problems) {
         problems.require(
             self.http_addr != self.grpc_addr || self.http_addr.port() == 0,
-            "http_addr and grpc_addr are the same; HTTP and gRPC listen on sockets of their own",
+            "http_addr and grpc_addr are the same; HTTP and gRPC need separate sockets",
         );
         problems.require(
             forms::is_domain(&self.base_domain),
@@ -227,7 +227,7 @@ impl Config {
         );
         problems.require(
             (1..=MAX_PATH_BYTES).contains(&self.code_max_path_bytes),
-            "code_max_path_bytes must be from 1 to 3072: the kernel takes paths of 4096 bytes, and the tree is unpacked below a path of its own",
+            "code_max_path_bytes must be from 1 to 3072: the kernel takes paths of 4096 bytes, and the tree is unpacked below another path",
         );
     }
 

@@ -300,7 +300,7 @@ impl Config {
         let data_dir = default_data_dir(vars);
         if data_dir.is_none() && !winners.contains_key("data_dir") {
             problems.push(
-                "neither HOME nor XDG_DATA_HOME is set; say with --data-dir where the state goes"
+                "neither HOME nor XDG_DATA_HOME is set; name the directory of the state with --data-dir"
                     .to_owned(),
             );
         }

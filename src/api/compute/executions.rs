@@ -314,7 +314,7 @@ impl Follow {
             () = follow.compute.stopping.cancelled() => {
                 let failure = Failure::new(
                     Reason::ShuttingDown,
-                    "the platform is stopping; the execution goes on after its next start: watch it again then",
+                    "the platform is stopping; the execution continues after its next start: watch it again then",
                 );
                 return Some((Err(to_status(&failure, follow.owner)), None));
             }

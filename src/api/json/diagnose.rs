@@ -18,7 +18,7 @@ pub(super) fn body(
     let malformed = |e: &serde_json::Error| {
         Failure::new(
             Reason::MalformedRequest,
-            format!("the body is not JSON that this method takes: {e}"),
+            format!("the body is not JSON that this method accepts: {e}"),
         )
     };
     match serde_json::from_slice::<Json>(json) {

@@ -122,7 +122,7 @@ impl Docker {
             counts
         });
         let counts = counted.await.map_err(|cause| Error::Refused {
-            call: "measure what apps take of the disk",
+            call: "measure the disk use of apps",
             status: 0,
             message: cause.to_string(),
         })?;

@@ -172,7 +172,7 @@ async fn resolve(client: &Client, host: &str) -> Result<IpAddr, Error> {
         }
         Err(_) => {
             return Err(unreachable(format!(
-                "resolving the name {host:?} takes too long"
+                "resolving the name {host:?} took too long"
             )));
         }
     };

@@ -109,7 +109,7 @@ fn minify(text: &str) -> Result<Arc<str>, String> {
     let rules = rules.ok_or("no seccomp profile; it needs a list of syscalls")?;
     if let Some(rule) = rules.iter().find(|rule| !known(&rule["action"])) {
         return Err(format!(
-            "{} is not what can be done about a call; write such as SCMP_ACT_ALLOW",
+            "{} is no action on a call; write one such as SCMP_ACT_ALLOW",
             rule["action"]
         ));
     }

@@ -192,7 +192,7 @@ impl Docker {
             None if folder.exists() => {}
             None if self.shares_host().await? => {}
             None => {
-                tracing::warn!(%app, "The engine does not see the data directory, so the app's files are in a volume of its own, which `docker volume prune` removes while the app has no container");
+                tracing::warn!(%app, "The engine does not see the data directory, so the app's files are in a volume of the engine, which `docker volume prune` removes while the app has no container");
                 return Ok(None);
             }
         }

@@ -1,6 +1,6 @@
 //! The identity of a data directory: the instance whose containers and volumes are its own.
 //!
-//! It is in the file `instance`, in what the directory remembers of its last run (`holder`), in
+//! It is in the file `instance`, in the directory's record of its last run (`holder`), in
 //! the store's folder, and in the labels of everything on the engine. Where the file is damaged or
 //! missing, the identity is recovered from one of the others: under another identity the volumes of
 //! the apps would be orphaned.
@@ -161,7 +161,7 @@ async fn recover(
     let name = path.join(INSTANCE);
     let remembered = record.and_then(|r| r.instance.parse().ok());
     let (id, from) = match remembered {
-        Some(id) => (id, "what the directory remembers of its last run"),
+        Some(id) => (id, "the directory's record of its last run"),
         None => match read(&in_store(path))? {
             Some(id) => (id, "the copy in the store's folder"),
             None if !store::tools::is_there(path) && !name.exists() => return Ok(None),

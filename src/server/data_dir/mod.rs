@@ -272,7 +272,7 @@ fn keep_others_out(path: &Path) -> Result<()> {
     }
     if any && !ours {
         bail!(
-            "data_dir: {shown} has mode {mode:03o}, so others get at what is in it, and it holds other things; name a directory of its own, or run `chmod 700 {shown}`"
+            "data_dir: {shown} has mode {mode:03o}, so other users can access its content, and it holds other files; name a separate directory, or run `chmod 700 {shown}`"
         );
     }
     fs::set_permissions(path, Permissions::from_mode(0o700))
