@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a base image that tests of the managed runtimes build on, from Debian or Ubuntu packages that
-# are unpacked without being installed, and from this machine's own tools. It needs no image
-# registry and not to be root. Prints the image's reference; quick when the image is there.
+# Makes a base image that tests of the managed runtimes build on, from Debian or Ubuntu packages
+# that are unpacked without being installed, and from this machine's own tools. It needs neither an
+# image registry nor root. Prints the image's reference; quick if the image exists.
 #
 #     scripts/base-image.sh python    Python and pip
 #     scripts/base-image.sh deno      Deno, as its package for Python brings it
@@ -53,7 +53,7 @@ make_rust() {
     ln -s rustup "$home/bin/rustc"
     printf 'version = "12"\nprofile = "minimal"\ndefault_toolchain = "%s"\n' "$version-$host" \
         >"$root/usr/local/rustup/settings.toml"
-    # Builds in containers may have no way to a registry.
+    # Builds in containers may not reach a registry.
     cp -r "$runtimes/rust/ignite" "$runtimes/rust/macros" "$work/"
     (cd "$work/ignite" && cargo vendor -q --no-delete --versioned-dirs "$root/vendor" >/dev/null)
     printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/vendor"\n[net]\noffline = true\n' \
@@ -67,7 +67,7 @@ make_go() {
     changes=('ENV PATH=/usr/bin' 'ENV HOME=/root')
 }
 
-# Else every test run would compile the standard library first.
+# Otherwise every test run would compile the standard library first.
 finish_go='RUN CGO_ENABLED=0 go build -trimpath encoding/json log net/http os/signal'
 
 make_run() {
@@ -75,9 +75,9 @@ make_run() {
     changes=('ENV PATH=/usr/bin')
 }
 
-# === What they share ===
+# === Shared steps ===
 
-# Unpacks packages and all that they need into $root.
+# Unpacks packages and their dependencies into $root.
 packages() {
     # Packages of both layouts land under /usr.
     mkdir -p "$work/archives/partial" "$root"/usr/{bin,sbin,lib,lib64} "$root/tmp" "$root/etc/ssl/certs" "$root/root"
@@ -90,7 +90,7 @@ packages() {
     fi
     for package in "$work"/archives/*.deb; do
         case "$package" in
-            # Needed to install packages, and not to run what is in them.
+            # Needed to install packages, but not to run their programs.
             */dpkg_* | */tar_* | */debconf_* | */openssl_* | */gcc-*-base_* | */perl*) ;;
             *) dpkg-deb --fsys-tarfile "$package" | tar -C "$root" --keep-directory-symlink --no-same-owner -xf - ;;
         esac
@@ -99,19 +99,19 @@ packages() {
     rm -rf "$root"/usr/share/{doc,man,locale}
     printf 'root:x:0:0:root:/root:/bin/sh\n' >"$root/etc/passwd"
     printf 'root:x:0:\n' >"$root/etc/group"
-    # What the certificates' own set-up would make of them.
+    # What the package's own installation would do with the certificates.
     [ ! -e "$root/usr/share/ca-certificates" ] \
         || find "$root/usr/share/ca-certificates" -name '*.crt' -exec cat {} + >"$root/etc/ssl/certs/ca-certificates.crt"
 }
 
-# An empty list of what is installed makes apt resolve everything from the C library upwards.
+# An empty list of installed packages makes apt resolve everything from the C library upwards.
 download() {
     apt-get -y -qq install --download-only --no-install-recommends \
         -o Dir::State::status=/dev/null -o Dir::Cache::archives="$work/archives" \
         -o Debug::NoLocking=1 -o APT::Sandbox::User= "$@" >"$work/apt.log" 2>&1
 }
 
-# What the tag is a digest of, besides the recipe.
+# The input of the tag's digest, besides the recipe.
 made_with() {
     declare -f packages "make_$kind"
     printf '%s\n' "${!finish:-}"
@@ -141,7 +141,7 @@ if exists; then
 fi
 
 work=$(mktemp -d)
-# One at a time: tests are many processes, and who comes second finds the image made.
+# One at a time: tests are many processes, and the second one finds the image ready.
 exec 9>"${TMPDIR:-/tmp}/ignite-$kind-base.lock"
 flock 9
 trap 'rm -rf "$work"' EXIT

@@ -55,9 +55,9 @@ image=$("$kit" image)
 work=$(mktemp -d) server=
 # Other processes of a part that end with it, such as peers.
 background=()
-# Empty in a part that starts a server again over what the one before left.
+# Empty in a part that restarts a server over the state of the previous one.
 ephemeral=--ephemeral
-# The server must not inherit settings of whoever runs this.
+# The server must not inherit the caller's settings.
 for name in $(compgen -e IGNITE_ || true) $(compgen -e DODIL_ || true); do unset "$name"; done
 export IGNITE_DATA_DIR="$work/data"
 mkdir "$IGNITE_DATA_DIR"
@@ -73,7 +73,7 @@ finish() {
     trap - EXIT
     stop_server
     for pid in "${background[@]}"; do
-        # A part may have left one stopped, and it would not see the SIGTERM.
+        # A part may have left a process stopped, which would not see the SIGTERM.
         kill -TERM "$pid" && kill -CONT "$pid" && wait "$pid" || true
     done 2>/dev/null
     if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then
@@ -100,7 +100,7 @@ need() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 }
 
-# The median of numbers, one a line.
+# The median of numbers, one per line.
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
 # A number or a text from one line of JSON, by its key.
@@ -130,7 +130,7 @@ api() {
         -H 'Content-Type: application/json' ${3:+-d "$3"}
 }
 
-# What a publish is called with; a part of many apps leaves out the check that each can start.
+# The body of a publish; a part with many apps skips the check that each can start.
 publish='{}'
 # Creates and publishes an app of the probe: NAME [SETTINGS as JSON fields with a leading comma].
 deploy() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds a statically linked release binary for this machine's architecture, proves that it is
-# one, and prints its path on stdout (all else goes to stderr).
+# Builds a statically linked release binary for this machine's architecture, proves that it is one,
+# and prints its path on stdout (everything else on stderr).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows the main job, measured: publish an image, a cold request beside a raw start on the same
-# engine, warm requests, scale to zero, and the wake after it. Every figure is of this run.
+# engine, warm requests, scale to zero, and the wake after it. Every figure is from this run.
 # Leaves nothing behind but build output and the probe's image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ image=$("$kit" image)
 echo "image: $image"
 
 work=$(mktemp -d) server=
-# The server must not inherit settings of whoever runs the demo.
+# The server must not inherit the caller's settings.
 for name in $(compgen -e IGNITE_ || true) $(compgen -e DODIL_ || true); do unset "$name"; done
 export IGNITE_DATA_DIR="$work/data"
 mkdir "$IGNITE_DATA_DIR"
@@ -63,12 +63,12 @@ cat "$work/ready"
 token=$("$ignite" token create --org "$ORG" --data-dir "$IGNITE_DATA_DIR")
 
 note "Publishing"
-# Scaling has no flag on the command line; the API takes it with the app.
+# Scaling is set through the API, together with the app.
 curl -fsS -o /dev/null "http://$http/v1/ignite/app/$ORG" -H "Authorization: Bearer $token" \
     -H 'Content-Type: application/json' \
     -d "{\"name\":\"$APP\",\"scaling\":{\"scaledownPeriodSecs\":$SCALEDOWN}}"
 "$ignite" --org "$ORG" app deploy "$APP" --image-ref "$image"
-# The publish had a replica get ready, to see that the version runs: away with it.
+# The publish started a replica to check the version: remove it.
 for step in idle wait; do "$ignite" app "$step" "$ORG:$APP" --depth absent >/dev/null; done
 
 # One request to the app; sets total (ms to the first byte) and leaves headers in $work/head.
@@ -107,7 +107,7 @@ must_be_cold
 cold=$total timing=$(header server-timing)
 for name in queue create start ready; do printf -v "ours_$name" '%s' "$(part $name)"; done
 
-# On the running replica's own settings, which must be read while it runs.
+# With the running replica's own settings, which must be read while it runs.
 "$kit" cold --data-dir "$IGNITE_DATA_DIR" -n "$RAW_RUNS" >"$work/raw"
 raw=$(tail -n1 "$work/raw")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the crates against scripts/deny.toml: licences, two versions of one crate, where they come
-# from, and known vulnerabilities where the database of those can be fetched. Installs cargo-deny
+# from, and known vulnerabilities if their database can be fetched. Installs cargo-deny
 # when it is missing, which takes some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Random bytes, steered by what of the code they reach, against what must hold for any: requests to
-# app URLs and to the JSON API, invocation envelopes, code. Ends well when nothing was found.
+# Coverage-guided random bytes against properties that must hold for any input: requests to app URLs
+# and to the JSON API, invocation envelopes, code. Succeeds if nothing was found.
 #
 #   scripts/fuzz.sh [SECONDS]     60 in all, shared by the targets; the build takes minutes at first
 #
-# TARGETS names some of the targets. What reached something new is kept in target/fuzz/ for the next
-# run, and so is what failed: mend it, then put it among the seeds in fixtures/fuzz/seeds.
+# TARGETS names some of the targets. Inputs that reach new code are kept in target/fuzz/ for the
+# next run, and so are failures: fix the fault, then add the input to the seeds in
+# fixtures/fuzz/seeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
@@ -22,8 +23,8 @@ if ! command -v c++ >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ >&2
 fi
 
-# The engine learns from counters that the compiler puts at every branch and comparison. With a
-# target named, what runs while building has none.
+# The fuzzing engine learns from counters that the compiler puts at every branch and comparison.
+# With a named target, programs that run during the build have none.
 host=$(rustc -vV | sed -n 's/^host: //p')
 flags=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters

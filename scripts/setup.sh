@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes this machine able to build, test and run: a C linker, curl, Rust, a container engine, and
-# Python with venv for a test that is a client of another make, and to get Deno with.
-# As root on Debian or Ubuntu it installs and starts what is missing; elsewhere it says what to
-# install. Quiet and quick when everything is there.
+# Python with venv for a test of a third-party client, and for getting Deno. As root on Debian or
+# Ubuntu it installs and starts what is missing; elsewhere it says what to install. Quiet and quick
+# if everything is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # dockerd lives in sbin, which is not on every path.
@@ -40,9 +40,9 @@ have curl || missing+=(curl)
 # Builds from repositories, and their tests' server.
 have git || missing+=(git)
 have openssl || missing+=(openssl)
-# For the bridge of the engine that tests have for themselves.
+# For the bridge of the tests' private engine.
 have ip || missing+=(iproute2)
-# What keeps apps from the host, where trust says so.
+# Isolates apps from the host under `trust` team and tenants.
 have nft || missing+=(nftables)
 # Debian's Python comes without the half of venv that installs pip.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)

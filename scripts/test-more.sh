@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What test.sh leaves out because it takes long: the tests of the modules that scripts/slow-tests
+# Everything slow that test.sh leaves out: the tests of the modules that scripts/slow-tests
 # names, most of them attacks against a real container engine, the demo, and the check of the crates.
 # CI runs it after test.sh.
 #
-# TEST_LIMIT_SECS (2400) bounds it, so that a test that hangs fails.
+# TEST_LIMIT_SECS (2400) bounds it, so that a hanging test fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
@@ -13,6 +13,6 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 mapfile -t slow <scripts/slow-tests
 timeout --kill-after=30 "${TEST_LIMIT_SECS:-2400}" \
     cargo test --workspace --locked -- --nocapture --test-threads=2 "${slow[@]}"
-# What the README begins with, measured and for real.
+# The README's first steps, for real and measured.
 ./scripts/demo.sh
 printf '==> more: ok, %ss\n' "$SECONDS"

@@ -41,7 +41,7 @@ row 'disk' "$(($(on_disk) / 1024)) MB, $(($(on_disk) * 1024 / kept)) bytes each"
 each=$(($(on_disk) * 1024 / kept))
 stop_server
 
-# A tenth of them may stay: the rest is compacted away in the background.
+# A tenth may stay: the rest is compacted in the background.
 start_server IGNITE_EXECUTION_QUEUE_MAX=100000000 IGNITE_EXECUTION_MAX_PER_APP=$((kept / 10)) IGNITE_RETENTION_INTERVAL=1s
 before=$(on_disk)
 for _ in $(seq 120); do

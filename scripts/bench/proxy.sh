@@ -1,6 +1,6 @@
 # Small requests through an app's URL (found by host, its token checked), beside nginx and haproxy
 # before the same container and beside the container alone; all get the same request with the same
-# headers. By turns, several rounds. The processes share this machine's cores with the load.
+# headers. Alternately, in several rounds. The processes share this machine's cores with the load.
 #
 # ROUNDS (5), SECS (3) per measurement, CASES ("32 1 512 apps": so many connections, or many
 # registered apps beside one), APPS (10000), WORKERS (one a core: threads of nginx and haproxy).
@@ -12,7 +12,7 @@ rounds=${ROUNDS:-5} secs=${SECS:-3} cases=${CASES:-32 1 512 apps} apps=${APPS:-1
 need nginx:nginx-light haproxy:haproxy wrk:wrk
 . "$root/scripts/bench/lib/peers.sh"
 
-# What wrk found, exactly, on one line of figures.
+# The exact figures of wrk, on one line.
 cat >"$work/done.lua" <<'LUA'
 function done(summary, latency)
     local e = summary.errors
@@ -89,7 +89,7 @@ against_peers() { # CLIENTS
     target "$1 connections: errors" "$(errors ignite)" 'at most' 0
 }
 
-# Publishes so many apps of the local image, a few calls at a time over kept connections.
+# Publishes this many apps of the local image, a few calls at a time over kept connections.
 publish_many() {
     local step n
     for step in create publish; do

@@ -18,7 +18,7 @@ watch_app() { # APP SECONDS
 }
 header() { printf '%8s %10s %6s %9s %7s %9s\n' seconds in-flight held desired ready starting; }
 
-# So many clients, each with one request after the other, for some seconds.
+# This many clients, each with one request after the other, for some seconds.
 load() { # APP CLIENTS SECONDS PATH
     for _ in $(seq "$2"); do
         (

@@ -1,15 +1,15 @@
 # A soak: all three ways in, streams, uploads, upgrades, clients that leave or stall, publishes and
 # killed replicas, for SOAK_SECS (600). It fails when
-# - memory or descriptors go on growing: after the first fifth, the line through the samples may not
+# - memory or descriptors keep growing: after the first fifth, the line through the samples may not
 #   rise by more than SLACK_MB (15; an allocator's high-water mark moves with chance) or 20
 #   descriptors (connections that come and go) until the end;
-# - more has failed than the kills explain: each can break what was under way, one request a client;
-# - an execution that was accepted has not ended, or anything is left behind.
+# - more has failed than the kills explain: each can break the requests in flight, one per client;
+# - an accepted execution has not ended, or anything is left behind.
 
 secs=${SOAK_SECS:-600} slack_mb=${SLACK_MB:-15}
 need wrk:wrk
 
-# So few executions are kept that the store is as large as it gets before the first fifth is over.
+# So few executions are kept that the store reaches its full size within the first fifth.
 start_server IGNITE_EXECUTION_MAX_PER_APP=2000 IGNITE_RETENTION_INTERVAL=10s
 deploy app ',"scaling":{"reservedCapacity":2,"maxReplicas":3}'
 host=app-bench.ignite.localhost
@@ -17,7 +17,7 @@ url=http://$http
 auth="Authorization: Bearer $token"
 mine="label=io.dodil.ignite.data-dir=$(realpath "$IGNITE_DATA_DIR")"
 
-# Counts all answers by what they were: ok, the platform's reason, or the app's status.
+# Counts all answers by outcome: ok, the platform's reason, or the app's status.
 cat >"$work/outcomes.lua" <<'LUA'
 local threads = {}
 function setup(thread) table.insert(threads, thread) end
@@ -54,13 +54,14 @@ load() { # NAME SCRIPT CONNECTIONS PATH [HEADER]
     loads+=("$!")
     clients=$((clients + $3))
 }
-# Repeats a command until the end and notes how it went, a line each.
+# Repeats a command until the end and records the outcomes, one per line.
 again() { # PAUSE NAME
     while sleep "$1"; do "$2" >>"$work/each/$2" || true; done &
     background+=("$!")
     clients=$((clients + 1))
 }
-# One request by curl: EXPECTED (status and curl's exit code) ARGUMENTS …. Says ok, or what came.
+# One request by curl: EXPECTED (status and curl's exit code) ARGUMENTS …. Prints ok, or the
+# outcome.
 ask() {
     local expected=$1 came
     shift
@@ -68,7 +69,7 @@ ask() {
         -H "$auth" -H "Host: $host" "$@" 2>/dev/null) || true
     case "$came" in "$expected "*) echo ok ;; *) echo "${came% } instead of $expected" ;; esac
 }
-# 28: curl went away in the middle, as it was told.
+# 28: curl left in the middle, as instructed.
 leaves() { ask '200 28' --max-time 0.3 "$url/stream/100/50"; }
 stalls() { ask '200 28' --max-time 0.5 --limit-rate 1k "$url/bytes/5000000"; }
 uploads() { head -c 8000000 /dev/zero | ask '200 0' -T - "$url/upload"; }
@@ -108,7 +109,7 @@ wait "${loads[@]}"
 for pid in "${background[@]}"; do kill "$pid" && wait "$pid" || true; done 2>/dev/null
 background=()
 
-# What the line through a column of the samples rises by, after the first fifth.
+# The rise of the line through a column of the samples, after the first fifth.
 rise() {
     awk -v c="$1" -v from=$((secs / 5)) '$1 > from { n++; x += $1; y += $c; xx += $1 * $1; xy += $1 * $c; last = $1 }
         END { print (n * xy - x * y) / (n * xx - x * x) * (last - from) }' "$work/samples"

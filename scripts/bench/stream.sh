@@ -1,5 +1,5 @@
 # A large body up and down through an app's URL, beside nginx before the same container and beside
-# the container alone, by turns; then WebSockets that lie idle, each alive at the end.
+# the container alone, alternately; then idle WebSockets, each alive at the end.
 #
 # ROUNDS (5), MIB (1024) of each body, SOCKETS (2000).
 #
@@ -13,15 +13,15 @@ build ignite-load
 load=$bin/ignite-load
 bytes=$((mib << 20))
 
-# A server, and nginx before the same replica: what one part leaves in memory is not the next one's.
+# A server, and nginx before the same replica: one part's memory does not count for the next.
 fresh() {
     start_server
-    # The largest tier, as what the container may use is not what is measured.
+    # The largest tier, because the container's limits are not what is measured.
     deploy app ',"resourceTier":"RESOURCE_TIER_XLARGE","scaling":{"reservedCapacity":1,"maxReplicas":1}'
     replica=$(replica_of app)
     start_nginx "$replica"
 }
-# Bodies are passed on as they come, in pieces of 64 KiB instead of its usual 4 and 8.
+# Bodies are streamed, in pieces of 64 KiB instead of nginx's usual 4 and 8.
 : "${NGINX_LOCATION:=proxy_request_buffering off; proxy_buffering off;
     client_body_buffer_size 64k; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 64k;
     proxy_read_timeout 1h;}"

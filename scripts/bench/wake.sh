@@ -12,7 +12,7 @@ measure() { # FREEZER DEPTH
 for freezer in engine cgroup; do
     start_server IGNITE_FREEZER=$freezer IGNITE_STANDBY=pause
     deploy probe ',"scaling":{"maxReplicas":1}'
-    # The settings of a running replica are what the engine's part copies.
+    # The engine's part copies the settings of a running replica.
     curl -fsS -o /dev/null -H "Authorization: Bearer $token" "http://$http/_app/bench/probe/"
     # Prepared comes last: a replica from there is in another container's network.
     if [ "$freezer" = engine ]; then depths='paused absent prepared'; else depths=frozen; fi

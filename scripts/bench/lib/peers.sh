@@ -1,7 +1,7 @@
-# The peers of the proxy and stream parts: nginx and haproxy before one container, tuned for what
-# is measured and with as many workers as this machine has cores, as `ignite` has. What they are
-# given is fair when they forward what the app URL forwards: the host and all headers of the
-# client, over kept connections, with no log per request.
+# The peers of the proxy and stream parts: nginx and haproxy before one container, tuned for the
+# measurement and with as many workers as this machine has cores, like `ignite`. The comparison is
+# fair because they forward what the app URL forwards: the host and all headers of the client, over
+# kept connections, with no log per request.
 
 # Frees and prints a port of the loopback.
 free_port() {

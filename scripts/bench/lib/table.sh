@@ -1,4 +1,4 @@
-# What a part prints: tables, the targets that it is held to, and its place in the README.
+# The output of a part: tables, its targets, and its place in the README.
 
 # A row of a table, of any number of columns.
 row() { printf '|'; printf ' %s |' "$@"; printf '\n'; }
