@@ -14,8 +14,7 @@
 //! | --- | --- |
 //! | `mod.rs` | [`Docker`] and its [`Engine`] methods |
 //! | `config.rs` | [`Config`]: settings and their defaults |
-//! | `connect.rs`, `local_sockets.rs`, `cli_config/` | The engine's address; the docker command's
-//! settings |
+//! | `connect.rs`, `local_sockets.rs`, `cli_config/` | The engine's address, logins, proxies |
 //! | `client.rs`, `single_flight.rs` | One call with its time limit; work shared by callers |
 //! | `info.rs` | The engine's description, and its traits |
 //! | `spec/`, `create.rs`, `sealed.rs` | From a spec to a created container |
