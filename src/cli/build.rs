@@ -65,7 +65,7 @@ pub(super) async fn follow(
         ended = listen(context, session, deploy_id, lines) => ended,
         _ = interrupt.recv() => {
             note(&format!(
-                "\nthe build {deploy_id} goes on; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
+                "\nthe build {deploy_id} continues; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
                 app.org, app.name, app.org, app.name
             ));
             Err(Error::Interrupted)

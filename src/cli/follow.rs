@@ -38,7 +38,7 @@ pub(super) async fn to_end(
         Ok(ended) => ended,
         Err(_) => {
             note(&format!(
-                "{id} goes on; `ignite execution watch {id}` follows it"
+                "{id} continues; `ignite execution watch {id}` follows it"
             ));
             Err(Error::TimedOut(limit))
         }

@@ -79,9 +79,7 @@ async fn print(
     let log = session
         .answer(session.client().get_app_logs(request))
         .await?;
-    let nothing = format!(
-        "no replica of {app} has written anything that is still there; a log goes with its replica"
-    );
+    let nothing = format!("{app} has no log lines; a log goes with its replica");
     show(context, &log, &nothing)
 }
 

@@ -83,7 +83,9 @@ impl Session {
         let bearer = token
             .map(|token| MetadataValue::try_from(format!("Bearer {token}")))
             .transpose()
-            .map_err(|_| Error::Usage("the token has characters that no token has".to_owned()))?
+            .map_err(|_| {
+                Error::Usage("the token has characters that are not valid in a token".to_owned())
+            })?
             .map(|mut value| {
                 value.set_sensitive(true);
                 value

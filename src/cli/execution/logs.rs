@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
     let nothing = match execution.started_at_ms {
         0 => format!("{id} has not run"),
         _ => format!(
-            "no replica of {app} wrote anything while {id} ran, or it is not there any more; a log goes with its replica"
+            "no replica of {app} logged anything while {id} ran, or its log is gone; a log goes with its replica"
         ),
     };
     let mut log = v1::GetAppLogsResponse::default();
