@@ -147,6 +147,8 @@ async fn killing_replicas_under_load_loses_only_what_was_in_them() {
     }
     let kills = 4;
     for _ in 0..kills {
+        // One that still starts would fail as a start.
+        app.wait_for(&ignite, "runningReplicas", 3).await;
         let victim = engine::running(&ignite).await[0].clone();
         engine::kill(&victim).await;
         eventually_ok(ENGINE_LIMIT, || async {
