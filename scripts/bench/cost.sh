@@ -75,7 +75,8 @@ compare() {
         # The order changes, so that what drifts with time falls on both.
         for which in $([ $((pair % 2)) -eq 0 ] && echo base now || echo now base); do
             kill -CONT "${pid[$which]}"
-            load "$which" 1
+            # Under callgrind a server that was stopped needs seconds to catch up.
+            load "$which" "$secs"
             "$1" "$which" >>"$work/$which.of"
             kill -STOP "${pid[$which]}"
         done
