@@ -165,6 +165,11 @@ impl Lease {
         self.cold
     }
 
+    /// Whether the replica was frozen when the lease was granted.
+    pub fn is_resumed(&self) -> bool {
+        self.thaw.is_some()
+    }
+
     /// The app.
     pub fn deployment(&self) -> &Arc<Deployment> {
         &self.deployment

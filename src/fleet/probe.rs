@@ -136,6 +136,7 @@ impl Answer {
 pub(super) fn judge(
     revision: &Revision,
     came: Result<StatusCode, ProbeOutcome>,
+    over_http2: bool,
 ) -> Result<Answer, ProbeOutcome> {
     let anything = revision.health == HealthCheck::Default;
     match came {
@@ -143,9 +144,7 @@ pub(super) fn judge(
             Ok(Answer::Status(status))
         }
         Ok(status) => Err(ProbeOutcome::Status(status.as_u16())),
-        Err(ProbeOutcome::Reset) if anything && revision.protocol == Protocol::H2c => {
-            Ok(Answer::Reset)
-        }
+        Err(ProbeOutcome::Reset) if anything && over_http2 => Ok(Answer::Reset),
         Err(outcome) => Err(outcome),
     }
 }
@@ -419,7 +418,7 @@ mod tests {
         let good = |health, code| {
             let mut r = revision(1);
             r.health = health;
-            judge(&r, Ok(StatusCode::from_u16(code).expect("valid"))).is_ok()
+            judge(&r, Ok(StatusCode::from_u16(code).expect("valid")), false).is_ok()
         };
         for code in [200, 204, 301, 400, 401, 403, 404, 405, 499] {
             assert!(good(HealthCheck::Default, code), "{code}");

@@ -320,7 +320,8 @@ pub(super) async fn wait_ready<E: Engine>(
     }
 }
 
-/// Probes the health path once.
+/// Probes the health path once: in the app's protocol, or where none is set in HTTP/1.1, and in
+/// HTTP/2 if the app does not understand that. The pool keeps which one it understood.
 ///
 /// # Errors
 /// Why the answer does not count as ready.
@@ -329,7 +330,34 @@ pub(super) async fn ask(
     revision: &Revision,
     limit: Duration,
 ) -> Result<Answer, ProbeOutcome> {
-    let over_http2 = revision.protocol == Protocol::H2c;
+    let over_http2 = match revision.protocol {
+        Protocol::Auto => pool.is_http2_only(),
+        Protocol::Http1 => false,
+        Protocol::H2c => true,
+    };
+    let outcome = ask_over(pool, revision, limit, over_http2).await;
+    match outcome {
+        // What gRPC servers do with a request in HTTP/1.1: answer in frames, or hang up.
+        Err(ProbeOutcome::NotHttp | ProbeOutcome::Closed | ProbeOutcome::Reset)
+            if revision.protocol == Protocol::Auto && !over_http2 =>
+        {
+            let answer = ask_over(pool, revision, limit, true).await;
+            if answer.is_ok() {
+                pool.set_http2_only();
+            }
+            answer.or(outcome)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Probes it once in one version of HTTP.
+async fn ask_over(
+    pool: &Arc<Pool>,
+    revision: &Revision,
+    limit: Duration,
+    over_http2: bool,
+) -> Result<Answer, ProbeOutcome> {
     let request = question(pool, revision, over_http2);
     let mut head = None;
     let exchange = async {
@@ -353,7 +381,7 @@ pub(super) async fn ask(
         (Ok(Ok(())), Some(status)) => Ok(status),
         _ => Err(ProbeOutcome::Timeout(limit)),
     };
-    probe::judge(revision, came)
+    probe::judge(revision, came, over_http2)
 }
 
 fn question(pool: &Pool, revision: &Revision, over_http2: bool) -> Request<Body> {
@@ -470,6 +498,38 @@ mod tests {
 
     use super::*;
     use crate::fleet::{tests::revision, upstream::Connects};
+
+    /// A gRPC server is such an app: it has no HTTP/1.1, and nothing says so before it is probed.
+    #[tokio::test]
+    async fn an_app_without_a_protocol_setting_that_speaks_http2_alone_is_found_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let pool = Pool::new(
+            listener.local_addr().expect("bound"),
+            &Connects::new(1, crate::connections::Connections::new(10, 0)),
+            false,
+        );
+        let server = tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.expect("a connection");
+                tokio::spawn(async move {
+                    // A request in HTTP/1.1 is no preface, and ends the connection.
+                    let mut http2 = h2::server::handshake(tcp).await?;
+                    while let Some(Ok((_, mut respond))) = http2.accept().await {
+                        respond.send_response(http::Response::new(()), true)?;
+                    }
+                    Ok::<_, h2::Error>(())
+                });
+            }
+        });
+        let mut revision = revision(1);
+        let limit = Duration::from_secs(120);
+        revision.protocol = Protocol::Http1;
+        assert!(ask(&pool, &revision, limit).await.is_err());
+        revision.protocol = Protocol::Auto;
+        assert!(ask(&pool, &revision, limit).await.is_ok() && pool.is_http2_only());
+        assert!(ask(&pool, &revision, limit).await.is_ok(), "asked again");
+        server.abort();
+    }
 
     /// gRPC's C core resets requests that are no calls, so an app in Python never became ready.
     #[tokio::test]

@@ -154,6 +154,10 @@ async fn answer(
     headers::remove_hop_by_hop(&mut head.headers);
     headers::remove_ours(&mut head.headers);
     headers::withhold_trailers(&mut head.headers);
+    if lease.is_resumed() {
+        // Servers keep the text of the time: it is as old as the freeze. The listener sets its own.
+        head.headers.remove(header::DATE);
+    }
     name_execution(&mut head.headers, invocation.execution);
     // An execution's stored result has the app's headers alone.
     if let Some(cold) = cold.filter(|_| counted) {
@@ -210,7 +214,8 @@ async fn exchange(
             )
         })?;
         let protocol = deployment.with_revision(|r| r.protocol);
-        set_version(request, protocol, client.upgrade.is_some());
+        let is_upgrade = client.upgrade.is_some();
+        set_version(request, protocol, pool.is_http2_only(), is_upgrade);
         let error = {
             let sent = pin!(lease.send(pool, request, interim)).await;
             match sent {
@@ -240,10 +245,16 @@ async fn exchange(
     }
 }
 
-/// Chooses the version of HTTP in which a request goes to an app's replica.
-fn set_version(request: &mut Request<upstream::Body>, protocol: Protocol, is_upgrade: bool) {
+/// Chooses the version of HTTP in which a request goes to an app's replica; `http2_only` is what its
+/// start has found out.
+fn set_version(
+    request: &mut Request<upstream::Body>,
+    protocol: Protocol,
+    http2_only: bool,
+    is_upgrade: bool,
+) {
     match protocol {
-        Protocol::Auto if headers::is_grpc(request.headers()) => {
+        Protocol::Auto if headers::is_grpc(request.headers()) || http2_only && !is_upgrade => {
             *request.version_mut() = Version::HTTP_2;
         }
         // Only HTTP/1.1 has upgrades.

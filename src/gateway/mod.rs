@@ -123,7 +123,14 @@ impl listener::Service for Front {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send {
-        self.gateway.handle(&self.api, request, peer)
+        let version = request.version();
+        let answer = self.gateway.handle(&self.api, request, peer);
+        answer.map(move |mut response| {
+            if version == Version::HTTP_10 {
+                end_with_connection(&mut response);
+            }
+            response
+        })
     }
 
     async fn refusal(&self, why: &Failure) -> Bytes {
@@ -448,6 +455,20 @@ impl Gateway {
 fn close(response: &mut Response<Body>) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
+}
+
+/// An answer without a length ends for a client of HTTP/1.0 with its connection, and has to say so:
+/// one that asked to keep the connection would wait for the rest for ever.
+fn end_with_connection(response: &mut Response<Body>) {
+    let is_last = response.headers().contains_key(header::CONNECTION);
+    let has_length = http_body::Body::size_hint(response.body())
+        .exact()
+        .is_some();
+    if is_last || !has_length {
+        close(response);
+        // hyper promises to keep the connection in answers of a later version.
+        *response.version_mut() = Version::HTTP_10;
+    }
 }
 
 fn log_failure(app: &AppId, execution: ExecutionId, failure: &Failure) {

@@ -339,6 +339,48 @@ async fn an_app_can_ask_for_http_2_or_for_none_of_it() {
     assert_eq!(version().await, "HTTP/1.1", "without a new container");
 }
 
+/// It used to be asked in HTTP/1.1 until its start had taken too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_has_http_2_alone_needs_no_setting_for_it() {
+    let (ignite, app) = open_app(json!({ "env": { "PROBE_HTTP2_ONLY": "1" } })).await;
+    let get = || ignite.request(Method::GET, "/x").host(app.host()).send();
+    let answer = get().await.expect("an answer").json().await;
+    assert_eq!(answer["version"], "HTTP/2.0", "{answer}");
+    let mut sender = http2_client(&ignite).await;
+    let (_, body) = mpsc::channel(1);
+    let answer = sender.send_request(call(app.host(), "/probe.Echo/Say", body));
+    let answer = timeout(HANGS, answer).await.expect("in time");
+    let whole = answer.expect("an answer").into_body().collect().await;
+    let trailers = whole.expect("whole").trailers().cloned();
+    assert_eq!(trailers.expect("trailers")["grpc-status"], "0");
+}
+
+/// Clients of HTTP/1.0 know the end of an answer without a length by the end of the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_is_told_which_answers_end_with_its_connection() {
+    let (ignite, app) = open_app(json!({})).await;
+    let ask = |path: &str| {
+        let host = app.host();
+        format!("GET {path} HTTP/1.0\r\nhost: {host}\r\nconnection: keep-alive\r\n\r\n")
+    };
+    let mut stream = connect(&ignite).await;
+    // With a length the connection goes on.
+    for _ in 0..2 {
+        let sent = stream.write_all(ask("/bytes/3").as_bytes()).await;
+        sent.expect("sent");
+        let answer = read_until(&mut stream, "abc").await;
+        assert!(answer.contains("connection: keep-alive\r\n"), "{answer}");
+    }
+    let sent = stream.write_all(ask("/chunked/3").as_bytes()).await;
+    sent.expect("sent");
+    let mut rest = String::new();
+    let end = timeout(HANGS, stream.read_to_string(&mut rest)).await;
+    end.expect("it ends").expect("in order");
+    assert!(rest.contains("connection: close\r\n"), "{rest}");
+    assert!(!rest.contains("keep-alive"), "{rest}");
+    assert!(rest.ends_with("\r\n\r\nabc"), "{rest}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn web_pages_may_call_apps_that_ask_for_no_token_and_those_that_name_their_origin() {
     let ignite = Ignite::builder().start().await;

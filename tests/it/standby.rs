@@ -84,6 +84,14 @@ async fn an_app_is_frozen_at_zero_and_the_same_process_answers_again() {
             assert!(!is_cold(&woken), "nothing was started");
         }
         assert_eq!(engine::created(&ignite).await, 1);
+        // Servers keep the text of the time, which a freeze makes old.
+        wait_for(&app, &ignite, "paused").await;
+        let old = "Thu,01Jan2026";
+        let path = format!("/with-headers?date={old}");
+        let woken = app.get_ok(&ignite, &path).await;
+        assert_ne!(woken.header("date"), Some(old));
+        let warm = app.get_ok(&ignite, &path).await;
+        assert_eq!(warm.header("date"), Some(old), "the app's word counts");
         // A body that streams is sent once the replica is awake, and arrives whole.
         wait_for(&app, &ignite, "paused").await;
         let (body, chunks) = tokio::sync::mpsc::channel(1);

@@ -23,7 +23,10 @@ use std::{
     future::poll_fn,
     io, mem,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -156,6 +159,8 @@ pub struct Pool {
     connects: Connects,
     /// Whether the app gets one request at a time.
     one_at_a_time: bool,
+    /// Whether the app was found to speak HTTP/2 and not HTTP/1.1.
+    http2_only: AtomicBool,
 }
 
 impl Pool {
@@ -169,7 +174,18 @@ impl Pool {
             dials: Semaphore::new(connects.at_once),
             connects: connects.clone(),
             one_at_a_time,
+            http2_only: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the app was found to speak HTTP/2 and not HTTP/1.1.
+    pub fn is_http2_only(&self) -> bool {
+        self.http2_only.load(Relaxed)
+    }
+
+    /// The app speaks HTTP/2 and not HTTP/1.1.
+    pub(super) fn set_http2_only(&self) {
+        self.http2_only.store(true, Relaxed);
     }
 
     /// Where its connections go.
