@@ -16,7 +16,7 @@ use super::{
     ports::WrongPort,
     upstream,
 };
-use crate::model::{AppId, HealthCheck, ReplicaId, Revision, reach::Protocol};
+use crate::model::{AppId, HealthCheck, ReplicaId, Revision};
 
 /// A start that takes longer than this is explained by events; most end before.
 const QUIET: Duration = Duration::from_secs(3);
