@@ -326,7 +326,12 @@ async fn what_cannot_be_built_or_started_says_why() {
     let (status, answer) = broken.publish(&ignite).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
     let text = answer["message"].as_str().expect("a message");
-    for part in ["exit code 1", "No module named 'not_there'", "handler.py"] {
+    for part in [
+        "exit code 1",
+        "No module named 'not_there'",
+        "handler.py",
+        "add not_there to requirements.txt",
+    ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
 }
@@ -338,7 +343,8 @@ async fn a_version_that_cannot_start_is_refused_and_the_one_before_serves_on() {
         let app = create(
             &ignite,
             name,
-            b"def handler(payload, ctx): return payload[::-1]\n",
+            // Called by position, whatever its parameters are called.
+            b"def handler(event, context): return event[::-1]\n",
         )
         .await;
         let id = json!({ "organization_name": "acme", "app_name": name });

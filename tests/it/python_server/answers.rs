@@ -116,6 +116,15 @@ async fn what_a_handler_raises_is_a_500_with_error_type_and_traceback() {
         server.logged(trace.lines().last().expect("a line")).await;
     }
     assert!(server.log().contains("execution exec_1 failed"));
+    let missing = server.answer("__import__('nothing_here.at_all')").await;
+    let missing = missing.json().await;
+    assert_eq!(missing["error"], "No module named 'nothing_here'");
+    let trace = missing["traceback"].as_str().expect("text");
+    let last = trace.lines().last().expect("a line");
+    assert!(
+        last.contains("add nothing_here to requirements.txt"),
+        "{last}"
+    );
     assert_eq!(
         server.answer("'still here'").await.text().await,
         "still here"

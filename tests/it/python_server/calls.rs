@@ -222,6 +222,11 @@ fn what_cannot_be_served_ends_the_process_with_the_reason() {
             ("A", ""),
             "line 1, in <module>",
         ),
+        (
+            Some("import cv2"),
+            ("A", ""),
+            "cv2 is not installed: add opencv-python-headless to requirements.txt",
+        ),
         (Some("def handler(:"), ("A", ""), "SyntaxError"),
         (Some("x = 1"), ("A", ""), "has no function `def handler("),
         (

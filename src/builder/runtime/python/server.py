@@ -18,6 +18,7 @@ Only the standard library, of Python 3.9 and later.
 
 import asyncio
 import contextvars
+import importlib.util
 import inspect
 import json
 import logging
@@ -42,6 +43,19 @@ CONTEXT = {
     "execution_id": "x-ignite-execution-id",
     "function_id": "x-ignite-function-id",
     "organization_id": "x-ignite-organization-id",
+}
+# Modules that the cloud has without a list, as far as its manual names them, and packages that are
+# called otherwise than the module in them.
+IN_CLOUD = ("boto3", "httpx", "numpy", "pandas", "pydantic", "requests")
+PACKAGES = {
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "jwt": "PyJWT",
+    "PIL": "Pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
 }
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -79,7 +93,7 @@ def load(directory):
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "handler":
             sys.exit(f"ignite: there is no handler.py at the root of the code ({directory})")
-        sys.exit(f"ignite: handler.py cannot be imported\n{failure(error)['traceback']}")
+        sys.exit(f"ignite: handler.py cannot be imported\n{failure(error)['traceback'].rstrip()}")
     handler = getattr(module, "handler", None)
     if not callable(handler):
         sys.exit("ignite: handler.py has no function `def handler(payload: bytes, ctx: dict)`")
@@ -114,11 +128,30 @@ def failure(error):
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
+    lines.append(remedy(error))
     try:
         text = str(error)
     except Exception:  # its __str__ is the handler's code, too
         text = "<no text: str() of the exception failed>"
     return {"error": text, "type": type(error).__name__, "traceback": "".join(lines)}
+
+
+def remedy(error):
+    """What to do about a module that is not there; empty for any other error. The line is the last of
+    the traceback, so that it is also in what the platform says of a container that does not start."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    module = error.name.partition(".")[0]
+    try:
+        if importlib.util.find_spec(module) is not None:
+            return ""  # a part of a module that is there
+    except (ImportError, ValueError):
+        return ""
+    package = PACKAGES.get(module, module)
+    text = f"ignite: {module} is not installed: add {package} to requirements.txt at the root of the code"
+    if module in IN_CLOUD:
+        text += f"; the cloud has {package} pre-installed, here that is for the server's python_base"
+    return text + "\n"
 
 
 class Workers:
