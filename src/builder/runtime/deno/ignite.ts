@@ -1,8 +1,8 @@
 // What `import { start } from "ignite"` is: the HTTP server around a handler.
 //
 // A call is one request. Its body is the handler's `payload`; `ctx` has the execution, the
-// function and the organization that the platform's headers name. What the handler returns is the
-// answer: bytes as they are, a string as UTF-8, a stream or an iterator piece by piece, a Response
+// function and the organization that the platform's headers name, and all headers. What the handler
+// returns is the answer: bytes as they are, a string as UTF-8, a stream or an iterator piece by piece, a Response
 // as it is, anything else as JSON. What it throws is a 500 with `error`.
 
 /** Whose call it is. */
@@ -10,6 +10,8 @@ export interface Context {
   execution_id: string;
   function_id: string;
   organization_id: string;
+  /** The headers of the request. */
+  headers: Headers;
 }
 
 /** Answers a call; may be async. */
@@ -67,6 +69,7 @@ async function call(handler: Handler, request: Request, most: number): Promise<R
     execution_id: header("x-ignite-execution-id"),
     function_id: header("x-ignite-function-id"),
     organization_id: header("x-ignite-organization-id"),
+    headers: request.headers,
   };
   const payload = await read(request, most);
   if (payload === undefined) {

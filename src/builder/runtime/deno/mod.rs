@@ -1,8 +1,9 @@
 //! Deno: a handler that calls `start` of the import `ignite`, which is the platform's own server
 //! (`ignite.ts`).
 //!
-//! The import is written into the code's `deno.json`, and nothing else of the code changes. The
-//! packages that this file names are fetched in a separate step, before the code is added.
+//! That import and `ignite/store` (`store.ts`) are written into the code's `deno.json`, also where it
+//! maps them to files of the platform that the code does not have; nothing else of the code changes.
+//! The packages that this file names are fetched in a separate step, before the code is added.
 
 use serde_json::{Map, Value};
 
@@ -12,10 +13,14 @@ use crate::{
     model::Failure,
 };
 
-/// The module that a handler imports as `ignite`.
-const MODULE: &str = include_str!("ignite.ts");
-/// The possible files of a handler; the first one found wins.
-const HANDLERS: [&str; 4] = ["handler.ts", "handler.js", "main.ts", "main.js"];
+/// The modules that a handler imports from the platform: the name, the file and its text.
+const MODULES: [(&str, &str, &str); 2] = [
+    ("ignite", "ignite.ts", include_str!("ignite.ts")),
+    ("ignite/store", "store.ts", include_str!("store.ts")),
+];
+/// The possible files that call `start`; the first one found wins. Beside a `main`, a `handler` is a
+/// module of the code's own.
+const HANDLERS: [&str; 4] = ["main.ts", "main.js", "handler.ts", "handler.js"];
 /// The possible files of a configuration.
 const CONFIGS: [&str; 2] = ["deno.json", "deno.jsonc"];
 /// Further files that name packages.
@@ -43,9 +48,10 @@ pub fn context(source: Source, settings: &Settings) -> Result<Context, Failure> 
     let (at, config, has_packages) = config(&source)?;
     let mut context = Context::empty(source, "Dockerfile");
     place_all(&mut context, "app");
-    // The import `ignite` resolves to this file, whatever else in the code has that name.
     context.add(&format!("app/{at}"), config.clone(), false);
-    context.add("ignite.ts", MODULE, false);
+    for (_, file, text) in MODULES {
+        context.add(&format!("sdk/{file}"), text, false);
+    }
     if has_packages {
         context.add(&format!("lists/{at}"), config, false);
         for list in LISTS {
@@ -82,7 +88,9 @@ fn config(source: &Source) -> Result<(String, Vec<u8>, bool), Failure> {
     };
     let has_packages =
         at == own && imports.values().any(is_package) || source.has_file("package.json");
-    imports.insert("ignite".to_owned(), "file:///opt/ignite/ignite.ts".into());
+    for (name, file, _) in MODULES {
+        imports.insert(name.to_owned(), format!("file:///opt/ignite/{file}").into());
+    }
     Ok((at, Value::from(object).to_string().into(), has_packages))
 }
 
@@ -112,7 +120,7 @@ ENV DENO_DIR=/opt/ignite/deno DENO_NO_UPDATE_CHECK=1 NO_COLOR=1 HOME=/home/app
 WORKDIR /app
 ENTRYPOINT ["deno", "run", "--allow-all", "--cached-only", "/app/{entry}"]
 CMD []
-COPY ignite.ts /opt/ignite/ignite.ts
+COPY sdk/ /opt/ignite/
 {packages}COPY app/ /app/
 RUN deno cache {entry}
 USER {USER}
@@ -143,6 +151,19 @@ mod tests {
         let (at, value, has_packages) = made(&[]).expect("made");
         assert_eq!((&*at, has_packages), ("deno.json", false));
         assert_eq!(value["imports"]["ignite"], "file:///opt/ignite/ignite.ts");
+
+        // As public samples have it: neither file is in the code.
+        let text = r#"{ "imports": {
+            "ignite": "./deno/sdk/ignite/bootstrap.ts",
+            "ignite/store": "./deno/sdk/ignite/store.ts"
+        } }"#;
+        let (_, value, has_packages) = made(&[("deno.json", text)]).expect("made");
+        assert_eq!(value["imports"]["ignite"], "file:///opt/ignite/ignite.ts");
+        assert_eq!(
+            value["imports"]["ignite/store"],
+            "file:///opt/ignite/store.ts"
+        );
+        assert!(!has_packages);
 
         let text =
             "{ // why\n \"fmt\": {}, \"imports\": { \"a\": \"npm:a@1\", \"ignite\": \"x\" }, }";
