@@ -120,7 +120,7 @@ impl Source {
     }
 
     /// At most the first `most` bytes of a file.
-    fn begin(&self, path: &str, most: u64) -> Result<Vec<u8>, String> {
+    pub(super) fn begin(&self, path: &str, most: u64) -> Result<Vec<u8>, String> {
         let mut content = Vec::new();
         let file = File::open(self.path(path));
         let read = file.and_then(|file| file.take(most).read_to_end(&mut content));

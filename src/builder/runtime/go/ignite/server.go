@@ -1,8 +1,9 @@
-// The HTTP server around a handler: what a container of the Go runtime runs.
+// The HTTP server around a handler.
 //
-// Every request but those of the platform for the container's health goes to `Handler` of the
-// code's own package. A panic before the answer has begun is a 500 with `error`.
-package main
+// Every request but those of the platform for the container's health goes to the handler. A panic
+// before the answer has begun is a 500 with `error`.
+
+package ignite
 
 import (
 	"bufio"
@@ -18,26 +19,27 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-
-	handler "MODULE"
 )
+
+// The platform's lines are not those of the handler, which may set up its own log.
+var logger = log.New(os.Stderr, "", 0)
 
 const (
 	healthPath = "/healthz"
 	execution  = "X-Ignite-Execution-Id"
 )
 
-func main() {
-	log.SetFlags(0)
+// listen serves calls on $PORT until SIGTERM, then until every one has its answer.
+func listen(call http.HandlerFunc) {
 	port := os.Getenv("PORT")
 	if port == "" {
 		port = "80"
 	}
 	listener, err := net.Listen("tcp", "0.0.0.0:"+port)
 	if err != nil {
-		log.Fatalf("ignite: cannot listen on port %s: %v", port, err)
+		logger.Fatalf("ignite: cannot listen on port %s: %v", port, err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(serve)}
+	server := &http.Server{Handler: serve(call)}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
 	drained := make(chan struct{})
@@ -48,37 +50,50 @@ func main() {
 		close(drained)
 	}()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		log.Fatalf("ignite: %v", err)
+		logger.Fatalf("ignite: %v", err)
 	}
 	<-drained
 }
 
-func serve(w http.ResponseWriter, r *http.Request) {
-	if isHealth(r) {
-		fmt.Fprintln(w, "ok")
-		return
-	}
-	answer := &answer{ResponseWriter: w}
-	defer func() {
-		cause := recover()
-		if cause == nil {
+// serve keeps the platform's questions and panics from a handler.
+func serve(call http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if isHealth(r) {
+			fmt.Fprintln(w, "ok")
 			return
 		}
-		if cause != http.ErrAbortHandler {
-			log.Printf("ignite: execution %s failed: %v\n%s", r.Header.Get(execution), cause, debug.Stack())
-		}
-		// An answer that breaks off must not look whole.
-		if answer.begun || cause == http.ErrAbortHandler {
-			panic(http.ErrAbortHandler)
-		}
-		for name := range w.Header() {
-			w.Header().Del(name)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusInternalServerError)
-		_ = json.NewEncoder(w).Encode(map[string]string{"error": fmt.Sprint(cause)})
-	}()
-	handler.Handler(answer, r)
+		answer := &answer{ResponseWriter: w}
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			if cause != http.ErrAbortHandler {
+				report(r, fmt.Sprintf("%v\n%s", cause, debug.Stack()))
+			}
+			// An answer that breaks off must not look whole.
+			if answer.begun || cause == http.ErrAbortHandler {
+				panic(http.ErrAbortHandler)
+			}
+			for name := range w.Header() {
+				w.Header().Del(name)
+			}
+			fail(w, http.StatusInternalServerError, fmt.Sprint(cause))
+		}()
+		call(answer, r)
+	}
+}
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": text})
+}
+
+// report writes why a call failed into the app's log.
+func report(r *http.Request, cause any) {
+	logger.Printf("ignite: execution %s failed: %v", r.Header.Get(execution), cause)
 }
 
 // isHealth tells whether the platform asks for the container's health: at the usual path, or at
