@@ -5,7 +5,7 @@
 #
 #     scripts/base-image.sh python    Python and pip
 #     scripts/base-image.sh deno      Deno, as its package for Python brings it
-#     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates of src/builder/runtime/rust
+#     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates that src/builder/runtime/rust needs
 #     scripts/base-image.sh go        Go
 #     scripts/base-image.sh run       what a compiled program needs: the C library
 #
@@ -55,7 +55,14 @@ make_rust() {
         >"$root/usr/local/rustup/settings.toml"
     # Builds in containers may not reach a registry.
     cp -r "$runtimes/rust/ignite" "$runtimes/rust/macros" "$work/"
-    (cd "$work/ignite" && cargo vendor -q --no-delete --versioned-dirs "$root/vendor" >/dev/null)
+    mkdir -p "$work/handler/src"
+    touch "$work/handler/src/lib.rs"
+    {
+        printf '[package]\nname = "handler"\nversion = "0.1.0"\nedition = "2021"\n'
+        cat "$runtimes/rust/absent.toml"
+        printf 'ignite = { path = "../ignite" }\n'
+    } >"$work/handler/Cargo.toml"
+    (cd "$work/handler" && cargo vendor -q --no-delete --versioned-dirs "$root/vendor" >/dev/null)
     printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/vendor"\n[net]\noffline = true\n' \
         >"$home/config.toml"
     changes=('ENV PATH=/usr/local/cargo/bin:/usr/bin' 'ENV CARGO_HOME=/usr/local/cargo'
@@ -117,7 +124,7 @@ made_with() {
     printf '%s\n' "${!finish:-}"
     if [ "$kind" = rust ]; then
         rustc -vV
-        cat "$runtimes"/rust/{ignite,macros}/Cargo.toml
+        cat "$runtimes"/rust/{ignite,macros}/Cargo.toml "$runtimes/rust/absent.toml"
     fi
 }
 

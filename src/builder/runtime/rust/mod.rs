@@ -1,9 +1,9 @@
-//! Rust: a program with `#[ignite::main] async fn handler(req: Request, ctx: Context)`, and the
-//! platform's own crate `ignite` that it is written with.
+//! Rust: `#[ignite::main] async fn handler(req: Request, ctx: Context)` in a library or a program,
+//! and the platform's own crate `ignite` that it is written with.
 //!
-//! The crate is part of the context and replaces any `ignite` in the code's `Cargo.toml`. The
-//! code's dependencies are compiled in a separate step, which runs again when `Cargo.toml` or
-//! `Cargo.lock` has changed.
+//! The crate is part of the context and replaces any `ignite` in the code's `Cargo.toml`. A library
+//! gets a program that calls it (`program.rs`). The code's dependencies are compiled in a separate
+//! step, which runs again when `Cargo.toml` or `Cargo.lock` has changed.
 
 use super::{USER, failed, label_stage, place_all};
 use crate::{
@@ -13,18 +13,36 @@ use crate::{
 
 mod manifest;
 
-use manifest::Manifest;
+use manifest::{Manifest, PROGRAM_AT};
 
 /// The crates that handlers are written with.
-const CRATES: [(&str, &str); 5] = [
+const CRATES: [(&str, &str); 10] = [
     ("ignite/Cargo.toml", include_str!("ignite/Cargo.toml")),
+    ("ignite/src/answer.rs", include_str!("ignite/src/answer.rs")),
+    (
+        "ignite/src/context.rs",
+        include_str!("ignite/src/context.rs"),
+    ),
     ("ignite/src/lib.rs", include_str!("ignite/src/lib.rs")),
+    (
+        "ignite/src/prelude.rs",
+        include_str!("ignite/src/prelude.rs"),
+    ),
+    (
+        "ignite/src/request.rs",
+        include_str!("ignite/src/request.rs"),
+    ),
     ("ignite/src/server.rs", include_str!("ignite/src/server.rs")),
+    ("ignite/src/stream.rs", include_str!("ignite/src/stream.rs")),
     ("macros/Cargo.toml", include_str!("macros/Cargo.toml")),
     ("macros/lib.rs", include_str!("macros/lib.rs")),
 ];
 /// The code's manifest and lock file.
 const LISTS: [&str; 2] = ["Cargo.toml", "Cargo.lock"];
+/// Placeholders for the code while its dependencies are compiled.
+const NO_PROGRAM: &str = "fn main() {}\n";
+const NO_LIBRARY: &str =
+    "pub fn main() -> std::process::ExitCode {\n    std::process::ExitCode::SUCCESS\n}\n";
 
 /// Settings of Rust builds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +58,7 @@ pub struct Settings {
 /// builder's own.
 ///
 /// # Errors
-/// BUILD_FAILED for a source that is not a program, and for names that no toolchain or target has.
+/// BUILD_FAILED for a source without a handler, and for names that no toolchain or target has.
 pub fn context(
     source: Source,
     settings: &Settings,
@@ -63,7 +81,16 @@ pub fn context(
             context.place(list, &format!("lists/{list}"));
         }
         context.add("lists/Cargo.toml", manifest.text.clone(), false);
-        context.add("lists/src/main.rs", "fn main() {}\n", false);
+        let placeholder = match manifest.calls {
+            Some(_) => NO_LIBRARY,
+            None => NO_PROGRAM,
+        };
+        context.add(&format!("lists/{}", manifest.begins), placeholder, false);
+    }
+    if let Some(program) = &manifest.calls {
+        for place in ["app", "lists"] {
+            context.add(&format!("{place}/{PROGRAM_AT}"), program.clone(), false);
+        }
     }
     let text = dockerfile(settings, &manifest, target, toolchain);
     context.add("Dockerfile", text, false);
@@ -105,7 +132,7 @@ fn dockerfile(settings: &Settings, manifest: &Manifest, target: &str, toolchain:
         // Packed files are older than the placeholders compiled in their place.
         format!(
             "RUN touch {} && cargo build --release --bin {program} && cp {made}/release/{program} /out/handler",
-            manifest.main
+            manifest.begins
         ),
         format!("FROM {}", settings.image),
         "COPY --from=build /out/handler /opt/ignite/handler".to_owned(),

@@ -1,18 +1,22 @@
 //! What a handler is written with: [`Request`], [`Context`], and the types of its response.
 //!
 //! ```ignore
-//! use ignite::{Context, IntoResponse, Request, Result};
+//! use ignite::prelude::*;
 //!
 //! #[ignite::main]
 //! async fn handler(req: Request, ctx: Context) -> Result<impl IntoResponse> {
-//!     Ok(format!("{} bytes for {}", req.body().len(), ctx.function_id))
+//!     let name: String = req.field("name").unwrap_or_else(|_| "world".to_owned());
+//!     Ok(json!({ "hello": name, "execution_id": ctx.execution_id() }))
 //! }
 //! ```
 //!
-//! A handler returns axum's [`IntoResponse`]: text, bytes, [`Json`], a status with any of these, a
-//! whole [`Response`]. An error or a panic becomes a 500 with `error`.
+//! An error or a panic becomes a 500 with `error`.
+//!
+//! The [`prelude`] has the names of the platform's contract. Two names differ at the root of the
+//! crate, so that handlers written before the prelude compile: there `Request::body()` is the bytes,
+//! as in the crate `http`, and [`IntoResponse`] is axum's. A handler may use either.
 
-use std::{fmt, ops::Deref};
+use std::fmt;
 
 pub use axum_core::{
     body::Body,
@@ -21,48 +25,28 @@ pub use axum_core::{
 pub use bytes::Bytes;
 pub use http::{self, HeaderMap, Method, StatusCode, Uri};
 pub use ignite_macros::main;
+pub use serde;
 pub use serde_json::{self, json, Value};
 
+mod answer;
+mod context;
+pub mod prelude;
+mod request;
 mod server;
+mod stream;
 
+pub use context::{Context, Env, TempStore};
+pub use request::{Plain, Request, Typed};
 pub use server::run;
+pub use stream::{Piece, Stream};
 
-/// A call: method, URI, headers, and the whole body as [`Bytes`], as [`http::Request`] has them.
-#[derive(Debug)]
-pub struct Request(http::Request<Bytes>);
-
-impl Request {
-    /// Parses the body as JSON.
-    ///
-    /// # Errors
-    /// When the body is not JSON, or not of this type.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_slice(self.body())?)
-    }
-
-    /// The request as the `http` crate has it.
-    pub fn into_inner(self) -> http::Request<Bytes> {
-        self.0
-    }
-}
-
-impl Deref for Request {
-    type Target = http::Request<Bytes>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-/// The origin of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Context {
-    /// The execution.
-    pub execution_id: String,
-    /// The app, as org/name.
-    pub function_id: String,
-    /// The organization.
-    pub organization_id: String,
+/// The functions and traits that the code written by `#[ignite::main]` uses.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::{
+        answer::{ByAxum, ByPrelude},
+        server::{blocking, serve, text},
+    };
 }
 
 /// A value as JSON.

@@ -4,39 +4,88 @@
 //! the process ends when every call has its response.
 
 use std::{
-    convert::Infallible, env, fmt, future::Future, net::SocketAddr, process::ExitCode, sync::Arc,
+    convert::Infallible,
+    env, fmt,
+    future::{poll_fn, Future},
+    net::SocketAddr,
+    panic::resume_unwind,
+    pin::Pin,
+    process::ExitCode,
+    sync::Arc,
+    task::{ready, Context as Wakes, Poll},
     time::Duration,
 };
 
-use http::{header::CONTENT_TYPE, HeaderMap, Method, StatusCode};
+use http::{header::CONTENT_TYPE, Method, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::{
     net::TcpListener,
     signal::unix::{signal, SignalKind},
-    sync::Notify,
+    sync::{mpsc, Notify},
+    task::{spawn_blocking, JoinError, JoinHandle},
 };
 
-use crate::{Context, IntoResponse, Request, Response};
+use crate::{stream, Context, IntoResponse, Request, Response};
 
 const HEALTH_PATH: &str = "/healthz";
 /// Pause after a failed accept, for example when no descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves a handler on `$PORT` until SIGTERM. `#[ignite::main]` calls it.
-pub fn run<H, F, T, E>(handler: H) -> ExitCode
+/// Pieces of an answer that wait for the caller to take them.
+const PIECES: usize = 1;
+
+/// What a call comes to: the answer, or why there is none.
+type Outcome = Result<Response, String>;
+
+/// Serves a handler on `$PORT` until SIGTERM: what `#[ignite::main]` does, for a `main` that does
+/// more.
+pub fn run<B, H, F, T, E>(handler: H) -> ExitCode
 where
-    H: Fn(Request, Context) -> F + Send + Sync + 'static,
+    B: 'static,
+    H: Fn(Request<B>, Context) -> F + Send + Sync + 'static,
     F: Future<Output = Result<T, E>> + Send + 'static,
     T: IntoResponse,
     E: fmt::Display,
+{
+    serve(move |request, context| {
+        let call = handler(request, context);
+        async move {
+            match call.await {
+                Ok(answer) => Ok(answer.into_response()),
+                Err(error) => Err(text(error)),
+            }
+        }
+    })
+}
+
+/// What a handler's error says.
+pub fn text(error: impl fmt::Display) -> String {
+    format!("{error:#}")
+}
+
+/// Runs a call of a handler that is not async on a thread where it may wait.
+pub async fn blocking(call: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    let ended = spawn_blocking(call).await;
+    ended.unwrap_or_else(|e| match e.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(e) => Err(e.to_string()),
+    })
+}
+
+/// Serves calls on `$PORT` until SIGTERM.
+pub fn serve<B, H, F>(handler: H) -> ExitCode
+where
+    B: 'static,
+    H: Fn(Request<B>, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
 {
     let served = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("no threads: {e}"))
-        .and_then(|runtime| runtime.block_on(serve(Arc::new(handler))));
+        .and_then(|runtime| runtime.block_on(listen(Arc::new(handler))));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -46,12 +95,11 @@ where
     }
 }
 
-async fn serve<H, F, T, E>(handler: Arc<H>) -> Result<(), String>
+async fn listen<B, H, F>(handler: Arc<H>) -> Result<(), String>
 where
-    H: Fn(Request, Context) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: IntoResponse,
-    E: fmt::Display,
+    B: 'static,
+    H: Fn(Request<B>, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
 {
     let port = setting("PORT", 80)?;
     let port = u16::try_from(port).map_err(|_| format!("PORT={port} is no port"))?;
@@ -115,16 +163,11 @@ fn setting(name: &str, otherwise: usize) -> Result<usize, String> {
     }
 }
 
-async fn answer<H, F, T, E>(
-    handler: Arc<H>,
-    request: http::Request<Incoming>,
-    most: usize,
-) -> Response
+async fn answer<B, H, F>(handler: Arc<H>, request: http::Request<Incoming>, most: usize) -> Response
 where
-    H: Fn(Request, Context) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: IntoResponse,
-    E: fmt::Display,
+    B: 'static,
+    H: Fn(Request<B>, Context) -> F + Send + Sync + 'static,
+    F: Future<Output = Outcome> + Send + 'static,
 {
     if is_health(&request) {
         return "ok\n".into_response();
@@ -138,55 +181,68 @@ where
         }
         Err(error) => return failed(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    let context = context(&head.headers);
+    let (open, pieces) = mpsc::channel(PIECES);
+    let context = Context::of_request(&head.headers, open.downgrade());
     let execution = context.execution_id.clone();
-    let request = Request(http::Request::from_parts(head, body));
+    let request = Request::new(http::Request::from_parts(head, body));
     // A separate task: it continues when the caller disconnects, and contains its own panic.
     let call = tokio::spawn(async move {
-        match handler(request, context).await {
-            Ok(answer) => Ok(answer.into_response()),
-            Err(error) => Err(format!("{error:#}")),
+        let outcome = handler(request, context).await;
+        // Until here the handler may have its answer streamed.
+        drop(open);
+        outcome
+    });
+    stream::answer(Running { call, execution }, pieces).await
+}
+
+/// A call under way.
+pub(crate) struct Running {
+    call: JoinHandle<Outcome>,
+    execution: String,
+}
+
+impl Running {
+    /// What the handler returns, as the whole answer.
+    pub(crate) async fn whole(mut self) -> Response {
+        let outcome = poll_fn(|cx| self.poll_outcome(cx)).await;
+        outcome.unwrap_or_else(|why| failed(StatusCode::INTERNAL_SERVER_ERROR, &why))
+    }
+
+    /// How the call ends; a failure is in the log then.
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Wakes<'_>) -> Poll<Outcome> {
+        let ended = ready!(Pin::new(&mut self.call).poll(cx));
+        let outcome = ended.unwrap_or_else(|e| Err(broke(e)));
+        if let Err(why) = &outcome {
+            let execution = match &*self.execution {
+                "" => "none",
+                execution => execution,
+            };
+            eprintln!("ignite: execution {execution} failed: {why}");
         }
-    });
-    let outcome = call.await.unwrap_or_else(|e| match e.try_into_panic() {
-        Ok(panic) => Err(format!("the handler panicked: {}", panic_text(&*panic))),
-        Err(e) => Err(e.to_string()),
-    });
-    outcome.unwrap_or_else(|text| {
-        let execution = if execution.is_empty() {
-            "none"
-        } else {
-            &execution
-        };
-        eprintln!("ignite: execution {execution} failed: {text}");
-        failed(StatusCode::INTERNAL_SERVER_ERROR, &text)
-    })
+        Poll::Ready(outcome)
+    }
+}
+
+/// Why a call has no outcome.
+fn broke(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(panic) => format!("the handler panicked: {}", panic_text(&*panic)),
+        Err(error) => error.to_string(),
+    }
 }
 
 /// Whether the platform asks for the container's health: at the usual path, or at one that the app
 /// set, where only the platform's own questions name no execution.
 fn is_health(request: &http::Request<Incoming>) -> bool {
     let is_get = [Method::GET, Method::HEAD].contains(request.method());
-    let agent = text(request.headers(), "user-agent");
+    let agent = request.headers().get("user-agent");
+    let agent = agent
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     is_get
         && (request.uri().path() == HEALTH_PATH
             || !request.headers().contains_key("x-ignite-execution-id")
                 && agent.starts_with("ignite-health"))
-}
-
-fn context(headers: &HeaderMap) -> Context {
-    Context {
-        execution_id: text(headers, "x-ignite-execution-id").to_owned(),
-        function_id: text(headers, "x-ignite-function-id").to_owned(),
-        organization_id: text(headers, "x-ignite-organization-id").to_owned(),
-    }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers
-        .get(name)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default()
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
