@@ -12,9 +12,10 @@ use bytes::Bytes;
 
 use super::{
     archive,
-    entries::Entry,
+    entries::{Entries, Entry},
     failure::failed,
     limits::Limits,
+    recognize::{Recognized, recognize},
     source::{Source, check_len, clean},
 };
 use crate::model::{
@@ -45,6 +46,8 @@ pub struct Context {
     pub build_args: BTreeMap<String, String>,
     /// Whether it has stages labelled with the value of the argument [`STAGE_ARG`].
     pub has_stages: bool,
+    /// Whether the platform wrote its Dockerfile, over images that the operator chose.
+    pub is_managed: bool,
     /// Keeps the files on disk.
     source: Source,
 }
@@ -58,38 +61,32 @@ enum Piece {
 }
 
 impl Context {
-    /// All of a source except what its `.dockerignore` leaves out, with the source's own
-    /// Dockerfile; an empty path is [`DEFAULT_DOCKERFILE`].
+    /// All of a source except what its `.dockerignore` leaves out, with the source's own Dockerfile
+    /// at this path.
     ///
     /// # Errors
-    /// BUILD_FAILED when there is no Dockerfile, when it or the `.dockerignore` is invalid or over
-    /// a bound, or when the read was cancelled.
-    pub fn whole(
+    /// BUILD_FAILED when the Dockerfile or the `.dockerignore` is invalid or over a bound, or when
+    /// the read was cancelled.
+    pub(super) fn whole(
         source: Source,
         dockerfile: &str,
         cancelled: Cancelled<'_>,
     ) -> Result<Self, Failure> {
-        let dockerfile = dockerfile_in(
-            dockerfile,
-            |path| source.has_file(path),
-            || source.entries().keys().map(String::as_str).collect(),
-        )
-        .map_err(failed)?;
         let read = |path: &str, most| source.bounded(path, most).map_err(failed);
-        if let Some(text) = read(&dockerfile, MAX_DOCKERFILE)? {
-            check_dockerfile(&dockerfile, &text).map_err(failed)?;
+        if let Some(text) = read(dockerfile, MAX_DOCKERFILE)? {
+            check_dockerfile(dockerfile, &text).map_err(failed)?;
         }
         let rules = match read(ignorefile::NAME, MAX_IGNOREFILE)? {
             Some(text) => Rules::parse(&String::from_utf8_lossy(&text)).map_err(failed)?,
             None => Rules::default(),
         };
         // The engine needs these two, and leaves them out of the image where they are ignored.
-        let needed = [dockerfile.as_str(), ignorefile::NAME];
+        let needed = [dockerfile, ignorefile::NAME];
         let all = source.entries().keys().map(String::as_str);
         let others = all.filter(|path| !needed.contains(path));
         let kept = rules.kept(others, cancelled).map_err(failed)?;
         let kept: Vec<String> = kept.into_iter().map(str::to_owned).collect();
-        let mut context = Self::empty(source, &dockerfile);
+        let mut context = Self::empty(source, dockerfile);
         for path in kept.iter().map(String::as_str).chain(needed) {
             context.place(path, path);
         }
@@ -103,6 +100,7 @@ impl Context {
             dockerfile: dockerfile.to_owned(),
             build_args: BTreeMap::new(),
             has_stages: false,
+            is_managed: false,
             source,
         }
     }
@@ -210,7 +208,34 @@ fn mode(executable: bool) -> u32 {
     if executable { 0o755 } else { 0o644 }
 }
 
-/// Refuses an archive that [`Context::whole`] would refuse.
+/// How code becomes an image.
+#[derive(Debug)]
+pub(super) enum Recipe {
+    /// By the Dockerfile at this path.
+    Dockerfile(String),
+    /// As a handler.
+    Handler(Recognized),
+}
+
+/// How code is built: by the Dockerfile at `path`, or, where no path was given and there is none at
+/// [`DEFAULT_DOCKERFILE`], as the handler that its files make it.
+///
+/// # Errors
+/// A sentence that says what was looked for.
+pub(super) fn recipe(path: &str, entries: &Entries) -> Result<Recipe, String> {
+    dockerfile_in(path, entries).map(Recipe::Dockerfile).or_else(|missing| {
+        if !path.is_empty() {
+            return Err(missing);
+        }
+        recognize(entries).map(Recipe::Handler).map_err(|why| {
+            format!(
+                "{missing}; without one, {why}. Add a Dockerfile, or name the handler's runtime (code.compile, `--runtime`); builds by Cloud Native Buildpacks are the cloud's alone"
+            )
+        })
+    })
+}
+
+/// Refuses an archive that no build could use.
 ///
 /// # Errors
 /// The wrong field, `archive` or `dockerfile_path`, and a sentence that says what is wrong with it,
@@ -233,12 +258,10 @@ pub fn check_context(
     ];
     let listing = archive::inspect(archive, limits, &wanted, cancelled).map_err(in_archive)?;
     let entries = &listing.entries;
-    let path = dockerfile_in(
-        dockerfile,
-        |path| matches!(entries.get(path), Some(Entry::File { .. })),
-        || entries.keys().map(String::as_str).collect(),
-    )
-    .map_err(|why| ("dockerfile_path", why))?;
+    let recipe = recipe(dockerfile, entries).map_err(|why| ("dockerfile_path", why))?;
+    let Recipe::Dockerfile(path) = recipe else {
+        return Ok(());
+    };
     if let Some(text) = listing.contents.get(&path) {
         check_len(&path, text, MAX_DOCKERFILE).map_err(in_archive)?;
         check_dockerfile(&path, text).map_err(in_archive)?;
@@ -266,27 +289,23 @@ fn check_dockerfile(path: &str, text: &[u8]) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence that says where Dockerfiles are, if there are any.
-pub fn dockerfile_in<'a>(
-    path: &str,
-    has_file: impl Fn(&str) -> bool,
-    all: impl FnOnce() -> Vec<&'a str>,
-) -> Result<String, String> {
+fn dockerfile_in(path: &str, entries: &Entries) -> Result<String, String> {
     let path = match path {
         "" => DEFAULT_DOCKERFILE,
         path => path,
     };
     let cleaned = clean(path).map_err(|why| format!("the Dockerfile's path {path:?} {why}"))?;
-    if has_file(&cleaned) {
+    if matches!(entries.get(&cleaned), Some(Entry::File { .. })) {
         return Ok(cleaned);
     }
     let is_one = |p: &&str| {
-        p.rsplit('/')
-            .next()
-            .is_some_and(|n| n.contains(DEFAULT_DOCKERFILE))
+        let name = p.rsplit('/').next();
+        name.is_some_and(|n| n.contains(DEFAULT_DOCKERFILE))
     };
-    let others: Vec<&str> = all().into_iter().filter(is_one).take(3).collect();
+    let all = entries.keys().map(String::as_str);
+    let others: Vec<&str> = all.filter(is_one).take(3).collect();
     Err(match others.as_slice() {
-        [] => format!("there is no Dockerfile at {cleaned:?}, nor anywhere else; add one"),
+        [] => format!("there is no Dockerfile at {cleaned:?}, nor anywhere else"),
         others => format!(
             "there is no Dockerfile at {cleaned:?}; give dockerfile_path: there is {}",
             others.join(", ")

@@ -26,6 +26,7 @@
 //! | `dockerfile_policy.rs` | Which of those a Dockerfile may use |
 //! | `source_policy.rs` | Which images and hosts an organization may name |
 //! | `runtime/` | Managed runtimes: from a handler to a context |
+//! | `recognize.rs` | The runtime of code without a Dockerfile |
 //! | `images.rs` | [`Images`]: existing images, found or pulled |
 //! | `sweep.rs` | Removal of built images that no record names |
 
@@ -42,6 +43,7 @@ mod images;
 mod limits;
 mod log;
 mod queue;
+mod recognize;
 pub mod runtime;
 mod source;
 mod source_policy;
@@ -51,7 +53,7 @@ mod sweep;
 pub use archive::{Format, Listing, format, inspect as inspect_archive};
 pub use build::{Build, Config, OpenArgs, SecretUse, State, Vault};
 pub use builds::{Builder, Held, Record};
-pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context, dockerfile_in};
+pub use context::{Context, MAX_DOCKERFILE, MAX_DOCKERFILE_LINE, check_context};
 pub use entries::{Entries, Entry};
 pub use images::{Images, Rules};
 pub use limits::Limits;

@@ -10,17 +10,20 @@ use super::{
     Context, Source,
     archive::{self, Format},
     build::{Build, BuildEnv, SecretUse},
-    context::STAGE_ARG,
+    context::{Recipe, STAGE_ARG, recipe},
     dockerfile::Plan,
     dockerfile_policy,
     failure::{TAIL, failed},
-    git, runtime,
+    git,
+    recognize::Recognized,
+    runtime,
 };
 use crate::{
     engine::{BuildCache, BuildEvent, BuildRequest, Credentials, Error},
     model::{
         AppId, CodeSource, Failure, Reason,
         code::{BuiltImage, Compile, FromCode, FromGit, Runtime},
+        work::Cancelled,
     },
 };
 
@@ -50,6 +53,12 @@ pub(super) async fn run(env: &BuildEnv, build: &Build) -> Result<BuiltImage, Fai
         CodeSource::FromGit(git) => (from_git(env, build, git).await?, &git.registry_secret_ref),
         CodeSource::Compile(code) => (compile(env, build, code).await?, &NO_SECRET),
     };
+    // The bases of a handler are the operator's.
+    let registry = if context.is_managed {
+        &NO_SECRET
+    } else {
+        registry
+    };
     engine(env, build, context, registry).await
 }
 
@@ -63,24 +72,57 @@ async fn from_code(env: &BuildEnv, build: &Build, code: &FromCode) -> Result<Con
     let code = code.clone();
     let open = &env.open_args;
     let build_args = open(build.app.org.clone(), code.build_args.clone()).await?;
-    env.parse(build, move |cancelled| {
+    let runtimes = env.config.runtimes.clone();
+    let assembled = env.parse(build, move |cancelled| {
         let source = archive::unpack(&bytes, limits, folder, cancelled)
             .map_err(|why| failed(format!("the archive is refused: {why}")))?;
-        let mut context = Context::whole(source, &code.dockerfile_path, cancelled)?;
+        assemble(source, &code.dockerfile_path, &runtimes, cancelled)
+    });
+    let mut context = noted(build, assembled.await?);
+    if !context.is_managed {
         context.build_args = build_args;
-        Ok(context)
-    })
-    .await
+    } else if !build_args.is_empty() {
+        let line = "The build arguments are not used: they are for a Dockerfile";
+        build.log.line(line);
+    }
+    Ok(context)
 }
 
 async fn from_git(env: &BuildEnv, build: &Build, from: &FromGit) -> Result<Context, Failure> {
     let folder = scratch(&env.config.scratch)?;
     let source = git::fetch(env, build, from, folder).await?;
     let dockerfile = from.dockerfile_path.clone();
-    env.parse(build, move |cancelled| {
-        Context::whole(source, &dockerfile, cancelled)
-    })
-    .await
+    let runtimes = env.config.runtimes.clone();
+    let assembled = env.parse(build, move |cancelled| {
+        assemble(source, &dockerfile, &runtimes, cancelled)
+    });
+    Ok(noted(build, assembled.await?))
+}
+
+/// The context of code, with its own Dockerfile or as the handler that it was recognized as.
+fn assemble(
+    source: Source,
+    dockerfile: &str,
+    runtimes: &runtime::Settings,
+    cancelled: Cancelled<'_>,
+) -> Result<(Context, Option<Recognized>), Failure> {
+    match recipe(dockerfile, source.entries()).map_err(failed)? {
+        Recipe::Dockerfile(path) => Ok((Context::whole(source, &path, cancelled)?, None)),
+        Recipe::Handler(found) => {
+            // The owner named no runtime, so the failure says which one it was and why.
+            let context = runtime::context(&found.runtime, source, runtimes)
+                .map_err(|failure| failed(format!("{found}: {}", failure.message)))?;
+            Ok((context, Some(found)))
+        }
+    }
+}
+
+/// The context, once the log says what the code was recognized as.
+fn noted(build: &Build, (context, found): (Context, Option<Recognized>)) -> Context {
+    if let Some(found) = found {
+        build.log.line(found.to_string());
+    }
+    context
 }
 
 async fn compile(env: &BuildEnv, build: &Build, code: &Compile) -> Result<Context, Failure> {
@@ -109,7 +151,7 @@ fn single_file(runtime: &Runtime) -> &'static str {
         Runtime::Python => "handler.py",
         Runtime::Rust { .. } => "src/main.rs",
         Runtime::Go => "handler.go",
-        Runtime::Deno => "handler.ts",
+        Runtime::Deno => "main.ts",
     }
 }
 
@@ -122,16 +164,12 @@ async fn engine(
 ) -> Result<BuiltImage, Failure> {
     let tag = env.image_tag(&build.app, build.id);
     let credentials = credentials(env, build, registry_secret).await?;
-    let plan = match build.draft.source {
-        // The platform wrote this Dockerfile, over images that the operator chose.
-        CodeSource::Compile(_) => None,
-        _ => {
-            let given = credentials.as_ref();
-            Some(
-                dockerfile_policy::enforce(env, build, &mut context, registry_secret, given)
-                    .await?,
-            )
-        }
+    let plan = if context.is_managed {
+        None
+    } else {
+        let given = credentials.as_ref();
+        let plan = dockerfile_policy::enforce(env, build, &mut context, registry_secret, given);
+        Some(plan.await?)
     };
     let stage = context.has_stages.then(|| env.image_name(&build.app));
     let mut packed = pack(env, build, context).await?;

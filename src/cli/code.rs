@@ -62,7 +62,8 @@ pub(super) struct How {
     /// A value for an ARG of the Dockerfile; repeatable.
     #[arg(long = "build-arg", value_name = "NAME=VALUE", value_parser = argument, conflicts_with = "runtime")]
     build_args: Vec<(String, String)>,
-    /// The language of a handler, around which the platform wraps a server.
+    /// The language of a handler, around which the platform wraps a server [default: that of the
+    /// code's files, where there is no Dockerfile].
     #[arg(long, value_enum)]
     runtime: Option<Language>,
     /// The toolchain for a Rust handler, such as 1.90 [default: the builder's].

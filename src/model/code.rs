@@ -28,9 +28,9 @@ pub struct Blob {
 pub enum CodeSource<B = Blob> {
     /// An existing image.
     Prebuilt(ImageSource),
-    /// An archive with a Dockerfile.
+    /// An archive with a Dockerfile, or with a handler.
     FromCode(FromCode<B>),
-    /// A git repository with a Dockerfile.
+    /// A git repository with a Dockerfile, or with a handler.
     FromGit(FromGit),
     /// A handler that the platform wraps.
     Compile(Compile<B>),

@@ -224,6 +224,16 @@ fn unbuildable() -> Vec<(Value, &'static str, &'static str)> {
             "x/Dockerfile",
         ),
         (
+            from_code(&tar_gz(&[("index.js", file)]), json!({})),
+            "dockerfile_path",
+            "handler.py (python); deno.json, deno.jsonc, main.ts, main.js (deno)",
+        ),
+        (
+            from_code(&tar_gz(&[("main.ts", file), ("go.mod", file)]), json!({})),
+            "dockerfile_path",
+            "several runtimes: main.ts of deno, go.mod of go",
+        ),
+        (
             from_code(&zip(&[("Dockerfile", file), ("../e", file)]), json!({})),
             "archive",
             "leads up",

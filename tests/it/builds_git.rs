@@ -10,7 +10,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{ok, ran},
+    cli::{fails, ok, ran},
+    python,
     support::{
         app::{App, ENGINE_LIMIT},
         code::{dockerfile, write},
@@ -108,6 +109,30 @@ async fn each_ref_of_a_repository_is_deployed_to_its_own_answer() {
     assert!(logs.contains("At commit "), "{logs}");
     let left = std::fs::read_dir(ignite.data_dir().join("builds")).expect("a folder");
     assert_eq!(left.count(), 0, "nothing of a repository stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_without_a_dockerfile_is_built_as_the_handler_that_it_has() {
+    let repo = tempfile::tempdir().expect("a directory");
+    git(repo.path(), &["init", "-q"]);
+    let code = b"def handler(payload, ctx): return payload[::-1]\n";
+    write(repo.path(), &[("fn/handler.py", code)]);
+    git(repo.path(), &["add", "-A"]);
+    git(repo.path(), &["commit", "-q", "-m", "one"]);
+    let ignite = python::server(|b| b).await;
+    let url = format!("file://{}", repo.path().display());
+    let at = ["--git-sub-path", "fn", "--follow"];
+    let args = [&["app", "deploy", "g", "--git-url", &url][..], &at].concat();
+    let deployed = ran(ignite.cli(&args));
+    let recognized = "handler.py makes this a handler of the runtime python";
+    assert!(deployed.err.contains(recognized), "{}", deployed.err);
+    let app = python::app(&ignite, "g");
+    assert_eq!(python::call(&ignite, &app, "abc").await.text().await, "cba");
+
+    // Its root has the file in a folder only.
+    let args = ["app", "deploy", "other", "--git-url", &url];
+    let words = ["no Dockerfile", "no file at its root", "Buildpacks"];
+    fails(&ignite, &args, 1, &words);
 }
 
 #[tokio::test(flavor = "multi_thread")]

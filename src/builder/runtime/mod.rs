@@ -42,14 +42,16 @@ fn label_stage() -> String {
 /// # Errors
 /// BUILD_FAILED when the source does not fit the runtime.
 pub fn context(runtime: &Runtime, source: Source, settings: &Settings) -> Result<Context, Failure> {
-    match runtime {
+    let mut context = match runtime {
         Runtime::Python => python::context(source, &settings.python),
         Runtime::Rust { target, toolchain } => {
             rust::context(source, &settings.rust, target, toolchain)
         }
         Runtime::Go => go::context(source, &settings.go),
         Runtime::Deno => deno::context(source, &settings.deno),
-    }
+    }?;
+    context.is_managed = true;
+    Ok(context)
 }
 
 /// The first of these files that the source has at its root.

@@ -1,9 +1,10 @@
 //! Deno: a handler that calls `start` of the import `ignite`, which is the platform's own server
 //! (`ignite.ts`).
 //!
-//! That import and `ignite/store` (`store.ts`) are written into the code's `deno.json`, also where it
-//! maps them to files of the platform that the code does not have; nothing else of the code changes.
-//! The packages that this file names are fetched in a separate step, before the code is added.
+//! That import and `ignite/store` (`store.ts`) are written into the code's `deno.json`, also where
+//! it maps them to files of the platform that the code does not have; nothing else of the code
+//! changes. The packages that this file names are fetched in a separate step, before the code is
+//! added.
 
 use serde_json::{Map, Value};
 
@@ -18,8 +19,8 @@ const MODULES: [(&str, &str, &str); 2] = [
     ("ignite", "ignite.ts", include_str!("ignite.ts")),
     ("ignite/store", "store.ts", include_str!("store.ts")),
 ];
-/// The possible files that call `start`; the first one found wins. Beside a `main`, a `handler` is a
-/// module of the code's own.
+/// The possible files that call `start`; the first one found wins. Beside a `main`, a `handler` is
+/// just a module of the code.
 const HANDLERS: [&str; 4] = ["main.ts", "main.js", "handler.ts", "handler.js"];
 /// The possible files of a configuration.
 const CONFIGS: [&str; 2] = ["deno.json", "deno.jsonc"];

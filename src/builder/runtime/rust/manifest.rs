@@ -112,9 +112,9 @@ impl Manifest {
     }
 }
 
-/// Finds the handler of a package: in the first program that the manifest names, else in the default
-/// program, else in the library. A library takes precedence over a default program when it alone has
-/// the handler.
+/// Finds the handler of a package: in the first program that the manifest names, else in the
+/// default program, else in the library. A library takes precedence over a default program when it
+/// alone has the handler.
 fn place(table: &Table, package: &str, source: &Source) -> Result<Place, String> {
     let bins = table.get("bin").and_then(Value::as_array);
     let bin = bins.and_then(|all| all.first()).and_then(Value::as_table);
@@ -332,7 +332,7 @@ mod tests {
             (HANDLER, other, "src/main.rs"),
             (other, HANDLER, "src/lib.rs"),
             (HANDLER, HANDLER, "src/main.rs"),
-            // A program with a server of its own.
+            // A program with its own server.
             (other, other, "src/main.rs"),
         ] {
             let files = [("src/main.rs", main), ("src/lib.rs", library)];
