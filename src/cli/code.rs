@@ -196,8 +196,9 @@ impl How {
         match language {
             Language::Python => v1::runtime::Runtime::Python(v1::PythonRuntime {}),
             Language::Rust => v1::runtime::Runtime::Rust(v1::RustRuntime {
-                target: self.target.clone().unwrap_or_default(),
+                target: v1::RustCompilationTarget::Native.into(),
                 toolchain_version: self.toolchain.clone().unwrap_or_default(),
+                target_triple: self.target.clone().unwrap_or_default(),
             }),
             Language::Go => v1::runtime::Runtime::Go(v1::GoRuntime {}),
             Language::Deno => v1::runtime::Runtime::Deno(v1::DenoRuntime {}),

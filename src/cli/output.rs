@@ -17,7 +17,7 @@ use super::{
     Error,
     text::{self, Pieces},
 };
-use crate::api::proto;
+use crate::api::proto::{self, v1};
 
 /// How answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -139,6 +139,17 @@ pub(super) fn plain(wire: &str, prefix: &str) -> String {
     bare.trim_start_matches('_')
         .to_ascii_lowercase()
         .replace('_', "-")
+}
+
+/// The name of a language, as `--runtime` takes it.
+pub(super) fn runtime(wire: Option<&v1::Runtime>) -> Option<&'static str> {
+    use v1::runtime::Runtime;
+    Some(match wire?.runtime.as_ref()? {
+        Runtime::Python(_) => "python",
+        Runtime::Rust(_) => "rust",
+        Runtime::Go(_) => "go",
+        Runtime::Deno(_) => "deno",
+    })
 }
 
 /// Unix milliseconds for people; `-` for none.

@@ -14,7 +14,7 @@ use super::{
     draft::status_name,
     id::AppArg,
     invoke::Sent,
-    output::{or_dash, plain, rows, table, time},
+    output::{self, or_dash, plain, rows, table, time},
     pages, publish, test,
 };
 use crate::api::proto::v1;
@@ -166,6 +166,10 @@ fn tier_name(version: &v1::AppVersion) -> String {
     plain(version.resource_tier().as_str_name(), "RESOURCE_TIER")
 }
 
+fn runtime(version: &v1::AppVersion) -> &'static str {
+    output::runtime(version.runtime.as_ref()).unwrap_or("image")
+}
+
 fn list_table(versions: &[v1::AppVersion], wide: bool) -> Table {
     let mut header = vec!["VERSION", "STATUS", "TIER", "IMAGE", "PUBLISHED"];
     if wide {
@@ -181,7 +185,7 @@ fn list_table(versions: &[v1::AppVersion], wide: bool) -> Table {
             time(version.created_at_ms),
         ];
         if wide {
-            row.push(version.runtime.clone());
+            row.push(runtime(version).to_owned());
             row.push(version.image_id.clone());
             row.push(version.code_hash.clone());
         }
@@ -198,7 +202,7 @@ fn version_table(version: Option<&v1::AppVersion>) -> Table {
         ("status", status_name(version.status)),
         ("published", time(version.created_at_ms)),
         ("tier", tier_name(&version)),
-        ("runtime", version.runtime.clone()),
+        ("runtime", runtime(&version).to_owned()),
         (
             "replicas",
             format!("{}-{}", scaling.reserved_capacity(), scaling.max_replicas()),

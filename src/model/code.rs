@@ -113,8 +113,8 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// The name of the runtime, as AppMeta spells it.
-    pub fn as_str(&self) -> &'static str {
+    /// The language, as hashes of code have it.
+    fn language(&self) -> &'static str {
         match self {
             Runtime::Python => "python",
             Runtime::Rust { .. } => "rust",
@@ -125,11 +125,20 @@ impl Runtime {
 }
 
 impl<B> CodeSource<B> {
-    /// The runtime, as AppMeta spells it.
-    pub fn runtime(&self) -> &'static str {
+    /// The runtime of a handler; `None` for images.
+    pub fn runtime(&self) -> Option<&Runtime> {
         match self {
-            CodeSource::Compile(compile) => compile.runtime.as_str(),
-            _ => "image",
+            CodeSource::Compile(compile) => Some(&compile.runtime),
+            _ => None,
+        }
+    }
+
+    /// The runtime in a word, as catalogs and tools have it.
+    pub fn runtime_label(&self) -> &'static str {
+        match self.runtime() {
+            Some(Runtime::Rust { .. }) => "rust-native",
+            Some(other) => other.language(),
+            None => "image",
         }
     }
 
@@ -213,7 +222,7 @@ impl CodeSource {
             }
             CodeSource::Compile(compile) => {
                 put("compile");
-                put(compile.runtime.as_str());
+                put(compile.runtime.language());
                 if let Runtime::Rust { target, toolchain } = &compile.runtime {
                     put(target);
                     put(toolchain);

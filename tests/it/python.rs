@@ -261,7 +261,7 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
     deploy();
     assert!(index.asked.load(Ordering::Relaxed) > asked);
     let (_, meta) = app.api(&ignite, Method::GET, "", Value::Null).await;
-    assert_eq!(meta["app"]["runtime"], "python", "{meta}");
+    assert_eq!(meta["app"]["runtime"], json!({ "python": {} }), "{meta}");
 }
 
 /// CreateApp with code of the Python runtime.

@@ -127,20 +127,7 @@ fn compile(compile: v1::CompileSource) -> Result<Compile<Bytes>, Failure> {
     let runtime = match compile.runtime.and_then(|r| r.runtime) {
         None => return missing("code.compile.runtime", "python, rust, go, deno"),
         Some(runtime::Runtime::Python(_)) => Runtime::Python,
-        Some(runtime::Runtime::Rust(rust)) => {
-            for (name, value) in [
-                ("target", &rust.target),
-                ("toolchain_version", &rust.toolchain_version),
-            ] {
-                let field = || format!("code.compile.runtime.rust.{name}");
-                crate::model::code::check_toolchain(value)
-                    .map_err(|why| Failure::field(field(), why))?;
-            }
-            Runtime::Rust {
-                target: rust.target,
-                toolchain: rust.toolchain_version,
-            }
-        }
+        Some(runtime::Runtime::Rust(rust)) => self::rust(rust)?,
         Some(runtime::Runtime::Go(_)) => Runtime::Go,
         Some(runtime::Runtime::Deno(_)) => Runtime::Deno,
     };
@@ -153,6 +140,35 @@ fn compile(compile: v1::CompileSource) -> Result<Compile<Bytes>, Failure> {
     Ok(Compile {
         runtime,
         source: compile.source_code,
+    })
+}
+
+fn rust(rust: v1::RustRuntime) -> Result<Runtime, Failure> {
+    use v1::RustCompilationTarget as Target;
+    let at = |name: &str| format!("code.compile.runtime.rust.{name}");
+    let why = match Target::try_from(rust.target) {
+        Ok(Target::Unspecified | Target::Native) => None,
+        Ok(Target::Wasm) => Some(
+            "RUST_COMPILATION_TARGET_WASM makes a WebAssembly component, and there is nothing here to run one: apps are containers; compile to RUST_COMPILATION_TARGET_NATIVE"
+                .to_owned(),
+        ),
+        Err(_) => Some(format!(
+            "{} is no RustCompilationTarget; use RUST_COMPILATION_TARGET_NATIVE, and target_triple for a target of rustup",
+            rust.target
+        )),
+    };
+    if let Some(why) = why {
+        return Err(Failure::field(at("target"), why));
+    }
+    for (name, value) in [
+        ("target_triple", &rust.target_triple),
+        ("toolchain_version", &rust.toolchain_version),
+    ] {
+        crate::model::code::check_toolchain(value).map_err(|why| Failure::field(at(name), why))?;
+    }
+    Ok(Runtime::Rust {
+        target: rust.target_triple,
+        toolchain: rust.toolchain_version,
     })
 }
 
@@ -282,9 +298,7 @@ pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
             git.registry_secret_ref,
         ),
         CodeSource::Compile(compile) => Source::Compile(v1::CompileSource {
-            runtime: Some(v1::Runtime {
-                runtime: Some(runtime_to_wire(compile.runtime)),
-            }),
+            runtime: Some(runtime_to_wire(&compile.runtime)),
             source_code: compile.source,
         }),
     };
@@ -293,14 +307,19 @@ pub(in crate::api) fn code_to_wire(code: Code) -> v1::CodeSource {
     }
 }
 
-fn runtime_to_wire(runtime: Runtime) -> runtime::Runtime {
-    match runtime {
+/// A language as the contract has it.
+pub(in crate::api) fn runtime_to_wire(runtime: &Runtime) -> v1::Runtime {
+    let runtime = match runtime {
         Runtime::Python => runtime::Runtime::Python(v1::PythonRuntime {}),
         Runtime::Rust { target, toolchain } => runtime::Runtime::Rust(v1::RustRuntime {
-            target,
-            toolchain_version: toolchain,
+            target: v1::RustCompilationTarget::Native.into(),
+            toolchain_version: toolchain.clone(),
+            target_triple: target.clone(),
         }),
         Runtime::Go => runtime::Runtime::Go(v1::GoRuntime {}),
         Runtime::Deno => runtime::Runtime::Deno(v1::DenoRuntime {}),
+    };
+    v1::Runtime {
+        runtime: Some(runtime),
     }
 }

@@ -23,7 +23,9 @@ use crate::{
     store::executions::Record,
 };
 
-pub(super) use code::{code, code_to_wire, draft_to_wire, kind as code_kind, view_to_wire};
+pub(super) use code::{
+    code, code_to_wire, draft_to_wire, kind as code_kind, runtime_to_wire, view_to_wire,
+};
 pub(super) use settings::Patch;
 
 /// Collects the wrong fields of one request, so that one answer names them all.
@@ -166,7 +168,7 @@ pub(super) fn app_to_wire(
     v1::AppMeta {
         id: app.id.to_string(),
         name: app.id.name.to_string(),
-        runtime: runtime.to_owned(),
+        runtime: source.and_then(CodeSource::runtime).map(runtime_to_wire),
         limits: Some(applied_limits(s)),
         env: s.env.clone().into_iter().collect(),
         resource_tier: tier_to_wire(s.tier).into(),
@@ -335,7 +337,7 @@ pub(super) fn version_to_wire(app: &App, v: &Version) -> v1::AppVersion {
         created_at_ms: v.created_at_ms,
         status: status.into(),
         resource_tier: tier_to_wire(v.settings.tier).into(),
-        runtime: v.source.runtime().to_owned(),
+        runtime: v.source.runtime().map(runtime_to_wire),
         scaling: Some(scaling_to_wire(&v.settings.scaling)),
         code_kind: code_kind(&v.source).into(),
         image_ref: v.image_ref.clone(),

@@ -4,7 +4,7 @@ use comfy_table::Table;
 
 use crate::{
     api::proto::v1,
-    cli::output::{or_dash, plain, rows, table, time},
+    cli::output::{self, or_dash, plain, rows, table, time},
 };
 
 fn state_name(state: i32) -> String {
@@ -73,7 +73,7 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
         ("urls", join(app.public_urls.clone())),
         ("tier", tier_name(app.resource_tier)),
         ("limits", limits(app.limits.as_ref())),
-        ("runtime", app.runtime.clone()),
+        ("runtime", runtime(&app).to_owned()),
         (
             "ports",
             join(app.ports.iter().map(ToString::to_string).collect()),
@@ -117,6 +117,12 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
     rows(&all)
 }
 
+fn runtime(app: &v1::AppMeta) -> &'static str {
+    let is_image = app.deployment_mode() == v1::DeploymentMode::Image;
+    let language = output::runtime(app.runtime.as_ref());
+    language.unwrap_or(if is_image { "image" } else { "" })
+}
+
 fn protocol(protocol: v1::AppProtocol) -> &'static str {
     match protocol {
         v1::AppProtocol::Unspecified => "auto",
@@ -148,7 +154,7 @@ pub(super) fn list_table(apps: &[v1::AppMeta], wide: bool) -> Table {
                 scaling.max_replicas()
             ));
             row.push(plain(scaling.scale_metric().as_str_name(), "SCALE_METRIC"));
-            row.push(or_dash(&app.runtime).to_owned());
+            row.push(or_dash(runtime(app)).to_owned());
             row.push(time(app.updated_at_ms));
         }
         table.add_row(row);

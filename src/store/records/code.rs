@@ -166,7 +166,7 @@ pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
             runtime: match r.runtime {
                 0 => Runtime::Python,
                 1 => Runtime::Rust {
-                    target: r.target,
+                    target: triple(r.target),
                     toolchain: r.toolchain,
                 },
                 2 => Runtime::Go,
@@ -177,6 +177,20 @@ pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
         }),
         n => return Err(format!("kind of code {n} is not known")),
     })
+}
+
+/// The target triple of a record. The names of the contract's enum were stored as if they were
+/// triples while the field was text; the builder's own target is what they stand for.
+fn triple(stored: String) -> String {
+    const NAMES: [&str; 2] = [
+        "RUST_COMPILATION_TARGET_UNSPECIFIED",
+        "RUST_COMPILATION_TARGET_NATIVE",
+    ];
+    if NAMES.contains(&stored.as_str()) {
+        String::new()
+    } else {
+        stored
+    }
 }
 
 pub(super) fn built_record(built: &Built) -> BuiltRecord {
@@ -213,4 +227,54 @@ pub(super) fn built(r: BuiltRecord) -> Result<Built, String> {
             })
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The record of a handler in Rust as it was written while the API's `target` was text.
+    fn written(target: &str) -> Vec<u8> {
+        let mut record =
+            b"\x18\x03\x22\x22\x0a\x1a01ARZ3NDEKTSV4RRFFQ69G5FAV\x10\x04\x1a\x02ab\x58\x01"
+                .to_vec();
+        record.extend([0x62, u8::try_from(target.len()).expect("short")]);
+        record.extend(target.as_bytes());
+        record.extend(b"\x6a\x061.90.0");
+        record
+    }
+
+    fn read(record: &[u8]) -> CodeSource {
+        source(SourceRecord::decode(record).expect("a record")).expect("code")
+    }
+
+    #[test]
+    fn a_target_that_an_older_one_wrote_is_read() {
+        let code = |target: &str| {
+            CodeSource::Compile(Compile {
+                runtime: Runtime::Rust {
+                    target: target.to_owned(),
+                    toolchain: "1.90.0".to_owned(),
+                },
+                source: Blob {
+                    id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned(),
+                    len: 4,
+                    sha256: "ab".to_owned(),
+                },
+            })
+        };
+        let triple = "x86_64-unknown-linux-musl";
+        assert_eq!(read(&written(triple)), code(triple));
+        // As it is written still, so that an older one reads it, too.
+        assert_eq!(
+            source_record(&code(triple)).encode_to_vec(),
+            written(triple)
+        );
+        for name in [
+            "RUST_COMPILATION_TARGET_NATIVE",
+            "RUST_COMPILATION_TARGET_UNSPECIFIED",
+        ] {
+            assert_eq!(read(&written(name)), code(""), "{name}");
+        }
+    }
 }
