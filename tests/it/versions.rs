@@ -67,7 +67,18 @@ async fn versions_are_listed_newest_first_read_and_their_code_told() {
         let got = ignite.ok(via, "GetAppVersion", token, one.clone()).await;
         assert_eq!(&got["version"], states[1]);
         assert_eq!(got["version"]["imageRef"], other.as_str());
-        assert_eq!(got["version"]["runtime"], "image");
+        assert!(got["version"].get("runtime").is_none(), "{got}");
+        let first = with(acme_app("a"), json!({ "version": 1 }));
+        let first = ignite.ok(via, "GetAppVersion", token, first).await["app"].clone();
+        assert_eq!(first["resourceTier"], "RESOURCE_TIER_SMALL", "{first}");
+        assert_eq!(
+            (&first["version"], &first["activeVersion"]),
+            (&json!(1), &json!(3))
+        );
+        assert_eq!(first["updatedAtMs"], states[2]["createdAtMs"]);
+        let now = ignite.ok(via, "GetApp", token, acme_app("a")).await["app"].clone();
+        assert_eq!(now["resourceTier"], "RESOURCE_TIER_LARGE", "{now}");
+        assert_eq!(first["publicUrls"], now["publicUrls"]);
 
         let code = ignite.ok(via, "GetAppCode", token, acme_app("a")).await;
         let expected = json!({ "image": { "prebuilt": { "imageRef": image } } });

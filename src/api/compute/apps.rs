@@ -9,7 +9,7 @@ use crate::{
         pages,
         proto::v1,
     },
-    model::{App, catalog::public_urls, settings::Settings},
+    model::{App, AppId, catalog::public_urls, settings::Settings},
 };
 
 impl Compute {
@@ -17,8 +17,14 @@ impl Compute {
         if app.active_version == 0 {
             return Vec::new();
         }
+        self.urls_of(&app.id, &app.settings)
+    }
+
+    /// The URLs of an app with these settings once it is published.
+    pub(super) fn urls_of(&self, app: &AppId, settings: &Settings) -> Vec<String> {
         public_urls(
             app,
+            settings.ports(),
             &self.urls.scheme,
             &self.urls.base_domain,
             self.urls.port,

@@ -30,8 +30,15 @@ impl Compute {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
         let (app, version) = self.apps.version(&id, r.version).for_owner()?;
+        let published = convert::published_to_wire(
+            &app,
+            &version,
+            self.apps.snapshot(&id).as_ref(),
+            self.urls_of(&id, &version.settings),
+        );
         Ok(v1::GetAppVersionResponse {
             version: Some(convert::version_to_wire(&app, &version)),
+            app: Some(published),
         })
     }
 

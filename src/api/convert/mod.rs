@@ -145,21 +145,48 @@ pub(super) fn deployment_state(app: &App, now: Option<&Snapshot>) -> v1::Deploym
     }
 }
 
+/// An app as it is now.
 pub(super) fn app_to_wire(
     app: &App,
     now: Option<&Snapshot>,
     public_urls: Vec<String>,
 ) -> v1::AppMeta {
-    let s = &app.settings;
+    // What serves, else what will.
+    let source = app.active().map(|v| &v.source);
+    let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
+    v1::AppMeta {
+        deployment_state: deployment_state(app, now).into(),
+        version: app.active_version,
+        public_urls,
+        updated_at_ms: app.updated_at_ms,
+        ..meta(app, &app.settings, source)
+    }
+}
+
+/// An app as it was when a version of it was published; the state and the active version are those
+/// of now.
+pub(super) fn published_to_wire(
+    app: &App,
+    version: &Version,
+    now: Option<&Snapshot>,
+    public_urls: Vec<String>,
+) -> v1::AppMeta {
+    v1::AppMeta {
+        deployment_state: deployment_state(app, now).into(),
+        version: version.number,
+        public_urls,
+        updated_at_ms: version.created_at_ms,
+        ..meta(app, &version.settings, Some(&version.source))
+    }
+}
+
+/// What settings and code say of an app.
+fn meta(app: &App, s: &Settings, source: Option<&CodeSource>) -> v1::AppMeta {
     let storage = match s.storage_mode {
         StorageMode::Ephemeral => v1::StorageMode::Ephemeral,
         StorageMode::Persistent => v1::StorageMode::Persistent,
         StorageMode::Ttl => v1::StorageMode::Ttl,
     };
-    // The version that serves, else the one that will.
-    let source = app.active().map(|v| &v.source);
-    let source = source.or_else(|| app.draft.as_ref().map(|d| &d.source));
-    let runtime = source.map_or("", |source| source.runtime());
     let mode = match source {
         Some(CodeSource::Compile(_)) => v1::DeploymentMode::Sdk,
         Some(_) => v1::DeploymentMode::Image,
@@ -174,8 +201,7 @@ pub(super) fn app_to_wire(
         resource_tier: tier_to_wire(s.tier).into(),
         scaling: Some(scaling_to_wire(&s.scaling)),
         storage_mode: storage.into(),
-        deployment_state: deployment_state(app, now).into(),
-        version: app.active_version,
+        storage_ttl_secs: s.storage_ttl_secs,
         organization_name: app.id.org.to_string(),
         active_version: app.active_version,
         description: s.description.clone(),
@@ -184,7 +210,6 @@ pub(super) fn app_to_wire(
         mcp_enabled: s.mcp_enabled,
         max_concurrency: s.max_concurrency,
         deployment_mode: mode.into(),
-        public_urls,
         ports: s.ports().iter().map(|&p| p.into()).collect(),
         health_path: s
             .health_path
@@ -192,7 +217,6 @@ pub(super) fn app_to_wire(
             .unwrap_or_else(|| DEFAULT_HEALTH_PATH.to_owned()),
         allow_unauthenticated: s.allow_unauthenticated,
         created_at_ms: app.created_at_ms,
-        updated_at_ms: app.updated_at_ms,
         writable_root_fs: s.writable_root_fs,
         capabilities: s.capabilities.names().map(str::to_owned).collect(),
         egress: s.egress.to_string(),
@@ -209,6 +233,7 @@ pub(super) fn app_to_wire(
         }
         .into(),
         cors_origins: s.cors_origins.clone(),
+        ..Default::default()
     }
 }
 

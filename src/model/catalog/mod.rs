@@ -307,7 +307,8 @@ pub fn not_found(id: &AppId) -> Failure {
 
 /// The URLs of an app's ports, as `scheme://label.domain[:port]`.
 pub fn public_urls(
-    app: &App,
+    app: &AppId,
+    ports: &[u16],
     scheme: &str,
     base_domain: &str,
     listen_port: Option<u16>,
@@ -316,10 +317,10 @@ pub fn public_urls(
     let of = |&port: &u16| {
         format!(
             "{scheme}://{}.{base_domain}{suffix}",
-            host::label(&app.id, port)
+            host::label(app, port)
         )
     };
-    app.settings.ports().iter().map(of).collect()
+    ports.iter().map(of).collect()
 }
 
 #[cfg(test)]
