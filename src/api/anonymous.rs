@@ -1,9 +1,11 @@
-//! Calls that need no token: bounded in number, per address, and in time.
+//! Calls that need no token: bounded in number, per address, and in time, over both listeners.
 //!
 //! A stream of gRPC reflection or health lasts until its client ends it, and each costs the server
-//! a task and buffers. Their number is therefore bounded, and each ends after a limited time.
+//! a task and buffers; a page of the public catalog is some work and up to a megabyte. So their
+//! number is bounded, and each ends after a limited time.
 
 use std::{
+    error::Error,
     future::Future,
     net::IpAddr,
     pin::Pin,
@@ -19,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, body::Body};
 
-use super::status::{to_status, to_trailers};
+use super::status::{to_response, to_status, to_trailers};
 use crate::{
     model::{Failure, Reason},
     quota::{Quota, Usage},
@@ -39,8 +41,8 @@ pub struct Bounds {
     pub time: Duration,
 }
 
-/// The calls without a token that are running.
-pub(super) struct AnonymousCalls {
+/// The calls without a token that are under way.
+pub struct AnonymousCalls {
     bounds: Bounds,
     under_way: Mutex<Usage<IpAddr>>,
 }
@@ -53,7 +55,8 @@ pub(super) struct Permit {
 }
 
 impl AnonymousCalls {
-    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+    /// None so far.
+    pub fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             bounds,
             under_way: Mutex::default(),
@@ -91,17 +94,33 @@ impl AnonymousCalls {
 }
 
 impl Permit {
-    /// Runs a call within its time; the permit is held until the response has ended.
+    /// Runs a gRPC call within its time; the permit is held until the answer has ended.
     pub(super) async fn bound(self, call: impl Future<Output = Response<Body>>) -> Response<Body> {
         match tokio::time::timeout_at(self.ends, call).await {
-            Ok(response) => response.map(|body| {
-                Body::new(Bounded {
-                    inner: Some(body),
-                    ends: Box::pin(tokio::time::sleep_until(self.ends)),
-                    permit: self,
-                })
-            }),
+            Ok(response) => response.map(|body| Body::new(self.bounded(body, Last::Trailers))),
             Err(_) => to_status(&self.over(), false).into_http(),
+        }
+    }
+
+    /// As [`Permit::bound`], for a call in JSON.
+    pub(super) async fn bound_json(
+        self,
+        call: impl Future<Output = Response<axum::body::Body>>,
+    ) -> Response<axum::body::Body> {
+        match tokio::time::timeout_at(self.ends, call).await {
+            Ok(response) => {
+                response.map(|body| axum::body::Body::new(self.bounded(body, Last::Error)))
+            }
+            Err(_) => to_response(&self.over(), false),
+        }
+    }
+
+    fn bounded<B>(self, body: B, last: Last) -> Bounded<B> {
+        Bounded {
+            inner: Some(body),
+            ends: Box::pin(tokio::time::sleep_until(self.ends)),
+            permit: self,
+            last,
         }
     }
 
@@ -122,15 +141,29 @@ impl Drop for Permit {
     }
 }
 
-/// The body of a response, which ends when the time of its call is over.
-struct Bounded {
-    /// `None` once the time is over.
-    inner: Option<Body>,
-    ends: Pin<Box<Sleep>>,
-    permit: Permit,
+/// How a response body ends when its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// In the trailers of a gRPC call that failed.
+    Trailers,
+    /// With an error, at which the server breaks off the transfer.
+    Error,
 }
 
-impl http_body::Body for Bounded {
+/// The body of an answer, which ends with the time of its call.
+struct Bounded<B> {
+    /// `None` once the time was over.
+    inner: Option<B>,
+    ends: Pin<Box<Sleep>>,
+    permit: Permit,
+    last: Last,
+}
+
+impl<B> http_body::Body for Bounded<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -142,23 +175,30 @@ impl http_body::Body for Bounded {
             return Poll::Ready(None);
         };
         if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|f| f.map_err(|e| Status::from_error(e.into()))));
         }
         if self.ends.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         // Dropping the body also ends whatever produces it.
         self.inner = None;
-        let trailers = to_trailers(&self.permit.over(), false);
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        let over = self.permit.over();
+        Poll::Ready(Some(match self.last {
+            Last::Trailers => Ok(Frame::trailers(to_trailers(&over, false))),
+            Last::Error => Err(to_status(&over, false)),
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        let inner = self.inner.as_ref();
+        inner.is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        match (&self.inner, self.last) {
+            (Some(inner), Last::Error) => inner.size_hint(),
+            _ => SizeHint::default(),
+        }
     }
 }
 
@@ -205,7 +245,22 @@ mod tests {
         assert!(body.frame().await.is_none());
         drop(body);
         assert_eq!(all.under_way.lock().all(), 0);
-        // A call that never answers.
+        // In JSON it is broken off, and a length that was announced stays.
+        let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
+        let whole = async { Response::new(axum::body::Body::from("abc")) };
+        let whole = permit.bound_json(whole).await;
+        assert_eq!(http_body::Body::size_hint(whole.body()).exact(), Some(3));
+        assert_eq!(
+            whole.into_body().collect().await.expect("whole").to_bytes(),
+            "abc"
+        );
+        let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
+        let silent = futures_util::stream::pending::<Result<Bytes, Status>>();
+        let call = async { Response::new(axum::body::Body::from_stream(silent)) };
+        let broken = permit.bound_json(call).await.into_body().collect().await;
+        assert!(broken.is_err());
+        assert_eq!(all.under_way.lock().all(), 0);
+        // One that never answers.
         let permit = all.admit(IpAddr::from([10, 0, 0, 1])).expect("free");
         let late = permit.bound(std::future::pending()).await;
         assert_eq!(late.headers()["grpc-status"], "4");

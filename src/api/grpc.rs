@@ -9,8 +9,8 @@ use tonic::service::Routes;
 use tower::ServiceExt as _;
 
 use super::{
-    admission::{admit, bounded, is_anonymous},
-    anonymous::{self, AnonymousCalls},
+    admission::{admit, bounded, is_counted},
+    anonymous::AnonymousCalls,
     buffers::Buffers,
     limits::Limits,
     status::{explain_refusal, to_response, to_status},
@@ -39,14 +39,14 @@ impl Grpc {
         services: Routes,
         limits: Limits,
         gateway: Arc<Gateway>,
-        anonymous: anonymous::Bounds,
+        anonymous: Arc<AnonymousCalls>,
         buffers: Buffers,
     ) -> Self {
         Self {
             services: services.prepare(),
             limits,
             gateway,
-            anonymous: AnonymousCalls::new(anonymous),
+            anonymous,
             buffers,
         }
     }
@@ -91,10 +91,12 @@ impl listener::Service for Grpc {
         if request.version() != Version::HTTP_2 {
             return to_response(&no_grpc(), false).map(Body::Api);
         }
-        let response = match self.gateway.hosts.check(host_of(&request)) {
-            Err(failure) => to_status(&failure, false).into_http(),
-            Ok(()) if is_anonymous(request.uri().path()) => self.anonymous(request, peer).await,
-            Ok(()) => self.call(request).await,
+        let path = request.uri().path();
+        let refusal = self.gateway.hosts.check(host_of(&request)).err();
+        let response = match refusal.or_else(|| elsewhere::of_grpc(path)) {
+            Some(failure) => to_status(&failure, false).into_http(),
+            None if is_counted(path) => self.anonymous(request, peer).await,
+            None => self.call(request).await,
         };
         response.map(|body| Body::Api(axum::body::Body::new(body)))
     }

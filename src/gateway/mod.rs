@@ -59,7 +59,7 @@ use self::{
     by_path::ByPath,
     headers::Origin,
     invoke::{Client, Invocation},
-    peer::Peer,
+    peer::{Peer, PeerAddress},
     routes::Route,
 };
 use crate::{
@@ -173,7 +173,9 @@ impl Gateway {
                 Either::Left(self.app(route, request, peer, by_path, grpc))
             }
             Destination::Api => {
-                let answer = api.clone().oneshot(request);
+                let address = PeerAddress(peer.address.ip());
+                request.extensions_mut().insert(address);
+                let answer = front.api.clone().oneshot(request);
                 let answer = answer.map(|Ok(response)| response.map(Body::Api));
                 Either::Right(Either::Left(answer))
             }

@@ -1,11 +1,15 @@
 //! The other end of a connection, as the requests on it see it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{client::ClientHandle, headers};
 use crate::fleet::upstream::Interim;
+
+/// The address of a connection's other end, in the extensions of requests to the API.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub IpAddr);
 
 /// The other end of a connection.
 #[derive(Debug)]

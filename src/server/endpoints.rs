@@ -15,6 +15,7 @@ use super::{
 use crate::{
     api::{
         self,
+        anonymous::AnonymousCalls,
         buffers::Buffers,
         compute::Compute,
         grpc::Grpc,
@@ -48,6 +49,7 @@ pub(super) struct Endpoints {
     buffers: Buffers,
 }
 
+    anonymous: Arc<AnonymousCalls>,
 impl Endpoints {
     /// Makes the services. `http` is the address that public URLs use; endless streams end once
     /// `stopping` is cancelled.
@@ -67,6 +69,7 @@ impl Endpoints {
         }
     }
 
+            anonymous: AnonymousCalls::new(anonymous(config)),
     /// The JSON API, and the health paths beside it.
     pub(super) fn router(&self, base: &Base, platform: &Platform) -> Router {
         let gateway = platform.gateway.clone();
@@ -83,6 +86,7 @@ impl Endpoints {
         )
         .merge(health::router(
             platform.fleet.clone(),
+            self.anonymous.clone(),
             base.stores.store.clone(),
             base.stores.executions.clone(),
             base.vitals.clone(),
@@ -96,7 +100,7 @@ impl Endpoints {
             self.services,
             self.limits,
             platform.gateway.clone(),
-            anonymous(&base.config),
+            self.anonymous,
             self.buffers,
         )
     }

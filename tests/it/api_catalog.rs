@@ -10,7 +10,7 @@ use crate::support::{
 const SCHEMA: &str = "{\"type\":\"object\"}";
 
 fn names(page: &Value) -> Vec<String> {
-    let all = page["entries"].as_array().cloned().unwrap_or_default();
+    let all = page["items"].as_array().cloned().unwrap_or_default();
     let name = |e: &Value| e["name"].as_str().expect("a name").to_owned();
     all.iter().map(name).collect()
 }
@@ -51,11 +51,11 @@ async fn the_catalogs_have_what_is_published_for_whom_it_is() {
         let id = json!({ "organization_name": "acme", "app_name": "a" });
         let app = ignite.ok(via, "GetApp", &acme, id).await["app"].clone();
         let expected = json!({
-            "name": "a", "organizationName": "acme", "description": "a of acme",
-            "inputSchema": SCHEMA, "mcpEnabled": true, "publicUrls": app["publicUrls"],
-            "activeVersion": 1,
+            "id": "acme/a", "name": "a", "organizationName": "acme", "description": "a of acme",
+            "createdAtMs": app["createdAtMs"], "app": { "runtime": "image", "mcpEnabled": true },
+            "inputSchema": SCHEMA, "publicUrls": app["publicUrls"], "activeVersion": 1,
         });
-        assert_eq!(all["entries"][0], expected);
+        assert_eq!(all["items"][0], expected);
         let page = with(of("acme"), json!({ "limit": 1 }));
         let page = ignite.ok(via, "ListCatalog", &acme, page).await;
         assert_eq!(names(&page), ["a"]);
@@ -65,7 +65,11 @@ async fn the_catalogs_have_what_is_published_for_whom_it_is() {
         assert_eq!(names(&next), ["c"]);
         assert!(next.get("nextCursor").is_none(), "{next}");
 
-        let page = json!({ "limit": 1 });
+        let models = json!({ "source_type": "CATALOG_SOURCE_MODEL" });
+        let models = ignite.ok(via, "ListPublicCatalog", "", models).await;
+        assert_eq!(models, json!({}), "there are none");
+
+        let page = json!({ "limit": 1, "source_type": "CATALOG_SOURCE_FUNCTION" });
         let page = ignite.ok(via, "ListPublicCatalog", &other, page).await;
         assert_eq!(names(&page), ["open"]);
         let next = json!({ "cursor": page["nextCursor"] });
@@ -76,8 +80,8 @@ async fn the_catalogs_have_what_is_published_for_whom_it_is() {
         assert!(!same.to_string().contains("hidden"), "{same}");
         let one = json!({ "name": "open" });
         let one = ignite.ok(via, "GetPublicCatalogDetail", &other, one).await;
-        assert_eq!(one["entry"], same["entries"][0]);
-        assert_eq!(one["entry"]["description"], "open of public");
+        assert_eq!(one["item"], same["items"][0]);
+        assert_eq!(one["item"]["description"], "open of public");
 
         let foreign = ignite.refused(via, "ListCatalog", &other, of("acme")).await;
         foreign.is(7, 403, "PERMISSION_DENIED", &["acme"]);
@@ -94,19 +98,21 @@ async fn the_catalogs_have_what_is_published_for_whom_it_is() {
             .await;
         wrong.is(3, 400, "INVALID_ARGUMENT", &[]);
         assert_eq!(wrong.fields, ["name"]);
+        let nobody = ignite.refused(via, "ListCatalog", "", of("public")).await;
+        nobody.is(16, 401, "UNAUTHENTICATED", &[]);
+        let open = ignite.ok(via, "ListPublicCatalog", "", json!({})).await;
+        assert_eq!(open, same, "the same without a token");
+        let named = json!({ "name": "open" });
+        let open = ignite.ok(via, "GetPublicCatalogDetail", "", named).await;
+        assert_eq!(open["item"], one["item"]);
         for (rpc, fields) in [
             ("ListCatalog", of("public")),
             ("ListPublicCatalog", json!({})),
-            ("GetPublicCatalogDetail", json!({ "name": "open" })),
         ] {
-            let nobody = ignite.refused(via, rpc, "", fields.clone()).await;
-            nobody.is(16, 401, "UNAUTHENTICATED", &[]);
-            if rpc == "GetPublicCatalogDetail" {
-                continue;
-            }
             for (more, field) in [
                 (json!({ "limit": -1 }), "limit"),
                 (json!({ "cursor": "x!" }), "cursor"),
+                (json!({ "source_type": 7 }), "source_type"),
             ] {
                 let wrong = with(fields.clone(), more);
                 let wrong = ignite.refused(via, rpc, &other, wrong).await;

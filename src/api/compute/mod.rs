@@ -304,7 +304,7 @@ impl ComputeService for Compute {
     answered! {
         list_catalog(ListCatalogRequest) -> v1::ListCatalogResponse, catalog;
         list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, public_catalog;
-        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, public_entry;
+        get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, public_item;
         list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;

@@ -20,7 +20,10 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -36,6 +39,8 @@ use self::{
     route::{Binding, Render},
 };
 use super::{
+    admission::is_counted,
+    anonymous::AnonymousCalls,
     buffers::Buffers,
     limits::Limits,
     proto::pool,
@@ -43,6 +48,7 @@ use super::{
 };
 use crate::{
     identity::Caller,
+    gateway::peer::PeerAddress,
     model::{Failure, Reason},
 };
 
@@ -51,10 +57,16 @@ use crate::{
 ///
 /// `admit` checks a request's headers before its body is read, so that callers without a token
 /// cannot make the gateway buffer. The services decide what a caller may do, and check requests
-/// without a body entirely.
+/// without a body entirely. `anonymous` bounds the calls that need no token.
 ///
 /// It has no fallback, so it can be merged with other routers.
-pub fn router(grpc: Routes, limits: Limits, buffers: Buffers, admit: Admit) -> Router {
+pub fn router(
+    grpc: Routes,
+    limits: Limits,
+    buffers: Buffers,
+    admit: Admit,
+    anonymous: Arc<AnonymousCalls>,
+) -> Router {
     let gateway = Arc::new(Gateway {
         grpc: grpc.prepare(),
         limits,
@@ -62,6 +74,7 @@ pub fn router(grpc: Routes, limits: Limits, buffers: Buffers, admit: Admit) -> R
         buffers,
         admit,
     });
+        anonymous,
     let mut router = Router::new();
     for (path, bindings) in route::by_path(pool()) {
         let (gateway, bindings) = (gateway.clone(), Arc::new(bindings));
@@ -96,13 +109,15 @@ impl Gateway {
     async fn serve(&self, bindings: &[Binding], request: Request) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         // HTTP has HEAD wherever it has GET.
+    anonymous: Arc<AnonymousCalls>,
         let wanted = if head { &Method::GET } else { request.method() };
         let Some(binding) = bindings.iter().find(|b| b.method == *wanted) else {
             return wrong_method(bindings, request.method());
         };
-        let response = match self.answer(binding, request).await {
-            Ok(response) => response,
-            Err(failure) => to_response(&failure, false),
+        let response = if is_counted(binding.uri.path()) {
+            self.anonymous(binding, request).await
+        } else {
+            self.answer(binding, request).await
         };
         if head {
             respond::without_body(response)
@@ -111,7 +126,26 @@ impl Gateway {
         }
     }
 
-    async fn answer(&self, binding: &Binding, request: Request) -> Result<Response<Body>, Failure> {
+    /// Answers a call that needs no token, within the bounds of those.
+    async fn anonymous(&self, binding: &Binding, request: Request) -> Response<Body> {
+        let address = request.extensions().get::<PeerAddress>();
+        let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+        match self.anonymous.admit(address) {
+            Ok(permit) => permit.bound_json(self.answer(binding, request)).await,
+            Err(failure) => to_response(&failure, false),
+        }
+    }
+
+    async fn answer(&self, binding: &Binding, request: Request) -> Response<Body> {
+        let answer = self.try_answer(binding, request).await;
+        answer.unwrap_or_else(|failure| to_response(&failure, false))
+    }
+
+    async fn try_answer(
+        &self,
+        binding: &Binding,
+        request: Request,
+    ) -> Result<Response<Body>, Failure> {
         let (mut parts, body) = request.into_parts();
         if binding.body {
             (self.admit)(&mut parts)?;

@@ -28,8 +28,9 @@ use tonic_reflection::pb::v1::{
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::api::proto::{
-    method_names, reflection_services, v1::compute_service_server::ComputeServiceServer,
+use crate::api::{
+    anonymous::Bounds,
+    proto::{method_names, reflection_services, v1::compute_service_server::ComputeServiceServer},
 };
 
 const MAX_BODY: usize = 1 << 20;
@@ -56,7 +57,16 @@ fn gateway_to(probe: service::Probe) -> Router {
         limits,
         buffers(),
         Arc::new(|_| Ok(())),
+        anonymous(),
     )
+}
+
+/// As many calls without a token as tests make.
+fn anonymous() -> Arc<AnonymousCalls> {
+    AnonymousCalls::new(Bounds {
+        streams: 64,
+        time: Duration::from_secs(600),
+    })
 }
 
 /// A runtime thread carries other connections as well.
@@ -109,7 +119,8 @@ async fn a_stranger_is_told_so_before_the_body_is_read() {
     let request = Request::post(format!("{APP}/invoke"))
         .body(Body::from("{"))
         .unwrap();
-    let gateway = router(Routes::new(service), limits, buffers(), refuse);
+    let services = Routes::new(service);
+    let gateway = router(services, limits, buffers(), refuse, anonymous());
     let (status, body) = json_of(gateway.oneshot(request).await.unwrap()).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
 }
