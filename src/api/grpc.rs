@@ -1,8 +1,9 @@
-//! The gRPC listener, with the same bounds as the HTTP listener.
+//! The gRPC API, on its own listener and on the HTTP listener, within the same bounds.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use tonic::service::Routes;
@@ -16,14 +17,17 @@ use super::{
     status::{explain_refusal, to_response, to_status},
 };
 use crate::{
-    gateway::{Gateway, body::Body, listener, peer::Peer, refusal::goaway, request::host_of},
+    gateway::{
+        Gateway, GrpcApi, body::Body, headers::is_grpc, listener, peer::Peer, refusal::goaway,
+        request::host_of,
+    },
     model::{Failure, Reason},
 };
 
 /// Longest number in `grpc-timeout`.
 const TIMEOUT_DIGITS: usize = 8;
 
-/// What the gRPC listener serves.
+/// The gRPC API.
 pub struct Grpc {
     services: Routes,
     limits: Limits,
@@ -87,9 +91,24 @@ impl Grpc {
 }
 
 impl listener::Service for Grpc {
+impl GrpcApi for Grpc {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(async move { listener::Service::answer(&*self, request, peer).await })
+    }
+}
+
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         if request.version() != Version::HTTP_2 {
-            return to_response(&no_grpc(), false).map(Body::Api);
+            let why = if is_grpc(request.headers()) {
+                not_http2()
+            } else {
+                no_grpc()
+            };
+            return to_response(&why, false).map(Body::Api);
         }
         let path = request.uri().path();
         let refusal = self.gateway.hosts.check(host_of(&request)).err();
@@ -121,6 +140,13 @@ fn no_grpc() -> Failure {
 }
 
 /// How long the caller waits for a response to begin, if its `grpc-timeout` is valid.
+fn not_http2() -> Failure {
+    Failure::new(
+        Reason::MalformedRequest,
+        "the content type is gRPC's, which is HTTP/2, and the request is HTTP/1.1; connect in HTTP/2 without TLS by prior knowledge (h2c, \"plaintext\" in gRPC clients) and let no proxy in between turn it into HTTP/1.1, or call the JSON API with application/json",
+    )
+}
+
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -74,6 +74,20 @@ pub trait Service: Send + Sync + 'static {
     fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send;
 }
 
+impl<S: Service> Service for Arc<S> {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> impl Future<Output = Response<Body>> + Send {
+        S::answer(self, request, peer)
+    }
+
+    fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send {
+        S::refusal(self, why)
+    }
+}
+
 /// Ends the listener's connections, in two steps.
 #[derive(Clone, Default)]
 pub struct Stop {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `Host: <label>.<base domain>` | the app's port with that label |
 //! | `/_app/{org}/{app}/…` on a host of the API's | the app's primary port, with the rest as path |
+//! | a gRPC call on such a host | the gRPC API |
 //! | anything else on such a host | the API's router |
 //!
 //! | file | subject |
@@ -47,7 +48,10 @@ use std::{
 
 use axum::Router;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future::Either};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Either},
+};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, upgrade};
 use tokio_util::task::TaskTracker;
@@ -115,6 +119,18 @@ pub struct Front {
     pub gateway: Arc<Gateway>,
     /// The API.
     pub api: Router,
+    /// The API in gRPC.
+    pub grpc: Arc<dyn GrpcApi>,
+}
+
+/// Answers the gRPC calls to the API.
+pub trait GrpcApi: Send + Sync {
+    /// Answers a request with the content type of gRPC.
+    fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> BoxFuture<'_, Response<Body>>;
 }
 
 impl listener::Service for Front {
@@ -124,7 +140,7 @@ impl listener::Service for Front {
         peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send {
         let version = request.version();
-        let answer = self.gateway.handle(&self.api, request, peer);
+        let answer = self.gateway.handle(self, request, peer);
         answer.map(move |mut response| {
             if version == Version::HTTP_10 {
                 end_with_connection(&mut response);
@@ -142,6 +158,8 @@ impl listener::Service for Front {
 enum Destination {
     App(Route, Option<ByPath>),
     Api,
+    /// To the gRPC API, by its content type.
+    Grpc,
     /// No further: this is the answer.
     Answered(Response<Body>),
 }
@@ -162,8 +180,8 @@ impl Gateway {
     /// a future, which then holds the request once, in its final form.
     fn handle(
         &self,
-        api: &Router,
-        request: Request<Incoming>,
+        front: &Front,
+        mut request: Request<Incoming>,
         peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send {
         // gRPC calls come in HTTP/2, and their callers understand gRPC answers only.
@@ -177,7 +195,11 @@ impl Gateway {
                 request.extensions_mut().insert(address);
                 let answer = front.api.clone().oneshot(request);
                 let answer = answer.map(|Ok(response)| response.map(Body::Api));
-                Either::Right(Either::Left(answer))
+                Either::Right(Either::Left(Either::Left(answer)))
+            }
+            Destination::Grpc => {
+                let answer = front.grpc.clone().call(request, peer);
+                Either::Right(Either::Left(Either::Right(answer)))
             }
             Destination::Answered(answer) => Either::Right(Either::Right(future::ready(answer))),
         }
@@ -203,7 +225,11 @@ impl Gateway {
             return Destination::Answered(self.failure(&failure, false, grpc));
         }
         let Some(rest) = by_path else {
-            return Destination::Api;
+            return if headers::is_grpc(request.headers()) {
+                Destination::Grpc
+            } else {
+                Destination::Api
+            };
         };
         let (id, by_path) = match self.by_path(rest, host) {
             Ok(found) => found,

@@ -94,9 +94,9 @@ impl Endpoints {
         .fallback(health::no_route)
     }
 
-    /// The gRPC API.
-    pub(super) fn into_grpc(self, base: &Base, platform: &Platform) -> Grpc {
-        Grpc::new(
+    /// The gRPC API, for the gRPC listener.
+    pub(super) fn into_grpc(self, platform: &Platform) -> Arc<Grpc> {
+        Arc::new(Grpc::new(
             self.services,
             self.limits,
             platform.gateway.clone(),

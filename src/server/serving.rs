@@ -92,11 +92,13 @@ impl Server {
             Endpoints::new(&base, &platform, sockets.http_addr, stop.drain.clone()).await;
         let workers = Workers::start(base.config.http_threads, &base.vitals);
         let workers = Arc::new(workers.context("http_threads")?);
+        let api = endpoints.router(&base, &platform);
+        let grpc = endpoints.into_grpc(&platform);
         let front = Front {
             gateway: platform.gateway.clone(),
-            api: endpoints.router(&base, &platform),
+            api,
+            grpc: grpc.clone(),
         };
-        let grpc = endpoints.into_grpc(&base, &platform);
         let limits = listener_limits(&base.config, &base.shares);
         let listeners = TaskTracker::new();
         let listening = listener::run(
