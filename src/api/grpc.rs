@@ -13,6 +13,7 @@ use super::{
     admission::{admit, bounded, is_counted},
     anonymous::AnonymousCalls,
     buffers::Buffers,
+    elsewhere,
     limits::Limits,
     status::{explain_refusal, to_response, to_status},
 };
@@ -90,7 +91,6 @@ impl Grpc {
     }
 }
 
-impl listener::Service for Grpc {
 impl GrpcApi for Grpc {
     fn call(
         self: Arc<Self>,
@@ -101,6 +101,7 @@ impl GrpcApi for Grpc {
     }
 }
 
+impl listener::Service for Grpc {
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         if request.version() != Version::HTTP_2 {
             let why = if is_grpc(request.headers()) {
@@ -139,7 +140,6 @@ fn no_grpc() -> Failure {
     )
 }
 
-/// How long the caller waits for a response to begin, if its `grpc-timeout` is valid.
 fn not_http2() -> Failure {
     Failure::new(
         Reason::MalformedRequest,
@@ -147,6 +147,7 @@ fn not_http2() -> Failure {
     )
 }
 
+/// How long the caller waits for a response to begin, if its `grpc-timeout` is valid.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -24,6 +24,7 @@ pub mod buffers;
 pub mod builds;
 pub mod compute;
 mod convert;
+mod elsewhere;
 pub mod executions;
 pub(crate) mod export;
 pub mod grpc;

@@ -86,6 +86,9 @@ const ROUTES: &[(&str, StatusCode)] = &[
     ("/console", StatusCode::NOT_FOUND),
     ("/", StatusCode::NOT_FOUND),
     ("/v1/ignite", StatusCode::NOT_FOUND),
+    ("/mcp", StatusCode::METHOD_NOT_ALLOWED),
+    ("/v1/ignite/builds", StatusCode::NOT_IMPLEMENTED),
+    ("/v1/models", StatusCode::NOT_IMPLEMENTED),
 ];
 
 /// Every method, by its name in the table.

@@ -20,6 +20,7 @@ mod downgrade;
 mod edge;
 mod executions;
 mod hostile;
+mod grpc_on_http;
 mod identity;
 mod images;
 mod kernel;

@@ -42,13 +42,14 @@ use super::{
     admission::is_counted,
     anonymous::AnonymousCalls,
     buffers::Buffers,
+    elsewhere,
     limits::Limits,
     proto::pool,
     status::{http_response, to_response},
 };
 use crate::{
-    identity::Caller,
     gateway::peer::PeerAddress,
+    identity::Caller,
     model::{Failure, Reason},
 };
 
@@ -73,8 +74,8 @@ pub fn router(
         offload: Offload::new(limits.decode_concurrency),
         buffers,
         admit,
-    });
         anonymous,
+    });
     let mut router = Router::new();
     for (path, bindings) in route::by_path(pool()) {
         let (gateway, bindings) = (gateway.clone(), Arc::new(bindings));
@@ -85,6 +86,12 @@ pub fn router(
                 async move { gateway.serve(&bindings, request).await }
             }),
         );
+    }
+    for (path, refusal) in elsewhere::http_paths() {
+        let refuse = any(move || std::future::ready(to_response(&refusal, false)));
+        router = router
+            .route(path, refuse.clone())
+            .route(&format!("{path}/{{*rest}}"), refuse);
     }
     for path in ["/v1", "/v1/", "/v1/{*rest}"] {
         router = router.route(path, any(no_route));
@@ -102,6 +109,7 @@ struct Gateway {
     offload: Offload,
     buffers: Buffers,
     admit: Admit,
+    anonymous: Arc<AnonymousCalls>,
 }
 
 impl Gateway {
@@ -109,7 +117,6 @@ impl Gateway {
     async fn serve(&self, bindings: &[Binding], request: Request) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         // HTTP has HEAD wherever it has GET.
-    anonymous: Arc<AnonymousCalls>,
         let wanted = if head { &Method::GET } else { request.method() };
         let Some(binding) = bindings.iter().find(|b| b.method == *wanted) else {
             return wrong_method(bindings, request.method());

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tonic::{
     Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
 };
 
 use super::{grpc, ignite::Ignite};
@@ -286,17 +287,27 @@ impl Ignite {
         token: &str,
         message: Bytes,
     ) -> Result<Bytes, Status> {
-        let mut client = tonic::client::Grpc::new(grpc::channel(self).await);
-        client.ready().await.expect("the connection is up");
-        let mut request = tonic::Request::new(message);
-        if !token.is_empty() {
-            let value = format!("Bearer {token}").parse().expect("a token is ASCII");
-            request.metadata_mut().insert("authorization", value);
-        }
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-        let path = path.parse().expect("names are path characters");
-        Ok(client.unary(request, path, Raw).await?.into_inner())
+        raw_on(grpc::channel(self).await, &path, token, message).await
     }
+}
+
+/// Calls what a path of gRPC names, with a message that is encoded already.
+pub(crate) async fn raw_on(
+    channel: Channel,
+    path: &str,
+    token: &str,
+    message: Bytes,
+) -> Result<Bytes, Status> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("the connection is up");
+    let mut request = tonic::Request::new(message);
+    if !token.is_empty() {
+        let value = format!("Bearer {token}").parse().expect("a token is ASCII");
+        request.metadata_mut().insert("authorization", value);
+    }
+    let path = path.parse().expect("names are path characters");
+    Ok(client.unary(request, path, Raw).await?.into_inner())
 }
 
 /// Passes messages as raw bytes.

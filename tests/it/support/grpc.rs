@@ -1,5 +1,7 @@
 //! gRPC clients, generated from the contract.
 
+use std::net::SocketAddr;
+
 use ignite::api::proto::v1::compute_service_client::ComputeServiceClient;
 use tonic::{
     Status,
@@ -30,19 +32,29 @@ impl Interceptor for Bearer {
 
 /// A client of this server; an empty token is not sent at all.
 pub(crate) async fn grpc_client(ignite: &Ignite, token: &str) -> Client {
+    client_on(channel(ignite).await, token)
+}
+
+/// A client on a channel, as [`grpc_client`].
+pub(crate) fn client_on(channel: Channel, token: &str) -> Client {
     let bearer =
         (!token.is_empty()).then(|| format!("Bearer {token}").parse().expect("a token is ASCII"));
-    ComputeServiceClient::with_interceptor(channel(ignite).await, Bearer(bearer))
+    ComputeServiceClient::with_interceptor(channel, Bearer(bearer))
         // The client's own default of 4 MiB must not be what a body limit is tested against.
         .max_decoding_message_size(usize::MAX)
 }
 
 /// A channel to this server, for other services (health, reflection).
 pub(crate) async fn channel(ignite: &Ignite) -> Channel {
-    let url = format!("http://{}", ignite.grpc_addr());
+    channel_to(ignite.grpc_addr()).await
+}
+
+/// A channel to an address.
+pub(crate) async fn channel_to(address: SocketAddr) -> Channel {
+    let url = format!("http://{address}");
     let endpoint = Endpoint::from_shared(url).expect("an address makes a URL");
     endpoint
         .connect()
         .await
-        .unwrap_or_else(|e| panic!("no gRPC at {}: {e}", ignite.grpc_addr()))
+        .unwrap_or_else(|e| panic!("no gRPC at {address}: {e}"))
 }
