@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 
 use super::{Apps, Shared, facts, versions::draft, warnings};
 use crate::{
-    builder::{self, Build, Format},
+    builder::{self, Build, Format, Found},
     clock::now_ms,
     engine::Image,
     model::{
@@ -127,17 +127,20 @@ impl Apps {
         Ok((build.id, self.draft(&id)?))
     }
 
-    /// A build that is running or ended recently.
+    /// A build that is under way, or of which there is a log.
     ///
     /// # Errors
     /// NOT_FOUND, also for a build of an app that `may_see` refuses.
-    pub fn find_build(
+    pub async fn find_build(
         &self,
         id: &str,
         may_see: impl Fn(&AppId) -> bool,
-    ) -> Result<Arc<Build>, Failure> {
-        let found = id.parse().ok().and_then(|id| self.shared.builder.get(id));
-        found.filter(|b| may_see(&b.app)).ok_or_else(|| {
+    ) -> Result<Found, Failure> {
+        let found = match id.parse() {
+            Ok(id) => self.shared.builder.find(id, may_see).await,
+            Err(_) => None,
+        };
+        found.ok_or_else(|| {
             Failure::new(
                 Reason::NotFound,
                 format!("there is no build {id:?}, or its log is not kept any more; CompileDraft (`ignite draft compile`) starts one and answers its id"),

@@ -347,6 +347,7 @@ impl Apps {
                     })
                     .await?;
                 s.builder.cancel_all_but(&id, None);
+                s.builder.forget_logs(&id).await;
                 s.routes.remove(&id);
                 if let Err(failure) = s.executions.forget(id.clone()).await {
                     // Nothing finds them without the app, and each ends when it is next dequeued.

@@ -49,8 +49,12 @@ pub struct Config {
     pub limits: Limits,
     /// Most bytes of one build's log.
     pub log_bytes: usize,
-    /// Most ended builds that keep their log.
+    /// The folder of logs.
+    pub logs: PathBuf,
+    /// Most logs of builds that have ended.
     pub logs_kept: usize,
+    /// Most bytes of them all.
+    pub logs_bytes: u64,
     /// The network of steps that run commands.
     pub network: BuildNetwork,
     /// Bounds on each step.

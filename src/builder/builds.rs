@@ -16,9 +16,10 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Images, Log,
+    EndedLog, Images, Log,
     build::{Build, BuildEnv, Config, OpenArgs, State, Vault},
     failure::{TAIL, stopping},
+    kept::{Bounds, End, KeptLogs, Writer},
     queue, steps,
 };
 use crate::{
@@ -37,7 +38,19 @@ use crate::{
 pub type Record =
     Box<dyn FnOnce(Built) -> BoxFuture<'static, Result<(), Failure>> + Send + 'static>;
 
-/// Starts builds, and knows the current ones and the last that ended; clones share its state.
+/// Most ended builds that stay in memory because their logs could not be written to disk.
+const UNFILED: usize = 16;
+
+/// The result of [`Builder::find`].
+#[derive(Debug)]
+pub enum Found {
+    /// A build that runs, or that ended and whose log could not be written to disk.
+    Here(Arc<Build>),
+    /// The log of a build that has ended.
+    Ended(EndedLog),
+}
+
+/// Starts builds, and knows those under way and the logs of those that ended; clones share it.
 #[derive(Clone)]
 pub struct Builder {
     pub(super) shared: Arc<Shared>,
@@ -46,6 +59,7 @@ pub struct Builder {
 pub(super) struct Shared {
     pub(super) env: BuildEnv,
     limiter: FairLimiter,
+    logs: KeptLogs,
     known: Mutex<Known>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -56,7 +70,8 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Known {
     under_way: Vec<Arc<Build>>,
-    ended: VecDeque<Arc<Build>>,
+    /// Ended builds whose logs could not be written to disk, oldest first.
+    unfiled: VecDeque<Arc<Build>>,
     turns: HashMap<AppId, Weak<Semaphore>>,
     /// Images that a version is about to name, once for each hold.
     held: Vec<String>,
@@ -81,7 +96,7 @@ impl Builder {
     /// A builder; the scratch folder is emptied. Builds run on the runtime that this is called on.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When a folder cannot be made.
     pub fn new(
         config: Config,
         engine: Arc<dyn ImageBuilder>,
@@ -96,6 +111,7 @@ impl Builder {
         }
         let shared = Shared {
             limiter: FairLimiter::new(config.concurrency, config.per_org),
+            logs: KeptLogs::open(config.logs.clone(), bounds(&config))?,
             env: BuildEnv {
                 parsing: Parsing::unshared(config.concurrency),
                 config,
@@ -127,11 +143,32 @@ impl Builder {
         known.under_way.iter().find(of_draft).cloned()
     }
 
-    /// A build, if it is current or among the last that ended.
-    pub fn get(&self, id: BuildId) -> Option<Arc<Build>> {
-        let known = self.shared.known.lock();
-        let mut all = known.under_way.iter().chain(&known.ended);
-        all.find(|b| b.id == id).cloned()
+    /// A build that is under way, or of which there is a log.
+    pub async fn find(&self, id: BuildId, may_see: impl Fn(&AppId) -> bool) -> Option<Found> {
+        if let Some(build) = self.shared.known(id) {
+            return may_see(&build.app).then_some(Found::Here(build));
+        }
+        let app = self.shared.logs.app_of(id).filter(may_see)?;
+        let logs = self.shared.logs.clone();
+        let read = tokio::task::spawn_blocking(move || logs.read(id, app)).await;
+        match read.ok()? {
+            Ok(log) => Some(Found::Ended(log)),
+            Err(error) => {
+                tracing::warn!(%error, build = %id, "The log of a build cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Removes the logs of an app that was deleted.
+    pub async fn forget_logs(&self, app: &AppId) {
+        let (shared, app) = (self.shared.clone(), app.clone());
+        let forget = move || {
+            shared.known.lock().unfiled.retain(|b| b.app != app);
+            shared.logs.forget(&app);
+        };
+        // A panic has been logged.
+        let _ = tokio::task::spawn_blocking(forget).await;
     }
 
     /// Cancels all builds of an app but that of `draft`.
@@ -162,9 +199,11 @@ impl Builder {
         let build = Build::waiting(app, draft, log, shared.stop.child_token());
         let build = Arc::new(build);
         known.under_way.push(build.clone());
+        // Registered here, so that a delete before the build begins removes its log.
+        let writer = shared.logs.begin(build.id, app);
         let turn = known.turn(app);
         drop(known);
-        let run = run(shared.clone(), build.clone(), turn, record);
+        let run = run(shared.clone(), build.clone(), writer, turn, record);
         let run = shared.env.config.vitals.watch("the builder", run);
         shared.tasks.spawn_on(run, &shared.runtime);
         Ok(build)
@@ -210,7 +249,13 @@ impl Builder {
 }
 
 impl Shared {
-    /// Lets a build begin that has its permit, unless it was displaced before.
+    fn known(&self, id: BuildId) -> Option<Arc<Build>> {
+        let known = self.known.lock();
+        let mut all = known.under_way.iter().chain(&known.unfiled);
+        all.find(|b| b.id == id).cloned()
+    }
+
+    /// Lets a build begin that has its place, unless it was displaced until now.
     fn begin(&self, build: &Build) -> bool {
         let _known = self.known.lock();
         let may = !build.is_displaced();
@@ -233,8 +278,22 @@ impl Known {
     }
 }
 
-/// Runs one build from its wait to its end.
-async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, record: Record) {
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        each: config.log_bytes as u64,
+        number: config.logs_kept,
+        bytes: config.logs_bytes,
+    }
+}
+
+/// One build from its wait to its end.
+async fn run(
+    shared: Arc<Shared>,
+    build: Arc<Build>,
+    writer: Writer,
+    turn: Arc<Semaphore>,
+    record: Record,
+) {
     let work = async {
         let _turn = turn.acquire().await;
         if shared.limiter.is_full_for(&build.app.org) {
@@ -260,7 +319,11 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
     };
     // A panic ends the build too: callers must not wait for it forever.
     let guarded = std::panic::AssertUnwindSafe(build.unless_cancelled(work)).catch_unwind();
-    let mut outcome = match guarded.await {
+    let worked = tokio::select! {
+        worked = guarded => worked,
+        () = writer.follow(&build) => Ok(None),
+    };
+    let mut outcome = match worked {
         Ok(Some(outcome)) => outcome,
         Ok(None) if shared.stop.is_cancelled() => Err(stopping()),
         Ok(None) if build.is_displaced() => Err(queue::displaced(&shared.env.config)),
@@ -292,13 +355,20 @@ async fn run(shared: Arc<Shared>, build: Arc<Build>, turn: Arc<Semaphore>, recor
     if let Err(failure) = &outcome {
         tracing::info!(app = %build.app, build = %build.id, reason = failure.reason.as_str(), "A build failed");
     }
+    let end = State::Ended(outcome, now_ms());
+    let filed = {
+        let (build, end) = (build.clone(), end.clone());
+        tokio::task::spawn_blocking(move || writer.end(&build.log, &end)).await
+    };
     {
         let mut known = shared.known.lock();
         known.under_way.retain(|b| b.id != build.id);
-        known.ended.push_back(build.clone());
-        while known.ended.len() > shared.env.config.logs_kept {
-            known.ended.pop_front();
+        if !matches!(filed, Ok(End::Kept | End::Forgotten)) {
+            known.unfiled.push_back(build.clone());
+            while known.unfiled.len() > UNFILED {
+                known.unfiled.pop_front();
+            }
         }
     }
-    build.set_state(State::Ended(outcome, now_ms()));
+    build.set_state(end);
 }

@@ -149,7 +149,12 @@ const DEFAULT_BUILD_QUEUE_MAX: usize = 64;
 const DEFAULT_BUILD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Some thousand lines.
 const DEFAULT_BUILD_LOG_BYTES: u64 = MIB;
-const DEFAULT_BUILD_LOGS_KEPT: usize = 50;
+/// Some weeks of a few apps.
+const DEFAULT_BUILD_LOGS_KEPT: usize = 200;
+/// An ordinary log has some dozen kilobytes.
+const DEFAULT_BUILD_LOGS_BYTES: u64 = 64 * MIB;
+/// Models write some kilobytes. A message is read on a thread that carries connections.
+const DEFAULT_MCP_MESSAGE_BYTES: u64 = MIB;
 /// One commit of a large repository over a slow line.
 const DEFAULT_GIT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -294,6 +299,7 @@ impl Config {
             build_timeout: DEFAULT_BUILD_TIMEOUT,
             build_log_bytes: DEFAULT_BUILD_LOG_BYTES,
             build_logs_kept: DEFAULT_BUILD_LOGS_KEPT,
+            build_logs_bytes: DEFAULT_BUILD_LOGS_BYTES,
             build_network: None,
             build_egress: EgressAllow::PUBLIC,
             build_allow: Networks::default(),

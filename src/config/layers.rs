@@ -201,6 +201,7 @@ settings! {
     build_timeout = "build_timeout_secs", "IGNITE_BUILD_TIMEOUT_SECS", Secs;
     build_log_bytes = "build_log_bytes", "IGNITE_BUILD_LOG_BYTES", Bytes;
     build_logs_kept = "build_logs_kept", "IGNITE_BUILD_LOGS_KEPT", Count;
+    build_logs_bytes = "build_logs_bytes", "IGNITE_BUILD_LOGS_BYTES", Bytes;
     build_network = "build_network", "IGNITE_BUILD_NETWORK", Maybe;
     build_egress = "build_egress", "IGNITE_BUILD_EGRESS", Plain;
     build_allow = "build_allow", "IGNITE_BUILD_ALLOW", Plain;

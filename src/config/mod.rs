@@ -287,14 +287,12 @@ pub struct Config {
     /// `code_max_unpacked_bytes`, `IGNITE_CODE_MAX_UNPACKED_BYTES`: most bytes of all files of an
     /// archive or repository. Default 512 MiB.
     pub code_max_unpacked_bytes: u64,
-    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most files, folders and links of an archive or
-    /// repository. Default 50,000.
+    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most entries of a source tree. Default 50,000.
     pub code_max_files: usize,
     /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each of
     /// its own. Default 200.
     pub code_max_ratio: u64,
-    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most levels of folders in an archive or
-    /// repository. Default 100.
+    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other. Default 100.
     pub code_max_depth: usize,
     /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in
     /// an archive or repository. Default 1024.
@@ -312,15 +310,14 @@ pub struct Config {
     /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one
     /// organization. Default all but one.
     pub build_queue_max_per_org: Option<usize>,
-    /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest time for one build. Default
-    /// 1800 s.
+    /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest build. Default 1800 s.
     pub build_timeout: Duration,
-    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of one build's log; the newest
-    /// lines are kept. Default 1 MiB.
+    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of a build's log. Default 1 MiB.
     pub build_log_bytes: u64,
-    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most ended builds whose logs are kept, in
-    /// memory. Default 50.
+    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most logs of builds on disk. Default 200.
     pub build_logs_kept: usize,
+    /// `build_logs_bytes`, `IGNITE_BUILD_LOGS_BYTES`: most bytes of them all. Default 64 MiB.
+    pub build_logs_bytes: u64,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
     /// as `host` or `none`. Default: the engine's in a sandbox; elsewhere each running build has a
     /// network behind rules (`build_egress`). Outside a sandbox it may be a network whose rules are
@@ -371,8 +368,7 @@ pub struct Config {
     /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, in pip's
     /// form. Default: pip's own choice.
     pub pip_index_url: Option<IndexUrl>,
-    /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest time to fetch a repository. Default
-    /// 300 s.
+    /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest fetch of a repository. Default 300 s.
     pub git_timeout: Duration,
     /// `standby`, `IGNITE_STANDBY`: what becomes of unneeded replicas: `pause` (frozen, later
     /// prepared), `prepared` (their process ends, container and network are kept) or `none`.
@@ -484,8 +480,8 @@ pub struct Config {
     /// `app_paths`, `IGNITE_APP_PATHS`: serve apps below `/_app/` of the API's hosts, too. Pages of
     /// all organizations share an origin there. Default `true`.
     pub app_paths: bool,
-    /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most gRPC calls at a time that need no
-    /// token (reflection, gRPC's health service); an address has at most a quarter. Default 64.
+    /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most calls at a time that need no token
+    /// (reflection, gRPC's health, the public catalog), a quarter for an address. Default 64.
     pub anonymous_streams: usize,
     /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
     /// Default 10 min.

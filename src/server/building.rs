@@ -19,6 +19,9 @@ use crate::{
 /// watched.
 const SCRATCH: &str = "builds";
 
+/// The folder for logs of builds, in the data directory.
+const LOGS: &str = "build-logs";
+
 pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Config {
     builder::Config {
         instance: data.instance().clone(),
@@ -37,7 +40,9 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
             links: c.code_max_links,
         },
         log_bytes: clamp(c.build_log_bytes),
+        logs: data.path().join(LOGS),
         logs_kept: c.build_logs_kept,
+        logs_bytes: c.build_logs_bytes,
         network: network(c),
         step_limits: step_limits(c),
         git_files: c.git_file_urls.unwrap_or_else(|| !c.trust.isolates_host()),

@@ -18,7 +18,7 @@ use crate::support::{
 const BUILD_LIMIT: Duration = crate::support::HANGS;
 
 /// An app without code, and a token.
-async fn bare(ignite: &Ignite, name: &str) -> App {
+pub(crate) async fn bare(ignite: &Ignite, name: &str) -> App {
     let token = ignite.token("acme");
     let create = json!({ "organization_name": "acme", "name": name });
     ignite.ok(Via::Json, "CreateApp", &token, create).await;
@@ -29,7 +29,7 @@ async fn bare(ignite: &Ignite, name: &str) -> App {
     }
 }
 
-async fn save(ignite: &Ignite, via: Via, app: &App, code: Value) -> Value {
+pub(crate) async fn save(ignite: &Ignite, via: Via, app: &App, code: Value) -> Value {
     let save = with(acme_app(&app.name), json!({ "code": code }));
     ignite.ok(via, "SaveDraft", &app.token, save).await["draft"].clone()
 }
@@ -40,7 +40,7 @@ async fn draft(ignite: &Ignite, via: Via, app: &App) -> Value {
 }
 
 /// Waits until the draft's build has ended.
-async fn ended(ignite: &Ignite, app: &App) -> Value {
+pub(crate) async fn ended(ignite: &Ignite, app: &App) -> Value {
     eventually_ok(BUILD_LIMIT, || async {
         let now = draft(ignite, Via::Json, app).await;
         match now["status"].as_str() {
@@ -52,7 +52,7 @@ async fn ended(ignite: &Ignite, app: &App) -> Value {
 }
 
 /// Code whose build takes some seconds: many steps of which none is in the engine's cache.
-async fn slow(version: &str) -> Vec<u8> {
+pub(crate) async fn slow(version: &str) -> Vec<u8> {
     let steps: String = (0..40).map(|i| format!("COPY big /b{i}\n")).collect();
     let text = dockerfile(version).await;
     let noise: Vec<u8> = unseen(256 * 1024);

@@ -8,6 +8,7 @@ mod api_errors;
 mod api_invoke;
 mod app_url;
 mod authorization;
+mod build_logs;
 mod build_network;
 mod builds;
 mod builds_cli;

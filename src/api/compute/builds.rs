@@ -13,7 +13,7 @@ use crate::{
         proto::{local::v1 as local, v1},
         status::to_status,
     },
-    builder::{Build, State},
+    builder::{Build, Found, Line, State},
     model::{CodeSource, Failure, Reason},
 };
 
@@ -76,20 +76,18 @@ impl Compute {
     ) -> Result<v1::GetBuildLogResponse, Refusal> {
         let r = request.get_ref();
         let id = self.owned(&request, &r.organization_name, &r.app_name)?;
-        let build = self.apps.find_build(&r.build_id, |app| *app == id);
-        let build = build.for_owner()?;
-        let state = build.state().borrow().clone();
-        let (lines, _) = build.log.since(0);
-        let status = status(&state);
-        let lines = lines.into_iter().map(|line| v1::CompileLogLine {
-            timestamp_ms: line.at_ms,
-            message: line.text,
-            done: false,
-            status: v1::VersionStatus::Compiling.into(),
-        });
+        let build = self.apps.find_build(&r.build_id, |app| *app == id).await;
+        let (state, lines) = match build.for_owner()? {
+            Found::Here(build) => {
+                let state = build.state().borrow().clone();
+                (state, build.log.since(0).0)
+            }
+            Found::Ended(log) => (log.state, log.lines),
+        };
+        let lines = lines.into_iter().map(line_to_wire);
         Ok(v1::GetBuildLogResponse {
             lines: lines.chain(last_line(&state)).collect(),
-            status: status.into(),
+            status: status(&state).into(),
         })
     }
 
@@ -99,9 +97,17 @@ impl Compute {
     ) -> Result<CompileLogStream, Refusal> {
         let caller = self.caller(&request)?;
         let id = &request.get_ref().deploy_id;
-        let build = self.apps.find_build(id, |app| caller.owns(&app.org));
+        let build = self.apps.find_build(id, |app| caller.owns(&app.org)).await;
+        let build = match build.for_owner()? {
+            Found::Here(build) => build,
+            Found::Ended(log) => {
+                let last = last_line(&log.state);
+                let lines = log.lines.into_iter().map(line_to_wire).chain(last);
+                return Ok(stream::iter(lines.map(Ok)).boxed());
+            }
+        };
         let follow = Follow {
-            build: build.for_owner()?,
+            build,
             next: 0,
             stopping: self.stopping.clone(),
         };
@@ -130,10 +136,11 @@ impl Compute {
             }
             build => build.to_owned(),
         };
-        let build = self.apps.find_build(&build, |app| *app == id).for_owner()?;
-        if build.is_over() {
-            return Err(none()).for_owner();
-        }
+        let build = self.apps.find_build(&build, |app| *app == id).await;
+        let build = match build.for_owner()? {
+            Found::Here(build) if !build.is_over() => build,
+            Found::Here(_) | Found::Ended(_) => return Err(none()).for_owner(),
+        };
         build.cancel();
         // The draft says whether the cancellation ended it; the outcome here does not matter.
         let _ = build.outcome().await;
@@ -162,17 +169,7 @@ async fn step(follow: Option<Follow>) -> Option<(Piece, Option<Follow>)> {
     count.mark_unchanged();
     let now = state.borrow_and_update().clone();
     let (lines, next) = follow.build.log.since(follow.next);
-    let mut piece: Piece = lines
-        .into_iter()
-        .map(|line| {
-            Ok(v1::CompileLogLine {
-                timestamp_ms: line.at_ms,
-                message: line.text,
-                done: false,
-                status: v1::VersionStatus::Compiling.into(),
-            })
-        })
-        .collect();
+    let mut piece: Piece = lines.into_iter().map(|l| Ok(line_to_wire(l))).collect();
     follow.next = next;
     if let Some(last) = last_line(&now) {
         piece.push(Ok(last));
@@ -190,6 +187,15 @@ async fn step(follow: Option<Follow>) -> Option<(Piece, Option<Follow>)> {
         }
     }
     Some((piece, Some(follow)))
+}
+
+fn line_to_wire(line: Line) -> v1::CompileLogLine {
+    v1::CompileLogLine {
+        timestamp_ms: line.at_ms,
+        message: line.text,
+        done: false,
+        status: v1::VersionStatus::Compiling.into(),
+    }
 }
 
 fn status(state: &State) -> v1::VersionStatus {
