@@ -33,7 +33,8 @@ pub use volumes::Volumes;
 pub struct Config {
     /// Time between two collections.
     pub interval: Duration,
-    /// How long an unused app keeps a volume that is not persistent.
+    /// How long an app that is not used keeps a volume that is not persistent, unless it says so
+    /// itself.
     pub storage_ttl: Duration,
     /// The images of this many newest versions of each app stay.
     pub versions_kept: usize,

@@ -70,8 +70,8 @@ impl Volumes {
         }
     }
 
-    /// Removes the volumes of deleted apps and those past their time to live, and records when apps
-    /// were last used.
+    /// Removes the volumes of deleted apps and those past their time to live, which is `ttl` where
+    /// the app sets none, and records when apps were last used. Without `ttl` none is too old.
     pub(super) async fn collect(&self, store: &Store, fleet: &Fleet, ttl: Option<Duration>) {
         let all = match (self.list)().await {
             Ok(all) => all,
@@ -126,7 +126,10 @@ impl Volumes {
         if is_news && let Err(failure) = note(store, app, used).await {
             tracing::warn!(app = %app.id, "The time of the app's last use could not be saved: {}", failure.text(true));
         }
-        let is_old = |ttl| is_expired(app.settings.storage_mode, used, now, ttl);
+        let is_old = |ttl| {
+            let ttl = app.settings.storage_ttl().unwrap_or(ttl);
+            is_expired(app.settings.storage_mode, used, now, ttl)
+        };
         if !ttl.is_some_and(is_old) {
             return;
         }

@@ -1,6 +1,6 @@
 //! The settings of an app, and which values are valid.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     capability::Capabilities,
@@ -42,6 +42,8 @@ pub const MIN_CPU_MILLICORES: u32 = 10;
 pub const MAX_CPU_MILLICORES: u32 = 1_024_000;
 /// The longest app timeout: a day.
 pub const MAX_TIMEOUT_SECS: u32 = 86_400;
+/// Longest time that files are kept for by [`StorageMode::Ttl`]: ten years.
+pub const MAX_STORAGE_TTL_SECS: u32 = 10 * 365 * 86_400;
 /// The most requests at once per replica that can be set.
 pub const MAX_CONCURRENCY: u32 = 100_000;
 
@@ -128,6 +130,9 @@ pub struct Settings {
     pub cors_origins: Vec<String>,
     /// How long its files live.
     pub storage_mode: StorageMode,
+    /// With [`StorageMode::Ttl`], how long they are kept while the app is not used; 0 = as the
+    /// platform is set.
+    pub storage_ttl_secs: u32,
     /// Whether the whole root file system is writable, which the cloud platform does not allow.
     pub writable_root_fs: bool,
     /// Whether an init is its first process.
@@ -141,6 +146,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How long the files of the app are kept while it is not used, as far as it says so itself.
+    pub fn storage_ttl(&self) -> Option<Duration> {
+        let secs = self.storage_ttl_secs;
+        (secs != 0).then(|| Duration::from_secs(secs.into()))
+    }
+
     /// The ports, defaults applied.
     pub fn ports(&self) -> &[u16] {
         if self.ports.is_empty() {
@@ -216,6 +227,21 @@ impl Settings {
                     "is {} bytes long; the limit is {MAX_DESCRIPTION_BYTES}",
                     self.description.len()
                 ),
+            );
+        }
+        if self.storage_ttl_secs > MAX_STORAGE_TTL_SECS {
+            bad(
+                "storage_ttl_secs",
+                format!(
+                    "{} is over {MAX_STORAGE_TTL_SECS} (ten years); use STORAGE_MODE_PERSISTENT for files that stay",
+                    self.storage_ttl_secs
+                ),
+            );
+        } else if self.storage_ttl_secs != 0 && self.storage_mode != StorageMode::Ttl {
+            bad(
+                "storage_ttl_secs",
+                "is for STORAGE_MODE_TTL alone; set storage_mode to that, or leave this out"
+                    .to_owned(),
             );
         }
         check_ports(&self.ports, &mut bad);
@@ -402,6 +428,7 @@ mod tests {
             .into(),
             input_schema: "[1]".into(),
             max_concurrency: MAX_CONCURRENCY + 1,
+            storage_ttl_secs: 1,
             ..Settings::default()
         };
         let found = s.check(5);
@@ -413,6 +440,7 @@ mod tests {
                 "limits.cpu_millicores",
                 "limits.timeout_secs",
                 "max_concurrency",
+                "storage_ttl_secs",
                 "ports[0]",
                 "ports[2]",
                 "env",
@@ -421,6 +449,17 @@ mod tests {
             ]
         );
         assert!(Settings::default().check(5).is_empty());
+        let kept_for = |storage_ttl_secs| {
+            let s = Settings {
+                storage_mode: StorageMode::Ttl,
+                storage_ttl_secs,
+                ..Settings::default()
+            };
+            (s.check(5).len(), s.storage_ttl())
+        };
+        assert_eq!(kept_for(0), (0, None));
+        assert_eq!(kept_for(60), (0, Some(Duration::from_secs(60))));
+        assert_eq!(kept_for(MAX_STORAGE_TTL_SECS + 1).0, 1);
 
         let schemas = |before| s.new_schemas(before);
         assert_eq!(schemas(None), [("input_schema", "[1]".to_owned())]);

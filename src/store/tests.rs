@@ -54,6 +54,7 @@ pub(super) fn full_app(id: &str) -> App {
         protocol: crate::model::reach::Protocol::H2c,
         cors_origins: vec!["https://a.example".to_owned()],
         storage_mode: StorageMode::Ttl,
+        storage_ttl_secs: 9,
         writable_root_fs: true,
         init: crate::model::process::Init::Off,
         capabilities: "CHOWN,SETUID".parse().expect("good"),

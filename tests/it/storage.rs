@@ -218,6 +218,52 @@ async fn a_volume_with_a_time_to_live_goes_when_the_app_is_not_used_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_may_have_a_time_to_live_of_its_own() {
+    let _guard = PruneGuard::no_prune().await;
+    let ignite = Ignite::builder()
+        .env("IGNITE_MIN_SCALEDOWN_SECS", "1")
+        .env("IGNITE_UPKEEP_INTERVAL", "200ms")
+        .start()
+        .await;
+    let settings = |ttl: u32| {
+        json!({
+            "storageMode": "STORAGE_MODE_TTL", "storageTtlSecs": ttl,
+            "scaling": { "scaledownPeriodSecs": 1 },
+        })
+    };
+    let short = App::deploy(&ignite, "acme/short", settings(1)).await;
+    let long = App::deploy(&ignite, "acme/long", settings(0)).await;
+    for app in [&short, &long] {
+        assert_eq!(write(&ignite, app, FILE, "kept").await, Ok(()));
+    }
+    wait_for_volumes(&ignite, 1).await;
+    assert!(volumes(&ignite).await[0].contains("long"));
+    // It goes with the mode that it is for.
+    let id = json!({ "organization_name": "acme", "app_name": "short" });
+    for via in BOTH {
+        let ttl = ignite.ok(via, "GetApp", &short.token, id.clone()).await;
+        assert_eq!(ttl["app"]["storageTtlSecs"], 1, "{ttl}");
+        for (change, word) in [
+            (json!({ "storage_ttl_secs": 400_000_000 }), "ten years"),
+            (
+                json!({ "storage_ttl_secs": 5, "storage_mode": "STORAGE_MODE_EPHEMERAL" }),
+                "STORAGE_MODE_TTL",
+            ),
+        ] {
+            let mut update = id.clone();
+            merge(&mut update, change);
+            let refused = ignite.refused(via, "UpdateAppConfig", &short.token, update);
+            let refused = refused.await;
+            refused.is(3, 400, "INVALID_ARGUMENT", &[word]);
+            assert_eq!(refused.fields, ["storage_ttl_secs"]);
+        }
+    }
+    short.update(&ignite, persistent()).await;
+    let now = ignite.ok(BOTH[0], "GetApp", &short.token, id).await;
+    assert!(now["app"].get("storageTtlSecs").is_none(), "{now}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prune_leaves_files_that_somebody_can_come_back_to() {
     let _guard = PruneGuard::prune().await;
     let other = tempfile::tempdir().expect("a directory");

@@ -37,6 +37,7 @@ pub(in crate::api) struct Patch {
     pub(in crate::api) init: Option<i32>,
     pub(in crate::api) capabilities: Option<Vec<String>>,
     pub(in crate::api) egress: Option<String>,
+    pub(in crate::api) storage_ttl_secs: Option<u32>,
 }
 
 impl Patch {
@@ -61,6 +62,7 @@ impl Patch {
             init: Some(r.init),
             capabilities: Some(std::mem::take(&mut r.capabilities)),
             egress: Some(std::mem::take(&mut r.egress)),
+            storage_ttl_secs: Some(r.storage_ttl_secs),
         }
     }
 
@@ -110,6 +112,7 @@ impl Patch {
             capabilities: (r.clear_capabilities || !r.capabilities.is_empty())
                 .then_some(r.capabilities),
             egress: r.egress,
+            storage_ttl_secs: r.storage_ttl_secs,
         })
     }
 
@@ -134,6 +137,11 @@ impl Patch {
             self.storage_mode
                 .and_then(|m| fields.accept("storage_mode", storage_mode(m))),
         );
+        set(&mut s.storage_ttl_secs, self.storage_ttl_secs);
+        // It goes with the mode that it is for, unless the same request says otherwise.
+        if s.storage_mode != StorageMode::Ttl && self.storage_ttl_secs.is_none() {
+            s.storage_ttl_secs = 0;
+        }
         if let Some(l) = self.limits {
             set(&mut s.limits.memory_mb, l.memory_mb);
             set(&mut s.limits.cpu_millicores, l.cpu_millicores);

@@ -79,6 +79,8 @@ pub(super) struct SettingsRecord {
     sealed_env: Vec<u8>,
     #[prost(string, tag = "34")]
     egress: String,
+    #[prost(uint32, tag = "35")]
+    storage_ttl_secs: u32,
 }
 
 pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> SettingsRecord {
@@ -115,6 +117,7 @@ pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> Setting
             StorageMode::Persistent => 1,
             StorageMode::Ttl => 2,
         },
+        storage_ttl_secs: s.storage_ttl_secs,
         standby: match s.standby {
             None => 0,
             Some(Standby::Pause) => 1,
@@ -187,6 +190,7 @@ pub(super) fn settings(app: &AppId, r: SettingsRecord, envs: &Envs) -> Result<Se
             2 => StorageMode::Ttl,
             n => return unknown("storage mode", n),
         },
+        storage_ttl_secs: r.storage_ttl_secs,
         standby: match r.standby {
             0 => None,
             1 => Some(Standby::Pause),
