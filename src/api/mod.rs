@@ -30,6 +30,7 @@ pub(crate) mod export;
 pub mod grpc;
 pub mod json;
 pub mod limits;
+pub mod mcp;
 mod pages;
 pub mod proto;
 pub mod scaling;

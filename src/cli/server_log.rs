@@ -21,6 +21,8 @@ use crate::config::{Config, LogFormat};
 
 /// The root of the event targets of this program.
 const OURS: &str = "ignite";
+/// The crate that implements MCP.
+const MCP_LIBRARY: &str = "rmcp";
 
 /// Replaces the log's filter by another level or filter.
 pub(super) type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync>;
@@ -65,8 +67,15 @@ where
     }
 }
 
+/// The filter of a level, or of a filter as it is written. The library that speaks MCP logs several
+/// lines for each message, which are left out unless the filter names it.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level)
+    let quieter = if level.contains(MCP_LIBRARY) {
+        level.to_owned()
+    } else {
+        format!("{MCP_LIBRARY}=error,{level}")
+    };
+    EnvFilter::try_new(quieter)
         .map_err(|e| anyhow::anyhow!("the log level {level:?} is not valid: {e}"))
 }
 

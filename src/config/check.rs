@@ -131,6 +131,7 @@ impl Config {
             ("decode_concurrency", self.decode_concurrency as u64),
             ("max_headers", self.max_headers as u64),
             ("anonymous_streams", self.anonymous_streams as u64),
+            ("mcp_message_bytes", self.mcp_message_bytes),
             ("max_streams", self.max_streams.into()),
             ("max_in_flight_per_app", self.max_in_flight_per_app as u64),
             ("execution_queue_max", self.execution_queue_max as u64),

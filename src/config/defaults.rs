@@ -345,6 +345,7 @@ impl Config {
             half_closed_timeout: DEFAULT_HALF_CLOSED_TIMEOUT,
             api_buffer_bytes: DEFAULT_API_BUFFER_BYTES,
             api_buffer_bytes_per_org: DEFAULT_API_BUFFER_BYTES_PER_ORG,
+            mcp_message_bytes: DEFAULT_MCP_MESSAGE_BYTES,
             decode_concurrency: DEFAULT_DECODE_CONCURRENCY,
             trusted_proxies: Proxies::loopback(),
             api_hosts: ApiHosts::default(),

@@ -247,6 +247,7 @@ settings! {
     half_closed_timeout = "half_closed_timeout", "IGNITE_HALF_CLOSED_TIMEOUT", Span;
     api_buffer_bytes = "api_buffer_bytes", "IGNITE_API_BUFFER_BYTES", Bytes;
     api_buffer_bytes_per_org = "api_buffer_bytes_per_org", "IGNITE_API_BUFFER_BYTES_PER_ORG", Bytes;
+    mcp_message_bytes = "mcp_message_bytes", "IGNITE_MCP_MESSAGE_BYTES", Bytes;
     decode_concurrency = "decode_concurrency", "IGNITE_DECODE_CONCURRENCY", Count;
     trusted_proxies = "trusted_proxies", "IGNITE_TRUSTED_PROXIES", Plain;
     api_hosts = "api_hosts", "IGNITE_API_HOSTS", Plain;

@@ -464,6 +464,9 @@ pub struct Config {
     /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one
     /// organization, likewise. Default 128 MiB.
     pub api_buffer_bytes_per_org: u64,
+    /// `mcp_message_bytes`, `IGNITE_MCP_MESSAGE_BYTES`: longest message of an MCP client. Default
+    /// 1 MiB.
+    pub mcp_message_bytes: u64,
     /// `decode_concurrency`, `IGNITE_DECODE_CONCURRENCY`: most large API messages converted from or
     /// to JSON at a time, and as many archives and schemas parsed, half of them of one
     /// organization; others wait. Default 2.

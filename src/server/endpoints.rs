@@ -21,6 +21,7 @@ use crate::{
         grpc::Grpc,
         json,
         limits::Limits,
+        mcp,
         proto::{
             self,
             local::v1::{
@@ -45,11 +46,12 @@ use crate::{
 /// The API's services with their bounds, which both listeners share.
 pub(super) struct Endpoints {
     services: Routes,
+    compute: Compute,
     limits: Limits,
     buffers: Buffers,
+    anonymous: Arc<AnonymousCalls>,
 }
 
-    anonymous: Arc<AnonymousCalls>,
 impl Endpoints {
     /// Makes the services. `http` is the address that public URLs use; endless streams end once
     /// `stopping` is cancelled.
@@ -63,14 +65,15 @@ impl Endpoints {
         let limits = limits(config);
         let compute = compute(base, platform, limits, http, stopping);
         Self {
-            services: services(compute, base.stores.secrets.clone(), limits).await,
+            services: services(compute.clone(), base.stores.secrets.clone(), limits).await,
+            compute,
             limits,
             buffers: buffers(config, limits.json_bytes()),
+            anonymous: AnonymousCalls::new(anonymous(config)),
         }
     }
 
-            anonymous: AnonymousCalls::new(anonymous(config)),
-    /// The JSON API, and the health paths beside it.
+    /// The JSON API, and the MCP endpoint and the health paths beside it.
     pub(super) fn router(&self, base: &Base, platform: &Platform) -> Router {
         let gateway = platform.gateway.clone();
         let admit: json::Admit = Arc::new(move |parts| {
@@ -83,10 +86,15 @@ impl Endpoints {
             self.limits,
             self.buffers.clone(),
             admit,
+            self.anonymous.clone(),
         )
+        .merge(mcp::router(
+            self.compute.clone(),
+            self.buffers.clone(),
+            clamp(base.config.mcp_message_bytes),
+        ))
         .merge(health::router(
             platform.fleet.clone(),
-            self.anonymous.clone(),
             base.stores.store.clone(),
             base.stores.executions.clone(),
             base.vitals.clone(),
@@ -102,7 +110,7 @@ impl Endpoints {
             platform.gateway.clone(),
             self.anonymous,
             self.buffers,
-        )
+        ))
     }
 }
 

@@ -2,52 +2,16 @@
 //! examples.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{ignite::Ignite, probe};
+use crate::support::{ignite::Ignite, probe, python};
 
-/// Python with gRPC, in a virtual environment that is created once.
-fn python() -> PathBuf {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python-client");
-    let python = venv.join("bin/python");
-    let has_grpc = || {
-        let asked = Command::new(&python)
-            .args(["-c", "import grpc_reflection"])
-            .output();
-        asked.is_ok_and(|output| output.status.success())
-    };
-    if !has_grpc() {
-        let remedy = "this test needs Python 3 with venv and the Python package index: run \
-                      scripts/setup.sh as root, or install python3-venv";
-        let run = |command: &mut Command| {
-            let output = command.output().unwrap_or_else(|e| panic!("{remedy}: {e}"));
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{remedy}: {text}");
-        };
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv));
-        run(Command::new(&python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-            ])
-            .args([
-                "--only-binary=:all:",
-                "grpcio~=1.62",
-                "grpcio-reflection~=1.62",
-            ]));
-        assert!(has_grpc(), "pip installed gRPC and Python does not find it");
-    }
-    python
-}
+/// Python's gRPC, and what it reads reflection with.
+const GRPC: [&str; 2] = ["grpcio~=1.62", "grpcio-reflection~=1.62"];
 
 fn stdout(output: Output) -> String {
     let err = String::from_utf8_lossy(&output.stderr);
@@ -60,7 +24,7 @@ async fn a_python_client_with_nothing_but_reflection_creates_publishes_and_invok
     let image = probe::image().await;
     let ignite = Ignite::builder().start().await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/client.py");
-    let output = Command::new(python())
+    let output = Command::new(python::with("client", &GRPC))
         .arg(script)
         .args([
             &ignite.grpc_addr().to_string(),

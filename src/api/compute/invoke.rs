@@ -44,19 +44,44 @@ impl Compute {
             &request.get_ref().app_name,
         )?;
         let (metadata, _, envelope) = request.into_parts();
-        let mut outbound = outbound(envelope, self.limits)?;
+        let outbound = self.outbound(envelope)?;
+        let trace = metadata.as_ref().get(&TRACEPARENT);
+        let sent = self.send(&app, owner, outbound, trace).await;
+        let (response, execution) = sent.map_err(|f| Refusal(f, owner))?;
+        Ok(InvokeStream::new(response, execution, began, owner))
+    }
+
+    /// As [`outbound`], within the limits of this service.
+    pub(in crate::api) fn outbound(
+        &self,
+        envelope: v1::InvokeRequest,
+    ) -> Result<http::Request<upstream::Body>, Failure> {
+        outbound(envelope, self.limits)
+    }
+
+    /// Sends a request to the active version of an app, which is woken for it. The caller's `trace`
+    /// goes on in the app unless the request has a trace header.
+    ///
+    /// # Errors
+    /// Why there was no answer. `owner` says that the caller owns the app.
+    pub(in crate::api) async fn send(
+        &self,
+        app: &AppId,
+        owner: bool,
+        mut outbound: http::Request<upstream::Body>,
+        trace: Option<&HeaderValue>,
+    ) -> Result<(http::Response<AppBody>, ExecutionId), Failure> {
         let deployment = self
             .gateway
             .fleet
-            .get(&app)
-            .ok_or_else(|| self.not_running(&app, owner))?;
+            .get(app)
+            .ok_or_else(|| self.not_running(app, owner))?;
         let port = deployment.with_revision(|r| r.ports[0]);
-        let label = host::label(&app, port);
+        let label = host::label(app, port);
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
             outbound.headers_mut().insert(header::HOST, host);
         }
-        // The caller's trace continues in the app, unless the envelope has its own trace header.
-        if let Some(trace) = metadata.as_ref().get(&TRACEPARENT)
+        if let Some(trace) = trace
             && !outbound.headers().contains_key(&TRACEPARENT)
         {
             outbound.headers_mut().insert(TRACEPARENT, trace.clone());
@@ -72,13 +97,10 @@ impl Compute {
                 Client::default(),
                 None,
             )
-            .await
-            .map_err(|f| Refusal(f, owner))?;
-        Ok(InvokeStream::new(response, execution, began, owner))
+            .await?;
+        Ok((response, execution))
     }
-}
 
-impl Compute {
     /// Why an app has no deployment; only its own organization learns that it exists.
     pub(super) fn not_running(&self, app: &AppId, owner: bool) -> Failure {
         if owner && self.apps.get(app).is_ok() {

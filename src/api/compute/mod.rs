@@ -12,6 +12,7 @@ mod logs;
 mod refusal;
 mod replicas;
 mod test_runs;
+mod tools;
 mod versions;
 
 use std::{sync::Arc, time::Duration};
@@ -306,6 +307,8 @@ impl ComputeService for Compute {
         list_public_catalog(ListPublicCatalogRequest) -> v1::ListPublicCatalogResponse, public_catalog;
         get_public_catalog_detail(GetPublicCatalogDetailRequest) -> v1::GetPublicCatalogDetailResponse, public_item;
         list_app_versions(ListAppVersionsRequest) -> v1::ListAppVersionsResponse, list_versions;
+        get_mcp_tool_definition(GetMcpToolDefinitionRequest) -> v1::GetMcpToolDefinitionResponse, tool;
+        list_mcp_tools(ListMcpToolsRequest) -> v1::ListMcpToolsResponse, list_tools;
         get_app_version(GetAppVersionRequest) -> v1::GetAppVersionResponse, version;
         rollback_app(RollbackAppRequest) -> v1::RollbackAppResponse, roll_back;
         get_app_code(GetAppCodeRequest) -> v1::GetAppCodeResponse, code;

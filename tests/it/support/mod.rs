@@ -25,6 +25,7 @@ pub(crate) mod panics;
 pub(crate) mod private_engine;
 pub(crate) mod probe;
 pub(crate) mod public_host;
+pub(crate) mod python;
 pub(crate) mod registry;
 
 pub(crate) use grpc::grpc_client;

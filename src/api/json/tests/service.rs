@@ -302,4 +302,6 @@ service! {
     list_catalog(ListCatalogRequest) -> ListCatalogResponse,
     list_public_catalog(ListPublicCatalogRequest) -> ListPublicCatalogResponse,
     get_public_catalog_detail(GetPublicCatalogDetailRequest) -> GetPublicCatalogDetailResponse,
+    get_mcp_tool_definition(GetMcpToolDefinitionRequest) -> GetMcpToolDefinitionResponse,
+    list_mcp_tools(ListMcpToolsRequest) -> ListMcpToolsResponse,
 }
