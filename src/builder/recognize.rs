@@ -55,8 +55,9 @@ pub(super) fn recognize(entries: &Entries) -> Result<Recognized, String> {
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => {
-            let looked = SIGNS
-                .map(|(sign, files)| format!("{} ({})", files.join(", "), sign.runtime().as_str()));
+            let looked = SIGNS.map(|(sign, files)| {
+                format!("{} ({})", files.join(", "), sign.runtime().language())
+            });
             Err(format!(
                 "no file at its root says that it is a handler: {} were looked for",
                 looked.join("; ")
@@ -65,7 +66,7 @@ pub(super) fn recognize(entries: &Entries) -> Result<Recognized, String> {
         _ => {
             let all: Vec<String> = found
                 .iter()
-                .map(|f| format!("{} of {}", f.file, f.runtime.as_str()))
+                .map(|f| format!("{} of {}", f.file, f.runtime.language()))
                 .collect();
             Err(format!(
                 "its root has files of several runtimes: {}",
@@ -95,7 +96,7 @@ impl fmt::Display for Recognized {
             f,
             "There is no Dockerfile; {} makes this a handler of the runtime {}",
             self.file,
-            self.runtime.as_str()
+            self.runtime.language()
         )
     }
 }
@@ -138,13 +139,13 @@ mod tests {
             (&["handler.py", "sub/go.mod"], "python", "handler.py"),
         ] {
             let found = recognize(&entries(names)).expect("recognized");
-            assert_eq!((found.runtime.as_str(), found.file), (runtime, file));
+            assert_eq!((found.runtime.language(), found.file), (runtime, file));
             assert!(found.to_string().contains(file), "{found}");
         }
         let mut rust = entries(&["src/lib.rs"]);
         rust.insert("Cargo.toml".to_owned(), Entry::Link("x".to_owned()));
         let found = recognize(&rust).expect("recognized");
-        assert_eq!(found.runtime.as_str(), "rust");
+        assert_eq!(found.runtime.language(), "rust");
     }
 
     #[test]

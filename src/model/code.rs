@@ -113,8 +113,8 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// The language, as hashes of code have it.
-    fn language(&self) -> &'static str {
+    /// The language in a word; hashes of code contain it.
+    pub fn language(&self) -> &'static str {
         match self {
             Runtime::Python => "python",
             Runtime::Rust { .. } => "rust",
