@@ -81,6 +81,10 @@ name!(
     /// An app's name within its organization: as [`OrgName`], with single dots allowed inside.
     AppName, "app name", dots: true
 );
+name!(
+    /// A service account: as [`OrgName`]. Client ids are made of it in `model::account`.
+    AccountName, "service account name", dots: false
+);
 
 /// The organization whose apps any authenticated caller may invoke.
 pub const PUBLIC_ORG: &str = "public";

@@ -44,6 +44,7 @@
 //! No file here knows tokio, sled, bollard, axum or tonic, so each rule is written once and tested
 //! by itself. Conversions to and from the wire live in `api/`, to and from records in `store/`.
 
+pub mod account;
 pub mod app;
 pub mod build_args;
 pub mod capability;
@@ -68,6 +69,7 @@ pub mod reach;
 pub mod revision;
 pub mod scaling;
 pub mod schema;
+pub mod scope;
 pub mod secret;
 pub mod settings;
 mod standby;
@@ -77,6 +79,7 @@ mod trust;
 pub mod ulimit;
 pub mod work;
 
+pub use account::AccountName;
 pub use app::{App, Draft, ImageFacts, Pulled, Version};
 pub use build_args::BuildArgs;
 pub use code::{Blob, BuildId, CodeSource, ImageSource};
@@ -85,6 +88,7 @@ pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
 pub use platform::Platform;
 pub use revision::{Defaults, HealthCheck, Revision};
 pub use scaling::Scaling;
+pub use scope::{Grants, Role, Scope, Scopes};
 pub use settings::{Limits, Settings, StorageMode, Tier};
 pub use standby::Standby;
 pub use trust::Trust;
