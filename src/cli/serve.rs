@@ -85,6 +85,9 @@ pub(super) struct Args {
     /// The format of log lines: plain or json.
     #[arg(long)]
     log_format: Option<String>,
+    /// An issuer whose tokens are taken, as "URL audience=A orgs=NAME,NAME scopes=ROLE"; repeatable.
+    #[arg(long, value_name = "ISSUER")]
+    oidc_issuer: Vec<String>,
     /// A log level, or a filter such as info,ignite::fleet=debug.
     #[arg(long)]
     log_level: Option<String>,
@@ -160,6 +163,10 @@ impl Args {
             ("log_level", self.log_level.as_deref()),
         ] {
             flags.set(name, value, &format!("--{}", name.replace('_', "-")));
+        }
+        if !self.oidc_issuer.is_empty() {
+            let all = self.oidc_issuer.join("; ");
+            flags.set("oidc_issuers", Some(&all), "--oidc-issuer");
         }
         flags
     }

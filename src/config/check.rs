@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Config, Invalid, Reach, forms};
+use http::Uri;
+
+use super::{Config, Invalid, MAX_TOKEN_TTL, Reach, forms};
 
 /// The smallest buffer that the HTTP library works with.
 const MIN_HEADER_BYTES: u64 = 8 * 1024;
@@ -15,6 +17,11 @@ pub(super) const MAX_HTTP_THREADS: usize = 256;
 const MAX_DEPTH: usize = 500;
 /// The longest path within a tree that can be unpacked below the data directory.
 const MAX_PATH_BYTES: usize = 3072;
+
+/// More than clocks that anybody looks after differ by.
+const MAX_SKEW: Duration = Duration::from_secs(600);
+/// The least that a log of two files in two parts can be kept in.
+const MIN_AUDIT_BYTES: u64 = 64 * 1024;
 
 /// The faults of a configuration, a sentence each.
 #[derive(Default)]
@@ -66,6 +73,7 @@ impl Config {
         self.check_request_sizes(&mut problems);
         self.check_containers(&mut problems);
         self.check_executions(&mut problems);
+        self.check_tokens(&mut problems);
         let problems = problems.0;
         if problems.is_empty() {
             Ok(())
@@ -288,6 +296,44 @@ impl Config {
         );
     }
 
+    fn check_tokens(&self, problems: &mut Problems) {
+        let tokens = &self.tokens;
+        problems.require(
+            tokens.ttl >= Duration::from_secs(1) && tokens.ttl <= MAX_TOKEN_TTL,
+            "token_ttl must be from 1s to 24h; for one that lives longer there is `ignite token create --ttl`",
+        );
+        problems.require(
+            tokens.skew <= MAX_SKEW,
+            "clock_skew must not be longer than 10m: expired tokens are taken for as long",
+        );
+        problems.require(
+            tokens.audience.as_deref() != Some(""),
+            "token_audience must not be empty; leave it out to demand none",
+        );
+        problems.require(
+            tokens.issuer.as_deref().is_none_or(is_issuer),
+            "token_issuer must be an http or https URL that ends in /realms/dodil, such as https://id.example.com/realms/dodil",
+        );
+        problems.require(
+            tokens.issuer_refresh >= Duration::from_secs(10),
+            "oidc_refresh must be at least 10s",
+        );
+        problems.require(tokens.secret_checks > 0, "secret_checks must be at least 1");
+        problems.require(
+            tokens.audit_max_bytes == 0 || tokens.audit_max_bytes >= MIN_AUDIT_BYTES,
+            "audit_max_bytes must be 0 or at least 64KiB",
+        );
+        for issuer in tokens.issuers.iter().filter(|i| !i.is_private()) {
+            problems.require(
+                !self.trust.isolates_host(),
+                &format!(
+                    "oidc_issuers: the keys of {} would come without TLS, so whoever is on the way could sign tokens; use https (plain http is for this machine, and for a sandbox)",
+                    issuer.url
+                ),
+            );
+        }
+    }
+
     fn check_executions(&self, problems: &mut Problems) {
         problems.require(
             self.execution_concurrency > 0 && self.execution_max_running > 0,
@@ -302,4 +348,15 @@ impl Config {
             "execution_retry_initial must not be longer than execution_retry_max",
         );
     }
+}
+
+/// Whether a text is an issuer of tokens made here.
+fn is_issuer(url: &str) -> bool {
+    let parsed = url.parse::<Uri>().ok();
+    let is_web = parsed.is_some_and(|u| {
+        matches!(u.scheme_str(), Some("http" | "https"))
+            && u.host().is_some()
+            && u.query().is_none()
+    });
+    is_web && url.ends_with("/realms/dodil")
 }

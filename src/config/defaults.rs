@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, check::MAX_HTTP_THREADS};
+use super::{
+    ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, Tokens, check::MAX_HTTP_THREADS,
+};
 use crate::model::{
     Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
 };
@@ -354,6 +356,7 @@ impl Config {
             anonymous_stream_time: DEFAULT_ANONYMOUS_STREAM_TIME,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
+            tokens: Tokens::default(),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
-    Config,
+    Config, Tokens,
     forms::{Bytes, Count, Form, Listen, Maybe, MaybeBytes, Path, Plain, Secs, Span, Switch},
 };
 
@@ -77,9 +77,14 @@ struct Raw {
 type Winners = BTreeMap<&'static str, Raw>;
 
 macro_rules! settings {
-    ($($field:ident = $name:literal, $env:literal, $form:ty;)*) => {
+    (
+        $($field:ident = $name:literal, $env:literal, $form:ty;)*
+        // Settings of one subject, in a struct of their own.
+        $(+ $group:ident: $type:ident { $($inner:ident = $inner_name:literal, $inner_env:literal, $inner_form:ty;)* })*
+    ) => {
         /// The name in the file and the variable of every setting.
-        const SETTINGS: &[(&str, &str)] = &[$(($name, $env),)*];
+        const SETTINGS: &[(&str, &str)] =
+            &[$(($name, $env),)* $($(($inner_name, $inner_env),)*)*];
 
         fn apply(config: &mut Config, winners: &Winners, problems: &mut Vec<String>) {
             $(if let Some(raw) = winners.get($name) {
@@ -88,18 +93,29 @@ macro_rules! settings {
                     Err(why) => problems.push(format!("{}: {why}", raw.origin)),
                 }
             })*
+            $($(if let Some(raw) = winners.get($inner_name) {
+                match <$inner_form>::parse(&raw.text) {
+                    Ok(value) => config.$group.$inner = value,
+                    Err(why) => problems.push(format!("{}: {why}", raw.origin)),
+                }
+            })*)*
         }
 
         impl Config {
             /// The configuration as a TOML file that yields it; unset settings are comments.
             pub fn to_toml(&self) -> String {
                 // Without `..`: a field that the table forgets does not compile.
-                let Config { $($field,)* } = self;
+                let Config { $($field,)* $($group,)* } = self;
+                $(let $type { $($inner,)* } = $group;)*
                 let mut out = String::new();
                 $(match <$form>::show($field) {
                     Some(value) => out.push_str(&format!("{} = {value}\n", $name)),
                     None => out.push_str(&format!("# {} is not set\n", $name)),
                 })*
+                $($(match <$inner_form>::show($inner) {
+                    Some(value) => out.push_str(&format!("{} = {value}\n", $inner_name)),
+                    None => out.push_str(&format!("# {} is not set\n", $inner_name)),
+                })*)*
                 out
             }
         }
@@ -256,6 +272,19 @@ settings! {
     anonymous_stream_time = "anonymous_stream_time", "IGNITE_ANONYMOUS_STREAM_TIME", Span;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
+    + tokens: Tokens {
+        ttl = "token_ttl", "IGNITE_TOKEN_TTL", Span;
+        skew = "clock_skew", "IGNITE_CLOCK_SKEW", Span;
+        audience = "token_audience", "IGNITE_TOKEN_AUDIENCE", Maybe;
+        issuer = "token_issuer", "IGNITE_TOKEN_ISSUER", Maybe;
+        default_scopes = "default_scopes", "IGNITE_DEFAULT_SCOPES", Plain;
+        issuers = "oidc_issuers", "IGNITE_OIDC_ISSUERS", Plain;
+        issuer_refresh = "oidc_refresh", "IGNITE_OIDC_REFRESH", Span;
+        requests_per_minute = "token_requests_per_minute", "IGNITE_TOKEN_REQUESTS_PER_MINUTE", Count;
+        failures_per_minute = "auth_failures_per_minute", "IGNITE_AUTH_FAILURES_PER_MINUTE", Count;
+        secret_checks = "secret_checks", "IGNITE_SECRET_CHECKS", Count;
+        audit_max_bytes = "audit_max_bytes", "IGNITE_AUDIT_MAX_BYTES", Bytes;
+    }
 }
 
 impl Config {

@@ -16,6 +16,7 @@ mod check;
 mod defaults;
 mod forms;
 mod hosts;
+mod issuers;
 mod kinds;
 mod layers;
 mod proxies;
@@ -23,13 +24,16 @@ mod serving;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use forms::parse_duration;
 pub use hosts::ApiHosts;
+pub use issuers::{Issuer, Issuers};
 pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
 pub use serving::Serving;
+pub use tokens::{MAX_TOKEN_TTL, Tokens};
 
 /// Every setting of `ignite serve`.
 ///
@@ -191,8 +195,7 @@ pub struct Config {
     /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
     /// log file is rotated. Default 10 MiB.
     pub container_log_max_bytes: u64,
-    /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: log files kept per container.
-    /// Default 3.
+    /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: files kept per container. Default 3.
     pub container_log_files: u32,
     /// `disk_quota_per_org`, `IGNITE_DISK_QUOTA_PER_ORG`: most bytes of disk that the volumes,
     /// containers and logs of one organization may use; 0 sets no bound. Default: none, and with
@@ -281,8 +284,7 @@ pub struct Config {
     /// `test_max_running_per_org`, `IGNITE_TEST_MAX_RUNNING_PER_ORG`: most of those of one
     /// organization. Default all but one.
     pub test_max_running_per_org: Option<usize>,
-    /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or source file of a draft.
-    /// Default 50 MiB.
+    /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or file of code. Default 50 MiB.
     pub max_code_bytes: u64,
     /// `code_max_unpacked_bytes`, `IGNITE_CODE_MAX_UNPACKED_BYTES`: most bytes of all files of an
     /// archive or repository. Default 512 MiB.
@@ -491,7 +493,8 @@ pub struct Config {
     pub anonymous_stream_time: Duration,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
-    /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`.
-    /// Default `info`.
+    /// `log_level`, `IGNITE_LOG`: a level or a filter (`info,ignite::fleet=debug`). Default `info`.
     pub log_level: String,
+    /// How tokens are made and checked.
+    pub tokens: Tokens,
 }
