@@ -11,6 +11,7 @@
 pub mod api;
 pub mod apps;
 pub mod atomic_file;
+pub mod audit;
 mod backoff;
 pub mod builder;
 mod child;
