@@ -17,7 +17,7 @@ use super::{
     status::to_status,
 };
 use crate::{
-    gateway::Gateway,
+    gateway::{Gateway, peer::ClientAddress},
     identity::Caller,
     model::{Failure, Reason},
 };
@@ -58,10 +58,15 @@ pub(super) fn is_counted(path: &str) -> bool {
 ///
 /// # Errors
 /// UNAUTHENTICATED, except for methods that need no token.
-pub(super) fn admit<B>(gateway: &Gateway, call: &mut Request<B>) -> Result<(), Failure> {
+pub(super) fn admit<B>(
+    gateway: &Gateway,
+    call: &mut Request<B>,
+    from: ClientAddress,
+) -> Result<(), Failure> {
+    call.extensions_mut().insert(from);
     let path = call.uri().path();
     if !is_foreign(path) && !is_open(path) {
-        let caller = gateway.caller(call.headers())?;
+        let caller = gateway.caller(call.headers(), from.0)?;
         call.extensions_mut().insert(caller);
     }
     Ok(())

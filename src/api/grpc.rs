@@ -19,7 +19,12 @@ use super::{
 };
 use crate::{
     gateway::{
-        Gateway, GrpcApi, body::Body, headers::is_grpc, listener, peer::Peer, refusal::goaway,
+        Gateway, GrpcApi,
+        body::Body,
+        headers::is_grpc,
+        listener,
+        peer::{ClientAddress, Peer},
+        refusal::goaway,
         request::host_of,
     },
     model::{Failure, Reason},
@@ -63,13 +68,22 @@ impl Grpc {
         peer: &Peer,
     ) -> Response<tonic::body::Body> {
         match self.anonymous.admit(peer.address.ip()) {
-            Ok(permit) => permit.bound(self.call(request)).await,
+            Ok(permit) => permit.bound(self.call(request, peer)).await,
             Err(failure) => to_status(&failure, false).into_http(),
         }
     }
 
-    async fn call(&self, mut request: Request<Incoming>) -> Response<tonic::body::Body> {
-        if let Err(failure) = admit(&self.gateway, &mut request) {
+    async fn call(
+        &self,
+        mut request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<tonic::body::Body> {
+        if let Some(awaited) = self.gateway.awaited_key(request.headers(), peer) {
+            awaited.await;
+        }
+        let trusted = &self.gateway.trusted_proxies;
+        let from = ClientAddress::of(peer, request.headers(), trusted);
+        if let Err(failure) = admit(&self.gateway, &mut request, from) {
             return to_status(&failure, false).into_http();
         }
         let timeout = timeout(request.headers());
@@ -116,7 +130,7 @@ impl listener::Service for Grpc {
         let response = match refusal.or_else(|| elsewhere::of_grpc(path)) {
             Some(failure) => to_status(&failure, false).into_http(),
             None if is_counted(path) => self.anonymous(request, peer).await,
-            None => self.call(request).await,
+            None => self.call(request, peer).await,
         };
         response.map(|body| Body::Api(axum::body::Body::new(body)))
     }

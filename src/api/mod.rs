@@ -20,6 +20,7 @@
 
 mod admission;
 pub mod anonymous;
+pub mod authorization;
 pub mod buffers;
 pub mod builds;
 pub mod compute;
@@ -31,6 +32,7 @@ pub mod grpc;
 pub mod json;
 pub mod limits;
 pub mod mcp;
+pub mod oauth;
 mod pages;
 pub mod proto;
 pub mod scaling;

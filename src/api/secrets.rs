@@ -4,7 +4,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{
-    compute::{Compute, Refusal},
+    compute::{Refusal, admitted},
     convert::Fields,
     pages,
     proto::v1::{self, secret_service_server::SecretService, secret_value},
@@ -20,21 +20,24 @@ use crate::{
 
 /// The service.
 pub struct Secrets {
-    compute: Compute,
     secrets: secrets::Secrets,
 }
 
 impl Secrets {
-    /// Secrets of the callers that `compute` knows.
-    pub fn new(compute: Compute, secrets: secrets::Secrets) -> Self {
-        Self { compute, secrets }
+    /// The service over these secrets.
+    pub fn new(secrets: secrets::Secrets) -> Self {
+        Self { secrets }
     }
 
-    /// The organization of the token, which must have exactly one.
-    fn org<T>(&self, request: &Request<T>) -> Result<OrgName, Failure> {
-        let caller = self.compute.gateway.caller(request.metadata().as_ref())?;
-        match caller.orgs.as_slice() {
-            [org] => Ok(org.clone()),
+    /// The organization of the token, of which there must be exactly one.
+    fn org<T>(&self, request: &Request<T>, secret: &str) -> Result<OrgName, Failure> {
+        let admitted = admitted(request)?;
+        match admitted.caller().orgs.as_slice() {
+            [org] => {
+                admitted.is_about(org, format!("secret {secret}"));
+                admitted.check_org(org)?;
+                Ok(org.clone())
+            }
             orgs => {
                 let names: Vec<_> = orgs.iter().map(OrgName::as_str).collect();
                 Err(Failure::new(
@@ -53,7 +56,7 @@ impl Secrets {
         &self,
         request: Request<v1::CreateSecretRequest>,
     ) -> Result<v1::CreateSecretResponse, Failure> {
-        let org = self.org(&request)?;
+        let org = self.org(&request, &request.get_ref().name)?;
         let r = request.into_inner();
         let mut fields = Fields::default();
         let name = fields.accept("name", r.name.parse::<SecretName>());
@@ -77,7 +80,7 @@ impl Secrets {
         &self,
         request: Request<v1::GetSecretRequest>,
     ) -> Result<v1::GetSecretResponse, Failure> {
-        let org = self.org(&request)?;
+        let org = self.org(&request, &request.get_ref().name)?;
         let name = name(&request.get_ref().name)?;
         let (secret, value) = self.secrets.get(&org, &name).await?;
         Ok(v1::GetSecretResponse {
@@ -90,7 +93,7 @@ impl Secrets {
         &self,
         request: &Request<v1::ListSecretsRequest>,
     ) -> Result<v1::ListSecretsResponse, Failure> {
-        let org = self.org(request)?;
+        let org = self.org(request, "")?;
         let r = request.get_ref();
         let limit = pages::size(r.limit)?;
         let after: Option<SecretName> = pages::parse_cursor(&r.cursor, "ListSecrets")?;
@@ -107,7 +110,7 @@ impl Secrets {
         &self,
         request: Request<v1::DeleteSecretRequest>,
     ) -> Result<v1::DeleteSecretResponse, Failure> {
-        let org = self.org(&request)?;
+        let org = self.org(&request, &request.get_ref().name)?;
         let name = name(&request.get_ref().name)?;
         self.secrets.delete(org, name).await?;
         Ok(v1::DeleteSecretResponse {})

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod app;
 mod app_settings;
+mod audit;
 mod build;
 mod code;
 mod configure;
@@ -30,6 +31,7 @@ mod publish;
 mod secret;
 mod serve;
 mod server_log;
+mod service_account;
 mod settings;
 mod spinner;
 mod store;
@@ -62,9 +64,14 @@ struct Cli {
 enum Command {
     /// Run the platform on this machine.
     Serve(serve::Args),
-    /// Make bearer tokens with this machine's signing key.
+    /// Make bearer tokens with this machine's signing key, and replace the key.
     #[command(subcommand)]
     Token(token::Command),
+    /// Accounts of this machine's server that fetch tokens with an id and a secret.
+    #[command(subcommand, visible_alias = "sa")]
+    ServiceAccount(service_account::Command),
+    /// Print what is in the audit log of this machine's server.
+    Audit(audit::Args),
     /// Remove containers and networks left behind by instances that no longer exist.
     Prune(serve::PruneArgs),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
@@ -110,7 +117,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => return serve::run(args, cli.global.config),
         Command::Prune(args) => return serve::prune(args, &cli.global),
         Command::Store(command) => return store::run(command, &cli.global),
-        Command::Token(command) => token::run(command, cli.global.org.as_deref()),
+        Command::Token(command) => token::run(command, &cli.global),
+        Command::ServiceAccount(command) => service_account::run(command, &cli.global),
+        Command::Audit(args) => audit::run(args, &cli.global),
         Command::Config(command) => configure::run(command, &cli.global, &process_env),
         Command::Login => configure::login(&cli.global, &process_env),
         Command::Remote(command) => client(cli.global, command),
@@ -206,6 +215,17 @@ mod tests {
             "ignite secret list --org acme",
             "ignite secret delete reg",
             "ignite token create --org o --ttl 1h --data-dir /d",
+            "ignite token create --org o --scope InvokeApp --scope ignite.app-viewer --audience a",
+            "ignite token keys -o json",
+            "ignite token rotate-key --revoke",
+            "ignite token revoke-key k --data-dir /d",
+            "ignite service-account create ci --org o --role ignite.app-developer --app a -o json",
+            "ignite service-account list --org o",
+            "ignite sa rotate cli-ci --org o --keep 1h",
+            "ignite service-account grant-role ci@svcacc.dodil.io ignite.app-viewer --org o",
+            "ignite service-account revoke-role ci ignite.app-viewer --org o --app a",
+            "ignite service-account delete ci --org o --yes",
+            "ignite audit --org o --since 1h --limit 5 -o json",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite prune",
             "ignite prune --after 1h --gone 0123456789ab --volumes 0123456789ac -o json",
@@ -245,6 +265,10 @@ mod tests {
             "ignite app create a --env A",
             "ignite app list -o xml",
             "ignite app list --token t --token-file f",
+            "ignite token create --scope Fly",
+            "ignite service-account create Ci",
+            "ignite service-account grant-role ci ignite.king",
+            "ignite service-account create ci --app a",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

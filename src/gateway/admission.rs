@@ -3,15 +3,20 @@
 //! A caller who may not use an app must not learn whether it exists. So a refusal depends on the
 //! request and the caller, never on the app.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, header};
 
-use super::{Gateway, request};
+use super::{
+    Gateway,
+    peer::{ClientAddress, Peer},
+    request,
+};
 use crate::{
     fleet::Deployment,
-    identity::{self, Caller},
-    model::{AppId, Failure, Reason, host, id::PUBLIC_ORG},
+    identity::{self, Caller, lacks_scope},
+    model::{AppId, Failure, Reason, Scope, host, id::PUBLIC_ORG},
 };
 
 /// An app as the client of an app URL names it.
@@ -31,13 +36,26 @@ impl Gateway {
     ///
     /// # Errors
     /// UNAUTHENTICATED, with what is missing or wrong.
-    pub fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
-        self.authenticate(headers)?.ok_or_else(no_token)
+    pub fn caller(&self, headers: &HeaderMap, from: IpAddr) -> Result<Arc<Caller>, Failure> {
+        let token = identity::bearer(headers)?.ok_or_else(no_token)?;
+        self.verifier.verify(token, || from)
     }
 
-    fn authenticate(&self, headers: &HeaderMap) -> Authentication {
-        identity::bearer(headers)
-            .and_then(|token| token.map(|t| self.verifier.verify(t)).transpose())
+    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Authentication {
+        let token = identity::bearer(headers)?;
+        let from = || self.client(peer, headers);
+        token.map(|t| self.verifier.verify(t, from)).transpose()
+    }
+
+    /// The address of the client of a request.
+    pub(super) fn client(&self, peer: &Peer, headers: &HeaderMap) -> IpAddr {
+        ClientAddress::of(peer, headers, &self.trusted_proxies).0
+    }
+
+    /// The wait for the key of a request's token; see [`identity::Verifier::awaited_key`].
+    pub fn awaited_key(&self, headers: &HeaderMap, peer: &Peer) -> Option<BoxFuture<'static, ()>> {
+        let from = || self.client(peer, headers);
+        self.verifier.awaited_key(headers, from)
     }
 
     /// Checks the token and removes it from the headers: apps never see the platform's tokens.
@@ -45,10 +63,11 @@ impl Gateway {
         &self,
         deployment: &Deployment,
         request: &mut Request<B>,
+        peer: &Peer,
         by_path: bool,
     ) -> Result<Option<Arc<Caller>>, Failure> {
         let open = deployment.with_revision(|r| r.allow_unauthenticated);
-        match self.authenticate(request.headers()) {
+        match self.authenticate(request.headers(), peer) {
             Ok(Some(caller)) if open || caller.may_invoke(deployment.id()) => {
                 request.headers_mut().remove(header::AUTHORIZATION);
                 Ok(Some(caller))
@@ -72,8 +91,13 @@ impl Gateway {
     }
 
     /// The answer to a request for an app that does not exist.
-    pub(super) fn not_found(&self, requested: RequestedApp<'_>, headers: &HeaderMap) -> Failure {
-        self.refusal(requested, self.authenticate(headers))
+    pub(super) fn not_found(
+        &self,
+        requested: RequestedApp<'_>,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Failure {
+        self.refusal(requested, self.authenticate(headers, peer))
     }
 
     /// The answer to a request for an app that does not exist, or that the caller may not use.
@@ -85,7 +109,11 @@ impl Gateway {
         };
         match requested {
             RequestedApp::Path(id) if caller.may_invoke(id) => unpublished(id),
-            RequestedApp::Path(id) => not_yours(id),
+            RequestedApp::Path(id) => may_not_invoke(&caller, id),
+            // Which of the apps that it may invoke, if any, has this label is not looked up.
+            RequestedApp::Label(_) if !caller.grants.everywhere.has(Scope::InvokeApp) => {
+                lacks_scope(Scope::InvokeApp, None)
+            }
             RequestedApp::Label(label) => {
                 let label = label.to_ascii_lowercase();
                 let host = format!("{label}.{}", self.hosts.base_domain);
@@ -111,8 +139,17 @@ fn no_token() -> Failure {
     )
 }
 
+/// The answer to a caller who may not invoke an app.
+pub fn may_not_invoke(caller: &Caller, id: &AppId) -> Failure {
+    if caller.owns(&id.org) || id.org.as_str() == PUBLIC_ORG {
+        lacks_scope(Scope::InvokeApp, Some(&format!("app {id}")))
+    } else {
+        not_yours(id)
+    }
+}
+
 /// The answer to a token of another organization.
-pub fn not_yours(id: &AppId) -> Failure {
+fn not_yours(id: &AppId) -> Failure {
     Failure::new(
         Reason::PermissionDenied,
         format!(

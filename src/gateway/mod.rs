@@ -63,7 +63,7 @@ use self::{
     by_path::ByPath,
     headers::Origin,
     invoke::{Client, Invocation},
-    peer::{Peer, PeerAddress},
+    peer::{ClientAddress, Peer},
     routes::Route,
 };
 use crate::{
@@ -74,7 +74,7 @@ use crate::{
 };
 
 pub use self::{
-    admission::{not_yours, unpublished},
+    admission::{may_not_invoke, unpublished},
     hosts::Hosts,
     routes::Routes,
 };
@@ -181,6 +181,22 @@ impl Gateway {
     fn handle(
         &self,
         front: &Front,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> impl Future<Output = Response<Body>> + Send {
+        // Rare, so it has its room elsewhere.
+        if let Some(awaited) = self.awaited_key(request.headers(), peer) {
+            return Either::Left(Box::pin(async move {
+                awaited.await;
+                self.answer(front, request, peer).await
+            }));
+        }
+        Either::Right(self.answer(front, request, peer))
+    }
+
+    fn answer(
+        &self,
+        front: &Front,
         mut request: Request<Incoming>,
         peer: &Peer,
     ) -> impl Future<Output = Response<Body>> + Send {
@@ -191,8 +207,8 @@ impl Gateway {
                 Either::Left(self.app(route, request, peer, by_path, grpc))
             }
             Destination::Api => {
-                let address = PeerAddress(peer.address.ip());
-                request.extensions_mut().insert(address);
+                let client = ClientAddress(self.client(peer, request.headers()));
+                request.extensions_mut().insert(client);
                 let answer = front.api.clone().oneshot(request);
                 let answer = answer.map(|Ok(response)| response.map(Body::Api));
                 Either::Right(Either::Left(Either::Left(answer)))
@@ -218,7 +234,7 @@ impl Gateway {
         if let Some(label) = label {
             return match self.routes.find(label) {
                 Some(route) => Destination::App(route, None),
-                None => self.no_app(RequestedApp::Label(label), request.headers(), grpc),
+                None => self.no_app(RequestedApp::Label(label), request.headers(), peer, grpc),
             };
         }
         if let Err(failure) = self.hosts.check(host) {
@@ -244,12 +260,18 @@ impl Gateway {
                 let port = None;
                 Destination::App(Route { deployment, port }, Some(by_path))
             }
-            None => self.no_app(RequestedApp::Path(&id), request.headers(), grpc),
+            None => self.no_app(RequestedApp::Path(&id), request.headers(), peer, grpc),
         }
     }
 
-    fn no_app(&self, requested: RequestedApp<'_>, headers: &HeaderMap, grpc: bool) -> Destination {
-        let failure = self.not_found(requested, headers);
+    fn no_app(
+        &self,
+        requested: RequestedApp<'_>,
+        headers: &HeaderMap,
+        peer: &Peer,
+        grpc: bool,
+    ) -> Destination {
+        let failure = self.not_found(requested, headers, peer);
         let execution = ExecutionId(ulid::Ulid::generate());
         Destination::Answered(self.refused(&failure, false, execution, grpc))
     }
@@ -364,7 +386,7 @@ impl Gateway {
         peer: &'a Peer,
     ) -> Result<(Request<upstream::Body>, Client<'a>), Failure> {
         let Call { route, by_path, .. } = call;
-        let caller = self.admit(&route.deployment, &mut request, by_path.is_some())?;
+        let caller = self.admit(&route.deployment, &mut request, peer, by_path.is_some())?;
         call.caller_owns_app = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
         let upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
         let origin = Origin {

@@ -5,11 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{client::ClientHandle, headers};
-use crate::fleet::upstream::Interim;
-
-/// The address of a connection's other end, in the extensions of requests to the API.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddress(pub IpAddr);
+use crate::{config::Proxies, fleet::upstream::Interim};
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -52,6 +48,37 @@ impl Peer {
     }
 }
 
+/// The address of the client that sent a request to the API, in the request's extensions: that of
+/// the connection, or what a trusted proxy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+impl ClientAddress {
+    /// The client of a request that came over a connection from `peer`: the last address on its way
+    /// that is not of a trusted proxy. What clients themselves forward stands before that one.
+    pub fn of(peer: &Peer, headers: &HeaderMap, trusted: &Proxies) -> Self {
+        /// More proxies than any way has.
+        const MOST_HOPS: usize = 16;
+        let mut address = peer.address.ip().to_canonical();
+        let mut hops = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .rev()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.rsplit(','))
+            .take(MOST_HOPS);
+        while trusted.contain(address)
+            && let Some(hop) = hops.next()
+        {
+            let Ok(before) = hop.trim().parse::<IpAddr>() else {
+                break;
+            };
+            address = before.to_canonical();
+        }
+        Self(address)
+    }
+}
+
 impl Interim for Peer {
     fn early_hints(&self, mut hints: HeaderMap) {
         headers::remove_hop_by_hop(&mut hints);
@@ -75,6 +102,28 @@ impl Interim for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_the_last_address_that_no_trusted_proxy_has() {
+        let of = |peer: &str, lines: &[&str]| {
+            let peer = Peer::at(peer.parse().expect("valid"));
+            let lines = lines.iter().map(|line| {
+                let name = header::HeaderName::from_static("x-forwarded-for");
+                (name, line.parse::<HeaderValue>().expect("valid"))
+            });
+            let trusted = "127.0.0.1,10.0.0.0/8".parse().expect("valid");
+            let headers = HeaderMap::from_iter(lines);
+            ClientAddress::of(&peer, &headers, &trusted).0.to_string()
+        };
+        assert_eq!(of("192.0.2.1:1", &["198.51.100.1"]), "192.0.2.1");
+        assert_eq!(of("127.0.0.1:1", &[]), "127.0.0.1");
+        assert_eq!(of("127.0.0.1:1", &["198.51.100.1"]), "198.51.100.1");
+        let spoofed = ["203.0.113.9, 198.51.100.1, 10.0.0.7"];
+        assert_eq!(of("127.0.0.1:1", &spoofed), "198.51.100.1");
+        let lines = ["203.0.113.9", "198.51.100.2"];
+        assert_eq!(of("127.0.0.1:1", &lines), "198.51.100.2");
+        assert_eq!(of("127.0.0.1:1", &["198.51.100.1, x"]), "127.0.0.1");
+    }
 
     #[test]
     fn a_mapped_address_is_forwarded_as_ipv4() {

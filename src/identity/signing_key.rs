@@ -2,23 +2,25 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use p256::{
     SecretKey,
     elliptic_curve::{rand_core::OsRng, sec1::ToEncodedPoint},
     pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding},
 };
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::{Clock, ISSUER, Verifier, verifier::unix_seconds};
-use crate::{atomic_file, model::OrgName};
+use super::{ISSUER, folder, public_key::PublicKey, token::unix_seconds};
+use crate::{
+    atomic_file,
+    model::{OrgName, Scopes},
+};
 
 /// The default lifetime of a token: a working day, and some.
 pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +39,14 @@ pub enum Error {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file of keys or accounts holds something else.
+    #[error("{path} cannot be read as what it should hold ({cause}); restore it, or remove it if nothing needs it any more", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The file holds something else.
     #[error("{path} does not hold a P-256 private key in PKCS#8 PEM ({cause}); restore it, or remove it to have a new one made", path = path.display())]
     NotAKey {
@@ -45,6 +55,11 @@ pub enum Error {
         /// The parser's message.
         cause: String,
     },
+    /// A server that runs does not use a change.
+    #[error(
+        "the change is written, and the server that runs does not use it: {0}; its log says more, and a restart reads everything again"
+    )]
+    NotTaken(String),
     /// The file system refused.
     #[error("cannot {action} {path}: {cause}", path = path.display())]
     Io {
@@ -61,9 +76,8 @@ pub enum Error {
 /// The key of one data directory, which signs and verifies its tokens. It is unrelated to the key
 /// that seals secrets (`store::secrets`).
 pub struct SigningKey {
-    kid: String,
+    public: PublicKey,
     signing: EncodingKey,
-    verifying: DecodingKey,
 }
 
 impl SigningKey {
@@ -120,56 +134,84 @@ impl SigningKey {
         let (Some(x), Some(y)) = (point.x(), point.y()) else {
             return Err("its public point has no coordinates".to_owned());
         };
-        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let public = PublicKey::new(URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
         Ok(Self {
-            kid: thumbprint(&x, &y),
+            // Says now what else the first token would meet.
             signing: EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| e.to_string())?,
-            verifying: DecodingKey::from_ec_components(&x, &y).map_err(|e| e.to_string())?,
+            public,
         })
     }
 
     /// The key's id: its thumbprint by RFC 7638.
     pub fn kid(&self) -> &str {
-        &self.kid
+        &self.public.kid
     }
 
-    /// A token that makes its bearer a member of `org` from `now` until `now + ttl`.
+    pub(super) fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// A token that makes its bearer a member of `org` from `now` until `now + ttl`. It names no
+    /// scopes, so a server's setting says what it opens.
     pub fn mint(&self, org: &OrgName, ttl: Duration, now: SystemTime) -> String {
-        let issued = unix_seconds(now);
-        self.sign(&json!({
+        self.mint_for(&Mint {
+            org,
+            ttl,
+            scopes: None,
+            audience: None,
+            now,
+        })
+    }
+
+    /// A token with everything that can be said of one.
+    pub fn mint_for(&self, mint: &Mint<'_>) -> String {
+        let issued = unix_seconds(mint.now);
+        let org = mint.org;
+        let mut claims = json!({
             "iss": ISSUER,
             "sub": format!("{ISSUER}:{org}"),
             "iat": issued,
             "nbf": issued,
-            "exp": issued.saturating_add(ttl.as_secs()),
+            "exp": issued.saturating_add(mint.ttl.as_secs()),
             "jti": ulid::Ulid::generate().to_string(),
             "organization": { org.as_str(): { "id": org.as_str() } },
-        }))
+        });
+        if let Some(scopes) = mint.scopes {
+            claims["scope"] = scopes.to_claim().into();
+        }
+        if let Some(audience) = mint.audience {
+            claims["aud"] = audience.into();
+        }
+        self.sign(&claims)
     }
 
     pub(super) fn sign(&self, claims: &serde_json::Value) -> String {
         let header = Header {
-            kid: Some(self.kid.clone()),
+            kid: Some(self.public.kid.clone()),
             ..Header::new(Algorithm::ES256)
         };
         jsonwebtoken::encode(&header, claims, &self.signing)
             .expect("a JSON object can be signed with a key that was checked when it was opened")
     }
+}
 
-    /// A verifier of this key's tokens.
-    pub fn verifier(&self, clock: Clock) -> Verifier {
-        Verifier::new(self.kid.clone(), self.verifying.clone(), clock)
-    }
+/// What a token is to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Mint<'a> {
+    /// Whose member the bearer is.
+    pub org: &'a OrgName,
+    /// How long.
+    pub ttl: Duration,
+    /// What the token opens; `None` leaves it to the server.
+    pub scopes: Option<Scopes>,
+    /// For whom the token is meant.
+    pub audience: Option<&'a str>,
+    /// From when on.
+    pub now: SystemTime,
 }
 
 fn key_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("identity").join("signing-key.pem")
-}
-
-/// RFC 7638: SHA-256 over the required members of the JWK, in this order and without spaces.
-fn thumbprint(x: &str, y: &str) -> String {
-    let jwk = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
-    URL_SAFE_NO_PAD.encode(Sha256::digest(jwk))
+    folder::path(data_dir).join("signing-key.pem")
 }
 
 /// Writes a fresh key to `path`, unless another process was first.
@@ -182,20 +224,43 @@ fn create(path: &Path) -> Result<(), Error> {
         path: path.to_owned(),
         cause,
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|cause| Error::Io {
-            action: "create the directory",
-            path: dir.to_owned(),
-            cause,
-        })?;
-    let pem = SecretKey::random(&mut OsRng)
-        .to_pkcs8_pem(LineEnding::LF)
-        .map_err(|e| io("encode the key for", io::Error::other(e)))?;
+    folder::create(dir).map_err(|cause| Error::Io {
+        action: "create the directory",
+        path: dir.to_owned(),
+        cause,
+    })?;
+    let pem = fresh().map_err(|e| io("encode the key for", e))?;
     // When another process was first, its key is the key.
     atomic_file::write_new(path, pem.as_bytes())
         .map(drop)
         .map_err(|e| io("write", e))
+}
+
+/// A new private key, as its file has it.
+fn fresh() -> io::Result<impl std::ops::Deref<Target = String>> {
+    let key = SecretKey::random(&mut OsRng);
+    key.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)
+}
+
+/// A new key that is not in its file yet.
+pub(super) struct Next {
+    /// Its public half.
+    pub(super) public: PublicKey,
+    pem: Box<dyn std::ops::Deref<Target = String>>,
+}
+
+impl Next {
+    pub(super) fn generate() -> Result<Self, String> {
+        let pem = fresh().map_err(|e| e.to_string())?;
+        let public = SigningKey::from_pem(&pem)?.public;
+        Ok(Self {
+            public,
+            pem: Box::new(pem),
+        })
+    }
+
+    /// Makes it the key that signs.
+    pub(super) fn install(&self, data_dir: &Path) -> io::Result<()> {
+        folder::write(&key_path(data_dir), self.pem.as_bytes())
+    }
 }

@@ -3,30 +3,37 @@
 //! A signature check costs about a tenth of a millisecond, a cache lookup close to a microsecond.
 //! Most requests of a thread carry the same token as the one before, which needs no lookup at all.
 //! Expiry is checked on every call, so only the number of cached tokens is bounded.
+//!
+//! What tokens are checked against ([`Trust`]) is replaced as a whole when keys or accounts change,
+//! and has a generation. What was found under an earlier generation is not believed any more, so a
+//! revocation holds from the next request on, for the price of one load of an atomic.
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
-
-use base64::{
-    Engine as _,
-    alphabet::URL_SAFE,
-    engine::{
-        DecodePaddingMode,
-        general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD},
+    net::IpAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
-use http::{HeaderMap, header::AUTHORIZATION};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
-use moka::sync::Cache;
-use serde::Deserialize;
-use serde_json::Value;
 
-use super::{Caller, ISSUER};
-use crate::model::{Failure, OrgName, Reason};
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, header::AUTHORIZATION};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use super::{
+    Caller, SigningKey,
+    accounts::Accounts,
+    bearer,
+    check::{Rules, check, is_own_issuer},
+    oidc::Fetches,
+    token::{Header, check_expiry, issuer_of, json_part, unix_ms},
+    trust::Trust,
+};
+use crate::model::{Failure, Reason};
 
 /// Wall time, for `exp` and `nbf`; a function so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -36,23 +43,19 @@ pub fn system_clock() -> Clock {
     Arc::new(SystemTime::now)
 }
 
-/// The tolerated difference between two machines' clocks.
-const LEEWAY_SECS: u64 = 5;
 /// Most cached tokens: about 1 KiB each.
 const CACHE_CAPACITY: u64 = 10_000;
-
-/// Also accepts the padding and trailing bits that other encoders of base64 may write.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new()
-        .with_decode_allow_trailing_bits(true)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// A token that was good, and the generation of [`Trust`] that it was checked against.
+#[derive(Clone)]
+struct Verified {
+    caller: Arc<Caller>,
+    generation: u64,
+}
 
 /// The token that a thread verified last, and its caller.
 struct Last {
     token: Box<str>,
-    caller: Arc<Caller>,
+    verified: Verified,
     /// The verifier that did so: another one, with another key, must not trust the entry.
     by: Weak<()>,
 }
@@ -61,83 +64,181 @@ thread_local! {
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// Checks bearer tokens against one key.
+/// Checks bearer tokens.
 pub struct Verifier {
-    kid: String,
-    key: DecodingKey,
-    validation: Validation,
+    rules: Rules,
+    trust: ArcSwap<Trust>,
+    generation: AtomicU64,
+    /// Held while the trust is replaced.
+    replacing: Mutex<()>,
+    /// For each issuer elsewhere the way to have its keys fetched.
+    fetches: Vec<Fetches>,
     clock: Clock,
-    verified: Cache<Box<str>, Arc<Caller>>,
+    verified: Cache<Box<str>, Verified>,
     identity: Arc<()>,
 }
 
-#[derive(Deserialize)]
-struct RawHeader {
-    alg: String,
-    kid: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    exp: Option<u64>,
-    nbf: Option<u64>,
-    #[serde(default)]
-    sub: String,
-    organization: Option<BTreeMap<String, Value>>,
-    org_name: Option<String>,
-    org_id: Option<String>,
-}
-
 impl Verifier {
-    pub(super) fn new(kid: String, key: DecodingKey, clock: Clock) -> Self {
-        let mut validation = Validation::new(Algorithm::ES256);
-        // The times are checked below, on a clock that tests can move.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_aud = false;
+    pub(super) fn new(rules: Rules, trust: Trust, clock: Clock) -> Self {
         Self {
-            kid,
-            key,
-            validation,
+            rules,
+            fetches: trust.foreign.iter().map(|_| Fetches::default()).collect(),
+            trust: ArcSwap::from_pointee(trust),
+            generation: AtomicU64::new(0),
+            replacing: Mutex::default(),
             clock,
             verified: Cache::new(CACHE_CAPACITY),
             identity: Arc::default(),
         }
     }
 
-    /// The caller that `token` speaks for.
+    /// A verifier of the tokens of one key.
+    pub(super) fn of_key(rules: Rules, key: &SigningKey, clock: Clock) -> Self {
+        let trust = Trust::of(key, Vec::new(), Accounts::default(), Vec::new());
+        let trust = trust.expect("a key that was opened has its thumbprint as its id");
+        Self::new(rules, trust, clock)
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        (self.clock)()
+    }
+
+    /// What tokens are checked against now.
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        self.trust.load_full()
+    }
+
+    pub(super) fn fetches(&self) -> &[Fetches] {
+        &self.fetches
+    }
+
+    /// Replaces what tokens are checked against. From its return on, nothing that was found before
+    /// is believed.
+    pub(super) fn replace(&self, change: impl FnOnce(&Trust) -> Trust) {
+        let _one_at_a_time = self.replacing.lock();
+        let next = change(&self.trust.load());
+        self.trust.store(Arc::new(next));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The caller that `token` speaks for. `from` is asked for the client's address when the token
+    /// has to be checked.
     ///
     /// # Errors
-    /// [`Reason::Unauthenticated`], saying what is wrong with the token.
-    pub fn verify(&self, token: &str) -> Result<Arc<Caller>, Failure> {
-        let now = unix_seconds((self.clock)());
-        if let Some(caller) = self.last(token)
-            && check_expiry(caller.expires_at, now).is_ok()
+    /// [`Reason::Unauthenticated`], saying what is wrong with the token; after too many forged ones
+    /// from an address, [`Reason::TooManyRequests`].
+    pub fn verify(
+        &self,
+        token: &str,
+        from: impl FnOnce() -> IpAddr,
+    ) -> Result<Arc<Caller>, Failure> {
+        // Read first: what is found from here on is at least as new.
+        let generation = self.generation.load(Ordering::Acquire);
+        let now = unix_ms((self.clock)());
+        if let Some(caller) = self.last(token, generation)
+            && check_expiry(caller.expires_at_ms, self.rules.skew, now).is_ok()
         {
             return Ok(caller);
         }
-        let caller = match self.verified.get(token) {
-            Some(caller) => caller,
-            None => {
-                let caller = Arc::new(self.check(token, now)?);
-                self.verified.insert(token.into(), Arc::clone(&caller));
-                caller
+        let verified = match self.verified.get(token) {
+            Some(known) if known.generation == generation => known,
+            known => {
+                // One that was good is checked again whatever else its address has sent.
+                let from = known.is_none().then(from);
+                let caller = self.check_from(token, now, from);
+                let caller = caller.inspect_err(|_| self.verified.invalidate(token))?;
+                let verified = Verified {
+                    caller: Arc::new(caller),
+                    generation,
+                };
+                self.verified.insert(token.into(), verified.clone());
+                verified
             }
         };
-        if let Err(expired) = check_expiry(caller.expires_at, now) {
+        if let Err(expired) = check_expiry(verified.caller.expires_at_ms, self.rules.skew, now) {
             self.verified.invalidate(token);
             return Err(expired);
         }
+        let caller = verified.caller.clone();
         LAST.set(Some(Last {
             token: token.into(),
-            caller: Arc::clone(&caller),
+            verified,
             by: Arc::downgrade(&self.identity),
         }));
         Ok(caller)
     }
 
-    /// Removes each `Authorization` header that contains what looks like a token of the platform:
-    /// signed with this key's name, or issued by an `ignite`.
+    /// Notes credentials from an address that were not genuine.
+    pub(super) fn note_failure(&self, from: IpAddr) {
+        // Refused from then on; this one has its answer.
+        let _ = self.rules.failures.take(from);
+    }
+
+    /// # Errors
+    /// [`Reason::TooManyRequests`] after too many credentials from the address that were not genuine.
+    pub(super) fn check_failures(&self, from: IpAddr) -> Result<(), Failure> {
+        self.rules.failures.check(from).map_err(|wait| {
+            Failure::new(
+                Reason::TooManyRequests,
+                "too many tokens and secrets from this address were not genuine (IGNITE_AUTH_FAILURES_PER_MINUTE); a token that was in use goes on to work, another one is checked again later",
+            )
+            .with_retry_after(wait)
+        })
+    }
+
+    /// Checks a token; one from an address counts there if it is not genuine.
+    fn check_from(&self, token: &str, now: u64, from: Option<IpAddr>) -> Result<Caller, Failure> {
+        if let Some(from) = from {
+            self.check_failures(from)?;
+        }
+        check(token, &self.trust.load(), &self.rules, now).map_err(|refused| {
+            if let Some(from) = from.filter(|_| !refused.is_genuine) {
+                self.note_failure(from);
+            }
+            refused.failure
+        })
+    }
+
+    /// The wait for the keys of an issuer, when a request has a token of it that is signed with a key
+    /// which is not known yet. It ends when the key is known, or is known not to be there.
+    pub fn awaited_key(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        from: impl FnOnce() -> IpAddr,
+    ) -> Option<BoxFuture<'static, ()>> {
+        if self.fetches.is_empty() {
+            return None;
+        }
+        let token = bearer(headers).ok()??;
+        let generation = self.generation.load(Ordering::Acquire);
+        if self.last(token, generation).is_some() || self.verified.contains_key(token) {
+            return None;
+        }
+        let header = Header::of(token).ok()?;
+        let trust = self.trust.load();
+        let is_own = header.kid.as_deref().is_some_and(|kid| trust.is_own(kid));
+        if is_own || self.rules.failures.check(from()).is_err() {
+            return None;
+        }
+        let (index, foreign) = trust.foreign(&issuer_of(token)?)?;
+        if foreign.key(header.kid.as_deref()).is_some() {
+            return None;
+        }
+        let waiting = self.fetches[index].next()?;
+        let verifier = self.clone();
+        let is_there = move || {
+            let trust = verifier.trust.load();
+            trust.foreign[index].key(header.kid.as_deref()).is_some()
+        };
+        Some(Box::pin(waiting.until(is_there)))
+    }
+
+    /// Takes out of a request each `Authorization` with something in it that looks like a token of
+    /// the platform: signed with one of its keys' names, or by an issuer of its tokens.
     pub fn withhold(&self, headers: &mut HeaderMap) {
         let lines = headers.get_all(AUTHORIZATION).iter();
         let (ours, others): (Vec<_>, Vec<_>) = lines
@@ -155,154 +256,36 @@ impl Verifier {
     fn is_like_ours(&self, line: &[u8]) -> bool {
         let is_of_a_token =
             |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+' | b'/');
+        let trust = self.trust.load();
         line.split(|b| !is_of_a_token(b)).any(|word| {
             let mut parts = word.split(|b| *b == b'.');
-            let mut next_says = |name: &str, value: &str| {
+            let mut next_says = |name: &str, is_ours: &dyn Fn(&str) -> bool| {
                 let json = parts.next().and_then(json_part);
-                json.is_some_and(|json| json.get(name).and_then(Value::as_str) == Some(value))
+                let said = json.as_ref().and_then(|j| j.get(name)?.as_str());
+                said.is_some_and(is_ours)
             };
-            next_says("kid", &self.kid) | next_says("iss", ISSUER)
+            next_says("kid", &|kid| trust.is_own(kid))
+                | next_says("iss", &|iss| {
+                    is_own_issuer(iss) || trust.foreign(iss).is_some()
+                })
         })
     }
 
     /// The caller, when this thread has just seen this token.
-    fn last(&self, token: &str) -> Option<Arc<Caller>> {
+    fn last(&self, token: &str, generation: u64) -> Option<Arc<Caller>> {
         LAST.with_borrow(|last| {
             let last = last.as_ref()?;
-            let is_it = *last.token == *token && last.by.as_ptr() == Arc::as_ptr(&self.identity);
-            is_it.then(|| last.caller.clone())
-        })
-    }
-
-    fn check(&self, token: &str, now: u64) -> Result<Caller, Failure> {
-        let header = header(token)?;
-        if header.alg != "ES256" {
-            return refuse(format!(
-                "the token is signed with {:?}; only ES256 is accepted",
-                header.alg
-            ));
-        }
-        match header.kid.as_deref() {
-            Some(kid) if kid == self.kid => {}
-            Some(kid) => {
-                return refuse(format!(
-                    "the token is signed with the key {kid:?}, which is not known here; it was made for another data directory, so make a new one with `ignite token create`"
-                ));
-            }
-            None => return refuse("the token names no key (header `kid`)"),
-        }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|e| match e.kind() {
-                ErrorKind::InvalidSignature => unauthenticated(
-                    "the token's signature is wrong: it was changed after it was signed",
-                ),
-                ErrorKind::Json(e) => {
-                    unauthenticated(format!("the token's claims cannot be read: {e}"))
-                }
-                _ => malformed(),
-            })?
-            .claims;
-        let Some(expires_at) = claims.exp else {
-            return refuse("the token has no `exp` claim");
-        };
-        check_expiry(expires_at, now)?;
-        if let Some(nbf) = claims
-            .nbf
-            .filter(|nbf| *nbf > now.saturating_add(LEEWAY_SECS))
-        {
-            return refuse(format!("the token is not valid before {}", rfc3339(nbf)));
-        }
-        Ok(Caller {
-            orgs: orgs(&claims)?,
-            subject: claims.sub,
-            expires_at,
+            let is_it = *last.token == *token
+                && last.verified.generation == generation
+                && last.by.as_ptr() == Arc::as_ptr(&self.identity);
+            is_it.then(|| last.verified.caller.clone())
         })
     }
 }
 
-/// The organizations of the claims: the keys of the map, else the flat fallback.
-fn orgs(claims: &Claims) -> Result<Vec<OrgName>, Failure> {
-    let flat = || claims.org_name.as_ref().or(claims.org_id.as_ref());
-    let names: Vec<&String> = match &claims.organization {
-        Some(map) if !map.is_empty() => map.keys().collect(),
-        _ => flat().into_iter().collect(),
-    };
-    if names.is_empty() {
-        return refuse(
-            "the token has no organization: neither an `organization` claim with an entry nor `org_name`",
-        );
+impl SigningKey {
+    /// A verifier of this key's tokens alone, with the default settings.
+    pub fn verifier(&self, clock: Clock) -> Verifier {
+        Verifier::of_key(Rules::default(), self, clock)
     }
-    // Some of several organizations may have names that no app here can have; those are ignored.
-    let mut invalid = None;
-    let orgs: Vec<OrgName> = names
-        .into_iter()
-        .filter_map(|name| name.parse().map_err(|e| invalid = Some(e)).ok())
-        .collect();
-    match invalid {
-        Some(e) if orgs.is_empty() => {
-            refuse(format!("the token's organization cannot be used: {e}"))
-        }
-        _ => Ok(orgs),
-    }
-}
-
-/// The JSON in a part of a token, in any variant of base64.
-fn json_part(part: &[u8]) -> Option<Value> {
-    let safe = part.iter().map(|b| match b {
-        b'+' => b'-',
-        b'/' => b'_',
-        other => *other,
-    });
-    let json = LENIENT.decode(safe.collect::<Vec<_>>()).ok()?;
-    serde_json::from_slice(&json).ok()
-}
-
-fn header(token: &str) -> Result<RawHeader, Failure> {
-    let mut parts = token.split('.');
-    let (Some(head), Some(_), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed());
-    };
-    let json = URL_SAFE_NO_PAD.decode(head).map_err(|_| malformed())?;
-    serde_json::from_slice(&json).map_err(|_| malformed())
-}
-
-fn check_expiry(expires_at: u64, now: u64) -> Result<(), Failure> {
-    if now >= expires_at.saturating_add(LEEWAY_SECS) {
-        return refuse(format!(
-            "the token expired at {}; make a new one",
-            rfc3339(expires_at)
-        ));
-    }
-    Ok(())
-}
-
-fn unauthenticated(why: impl Into<String>) -> Failure {
-    Failure::new(Reason::Unauthenticated, why)
-}
-
-fn refuse<T>(why: impl Into<String>) -> Result<T, Failure> {
-    Err(unauthenticated(why))
-}
-
-fn malformed() -> Failure {
-    unauthenticated(
-        "the token is malformed: it is not three base64url parts with a JSON header (a JWT)",
-    )
-}
-
-/// Unix seconds; a clock before 1970 counts as 1970.
-pub(super) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// A claim's time for people; a number beyond the calendar stays a number.
-fn rfc3339(seconds: u64) -> String {
-    /// The last second of the year 9999, after which RFC 3339 has no spelling.
-    const LAST: u64 = 253_402_300_799;
-    if seconds > LAST {
-        return seconds.to_string();
-    }
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

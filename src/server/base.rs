@@ -11,9 +11,10 @@ use super::{
     parts::{self, engine_config, executions_config},
 };
 use crate::{
+    audit::Audit,
     config::Config,
     engine::{self, Credentials, Engine as _, Keychain, docker::Docker},
-    identity::SigningKey,
+    identity::{Identity, provider::Provider, system_clock},
     store::{
         Store,
         executions::{self, Executions},
@@ -24,7 +25,10 @@ use crate::{
 
 /// The stores in the data directory.
 pub(super) struct Stores {
-    pub(super) signing_key: SigningKey,
+    pub(super) identity: Arc<Identity>,
+    /// Gives tokens to service accounts, over whichever listener they ask.
+    pub(super) provider: Arc<Provider>,
+    pub(super) audit: Audit,
     pub(super) store: Store,
     pub(super) executions: Executions,
     pub(super) secrets: Secrets,
@@ -32,7 +36,10 @@ pub(super) struct Stores {
 
 impl Stores {
     fn open(config: &Config, data: &DataDir, vitals: &Vitals) -> Result<Self> {
-        let signing_key = SigningKey::open_or_create(data.path())?;
+        let identity = Identity::open(data.path(), &config.tokens, system_clock())?;
+        let audit = Audit::start(data.path(), config.tokens.audit_max_bytes, vitals);
+        let audit = audit.context("the audit log")?;
+        let provider = Arc::new(Provider::new(identity.clone(), audit.clone()));
         let ledger = parts::ledger(config, data.path())?;
         let store = Store::open_watched(data.path(), vitals, ledger.clone())?;
         data.back_identity_up();
@@ -43,7 +50,9 @@ impl Stores {
         )?;
         let secrets = Secrets::new(store.clone());
         Ok(Self {
-            signing_key,
+            identity,
+            provider,
+            audit,
             store,
             executions,
             secrets,
@@ -54,6 +63,7 @@ impl Stores {
     pub(super) fn close(&self) {
         self.executions.close();
         self.store.close();
+        self.audit.close();
     }
 }
 

@@ -1,6 +1,9 @@
 //! The API's services, behind the JSON router and the gRPC listener.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::Router;
 use tokio_util::sync::CancellationToken;
@@ -16,12 +19,14 @@ use crate::{
     api::{
         self,
         anonymous::AnonymousCalls,
+        authorization,
         buffers::Buffers,
         compute::Compute,
         grpc::Grpc,
         json,
         limits::Limits,
         mcp,
+        oauth,
         proto::{
             self,
             local::v1::{
@@ -38,6 +43,7 @@ use crate::{
         secrets::Secrets as SecretsApi,
     },
     config::Config,
+    gateway::peer::ClientAddress,
     logs::Logs,
     store::secrets::Secrets,
     test_runs::TestRuns,
@@ -65,7 +71,11 @@ impl Endpoints {
         let limits = limits(config);
         let compute = compute(base, platform, limits, http, stopping);
         Self {
-            services: services(compute.clone(), base.stores.secrets.clone(), limits).await,
+            services: authorization::guard(
+                services(compute.clone(), base.stores.secrets.clone(), limits).await,
+                platform.gateway.clone(),
+                base.stores.audit.clone(),
+            ),
             compute,
             limits,
             buffers: buffers(config, limits.json_bytes()),
@@ -77,7 +87,9 @@ impl Endpoints {
     pub(super) fn router(&self, base: &Base, platform: &Platform) -> Router {
         let gateway = platform.gateway.clone();
         let admit: json::Admit = Arc::new(move |parts| {
-            let caller = gateway.caller(&parts.headers)?;
+            let from = parts.extensions.get::<ClientAddress>();
+            let from = from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| c.0);
+            let caller = gateway.caller(&parts.headers, from)?;
             parts.extensions.insert(caller);
             Ok(())
         });
@@ -93,6 +105,7 @@ impl Endpoints {
             self.buffers.clone(),
             clamp(base.config.mcp_message_bytes),
         ))
+        .merge(tokens(base))
         .merge(health::router(
             platform.fleet.clone(),
             base.stores.store.clone(),
@@ -112,6 +125,12 @@ impl Endpoints {
             self.buffers,
         ))
     }
+}
+
+/// The token endpoint, which any listener may serve.
+pub(super) fn tokens(base: &Base) -> Router {
+    let public_url = base.config.public_url.clone();
+    oauth::router(base.stores.provider.clone(), public_url)
 }
 
 fn limits(config: &Config) -> Limits {
@@ -164,7 +183,7 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
         .set_serving::<ComputeServiceServer<Compute>>()
         .await;
     let (reflection, reflection_alpha) = proto::reflection_services();
-    let secrets = SecretsApi::new(compute.clone(), secrets);
+    let secrets = SecretsApi::new(secrets);
     let executions = api::executions::Executions::new(compute.clone());
     let scaling = Scaling::new(compute.clone());
     let builds = api::builds::Builds::new(compute.clone());

@@ -19,7 +19,6 @@ use crate::{
     fleet::{Fleet, Starter},
     gateway::{Gateway, Routes},
     gc::{GarbageCollector, Volumes},
-    identity::system_clock,
     model::egress::Ceiling,
     parse_pool::Parsing,
     store::blobs::Blobs,
@@ -123,7 +122,7 @@ fn gateway(base: &Base, routes: Arc<Routes>, fleet: Fleet) -> Gateway {
     Gateway {
         routes,
         fleet,
-        verifier: Arc::new(base.stores.signing_key.verifier(system_clock())),
+        verifier: base.stores.identity.verifier(),
         hosts: own_hosts(config),
         app_paths: config.app_paths,
         cold_start_budget: config.cold_start_budget,

@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -73,6 +73,8 @@ pub(super) struct Server {
     /// The threads that carry connections. They outlast the listeners, since they also carry what
     /// requests leave running.
     workers: Arc<Workers>,
+    /// Keep keys, accounts and issuers up to date.
+    _identity: JoinSet<()>,
     base: Base,
 }
 
@@ -88,6 +90,8 @@ impl Server {
         starter: Starter<Docker>,
     ) -> Result<Self> {
         let stop = Stop::default();
+        let identity = base.stores.identity.keep_up_to_date(&base.vitals);
+        let identity = identity.context("oidc_issuers")?;
         let endpoints =
             Endpoints::new(&base, &platform, sockets.http_addr, stop.drain.clone()).await;
         let workers = Workers::start(base.config.http_threads, &base.vitals);
@@ -124,6 +128,7 @@ impl Server {
             stop,
             listeners,
             workers,
+            _identity: identity,
             base,
         })
     }
@@ -160,9 +165,11 @@ impl Server {
         }
         let executions = self.base.stores.executions.clone();
         let store = self.base.stores.store.clone();
+        let audit = self.base.stores.audit.clone();
         let flushed = tokio::task::spawn_blocking(move || {
             executions.close();
             store.close();
+            audit.close();
         });
         if tokio::time::timeout(BREAK_OFF, flushed).await.is_err() {
             tracing::error!(

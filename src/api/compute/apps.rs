@@ -49,7 +49,7 @@ impl Compute {
             "name",
             &request.get_ref().name,
         )?;
-        self.owner(&request, &id.org)?;
+        self.owner_of(&request, &id)?;
         let mut r = request.into_inner();
         let mut settings = Settings::default();
         Patch::of_create(&mut r).apply(&mut settings)?;

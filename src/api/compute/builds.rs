@@ -6,7 +6,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::{Compute, ForOwner as _, Refusal};
+use super::{Compute, ForOwner as _, Refusal, admitted};
 use crate::{
     api::{
         convert,
@@ -14,7 +14,7 @@ use crate::{
         status::to_status,
     },
     builder::{Build, Found, Line, State},
-    model::{CodeSource, Failure, Reason},
+    model::{AppId, CodeSource, Failure, Reason},
 };
 
 /// The answer of StreamCompileLogs.
@@ -95,9 +95,14 @@ impl Compute {
         &self,
         request: Request<v1::StreamCompileLogsRequest>,
     ) -> Result<CompileLogStream, Refusal> {
-        let caller = self.caller(&request)?;
+        let admitted = admitted(&request)?;
         let id = &request.get_ref().deploy_id;
-        let build = self.apps.find_build(id, |app| caller.owns(&app.org)).await;
+        // Others must not learn that it exists.
+        let may_see = |app: &AppId| admitted.caller().owns(&app.org);
+        let build = self.apps.find_build(id, may_see).await;
+        if let Ok(found) = &build {
+            admitted.check_app(found.app())?;
+        }
         let build = match build.for_owner()? {
             Found::Here(build) => build,
             Found::Ended(log) => {

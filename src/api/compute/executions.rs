@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, invoke::outbound};
+use super::{Compute, Refusal, admitted, invoke::outbound};
 use crate::{
     api::{
         convert::{self, Fields},
@@ -17,7 +17,6 @@ use crate::{
     },
     clock::now_ms,
     fleet::upstream,
-    identity::Caller,
     model::{
         ExecutionId, Failure, OrgName, Reason,
         execution::{Change, Completion, INLINE_BYTES, MAX_IDEMPOTENCY_KEY, State},
@@ -105,7 +104,7 @@ impl Compute {
     ) -> Result<v1::GetExecutionResponse, Refusal> {
         let caller = self.caller(&request)?;
         let record = self
-            .readable(&caller, &request.get_ref().execution_id)
+            .readable(&request, &request.get_ref().execution_id)
             .await?;
         let owner = caller.owns(&record.identity.app.org);
         Ok(v1::GetExecutionResponse {
@@ -122,7 +121,7 @@ impl Compute {
         // Subscribes before the record is read, so that no update in between is missed.
         let live = self.executions.live(id);
         let record = self
-            .readable(&caller, &request.get_ref().execution_id)
+            .readable(&request, &request.get_ref().execution_id)
             .await?;
         let owner = caller.owns(&record.identity.app.org);
         let Some(live) = live.filter(|_| !record.state.status.is_terminal()) else {
@@ -209,7 +208,11 @@ impl Compute {
         else {
             return Err(Failure::new(Reason::Internal, "a checked field is missing").into());
         };
-        self.owner(&request, &org)?;
+        // Of one app, a role for that app suffices.
+        match r.app_name.as_str() {
+            "" => self.owner(&request, &org)?,
+            name => drop(self.owned(&request, org.as_str(), name)?),
+        }
         let refuse = |f| Refusal(f, true);
         let apps = match r.app_name.as_str() {
             "" => self
@@ -254,7 +257,7 @@ impl Compute {
     ) -> Result<local::CancelExecutionResponse, Refusal> {
         let caller = self.caller(&request)?;
         let record = self
-            .readable(&caller, &request.get_ref().execution_id)
+            .readable(&request, &request.get_ref().execution_id)
             .await?;
         let owner = caller.owns(&record.identity.app.org);
         let id = record.identity.id;
@@ -278,19 +281,23 @@ impl Compute {
     }
 
     /// An execution that the caller may read: the caller owns the app or submitted the execution.
-    async fn readable(&self, caller: &Caller, id: &str) -> Result<Record, Failure> {
+    async fn readable<T>(&self, request: &Request<T>, id: &str) -> Result<Record, Failure> {
+        let admitted = admitted(request)?;
         let id = execution_id(id)?;
         let record = self.executions.get(id).await?;
+        let caller = admitted.caller();
         let may_read = |r: &Record| {
             caller.owns(&r.identity.app.org) || r.identity.submitters.iter().any(|o| caller.owns(o))
         };
         // Others must not learn that it exists.
-        record.filter(may_read).ok_or_else(|| {
+        let record = record.filter(may_read).ok_or_else(|| {
             Failure::new(
                 Reason::NotFound,
                 format!("execution {id} does not exist; only InvokeAsync makes executions, and they are kept for a limited time"),
             )
-        })
+        })?;
+        admitted.check_app(&record.identity.app)?;
+        Ok(record)
     }
 }
 

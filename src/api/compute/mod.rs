@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    authorization::{Admitted, unguarded},
     convert,
     limits::Limits,
     proto::v1::{self, compute_service_server::ComputeService},
@@ -30,7 +31,7 @@ use crate::{
     apps::Apps,
     clock::now_ms,
     fleet::EngineState,
-    gateway::{Gateway, not_yours},
+    gateway::{Gateway, may_not_invoke},
     identity::Caller,
     logs::Logs,
     model::{AppId, Failure, OrgName, Reason},
@@ -83,26 +84,25 @@ pub struct Compute {
 }
 
 impl Compute {
+    /// The caller, whom the layer around the services has identified.
     fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Failure> {
-        // Only this process writes extensions: here the JSON gateway has identified the caller
-        // already.
-        match request.extensions().get::<Arc<Caller>>() {
-            Some(known) => Ok(known.clone()),
-            None => self.gateway.caller(request.metadata().as_ref()),
-        }
+        Ok(admitted(request)?.caller().clone())
     }
 
-    /// Refuses a caller who does not belong to the organization.
+    /// The caller must belong to the organization, and may use the method for all of it.
     fn owner<T>(&self, request: &Request<T>, org: &OrgName) -> Result<(), Failure> {
-        if self.caller(request)?.owns(org) {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Reason::PermissionDenied,
-            format!(
-                "the token does not belong to organization {org}; use a token of that organization"
-            ),
-        ))
+        let admitted = admitted(request)?;
+        admitted.is_about(org, org.to_string());
+        belongs(admitted, org)?;
+        admitted.check_org(org)
+    }
+
+    /// The caller must belong to the app's organization, and may use the method for the app.
+    fn owner_of<T>(&self, request: &Request<T>, app: &AppId) -> Result<(), Failure> {
+        let admitted = admitted(request)?;
+        admitted.is_about(&app.org, app.to_string());
+        belongs(admitted, &app.org)?;
+        admitted.check_app(app)
     }
 
     /// The app that a request names, if the caller owns it. The token is checked first, so that an
@@ -113,9 +113,8 @@ impl Compute {
         org: &str,
         name: &str,
     ) -> Result<AppId, Failure> {
-        self.caller(request)?;
         let id = convert::app_id(org, name)?;
-        self.owner(request, &id.org)?;
+        self.owner_of(request, &id)?;
         Ok(id)
     }
 
@@ -139,9 +138,26 @@ impl Compute {
             let owner = caller.owns(&id.org);
             Ok((id, owner))
         } else {
-            Err(not_yours(&id))
+            Err(may_not_invoke(caller, &id))
         }
     }
+}
+
+/// What the layer around the services has left in a call.
+pub(super) fn admitted<T>(request: &Request<T>) -> Result<&Admitted, Failure> {
+    request.extensions().get().ok_or_else(unguarded)
+}
+
+fn belongs(admitted: &Admitted, org: &OrgName) -> Result<(), Failure> {
+    if admitted.caller().owns(org) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::PermissionDenied,
+        format!(
+            "the token does not belong to organization {org}; use a token of that organization"
+        ),
+    ))
 }
 
 /// Defines RPC methods that only call the method of another file.

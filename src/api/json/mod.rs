@@ -48,7 +48,7 @@ use super::{
     status::{http_response, to_response},
 };
 use crate::{
-    gateway::peer::PeerAddress,
+    gateway::peer::ClientAddress,
     identity::Caller,
     model::{Failure, Reason},
 };
@@ -135,7 +135,7 @@ impl Gateway {
 
     /// Answers a call that needs no token, within the bounds of those.
     async fn anonymous(&self, binding: &Binding, request: Request) -> Response<Body> {
-        let address = request.extensions().get::<PeerAddress>();
+        let address = request.extensions().get::<ClientAddress>();
         let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
         match self.anonymous.admit(address) {
             Ok(permit) => permit.bound_json(self.answer(binding, request)).await,

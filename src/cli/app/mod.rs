@@ -17,7 +17,7 @@ use super::{
     output::rows,
     pages,
 };
-use crate::{api::proto::v1, config::parse_duration, model::AppId};
+use crate::{api::proto::v1, config::parse_duration};
 
 mod replicas;
 mod scale;
@@ -193,7 +193,7 @@ async fn update(context: &Context, id: AppArg, settings: Settings) -> Result<(),
 
 async fn delete(context: &Context, id: AppArg, yes: bool) -> Result<(), Error> {
     let app = context.app(id)?;
-    if !yes && !confirm(&app)? {
+    if !yes && !confirm(&format!("{app} with all its versions"))? {
         note("nothing was deleted");
         return Ok(());
     }
@@ -232,14 +232,14 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
 }
 
 /// Asks on the terminal; any answer but yes means no.
-fn confirm(app: &AppId) -> Result<bool, Error> {
+pub(super) fn confirm(what: &str) -> Result<bool, Error> {
     if !io::stdin().is_terminal() {
         return Err(Error::Usage(format!(
-            "deleting {app} cannot be undone, and there is no terminal to ask on; give --yes"
+            "deleting {what} cannot be undone, and there is no terminal to ask on; give --yes"
         )));
     }
     let mut err = io::stderr().lock();
-    write!(err, "Delete {app} with all its versions? [y/N] ")?;
+    write!(err, "Delete {what}? [y/N] ")?;
     err.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;

@@ -9,7 +9,7 @@
 use std::{
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -19,8 +19,8 @@ use http::{Uri, uri::Scheme};
 use super::{Error, id::AppArg, output::Format, settings::Settings};
 use crate::{
     config::{Serving, Source, default_data_dir, parse_duration},
-    identity::SigningKey,
-    model::{AppId, OrgName},
+    identity::{self, Mint, SigningKey},
+    model::{AppId, OrgName, Scopes},
 };
 
 mod session;
@@ -250,7 +250,7 @@ impl Context {
         let (token, hint) = match (&self.token, &self.own) {
             (Some(token), _) => (Some(token.clone()), None),
             (None, Some(dir)) => match SigningKey::open(dir) {
-                Ok(keys) => (Some(keys.mint(org, MINTED_TTL, SystemTime::now())), None),
+                Ok(keys) => (Some(owners_token(&keys, org, dir)), None),
                 Err(e) => (
                     None,
                     Some(format!(
@@ -271,6 +271,19 @@ impl Context {
         )
         .await
     }
+}
+
+/// A token for one command of who can read the server's key: it opens everything, whatever the
+/// server's setting for tokens that name no scopes.
+fn owners_token(keys: &SigningKey, org: &OrgName, data_dir: &Path) -> String {
+    let audience = identity::audience(data_dir);
+    keys.mint_for(&Mint {
+        org,
+        ttl: MINTED_TTL,
+        scopes: Some(Scopes::ALL),
+        audience: audience.as_deref(),
+        now: SystemTime::now(),
+    })
 }
 
 /// The data directory of a server on this machine that was started without flags.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt,
     sync::{
         Arc,
@@ -14,10 +15,14 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde_json::{Value, json};
 
-use super::{Error, SigningKey, Verifier, bearer};
-use crate::model::Reason;
+use super::{Caller, Error, SigningKey, Verifier, bearer};
+use crate::model::{Failure, Reason};
+
+mod claims;
+mod live;
 
 const NOW: u64 = 1_700_000_000;
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct Rig {
     _dir: tempfile::TempDir,
@@ -49,8 +54,12 @@ impl Rig {
             .mint(&org.parse().expect("a name"), Duration::from_secs(ttl), now)
     }
 
+    fn verify(&self, token: &str) -> Result<Arc<Caller>, Failure> {
+        self.verifier.verify(token, || HERE)
+    }
+
     fn refusal(&self, token: &str) -> String {
-        let failure = self.verifier.verify(token).expect_err("refused");
+        let failure = self.verify(token).expect_err("refused");
         assert_eq!(failure.reason, Reason::Unauthenticated);
         failure.message
     }
@@ -65,7 +74,7 @@ fn with_header(token: &str, header: &Value) -> String {
 #[test]
 fn a_minted_token_makes_a_member_of_its_organization_only() {
     let rig = rig();
-    let caller = rig.verifier.verify(&rig.mint("acme", 60)).expect("good");
+    let caller = rig.verify(&rig.mint("acme", 60)).expect("good");
     assert!(caller.owns(&"acme".parse().expect("a name")));
     assert!(caller.may_invoke(&"acme/a".parse().expect("an id")));
     assert!(caller.may_invoke(&"public/a".parse().expect("an id")));
@@ -77,14 +86,14 @@ fn a_minted_token_makes_a_member_of_its_organization_only() {
 fn a_token_that_expired_in_the_cache_is_refused() {
     let rig = rig();
     let token = rig.mint("acme", 60);
-    let first = rig.verifier.verify(&token).expect("good");
-    let again = rig.verifier.verify(&token).expect("good");
+    let first = rig.verify(&token).expect("good");
+    let again = rig.verify(&token).expect("good");
     assert!(
         Arc::ptr_eq(&first, &again),
         "the second look did not come from the cache"
     );
     rig.now.store(NOW + 64, Ordering::Relaxed);
-    rig.verifier.verify(&token).expect("within the leeway");
+    rig.verify(&token).expect("within the leeway");
     rig.now.store(NOW + 65, Ordering::Relaxed);
     assert!(
         rig.refusal(&token)
@@ -154,8 +163,7 @@ fn the_organization_comes_from_the_map_or_the_flat_claim() {
         rig.keys.sign(&claims)
     };
     let orgs = |claims| {
-        rig.verifier
-            .verify(&sign(claims))
+        rig.verify(&sign(claims))
             .expect("good")
             .orgs
             .iter()
@@ -251,7 +259,7 @@ fn the_system_clock_is_the_default() {
         SystemTime::now(),
     );
     keys.verifier(super::system_clock())
-        .verify(&token)
+        .verify(&token, || HERE)
         .expect("good");
 }
 
