@@ -373,7 +373,9 @@ fn a_bad_configuration_is_64_and_a_token_is_all_of_stdout() {
     let keys = ignite::identity::SigningKey::open(&data).expect("made");
     let verifier = keys.verifier(ignite::identity::system_clock());
     let caller = verifier
-        .verify(token.out.strip_suffix('\n').expect("one line"))
+        .verify(token.out.strip_suffix('\n').expect("one line"), || {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        })
         .expect("verifies");
     assert!(caller.owns(&"acme".parse().expect("a name")));
 }

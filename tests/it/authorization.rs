@@ -1,10 +1,17 @@
 //! Who may call what: a table with a row for every method of the contract, read against its
 //! descriptors, so that a method without a row fails the test.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use hyper::{Method, StatusCode};
-use ignite::api::proto::pool;
+use ignite::{
+    api::proto::pool,
+    identity::{Mint, SigningKey},
+    model::{Scope, Scopes},
+};
 use prost_reflect::{DynamicMessage, Kind, MethodDescriptor};
 use serde_json::{Value, json};
 
@@ -28,54 +35,55 @@ enum Who {
 }
 use Who::{Anybody, Members, MembersOnly, Own};
 
-const TABLE: &[(&str, Who)] = &[
-    ("BuildService/CancelBuild", Members),
-    ("ComputeService/CompileDraft", Members),
-    ("ComputeService/CreateApp", Members),
-    ("ComputeService/DeleteApp", Members),
-    ("ComputeService/GetApp", Members),
-    ("ComputeService/GetAppCode", Members),
-    ("ComputeService/GetAppEvents", Members),
-    ("ComputeService/GetAppLogs", Members),
-    ("ComputeService/GetAppState", Members),
-    ("ComputeService/GetAppVersion", Members),
-    ("ComputeService/GetBuildLog", Members),
-    ("ComputeService/GetDraftInfo", Members),
-    ("ComputeService/GetExecution", MembersOnly),
-    ("ComputeService/GetExecutionStats", Members),
-    ("ComputeService/GetMcpToolDefinition", Members),
-    ("ComputeService/GetPublicCatalogDetail", Anybody),
-    ("ComputeService/HealthCheck", Anybody),
-    ("ComputeService/Invoke", Members),
-    ("ComputeService/InvokeAsync", Members),
-    ("ComputeService/ListAppReplicas", Members),
-    ("ComputeService/ListAppVersions", Members),
-    ("ComputeService/ListApps", Members),
-    ("ComputeService/ListCatalog", Members),
-    ("ComputeService/ListMcpTools", Members),
-    ("ComputeService/ListPublicCatalog", Anybody),
-    ("ComputeService/PublishDraft", Members),
-    ("ComputeService/RollbackApp", Members),
-    ("ComputeService/SaveDraft", Members),
-    ("ComputeService/StreamAppEvents", Members),
-    ("ComputeService/StreamAppLogs", Members),
-    ("ComputeService/StreamCompileLogs", MembersOnly),
-    ("ComputeService/TestAppVersion", Members),
-    ("ComputeService/TestDraft", Members),
-    ("ComputeService/UpdateAppConfig", Members),
-    ("ComputeService/WatchExecution", MembersOnly),
-    ("ExecutionService/CancelExecution", MembersOnly),
-    ("ExecutionService/ListExecutions", Members),
-    ("ScalingService/FreezeAutoscaler", Members),
-    ("ScalingService/IdleApp", Members),
-    ("ScalingService/ScaleApp", Members),
-    ("ScalingService/SetStandby", Members),
-    ("ScalingService/UnfreezeAutoscaler", Members),
-    ("ScalingService/WaitApp", Members),
-    ("SecretService/CreateSecret", Own),
-    ("SecretService/DeleteSecret", Own),
-    ("SecretService/GetSecret", Own),
-    ("SecretService/ListSecrets", Own),
+/// Each method, who may call it, and the scope that the token needs; none where it is empty.
+const TABLE: &[(&str, Who, &str)] = &[
+    ("BuildService/CancelBuild", Members, "CancelBuild"),
+    ("ComputeService/CompileDraft", Members, "DeployApp"),
+    ("ComputeService/CreateApp", Members, "DeployApp"),
+    ("ComputeService/DeleteApp", Members, "DeployApp"),
+    ("ComputeService/GetApp", Members, "GetApp"),
+    ("ComputeService/GetAppCode", Members, "GetApp"),
+    ("ComputeService/GetAppEvents", Members, "GetApp"),
+    ("ComputeService/GetAppLogs", Members, "GetApp"),
+    ("ComputeService/GetAppState", Members, "GetApp"),
+    ("ComputeService/GetAppVersion", Members, "ListAppVersions"),
+    ("ComputeService/GetBuildLog", Members, "GetBuild"),
+    ("ComputeService/GetDraftInfo", Members, "GetApp"),
+    ("ComputeService/GetExecution", MembersOnly, "GetExecution"),
+    ("ComputeService/GetExecutionStats", Members, "GetExecution"),
+    ("ComputeService/GetMcpToolDefinition", Members, "GetApp"),
+    ("ComputeService/GetPublicCatalogDetail", Anybody, ""),
+    ("ComputeService/HealthCheck", Anybody, ""),
+    ("ComputeService/Invoke", Members, "InvokeApp"),
+    ("ComputeService/InvokeAsync", Members, "InvokeApp"),
+    ("ComputeService/ListAppReplicas", Members, "GetApp"),
+    ("ComputeService/ListAppVersions", Members, "ListAppVersions"),
+    ("ComputeService/ListApps", Members, "ListApps"),
+    ("ComputeService/ListCatalog", Members, "ListApps"),
+    ("ComputeService/ListMcpTools", Members, "ListApps"),
+    ("ComputeService/ListPublicCatalog", Anybody, ""),
+    ("ComputeService/PublishDraft", Members, "DeployApp"),
+    ("ComputeService/RollbackApp", Members, "RollbackApp"),
+    ("ComputeService/SaveDraft", Members, "DeployApp"),
+    ("ComputeService/StreamAppEvents", Members, "GetApp"),
+    ("ComputeService/StreamAppLogs", Members, "GetApp"),
+    ("ComputeService/StreamCompileLogs", MembersOnly, "GetBuild"),
+    ("ComputeService/TestAppVersion", Members, "DeployApp"),
+    ("ComputeService/TestDraft", Members, "DeployApp"),
+    ("ComputeService/UpdateAppConfig", Members, "DeployApp"),
+    ("ComputeService/WatchExecution", MembersOnly, "GetExecution"),
+    ("ExecutionService/CancelExecution", MembersOnly, "InvokeApp"),
+    ("ExecutionService/ListExecutions", Members, "GetExecution"),
+    ("ScalingService/FreezeAutoscaler", Members, "DeployApp"),
+    ("ScalingService/IdleApp", Members, "DeployApp"),
+    ("ScalingService/ScaleApp", Members, "DeployApp"),
+    ("ScalingService/SetStandby", Members, "DeployApp"),
+    ("ScalingService/UnfreezeAutoscaler", Members, "DeployApp"),
+    ("ScalingService/WaitApp", Members, "GetApp"),
+    ("SecretService/CreateSecret", Own, "CreateSecret"),
+    ("SecretService/DeleteSecret", Own, "DeleteSecret"),
+    ("SecretService/GetSecret", Own, "GetSecret"),
+    ("SecretService/ListSecrets", Own, "ListSecrets"),
 ];
 
 /// Paths of the HTTP listener that belong to no method.
@@ -107,9 +115,12 @@ fn methods() -> BTreeMap<String, MethodDescriptor> {
 #[test]
 fn every_method_of_the_contract_has_a_row_and_a_route() {
     let methods = methods();
-    let rows: Vec<&str> = TABLE.iter().map(|(name, _)| *name).collect();
+    let rows: Vec<&str> = TABLE.iter().map(|(name, ..)| *name).collect();
     let known: Vec<&str> = methods.keys().map(String::as_str).collect();
-    assert_eq!(rows, known, "say in the table who may call each method");
+    assert_eq!(
+        rows, known,
+        "say in the table who may call each method, and with which scope"
+    );
     for (name, method) in &methods {
         assert!(!bindings(method).is_empty(), "{name} has no HTTP route");
     }
@@ -221,7 +232,7 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
 
     let methods = methods();
     for via in BOTH {
-        for (name, who) in TABLE {
+        for (name, who, _) in TABLE {
             let method = &methods[*name];
             let refused = |named, token: &str| {
                 let (fields, token) = (fields(method, named), token.to_owned());
@@ -293,6 +304,79 @@ async fn every_method_is_refused_to_nobody_bad_tokens_and_strangers_as_the_table
             answer.status == *status || *path == "/readyz",
             "{path}: {answer:?}"
         );
+    }
+}
+
+/// A token of the right organization opens a method with its scope, and only with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_refused_without_its_scope_and_let_in_with_it_alone() {
+    let ignite = Ignite::builder().start().await;
+    ignite.publish("acme", "app", json!({})).await;
+    let key = SigningKey::open(ignite.data_dir()).expect("the server's key");
+    let org = "acme".parse().expect("a name");
+    let with = |scopes: Scopes| {
+        key.mint_for(&Mint {
+            org: &org,
+            ttl: Duration::from_secs(600),
+            scopes: Some(scopes),
+            audience: None,
+            now: SystemTime::now(),
+        })
+    };
+    let tokens: BTreeMap<&str, (String, String)> = Scope::ALL
+        .iter()
+        .map(|scope| {
+            let rest: Vec<Scope> = Scope::ALL.iter().copied().filter(|s| s != scope).collect();
+            let tokens = (with(Scopes::of(&[*scope])), with(Scopes::of(&rest)));
+            (scope.as_str(), tokens)
+        })
+        .collect();
+    let none = with(Scopes::NONE);
+    let missing = Named {
+        app: "nobody",
+        execution: "exec_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    };
+    let there = Named {
+        app: "app",
+        ..missing
+    };
+    let methods = methods();
+    for via in BOTH {
+        for (name, _, scope) in TABLE {
+            let method = &methods[*name];
+            let of_missing = fields(method, missing);
+            let Some((alone, without)) = tokens.get(scope) else {
+                assert_eq!(*scope, "", "{name}: there is no such scope");
+                for answer in call(&ignite, via, method, &none, &of_missing).await {
+                    let reason = answer.map(|a| a.reason);
+                    assert_ne!(reason.as_deref(), Some("PERMISSION_DENIED"), "{name}");
+                }
+                continue;
+            };
+            for about in [there, missing] {
+                for token in [without, &none] {
+                    let about = fields(method, about);
+                    for answer in call(&ignite, via, method, token, &about).await {
+                        let answer = answer.unwrap_or_else(|| panic!("{name} over {via:?}"));
+                        let words = ["UMA authorization rejected", *scope];
+                        answer.is(7, 403, "PERMISSION_DENIED", &words);
+                    }
+                }
+            }
+            for answer in call(&ignite, via, method, alone, &of_missing).await {
+                let reason = answer.map(|a| a.reason).unwrap_or_default();
+                assert!(
+                    !["UNAUTHENTICATED", "PERMISSION_DENIED"].contains(&reason.as_str()),
+                    "{name} over {via:?}: {reason}"
+                );
+            }
+        }
+    }
+    // App URLs are invocations.
+    let (alone, without) = &tokens["InvokeApp"];
+    for (token, status) in [(alone, StatusCode::OK), (without, StatusCode::FORBIDDEN)] {
+        let request = ignite.request(Method::GET, "/_app/acme/app/").token(token);
+        assert_eq!(request.send().await.expect("an answer").status, status);
     }
 }
 

@@ -12,6 +12,8 @@ use crate::support::{ignite::Ignite, probe, python};
 
 /// Python's gRPC, and what it reads reflection with.
 const GRPC: [&str; 2] = ["grpcio~=1.62", "grpcio-reflection~=1.62"];
+/// Python's OAuth.
+const OAUTH: [&str; 2] = ["authlib~=1.3", "requests~=2.31"];
 
 fn stdout(output: Output) -> String {
     let err = String::from_utf8_lossy(&output.stderr);
@@ -50,6 +52,33 @@ async fn a_python_client_with_nothing_but_reflection_creates_publishes_and_invok
     assert_eq!(said[5], json!({ "chunk": "aGVsbG8=" }));
     assert_eq!(said[6]["trailer"]["totalBodyBytes"], "5");
     assert_eq!(said[7][0], "NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_library_of_oauth_discovers_the_endpoint_and_uses_its_tokens() {
+    let ignite = Ignite::builder().start().await;
+    let account = ignite.account("acme", "ci", &["--role", "ignite.app-viewer"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/oauth_client.py");
+    let output = Command::new(python::with("oauth", &OAUTH))
+        .arg(script)
+        .args([&ignite.http_url(), &account.id, &account.secret])
+        .output();
+    let lines = stdout(output.expect("Python runs"));
+    let said: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let used = json!({ "scope": "ListApps", "client": "cli-ci", "status": 200 });
+    let issuer = format!("{}/realms/dodil", ignite.http_url());
+    assert_eq!(
+        said,
+        [
+            json!({ "issuer": issuer }),
+            used.clone(),
+            used,
+            json!({ "error": "invalid_client" }),
+        ]
+    );
 }
 
 /// Runs an example of the contract as printed there, except for the hosts.

@@ -28,12 +28,14 @@ mod kernel;
 mod leaks;
 mod limits;
 mod mcp;
+mod oidc_issuers;
 mod protocols;
 mod pruned;
 mod published_types;
 mod python;
 mod python_server;
 mod runtimes;
+mod service_accounts;
 mod smuggling;
 
 mod disk_full;

@@ -1,7 +1,11 @@
 //! A small HTTP/1.1 client: any Host, trailers, chunks one by one, a drop in mid-flight. One
 //! connection per request, closed when the request or its answer is dropped.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -12,7 +16,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
+    task::AbortHandle,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// Why there is no answer, or not all of it.
@@ -29,6 +37,7 @@ pub(crate) enum Error {
 /// A request that is being put together.
 pub(crate) struct Request {
     addr: SocketAddr,
+    from: Option<IpAddr>,
     inner: hyper::Request<UnsyncBoxBody<Bytes, Infallible>>,
 }
 
@@ -40,10 +49,20 @@ pub(crate) fn request(addr: SocketAddr, method: Method, path: &str) -> Request {
         .header(HOST, addr.to_string())
         .body(Full::default().boxed_unsync())
         .unwrap_or_else(|e| panic!("{path:?} is no request target: {e}"));
-    Request { addr, inner }
+    Request {
+        addr,
+        from: None,
+        inner,
+    }
 }
 
 impl Request {
+    /// Sends it from an address of this machine.
+    pub(crate) fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// Replaces the Host header.
     pub(crate) fn host(self, host: &str) -> Self {
         self.header(HOST.as_str(), host)
@@ -98,7 +117,14 @@ impl Request {
     /// # Cancel safety
     /// Dropping the future closes the connection, as a client does that leaves.
     pub(crate) async fn send(self) -> Result<Answer, Error> {
-        let stream = TcpStream::connect(self.addr).await?;
+        let stream = match self.from {
+            None => TcpStream::connect(self.addr).await?,
+            Some(from) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::new(from, 0))?;
+                socket.connect(self.addr).await?
+            }
+        };
         stream.set_nodelay(true)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

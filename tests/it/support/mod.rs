@@ -20,6 +20,7 @@ pub(crate) mod engine_proxy;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod ignite;
+pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod panics;
 pub(crate) mod private_engine;
@@ -27,6 +28,7 @@ pub(crate) mod probe;
 pub(crate) mod public_host;
 pub(crate) mod python;
 pub(crate) mod registry;
+pub(crate) mod tokens;
 
 pub(crate) use grpc::grpc_client;
 
