@@ -215,7 +215,7 @@ pub(super) fn append(data_dir: &Path, entry: &Entry) -> io::Result<()> {
     let [_, current] = generations(&folder, entry.is_refusal());
     // One write, so that lines of two processes do not mix.
     open(&current)?.write_all(&entry.line())?;
-    // Root may run the command line for a server that is somebody else.
+    // Root may run the command line for a server of another user.
     if rustix::process::geteuid().is_root() {
         use std::os::unix::fs::MetadataExt as _;
         let owner = fs::metadata(data_dir)?;

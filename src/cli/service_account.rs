@@ -1,8 +1,8 @@
 //! `ignite service-account`: accounts that fetch tokens with an id and a secret.
 //!
-//! The commands change files in the data directory of a server on this machine, and tell the server
-//! if it runs, so they need neither a server nor a token; whoever can write there could sign tokens
-//! as well.
+//! The commands change files in the data directory of a server on this machine and notify the server
+//! if it runs, so they need neither a server nor a token; a user who can write there could sign
+//! tokens as well.
 
 use std::{
     path::Path,

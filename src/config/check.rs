@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 500;
 /// The longest path within a tree that can be unpacked below the data directory.
 const MAX_PATH_BYTES: usize = 3072;
 
-/// More than clocks that anybody looks after differ by.
+/// More than synchronized clocks ever differ by.
 const MAX_SKEW: Duration = Duration::from_secs(600);
 /// The least that a log of two files in two parts can be kept in.
 const MIN_AUDIT_BYTES: u64 = 64 * 1024;
@@ -327,7 +327,7 @@ impl Config {
             problems.require(
                 !self.trust.isolates_host(),
                 &format!(
-                    "oidc_issuers: the keys of {} would come without TLS, so whoever is on the way could sign tokens; use https (plain http is for this machine, and for a sandbox)",
+                    "oidc_issuers: the keys of {} would come without TLS, so an attacker on the way could sign tokens; use https (plain http is for this machine, and for a sandbox)",
                     issuer.url
                 ),
             );

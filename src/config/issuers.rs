@@ -27,7 +27,7 @@ pub struct Issuer {
 pub struct Issuers(Vec<Issuer>);
 
 impl Issuer {
-    /// Whether nobody on the way can change what it answers.
+    /// Whether its answers cannot be changed on the way.
     pub fn is_private(&self) -> bool {
         let uri: Option<Uri> = self.url.parse().ok();
         uri.is_some_and(|uri| uri.scheme_str() == Some("https") || is_loopback(&uri))

@@ -1,7 +1,7 @@
-//! How a change of keys or accounts gets to a server that runs: it is told, and says when it knows.
+//! How a change of keys or accounts reaches a server that runs: by a notification that it confirms.
 //!
-//! The files are the truth, and nobody has to be told of them: a server reads them when it starts,
-//! and looks for changes from time to time. But whoever revokes an account wants its tokens refused
+//! The files are the truth, and no notification is needed: a server reads them when it starts, and
+//! looks for changes from time to time. But an operator who revokes an account wants its tokens refused
 //! once the command has ended. So a server listens on a socket in the folder of keys, which only its
 //! owner may enter; a connection to it has the files read again, and is answered with the outcome.
 

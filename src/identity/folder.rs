@@ -1,7 +1,7 @@
 //! The folder of keys and accounts below the data directory, as every process on it sees it.
 //!
 //! The command line changes files here while a server runs, so each file is replaced whole, and
-//! whoever changes one holds the folder's lock, which the kernel releases when a process dies.
+//! a process that changes one holds the folder's lock, which the kernel releases when a process dies.
 
 use std::{
     fs::{self, File},
@@ -94,7 +94,7 @@ pub fn audience(data_dir: &Path) -> Option<String> {
     String::from_utf8(known).ok()
 }
 
-/// Root may run the command line for a server that is somebody else, who has to read what it wrote.
+/// Root may run the command line for a server of another user, which has to read what it wrote.
 fn give_to_owner(path: &Path) -> io::Result<()> {
     if rustix::process::geteuid().is_root()
         && let Some(folder) = path.parent()

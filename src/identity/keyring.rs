@@ -2,8 +2,8 @@
 //! the next one before its first.
 //!
 //! A rotation publishes the next key, waits until the server knows it, and only then lets it sign, so
-//! that no token comes before its key is known; whoever fetches the key set sees both. A crash
-//! between two steps leaves a key that verifies and never signed, which harms nobody.
+//! that no token comes before its key is known; the key set shows both. A crash
+//! between two steps leaves a key that verifies and never signed, which is harmless.
 
 use std::{
     fs, io,

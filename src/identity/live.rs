@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{config::Tokens, vitals::Vitals};
 
-/// How often the folder is looked at for changes that nobody has told of.
+/// How often the folder is checked for changes without a notification.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Keys, accounts and issuers, as tokens are made and checked with them.
@@ -120,10 +120,10 @@ impl Identity {
                 tasks.spawn(vitals.watch("the watch of accounts", serve));
             }
             Err(error) => {
-                tracing::warn!(%error, "Commands on this machine cannot tell this server of changes to keys and accounts; it sees them within {POLL:?}");
+                tracing::warn!(%error, "Commands on this machine cannot notify this server of changes to keys and accounts; it sees them within {POLL:?}");
             }
         }
-        // What changed between the first reading and now told nobody.
+        // A change between the first reading and now had nothing to notify.
         self.reload()?;
         tasks.spawn(vitals.watch("the watch of accounts", self.clone().poll()));
         let issuers = self.settings.issuers.iter().count();
@@ -155,7 +155,7 @@ impl Identity {
         }
     }
 
-    /// Looks for changes by hand, which nobody tells of.
+    /// Looks for changes that came without a notification, such as those by hand.
     async fn poll(self: Arc<Self>) {
         let mut pace = tokio::time::interval(POLL);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

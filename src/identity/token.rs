@@ -48,7 +48,7 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Erro
 }
 
 impl Header {
-    /// The header of `token`, whose signature nobody has checked.
+    /// The header of `token`, whose signature is not checked yet.
     pub(super) fn of(token: &str) -> Result<Self, Failure> {
         let mut parts = token.split('.');
         let (Some(head), Some(_), Some(_), None) =
@@ -67,7 +67,7 @@ impl Header {
     }
 }
 
-/// The issuer of a token whose signature nobody has checked.
+/// The issuer of a token whose signature is not checked yet.
 pub(super) fn issuer_of(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Issuer {

@@ -40,7 +40,7 @@ const MAX_BYTES: usize = 16 * 1024;
 /// Longest time for it to come.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long others may keep the keys. A rotation shows the next one before it signs, but not for as
-/// long as this; whoever meets an unknown key is expected to ask again.
+/// long as this; a verifier that meets an unknown key is expected to fetch the set again.
 const KEYS_FOR: HeaderValue = HeaderValue::from_static("public, max-age=60");
 
 struct Endpoint {
@@ -93,7 +93,7 @@ fn document(issuer: &str) -> Value {
         "issuer": issuer,
         "token_endpoint": format!("{protocol}/token"),
         "jwks_uri": format!("{protocol}/certs"),
-        // Demanded by the specification; nobody signs in here.
+        // Required by the specification; there is no sign-in here.
         "authorization_endpoint": format!("{protocol}/auth"),
         "response_types_supported": ["token"],
         "subject_types_supported": ["public"],

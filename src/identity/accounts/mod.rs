@@ -1,7 +1,7 @@
 //! Service accounts: who may fetch tokens with a secret, for which organization, and what they open.
 //!
-//! One file has them all. The command line changes it under the folder's lock and tells the server
-//! that runs; the server only reads. A secret is shown once and kept as a hash (`secret.rs`).
+//! One file has them all. The command line changes it under the folder's lock and notifies the
+//! server that runs; the server only reads. A secret is shown once and kept as a hash (`secret.rs`).
 
 use std::{
     collections::BTreeMap,

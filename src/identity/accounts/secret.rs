@@ -74,15 +74,15 @@ pub(in crate::identity) fn verify<'a>(
     secret: &str,
     kept: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Option<&'a str> {
-    /// The hash of a secret that nobody has.
-    static NOBODYS: LazyLock<String> = LazyLock::new(|| {
+    /// The hash of a random secret that was thrown away.
+    static UNKNOWN: LazyLock<String> = LazyLock::new(|| {
         let mut random = [0; 32];
         OsRng.fill_bytes(&mut random);
         hash(&random).expect("a hash of random bytes")
     });
     let wanted = id_of(secret).unwrap_or_default();
     let found = kept.into_iter().find(|(id, _)| *id == wanted);
-    let hash = found.map_or(NOBODYS.as_str(), |(_, hash)| hash);
+    let hash = found.map_or(UNKNOWN.as_str(), |(_, hash)| hash);
     let parsed = PasswordHash::new(hash).ok()?;
     // What is too long for a secret is cut off; it is wrong already.
     let text = &secret.as_bytes()[..secret.len().min(2 * LENGTH)];

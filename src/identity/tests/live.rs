@@ -306,7 +306,7 @@ fn files_that_cannot_be_read_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_runs_is_told_and_says_when_it_knows() {
+async fn a_server_that_runs_confirms_a_change() {
     let rig = rig();
     let tasks = rig
         .identity

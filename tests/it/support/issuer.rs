@@ -110,7 +110,7 @@ fn piped(mut command: Command, input: &[u8]) -> Vec<u8> {
 }
 
 impl Issuer {
-    /// Starts the provider, at a port of its own or at one that it had before.
+    /// Starts the provider, at a free port or at one that it had before.
     pub(crate) async fn start(addr: Option<SocketAddr>) -> Self {
         let addr = addr.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = TcpListener::bind(addr).await.expect("a port");
