@@ -30,8 +30,6 @@ use crate::{
 pub enum Need {
     /// No token.
     Nothing,
-    /// A token, whatever it opens.
-    Token,
     /// A token with a scope.
     Scope(Scope),
 }
@@ -63,7 +61,7 @@ const fn changes(method: &'static str, scope: Scope) -> Rule {
     }
 }
 
-use Need::{Nothing, Scope as Of, Token};
+use Need::{Nothing, Scope as Of};
 use Scope::{
     CancelBuild, CreateSecret, DeleteSecret, DeployApp, GetApp, GetBuild, GetExecution, GetSecret,
     InvokeApp, ListAppVersions, ListApps, ListSecrets, RollbackApp,
@@ -85,7 +83,8 @@ pub const RULES: &[Rule] = &[
     reads("ComputeService/GetDraftInfo", Of(GetApp)),
     reads("ComputeService/GetExecution", Of(GetExecution)),
     reads("ComputeService/GetExecutionStats", Of(GetExecution)),
-    reads("ComputeService/GetPublicCatalogDetail", Token),
+    reads("ComputeService/GetMcpToolDefinition", Of(GetApp)),
+    reads("ComputeService/GetPublicCatalogDetail", Nothing),
     reads("ComputeService/HealthCheck", Nothing),
     reads("ComputeService/Invoke", Of(InvokeApp)),
     reads("ComputeService/InvokeAsync", Of(InvokeApp)),
@@ -93,7 +92,8 @@ pub const RULES: &[Rule] = &[
     reads("ComputeService/ListAppVersions", Of(ListAppVersions)),
     reads("ComputeService/ListApps", Of(ListApps)),
     reads("ComputeService/ListCatalog", Of(ListApps)),
-    reads("ComputeService/ListPublicCatalog", Token),
+    reads("ComputeService/ListMcpTools", Of(ListApps)),
+    reads("ComputeService/ListPublicCatalog", Nothing),
     changes("ComputeService/PublishDraft", DeployApp),
     changes("ComputeService/RollbackApp", RollbackApp),
     changes("ComputeService/SaveDraft", DeployApp),
@@ -135,7 +135,7 @@ fn rule(path: &str) -> Option<&'static Rule> {
 #[derive(Clone)]
 pub(super) struct Admitted {
     caller: Arc<Caller>,
-    scope: Option<Scope>,
+    scope: Scope,
     /// What the call is about, once the service knows it: the organization, and the thing in it.
     subject: Arc<OnceLock<(OrgName, String)>>,
 }
@@ -151,12 +151,11 @@ impl Admitted {
     /// # Errors
     /// PERMISSION_DENIED, with the scope.
     pub(super) fn check_org(&self, org: &OrgName) -> Result<(), Failure> {
-        match self.scope {
-            Some(scope) if !self.caller.grants.everywhere.has(scope) => {
-                Err(lacks_scope(scope, Some(&format!("organization {org}"))))
-            }
-            _ => Ok(()),
+        if self.caller.grants.everywhere.has(self.scope) {
+            return Ok(());
         }
+        let what = format!("organization {org}");
+        Err(lacks_scope(self.scope, Some(&what)))
     }
 
     /// Checks the method's scope for an app.
@@ -165,12 +164,10 @@ impl Admitted {
     /// PERMISSION_DENIED, with the scope.
     pub(super) fn check_app(&self, app: &AppId) -> Result<(), Failure> {
         self.is_about(&app.org, app.to_string());
-        match self.scope {
-            Some(scope) if !self.caller.grants.allow(scope, app) => {
-                Err(lacks_scope(scope, Some(&format!("app {app}"))))
-            }
-            _ => Ok(()),
+        if self.caller.grants.allow(self.scope, app) {
+            return Ok(());
         }
+        Err(lacks_scope(self.scope, Some(&format!("app {app}"))))
     }
 
     /// Says what the call is about, for the audit log. The first word counts.
@@ -197,8 +194,7 @@ async fn admit(State(guard): State<Arc<Guard>>, mut call: Request, next: Next) -
     };
     let scope = match rule.need {
         Need::Nothing => return next.run(call).await,
-        Need::Token => None,
-        Need::Scope(scope) => Some(scope),
+        Need::Scope(scope) => scope,
     };
     let from = call.extensions().get::<ClientAddress>().map(|c| c.0);
     // The transport has checked the token of a call with a body.
@@ -222,13 +218,11 @@ async fn admit(State(guard): State<Arc<Guard>>, mut call: Request, next: Next) -
         subject: Arc::default(),
     };
     let subject = admitted.subject.clone();
-    let lacking = scope.filter(|scope| !caller.grants.allow_somewhere(*scope));
-    let answer = match lacking {
-        Some(scope) => refusal(&lacks_scope(scope, None)),
-        None => {
-            call.extensions_mut().insert(admitted);
-            next.run(call).await
-        }
+    let answer = if caller.grants.allow_somewhere(scope) {
+        call.extensions_mut().insert(admitted);
+        next.run(call).await
+    } else {
+        refusal(&lacks_scope(scope, None))
     };
     if rule.is_audited {
         let (_, method) = rule.method.split_once('/').unwrap_or_default();

@@ -50,6 +50,16 @@ pub enum Found {
     Ended(EndedLog),
 }
 
+impl Found {
+    /// The app that it is of.
+    pub fn app(&self) -> &AppId {
+        match self {
+            Found::Here(build) => &build.app,
+            Found::Ended(log) => &log.app,
+        }
+    }
+}
+
 /// Starts builds, and knows those under way and the logs of those that ended; clones share it.
 #[derive(Clone)]
 pub struct Builder {

@@ -25,8 +25,7 @@ use crate::{
         grpc::Grpc,
         json,
         limits::Limits,
-        mcp,
-        oauth,
+        mcp, oauth,
         proto::{
             self,
             local::v1::{

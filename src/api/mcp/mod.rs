@@ -8,7 +8,7 @@
 mod answer;
 mod tools;
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use axum::{
     Router,
@@ -30,7 +30,10 @@ use super::{
     compute::Compute,
     status::{ERROR_HEADER, http_response, to_response},
 };
-use crate::model::{Failure, Reason};
+use crate::{
+    gateway::peer::ClientAddress,
+    model::{Failure, Reason},
+};
 
 /// Where it is.
 pub const PATH: &str = "/mcp";
@@ -76,7 +79,9 @@ impl Endpoint {
     async fn answer(&self, request: Request) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
         let gateway = &self.compute.gateway;
-        let caller = gateway.caller(&parts.headers).map_err(refused)?;
+        let from = parts.extensions.get::<ClientAddress>();
+        let from = from.map_or(Ipv4Addr::UNSPECIFIED.into(), |client| client.0);
+        let caller = gateway.caller(&parts.headers, from).map_err(refused)?;
         self.check_origin(&parts.headers).map_err(refused)?;
         // Counts the message and the app's answer until the call is answered.
         let reserved = self.buffers.reserve(caller.orgs.first(), 0);

@@ -26,8 +26,8 @@ use crate::{
         proto::v1::{self, HttpContext, InvokeRequest},
     },
     gateway::body::AppBody,
-    identity::Caller,
-    model::{App, AppId, Failure, OrgName, Reason},
+    identity::{Caller, lacks_scope},
+    model::{App, AppId, Failure, OrgName, Reason, Scope},
 };
 
 /// Most tools in one answer.
@@ -83,7 +83,13 @@ impl ServerHandler for Tools {
         let after = pages::parse_cursor::<AppId>(&cursor, "tools/list")
             .map_err(|failure| ErrorData::invalid_params(failure.message, None))?;
         let (tools, last) = self.page(&asked.caller, after);
-        let tools = tools.into_iter().filter_map(to_tool).collect();
+        // A token may open some of the organization's apps only.
+        let may_call = |tool: &v1::McpToolDefinition| {
+            let app = tool.app_id.parse::<AppId>();
+            app.is_ok_and(|app| asked.caller.grants.allow(Scope::InvokeApp, &app))
+        };
+        let tools = tools.into_iter().filter(may_call);
+        let tools = tools.filter_map(to_tool).collect();
         let mut page = ListToolsResult::with_all_items(tools);
         page.next_cursor = last.map(|last| pages::next_cursor(Some(last)));
         Ok(page)
@@ -98,6 +104,10 @@ impl ServerHandler for Tools {
         let app = self.compute.tool_app(&request.name);
         let app = app.filter(|app| asked.caller.owns(&app.id.org));
         let app = app.ok_or_else(|| unknown(&request.name))?;
+        if !asked.caller.grants.allow(Scope::InvokeApp, &app.id) {
+            let failure = lacks_scope(Scope::InvokeApp, Some(&format!("app {}", app.id)));
+            return Err(ErrorData::invalid_request(failure.message, None));
+        }
         let call = self.call(&app, request.arguments.unwrap_or_default(), &asked);
         // Dropping the call disconnects the app when the client leaves.
         let outcome = context.ct.run_until_cancelled(call).await;
