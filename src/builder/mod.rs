@@ -16,6 +16,7 @@
 //! | `steps.rs` | What one build does: source, context, engine |
 //! | `queue.rs` | Admission to the bounded queue |
 //! | `log.rs` | The bounded log of one build |
+//! | `kept/` | The logs of builds on disk |
 //! | `failure.rs` | The failures of builds |
 //! | `source.rs`, `entries.rs` | [`Source`]: a checked tree of files |
 //! | `archive/` | Zip and tar.gz, unpacked without trust |

@@ -271,7 +271,7 @@ async fn every_method_of_the_contract_is_served() {
             asked += 1;
         }
     }
-    assert_eq!(asked, 36, "the contract's methods");
+    assert_eq!(asked, 38, "the contract's methods");
 }
 
 #[tokio::test(flavor = "multi_thread")]

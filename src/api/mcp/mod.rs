@@ -103,6 +103,8 @@ impl Endpoint {
             return Ok(());
         };
         let uri = origin.to_str().ok().and_then(|o| o.parse::<Uri>().ok());
+        // `null`, the origin of a page in a sandbox, would be read as a host.
+        let uri = uri.filter(|uri| uri.scheme().is_some());
         let host = uri.as_ref().and_then(Uri::authority);
         let is_ours = host.is_some_and(|host| {
             let hosts = &self.compute.gateway.hosts;
