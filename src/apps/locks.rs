@@ -109,6 +109,9 @@ impl Shared {
             return;
         }
         let id = revision.app.clone();
+        if let Some(serving) = self.fleet.get(&id) {
+            serving.rolling_out(revision.version);
+        }
         let cancelled = self.stopping.child_token();
         let (shared, token) = (self.clone(), cancelled.clone());
         let replace = async move {
@@ -120,6 +123,9 @@ impl Shared {
                     }
                     Err(failure) => {
                         tracing::warn!(app = %revision.app, "The changed configuration does not become ready; the previous one keeps serving: {}", failure.text(true));
+                        if let Some(serving) = shared.fleet.get(&revision.app) {
+                            serving.roll_out_failed(revision.version, &failure);
+                        }
                     }
                 }
                 tokio::time::sleep(ROLL_OUT_RETRY).await;

@@ -316,7 +316,12 @@ impl Apps {
                     (None, Some(revision)) => s.roll_out(revision),
                     (None, None) => {}
                     (Some(check), revision) => {
-                        check.settings_changed(revision.is_none_or(|r| s.apply_at_once(&r)));
+                        let all_applied = revision.is_none_or(|r| s.apply_at_once(&r));
+                        if let (false, Some(serving)) = (all_applied, s.fleet.get(&id)) {
+                            // With the version that is readied, or after it when that fails.
+                            serving.rolling_out(app.active_version);
+                        }
+                        check.settings_changed(all_applied);
                     }
                 }
                 s.record_warnings(&id, app.active_version, &warnings);

@@ -192,6 +192,25 @@ impl Deployment {
             .push(EventKind::PublishFailed, None, version, text);
     }
 
+    /// Records that changed settings, or a version that is not checked, wait for a replica.
+    pub fn rolling_out(&self, version: u32) {
+        let text = format!(
+            "version {version} with its present settings serves once a replica of it is ready"
+        );
+        self.events.push(EventKind::RollingOut, None, version, text);
+    }
+
+    /// Records why they do not serve yet.
+    pub fn roll_out_failed(&self, version: u32, why: &Failure) {
+        let text = format!(
+            "version {version} with its present settings does not serve yet: what served before keeps serving, and it is tried again: {} ({})",
+            why.text(true),
+            why.reason.as_str()
+        );
+        self.events
+            .push(EventKind::RollOutFailed, None, version, text);
+    }
+
     /// Records warnings for the owner about what was published or configured.
     pub fn warn(&self, version: u32, warnings: &[String]) {
         for warning in warnings {

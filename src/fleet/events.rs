@@ -25,6 +25,10 @@ pub enum EventKind {
     Publishing,
     /// A version was not made the active one.
     PublishFailed,
+    /// Changed settings are being readied: they serve once a replica with them is ready.
+    RollingOut,
+    /// A replica with changed settings did not get ready; it is tried again.
+    RollOutFailed,
     /// A revision serves from now on.
     Activated,
     /// A replica's container is being created.
@@ -70,6 +74,8 @@ impl EventKind {
             Self::Scaled => "SCALED",
             Self::Publishing => "PUBLISHING",
             Self::PublishFailed => "PUBLISH_FAILED",
+            Self::RollingOut => "ROLLING_OUT",
+            Self::RollOutFailed => "ROLL_OUT_FAILED",
             Self::Activated => "ACTIVATED",
             Self::ReplicaCreating => "REPLICA_CREATING",
             Self::ReplicaStarting => "REPLICA_STARTING",
@@ -96,6 +102,7 @@ impl EventKind {
         matches!(
             self,
             Self::PublishFailed
+                | Self::RollOutFailed
                 | Self::ReplicaNotReady
                 | Self::ReplicaFailed
                 | Self::LimitReached
