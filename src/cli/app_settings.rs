@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 
+use super::Error;
 use crate::{api::proto::v1, model::AppId};
 
 /// The size of a replica.
@@ -94,15 +95,23 @@ pub(in crate::cli) struct Settings {
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
-    /// JSON Schema of the input, as text or @FILE; empty for none.
-    #[arg(long, value_name = "JSON|@FILE", value_parser = text_or_file)]
-    input_schema: Option<String>,
-    /// JSON Schema of the output, as text or @FILE; empty for none.
-    #[arg(long, value_name = "JSON|@FILE", value_parser = text_or_file)]
-    output_schema: Option<String>,
+    #[command(flatten)]
+    schemas: Schemas,
+    /// Offer the app to model clients as a tool (`=false` to take it back).
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    mcp_enabled: Option<bool>,
     /// How long the files in its home directory are kept.
-    #[arg(long, value_enum)]
+    #[arg(
+        long = "storage-mode",
+        visible_alias = "storage",
+        value_enum,
+        ignore_case = true
+    )]
     storage: Option<Storage>,
+    /// Seconds that the files are kept while the app is not used, for --storage-mode ttl; 0 for the
+    /// server's own time, which is the only one so far.
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u32>,
     /// Let the app write to its whole root file system, not only to $HOME and /tmp.
     #[arg(long = "writable-root", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     writable_root_fs: Option<bool>,
@@ -129,6 +138,34 @@ pub(in crate::cli) struct Settings {
     cors_origins: Vec<String>,
 }
 
+/// What an app takes and gives.
+#[derive(Debug, Default, Clone, clap::Args)]
+pub(in crate::cli) struct Schemas {
+    /// JSON Schema of the input, as text, FILE or @FILE; empty for none.
+    #[arg(long, value_name = "JSON|FILE", value_parser = text_or_file)]
+    input_schema: Option<String>,
+    /// JSON Schema of the output, as text, FILE or @FILE; empty for none.
+    #[arg(long, value_name = "JSON|FILE", value_parser = text_or_file)]
+    output_schema: Option<String>,
+}
+
+impl Schemas {
+    /// The request that changes what is named; `None` when nothing is.
+    ///
+    /// # Errors
+    /// As for [`Settings::update`].
+    pub(in crate::cli) fn update(
+        &self,
+        app: &AppId,
+    ) -> Result<Option<v1::UpdateAppConfigRequest>, Error> {
+        let settings = Settings {
+            schemas: self.clone(),
+            ..Settings::default()
+        };
+        settings.update(app)
+    }
+}
+
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -136,12 +173,17 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A text, or `@` and the file that has the text.
+/// A JSON object or nothing as it is; else the file that has it, with or without `@` before it.
 fn text_or_file(text: &str) -> Result<String, String> {
-    match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}")),
-        None => Ok(text.to_owned()),
-    }
+    let path = match text.strip_prefix('@') {
+        Some(path) => path,
+        None if text.is_empty() || text.trim_start().starts_with('{') => {
+            return Ok(text.to_owned());
+        }
+        None => text,
+    };
+    std::fs::read_to_string(path)
+        .map_err(|e| format!("it is no JSON object, and no file that can be read: {path}: {e}"))
 }
 
 impl Settings {
@@ -153,6 +195,20 @@ impl Settings {
             Tier::Xlarge => v1::ResourceTier::Xlarge,
         };
         Some(tier.into())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = match (self.ttl, self.storage) {
+            (Some(1..), Some(Storage::Persistent | Storage::Ephemeral)) => {
+                "--ttl is for --storage-mode ttl; name that one, or leave --ttl out"
+            }
+            // The API has no field for it yet.
+            (Some(1..), _) => {
+                "--ttl: files of --storage-mode ttl are kept as long as the server's storage_ttl_secs says, the same for all apps; leave --ttl out, or give 0"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(wrong.to_owned()))
     }
 
     fn storage_mode(&self) -> Option<i32> {
@@ -225,8 +281,12 @@ impl Settings {
     }
 
     /// The request that creates the app with these settings.
-    pub(in crate::cli) fn create(&self, app: &AppId) -> v1::CreateAppRequest {
-        v1::CreateAppRequest {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for settings that do not go together.
+    pub(in crate::cli) fn create(&self, app: &AppId) -> Result<v1::CreateAppRequest, Error> {
+        self.check()?;
+        Ok(v1::CreateAppRequest {
             organization_name: app.org.to_string(),
             name: app.name.to_string(),
             resource_tier: self.tier().unwrap_or_default(),
@@ -242,17 +302,25 @@ impl Settings {
             init: self.init().unwrap_or_default(),
             capabilities: self.capabilities().0,
             egress: self.egress.clone().unwrap_or_default(),
-            input_schema: self.input_schema.clone().unwrap_or_default(),
-            output_schema: self.output_schema.clone().unwrap_or_default(),
+            input_schema: self.schemas.input_schema.clone().unwrap_or_default(),
+            output_schema: self.schemas.output_schema.clone().unwrap_or_default(),
+            mcp_enabled: self.mcp_enabled.unwrap_or_default(),
             storage_mode: self.storage_mode().unwrap_or_default(),
             protocol: self.protocol().unwrap_or_default(),
             cors_origins: self.cors_origins.clone(),
             ..Default::default()
-        }
+        })
     }
 
     /// The request that changes the given settings; `None` when none is given.
-    pub(in crate::cli) fn update(&self, app: &AppId) -> Option<v1::UpdateAppConfigRequest> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for settings that do not go together.
+    pub(in crate::cli) fn update(
+        &self,
+        app: &AppId,
+    ) -> Result<Option<v1::UpdateAppConfigRequest>, Error> {
+        self.check()?;
         let names = v1::UpdateAppConfigRequest {
             organization_name: app.org.to_string(),
             app_name: app.name.to_string(),
@@ -273,13 +341,14 @@ impl Settings {
             capabilities: self.capabilities().0,
             clear_capabilities: self.capabilities().1,
             egress: self.egress.clone(),
-            input_schema: self.input_schema.clone(),
-            output_schema: self.output_schema.clone(),
+            input_schema: self.schemas.input_schema.clone(),
+            output_schema: self.schemas.output_schema.clone(),
+            mcp_enabled: self.mcp_enabled,
             storage_mode: self.storage_mode(),
             protocol: self.protocol(),
             cors_origins: self.cors_origins.clone(),
             ..names.clone()
         };
-        (request != names).then_some(request)
+        Ok((request != names).then_some(request))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{Error, folder::Folder};
+use super::{Error, failure::note, folder::Folder};
 use crate::{
     api::proto::v1,
     model::{
@@ -26,12 +26,64 @@ pub(super) enum Language {
     Deno,
 }
 
+impl Language {
+    /// The language of one source file, by its name.
+    fn of_file(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "py" => Some(Language::Python),
+            "rs" => Some(Language::Rust),
+            "go" => Some(Language::Go),
+            "ts" | "js" => Some(Language::Deno),
+            _ => None,
+        }
+    }
+}
+
+/// What Rust is compiled to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RustTarget {
+    /// A program.
+    Native,
+    /// A WebAssembly component, which only the cloud runs.
+    Wasm,
+}
+
+/// What is said of the code of an app that is created without any.
+#[derive(Debug, clap::Args)]
+pub(super) struct CodeWords {
+    /// The language; that of the code counts, so it belongs to `draft save` and `app deploy`.
+    #[arg(long, value_enum, ignore_case = true)]
+    runtime: Option<Language>,
+    /// What Rust is compiled to; as --runtime.
+    #[arg(long, value_enum, ignore_case = true)]
+    rust_target: Option<RustTarget>,
+    /// The toolchain of a handler in Rust; as --runtime.
+    #[arg(long, value_name = "VERSION")]
+    toolchain: Option<String>,
+}
+
+impl CodeWords {
+    /// Says that it was of no use.
+    pub(super) fn warn(&self) {
+        let given = [
+            (self.runtime.is_some(), "--runtime"),
+            (self.rust_target.is_some(), "--rust-target"),
+            (self.toolchain.is_some(), "--toolchain"),
+        ];
+        for (_, option) in given.iter().filter(|(is_given, _)| *is_given) {
+            note(&format!(
+                "warning: {option} is not used here: it is the code that has a language; give it to `ignite draft save` or `ignite app deploy`"
+            ));
+        }
+    }
+}
+
 /// Where the code comes from; exactly one of a folder or file, an image, and a git repository.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("from").required(true).multiple(false))]
 #[group(skip)]
 pub(super) struct Source {
-    /// A folder, its .zip or .tar.gz archive, or with --runtime a single source file.
+    /// A folder, its .zip or .tar.gz archive, or a single source file.
     #[arg(short, long, value_name = "PATH", group = "from")]
     code: Option<PathBuf>,
     /// An existing image: a tag or id on the server's machine, or a reference to pull.
@@ -64,8 +116,11 @@ pub(super) struct How {
     build_args: Vec<(String, String)>,
     /// The language of a handler, around which the platform wraps a server [default: that of the
     /// code's files, where there is no Dockerfile].
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     runtime: Option<Language>,
+    /// What a Rust handler is compiled to.
+    #[arg(long, value_enum, ignore_case = true)]
+    rust_target: Option<RustTarget>,
     /// The toolchain for a Rust handler, such as 1.90 [default: the builder's].
     #[arg(long, value_name = "VERSION", requires = "runtime", value_parser = of_rustup)]
     toolchain: Option<String>,
@@ -142,14 +197,11 @@ impl Source {
         use v1::image_source::Source as Image;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let how = &self.how;
+        how.check()?;
         let image = if let Some(path) = &self.code {
-            let archive = bytes(path, how.dockerfile())?.into();
-            if let Some(language) = how.runtime {
-                let has_choice = how.toolchain.is_some() || how.target.is_some();
-                if has_choice && language != Language::Rust {
-                    let why = "--toolchain and --target are for handlers in Rust";
-                    return Err(Error::Usage(why.to_owned()));
-                }
+            let (archive, language) = read(path, how)?;
+            let archive = archive.into();
+            if let Some(language) = language {
                 return Ok(v1::code_source::Source::Compile(v1::CompileSource {
                     runtime: Some(v1::Runtime {
                         runtime: Some(how.to_wire(language)),
@@ -183,6 +235,22 @@ impl Source {
 }
 
 impl How {
+    /// Refuses what is for Rust alone with another language, and what does not run here.
+    fn check(&self) -> Result<(), Error> {
+        let wrong = match (self.runtime, self.rust_target) {
+            (_, Some(RustTarget::Wasm)) => {
+                "--rust-target wasm makes a WebAssembly component, which only the cloud runs; here apps are containers: use --rust-target native"
+            }
+            (Some(Language::Python | Language::Go | Language::Deno), target)
+                if target.is_some() || self.toolchain.is_some() || self.target.is_some() =>
+            {
+                "--rust-target, --toolchain and --target are for handlers in Rust; leave them out, or give --runtime rust"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(wrong.to_owned()))
+    }
+
     /// The Dockerfile that the code is built with; `None` if the platform provides it.
     fn dockerfile(&self) -> Option<&str> {
         let own = self.dockerfile_path.as_deref();
@@ -211,22 +279,94 @@ fn of_rustup(name: &str) -> Result<String, String> {
     check_toolchain(name).map(|()| name.to_owned())
 }
 
-/// The bytes to send for a path: a folder is packed, an archive is sent unchanged, and so is a
-/// single file if no Dockerfile is needed.
-fn bytes(path: &Path, dockerfile: Option<&str>) -> Result<Vec<u8>, Error> {
+/// The bytes to send for a path, and the language that they are in when the platform has a server
+/// for it: a folder is packed, an archive is taken as it is, and so is one source file.
+fn read(path: &Path, how: &How) -> Result<(Vec<u8>, Option<Language>), Error> {
     let cannot =
         |e: io::Error| Error::Usage(format!("the code {} cannot be read: {e}", path.display()));
     if fs::metadata(path).map_err(cannot)?.is_dir() {
-        let folder = Folder::open(path, dockerfile).map_err(Error::Usage)?;
-        return folder.pack().map_err(cannot);
+        let folder = Folder::open(path, how.dockerfile()).map_err(Error::Usage)?;
+        return Ok((folder.pack().map_err(cannot)?, how.runtime));
     }
     let bytes = fs::read(path).map_err(cannot)?;
     let is_archive = bytes.starts_with(b"PK") || bytes.starts_with(&[0x1f, 0x8b]);
-    if is_archive || dockerfile.is_none() {
-        return Ok(bytes);
+    // Its name does not get to the server, so its language is found out here.
+    let by_name = || Language::of_file(path).filter(|_| !is_archive);
+    let language = how.runtime.or_else(by_name);
+    if is_archive || language.is_some() {
+        return Ok((bytes, language));
     }
     Err(Error::Usage(format!(
-        "{} is neither a folder nor a .zip nor a .tar.gz; give the folder that its Dockerfile is in, or --runtime for one source file",
+        "{} is neither a folder nor a .zip nor a .tar.gz, nor a source file of a language with a runtime; give the folder that its Dockerfile is in, or --runtime for one source file",
         path.display()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn how(words: &str) -> How {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            how: How,
+        }
+        let words = ["x"].into_iter().chain(words.split_whitespace());
+        <Line as clap::Parser>::parse_from(words).how
+    }
+
+    #[test]
+    fn code_without_a_runtime_is_recognized_by_the_server_and_one_file_by_its_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (name, content) in [
+            ("handler.py", "def"),
+            ("main.ts", "start"),
+            ("notes.txt", "x"),
+        ] {
+            fs::write(dir.path().join(name), content).expect("written");
+        }
+        let source =
+            |path: &str, words: &str| Source::of_folder(dir.path().join(path), how(words)).source();
+        use v1::{code_source::Source as Wire, image_source::Source as Image};
+        let language = |path: &str, words: &str| match source(path, words) {
+            Ok(Wire::Compile(compile)) => compile.runtime.and_then(|r| r.runtime),
+            other => panic!("{path}: {other:?}"),
+        };
+        let folder = source("", "").expect("a folder without a Dockerfile");
+        let Wire::Image(v1::ImageSource {
+            source: Some(Image::FromCode(code)),
+            ..
+        }) = folder
+        else {
+            panic!("{folder:?}");
+        };
+        assert!(code.dockerfile_path.is_empty() && code.archive.starts_with(&[0x1f, 0x8b]));
+        use v1::runtime::Runtime;
+        assert!(matches!(language("", "--runtime Go"), Some(Runtime::Go(_))));
+        assert!(matches!(
+            language("handler.py", ""),
+            Some(Runtime::Python(_))
+        ));
+        assert!(matches!(language("main.ts", ""), Some(Runtime::Deno(_))));
+        assert!(matches!(
+            language("notes.txt", "--runtime rust"),
+            Some(Runtime::Rust(_))
+        ));
+        for (path, words, named) in [
+            ("notes.txt", "", "--runtime"),
+            ("", "--rust-target wasm", "--rust-target native"),
+            (
+                "",
+                "--runtime python --rust-target native",
+                "--runtime rust",
+            ),
+            ("", "--runtime deno --toolchain 1.90", "--runtime rust"),
+        ] {
+            match source(path, words) {
+                Err(Error::Usage(why)) => assert!(why.contains(named), "{why}"),
+                other => panic!("{path} {words}: {other:?}"),
+            }
+        }
+    }
 }

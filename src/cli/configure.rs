@@ -1,7 +1,8 @@
-//! `ignite config` and `ignite login`: the client's own configuration file.
+//! `ignite config`: the client's own configuration file.
 //!
-//! The file may be shared with another client, so unknown keys stay in it. It can hold a token, so
-//! it is replaced whole and readable only by its owner.
+//! The file may be shared with another client, so values are set in this client's section of it, and
+//! unknown keys stay. It can hold a token or a secret, so it is replaced whole and readable only by
+//! its owner.
 
 use std::{
     fs,
@@ -19,7 +20,7 @@ use super::{
     context::{Global, check_endpoint, first_line},
     failure::note,
     output::{Format, table},
-    settings,
+    settings::{self, Names},
 };
 use crate::{
     config::{Source, parse_duration},
@@ -52,7 +53,8 @@ pub(super) enum Key {
     /// The bearer token.
     Token,
     /// The organization for ids that name none.
-    Org,
+    #[value(aliases = ["org", "org-id", "org_name", "organization"])]
+    OrgId,
     /// How answers are printed.
     Output,
     /// The longest wait for an answer.
@@ -62,19 +64,23 @@ pub(super) enum Key {
 }
 
 impl Key {
-    fn name(self) -> &'static str {
+    fn names(self) -> Names {
         match self {
-            Key::ApiEndpoint => "api_endpoint",
-            Key::Token => "token",
-            Key::Org => "org",
-            Key::Output => "output",
-            Key::Timeout => "timeout",
-            Key::Debug => "debug",
+            Key::ApiEndpoint => settings::API_ENDPOINT,
+            Key::Token => settings::TOKEN,
+            Key::OrgId => settings::ORG,
+            Key::Output => settings::OUTPUT,
+            Key::Timeout => settings::TIMEOUT,
+            Key::Debug => settings::DEBUG,
         }
     }
 
+    fn name(self) -> &'static str {
+        written(self.names())
+    }
+
     /// The value in the file's form; an error if the client could not use it.
-    fn check(self, text: &str) -> Result<Value, Error> {
+    pub(super) fn check(self, text: &str) -> Result<Value, Error> {
         let refuse = |why: String| Error::Usage(format!("{}: {why}", self.name()));
         match self {
             Key::ApiEndpoint => check_endpoint(text)?,
@@ -84,7 +90,7 @@ impl Key {
                     "a token has three parts separated by dots".to_owned(),
                 ));
             }
-            Key::Org => drop(text.parse::<OrgName>().map_err(|e| refuse(e.to_string()))?),
+            Key::OrgId => drop(text.parse::<OrgName>().map_err(|e| refuse(e.to_string()))?),
             Key::Output => drop(<Format as ValueEnum>::from_str(text, true).map_err(refuse)?),
             Key::Timeout => drop(parse_duration(text).map_err(refuse)?),
             Key::Debug => {
@@ -118,9 +124,7 @@ pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Resu
         Command::Set { key, value } => {
             set(&path, key, &value)?;
             if key == Key::Token && !value.is_empty() {
-                note(
-                    "other users of this machine could see the token while this command ran, and the shell may keep it in its history; give - and write it to stdin instead",
-                );
+                note_seen("token");
             }
             Ok(())
         }
@@ -128,22 +132,22 @@ pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Resu
     }
 }
 
-/// Stores the token given with `--token` for later commands.
-pub(super) fn login(global: &Global, vars: &impl Source) -> Result<(), Error> {
-    let token = global.given_token()?.ok_or_else(|| {
-        Error::Usage("give the token to keep with --token or --token-file; `ignite token create` makes one on the machine that serves".to_owned())
-    })?;
-    set(
-        &settings::path(global.config.as_deref(), vars).ok_or_else(no_home)?,
-        Key::Token,
-        &token,
-    )
+/// Says what became of a secret that stood on the command line.
+pub(super) fn note_seen(what: &str) {
+    note(&format!(
+        "other users of this machine could see the {what} while this command ran, and the shell may keep it in its history; give - and write it to stdin instead"
+    ));
 }
 
-fn no_home() -> Error {
+pub(super) fn no_home() -> Error {
     Error::Usage(
         "neither HOME nor IGNITE_CONFIG_DIR is set; name the file with --config".to_owned(),
     )
+}
+
+/// The name under which a key is written.
+fn written(names: Names) -> &'static str {
+    names.last().copied().unwrap_or_default()
 }
 
 fn read(path: &Path) -> Result<Mapping, Error> {
@@ -158,15 +162,62 @@ fn read(path: &Path) -> Result<Mapping, Error> {
 }
 
 fn set(path: &Path, key: Key, value: &str) -> Result<(), Error> {
-    let mut map = read(path)?;
-    let done = if value.is_empty() {
-        map.shift_remove(key.name());
-        "unset"
-    } else {
-        map.insert(key.name().into(), key.check(value)?);
-        "set"
+    let (value, done) = match value {
+        "" => (None, "unset"),
+        value => (Some(key.check(value)?), "set"),
     };
-    let text = serde_yaml_ng::to_string(&map).context("cannot write YAML")?;
+    let is_unset = value.is_none();
+    let left = store(path, vec![(key.names(), value)])?;
+    note(&format!("{} is {done} in {}", key.name(), path.display()));
+    if is_unset && left {
+        note(&format!(
+            "`{}.{}` there is for all clients, and holds for this one, too",
+            settings::SHARED,
+            key.name()
+        ));
+    }
+    Ok(())
+}
+
+/// Writes values into this client's section of the file, or takes them out of it, under each of
+/// their names and at the top level, too. Whether the section for all clients has one that was
+/// taken out.
+///
+/// # Errors
+/// When the file cannot be understood or written.
+pub(super) fn store(path: &Path, values: Vec<(Names, Option<Value>)>) -> Result<bool, Error> {
+    let mut file = read(path)?;
+    let mut own = match file.shift_remove(settings::OWN) {
+        None | Some(Value::Null) => Mapping::new(),
+        Some(Value::Mapping(own)) => own,
+        Some(_) => {
+            return Err(Error::Other(anyhow!(
+                "`{}` in {} is not a section with keys; mend it or remove it",
+                settings::OWN,
+                path.display()
+            )));
+        }
+    };
+    let mut left = false;
+    for (names, value) in values {
+        for name in names {
+            own.shift_remove(name);
+            file.shift_remove(name);
+        }
+        match value {
+            Some(value) => drop(own.insert(written(names).into(), value)),
+            None => {
+                let shared = file.get(settings::SHARED);
+                left |= names
+                    .iter()
+                    .any(|name| shared.is_some_and(|s| s.get(*name).is_some()));
+            }
+        }
+    }
+    if !own.is_empty() {
+        file.insert(settings::OWN.into(), own.into());
+    }
+    let text = serde_yaml_ng::to_string(&file).context("cannot write YAML")?;
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -182,31 +233,48 @@ fn set(path: &Path, key: Key, value: &str) -> Result<(), Error> {
         file.persist(path).map_err(|e| e.error)
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;
-    note(&format!("{} is {done} in {}", key.name(), path.display()));
-    Ok(())
+    Ok(left)
 }
 
 fn view(path: &Path, format: Format) -> Result<(), Error> {
     let mut map = read(path)?;
-    if let Some(Value::String(token)) = map.get_mut("token") {
-        *token = format!("({} characters)", token.len());
-    }
+    hide_secrets(&mut map);
     note(&format!("from {}", path.display()));
     if matches!(format, Format::Json | Format::Yaml) {
         return format.print_value(&map);
     }
     let mut shown = table(&[]);
+    let text = |v: &Value| serde_yaml_ng::to_string(v).map(|t| t.trim_end().to_owned());
     for (key, value) in &map {
-        let text = |v: &Value| serde_yaml_ng::to_string(v).map(|t| t.trim_end().to_owned());
-        shown.add_row([
-            text(key).unwrap_or_default(),
-            text(value).unwrap_or_default(),
-        ]);
+        let key = text(key).unwrap_or_default();
+        let Value::Mapping(section) = value else {
+            shown.add_row([key, text(value).unwrap_or_default()]);
+            continue;
+        };
+        for (inner, value) in section {
+            let key = format!("{key}.{}", text(inner).unwrap_or_default());
+            shown.add_row([key, text(value).unwrap_or_default()]);
+        }
     }
     if map.is_empty() {
         Ok(())
     } else {
         super::output::columns(shown)
+    }
+}
+
+/// Shows a secret by its length alone, in every section.
+fn hide_secrets(keys: &mut Mapping) {
+    for (key, value) in keys {
+        let name = key.as_str().unwrap_or_default();
+        let is_secret = ["token", "secret", "password"]
+            .iter()
+            .any(|end| name.ends_with(end));
+        match value {
+            Value::Mapping(section) => hide_secrets(section),
+            Value::String(text) if is_secret => *text = format!("({} characters)", text.len()),
+            _ => {}
+        }
     }
 }
 
@@ -224,7 +292,7 @@ mod tests {
         fs::create_dir(dir.path().join("deep")).expect("made");
         fs::write(&path, "theirs: 1\norg: old\n").expect("written");
         let set = |key, value| super::set(&path, key, value);
-        set(Key::Org, "acme").unwrap_or_else(|e| panic!("{e:?}"));
+        set(Key::OrgId, "acme").unwrap_or_else(|e| panic!("{e:?}"));
         set(Key::Debug, "true").unwrap_or_else(|e| panic!("{e:?}"));
         set(Key::Token, "a.b.c").unwrap_or_else(|e| panic!("{e:?}"));
         let read =
@@ -233,17 +301,20 @@ mod tests {
             (read().org.as_deref(), read().debug),
             (Some("acme"), Some(true))
         );
-        assert!(
-            fs::read_to_string(&path)
-                .expect("readable")
-                .contains("theirs: 1")
+        let text = fs::read_to_string(&path).expect("readable");
+        let file: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+        assert_eq!(file["theirs"], 1);
+        // What was set on top before does not hold on.
+        assert_eq!(
+            (&file["ignite"]["org_id"], file.get("org")),
+            (&"acme".into(), None)
         );
         let mode = fs::metadata(&path).expect("there").permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "the file holds a token");
-        set(Key::Org, "").unwrap_or_else(|e| panic!("{e:?}"));
+        set(Key::OrgId, "").unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(read().org, None);
         for (key, wrong) in [
-            (Key::Org, "A"),
+            (Key::OrgId, "A"),
             (Key::Output, "xml"),
             (Key::Timeout, "5"),
             (Key::Debug, "yes"),
@@ -252,5 +323,18 @@ mod tests {
         ] {
             assert!(set(key, wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn secrets_are_shown_by_their_length_in_every_section() {
+        let file =
+            "ignite: { token: abc, service_account_secret: abcd, service_account_id: x }\ntoken: a";
+        let mut file: Mapping = serde_yaml_ng::from_str(file).expect("YAML");
+        hide_secrets(&mut file);
+        let shown = serde_yaml_ng::to_string(&file).expect("YAML");
+        for secret in ["abc", "abcd", "token: a"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(shown.contains("(4 characters)") && shown.contains("service_account_id: x"));
     }
 }

@@ -77,9 +77,9 @@ pub(super) async fn configure(
         got => got.map(|_| true)?,
     };
     if !existing {
-        let created = session.answer(client.create_app(settings.create(app)));
+        let created = session.answer(client.create_app(settings.create(app)?));
         step(&format!("Creating {app}"), created).await?;
-    } else if let Some(update) = settings.update(app) {
+    } else if let Some(update) = settings.update(app)? {
         let updated = session.answer(client.update_app_config(update));
         let updated = step(&format!("Updating {app}"), updated).await?;
         warn(&updated.warnings);

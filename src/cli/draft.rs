@@ -2,15 +2,18 @@
 
 use clap::Subcommand;
 use comfy_table::Table;
+use tonic::Code;
 
 use super::{
     Context, Error,
+    app_settings::Schemas,
     build::{self, Lines},
     code::Source,
     context::Session,
+    failure::{note, warn},
     id::AppArg,
     invoke::Sent,
-    output::{plain, rows, time},
+    output::{self, Format, plain, rows, time},
     publish, test,
 };
 use crate::{api::proto::v1, model::AppId};
@@ -19,12 +22,7 @@ use crate::{api::proto::v1, model::AppId};
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Save code as the draft, replacing the previous one.
-    Save {
-        /// The app, as org:app or app.
-        id: AppArg,
-        #[command(flatten)]
-        source: Source,
-    },
+    Save(Box<Save>),
     /// Show the draft.
     #[command(visible_alias = "status")]
     Info {
@@ -70,26 +68,25 @@ pub(super) enum Command {
     },
 }
 
+/// The code, and what is said with it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Save {
+    /// The app, as org:app or app.
+    id: AppArg,
+    #[command(flatten)]
+    source: Source,
+    /// A package that the code needs; repeatable. Not used: the code lists its packages itself.
+    #[arg(short, long = "dependency", value_name = "PACKAGE")]
+    dependencies: Vec<String>,
+    #[command(flatten)]
+    schemas: Schemas,
+}
+
 /// Runs one of the commands.
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
-        Command::Save { id, source } => {
-            let app = context.app(id)?;
-            let session = context.connect(&app.org).await?;
-            let save = source.save(&app)?;
-            let saved = session.answer(session.client().save_draft(save)).await?;
-            context.format.print("SaveDraftResponse", &saved, |_| {
-                draft_table(saved.draft.as_ref())
-            })
-        }
-        Command::Info { id } => {
-            let app = context.app(id)?;
-            let session = context.connect(&app.org).await?;
-            let info = info(&session, &app).await?;
-            context.format.print("GetDraftInfoResponse", &info, |_| {
-                draft_table(info.draft.as_ref())
-            })
-        }
+        Command::Save(save) => Box::pin(self::save(context, *save)).await,
+        Command::Info { id } => show(context, id).await,
         Command::Compile { id, follow } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
@@ -133,6 +130,58 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                     published_table(&published)
                 })
         }
+    }
+}
+
+/// Saves the code, then sets the schemas, which hold for the version that serves, too.
+async fn save(context: &Context, save: Save) -> Result<(), Error> {
+    let app = context.app(save.id)?;
+    let session = context.connect(&app.org).await?;
+    let request = save.source.save(&app)?;
+    let update = save.schemas.update(&app)?;
+    if !save.dependencies.is_empty() {
+        note(
+            "warning: --dependency is not used: list packages in the code, in requirements.txt, deno.json, go.mod or Cargo.toml",
+        );
+    }
+    let saved = session.answer(session.client().save_draft(request)).await?;
+    if let Some(update) = update {
+        let mut client = session.client();
+        let updated = session.answer(client.update_app_config(update));
+        let updated = updated.await.inspect_err(|_| {
+            note(&format!(
+                "the draft of {app} is saved, and its schemas are not set"
+            ));
+        })?;
+        warn(&updated.warnings);
+    }
+    context.format.print("SaveDraftResponse", &saved, |_| {
+        draft_table(saved.draft.as_ref())
+    })
+}
+
+async fn show(context: &Context, id: AppArg) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let session = context.connect(&app.org).await?;
+    let info = match info(&session, &app).await {
+        Err(e) if e.code() == Some(Code::NotFound) => {
+            // The app, or its draft?
+            session.app(&app).await?;
+            return no_draft(context.format);
+        }
+        info => info?,
+    };
+    context.format.print("GetDraftInfoResponse", &info, |_| {
+        draft_table(info.draft.as_ref())
+    })
+}
+
+/// What the cloud's client prints of an app without a draft, in any format.
+fn no_draft(format: Format) -> Result<(), Error> {
+    let none = serde_json::json!({ "status": "no draft" });
+    match format {
+        Format::Yaml => format.print_value(&none),
+        Format::Table | Format::Wide | Format::Json => output::line(&none.to_string()),
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Client commands use only the generated gRPC client. Data goes to stdout, notes for people go to
 //! stderr, and the exit code follows the gRPC status (`failure.rs`). `context/` determines where
-//! the server is and who calls.
+//! the server is and who calls. Invoked as `dodil`, the same program accepts the command lines of the
+//! cloud's client (`dodil.rs`).
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -17,16 +18,20 @@ mod configure;
 mod context;
 mod deploy;
 mod dev;
+mod dodil;
 mod draft;
 mod execution;
 mod failure;
 mod folder;
 mod follow;
+mod hidden;
 mod id;
 mod invoke;
+mod login;
 mod logs;
 mod output;
 mod pages;
+mod parse;
 mod publish;
 mod secret;
 mod serve;
@@ -41,7 +46,8 @@ mod token;
 mod version;
 
 use context::{Context, Global};
-use failure::Error;
+use failure::{Error, note};
+use parse::CommandLine;
 
 use crate::config::process_env;
 
@@ -82,8 +88,33 @@ enum Command {
     /// The client's own configuration.
     #[command(subcommand)]
     Config(configure::Command),
-    /// Store a token (given with --token or --token-file) for later commands.
-    Login,
+    /// Store a token (given with --token or --token-file) or a service account for later commands;
+    /// also --api-endpoint and --org.
+    Login(login::Args),
+    /// The cloud's models, which are not here.
+    #[command(hide = true)]
+    Models(Elsewhere),
+    /// The cloud's builds for images of any kind, which are not here.
+    #[command(hide = true)]
+    Build(Elsewhere),
+}
+
+/// Whatever is asked of a part of the cloud that is not here.
+#[derive(Debug, clap::Args)]
+struct Elsewhere {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _words: Vec<OsString>,
+}
+
+const NO_MODELS: &str = "there are no models here; an app or script reaches those of the cloud, or of a stand-in, at the address in its MODEL_API_BASE";
+const NO_BUILDS: &str = "images that belong to no app are not built here; `ignite app deploy --code DIR` builds and publishes an app's, `ignite draft compile APP --follow` builds its draft";
+/// The name under which the program takes the cloud's command lines.
+const CLOUD_NAME: &str = "dodil";
+
+impl CommandLine for Cli {
+    fn global(&mut self) -> &mut Global {
+        &mut self.global
+    }
 }
 
 /// The commands that call a server.
@@ -112,34 +143,68 @@ enum Remote {
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
-        Command::Serve(args) => return serve::run(args, cli.global.config),
-        Command::Prune(args) => return serve::prune(args, &cli.global),
-        Command::Store(command) => return store::run(command, &cli.global),
-        Command::Token(command) => token::run(command, &cli.global),
-        Command::ServiceAccount(command) => service_account::run(command, &cli.global),
-        Command::Audit(args) => audit::run(args, &cli.global),
-        Command::Config(command) => configure::run(command, &cli.global, &process_env),
-        Command::Login => configure::login(&cli.global, &process_env),
-        Command::Remote(command) => client(cli.global, command),
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().and_then(|path| Path::new(path).file_name());
+    if name.is_some_and(|name| name == CLOUD_NAME) {
+        let line: dodil::Line = parsed(words);
+        return dodil::run(line);
+    }
+    let line: Cli = parsed(words);
+    run(line.global, line.command)
+}
+
+/// The command line, or the end of the process with help or with what is wrong.
+fn parsed<T: CommandLine>(words: Vec<OsString>) -> T {
+    let (line, left_out) = parse::parse(words).unwrap_or_else(|error| error.exit());
+    for option in left_out {
+        note(&format!("warning: {option} {}", app::NO_AUTONOMY));
+    }
+    line
+}
+
+fn run(global: Global, command: Command) -> ExitCode {
+    let outcome = match command {
+        Command::Serve(args) => return serve::run(args, global.config),
+        Command::Prune(args) => return serve::prune(args, &global),
+        Command::Store(command) => return store::run(command, &global),
+        Command::Token(command) => token::run(command, &global),
+        Command::ServiceAccount(command) => service_account::run(command, &global),
+        Command::Audit(args) => audit::run(args, &global),
+        Command::Config(command) => configure::run(command, &global, &process_env),
+        Command::Login(args) => login::run(args, global, &process_env),
+        Command::Models(_) => Err(Error::Usage(NO_MODELS.to_owned())),
+        Command::Build(_) => Err(Error::Usage(NO_BUILDS.to_owned())),
+        Command::Remote(command) => client(global, command),
     };
+    ended(outcome)
+}
+
+fn ended(outcome: Result<(), Error>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
 }
 
-/// Runs a client command on a new runtime; one thread is enough for one call at a time.
-fn client(global: Global, command: Remote) -> Result<(), Error> {
-    let context = Context::new(global, &process_env)?;
+/// Runs work on a new runtime; one thread is enough for one call at a time.
+fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| {
             Error::Other(anyhow::Error::new(e).context("cannot start the async runtime"))
         })?;
-    let outcome = runtime.block_on(async {
+    let outcome = runtime.block_on(work);
+    // A thread that still reads stdin must not keep the process alive.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Runs a client command.
+fn client(global: Global, command: Remote) -> Result<(), Error> {
+    let mut context = Context::new(global, &process_env)?;
+    block_on(async {
+        context.log_in().await?;
         match command {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
             Remote::Dev(args) => Box::pin(dev::run(&context, args)).await,
@@ -149,21 +214,71 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
             Remote::Execution(command) => Box::pin(execution::run(&context, command)).await,
             Remote::Secret(command) => Box::pin(secret::run(&context, command)).await,
         }
-    });
-    // A thread that still reads stdin must not keep the process alive.
-    runtime.shutdown_background();
-    outcome
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn parsed(line: &str) -> Result<(Cli, Vec<String>), clap::Error> {
+        parse::parse(line.split(' ').map(OsString::from))
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        parse::spread::<Cli>().debug_assert();
+        parse::spread::<dodil::Line>().debug_assert();
+    }
+
+    #[test]
+    fn a_token_may_stand_anywhere_and_a_git_servers_is_none_of_ours() {
+        for (line, token) in [
+            ("ignite --token t app get a", Some("t")),
+            ("ignite app --token t get a", Some("t")),
+            ("ignite --token s app get a --token t", Some("t")),
+            ("ignite secret create s --type git --token pat", None),
+            (
+                "ignite --token t secret create s --type git --token pat",
+                Some("t"),
+            ),
+        ] {
+            let (cli, _) = parsed(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert_eq!(cli.global.token.as_deref(), token, "{line}");
+        }
+        assert!(parsed("ignite --token t app get a --token-file f").is_err());
+    }
+
+    #[test]
+    fn options_of_autonomous_scaling_are_left_out_with_their_values() {
+        for (line, left_out) in [
+            ("ignite app create a --auto-x", &["--auto-x"][..]),
+            ("ignite app create --auto-x a", &["--auto-x"]),
+            ("ignite app create --auto-x v a", &["--auto-x"]),
+            ("ignite app create a --auto-x v --memory 9", &["--auto-x"]),
+            (
+                "ignite fn update a --auto-x=v --auto-y 1 --cpu 9",
+                &["--auto-x", "--auto-y"],
+            ),
+        ] {
+            let (cli, found) = parsed(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert_eq!(found, left_out, "{line}");
+            let Command::Remote(Remote::App(
+                app::Command::Create { id, .. } | app::Command::Update { id, .. },
+            )) = cli.command
+            else {
+                panic!("{line}");
+            };
+            assert_eq!(id.name.as_str(), "a", "{line}");
+        }
+        for wrong in [
+            "ignite app create a --auto-x v w",
+            "ignite app create a b",
+            "ignite app get a --auto-x",
+            "ignite app create a --other",
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -238,7 +353,7 @@ mod tests {
             "ignite login --token -",
             "ignite app list --token-file f",
         ] {
-            if let Err(e) = Cli::try_parse_from(line.split(' ')) {
+            if let Err(e) = parsed(line) {
                 panic!("{line}: {e}");
             }
         }
@@ -270,7 +385,7 @@ mod tests {
             "ignite service-account grant-role ci ignite.king",
             "ignite service-account create ci --app a",
         ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+            assert!(parsed(line).is_err(), "{line}");
         }
     }
 }

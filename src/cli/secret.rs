@@ -7,6 +7,7 @@ use comfy_table::Table;
 
 use super::{
     Context, Error,
+    hidden::Hidden,
     output::{rows, table, time},
 };
 use crate::{
@@ -51,16 +52,21 @@ enum Type {
 pub(super) struct Create {
     /// The secret's name: 1 to 64 letters, digits, '-' and '_'.
     name: SecretName,
-    /// What it is for.
-    #[arg(long = "type", value_enum, default_value = "registry")]
-    kind: Type,
+    /// What it is for [default: registry, with --token git].
+    #[arg(long = "type", value_enum, ignore_case = true)]
+    kind: Option<Type>,
     /// The user name.
     #[arg(long, default_value = "")]
     username: String,
     /// The host that it is for, with the port if any [default: Docker Hub; for a git secret, the
     /// host of the first repository that it is used for].
-    #[arg(long, value_name = "HOST", default_value = "")]
-    server: String,
+    #[arg(
+        long,
+        visible_alias = "server",
+        value_name = "HOST",
+        default_value = ""
+    )]
+    server_address: String,
     #[command(flatten)]
     password: Password,
 }
@@ -72,30 +78,30 @@ struct Password {
     /// The password or access token. Others on this machine can see it while the command runs.
     #[arg(long, value_name = "TEXT")]
     password: Option<Hidden>,
+    /// The access token of a git server, or - for stdin; the same as --password. The token for the
+    /// API stands before `secret` here.
+    #[arg(long = "token", id = "git_token", value_name = "TEXT")]
+    git_token: Option<Hidden>,
     /// Read the password or access token from stdin, to its end.
     #[arg(long)]
     password_stdin: bool,
 }
 
-/// Text that cannot be printed by accident.
-#[derive(Clone)]
-struct Hidden(String);
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("…")
-    }
-}
-
-impl From<&str> for Hidden {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
 impl Create {
     fn request(self) -> Result<v1::CreateSecretRequest, Error> {
-        let password = match self.password.password {
+        let kind = match (self.kind, &self.password.git_token) {
+            (Some(Type::Registry), Some(_)) => {
+                return Err(Error::Usage(
+                    "--token is the token of a git secret; a registry's is given with --password or --password-stdin, and the token for the API before `secret`: `ignite --token T secret create …`"
+                        .to_owned(),
+                ));
+            }
+            (None, Some(_)) => Type::Git,
+            (kind, _) => kind.unwrap_or(Type::Registry),
+        };
+        let given = self.password.password;
+        let token = self.password.git_token.filter(|token| token.0 != "-");
+        let password = match given.or(token) {
             Some(Hidden(password)) => password,
             None => {
                 let mut text = String::new();
@@ -105,16 +111,16 @@ impl Create {
                 text.strip_suffix('\r').unwrap_or(text).to_owned()
             }
         };
-        let value = match self.kind {
+        let value = match kind {
             Type::Git => Value::GitSecret(v1::GitSecret {
                 username: self.username,
                 token: password,
-                host: self.server,
+                host: self.server_address,
             }),
             Type::Registry => Value::RegistrySecret(v1::RegistrySecret {
                 username: self.username,
                 password,
-                server_address: self.server,
+                server_address: self.server_address,
             }),
         };
         Ok(v1::CreateSecretRequest {

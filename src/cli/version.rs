@@ -63,12 +63,17 @@ pub(super) enum Command {
         sent: Sent,
     },
     /// Show the code of a version, or of the draft if no version is given.
+    // `--version` is a version of the app here, not of this program.
+    #[command(disable_version_flag = true)]
     Code {
         /// The app, as org:app or app.
         id: AppArg,
         /// The version number.
-        #[arg(value_name = "VERSION")]
+        #[arg(value_name = "VERSION", conflicts_with = "named")]
         number: Option<u32>,
+        /// The same number.
+        #[arg(long = "version", value_name = "VERSION")]
+        named: Option<u32>,
         /// Write the archive or source file to this path.
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
@@ -113,13 +118,18 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             Box::pin(test::run(context, &app, Some(number), sent)).await
         }
-        Command::Code { id, number, to } => {
+        Command::Code {
+            id,
+            number,
+            named,
+            to,
+        } => {
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
             let request = v1::GetAppCodeRequest {
                 organization_name: app.org.to_string(),
                 app_name: app.name.to_string(),
-                version: number.unwrap_or_default(),
+                version: number.or(named).unwrap_or_default(),
             };
             let code = session
                 .answer(session.client().get_app_code(request))

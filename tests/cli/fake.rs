@@ -22,6 +22,7 @@ pub(crate) mod executions;
 pub(crate) struct Fake {
     address: std::net::SocketAddr,
     calls: Arc<Mutex<Vec<String>>>,
+    tokens: Arc<Mutex<Vec<String>>>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -37,7 +38,8 @@ impl Fake {
             .expect("a port");
         let address = listener.local_addr().expect("an address");
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let service = Script(Arc::clone(&calls));
+        let tokens = Arc::new(Mutex::new(Vec::new()));
+        let service = Script(Arc::clone(&calls), Arc::clone(&tokens));
         runtime.spawn(
             tonic::transport::Server::builder()
                 .add_service(service.clone())
@@ -47,6 +49,7 @@ impl Fake {
         Self {
             address,
             calls,
+            tokens,
             _runtime: runtime,
         }
     }
@@ -59,10 +62,16 @@ impl Fake {
     pub(crate) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().expect("not poisoned"))
     }
+
+    /// The tokens that came since the last look, without what says that they are some.
+    pub(crate) fn tokens(&self) -> Vec<String> {
+        std::mem::take(&mut *self.tokens.lock().expect("not poisoned"))
+    }
 }
 
+/// What was asked, and with which tokens.
 #[derive(Clone)]
-struct Script(Arc<Mutex<Vec<String>>>);
+struct Script(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>);
 
 impl tonic::server::NamedService for Script {
     const NAME: &'static str = "dodil.ignite.v1.ComputeService";
@@ -189,10 +198,13 @@ impl tower::Service<http::Request<Body>> for Script {
 
     fn call(&mut self, request: http::Request<Body>) -> Reply {
         let this = self.clone();
-        if !request.headers().contains_key("authorization") {
+        let Some(token) = request.headers().get("authorization") else {
             let refused = refuse(Code::Unauthenticated, "UNAUTHENTICATED", "no token").into_http();
             return Box::pin(std::future::ready(Ok(refused)));
-        }
+        };
+        let token = token.to_str().unwrap_or_default();
+        let token = token.trim_start_matches("Bearer ").to_owned();
+        self.1.lock().expect("not poisoned").push(token);
         let method = request
             .uri()
             .path()

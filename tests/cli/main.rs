@@ -5,6 +5,7 @@
 mod descriptors;
 mod executions;
 mod fake;
+mod login;
 mod store;
 mod vitals;
 
@@ -193,15 +194,15 @@ fn exit_codes_and_messages_say_what_went_wrong() {
         8,
         "no answer within 50ms",
     );
-    fails(&["app", "delete", "there"], 2, "--yes");
     fails(&["app", "get", "A"], 2, "'A'");
     fails(
         &["--api-endpoint", "127.0.0.1:1", "app", "list"],
         9,
         "`ignite serve` is not running at 127.0.0.1:1",
     );
-    let yes = run(ignite(home.path(), &["app", "delete", "there", "--yes"]));
-    assert_eq!(yes.code, Some(0), "{}", yes.err);
+    // There is no terminal to ask on, so nothing is asked.
+    let deleted = run(ignite(home.path(), &["app", "delete", "there"]));
+    assert_eq!(deleted.code, Some(0), "{}", deleted.err);
 
     // Elsewhere there is neither key nor token, and the client says so.
     let bare = tempfile::tempdir().expect("a directory");

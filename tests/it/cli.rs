@@ -271,7 +271,6 @@ async fn exit_codes_follow_the_contract_and_words_go_to_stderr() {
             &["huge", "small"],
         ),
         (&["app", "update", "acme:app"], 2, &["nothing to change"]),
-        (&["app", "delete", "acme:app"], 2, &["--yes"]),
         (&["app", "nonsense"], 2, &["nonsense"]),
         (
             &["invoke", "acme:app", "-p", "{"],

@@ -14,6 +14,7 @@ mod builds;
 mod builds_cli;
 mod builds_git;
 mod cli;
+mod cli_documented;
 mod cli_executions;
 mod clients;
 mod dev;

@@ -10,12 +10,13 @@ use clap::Subcommand;
 use super::{
     Context, Error,
     app_settings::Settings,
+    code::CodeWords,
     deploy,
     failure::{note, warn},
     id::AppArg,
     logs,
     output::rows,
-    pages,
+    pages, publish,
 };
 use crate::{api::proto::v1, config::parse_duration};
 
@@ -25,15 +26,23 @@ mod tables;
 
 use tables::{app_table, created_table, list_table, state_table};
 
+/// What the options of the cloud's autonomous scaling come to here.
+pub(super) const NO_AUTONOMY: &str = "is not used: only the cloud scales apps by itself; here --max-replicas, --reserved and --scale-metric decide, and the tier stays as it is";
+
 /// What to do with apps.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create an app; nothing runs before its first publish.
+    /// Create an app; nothing runs before its first publish. Its files are kept unless --storage-mode
+    /// says otherwise.
     Create {
         /// The app, as org:app or app.
         id: AppArg,
         #[command(flatten)]
-        settings: Settings,
+        settings: Box<Settings>,
+        #[command(flatten)]
+        code: CodeWords,
+        #[command(flatten)]
+        autonomy: Autonomy,
     },
     /// Show one app.
     Get {
@@ -47,19 +56,24 @@ pub(super) enum Command {
         #[arg(long)]
         limit: Option<u32>,
     },
-    /// Change settings; settings not given stay as they are.
+    /// Change settings, and return once requests see the change; settings not given stay as they are.
     Update {
         /// The app, as org:app or app.
         id: AppArg,
         #[command(flatten)]
-        settings: Settings,
+        settings: Box<Settings>,
+        #[command(flatten)]
+        autonomy: Autonomy,
+        /// Do not wait until replicas with the change serve.
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Delete an app and its versions.
     #[command(visible_alias = "rm")]
     Delete {
         /// The app, as org:app or app.
         id: AppArg,
-        /// Do not ask for confirmation.
+        /// Do not ask for confirmation; without a terminal nothing is asked.
         #[arg(short, long)]
         yes: bool,
     },
@@ -119,18 +133,46 @@ pub(super) enum Command {
     Deploy(Box<deploy::Args>),
 }
 
+/// How the cloud scales an app by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum AutoMode {
+    Disabled,
+    Enabled,
+    TierOnly,
+    ScaleOnly,
+}
+
+/// The options of the cloud's autonomous scaling.
+#[derive(Debug, clap::Args)]
+pub(super) struct Autonomy {
+    /// How the cloud scales the app by itself; here it changes nothing, as any other --auto-… option.
+    #[arg(long, value_enum, ignore_case = true)]
+    auto_mode: Option<AutoMode>,
+}
+
+impl Autonomy {
+    fn warn(&self) {
+        if self
+            .auto_mode
+            .is_some_and(|mode| mode != AutoMode::Disabled)
+        {
+            note(&format!("warning: --auto-mode {NO_AUTONOMY}"));
+        }
+    }
+}
+
 /// Runs one of the commands.
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
     match command {
-        Command::Create { id, settings } => {
-            let app = context.app(id)?;
-            let session = context.connect(&app.org).await?;
-            let created = session
-                .answer(session.client().create_app(settings.create(&app)))
-                .await?;
-            context
-                .format
-                .print("CreateAppResponse", &created, |_| created_table(&created))
+        Command::Create {
+            id,
+            settings,
+            code,
+            autonomy,
+        } => {
+            code.warn();
+            autonomy.warn();
+            create(context, id, &settings).await
         }
         Command::Get { id } => {
             let app = context.app(id)?;
@@ -141,7 +183,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 .print("GetAppResponse", &got, |_| app_table(got.app.as_ref()))
         }
         Command::List { limit } => list(context, limit).await,
-        Command::Update { id, settings } => update(context, id, settings).await,
+        Command::Update {
+            id,
+            settings,
+            autonomy,
+            no_wait,
+        } => {
+            autonomy.warn();
+            update(context, id, &settings, no_wait).await
+        }
         Command::Delete { id, yes } => delete(context, id, yes).await,
         Command::State { id } => {
             let app = context.app(id)?;
@@ -172,18 +222,41 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
     }
 }
 
-async fn update(context: &Context, id: AppArg, settings: Settings) -> Result<(), Error> {
+async fn create(context: &Context, id: AppArg, settings: &Settings) -> Result<(), Error> {
     let app = context.app(id)?;
-    let request = settings.update(&app).ok_or_else(|| {
+    let session = context.connect(&app.org).await?;
+    let mut request = settings.create(&app)?;
+    if request.storage_mode() == v1::StorageMode::Unspecified {
+        // As the cloud's client has it.
+        request.set_storage_mode(v1::StorageMode::Persistent);
+    }
+    let created = session.answer(session.client().create_app(request)).await?;
+    context
+        .format
+        .print("CreateAppResponse", &created, |_| created_table(&created))
+}
+
+async fn update(
+    context: &Context,
+    id: AppArg,
+    settings: &Settings,
+    no_wait: bool,
+) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let request = settings.update(&app)?.ok_or_else(|| {
         Error::Usage(
             "nothing to change; give at least one setting (`ignite app update --help`)".to_owned(),
         )
     })?;
     let session = context.connect(&app.org).await?;
-    let updated = session
-        .answer(session.client().update_app_config(request))
-        .await?;
-    warn(&updated.warnings);
+    let updated = if no_wait {
+        let mut client = session.client();
+        let updated = session.answer(client.update_app_config(request)).await?;
+        warn(&updated.warnings);
+        updated
+    } else {
+        publish::update(context, &session, &app, request).await?
+    };
     context
         .format
         .print("UpdateAppConfigResponse", &updated, |_| {
@@ -231,12 +304,10 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
         .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))
 }
 
-/// Asks on the terminal; any answer but yes means no.
+/// Asks on the terminal, if there is one; any answer but yes means no.
 pub(super) fn confirm(what: &str) -> Result<bool, Error> {
     if !io::stdin().is_terminal() {
-        return Err(Error::Usage(format!(
-            "deleting {what} cannot be undone, and there is no terminal to ask on; give --yes"
-        )));
+        return Ok(true);
     }
     let mut err = io::stderr().lock();
     write!(err, "Delete {what}? [y/N] ")?;

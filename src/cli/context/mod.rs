@@ -3,32 +3,38 @@
 //! | what | order, first found wins |
 //! |---|---|
 //! | endpoint | `--api-endpoint`, `IGNITE_API_ENDPOINT`, file, `serve.json` of this machine, `http://127.0.0.1:50051` |
-//! | token | `--token`, `--token-file`, `DODIL_TOKEN`, `IGNITE_TOKEN`, file, minted when the endpoint is this machine's own |
-//! | organization | the id, `--org`, `IGNITE_ORG_NAME`, `IGNITE_ORG_ID`, file, the token's, `serve.json`, `IGNITE_DEFAULT_ORG`, `local` |
+//! | token | `--token`, `--token-file`, `DODIL_TOKEN`, `IGNITE_TOKEN`, file (a token, or a service account), minted when the endpoint is this machine's own, the service account of `DODIL_SA_ID` or `DODIL_SERVICE_ACCOUNT_ID` |
+//! | organization | the id, `--org-name`, `--org`, `IGNITE_ORG_NAME`, `IGNITE_ORG_ID`, file, the token's, `serve.json`, `IGNITE_DEFAULT_ORG`, `local` |
+//!
+//! The variables of a service account come last: whoever deploys an app that has one often has them
+//! set for the app's environment.
 
 use std::{
     io,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{Uri, uri::Scheme};
+use http::Uri;
 
 use super::{Error, id::AppArg, output::Format, settings::Settings};
 use crate::{
-    config::{Serving, Source, default_data_dir, parse_duration},
+    config::{Source, parse_duration},
     identity::{self, Mint, SigningKey},
     model::{AppId, OrgName, Scopes},
 };
 
+mod account;
+mod credential;
+mod place;
 mod session;
 
+pub(super) use account::Account;
+pub(super) use credential::account_of_vars;
+use credential::{Credential, claims, no_key, org_of, org_with_id};
+pub(super) use place::{Place, check_endpoint, data_dir, is_this_machine};
 pub(super) use session::Session;
 
-/// Where a server listens by default.
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
 /// The default organization of a server.
 const DEFAULT_ORG: &str = "local";
 /// The contract's default; longer than most cold starts, shorter than the detection of a lost
@@ -56,15 +62,18 @@ pub(super) struct Global {
     pub(super) api_endpoint: Option<String>,
     /// The bearer token, or - to read the first line of stdin, since other users of this machine
     /// can see the command line [env: DODIL_TOKEN, IGNITE_TOKEN].
-    // Without clap's `env`: help would print the secret.
-    #[arg(long, global = true)]
+    // Without clap's `env`: help would print the secret. Not `global`: see `parse.rs`.
+    #[arg(long)]
     pub(super) token: Option<String>,
     /// A file with the bearer token.
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// The organization for ids that name none [env: IGNITE_ORG_NAME, IGNITE_ORG_ID].
     #[arg(long, global = true)]
     pub(super) org: Option<String>,
+    /// The same, with precedence over --org.
+    #[arg(long, global = true, value_name = "ORG")]
+    pub(super) org_name: Option<String>,
     /// Connect without TLS [env: IGNITE_DEBUG].
     #[arg(long, global = true)]
     pub(super) debug: bool,
@@ -125,11 +134,9 @@ pub(super) struct Context {
     pub(super) follow_limit: Option<Duration>,
     timeout: Duration,
     endpoint: Uri,
-    token: Option<String>,
+    credential: Credential,
     org: Option<String>,
     fallback_org: String,
-    /// The data directory whose key may sign for this endpoint.
-    own: Option<PathBuf>,
 }
 
 impl Context {
@@ -141,31 +148,7 @@ impl Context {
         let settings = Settings::load(global.config.as_deref(), vars)?;
         let token = global.given_token()?;
         let var = |name: &str| vars.get(name).filter(|v| !v.is_empty());
-        let data_dir = data_dir(vars);
-        let serving = data_dir.as_deref().and_then(Serving::read);
-
-        let no_tls = global.debug
-            || var("IGNITE_DEBUG").map_or_else(
-                || settings.debug.unwrap_or(false),
-                |v| v == "1" || v == "true",
-            );
-        let named = global
-            .api_endpoint
-            .or_else(|| var("IGNITE_API_ENDPOINT"))
-            .or_else(|| settings.api_endpoint.clone());
-        let endpoint = match &named {
-            Some(named) => endpoint(named, no_tls)?,
-            None => endpoint(
-                serving
-                    .as_ref()
-                    .map_or(DEFAULT_ENDPOINT, |s| s.grpc.as_str()),
-                true,
-            )?,
-        };
-        let own = named.is_none()
-            || is_this_machine(&endpoint)
-            || named.as_ref() == serving.as_ref().map(|s| &s.grpc);
-
+        let place = Place::find(&global, &settings, vars)?;
         let follow_limit = match (global.timeout, settings.timeout.as_deref()) {
             (Some(timeout), _) => Some(timeout),
             (None, Some(text)) => Some(
@@ -177,29 +160,73 @@ impl Context {
         let format = global.output.or(settings.format()?).unwrap_or_default();
         let token = token
             .or_else(|| var("DODIL_TOKEN"))
-            .or_else(|| var("IGNITE_TOKEN"))
-            .or(settings.token);
+            .or_else(|| var("IGNITE_TOKEN"));
         let org = global
-            .org
+            .org_name
+            .or(global.org)
             .or_else(|| var("IGNITE_ORG_NAME"))
             .or_else(|| var("IGNITE_ORG_ID"))
-            .or(settings.org);
-        let fallback_org = token
-            .as_deref()
-            .and_then(org_of)
-            .or_else(|| serving.map(|s| s.default_org))
+            .or_else(|| settings.org.clone());
+        let fallback_org = place
+            .serving
+            .as_ref()
+            .map(|s| s.default_org.clone())
             .or_else(|| var("IGNITE_DEFAULT_ORG"))
             .unwrap_or_else(|| DEFAULT_ORG.to_owned());
-        Ok(Self {
+        let mut context = Self {
             format,
             follow_limit,
             timeout: follow_limit.unwrap_or(DEFAULT_TIMEOUT),
-            endpoint,
-            token,
+            credential: credential::find(token, &settings, &place, vars)?,
+            endpoint: place.endpoint,
             org,
             fallback_org,
-            own: data_dir.filter(|_| own),
-        })
+        };
+        if let Credential::Token(token) = &context.credential {
+            let claims = claims(token);
+            context.adopt(&claims);
+        }
+        Ok(context)
+    }
+
+    /// Fetches the token of a service account, which also says whose member it is.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn log_in(&mut self) -> Result<(), Error> {
+        if let Credential::Account(account) = &self.credential {
+            let token = account.token(self.timeout).await?;
+            self.adopt(&claims(&token));
+        }
+        Ok(())
+    }
+
+    /// Takes the organization that a token names, or that it names for an id.
+    fn adopt(&mut self, claims: &serde_json::Value) {
+        if let Some(org) = &mut self.org
+            && let Some(name) = org_with_id(claims, org)
+        {
+            *org = name;
+        }
+        if let Some(org) = org_of(claims) {
+            self.fallback_org = org;
+        }
+    }
+
+    /// Where the API is, and how the caller is known there; for people.
+    pub(super) fn describe(&self) -> Vec<(&'static str, String)> {
+        let how = match &self.credential {
+            Credential::Token(_) => "a token".to_owned(),
+            Credential::Account(a) => format!("service account {}, {}", a.id(), a.issuer()),
+            Credential::Own(dir) => format!("the key in {}", dir.display()),
+            Credential::None(_) => "not at all".to_owned(),
+        };
+        let org = self.org.as_ref().unwrap_or(&self.fallback_org);
+        vec![
+            ("endpoint", self.endpoint.to_string()),
+            ("organization", org.clone()),
+            ("authenticated by", how),
+        ]
     }
 
     /// The organization in use when an id names none.
@@ -225,7 +252,8 @@ impl Context {
 
     /// The hint for when `org` was only a guess and nothing was found in it.
     pub(super) fn guess_hint(&self, org: &OrgName) -> Option<String> {
-        (self.token.is_none() && self.org.is_none()).then(|| {
+        let is_guess = matches!(self.credential, Credential::Own(_) | Credential::None(_));
+        (is_guess && self.org.is_none()).then(|| {
             format!("it was looked for as organization {org}; name another one with --org")
         })
     }
@@ -247,21 +275,14 @@ impl Context {
         org: &OrgName,
         at_least: Duration,
     ) -> Result<Session, Error> {
-        let (token, hint) = match (&self.token, &self.own) {
-            (Some(token), _) => (Some(token.clone()), None),
-            (None, Some(dir)) => match SigningKey::open(dir) {
+        let (token, hint) = match &self.credential {
+            Credential::Token(token) => (Some(token.clone()), None),
+            Credential::Account(account) => (Some(account.token(self.timeout).await?), None),
+            Credential::Own(dir) => match SigningKey::open(dir) {
                 Ok(keys) => (Some(owners_token(&keys, org, dir)), None),
-                Err(e) => (
-                    None,
-                    Some(format!(
-                        "no token was given, and none can be made here: {e}. If the server was started with --data-dir, set IGNITE_DATA_DIR to the same"
-                    )),
-                ),
+                Err(e) => (None, Some(no_key(&e))),
             },
-            (None, None) => (
-                None,
-                Some("no token was given; give one with --token or IGNITE_TOKEN".to_owned()),
-            ),
+            Credential::None(hint) => (None, Some(hint.clone())),
         };
         Session::open(
             self.endpoint.clone(),
@@ -286,82 +307,12 @@ fn owners_token(keys: &SigningKey, org: &OrgName, data_dir: &Path) -> String {
     })
 }
 
-/// The data directory of a server on this machine that was started without flags.
-pub(super) fn data_dir(vars: &impl Source) -> Option<PathBuf> {
-    let set = vars.get("IGNITE_DATA_DIR").filter(|v| !v.is_empty());
-    set.map(PathBuf::from).or_else(|| default_data_dir(vars))
-}
-
-/// Validates an endpoint.
-pub(super) fn check_endpoint(text: &str) -> Result<(), Error> {
-    endpoint(text, false).map(drop)
-}
-
-/// Parses an endpoint as users write it. Without a scheme it uses TLS, except on this machine.
-fn endpoint(text: &str, no_tls: bool) -> Result<Uri, Error> {
-    let refuse = || {
-        Error::Usage(format!(
-            "the API endpoint {text:?} is not a URL such as http://127.0.0.1:50051, nor host:port"
-        ))
-    };
-    let bare = match text.split_once("://") {
-        Some(("http" | "https", rest)) => rest,
-        Some(_) => return Err(refuse()),
-        None => text,
-    };
-    let of = |scheme: &str| -> Result<Uri, Error> {
-        let uri: Uri = format!("{scheme}://{bare}").parse().map_err(|_| refuse())?;
-        if uri.host().is_none_or(str::is_empty) || uri.path() != "/" || uri.query().is_some() {
-            return Err(refuse());
-        }
-        Ok(uri)
-    };
-    let plain = of("http")?;
-    let wants_tls = if bare == text {
-        !is_this_machine(&plain)
-    } else {
-        text.starts_with("https")
-    };
-    if wants_tls && !no_tls {
-        of("https")
-    } else {
-        Ok(plain)
-    }
-}
-
-fn is_this_machine(endpoint: &Uri) -> bool {
-    let Some(host) = endpoint.host() else {
-        return false;
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    // A server that listens everywhere may have recorded the unspecified address.
-    host == "localhost"
-        || bare
-            .parse()
-            .is_ok_and(|ip: IpAddr| ip.is_loopback() || ip.is_unspecified())
-}
-
-/// The first organization in a token, unverified: it only saves the user from naming it.
-fn org_of(token: &str) -> Option<String> {
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    let first = claims
-        .get("organization")
-        .and_then(|o| o.as_object()?.keys().next());
-    first.cloned().or_else(|| {
-        claims
-            .get("org_name")
-            .and_then(|n| n.as_str().map(str::to_owned))
-    })
-}
-
-fn uses_tls(endpoint: &Uri) -> bool {
-    endpoint.scheme() == Some(&Scheme::HTTPS)
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::*;
+    use crate::config::Serving;
 
     fn context(global: Global, pairs: &[(&str, &str)]) -> Context {
         let vars = |name: &str| {
@@ -371,26 +322,6 @@ mod tests {
                 .map(|(_, v)| (*v).to_owned())
         };
         Context::new(global, &vars).unwrap_or_else(|e| panic!("{e:?}"))
-    }
-
-    #[test]
-    fn endpoints_speak_tls_unless_they_are_near() {
-        let of = |text: &str, no_tls| endpoint(text, no_tls).map(|u| u.to_string());
-        for (text, no_tls, expected) in [
-            ("127.0.0.1:50051", false, "http://127.0.0.1:50051/"),
-            ("localhost:1", false, "http://localhost:1/"),
-            ("[::1]:1", false, "http://[::1]:1/"),
-            ("api.example.com:443", false, "https://api.example.com:443/"),
-            ("api.example.com", true, "http://api.example.com/"),
-            ("https://localhost:1", false, "https://localhost:1/"),
-            ("https://h:1", true, "http://h:1/"),
-            ("http://h:1", false, "http://h:1/"),
-        ] {
-            assert_eq!(of(text, no_tls).ok().as_deref(), Some(expected), "{text}");
-        }
-        for wrong in ["", "ftp://h", "http://", "h:1/path", "a b"] {
-            assert!(of(wrong, false).is_err(), "{wrong:?}");
-        }
     }
 
     #[test]
@@ -412,7 +343,19 @@ mod tests {
         let found = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
         assert_eq!(found.endpoint.to_string(), "http://127.0.0.1:2/");
         assert_eq!(found.org().expect("a name").as_str(), "mine");
-        assert_eq!(found.own.as_deref(), Some(dir.path()));
+        assert!(
+            matches!(&found.credential, Credential::None(why) if why.contains("none can be made"))
+        );
+        SigningKey::open_or_create(dir.path()).expect("a key");
+        let own = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
+        assert!(matches!(&own.credential, Credential::Own(own) if own == dir.path()));
+        // What is in the environment for an app is not for who deploys it.
+        let account = [("DODIL_SA_ID", "cli-a"), ("DODIL_SA_SECRET", "s")];
+        let own = context(
+            Global::default(),
+            &[&[home, ("IGNITE_DATA_DIR", data)], &account[..]].concat(),
+        );
+        assert!(matches!(&own.credential, Credential::Own(_)));
 
         let global = Global {
             api_endpoint: Some("api.example.com".to_owned()),
@@ -426,12 +369,30 @@ mod tests {
             ("IGNITE_ORG_NAME", "o"),
         ];
         let named = context(global, &pairs);
-        assert_eq!(
-            named.own, None,
+        assert!(matches!(&named.credential, Credential::Token(t) if t == "d"));
+        assert_eq!(named.org().expect("a name").as_str(), "o");
+        let elsewhere = |more: &[(&str, &str)]| {
+            let global = Global {
+                api_endpoint: Some("rpc.dodil.io:443".to_owned()),
+                ..Default::default()
+            };
+            context(global, &[&[home, ("IGNITE_DATA_DIR", data)], more].concat()).credential
+        };
+        assert!(
+            matches!(elsewhere(&[]), Credential::None(_)),
             "a token of this machine must not go elsewhere"
         );
-        assert_eq!(named.token.as_deref(), Some("d"));
-        assert_eq!(named.org().expect("a name").as_str(), "o");
+        let other = [
+            ("DODIL_SERVICE_ACCOUNT_ID", "cli-b"),
+            ("DODIL_SERVICE_ACCOUNT_SECRET", "s"),
+        ];
+        for (more, id) in [(&[account, other].concat()[..], "cli-a"), (&other, "cli-b")] {
+            let Credential::Account(found) = elsewhere(more) else {
+                panic!("no account");
+            };
+            assert_eq!(found.id(), id);
+            assert_eq!(found.issuer().host(), Some("id.dodil.io"));
+        }
         Serving::remove(dir.path()).expect("removed");
         Serving::remove(dir.path()).expect("gone is success");
     }
@@ -464,6 +425,16 @@ mod tests {
             &[("HOME", "/nowhere"), ("IGNITE_TOKEN", &token)],
         );
         assert_eq!(found.org().expect("a name").as_str(), "acme");
-        assert_eq!(org_of("nonsense"), None);
+        assert_eq!(org_of(&claims("nonsense")), None);
+        // The cloud's configuration may have the organization's id.
+        let by_id = |org: &str| {
+            let pairs = [
+                ("HOME", "/nowhere"),
+                ("IGNITE_TOKEN", &token),
+                ("IGNITE_ORG_ID", org),
+            ];
+            context(Global::default(), &pairs).org().expect("a name")
+        };
+        assert_eq!((by_id("1").as_str(), by_id("2").as_str()), ("acme", "2"));
     }
 }

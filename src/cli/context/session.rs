@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{super::Error, uses_tls};
+use super::{super::Error, place::uses_tls};
 use crate::{
     api::proto::{
         local::v1::{

@@ -1,10 +1,13 @@
-//! A publish or a rollback, followed to its end.
+//! A publish, a rollback or a change of settings, followed to its end.
 //!
 //! The server finishes a publish even if the call breaks, so the app's events decide, not the call:
 //! they are shown while it runs, and say how it ended if the call broke.
 
 mod progress;
+mod update;
 mod watch;
+
+pub(super) use update::update;
 
 use futures_util::future::LocalBoxFuture;
 use prost::Message as _;
@@ -128,7 +131,7 @@ async fn follow<'a, T>(
 ) -> Result<Ended<T>, Error> {
     let shown = Progress::new(what);
     let work = async {
-        let mut watch = Watch::from_now(session, app).await;
+        let mut watch = Watch::from_now(session, app, true).await;
         let mut calling = Some(call());
         loop {
             tokio::select! {
@@ -158,11 +161,21 @@ async fn follow<'a, T>(
                         shown.line("The server no longer knows of it; asking again");
                         calling = Some(call());
                     }
+                    Seen::Gone(status) if calling.is_none() => return Err(session.refused(*status)),
                     seen => shown.show(&seen),
                 }
             }
         }
     };
+    within(context, app, work).await
+}
+
+/// Work that goes on at the server when the time of `--timeout` is over.
+async fn within<T>(
+    context: &Context,
+    app: &AppId,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let Some(limit) = context.follow_limit else {
         return work.await;
     };

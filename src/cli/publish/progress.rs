@@ -8,7 +8,10 @@ use std::{
 
 use indicatif::ProgressBar;
 
-use super::{LOG_LINES, watch::Seen};
+use super::{
+    LOG_LINES,
+    watch::{PUBLISHING, ROLL_OUT_FAILED, ROLLING_OUT, Seen},
+};
 use crate::{
     api::proto::v1,
     cli::{failure::note, spinner::spinner, text},
@@ -50,13 +53,13 @@ impl Progress {
         match seen {
             Seen::Event(event) => self.event(event),
             Seen::Line(line) => self.log(line),
-            Seen::Nothing => {}
+            Seen::Nothing | Seen::Gone(_) => {}
         }
     }
 
     /// Shows an event of the version being published; the command itself reports the end.
     fn event(&self, event: &v1::AppEvent) {
-        if event.r#type == "PUBLISHING" {
+        if [PUBLISHING, ROLLING_OUT].contains(&event.r#type.as_str()) {
             self.version.set(event.version);
             let early = self.early.take();
             early.iter().for_each(|line| self.log(line));
@@ -65,6 +68,7 @@ impl Progress {
         let reported_later = [
             "ACTIVATED",
             "PUBLISH_FAILED",
+            ROLL_OUT_FAILED,
             "START_FAILED",
             "REFUSED_IN_CLOUD",
             "WARNING",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tonic::{Response, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::LOG_LINES;
 use crate::{api::proto::v1, cli::context::Session, model::AppId};
@@ -15,12 +15,22 @@ const ALL_EVENTS: i32 = 256;
 /// The longest wait for one answer after the server was lost.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 
+/// A version serves once a replica of it is ready.
+pub(super) const PUBLISHING: &str = "PUBLISHING";
+/// Changed settings serve once a replica with them is ready.
+pub(super) const ROLLING_OUT: &str = "ROLLING_OUT";
+/// A replica with changed settings did not get ready.
+pub(super) const ROLL_OUT_FAILED: &str = "ROLL_OUT_FAILED";
+
 /// What the watch saw of the app.
 pub(super) enum Seen {
     Event(v1::AppEvent),
     Line(v1::LogLine),
-    /// The server answers but has no event of a publish, which it would have if one were under way.
+    /// The server answers but has no event of what is followed, which it would have if that were
+    /// under way.
     Nothing,
+    /// The app is gone, or not the caller's any more.
+    Gone(Box<Status>),
 }
 
 /// The events and the log of an app from now on, across gaps in the connection.
@@ -29,6 +39,7 @@ pub(super) struct Watch<'a> {
     app: &'a AppId,
     events: Option<Streaming<v1::AppEvent>>,
     log: Option<Streaming<v1::LogLine>>,
+    with_log: bool,
     /// The time of the newest line that was shown, now and when the log was opened: an opened log
     /// begins with lines that were shown before.
     logged_ms: i64,
@@ -46,12 +57,13 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) async fn from_now(session: &'a Session, app: &'a AppId) -> Self {
+    pub(super) async fn from_now(session: &'a Session, app: &'a AppId, with_log: bool) -> Self {
         let mut watch = Self {
             session,
             app,
             events: None,
             log: None,
+            with_log,
             logged_ms: 0,
             opened_ms: 0,
             logged: Vec::new(),
@@ -65,7 +77,8 @@ impl<'a> Watch<'a> {
         watch
     }
 
-    async fn newest(&self, limit: i32) -> Option<Vec<v1::AppEvent>> {
+    /// The newest events; `None` when the server cannot be asked.
+    async fn newest(&self, limit: i32) -> Result<Vec<v1::AppEvent>, Option<Status>> {
         let request = v1::GetAppEventsRequest {
             organization_name: self.app.org.to_string(),
             app_name: self.app.name.to_string(),
@@ -73,7 +86,8 @@ impl<'a> Watch<'a> {
         };
         let mut client = self.session.client();
         let asked = tokio::time::timeout(ASK_LIMIT, client.get_app_events(request)).await;
-        Some(asked.ok()?.ok()?.into_inner().events)
+        let answer = asked.map_err(|_| None)?;
+        answer.map(|a| a.into_inner().events).map_err(Some)
     }
 
     /// Drops the streams; missed events are read before new streams are opened.
@@ -95,7 +109,8 @@ impl<'a> Watch<'a> {
                 match self.catch_up().await {
                     Ok(true) => continue,
                     Ok(false) => return Seen::Nothing,
-                    Err(()) => {
+                    Err(Some(status)) if is_final(&status) => return Seen::Gone(Box::new(status)),
+                    Err(_) => {
                         self.gap = true;
                         sleep(RETRY).await;
                         continue;
@@ -109,7 +124,7 @@ impl<'a> Watch<'a> {
                 sleep(RETRY).await;
                 continue;
             };
-            if self.log.is_none() {
+            if self.log.is_none() && self.with_log {
                 // Refused, perhaps while a container changes state; the next try may succeed.
                 self.log = open_log(self.session, self.app).await;
                 self.opened_ms = self.logged_ms;
@@ -147,10 +162,16 @@ impl<'a> Watch<'a> {
             ..Default::default()
         };
         let mut client = self.session.client();
-        let asked = tokio::time::timeout(ASK_LIMIT, client.get_app_logs(request)).await;
-        let lines = match asked {
-            Ok(Ok(answer)) => answer.into_inner().lines,
-            Ok(Err(_)) | Err(_) => Vec::new(),
+        let asked = async {
+            if self.with_log {
+                client.get_app_logs(request).await.ok()
+            } else {
+                None
+            }
+        };
+        let lines = match tokio::time::timeout(ASK_LIMIT, asked).await {
+            Ok(Some(answer)) => answer.into_inner().lines,
+            Ok(None) | Err(_) => Vec::new(),
         };
         let news = lines
             .into_iter()
@@ -170,8 +191,8 @@ impl<'a> Watch<'a> {
         event.timestamp_ms < last || self.shown.contains(event)
     }
 
-    fn mark_shown(&mut self, event: &v1::AppEvent) {
-        self.begun |= event.r#type == "PUBLISHING";
+    pub(super) fn mark_shown(&mut self, event: &v1::AppEvent) {
+        self.begun |= begins(event);
         self.shown.retain(|e| e.timestamp_ms == event.timestamp_ms);
         self.shown.push(event.clone());
     }
@@ -192,11 +213,11 @@ impl<'a> Watch<'a> {
         self.events = Some(events.into_inner());
     }
 
-    /// Queues the missed events and returns whether a publish was or is under way.
-    async fn catch_up(&mut self) -> Result<bool, ()> {
+    /// Queues the missed events and returns whether something to follow was or is under way.
+    async fn catch_up(&mut self) -> Result<bool, Option<Status>> {
         // The stream is opened first, so that nothing is lost between the two calls.
         self.open().await;
-        let all = self.newest(ALL_EVENTS).await.ok_or(())?;
+        let all = self.newest(ALL_EVENTS).await?;
         // A restarted server remembers no events.
         if !self.shown.is_empty() && !self.shown.iter().any(|e| all.contains(e)) {
             (self.shown, self.begun) = (Vec::new(), false);
@@ -204,8 +225,21 @@ impl<'a> Watch<'a> {
         let news = all.into_iter().filter(|e| !self.is_old(e));
         self.waiting = news.collect();
         self.waiting.reverse();
-        Ok(self.begun || self.waiting.iter().any(|e| e.r#type == "PUBLISHING"))
+        Ok(self.begun || self.waiting.iter().any(begins))
     }
+}
+
+/// Whether something that can be followed begins with it.
+fn begins(event: &v1::AppEvent) -> bool {
+    [PUBLISHING, ROLLING_OUT].contains(&event.r#type.as_str())
+}
+
+/// Whether asking again would change nothing.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::NotFound | Code::PermissionDenied | Code::Unauthenticated
+    )
 }
 
 async fn open_log(session: &Session, app: &AppId) -> Option<Streaming<v1::LogLine>> {
