@@ -41,7 +41,7 @@ impl CommandLine for Line {
 enum Command {
     /// All that `ignite` does.
     #[command(subcommand)]
-    Ignite(super::Command),
+    Ignite(Box<super::Command>),
     /// Keep a service account, or a token, for the commands that follow.
     Login(login::Args),
     /// The client's own configuration.
@@ -112,7 +112,7 @@ pub(super) struct Role {
 pub(super) fn run(line: Line) -> ExitCode {
     let Line { global, command } = line;
     match command {
-        Command::Ignite(command) => super::run(global, command),
+        Command::Ignite(command) => super::run(global, *command),
         Command::Login(args) => ended(login::run(args, global, &process_env)),
         Command::Config(command) => ended(configure::run(command, &global, &process_env)),
         Command::Auth(Auth::Status) => ended(status(global)),

@@ -124,7 +124,7 @@ enum Remote {
     #[command(subcommand, visible_aliases = ["function", "fn"])]
     App(app::Command),
     /// Keep a folder live at one URL: build and publish it on each change, and show the app's log.
-    Dev(dev::Args),
+    Dev(Box<dev::Args>),
     /// The draft: the code that the next publish makes a version of.
     #[command(subcommand)]
     Draft(draft::Command),
@@ -207,7 +207,7 @@ fn client(global: Global, command: Remote) -> Result<(), Error> {
         context.log_in().await?;
         match command {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
-            Remote::Dev(args) => Box::pin(dev::run(&context, args)).await,
+            Remote::Dev(args) => Box::pin(dev::run(&context, *args)).await,
             Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
             Remote::Version(command) => Box::pin(version::run(&context, command)).await,
             Remote::Invoke(args) => Box::pin(invoke::run(&context, args)).await,

@@ -14,7 +14,7 @@ use crate::{
 /// How the caller is known to the server.
 pub(super) enum Credential {
     Token(String),
-    Account(Account),
+    Account(Box<Account>),
     /// A token is minted with the key in this data directory.
     Own(PathBuf),
     /// There is none; what to do about it.
@@ -41,7 +41,7 @@ pub(super) fn find(
         let elsewhere = |name: &str| vars.get(name).filter(|_| name != "IGNITE_API_ENDPOINT");
         let place = Place::find(&Global::default(), settings, &elsewhere)?;
         let account = place.account(pair, issuer.as_deref(), settings.path.as_deref());
-        return account.map(Credential::Account);
+        return account.map(|a| Credential::Account(Box::new(a)));
     }
     let hint = match &place.own {
         Some(dir) => match SigningKey::open(dir) {
@@ -53,7 +53,7 @@ pub(super) fn find(
     match account_of_vars(vars)? {
         Some(pair) => {
             let account = place.account(pair, issuer.as_deref(), None);
-            account.map(Credential::Account)
+            account.map(|a| Credential::Account(Box::new(a)))
         }
         None => Ok(Credential::None(hint)),
     }
