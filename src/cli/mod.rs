@@ -69,7 +69,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the platform on this machine.
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Make bearer tokens with this machine's signing key, and replace the key.
     #[command(subcommand)]
     Token(token::Command),
@@ -164,7 +164,7 @@ fn parsed<T: CommandLine>(words: Vec<OsString>) -> T {
 
 fn run(global: Global, command: Command) -> ExitCode {
     let outcome = match command {
-        Command::Serve(args) => return serve::run(args, global.config),
+        Command::Serve(args) => return serve::run(*args, global.config),
         Command::Prune(args) => return serve::prune(args, &global),
         Command::Store(command) => return store::run(command, &global),
         Command::Token(command) => token::run(command, &global),
