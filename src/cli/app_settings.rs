@@ -108,8 +108,8 @@ pub(in crate::cli) struct Settings {
         ignore_case = true
     )]
     storage: Option<Storage>,
-    /// Seconds that the files are kept while the app is not used, for --storage-mode ttl; 0 for the
-    /// server's own time, which is the only one so far.
+    /// Seconds that the files are kept while the app is not used, for --storage-mode ttl, which a new
+    /// app gets with it; 0 for the server's own time.
     #[arg(long, value_name = "SECONDS")]
     ttl: Option<u32>,
     /// Let the app write to its whole root file system, not only to $HOME and /tmp.
@@ -202,13 +202,15 @@ impl Settings {
             (Some(1..), Some(Storage::Persistent | Storage::Ephemeral)) => {
                 "--ttl is for --storage-mode ttl; name that one, or leave --ttl out"
             }
-            // The API has no field for it yet.
-            (Some(1..), _) => {
-                "--ttl: files of --storage-mode ttl are kept as long as the server's storage_ttl_secs says, the same for all apps; leave --ttl out, or give 0"
-            }
             _ => return Ok(()),
         };
         Err(Error::Usage(wrong.to_owned()))
+    }
+
+    /// That of a new app: a time to live says it, too.
+    fn new_storage_mode(&self) -> Option<i32> {
+        let by_ttl = || matches!(self.ttl, Some(1..)).then(|| v1::StorageMode::Ttl.into());
+        self.storage_mode().or_else(by_ttl)
     }
 
     fn storage_mode(&self) -> Option<i32> {
@@ -305,7 +307,8 @@ impl Settings {
             input_schema: self.schemas.input_schema.clone().unwrap_or_default(),
             output_schema: self.schemas.output_schema.clone().unwrap_or_default(),
             mcp_enabled: self.mcp_enabled.unwrap_or_default(),
-            storage_mode: self.storage_mode().unwrap_or_default(),
+            storage_mode: self.new_storage_mode().unwrap_or_default(),
+            storage_ttl_secs: self.ttl.unwrap_or_default(),
             protocol: self.protocol().unwrap_or_default(),
             cors_origins: self.cors_origins.clone(),
             ..Default::default()
@@ -345,6 +348,7 @@ impl Settings {
             output_schema: self.schemas.output_schema.clone(),
             mcp_enabled: self.mcp_enabled,
             storage_mode: self.storage_mode(),
+            storage_ttl_secs: self.ttl,
             protocol: self.protocol(),
             cors_origins: self.cors_origins.clone(),
             ..names.clone()

@@ -96,10 +96,13 @@ const LINES: &[Row<'_>] = &[
         &["!--storage-mode ttl"],
     ),
     (
-        "app create bad --storage-mode ttl --ttl 60",
-        2,
-        &["!storage_ttl_secs"],
+        "app create minute --storage-mode ttl --ttl 60",
+        0,
+        &["acme/minute"],
     ),
+    ("app create hour --ttl 3600", 0, &["acme/hour"]),
+    ("app update hour --ttl 7200", 0, &["acme/hour"]),
+    ("app update web --ttl 60", 2, &["!storage_ttl_secs"]),
     ("app create bad --storage-mode forever", 2, &["!ephemeral"]),
     (
         "app create bad --input-schema HOME/none.json",
@@ -121,6 +124,11 @@ const LINES: &[Row<'_>] = &[
         ],
     ),
     ("app get timed -o json", 0, &["STORAGE_MODE_TTL"]),
+    (
+        "app get hour -o json",
+        0,
+        &["STORAGE_MODE_TTL", "\"storageTtlSecs\": 7200"],
+    ),
     ("function list", 0, &["acme/web", "acme/temp"]),
     ("app list -o yaml", 0, &["id: acme/web"]),
     ("app list -o wide", 0, &["METRIC"]),
