@@ -10,13 +10,18 @@ use clap::{Parser, Subcommand};
 
 use super::{
     Error, block_on, configure,
-    context::{Context, Global},
+    context::{self, Context, Global},
     ended,
     failure::note,
     login, output,
     parse::CommandLine,
+    service_account as accounts,
 };
-use crate::config::process_env;
+use crate::{
+    config::process_env,
+    identity::accounts::Granted,
+    model::{self, AccountName, OrgName},
+};
 
 /// The service whose roles are granted here; those of others are the cloud's.
 const OWN_SERVICE: &str = "ignite-authorization-service";
@@ -152,16 +157,76 @@ fn service_account(global: Global, command: ServiceAccount) -> Result<(), Error>
             ));
             Ok(())
         }
-        command => manage_service_accounts(&global, command),
+        command => manage_service_accounts(global, command),
     }
 }
 
-/// Makes and changes service accounts.
-///
-/// # Errors
-/// Always: this server knows none.
-fn manage_service_accounts(_global: &Global, _command: ServiceAccount) -> Result<(), Error> {
-    Err(Error::Usage(
-        "this server has no service accounts; `ignite token create --org ORG` makes a token on the machine that serves".to_owned(),
-    ))
+/// Makes and changes service accounts of a server on this machine, as `ignite service-account` does.
+fn manage_service_accounts(global: Global, command: ServiceAccount) -> Result<(), Error> {
+    let context = Context::new(global, &process_env)?;
+    let (org, format) = (context.org()?, context.format);
+    let dir = context::data_dir(&process_env).ok_or_else(|| {
+        Error::Usage(
+            "neither HOME nor XDG_DATA_HOME is set; name the server's data directory with IGNITE_DATA_DIR"
+                .to_owned(),
+        )
+    })?;
+    match command {
+        ServiceAccount::Create { name } => {
+            let name = account(&name)?;
+            let secret = accounts::create(&dir, &org, &name, Vec::new())?;
+            accounts::show_secret(&name, &secret, format)
+        }
+        ServiceAccount::List => accounts::list_all(&dir, &org, format),
+        ServiceAccount::Delete { id } => accounts::delete(&dir, &org, &account(&id)?),
+        ServiceAccount::RotateSecret { id } => {
+            let name = account(&id)?;
+            let secret = accounts::rotate(&dir, &org, &name, None)?;
+            accounts::show_secret(&name, &secret, format)
+        }
+        ServiceAccount::GrantRole(role) => set_role(&dir, &org, &role, true, format),
+        ServiceAccount::RevokeRole(role) => set_role(&dir, &org, &role, false, format),
+        ServiceAccount::ListRoles => {
+            let names = model::Role::ALL.map(model::Role::as_str);
+            if format.is_structured() {
+                return format.print_value(&serde_json::json!({ "roles": names }));
+            }
+            let mut table = output::table(&["ROLE"]);
+            for name in names {
+                table.add_row([name]);
+            }
+            output::columns(table)
+        }
+    }
+}
+
+fn set_role(
+    dir: &std::path::Path,
+    org: &OrgName,
+    role: &Role,
+    is_granted: bool,
+    format: output::Format,
+) -> Result<(), Error> {
+    let name = account(&role.id)?;
+    let known = role.role.parse::<model::Role>();
+    let known = known.map_err(|e| Error::Usage(e.to_string()))?;
+    let apps = role.on.iter().map(|on| {
+        let app = on.strip_prefix("resource=").ok_or_else(|| {
+            Error::Usage(format!("--on {on} is not of the form resource=ORG:APP"))
+        })?;
+        accounts::app_of(org, app).map(Some)
+    });
+    let mut apps = apps.collect::<Result<Vec<_>, _>>()?;
+    if apps.is_empty() {
+        apps.push(None);
+    }
+    for app in apps {
+        let granted = Granted { role: known, app };
+        accounts::grant_role(dir, org, &name, &granted, is_granted)?;
+    }
+    accounts::list_all(dir, org, format)
+}
+
+fn account(text: &str) -> Result<AccountName, Error> {
+    AccountName::from_user(text).map_err(|e| Error::Usage(format!("{text:?}: {e}")))
 }

@@ -116,10 +116,7 @@ pub(super) fn run(command: Command, global: &Global) -> Result<(), Error> {
             let secret = create(&dir, &org, &name, roles)?;
             show_secret(&name, &secret, format)
         }
-        Command::List { place } => {
-            let accounts = Book::of(&place.resolve()?).list(&org).map_err(refused)?;
-            list(&accounts, format)
-        }
+        Command::List { place } => list_all(&place.resolve()?, &org, format),
         Command::Rotate { id, keep, place } => {
             let secret = rotate(&place.resolve()?, &org, &id, keep)?;
             show_secret(&id, &secret, format)
@@ -193,6 +190,14 @@ pub(super) fn grant_role(
     noted(dir, &format!("{verb} {}", of_role(granted)), org, name, set)
 }
 
+/// Prints the accounts of an organization.
+///
+/// # Errors
+/// When they cannot be read or printed.
+pub(super) fn list_all(dir: &Path, org: &OrgName, format: Format) -> Result<(), Error> {
+    list(&Book::of(dir).list(org).map_err(refused)?, format)
+}
+
 /// Notes in the audit log what was done.
 fn noted<T>(
     dir: &Path,
@@ -224,7 +229,10 @@ fn refused(error: accounts::Error) -> Error {
 }
 
 /// The app's name in what a user writes: the name, or `org:app` of the same organization.
-fn app_of(org: &OrgName, text: &str) -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::Usage`] for an app of another organization.
+pub(super) fn app_of(org: &OrgName, text: &str) -> Result<String, Error> {
     let Some((other, name)) = text.split_once([':', '/']) else {
         return Ok(text.to_owned());
     };
@@ -236,10 +244,19 @@ fn app_of(org: &OrgName, text: &str) -> Result<String, Error> {
     Ok(name.to_owned())
 }
 
-fn show_secret(name: &AccountName, secret: &Secret, format: Format) -> Result<(), Error> {
+/// Prints a new secret, which is shown this once. The id has two names in JSON: programs read either.
+///
+/// # Errors
+/// When it cannot be printed.
+pub(super) fn show_secret(
+    name: &AccountName,
+    secret: &Secret,
+    format: Format,
+) -> Result<(), Error> {
     let id = name.client_id();
     if format.is_structured() {
-        return format.print_value(&json!({ "id": id, "secret": secret.as_str() }));
+        let all = json!({ "id": id, "serviceAccountId": id, "secret": secret.as_str() });
+        return format.print_value(&all);
     }
     output::columns(output::rows(&[
         ("ID", id),
