@@ -11,6 +11,7 @@ use prost::Message as _;
 const FILES: &[&str] = &[
     "dodil/ignite/local/v1/builds.proto",
     "dodil/ignite/local/v1/executions.proto",
+    "dodil/ignite/local/v1/hosts.proto",
     "dodil/ignite/local/v1/scaling.proto",
     "dodil/ignite/v1/compute.proto",
     "dodil/ignite/v1/secret.proto",

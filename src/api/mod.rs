@@ -29,6 +29,7 @@ mod elsewhere;
 pub mod executions;
 pub(crate) mod export;
 pub mod grpc;
+pub mod hosts;
 pub mod json;
 pub mod limits;
 pub mod mcp;

@@ -58,9 +58,10 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract that clients call.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "dodil.ignite.local.v1.BuildService",
     "dodil.ignite.local.v1.ExecutionService",
+    "dodil.ignite.local.v1.HostService",
     "dodil.ignite.local.v1.ScalingService",
     "dodil.ignite.v1.ComputeService",
     "dodil.ignite.v1.SecretService",

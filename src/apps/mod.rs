@@ -18,7 +18,9 @@
 mod checks;
 mod claims;
 mod drafts;
+mod hosts;
 mod locks;
+mod most;
 mod test_runs;
 mod versions;
 mod warnings;
@@ -54,6 +56,7 @@ use crate::{
 };
 
 pub use drafts::{DraftView, Published};
+pub use most::Most;
 pub use versions::Code;
 
 /// The operations on apps; clones share their state.
@@ -92,15 +95,6 @@ pub struct Parts {
     pub most: Most,
 }
 
-/// Bounds on the numbers of apps and versions.
-#[derive(Debug, Clone, Copy)]
-pub struct Most {
-    /// Apps of one organization.
-    pub apps_per_org: usize,
-    /// Versions of one app; none is ever dropped, so that each can be rolled back to.
-    pub versions_per_app: usize,
-}
-
 struct Shared {
     store: Store,
     executions: Executions,
@@ -134,6 +128,9 @@ impl Apps {
     /// The apps of a store; published ones are handed to the fleet and routed.
     pub fn new(parts: Parts) -> Self {
         for app in parts.store.catalog().iter() {
+            if !app.hosts.is_empty() {
+                parts.routes.set_hosts(&app.id, &app.hosts);
+            }
             if let Some(revision) = Revision::of(app, parts.defaults) {
                 parts.routes.set(&parts.fleet.activate(revision));
             }
@@ -259,6 +256,7 @@ impl Apps {
                 }),
                 versions: Vec::new(),
                 active_version: 0,
+                hosts: Vec::new(),
             };
             // Waits for the deletion of an app of the same name.
             let _deploying = s.deploy_locks.acquire(&id).await;

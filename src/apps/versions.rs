@@ -206,6 +206,7 @@ mod tests {
             draft: None,
             versions: vec![version.clone()],
             active_version: 2,
+            hosts: Vec::new(),
         };
         let restored = restore(&app, &version);
         assert_eq!(restored.active_version, 1);

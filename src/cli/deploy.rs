@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::{
     Context, Error,
+    app::hosts,
     app_settings::Settings,
     build::Lines,
     code::Source,
@@ -29,6 +30,9 @@ pub(super) struct Args {
     source: Source,
     #[command(flatten)]
     settings: Settings,
+    /// A host name for the app, beside those that it has; repeatable.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
     /// Show the build's log on stderr; an existing image has none.
     #[arg(long)]
     follow: bool,
@@ -49,6 +53,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let save = args.source.save(&app)?;
 
     configure(&session, &app, &args.settings).await?;
+    // Before the code is built: a name that is taken costs no build.
+    let mut urls = Vec::new();
+    for host in args.hosts {
+        let added = hosts::add(&session, &app, host).await?;
+        urls.extend(added.host.map(|host| host.url));
+    }
     step(
         &format!("Saving the draft with {}", args.source.name()),
         session.answer(client.save_draft(save)),
@@ -62,6 +72,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let build = args.source.is_built().then_some(lines);
     let published =
         publish::build_and_publish(context, &session, &app, build, args.no_wait).await?;
+    for url in urls {
+        note(&format!("also at {url}"));
+    }
     report(context, &app, &published, begun.elapsed())
 }
 

@@ -103,6 +103,8 @@ const DEFAULT_EXECUTION_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600)
 /// More than one machine runs for one organization. All of them are in memory, with environments of
 /// up to some 100 KB each.
 const DEFAULT_APPS_MAX_PER_ORG: usize = 1000;
+/// A site in a few languages, with and without `www`.
+const DEFAULT_HOSTS_MAX_PER_APP: usize = 32;
 /// A publish a day for almost three years. They are in memory like apps.
 const DEFAULT_VERSIONS_MAX_PER_APP: usize = 1000;
 /// Some hundred megabytes of ordinary executions.
@@ -262,6 +264,7 @@ impl Config {
             inode_quota_per_org: None,
             apps_max_per_org: DEFAULT_APPS_MAX_PER_ORG,
             versions_max_per_app: DEFAULT_VERSIONS_MAX_PER_APP,
+            hosts_max_per_app: DEFAULT_HOSTS_MAX_PER_APP,
             stored_bytes_per_org: None,
             disk_interval: DEFAULT_DISK_INTERVAL,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,

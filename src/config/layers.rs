@@ -197,6 +197,7 @@ settings! {
     execution_retention = "execution_retention_secs", "IGNITE_EXECUTION_RETENTION_SECS", Secs;
     execution_max_per_app = "execution_max_per_app", "IGNITE_EXECUTION_MAX_PER_APP", Count;
     retention_interval = "retention_interval", "IGNITE_RETENTION_INTERVAL", Span;
+    hosts_max_per_app = "hosts_max_per_app", "IGNITE_HOSTS_MAX_PER_APP", Count;
     clock_settle = "clock_settle", "IGNITE_CLOCK_SETTLE", Span;
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;

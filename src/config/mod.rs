@@ -209,6 +209,8 @@ pub struct Config {
     pub apps_max_per_org: usize,
     /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app. All are
     /// kept, and an app with as many cannot be published again. Default 1000.
+    /// `hosts_max_per_app`, `IGNITE_HOSTS_MAX_PER_APP`: most host names given to an app. Default 32.
+    pub hosts_max_per_app: usize,
     pub versions_max_per_app: usize,
     /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps
     /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of

@@ -26,6 +26,8 @@ pub(super) enum RequestedApp<'a> {
     Label(&'a str),
     /// By its name in a path.
     Path(&'a AppId),
+    /// By a host name that it was given.
+    Host(&'a AppId, &'a str),
 }
 
 /// Who sent a request: `None` without a token, an error for one that is not valid.
@@ -80,12 +82,15 @@ impl Gateway {
                 Ok(None)
             }
             authentication => {
-                let label = request::host_of(request)
-                    .and_then(|h| host::label_of_host(h, &self.hosts.base_domain));
-                Err(match label.filter(|_| !by_path) {
-                    Some(label) => self.refusal(RequestedApp::Label(label), authentication),
-                    None => self.refusal(RequestedApp::Path(deployment.id()), authentication),
-                })
+                let id = deployment.id();
+                let requested = match request::host_of(request).filter(|_| !by_path) {
+                    None => RequestedApp::Path(id),
+                    Some(host) => match host::label_of_host(host, &self.hosts.base_domain) {
+                        Some(label) => RequestedApp::Label(label),
+                        None => RequestedApp::Host(id, host),
+                    },
+                };
+                Err(self.refusal(requested, authentication))
             }
         }
     }
@@ -108,8 +113,11 @@ impl Gateway {
             Err(failure) => return failure,
         };
         match requested {
-            RequestedApp::Path(id) if caller.may_invoke(id) => unpublished(id),
+            RequestedApp::Path(id) | RequestedApp::Host(id, _) if caller.may_invoke(id) => {
+                unpublished(id)
+            }
             RequestedApp::Path(id) => may_not_invoke(&caller, id),
+            RequestedApp::Host(_, host) => foreign_host(host::name(host)),
             // Which of the apps that it may invoke, if any, has this label is not looked up.
             RequestedApp::Label(_) if !caller.grants.everywhere.has(Scope::InvokeApp) => {
                 lacks_scope(Scope::InvokeApp, None)

@@ -13,7 +13,7 @@ use http::uri::Authority;
 
 use crate::{
     config::ApiHosts,
-    model::{Failure, Reason},
+    model::{Failure, Reason, host_name::HostName},
 };
 
 /// The hosts for which the API, and apps by path, answer.
@@ -46,6 +46,40 @@ impl Hosts {
                 ),
             )),
         }
+    }
+
+    /// Checks a custom host name for an app that has the hosts `own`. The API's hosts are refused, and
+    /// so is every name below the base domain, where names follow from apps, unless it is below one
+    /// of `own`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT, with what is wrong with it.
+    pub fn check_given(
+        &self,
+        name: &HostName,
+        own: impl IntoIterator<Item = String>,
+    ) -> Result<(), Failure> {
+        if own.into_iter().any(|host| name.is_below(&host)) {
+            return Ok(());
+        }
+        let base = &self.base_domain;
+        if name.is_below(base) {
+            return Err(Failure::field(
+                "host",
+                format!(
+                    "{name} is below {base}, where hosts follow from the names of apps; choose a name in another domain, or below a host of this app"
+                ),
+            ));
+        }
+        if self.are_own(name.as_str()) {
+            return Err(Failure::field(
+                "host",
+                format!(
+                    "the API answers for {name}; choose a name that is neither this machine's nor in api_hosts, and not below .localhost or .internal"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     fn are_own(&self, name: &str) -> bool {
@@ -123,6 +157,41 @@ mod tests {
             "",
         ] {
             assert!(answers(own), "{own}");
+        }
+    }
+
+    #[test]
+    fn an_app_is_given_no_host_of_the_apis_nor_one_that_follows_from_another_app() {
+        let hosts = Hosts {
+            base_domain: "apps.example.com".to_owned(),
+            machine: "box.lan.example".to_owned(),
+            listed: "api.example.com,*.ci.example".parse().expect("valid"),
+        };
+        let given = |name: &str| {
+            let own = ["web-acme.apps.example.com".to_owned()];
+            hosts.check_given(&name.parse().expect("a name"), own)
+        };
+        for free in [
+            "shop.example.com",
+            "example.com",
+            "v1.web-acme.apps.example.com",
+            "a.b.web-acme.apps.example.com",
+        ] {
+            assert!(given(free).is_ok(), "{free}");
+        }
+        for taken in [
+            "apps.example.com",
+            "web-acme.apps.example.com",
+            "other-acme.apps.example.com",
+            "v1.other-acme.apps.example.com",
+            "box.lan.example",
+            "api.example.com",
+            "r.ci.example",
+            "shop.localhost",
+            "db.internal",
+        ] {
+            let refused = given(taken).expect_err(taken);
+            assert_eq!(refused.reason, Reason::InvalidArgument, "{taken}");
         }
     }
 

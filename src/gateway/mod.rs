@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `Host: <label>.<base domain>` | the app's port with that label |
 //! | `/_app/{org}/{app}/…` on a host of the API's | the app's primary port, with the rest as path |
-//! | a gRPC call on such a host | the gRPC API |
+//! | a host name that an app was given | its primary port |
+//! | a gRPC call on a host of the API's | the gRPC API |
 //! | anything else on such a host | the API's router |
 //!
 //! | file | subject |
@@ -16,7 +17,7 @@
 //! | `hosts.rs`, `routes.rs` | which hosts are the API's; which labels are which app's |
 //! | `admission.rs` | who may use an app |
 //! | `request.rs`, `headers.rs`, `cookies.rs`, `cors.rs` | the rules for messages |
-//! | `by_path.rs` | apps under a path |
+//! | `by_path.rs`, `custom_host.rs` | apps under a path, and at host names that they were given |
 //! | `invoke.rs`, `body.rs` | one request to an app, and its answer |
 //! | `relay.rs` | connections that have left HTTP |
 
@@ -26,6 +27,7 @@ mod by_path;
 mod client;
 mod cookies;
 mod cors;
+mod custom_host;
 pub mod headers;
 mod hosts;
 pub mod invoke;
@@ -236,6 +238,11 @@ impl Gateway {
                 Some(route) => Destination::App(route, None),
                 None => self.no_app(RequestedApp::Label(label), request.headers(), peer, grpc),
             };
+        }
+        if let Some(host) = host
+            && let Some(id) = self.routes.app_of(host)
+        {
+            return self.by_custom_host(&id, host, request.headers(), peer, grpc);
         }
         if let Err(failure) = self.hosts.check(host) {
             return Destination::Answered(self.failure(&failure, false, grpc));

@@ -1,4 +1,4 @@
-//! Which host label leads to which port of which app.
+//! Which host label leads to which port of which app, and which host name was given to which app.
 //!
 //! One hash look-up under a read lock that is held for nanoseconds; ten thousand apps route as
 //! fast as one.
@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use crate::{
     fleet::Deployment,
-    model::{AppId, host},
+    model::{AppId, host, host_name::HostName},
 };
 
 /// Where a host leads.
@@ -34,6 +34,7 @@ pub struct Routes {
 struct Table {
     by_label: HashMap<String, Route>,
     labels: HashMap<AppId, Vec<String>>,
+    by_host: HashMap<HostName, AppId>,
 }
 
 impl Routes {
@@ -61,9 +62,40 @@ impl Routes {
         t.by_label.extend(routes);
     }
 
+    /// Routes these host names, and no others, to an app, published or not.
+    pub fn set_hosts(&self, id: &AppId, hosts: &[HostName]) {
+        let mut t = self.table.write();
+        t.by_host.retain(|_, of| of != id);
+        let hosts = hosts.iter().map(|host| (host.clone(), id.clone()));
+        t.by_host.extend(hosts);
+    }
+
     /// Forgets an app.
     pub fn remove(&self, id: &AppId) {
-        self.table.write().forget(id);
+        let mut t = self.table.write();
+        t.forget(id);
+        t.by_host.retain(|_, of| of != id);
+    }
+
+    /// The app that was given the name in a `Host` header.
+    pub fn app_of(&self, host: &str) -> Option<AppId> {
+        let t = self.table.read();
+        if t.by_host.is_empty() {
+            return None;
+        }
+        let name = host::name(host);
+        t.by_host
+            .get(name)
+            .or_else(|| t.by_host.get(name.to_ascii_lowercase().as_str()))
+            .cloned()
+    }
+
+    /// Whether a host, without a port, leads to an app.
+    pub fn lead(&self, host: &str, base_domain: &str) -> bool {
+        match host::label_of_host(host, base_domain) {
+            Some(label) => self.find(label).is_some(),
+            None => self.app_of(host).is_some(),
+        }
     }
 
     /// The route of a host label. Letters are folded only when the label is not found as it is.

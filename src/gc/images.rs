@@ -304,6 +304,7 @@ mod tests {
                 }),
                 versions: versions.iter().enumerate().map(version).collect(),
                 active_version: 1,
+                hosts: Vec::new(),
             };
             let put = Change::Put(Arc::new(app));
             commit(&self.store, vec![put]).await.expect("written");

@@ -6,6 +6,7 @@ use super::{
     code::{Built, CodeSource, ImageSource},
     files::Home,
     host,
+    host_name::HostName,
     id::AppId,
     settings::Settings,
 };
@@ -149,6 +150,8 @@ pub struct App {
     pub versions: Vec<Arc<Version>>,
     /// The version that serves; 0 before the first publish.
     pub active_version: u32,
+    /// Host names that it was given, in order.
+    pub hosts: Vec<HostName>,
 }
 
 impl App {
@@ -206,6 +209,7 @@ pub(crate) fn bare(id: &str) -> App {
         draft: None,
         versions: Vec::new(),
         active_version: 0,
+        hosts: Vec::new(),
     }
 }
 

@@ -56,15 +56,20 @@ fn without_port(label: &str) -> Option<&str> {
     (port != DEFAULT_PORT).then_some(rest)
 }
 
-/// The label in a `Host` header, when it names one under the base domain.
-///
-/// The port is ignored and case is folded, as in DNS.
-pub fn label_of_host<'a>(host: &'a str, base_domain: &str) -> Option<&'a str> {
+/// The name in a `Host` header, without the port and the dot at its end.
+pub fn name(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
-    let name = name.strip_suffix('.').unwrap_or(name);
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// The label in a `Host` header, when it names one under the base domain.
+///
+/// The port is ignored and case is folded, as in DNS.
+pub fn label_of_host<'a>(host: &'a str, base_domain: &str) -> Option<&'a str> {
+    let name = name(host);
     let cut = name.len().checked_sub(base_domain.len() + 1)?;
     let (label, rest) = (name.get(..cut)?, name.get(cut..)?);
     let matches =

@@ -59,6 +59,7 @@ pub mod fair;
 pub mod files;
 pub(crate) mod hex;
 pub mod host;
+pub mod host_name;
 pub mod id;
 pub mod ignorefile;
 pub mod image_name;

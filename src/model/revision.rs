@@ -346,6 +346,7 @@ mod tests {
             draft: None,
             versions: vec![],
             active_version: 1,
+            hosts: Vec::new(),
         };
         let with = |change: fn(&mut Settings)| {
             let mut app = app.clone();

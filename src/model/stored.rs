@@ -93,7 +93,8 @@ fn difference(before: Option<&App>, after: Option<&App>) -> i64 {
 
 /// The bytes of an app without the first `skipped` of its versions.
 fn from(app: &App, skipped: usize) -> u64 {
-    let mut bytes = ROW + of_settings(&app.settings);
+    let hosts = app.hosts.iter().map(|host| len(host.as_str()));
+    let mut bytes = ROW + of_settings(&app.settings) + hosts.sum::<u64>();
     let mut code = skipped
         .checked_sub(1)
         .and_then(|last| app.versions.get(last));

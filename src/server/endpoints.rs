@@ -31,6 +31,7 @@ use crate::{
             local::v1::{
                 build_service_server::BuildServiceServer,
                 execution_service_server::ExecutionServiceServer,
+                host_service_server::HostServiceServer,
                 scaling_service_server::ScalingServiceServer,
             },
             v1::{
@@ -188,10 +189,12 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
     let builds = api::builds::Builds::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
+    let hosts = api::hosts::Hosts::new(compute.clone());
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
         .add_service(BuildServiceServer::new(builds))
         .add_service(health)
         .add_service(reflection)
+        .add_service(HostServiceServer::new(hosts))
         .add_service(reflection_alpha)
 }

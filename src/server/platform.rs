@@ -83,6 +83,7 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
         most: apps::Most {
             apps_per_org: config.apps_max_per_org,
             versions_per_app: config.versions_max_per_app,
+            hosts_per_app: config.hosts_max_per_app,
         },
     });
     let gc = GarbageCollector::start(

@@ -86,6 +86,12 @@ pub(super) fn full_app(id: &str) -> App {
         created_at_ms: 1,
         updated_at_ms: 2,
         used_at_ms: 7,
+        // Each app has another.
+        hosts: vec![
+            format!("{}.example", id.replace('/', "."))
+                .parse()
+                .expect("valid"),
+        ],
         settings,
         draft: Some(Draft {
             source: code,

@@ -55,6 +55,7 @@ fn app() -> App {
         })],
         settings,
         active_version: 1,
+        hosts: Vec::new(),
     }
 }
 

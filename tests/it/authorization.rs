@@ -74,6 +74,9 @@ const TABLE: &[(&str, Who, &str)] = &[
     ("ComputeService/WatchExecution", MembersOnly, "GetExecution"),
     ("ExecutionService/CancelExecution", MembersOnly, "InvokeApp"),
     ("ExecutionService/ListExecutions", Members, "GetExecution"),
+    ("HostService/AddHost", Members, "DeployApp"),
+    ("HostService/ListHosts", Members, "GetApp"),
+    ("HostService/RemoveHost", Members, "DeployApp"),
     ("ScalingService/FreezeAutoscaler", Members, "DeployApp"),
     ("ScalingService/IdleApp", Members, "DeployApp"),
     ("ScalingService/ScaleApp", Members, "DeployApp"),
@@ -140,6 +143,7 @@ fn fields(method: &MethodDescriptor, named: Named<'_>) -> Value {
         let value = match field.name() {
             "organization_name" => json!("acme"),
             "app_name" | "name" => json!(named.app),
+            "host" => json!("shop.example"),
             "execution_id" => json!(named.execution),
             "deploy_id" | "build_id" => json!(named.execution.replace("exec_", "")),
             "version" if matches!(field.kind(), Kind::Uint32 | Kind::Int32) => json!(1),

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{api::proto::v1, config::parse_duration};
 
+pub(super) mod hosts;
 mod replicas;
 mod scale;
 mod tables;
@@ -129,6 +130,9 @@ pub(super) enum Command {
         #[arg(long = "within", default_value = "60s", value_parser = parse_duration)]
         limit: Duration,
     },
+    /// Custom host names of an app, beside those below the base domain.
+    #[command(subcommand, visible_alias = "hosts")]
+    Host(hosts::Command),
     /// Create or update an app, save its code, publish it, and print its URL.
     Deploy(Box<deploy::Args>),
 }
@@ -218,6 +222,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             depth,
             limit,
         } => scale::wait(context, id, replicas, depth, limit).await,
+        Command::Host(command) => Box::pin(hosts::run(context, command)).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, *args)).await,
     }
 }

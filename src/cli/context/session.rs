@@ -17,7 +17,7 @@ use crate::{
         local::v1::{
             build_service_client::BuildServiceClient,
             execution_service_client::ExecutionServiceClient,
-            scaling_service_client::ScalingServiceClient,
+            host_service_client::HostServiceClient, scaling_service_client::ScalingServiceClient,
         },
         v1::{
             self, compute_service_client::ComputeServiceClient,
@@ -44,6 +44,8 @@ pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<C
 pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the calls for builds that this platform adds to the contract.
 pub(in crate::cli) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
+/// The client of what this platform does with host names beyond the contract.
+pub(in crate::cli) type Hosts = HostServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the organization's secrets.
 pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -69,6 +71,7 @@ pub(in crate::cli) struct Session {
     secrets: Secrets,
     scaling: Scaling,
     builds: Builds,
+    hosts: Hosts,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -109,7 +112,8 @@ impl Session {
         let executions = ExecutionServiceClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         let scaling = ScalingServiceClient::with_interceptor(channel.clone(), bearer.clone());
-        let builds = BuildServiceClient::with_interceptor(channel, bearer);
+        let builds = BuildServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let hosts = HostServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             client,
             executions,
@@ -117,6 +121,7 @@ impl Session {
             scaling,
             builds,
             timeout,
+            hosts,
             hint,
         })
     }
@@ -142,6 +147,11 @@ impl Session {
     }
 
     /// A handle for calls about replicas; cheap.
+    /// A handle for calls about host names; cheap.
+    pub(in crate::cli) fn hosts(&self) -> Hosts {
+        self.hosts.clone()
+    }
+
     pub(in crate::cli) fn scaling(&self) -> Scaling {
         self.scaling.clone()
     }

@@ -15,6 +15,7 @@ use super::{
     app::{App, Pulled},
     failure::{Failure, FieldViolation, Reason},
     host::{self, MAX_LABEL_LEN},
+    host_name::HostName,
     id::{AppId, AppName, OrgName},
     secret::{Sealed, SecretName},
 };
@@ -45,6 +46,8 @@ pub enum Change {
 pub struct Catalog {
     apps: BTreeMap<AppId, Arc<App>>,
     labels: HashMap<String, AppId>,
+    /// The host names that apps were given.
+    hosts: HashMap<HostName, AppId>,
     /// Read and paged in `secrets.rs`.
     secrets: BTreeMap<(OrgName, SecretName), Arc<Sealed>>,
     pulled: BTreeMap<String, Arc<Pulled>>,
@@ -169,6 +172,7 @@ impl Catalog {
             ));
         }
         self.check_labels(&app)?;
+        self.check_hosts(&app)?;
         Ok(Change::Put(Arc::new(app)))
     }
 
@@ -184,6 +188,7 @@ impl Catalog {
         let mut app = App::clone(self.get(id).ok_or_else(|| not_found(id))?);
         edit(&mut app)?;
         self.check_labels(&app)?;
+        self.check_hosts(&app)?;
         Ok(Change::Put(Arc::new(app)))
     }
 
@@ -203,14 +208,16 @@ impl Catalog {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Put(app) => {
-                self.forget_labels(&app.id);
+                self.forget_names(&app.id);
                 for (_, label) in app.labels() {
                     self.labels.insert(label, app.id.clone());
                 }
+                let hosts = app.hosts.iter().map(|h| (h.clone(), app.id.clone()));
+                self.hosts.extend(hosts);
                 self.apps.insert(app.id.clone(), app.clone());
             }
             Change::Delete(id) => {
-                self.forget_labels(id);
+                self.forget_names(id);
                 self.apps.remove(id);
             }
             Change::PutSecret(secret) => {
@@ -233,12 +240,30 @@ impl Catalog {
         }
     }
 
-    fn forget_labels(&mut self, id: &AppId) {
+    fn forget_names(&mut self, id: &AppId) {
         if let Some(old) = self.apps.get(id) {
             for (_, label) in old.labels() {
                 self.labels.remove(&label);
             }
+            for host in &old.hosts {
+                self.hosts.remove(host);
+            }
         }
+    }
+
+    fn check_hosts(&self, app: &App) -> Result<(), Failure> {
+        let taken = app.hosts.iter().find_map(|host| {
+            let other = self.hosts.get(host).filter(|other| **other != app.id)?;
+            Some((host, other))
+        });
+        let Some((host, other)) = taken else {
+            return Ok(());
+        };
+        let owner = describe(other, &app.id);
+        Err(Failure::new(
+            Reason::AlreadyExists,
+            format!("{owner} has the host name {host}; choose another one"),
+        ))
     }
 
     /// The organization for which a label is kept when an app of `org` would use it: of the other
@@ -264,15 +289,11 @@ impl Catalog {
                     ),
                 });
             } else if let Some(other) = self.labels.get(&label).filter(|o| **o != app.id) {
-                let whose = if other.org == app.id.org {
-                    format!("app {other}")
-                } else {
-                    "an app of another organization".to_owned()
-                };
+                let owner = describe(other, &app.id);
                 return Err(Failure::new(
                     Reason::AlreadyExists,
                     format!(
-                        "port {port} of {} would have the host label {label:?}, which {whose} has; choose another name or port",
+                        "port {port} of {} would have the host label {label:?}, which {owner} has; choose another name or port",
                         app.id
                     ),
                 ));
@@ -294,6 +315,15 @@ impl Catalog {
         } else {
             Err(Failure::fields(wrong))
         }
+    }
+}
+
+/// Names the other app to its organization only.
+fn describe(other: &AppId, app: &AppId) -> String {
+    if other.org == app.org {
+        format!("app {other}")
+    } else {
+        "an app of another organization".to_owned()
     }
 }
 
@@ -324,141 +354,4 @@ pub fn public_urls(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn app(id: &str, ports: &[u16]) -> App {
-        let mut app = crate::model::app::bare(id);
-        app.settings.ports = ports.to_vec();
-        app
-    }
-
-    fn with(apps: &[App]) -> Catalog {
-        let mut c = Catalog::default();
-        for a in apps {
-            let change = c.create(a.clone()).expect("no conflict");
-            c.apply(&change);
-        }
-        c
-    }
-
-    #[test]
-    fn apps_whose_labels_collide_are_refused_and_the_other_named_to_its_own_org_only() {
-        let c = with(&[
-            app("c/a-b", &[]),
-            app("acme/a.b", &[]),
-            app("acme/web", &[9090]),
-        ]);
-        let foreign = c.create(app("b-c/a", &[])).expect_err("collides");
-        assert_eq!(foreign.reason, Reason::AlreadyExists);
-        assert!(
-            foreign.message.contains("another organization") && !foreign.message.contains("c/a-b")
-        );
-        let own = c.create(app("acme/a-dot-b", &[])).expect_err("collides");
-        assert!(own.message.contains("acme/a.b"), "{own}");
-        // `web` of org `acme` on port 9090 has the label that `web` of org `acme-9090` has on port
-        // 80.
-        assert!(c.create(app("acme-9090/web", &[])).is_err());
-        assert!(c.create(app("acme-9090/web", &[81])).is_ok());
-    }
-
-    #[test]
-    fn a_label_is_kept_for_the_longest_named_organization_that_has_apps_and_could_have_it() {
-        let mut c = with(&[
-            app("c/x-b", &[]),
-            app("acme/old", &[9090]),
-            app("b-c/first", &[]),
-            app("acme-9090/first", &[]),
-        ]);
-        for (id, ports) in [
-            ("c/a-b", &[][..]),
-            ("c/long-name-b", &[]),
-            ("c/a-b", &[81]),
-            ("acme/web", &[9090]),
-            ("acme/web", &[80, 9090]),
-        ] {
-            let refused = c.create(app(id, ports)).expect_err(id);
-            assert_eq!(refused.reason, Reason::AlreadyExists, "{id}");
-            assert!(refused.message.contains("kept for"), "{refused}");
-        }
-        for (id, ports) in [
-            ("c/a-bb", &[][..]),
-            ("c/b", &[]),
-            ("acme/web", &[9091]),
-            ("b-c/a", &[]),
-            ("acme-9090/web", &[]),
-            ("acme-9090/web", &[81]),
-            // No organization of that name has apps.
-            ("c/a-d", &[]),
-        ] {
-            assert!(c.create(app(id, ports)).is_ok(), "{id} {ports:?}");
-        }
-        // Whoever had a label before keeps it, even through changes.
-        for id in ["c/x-b", "acme/old"] {
-            let changed = c.update(&id.parse().expect("valid"), |a| {
-                a.updated_at_ms = 9;
-                Ok(())
-            });
-            c.apply(&changed.expect("its own"));
-        }
-        let taken = c.create(app("b-c/x", &[])).expect_err("taken before");
-        assert!(
-            taken.message.contains("another organization has"),
-            "{taken}"
-        );
-    }
-
-    #[test]
-    fn a_label_that_is_too_long_is_refused_with_its_length() {
-        let id = format!("{}/{}", "o".repeat(30), "a".repeat(33));
-        let e = Catalog::default()
-            .create(app(&id, &[]))
-            .expect_err("too long");
-        assert!(e.message.contains("64 characters"), "{e}");
-    }
-
-    #[test]
-    fn labels_are_free_again_after_a_change_of_ports_or_a_delete() {
-        let mut c = with(&[app("c/a-b", &[])]);
-        let moved = c.update(&"c/a-b".parse().expect("valid"), |a| {
-            a.settings.ports = vec![81];
-            Ok(())
-        });
-        c.apply(&moved.expect("valid"));
-        assert!(c.create(app("b-c/a", &[])).is_ok());
-        let gone = c.delete(&"c/a-b".parse().expect("valid")).expect("exists");
-        c.apply(&gone);
-        assert!(c.create(app("c/a-b", &[81])).is_ok());
-    }
-
-    #[test]
-    fn pages_hold_one_organization_in_order() {
-        let c = with(&[
-            app("a/x", &[]),
-            app("b/1", &[]),
-            app("b/2", &[]),
-            app("b/3", &[]),
-            app("c/x", &[]),
-        ]);
-        let org: OrgName = "b".parse().expect("valid");
-        let names = |v: Vec<Arc<App>>| v.iter().map(|a| a.id.name.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(c.page(&org, None, 2)), ["1", "2"]);
-        assert_eq!(
-            names(c.page(&org, Some(&"2".parse().expect("valid")), 2)),
-            ["3"]
-        );
-        let mut c = c;
-        for id in ["b/2", "b/3"] {
-            let published = c.update(&id.parse().expect("valid"), |app| {
-                app.active_version = 1;
-                Ok(())
-            });
-            c.apply(&published.expect("there"));
-        }
-        assert_eq!(names(c.published(&org, None, 1)), ["2"]);
-        assert_eq!(
-            names(c.published(&org, Some(&"2".parse().expect("valid")), 2)),
-            ["3"]
-        );
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use crate::model::{
     App, AppId, Draft, ImageFacts, OrgName, Pulled, Version,
     catalog::{Catalog, Change},
     files::{Content, Home},
+    host_name::HostName,
     secret::{self, Sealed, SecretName},
 };
 
@@ -36,6 +37,8 @@ struct AppRecord {
     active_version: u32,
     #[prost(int64, tag = "20")]
     used_at_ms: i64,
+    #[prost(string, repeated, tag = "21")]
+    hosts: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,6 +132,7 @@ pub(super) fn encode_app(app: &App, envs: &Envs) -> Vec<u8> {
         }),
         active_version: app.active_version,
         used_at_ms: app.used_at_ms,
+        hosts: app.hosts.iter().map(ToString::to_string).collect(),
     }
     .encode_to_vec()
 }
@@ -264,7 +268,15 @@ pub(super) fn decode_app(
         draft: r.draft.map(draft).transpose()?,
         versions,
         active_version: r.active_version,
+        hosts: hosts(&r.hosts)?,
     })
+}
+
+fn hosts(names: &[String]) -> Result<Vec<HostName>, String> {
+    let names = names.iter().map(|name| name.parse());
+    names
+        .collect::<Result<_, _>>()
+        .map_err(|e: crate::model::id::InvalidName| e.to_string())
 }
 
 fn draft(r: DraftRecord) -> Result<Draft, String> {
