@@ -33,4 +33,5 @@ pub mod quota;
 pub mod server;
 pub mod store;
 pub mod test_runs;
+pub mod tls;
 pub mod vitals;

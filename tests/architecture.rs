@@ -31,6 +31,7 @@ const FLOORS: &[&str] = &[
     "parse_pool",
     "config",
     "audit",
+    "tls",
     "identity",
     "store",
     "engine",

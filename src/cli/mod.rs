@@ -13,6 +13,7 @@ mod app;
 mod app_settings;
 mod audit;
 mod build;
+mod ca;
 mod code;
 mod configure;
 mod context;
@@ -78,6 +79,9 @@ enum Command {
     ServiceAccount(service_account::Command),
     /// Print what is in the audit log of this machine's server.
     Audit(audit::Args),
+    /// The local certificate authority in the data directory (`serve --tls local`).
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Remove containers and networks left behind by instances that no longer exist.
     Prune(serve::PruneArgs),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
@@ -170,6 +174,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Token(command) => token::run(command, &global),
         Command::ServiceAccount(command) => service_account::run(command, &global),
         Command::Audit(args) => audit::run(args, &global),
+        Command::Ca(command) => ca::run(command),
         Command::Config(command) => configure::run(command, &global, &process_env),
         Command::Login(args) => login::run(args, global, &process_env),
         Command::Models(_) => Err(Error::Usage(NO_MODELS.to_owned())),
@@ -342,6 +347,14 @@ mod tests {
             "ignite service-account delete ci --org o --yes",
             "ignite audit --org o --since 1h --limit 5 -o json",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
+            "ignite serve --tls local --https-addr 127.0.0.1:0 --tls-cert a --tls-key b --tls-cert c --tls-key d --insecure-http",
+            "ignite ca trust --data-dir d",
+            "ignite ca print",
+            "ignite ca path",
+            "ignite app host add acme:a shop.example.com",
+            "ignite app host ls a",
+            "ignite fn host remove a shop.example.com --ca-cert f",
+            "ignite app deploy a --image-ref r --host a.example --host b.example",
             "ignite prune",
             "ignite prune --after 1h --gone 0123456789ab --volumes 0123456789ac -o json",
             "ignite store check --data-dir /d -o json",

@@ -25,6 +25,21 @@ pub(super) struct Args {
     /// Where gRPC listens, as address:port; port 0 takes a free one.
     #[arg(long)]
     grpc_addr: Option<String>,
+    /// Where HTTPS listens, once there are certificates, as address:port.
+    #[arg(long)]
+    https_addr: Option<String>,
+    /// Certificates of a local authority, made in the data directory: local or off.
+    #[arg(long)]
+    tls: Option<String>,
+    /// A file with a chain of certificates in PEM; repeatable, each with its --tls-key.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Vec<String>,
+    /// The file of a certificate's private key; repeatable, in the same order.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Vec<String>,
+    /// Listen beyond this machine without TLS.
+    #[arg(long)]
+    insecure_http: bool,
     /// The data directory, where the state is kept.
     #[arg(long)]
     data_dir: Option<String>,
@@ -134,9 +149,16 @@ impl Args {
             flags.set(name, Some(value), &format!("--set {name}={value}"));
         }
         let switch = |on: bool| on.then_some("true");
+        let joined = |files: &[String]| (!files.is_empty()).then(|| files.join(","));
+        let (certificates, keys) = (joined(&self.tls_cert), joined(&self.tls_key));
         for (name, value) in [
             ("http_addr", self.http_addr.as_deref()),
             ("grpc_addr", self.grpc_addr.as_deref()),
+            ("https_addr", self.https_addr.as_deref()),
+            ("tls", self.tls.as_deref()),
+            ("tls_cert", certificates.as_deref()),
+            ("tls_key", keys.as_deref()),
+            ("insecure_http", switch(self.insecure_http)),
             ("data_dir", self.data_dir.as_deref()),
             ("base_domain", self.base_domain.as_deref()),
             ("public_url", self.public_url.as_deref()),

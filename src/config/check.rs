@@ -85,8 +85,13 @@ impl Config {
     /// An address at which other machines reach a server that trusts everyone who deploys to it;
     /// `None` when it listens on this machine alone, or isolates its host.
     pub fn exposed(&self) -> Option<SocketAddr> {
-        let listens = [self.http_addr, self.grpc_addr];
-        let open = listens.into_iter().find(|addr| !addr.ip().is_loopback());
+        let listens = [
+            Some(self.http_addr),
+            Some(self.grpc_addr),
+            self.https_addr(),
+        ];
+        let mut listens = listens.into_iter().flatten();
+        let open = listens.find(|addr| !addr.ip().is_loopback());
         open.filter(|_| !self.trust.isolates_host())
     }
 
@@ -95,6 +100,22 @@ impl Config {
             self.http_addr != self.grpc_addr || self.http_addr.port() == 0,
             "http_addr and grpc_addr are the same; HTTP and gRPC need separate sockets",
         );
+        let is_taken = |https: SocketAddr| {
+            https.port() != 0 && (https == self.http_addr || https == self.grpc_addr)
+        };
+        problems.require(
+            !self.https_addr().is_some_and(is_taken),
+            "https_addr is the address of another listener; HTTPS needs a separate one",
+        );
+        for problem in self.tls.problems() {
+            problems.require(false, problem);
+        }
+        if let Some((setting, addr)) = self.unencrypted() {
+            problems.require(
+                false,
+                &format!("{setting} {addr} is reachable from other machines, and tokens would travel unencrypted; give certificates (--tls-cert FILE --tls-key FILE, or --tls local for a local authority), or pass --insecure-http (IGNITE_INSECURE_HTTP=1) where a TLS proxy in front or a private network protects them"),
+            );
+        }
         problems.require(
             forms::is_domain(&self.base_domain),
             "base_domain must be a domain of lower-case labels without a dot at either end, such as ignite.localhost",

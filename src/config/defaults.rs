@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, Tokens, check::MAX_HTTP_THREADS,
+    ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, Tls, Tokens, check::MAX_HTTP_THREADS,
 };
 use crate::model::{
     Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
@@ -207,6 +207,7 @@ impl Config {
         Self {
             http_addr: loopback(8080),
             grpc_addr: loopback(50051),
+            tls: Tls::default(),
             data_dir,
             base_domain: DEFAULT_BASE_DOMAIN.to_owned(),
             public_url: None,
@@ -263,8 +264,8 @@ impl Config {
             disk_quota_per_org: None,
             inode_quota_per_org: None,
             apps_max_per_org: DEFAULT_APPS_MAX_PER_ORG,
-            versions_max_per_app: DEFAULT_VERSIONS_MAX_PER_APP,
             hosts_max_per_app: DEFAULT_HOSTS_MAX_PER_APP,
+            versions_max_per_app: DEFAULT_VERSIONS_MAX_PER_APP,
             stored_bytes_per_org: None,
             disk_interval: DEFAULT_DISK_INTERVAL,
             start_retry_initial: DEFAULT_START_RETRY_INITIAL,

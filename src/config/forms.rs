@@ -5,7 +5,7 @@
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
+use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach, TlsMode};
 
 /// The longest duration accepted: a deadline this far ahead still fits the clock's arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -45,6 +45,18 @@ impl Form<SocketAddr> for Listen {
     }
     fn show(value: &SocketAddr) -> Option<toml::Value> {
         Plain::show(value)
+    }
+}
+
+/// [`Listen`] for a setting that may be left out.
+pub(super) struct MaybeListen;
+
+impl Form<Option<SocketAddr>> for MaybeListen {
+    fn parse(raw: &str) -> Result<Option<SocketAddr>, String> {
+        Listen::parse(raw).map(Some)
+    }
+    fn show(value: &Option<SocketAddr>) -> Option<toml::Value> {
+        value.as_ref().and_then(Listen::show)
     }
 }
 
@@ -290,6 +302,7 @@ macro_rules! words {
 
 words!(Reach { Auto = "auto", Direct = "direct", Published = "published" }, "auto, direct or published");
 words!(Freezer { Auto = "auto", Engine = "engine", Cgroup = "cgroup" }, "auto, engine or cgroup");
+words!(TlsMode { Off = "off", Local = "local" }, "off or local");
 words!(LogFormat { Plain = "plain", Json = "json" }, "plain or json");
 
 /// Whether a text is a domain of lower-case labels that leaves space for an app's label before it.

@@ -26,6 +26,16 @@ impl ApiHosts {
     }
 }
 
+impl ApiHosts {
+    /// The names, those that stand for all below them as `*.name`.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.names.iter().map(|name| match name.strip_prefix('.') {
+            Some(below) => format!("*.{below}"),
+            None => name.clone(),
+        })
+    }
+}
+
 impl FromStr for ApiHosts {
     type Err = String;
 
@@ -57,14 +67,7 @@ impl FromStr for ApiHosts {
 impl fmt::Display for ApiHosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = self.any.then(|| "*".to_owned());
-        let names = self.names.iter().map(|name| {
-            if name.starts_with('.') {
-                format!("*{name}")
-            } else {
-                name.clone()
-            }
-        });
-        let all: Vec<_> = any.into_iter().chain(names).collect();
+        let all: Vec<_> = any.into_iter().chain(self.names()).collect();
         if all.is_empty() {
             f.write_str("none")
         } else {

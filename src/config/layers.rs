@@ -6,8 +6,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
-    Config, Tokens,
-    forms::{Bytes, Count, Form, Listen, Maybe, MaybeBytes, Path, Plain, Secs, Span, Switch},
+    Config, Tls, Tokens,
+    forms::{
+        Bytes, Count, Form, Listen, Maybe, MaybeBytes, MaybeListen, Path, Plain, Secs, Span, Switch,
+    },
 };
 
 /// Where variables come from: the process's environment, or a test's closure.
@@ -80,11 +82,15 @@ macro_rules! settings {
     (
         $($field:ident = $name:literal, $env:literal, $form:ty;)*
         // Settings of one subject, in a struct of their own.
-        $(+ $group:ident: $type:ident { $($inner:ident = $inner_name:literal, $inner_env:literal, $inner_form:ty;)* })*
+        $(@$group:ident: $type:ident {
+            $($inner:ident = $inner_name:literal, $inner_env:literal, $inner_form:ty;)*
+        })*
     ) => {
         /// The name in the file and the variable of every setting.
-        const SETTINGS: &[(&str, &str)] =
-            &[$(($name, $env),)* $($(($inner_name, $inner_env),)*)*];
+        const SETTINGS: &[(&str, &str)] = &[
+            $(($name, $env),)*
+            $($(($inner_name, $inner_env),)*)*
+        ];
 
         fn apply(config: &mut Config, winners: &Winners, problems: &mut Vec<String>) {
             $(if let Some(raw) = winners.get($name) {
@@ -106,16 +112,18 @@ macro_rules! settings {
             pub fn to_toml(&self) -> String {
                 // Without `..`: a field that the table forgets does not compile.
                 let Config { $($field,)* $($group,)* } = self;
-                $(let $type { $($inner,)* } = $group;)*
                 let mut out = String::new();
                 $(match <$form>::show($field) {
                     Some(value) => out.push_str(&format!("{} = {value}\n", $name)),
                     None => out.push_str(&format!("# {} is not set\n", $name)),
                 })*
-                $($(match <$inner_form>::show($inner) {
-                    Some(value) => out.push_str(&format!("{} = {value}\n", $inner_name)),
-                    None => out.push_str(&format!("# {} is not set\n", $inner_name)),
-                })*)*
+                $({
+                    let $type { $($inner,)* } = $group;
+                    $(match <$inner_form>::show($inner) {
+                        Some(value) => out.push_str(&format!("{} = {value}\n", $inner_name)),
+                        None => out.push_str(&format!("# {} is not set\n", $inner_name)),
+                    })*
+                })*
                 out
             }
         }
@@ -177,6 +185,7 @@ settings! {
     disk_quota_per_org = "disk_quota_per_org", "IGNITE_DISK_QUOTA_PER_ORG", MaybeBytes;
     inode_quota_per_org = "inode_quota_per_org", "IGNITE_INODE_QUOTA_PER_ORG", Maybe;
     apps_max_per_org = "apps_max_per_org", "IGNITE_APPS_MAX_PER_ORG", Count;
+    hosts_max_per_app = "hosts_max_per_app", "IGNITE_HOSTS_MAX_PER_APP", Count;
     versions_max_per_app = "versions_max_per_app", "IGNITE_VERSIONS_MAX_PER_APP", Count;
     stored_bytes_per_org = "stored_bytes_per_org", "IGNITE_STORED_BYTES_PER_ORG", MaybeBytes;
     disk_interval = "disk_interval", "IGNITE_DISK_INTERVAL", Span;
@@ -197,7 +206,6 @@ settings! {
     execution_retention = "execution_retention_secs", "IGNITE_EXECUTION_RETENTION_SECS", Secs;
     execution_max_per_app = "execution_max_per_app", "IGNITE_EXECUTION_MAX_PER_APP", Count;
     retention_interval = "retention_interval", "IGNITE_RETENTION_INTERVAL", Span;
-    hosts_max_per_app = "hosts_max_per_app", "IGNITE_HOSTS_MAX_PER_APP", Count;
     clock_settle = "clock_settle", "IGNITE_CLOCK_SETTLE", Span;
     min_free_disk_bytes = "min_free_disk_bytes", "IGNITE_MIN_FREE_DISK_BYTES", Bytes;
     log_max_lines = "log_max_lines", "IGNITE_LOG_MAX_LINES", Count;
@@ -273,7 +281,7 @@ settings! {
     anonymous_stream_time = "anonymous_stream_time", "IGNITE_ANONYMOUS_STREAM_TIME", Span;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
-    + tokens: Tokens {
+    @tokens: Tokens {
         ttl = "token_ttl", "IGNITE_TOKEN_TTL", Span;
         skew = "clock_skew", "IGNITE_CLOCK_SKEW", Span;
         audience = "token_audience", "IGNITE_TOKEN_AUDIENCE", Maybe;
@@ -285,6 +293,18 @@ settings! {
         failures_per_minute = "auth_failures_per_minute", "IGNITE_AUTH_FAILURES_PER_MINUTE", Count;
         secret_checks = "secret_checks", "IGNITE_SECRET_CHECKS", Count;
         audit_max_bytes = "audit_max_bytes", "IGNITE_AUDIT_MAX_BYTES", Bytes;
+    }
+    @tls: Tls {
+        mode = "tls", "IGNITE_TLS", Plain;
+        certificates = "tls_cert", "IGNITE_TLS_CERT", Maybe;
+        keys = "tls_key", "IGNITE_TLS_KEY", Maybe;
+        https_addr = "https_addr", "IGNITE_HTTPS_ADDR", MaybeListen;
+        redirect = "http_redirect", "IGNITE_HTTP_REDIRECT", Switch;
+        insecure_http = "insecure_http", "IGNITE_INSECURE_HTTP", Switch;
+        check_interval = "tls_check_interval", "IGNITE_TLS_CHECK_INTERVAL", Span;
+        handshake_timeout = "tls_handshake_timeout", "IGNITE_TLS_HANDSHAKE_TIMEOUT", Span;
+        handshakes = "tls_handshakes", "IGNITE_TLS_HANDSHAKES", Count;
+        hosts_cached = "tls_hosts_cached", "IGNITE_TLS_HOSTS_CACHED", Count;
     }
 }
 

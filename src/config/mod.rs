@@ -24,6 +24,7 @@ mod serving;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokens;
 
 pub use forms::parse_duration;
@@ -32,7 +33,8 @@ pub use issuers::{Issuer, Issuers};
 pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
 pub use proxies::Proxies;
-pub use serving::Serving;
+pub use serving::{LocalTls, Serving};
+pub use tls::{Files, Tls, TlsMode};
 pub use tokens::{MAX_TOKEN_TTL, Tokens};
 
 /// Every setting of `ignite serve`.
@@ -44,9 +46,10 @@ pub struct Config {
     /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 picks a
     /// free one. Default `127.0.0.1:8080`.
     pub http_addr: SocketAddr,
-    /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Port 0 picks a free one. Default
-    /// `127.0.0.1:50051`.
+    /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Default `127.0.0.1:50051`.
     pub grpc_addr: SocketAddr,
+    /// The settings of TLS.
+    pub tls: Tls,
     /// `data_dir`, `IGNITE_DATA_DIR`: where the store, the signing key and the lock live.
     /// Default `$XDG_DATA_HOME/ignite`, else `~/.local/share/ignite`.
     pub data_dir: PathBuf,
@@ -154,8 +157,7 @@ pub struct Config {
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
     /// before base64. Default 6 MiB.
     pub max_body_bytes: u64,
-    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads that carry HTTP connections. Default: one per
-    /// CPU.
+    /// `http_threads`, `IGNITE_HTTP_THREADS`: threads for HTTP connections. Default: one per CPU.
     pub http_threads: usize,
     /// `max_connects_per_replica`, `IGNITE_MAX_CONNECTS_PER_REPLICA`: most connections being opened
     /// to one replica at a time. Default 32.
@@ -207,10 +209,10 @@ pub struct Config {
     pub inode_quota_per_org: Option<u64>,
     /// `apps_max_per_org`, `IGNITE_APPS_MAX_PER_ORG`: most apps of one organization. Default 1000.
     pub apps_max_per_org: usize,
-    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app. All are
-    /// kept, and an app with as many cannot be published again. Default 1000.
     /// `hosts_max_per_app`, `IGNITE_HOSTS_MAX_PER_APP`: most host names given to an app. Default 32.
     pub hosts_max_per_app: usize,
+    /// `versions_max_per_app`, `IGNITE_VERSIONS_MAX_PER_APP`: most versions of one app. All are
+    /// kept, and an app with as many cannot be published again. Default 1000.
     pub versions_max_per_app: usize,
     /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps
     /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of
@@ -409,8 +411,7 @@ pub struct Config {
     /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between liveness probes of a ready
     /// replica on its health path. 0 turns them off. Default 10 s.
     pub liveness_interval: Duration,
-    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for a probe's answer. Default 5
-    /// s.
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for its answer. Default 5 s.
     pub liveness_timeout: Duration,
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: failed probes in a row after which a
     /// replica is replaced. Default 3.

@@ -25,16 +25,41 @@ pub struct Serving {
     pub pid: u32,
     /// The organization of clients that name none.
     pub default_org: String,
+    /// How to check the server's certificate; `None` where it speaks without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<LocalTls>,
+}
+
+/// How a client on the server's own machine checks its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalTls {
+    /// Where HTTPS listens.
+    pub https: SocketAddr,
+    /// The certificate of the authority that is to be trusted; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// The name that the certificate is for; `None` when it is for the address.
+    pub name: Option<String>,
 }
 
 impl Serving {
-    /// This process, listening on these two addresses.
-    pub fn new(http: SocketAddr, grpc: SocketAddr, default_org: &OrgName) -> Self {
+    /// This process, listening on these addresses; with TLS, gRPC is on the same address, and HTTP on
+    /// one more.
+    pub fn new(
+        http: SocketAddr,
+        grpc: SocketAddr,
+        default_org: &OrgName,
+        tls: Option<LocalTls>,
+    ) -> Self {
+        let (scheme, http) = match &tls {
+            Some(tls) => ("https", tls.https),
+            None => ("http", http),
+        };
         Self {
-            http: format!("http://{}", reachable(http)),
-            grpc: format!("http://{}", reachable(grpc)),
+            http: format!("{scheme}://{}", reachable(http)),
+            grpc: format!("{scheme}://{}", reachable(grpc)),
             pid: std::process::id(),
             default_org: default_org.to_string(),
+            tls,
         }
     }
 

@@ -10,6 +10,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -39,12 +40,16 @@ struct Socket {
     /// The rest of an interim answer that the socket did not take whole; it goes out before hyper's
     /// next bytes.
     pending: Mutex<Vec<u8>>,
+    /// Whether TLS lies between hyper and the socket. An interim answer is then pending whole, for
+    /// `secure.rs` to encrypt.
+    is_encrypted: bool,
 }
 
 impl Socket {
-    fn new(tcp: TcpStream) -> Arc<Self> {
+    fn new(tcp: TcpStream, is_encrypted: bool) -> Arc<Self> {
         Arc::new(Self {
             tcp,
+            is_encrypted,
             flushed: AtomicBool::new(true),
             has_pending: AtomicBool::new(false),
             pending: Mutex::default(),
@@ -83,21 +88,36 @@ pub(super) struct ClientHandle(Arc<Socket>);
 
 /// Splits a connection into what hyper gets and the handle that stays here.
 pub(super) fn split(tcp: TcpStream, permit: Arc<ConnectionPermit>) -> (Connection, ClientHandle) {
-    let socket = Socket::new(tcp);
+    let socket = Socket::new(tcp, false);
     (Connection(socket.clone(), permit), ClientHandle(socket))
+}
+
+/// As [`split`], for TLS: it gets the socket instead of hyper.
+pub(super) fn split_encrypted(tcp: TcpStream) -> (Raw, ClientHandle) {
+    let socket = Socket::new(tcp, true);
+    (Raw(socket.clone()), ClientHandle(socket))
 }
 
 impl ClientHandle {
     /// The handle to a connection that hyper never gets.
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self(Socket::new(tcp))
+        Self(Socket::new(tcp, false))
     }
 
     /// Writes an interim HTTP/1.1 message before the answer to the current request. Leaves it out
     /// when the client has not yet taken what came before: interim answers are optional.
     pub(super) fn write_interim(&self, message: &[u8]) {
         let socket = &*self.0;
-        if !socket.flushed.load(Ordering::Acquire) || socket.has_pending.load(Ordering::Acquire) {
+        if !socket.flushed.load(Ordering::Acquire) {
+            return;
+        }
+        if socket.is_encrypted {
+            // This runs within hyper's own poll of the connection, which flushes it afterwards.
+            socket.pending.lock().extend_from_slice(message);
+            socket.has_pending.store(true, Ordering::Release);
+            return;
+        }
+        if socket.has_pending.load(Ordering::Acquire) {
             return;
         }
         // A message of which nothing was written is left out, too.
@@ -107,6 +127,48 @@ impl ClientHandle {
             socket.pending.lock().extend_from_slice(&message[n..]);
             socket.has_pending.store(true, Ordering::Release);
         }
+    }
+
+    /// The interim answer that is to be encrypted, if there is one.
+    pub(super) fn take_interim(&self) -> Option<Vec<u8>> {
+        let socket = &*self.0;
+        if !socket.has_pending.load(Ordering::Acquire) {
+            return None;
+        }
+        let message = std::mem::take(&mut *socket.pending.lock());
+        socket.has_pending.store(false, Ordering::Release);
+        Some(message)
+    }
+
+    /// Notes whether hyper has written everything it had to write.
+    pub(super) fn set_flushed(&self, flushed: bool) {
+        self.0.flushed.store(flushed, Ordering::Release);
+    }
+
+    /// Waits for the client's first byte, and leaves it where it is.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) async fn first_byte(&self) -> io::Result<u8> {
+        let mut first = [0];
+        match self.0.tcp.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
+
+    /// Writes a short last message past TLS, if the socket takes it at once.
+    pub(super) fn write_bare(&self, message: &[u8]) {
+        // The client may be gone.
+        let _ = self.0.tcp.try_write(message);
+    }
+
+    /// The address of this machine that the client connected to.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.tcp.local_addr()
     }
 
     /// Closes the server's side, and lingers.
@@ -166,19 +228,15 @@ impl ClientHandle {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl Socket {
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.0.tcp.poll_read_ready(cx))?;
+            ready!(self.tcp.poll_read_ready(cx))?;
             let room = buf.remaining();
-            match self.0.tcp.try_read_buf(buf) {
+            match self.tcp.try_read_buf(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     if read.as_ref().is_ok_and(|n| (1..room).contains(n)) {
@@ -189,17 +247,49 @@ impl AsyncRead for Connection {
             }
         }
     }
-}
 
-impl Connection {
     /// Marks the socket as drained, after a read that did not fill its buffer, which spares a read
     /// that would find nothing. No event is lost: this thread polls the events of its connections
     /// itself, and not now.
     fn clear_readiness(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-        let _ = self.0.tcp.try_io(Interest::READABLE, nothing);
+        let _ = self.tcp.try_io(Interest::READABLE, nothing);
     }
 
+    fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.tcp.poll_write_ready(cx))?;
+            match write(&self.tcp) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn shut_down(&self) -> io::Result<()> {
+        match rustix::net::shutdown(&self.tcp, Shutdown::Write) {
+            // The peer was faster.
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl Connection {
     fn poll_try_write(
         &self,
         cx: &mut Context<'_>,
@@ -207,13 +297,7 @@ impl Connection {
     ) -> Poll<io::Result<usize>> {
         self.0.flushed.store(false, Ordering::Release);
         ready!(self.0.poll_pending(cx))?;
-        loop {
-            ready!(self.0.tcp.poll_write_ready(cx))?;
-            match write(&self.0.tcp) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
+        self.0.poll_write(cx, write)
     }
 }
 
@@ -246,10 +330,49 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match rustix::net::shutdown(&self.0.tcp, Shutdown::Write) {
-            // The peer was faster.
-            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
-            Err(e) => Poll::Ready(Err(e.into())),
-        }
+        Poll::Ready(self.0.shut_down())
+    }
+}
+
+/// The socket alone, for TLS to read and write.
+pub(super) struct Raw(Arc<Socket>);
+
+impl AsyncRead for Raw {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, |tcp| tcp.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, |tcp| tcp.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.shut_down())
     }
 }

@@ -173,6 +173,8 @@ pub fn execution_value(id: ExecutionId) -> HeaderValue {
 pub struct Origin<'a> {
     /// The client's address as `X-Forwarded-For` has it.
     pub address: &'a HeaderValue,
+    /// Whether it came over TLS.
+    pub secure: bool,
     /// Whether the forwarding headers that the client sent are believed.
     pub trusted: bool,
 }
@@ -221,7 +223,8 @@ pub fn set_forwarding_headers(
     }
     headers.insert(FORWARDED_FOR, chain);
     if !trusted || !headers.contains_key(&FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        let scheme = if origin.secure { "https" } else { "http" };
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !trusted || !headers.contains_key(&FORWARDED_HOST) {
         match host {
@@ -229,6 +232,12 @@ pub fn set_forwarding_headers(
             None => headers.remove(FORWARDED_HOST),
         };
     }
+}
+
+/// Whether a request claims that a proxy received it over TLS. Only a trusted proxy is believed.
+pub fn says_https(headers: &HeaderMap) -> bool {
+    let scheme = headers.get(&FORWARDED_PROTO);
+    scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// The protocols that a request offers to upgrade to, in one line.
@@ -363,6 +372,7 @@ mod tests {
             &mut h,
             Origin {
                 address: &HeaderValue::from_static("127.0.0.1"),
+                secure: false,
                 trusted: true,
             },
             None,
@@ -379,6 +389,7 @@ mod tests {
             &mut h,
             Origin {
                 address: &HeaderValue::from_static("10.0.0.7"),
+                secure: false,
                 trusted: false,
             },
             None,

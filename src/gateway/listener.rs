@@ -1,4 +1,5 @@
-//! Accepts connections, serves HTTP/1.1 and h2c on them, and drains them when the platform stops.
+//! Accepts connections, serves HTTP/1.1 and HTTP/2 on them, with TLS or without, and drains them when
+//! the platform stops.
 //!
 //! App URLs with the JSON API and gRPC each have such a listener, with the same bounds; they differ
 //! in the [`Service`].
@@ -26,7 +27,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustix::net::sockopt;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -36,6 +40,7 @@ use super::{
     limits::Limits,
     peer::Peer,
     refusal::{self, Refuser},
+    secure::{self, Accepting, Secure},
     workers::{Serve, Workers},
 };
 use crate::model::Failure;
@@ -98,15 +103,43 @@ pub struct Stop {
 }
 
 /// Serves until `stop.drain`, then until every connection has ended or `stop.force`.
-pub async fn run(
+pub fn run(
     listener: TcpListener,
     workers: Arc<Workers>,
     service: impl Service,
     limits: Limits,
     stop: Stop,
+) -> impl Future<Output = ()> + Send {
+    listen(listener, workers, service, limits, stop, None)
+}
+
+/// As [`run`], over TLS.
+pub async fn run_secure(
+    listener: TcpListener,
+    workers: Arc<Workers>,
+    service: impl Service,
+    limits: Limits,
+    stop: Stop,
+    secure: Secure,
+) {
+    let without_tls = service.refusal(&secure::without_tls()).await;
+    let accepting = Arc::new(Accepting::new(secure, without_tls));
+    listen(listener, workers, service, limits, stop, Some(accepting)).await;
+}
+
+async fn listen(
+    listener: TcpListener,
+    workers: Arc<Workers>,
+    service: impl Service,
+    limits: Limits,
+    stop: Stop,
+    accepting: Option<Arc<Accepting>>,
 ) {
     let limiter = ConnectionLimiter::new(limits.clone());
-    let refuser = Refuser::new(service.refusal(&refusal::too_many_connections()).await);
+    let refuser = Refuser::new(match accepting {
+        Some(_) => Bytes::from_static(&secure::INTERNAL_ERROR),
+        None => service.refusal(&refusal::too_many_connections()).await,
+    });
     let shared = Arc::new(Shared {
         builder: builder(&limits),
         keep_alive: limits.keep_alive_timeout,
@@ -133,7 +166,12 @@ pub async fn run(
             continue;
         };
         let shared = shared.clone();
-        let serve_one: Serve = Box::new(move |tcp| Box::pin(serve(shared, tcp, permit, peer)));
+        let serve_one: Serve = match accepting.clone() {
+            None => Box::new(move |tcp| Box::pin(serve_plain(shared, tcp, permit, peer))),
+            Some(accepting) => {
+                Box::new(move |tcp| Box::pin(serve_secure(shared, accepting, tcp, permit, peer)))
+            }
+        };
         if let Err(error) = workers.serve(tcp, serve_one, &connections) {
             pause_after_accept_error(&error).await;
         }
@@ -180,17 +218,47 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn serve(
+fn serve_plain(
     shared: Arc<Shared<impl Service>>,
-    tcp: tokio::net::TcpStream,
+    tcp: TcpStream,
+    permit: Arc<ConnectionPermit>,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let (io, handle) = client::split(tcp, permit.clone());
+    let peer = Peer::on(handle.clone(), peer, permit.is_reserved());
+    serve(shared, io, handle, permit, peer)
+}
+
+async fn serve_secure(
+    shared: Arc<Shared<impl Service>>,
+    accepting: Arc<Accepting>,
+    tcp: TcpStream,
     permit: Arc<ConnectionPermit>,
     peer: SocketAddr,
 ) {
-    let (io, handle) = client::split(tcp, permit.clone());
+    let accepted = tokio::select! {
+        accepted = accepting.accept(tcp, permit.clone(), peer) => accepted,
+        () = shared.stop.drain.cancelled() => None,
+    };
+    if let Some((io, handle)) = accepted {
+        let peer = Peer::on(handle.clone(), peer, permit.is_reserved()).over_tls();
+        serve(shared, io, handle, permit, peer).await;
+    }
+}
+
+async fn serve<I>(
+    shared: Arc<Shared<impl Service>>,
+    io: I,
+    handle: ClientHandle,
+    permit: Arc<ConnectionPermit>,
+    peer: Peer,
+) where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let linger_handle = handle.clone();
     let client = Client {
         shared: shared.clone(),
-        peer: Peer::on(handle.clone(), peer, permit.is_reserved()),
+        peer,
         handle,
     };
     serve_http(client, io).await;
@@ -208,7 +276,10 @@ struct Client<S> {
     peer: Peer,
 }
 
-async fn serve_http(client: Client<impl Service>, io: client::Connection) {
+async fn serve_http<I>(client: Client<impl Service>, io: I)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (client, activity) = (Arc::new(client), Arc::new(Activity::default()));
     let (asking, idle) = (client.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
@@ -360,7 +431,7 @@ where
 
 /// Has the kernel probe a silent peer. One that vanished without closing (a sleeping laptop, a
 /// pulled cable) would otherwise keep the replica of an upgraded connection up for good.
-fn enable_keepalive(tcp: &tokio::net::TcpStream) -> io::Result<()> {
+fn enable_keepalive(tcp: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_PROBES)?;

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `listener.rs`, `limits.rs` | accepts, serves and drains connections, within bounds |
 //! | `limiter.rs`, `refusal.rs` | limits open connections; refuses clients over the limit |
+//! | `secure.rs`, `handshakes.rs`, `redirect.rs` | connections over TLS; how many handshakes; redirects to HTTPS |
 //! | `workers.rs` | the threads that carry connections |
 //! | `client.rs`, `peer.rs` | notices clients that leave; sends `103 Early Hints` |
 //! | `hosts.rs`, `routes.rs` | which hosts are the API's; which labels are which app's |
@@ -28,6 +29,7 @@ mod client;
 mod cookies;
 mod cors;
 mod custom_host;
+mod handshakes;
 pub mod headers;
 mod hosts;
 pub mod invoke;
@@ -35,10 +37,12 @@ mod limiter;
 pub mod limits;
 pub mod listener;
 pub mod peer;
+pub mod redirect;
 pub mod refusal;
 mod relay;
 pub mod request;
 mod routes;
+pub mod secure;
 pub mod workers;
 
 use std::{
@@ -116,6 +120,7 @@ pub struct Gateway {
 pub type GrpcTrailers = fn(&Failure, bool) -> HeaderMap;
 
 /// What the HTTP listener serves: app URLs, and the API on all others.
+#[derive(Clone)]
 pub struct Front {
     /// Where apps are found.
     pub gateway: Arc<Gateway>,
@@ -398,6 +403,7 @@ impl Gateway {
         let upgrade = request::asks_upgrade(&request).then(|| upgrade::on(&mut request));
         let origin = Origin {
             address: peer.forwarded_for(),
+            secure: peer.secure,
             trusted: self.trusted_proxies.contain(peer.address.ip()),
         };
         self.check_length(&request)?;

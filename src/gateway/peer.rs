@@ -14,6 +14,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whether its connection serves no apps, because too many are open.
     pub reserved: bool,
+    /// Whether its connection is encrypted.
+    pub secure: bool,
     /// Its address for `X-Forwarded-For`, encoded once for all requests of the connection.
     forwarded_for: HeaderValue,
     /// Its socket, for interim answers; `None` where there is none to write to.
@@ -28,6 +30,7 @@ impl Peer {
         Self {
             address,
             reserved: false,
+            secure: false,
             forwarded_for: HeaderValue::try_from(text).expect("an address is ASCII"),
             client: None,
         }
@@ -39,6 +42,14 @@ impl Peer {
             reserved,
             client: Some(client),
             ..Self::at(address)
+        }
+    }
+
+    /// The same peer, over TLS.
+    pub(super) fn over_tls(self) -> Self {
+        Self {
+            secure: true,
+            ..self
         }
     }
 

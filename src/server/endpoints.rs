@@ -1,7 +1,7 @@
 //! The API's services, behind the JSON router and the gRPC listener.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use tonic::service::Routes;
 use super::{
     base::Base,
     clamp, health,
-    parts::{anonymous, buffers, public_urls, test_run_bounds},
+    parts::{anonymous, buffers, test_run_bounds},
     platform::Platform,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         anonymous::AnonymousCalls,
         authorization,
         buffers::Buffers,
-        compute::Compute,
+        compute::{Compute, PublicUrls},
         grpc::Grpc,
         json,
         limits::Limits,
@@ -47,6 +47,7 @@ use crate::{
     logs::Logs,
     store::secrets::Secrets,
     test_runs::TestRuns,
+    tls::Tls,
 };
 
 /// The API's services with their bounds, which both listeners share.
@@ -59,17 +60,17 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Makes the services. `http` is the address that public URLs use; endless streams end once
-    /// `stopping` is cancelled.
+    /// Makes the services. `urls` is how public URLs look; endless streams end once `stopping` is
+    /// cancelled.
     pub(super) async fn new(
         base: &Base,
         platform: &Platform,
-        http: SocketAddr,
+        urls: PublicUrls,
         stopping: CancellationToken,
     ) -> Self {
         let config = &base.config;
         let limits = limits(config);
-        let compute = compute(base, platform, limits, http, stopping);
+        let compute = compute(base, platform, limits, urls, stopping);
         Self {
             services: authorization::guard(
                 services(compute.clone(), base.stores.secrets.clone(), limits).await,
@@ -84,7 +85,7 @@ impl Endpoints {
     }
 
     /// The JSON API, and the MCP endpoint and the health paths beside it.
-    pub(super) fn router(&self, base: &Base, platform: &Platform) -> Router {
+    pub(super) fn router(&self, base: &Base, platform: &Platform, tls: Option<Tls>) -> Router {
         let gateway = platform.gateway.clone();
         let admit: json::Admit = Arc::new(move |parts| {
             let from = parts.extensions.get::<ClientAddress>();
@@ -111,6 +112,7 @@ impl Endpoints {
             base.stores.store.clone(),
             base.stores.executions.clone(),
             base.vitals.clone(),
+            tls,
         ))
         .fallback(health::no_route)
     }
@@ -145,7 +147,7 @@ fn compute(
     base: &Base,
     platform: &Platform,
     limits: Limits,
-    http: SocketAddr,
+    urls: PublicUrls,
     stopping: CancellationToken,
 ) -> Compute {
     let config = &base.config;
@@ -166,7 +168,7 @@ fn compute(
     Compute {
         apps: apps.clone(),
         gateway: gateway.clone(),
-        urls: Arc::new(public_urls(config, http)),
+        urls: Arc::new(urls),
         limits,
         executions: base.stores.executions.clone(),
         retention: config.execution_retention,
@@ -187,14 +189,14 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
     let executions = api::executions::Executions::new(compute.clone());
     let scaling = Scaling::new(compute.clone());
     let builds = api::builds::Builds::new(compute.clone());
+    let hosts = api::hosts::Hosts::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
-    let hosts = api::hosts::Hosts::new(compute.clone());
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
         .add_service(BuildServiceServer::new(builds))
+        .add_service(HostServiceServer::new(hosts))
         .add_service(health)
         .add_service(reflection)
-        .add_service(HostServiceServer::new(hosts))
         .add_service(reflection_alpha)
 }

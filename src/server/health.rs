@@ -1,5 +1,7 @@
 //! `/healthz` and `/readyz`, and the answer for unknown paths.
 
+use std::future;
+
 use axum::{
     Json, Router,
     http::{HeaderValue, Method, StatusCode, Uri, header},
@@ -13,22 +15,37 @@ use crate::{
     fleet::{EngineState, Fleet},
     model::{Failure, Reason},
     store::{Store, executions::Executions},
+    tls::Tls,
     vitals::Vitals,
 };
 
 /// `/healthz` says that the process answers, `/readyz` whether everything that requests need works.
-pub(super) fn router(fleet: Fleet, store: Store, executions: Executions, vitals: Vitals) -> Router {
+pub(super) fn router(
+    fleet: Fleet,
+    store: Store,
+    executions: Executions,
+    vitals: Vitals,
+    tls: Option<Tls>,
+) -> Router {
+    let ready = move || {
+        let warnings = tls.as_ref().map(Tls::warnings).unwrap_or_default();
+        future::ready(readiness(&fleet, &store, &executions, &vitals, &warnings))
+    };
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route(
-            "/readyz",
-            get(move || std::future::ready(readiness(&fleet, &store, &executions, &vitals))),
-        )
+        .route("/readyz", get(ready))
         .method_not_allowed_fallback(no_method)
 }
 
-/// 200 when all checks pass, else 503; the body has the outcome of each.
-fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vitals) -> Response {
+/// 200 when all checks pass, else 503; the body has the outcome of each. Warnings are of what works
+/// and needs the operator all the same.
+fn readiness(
+    fleet: &Fleet,
+    store: &Store,
+    executions: &Executions,
+    vitals: &Vitals,
+    warnings: &[String],
+) -> Response {
     let engine = match &*fleet.engine().borrow() {
         EngineState::Up(_) => Ok(()),
         EngineState::Unknown => Err("the container engine has not answered yet".to_owned()),
@@ -67,7 +84,11 @@ fn readiness(fleet: &Fleet, store: &Store, executions: &Executions, vitals: &Vit
             json!(outcome.err().unwrap_or_else(|| "ok".to_owned())),
         )
     };
-    let body = json!({"ready": ready, "checks": checks.map(of).into_iter().collect::<serde_json::Map<_, _>>()});
+    let checks: serde_json::Map<_, _> = checks.map(of).into_iter().collect();
+    let mut body = json!({"ready": ready, "checks": checks});
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
+    }
     let status = if ready {
         StatusCode::OK
     } else {

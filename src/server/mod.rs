@@ -8,6 +8,7 @@
 mod base;
 mod building;
 mod data_dir;
+mod encryption;
 mod endpoints;
 mod health;
 mod keeper;
@@ -55,6 +56,8 @@ pub type Reload = Box<dyn Fn() -> Result<String> + Send + Sync>;
 /// Why it could not start. Failures while it serves are logged and answered, never fatal.
 pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let data = DataDir::lock(&config).await?;
+    let tls = encryption::open(&config, data.path())?;
+    let reload = encryption::reload_with(reload, tls.clone());
     let sockets = Sockets::bind(&config).await?;
     // Before any work: a signal during the start is a clean stop, not a kill.
     let mut signals = Signals::new(config.ephemeral)?;
@@ -69,7 +72,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
         gc,
         starter,
     } = platform::assemble(&base, keeper.claimed())?;
-    let server = Server::start(base, platform, sockets, starter).await?;
+    let server = Server::start(base, platform, sockets, tls, starter).await?;
 
     let base = server.base();
     let taken = tokio::select! {

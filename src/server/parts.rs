@@ -376,7 +376,13 @@ fn container_digest(c: &Config, restrictions: &str) -> u64 {
         .fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
-pub(super) fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
+/// How public URLs look; `listens` is where their requests arrive.
+pub(super) fn public_urls(config: &Config, listens: SocketAddr) -> PublicUrls {
+    let (scheme, own_port) = if config.tls.is_on() {
+        ("https", 443)
+    } else {
+        ("http", 80)
+    };
     let base_domain = config.base_domain.clone();
     match &config.public_url {
         Some(url) => PublicUrls {
@@ -385,9 +391,9 @@ pub(super) fn public_urls(config: &Config, http: SocketAddr) -> PublicUrls {
             port: url.port,
         },
         None => PublicUrls {
-            scheme: "http".to_owned(),
+            scheme: scheme.to_owned(),
             base_domain,
-            port: Some(http.port()).filter(|p| *p != 80),
+            port: Some(listens.port()).filter(|p| *p != own_port),
         },
     }
 }

@@ -8,51 +8,72 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     base::Base,
-    data_dir,
+    data_dir, encryption,
     endpoints::Endpoints,
     keeper::{Keeper, LeaseEnd},
-    parts::{executor_config, listener_limits},
+    parts::{executor_config, listener_limits, public_urls},
     platform::Platform,
 };
 use crate::{
+    api::{compute::PublicUrls, grpc::Grpc},
     config::Config,
     engine::{Engine as _, docker::Docker},
     executor::Executor,
     fleet::Starter,
     gateway::{
-        Front,
+        Front, Gateway,
+        limits::Limits,
         listener::{self, Stop},
+        redirect::Redirect,
         workers::Workers,
     },
     gc::GarbageCollector,
     model::{Reason, instance_lease::Lease},
+    tls::{Protocol, Tls},
     vitals::{EXIT_PART_FAILED, part_failed},
 };
 
 /// Longest time for requests in flight, and then for the stores, once a part has failed.
 const BREAK_OFF: Duration = Duration::from_secs(5);
 
-/// The bound sockets of both listeners.
+/// The bound sockets of the listeners.
 pub(super) struct Sockets {
     http: TcpListener,
     grpc: TcpListener,
-    http_addr: SocketAddr,
-    grpc_addr: SocketAddr,
+    https: Option<TcpListener>,
+    bound: Bound,
+}
+
+/// Where the listeners are.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    http: SocketAddr,
+    grpc: SocketAddr,
+    https: Option<SocketAddr>,
 }
 
 impl Sockets {
-    /// Binds both.
+    /// Binds all.
     ///
     /// # Errors
     /// The setting whose address cannot be listened on.
     pub(super) async fn bind(config: &Config) -> Result<Self> {
         let http = bind(config.http_addr, "http_addr").await?;
         let grpc = bind(config.grpc_addr, "grpc_addr").await?;
+        let https = match config.https_addr() {
+            Some(addr) => Some(bind(addr, "https_addr").await?),
+            None => None,
+        };
+        let bound = Bound {
+            http: http.local_addr()?,
+            grpc: grpc.local_addr()?,
+            https: https.as_ref().map(TcpListener::local_addr).transpose()?,
+        };
         Ok(Self {
-            http_addr: http.local_addr()?,
-            grpc_addr: grpc.local_addr()?,
             http,
             grpc,
+            https,
+            bound,
         })
     }
 }
@@ -87,41 +108,40 @@ impl Server {
         base: Base,
         platform: Platform,
         sockets: Sockets,
+        tls: Option<Tls>,
         starter: Starter<Docker>,
     ) -> Result<Self> {
         let stop = Stop::default();
         let identity = base.stores.identity.keep_up_to_date(&base.vitals);
         let identity = identity.context("oidc_issuers")?;
-        let endpoints =
-            Endpoints::new(&base, &platform, sockets.http_addr, stop.drain.clone()).await;
+        let bound = sockets.bound;
+        let urls = public_urls(&base.config, bound.https.unwrap_or(bound.http));
+        let endpoints = Endpoints::new(&base, &platform, urls.clone(), stop.drain.clone()).await;
         let workers = Workers::start(base.config.http_threads, &base.vitals);
         let workers = Arc::new(workers.context("http_threads")?);
-        let api = endpoints.router(&base, &platform);
+        let api = endpoints.router(&base, &platform, tls.clone());
         let grpc = endpoints.into_grpc(&platform);
         let front = Front {
             gateway: platform.gateway.clone(),
             api,
             grpc: grpc.clone(),
         };
-        let limits = listener_limits(&base.config, &base.shares);
-        let listeners = TaskTracker::new();
-        let listening = listener::run(
-            sockets.http,
-            workers.clone(),
-            front,
-            limits.clone(),
-            stop.clone(),
-        );
-        listeners.spawn(base.vitals.watch("the HTTP listener", listening));
-        let listening = listener::run(sockets.grpc, workers.clone(), grpc, limits, stop.clone());
-        listeners.spawn(base.vitals.watch("the gRPC listener", listening));
+        let listening = Listening {
+            base: &base,
+            gateway: &platform.gateway,
+            workers: workers.clone(),
+            limits: listener_limits(&base.config, &base.shares),
+            stop: stop.clone(),
+            listeners: TaskTracker::new(),
+        };
+        let listeners = listening.start(sockets, front, grpc, &urls, tls.as_ref());
         starter.begin();
         let executor = Executor::start(
             executor_config(&base.config, &base.vitals),
             base.stores.executions.clone(),
             platform.gateway.clone(),
         );
-        announce(&base, sockets.http_addr, sockets.grpc_addr)?;
+        announce(&base, bound, tls.as_ref())?;
         Ok(Self {
             executor,
             platform,
@@ -241,6 +261,86 @@ impl Server {
     }
 }
 
+/// What the listeners are started with.
+struct Listening<'a> {
+    base: &'a Base,
+    gateway: &'a Gateway,
+    workers: Arc<Workers>,
+    limits: Limits,
+    stop: Stop,
+    listeners: TaskTracker,
+}
+
+impl Listening<'_> {
+    /// Starts the listeners: plain ones, or with TLS those over it, beside a plain one that leads
+    /// there.
+    fn start(
+        self,
+        sockets: Sockets,
+        front: Front,
+        grpc: Arc<Grpc>,
+        urls: &PublicUrls,
+        tls: Option<&Tls>,
+    ) -> TaskTracker {
+        let config = &self.base.config;
+        let Some((tls, https)) = tls.zip(sockets.https) else {
+            self.plain("the HTTP listener", sockets.http, front);
+            self.plain("the gRPC listener", sockets.grpc, grpc);
+            return self.listeners;
+        };
+        self.secure(
+            "the HTTPS listener",
+            https,
+            front.clone(),
+            tls,
+            Protocol::Web,
+        );
+        self.secure("the gRPC listener", sockets.grpc, grpc, tls, Protocol::Grpc);
+        if config.tls.redirect {
+            let port = match urls.scheme.as_str() {
+                "https" => urls.port,
+                _ => sockets.bound.https.map(|addr| addr.port()),
+            };
+            let redirect = Redirect { front, port };
+            self.plain("the HTTP listener", sockets.http, redirect);
+        } else {
+            self.plain("the HTTP listener", sockets.http, front);
+        }
+        let watch = tls
+            .clone()
+            .watch(config.tls.check_interval, self.stop.drain.clone());
+        self.spawn("the watch over certificates", watch);
+        self.listeners
+    }
+
+    fn plain(&self, part: &str, socket: TcpListener, service: impl listener::Service) {
+        let (workers, limits, stop) = self.shared();
+        self.spawn(part, listener::run(socket, workers, service, limits, stop));
+    }
+
+    fn secure(
+        &self,
+        part: &str,
+        socket: TcpListener,
+        service: impl listener::Service,
+        tls: &Tls,
+        protocol: Protocol,
+    ) {
+        let (workers, limits, stop) = self.shared();
+        let secure = encryption::listener(&self.base.config, tls, self.gateway, protocol);
+        let listening = listener::run_secure(socket, workers, service, limits, stop, secure);
+        self.spawn(part, listening);
+    }
+
+    fn shared(&self) -> (Arc<Workers>, Limits, Stop) {
+        (self.workers.clone(), self.limits.clone(), self.stop.clone())
+    }
+
+    fn spawn(&self, part: &str, work: impl Future<Output = ()> + Send + 'static) {
+        self.listeners.spawn(self.base.vitals.watch(part, work));
+    }
+}
+
 /// What a stop leaves in the engine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Teardown {
@@ -293,24 +393,31 @@ pub(super) fn identity_taken(base: &Base, lease: &Lease) -> anyhow::Error {
 }
 
 /// Announces that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
-fn announce(base: &Base, http: SocketAddr, grpc: SocketAddr) -> Result<()> {
-    let data = &base.data;
-    data.announce(http, grpc, &base.config)?;
+fn announce(base: &Base, bound: Bound, tls: Option<&Tls>) -> Result<()> {
+    let (data, config) = (&base.data, &base.config);
+    let Bound { http, grpc, https } = bound;
+    let tls = tls.zip(https);
+    let tls = tls.map(|(tls, at)| encryption::for_clients(config, tls, data.path(), at));
+    data.announce(http, grpc, tls, config)?;
     base.vitals.set_serving(true);
-    print_ready(http, grpc, data.path());
-    tracing::info!(%http, %grpc, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
+    print_ready(bound, data.path());
+    let https = https.map(|addr| addr.to_string());
+    tracing::info!(%http, https, %grpc, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
     Ok(())
 }
 
 /// Prints one line on stdout for programs that wait for it.
-fn print_ready(http: SocketAddr, grpc: SocketAddr, data_dir: &Path) {
-    let line = serde_json::json!({
+fn print_ready(bound: Bound, data_dir: &Path) {
+    let mut line = serde_json::json!({
         "event": "ready",
-        "http": http.to_string(),
-        "grpc": grpc.to_string(),
+        "http": bound.http.to_string(),
+        "grpc": bound.grpc.to_string(),
         "pid": std::process::id(),
         "data_dir": data_dir,
     });
+    if let Some(https) = bound.https {
+        line["https"] = https.to_string().into();
+    }
     let mut out = std::io::stdout().lock();
     // A closed stdout is no reason not to serve.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

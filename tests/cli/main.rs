@@ -52,6 +52,7 @@ fn served(fake: &Fake) -> tempfile::TempDir {
         grpc: fake.url(),
         pid: 1,
         default_org: "local".to_owned(),
+        tls: None,
     };
     serving.write(&data).expect("written");
     home
@@ -335,6 +336,12 @@ fn a_bad_configuration_is_64_and_a_token_is_all_of_stdout() {
         "{}",
         bad.err
     );
+    let open = ["serve", "--http-addr", "0.0.0.0:0"];
+    let open = run(ignite(home.path(), &open));
+    assert_eq!(open.code, Some(64));
+    for remedy in ["--tls-cert", "--tls local", "--insecure-http"] {
+        assert!(open.err.contains(remedy), "{}", open.err);
+    }
     let data = home.path().join("data");
     let data_dir = data.to_str().expect("text");
     let nowhere = run(ignite(

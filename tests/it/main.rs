@@ -54,6 +54,7 @@ mod support;
 // What the fleet does with replicas.
 mod cold_start;
 mod control;
+mod custom_hosts;
 mod engine_loss;
 mod failures;
 mod files;
@@ -74,6 +75,7 @@ mod secrets;
 mod shares;
 mod standby;
 mod test_runs;
+mod tls;
 mod trust;
 mod versions;
 mod wrong_images;

@@ -23,15 +23,15 @@ use crate::support::{
 const IGNITE: &str = env!("CARGO_BIN_EXE_ignite");
 
 /// A server started by another program, which may end before it.
-struct Started {
+pub(crate) struct Started {
     by: Child,
-    log: Log,
-    ready: Ready,
+    pub(crate) log: Log,
+    pub(crate) ready: Ready,
 }
 
 impl Started {
     /// Runs a program that finally runs `ignite serve`.
-    fn by(program: &str, args: &[&str]) -> Self {
+    pub(crate) fn by(program: &str, args: &[&str]) -> Self {
         let mut by = Command::new(program)
             .args(args)
             .env_remove("IGNITE_LOG")
@@ -50,7 +50,7 @@ impl Started {
         Self { by, log, ready }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.ready.pid).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a pid"), signal).expect("it runs");
     }
@@ -72,7 +72,8 @@ impl Drop for Started {
     }
 }
 
-fn serve(dir: &Path) -> String {
+/// The command line of a server with this data directory.
+pub(crate) fn serve(dir: &Path) -> String {
     let dir = dir.display();
     format!("{IGNITE} serve --http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 --data-dir {dir}")
 }

@@ -27,6 +27,7 @@ use crate::{
 mod account;
 mod credential;
 mod place;
+mod roots;
 mod session;
 
 pub(super) use account::Account;
@@ -34,6 +35,8 @@ pub(super) use credential::account_of_vars;
 use credential::{Credential, claims, no_key, org_of, org_with_id};
 pub(super) use place::{Place, check_endpoint, data_dir, is_this_machine};
 pub(super) use session::Session;
+
+use roots::Roots;
 
 /// The default organization of a server.
 const DEFAULT_ORG: &str = "local";
@@ -74,6 +77,10 @@ pub(super) struct Global {
     /// The same, with precedence over --org.
     #[arg(long, global = true, value_name = "ORG")]
     pub(super) org_name: Option<String>,
+    /// A PEM file with the certificate authorities to trust instead of the system's
+    /// [env: IGNITE_CA_CERT].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca_cert: Option<PathBuf>,
     /// Connect without TLS [env: IGNITE_DEBUG].
     #[arg(long, global = true)]
     pub(super) debug: bool,
@@ -135,6 +142,7 @@ pub(super) struct Context {
     timeout: Duration,
     endpoint: Uri,
     credential: Credential,
+    roots: Roots,
     org: Option<String>,
     fallback_org: String,
 }
@@ -179,6 +187,7 @@ impl Context {
             timeout: follow_limit.unwrap_or(DEFAULT_TIMEOUT),
             credential: credential::find(token, &settings, &place, vars)?,
             endpoint: place.endpoint,
+            roots: place.roots,
             org,
             fallback_org,
         };
@@ -286,6 +295,7 @@ impl Context {
         };
         Session::open(
             self.endpoint.clone(),
+            &self.roots,
             token,
             hint,
             self.timeout.max(at_least),
@@ -338,6 +348,7 @@ mod tests {
             grpc: "http://127.0.0.1:2".to_owned(),
             pid: 1,
             default_org: "mine".to_owned(),
+            tls: None,
         };
         serving.write(dir.path()).expect("written");
         let found = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
@@ -395,6 +406,50 @@ mod tests {
         }
         Serving::remove(dir.path()).expect("removed");
         Serving::remove(dir.path()).expect("gone is success");
+    }
+
+    #[test]
+    fn a_server_of_this_machine_says_how_its_certificate_is_checked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().to_str().expect("UTF-8");
+        let ca = dir.path().join("tls/ca.pem");
+        let tls = crate::config::LocalTls {
+            https: "127.0.0.1:3".parse().expect("an address"),
+            ca: Some(ca.clone()),
+            name: None,
+        };
+        let serving = Serving {
+            http: "https://127.0.0.1:3".to_owned(),
+            grpc: "https://127.0.0.1:2".to_owned(),
+            pid: 1,
+            default_org: "mine".to_owned(),
+            tls: Some(tls),
+        };
+        serving.write(dir.path()).expect("written");
+        let vars = [("HOME", "/nowhere"), ("IGNITE_DATA_DIR", data)];
+        let to = |endpoint: Option<&str>, ca_cert: Option<&str>| {
+            let global = Global {
+                api_endpoint: endpoint.map(str::to_owned),
+                ca_cert: ca_cert.map(PathBuf::from),
+                ..Default::default()
+            };
+            let found = context(global, &vars);
+            (found.endpoint.to_string(), found.roots)
+        };
+        let its = Roots::new(None, None, Some(&serving));
+        for near in [None, Some("127.0.0.1:2"), Some("https://127.0.0.1:2")] {
+            let (endpoint, roots) = to(near, None);
+            assert_eq!(endpoint, "https://127.0.0.1:2/", "{near:?}");
+            assert_eq!(roots, its, "{near:?}");
+        }
+        let (_, elsewhere) = to(Some("api.example.com"), None);
+        assert_eq!(elsewhere, Roots::new(None, None, None));
+        std::fs::create_dir(dir.path().join("tls")).expect("made");
+        std::fs::write(&ca, "").expect("written");
+        let (_, elsewhere) = to(Some("api.example.com"), None);
+        assert_eq!(elsewhere, Roots::new(None, Some(dir.path()), None));
+        let (_, given) = to(Some("api.example.com"), Some("/f"));
+        assert_eq!(given, Roots::new(Some("/f".into()), None, None));
     }
 
     #[test]

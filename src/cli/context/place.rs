@@ -7,7 +7,7 @@ use std::{
 
 use http::{Uri, uri::Scheme};
 
-use super::{Account, Global, account};
+use super::{Account, Global, account, roots::Roots};
 use crate::{
     cli::{Error, hidden::Hidden, settings::Settings},
     config::{Serving, Source, default_data_dir},
@@ -19,6 +19,8 @@ const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:50051";
 /// Where the server is.
 pub(in crate::cli) struct Place {
     pub(super) endpoint: Uri,
+    /// How its certificate is checked.
+    pub(super) roots: Roots,
     /// Somebody said so.
     is_named: bool,
     /// The data directory whose key may sign for this endpoint.
@@ -50,20 +52,28 @@ impl Place {
             .clone()
             .or_else(|| var("IGNITE_API_ENDPOINT"))
             .or_else(|| settings.api_endpoint.clone());
+        let near = serving
+            .as_ref()
+            .map_or(DEFAULT_ENDPOINT, |s| s.grpc.as_str());
         let endpoint = match &named {
+            // Without a scheme, the server of this machine is asked as it listens.
+            Some(named) if near.split_once("://").is_some_and(|(_, at)| at == named) => {
+                endpoint(near, no_tls)?
+            }
             Some(named) => endpoint(named, no_tls)?,
-            None => endpoint(
-                serving
-                    .as_ref()
-                    .map_or(DEFAULT_ENDPOINT, |s| s.grpc.as_str()),
-                true,
-            )?,
+            None => endpoint(near, no_tls)?,
         };
-        let own = named.is_none()
-            || is_this_machine(&endpoint)
-            || named.as_ref() == serving.as_ref().map(|s| &s.grpc);
+        let is_near = named.is_none() || near.parse().is_ok_and(|near: Uri| near == endpoint);
+        let own = is_near || is_this_machine(&endpoint);
+        let given = global
+            .ca_cert
+            .clone()
+            .or_else(|| var("IGNITE_CA_CERT").map(PathBuf::from));
+        let its = serving.as_ref().filter(|_| is_near);
+        let roots = Roots::new(given, data_dir.as_deref(), its);
         Ok(Self {
             endpoint,
+            roots,
             is_named: named.is_some(),
             own: data_dir.filter(|_| own),
             serving,

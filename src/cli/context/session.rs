@@ -8,10 +8,10 @@ use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
 
-use super::{super::Error, place::uses_tls};
+use super::{super::Error, place::uses_tls, roots::Roots};
 use crate::{
     api::proto::{
         local::v1::{
@@ -79,6 +79,7 @@ pub(in crate::cli) struct Session {
 impl Session {
     pub(super) async fn open(
         endpoint: Uri,
+        roots: &Roots,
         token: Option<String>,
         hint: Option<String>,
         timeout: Duration,
@@ -98,7 +99,7 @@ impl Session {
             .tcp_keepalive(Some(TCP_KEEPALIVE));
         if uses_tls(&endpoint) {
             target = target
-                .tls_config(ClientTlsConfig::new().with_native_roots())
+                .tls_config(roots.config()?)
                 .map_err(|e| Error::Other(anyhow::Error::new(e).context("cannot set TLS up")))?;
         }
         let channel = target
@@ -120,8 +121,8 @@ impl Session {
             secrets,
             scaling,
             builds,
-            timeout,
             hosts,
+            timeout,
             hint,
         })
     }
@@ -146,12 +147,12 @@ impl Session {
         self.builds.clone()
     }
 
-    /// A handle for calls about replicas; cheap.
     /// A handle for calls about host names; cheap.
     pub(in crate::cli) fn hosts(&self) -> Hosts {
         self.hosts.clone()
     }
 
+    /// A handle for calls about replicas; cheap.
     pub(in crate::cli) fn scaling(&self) -> Scaling {
         self.scaling.clone()
     }

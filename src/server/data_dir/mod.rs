@@ -29,7 +29,7 @@ use self::identity::{HOLDER, INSTANCE};
 use super::machine;
 use crate::{
     atomic_file,
-    config::{Config, Serving},
+    config::{Config, LocalTls, Serving},
     model::{
         InstanceId,
         instance_lease::{Directory, Holder, Record},
@@ -168,9 +168,10 @@ impl DataDir {
         &self,
         http: SocketAddr,
         grpc: SocketAddr,
+        tls: Option<LocalTls>,
         config: &Config,
     ) -> Result<()> {
-        Serving::new(http, grpc, &config.default_org)
+        Serving::new(http, grpc, &config.default_org, tls)
             .write(&self.path)
             .context("cannot write serve.json")
     }

@@ -384,7 +384,8 @@ impl Ignite {
         let urls = published["publicUrls"].as_array().expect("URLs");
         let host = |url: &Value| {
             let url = url.as_str().expect("a URL");
-            url.strip_prefix("http://").expect("a plain URL").to_owned()
+            let (_, authority) = url.split_once("://").expect("a URL");
+            authority.to_owned()
         };
         Published {
             org: org.to_owned(),

@@ -142,6 +142,8 @@ pub(crate) struct Ready {
     pub(crate) http: SocketAddr,
     /// Where gRPC is.
     pub(crate) grpc: SocketAddr,
+    /// Where HTTPS is, if there is any.
+    pub(crate) https: Option<SocketAddr>,
     /// The server's process.
     pub(crate) pid: u32,
     /// Its data directory.

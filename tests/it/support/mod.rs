@@ -29,6 +29,7 @@ pub(crate) mod public_host;
 pub(crate) mod python;
 pub(crate) mod registry;
 pub(crate) mod tokens;
+pub(crate) mod tls;
 
 pub(crate) use grpc::grpc_client;
 

@@ -1,0 +1,87 @@
+//! TLS as the configuration has it: where its certificates come from, and the listeners over it.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result};
+
+use super::{Reload, machine};
+use crate::{
+    config::{Config, LocalTls, TlsMode},
+    gateway::{Gateway, secure::Secure},
+    tls::{self, LocalConfig, Own, Protocol, Tls, authority},
+};
+
+/// The name by which containers know the machine that they run on.
+const FROM_CONTAINERS: &str = "host.docker.internal";
+
+/// The certificates; `None` where there is to be no TLS.
+///
+/// # Errors
+/// A file that is not to be used, or an authority that cannot be had.
+pub(super) fn open(config: &Config, data_dir: &Path) -> Result<Option<Tls>> {
+    if !config.tls.is_on() {
+        return Ok(None);
+    }
+    let files = config.tls.pairs();
+    let opened = Tls::open(tls::Config {
+        files: files.map(|(c, k)| (c.clone(), k.clone())).collect(),
+        local: (config.tls.mode == TlsMode::Local).then(|| LocalConfig {
+            data_dir: data_dir.to_owned(),
+            own: Own {
+                base_domain: config.base_domain.clone(),
+                names: [machine::name(), FROM_CONTAINERS.to_owned()]
+                    .into_iter()
+                    .chain(config.api_hosts.names())
+                    .collect(),
+            },
+            hosts_cached: config.tls.hosts_cached,
+        }),
+    });
+    opened.map(Some).context("tls")
+}
+
+/// TLS as a listener speaks it.
+pub(super) fn listener(
+    config: &Config,
+    tls: &Tls,
+    gateway: &Gateway,
+    protocol: Protocol,
+) -> Secure {
+    let (routes, base) = (gateway.routes.clone(), config.base_domain.clone());
+    Secure {
+        tls: tls.clone(),
+        protocol,
+        exists: Arc::new(move |host| routes.lead(host, &base)),
+        timeout: config.tls.handshake_timeout,
+        handshakes: config.tls.handshakes,
+        trusted_proxies: config.trusted_proxies.clone(),
+    }
+}
+
+/// How clients on this machine check the certificate.
+pub(super) fn for_clients(
+    config: &Config,
+    tls: &Tls,
+    data_dir: &Path,
+    https: std::net::SocketAddr,
+) -> LocalTls {
+    let is_local = config.tls.mode == TlsMode::Local;
+    LocalTls {
+        https,
+        ca: is_local.then(|| authority::certificate_path(data_dir)),
+        name: tls.name_here(),
+    }
+}
+
+/// As `reload`, which then reads the files of certificates again as well.
+pub(super) fn reload_with(reload: Reload, tls: Option<Tls>) -> Reload {
+    let Some(tls) = tls else {
+        return reload;
+    };
+    Box::new(move || {
+        // Also when the configuration is not to be used.
+        let certificates = tls.reload();
+        let done = reload().with_context(|| certificates.clone())?;
+        Ok(format!("{done}; {certificates}"))
+    })
+}
