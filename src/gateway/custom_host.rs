@@ -23,7 +23,7 @@ impl Gateway {
                 let port = None;
                 Destination::App(Route { deployment, port }, None)
             }
-            None => self.no_app(RequestedApp::Host(id, host), headers, grpc),
+            None => self.no_app(RequestedApp::Host(id, host), headers, peer, grpc),
         }
     }
 }

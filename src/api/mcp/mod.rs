@@ -8,7 +8,10 @@
 mod answer;
 mod tools;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -80,7 +83,7 @@ impl Endpoint {
         let (mut parts, body) = request.into_parts();
         let gateway = &self.compute.gateway;
         let from = parts.extensions.get::<ClientAddress>();
-        let from = from.map_or(Ipv4Addr::UNSPECIFIED.into(), |client| client.0);
+        let from = from.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.0);
         let caller = gateway.caller(&parts.headers, from).map_err(refused)?;
         self.check_origin(&parts.headers).map_err(refused)?;
         // Counts the message and the app's answer until the call is answered.

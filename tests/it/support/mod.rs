@@ -28,8 +28,8 @@ pub(crate) mod probe;
 pub(crate) mod public_host;
 pub(crate) mod python;
 pub(crate) mod registry;
-pub(crate) mod tokens;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 
 pub(crate) use grpc::grpc_client;
 
