@@ -36,8 +36,10 @@ pub enum ProbeOutcome {
     Timeout(Duration),
     /// It closed the connection without an answer.
     Closed,
-    /// It reset the connection, or the stream, without an answer.
+    /// It reset the connection without an answer.
     Reset,
+    /// It speaks HTTP/2, and reset the stream without an answer.
+    StreamReset,
     /// Its answer is not in the version of HTTP that the probe used.
     NotHttp,
     /// The port cannot be reached for another reason.
@@ -57,6 +59,7 @@ impl fmt::Display for ProbeOutcome {
             }
             Self::Closed => f.write_str("the connection was closed without an answer"),
             Self::Reset => f.write_str("the connection was reset without an answer"),
+            Self::StreamReset => f.write_str("the HTTP/2 stream was reset without an answer"),
             Self::NotHttp => f.write_str("the answer is not valid HTTP"),
             Self::Unreachable(kind) => write!(f, "the port cannot be reached ({kind})"),
         }
@@ -95,7 +98,7 @@ impl ProbeOutcome {
             if let Some(e) = c.downcast_ref::<h2::Error>() {
                 return match e {
                     e if e.is_io() => Self::Closed,
-                    e if e.is_reset() && e.is_remote() => Self::Reset,
+                    e if e.is_reset() && e.is_remote() => Self::StreamReset,
                     _ => Self::NotHttp,
                 };
             }
@@ -144,7 +147,7 @@ pub(super) fn judge(
             Ok(Answer::Status(status))
         }
         Ok(status) => Err(ProbeOutcome::Status(status.as_u16())),
-        Err(ProbeOutcome::Reset) if anything && over_http2 => Ok(Answer::Reset),
+        Err(ProbeOutcome::StreamReset) if anything && over_http2 => Ok(Answer::Reset),
         Err(outcome) => Err(outcome),
     }
 }
@@ -168,7 +171,13 @@ pub(super) fn remedy(revision: &Revision, port: u16, last: Option<ProbeOutcome>)
         Some(ProbeOutcome::Refused | ProbeOutcome::Unreachable(_)) => format!(
             "make the app listen on 0.0.0.0:$PORT ({port}), or set `ports` to the port on which it does"
         ),
-        Some(ProbeOutcome::Timeout(_) | ProbeOutcome::Closed | ProbeOutcome::Reset) | None => {
+        Some(
+            ProbeOutcome::Timeout(_)
+            | ProbeOutcome::Closed
+            | ProbeOutcome::Reset
+            | ProbeOutcome::StreamReset,
+        )
+        | None => {
             format!(
                 "make the app answer GET {} on 0.0.0.0:$PORT ({port})",
                 revision.health_path

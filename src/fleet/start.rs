@@ -341,11 +341,15 @@ pub(super) async fn ask(
         Err(ProbeOutcome::NotHttp | ProbeOutcome::Closed | ProbeOutcome::Reset)
             if revision.protocol == Protocol::Auto && !over_http2 =>
         {
-            let answer = ask_over(pool, revision, limit, true).await;
-            if answer.is_ok() {
+            let Ok(over_http2) = ask_over(pool, revision, limit, true).await else {
+                return outcome;
+            };
+            // It may just have begun to listen, and understand both.
+            let again = ask_over(pool, revision, limit, false).await;
+            if again.is_err() {
                 pool.set_http2_only();
             }
-            answer.or(outcome)
+            again.or(Ok(over_http2))
         }
         outcome => outcome,
     }
