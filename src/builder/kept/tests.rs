@@ -120,8 +120,11 @@ fn a_log_is_bounded_while_it_is_written_and_after() {
 fn the_logs_of_a_deleted_app_go_and_those_of_its_builds_that_run_when_they_end() {
     let dir = tempfile::tempdir().expect("a folder");
     let (logs, gone, other) = (open(dir.path()), app("acme/gone"), app("acme/other"));
-    let end = |of: &AppId| {
-        let id = BuildId::generate();
+    // Ids of one millisecond have no order.
+    let mut now = 0;
+    let mut end = |of: &AppId| {
+        now += 1;
+        let id = BuildId(ulid::Ulid::from_parts(now, 0));
         let ended = logs.begin(id, of).end(&Log::new(1), &built(1));
         assert_eq!(ended, End::Kept);
         id
