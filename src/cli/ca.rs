@@ -59,6 +59,14 @@ pub(super) struct Args {
 impl Args {
     /// The authority, and where its certificate is.
     fn open(self) -> Result<(Authority, PathBuf), Error> {
+        if let Some(named) = &self.data_dir
+            && !named.is_dir()
+        {
+            return Err(Error::Usage(format!(
+                "--data-dir {} is no directory; `ignite serve` makes it",
+                named.display()
+            )));
+        }
         let dir = self.data_dir.or_else(|| context::data_dir(&process_env));
         let dir = dir.ok_or_else(|| {
             Error::Usage(
