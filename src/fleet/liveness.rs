@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Config, probe::ProbeOutcome, replica::Replica, start};
+use super::{Config, health, probe::ProbeOutcome, replica::Replica};
 use crate::model::Revision;
 
 /// Interval of closing idle connections if liveness probes are off.
@@ -37,7 +37,7 @@ pub(super) async fn watch(
         if !asks {
             continue;
         }
-        match start::ask(pool, revision, config.liveness_timeout).await {
+        match health::ask(pool, revision, config.liveness_timeout).await {
             Ok(_) => failures = 0,
             Err(why) if why != ProbeOutcome::Refused && at_work() => {
                 tracing::debug!(app = %revision.app, replica = %replica.id, "A liveness probe of a busy replica failed: {why}");

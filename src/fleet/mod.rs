@@ -19,6 +19,7 @@
 //! | `postmortem.rs` | how a replica that served ended |
 //! | `liveness.rs` | whether a ready replica still answers |
 //! | `ports.rs` | detects an app that listens on another port than the one that is probed |
+//! | `health.rs` | asks on the health path, in the HTTP that the app speaks |
 //! | `probe.rs` | outcomes of health probes, and the progress of a start |
 //! | `driver.rs` | one task per app that carries out the decisions |
 //! | `suspensions.rs` | apps that may not run |
@@ -50,6 +51,7 @@ mod deployment;
 mod disk_suspension;
 mod driver;
 mod events;
+mod health;
 mod hints;
 mod hold;
 mod in_flight;
