@@ -152,11 +152,7 @@ impl Client {
                 continue;
             };
             let id = answer["executionId"].as_str().expect("an id").to_owned();
-            self.known
-                .lock()
-                .expect("not poisoned")
-                .ids
-                .push(id);
+            self.known.lock().expect("not poisoned").ids.push(id);
             // An execution that was seen to have ended may never change again.
             let Some(id) = self.known.lock().expect("not poisoned").oldest_open() else {
                 continue;
