@@ -34,6 +34,7 @@ mod output;
 mod pages;
 mod parse;
 mod publish;
+mod ready;
 mod secret;
 mod serve;
 mod server_log;
@@ -82,6 +83,8 @@ enum Command {
     /// The local certificate authority in the data directory (`serve --tls local`).
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Say whether this machine's server is ready, as health checks and scripts need to know.
+    Ready(ready::Args),
     /// Remove containers and networks left behind by instances that no longer exist.
     Prune(serve::PruneArgs),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
@@ -174,6 +177,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Token(command) => token::run(command, &global),
         Command::ServiceAccount(command) => service_account::run(command, &global),
         Command::Audit(args) => audit::run(args, &global),
+        Command::Ready(args) => ready::run(args, &global),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => configure::run(command, &global, &process_env),
         Command::Login(args) => login::run(args, global, &process_env),

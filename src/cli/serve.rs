@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::{Config, Flags, process_env},
-    server,
+    server::{self, Inherited},
 };
 
 /// The configuration cannot be used: `EX_USAGE` of sysexits.h.
@@ -196,7 +196,14 @@ impl Args {
 
 /// Serves until a signal: 0 after a clean stop, 64 on a bad configuration, 1 on a failed start.
 pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
-    let flags = args.overlay();
+    let mut flags = args.overlay();
+    let inherited = match inherit(&mut flags) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            note(&format!("ignite: {error:#}"));
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
     let (config, filter) = match load_with_filter(&flags, file.clone()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -217,9 +224,19 @@ pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
         }
         Ok(done)
     });
-    block_on(Box::pin(server::run(config, reload)), |()| {
+    block_on(Box::pin(server::run(config, reload, inherited)), |()| {
         ExitCode::SUCCESS
     })
+}
+
+/// Takes the service manager's sockets; their addresses replace the configured ones, so that every
+/// check of an address is one of theirs.
+fn inherit(flags: &mut Flags) -> anyhow::Result<Inherited> {
+    let inherited = Inherited::from_env()?;
+    for (setting, addr) in inherited.addresses()? {
+        flags.set(setting, Some(&addr.to_string()), "socket activation");
+    }
+    Ok(inherited)
 }
 
 /// Removes what vanished instances left behind, and prints what it removed and what stays: 0 when

@@ -25,6 +25,10 @@ pub struct Serving {
     pub pid: u32,
     /// The organization of clients that name none.
     pub default_org: String,
+    /// URL of the plain HTTP listener, which answers `/readyz` with TLS, too; `None` in files of an
+    /// older `ignite`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<String>,
     /// How to check the server's certificate; `None` where it speaks without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<LocalTls>,
@@ -50,6 +54,7 @@ impl Serving {
         default_org: &OrgName,
         tls: Option<LocalTls>,
     ) -> Self {
+        let plain = format!("http://{}", reachable(http));
         let (scheme, http) = match &tls {
             Some(tls) => ("https", tls.https),
             None => ("http", http),
@@ -59,8 +64,14 @@ impl Serving {
             grpc: format!("{scheme}://{}", reachable(grpc)),
             pid: std::process::id(),
             default_org: default_org.to_string(),
+            plain: Some(plain),
             tls,
         }
+    }
+
+    /// Where the server says whether it is ready.
+    pub fn ready_url(&self) -> String {
+        format!("{}/readyz", self.plain.as_ref().unwrap_or(&self.http))
     }
 
     /// Writes the whole file, over one that a crash left.

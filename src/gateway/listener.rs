@@ -57,6 +57,11 @@ const PENDING_RESETS: usize = 20;
 const ERROR_RESETS: usize = 1024;
 /// Longest time to read what a client still sends after the server has closed its side.
 const LINGER: Duration = Duration::from_secs(2);
+/// Longest wait, once the platform stops, for the first request of a connection that was accepted
+/// before: closing it at once would fail a request that is on its way. Longer than most round trips.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+/// How often it is looked for.
+const FIRST_REQUEST_POLL: Duration = Duration::from_millis(10);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,6 +105,17 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Drop what is left.
     pub force: CancellationToken,
+}
+
+impl Stop {
+    /// Returns once `drain` is cancelled and `last` has ended, or at `force`.
+    async fn drained_after(&self, last: impl Future<Output = ()>) {
+        self.drain.cancelled().await;
+        tokio::select! {
+            () = last => {}
+            () = self.force.cancelled() => {}
+        }
+    }
 }
 
 /// Serves until `stop.drain`, then until every connection has ended or `stop.force`.
@@ -238,7 +254,7 @@ async fn serve_secure(
 ) {
     let accepted = tokio::select! {
         accepted = accepting.accept(tcp, permit.clone(), peer) => accepted,
-        () = shared.stop.drain.cancelled() => None,
+        () = shared.stop.drained_after(tokio::time::sleep(FIRST_REQUEST)) => None,
     };
     if let Some((io, handle)) = accepted {
         let peer = Peer::on(handle.clone(), peer, permit.is_reserved()).over_tls();
@@ -294,6 +310,7 @@ where
     let ended = run_until_drained(
         connection.as_mut(),
         &shared.stop,
+        idle.first_request(),
         idle.idle_for(shared.keep_alive),
         |c| {
             c.graceful_shutdown();
@@ -383,6 +400,17 @@ impl Activity {
         ActiveRequest(self.clone())
     }
 
+    /// Returns once a request has begun, or after [`FIRST_REQUEST`].
+    async fn first_request(&self) {
+        let begun = async {
+            while self.begun.load(Relaxed) == 0 {
+                tokio::time::sleep(FIRST_REQUEST_POLL).await;
+            }
+        };
+        // Either way the connection accepts no further one.
+        let _ = tokio::time::timeout(FIRST_REQUEST, begun).await;
+    }
+
     /// Returns once no request was under way for `limit`, or up to half as much longer. Sampled by
     /// one timer per connection, so that requests need not reset one.
     async fn idle_for(&self, limit: Duration) {
@@ -402,11 +430,12 @@ impl Activity {
     }
 }
 
-/// Polls a connection to its end. On drain, or once `idle` returns, calls `finish` once; on force,
-/// gives up and returns `None`.
+/// Polls a connection to its end. On drain, then once `first` has ended, or once `idle` returns, calls
+/// `finish` once; on force, gives up and returns `None`.
 async fn run_until_drained<C, T>(
     mut connection: std::pin::Pin<&mut C>,
     stop: &Stop,
+    first: impl Future<Output = ()>,
     idle: impl Future<Output = ()>,
     finish: impl FnOnce(std::pin::Pin<&mut C>),
 ) -> Option<T>
@@ -415,7 +444,7 @@ where
 {
     // A `FuturesUnordered` polls a future only when it is woken. Polled with every read and write
     // of every connection, the token's lock would be contended by all threads.
-    let reasons = [Either::Left(stop.drain.cancelled()), Either::Right(idle)];
+    let reasons = [Either::Left(stop.drained_after(first)), Either::Right(idle)];
     let mut reasons = FuturesUnordered::from_iter(reasons);
     tokio::select! {
         biased;

@@ -17,6 +17,7 @@ mod machine;
 mod parts;
 mod platform;
 mod prune;
+mod service_manager;
 mod serving;
 mod signals;
 pub mod store;
@@ -35,6 +36,7 @@ use self::{
 use crate::{clock, config::Config, engine::docker::Docker};
 
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
+pub use service_manager::Inherited;
 
 /// Checks what the form of single settings cannot show, before anything is touched.
 ///
@@ -50,15 +52,16 @@ pub fn check(config: &Config) -> Result<()> {
 pub type Reload = Box<dyn Fn() -> Result<String> + Send + Sync>;
 
 /// Serves until SIGINT or SIGTERM. SIGHUP ends it as well when it keeps nothing or has a terminal,
-/// which then hangs up; any other server calls `reload`.
+/// which then hangs up; any other server calls `reload`. Listens on the sockets of `inherited`
+/// instead of new ones, whose addresses `config` has.
 ///
 /// # Errors
 /// Why it could not start. Failures while it serves are logged and answered, never fatal.
-pub async fn run(config: Config, reload: Reload) -> Result<()> {
+pub async fn run(config: Config, reload: Reload, inherited: Inherited) -> Result<()> {
     let data = DataDir::lock(&config).await?;
     let tls = encryption::open(&config, data.path())?;
     let reload = encryption::reload_with(reload, tls.clone());
-    let sockets = Sockets::bind(&config).await?;
+    let sockets = Sockets::bind(&config, inherited).await?;
     // Before any work: a signal during the start is a clean stop, not a kill.
     let mut signals = Signals::new(config.ephemeral)?;
     let shares = limits::share_descriptors(config.max_connections);
@@ -75,16 +78,19 @@ pub async fn run(config: Config, reload: Reload) -> Result<()> {
     let server = Server::start(base, platform, sockets, tls, starter).await?;
 
     let base = server.base();
+    service_manager::ready();
     let taken = tokio::select! {
         () = signals.first(&reload) => None,
         lease = keeper.taken() => Some(lease),
         () = server.clear_kept_mark() => None,
         () = base.engine.keep_isolated() => None,
+        () = service_manager::keep_alive(&base.vitals) => None,
         part = base.vitals.failure() => {
             server.break_off(&part).await
         }
     };
     base.vitals.set_serving(false);
+    service_manager::stopping(base.config.drain_timeout);
     let teardown = Teardown::new(&base.config, taken.is_some());
     tokio::select! {
         () = server.shut_down(gc, teardown) => {}

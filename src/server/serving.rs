@@ -13,6 +13,7 @@ use super::{
     keeper::{Keeper, LeaseEnd},
     parts::{executor_config, listener_limits, public_urls},
     platform::Platform,
+    service_manager::Inherited,
 };
 use crate::{
     api::{compute::PublicUrls, grpc::Grpc},
@@ -53,15 +54,16 @@ struct Bound {
 }
 
 impl Sockets {
-    /// Binds all.
+    /// Takes those of `inherited`, and binds the others.
     ///
     /// # Errors
     /// The setting whose address cannot be listened on.
-    pub(super) async fn bind(config: &Config) -> Result<Self> {
-        let http = bind(config.http_addr, "http_addr").await?;
-        let grpc = bind(config.grpc_addr, "grpc_addr").await?;
+    pub(super) async fn bind(config: &Config, mut inherited: Inherited) -> Result<Self> {
+        let from = &mut inherited;
+        let http = bind(config.http_addr, "http_addr", from).await?;
+        let grpc = bind(config.grpc_addr, "grpc_addr", from).await?;
         let https = match config.https_addr() {
-            Some(addr) => Some(bind(addr, "https_addr").await?),
+            Some(addr) => Some(bind(addr, "https_addr", from).await?),
             None => None,
         };
         let bound = Bound {
@@ -78,7 +80,10 @@ impl Sockets {
     }
 }
 
-async fn bind(addr: SocketAddr, setting: &str) -> Result<TcpListener> {
+async fn bind(addr: SocketAddr, setting: &str, inherited: &mut Inherited) -> Result<TcpListener> {
+    if let Some(socket) = inherited.take(setting).context("socket activation")? {
+        return Ok(socket);
+    }
     TcpListener::bind(addr)
         .await
         .with_context(|| format!("{setting}: cannot listen on {addr}; is another ignite running, or is the port taken? Choose another, or port 0 for a free one"))

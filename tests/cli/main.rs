@@ -52,6 +52,7 @@ fn served(fake: &Fake) -> tempfile::TempDir {
         grpc: fake.url(),
         pid: 1,
         default_org: "local".to_owned(),
+        plain: None,
         tls: None,
     };
     serving.write(&data).expect("written");

@@ -25,6 +25,7 @@ mod grpc_on_http;
 mod hostile;
 mod identity;
 mod images;
+mod in_container;
 mod kernel;
 mod leaks;
 mod limits;
@@ -50,6 +51,7 @@ mod smoke;
 mod storage;
 mod stored_shares;
 mod support;
+mod upgrade;
 
 // What the fleet does with replicas.
 mod cold_start;

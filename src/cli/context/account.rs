@@ -323,6 +323,7 @@ mod tests {
             grpc: "http://127.0.0.1:2".to_owned(),
             pid: 1,
             default_org: "mine".to_owned(),
+            plain: None,
             tls: None,
         };
         let of = |named: Option<&str>, serving: Option<&Serving>, endpoint: Option<&str>| {

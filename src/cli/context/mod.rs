@@ -348,6 +348,7 @@ mod tests {
             grpc: "http://127.0.0.1:2".to_owned(),
             pid: 1,
             default_org: "mine".to_owned(),
+            plain: None,
             tls: None,
         };
         serving.write(dir.path()).expect("written");
@@ -423,6 +424,7 @@ mod tests {
             grpc: "https://127.0.0.1:2".to_owned(),
             pid: 1,
             default_org: "mine".to_owned(),
+            plain: None,
             tls: Some(tls),
         };
         serving.write(dir.path()).expect("written");

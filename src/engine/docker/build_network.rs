@@ -163,7 +163,7 @@ async fn create(
         name: name.to_owned(),
         driver: Some("bridge".into()),
         enable_ipv6: Some(false),
-        options: Some(network::options_of_bridge(Some(bridge.to_owned()))),
+        options: Some(network::options_of_bridge(Some(bridge.to_owned()), false)),
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
     };

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{SystemInfo, SystemVersion};
 
-use super::{Config, Error, Info, Reach, client::Client};
+use super::{Config, ContainerId, Error, Info, Reach, client::Client, own_container};
 use crate::model::Platform;
 
 /// The log driver of containers.
@@ -65,6 +65,8 @@ pub(super) struct Facts {
     pub(super) is_podman: bool,
     /// The architecture of its host as `uname -m` names it.
     pub(super) architecture: String,
+    /// The container of this process on it, whose network is not the host's.
+    pub(super) own: Option<ContainerId>,
 }
 
 impl Facts {
@@ -94,7 +96,13 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
         )
         .await?;
     let address = client.connector().address();
+    // Joined to the instance's network, this process reaches it whatever kind of host is below.
+    let own = match config.reach {
+        Reach::Published => None,
+        Reach::Auto | Reach::Direct => own_container::find(client).await?,
+    };
     let via = match address.remote_host() {
+        _ if own.is_some() => Via::Direct,
         _ if direct(config.reach, address.is_unix(), &system) => Via::Direct,
         None => Via::Published {
             bind: Ipv4Addr::LOCALHOST.into(),
@@ -114,6 +122,7 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
         has_init: has_init(&system),
         is_podman: is_podman(&version),
         architecture: system.architecture.clone().unwrap_or_default(),
+        own,
         info: describe(&system, &version),
     })
 }

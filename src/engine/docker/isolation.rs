@@ -104,8 +104,10 @@ impl Docker {
 
     /// Makes the instance's network and the rules for its containers, including those of builds.
     pub(super) async fn ensure_network_and_rules(&self) -> Result<(), Error> {
+        let facts = self.facts().await?;
+        let firewall = self.firewall.as_deref();
         self.network
-            .ensure(&self.client, &self.config, self.firewall.as_deref())
+            .ensure(&self.client, &self.config, firewall, facts.own.as_ref())
             .await
     }
 

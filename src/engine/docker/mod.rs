@@ -91,6 +91,7 @@ mod local_sockets;
 mod logs;
 mod names;
 mod network;
+mod own_container;
 mod pids;
 mod prune;
 mod read;
@@ -236,7 +237,10 @@ impl Docker {
     async fn remove_networks(&self) -> Result<(), Error> {
         self.network.forget();
         build_network::remove_all(&self.client, &self.config).await?;
-        self.network.remove(&self.client, &self.config).await
+        let own = self.facts.lock().as_ref().and_then(|f| f.own.clone());
+        self.network
+            .remove(&self.client, &self.config, own.as_ref())
+            .await
     }
 
     /// Makes the network again after an error that blames it; passes other errors on.

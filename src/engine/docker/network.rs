@@ -8,7 +8,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bollard::{
-    models::{ContainerSummary, Network, NetworkConnectRequest, NetworkCreateRequest},
+    models::{
+        ContainerSummary, Network, NetworkConnectRequest, NetworkCreateRequest,
+        NetworkDisconnectRequest,
+    },
     query_parameters::{ListContainersOptions, ListNetworksOptions},
 };
 use parking_lot::Mutex;
@@ -26,6 +29,8 @@ use crate::model::{InstanceId, egress::Egress};
 /// What the engine is asked to do for `--network`, as a verb.
 const JOIN_EXTRA: &str = "connect the container to the extra network";
 
+/// The engine's option for whether a network's containers reach each other.
+const REACH_EACH_OTHER: &str = "com.docker.network.bridge.enable_icc";
 /// The engine's option for the name of a network's bridge.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
@@ -37,19 +42,24 @@ pub(super) struct InstanceNetwork {
 }
 
 impl InstanceNetwork {
-    /// Makes the network unless it is known to exist, and the rules for its containers.
+    /// Makes the network unless it is known to exist, and the rules for its containers. This
+    /// process's `own` container joins it.
     pub(super) async fn ensure(
         &self,
         client: &Client,
         config: &Config,
         firewall: Option<&Firewall>,
+        own: Option<&ContainerId>,
     ) -> Result<(), Error> {
         let known = Arc::clone(&self.known.lock());
         let made = known.get_or_try_init(|| async {
             if let Some(firewall) = firewall {
                 firewall.establish(admitted(client, config).await?).await?;
             }
-            find_or_create(client, config).await?;
+            find_or_create(client, config, own.is_some()).await?;
+            if let Some(own) = own {
+                join(client, config, own).await?;
+            }
             if let Some(firewall) = firewall {
                 firewall.check_enforced()?;
             }
@@ -64,12 +74,21 @@ impl InstanceNetwork {
         *self.known.lock() = Arc::default();
     }
 
-    /// Removes the network, and one that was made under another trust.
-    pub(super) async fn remove(&self, client: &Client, config: &Config) -> Result<(), Error> {
+    /// Removes the network, and one that was made under another trust. This process's `own`
+    /// container leaves it before.
+    pub(super) async fn remove(
+        &self,
+        client: &Client,
+        config: &Config,
+        own: Option<&ContainerId>,
+    ) -> Result<(), Error> {
         self.forget();
         for name in network_names(&config.instance) {
-            for id in find(client, config, &name).await? {
-                remove(client, &id).await?;
+            for network in find(client, config, &name).await? {
+                if let Some(own) = own {
+                    leave(client, &network.id, own).await;
+                }
+                remove(client, &network.id).await?;
             }
         }
         Ok(())
@@ -184,8 +203,15 @@ pub(super) fn bridge_of(network: &Network) -> Option<&str> {
     options.and_then(|o| o.get(BRIDGE_NAME)).map(String::as_str)
 }
 
-/// The ids of this instance's networks of a name, by label and exact name, oldest first.
-async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String>, Error> {
+/// One of this instance's networks.
+struct Found {
+    id: String,
+    /// Whether its containers reach each other.
+    is_shared: bool,
+}
+
+/// This instance's networks of a name, by label and exact name, oldest first.
+async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<Found>, Error> {
     let mut found = list(client, labels::filter(&config.instance)).await?;
     found.retain(|network| {
         network.name.as_deref() == Some(name)
@@ -195,7 +221,54 @@ async fn find(client: &Client, config: &Config, name: &str) -> Result<Vec<String
                 || bridge_of(network) == Some(&firewall::bridge(&config.instance)))
     });
     found.sort_by(|a, b| a.created.cmp(&b.created));
-    Ok(found.into_iter().filter_map(|network| network.id).collect())
+    let found = found.into_iter().filter_map(|network| {
+        let options = network.options.unwrap_or_default();
+        Some(Found {
+            id: network.id?,
+            is_shared: options.get(REACH_EACH_OTHER).is_some_and(|v| v == "true"),
+        })
+    });
+    Ok(found.collect())
+}
+
+/// Connects the server's own container to the instance's network.
+async fn join(client: &Client, config: &Config, own: &ContainerId) -> Result<(), Error> {
+    let name = network_name(config);
+    let request = NetworkConnectRequest {
+        container: own.0.clone(),
+        endpoint_config: None,
+    };
+    let target = &name;
+    let joined = client
+        .run("join the instance's network", |docker| async move {
+            docker.connect_network(target, request).await
+        })
+        .await;
+    match joined {
+        Ok(()) => {
+            tracing::info!(network = name, container = %own, "This server's container joined the network of its apps");
+            Ok(())
+        }
+        // It is on it already, since an earlier run of this container.
+        Err(Error::Refused { message, .. }) if message.contains("already") => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Disconnects the server's own container from a network, which can then be removed.
+async fn leave(client: &Client, network: &str, own: &ContainerId) {
+    let request = NetworkDisconnectRequest {
+        container: own.0.clone(),
+        force: None,
+    };
+    let left = client
+        .run("leave the instance's network", |docker| async move {
+            docker.disconnect_network(network, request).await
+        })
+        .await;
+    if let Err(cause) = left {
+        tracing::debug!(%cause, network, "This server's container was not on the network");
+    }
 }
 
 /// Removes the network of an earlier run under another trust once no container is on it.
@@ -205,8 +278,8 @@ async fn remove_other(client: &Client, config: &Config) {
         return;
     };
     let removed = async {
-        for id in find(client, config, &other).await? {
-            remove(client, &id).await?;
+        for network in find(client, config, &other).await? {
+            remove(client, &network.id).await?;
         }
         Ok::<_, Error>(())
     };
@@ -253,14 +326,24 @@ fn admission(config: &Config, found: ContainerSummary) -> Option<(ContainerId, M
     Some((ContainerId(found.id?), mac, egress))
 }
 
-async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
+/// Makes the network unless there is one. On one that is `shared`, containers reach each other, as
+/// the server's own container and those of apps have to.
+async fn find_or_create(client: &Client, config: &Config, shared: bool) -> Result<(), Error> {
     let name = network_name(config);
     let found = find(client, config, &name).await?;
-    if let Some((_, surplus)) = found.split_first() {
-        for id in surplus {
-            remove(client, id).await?;
-        }
+    let (usable, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|n| n.is_shared == shared);
+    // Those of a run inside a container when this one is not, or the other way round.
+    for network in other.iter().chain(usable.iter().skip(1)) {
+        remove(client, &network.id).await?;
+    }
+    if !usable.is_empty() {
         return Ok(());
+    }
+    if shared {
+        tracing::warn!(
+            network = name,
+            "This server runs in a container and shares a network with its apps, so they reach each other, and this server, without a token where they listen; where that matters, run it on the host, or in the host's network (--network host)"
+        );
     }
     let request = NetworkCreateRequest {
         name: name.clone(),
@@ -272,6 +355,7 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
                 .egress
                 .as_ref()
                 .map(|_| firewall::bridge(&config.instance)),
+            shared,
         )),
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
@@ -293,10 +377,9 @@ async fn find_or_create(client: &Client, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// The driver's options for a network on which containers do not reach each other.
-pub(super) fn options_of_bridge(name: Option<String>) -> HashMap<String, String> {
-    let icc = "com.docker.network.bridge.enable_icc";
-    let mut options = HashMap::from([(icc.to_owned(), "false".to_owned())]);
+/// The driver's options for a network on which containers reach each other only if it is `shared`.
+pub(super) fn options_of_bridge(name: Option<String>, shared: bool) -> HashMap<String, String> {
+    let mut options = HashMap::from([(REACH_EACH_OTHER.to_owned(), shared.to_string())]);
     options.extend(name.map(|name| (BRIDGE_NAME.to_owned(), name)));
     options
 }

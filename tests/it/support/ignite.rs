@@ -3,7 +3,8 @@
 use std::{
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -30,6 +31,7 @@ pub(crate) struct Builder {
     args: Vec<OsString>,
     data_dir: Option<PathBuf>,
     descriptors: Option<u32>,
+    socket: Option<TcpListener>,
 }
 
 impl Builder {
@@ -54,6 +56,12 @@ impl Builder {
     /// Allows the server so many open files.
     pub(crate) fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Gives every start this listening socket for HTTP, as a service manager does.
+    pub(crate) fn socket(mut self, socket: TcpListener) -> Self {
+        self.socket = Some(socket);
         self
     }
 
@@ -95,6 +103,7 @@ impl Builder {
             env: self.env,
             args: self.args,
             descriptors: self.descriptors,
+            socket: self.socket,
             // Labels carry the real path.
             data_dir: data_dir.canonicalize().unwrap_or(data_dir),
             _fresh: fresh,
@@ -112,6 +121,7 @@ pub(crate) struct Ignite {
     env: Vec<(OsString, OsString)>,
     args: Vec<OsString>,
     descriptors: Option<u32>,
+    socket: Option<TcpListener>,
     data_dir: PathBuf,
     _fresh: Option<TempDir>,
     log: Log,
@@ -272,9 +282,13 @@ impl Ignite {
     /// Starts the stopped server again and waits until it listens.
     pub(crate) async fn start(&mut self) {
         assert!(self.running.is_none(), "the server runs already");
+        let stdin = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
+            let socket = socket.try_clone().expect("a descriptor");
+            OwnedFd::from(socket).into()
+        });
         let mut child = self
             .command()
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -401,6 +415,10 @@ impl Ignite {
             // The clock of the test machine is right, and tests do not wait until that is certain.
             .env("IGNITE_CLOCK_SETTLE", "0s")
             .args(&self.args)
+            .envs(self.socket.iter().flat_map(|_| {
+                // As its stdin, where no other child of this process gets it.
+                [("LISTEN_FDS", "1"), ("LISTEN_FDS_FIRST_FD", "0")]
+            }))
             .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
