@@ -25,8 +25,8 @@ struct Contained {
 impl Contained {
     /// Starts it, with the programs of this machine, since the binary of the tests is not static.
     async fn start(args: &[&str]) -> Self {
-        let folder = tempfile::Builder::new();
-        let folder = folder.prefix("ignite-it-").tempdir().expect("a directory");
+        let folder = tempfile::Builder::new().prefix("ignite-it-").tempdir();
+        let folder = folder.expect("a directory");
         let path = folder.path().to_str().expect("text").to_owned();
         let name = format!("ignite-it-in-{}", ulid::Ulid::generate()).to_ascii_lowercase();
         let image = probe::root_image().await;
@@ -52,8 +52,8 @@ impl Contained {
         ]);
         run.extend(["--http-addr", "0.0.0.0:8080"]);
         run.extend(args);
-        let contained = Self { name, folder };
         let started = docker(&run);
+        let contained = Self { name, folder };
         assert!(started.status.success(), "{started:?}");
         eventually_ok(HANGS, || async {
             let ready = contained.exec(&["ready"]);
@@ -103,7 +103,7 @@ fn docker(args: &[&str]) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_joins_the_network_of_its_apps_and_leaves_nothing() {
-    let server = Contained::start(&["--ephemeral"]).await;
+    let server = Contained::start(&["--ephemeral", "--standby", "none"]).await;
     let token = server.exec(&["token", "create", "--org", "acme"]);
     let token = String::from_utf8(token.stdout).expect("text");
     let token = token.trim();
