@@ -37,6 +37,9 @@ start_both() {
         mkdir -p "$IGNITE_DATA_DIR"
         start_server
         deploy app ',"resourceTier":"RESOURCE_TIER_XLARGE","scaling":{"reservedCapacity":1,"maxReplicas":1}'
+        # Answered once a replica is ready, which a publish need not wait for: a start that the stop
+        # interrupts would end in the measurement, and hold its requests.
+        curl -fsS -o "$work/first" -H "Host: $host" -H "Authorization: Bearer $token" "http://$http/status/200"
         pid[$which]=$server at[$which]=$http secret[$which]=$token
         background+=("$server")
         kill -STOP "$server"
