@@ -18,7 +18,7 @@ use serde::Serialize;
 mod read;
 mod writer;
 
-pub use read::{Filter, read};
+pub use read::{Added, Filter, Follower};
 
 use crate::{clock, vitals::Vitals};
 use writer::Writer;

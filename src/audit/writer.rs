@@ -229,7 +229,7 @@ pub(super) fn append(data_dir: &Path, entry: &Entry) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Audit, DONE, Filter, Kind, read},
+        super::{Audit, DONE, Filter, Follower, Kind},
         *,
     };
 
@@ -238,7 +238,8 @@ mod tests {
     }
 
     fn actions(dir: &Path) -> Vec<String> {
-        let found = read(dir, &Filter::default()).expect("read");
+        let found = Follower::new(dir, Filter::default()).read();
+        let found = found.expect("read").lines;
         let of = |line: &String| {
             let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
             value["action"].as_str().expect("text").to_owned()

@@ -350,6 +350,7 @@ mod tests {
             "ignite service-account revoke-role ci ignite.app-viewer --org o --app a",
             "ignite service-account delete ci --org o --yes",
             "ignite audit --org o --since 1h --limit 5 -o json",
+            "ignite audit -f --limit 5",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite serve --tls local --https-addr 127.0.0.1:0 --tls-cert a --tls-key b --tls-cert c --tls-key d --insecure-http",
             "ignite ca trust --data-dir d",

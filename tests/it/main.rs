@@ -7,6 +7,7 @@ mod api_config;
 mod api_errors;
 mod api_invoke;
 mod app_url;
+mod audit;
 mod authorization;
 mod build_logs;
 mod build_network;
