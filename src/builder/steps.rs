@@ -177,24 +177,36 @@ async fn engine(
         .iter()
         .map(|name| (STAGE_ARG.to_owned(), name.clone()));
     packed.build_args.extend(stage_arg);
-    let request = BuildRequest {
+    let request = |archive, cache| BuildRequest {
         tag: tag.clone(),
-        context: ReaderStream::new(tokio::fs::File::from_std(packed.archive)).boxed(),
-        dockerfile: packed.dockerfile,
-        build_args: packed.build_args,
-        credentials: credentials.into_iter().collect(),
+        context: ReaderStream::new(tokio::fs::File::from_std(archive)).boxed(),
+        dockerfile: packed.dockerfile.clone(),
+        build_args: packed.build_args.clone(),
+        credentials: credentials.iter().cloned().collect(),
         network: env.config.network.clone(),
-        cache: cache(env, &build.app).await?,
+        cache,
         limits: env.config.step_limits.clone(),
     };
-    let made = listen(env, build, request, plan.as_ref()).await;
+    let [first, second] = packed.archive;
+    let first = request(first, cache(env, &build.app).await?);
+    let made = match listen(env, build, first, plan.as_ref()).await {
+        Err(NotBuilt::LayerLost(failure)) => {
+            build.log.line(format!(
+                "{}: the layer was removed from the engine during the build. Building once more, without cached layers",
+                failure.message
+            ));
+            let second = request(second, BuildCache::Of(Vec::new()));
+            listen(env, build, second, plan.as_ref()).await
+        }
+        made => made,
+    };
     if let Some(stage) = stage
         && let Err(error) = env.engine.remove_stages(&stage).await
     {
         // The stages cost only disk space, and the next build tries again.
         tracing::warn!(app = %build.app, %error, "The stages of a build cannot be removed");
     }
-    let image_id = made?;
+    let image_id = made.map_err(NotBuilt::into_failure)?;
     Ok(BuiltImage {
         image_ref: tag,
         image_id,
@@ -226,7 +238,8 @@ async fn credentials(
 
 /// A build context in the form that the engine takes.
 struct Packed {
-    archive: std::fs::File,
+    /// Open twice, to be read from the beginning twice.
+    archive: [std::fs::File; 2],
     dockerfile: String,
     build_args: BTreeMap<String, String>,
 }
@@ -238,7 +251,7 @@ async fn pack(env: &BuildEnv, build: &Build, context: Context) -> Result<Packed,
         let at = folder.path().join("context.tar");
         let archive = std::fs::File::create(&at).and_then(|file| {
             context.pack(io::BufWriter::new(file), cancelled)?;
-            std::fs::File::open(&at)
+            Ok([std::fs::File::open(&at)?, std::fs::File::open(&at)?])
         });
         let archive = archive.map_err(|e| {
             failed(format!(
@@ -276,13 +289,34 @@ async fn cache(env: &BuildEnv, app: &AppId) -> Result<BuildCache, Failure> {
     ))
 }
 
+/// Why the engine has made no image.
+enum NotBuilt {
+    /// A layer that the build went on from was removed meanwhile.
+    LayerLost(Failure),
+    /// Anything that would be so again.
+    ForGood(Failure),
+}
+
+impl NotBuilt {
+    fn into_failure(self) -> Failure {
+        let (NotBuilt::LayerLost(failure) | NotBuilt::ForGood(failure)) = self;
+        failure
+    }
+}
+
+impl From<Failure> for NotBuilt {
+    fn from(failure: Failure) -> Self {
+        NotBuilt::ForGood(failure)
+    }
+}
+
 /// Follows the engine's build to its end; returns the image's content id.
 async fn listen(
     env: &BuildEnv,
     build: &Build,
     request: BuildRequest,
     plan: Option<&Plan>,
-) -> Result<String, Failure> {
+) -> Result<String, NotBuilt> {
     let mut events = env.engine.build(request);
     let mut step = String::new();
     let mut image = None;
@@ -306,17 +340,21 @@ async fn listen(
             }
             Ok(BuildEvent::Built(id)) => image = Some(id),
             Ok(BuildEvent::Failed(why)) => {
-                return Err(broke(build, &step, &why, no_network.as_deref()));
+                return Err(broke(build, &step, &why, no_network.as_deref()).into());
+            }
+            Ok(BuildEvent::LayerLost(why)) => {
+                let failure = broke(build, &step, &why, no_network.as_deref());
+                return Err(NotBuilt::LayerLost(failure));
             }
             Err(Error::Refused { message, .. }) => {
-                return Err(broke(build, &step, &message, no_network.as_deref()));
+                return Err(broke(build, &step, &message, no_network.as_deref()).into());
             }
-            Err(error) => return Err(error.to_failure()),
+            Err(error) => return Err(error.to_failure().into()),
         }
     }
     image.ok_or_else(|| {
-        failed("the engine ended the build without an image; its log may say why")
-            .with_detail(build.log.tail(TAIL))
+        let why = "the engine ended the build without an image; its log may say why";
+        failed(why).with_detail(build.log.tail(TAIL)).into()
     })
 }
 

@@ -111,4 +111,7 @@ pub enum BuildEvent {
     Built(String),
     /// The build failed, in the engine's words. Always the last event.
     Failed(String),
+    /// As [`Self::Failed`], since a layer was removed that the build went on from: it may succeed
+    /// when it is begun again.
+    LayerLost(String),
 }

@@ -539,6 +539,74 @@ async fn after_a_kill_in_the_middle_of_a_build_the_same_call_succeeds() {
     assert_eq!(answer.header("x-probe-version"), Some("survivor"));
 }
 
+/// The log of a build.
+async fn log(ignite: &Ignite, app: &App, build: &Value) -> String {
+    let of = with(acme_app(&app.name), json!({ "build_id": build }));
+    let log = ignite.ok(Via::Json, "GetBuildLog", &app.token, of).await;
+    log["lines"].to_string()
+}
+
+/// Another server's garbage collection may remove what a running build has found in the cache.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_whose_cached_layer_is_removed_meanwhile_is_begun_once_more() {
+    let ignite = Ignite::builder().start().await;
+    let docker = engine::docker().await;
+    // Many files are slow to unpack, however small: time to remove the layer under them.
+    let many: Vec<_> = (0..3000).map(|n| (format!("{n}"), [])).collect();
+    let many: Vec<_> = many
+        .iter()
+        .map(|(name, none)| (&name[..], &none[..]))
+        .collect();
+    let many = tar_gz(&many);
+    let from = format!("FROM {}\nCOPY unseen /unseen\n", probe::image().await);
+    let longer = format!("{from}ADD many.tar.gz /many/\n");
+    let [cached, app] = [bare(&ignite, "cached").await, bare(&ignite, "app").await];
+    eventually_ok(BUILD_LIMIT, || async {
+        let unseen = unseen(64);
+        let files = |dockerfile| tar_gz(&[("Dockerfile", dockerfile), ("unseen", &unseen)]);
+        let code = from_code(&files(from.as_bytes()), json!({}));
+        save(&ignite, Via::Json, &cached, code).await;
+        ignite
+            .ok(Via::Json, "CompileDraft", &cached.token, acme_app("cached"))
+            .await;
+        let layer = ended(&ignite, &cached).await;
+        let layer = layer["imageRef"].as_str().expect("an image").to_owned();
+
+        let code = tar_gz(&[
+            ("Dockerfile", longer.as_bytes()),
+            ("unseen", &unseen),
+            ("many.tar.gz", &many),
+        ]);
+        save(&ignite, Via::Json, &app, from_code(&code, json!({}))).await;
+        let started = ignite
+            .ok(Via::Json, "CompileDraft", &app.token, acme_app("app"))
+            .await;
+        let build = &started["deployId"];
+        eventually_ok(BUILD_LIMIT, || async {
+            let log = log(&ignite, &app, build).await;
+            let is_using = log.contains("Using cache") && log.contains("Step 3/");
+            if is_using { Ok(()) } else { Err(log) }
+        })
+        .await;
+        let options = bollard::query_parameters::RemoveImageOptionsBuilder::new().force(true);
+        docker
+            .remove_image(&layer, Some(options.build()), None)
+            .await
+            .expect("removed");
+        let built = ended(&ignite, &app).await;
+        assert_eq!(built["status"], "VERSION_STATUS_READY", "{built}");
+        let log = log(&ignite, &app, build).await;
+        // On a machine that is too quick the build had ended; then it is tried again.
+        if !log.contains("Building once more, without cached layers") {
+            return Err(log);
+        }
+        assert!(log.contains("the layer was removed"), "{log}");
+        assert_eq!(log.matches("Step 3/3").count(), 2, "{log}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_exists_is_compiled_by_looking_for_it() {
     let ignite = Ignite::builder().start().await;

@@ -35,6 +35,7 @@ use super::{
     client::{Client, gone_is_fine},
     image::for_engine,
     labels::{BUILT_BY, BUILT_IN},
+    lost_layers,
 };
 use crate::engine::{
     BuildCache, BuildEvent, BuildNetwork, BuildRequest, Credentials, ImageBuilder, STAGE,
@@ -255,7 +256,12 @@ impl Run {
 fn read(info: BuildInfo) -> Option<BuildEvent> {
     if let Some(error) = info.error_detail {
         let message = error.message.unwrap_or_else(|| "no reason given".into());
-        return Some(BuildEvent::Failed(message.trim().to_owned()));
+        let message = message.trim().to_owned();
+        return Some(if lost_layers::is_why(&message) {
+            BuildEvent::LayerLost(message)
+        } else {
+            BuildEvent::Failed(message)
+        });
     }
     if let Some(id) = info.aux.and_then(|aux| aux.id) {
         return Some(BuildEvent::Built(id));

@@ -89,6 +89,7 @@ mod lines;
 mod listing;
 mod local_sockets;
 mod logs;
+mod lost_layers;
 mod names;
 mod network;
 mod own_container;
