@@ -97,6 +97,13 @@ impl Replica {
         }
     }
 
+    /// Ends all its connections, with the requests on them: its network is gone.
+    pub(super) fn sever(&self) {
+        for (_, pool) in &self.pools {
+            pool.sever();
+        }
+    }
+
     /// Closes idle connections that are not needed or that the app has closed.
     pub(super) fn sweep(&self) {
         for (_, pool) in &self.pools {

@@ -217,7 +217,7 @@ async fn reconcile<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(
             Expected::Prepared => matches!(state, Some(ContainerState::Created)),
         };
         let as_believed = has_network && container_is_so;
-        if !as_believed && d.state.lock().not_as_believed(&belief) {
+        if !as_believed && d.state.lock().not_as_believed(&belief, has_network) {
             d.wake.notify_one();
         }
     }

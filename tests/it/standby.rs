@@ -297,12 +297,32 @@ async fn a_replica_of_which_the_holder_is_gone_has_no_network_and_is_replaced_at
     };
     let all = ignite.containers().await;
     let holder = all.into_iter().find(is_holder).expect("it was prepared");
+    // Requests in flight, which no packet tells of the end: one that waits, one that reads.
+    let waiting = app.request(&ignite, Method::POST, "/sleep/86400000");
+    let waiting = tokio::spawn(waiting.body("once").send());
+    let mut stream = app.get_ok(&ignite, "/stream/1000000/100").await;
+    stream.chunk().await.expect("it begins").expect("a chunk");
+    eventually_ok(ENGINE_LIMIT, || async {
+        match app.figure(&ignite, "inFlight").await {
+            2 => Ok(()),
+            n => Err(format!("{n} requests are in flight")),
+        }
+    })
+    .await;
     let docker = engine::docker().await;
     docker
         .kill_container(&holder.id.expect("an id"), None)
         .await
         .expect("killed");
     happened(&app, &ignite, "REPLICA_FAILED", 1).await;
+    let began = Instant::now();
+    let told = waiting.await.expect("no panic").expect("an answer");
+    assert_eq!(told.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(told.header("x-ignite-error"), Some("REPLICA_BROKE"));
+    let message = told.text().await;
+    assert!(message.contains("kept its network has ended"), "{message}");
+    while let Some(Ok(_)) = stream.chunk().await {}
+    println!("told {:.1?} after the event", began.elapsed());
     assert_ne!(instance(&app.get_ok(&ignite, "/").await), first);
     eventually_ok(ENGINE_LIMIT, || async {
         match states(&ignite).await {

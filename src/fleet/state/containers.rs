@@ -93,7 +93,8 @@ impl State {
 
     /// The engine reports that a container has ended, or does not list it any more; true if it
     /// belongs to a replica here. The end of a holder is the end of its replica: the network is
-    /// gone with it, so the app keeps running and cannot be reached.
+    /// gone with it, so the app keeps running and cannot be reached, and its connections, which would
+    /// wait for it, are ended.
     pub(in crate::fleet) fn container_ended(&mut self, container: &ContainerId) -> bool {
         let is_its_own = |x: &Slot| {
             let phase = x.phase();
@@ -104,6 +105,9 @@ impl State {
         };
         let phase = self.slots[at].phase_mut();
         let lost_network = phase.holder() == Some(container);
+        if lost_network && let Some(replica) = phase.replica() {
+            replica.sever();
+        }
         match phase {
             Phase::Starting(starting) if lost_network => starting.network_ended(),
             Phase::Starting(starting) => starting.container_ended(),
@@ -140,9 +144,10 @@ impl State {
         self.slots.iter().filter_map(belief).collect()
     }
 
-    /// The engine's list contradicts a belief: the replica counts as dead. False if the replica has
-    /// changed phase since, which makes the list older than the state.
-    pub(in crate::fleet) fn not_as_believed(&mut self, belief: &Belief) -> bool {
+    /// The engine's list contradicts a belief: the replica counts as dead, and with its network its
+    /// connections. False if the replica has changed phase since, which makes the list older than
+    /// the state.
+    pub(in crate::fleet) fn not_as_believed(&mut self, belief: &Belief, has_network: bool) -> bool {
         let still = |x: &Slot| {
             x.key == belief.key
                 && x.since() == belief.since
@@ -151,6 +156,9 @@ impl State {
         let Some(at) = self.slots.iter().position(still) else {
             return false;
         };
+        if !has_network && let Some(replica) = self.slots[at].phase().replica() {
+            replica.sever();
+        }
         self.died(at);
         true
     }

@@ -4,7 +4,8 @@
 //! An app may answer before it has read the request, and close. The rest of the request then fails
 //! to be sent, while the answer lies readable in the socket. hyper takes a failed write for the end
 //! of the connection; so a write that fails here stays pending instead, and the reads, which hyper
-//! continues, show how the connection really ended: with an answer, or without.
+//! continues, show how the connection really ended: with an answer, or without. A connection whose
+//! peer is out of reach ends once what has arrived is read.
 
 use std::{
     io,
@@ -86,7 +87,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeferWriteErrors<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) else {
+            if !self.send_state.is_severed(cx) {
+                return Poll::Pending;
+            }
+            self.end(cx);
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
         let more = buf.filled().len() > before || buf.remaining() == 0;
         if read.is_ok() && more {
             self.send_state.received(&buf.filled()[before..]);

@@ -50,11 +50,16 @@ impl Default for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.closed.cancel();
+        self.end();
     }
 }
 
 impl Shared {
+    /// Ends the connections, with the requests on them.
+    pub(super) fn end(&self) {
+        self.closed.cancel();
+    }
+
     /// Drops the connections; each ends once its requests have ended.
     pub(super) fn clear(&self) {
         self.open.lock().clear();

@@ -17,6 +17,7 @@ mod h1;
 mod h2;
 mod idle;
 mod send_state;
+mod severed;
 
 use std::{
     cell::Cell,
@@ -47,6 +48,7 @@ use crate::connections::{Connections, Permit};
 
 use self::{
     defer_write_errors::DeferWriteErrors, h1::H1Connection, idle::Idle, send_state::SendState,
+    severed::Severed,
 };
 // Simulations run under a paused clock, which does not wait for real sockets.
 #[cfg(test)]
@@ -161,6 +163,7 @@ pub struct Pool {
     one_at_a_time: bool,
     /// Whether the app was found to speak HTTP/2 and not HTTP/1.1.
     http2_only: AtomicBool,
+    severed: Severed,
 }
 
 impl Pool {
@@ -175,6 +178,7 @@ impl Pool {
             connects: connects.clone(),
             one_at_a_time,
             http2_only: AtomicBool::new(false),
+            severed: Severed::default(),
         })
     }
 
@@ -330,10 +334,14 @@ impl Pool {
                 "as many connections are open as the limit of open files allows; raise it (ulimit -Hn, LimitNOFILE=)",
             )
         })?;
-        let _turn = self.dials.acquire().await.map_err(io::Error::other)?;
-        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let connect = async {
+            let _turn = self.dials.acquire().await.map_err(io::Error::other)?;
+            tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr))
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        };
+        // Connects are rare, so this is boxed: inline, it would enlarge the future of every request.
+        let tcp = Box::pin(self.severed.or(connect)).await?;
         tcp.set_nodelay(true)?;
         Ok((tcp, open))
     }
@@ -341,6 +349,7 @@ impl Pool {
     async fn connect(&self) -> io::Result<H1Connection> {
         let (tcp, open) = self.dial().await?;
         let send_state = Arc::new(SendState::default());
+        self.severed.watch(&send_state);
         let io = TokioIo::new(DeferWriteErrors::new(tcp, send_state.clone(), Some(open)));
         let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(connection.with_upgrades());
@@ -355,6 +364,14 @@ impl Pool {
         let late = self.idle.lock().put_under(idle);
         // Closed outside the lock.
         drop(late);
+    }
+
+    /// Ends all connections, with the requests on them, and refuses new ones: the replica's network
+    /// is gone.
+    pub(super) fn sever(&self) {
+        self.severed.sever();
+        self.shared.end();
+        self.drop_idle();
     }
 
     /// Drops the idle connections.

@@ -5,8 +5,12 @@
 //! arrives: a copy into memory that the connection has anyway, so that a request without trouble
 //! allocates nothing. The copy is parsed only if the connection breaks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    task::Context,
+};
 
+use futures_util::task::AtomicWaker;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use parking_lot::Mutex;
 
@@ -19,8 +23,8 @@ const INTERIM: &[u8] = b"HTTP/1.1 1";
 /// Most header lines of an interim answer that is passed on.
 const HINTS: usize = 64;
 
-/// The record of one connection. Only the task that drives the connection touches it; the locks are
-/// for the moment when another task takes over.
+/// The record of one connection. Only the task that drives the connection touches it, except to
+/// sever it; the locks are for the moment when another task takes over.
 #[derive(Debug, Default)]
 pub(super) struct SendState {
     /// A streamed body is being sent.
@@ -33,6 +37,10 @@ pub(super) struct SendState {
     /// `early` is not empty, or was since the request began.
     interim: AtomicBool,
     early: Mutex<Early>,
+    /// The peer is out of reach.
+    severed: AtomicBool,
+    /// Who waits for bytes.
+    reader: AtomicWaker,
 }
 
 /// Interim answers.
@@ -52,6 +60,18 @@ impl SendState {
     /// Whether a streamed body is still being sent.
     pub(super) fn is_sending(&self) -> bool {
         self.sending.load(Ordering::Acquire)
+    }
+
+    /// The peer is out of reach: whoever waits for its bytes learns it.
+    pub(super) fn sever(&self) {
+        self.severed.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    /// Whether the peer is out of reach; if not, the task is woken when it is.
+    pub(super) fn is_severed(&self, cx: &Context<'_>) -> bool {
+        self.reader.register(cx.waker());
+        self.severed.load(Ordering::Acquire)
     }
 
     /// The next request begins; with `keep` its bytes are kept until its answer begins.
