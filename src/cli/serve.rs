@@ -103,6 +103,9 @@ pub(super) struct Args {
     /// An issuer whose tokens are taken, as "URL audience=A orgs=NAME,NAME scopes=ROLE"; repeatable.
     #[arg(long, value_name = "ISSUER")]
     oidc_issuer: Vec<String>,
+    /// A PEM file with certificate authorities to trust for issuers, besides the system's.
+    #[arg(long, value_name = "FILE")]
+    oidc_ca: Option<String>,
     /// A log level, or a filter such as info,ignite::fleet=debug.
     #[arg(long)]
     log_level: Option<String>,
@@ -181,6 +184,7 @@ impl Args {
             ("max_replicas_cap", self.max_replicas_cap.as_deref()),
             ("standby", self.standby.as_deref()),
             ("freezer", self.freezer.as_deref()),
+            ("oidc_ca", self.oidc_ca.as_deref()),
             ("log_format", self.log_format.as_deref()),
             ("log_level", self.log_level.as_deref()),
         ] {

@@ -339,6 +339,10 @@ impl Config {
             tokens.issuer_refresh >= Duration::from_secs(10),
             "oidc_refresh must be at least 10s",
         );
+        problems.require(
+            tokens.issuer_ca.as_deref() != Some(""),
+            "oidc_ca must not be empty; leave it out to trust the system's authorities alone",
+        );
         problems.require(tokens.secret_checks > 0, "secret_checks must be at least 1");
         problems.require(
             tokens.audit_max_bytes == 0 || tokens.audit_max_bytes >= MIN_AUDIT_BYTES,

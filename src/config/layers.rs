@@ -289,6 +289,7 @@ settings! {
         default_scopes = "default_scopes", "IGNITE_DEFAULT_SCOPES", Plain;
         issuers = "oidc_issuers", "IGNITE_OIDC_ISSUERS", Plain;
         issuer_refresh = "oidc_refresh", "IGNITE_OIDC_REFRESH", Span;
+        issuer_ca = "oidc_ca", "IGNITE_OIDC_CA", Maybe;
         requests_per_minute = "token_requests_per_minute", "IGNITE_TOKEN_REQUESTS_PER_MINUTE", Count;
         failures_per_minute = "auth_failures_per_minute", "IGNITE_AUTH_FAILURES_PER_MINUTE", Count;
         secret_checks = "secret_checks", "IGNITE_SECRET_CHECKS", Count;

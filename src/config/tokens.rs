@@ -32,6 +32,9 @@ pub struct Tokens {
     /// `oidc_refresh`, `IGNITE_OIDC_REFRESH`: time between two fetches of an issuer's keys. Default
     /// 10 min.
     pub issuer_refresh: Duration,
+    /// `oidc_ca`, `IGNITE_OIDC_CA`: a PEM file with certificate authorities that issuers may have
+    /// their certificates from, besides those that the system trusts. Default: none.
+    pub issuer_ca: Option<String>,
     /// `token_requests_per_minute`, `IGNITE_TOKEN_REQUESTS_PER_MINUTE`: most requests for a token
     /// from one address; 0 sets no bound. Default 60.
     pub requests_per_minute: u32,
@@ -57,6 +60,7 @@ impl Default for Tokens {
             default_scopes: Scopes::ALL,
             issuers: Issuers::default(),
             issuer_refresh: Duration::from_secs(600),
+            issuer_ca: None,
             // A client needs one in some minutes; many may be behind one address.
             requests_per_minute: 60,
             // Each costs a tenth of a millisecond, and a client with a stale key sends many.

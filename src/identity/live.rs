@@ -128,7 +128,7 @@ impl Identity {
         tasks.spawn(vitals.watch("the watch of accounts", self.clone().poll()));
         let issuers = self.settings.issuers.iter().count();
         if issuers > 0 {
-            let client = oidc::Client::new()?;
+            let client = oidc::Client::new(self.settings.issuer_ca.as_deref().map(Path::new))?;
             for index in 0..issuers {
                 let keep = oidc::keep(
                     self.verifier.clone(),

@@ -118,7 +118,8 @@ impl Server {
     ) -> Result<Self> {
         let stop = Stop::default();
         let identity = base.stores.identity.keep_up_to_date(&base.vitals);
-        let identity = identity.context("oidc_issuers")?;
+        let identity =
+            identity.context("the issuers of oidc_issuers cannot be asked for their keys")?;
         let bound = sockets.bound;
         let urls = public_urls(&base.config, bound.https.unwrap_or(bound.http));
         let endpoints = Endpoints::new(&base, &platform, urls.clone(), stop.drain.clone()).await;

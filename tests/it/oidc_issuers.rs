@@ -18,6 +18,7 @@ use crate::support::{
     eventually,
     ignite::{Builder, Ignite},
     issuer::{Issuer, Key},
+    tls::{Authority, Pair},
 };
 
 fn taking(issuer: &Issuer, more: &str) -> Builder {
@@ -254,4 +255,70 @@ async fn unknown_keys_do_not_flood_the_issuer() {
         (1..=8).contains(&fetched),
         "{fetched} fetches for 64 requests"
     );
+}
+
+/// Companies have their providers behind certificates of an authority of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_with_a_certificate_of_a_private_authority_is_asked_once_that_is_named() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (theirs, other) = (Authority::new(), Authority::new());
+    let file = |name: &str| folder.path().join(name);
+    theirs.write(&file("theirs.pem"));
+    other.write(&file("other.pem"));
+    std::fs::write(file("none.pem"), "nothing\n").expect("written");
+    let pair = Pair::at(folder.path(), "issuer");
+    pair.renew("localhost", Some(&theirs));
+    let issuer = Issuer::over_tls(&pair).await;
+    let key = Key::es256("k");
+    issuer.show(&key);
+    let token = issuer.token(&key, json!({}));
+    let taking = || taking(&issuer, "orgs=acme scopes=all");
+    let named = |name: &str| file(name).into_os_string();
+
+    for builder in [
+        taking().arg("--oidc-ca").arg(named("theirs.pem")),
+        taking().env("IGNITE_OIDC_CA", named("theirs.pem")),
+        // Instead of the system's.
+        taking().env("SSL_CERT_FILE", named("theirs.pem")),
+    ] {
+        let ignite = builder.start().await;
+        let listed = list(&ignite, Via::Json, &token).await;
+        listed.unwrap_or_else(|e| panic!("{e:?}: {}", ignite.log()));
+    }
+    for builder in [taking(), taking().arg("--oidc-ca").arg(named("other.pem"))] {
+        let ignite = builder.start().await;
+        let refused = list(&ignite, Via::Json, &token).await;
+        let words = ["is not among the keys"];
+        refused
+            .expect_err("not known")
+            .is(16, 401, "UNAUTHENTICATED", &words);
+        let log = ignite.log();
+        assert!(
+            log.contains("an authority that is not trusted here"),
+            "{log}"
+        );
+        assert!(log.contains("--oidc-ca"), "{log}");
+    }
+    for (name, words) in [
+        ("none.pem", "has no certificate"),
+        ("missing.pem", "No such file"),
+    ] {
+        let output = taking().arg("--oidc-ca").arg(named(name)).start_and_fail();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(err.contains(name) && err.contains(words), "{err}");
+    }
+    // The right authority does not help a certificate for another name.
+    pair.renew("id.example.com", Some(&theirs));
+    let issuer = Issuer::over_tls(&pair).await;
+    issuer.show(&key);
+    let ignite = self::taking(&issuer, "orgs=acme scopes=all");
+    let ignite = ignite
+        .arg("--oidc-ca")
+        .arg(named("theirs.pem"))
+        .start()
+        .await;
+    eventually(HANGS, || async {
+        ignite.log().contains("id.example.com").then_some(())
+    })
+    .await;
 }

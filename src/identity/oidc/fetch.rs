@@ -1,6 +1,6 @@
 //! Fetches an issuer's keys: its discovery document, and the key set that it names.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, error::Error, io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -10,6 +10,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
+};
+use rustls::{
+    CertificateError, ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
 };
 use serde::Deserialize;
 
@@ -34,12 +38,16 @@ struct Discovery {
 }
 
 impl Client {
-    /// With the certificate authorities that this system trusts (`SSL_CERT_FILE` names others).
-    pub(in crate::identity) fn new() -> anyhow::Result<Self> {
-        let ring = rustls::crypto::ring::default_provider();
+    /// With the certificate authorities that this system trusts (`SSL_CERT_FILE` names others), and
+    /// those in the file `ca`.
+    pub(in crate::identity) fn new(ca: Option<&Path>) -> anyhow::Result<Self> {
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots(ca)?)
+            .with_no_client_auth();
         let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(ring)
-            .context("the certificates of this system's authorities")?
+            .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
             .build();
@@ -93,7 +101,7 @@ impl Client {
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, "ignite")
             .body(Empty::new())?;
-        let answer = self.http.request(request).await?;
+        let answer = self.http.request(request).await.map_err(explained)?;
         // No redirect is followed: it could lead anywhere, and issuers have none.
         ensure!(
             answer.status().is_success(),
@@ -103,5 +111,65 @@ impl Client {
         let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
         let body = body.map_err(|e| anyhow::anyhow!("its answer: {e}"))?;
         Ok(body.to_bytes().to_vec())
+    }
+}
+
+/// The authorities of the system, and those in the file `ca`.
+fn roots(ca: Option<&Path>) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for cause in &system.errors {
+        tracing::warn!(%cause, "Some certificate authorities of this system could not be read; issuers with certificates of them cannot be asked");
+    }
+    // Systems have some that the library does not take.
+    roots.add_parsable_certificates(system.certs);
+    let Some(file) = ca else {
+        if roots.is_empty() {
+            tracing::warn!(
+                "This system has no certificate authorities, so no issuer can be asked over https; install them (Debian: ca-certificates), or name a file with some in oidc_ca"
+            );
+        }
+        return Ok(roots);
+    };
+    let name = format!("oidc_ca {}", file.display());
+    let certificates = CertificateDer::pem_file_iter(file).with_context(|| name.clone())?;
+    let before = roots.len();
+    for certificate in certificates {
+        let added = certificate.map_err(anyhow::Error::new);
+        added
+            .and_then(|certificate| Ok(roots.add(certificate)?))
+            .with_context(|| name.clone())?;
+    }
+    ensure!(
+        roots.len() > before,
+        "{name} has no certificate; it has to be PEM, with BEGIN CERTIFICATE"
+    );
+    Ok(roots)
+}
+
+/// The error of a request, with what to do about a certificate that is not trusted.
+fn explained(error: hyper_util::client::legacy::Error) -> anyhow::Error {
+    let why = match untrusted(&error) {
+        None => return error.into(),
+        Some(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate is of an authority that is not trusted here; put the authority's certificate into a file, in PEM, and name that in oidc_ca (IGNITE_OIDC_CA, --oidc-ca)".to_owned()
+        }
+        Some(other) => format!("its certificate is not good: {other}"),
+    };
+    anyhow::Error::msg(why)
+}
+
+/// What is wrong with the certificate, if that is the cause of an error.
+fn untrusted<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why);
+    }
+    // An I/O error passes over the error in it when it names its cause.
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    match inner {
+        Some(inner) => untrusted(inner),
+        None => untrusted(error.source()?),
     }
 }

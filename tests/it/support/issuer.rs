@@ -14,7 +14,13 @@ use std::{
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::tls::Pair;
 
 /// The provider; it is gone when dropped.
 pub(crate) struct Issuer {
@@ -115,8 +121,29 @@ impl Issuer {
         let addr = addr.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = TcpListener::bind(addr).await.expect("a port");
         let addr = listener.local_addr().expect("an address");
+        let (shared, router) = Self::made(format!("http://{addr}"));
+        let serving = async move { axum::serve(listener, router).await };
+        let task = tokio::spawn(serving).abort_handle();
+        Self { shared, addr, task }
+    }
+
+    /// Starts a provider that speaks TLS alone, as `localhost` with this certificate.
+    pub(crate) async fn over_tls(pair: &Pair) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (shared, router) = Self::made(format!("https://localhost:{}", addr.port()));
+        let listener = TlsListener {
+            tcp: listener,
+            acceptor: pair.acceptor(),
+        };
+        let serving = async move { axum::serve(listener, router).await };
+        let task = tokio::spawn(serving).abort_handle();
+        Self { shared, addr, task }
+    }
+
+    fn made(origin: String) -> (Arc<Shared>, Router) {
         let shared = Arc::new(Shared {
-            url: format!("http://{addr}/realms/theirs"),
+            url: format!("{origin}/realms/theirs"),
             shown: Mutex::default(),
             fetches: AtomicUsize::new(0),
         });
@@ -127,9 +154,7 @@ impl Issuer {
             )
             .route("/keys", get(keys))
             .with_state(shared.clone());
-        let serving = async move { axum::serve(listener, router).await };
-        let task = tokio::spawn(serving).abort_handle();
-        Self { shared, addr, task }
+        (shared, router)
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -193,6 +218,31 @@ impl Issuer {
 impl Drop for Issuer {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Connections whose handshake has succeeded; others are dropped.
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            if let Ok((tcp, addr)) = self.tcp.accept().await
+                && let Ok(tls) = self.acceptor.accept(tcp).await
+            {
+                return (tls, addr);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.tcp.local_addr()
     }
 }
 

@@ -10,15 +10,15 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 /// A certificate authority of a test.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -29,6 +29,12 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Self(CertifiedIssuer::self_signed(params, key).expect("signed"))
+    }
+
+    /// Its certificate, in a file.
+    pub(crate) fn write(&self, file: &Path) {
+        let text = pem::encode(&pem::Pem::new("CERTIFICATE", self.certificate().to_vec()));
+        fs::write(file, text).expect("written");
     }
 
     /// Its certificate.
@@ -67,6 +73,20 @@ impl Pair {
         let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.serialize_der()));
         fs::write(&self.key, text).expect("written");
         certificate.der().clone()
+    }
+}
+
+impl Pair {
+    /// A server's side of connections, with the certificate that is in the files now.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivateKeyDer::from_pem_file(&self.key).expect("a key in PEM");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate(&self.certificate)], key)
+            .expect("a pair");
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 
