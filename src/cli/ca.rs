@@ -2,11 +2,12 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command as Process, Stdio},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 
 use super::{Error, context, failure::note, output};
@@ -40,7 +41,7 @@ const STORES: [(&str, &[&str]); 3] = [
 /// What to do with the authority, which is made when there is none yet.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Have this system trust the authority; where that needs root, print what to run.
+    /// Have this system trust the authority; where that needs root, fail with what to run.
     Trust(Args),
     /// Print its certificate, in PEM.
     Print(Args),
@@ -94,52 +95,54 @@ pub(super) fn run(command: Command) -> Result<(), Error> {
 fn trust(pem: &str, certificate: &Path) -> anyhow::Result<()> {
     let shown = certificate.display();
     if cfg!(target_os = "macos") {
-        note(&format!(
-            "run: sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain {shown}"
-        ));
-        return Ok(());
+        bail!(
+            "only root may change the system's store; run: sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain {shown}"
+        );
     }
     let store = STORES.iter().find(|(folder, _)| Path::new(folder).is_dir());
     let Some((folder, update)) = store else {
-        note(&format!(
-            "this system's store is not known here; add {shown} to its trusted authorities, or name the file to each client (curl --cacert, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, REQUESTS_CA_BUNDLE)"
-        ));
-        return Ok(());
+        bail!(
+            "this system's store is not known here; add {shown} to its trusted authorities (Debian and Alpine have a store once ca-certificates is installed), or name the file to each client (curl --cacert, SSL_CERT_FILE, NODE_EXTRA_CA_CERTS, REQUESTS_CA_BUNDLE)"
+        );
     };
     let installed = Path::new(folder).join(INSTALLED);
-    match fs::write(&installed, pem) {
+    match install(pem, &installed) {
         Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            note(&format!(
-                "only root may change the system's store; run: sudo cp {shown} {} && sudo {}",
-                installed.display(),
-                update.join(" ")
-            ));
-            return Ok(());
-        }
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => bail!(
+            "only root may change the system's store; run: sudo cp {shown} {} && sudo {}",
+            installed.display(),
+            update.join(" ")
+        ),
         Err(e) => return Err(e).with_context(|| format!("cannot write {}", installed.display())),
     }
     let (program, arguments) = update.split_first().context("no command")?;
-    let status = Process::new(program)
+    let output = Process::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()
+        .output()
         .with_context(|| {
             format!(
                 "{} is written, and {program}, which takes it into the store, cannot be run",
                 installed.display()
             )
         })?;
-    anyhow::ensure!(
-        status.success(),
-        "{} is written, and `{}` failed to take it into the store ({status})",
+    ensure!(
+        output.status.success(),
+        "{} is written, and `{}` failed to take it into the store ({}): {}",
         installed.display(),
-        update.join(" ")
+        update.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
     );
     note(&format!(
         "this system now trusts the authority ({}). Browsers and runtimes with a separate store (Firefox, Chromium on Linux, Java, Node, Python's certifi) need {shown} as well",
         installed.display()
     ));
     Ok(())
+}
+
+/// Writes a certificate that every user may read, whatever root's umask is.
+fn install(pem: &str, at: &Path) -> io::Result<()> {
+    fs::write(at, pem)?;
+    fs::set_permissions(at, fs::Permissions::from_mode(0o644))
 }

@@ -1,7 +1,7 @@
 //! TLS with real clients: which certificate they get, what they reach by it, and what happens to
 //! those that do not get through.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, process::Command};
 
 use hyper::{Method, StatusCode};
 use ignite::api::proto::v1::{ListAppsRequest, compute_service_client::ComputeServiceClient};
@@ -130,6 +130,84 @@ async fn curl_python_tonic_and_the_command_line_trust_the_local_authority() {
         String::from_utf8_lossy(&path.stdout).trim(),
         ca.to_str().expect("text")
     );
+}
+
+/// With the system's folders of certificates being copies that only this command sees, `$1` is the
+/// data directory of a server with a local authority, `$2` its URL, `$3` the binary.
+const TRUST: &str = r#"
+umask 077
+mkdir "$1/certs" "$1/added"
+cp -a /etc/ssl/certs/. "$1/certs/"
+chmod 755 "$1/certs" "$1/added"
+mount --bind "$1/certs" /etc/ssl/certs
+mount --bind "$1/added" /usr/local/share/ca-certificates
+if curl -sS "$2"; then echo "trusted without it"; exit 1; fi
+"$3" ca trust --data-dir "$1" || exit 1
+"$3" ca trust --data-dir "$1" || exit 1
+curl -fsS "$2" || exit 1
+find "$1/added" -type f ! -perm 644
+mount -t tmpfs none /usr/local/share
+if "$3" ca trust --data-dir "$1"; then echo "no store, and no error"; exit 1; fi
+"#;
+
+/// As root: what the command does to the system's store is seen by this command's processes alone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root, for a mount namespace of its own"]
+async fn ca_trust_has_curl_trust_the_local_authority() {
+    let ignite = local().start().await;
+    let url = format!("https://localhost:{}/healthz", https(&ignite).port());
+    let dir = ignite.data_dir().to_str().expect("text");
+    let binary = env!("CARGO_BIN_EXE_ignite");
+    let trusts = |more: &[&str]| {
+        let mut command = Command::new(more[0]);
+        for name in ["CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            command.env_remove(name);
+        }
+        command.args(&more[1..]).output().expect("it runs")
+    };
+    let shell = ["sh", "-uc", TRUST, "sh", dir, &url, binary];
+    let output = trusts(&[&["unshare", "--mount"], &shell[..]].concat());
+    let err = String::from_utf8_lossy(&output.stderr);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{out}{err}");
+    assert_eq!(out, "ok\n", "{err}");
+    assert!(
+        err.contains("this system now trusts the authority"),
+        "{err}"
+    );
+    assert!(err.contains("store is not known here"), "{err}");
+    assert!(err.contains("ca.pem"), "{err}");
+    // Nobody else trusts it.
+    let outside = trusts(&["curl", "-sS", &url]);
+    assert_eq!(outside.status.code(), Some(60), "{outside:?}");
+}
+
+#[test]
+fn ca_trust_by_an_ordinary_user_fails_with_what_to_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("text");
+    let trust = [
+        env!("CARGO_BIN_EXE_ignite"),
+        "ca",
+        "trust",
+        "--data-dir",
+        path,
+    ];
+    let mut command = if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).expect("root may");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command
+    } else {
+        Command::new("env")
+    };
+    let output = command.args(trust).output().expect("it runs");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    let copy = format!("sudo cp {path}/tls/ca.pem /usr/local/share/ca-certificates/");
+    assert!(err.contains("only root may"), "{err}");
+    assert!(err.contains(&copy), "{err}");
+    assert!(err.contains("sudo update-ca-certificates"), "{err}");
 }
 
 /// Python's own TLS, to an address and to a name.
