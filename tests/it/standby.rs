@@ -321,8 +321,9 @@ async fn a_replica_of_which_the_holder_is_gone_has_no_network_and_is_replaced_at
     assert_eq!(told.header("x-ignite-error"), Some("REPLICA_BROKE"));
     let message = told.text().await;
     assert!(message.contains("kept its network has ended"), "{message}");
+    println!("answered {:.1?} after the event", began.elapsed());
     while let Some(Ok(_)) = stream.chunk().await {}
-    println!("told {:.1?} after the event", began.elapsed());
+    println!("and the stream ended after {:.1?}", began.elapsed());
     assert_ne!(instance(&app.get_ok(&ignite, "/").await), first);
     eventually_ok(ENGINE_LIMIT, || async {
         match states(&ignite).await {

@@ -207,7 +207,7 @@ impl Run {
                     cause,
                 ))),
             };
-            if let Some(event) = event
+            if let Some(event) = event.map(lost_layers::recognized)
                 && self.events.send(event).await.is_err()
             {
                 break;
@@ -256,12 +256,7 @@ impl Run {
 fn read(info: BuildInfo) -> Option<BuildEvent> {
     if let Some(error) = info.error_detail {
         let message = error.message.unwrap_or_else(|| "no reason given".into());
-        let message = message.trim().to_owned();
-        return Some(if lost_layers::is_why(&message) {
-            BuildEvent::LayerLost(message)
-        } else {
-            BuildEvent::Failed(message)
-        });
+        return Some(BuildEvent::Failed(message.trim().to_owned()));
     }
     if let Some(id) = info.aux.and_then(|aux| aux.id) {
         return Some(BuildEvent::Built(id));

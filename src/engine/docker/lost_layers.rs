@@ -2,6 +2,8 @@
 //! or by another server's garbage collection. The classic builder keeps the layers of a running
 //! build no better than any other image without a name.
 
+use crate::engine::{BuildEvent, Error};
+
 /// How the engine says that an image or a layer, which it names by its id, is not there any more.
 /// Images that a Dockerfile names are pulled, and missing in other words.
 const WORDS: [&str; 6] = [
@@ -15,8 +17,18 @@ const WORDS: [&str; 6] = [
 /// The beginning of the failure of a step's own command, which is quoted in it.
 const COMMAND: &str = "The command '";
 
+/// The event, or the error of the client, that ends a build, with a lost layer as the cause if it is.
+pub(super) fn recognized(event: Result<BuildEvent, Error>) -> Result<BuildEvent, Error> {
+    match event {
+        Ok(BuildEvent::Failed(why)) | Err(Error::Refused { message: why, .. }) if is_why(&why) => {
+            Ok(BuildEvent::LayerLost(why))
+        }
+        other => other,
+    }
+}
+
 /// Whether the build may succeed when it is begun again.
-pub(super) fn is_why(failure: &str) -> bool {
+fn is_why(failure: &str) -> bool {
     !failure.starts_with(COMMAND) && WORDS.iter().any(|words| failure.contains(words))
 }
 
