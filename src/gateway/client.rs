@@ -178,12 +178,15 @@ impl ClientHandle {
         }
     }
 
-    /// Reads what the client still sends after the server has closed its side, until the client
-    /// closes too, for `limit` at most. Unread data would make the kernel reset the connection, and
-    /// the client could lose an answer that it has not read yet. A connection that was upgraded
-    /// belongs to its relay and is left alone.
+    /// Closes the server's side, which hyper leaves open when an answer breaks off, so that the
+    /// client does not wait for the rest. Then reads what the client still sends, until it closes
+    /// too, for `limit` at most. Unread data would make the kernel reset the connection, and the
+    /// client could lose an answer that it has not read yet. A connection that was upgraded belongs
+    /// to its relay and is left alone.
     pub(super) async fn linger(self, limit: Duration) {
-        if Arc::strong_count(&self.0) > 1 {
+        if Arc::strong_count(&self.0) > 1
+            || rustix::net::shutdown(&self.0.tcp, Shutdown::Write).is_err()
+        {
             return;
         }
         let drain = async {
