@@ -79,3 +79,29 @@ page() {
     text=$(ask -f "$url" 2>&1) || true
     if grep -q "$words" <<<"$text"; then outcome "$name" yes; else outcome "$name" no "$text"; fi
 }
+
+# A program for Playwright, with variables for it: its library for Node comes with the one for Python,
+# and the browser is Debian's.
+browse() {
+    local name=$1 program library at revision browser port
+    program=$(realpath "$2")
+    shift 2
+    if ! command -v chromium-headless-shell >/dev/null; then
+        printf '  not run %s: there is no chromium-headless-shell\n' "$name"
+        return
+    fi
+    library=$("$python" -c 'import os, playwright; print(os.path.dirname(playwright.__file__))')/driver/package
+    revision=$(jq -r '.browsers[] | select(.name == "chromium-headless-shell") | .revision' "$library/browsers.json")
+    at=$(mktemp -d "$work/browse-XXXX")
+    mkdir "$at/node_modules"
+    ln -s "$library" "$at/node_modules/playwright"
+    cp "$program" "$at/program.mjs"
+    browser=$at/browsers/chromium_headless_shell-$revision
+    mkdir -p "$browser/chrome-headless-shell-linux64"
+    touch "$browser/INSTALLATION_COMPLETE"
+    [ "$encrypted" = no ] && port=${listener##*:} || port=443
+    printf '#!/bin/sh\nexec chromium-headless-shell --host-resolver-rules="MAP *:%s %s" %s "$@"\n' "$port" "$listener" \
+        '--ignore-certificate-errors --no-sandbox' >"$browser/chrome-headless-shell-linux64/chrome-headless-shell"
+    chmod +x "$browser/chrome-headless-shell-linux64/chrome-headless-shell"
+    action "$name" env -C "$at" PLAYWRIGHT_BROWSERS_PATH="$at/browsers" "$@" timeout 300 "$node" program.mjs
+}

