@@ -30,6 +30,7 @@ const FLOORS: &[&str] = &[
     "fair_limiter",
     "parse_pool",
     "config",
+    "resolver",
     "audit",
     "tls",
     "identity",

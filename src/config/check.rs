@@ -107,6 +107,9 @@ impl Config {
             !self.https_addr().is_some_and(is_taken),
             "https_addr is the address of another listener; HTTPS needs a separate one",
         );
+        for problem in self.app_calls.problems() {
+            problems.require(false, problem);
+        }
         for problem in self.tls.problems() {
             problems.require(false, problem);
         }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    ApiHosts, Config, Freezer, LogFormat, Proxies, Reach, Tls, Tokens, check::MAX_HTTP_THREADS,
+    ApiHosts, AppCalls, Config, Freezer, LogFormat, Proxies, Reach, Tls, Tokens,
+    check::MAX_HTTP_THREADS,
 };
 use crate::model::{
     Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
@@ -360,6 +361,7 @@ impl Config {
             anonymous_stream_time: DEFAULT_ANONYMOUS_STREAM_TIME,
             log_format: LogFormat::Plain,
             log_level: "info".to_owned(),
+            app_calls: AppCalls::default(),
             tokens: Tokens::default(),
         }
     }

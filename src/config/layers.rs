@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
-    Config, Tls, Tokens,
+    AppCalls, Config, Tls, Tokens,
     forms::{
         Bytes, Count, Form, Listen, Maybe, MaybeBytes, MaybeListen, Path, Plain, Secs, Span, Switch,
     },
@@ -281,6 +281,18 @@ settings! {
     anonymous_stream_time = "anonymous_stream_time", "IGNITE_ANONYMOUS_STREAM_TIME", Span;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
+    @app_calls: AppCalls {
+        enabled = "app_calls", "IGNITE_APP_CALLS", Switch;
+        http_port = "app_calls_http_port", "IGNITE_APP_CALLS_HTTP_PORT", Count;
+        fallback_port = "app_calls_fallback_port", "IGNITE_APP_CALLS_FALLBACK_PORT", Count;
+        https_port = "app_calls_https_port", "IGNITE_APP_CALLS_HTTPS_PORT", Count;
+        connections = "app_calls_connections", "IGNITE_APP_CALLS_CONNECTIONS", Count;
+        max_hops = "max_hops", "IGNITE_MAX_HOPS", Count;
+        dns_servers = "app_calls_dns_servers", "IGNITE_APP_CALLS_DNS_SERVERS", Maybe;
+        dns_queries = "app_calls_dns_queries", "IGNITE_APP_CALLS_DNS_QUERIES", Count;
+        dns_connections = "app_calls_dns_connections", "IGNITE_APP_CALLS_DNS_CONNECTIONS", Count;
+        dns_timeout = "app_calls_dns_timeout", "IGNITE_APP_CALLS_DNS_TIMEOUT", Span;
+    }
     @tokens: Tokens {
         ttl = "token_ttl", "IGNITE_TOKEN_TTL", Span;
         skew = "clock_skew", "IGNITE_CLOCK_SKEW", Span;

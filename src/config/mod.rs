@@ -12,6 +12,7 @@ use crate::model::{
     ulimit::Ulimits,
 };
 
+mod app_calls;
 mod check;
 mod defaults;
 mod forms;
@@ -27,6 +28,7 @@ mod tests;
 mod tls;
 mod tokens;
 
+pub use app_calls::{AppCalls, DnsServers};
 pub use forms::parse_duration;
 pub use hosts::ApiHosts;
 pub use issuers::{Issuer, Issuers};
@@ -498,6 +500,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level or a filter (`info,ignite::fleet=debug`). Default `info`.
     pub log_level: String,
+    /// How apps call apps.
+    pub app_calls: AppCalls,
     /// How tokens are made and checked.
     pub tokens: Tokens,
 }

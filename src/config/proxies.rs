@@ -15,6 +15,11 @@ impl Proxies {
         Self(nets.expect("these are networks"))
     }
 
+    /// No proxy.
+    pub fn none() -> Self {
+        Self(Networks::default())
+    }
+
     /// Whether a peer is in the list.
     pub fn contain(&self, peer: IpAddr) -> bool {
         self.0.contain(peer)
