@@ -85,7 +85,7 @@ impl Gateway {
                 let id = deployment.id();
                 let requested = match request::host_of(request).filter(|_| !by_path) {
                     None => RequestedApp::Path(id),
-                    Some(host) => match host::label_of_host(host, &self.hosts.base_domain) {
+                    Some(host) => match self.hosts.label(host) {
                         Some(label) => RequestedApp::Label(label),
                         None => RequestedApp::Host(id, host),
                     },

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::{Destination, Gateway, admission::RequestedApp, peer::Peer, routes::Route};
+use super::{Gateway, admission::RequestedApp, front::Destination, peer::Peer, routes::Route};
 use crate::model::AppId;
 
 impl Gateway {

@@ -16,6 +16,8 @@ pub const FUNCTION_ID: HeaderName = HeaderName::from_static("x-ignite-function-i
 pub const ORGANIZATION_ID: HeaderName = HeaderName::from_static("x-ignite-organization-id");
 /// Which attempt of an asynchronous execution a request to an app is; 1 is the first.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("x-ignite-attempt");
+/// How many apps a request has passed through, one calling the next; 1 is the first.
+pub const HOPS: HeaderName = HeaderName::from_static("x-ignite-hops");
 /// The reason of a failure, on answers that the platform made.
 pub const ERROR: HeaderName = HeaderName::from_static("x-ignite-error");
 /// Set on answers that waited for a replica to start.
@@ -153,6 +155,33 @@ pub fn identify(headers: &mut HeaderMap, app: &Names, execution: HeaderValue) {
     headers.insert(EXECUTION_ID, execution);
     headers.insert(FUNCTION_ID, app.function.clone());
     headers.insert(ORGANIZATION_ID, app.organization.clone());
+}
+
+/// How many apps a request says that it has passed through. Of several numbers the largest counts,
+/// and one that is too large to read is over any limit: a client can only make its own request end
+/// sooner. What is no number counts as absent, as does a header that an app leaves out.
+pub fn hops(headers: &HeaderMap) -> u32 {
+    // One look-up for a request that comes from outside.
+    let mut lines = headers.get_all(HOPS).iter().peekable();
+    if lines.peek().is_none() {
+        return 0;
+    }
+    let numbers = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let numbers = numbers.map(|n| n.parse().unwrap_or(u32::MAX));
+    numbers.max().unwrap_or(0)
+}
+
+/// The number as a header.
+pub fn hops_value(hops: u32) -> HeaderValue {
+    match hops {
+        // Nearly all requests, without an allocation.
+        1 => HeaderValue::from_static("1"),
+        more => more.into(),
+    }
 }
 
 /// A value as text: as UTF-8 where it is valid, else as ISO 8859-1, so that no byte is lost.
@@ -311,6 +340,24 @@ mod tests {
         );
         assert!(!h.contains_key("x-ignite-anything") && h.contains_key("x-ok"));
         assert!(!h.contains_key("x_ignite_organization-id"));
+    }
+
+    #[test]
+    fn hops_are_never_fewer_than_any_line_says() {
+        let of = |lines: &[&'static str]| {
+            let lines = lines.iter().map(|line| ("x-ignite-hops", *line));
+            hops(&map(&lines.collect::<Vec<_>>()))
+        };
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&["3"]), 3);
+        assert_eq!(of(&["3", "1"]), 3);
+        assert_eq!(of(&["1, 4", "x"]), 4);
+        assert_eq!(of(&["99999999999999999999"]), u32::MAX);
+        for none in ["", "-1", "+1", "1x", "x"] {
+            assert_eq!(of(&[none]), 0, "{none:?}");
+        }
+        assert_eq!(hops_value(1), "1");
+        assert_eq!(hops_value(17), "17");
     }
 
     #[test]

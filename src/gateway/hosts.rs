@@ -13,7 +13,7 @@ use http::uri::Authority;
 
 use crate::{
     config::ApiHosts,
-    model::{Failure, Reason, host_name::HostName},
+    model::{Failure, Reason, host, host_name::HostName},
 };
 
 /// The hosts for which the API, and apps by path, answer.
@@ -27,7 +27,27 @@ pub struct Hosts {
     pub listed: ApiHosts,
 }
 
+/// The domain under which containers know the hosts of apps, beside the base domain: one that no C
+/// library or runtime answers for by itself, as some do for `localhost`. It is reserved for private
+/// networks.
+pub const INTERNAL_DOMAIN: &str = "ignite.internal";
+
 impl Hosts {
+    /// The label in a `Host` header that names an app's port.
+    pub fn label<'a>(&self, host: &'a str) -> Option<&'a str> {
+        host::label_of_host(host, &self.base_domain)
+            .or_else(|| host::label_of_host(host, INTERNAL_DOMAIN))
+    }
+
+    /// Whether a name, in lower case, is the base domain, [`INTERNAL_DOMAIN`] or below one of them:
+    /// apps resolve it to the listener that is for them.
+    pub fn has_app_below(&self, name: &str) -> bool {
+        [self.base_domain.as_str(), INTERNAL_DOMAIN]
+            .iter()
+            .filter_map(|domain| name.strip_suffix(domain))
+            .any(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
     /// Checks the host of a request, which may have none (HTTP/1.0, which no browser speaks).
     ///
     /// # Errors

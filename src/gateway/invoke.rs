@@ -44,6 +44,8 @@ pub struct Invocation<'a> {
     pub held_bytes: usize,
     /// Longest silence of an upgraded connection once one side has ended; 0 for no bound.
     pub half_closed: Duration,
+    /// Most apps that a request may pass through, one calling the next.
+    pub max_hops: u32,
     /// Owns the tasks that carry upgraded connections.
     pub upgrades: &'a TaskTracker,
 }
@@ -106,7 +108,13 @@ async fn answer(
     let began = Instant::now();
     let timeout = deployment.with_revision(|r| r.timeout);
     let execution = headers::execution_value(invocation.execution);
+    let hops = headers::hops(request.headers());
+    if hops >= invocation.max_hops {
+        return Err(loop_detected(deployment.id(), invocation.max_hops));
+    }
     headers::identify(request.headers_mut(), deployment.names(), execution);
+    let next = headers::hops_value(hops + 1);
+    request.headers_mut().insert(headers::HOPS, next);
     let counted = invocation.attempt.is_none();
     // The executor limits executions itself.
     let in_flight = counted.then(|| deployment.permit_request()).transpose()?;
@@ -332,6 +340,16 @@ pub(super) fn body_too_large(most: u64) -> Failure {
         Reason::BodyTooLarge,
         format!(
             "the request's body is over {most} bytes (IGNITE_MAX_REQUEST_BODY_BYTES); send it in parts, or raise the limit"
+        ),
+    )
+}
+
+/// The answer to a request that has passed through too many apps.
+fn loop_detected(app: &AppId, most: u32) -> Failure {
+    Failure::new(
+        Reason::LoopDetected,
+        format!(
+            "the request has passed through {most} apps and does not go on to app {app}: apps call each other in a circle, or the chain of calls is longer than max_hops (IGNITE_MAX_HOPS); the header x-ignite-hops counts"
         ),
     )
 }

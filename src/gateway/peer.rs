@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, header};
+use tokio::sync::OnceCell;
 
 use super::{client::ClientHandle, headers};
-use crate::{config::Proxies, fleet::upstream::Interim};
+use crate::{config::Proxies, fleet::upstream::Interim, model::AppId};
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -16,6 +17,10 @@ pub struct Peer {
     pub reserved: bool,
     /// Whether its connection is encrypted.
     pub secure: bool,
+    /// Whether it is an app in a container. None is a trusted proxy, whatever its address.
+    pub is_app: bool,
+    /// The app whose container it is, once it was looked for; `None` for none.
+    pub(super) app: OnceCell<Option<AppId>>,
     /// Its address for `X-Forwarded-For`, encoded once for all requests of the connection.
     forwarded_for: HeaderValue,
     /// Its socket, for interim answers; `None` where there is none to write to.
@@ -31,17 +36,28 @@ impl Peer {
             address,
             reserved: false,
             secure: false,
+            is_app: false,
+            app: OnceCell::new(),
             forwarded_for: HeaderValue::try_from(text).expect("an address is ASCII"),
             client: None,
         }
     }
 
     /// The peer at the other end of a connection.
-    pub(super) fn on(client: ClientHandle, address: SocketAddr, reserved: bool) -> Self {
+    pub(super) fn on(client: ClientHandle, address: SocketAddr) -> Self {
         Self {
-            reserved,
             client: Some(client),
             ..Self::at(address)
+        }
+    }
+
+    /// The same peer, as a client of a listener for apps or of another, on one of its reserved
+    /// connections or on another.
+    pub(super) fn of_service(self, is_app: bool, reserved: bool) -> Self {
+        Self {
+            is_app,
+            reserved,
+            ..self
         }
     }
 
@@ -71,6 +87,9 @@ impl ClientAddress {
         /// More proxies than any way has.
         const MOST_HOPS: usize = 16;
         let mut address = peer.address.ip().to_canonical();
+        if peer.is_app {
+            return Self(address);
+        }
         let mut hops = headers
             .get_all("x-forwarded-for")
             .iter()

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, 
 use hyper::body::Incoming;
 
 use super::{Front, body::Body, headers, listener, peer::Peer, request};
-use crate::model::{Failure, Reason, host};
+use crate::model::{Failure, Reason};
 
 /// What probes of load balancers ask for, which seldom speak TLS.
 const HEALTH_PATHS: [&str; 2] = ["/healthz", "/readyz"];
@@ -52,9 +52,8 @@ impl Redirect {
             return None;
         }
         let host = request::host_of(request);
-        let base = &gateway.hosts.base_domain;
         let is_apps = host.is_some_and(|host| {
-            host::label_of_host(host, base).is_some() || gateway.routes.app_of(host).is_some()
+            gateway.hosts.label(host).is_some() || gateway.routes.app_of(host).is_some()
         });
         if !is_apps {
             let is_probe = matches!(*request.method(), Method::GET | Method::HEAD)

@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::RwLock;
 
+use super::Hosts;
 use crate::{
     fleet::Deployment,
     model::{AppId, host, host_name::HostName},
@@ -91,8 +92,8 @@ impl Routes {
     }
 
     /// Whether a host, without a port, leads to an app.
-    pub fn lead(&self, host: &str, base_domain: &str) -> bool {
-        match host::label_of_host(host, base_domain) {
+    pub fn lead(&self, host: &str, hosts: &Hosts) -> bool {
+        match hosts.label(host) {
             Some(label) => self.find(label).is_some(),
             None => self.app_of(host).is_some(),
         }

@@ -112,6 +112,8 @@ reasons! {
     DiskQuota = "DISK_QUOTA", 429, ResourceExhausted;
     /// The organization keeps as much in the store as it may.
     StoreQuota = "STORE_QUOTA", 429, ResourceExhausted;
+    /// The request has passed through too many apps, one calling the next.
+    LoopDetected = "LOOP_DETECTED", 508, FailedPrecondition;
     /// What the call waited for did not happen in time.
     WaitTimeout = "WAIT_TIMEOUT", 504, DeadlineExceeded;
     /// No replica became free within the cold-start budget.
@@ -268,6 +270,7 @@ mod tests {
             Reason::ReplicaRefused,
             Reason::ReplicaBroke,
             Reason::ClientTooSlow,
+            Reason::LoopDetected,
         ];
         for r in Reason::ALL.iter().filter(|r| !sharper.contains(r)) {
             let usual = match r.code() {

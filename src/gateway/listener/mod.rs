@@ -8,19 +8,15 @@ use std::{
     future::{self, Future},
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::Either, stream::FuturesUnordered};
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -33,9 +29,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+mod activity;
+mod streams;
+
+use self::{
+    activity::{ActiveRequest, Activity, CountedBody, FIRST_REQUEST},
+    streams::Handle,
+};
 use super::{
-    body::{Body, BoxError},
-    client::{self, ClientHandle},
+    body::Body,
+    client,
     limiter::{ConnectionLimiter, ConnectionPermit},
     limits::Limits,
     peer::Peer,
@@ -44,6 +47,8 @@ use super::{
     workers::{Serve, Workers},
 };
 use crate::model::Failure;
+
+pub use streams::Streams;
 
 /// hyper's default, up to which it parses header lines without allocating; setting the same number
 /// explicitly would allocate.
@@ -57,11 +62,6 @@ const PENDING_RESETS: usize = 20;
 const ERROR_RESETS: usize = 1024;
 /// Longest time to read what a client still sends after the server has closed its side.
 const LINGER: Duration = Duration::from_secs(2);
-/// Longest wait, once the platform stops, for the first request of a connection that was accepted
-/// before: closing it at once would fail a request that is on its way. Longer than most round trips.
-const FIRST_REQUEST: Duration = Duration::from_millis(500);
-/// How often it is looked for.
-const FIRST_REQUEST_POLL: Duration = Duration::from_millis(10);
 /// Pause after an accept failed, so that running out of descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -73,6 +73,9 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 /// What answers the requests of a listener.
 pub trait Service: Send + Sync + 'static {
+    /// Whether the clients are apps in containers: none of them is a trusted proxy.
+    const CLIENTS_ARE_APPS: bool = false;
+
     /// Answers one request.
     fn answer(
         &self,
@@ -85,6 +88,8 @@ pub trait Service: Send + Sync + 'static {
 }
 
 impl<S: Service> Service for Arc<S> {
+    const CLIENTS_ARE_APPS: bool = S::CLIENTS_ARE_APPS;
+
     fn answer(
         &self,
         request: Request<Incoming>,
@@ -156,12 +161,7 @@ async fn listen(
         Some(_) => Bytes::from_static(&secure::INTERNAL_ERROR),
         None => service.refusal(&refusal::too_many_connections()).await,
     });
-    let shared = Arc::new(Shared {
-        builder: builder(&limits),
-        keep_alive: limits.keep_alive_timeout,
-        service,
-        stop: stop.clone(),
-    });
+    let shared = Shared::new(service, &limits, stop.clone());
     let connections = TaskTracker::new();
     loop {
         let (tcp, peer) = tokio::select! {
@@ -211,6 +211,17 @@ struct Shared<S> {
     stop: Stop,
 }
 
+impl<S> Shared<S> {
+    fn new(service: S, limits: &Limits, stop: Stop) -> Arc<Self> {
+        Arc::new(Self {
+            builder: builder(limits),
+            keep_alive: limits.keep_alive_timeout,
+            service,
+            stop,
+        })
+    }
+}
+
 /// HTTP as this listener speaks it.
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -234,19 +245,20 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-fn serve_plain(
-    shared: Arc<Shared<impl Service>>,
+fn serve_plain<S: Service>(
+    shared: Arc<Shared<S>>,
     tcp: TcpStream,
     permit: Arc<ConnectionPermit>,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
     let (io, handle) = client::split(tcp, permit.clone());
-    let peer = Peer::on(handle.clone(), peer, permit.is_reserved());
-    serve(shared, io, handle, permit, peer)
+    let peer = Peer::on(handle.clone(), peer);
+    let peer = peer.of_service(S::CLIENTS_ARE_APPS, permit.is_reserved());
+    serve(shared, io, Handle::Socket(handle), permit, peer)
 }
 
-async fn serve_secure(
-    shared: Arc<Shared<impl Service>>,
+async fn serve_secure<S: Service>(
+    shared: Arc<Shared<S>>,
     accepting: Arc<Accepting>,
     tcp: TcpStream,
     permit: Arc<ConnectionPermit>,
@@ -257,15 +269,16 @@ async fn serve_secure(
         () = shared.stop.drained_after(tokio::time::sleep(FIRST_REQUEST)) => None,
     };
     if let Some((io, handle)) = accepted {
-        let peer = Peer::on(handle.clone(), peer, permit.is_reserved()).over_tls();
-        serve(shared, io, handle, permit, peer).await;
+        let peer = Peer::on(handle.clone(), peer).over_tls();
+        let peer = peer.of_service(S::CLIENTS_ARE_APPS, permit.is_reserved());
+        serve(shared, io, Handle::Socket(handle), permit, peer).await;
     }
 }
 
 async fn serve<I>(
     shared: Arc<Shared<impl Service>>,
     io: I,
-    handle: ClientHandle,
+    handle: Handle,
     permit: Arc<ConnectionPermit>,
     peer: Peer,
 ) where
@@ -288,7 +301,7 @@ async fn serve<I>(
 /// One connection: its client, and what answers it.
 struct Client<S> {
     shared: Arc<Shared<S>>,
-    handle: ClientHandle,
+    handle: Handle,
     peer: Peer,
 }
 
@@ -344,88 +357,10 @@ fn answer<S: Service>(
         tokio::select! {
             biased;
             response = answer => {
-                Ok(response.map(|body| CountedBody { body, _active: active }))
+                Ok(response.map(|body| CountedBody::new(body, active)))
             }
             // Dropping the answer gives up whatever the request was waiting for.
             () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
-        }
-    }
-}
-
-/// The requests of one connection.
-#[derive(Default)]
-struct Activity {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-/// One request, until its answer has ended.
-struct ActiveRequest(Arc<Activity>);
-
-/// An answer's body; while it is sent, its connection is not idle.
-struct CountedBody {
-    body: Body,
-    _active: ActiveRequest,
-}
-
-impl http_body::Body for CountedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for ActiveRequest {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Relaxed);
-    }
-}
-
-impl Activity {
-    fn begin(self: &Arc<Self>) -> ActiveRequest {
-        self.begun.fetch_add(1, Relaxed);
-        ActiveRequest(self.clone())
-    }
-
-    /// Returns once a request has begun, or after [`FIRST_REQUEST`].
-    async fn first_request(&self) {
-        let begun = async {
-            while self.begun.load(Relaxed) == 0 {
-                tokio::time::sleep(FIRST_REQUEST_POLL).await;
-            }
-        };
-        // Either way the connection accepts no further one.
-        let _ = tokio::time::timeout(FIRST_REQUEST, begun).await;
-    }
-
-    /// Returns once no request was under way for `limit`, or up to half as much longer. Sampled by
-    /// one timer per connection, so that requests need not reset one.
-    async fn idle_for(&self, limit: Duration) {
-        let mut seen = (u64::MAX, 0);
-        loop {
-            tokio::time::sleep(limit / 2).await;
-            let now = self.begun.load(Relaxed);
-            let still = match seen {
-                (before, times) if before == now && now == self.ended.load(Relaxed) => times + 1,
-                _ => 0,
-            };
-            if still >= 2 {
-                return;
-            }
-            seen = (now, still);
         }
     }
 }
