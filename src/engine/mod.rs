@@ -325,6 +325,8 @@ pub struct ContainerSpec {
     pub init: bool,
     /// The writable paths; `HOME` follows from them when the root file system is read-only.
     pub files: Files,
+    /// The label of the host at which its primary port is reached.
+    pub host_label: String,
     /// The ports the app listens on, the primary one first; never empty.
     pub ports: Vec<u16>,
     /// Memory limit in bytes (swap included).

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     engine::{ContainerId, ContainerSpec, ContainerState, Endpoints, Engine, Error, Owner},
-    model::{Failure, Reason, ReplicaId, Revision},
+    model::{Failure, Reason, ReplicaId, Revision, host},
 };
 
 /// Log lines that an owner is shown when a container ends during its start: a screenful.
@@ -225,6 +225,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
         egress: revision.egress.clone(),
         init: revision.init,
         files: revision.files.clone(),
+        host_label: host::label(&revision.app, revision.ports[0]),
         ports: revision.inner_ports.clone(),
         memory_bytes: u64::from(revision.memory_mb) * 1024 * 1024,
         cpu_millicores: revision.cpu_millicores,

@@ -290,6 +290,21 @@ impl Ceiling {
         self.has(&one)
     }
 
+    /// Whether an app with this grant reaches an address and port.
+    pub fn grants(&self, grant: &Grant, addr: Ipv4Addr, port: u16) -> bool {
+        match grant {
+            Grant::All => self.reaches(addr, port),
+            Grant::Only { listed, public } => {
+                let one = Destination {
+                    net: addr.into(),
+                    port: Some(port),
+                };
+                let mut all = listed.iter().chain(public);
+                all.any(|destination| destination.covers(&one))
+            }
+        }
+    }
+
     /// Checks that the ceiling includes all destinations of an app.
     ///
     /// # Errors

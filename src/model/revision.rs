@@ -32,6 +32,8 @@ pub struct Defaults {
     pub scratch_percent: u32,
     /// The capabilities that apps may ask for.
     pub capabilities: Capabilities,
+    /// Whether apps may ask for the API.
+    pub api_access: bool,
     /// Digest of the platform's own settings that go into every container.
     pub containers: u64,
 }
@@ -101,6 +103,8 @@ pub struct Revision {
     pub cors_origins: Vec<String>,
     /// How deep it sleeps at zero; `None` = the platform's setting.
     pub standby: Option<Standby>,
+    /// Whether its containers reach the API on the instance's network.
+    pub api_access: bool,
     /// Digest of what a container is made from: two revisions that share it can share replicas.
     pub config_hash: String,
 }
@@ -152,6 +156,7 @@ impl Revision {
             protocol: s.protocol,
             cors_origins: s.cors_origins.clone(),
             standby: s.standby,
+            api_access: s.api_access && defaults.api_access,
             config_hash: String::new(),
         };
         revision.config_hash = revision.hash(defaults.containers);
@@ -183,6 +188,7 @@ impl Revision {
             protocol: next.protocol,
             cors_origins: next.cors_origins.clone(),
             standby: next.standby,
+            api_access: next.api_access,
             ..self.clone()
         }
     }
@@ -322,6 +328,7 @@ mod tests {
             strict: false,
             scratch_percent: 25,
             capabilities: Capabilities::of_docker(),
+            api_access: true,
             containers: 0,
         };
         let source = CodeSource::Prebuilt(ImageSource {

@@ -143,6 +143,8 @@ pub struct Settings {
     pub egress: Egress,
     /// How deep it sleeps at zero; `None` = the platform's setting.
     pub standby: Option<Standby>,
+    /// Whether its containers reach the API on the instance's network.
+    pub api_access: bool,
 }
 
 impl Settings {

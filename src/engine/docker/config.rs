@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, Profile, PullRecord, Seal};
+use super::{Attach, Freezer, Profile, PullRecord, Seal};
 use crate::model::{InstanceId, egress::Ceiling, ulimit::Ulimits};
 
 /// Most ordinary calls end within milliseconds; after a minute the engine is stuck.
@@ -103,6 +103,8 @@ pub struct Config {
     pub use_docker_login: bool,
     /// Limit of one question to a credential helper of the docker command.
     pub helper_timeout: Duration,
+    /// Says what containers get to call apps by their URLs; `None` gives them nothing.
+    pub attach: Option<Attach>,
     /// Give containers the proxies that the docker command gives them.
     pub container_proxies: bool,
     /// Limit of one ordinary engine call; a stop may take the grace on top.
@@ -148,6 +150,7 @@ impl Config {
             home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             use_docker_login: true,
             helper_timeout: super::DEFAULT_HELPER_TIMEOUT,
+            attach: None,
             container_proxies: false,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             start_timeout: DEFAULT_START_TIMEOUT,

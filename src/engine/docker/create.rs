@@ -33,10 +33,13 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &Facts,
     ) -> Result<ContainerId, Error> {
-        self.ensure_network_and_rules().await?;
-        let (spec, folder) = self.complete(spec).await?;
+        let attached = self.ensure_network_and_rules().await?;
+        let spec = self.attach(spec, &attached).await?;
+        let (spec, folder) = self.complete(&spec).await?;
         let name = names::container_name(&self.config.instance, &spec.owner);
-        let body = spec::container(&self.config, facts.traits(), &spec);
+        let mut body = spec::container(&self.config, facts.traits(), &spec);
+        attached.put_names(body.host_config.get_or_insert_default());
+        attached.put_certificates(&mut body);
         let body = self.bind_volume(body, &spec, folder.as_deref());
         self.create_admitted(name, body, &spec, false).await
     }

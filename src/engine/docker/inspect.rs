@@ -31,12 +31,15 @@ impl Docker {
             .await;
         let answer = or_gone(answer, id)?;
         let labels = answer.config.as_ref().and_then(|c| c.labels.as_ref());
-        let claims = match labels.map(|l| labels::origin(&self.config, answer.name.as_slice(), l)) {
-            Some(Origin::Ours(claims)) => claims,
-            Some(Origin::Unsealed | Origin::OtherSeal | Origin::Unproven) | None => {
-                Claims::default()
-            }
-        };
+        let mut claims =
+            match labels.map(|l| labels::origin(&self.config, answer.name.as_slice(), l)) {
+                Some(Origin::Ours(claims)) => claims,
+                Some(Origin::Unsealed | Origin::OtherSeal | Origin::Unproven) | None => {
+                    Claims::default()
+                }
+            };
+        let attached = self.attached().await?;
+        claims.owner = claims.owner.map(|owner| attached.unmarked(owner));
         let network = self.network_name();
         Ok(read::inspected(&answer, claims, facts.via, &network))
     }

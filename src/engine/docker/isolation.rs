@@ -2,7 +2,7 @@
 //! the engine's work that the rules (`firewall/`) need.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,15 +18,18 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::{
-    Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
+    Attached, Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
     firewall::{CHECK_INTERVAL, Mac},
-    names, remove_container,
+    info::Via,
+    names,
+    network::Calls,
+    remove_container,
 };
-use crate::model::{InstanceId, egress::Ceiling};
+use crate::{
+    model::{InstanceId, egress::Ceiling},
+    resolver,
+};
 
-/// The files with this machine's name servers. The engine reads the second one when the first names
-/// a resolver of this machine alone.
-const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 /// The port of name servers.
 const DNS: u16 = 53;
 
@@ -51,9 +54,9 @@ impl Docker {
                 self.clean_up().await;
                 return Err(refusal);
             }
-            Ok(()) => {}
+            Ok(_) => {}
         }
-        let (ceiling, resolvers) = (firewall.ceiling(), resolvers());
+        let (ceiling, resolvers) = (firewall.ceiling(), resolver::beyond_loopback());
         let unserved = |ceiling: &Ceiling| {
             let served = resolvers.iter().any(|addr| ceiling.reaches(*addr, DNS));
             resolvers.first().copied().filter(|_| !served)
@@ -103,12 +106,24 @@ impl Docker {
     }
 
     /// Makes the instance's network and the rules for its containers, including those of builds.
-    pub(super) async fn ensure_network_and_rules(&self) -> Result<(), Error> {
+    /// Returns what its containers get to call apps.
+    pub(super) async fn ensure_network_and_rules(&self) -> Result<Attached, Error> {
         let facts = self.facts().await?;
-        let firewall = self.firewall.as_deref();
+        let calls = self.config.attach.as_ref().map(|attach| Calls {
+            attach,
+            is_direct: facts.via == Via::Direct,
+        });
+        let (firewall, own) = (self.firewall.as_deref(), facts.own.as_ref());
         self.network
-            .ensure(&self.client, &self.config, firewall, facts.own.as_ref())
+            .ensure(&self.client, &self.config, firewall, own, calls)
             .await
+    }
+
+    /// Whether the rules let the container at an address ask a name server. Those of this machine's
+    /// loopback are asked for every app that reaches anything.
+    pub fn may_ask(&self, client: IpAddr, server: IpAddr) -> bool {
+        let firewall = self.firewall.as_ref();
+        firewall.is_none_or(|firewall| firewall.may_reach(client, server, DNS))
     }
 
     /// Creates a container with its own network. The rules admit it before it can run, so they
@@ -258,27 +273,6 @@ async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, Client
             },
         }),
     }
-}
-
-/// The name servers that containers use, as far as they can be known from here. The engine itself
-/// queries those on this machine's loopback.
-fn resolvers() -> Vec<Ipv4Addr> {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let of = |text: &str| -> Vec<Ipv4Addr> {
-        let lines = text
-            .lines()
-            .filter_map(|l| l.trim().strip_prefix("nameserver"));
-        lines.filter_map(|addr| addr.trim().parse().ok()).collect()
-    };
-    let found = RESOLVERS.map(|path| of(&read(path)));
-    let outer = found.into_iter().map(|all| {
-        let outer = all.into_iter().filter(|addr| !addr.is_loopback());
-        outer.collect::<Vec<_>>()
-    });
-    outer
-        .into_iter()
-        .find(|all| !all.is_empty())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

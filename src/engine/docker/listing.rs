@@ -46,6 +46,7 @@ impl Docker {
                 docker.list_containers(Some(options)).await
             })
             .await?;
+        let attached = self.attached().await?;
         let network = self.network_name();
         let is_placed_by_us = |found: &ContainerSummary| {
             let host = found.host_config.as_ref();
@@ -60,7 +61,7 @@ impl Docker {
                 .labels
                 .as_ref()
                 .map(|l| labels::origin(&self.config, names, l));
-            let claims = match origin {
+            let mut claims = match origin {
                 Some(Origin::Ours(claims)) => claims,
                 Some(Origin::Unsealed) => Claims::default(),
                 Some(Origin::OtherSeal) if is_placed_by_us(&found) => Claims::default(),
@@ -72,6 +73,7 @@ impl Docker {
             if claims.helper_of.as_deref() == Some(self.homes.run_id()) {
                 continue;
             }
+            claims.owner = claims.owner.map(|owner| attached.unmarked(owner));
             match read::listed(found, claims, facts.via, &network) {
                 (_, Some(known)) => containers.push(known),
                 (id, None) => ended.push(id),

@@ -42,6 +42,7 @@ use futures_util::{StreamExt, future, stream, stream::BoxStream};
 use parking_lot::Mutex;
 
 use self::{
+    attach::ImageVariables,
     build_network::BuildNetworks,
     cli_config::CliConfig,
     client::{Client, gone_is_fine, has_status, or_gone, remove_container},
@@ -64,6 +65,7 @@ use super::{
 };
 
 mod archive;
+mod attach;
 mod build;
 mod build_limits;
 mod build_network;
@@ -107,12 +109,14 @@ mod standby;
 mod tests;
 mod volumes;
 
+pub use attach::{Attach, Attached, AttachedNetwork, LABEL, Shown};
 pub use cli_config::DEFAULT_HELPER_TIMEOUT;
 pub use config::{
     Config, DEFAULT_CALL_TIMEOUT, DEFAULT_HOME_COPY_BYTES, DEFAULT_HOME_COPY_FILES,
     DEFAULT_INFO_TIMEOUT, DEFAULT_LOG_MAX_BYTES, DEFAULT_LOG_MAX_FILES, DEFAULT_PULL_TIMEOUT,
     DEFAULT_START_TIMEOUT, Reach,
 };
+pub use firewall::Doors;
 pub use freezer::Freezer;
 pub use instance_lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
@@ -142,6 +146,7 @@ pub struct Docker {
     /// Containers that were frozen through their cgroup, which the engine does not know.
     frozen: Mutex<HashMap<ContainerId, Cgroup>>,
     pids: PidsFiles,
+    image_variables: ImageVariables,
     unproven: UnprovenContainers,
     /// Whether the warnings about limits were given, so that they appear once and not per start.
     warned_of_cpu: AtomicBool,
@@ -190,6 +195,7 @@ impl Docker {
             volumes: Volumes::new(),
             frozen: Mutex::default(),
             pids: PidsFiles::new(),
+            image_variables: ImageVariables::default(),
             unproven: UnprovenContainers::default(),
             warned_of_cpu: AtomicBool::new(false),
             warned_of_init: AtomicBool::new(false),
@@ -251,7 +257,7 @@ impl Docker {
         }
         tracing::warn!(cause = %err, "The instance's network is gone; making it again");
         self.network.forget();
-        self.ensure_network_and_rules().await
+        self.ensure_network_and_rules().await.map(drop)
     }
 }
 
@@ -450,7 +456,7 @@ impl Engine for Docker {
     }
 
     async fn ensure_network(&self) -> Result<(), Error> {
-        self.ensure_network_and_rules().await
+        self.ensure_network_and_rules().await.map(drop)
     }
 
     async fn disk_use(&self) -> Result<Vec<DiskUse>, Error> {

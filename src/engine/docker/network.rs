@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::{
-    Config, ContainerId, Error,
+    Attach, Attached, AttachedNetwork, Config, ContainerId, Error,
     client::{Client, gone_is_fine, has_status},
-    firewall::{self, Firewall, Mac},
+    firewall::{self, Admitted, Firewall, Mac},
     labels::{self, Origin, Role},
     names::{network_name, network_names},
 };
@@ -38,19 +38,28 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 #[derive(Debug, Default)]
 pub(super) struct InstanceNetwork {
     /// One cell per lifetime of the network; its first user makes the network, the others wait.
-    known: Mutex<Arc<OnceCell<()>>>,
+    known: Mutex<Arc<OnceCell<Attached>>>,
+}
+
+/// How containers on the network get to call apps.
+pub(super) struct Calls<'a> {
+    /// Says what they get.
+    pub(super) attach: &'a Attach,
+    /// Whether their addresses are reached from this process.
+    pub(super) is_direct: bool,
 }
 
 impl InstanceNetwork {
-    /// Makes the network unless it is known to exist, and the rules for its containers. This
-    /// process's `own` container joins it.
+    /// Makes the network unless it is known to exist, and the rules for its containers; returns what
+    /// these get. This process's `own` container joins it.
     pub(super) async fn ensure(
         &self,
         client: &Client,
         config: &Config,
         firewall: Option<&Firewall>,
         own: Option<&ContainerId>,
-    ) -> Result<(), Error> {
+        calls: Option<Calls<'_>>,
+    ) -> Result<Attached, Error> {
         let known = Arc::clone(&self.known.lock());
         let made = known.get_or_try_init(|| async {
             if let Some(firewall) = firewall {
@@ -64,9 +73,16 @@ impl InstanceNetwork {
                 firewall.check_enforced()?;
             }
             remove_other(client, config).await;
-            Ok(())
+            let attached = match calls {
+                Some(calls) => attach(client, config, own, calls).await,
+                None => Attached::default(),
+            };
+            if let Some(firewall) = firewall {
+                firewall.open(attached.doors.clone()).await?;
+            }
+            Ok(attached)
         });
-        made.await.copied()
+        made.await.cloned()
     }
 
     /// Makes the next [`Self::ensure`] ask the engine again.
@@ -93,6 +109,48 @@ impl InstanceNetwork {
         }
         Ok(())
     }
+}
+
+/// Asks what the network's containers get. One on which this process's address cannot be known, its
+/// gateway or that of its `own` container, has nobody who serves them.
+async fn attach(
+    client: &Client,
+    config: &Config,
+    own: Option<&ContainerId>,
+    calls: Calls<'_>,
+) -> Attached {
+    let name = network_name(config);
+    let asked = name.as_str();
+    let found = client
+        .run("inspect the network", |docker| async move {
+            docker.inspect_network(asked, None).await
+        })
+        .await;
+    let gateway = found.as_ref().ok().and_then(|network| match own {
+        Some(own) => {
+            let place = network.containers.as_ref()?.get(&own.0)?;
+            place.ipv4_address.as_ref()?.split('/').next()?.parse().ok()
+        }
+        None => {
+            let ranges = network.ipam.as_ref()?.config.as_ref()?;
+            ranges.iter().find_map(|r| r.gateway.as_ref()?.parse().ok())
+        }
+    });
+    let Some(gateway) = gateway else {
+        let cause = found.err().map(|e| e.to_string());
+        tracing::warn!(
+            network = name,
+            cause,
+            "The engine does not say where this host is on the instance's network: apps cannot call apps by their URLs"
+        );
+        return Attached::default();
+    };
+    let network = AttachedNetwork {
+        name,
+        gateway,
+        is_direct: calls.is_direct,
+    };
+    calls.attach.ask(network).await
 }
 
 /// Whether the cause of an error is that the instance's network is missing, or exists twice.
@@ -291,10 +349,7 @@ async fn remove_other(client: &Client, config: &Config) {
 /// The containers of this instance that have an address on the network, and where they may connect
 /// to. A container without a valid seal is not among them: anyone may have written its labels, so
 /// it reaches nothing.
-async fn admitted(
-    client: &Client,
-    config: &Config,
-) -> Result<Vec<(ContainerId, Mac, Egress)>, Error> {
+async fn admitted(client: &Client, config: &Config) -> Result<Vec<Admitted>, Error> {
     let options = ListContainersOptions {
         all: true,
         filters: Some(labels::filter(&config.instance)),
@@ -312,7 +367,7 @@ async fn admitted(
 }
 
 /// The entry of one container in [`admitted`]; `None` lets it reach nothing.
-fn admission(config: &Config, found: ContainerSummary) -> Option<(ContainerId, Mac, Egress)> {
+fn admission(config: &Config, found: ContainerSummary) -> Option<Admitted> {
     let names = found.names.unwrap_or_default();
     let Origin::Ours(claims) = labels::origin(config, &names, &found.labels?) else {
         return None;
@@ -323,7 +378,14 @@ fn admission(config: &Config, found: ContainerSummary) -> Option<(ContainerId, M
     let is_holder = claims.role == Some(Role::Holder);
     let mac = Mac::of(&config.instance, &claims.owner?, is_holder);
     let egress = claims.egress.unwrap_or(Egress::Deny);
-    Some((ContainerId(found.id?), mac, egress))
+    let networks = found.network_settings.and_then(|s| s.networks);
+    let place = networks.and_then(|mut n| n.remove(&network_name(config)));
+    Some(Admitted {
+        id: ContainerId(found.id?),
+        mac,
+        egress,
+        address: place.and_then(|p| p.ip_address?.parse().ok()),
+    })
 }
 
 /// Makes the network unless there is one. On one that is `shared`, containers reach each other, as
@@ -408,7 +470,7 @@ mod tests {
                 ..ContainerSummary::default()
             };
             let found = admission(&config, summary);
-            found.map(|(_, mac, egress)| (mac, egress))
+            found.map(|found| (found.mac, found.egress))
         };
         let sealed = |labels| labels::sealed(&config, name, labels);
         let mac = |is_holder| Mac::of(&config.instance, &owner, is_holder);

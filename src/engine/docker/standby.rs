@@ -163,9 +163,12 @@ impl Docker {
                     });
                 }
             };
-            let (spec, folder) = self.complete(spec).await?;
+            let attached = self.ensure_network_and_rules().await?;
+            let spec = self.attach(spec, &attached).await?;
+            let (spec, folder) = self.complete(&spec).await?;
             let name = names::container_name(&self.config.instance, &spec.owner);
-            let body = spec::within(&self.config, facts.traits(), &spec, &holder);
+            let mut body = spec::within(&self.config, facts.traits(), &spec, &holder);
+            attached.put_certificates(&mut body);
             let body = self.bind_volume(body, &spec, folder.as_deref());
             let container = self.create_named(name, body, None).await?;
             Ok((container, endpoints))
@@ -190,13 +193,15 @@ impl Docker {
         spec: &ContainerSpec,
         facts: &info::Facts,
     ) -> Result<ContainerId, Error> {
-        self.ensure_network_and_rules().await?;
+        let attached = self.ensure_network_and_rules().await?;
+        let spec = &self.attach(spec, &attached).await?;
         let mut retried = false;
         let holder = loop {
             let architecture = &facts.architecture;
             let image = self.holder_image.ensure(&self.client, architecture).await?;
             let name = names::holder_name(&self.config.instance, &spec.owner);
-            let body = spec::holder(&self.config, facts.traits(), spec, &image);
+            let mut body = spec::holder(&self.config, facts.traits(), spec, &image);
+            attached.put_names(body.host_config.get_or_insert_default());
             match self.create_admitted(name, body, spec, true).await {
                 Err(err) if !retried && self.holder_image.is_gone(&err) => retried = true,
                 made => break made?,

@@ -28,6 +28,7 @@ fn spec() -> ContainerSpec {
             scratch_bytes: 0,
             kept_since: None,
         },
+        host_label: "a-acme".into(),
         ports: vec![80],
         memory_bytes: 0,
         cpu_millicores: 0,

@@ -22,6 +22,7 @@ use ipnet::Ipv4Net;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+pub use self::rules::Doors;
 use self::rules::{Builds, table};
 use super::{ContainerId, Error};
 use crate::model::{
@@ -55,14 +56,28 @@ pub(super) struct Firewall {
     turn: Semaphore,
 }
 
+/// A container that exists, and what it may reach.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) id: ContainerId,
+    pub(super) mac: Mac,
+    pub(super) egress: Egress,
+    /// Where it is, if it runs.
+    pub(super) address: Option<IpAddr>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// The grant of each container.
     apps: BTreeMap<Mac, Grant>,
     /// The networks of builds, and what may be reached from them.
     builds: Builds,
-    /// The address of each container.
+    /// The Ethernet address of each container.
     macs: HashMap<ContainerId, Mac>,
+    /// The container at each address.
+    addresses: HashMap<IpAddr, Mac>,
+    /// What all containers reach.
+    doors: Doors,
     /// How the kernel listed the table after it was installed, without the elements of sets; `None`
     /// before that, and after it was removed.
     shown: Option<String>,
@@ -87,20 +102,44 @@ impl Firewall {
     }
 
     /// Installs the table for these containers, and those admitted meanwhile.
-    pub(super) async fn establish(
-        &self,
-        found: Vec<(ContainerId, Mac, Egress)>,
-    ) -> Result<(), Error> {
+    pub(super) async fn establish(&self, found: Vec<Admitted>) -> Result<(), Error> {
         let _turn = self.turn().await;
         {
             let mut state = self.state.lock();
             // Containers that were admitted while the list was taken stay.
-            for (id, mac, egress) in found {
-                state.apps.insert(mac, self.ceiling.grant(&egress));
-                state.macs.insert(id, mac);
+            for found in found {
+                let mac = found.mac;
+                state.apps.insert(mac, self.ceiling.grant(&found.egress));
+                state.macs.insert(found.id, mac);
+                state.addresses.extend(found.address.map(|at| (at, mac)));
             }
         }
         self.replace().await
+    }
+
+    /// Lets all containers through these doors, and no others.
+    pub(super) async fn open(&self, doors: Doors) -> Result<(), Error> {
+        let _turn = self.turn().await;
+        if self.state.lock().doors == doors {
+            return Ok(());
+        }
+        self.state.lock().doors = doors;
+        self.replace().await
+    }
+
+    /// Whether the container at an address may reach a port elsewhere. What is on this machine's
+    /// loopback, where it reaches nothing itself, is for every one that may reach anything.
+    pub(super) fn may_reach(&self, client: IpAddr, server: IpAddr, port: u16) -> bool {
+        let state = self.state.lock();
+        let mac = state.addresses.get(&client);
+        let Some(grant) = mac.and_then(|mac| state.apps.get(mac)) else {
+            return false;
+        };
+        match server {
+            _ if server.is_loopback() => *grant != Grant::NONE,
+            IpAddr::V4(server) => self.ceiling.grants(grant, server, port),
+            IpAddr::V6(_) => false,
+        }
     }
 
     /// Admits a container that is created and does not run yet.
@@ -119,7 +158,6 @@ impl Firewall {
             state.apps.insert(mac, grant);
             state.macs.insert(id.clone(), mac);
         }
-        let script = script.unwrap_or_else(|| rules::list(&table));
         match nft::run(&script).await {
             Ok(_) => Ok(()),
             Err(cause) => {
@@ -156,7 +194,12 @@ impl Firewall {
     /// Tells this host's kernel the address of a container that has just started; without it the
     /// first connections may take seconds.
     pub(super) fn locate(&self, id: &ContainerId, addr: IpAddr) {
-        let mac = self.state.lock().macs.get(id).copied();
+        let mac = {
+            let mut state = self.state.lock();
+            let mac = state.macs.get(id).copied();
+            state.addresses.extend(mac.map(|mac| (addr, mac)));
+            mac
+        };
         let (Some(mac), IpAddr::V4(addr)) = (mac, addr) else {
             return;
         };
@@ -170,13 +213,12 @@ impl Firewall {
         let gone = {
             let mut state = self.state.lock();
             let mac = state.macs.remove(id);
+            state.addresses.retain(|_, at| Some(*at) != mac);
             mac.and_then(|mac| Some((mac, state.apps.remove(&mac)?)))
         };
         let Some((mac, grant)) = gone else { return };
         let _turn = self.turn().await;
-        let Some(script) = rules::change("delete", &table(&self.instance), mac, &grant) else {
-            return;
-        };
+        let script = rules::change("delete", &table(&self.instance), mac, &grant);
         if let Err(cause) = nft::run(&script).await {
             // No other container ever has this address.
             tracing::debug!(container = %id, %cause, "A removed container's grant stays in the rules until they are installed again");
@@ -237,7 +279,13 @@ impl Firewall {
     async fn replace(&self) -> Result<(), Error> {
         let script = {
             let state = self.state.lock();
-            rules::replace(&self.instance, &self.ceiling, &state.apps, &state.builds)
+            rules::replace(
+                &self.instance,
+                &self.ceiling,
+                &state.apps,
+                &state.doors,
+                &state.builds,
+            )
         };
         nft::run(&script).await?;
         let shown = self.show().await?;

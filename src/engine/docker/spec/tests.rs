@@ -50,6 +50,7 @@ pub(in crate::engine::docker) fn spec() -> ContainerSpec {
         capabilities: Default::default(),
         egress: Default::default(),
         init: false,
+        host_label: "a-acme".into(),
         ports: vec![8080, 9090],
         memory_bytes: 64 << 20,
         cpu_millicores: 500,

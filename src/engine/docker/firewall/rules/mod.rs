@@ -11,7 +11,7 @@
 //! they may send with any other. So their bridge decides, and that the sender has an address of it;
 //! all builds reach the same destinations.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
@@ -25,9 +25,33 @@ use crate::{
     },
 };
 
-/// Ports of this host that apps reach whatever their policy says, by TCP on every address of the
-/// host: none yet. A listener on one of them would serve every app of every organization.
-pub(super) const ALWAYS_OPEN: &[u16] = &[];
+/// Ports of this host that all apps reach whatever their policy says, at one address. A listener on
+/// one of them serves every app of every organization.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// The address; `None` opens nothing.
+    pub at: Option<Ipv4Addr>,
+    /// Ports of TCP.
+    pub tcp: Vec<u16>,
+    /// Ports of UDP.
+    pub udp: Vec<u16>,
+}
+
+impl Doors {
+    /// The rules that let known containers through.
+    fn rules(&self) -> Vec<String> {
+        let Some(at) = self.at else { return Vec::new() };
+        let open = [("tcp", &self.tcp), ("udp", &self.udp)];
+        let open = open.into_iter().filter(|(_, ports)| !ports.is_empty());
+        open.map(|(protocol, ports)| {
+            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+            let ports = ports.join(", ");
+            format!("ether saddr @known ip daddr {at} {protocol} dport {{ {ports} }} accept")
+        })
+        .collect()
+    }
+}
+
 /// Ahead of the engine's own chains, which are at 0.
 const PRIORITY: &str = "filter - 10";
 
@@ -120,6 +144,7 @@ pub(super) fn replace(
     instance: &InstanceId,
     ceiling: &Ceiling,
     apps: &BTreeMap<Mac, Grant>,
+    doors: &Doors,
     builds: &Builds,
 ) -> String {
     let (table, bridge) = (table(instance), bridge(instance));
@@ -129,7 +154,7 @@ pub(super) fn replace(
     out.push_str(&format!("table {table} {{\n"));
     put_sets(&mut out, ceiling, apps, builds);
     put_hooks(&mut out, &bridge, &build_bridges);
-    put_app_chains(&mut out, ceiling, &bridge);
+    put_app_chains(&mut out, ceiling, doors, &bridge);
     put_build_chains(&mut out, builds, &bridge, &build_bridges);
     out.push_str("}\n");
     out
@@ -139,6 +164,7 @@ pub(super) fn replace(
 fn put_sets(out: &mut String, ceiling: &Ceiling, apps: &BTreeMap<Mac, Grant>, builds: &Builds) {
     let sets = Sets::of(apps.iter());
     let (any, port) = by_port(ceiling.listed());
+    set(out, "known", "ether_addr", false, &sets.known);
     set(out, "open", "ether_addr", false, &sets.open);
     let inner = INNER_V4.map(|net| net.to_string());
     set(out, "inner", "ipv4_addr", true, &inner);
@@ -180,7 +206,7 @@ fn put_hooks(out: &mut String, bridge: &str, build_bridges: &str) {
 }
 
 /// Writes the rules for apps' packets to this host (`to_host`) and through it (`beyond`).
-fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
+fn put_app_chains(out: &mut String, ceiling: &Ceiling, doors: &Doors, bridge: &str) {
     // The platform opens connections to apps, and their responses pass.
     chain(
         out,
@@ -201,11 +227,9 @@ fn put_app_chains(out: &mut String, ceiling: &Ceiling, bridge: &str) {
         ]);
     }
     chain(out, "listed", &refs(&listed));
-    let always: Vec<_> = ALWAYS_OPEN.iter().map(ToString::to_string).collect();
-    let always = format!("tcp dport {{ {} }} accept", always.join(", "));
-    let always = (!ALWAYS_OPEN.is_empty()).then_some(always.as_str());
+    let doors = doors.rules();
     let mut to_host = vec!["jump answers"];
-    to_host.extend(always);
+    to_host.extend(doors.iter().map(String::as_str));
     to_host.extend(["jump listed", REJECT]);
     chain(out, "to_host", &to_host);
 
@@ -259,9 +283,8 @@ fn put_build_chains(out: &mut String, builds: &Builds, bridge: &str, build_bridg
     chain(out, "build_beyond", &beyond);
 }
 
-/// Adds the grant of a container, or removes it; fails without the table. `None` for an empty
-/// grant.
-pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> Option<String> {
+/// Adds a container and its grant, or removes them; fails without the table.
+pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> String {
     let sets = Sets::of([(&mac, grant)].into_iter());
     let mut out = String::new();
     for (name, elements) in sets.named() {
@@ -270,12 +293,13 @@ pub(super) fn change(verb: &str, table: &str, mac: Mac, grant: &Grant) -> Option
             let _ = writeln!(out, "{verb} element {table} {name} {{ {elements} }}");
         }
     }
-    (!out.is_empty()).then_some(out)
+    out
 }
 
 /// The set elements of the containers' grants.
 #[derive(Default)]
 struct Sets {
+    known: Vec<String>,
     open: Vec<String>,
     granted_any: Vec<String>,
     granted_port: Vec<String>,
@@ -287,6 +311,7 @@ impl Sets {
     fn of<'a>(apps: impl Iterator<Item = (&'a Mac, &'a Grant)>) -> Self {
         let mut sets = Self::default();
         for (mac, grant) in apps {
+            sets.known.push(mac.to_string());
             let of_app = |to: &mut Vec<String>, elements: Vec<String>| {
                 to.extend(elements.into_iter().map(|e| format!("{mac} . {e}")));
             };
@@ -305,8 +330,9 @@ impl Sets {
         sets
     }
 
-    fn named(&self) -> [(&'static str, &[String]); 5] {
+    fn named(&self) -> [(&'static str, &[String]); 6] {
         [
+            ("known", &self.known),
             ("open", &self.open),
             ("granted_any", &self.granted_any),
             ("granted_port", &self.granted_port),

@@ -51,6 +51,7 @@ fn what_is_not_accepted_is_rejected_at_the_end_and_answers_pass_first() {
             &instance(),
             &ceiling(trust, "none"),
             &BTreeMap::new(),
+            &Doors::default(),
             &none,
         );
         assert!(text.starts_with(
@@ -91,7 +92,13 @@ fn grants_become_elements_for_the_address_of_their_container() {
         ),
         (none, egress("deny")),
     ]);
-    let text = replace(&instance(), &ceiling, &grants, &Builds::default());
+    let text = replace(
+        &instance(),
+        &ceiling,
+        &grants,
+        &Doors::default(),
+        &Builds::default(),
+    );
     for set in [
         format!("set open {{ type ether_addr; elements = {{ {all} }}; }}"),
         "set listed_any { type ipv4_addr; flags interval; elements = { 10.1.0.0/16 }; }".to_owned(),
@@ -103,17 +110,47 @@ fn grants_become_elements_for_the_address_of_their_container() {
     ] {
         assert!(text.contains(&set), "{set}\n{text}");
     }
-    assert!(!text.contains(&none.to_string()), "{text}");
+    // It is known, and no more.
+    assert_eq!(text.matches(&none.to_string()).count(), 1, "{text}");
 
     let table = table(&instance());
-    assert_eq!(change("add", &table, none, &grants[&none]), None);
-    let one = change("add", &table, all, &grants[&all]).expect("some");
+    let known = change("add", &table, none, &grants[&none]);
+    assert_eq!(known, format!("add element {table} known {{ {none} }}\n"));
+    let one = change("add", &table, all, &grants[&all]);
     assert_eq!(
         one,
-        format!("add element inet ignite_000000000007 open {{ {all} }}\n")
+        format!("add element {table} known {{ {all} }}\nadd element {table} open {{ {all} }}\n")
     );
-    let four = change("delete", &table, some, &grants[&some]).expect("some");
-    assert_eq!(four.lines().count(), 4, "{four}");
+    let four = change("delete", &table, some, &grants[&some]);
+    assert_eq!(four.lines().count(), 5, "{four}");
+}
+
+#[test]
+fn doors_are_for_known_containers_at_one_address_and_for_no_build() {
+    let doors = Doors {
+        at: Some([172, 18, 0, 1].into()),
+        tcp: vec![53, 80],
+        udp: vec![53],
+    };
+    let none = Builds::default();
+    let text = replace(
+        &instance(),
+        &ceiling(Trust::Tenants, "none"),
+        &BTreeMap::new(),
+        &doors,
+        &none,
+    );
+    let (_, to_host) = text.split_once("chain to_host {\n").expect("the chain");
+    let lines: Vec<_> = to_host.lines().map(str::trim).take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "jump answers;",
+            "ether saddr @known ip daddr 172.18.0.1 tcp dport { 53, 80 } accept;",
+            "ether saddr @known ip daddr 172.18.0.1 udp dport { 53 } accept;",
+        ]
+    );
+    assert_eq!(text.matches("172.18.0.1").count(), 2, "{text}");
 }
 
 #[test]
@@ -122,7 +159,13 @@ fn builds_reach_what_is_theirs_from_networks_that_are_known_and_never_this_host(
     let text = |allow: &str, networks: BTreeMap<String, Ipv4Net>| {
         let ceiling = Ceiling::of_builds(Trust::Tenants, &allow.parse().expect(allow));
         let builds = Builds { ceiling, networks };
-        replace(&instance(), &apps, &BTreeMap::new(), &builds)
+        replace(
+            &instance(),
+            &apps,
+            &BTreeMap::new(),
+            &Doors::default(),
+            &builds,
+        )
     };
     let bridge = build_bridge(&instance(), 3);
     assert_eq!(bridge, "igb000000000703");
@@ -158,6 +201,12 @@ fn builds_reach_what_is_theirs_from_networks_that_are_known_and_never_this_host(
         rules.iter().any(|rule| rule.ends_with("accept;"))
     };
     assert!(accepts(&open) && !accepts(&text("none", BTreeMap::new())));
-    let unasked = replace(&instance(), &apps, &BTreeMap::new(), &Builds::default());
+    let unasked = replace(
+        &instance(),
+        &apps,
+        &BTreeMap::new(),
+        &Doors::default(),
+        &Builds::default(),
+    );
     assert!(!accepts(&unasked));
 }
