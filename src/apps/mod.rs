@@ -475,6 +475,13 @@ fn wrong(
         field: "capabilities".to_owned(),
         description,
     }));
+    if settings.api_access && !defaults.api_access {
+        wrong.push(FieldViolation {
+            field: "api_access".to_owned(),
+            description: "is not to be had where organizations do not trust each other (trust is tenants); call the API from outside"
+                .to_owned(),
+        });
+    }
     if let Some(Err(description)) = egress.map(|ceiling| ceiling.check(&settings.egress)) {
         wrong.push(FieldViolation {
             field: "egress".to_owned(),

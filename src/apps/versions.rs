@@ -117,12 +117,13 @@ impl Apps {
     }
 }
 
-/// The app with a version and the settings of its publish, except for who may call it: a rollback
-/// repairs an app; it must not reopen the app to callers who were shut out since.
+/// The app with a version and the settings of its publish, except for who may call it, and
+/// whether it reaches the API: a rollback repairs an app; it must not reopen what was shut since.
 pub(super) fn restore(app: &App, version: &Version) -> App {
     let mut restored = app.clone();
     restored.settings = version.settings.clone();
     restored.settings.allow_unauthenticated = app.settings.allow_unauthenticated;
+    restored.settings.api_access = app.settings.api_access;
     restored
         .settings
         .cors_origins

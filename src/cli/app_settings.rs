@@ -124,6 +124,9 @@ pub(in crate::cli) struct Settings {
     /// for the server's rule.
     #[arg(long, value_name = "deny|allow|LIST")]
     egress: Option<String>,
+    /// Let the app's containers reach the API on the instance's network (`=false` to take it back).
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    api_access: Option<bool>,
     /// Run the app under a small init, which reaps orphaned processes: unless the image's program
     /// is an init itself (auto), always, or never.
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "on")]
@@ -304,6 +307,7 @@ impl Settings {
             init: self.init().unwrap_or_default(),
             capabilities: self.capabilities().0,
             egress: self.egress.clone().unwrap_or_default(),
+            api_access: self.api_access.unwrap_or_default(),
             input_schema: self.schemas.input_schema.clone().unwrap_or_default(),
             output_schema: self.schemas.output_schema.clone().unwrap_or_default(),
             mcp_enabled: self.mcp_enabled.unwrap_or_default(),
@@ -344,6 +348,7 @@ impl Settings {
             capabilities: self.capabilities().0,
             clear_capabilities: self.capabilities().1,
             egress: self.egress.clone(),
+            api_access: self.api_access,
             input_schema: self.schemas.input_schema.clone(),
             output_schema: self.schemas.output_schema.clone(),
             mcp_enabled: self.mcp_enabled,

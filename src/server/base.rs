@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 
 use super::{
+    app_calls::AppCalls,
     data_dir::DataDir,
     keeper::Keeper,
     limits::Shares,
@@ -86,11 +87,17 @@ impl Base {
     ///
     /// # Errors
     /// A store that cannot be opened, or a setting that the engine cannot honour.
-    pub(super) async fn open(config: Config, data: DataDir, shares: Shares) -> Result<Self> {
+    pub(super) async fn open(
+        config: Config,
+        data: DataDir,
+        shares: Shares,
+        calls: Option<&Arc<AppCalls>>,
+    ) -> Result<Self> {
         let vitals = Vitals::default();
         let stores = Stores::open(&config, &data, &vitals)?;
         let seal = parts::seal(&stores.secrets)?;
-        let engine_config = engine_config(&config, &data, &stores.store, seal)?;
+        let mut engine_config = engine_config(&config, &data, &stores.store, seal)?;
+        engine_config.attach = calls.map(AppCalls::attach);
         let restrictions = engine_config.restrictions();
         let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
         check_runtime(&config, &engine).await?;

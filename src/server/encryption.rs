@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 
-use super::{Reload, machine};
+use super::{Reload, machine, parts};
 use crate::{
     config::{Config, LocalTls, TlsMode},
     gateway::{Gateway, secure::Secure},
@@ -47,11 +47,11 @@ pub(super) fn listener(
     gateway: &Gateway,
     protocol: Protocol,
 ) -> Secure {
-    let (routes, base) = (gateway.routes.clone(), config.base_domain.clone());
+    let (routes, hosts) = (gateway.routes.clone(), parts::own_hosts(config));
     Secure {
         tls: tls.clone(),
         protocol,
-        exists: Arc::new(move |host| routes.lead(host, &base)),
+        exists: Arc::new(move |host| routes.lead(host, &hosts)),
         timeout: config.tls.handshake_timeout,
         handshakes: config.tls.handshakes,
         trusted_proxies: config.trusted_proxies.clone(),

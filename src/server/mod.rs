@@ -5,6 +5,7 @@
 //! accepts no more, lets requests finish within a bound, then ends operations, replicas and
 //! stores.
 
+mod app_calls;
 mod base;
 mod building;
 mod data_dir;
@@ -27,6 +28,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use self::{
+    app_calls::AppCalls,
     base::Base,
     data_dir::DataDir,
     platform::Assembled,
@@ -68,14 +70,16 @@ pub async fn run(config: Config, reload: Reload, inherited: Inherited) -> Result
     clock::settle_for(config.clock_settle);
     warn_of_exposure(&config);
 
-    let base = Base::open(config, data, shares).await?;
+    let (http, https) = sockets.ports();
+    let calls = AppCalls::new(&config, http, https);
+    let base = Base::open(config, data, shares, calls.as_ref()).await?;
     let mut keeper = base.hold_identity();
     let Assembled {
         platform,
         gc,
         starter,
     } = platform::assemble(&base, keeper.claimed())?;
-    let server = Server::start(base, platform, sockets, tls, starter).await?;
+    let server = Server::start(base, platform, sockets, tls, starter, calls).await?;
 
     let base = server.base();
     service_manager::ready();

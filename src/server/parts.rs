@@ -10,7 +10,7 @@ use super::{clamp, data_dir::DataDir, limits::Shares, machine};
 use crate::{
     api::{anonymous, buffers::Buffers, compute::PublicUrls},
     clock,
-    config::{Config, Freezer, Reach},
+    config::{Config, Freezer, Proxies, Reach},
     engine::{Keychain, docker},
     executor,
     fleet::{self, upstream::Connects},
@@ -140,6 +140,22 @@ pub(super) fn listener_limits(c: &Config, shares: &Shares) -> gateway::limits::L
         max_headers: c.max_headers,
         max_header_bytes: clamp(c.max_header_bytes),
         max_streams: c.max_streams,
+    }
+}
+
+/// The bounds of listeners for apps in containers: a part of what clients outside may take.
+pub(super) fn app_calls_limits(
+    c: &Config,
+    shares: &Shares,
+    no_proxies: Proxies,
+) -> gateway::limits::Limits {
+    let connections = c.app_calls.connections.min(shares.listener).max(1);
+    gateway::limits::Limits {
+        max_connections: connections,
+        max_connections_per_ip: connections.div_ceil(SHARES),
+        reserved: 0,
+        trusted_proxies: no_proxies,
+        ..listener_limits(c, shares)
     }
 }
 
@@ -350,6 +366,7 @@ pub(super) fn defaults(c: &Config, restrictions: &str) -> Defaults {
         } else {
             c.allowed_caps
         },
+        api_access: !c.trust.isolates_organizations(),
         containers: container_digest(c, restrictions),
     }
 }

@@ -131,6 +131,7 @@ fn gateway(base: &Base, routes: Arc<Routes>, fleet: Fleet) -> Gateway {
         max_request_body_bytes: config.max_request_body_bytes,
         client_stall_timeout: config.client_stall_timeout,
         half_closed_timeout: config.half_closed_timeout,
+        max_hops: config.app_calls.max_hops,
         trusted_proxies: config.trusted_proxies.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,

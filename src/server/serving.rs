@@ -7,6 +7,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    app_calls::{AppCalls, Serving},
     base::Base,
     data_dir, encryption,
     endpoints::Endpoints,
@@ -78,6 +79,12 @@ impl Sockets {
             bound,
         })
     }
+
+    /// The ports of HTTP and HTTPS.
+    pub(super) fn ports(&self) -> (u16, Option<u16>) {
+        let Bound { http, https, .. } = self.bound;
+        (http.port(), https.map(|addr| addr.port()))
+    }
 }
 
 async fn bind(addr: SocketAddr, setting: &str, inherited: &mut Inherited) -> Result<TcpListener> {
@@ -115,6 +122,7 @@ impl Server {
         sockets: Sockets,
         tls: Option<Tls>,
         starter: Starter<Docker>,
+        calls: Option<Arc<AppCalls>>,
     ) -> Result<Self> {
         let stop = Stop::default();
         let identity = base.stores.identity.keep_up_to_date(&base.vitals);
@@ -140,6 +148,12 @@ impl Server {
             stop: stop.clone(),
             listeners: TaskTracker::new(),
         };
+        if let Some(calls) = calls {
+            let workers = workers.clone();
+            let serving = Serving::new(&base, &platform, front.clone(), workers, tls.clone());
+            let work = calls.serve(serving, stop.clone());
+            listening.spawn("the listeners for apps", work);
+        }
         let listeners = listening.start(sockets, front, grpc, &urls, tls.as_ref());
         starter.begin();
         let executor = Executor::start(

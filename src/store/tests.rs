@@ -59,6 +59,7 @@ pub(super) fn full_app(id: &str) -> App {
         init: crate::model::process::Init::Off,
         capabilities: "CHOWN,SETUID".parse().expect("good"),
         egress: "10.0.0.0/8,1.1.1.1:443".parse().expect("good"),
+        api_access: true,
         standby: Some(crate::model::Standby::Prepared),
     };
     let version = Version {

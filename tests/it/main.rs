@@ -6,6 +6,7 @@ mod api_catalog;
 mod api_config;
 mod api_errors;
 mod api_invoke;
+mod app_calls;
 mod app_url;
 mod audit;
 mod authorization;

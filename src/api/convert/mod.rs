@@ -220,6 +220,7 @@ fn meta(app: &App, s: &Settings, source: Option<&CodeSource>) -> v1::AppMeta {
         writable_root_fs: s.writable_root_fs,
         capabilities: s.capabilities.names().map(str::to_owned).collect(),
         egress: s.egress.to_string(),
+        api_access: s.api_access,
         init: match s.init {
             Init::Auto => v1::AppInit::Unspecified,
             Init::On => v1::AppInit::On,

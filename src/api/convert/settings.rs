@@ -37,6 +37,7 @@ pub(in crate::api) struct Patch {
     pub(in crate::api) init: Option<i32>,
     pub(in crate::api) capabilities: Option<Vec<String>>,
     pub(in crate::api) egress: Option<String>,
+    pub(in crate::api) api_access: Option<bool>,
     pub(in crate::api) storage_ttl_secs: Option<u32>,
 }
 
@@ -62,6 +63,7 @@ impl Patch {
             init: Some(r.init),
             capabilities: Some(std::mem::take(&mut r.capabilities)),
             egress: Some(std::mem::take(&mut r.egress)),
+            api_access: Some(r.api_access),
             storage_ttl_secs: Some(r.storage_ttl_secs),
         }
     }
@@ -112,6 +114,7 @@ impl Patch {
             capabilities: (r.clear_capabilities || !r.capabilities.is_empty())
                 .then_some(r.capabilities),
             egress: r.egress,
+            api_access: r.api_access,
             storage_ttl_secs: r.storage_ttl_secs,
         })
     }
@@ -174,6 +177,7 @@ impl Patch {
         set(&mut s.mcp_enabled, self.mcp_enabled);
         set(&mut s.max_concurrency, self.max_concurrency);
         set(&mut s.allow_unauthenticated, self.allow_unauthenticated);
+        set(&mut s.api_access, self.api_access);
         set(&mut s.writable_root_fs, self.writable_root_fs);
         set(
             &mut s.protocol,

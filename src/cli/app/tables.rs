@@ -96,6 +96,7 @@ pub(super) fn app_table(app: Option<&v1::AppMeta>) -> Table {
         ("cors origins", join(app.cors_origins.clone())),
         ("capabilities", join(app.capabilities.clone())),
         ("egress", app.egress.clone()),
+        ("api access", app.api_access.to_string()),
         (
             "init",
             match v1::AppInit::try_from(app.init) {

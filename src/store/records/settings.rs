@@ -81,6 +81,8 @@ pub(super) struct SettingsRecord {
     egress: String,
     #[prost(uint32, tag = "35")]
     storage_ttl_secs: u32,
+    #[prost(bool, tag = "36")]
+    api_access: bool,
 }
 
 pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> SettingsRecord {
@@ -132,6 +134,7 @@ pub(super) fn settings_record(app: &AppId, s: &Settings, envs: &Envs) -> Setting
         },
         capabilities: s.capabilities.names().map(str::to_owned).collect(),
         egress: s.egress.to_string(),
+        api_access: s.api_access,
         protocol: match s.protocol {
             Protocol::Auto => 0,
             Protocol::Http1 => 1,
@@ -213,6 +216,7 @@ pub(super) fn settings(app: &AppId, r: SettingsRecord, envs: &Envs) -> Result<Se
                 Ok::<_, String>(all.with(one?))
             })?,
         egress: r.egress.parse()?,
+        api_access: r.api_access,
         protocol: match r.protocol {
             0 => Protocol::Auto,
             1 => Protocol::Http1,

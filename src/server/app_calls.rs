@@ -1,0 +1,323 @@
+//! Apps that call apps: listeners on the instance's bridge, and what containers get to find them.
+//!
+//! The engine asks what containers get each time it has found or made the instance's network
+//! ([`AppCalls::attach`]), before any container is made on it. The sockets are bound then, and served
+//! once the server runs ([`AppCalls::serve`]); the kernel keeps early connections meanwhile.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    base::Base,
+    encryption,
+    endpoints::tokens,
+    parts::{app_calls_limits, own_hosts},
+    platform::Platform,
+};
+use crate::{
+    config::{Config, Proxies},
+    engine::{
+        Error,
+        docker::{Attach, Attached, AttachedNetwork, Doors, LABEL},
+    },
+    gateway::{
+        FromApps, Front, Gateway, INTERNAL_DOMAIN,
+        listener::{self, Stop},
+        workers::Workers,
+    },
+    resolver::{self, RESOLV_CONF, Resolver},
+    tls::{Protocol, Tls},
+};
+
+/// The port of name servers, which containers cannot be told.
+const DNS: u16 = 53;
+
+/// Calls between apps, from before there is an engine.
+pub(super) struct AppCalls {
+    ports: Ports,
+    bound: mpsc::UnboundedSender<Bound>,
+    to_serve: Mutex<Option<mpsc::UnboundedReceiver<Bound>>>,
+    /// Where the sockets are, and the ports; those of a network that is made again at the same
+    /// address are still good.
+    current: tokio::sync::Mutex<Option<(Ipv4Addr, Attached)>>,
+}
+
+/// The ports that are wanted at the bridge's address.
+#[derive(Debug, Clone)]
+struct Ports {
+    /// The first that is free serves app URLs, and is what containers are told.
+    http: Vec<u16>,
+    /// Serves them, too, where it is free: the port of the URLs that are printed.
+    also_http: Option<u16>,
+    /// Serve them over TLS, where they are free.
+    https: Vec<u16>,
+}
+
+/// Bound sockets at one address.
+struct Bound {
+    names: resolver::Sockets,
+    http: Vec<TcpListener>,
+    https: Vec<TcpListener>,
+}
+
+impl AppCalls {
+    /// `http` and `https` are the ports of the listeners for clients outside; `None` where apps do
+    /// not call apps.
+    pub(super) fn new(config: &Config, http: u16, https: Option<u16>) -> Option<Arc<Self>> {
+        let calls = &config.app_calls;
+        if !calls.enabled {
+            return None;
+        }
+        let printed = config.public_url.as_ref();
+        let is_https = printed.map_or(https.is_some(), |url| url.scheme == "https");
+        let listens = if is_https { https } else { Some(http) };
+        let printed = printed.map_or(listens, |url| url.port);
+        let mut secure = vec![calls.https_port];
+        secure.extend(printed.filter(|port| is_https && *port != calls.https_port));
+        let (bound, to_serve) = mpsc::unbounded_channel();
+        Some(Arc::new(Self {
+            ports: Ports {
+                http: vec![calls.http_port, calls.fallback_port],
+                also_http: printed.filter(|_| !is_https),
+                https: if https.is_some() { secure } else { Vec::new() },
+            },
+            bound,
+            to_serve: Mutex::new(Some(to_serve)),
+            current: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    /// What the engine asks.
+    pub(super) fn attach(self: &Arc<Self>) -> Attach {
+        let calls = self.clone();
+        Attach::new(move |network| {
+            let calls = calls.clone();
+            Box::pin(async move { calls.listen_on(network).await })
+        })
+    }
+
+    /// Listens on a network, and says what its containers get.
+    async fn listen_on(&self, network: AttachedNetwork) -> Attached {
+        let mut current = self.current.lock().await;
+        if let Some((at, attached)) = &*current
+            && *at == network.gateway
+        {
+            return attached.clone();
+        }
+        let why = if network.is_direct {
+            match Bound::bind(network.gateway, &self.ports).await {
+                Ok((bound, attached)) => {
+                    tracing::info!(at = %network.gateway, ports = ?attached.doors.tcp, "Apps call apps by their URLs");
+                    *current = Some((network.gateway, attached.clone()));
+                    // Without a receiver the server stops.
+                    let _ = self.bound.send(bound);
+                    return attached;
+                }
+                Err(why) => why,
+            }
+        } else {
+            "this process does not reach the engine's networks".to_owned()
+        };
+        tracing::warn!(network = network.name, gateway = %network.gateway, why, "Apps cannot call apps by their URLs; run `ignite` as root on the engine's host, free port 53 there, or turn this off (app_calls=false)");
+        Attached::default()
+    }
+
+    /// Serves what was bound until `stop`. A network at another address ends what the one before
+    /// had.
+    pub(super) async fn serve(self: Arc<Self>, serving: Serving, stop: Stop) {
+        let Some(mut to_serve) = self.to_serve.lock().take() else {
+            return;
+        };
+        let tasks = TaskTracker::new();
+        let mut latest = CancellationToken::new();
+        while let Some(Some(bound)) = stop.drain.run_until_cancelled(to_serve.recv()).await {
+            latest.cancel();
+            latest = stop.drain.child_token();
+            serving.start(bound, &tasks, &latest, &stop.force);
+        }
+        latest.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+impl Bound {
+    /// Binds what can be bound; without a name server or any port for app URLs there is no use.
+    async fn bind(at: Ipv4Addr, ports: &Ports) -> Result<(Self, Attached), String> {
+        let names = resolver::Sockets::bind(at, DNS).await;
+        let names = names.map_err(|e| format!("cannot listen on {at}:{DNS}: {e}"))?;
+        let mut wanted = ports.http.iter().chain(&ports.also_http);
+        let mut failed = Vec::new();
+        let (told, first) = loop {
+            let Some(port) = wanted.next() else {
+                return Err(format!("cannot listen on {at}: {}", failed.join(", ")));
+            };
+            match TcpListener::bind((at, *port)).await {
+                Ok(socket) => break (*port, socket),
+                Err(error) => failed.push(format!("port {port}: {error}")),
+            }
+        };
+        if !failed.is_empty() {
+            tracing::warn!(at = %at, port = told, failed = ?failed, "App URLs are served to apps on another port");
+        }
+        let also = ports.also_http.filter(|port| *port != told);
+        let (http, mut tcp) = optional(at, also.into_iter()).await;
+        let (https, secure) = optional(at, ports.https.iter().copied()).await;
+        tcp.push(told);
+        tcp.extend(secure);
+        tcp.push(DNS);
+        tcp.sort_unstable();
+        let bound = Self {
+            names,
+            http: http.into_iter().chain([first]).collect(),
+            https,
+        };
+        let doors = Doors {
+            at: Some(at),
+            tcp,
+            udp: vec![DNS],
+        };
+        Ok((bound, attached(at, told, doors)))
+    }
+}
+
+/// Binds those ports that are free.
+async fn optional(at: Ipv4Addr, ports: impl Iterator<Item = u16>) -> (Vec<TcpListener>, Vec<u16>) {
+    let (mut sockets, mut bound) = (Vec::new(), Vec::new());
+    for port in ports {
+        match TcpListener::bind((at, port)).await {
+            Ok(socket) => {
+                sockets.push(socket);
+                bound.push(port);
+            }
+            Err(error) => {
+                tracing::info!(%at, port, %error, "App URLs are not served to apps on this port");
+            }
+        }
+    }
+    (sockets, bound)
+}
+
+/// What containers get whose name server is there, with app URLs on this port.
+pub(super) fn attached(at: Ipv4Addr, port: u16, doors: Doors) -> Attached {
+    let port = match port {
+        80 => String::new(),
+        other => format!(":{other}"),
+    };
+    let url = |host: String| format!("http://{host}{port}");
+    Attached {
+        names: Some(at),
+        // As many as resolvers ask.
+        fallback: resolver::beyond_loopback()
+            .into_iter()
+            .filter(|server| *server != at)
+            .take(2)
+            .map(Into::into)
+            .collect(),
+        env: vec![
+            ("IGNITE_URL".to_owned(), url(INTERNAL_DOMAIN.to_owned())),
+            (
+                "IGNITE_APP_URL".to_owned(),
+                url(format!("{LABEL}.{INTERNAL_DOMAIN}")),
+            ),
+        ],
+        certificates: None,
+        doors,
+    }
+}
+
+/// What serves apps.
+pub(super) struct Serving {
+    service: FromApps,
+    resolver: Resolver,
+    workers: Arc<Workers>,
+    limits: crate::gateway::limits::Limits,
+    /// TLS, if there is any.
+    tls: Option<(Tls, Arc<Config>)>,
+    gateway: Arc<Gateway>,
+}
+
+impl Serving {
+    pub(super) fn new(
+        base: &Base,
+        platform: &Platform,
+        front: Front,
+        workers: Arc<Workers>,
+        tls: Option<Tls>,
+    ) -> Self {
+        let config = &base.config;
+        let engine = base.engine.clone();
+        let grants: crate::gateway::Grants = Arc::new(move |address| {
+            let engine = engine.clone();
+            Box::pin(async move {
+                let found = engine.app_at(address).await;
+                found.map_err(|error: Error| error.to_failure())
+            })
+        });
+        Self {
+            service: FromApps::new(front, tokens(base), grants),
+            resolver: resolver(base, &platform.gateway),
+            workers,
+            limits: app_calls_limits(config, &base.shares, Proxies::none()),
+            tls: tls.map(|tls| (tls, Arc::new(config.clone()))),
+            gateway: platform.gateway.clone(),
+        }
+    }
+
+    fn start(
+        &self,
+        bound: Bound,
+        tasks: &TaskTracker,
+        drain: &CancellationToken,
+        force: &CancellationToken,
+    ) {
+        let stop = Stop {
+            drain: drain.clone(),
+            force: force.clone(),
+        };
+        let names = resolver::serve(bound.names, self.resolver.clone(), drain.clone());
+        tasks.spawn(names);
+        for socket in bound.http {
+            tasks.spawn(listener::run(
+                socket,
+                self.workers.clone(),
+                self.service.clone(),
+                self.limits.clone(),
+                stop.clone(),
+            ));
+        }
+        let Some((tls, config)) = &self.tls else {
+            return;
+        };
+        for socket in bound.https {
+            let secure = encryption::listener(config, tls, &self.gateway, Protocol::Web);
+            tasks.spawn(listener::run_secure(
+                socket,
+                self.workers.clone(),
+                self.service.clone(),
+                self.limits.clone(),
+                stop.clone(),
+                secure,
+            ));
+        }
+    }
+}
+
+/// The name server.
+pub(super) fn resolver(base: &Base, gateway: &Gateway) -> Resolver {
+    let calls = &base.config.app_calls;
+    let (routes, hosts) = (gateway.routes.clone(), own_hosts(&base.config));
+    let engine = base.engine.clone();
+    Resolver::new(resolver::Config {
+        is_apps: Arc::new(move |name| hosts.has_app_below(name) || routes.app_of(name).is_some()),
+        may_ask: Arc::new(move |client, server| engine.may_ask(client, server)),
+        servers: calls.dns_servers.clone(),
+        resolv_conf: RESOLV_CONF.into(),
+        queries: calls.dns_queries,
+        connections: calls.dns_connections,
+        timeout: calls.dns_timeout,
+    })
+}
