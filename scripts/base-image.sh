@@ -9,6 +9,7 @@
 #     scripts/base-image.sh go        Go
 #     scripts/base-image.sh run       what a compiled program needs: the C library
 #     scripts/base-image.sh node      Node, as a package for Python brings it
+#     scripts/base-image.sh jsr FOLDER @SCOPE/NAME VERSION <mod.ts    no image: a module of a registry for Deno
 #     scripts/base-image.sh slim      a small Debian with apt, Python and pip, for Dockerfiles; needs root
 #
 # The tag is a digest of what the image is made with, so a changed recipe makes another image.
@@ -34,7 +35,9 @@ make_deno() {
     python3 -m venv "$work/venv"
     "$work/venv/bin/pip" install -q --disable-pip-version-check deno >&2
     cp "$work/venv/bin/deno" "$root/usr/bin/"
-    changes=('ENV PATH=/usr/bin')
+    # Builds in containers may not reach a registry: this one has one module.
+    printf 'export const twice = (n: number): number => 2 * n;\n' | jsr_module "$root/opt/jsr" @acme/twice 1.2.0
+    changes=('ENV PATH=/usr/bin' 'ENV JSR_URL=file:///opt/jsr/')
 }
 
 make_rust() {
@@ -106,6 +109,18 @@ make_slim() {
 
 # === Shared steps ===
 
+# Puts a module of one file, from stdin, into a registry that is a folder: what JSR_URL may name.
+jsr_module() {
+    local name=$2 version=$3 at=$1/$2
+    mkdir -p "$at/$version"
+    cat >"$at/$version/mod.ts"
+    printf '{"scope":"%s","name":"%s","latest":"%s","versions":{"%s":{}}}' \
+        "${name%%/*}" "${name##*/}" "$version" "$version" | sed 's/"@/"/' >"$at/meta.json"
+    printf '{"manifest":{"/mod.ts":{"size":%s,"checksum":"sha256-%s"}},"exports":{".":"./mod.ts"}}' \
+        "$(stat -c %s "$at/$version/mod.ts")" "$(sha256sum "$at/$version/mod.ts" | cut -d' ' -f1)" \
+        >"$at/${version}_meta.json"
+}
+
 # Unpacks packages and their dependencies into $root.
 packages() {
     # Packages of both layouts land under /usr.
@@ -142,7 +157,7 @@ download() {
 
 # The input of the tag's digest, besides the recipe.
 made_with() {
-    declare -f packages "make_$kind"
+    declare -f packages jsr_module "make_$kind"
     printf '%s\n' "${!finish:-}"
     if [ "$kind" = rust ]; then
         rustc -vV
@@ -150,6 +165,10 @@ made_with() {
     fi
 }
 
+if [ "$kind" = jsr ]; then
+    jsr_module "$2" "$3" "$4"
+    exit 0
+fi
 case "$kind" in
     python | deno | rust | go | run | node | slim) ;;
     *) say "one of python, deno, rust, go, run, node, slim"; exit 2 ;;

@@ -18,6 +18,7 @@ action() {
     local name=$1 output
     shift
     if output=$("$@" 2>&1); then outcome "$name" yes; else outcome "$name" no "$output"; fi
+    printf '%s\n%s\n' "== $name" "$output" >>"$work/output"
 }
 
 # A command whose answer has to be JSON of which a filter of jq holds, now or soon.

@@ -19,19 +19,13 @@ base() {
 
 # Deno with modules of jsr: in it, at the versions that the samples' deno.lock names.
 deno_with_modules() {
-    local at=$work/deno/jsr/@std name version
+    local made
+    made=$("$here/base-image.sh" deno)
+    mkdir "$work/deno"
     for module in ulid@1.0.0 async@1.5.0 csv@1.0.6 collections@1.3.0; do
-        name=${module%@*} version=${module#*@}
-        mkdir -p "$at/$name/$version"
-        cp "$here/samples/std/$name.ts" "$at/$name/$version/mod.ts"
-        printf '{"scope":"std","name":"%s","latest":"%s","versions":{"%s":{}}}' "$name" "$version" "$version" \
-            >"$at/$name/meta.json"
-        printf '{"manifest":{"/mod.ts":{"size":%s,"checksum":"sha256-%s"}},"exports":{".":"./mod.ts"}}' \
-            "$(stat -c %s "$at/$name/$version/mod.ts")" "$(sha256sum "$at/$name/$version/mod.ts" | cut -d' ' -f1)" \
-            >"$at/$name/${version}_meta.json"
+        "$here/base-image.sh" jsr "$work/deno/jsr" "@std/${module%@*}" "${module#*@}" <"$here/samples/std/${module%@*}.ts"
     done
-    printf 'FROM %s\nCOPY jsr /opt/jsr\nENV JSR_URL=file:///opt/jsr/\n' "$("$here/base-image.sh" deno)" \
-        >"$work/deno/Dockerfile"
+    printf 'FROM %s\nCOPY jsr /opt/jsr\n' "$made" >"$work/deno/Dockerfile"
     docker build -q -t ignite-samples-deno "$work/deno" >/dev/null 2>&1
     echo ignite-samples-deno
 }

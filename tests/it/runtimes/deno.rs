@@ -99,3 +99,37 @@ async fn a_deno_handler_answers_as_the_contract_has_it() {
     );
     handler.answers("hello", TEXT, "hello").await;
 }
+
+const JSR_MAIN: &[u8] = br#"
+import { start } from "ignite";
+import { twice } from "@acme/twice";
+start((payload: Uint8Array) => ({ twice: twice(payload.length) }));
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deno_handler_has_modules_of_a_registry_which_no_start_asks() {
+    let ignite = server(&[("IGNITE_DENO_BASE", "deno")]).await;
+    // The registry is a folder of the base image. As `deno` itself writes these files.
+    let files: &[(&str, &[u8])] = &[
+        ("main.ts", JSR_MAIN),
+        (
+            "deno.json",
+            br#"{ "imports": { "ignite": "./sdk/start.ts", "@acme/twice": "jsr:@acme/twice@^1" } }"#,
+        ),
+        (
+            "deno.lock",
+            br#"{
+                "version": "5",
+                "specifiers": { "jsr:@acme/twice@1": "1.2.0" },
+                "workspace": { "dependencies": ["jsr:@acme/twice@1"] }
+            }"#,
+        ),
+    ];
+    let handler = Handler::new(ignite, files, &[]);
+    let log = handler.deploy_ok();
+    let (install, copy) = (log.find("RUN deno install"), log.find("COPY app/"));
+    assert!(install.is_some() && install < copy, "{log}");
+    handler
+        .answers("two", "application/json", "{\"twice\":6}")
+        .await;
+}
