@@ -8,11 +8,12 @@
 #
 # Stand-ins take the place of what is not here: K3 and the models (samples/stand_in.py); base images
 # that are neither here nor to be pulled (base-image.sh), and then modules of jsr: (samples/std). Only
-# host names differ from the READMEs, and not even those of apps with TLS. SAMPLES_TLS=no does without.
+# host names differ from the READMEs. Those of apps do not with SAMPLES_TLS=yes, which needs containers
+# that trust the local authority.
 # IGNITE_BIN names another binary than the debug build.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ -d "$1" ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] && [ -d "$1" ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 folder=$(cd "$1" && pwd)
 shift
 chosen=("$@")
@@ -26,7 +27,7 @@ work=$(mktemp -d)
 mkdir "$work/bin" "$work/config"
 ln -s "$ignite" "$work/bin/dodil"
 export PATH="$work/bin:$PATH" IGNITE_DATA_DIR="$work/data" DODIL_CONFIG_DIR="$work/config"
-encrypted=${SAMPLES_TLS:-yes} ORG=${SAMPLES_ORG:-acme} failures=0 actions=0 pids=() tagged=()
+encrypted=${SAMPLES_TLS:-no} ORG=${SAMPLES_ORG:-acme} failures=0 actions=0 pids=() tagged=()
 
 finish() {
     local code=$?

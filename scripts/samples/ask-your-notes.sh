@@ -8,7 +8,7 @@ action "grant-role of Ignite" dodil auth service-account grant-role "$DODIL_SA_I
 action "deploy the backend, whose runtime its files say" dodil ignite app deploy ask-your-notes --code . --allow-unauthenticated --tier small \
     --env DODIL_SA_ID=$DODIL_SA_ID --env DODIL_SA_SECRET=$DODIL_SA_SECRET --env ADMIN_KEYS=ak_your_admin_key "${elsewhere[@]}"
 action "deploy the console" dodil ignite app deploy ask-your-notes-ui --code ./web --dockerfile-path Dockerfile \
-    --allow-unauthenticated --tier small --env BACKEND_URL="$(inner_url ask-your-notes)"
+    --allow-unauthenticated --tier small --env BACKEND_URL="$(url ask-your-notes)"
 backend=$(url ask-your-notes) ui=$(url ask-your-notes-ui)
 preflight "$backend"
 answers "public action: public_overview" '.ok' post "$backend" '{"action":"public_overview"}'

@@ -47,8 +47,8 @@ gateway=$(docker run --rm --add-host here:host-gateway python:3.12-slim cat /etc
 "$python" "$here/samples/stand_in.py" "$gateway" >"$work/stand-in" &
 pids+=($!)
 
-serve=(--http-addr "$gateway:0" --insecure-http --grpc-addr 127.0.0.1:0)
-[ "$encrypted" = no ] || serve+=(--tls local --https-addr "$gateway:0" --base-domain ignite.dodil.cloud --set http_redirect=false)
+serve=(--http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0)
+[ "$encrypted" = no ] || serve+=(--tls local --https-addr 127.0.0.1:0 --base-domain ignite.dodil.cloud --set http_redirect=false)
 # shellcheck disable=SC2086
 dodil ignite serve --ephemeral "${serve[@]}" ${SAMPLES_SERVE:-} >"$work/ready" 2>"$work/log" &
 pids+=($!)
@@ -64,15 +64,14 @@ listener=$(jq -r '.https // .http' "$work/ready")
 cloud=http://host.docker.internal:$(cat "$work/stand-in")
 [ "$encrypted" = no ] || export CURL_CA_BUNDLE="$IGNITE_DATA_DIR/tls/ca.pem"
 
-# The URL of an app. With TLS as the READMEs have it, from outside and inside alike.
-if [ "$encrypted" = yes ]; then
-    url() { printf 'https://%s-%s.ignite.dodil.cloud/' "$1" "$ORG"; }
-    inner_url() { url "$1"; }
-else
-    url() { printf 'http://%s-%s.ignite.localhost:%s/' "$1" "$ORG" "${listener##*:}"; }
-    inner_url() { printf 'http://%s-%s.ignite.localhost/' "$1" "$ORG"; }
-fi
-[ -z "${BY_PATH:-}" ] || inner_url() { printf 'http://host.docker.internal:%s/_app/%s/%s/' "${http##*:}" "$ORG" "$1"; }
+# The URL of an app, for clients and for apps alike. With TLS it is as the READMEs have it.
+url() {
+    if [ "$encrypted" = yes ]; then
+        printf 'https://%s-%s.ignite.dodil.cloud/' "$1" "$ORG"
+    else
+        printf 'http://%s-%s.ignite.localhost:%s/' "$1" "$ORG" "${listener##*:}"
+    fi
+}
 # The cloud's other host names, which are settings of all samples.
 elsewhere=(--env "K3_API_BASE=$cloud" --env "MODEL_API_BASE=$cloud/v1"
-    --env "DODIL_OIDC_URL=http://host.docker.internal:${http##*:}/realms/dodil/protocol/openid-connect/token")
+    --env "DODIL_OIDC_URL=http://ignite.internal/realms/dodil/protocol/openid-connect/token")

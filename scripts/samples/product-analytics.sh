@@ -33,7 +33,7 @@ answers "dodil ignite invoke, admin action: breakdown" '.result.breakdown[0].val
 
 cd "$folder/product-analytics"
 action "deploy the dashboard" dodil ignite app deploy product-analytics-ui --code ./web --dockerfile-path Dockerfile \
-    --allow-unauthenticated --tier small --env APP_URL="$(inner_url product-analytics)" --env PUBLIC_KEY=pk_site_widget
+    --allow-unauthenticated --tier small --env APP_URL="$(url product-analytics)" --env PUBLIC_KEY=pk_site_widget
 ui=$(url product-analytics-ui)
 page "the dashboard's page" "$ui" '<title>'
 browse "a browser shows the dashboard's page, which asks the backend at another origin" "$here/samples/dashboard.mjs" \

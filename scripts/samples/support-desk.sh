@@ -27,10 +27,10 @@ backends() {
 backends ""
 action "deploy the portal" dodil ignite app deploy support-desk-portal --code ./web/portal \
     --dockerfile-path Dockerfile --allow-unauthenticated --tier small --health-path /healthz \
-    --env BACKEND_URL="$(inner_url support-desk-public)" --env PUBLIC_KEY="$PUBLIC_KEY"
+    --env BACKEND_URL="$(url support-desk-public)" --env PUBLIC_KEY="$PUBLIC_KEY"
 action "deploy the inbox" dodil ignite app deploy support-desk-inbox --code ./web/admin \
     --dockerfile-path Dockerfile --allow-unauthenticated --tier small --health-path /healthz \
-    --env BACKEND_URL="$(inner_url support-desk-admin)" --env ADMIN_KEY="$ADMIN_KEY"
+    --env BACKEND_URL="$(url support-desk-admin)" --env ADMIN_KEY="$ADMIN_KEY"
 
 public=$(url support-desk-public) admin=$(url support-desk-admin)
 PORTAL=$(url support-desk-portal) INBOX=$(url support-desk-inbox)
