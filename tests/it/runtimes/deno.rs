@@ -107,9 +107,9 @@ start((payload: Uint8Array) => ({ twice: twice(payload.length) }));
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deno_handler_has_modules_of_a_registry_which_no_start_asks() {
+async fn modules_of_a_registry_are_fetched_before_the_code_of_a_deno_handler() {
     let ignite = server(&[("IGNITE_DENO_BASE", "deno")]).await;
-    // The registry is a folder of the base image. As `deno` itself writes these files.
+    // The registry is a folder of the base image.
     let files: &[(&str, &[u8])] = &[
         ("main.ts", JSR_MAIN),
         (
