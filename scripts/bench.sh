@@ -64,7 +64,8 @@ mkdir "$IGNITE_DATA_DIR"
 
 stop_server() {
     if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
-        kill -TERM "$server" && wait "$server" || true
+        # A part may have left it stopped, when it would not see the SIGTERM.
+        kill -TERM "$server" && kill -CONT "$server" && wait "$server" || true
     fi
     server=
 }
@@ -73,7 +74,7 @@ finish() {
     trap - EXIT
     stop_server
     for pid in "${background[@]}"; do
-        # A part may have left a process stopped, which would not see the SIGTERM.
+        # Likewise.
         kill -TERM "$pid" && kill -CONT "$pid" && wait "$pid" || true
     done 2>/dev/null
     if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then
