@@ -305,15 +305,14 @@ async fn queries_come_by_both_transports_and_one_client_has_a_share_of_the_conne
     let (server, _) = server(1).await;
     let resolver = Resolver::new(config(vec![server]));
     // UDP may have a port that TCP has not; another one is taken then.
-    let sockets = loop {
+    let (sockets, at) = loop {
         let free = UdpSocket::bind("127.0.0.1:0").await.expect("bound");
-        let port = free.local_addr().expect("bound").port();
+        let at = free.local_addr().expect("bound");
         drop(free);
-        if let Ok(sockets) = Sockets::bind(Ipv4Addr::LOCALHOST, port).await {
-            break sockets;
+        if let Ok(sockets) = Sockets::bind(Ipv4Addr::LOCALHOST, at.port()).await {
+            break (sockets, at);
         }
     };
-    let at = sockets.udp.local_addr().expect("bound");
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve(sockets, resolver, stop.clone()));
     let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bound");

@@ -72,7 +72,7 @@ impl AppCalls {
             return None;
         }
         let printed = config.public_url.as_ref();
-        let is_https = printed.map_or(https.is_some(), |url| url.scheme == "https");
+        let is_https = printed.map_or_else(|| https.is_some(), |url| url.scheme == "https");
         let listens = if is_https { https } else { Some(http) };
         let printed = printed.map_or(listens, |url| url.port);
         let mut secure = vec![calls.https_port];

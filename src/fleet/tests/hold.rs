@@ -272,6 +272,7 @@ async fn a_request_for_the_primary_port_reaches_the_one_there_is_when_it_is_let_
             stall: Duration::ZERO,
             held_bytes: 0,
             half_closed: Duration::ZERO,
+            max_hops: 16,
             upgrades: &upgrades,
         };
         let request = http::Request::get("/").body(Body::Empty);
