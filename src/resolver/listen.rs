@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The sockets of a name server at one address.
 pub struct Sockets {
     here: Ipv4Addr,
-    udp: UdpSocket,
+    pub(super) udp: UdpSocket,
     tcp: TcpListener,
 }
 
