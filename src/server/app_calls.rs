@@ -2,34 +2,18 @@
 //!
 //! The engine asks what containers get each time it has found or made the instance's network
 //! ([`AppCalls::attach`]), before any container is made on it. The sockets are bound then, and served
-//! once the server runs ([`AppCalls::serve`]); the kernel keeps early connections meanwhile.
+//! once the server runs (`serving_apps.rs`); the kernel keeps early connections meanwhile.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    base::Base,
-    encryption,
-    endpoints::tokens,
-    parts::{app_calls_limits, own_hosts},
-    platform::Platform,
-};
 use crate::{
-    config::{Config, Proxies},
-    engine::{
-        Error,
-        docker::{Attach, Attached, AttachedNetwork, Doors, LABEL},
-    },
-    gateway::{
-        FromApps, Front, Gateway, INTERNAL_DOMAIN,
-        listener::{self, Stop},
-        workers::Workers,
-    },
-    resolver::{self, RESOLV_CONF, Resolver},
-    tls::{Protocol, Tls},
+    config::Config,
+    engine::docker::{Attach, Attached, AttachedNetwork, Doors, LABEL},
+    gateway::INTERNAL_DOMAIN,
+    resolver,
 };
 
 /// The port of name servers, which containers cannot be told.
@@ -57,10 +41,10 @@ struct Ports {
 }
 
 /// Bound sockets at one address.
-struct Bound {
-    names: resolver::Sockets,
-    http: Vec<TcpListener>,
-    https: Vec<TcpListener>,
+pub(super) struct Bound {
+    pub(super) names: resolver::Sockets,
+    pub(super) http: Vec<TcpListener>,
+    pub(super) https: Vec<TcpListener>,
 }
 
 impl AppCalls {
@@ -125,22 +109,9 @@ impl AppCalls {
         Attached::default()
     }
 
-    /// Serves what was bound until `stop`. A network at another address ends what the one before
-    /// had.
-    pub(super) async fn serve(self: Arc<Self>, serving: Serving, stop: Stop) {
-        let Some(mut to_serve) = self.to_serve.lock().take() else {
-            return;
-        };
-        let tasks = TaskTracker::new();
-        let mut latest = CancellationToken::new();
-        while let Some(Some(bound)) = stop.drain.run_until_cancelled(to_serve.recv()).await {
-            latest.cancel();
-            latest = stop.drain.child_token();
-            serving.start(bound, &tasks, &latest, &stop.force);
-        }
-        latest.cancel();
-        tasks.close();
-        tasks.wait().await;
+    /// What is bound, now and later; the first caller gets it.
+    pub(super) fn bound(&self) -> Option<mpsc::UnboundedReceiver<Bound>> {
+        self.to_serve.lock().take()
     }
 }
 
@@ -227,97 +198,4 @@ pub(super) fn attached(at: Ipv4Addr, port: u16, doors: Doors) -> Attached {
         certificates: None,
         doors,
     }
-}
-
-/// What serves apps.
-pub(super) struct Serving {
-    service: FromApps,
-    resolver: Resolver,
-    workers: Arc<Workers>,
-    limits: crate::gateway::limits::Limits,
-    /// TLS, if there is any.
-    tls: Option<(Tls, Arc<Config>)>,
-    gateway: Arc<Gateway>,
-}
-
-impl Serving {
-    pub(super) fn new(
-        base: &Base,
-        platform: &Platform,
-        front: Front,
-        workers: Arc<Workers>,
-        tls: Option<Tls>,
-    ) -> Self {
-        let config = &base.config;
-        let engine = base.engine.clone();
-        let grants: crate::gateway::Grants = Arc::new(move |address| {
-            let engine = engine.clone();
-            Box::pin(async move {
-                let found = engine.app_at(address).await;
-                found.map_err(|error: Error| error.to_failure())
-            })
-        });
-        Self {
-            service: FromApps::new(front, tokens(base), grants),
-            resolver: resolver(base, &platform.gateway),
-            workers,
-            limits: app_calls_limits(config, &base.shares, Proxies::none()),
-            tls: tls.map(|tls| (tls, Arc::new(config.clone()))),
-            gateway: platform.gateway.clone(),
-        }
-    }
-
-    fn start(
-        &self,
-        bound: Bound,
-        tasks: &TaskTracker,
-        drain: &CancellationToken,
-        force: &CancellationToken,
-    ) {
-        let stop = Stop {
-            drain: drain.clone(),
-            force: force.clone(),
-        };
-        let names = resolver::serve(bound.names, self.resolver.clone(), drain.clone());
-        tasks.spawn(names);
-        for socket in bound.http {
-            tasks.spawn(listener::run(
-                socket,
-                self.workers.clone(),
-                self.service.clone(),
-                self.limits.clone(),
-                stop.clone(),
-            ));
-        }
-        let Some((tls, config)) = &self.tls else {
-            return;
-        };
-        for socket in bound.https {
-            let secure = encryption::listener(config, tls, &self.gateway, Protocol::Web);
-            tasks.spawn(listener::run_secure(
-                socket,
-                self.workers.clone(),
-                self.service.clone(),
-                self.limits.clone(),
-                stop.clone(),
-                secure,
-            ));
-        }
-    }
-}
-
-/// The name server.
-pub(super) fn resolver(base: &Base, gateway: &Gateway) -> Resolver {
-    let calls = &base.config.app_calls;
-    let (routes, hosts) = (gateway.routes.clone(), own_hosts(&base.config));
-    let engine = base.engine.clone();
-    Resolver::new(resolver::Config {
-        is_apps: Arc::new(move |name| hosts.has_app_below(name) || routes.app_of(name).is_some()),
-        may_ask: Arc::new(move |client, server| engine.may_ask(client, server)),
-        servers: calls.dns_servers.clone(),
-        resolv_conf: RESOLV_CONF.into(),
-        queries: calls.dns_queries,
-        connections: calls.dns_connections,
-        timeout: calls.dns_timeout,
-    })
 }

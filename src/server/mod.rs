@@ -20,6 +20,7 @@ mod platform;
 mod prune;
 mod service_manager;
 mod serving;
+mod serving_apps;
 mod signals;
 pub mod store;
 

@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    app_calls::{AppCalls, Serving},
+    app_calls::AppCalls,
     base::Base,
     data_dir, encryption,
     endpoints::Endpoints,
@@ -15,6 +15,7 @@ use super::{
     parts::{executor_config, listener_limits, public_urls},
     platform::Platform,
     service_manager::Inherited,
+    serving_apps::Serving,
 };
 use crate::{
     api::{compute::PublicUrls, grpc::Grpc},
@@ -148,10 +149,10 @@ impl Server {
             stop: stop.clone(),
             listeners: TaskTracker::new(),
         };
-        if let Some(calls) = calls {
+        if let Some(bound) = calls.and_then(|calls| calls.bound()) {
             let workers = workers.clone();
             let serving = Serving::new(&base, &platform, front.clone(), workers, tls.clone());
-            let work = calls.serve(serving, stop.clone());
+            let work = serving.serve(bound, stop.clone());
             listening.spawn("the listeners for apps", work);
         }
         let listeners = listening.start(sockets, front, grpc, &urls, tls.as_ref());
