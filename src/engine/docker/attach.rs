@@ -13,24 +13,13 @@ use std::{
     sync::Arc,
 };
 
-use bollard::{
-    models::{ContainerCreateBody, HostConfig, Mount, MountType},
-    query_parameters::ListContainersOptions,
-};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    ContainerSpec, Docker, Error,
-    client::Client,
-    firewall::Doors,
-    labels::{self, Origin},
-};
-use crate::{
-    engine::Owner,
-    model::{AppId, hex},
-};
+use super::{ContainerSpec, Docker, Error, client::Client, firewall::Doors};
+use crate::{engine::Owner, model::hex};
 
 /// Stands in a variable's value for the label of the app's own host.
 pub const LABEL: &str = "{label}";
@@ -216,37 +205,6 @@ impl Docker {
             Err(Error::Refused { .. } | Error::NotIsolated { .. }) => Ok(Attached::default()),
             known => known,
         }
-    }
-
-    /// The app whose container has an address on the instance's network, as its sealed labels say;
-    /// `None` for any other address.
-    ///
-    /// # Errors
-    /// When the engine does not answer.
-    pub async fn app_at(&self, address: IpAddr) -> Result<Option<AppId>, Error> {
-        let options = ListContainersOptions {
-            filters: Some(labels::filter(&self.config.instance)),
-            ..ListContainersOptions::default()
-        };
-        let running = self
-            .client
-            .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
-            })
-            .await?;
-        let network = self.network_name();
-        Ok(running.into_iter().find_map(|found| {
-            let networks = found.network_settings?.networks?;
-            let here: IpAddr = networks.get(&network)?.ip_address.as_ref()?.parse().ok()?;
-            if here != address {
-                return None;
-            }
-            let names = found.names.unwrap_or_default();
-            match labels::origin(&self.config, &names, &found.labels?) {
-                Origin::Ours(claims) => Some(claims.owner?.app),
-                Origin::Unsealed | Origin::OtherSeal | Origin::Unproven => None,
-            }
-        }))
     }
 
     /// The spec with what containers on the instance's network get to call apps.

@@ -1,6 +1,6 @@
 //! The containers of this instance, and those that only claim to be.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
 
 use bollard::{models::ContainerSummary, query_parameters::ListContainersOptions};
 use futures_util::future;
@@ -11,7 +11,7 @@ use super::{
     labels::{self, Claims, Origin},
     read,
 };
-use crate::engine::Engine as _;
+use crate::{engine::Engine as _, model::AppId};
 
 /// The containers with this instance's label but without proof that the log has named already.
 #[derive(Debug, Default)]
@@ -97,5 +97,36 @@ impl Docker {
             }
         }
         Ok(containers)
+    }
+
+    /// The app whose container has an address on the instance's network, as its sealed labels say;
+    /// `None` for any other address.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn app_at(&self, address: IpAddr) -> Result<Option<AppId>, Error> {
+        let options = ListContainersOptions {
+            filters: Some(labels::filter(&self.config.instance)),
+            ..ListContainersOptions::default()
+        };
+        let running = self
+            .client
+            .run("list containers", |docker| async move {
+                docker.list_containers(Some(options)).await
+            })
+            .await?;
+        let network = self.network_name();
+        Ok(running.into_iter().find_map(|found| {
+            let networks = found.network_settings?.networks?;
+            let here: IpAddr = networks.get(&network)?.ip_address.as_ref()?.parse().ok()?;
+            if here != address {
+                return None;
+            }
+            let names = found.names.unwrap_or_default();
+            match labels::origin(&self.config, &names, &found.labels?) {
+                Origin::Ours(claims) => Some(claims.owner?.app),
+                Origin::Unsealed | Origin::OtherSeal | Origin::Unproven => None,
+            }
+        }))
     }
 }
