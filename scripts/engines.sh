@@ -208,6 +208,10 @@ daemon_docker() {
 daemon_podman() {
     local config=$dir/containers.conf
     printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n[containers]\nlog_driver = "k8s-file"\n' >"$config"
+    # Podman limits processes by default, and starts nothing where there is no controller for that.
+    grep -qw pids /sys/fs/cgroup/cgroup.controllers || echo 'pids_limit = 0' >>"$config"
+    # Nor does Podman 4 where it may not raise the limit of open files to its default.
+    [ "$(ulimit -Hn)" -ge 1048576 ] || echo "default_ulimits = [\"nofile=$(ulimit -Hn):$(ulimit -Hn)\", \"nproc=$(ulimit -Hu):$(ulimit -Hu)\"]" >>"$config"
     export CONTAINERS_CONF=$config
     if [ "$rootless" = no ]; then
         exec podman system service --time=0 "unix://$socket"

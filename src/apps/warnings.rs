@@ -10,10 +10,11 @@ impl Shared {
     /// The warnings about settings that hold for any image.
     pub(super) fn settings_warnings(&self, settings: &Settings) -> Vec<String> {
         let (_, millicores) = settings.size();
-        let cpus = match &*self.fleet.engine().borrow() {
-            EngineState::Up(info) => info.cpus,
-            EngineState::Unknown | EngineState::Down(_) => u32::MAX,
+        let (cpus, lacks) = match &*self.fleet.engine().borrow() {
+            EngineState::Up(info) => (info.cpus, info.abilities.lacks()),
+            EngineState::Unknown | EngineState::Down(_) => (u32::MAX, Vec::new()),
         };
+        let lacks = lacks.into_iter().filter(|lack| lack.is_of_apps());
         let clamped = u64::from(millicores) > u64::from(cpus) * 1000;
         let clamped = clamped.then(|| {
             format!(
@@ -25,6 +26,7 @@ impl Shared {
             .into_iter()
             .chain(self.fleet.never_fits(reserved, memory_mb))
             .chain(self.egress_warning(settings))
+            .chain(lacks.map(|lack| lack.to_string()))
             .collect()
     }
 

@@ -19,6 +19,7 @@ mod configure;
 mod context;
 mod deploy;
 mod dev;
+mod doctor;
 mod dodil;
 mod draft;
 mod execution;
@@ -87,6 +88,8 @@ enum Command {
     Ready(ready::Args),
     /// Remove containers and networks left behind by instances that no longer exist.
     Prune(serve::PruneArgs),
+    /// Check that this machine and its container engine have what the platform needs.
+    Doctor(doctor::Args),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
     #[command(subcommand)]
     Store(store::Command),
@@ -173,6 +176,7 @@ fn run(global: Global, command: Command) -> ExitCode {
     let outcome = match command {
         Command::Serve(args) => return serve::run(*args, global.config),
         Command::Prune(args) => return serve::prune(args, &global),
+        Command::Doctor(args) => return doctor::run(args, &global),
         Command::Store(command) => return store::run(command, &global),
         Command::Token(command) => token::run(command, &global),
         Command::ServiceAccount(command) => service_account::run(command, &global),
@@ -360,6 +364,7 @@ mod tests {
             "ignite app host ls a",
             "ignite fn host remove a shop.example.com --ca-cert f",
             "ignite app deploy a --image-ref r --host a.example --host b.example",
+            "ignite doctor --set http_addr=127.0.0.1:0 --data-dir d -o json",
             "ignite prune",
             "ignite prune --after 1h --gone 0123456789ab --volumes 0123456789ac -o json",
             "ignite store check --data-dir /d -o json",

@@ -138,7 +138,7 @@ pub(super) struct PruneArgs {
     volumes: Vec<String>,
 }
 
-fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or("write NAME=VALUE, such as pids_limit=1024")?;
@@ -308,7 +308,7 @@ fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, Set
     Ok((config, set))
 }
 
-fn block_on<T>(
+pub(super) fn block_on<T>(
     work: impl Future<Output = anyhow::Result<T>>,
     then: impl FnOnce(T) -> ExitCode,
 ) -> ExitCode {

@@ -22,6 +22,7 @@ use crate::model::{
     files::{Files, Home},
 };
 
+mod abilities;
 mod build;
 pub mod docker;
 mod error;
@@ -31,6 +32,7 @@ mod keychain;
 mod log;
 mod pulled;
 
+pub use abilities::{Abilities, Lack, Limits};
 pub use build::{
     BuildCache, BuildEvent, BuildLimits, BuildNetwork, BuildRequest, ImageBuilder, STAGE,
 };
@@ -125,8 +127,8 @@ pub trait Engine: Send + Sync + 'static {
     /// success.
     fn thaw_left(&self, id: &ContainerId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Bytes of memory that a container uses.
-    fn memory(&self, id: &ContainerId) -> impl Future<Output = Result<u64, Error>> + Send;
+    /// Bytes of memory that a container uses; `None` where the engine cannot measure them.
+    fn memory(&self, id: &ContainerId) -> impl Future<Output = Result<Option<u64>, Error>> + Send;
 
     /// The TCP ports that a running container listens on, found without running anything in it;
     /// `None` where they are not visible.
@@ -211,6 +213,10 @@ pub struct Info {
     pub memory_bytes: u64,
     /// The platform of its host.
     pub platform: Platform,
+    /// Its clock when it answered, Unix milliseconds; `None` where it does not say.
+    pub time_ms: Option<i64>,
+    /// What it is able to do.
+    pub abilities: Abilities,
 }
 
 /// A user and password for one registry.

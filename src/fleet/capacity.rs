@@ -386,9 +386,12 @@ impl Reservation {
         Ok(())
     }
 
-    /// Records that the replica is frozen and keeps `bytes` of memory.
-    pub(super) fn freeze(&self, bytes: u64) {
+    /// Records that the replica is frozen and keeps `bytes` of memory; an unknown amount counts as
+    /// it did while the replica ran, which is its limit. Returns how much counts.
+    pub(super) fn freeze(&self, bytes: Option<u64>) -> u64 {
         let mut inner = self.capacity.inner.lock();
+        let running = inner.entries.get(&self.key).map(|entry| entry.bytes);
+        let bytes = bytes.or(running).unwrap_or_default();
         self.turn(&mut inner, Residency::Frozen, bytes);
         let over = inner
             .frozen
@@ -397,6 +400,7 @@ impl Reservation {
             inner.evict(over, None, None);
         }
         self.capacity.freed(&mut inner);
+        bytes
     }
 
     /// Records that the replica's process is gone.

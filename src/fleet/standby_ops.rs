@@ -18,11 +18,14 @@ use crate::{
 /// A thaw that takes longer is given up in favour of the next depth; it usually takes milliseconds.
 const WAKE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Freezes a container and returns how many bytes of memory it keeps.
-pub(super) async fn pause<E: Engine>(engine: &E, container: &ContainerId) -> Result<u64, Error> {
+/// Freezes a container and returns how many bytes of memory it keeps; `None` where that is unknown.
+pub(super) async fn pause<E: Engine>(
+    engine: &E,
+    container: &ContainerId,
+) -> Result<Option<u64>, Error> {
     engine.pause(container).await?;
     // An unknown amount is no reason to thaw it again.
-    Ok(engine.memory(container).await.unwrap_or(0))
+    Ok(engine.memory(container).await.ok().flatten())
 }
 
 /// Thaws a container within a bounded time.

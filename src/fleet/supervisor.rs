@@ -144,6 +144,9 @@ async fn arrive<E: Engine>(shared: &Arc<Shared>, engine: &Arc<E>) -> Result<(), 
         maps_users = info.maps_users,
         "The container engine answers"
     );
+    for lack in info.abilities.lacks() {
+        tracing::warn!(remedy = info.abilities.remedy(), "{lack}");
+    }
     if *shared.settled.borrow() {
         reconcile(shared, engine).await?;
     } else {
@@ -321,9 +324,9 @@ async fn adopt<E: Engine>(
         _ => return refuse(&**engine, found).await,
     };
     let memory = if frozen {
-        engine.memory(container).await.unwrap_or(0)
+        engine.memory(container).await.ok().flatten()
     } else {
-        0
+        None
     };
     let adopted = {
         let mut s = deployment.state.lock();

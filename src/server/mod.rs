@@ -9,6 +9,7 @@ mod app_calls;
 mod base;
 mod building;
 mod data_dir;
+mod doctor;
 mod encryption;
 mod endpoints;
 mod health;
@@ -38,6 +39,7 @@ use self::{
 };
 use crate::{clock, config::Config, engine::docker::Docker};
 
+pub use doctor::{Check, Diagnosis, Outcome, examine};
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
 pub use service_manager::Inherited;
 

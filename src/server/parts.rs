@@ -80,6 +80,7 @@ pub(super) fn engine_config(
             (None, true) => Ulimits::for_tenants(),
             (None, false) => Ulimits::default(),
         },
+        apart: config.trust.isolates_organizations(),
         runtime: config.runtime.clone(),
         host: config.docker_host.clone(),
         reach: match config.reach {

@@ -20,6 +20,7 @@ mod cli_documented;
 mod cli_executions;
 mod clients;
 mod dev;
+mod doctor;
 mod downgrade;
 mod edge;
 mod executions;

@@ -40,7 +40,12 @@ pub(super) async fn put_on(
             "it cannot limit the {missing} of builds, which --trust tenants needs; run the engine with cgroup controllers for memory and CPU"
         ),
     })?;
+    let version = client.connector().version();
+    // In place of the client's own modifier.
     Ok(docker.with_request_modifier(move |mut request| {
+        if let Some(uri) = version.and_then(|version| version.put_before(request.uri())) {
+            *request.uri_mut() = uri;
+        }
         if request.uri().path().ends_with("/build")
             && let Some(uri) = extend(request.uri(), &query)
         {

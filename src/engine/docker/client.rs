@@ -72,11 +72,16 @@ impl Client {
             ClientError::DockerResponseServerError {
                 status_code,
                 message,
-            } => Error::Refused {
-                call,
-                status: status_code,
-                message: message.trim().to_owned(),
-            },
+            } => {
+                if status_code == 400 && message.contains("client version") {
+                    self.connector.forget_version();
+                }
+                Error::Refused {
+                    call,
+                    status: status_code,
+                    message: message.trim().to_owned(),
+                }
+            }
             ClientError::DockerStreamError { error } => Error::Refused {
                 call,
                 status: 0,

@@ -88,6 +88,8 @@ pub struct Config {
     pub seccomp: Option<Profile>,
     /// Limits of each process of an app's container, in place of the engine's.
     pub ulimits: Ulimits,
+    /// Organizations share the engine that do not trust each other, so it must have every limit.
+    pub apart: bool,
     /// The runtime of apps' containers, by its name in the engine; `None` means the engine's
     /// default.
     pub runtime: Option<String>,
@@ -143,6 +145,7 @@ impl Config {
             build_egress: None,
             seccomp: None,
             ulimits: Ulimits::default(),
+            apart: false,
             runtime: None,
             log_max_bytes: DEFAULT_LOG_MAX_BYTES,
             log_max_files: DEFAULT_LOG_MAX_FILES,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::{
     Error,
+    api_version::ApiVersion,
     cli_config::CliConfig,
     local_sockets::{choose, usual_sockets},
 };
@@ -208,6 +209,8 @@ pub(super) struct Connector {
     address: Address,
     /// Held only to clone or replace; making a client reads files but never the network.
     client: Mutex<Option<bollard::Docker>>,
+    /// The version of the API that is spoken; `None` before the engine has said which it knows.
+    version: Mutex<Option<ApiVersion>>,
 }
 
 impl Connector {
@@ -218,6 +221,7 @@ impl Connector {
         Self {
             address,
             client: Mutex::new(None),
+            version: Mutex::new(None),
         }
     }
 
@@ -240,6 +244,10 @@ impl Connector {
             return Ok(client.clone());
         }
         let client = self.connect().map_err(|cause| self.unreachable(&cause))?;
+        let client = match self.version() {
+            Some(version) => version.put_on(client),
+            None => client,
+        };
         *slot = Some(client.clone());
         Ok(client)
     }
@@ -247,6 +255,26 @@ impl Connector {
     /// Makes the next call find the sockets again: another engine may be running by then.
     pub(super) fn forget(&self) {
         *self.client.lock() = None;
+    }
+
+    /// Makes further calls without a version: the engine refused the one that was agreed on, so it
+    /// is another engine by now.
+    pub(super) fn forget_version(&self) {
+        *self.version.lock() = None;
+        self.forget();
+    }
+
+    /// Makes every further call in this version of the API.
+    pub(super) fn speak(&self, version: Option<ApiVersion>) {
+        let before = std::mem::replace(&mut *self.version.lock(), version);
+        if before != version {
+            self.forget();
+        }
+    }
+
+    /// The version of the API that is spoken, once it is known.
+    pub(super) fn version(&self) -> Option<ApiVersion> {
+        *self.version.lock()
     }
 
     /// The error for an engine that does not respond.

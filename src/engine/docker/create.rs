@@ -12,7 +12,10 @@ use super::{
 impl Docker {
     pub(super) fn warn_of_what_the_engine_lacks(&self, spec: &ContainerSpec, facts: &Facts) {
         let cpus = facts.info.cpus;
-        if spec.init && !facts.has_init && !self.warned_of_init.swap(true, Ordering::Relaxed) {
+        if spec.init
+            && !facts.info.abilities.has_init
+            && !self.warned_of_init.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(
                 app = %spec.owner.app,
                 "The engine has no init (docker-init); the app's own program is the first process, and has to reap orphans itself (logged once)"
@@ -65,6 +68,7 @@ impl Docker {
             }
         }
         let folder = self.ensure_folder(&spec).await?;
+        self.label_volume(&spec).await?;
         let is_new = folder.as_deref().is_some_and(folders::is_empty);
         let filled = self
             .homes

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions};
+use bollard::{
+    models::VolumeCreateRequest,
+    query_parameters::{ListVolumesOptions, RemoveVolumeOptions},
+};
 
 use super::{
     Error, Volume,
@@ -25,6 +28,26 @@ pub(super) async fn inspect(
         Err(err) if has_status(&err, 404) => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// Makes a volume with these labels; one of that name that exists stays as it is.
+pub(super) async fn make(
+    client: &Client,
+    name: &str,
+    labels: HashMap<String, String>,
+) -> Result<(), Error> {
+    let request = VolumeCreateRequest {
+        name: Some(name.to_owned()),
+        driver: Some("local".to_owned()),
+        labels: Some(labels),
+        ..VolumeCreateRequest::default()
+    };
+    let made = client
+        .run("make the volume", |docker| async move {
+            docker.create_volume(request).await
+        })
+        .await;
+    made.map(drop)
 }
 
 /// When the engine made a volume, in the engine's words; one that is removed and made again has

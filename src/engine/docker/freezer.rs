@@ -35,6 +35,9 @@ pub enum Freezer {
 /// Longest time for all processes of a container to stop or to resume; usually under 1 ms.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Where cgroups are mounted; version 2 beside version 1 has a folder of its own.
+const ROOTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
 /// The cgroup of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cgroup {
@@ -58,8 +61,9 @@ impl Cgroup {
             return None;
         }
         let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        Self::parse(id, &table, Path::new("/sys/fs/cgroup"))
-            .filter(|cgroup| cgroup.state_file().exists())
+        ROOTS.iter().find_map(|root| {
+            Self::parse(id, &table, Path::new(root)).filter(|cgroup| cgroup.state_file().exists())
+        })
     }
 
     /// From the lines of `/proc/<pid>/cgroup`: `number:controllers:path`.

@@ -7,8 +7,18 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bollard::models::{SystemInfo, SystemVersion};
 
-use super::{Config, ContainerId, Error, Info, Reach, client::Client, own_container};
-use crate::model::Platform;
+use super::{
+    Config, ContainerId, Error, Info, Reach,
+    abilities::{self, has_option, is_podman},
+    api_version::ApiVersion,
+    client::Client,
+    lines::parse_time,
+    own_container,
+};
+use crate::{
+    engine::{Abilities, Limits},
+    model::Platform,
+};
 
 /// The log driver of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +54,8 @@ pub(super) struct EngineTraits {
     pub(super) publish: Option<IpAddr>,
     /// The log driver of containers.
     pub(super) log: LogDriver,
+    /// The limits that the engine sets; it refuses a container that asks for another one.
+    pub(super) limits: Limits,
     /// Whether the engine has an init to run before the program.
     pub(super) has_init: bool,
     /// Whether it is Podman.
@@ -57,8 +69,6 @@ pub(super) struct Facts {
     pub(super) info: Info,
     /// How its containers are reached.
     pub(super) via: Via,
-    /// Whether it has an init to run before a container's program.
-    pub(super) has_init: bool,
     /// The log driver of its containers.
     pub(super) log: LogDriver,
     /// Whether it is Podman.
@@ -80,7 +90,8 @@ impl Facts {
             cpus: self.info.cpus,
             publish,
             log: self.log,
-            has_init: self.has_init,
+            limits: self.info.abilities.limits,
+            has_init: self.info.abilities.has_init,
             is_podman: self.is_podman,
         }
     }
@@ -95,6 +106,15 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
             |docker| async move { tokio::try_join!(docker.info(), docker.version()) },
         )
         .await?;
+    client
+        .connector()
+        .speak(
+            ApiVersion::for_engine(&version).map_err(|message| Error::Refused {
+                call: "speak a version of its API that is known here",
+                status: 0,
+                message,
+            })?,
+        );
     let address = client.connector().address();
     // Joined to the instance's network, this process reaches it whatever kind of host is below.
     let own = match config.reach {
@@ -116,14 +136,23 @@ pub(super) async fn fetch(client: &Client, config: &Config) -> Result<Facts, Err
     if let Some(runtime) = &config.runtime {
         check_runtime(runtime, &system)?;
     }
+    let is_podman = is_podman(&version);
+    let controllers = if is_podman {
+        abilities::controllers(client).await
+    } else {
+        None
+    };
+    let abilities = abilities::read(&system, &version, controllers.as_deref());
+    if config.apart {
+        abilities::check_neighbours(&abilities)?;
+    }
     Ok(Facts {
         via,
         log: log_driver(&system),
-        has_init: has_init(&system),
-        is_podman: is_podman(&version),
+        is_podman,
         architecture: system.architecture.clone().unwrap_or_default(),
         own,
-        info: describe(&system, &version),
+        info: describe(&system, &version, abilities),
     })
 }
 
@@ -141,13 +170,6 @@ fn direct(reach: Reach, unix_socket: bool, system: &SystemInfo) -> bool {
             cfg!(target_os = "linux") && unix_socket && !desktop && !has_option(system, "rootless")
         }
     }
-}
-
-/// Whether the engine has a security option of this name.
-fn has_option(system: &SystemInfo, name: &str) -> bool {
-    let options = system.security_options.iter().flatten();
-    let mut parts = options.flat_map(|option| option.split(','));
-    parts.any(|part| part.strip_prefix("name=") == Some(name))
 }
 
 /// Refuses a runtime that the engine does not have, and names those that it has. An engine that
@@ -209,20 +231,7 @@ fn log_driver(system: &SystemInfo) -> LogDriver {
     }
 }
 
-/// Whether the engine has found its init. An engine without one says so in place of its version;
-/// some builds know no version and say nothing.
-fn has_init(system: &SystemInfo) -> bool {
-    let program = system.init_binary.as_deref().unwrap_or_default();
-    let version = system.init_commit.as_ref().and_then(|c| c.id.as_deref());
-    !program.is_empty() && version != Some("N/A")
-}
-
-fn is_podman(version: &SystemVersion) -> bool {
-    let parts = version.components.iter().flatten();
-    parts.into_iter().any(|c| c.name.contains("Podman"))
-}
-
-fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
+fn describe(system: &SystemInfo, version: &SystemVersion, abilities: Abilities) -> Info {
     let number = version
         .version
         .as_deref()
@@ -253,26 +262,18 @@ fn describe(system: &SystemInfo, version: &SystemVersion) -> Info {
             system.architecture.as_deref().unwrap_or_default(),
             "",
         ),
+        time_ms: system
+            .system_time
+            .as_deref()
+            .and_then(parse_time)
+            .map(|ns| ns / 1_000_000),
+        abilities,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_engine_that_cannot_find_its_init_has_none() {
-        let with = |program: &str, id: &str| {
-            let described =
-                serde_json::json!({ "InitBinary": program, "InitCommit": { "ID": id } });
-            has_init(&serde_json::from_value(described).expect("a description"))
-        };
-        assert!(with("docker-init", "de40ad0"));
-        assert!(with("docker-init", ""), "Debian's says no version");
-        assert!(!with("docker-init", "N/A"));
-        assert!(!with("", ""));
-        assert!(!has_init(&SystemInfo::default()));
-    }
 
     #[test]
     fn a_runtime_is_one_of_the_engines_and_users_are_mapped_where_it_says_so() {

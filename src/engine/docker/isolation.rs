@@ -11,11 +11,7 @@ use bollard::{
     errors::Error as ClientError,
     models::{ContainerCreateBody, EndpointSettings, NetworkingConfig},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use hyper::{Method, StatusCode};
 
 use super::{
     Attached, Client, Config, ContainerId, ContainerSpec, Docker, Endpoints, Error, firewall,
@@ -23,7 +19,7 @@ use super::{
     info::Via,
     names,
     network::Calls,
-    remove_container,
+    raw, remove_container,
 };
 use crate::{
     model::{InstanceId, egress::Ceiling},
@@ -45,6 +41,9 @@ impl Docker {
             return Ok(());
         };
         socket(&self.client)?;
+        if let Err(refusal @ Error::Refused { .. }) = self.facts().await {
+            return Err(refusal);
+        }
         match self.ensure_network_and_rules().await {
             Err(cause @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
                 tracing::warn!(%cause, "Apps can be isolated from this host only once the engine responds; none is started before");
@@ -197,7 +196,9 @@ pub(super) async fn create_at(
 ) -> Result<ContainerId, Error> {
     let socket = socket(client)?;
     let body = with_address(config, body, mac)?;
-    let path = format!("/containers/create?name={name}");
+    let version = client.connector().version();
+    let version = version.map_or_else(String::new, |version| format!("/v{version}"));
+    let path = format!("{version}/containers/create?name={name}");
     let made = client.run_within(
         call,
         limit,
@@ -239,29 +240,7 @@ fn with_address(
 
 /// Asks the engine to create a container; returns its id.
 async fn post(socket: &Path, path: &str, body: Vec<u8>) -> Result<String, ClientError> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri(path)
-        .header(header::HOST, "localhost")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))?;
-    let exchange = async {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        Ok::<_, ClientError>((status, body))
-    };
-    let carried = async {
-        // An error of the connection is reported by the exchange, too.
-        let _ = connection.await;
-        std::future::pending::<()>().await;
-    };
-    let (status, body) = tokio::select! {
-        done = exchange => done?,
-        () = carried => unreachable!("it never ends"),
-    };
+    let (status, body) = raw::request(socket, Method::POST, path, body).await?;
     let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     match (status, answer["Id"].as_str()) {
         (StatusCode::CREATED, Some(id)) => Ok(id.to_owned()),

@@ -153,7 +153,7 @@ fn split_time(piece: &[u8]) -> Option<(i64, &[u8])> {
 }
 
 /// RFC 3339 in Unix nanoseconds. Docker writes UTC, Podman the host's own time.
-fn parse_time(text: &str) -> Option<i64> {
+pub(super) fn parse_time(text: &str) -> Option<i64> {
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(at.unix_timestamp_nanos()).ok()
 }

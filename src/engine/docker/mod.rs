@@ -64,6 +64,8 @@ use super::{
     PullRecord, Volume,
 };
 
+mod abilities;
+mod api_version;
 mod archive;
 mod attach;
 mod build;
@@ -97,6 +99,7 @@ mod network;
 mod own_container;
 mod pids;
 mod prune;
+mod raw;
 mod read;
 mod seal;
 mod sealed;
@@ -372,7 +375,7 @@ impl Engine for Docker {
         Docker::thaw_left(self, id).await
     }
 
-    async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
+    async fn memory(&self, id: &ContainerId) -> Result<Option<u64>, Error> {
         self.memory_of(id).await
     }
 

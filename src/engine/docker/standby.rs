@@ -32,6 +32,13 @@ impl Docker {
                 }
             });
         }
+        if !self.facts().await?.info.abilities.freezes {
+            return Err(Error::Refused {
+                call: "freeze the container",
+                status: 0,
+                message: "it has no cgroups to freeze containers with".to_owned(),
+            });
+        }
         let paused = self
             .client
             .run("pause the container", |docker| async move {
@@ -127,7 +134,10 @@ impl Docker {
         Ok(or_gone(answer, id)?.state.and_then(|s| s.pid).unwrap_or(0))
     }
 
-    pub(super) async fn memory_of(&self, id: &ContainerId) -> Result<u64, Error> {
+    pub(super) async fn memory_of(&self, id: &ContainerId) -> Result<Option<u64>, Error> {
+        if !self.facts().await?.info.abilities.limits.memory {
+            return Ok(None);
+        }
         let options = StatsOptions {
             stream: false,
             one_shot: true,
@@ -139,7 +149,8 @@ impl Docker {
             })
             .await;
         let memory = or_gone(answer, id)?.and_then(|s| s.memory_stats);
-        Ok(memory.and_then(|m| m.usage).unwrap_or(0))
+        // Nothing runs in no memory at all: engines say 0 for what they cannot measure.
+        Ok(memory.and_then(|m| m.usage).filter(|bytes| *bytes > 0))
     }
 
     pub(super) async fn prepare_in(

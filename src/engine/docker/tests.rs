@@ -280,3 +280,77 @@ async fn a_stuck_engine_times_out_and_an_absent_one_is_unreachable() {
         assert_eq!(docker.deaths().next().await, None);
     }
 }
+
+#[tokio::test]
+async fn calls_are_made_in_a_version_that_the_engine_takes_also_after_it_was_exchanged() {
+    use std::sync::atomic::AtomicU32;
+    /// What an engine answers to a call that names no version, or one outside of its range.
+    fn refuse(version: Option<u32>, newest: u32) -> Option<String> {
+        match version {
+            Some(minor) if minor < 44 => Some(format!(
+                "client version 1.{minor} is too old. Minimum supported API version is 1.44"
+            )),
+            Some(minor) if minor > newest => Some(format!(
+                "client version 1.{minor} is too new. Maximum supported API version is 1.{newest}"
+            )),
+            _ => None,
+        }
+    }
+    let newest = Arc::new(AtomicU32::new(52));
+    let calls = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let (of_engine, seen) = (Arc::clone(&newest), Arc::clone(&calls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("is bound").port();
+    let serve = move |request: Request| {
+        let newest = of_engine.load(Ordering::SeqCst);
+        let path = request.uri().path().to_owned();
+        let (version, rest) = match path.strip_prefix("/v1.").and_then(|p| p.split_once('/')) {
+            Some((minor, rest)) => (minor.parse().ok(), format!("/{rest}")),
+            None => (None, path.clone()),
+        };
+        let (status, body) = match (refuse(version, newest), rest.as_str()) {
+            (Some(message), _) => (400, json!({ "message": message })),
+            (None, "/info") => (200, json!({"NCPU": 2})),
+            (None, "/version") => (
+                200,
+                json!({"ApiVersion": format!("1.{newest}"), "MinAPIVersion": "1.44"}),
+            ),
+            (None, _) => (200, json!([])),
+        };
+        seen.lock().push((path, status));
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+        std::future::ready(response)
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let router = Router::new().fallback(serve);
+        axum::serve(listener, router).await.expect("serves")
+    });
+    let mut config = Config::new(
+        InstanceId::from_random(7),
+        "/data".into(),
+        Seal::new(&[7; 32]),
+    );
+    config.host = Some(format!("http://127.0.0.1:{port}"));
+    let docker = Docker::new(config).expect("a good address");
+    let info = docker.info().await.expect("it answers");
+    assert_eq!(info.abilities.api_used, "1.52");
+    docker.list().await.expect("in a version that it takes");
+    let last = calls.lock().last().cloned();
+    assert_eq!(last, Some(("/v1.52/containers/json".to_owned(), 200)));
+    // An older engine takes its place.
+    newest.store(47, Ordering::SeqCst);
+    assert!(docker.list().await.is_err(), "that version is too new");
+    docker.list().await.expect("without a version");
+    assert_eq!(
+        docker.info().await.expect("it answers").abilities.api_used,
+        "1.47"
+    );
+    docker
+        .list()
+        .await
+        .expect("in the version of the other one");
+    let last = calls.lock().last().cloned();
+    assert_eq!(last, Some(("/v1.47/containers/json".to_owned(), 200)));
+}

@@ -135,6 +135,21 @@ impl Docker {
         Ok(folder)
     }
 
+    /// Makes the volume of an app that keeps its files, where a container that names it must not:
+    /// Podman gives such a volume no labels, by which it is found again and removed.
+    pub(super) async fn label_volume(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        let Some(since) = spec.files.kept_since else {
+            return Ok(());
+        };
+        if !self.facts().await?.is_podman {
+            return Ok(());
+        }
+        let (config, app) = (&self.config, &spec.owner.app);
+        let name = volume_name(&config.instance, app, since);
+        let labels = labels::of_volume(config, app, since);
+        engine_volumes::make(&self.client, &name, labels).await
+    }
+
     /// Opens the volume of an app that keeps its files to the app's user, where the image has
     /// nothing at that path.
     pub(super) async fn open_volume(

@@ -27,6 +27,8 @@ impl Engine for Fake {
             cpus: 8,
             memory_bytes: 16 << 30,
             platform: crate::model::Platform::new("linux", "x86_64", ""),
+            time_ms: None,
+            abilities: crate::engine::Abilities::all(),
         })
     }
 
@@ -198,7 +200,7 @@ impl Engine for Fake {
         Ok(())
     }
 
-    async fn memory(&self, id: &ContainerId) -> Result<u64, Error> {
+    async fn memory(&self, id: &ContainerId) -> Result<Option<u64>, Error> {
         self.called(|_| {})?;
         Ok(self.script_of_container(id)?.memory)
     }

@@ -38,7 +38,7 @@ pub struct Script {
     /// Why a container cannot be prepared, if so; it takes as long as a create.
     pub prepare_error: Option<Error>,
     /// The memory that a container reports.
-    pub memory: u64,
+    pub memory: Option<u64>,
     /// How often its containers were refused another process.
     pub forks_refused: u64,
     /// When after its start the container ends by itself, and with which code.
@@ -76,7 +76,7 @@ impl Default for Script {
             resume: Duration::from_millis(10),
             resume_error: None,
             prepare_error: None,
-            memory: 1 << 20,
+            memory: Some(1 << 20),
             forks_refused: 0,
             exits: None,
             log: Vec::new(),

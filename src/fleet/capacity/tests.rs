@@ -110,7 +110,7 @@ fn frozen_ones_go_the_least_recently_used_first() {
     let [mut a, mut b] = ["o/a", "o/b"].map(App::new);
     let reservations: Vec<_> = (0..3).map(|_| a.take(&l, 20).expect("capacity")).collect();
     for reservation in &reservations {
-        reservation.freeze(20 * MB);
+        reservation.freeze(Some(20 * MB));
     }
     let told = || {
         reservations
@@ -139,9 +139,9 @@ fn an_organization_has_its_share_and_its_own_frozen_replicas_go_for_it() {
     let l = shared(200, Share::AtMost(100 * MB), 0, 200);
     let [mut a, mut b, mut other] = ["evil/a", "evil/b", "good/a"].map(App::new);
     let frozen = a.take(&l, 40).expect("capacity");
-    frozen.freeze(30 * MB);
+    frozen.freeze(Some(30 * MB));
     let theirs = other.take(&l, 40).expect("capacity");
-    theirs.freeze(40 * MB);
+    theirs.freeze(Some(40 * MB));
     let held = a.take(&l, 60).expect("capacity");
     // 20 MB over the share: its own frozen one makes them good, the other's stays.
     let over = [

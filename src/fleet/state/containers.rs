@@ -50,8 +50,8 @@ pub(in crate::fleet) enum Expected {
 pub(in crate::fleet) struct Frozen<'a> {
     /// Where it is reached.
     pub(in crate::fleet) endpoints: &'a Endpoints,
-    /// The memory that it keeps.
-    pub(in crate::fleet) memory_bytes: u64,
+    /// The memory that it keeps, where that is known.
+    pub(in crate::fleet) memory_bytes: Option<u64>,
 }
 
 /// How a container of an earlier run was adopted.

@@ -185,7 +185,7 @@ impl State {
     }
 
     /// Pausing => Paused, or on to the next depth.
-    pub(super) fn paused(&mut self, key: u64, outcome: Result<u64, Error>) {
+    pub(super) fn paused(&mut self, key: u64, outcome: Result<Option<u64>, Error>) {
         let Some(slot) = self.slots.iter_mut().find(|x| x.key == key) else {
             return;
         };
@@ -199,8 +199,13 @@ impl State {
                     Phase::Pausing(pausing) => Phase::Paused(pausing.paused()),
                     other => other,
                 });
-                slot.reservation.freeze(bytes);
-                let text = format!("frozen with {} MB of memory", bytes >> 20);
+                let counted = slot.reservation.freeze(bytes) >> 20;
+                let text = match bytes {
+                    Some(_) => format!("frozen with {counted} MB of memory"),
+                    None => format!(
+                        "frozen; its memory cannot be measured here and counts as its limit of {counted} MB"
+                    ),
+                };
                 self.events
                     .push(EventKind::ReplicaPaused, Some(&slot.id), slot.version, text);
             }

@@ -20,10 +20,10 @@ pub(in crate::fleet) enum TaskOutcome {
     },
     /// The containers of a replica are gone.
     Stopped { key: u64 },
-    /// A replica was frozen and keeps so many bytes of memory, or was not.
+    /// A replica was frozen and keeps so many bytes of memory, where that is known, or was not.
     Paused {
         key: u64,
-        outcome: Result<u64, Error>,
+        outcome: Result<Option<u64>, Error>,
     },
     /// A replica was thawed, or was not.
     Resumed {

@@ -100,7 +100,7 @@ async fn what_becomes_free_goes_to_the_organization_that_has_least() {
 async fn frozen_replicas_go_from_the_organization_that_keeps_most() {
     let w = world(Standby::Pause).await;
     let frozen = Script {
-        memory: 60 << 20,
+        memory: Some(60 << 20),
         ..Script::default()
     };
     w.engine.script("v1", frozen);

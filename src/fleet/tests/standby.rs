@@ -361,7 +361,7 @@ async fn when_the_machine_is_full_standby_goes_first_then_requests_wait_then_the
     config.bounds.memory = 150 << 20;
     let w = World::with(config, revision(1)).await;
     let script = Script {
-        memory: 60 << 20,
+        memory: Some(60 << 20),
         ..Script::default()
     };
     w.engine.script("v1", script);
@@ -401,7 +401,7 @@ async fn one_shortage_is_told_once_and_waited_for_once_however_often_it_is_looke
         config.bounds.memory = 150 << 20;
         let w = World::with(config, revision(1)).await;
         let frozen = Script {
-            memory: 60 << 20,
+            memory: Some(60 << 20),
             stop: secs(1),
             ..Script::default()
         };
@@ -486,4 +486,33 @@ async fn replicas_are_moved_and_waited_for_by_hand() {
     assert_eq!(w.app.snapshot().ready, 2);
     tokio::time::sleep(secs(40)).await;
     assert_eq!(w.app.snapshot().ready, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_cannot_be_measured_counts_as_the_limit_so_that_the_budget_holds() {
+    let mut config = pausing();
+    config.bounds.memory = 150 << 20;
+    let w = World::with(config, revision(1)).await;
+    let unmeasured = Script {
+        memory: None,
+        ..Script::default()
+    };
+    w.engine.script("v1", unmeasured);
+    put_to_sleep(&w, "paused").await;
+    let frozen = w.app.events().newest(1000);
+    let frozen = frozen.iter().find(|e| e.kind == EventKind::ReplicaPaused);
+    let text = &frozen.expect("it was frozen").message;
+    assert!(text.contains("limit of 64 MB"), "{text}");
+    let other = |name: &str| {
+        let mut r = revision(1);
+        r.app = name.parse().expect("valid");
+        w.fleet.activate(r)
+    };
+    let (b, c) = (other("acme/b"), other("acme/c"));
+    let far = Instant::now() + LONG;
+    let _first = b.acquire(0, far).await.expect("capacity");
+    assert_eq!(depths(&w), ["paused"]);
+    // Counted as nothing, it would stay, and 192 MB would be taken of the 150.
+    let _second = c.acquire(0, far).await.expect("capacity after a while");
+    assert_eq!(depths(&w), ["prepared"]);
 }

@@ -40,7 +40,7 @@ pub(super) fn container(
     spec: &ContainerSpec,
 ) -> ContainerCreateBody {
     let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
-    let init = spec.init && traits.has_init;
+    let (limits, init) = (traits.limits, spec.init && traits.has_init);
     let bindings = traits.publish.map(|ip| {
         // Port 0 lets the engine choose; two replicas never ask for the same one.
         let binding = PortBinding {
@@ -53,12 +53,18 @@ pub(super) fn container(
             .collect()
     });
     let host = HostConfig {
-        memory: Some(memory),
+        memory: limits.memory.then_some(memory),
         // Memory and swap together: equal to memory means no swap.
-        memory_swap: Some(memory),
-        nano_cpus: Some(nano_cpus(spec.cpu_millicores, traits.cpus)),
-        // The init is one process beside the app's.
-        pids_limit: Some(i64::from(spec.pids) + i64::from(init)),
+        memory_swap: (limits.memory && limits.swap).then_some(memory),
+        nano_cpus: limits
+            .cpu
+            .then(|| nano_cpus(spec.cpu_millicores, traits.cpus)),
+        // The init is one process beside the app's. 0 is none; unset, Podman would set its own.
+        pids_limit: Some(if limits.pids {
+            i64::from(spec.pids) + i64::from(init)
+        } else {
+            0
+        }),
         network_mode: Some(network_name(config)),
         port_bindings: bindings,
         extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
@@ -141,9 +147,10 @@ pub(super) fn holder(
         host.cap_add = None;
         // It only keeps a network, which a runtime with its own kernel would take over.
         host.runtime = None;
-        host.memory = Some(HOLDER_MEMORY);
-        host.memory_swap = Some(HOLDER_MEMORY);
-        host.pids_limit = Some(HOLDER_PIDS);
+        // No other limits than the container has itself.
+        host.memory = host.memory.map(|_| HOLDER_MEMORY);
+        host.memory_swap = host.memory_swap.map(|_| HOLDER_MEMORY);
+        host.pids_limit = host.pids_limit.map(|limit| limit.min(HOLDER_PIDS));
         host.readonly_rootfs = Some(true);
         host.tmpfs = None;
         host.mounts = None;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     engine::{
-        Owner,
+        Limits, Owner,
         docker::{Profile, Seal, names::container_name},
     },
     model::{
@@ -19,6 +19,7 @@ const TRAITS: EngineTraits = EngineTraits {
     cpus: 2,
     publish: None,
     log: LogDriver::EngineDefault,
+    limits: Limits::ALL,
     has_init: false,
     is_podman: false,
 };
@@ -279,6 +280,7 @@ fn an_init_is_asked_for_where_the_engine_has_one_and_takes_no_process_from_the_a
         cpus: 2,
         publish: None,
         log: LogDriver::EngineDefault,
+        limits: Limits::ALL,
         has_init: true,
         is_podman: false,
     };
@@ -308,4 +310,43 @@ fn cpu_is_clamped_to_the_host() {
 fn a_name_tells_instance_app_and_replica() {
     let name = container_name(&config().instance, &spec().owner);
     assert_eq!(name, "ignite-000000000007-acme-my.app-0123456789");
+}
+
+#[test]
+fn a_limit_that_the_engine_cannot_set_is_left_out_for_the_holder_too() {
+    let none = Limits {
+        memory: false,
+        swap: false,
+        cpu: false,
+        pids: false,
+    };
+    let of = |limits: Limits| {
+        let traits = EngineTraits { limits, ..TRAITS };
+        let bodies = [
+            container(&config(), traits, &spec()),
+            holder(&config(), traits, &spec(), "holder"),
+        ];
+        bodies.map(|body| {
+            let host = body.host_config.expect("host config");
+            (
+                host.memory,
+                host.memory_swap,
+                host.nano_cpus,
+                host.pids_limit,
+            )
+        })
+    };
+    // Unset, Podman would limit processes on its own, and start nothing where it cannot.
+    assert_eq!(of(none), [(None, None, None, Some(0)); 2]);
+    let only_memory = Limits {
+        memory: true,
+        ..none
+    };
+    let [app, keeper] = of(only_memory);
+    assert_eq!(app, (Some(64 << 20), None, None, Some(0)));
+    assert_eq!(keeper, (Some(HOLDER_MEMORY), None, None, Some(0)));
+    let [app, keeper] = of(Limits::ALL);
+    assert_eq!(app.3, Some(100));
+    assert_eq!(keeper.3, Some(HOLDER_PIDS));
+    assert!(app.1 == app.0 && app.2.is_some());
 }
