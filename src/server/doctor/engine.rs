@@ -70,13 +70,13 @@ fn of_abilities(config: &Config, able: &Abilities) -> Vec<Check> {
         let check = if refused { Check::fail } else { Check::warn };
         checks.push(check("limits", lack.to_string(), able.remedy()));
     }
-    checks.push(if able.limits.swap || !able.limits.memory {
+    checks.push(if able.limits.memory && able.limits.swap {
         Check::ok("swap", "apps get no swap beside their memory")
     } else {
         Check::warn(
             "swap",
             "the engine cannot limit swap, so an app may use the machine's beside its memory",
-            "boot with swapaccount=1, or turn swap off",
+            "turn swap off, or boot with swapaccount=1 where only that is missing",
         )
     });
     checks.push(if lacks.contains(&Lack::Freezer) {
