@@ -138,6 +138,10 @@ impl listener::Service for Grpc {
     async fn refusal(&self, why: &Failure) -> Bytes {
         goaway(&why.text(false))
     }
+
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body> {
+        self.gateway.failure(why, false, grpc)
+    }
 }
 
 fn too_late() -> Failure {

@@ -97,6 +97,10 @@ impl listener::Service for FromApps {
     async fn refusal(&self, why: &Failure) -> Bytes {
         self.full.refusal(why).await
     }
+
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body> {
+        self.full.failure(why, grpc)
+    }
 }
 
 /// The refusal of the API in gRPC.

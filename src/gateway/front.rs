@@ -67,6 +67,10 @@ impl listener::Service for Front {
     async fn refusal(&self, why: &Failure) -> Bytes {
         refusal::encode_http1((self.gateway.render)(why, false)).await
     }
+
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body> {
+        self.gateway.failure(why, false, grpc)
+    }
 }
 
 /// Where a request of the HTTP listener goes.

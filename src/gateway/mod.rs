@@ -161,7 +161,8 @@ impl Gateway {
         response
     }
 
-    fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
+    /// The answer to a request that fails, in gRPC's form if it is a call of that.
+    pub fn failure(&self, failure: &Failure, caller_owns_app: bool, grpc: bool) -> Response<Body> {
         if grpc {
             // A "trailers-only" response: the trailers stand in the head.
             let mut response = Response::new(Body::default());

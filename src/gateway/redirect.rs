@@ -37,6 +37,10 @@ impl listener::Service for Redirect {
     fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send {
         self.front.refusal(why)
     }
+
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body> {
+        self.front.failure(why, grpc)
+    }
 }
 
 impl Redirect {

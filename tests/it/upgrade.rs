@@ -84,6 +84,35 @@ async fn an_upgrade_refuses_no_connection_and_fails_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_takes_longer_than_a_stop_waits_is_answered_that_the_platform_stops() {
+    let builder = Ignite::builder().env("IGNITE_DRAIN_TIMEOUT_SECS", "1");
+    let mut ignite = builder.start().await;
+    let app = App::deploy(&ignite, "acme/app", Value::Null).await;
+    app.get_ok(&ignite, "/").await;
+    let request = app.request(&ignite, Method::GET, "/sleep/600000");
+    let over_http1 = tokio::spawn(request.send());
+    let url = format!("{}/_app/acme/app/sleep/600000", ignite.http_url());
+    let authorization = format!("authorization: Bearer {}", app.token);
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--http2-prior-knowledge",
+        "--header",
+        &authorization,
+    ]);
+    curl.args(["--output", "/dev/null", "--write-out", "%{http_code}", &url]);
+    let over_http2 = tokio::task::spawn_blocking(move || curl.output());
+    app.wait_for(&ignite, "inFlight", 2).await;
+
+    assert!(ignite.terminate(HANGS).await.success());
+    let answer = over_http1.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.headers["x-ignite-error"], "SHUTTING_DOWN");
+    let said = over_http2.await.expect("no panic").expect("curl runs");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "503", "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_hears_that_the_server_is_ready_lives_and_stops() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("notify");

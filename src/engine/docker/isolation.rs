@@ -26,6 +26,8 @@ use crate::{
     resolver,
 };
 
+/// Why there are no rules for a server in a container.
+const IN_CONTAINER: &str = "this server runs in a container with a network of its own, and rules that it sets hold there alone; run it on the host, or in the host's network (--network host --cap-add NET_ADMIN)";
 /// The port of name servers.
 const DNS: u16 = 53;
 
@@ -113,6 +115,9 @@ impl Docker {
             is_direct: facts.via == Via::Direct,
         });
         let (firewall, own) = (self.firewall.as_deref(), facts.own.as_ref());
+        if firewall.is_some() && own.is_some() {
+            return Err(firewall::out_of_reach(IN_CONTAINER));
+        }
         self.network
             .ensure(&self.client, &self.config, firewall, own, calls)
             .await

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::Either, stream::FuturesUnordered};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -30,15 +30,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod activity;
+mod cut_off;
 mod streams;
 
 use self::{
     activity::{ActiveRequest, Activity, CountedBody, FIRST_REQUEST},
+    cut_off::CutOff,
     streams::Handle,
 };
 use super::{
     body::Body,
-    client,
+    client, headers,
     limiter::{ConnectionLimiter, ConnectionPermit},
     limits::Limits,
     peer::Peer,
@@ -85,6 +87,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// Encodes the refusal of a connection, in the protocol that its client speaks.
     fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send;
+
+    /// The answer to a request that fails, in gRPC's form if it is a call of that.
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body>;
 }
 
 impl<S: Service> Service for Arc<S> {
@@ -100,6 +105,10 @@ impl<S: Service> Service for Arc<S> {
 
     fn refusal(&self, why: &Failure) -> impl Future<Output = Bytes> + Send {
         S::refusal(self, why)
+    }
+
+    fn failure(&self, why: &Failure, grpc: bool) -> Response<Body> {
+        S::failure(self, why, grpc)
     }
 }
 
@@ -289,6 +298,7 @@ async fn serve<I>(
         shared: shared.clone(),
         peer,
         handle,
+        cut_off: CutOff::default(),
     };
     serve_http(client, io).await;
     tokio::select! {
@@ -303,6 +313,7 @@ struct Client<S> {
     shared: Arc<Shared<S>>,
     handle: Handle,
     peer: Peer,
+    cut_off: CutOff,
 }
 
 async fn serve_http<I>(client: Client<impl Service>, io: I)
@@ -322,7 +333,7 @@ where
     tokio::pin!(connection);
     let ended = run_until_drained(
         connection.as_mut(),
-        &shared.stop,
+        (&shared.stop, &client.cut_off),
         idle.first_request(),
         idle.idle_for(shared.keep_alive),
         |c| {
@@ -335,15 +346,23 @@ where
     }
 }
 
-/// Answers one request of a connection, unless its client leaves before.
+/// Answers one request of a connection, unless its client leaves before. One that takes longer than a
+/// stop may last is answered that.
 fn answer<S: Service>(
     client: Arc<Client<S>>,
     active: ActiveRequest,
     request: Request<Incoming>,
 ) -> impl Future<Output = io::Result<Response<CountedBody>>> + Send {
     let is_whole = request.body().is_end_stream();
+    let is_http2 = request.version() == Version::HTTP_2;
+    let is_grpc = is_http2 && headers::is_grpc(request.headers());
     async move {
-        let Client { shared, peer, .. } = &*client;
+        let Client {
+            shared,
+            peer,
+            cut_off,
+            ..
+        } = &*client;
         let client_closed = async {
             // hyper keeps reading while a request without a body waits, and notices by itself
             // that its client leaves.
@@ -361,15 +380,20 @@ fn answer<S: Service>(
             }
             // Dropping the answer gives up whatever the request was waiting for.
             () = client_closed => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            () = cut_off.wait(is_http2) => {
+                let answer = shared.service.failure(&cut_off::failure(), is_grpc);
+                Ok(answer.map(|body| CountedBody::new(body, active)))
+            }
         }
     }
 }
 
 /// Polls a connection to its end. On drain, then once `first` has ended, or once `idle` returns, calls
-/// `finish` once; on force, gives up and returns `None`.
+/// `finish` once; on force, has its requests answered that they are cut off, then gives up and returns
+/// `None`.
 async fn run_until_drained<C, T>(
     mut connection: std::pin::Pin<&mut C>,
-    stop: &Stop,
+    (stop, cut_off): (&Stop, &CutOff),
     first: impl Future<Output = ()>,
     idle: impl Future<Output = ()>,
     finish: impl FnOnce(std::pin::Pin<&mut C>),
@@ -388,9 +412,12 @@ where
     }
     finish(connection.as_mut());
     tokio::select! {
-        ended = connection => Some(ended),
-        () = stop.force.cancelled() => None,
+        ended = connection.as_mut() => return Some(ended),
+        () = stop.force.cancelled() => cut_off.begin(),
     }
+    tokio::time::timeout(cut_off::LAST_ANSWERS, connection)
+        .await
+        .ok()
 }
 
 /// Has the kernel probe a silent peer. One that vanished without closing (a sleeping laptop, a
