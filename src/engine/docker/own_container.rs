@@ -54,13 +54,14 @@ fn has_own_network(container: &ContainerInspectResponse) -> bool {
 
 /// The id in the source of a mount that an engine makes in each container.
 fn id_in(mountinfo: &str) -> Option<&str> {
-    let roots = mountinfo.lines().filter_map(|l| l.split(' ').nth(3));
-    let mut ids = roots.filter_map(|root| {
-        let after = FOLDERS.iter().find_map(|f| root.split_once(f))?.1;
-        let id = after.split('/').next()?;
-        (id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
-    });
-    ids.next()
+    let mut roots = mountinfo.lines().filter_map(|l| l.split(' ').nth(3));
+    roots.find_map(|root| FOLDERS.iter().find_map(|folder| id_below(folder, root)))
+}
+
+fn id_below<'a>(folder: &str, root: &'a str) -> Option<&'a str> {
+    let (_, after) = root.split_once(folder)?;
+    let id = after.split('/').next()?;
+    (id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
 #[cfg(test)]
