@@ -4,12 +4,16 @@
 //! Everything outside a database that has to survive a power cut is written here.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
 use tempfile::NamedTempFile;
+
+/// The mode of a file that everyone may read.
+pub const READABLE: u32 = 0o644;
 
 /// Writes a file that only its owner may read, replacing one that exists.
 ///
@@ -18,6 +22,19 @@ use tempfile::NamedTempFile;
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder(path)?;
     fresh(folder, bytes)?.persist(path).map_err(|e| e.error)?;
+    sync(folder)
+}
+
+/// Writes a file that everyone may read from the start, replacing one that exists.
+///
+/// # Errors
+/// The file system's; an existing file is then unchanged.
+pub fn write_readable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder(path)?;
+    let file = fresh(folder, bytes)?;
+    let readable = Permissions::from_mode(READABLE);
+    file.as_file().set_permissions(readable)?;
+    file.persist(path).map_err(|e| e.error)?;
     sync(folder)
 }
 
@@ -68,6 +85,10 @@ mod tests {
         assert_eq!(fs::read(&path).expect("there"), b"three");
         let mode = fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        write_readable(&path, b"four").expect("written");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, READABLE);
+        assert_eq!(fs::read(&path).expect("there"), b"four");
         let left = fs::read_dir(dir.path()).expect("lists").count();
         assert_eq!(left, 1, "no temporary file stays");
         // A file that cannot get its name leaves the old one unchanged.

@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
     config::Config,
-    engine::docker::{Attach, Attached, AttachedNetwork, Doors, LABEL},
+    engine::docker::{Attach, Attached, AttachedNetwork, Doors, LABEL, Shown},
     gateway::INTERNAL_DOMAIN,
     resolver,
 };
@@ -22,6 +22,8 @@ const DNS: u16 = 53;
 /// Calls between apps, from before there is an engine.
 pub(super) struct AppCalls {
     ports: Ports,
+    /// What containers trust where apps are served over TLS.
+    certificates: Option<Shown>,
     bound: mpsc::UnboundedSender<Bound>,
     to_serve: Mutex<Option<mpsc::UnboundedReceiver<Bound>>>,
     /// Where the sockets are, and the ports; those of a network that is made again at the same
@@ -50,7 +52,12 @@ pub(super) struct Bound {
 impl AppCalls {
     /// `http` and `https` are the ports of the listeners for clients outside; `None` where apps do
     /// not call apps.
-    pub(super) fn new(config: &Config, http: u16, https: Option<u16>) -> Option<Arc<Self>> {
+    pub(super) fn new(
+        config: &Config,
+        http: u16,
+        https: Option<u16>,
+        certificates: Option<Shown>,
+    ) -> Option<Arc<Self>> {
         let calls = &config.app_calls;
         if !calls.enabled {
             return None;
@@ -68,6 +75,7 @@ impl AppCalls {
                 also_http: printed.filter(|_| !is_https),
                 https: if https.is_some() { secure } else { Vec::new() },
             },
+            certificates,
             bound,
             to_serve: Mutex::new(Some(to_serve)),
             current: tokio::sync::Mutex::default(),
@@ -93,7 +101,9 @@ impl AppCalls {
         }
         let why = if network.is_direct {
             match Bound::bind(network.gateway, &self.ports).await {
-                Ok((bound, attached)) => {
+                Ok((bound, mut attached)) => {
+                    let is_secure = !bound.https.is_empty();
+                    attached.certificates = self.certificates.clone().filter(|_| is_secure);
                     tracing::info!(at = %network.gateway, ports = ?attached.doors.tcp, "Apps call apps by their URLs");
                     *current = Some((network.gateway, attached.clone()));
                     // Without a receiver the server stops.

@@ -7,12 +7,15 @@ use anyhow::{Context as _, Result};
 use super::{Reload, machine, parts};
 use crate::{
     config::{Config, LocalTls, TlsMode},
-    gateway::{Gateway, secure::Secure},
-    tls::{self, LocalConfig, Own, Protocol, Tls, authority},
+    engine::docker::Shown,
+    gateway::{Gateway, INTERNAL_DOMAIN, secure::Secure},
+    tls::{self, LocalConfig, Own, Protocol, Tls, TrustFiles, authority},
 };
 
 /// The name by which containers know the machine that they run on.
 const FROM_CONTAINERS: &str = "host.docker.internal";
+/// Where containers see the local authority's certificate.
+const SHOWN_AT: &str = "/run/ignite/certificates";
 
 /// The certificates; `None` where there is to be no TLS.
 ///
@@ -31,6 +34,7 @@ pub(super) fn open(config: &Config, data_dir: &Path) -> Result<Option<Tls>> {
                 base_domain: config.base_domain.clone(),
                 names: [machine::name(), FROM_CONTAINERS.to_owned()]
                     .into_iter()
+                    .chain(names_for_apps(config))
                     .chain(config.api_hosts.names())
                     .collect(),
             },
@@ -38,6 +42,46 @@ pub(super) fn open(config: &Config, data_dir: &Path) -> Result<Option<Tls>> {
         }),
     });
     opened.map(Some).context("tls")
+}
+
+/// The names by which apps in containers know this server and each other.
+fn names_for_apps(config: &Config) -> impl Iterator<Item = String> {
+    let names = [INTERNAL_DOMAIN.to_owned(), format!("*.{INTERNAL_DOMAIN}")];
+    names.into_iter().filter(|_| config.app_calls.enabled)
+}
+
+/// What containers see of the local authority, so that programs in them trust it; `None` where there
+/// is none, or nobody serves them.
+pub(super) fn for_apps(config: &Config, tls: Option<&Tls>, data_dir: &Path) -> Option<Shown> {
+    let authority = tls.and_then(Tls::local_authority)?;
+    if !config.app_calls.enabled {
+        return None;
+    }
+    let files = match TrustFiles::write(data_dir, authority) {
+        Ok(files) => files,
+        Err(error) => {
+            tracing::warn!(%error, "The local authority's certificate cannot be written for apps: they do not trust each other's HTTPS URLs");
+            return None;
+        }
+    };
+    let file = |name: &str| format!("{SHOWN_AT}/{name}");
+    // These replace the roots of an image, that one adds to them.
+    let replacing = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"].map(|v| (v, TrustFiles::BUNDLE));
+    let adding = ("NODE_EXTRA_CA_CERTS", TrustFiles::AUTHORITY);
+    if !files.has_roots {
+        tracing::warn!(
+            "This system has no root certificates, so apps get no SSL_CERT_FILE, which would take theirs away; install them (Debian: ca-certificates) to have apps trust the local authority"
+        );
+    }
+    let replacing = replacing.into_iter().filter(|_| files.has_roots);
+    Some(Shown {
+        folder: files.folder,
+        at: SHOWN_AT.to_owned(),
+        env: replacing
+            .chain([adding])
+            .map(|(variable, name)| (variable.to_owned(), file(name)))
+            .collect(),
+    })
 }
 
 /// TLS as a listener speaks it.

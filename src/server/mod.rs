@@ -74,7 +74,8 @@ pub async fn run(config: Config, reload: Reload, inherited: Inherited) -> Result
     warn_of_exposure(&config);
 
     let (http, https) = sockets.ports();
-    let calls = AppCalls::new(&config, http, https);
+    let certificates = encryption::for_apps(&config, tls.as_ref(), data.path());
+    let calls = AppCalls::new(&config, http, https, certificates);
     let base = Base::open(config, data, shares, calls.as_ref()).await?;
     let mut keeper = base.hold_identity();
     let Assembled {

@@ -107,8 +107,7 @@ impl Authority {
             Ok(pem) if is_of(&pem, issuer.key()) => pem,
             _ => {
                 let made = pem::encode(&Pem::new("CERTIFICATE", issuer.der().to_vec()));
-                atomic_file::write(&kept, made.as_bytes())
-                    .and_then(|()| fs::set_permissions(&kept, fs::Permissions::from_mode(0o644)))
+                atomic_file::write_readable(&kept, made.as_bytes())
                     .map_err(|cause| io_error("write", &kept, cause))?;
                 made
             }

@@ -82,6 +82,11 @@ impl Local {
         })
     }
 
+    /// The authority's certificate, in PEM.
+    pub(super) fn authority(&self) -> &str {
+        self.maker.authority.pem()
+    }
+
     /// The certificate for a connection to `here` that asks for `name`; `None` for a host that does
     /// not exist.
     pub(super) async fn choose(

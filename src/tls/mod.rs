@@ -7,6 +7,7 @@
 //! | `files.rs` | certificates from files, read again when they change |
 //! | `authority.rs` | the local certificate authority, kept in the data directory |
 //! | `local.rs` | the certificates that it makes, and for which hosts |
+//! | `trust_files.rs` | the files by which programs in containers trust it |
 //! | `names.rs` | whether a certificate has a name |
 //! | `sessions.rs` | what all connections share, whatever their certificate |
 
@@ -15,6 +16,7 @@ mod files;
 mod local;
 mod names;
 mod sessions;
+mod trust_files;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,6 +27,7 @@ use self::{files::Files, local::Local, sessions::Sessions};
 
 pub use local::Own;
 pub use sessions::Protocol;
+pub use trust_files::TrustFiles;
 
 /// Whether a host, in lower case, leads to an app.
 pub type Exists = Arc<dyn Fn(&str) -> bool + Send + Sync>;
@@ -138,6 +141,11 @@ impl Tls {
     /// What is wrong with changed files; their earlier certificates are still in use.
     pub fn warnings(&self) -> Vec<String> {
         self.shared.files.warnings()
+    }
+
+    /// The certificate of the local authority, in PEM, if there is one.
+    pub fn local_authority(&self) -> Option<&str> {
+        self.shared.local.as_ref().map(Local::authority)
     }
 
     /// The name by which a client on this machine checks the certificate of an address; `None` when

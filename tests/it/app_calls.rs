@@ -1,17 +1,22 @@
 //! Apps that call apps by their URLs, from inside their containers.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{fs, net::Ipv4Addr, process::Command};
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
-use crate::support::{
-    HANGS,
-    app::{App, instance},
-    eventually_ok,
-    ignite::Ignite,
-    tokens::TOKEN,
+use crate::{
+    python,
+    support::{
+        HANGS,
+        app::{App, instance},
+        base_image, eventually_ok,
+        ignite::Ignite,
+        tls::Pair,
+        tokens::TOKEN,
+    },
+    tls,
 };
 
 /// What an app got for a request that it sent: the status, and the whole answer.
@@ -229,6 +234,124 @@ async fn kept_replicas_find_a_server_that_was_started_again() {
     assert_eq!(before, after, "the container was kept");
     // Turned off, nothing is served, and no container is left that was promised it.
     ignite.terminate(HANGS).await;
+}
+
+/// A handler that evaluates the expression that it is sent.
+const EVAL: &[u8] = b"
+import os, ssl, urllib.request
+
+AT = '/run/ignite/certificates'
+
+def get(url, trust=None):
+    try:
+        with urllib.request.urlopen(url, timeout=170, context=trust) as answer:
+            return f'{answer.status} {dict(answer.headers)} {answer.read().decode()}'
+    except OSError as e:
+        return str(e)
+
+def read(path):
+    with open(path) as f: return f.read()
+
+def handler(payload, ctx):
+    return str(eval(payload.decode()))
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_in_apps_trust_the_local_authority() {
+    let base = base_image("python").await;
+    let ignite = tls::local().env("IGNITE_PYTHON_BASE", base).start().await;
+    let python = python::create(&ignite, "python", EVAL).await;
+    let (status, answer) = python.publish(&ignite).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let callee = App::deploy(&ignite, "acme/callee", open()).await;
+    callee.wait_for(&ignite, "runningReplicas", 0).await;
+    let eval = async |expression: &str| {
+        let answer = python::call(&ignite, &python, expression).await;
+        assert_eq!(answer.status, StatusCode::OK, "{expression}");
+        answer.text().await
+    };
+    let got = eval("get('https://callee-acme.ignite.internal/headers')").await;
+    assert!(got.starts_with("200 "), "{got}");
+    assert!(got.contains("'x-ignite-cold-start': 'true'"), "{got}");
+    assert!(got.contains(r#"["x-forwarded-proto","https"]"#), "{got}");
+    let port = tls::https(&ignite).port();
+    for url in [
+        "https://callee-acme.ignite.localhost/".to_owned(),
+        // As `ignite app list` prints it.
+        format!("https://callee-acme.ignite.localhost:{port}/"),
+        "https://ignite.internal/_app/acme/callee/".to_owned(),
+    ] {
+        let got = eval(&format!("get('{url}')")).await;
+        assert!(got.starts_with("200 "), "{url}: {got}");
+    }
+    // Whether an app exists, the certificate does not tell.
+    let got = eval("get('https://nobody-acme.ignite.internal/')").await;
+    assert!(got.contains("401"), "{got}");
+    // It is these files that make it trusted.
+    let bare =
+        "get('https://callee-acme.ignite.internal/', ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))";
+    let got = eval(bare).await;
+    assert!(got.contains("CERTIFICATE_VERIFY_FAILED"), "{got}");
+
+    let shown = eval("sorted(os.listdir(AT))").await;
+    assert_eq!(shown, "['bundle.pem', 'ca.pem']");
+    let authority = fs::read_to_string(ignite.data_dir().join("tls/ca.pem")).expect("there");
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        lines(&eval("read(AT + '/ca.pem')").await),
+        lines(&authority)
+    );
+    let bundle = eval("read(AT + '/bundle.pem')").await;
+    assert!(lines(&bundle).ends_with(&lines(&authority)));
+    let count = bundle.matches("BEGIN CERTIFICATE").count();
+    assert!(count > 1, "this machine's roots are there, too: {count}");
+    assert!(!bundle.contains("PRIVATE KEY"));
+    let mount = "[l.split()[5] for l in open('/proc/self/mountinfo') if l.split()[4] == AT]";
+    let mount = eval(mount).await;
+    assert!(mount.starts_with("['ro,"), "{mount}");
+    for (name, file) in VARIABLES {
+        let value = eval(&format!("os.environ['{name}']")).await;
+        assert_eq!(value, format!("/run/ignite/certificates/{file}"));
+    }
+
+    // An app's own variable stays, and the others come all the same.
+    let own = json!({ "allowUnauthenticated": true, "env": { "SSL_CERT_FILE": "mine" } });
+    let own = App::deploy(&ignite, "acme/own", own).await;
+    assert_eq!(variable(&ignite, &own, "SSL_CERT_FILE").await, "mine");
+    let node = variable(&ignite, &own, "NODE_EXTRA_CA_CERTS").await;
+    assert_eq!(node, "/run/ignite/certificates/ca.pem");
+}
+
+/// The variables that name the files, and which.
+const VARIABLES: [(&str, &str); 3] = [
+    ("SSL_CERT_FILE", "bundle.pem"),
+    ("REQUESTS_CA_BUNDLE", "bundle.pem"),
+    ("NODE_EXTRA_CA_CERTS", "ca.pem"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_local_authority_apps_are_shown_no_certificates() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let pair = Pair::at(folder.path(), "a");
+    pair.renew("api.example.com", None);
+    let file = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let ignite = Ignite::builder()
+        .args(["--https-addr", "127.0.0.1:0"])
+        .args(["--tls-cert", &file(&pair.certificate)])
+        .args(["--tls-key", &file(&pair.key)])
+        .env("IGNITE_HTTP_REDIRECT", "false")
+        .start()
+        .await;
+    let app = App::deploy(&ignite, "acme/plain", open()).await;
+    assert_eq!(
+        variable(&ignite, &app, "IGNITE_URL").await,
+        "http://ignite.internal"
+    );
+    for (name, _) in VARIABLES {
+        let answer = app.get(&ignite, &format!("/env/{name}")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{name}");
+    }
+    assert!(!ignite.data_dir().join("certificates").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

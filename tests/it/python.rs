@@ -265,7 +265,7 @@ async fn a_folder_is_deployed_in_one_command_and_answers_as_the_contract_has_it(
 }
 
 /// CreateApp with code of the Python runtime.
-async fn create(ignite: &Ignite, name: &str, code: &[u8]) -> App {
+pub(crate) async fn create(ignite: &Ignite, name: &str, code: &[u8]) -> App {
     let source = json!({ "runtime": { "python": {} }, "sourceCode": STANDARD.encode(code) });
     App::create(
         ignite,

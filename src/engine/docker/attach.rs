@@ -10,7 +10,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
@@ -207,6 +207,25 @@ impl Docker {
         }
     }
 
+    /// What containers get, without folders of this host where the engine does not see them.
+    ///
+    /// # Errors
+    /// When the engine does not answer, so that this remains unknown.
+    pub(super) async fn with_folders_that_are_seen(
+        &self,
+        mut attached: Attached,
+    ) -> Result<Attached, Error> {
+        if attached.certificates.is_some() && !self.shares_host().await? {
+            attached.certificates = None;
+            if !self.warned_of_certificates.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "The engine does not see the data directory, so programs in apps do not know the local certificate authority; give them its certificate (`ignite ca print`) to have them call apps over HTTPS (logged once)"
+                );
+            }
+        }
+        Ok(attached)
+    }
+
     /// The spec with what containers on the instance's network get to call apps.
     pub(super) async fn attach(
         &self,
@@ -224,6 +243,7 @@ impl Docker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::docker::spec;
 
     fn attached(port: u16) -> Attached {
         Attached {
@@ -244,6 +264,40 @@ mod tests {
             version: 1,
             config_hash: digest.to_owned(),
         }
+    }
+
+    #[test]
+    fn variables_of_the_app_and_of_its_image_stay() {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let attached = Attached {
+            certificates: Some(Shown {
+                folder: "/d/certificates".into(),
+                at: "/c".to_owned(),
+                env: ["A", "B", "C"].map(|v| variable(v, "/c/f")).into(),
+            }),
+            ..attached(80)
+        };
+        assert_ne!(attached.mark(), self::attached(80).mark());
+        let spec = ContainerSpec {
+            env: [variable("A", "app's")].into(),
+            ..spec::tests::spec()
+        };
+        let completed = attached.complete(&spec, &["B".to_owned()].into());
+        let expected = [
+            variable("A", "app's"),
+            variable("C", "/c/f"),
+            (
+                "IGNITE_APP_URL".to_owned(),
+                format!("http://{}.ignite.internal:80", spec.host_label),
+            ),
+        ];
+        assert_eq!(completed.env, expected.into());
+        let mut body = ContainerCreateBody::default();
+        attached.put_certificates(&mut body);
+        let mounts = body.host_config.and_then(|h| h.mounts).expect("one");
+        assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].source.as_deref(), Some("/d/certificates"));
+        assert_eq!(mounts[0].read_only, Some(true));
     }
 
     #[test]

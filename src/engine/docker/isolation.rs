@@ -118,9 +118,11 @@ impl Docker {
         if firewall.is_some() && own.is_some() {
             return Err(firewall::out_of_reach(IN_CONTAINER));
         }
-        self.network
+        let attached = self
+            .network
             .ensure(&self.client, &self.config, firewall, own, calls)
-            .await
+            .await?;
+        self.with_folders_that_are_seen(attached).await
     }
 
     /// Whether the rules let the container at an address ask a name server. Those of this machine's

@@ -154,6 +154,7 @@ pub struct Docker {
     /// Whether the warnings about limits were given, so that they appear once and not per start.
     warned_of_cpu: AtomicBool,
     warned_of_init: AtomicBool,
+    warned_of_certificates: AtomicBool,
     warned_of_builds: Arc<AtomicBool>,
 }
 
@@ -202,6 +203,7 @@ impl Docker {
             unproven: UnprovenContainers::default(),
             warned_of_cpu: AtomicBool::new(false),
             warned_of_init: AtomicBool::new(false),
+            warned_of_certificates: AtomicBool::new(false),
             warned_of_builds: Arc::default(),
         })
     }

@@ -15,8 +15,8 @@ use bollard::{
     query_parameters::UploadToContainerOptions,
 };
 use moka::sync::Cache;
-use parking_lot::Mutex;
 use tar::EntryType;
+use tokio::sync::OnceCell;
 
 use super::{
     Config, ContainerId, ContainerSpec, Docker, Error, Volume, archive,
@@ -44,7 +44,7 @@ pub(super) struct Volumes {
     /// The folder that each is bound to; `None` for one of the engine's own.
     folders: Cache<String, Option<PathBuf>>,
     /// Whether the engine sees the data directory, once that was tried.
-    shared: Mutex<Option<bool>>,
+    shared: OnceCell<bool>,
 }
 
 impl Volumes {
@@ -52,7 +52,7 @@ impl Volumes {
         Self {
             opened: Cache::new(KEPT),
             folders: Cache::new(KEPT),
-            shared: Mutex::default(),
+            shared: OnceCell::new(),
         }
     }
 
@@ -214,15 +214,13 @@ impl Docker {
         Ok(Some(folder))
     }
 
-    async fn shares_host(&self) -> Result<bool, Error> {
-        let known = *self.volumes.shared.lock();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let facts = self.facts().await?;
-        let shared = self.helper(&facts.architecture).shares_host().await?;
-        *self.volumes.shared.lock() = Some(shared);
-        Ok(shared)
+    /// Whether the engine sees the data directory. Asked once.
+    pub(super) async fn shares_host(&self) -> Result<bool, Error> {
+        let shared = self.volumes.shared.get_or_try_init(|| async {
+            let facts = self.facts().await?;
+            self.helper(&facts.architecture).shares_host().await
+        });
+        shared.await.copied()
     }
 
     fn helper<'a>(&'a self, architecture: &'a str) -> FolderHelper<'a> {

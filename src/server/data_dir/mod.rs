@@ -6,6 +6,7 @@
 //! | `instance` | the id in the labels of this directory's containers; a copy is in `store/` |
 //! | `holder` | the last process that served from here, and where the directory was then |
 //! | `identity/`, `store/` | the signing key; the database |
+//! | `tls/`, `certificates/` | the local certificate authority; what containers see of it |
 //! | `serve.json` | where this `ignite` listens, for the client on this machine |
 //! | `replicas-kept` | the last stop left containers running on purpose |
 //! | `ephemeral` | this directory may be wiped: it was made for one run |
