@@ -30,6 +30,7 @@ pub mod logs;
 pub mod model;
 pub mod parse_pool;
 pub mod quota;
+pub mod relay;
 pub mod resolver;
 pub mod server;
 pub mod store;

@@ -26,6 +26,7 @@ const FLOORS: &[&str] = &[
     "atomic_file",
     "backoff",
     "quota",
+    "relay",
     "vitals",
     "fair_limiter",
     "parse_pool",

@@ -36,6 +36,7 @@ mod pages;
 mod parse;
 mod publish;
 mod ready;
+mod relay;
 mod secret;
 mod serve;
 mod server_log;
@@ -101,6 +102,9 @@ enum Command {
     /// Store a token (given with --token or --token-file) or a service account for later commands;
     /// also --api-endpoint and --org.
     Login(login::Args),
+    /// Carry names and connections of apps to the server that started this in a container.
+    #[command(hide = true)]
+    Relay(relay::Args),
     /// The cloud's models, which are not here.
     #[command(hide = true)]
     Models(Elsewhere),
@@ -184,6 +188,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Ready(args) => ready::run(args, &global),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => configure::run(command, &global, &process_env),
+        Command::Relay(args) => relay::run(args),
         Command::Login(args) => login::run(args, global, &process_env),
         Command::Models(_) => Err(Error::Usage(NO_MODELS.to_owned())),
         Command::Build(_) => Err(Error::Usage(NO_BUILDS.to_owned())),

@@ -127,6 +127,7 @@ pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
         };
         apply(&pruner, remains, outcome, &named, &mut pruned).await;
     }
+    pruner.remove_relay_images().await;
     Ok(pruned)
 }
 

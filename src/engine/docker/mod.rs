@@ -25,6 +25,7 @@
 //! | `build.rs`, `build_limits.rs`, `build_network.rs` | Builds |
 //! | `network.rs`, `isolation.rs`, `firewall/` | The instance's network, and the rules around it |
 //! | `seccomp.rs` | The seccomp profile |
+//! | `relay.rs`, `program.rs` | The relay's container, and this program as its image |
 //! | `volumes.rs`, `engine_volumes.rs`, `folders.rs` | Volumes of apps |
 //! | `home/`, `archive.rs` | The home directory in an image; tar archives of one entry |
 //! | `logs.rs`, `lines.rs` | Tails and streams of containers' logs |
@@ -98,9 +99,11 @@ mod names;
 mod network;
 mod own_container;
 mod pids;
+mod program;
 mod prune;
 mod raw;
 mod read;
+mod relay;
 mod seal;
 mod sealed;
 mod seccomp;
@@ -123,6 +126,7 @@ pub use firewall::Doors;
 pub use freezer::Freezer;
 pub use instance_lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
+pub use relay::{LastWords, RunningRelay};
 pub use seal::Seal;
 pub use seccomp::Profile;
 

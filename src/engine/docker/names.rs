@@ -40,8 +40,16 @@ pub(super) fn holder_name(instance: &InstanceId, owner: &Owner) -> String {
 
 /// A unique name for a container that is never run.
 pub(super) fn helper_name(instance: &InstanceId) -> String {
-    let which = ulid::Ulid::generate().to_string().to_ascii_lowercase();
-    format!("ignite-{instance}-look-{which}")
+    format!("ignite-{instance}-look-{}", unique())
+}
+
+/// A unique name for a relay: an earlier one may not be gone yet.
+pub(super) fn relay_name(instance: &InstanceId) -> String {
+    format!("ignite-{instance}-relay-{}", unique())
+}
+
+fn unique() -> String {
+    ulid::Ulid::generate().to_string().to_ascii_lowercase()
 }
 
 /// Whether [`helper_name`] makes names like this.

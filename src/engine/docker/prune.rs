@@ -17,7 +17,7 @@ use bollard::query_parameters::ListContainersOptions;
 
 use super::{
     Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, engine_volumes,
-    instance_lease, isolation, labels, network, remove_container, standby,
+    instance_lease, isolation, labels, network, relay, remove_container, standby,
 };
 use crate::model::{InstanceId, instance_lease::Lease};
 
@@ -80,6 +80,11 @@ impl Pruner {
     /// Whether the engine is on this machine, judged by its address.
     pub fn is_local(&self) -> bool {
         self.client.connector().address().is_unix()
+    }
+
+    /// Removes the images of relays that no container uses.
+    pub async fn remove_relay_images(&self) {
+        relay::remove_unused(&self.client, None).await;
     }
 
     /// The engine's time in Unix seconds; `None` when it does not report one.

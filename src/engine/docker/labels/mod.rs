@@ -37,7 +37,7 @@ const LEASE: &str = "io.dodil.ignite.lease";
 const EGRESS: &str = "io.dodil.ignite.egress";
 /// The value of [`EGRESS`] for an app that sets nothing.
 const EGRESS_UNSET: &str = "unset";
-/// On a helper container: the run of `ignite` that made it.
+/// On a helper container or a relay: the run of `ignite` that made it.
 const HELPER_OF: &str = "io.dodil.ignite.look";
 /// On the empty image that marks an instance's images: the instance.
 pub(super) const BUILT_BY: &str = "io.dodil.ignite.built-by";
@@ -82,16 +82,19 @@ pub(super) enum Role {
     Holder,
     /// It never runs: files are read or written through it.
     Helper,
+    /// It carries names and connections of apps to the server.
+    Relay,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Replica, Self::Holder, Self::Helper];
+    const ALL: [Self; 4] = [Self::Replica, Self::Holder, Self::Helper, Self::Relay];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Replica => "replica",
             Self::Holder => "holder",
             Self::Helper => "look",
+            Self::Relay => "relay",
         }
     }
 }
@@ -122,7 +125,7 @@ pub(super) struct Claims {
     pub(super) holder: Option<ContainerId>,
     /// Where it may connect to; `None` means nowhere.
     pub(super) egress: Option<Egress>,
-    /// The run of `ignite` that made it as a helper.
+    /// The run of `ignite` that made it as a helper or a relay.
     pub(super) helper_of: Option<String>,
 }
 
@@ -347,6 +350,13 @@ pub(super) fn of_helper(config: &Config, run_id: &str) -> Labels {
     let mut labels = of_instance(config);
     labels.insert(ROLE.to_owned(), Role::Helper.as_str().to_owned());
     labels.insert(HELPER_OF.to_owned(), run_id.to_owned());
+    labels
+}
+
+/// The labels of a relay of this run.
+pub(super) fn of_relay(config: &Config, run_id: &str) -> Labels {
+    let mut labels = of_helper(config, run_id);
+    labels.insert(ROLE.to_owned(), Role::Relay.as_str().to_owned());
     labels
 }
 

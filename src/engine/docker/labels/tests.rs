@@ -63,6 +63,10 @@ fn what_we_say_of_a_container_is_read_back_whatever_its_image_says() {
             of_helper(&config, "me"),
             expected(Role::Helper, None, None, Some("me")),
         ),
+        (
+            of_relay(&config, "me"),
+            expected(Role::Relay, None, None, Some("me")),
+        ),
     ] {
         let labels = over_image(sealed(&config, "name", labels), &evil);
         let found = origin(&config, &names("name"), &labels);

@@ -159,7 +159,7 @@ pub(super) fn holder(
 }
 
 /// The security options that confine a container.
-fn security(config: &Config, traits: EngineTraits) -> Vec<String> {
+pub(super) fn security(config: &Config, traits: EngineTraits) -> Vec<String> {
     let profile = config.seccomp.as_ref().map(|profile| {
         // Docker is sent the profile, Podman where it is on the engine's host.
         if traits.is_podman {
