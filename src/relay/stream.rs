@@ -35,7 +35,7 @@ struct Shared {
     outgoing: Mutex<SendStream<Bytes>>,
     /// Gives the other end leave to send more, once it has sent anything.
     credit: Mutex<Option<FlowControl>>,
-    /// Whether the other end has broken off.
+    /// Whether what is received has not ended as it should, or not yet.
     is_broken: AtomicBool,
 }
 
@@ -52,7 +52,7 @@ impl Stream {
         let shared = Arc::new(Shared {
             outgoing: Mutex::new(outgoing),
             credit: Mutex::default(),
-            is_broken: AtomicBool::new(false),
+            is_broken: AtomicBool::new(true),
         });
         let gone = CancellationToken::new();
         let stream = Self {
@@ -93,9 +93,9 @@ async fn fill(
         }
         Ok::<_, h2::Error>(())
     };
-    if let Err(error) = received.await {
-        tracing::trace!(%error, "A carried connection broke");
-        shared.is_broken.store(true, Ordering::Release);
+    match received.await {
+        Ok(()) => shared.is_broken.store(false, Ordering::Release),
+        Err(error) => tracing::trace!(%error, "A carried connection broke"),
     }
 }
 

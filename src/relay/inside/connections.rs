@@ -1,6 +1,6 @@
 //! Connections, each over a stream of its own.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -9,6 +9,9 @@ use tokio::{
 
 use super::{Shared, pause, share::Permit};
 use crate::relay::{Stream, wire::Purpose};
+
+/// Longest time to deliver what the server had sent before it closed a connection.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Carries every connection to a listener.
 pub(super) async fn accept(listener: TcpListener, shared: Shared) {
@@ -46,9 +49,13 @@ async fn carry(mut tcp: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Res
     let (mut stream, filling) = Stream::new(outgoing, body);
     let carried = async move {
         let reset = stream.reset();
+        let lingering = async {
+            reset.await;
+            tokio::time::sleep(LINGER).await;
+        };
         tokio::select! {
             carried = tokio::io::copy_bidirectional(&mut tcp, &mut stream) => carried.map(drop),
-            () = reset => Err(io::ErrorKind::ConnectionReset.into()),
+            () = lingering => Err(io::ErrorKind::ConnectionReset.into()),
         }
     };
     tokio::join!(filling, carried).1
