@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// A listener, at the first of these addresses that is free; repeatable.
     #[arg(long, value_parser = addresses)]
     listen: Vec<Addresses>,
+    /// A further listener, where it is free; repeatable.
+    #[arg(long)]
+    also: Vec<SocketAddr>,
     /// The most connections.
     #[arg(long)]
     connections: usize,
@@ -52,6 +55,7 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     let plan = Plan {
         names: args.names,
         listeners: args.listen.into_iter().map(|all| all.0).collect(),
+        also: args.also,
         limits: Limits {
             connections: args.connections,
             connections_each: args.connections_each,

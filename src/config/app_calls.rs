@@ -8,6 +8,10 @@ pub struct AppCalls {
     /// `app_calls`, `IGNITE_APP_CALLS`: let apps call apps by their URLs, with a name server and
     /// listeners on the instance's bridge. Default `true`.
     pub enabled: bool,
+    /// `app_calls_via`, `IGNITE_APP_CALLS_VIA`: who listens on the bridge: `bridge` for this process,
+    /// `relay` for a container that the engine runs on its host, `auto` for a relay where this
+    /// process may not or cannot listen. Default `auto`.
+    pub via: Via,
     /// `app_calls_http_port`, `IGNITE_APP_CALLS_HTTP_PORT`: port of app URLs on the bridge. Default
     /// 80.
     pub http_port: u16,
@@ -37,6 +41,17 @@ pub struct AppCalls {
     pub dns_timeout: Duration,
 }
 
+/// Who listens on the bridge for calls of apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// This process; a relay where it may not or cannot.
+    Auto,
+    /// This process.
+    Bridge,
+    /// A relay.
+    Relay,
+}
+
 /// Addresses of name servers; a port that is not given is 53.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsServers(pub Vec<SocketAddr>);
@@ -48,6 +63,7 @@ impl Default for AppCalls {
     fn default() -> Self {
         Self {
             enabled: true,
+            via: Via::Auto,
             http_port: 80,
             fallback_port: 8480,
             https_port: 443,

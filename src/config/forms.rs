@@ -5,7 +5,7 @@
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach, TlsMode};
+use super::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach, TlsMode, Via};
 
 /// The longest duration accepted: a deadline this far ahead still fits the clock's arithmetic.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -302,6 +302,7 @@ macro_rules! words {
 
 words!(Reach { Auto = "auto", Direct = "direct", Published = "published" }, "auto, direct or published");
 words!(Freezer { Auto = "auto", Engine = "engine", Cgroup = "cgroup" }, "auto, engine or cgroup");
+words!(Via { Auto = "auto", Bridge = "bridge", Relay = "relay" }, "auto, bridge or relay");
 words!(TlsMode { Off = "off", Local = "local" }, "off or local");
 words!(LogFormat { Plain = "plain", Json = "json" }, "plain or json");
 

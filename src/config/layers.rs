@@ -283,6 +283,7 @@ settings! {
     log_level = "log_level", "IGNITE_LOG", Plain;
     @app_calls: AppCalls {
         enabled = "app_calls", "IGNITE_APP_CALLS", Switch;
+        via = "app_calls_via", "IGNITE_APP_CALLS_VIA", Plain;
         http_port = "app_calls_http_port", "IGNITE_APP_CALLS_HTTP_PORT", Count;
         fallback_port = "app_calls_fallback_port", "IGNITE_APP_CALLS_FALLBACK_PORT", Count;
         https_port = "app_calls_https_port", "IGNITE_APP_CALLS_HTTPS_PORT", Count;

@@ -28,7 +28,7 @@ mod tests;
 mod tls;
 mod tokens;
 
-pub use app_calls::{AppCalls, DnsServers};
+pub use app_calls::{AppCalls, DnsServers, Via};
 pub use forms::parse_duration;
 pub use hosts::ApiHosts;
 pub use issuers::{Issuer, Issuers};

@@ -45,6 +45,8 @@ pub struct Plan {
     pub names: Option<SocketAddr>,
     /// The listeners for connections, each with the addresses that are tried in turn.
     pub listeners: Vec<Vec<SocketAddr>>,
+    /// Further listeners, those of them that are free.
+    pub also: Vec<SocketAddr>,
     /// The bounds.
     pub limits: Limits,
 }
@@ -101,6 +103,7 @@ impl Plan {
             .into_iter()
             .chain(self.names.map(|at| format!("--names={at}")))
             .chain(listeners)
+            .chain(self.also.iter().map(|at| format!("--also={at}")))
             .chain(bounds)
             .collect()
     }
@@ -113,8 +116,9 @@ impl Limits {
         OWN_MEMORY + self.streams() as u64 * each
     }
 
-    /// Streams of HTTP/2 at a time: one for each connection and query, and the first one.
-    fn streams(self) -> usize {
+    /// Streams of HTTP/2 at a time, and sockets: one for each connection and query, and the first
+    /// one.
+    pub fn streams(self) -> usize {
         self.connections + self.queries + 1
     }
 }

@@ -27,6 +27,8 @@ pub struct Stream {
     is_shut_down: bool,
     /// Ends the future that fills `incoming`.
     _filling: DropGuard,
+    /// Cancelled once nothing more arrives.
+    ended: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -54,20 +56,28 @@ impl Stream {
             credit: Mutex::default(),
             is_broken: AtomicBool::new(true),
         });
-        let gone = CancellationToken::new();
+        let (gone, ended) = (CancellationToken::new(), CancellationToken::new());
         let stream = Self {
             incoming,
             shared: shared.clone(),
             is_shut_down: false,
             _filling: gone.clone().drop_guard(),
+            ended: ended.clone(),
         };
         let filling = async move {
             tokio::select! {
                 () = fill(body, into, shared) => {}
                 () = gone.cancelled() => {}
             }
+            ended.cancel();
         };
         (stream, filling)
+    }
+
+    /// Is cancelled once the other end has shut down its side or has broken off, also while what it
+    /// sent before is not yet read.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Waits until the other end has broken off, in the task that uses the stream.

@@ -38,7 +38,7 @@ const TCP: &str = "http://relay/query/tcp";
 pub struct Listens {
     /// Where names are asked for.
     pub names: Option<SocketAddr>,
-    /// The listeners for connections, in the order of the plan.
+    /// The listeners for connections, in the order of the plan, and the further ones after them.
     pub connections: Vec<SocketAddr>,
 }
 

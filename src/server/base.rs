@@ -100,6 +100,9 @@ impl Base {
         engine_config.attach = calls.map(AppCalls::attach);
         let restrictions = engine_config.restrictions();
         let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
+        if let Some(calls) = calls {
+            calls.relay_by(&engine);
+        }
         check_runtime(&config, &engine).await?;
         // Refused with the reason before anything runs, and before the server says it is ready.
         engine.isolate().await.context("trust")?;

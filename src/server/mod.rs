@@ -19,7 +19,7 @@ mod machine;
 mod parts;
 mod platform;
 mod prune;
-pub mod relaying;
+mod relaying;
 mod service_manager;
 mod serving;
 mod serving_apps;

@@ -149,10 +149,10 @@ impl Server {
             stop: stop.clone(),
             listeners: TaskTracker::new(),
         };
-        if let Some(bound) = calls.and_then(|calls| calls.bound()) {
+        if let Some(calls) = calls {
             let workers = workers.clone();
             let serving = Serving::new(&base, &platform, front.clone(), workers, tls.clone());
-            let work = serving.serve(bound, stop.clone());
+            let work = serving.serve(calls, stop.clone());
             listening.spawn("the listeners for apps", work);
         }
         let listeners = listening.start(sockets, front, grpc, &urls, tls.as_ref());

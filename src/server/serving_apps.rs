@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    app_calls::Bound,
+    app_calls::{AppCalls, Bound},
     base::Base,
     encryption,
     endpoints::tokens,
     parts::{app_calls_limits, own_hosts},
     platform::Platform,
+    relaying::Served,
 };
 use crate::{
     config::{Config, Proxies},
@@ -19,7 +19,7 @@ use crate::{
     gateway::{
         FromApps, Front, Gateway, Grants,
         limits::Limits,
-        listener::{self, Stop},
+        listener::{self, Stop, Streams},
         workers::Workers,
     },
     resolver::{self, RESOLV_CONF, Resolver},
@@ -64,9 +64,14 @@ impl Serving {
         }
     }
 
-    /// Serves what is bound until `stop`. A network at another address ends what the one before had.
-    pub(super) async fn serve(self, mut to_serve: mpsc::UnboundedReceiver<Bound>, stop: Stop) {
+    /// Serves what is bound, and what a relay carries, until `stop`. A network at another address
+    /// ends what the one before had.
+    pub(super) async fn serve(self, calls: Arc<AppCalls>, stop: Stop) {
+        let Some(mut to_serve) = calls.bound() else {
+            return;
+        };
         let tasks = TaskTracker::new();
+        calls.serve_relayed(self.relayed(&tasks, &stop).await);
         let mut latest = CancellationToken::new();
         while let Some(Some(bound)) = stop.drain.run_until_cancelled(to_serve.recv()).await {
             latest.cancel();
@@ -76,6 +81,17 @@ impl Serving {
         latest.cancel();
         tasks.close();
         tasks.wait().await;
+        calls.end_relay().await;
+    }
+
+    /// What serves the calls that a relay carries.
+    async fn relayed(&self, tasks: &TaskTracker, stop: &Stop) -> Served {
+        let (service, limits) = (self.service.clone(), self.limits.clone());
+        Served {
+            streams: Streams::new(service, limits, stop.clone()).await,
+            resolver: self.resolver.clone(),
+            tasks: tasks.clone(),
+        }
     }
 
     fn start(

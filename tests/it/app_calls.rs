@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What an app got for a request that it sent: the status, and the whole answer.
-async fn fetch(ignite: &Ignite, app: &App, wanted: &str) -> (u16, String) {
+pub(crate) async fn fetch(ignite: &Ignite, app: &App, wanted: &str) -> (u16, String) {
     sent(ignite, app, "/fetch", wanted).await
 }
 
@@ -41,22 +41,27 @@ async fn variable(ignite: &Ignite, app: &App, name: &str) -> String {
         .await
 }
 
-fn open() -> Value {
+pub(crate) fn open() -> Value {
     json!({ "allowUnauthenticated": true })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_sleeping_apps_wakes_by_their_urls() {
     let ignite = Ignite::builder().start().await;
-    let first = App::deploy(&ignite, "acme/first", open()).await;
-    let second = App::deploy(&ignite, "acme/second", open()).await;
-    let third = App::deploy(&ignite, "acme/third", open()).await;
+    chain(&ignite).await;
+}
+
+/// Apps call each other by all of their URLs.
+pub(crate) async fn chain(ignite: &Ignite) {
+    let first = App::deploy(ignite, "acme/first", open()).await;
+    let second = App::deploy(ignite, "acme/second", open()).await;
+    let third = App::deploy(ignite, "acme/third", open()).await;
     for app in [&first, &second, &third] {
-        app.wait_for(&ignite, "runningReplicas", 0).await;
+        app.wait_for(ignite, "runningReplicas", 0).await;
     }
     // The first fetches from the second, which fetches from the third.
     let wanted = "POST http://second-acme.ignite.internal/fetch\n\nGET http://third-acme.ignite.localhost/headers";
-    let (status, text) = fetch(&ignite, &first, wanted).await;
+    let (status, text) = fetch(ignite, &first, wanted).await;
     assert_eq!(status, 200, "{text}");
     assert!(text.contains("acme/third"), "{text}");
     assert!(text.contains("x-ignite-cold-start: true"), "{text}");
@@ -64,9 +69,9 @@ async fn a_chain_of_sleeping_apps_wakes_by_their_urls() {
     assert!(text.contains("[\"x-ignite-hops\",\"1\"]"), "{text}");
 
     let port = ignite.http_addr().port();
-    let base = variable(&ignite, &first, "IGNITE_URL").await;
+    let base = variable(ignite, &first, "IGNITE_URL").await;
     assert_eq!(base, "http://ignite.internal");
-    let own = variable(&ignite, &first, "IGNITE_APP_URL").await;
+    let own = variable(ignite, &first, "IGNITE_APP_URL").await;
     assert_eq!(own, "http://first-acme.ignite.internal");
     for url in [
         format!("{base}/_app/acme/second/"),
@@ -74,23 +79,23 @@ async fn a_chain_of_sleeping_apps_wakes_by_their_urls() {
         // As `ignite app list` prints it.
         format!("http://second-acme.ignite.localhost:{port}/"),
     ] {
-        let (status, text) = fetch(&ignite, &first, &format!("GET {url}")).await;
+        let (status, text) = fetch(ignite, &first, &format!("GET {url}")).await;
         assert_eq!(status, 200, "{url}: {text}");
     }
     // What is not to be called without a token is not to be called by apps.
-    let closed = App::deploy(&ignite, "acme/closed", json!({})).await;
+    let closed = App::deploy(ignite, "acme/closed", json!({})).await;
     let url = "http://closed-acme.ignite.internal/";
-    let (status, _) = fetch(&ignite, &first, &format!("GET {url}")).await;
+    let (status, _) = fetch(ignite, &first, &format!("GET {url}")).await;
     assert_eq!(status, 401);
     let bearer = format!("GET {url}\nauthorization: Bearer {}", closed.token);
-    let (status, text) = fetch(&ignite, &first, &bearer).await;
+    let (status, text) = fetch(ignite, &first, &bearer).await;
     assert_eq!(status, 200, "{text}");
-    let (status, _) = fetch(&ignite, &first, "GET http://nobody-acme.ignite.internal/").await;
+    let (status, _) = fetch(ignite, &first, "GET http://nobody-acme.ignite.internal/").await;
     assert_eq!(status, 401);
     // An app's own variable stays.
     let own = json!({ "allowUnauthenticated": true, "env": { "IGNITE_URL": "mine" } });
-    let named = App::deploy(&ignite, "acme/named", own).await;
-    assert_eq!(variable(&ignite, &named, "IGNITE_URL").await, "mine");
+    let named = App::deploy(ignite, "acme/named", own).await;
+    assert_eq!(variable(ignite, &named, "IGNITE_URL").await, "mine");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod api_config;
 mod api_errors;
 mod api_invoke;
 mod app_calls;
+mod app_relay;
 mod app_url;
 mod audit;
 mod authorization;

@@ -15,7 +15,8 @@ use bollard::{
     body_try_stream,
     container::LogOutput,
     models::{
-        ContainerCreateBody, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+        ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
+        RestartPolicyNameEnum,
     },
     query_parameters::{
         AttachContainerOptions, CreateImageOptions, ListContainersOptions, ListImagesOptions,
@@ -45,6 +46,8 @@ const IMPORT: &str = "import the relay's image";
 const START: &str = "start the relay";
 /// Threads of the relay, and spare ones for the way engines start it.
 const PIDS: i64 = 32;
+/// Descriptors beside those of what it carries: its listeners, pipes, libraries.
+const OWN_FILES: i64 = 64;
 /// Bytes of a tar archive's blocks.
 const BLOCK: u64 = 512;
 /// Bytes read of a file at a time.
@@ -82,8 +85,8 @@ impl LastWords {
 }
 
 impl Docker {
-    /// Starts a relay with these arguments and at most this much memory, after removing any that an
-    /// earlier run left. It does not need the instance's network to be known.
+    /// Starts a relay with these arguments, at most this much memory and so many sockets, after
+    /// removing any that an earlier run left. It does not need the instance's network to be known.
     ///
     /// # Errors
     /// Why this program cannot run on the engine, or the engine's error.
@@ -91,6 +94,7 @@ impl Docker {
         &self,
         arguments: Vec<String>,
         memory: u64,
+        sockets: usize,
     ) -> Result<RunningRelay<impl AsyncRead + AsyncWrite + Unpin + Send + use<>>, Error> {
         let facts = self.facts().await?;
         check_platform(&facts.info.platform)?;
@@ -99,7 +103,7 @@ impl Docker {
         let program = program.await.map_err(io::Error::other);
         let program = program.flatten().map_err(|cause| refused(&cause))?;
         let image = self.ensure_relay_image(&program).await?;
-        let mut body = container(image, memory);
+        let mut body = container(image, memory, sockets);
         body.entrypoint = Some(program.command);
         body.cmd = Some(arguments);
         body.labels = Some(labels::of_relay(&self.config, self.homes.run_id()));
@@ -282,13 +286,19 @@ fn refused(cause: &impl ToString) -> Error {
 }
 
 /// The relay's container, but for its program, labels and security options.
-fn container(image: String, memory: u64) -> ContainerCreateBody {
+fn container(image: String, memory: u64, sockets: usize) -> ContainerCreateBody {
     let memory = i64::try_from(memory).unwrap_or(i64::MAX);
+    let descriptors = i64::try_from(sockets).map_or(i64::MAX, |n| n.saturating_add(OWN_FILES));
     let host = HostConfig {
         network_mode: Some("host".to_owned()),
         memory: Some(memory),
         memory_swap: Some(memory),
         pids_limit: Some(PIDS),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("nofile".to_owned()),
+            soft: Some(descriptors),
+            hard: Some(descriptors),
+        }]),
         cap_drop: Some(vec!["ALL".to_owned()]),
         // Kernel settings cannot be changed in the host's network, so that ports need the right.
         cap_add: Some(vec!["NET_BIND_SERVICE".to_owned()]),
@@ -382,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_relay_has_no_right_but_to_bind_ports() {
-        let body = container("i".to_owned(), 64 << 20);
+        let body = container("i".to_owned(), 64 << 20, 100);
         let host = body.host_config.expect("set");
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
         assert_eq!(host.cap_add, Some(vec!["NET_BIND_SERVICE".to_owned()]));

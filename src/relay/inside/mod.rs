@@ -68,6 +68,15 @@ where
         listens.connections.push(listener.local_addr()?);
         listeners.push(listener);
     }
+    for at in plan.also {
+        match bind(&[at]).await {
+            Ok(listener) => {
+                listens.connections.push(listener.local_addr()?);
+                listeners.push(listener);
+            }
+            Err(error) => tracing::debug!(%error, "A further listener is left out"),
+        }
+    }
     let ready = Purpose::Ready(listens);
 
     let limits = plan.limits;

@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -31,6 +31,7 @@ pub(crate) struct Builder {
     args: Vec<OsString>,
     data_dir: Option<PathBuf>,
     descriptors: Option<u32>,
+    user: Option<(u32, u32)>,
     socket: Option<TcpListener>,
 }
 
@@ -56,6 +57,12 @@ impl Builder {
     /// Allows the server so many open files.
     pub(crate) fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Runs the server, and nothing else, as this user and in this group alone.
+    pub(crate) fn user(mut self, user: u32, group: u32) -> Self {
+        self.user = Some((user, group));
         self
     }
 
@@ -103,6 +110,7 @@ impl Builder {
             env: self.env,
             args: self.args,
             descriptors: self.descriptors,
+            user: self.user,
             socket: self.socket,
             // Labels carry the real path.
             data_dir: data_dir.canonicalize().unwrap_or(data_dir),
@@ -121,6 +129,7 @@ pub(crate) struct Ignite {
     env: Vec<(OsString, OsString)>,
     args: Vec<OsString>,
     descriptors: Option<u32>,
+    user: Option<(u32, u32)>,
     socket: Option<TcpListener>,
     data_dir: PathBuf,
     _fresh: Option<TempDir>,
@@ -400,6 +409,9 @@ impl Ignite {
             }
             None => binary(),
         };
+        if let Some((user, group)) = self.user {
+            command.uid(user).gid(group);
+        }
         command
             .args([
                 "serve",
