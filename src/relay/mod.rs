@@ -113,12 +113,14 @@ impl Limits {
     /// Memory that a relay needs at most: its own, and the windows and buffers of what it carries.
     pub fn memory(self) -> u64 {
         let each = u64::from(wire::WINDOW) + u64::from(wire::FRAME) + PER_STREAM;
-        OWN_MEMORY + self.streams() as u64 * each
+        OWN_MEMORY.saturating_add((self.streams() as u64).saturating_mul(each))
     }
 
     /// Streams of HTTP/2 at a time, and sockets: one for each connection and query, and the first
     /// one.
     pub fn streams(self) -> usize {
-        self.connections + self.queries + 1
+        self.connections
+            .saturating_add(self.queries)
+            .saturating_add(1)
     }
 }

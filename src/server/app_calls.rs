@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::relaying::{self, OnceServed, Served, State};
 use crate::{
-    config::{Config, Via},
+    config::{self, Config, Via},
     engine::docker::{Attach, Attached, AttachedNetwork, Docker, Doors, LABEL, Shown},
     gateway::INTERNAL_DOMAIN,
     relay::{Limits, Plan},
@@ -117,12 +117,7 @@ impl AppCalls {
             },
             certificates,
             via: calls.via,
-            limits: Limits {
-                connections: calls.connections + calls.dns_connections,
-                connections_each: (calls.connections + calls.dns_connections).div_ceil(SHARES),
-                queries: calls.dns_queries,
-                queries_each: calls.dns_queries.div_ceil(SHARES),
-            },
+            limits: limits(calls),
             engine: OnceLock::new(),
             served: watch::Sender::new(None),
             bound,
@@ -297,6 +292,17 @@ impl Unbound {
             why,
             may_relay: matches!(cause.kind(), AddrNotAvailable | PermissionDenied),
         }
+    }
+}
+
+/// The bounds on what a relay carries. Those who ask for names on a connection share it with others.
+fn limits(calls: &config::AppCalls) -> Limits {
+    let connections = calls.connections.saturating_add(calls.dns_connections);
+    Limits {
+        connections,
+        connections_each: connections.div_ceil(SHARES),
+        queries: calls.dns_queries,
+        queries_each: calls.dns_queries.div_ceil(SHARES),
     }
 }
 
