@@ -15,7 +15,7 @@ use bollard::{
     query_parameters::{ListContainersOptions, ListNetworksOptions},
 };
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedMutexGuard};
 
 use super::{
     Attach, Attached, AttachedNetwork, Config, ContainerId, Error,
@@ -39,6 +39,8 @@ const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 pub(super) struct InstanceNetwork {
     /// One cell per lifetime of the network; its first user makes the network, the others wait.
     known: Mutex<Arc<OnceCell<Attached>>>,
+    /// Held while the engine makes it, also when nobody waits for that any more: a removal waits.
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How containers on the network get to call apps.
@@ -65,7 +67,8 @@ impl InstanceNetwork {
             if let Some(firewall) = firewall {
                 firewall.establish(admitted(client, config).await?).await?;
             }
-            find_or_create(client, config, own.is_some()).await?;
+            let turn = Arc::clone(&self.making).lock_owned().await;
+            find_or_create(client, config, own.is_some(), turn).await?;
             if let Some(own) = own {
                 join(client, config, own).await?;
             }
@@ -99,6 +102,7 @@ impl InstanceNetwork {
         own: Option<&ContainerId>,
     ) -> Result<(), Error> {
         self.forget();
+        let _turn = self.making.lock().await;
         for name in network_names(&config.instance) {
             for network in find(client, config, &name).await? {
                 if let Some(own) = own {
@@ -389,8 +393,13 @@ fn admission(config: &Config, found: ContainerSummary) -> Option<Admitted> {
 }
 
 /// Makes the network unless there is one. On one that is `shared`, containers reach each other, as
-/// the server's own container and those of apps have to.
-async fn find_or_create(client: &Client, config: &Config, shared: bool) -> Result<(), Error> {
+/// the server's own container and those of apps have to. `turn` ends when the engine has made it.
+async fn find_or_create(
+    client: &Client,
+    config: &Config,
+    shared: bool,
+    turn: OwnedMutexGuard<()>,
+) -> Result<(), Error> {
     let name = network_name(config);
     let found = find(client, config, &name).await?;
     let (usable, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|n| n.is_shared == shared);
@@ -422,11 +431,20 @@ async fn find_or_create(client: &Client, config: &Config, shared: bool) -> Resul
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
     };
-    let made = client
-        .run("create the network", |docker| async move {
-            docker.create_network(request).await
-        })
-        .await;
+    // Whoever asked may be gone before the engine has finished, which a stop has to wait for.
+    let asking = client.clone();
+    let making = tokio::spawn(async move {
+        let made = asking
+            .run("create the network", |docker| async move {
+                docker.create_network(request).await
+            })
+            .await;
+        drop(turn);
+        made
+    });
+    let made = making
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     match made {
         Ok(_) => {
             tracing::info!(network = name, "Created the instance's network");
