@@ -97,7 +97,7 @@ struct Tail {
     /// The generation before the current one, and the current one.
     paths: [PathBuf; 2],
     open: Option<Generation>,
-    /// The beginning of a line whose end is not written yet.
+    /// The start of a line that is not completely written yet.
     begun: Vec<u8>,
 }
 

@@ -176,7 +176,7 @@ fn row(line: &str) -> [String; COLUMNS.len()] {
     ]
 }
 
-/// The columns of a row whose successors are not known yet.
+/// The columns of a row, before the rows after it are known.
 fn aligned(row: &[String; COLUMNS.len()]) -> String {
     let cells = row.iter().zip(COLUMNS);
     let cells: Vec<_> = cells

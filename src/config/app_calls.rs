@@ -89,7 +89,7 @@ impl AppCalls {
         [
             (
                 !ports.contains(&0),
-                "app_calls_http_port, app_calls_fallback_port and app_calls_https_port must be from 1 to 65535: containers are told them",
+                "app_calls_http_port, app_calls_fallback_port and app_calls_https_port must be from 1 to 65535, since containers have to know the ports",
             ),
             (
                 self.https_port != self.http_port && self.https_port != self.fallback_port,

@@ -11,7 +11,7 @@ use crate::engine::{Abilities, Limits};
 /// serves.
 const OF_PODMAN: &str = "/v4.0.0/libpod/info";
 
-/// The cgroup controllers that Podman can use for containers, which only its own API tells; `None`
+/// The cgroup controllers that Podman can use for containers, from its own API; `None`
 /// where it does not answer there.
 pub(super) async fn controllers(client: &Client) -> Option<Vec<String>> {
     #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(super) async fn controllers(client: &Client) -> Option<Vec<String>> {
     Some(answer.host.cgroup_controllers.unwrap_or_default())
 }
 
-/// The abilities of an engine; `controllers` are those that Podman's own API tells.
+/// The abilities of an engine; `controllers` are those from Podman's own API.
 pub(super) fn read(
     system: &SystemInfo,
     version: &SystemVersion,
