@@ -10,10 +10,10 @@
 #   scripts/bench.sh stream   1 GiB up and down beside nginx, and idle WebSockets: speed and memory
 #   scripts/bench.sh cost     CPU and instructions per warm request beside an older binary (BASE_BIN)
 #   scripts/bench.sh kept     what 100,000 kept executions cost, and the disk after retention
-#   scripts/bench.sh all      all parts that the README shows, one after another
+#   scripts/bench.sh all      all parts that the manual shows, one after another
 #
-# With --readme before the part its tables are not only printed but put into the README, between the
-# part's marks, with the machine and the date.
+# With --record before the part its tables are not only printed but put into src/docs/performance.md, between
+# the marks of the part, with the machine and the date.
 #
 # A part is a file scripts/bench/<part>.sh; it is sourced with the helpers below and runs in $work.
 # BENCH_BIN names a directory with release binaries to use; without it they are built.
@@ -27,19 +27,19 @@ die() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
 . scripts/bench/lib/table.sh
 
-readme=
-if [ "${1:-}" = --readme ]; then
-    readme=$1
+record=
+if [ "${1:-}" = --record ]; then
+    record=$1
     shift
 fi
 part=${1:-}
 if [ "$part" = all ]; then
-    for part in $(parts_in_readme); do ./scripts/bench.sh $readme "$part"; done
+    for part in $(parts_in_manual); do ./scripts/bench.sh $record "$part"; done
     exit
 fi
 parts=$(cd scripts/bench && ls -- *.sh | sed 's/\.sh$//' | paste -sd' ')
 [ -n "$part" ] && [ -f "scripts/bench/$part.sh" ] || die "give one of: $parts all"
-[ -z "$readme" ] || parts_in_readme | grep -qx -- "$part" || die "the README has no place for $part"
+[ -z "$record" ] || parts_in_manual | grep -qx -- "$part" || die "the manual has no place for $part"
 
 ./scripts/setup.sh >&2
 bin=${BENCH_BIN:-$root/target/release}
@@ -140,10 +140,10 @@ deploy() {
     api POST "/v1/ignite/app/bench/$1/draft/publish" "$publish" >/dev/null
 }
 
-if [ -z "$readme" ]; then
+if [ -z "$record" ]; then
     . "$root/scripts/bench/$part.sh"
 else
     . "$root/scripts/bench/$part.sh" >"$work/printed"
     cat "$work/printed"
-    into_readme "$part" "$work/printed"
+    into_manual "$part" "$work/printed"
 fi

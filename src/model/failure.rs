@@ -41,7 +41,7 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $wire:literal, $http:literal, $code:ident;)*) => {
         /// Why a request failed: the value of `x-ignite-error` and of `ErrorInfo.reason`.
         ///
-        /// The README has a line of remedy for each.
+        /// `src/docs/errors.md` has a line of remedy for each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 

@@ -154,7 +154,7 @@ impl AppCalls {
         match self.start_on(&network).await {
             Ok(started) => current.insert(started).attached.clone(),
             Err(why) => {
-                tracing::warn!(network = network.name, gateway = %network.gateway, why, "Apps cannot call apps by their URLs; free port 53 of that address on the engine's host, see `app_calls_via` in the README for who may listen there, or turn this off (app_calls=false)");
+                tracing::warn!(network = network.name, gateway = %network.gateway, why, "Apps cannot call apps by their URLs; free port 53 of that address on the engine's host, see `app_calls_via` in src/docs/settings.md for who may listen there, or turn this off (app_calls=false)");
                 Attached::default()
             }
         }

@@ -1,4 +1,4 @@
-# The output of a part: tables, its targets, and its place in the README.
+# The output of a part: tables, its targets, and its place in the manual.
 
 # A row of a table, of any number of columns.
 row() { printf '|'; printf ' %s |' "$@"; printf '\n'; }
@@ -17,8 +17,9 @@ show_targets() {
     printf '%s\n' "${targets[@]}"
 }
 
-# The parts that have a place in the README, in its order.
-parts_in_readme() { sed -n 's/^<!-- bench:\(.*\) -->$/\1/p' "$root/README.md"; }
+performance_page=$root/src/docs/performance.md
+# The parts that have a place in the manual, in its order.
+parts_in_manual() { sed -n 's/^<!-- bench:\(.*\) -->$/\1/p' "$performance_page"; }
 
 # When and on what a part was measured.
 machine() {
@@ -28,12 +29,11 @@ machine() {
 }
 
 # Puts what a part printed into its place: PART FILE.
-into_readme() {
-    local readme=$root/README.md
+into_manual() {
     { printf '\n%s\n\n' "$(machine)"; sed '/./,$!d' "$2"; printf '\n'; } >"$work/block"
     awk -v mark="<!-- bench:$1 -->" -v block="$work/block" '
         $0 == "<!-- /bench -->" { within = 0 }
         !within { print }
-        $0 == mark { within = 1; while ((getline line < block) > 0) print line }' "$readme" >"$work/readme"
-    cat "$work/readme" >"$readme"
+        $0 == mark { within = 1; while ((getline line < block) > 0) print line }' "$performance_page" >"$work/page"
+    cat "$work/page" >"$performance_page"
 }

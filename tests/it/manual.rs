@@ -1,14 +1,15 @@
-//! The README documents everything that a user can set or encounter.
+//! The manual documents everything that a user can set or encounter.
 
 use ignite::{config::Config, model::Reason};
 
-const README: &str = include_str!("../../README.md");
+const ERRORS: &str = include_str!("../../src/docs/errors.md");
+const SETTINGS: &str = include_str!("../../src/docs/settings.md");
 
 #[test]
 fn every_reason_has_its_row_with_both_codes() {
     for reason in Reason::ALL {
         let row = format!("| `{}` | {} |", reason.as_str(), reason.http_status());
-        assert!(README.contains(&row), "no row {row:?}");
+        assert!(ERRORS.contains(&row), "no row {row:?}");
     }
 }
 
@@ -20,7 +21,7 @@ fn every_setting_has_its_row() {
         .expect("the dumped configuration is TOML");
     for name in settings.keys() {
         assert!(
-            README.contains(&format!("| `{name}` |")),
+            SETTINGS.contains(&format!("| `{name}` |")),
             "no row for {name}"
         );
     }
