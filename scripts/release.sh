@@ -35,6 +35,7 @@ name=ignite-$version-$machine-linux
 mkdir "$work/$name"
 install -m 755 "$binary" "$work/$name/ignite"
 install -m 644 LICENSE README.md scripts/package/{ignite.service,ignite.socket,config.toml,compose.yaml} "$work/$name/"
+install -D -m 644 -t "$work/$name/monitoring" scripts/package/monitoring/*
 archive -C "$work" -cz -f "$dist/$name.tar.gz" "$name"
 
 # The package: the binary, also as dodil, the units, and a configuration that updates leave alone.
@@ -43,6 +44,7 @@ install -D -m 755 "$binary" "$root/usr/bin/ignite"
 ln -s ignite "$root/usr/bin/dodil"
 install -D -m 644 -t "$root/lib/systemd/system" scripts/package/ignite.{service,socket}
 install -D -m 644 -t "$root/etc/ignite" scripts/package/config.toml
+install -D -m 644 -t "$root/usr/share/doc/ignite/monitoring" scripts/package/monitoring/*
 install -D -m 644 LICENSE "$root/usr/share/doc/ignite/copyright"
 mkdir "$root/DEBIAN"
 sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$debian/" \

@@ -45,6 +45,11 @@ impl Connections {
             .saturating_sub(self.for_replicas)
     }
 
+    /// How many are open, to clients and to replicas.
+    pub fn open(&self) -> usize {
+        self.most.saturating_sub(self.free.available_permits())
+    }
+
     /// Waits for a permit for a connection to a replica.
     pub async fn for_replica(&self) -> Permit {
         let permit = self.free.clone().acquire_owned().await;

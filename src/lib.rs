@@ -27,6 +27,7 @@ pub mod gateway;
 pub mod gc;
 pub mod identity;
 pub mod logs;
+pub mod metrics;
 pub mod model;
 pub mod parse_pool;
 pub mod quota;

@@ -20,6 +20,7 @@ use syn::{
 /// here, as low as what it needs allows.
 const FLOORS: &[&str] = &[
     "model",
+    "metrics",
     "child",
     "clock",
     "connections",

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Images, Limits, Log, failure::stopping, runtime};
 use crate::{
     engine::{BuildLimits, BuildNetwork, ImageBuilder},
+    metrics::Metrics,
     model::{
         AppId, BuildArgs, BuildId, Draft, Failure, InstanceId, OrgName, code::BuiltImage, secret,
         work::Cancelled,
@@ -33,6 +34,8 @@ pub struct Config {
     pub instance: InstanceId,
     /// Where builds report liveness.
     pub vitals: Vitals,
+    /// Where builds are counted.
+    pub metrics: Arc<Metrics>,
     /// The folder for source trees while they are built; emptied at the start.
     pub scratch: PathBuf,
     /// Most builds that run at once.
@@ -127,6 +130,11 @@ impl Build {
     /// Its state, to watch.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// Whether it has begun and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(*self.state.borrow(), State::Running)
     }
 
     /// Whether it has ended.

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -219,6 +219,13 @@ impl Builder {
         Ok(build)
     }
 
+    /// How many builds wait, and how many run.
+    pub fn counts(&self) -> (usize, usize) {
+        let known = self.shared.known.lock();
+        let running = known.under_way.iter().filter(|b| b.is_running()).count();
+        (known.under_way.len() - running, running)
+    }
+
     /// Cancels the parsing of sources; the builds that wait for it end too.
     pub fn stop_parsing(&self) {
         self.shared.env.parsing.stop();
@@ -304,6 +311,7 @@ async fn run(
     turn: Arc<Semaphore>,
     record: Record,
 ) {
+    let began = Instant::now();
     let work = async {
         let _turn = turn.acquire().await;
         if shared.limiter.is_full_for(&build.app.org) {
@@ -365,6 +373,9 @@ async fn run(
     if let Err(failure) = &outcome {
         tracing::info!(app = %build.app, build = %build.id, reason = failure.reason.as_str(), "A build failed");
     }
+    let as_counted = outcome.as_ref().err().map_or("OK", |f| f.reason.as_str());
+    let metrics = &shared.env.config.metrics.builds;
+    metrics.ended(as_counted, began.elapsed());
     let end = State::Ended(outcome, now_ms());
     let filed = {
         let (build, end) = (build.clone(), end.clone());

@@ -12,8 +12,9 @@ use super::{
     ApiHosts, AppCalls, Config, Freezer, LogFormat, Proxies, Reach, Tls, Tokens,
     check::MAX_HTTP_THREADS,
 };
-use crate::model::{
-    Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow,
+use crate::{
+    metrics::Apps,
+    model::{Standby, Trust, capability::Capabilities, destination::Networks, egress::EgressAllow},
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -354,6 +355,8 @@ impl Config {
             api_buffer_bytes_per_org: DEFAULT_API_BUFFER_BYTES_PER_ORG,
             mcp_message_bytes: DEFAULT_MCP_MESSAGE_BYTES,
             decode_concurrency: DEFAULT_DECODE_CONCURRENCY,
+            metrics_addr: None,
+            metrics_apps_max: Apps::DEFAULT_MAX,
             trusted_proxies: Proxies::loopback(),
             api_hosts: ApiHosts::default(),
             app_paths: true,

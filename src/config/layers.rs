@@ -279,6 +279,8 @@ settings! {
     app_paths = "app_paths", "IGNITE_APP_PATHS", Switch;
     anonymous_streams = "anonymous_streams", "IGNITE_ANONYMOUS_STREAMS", Count;
     anonymous_stream_time = "anonymous_stream_time", "IGNITE_ANONYMOUS_STREAM_TIME", Span;
+    metrics_addr = "metrics_addr", "IGNITE_METRICS_ADDR", MaybeListen;
+    metrics_apps_max = "metrics_apps_max", "IGNITE_METRICS_APPS_MAX", Count;
     log_format = "log_format", "IGNITE_LOG_FORMAT", Plain;
     log_level = "log_level", "IGNITE_LOG", Plain;
     @app_calls: AppCalls {

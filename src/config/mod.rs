@@ -496,6 +496,12 @@ pub struct Config {
     /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
     /// Default 10 min.
     pub anonymous_stream_time: Duration,
+    /// `metrics_addr`, `IGNITE_METRICS_ADDR`: a listener of its own for `/metrics`, which shows all
+    /// metrics without a token. Default: none; the API's address has `/metrics` with a token.
+    pub metrics_addr: Option<SocketAddr>,
+    /// `metrics_apps_max`, `IGNITE_METRICS_APPS_MAX`: most apps with a name of their own in the
+    /// metrics; others share one. Default 200.
+    pub metrics_apps_max: usize,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
     /// `log_level`, `IGNITE_LOG`: a level or a filter (`info,ignite::fleet=debug`). Default `info`.

@@ -19,6 +19,7 @@ use crate::{
         headers,
         invoke::{Attempt, Client},
     },
+    metrics::{AttemptOutcome, Metrics},
     model::{
         Failure, Reason,
         execution::{Change, Completion, cause},
@@ -85,6 +86,7 @@ async fn run(
             return;
         };
         attempts = number;
+        let under_way = CountOnEnd::new(&shared.config.metrics);
         let outcome = tokio::select! {
             biased;
             // Dropping the attempt closes its connection to the app.
@@ -92,6 +94,12 @@ async fn run(
             () = shared.force.cancelled() => return,
             outcome = attempt(shared, live, lease, number, deadline) => outcome,
         };
+        under_way.ended(match &outcome {
+            Outcome::Ended(..) => AttemptOutcome::Ended,
+            Outcome::Again(_) => AttemptOutcome::Unsent,
+            Outcome::Broke(_) => AttemptOutcome::Broke,
+            Outcome::Left => AttemptOutcome::Left,
+        });
         broken += u32::from(matches!(outcome, Outcome::Broke(_)));
         let (completion, result) = match outcome {
             Outcome::Left => return,
@@ -122,6 +130,34 @@ async fn run(
         if finish(shared, live, change, result).await {
             return;
         }
+    }
+}
+
+/// Counts an attempt when it ends; one that is dropped was left.
+struct CountOnEnd<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    outcome: AttemptOutcome,
+}
+
+impl<'a> CountOnEnd<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        Self {
+            metrics,
+            began: Instant::now(),
+            outcome: AttemptOutcome::Left,
+        }
+    }
+
+    fn ended(mut self, outcome: AttemptOutcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for CountOnEnd<'_> {
+    fn drop(&mut self) {
+        let executions = &self.metrics.executions;
+        executions.attempt(self.outcome, self.began.elapsed());
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     fair_limiter::{FairLimiter, Permit},
     fleet::{Deployment, Lease},
     gateway::Gateway,
+    metrics::Metrics,
     model::{
         AppId, Failure, Reason,
         execution::{Change, Completion},
@@ -69,6 +70,8 @@ pub struct Config {
     pub retry_max: Duration,
     /// Where the tasks report that they live.
     pub vitals: Vitals,
+    /// Where waits and attempts are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Config {
@@ -257,6 +260,8 @@ impl Shared {
                 .await
             {
                 Leased::Ready(lease, deadline) => {
+                    let waited = waiting.since.elapsed();
+                    self.config.metrics.executions.dispatched_after(waited);
                     let run =
                         attempt::guarded(self.clone(), waiting.live, lease, deadline, permits);
                     self.tasks.spawn(run);

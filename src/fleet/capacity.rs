@@ -47,6 +47,17 @@ pub struct Bounds {
     pub standby_memory: u64,
 }
 
+/// What replicas hold of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// The most that they may hold.
+    pub memory_budget: u64,
+    /// Replicas that run.
+    pub replicas: u64,
+}
+
 /// Whether there is capacity for a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
@@ -86,6 +97,15 @@ impl Capacity {
             in_flight: InFlightByOrg::default(),
             suspended: Suspensions::default(),
         })
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let inner = self.inner.lock();
+        Held {
+            memory: inner.held.total.memory,
+            memory_budget: self.limits(&inner).machine.memory,
+            replicas: inner.held.total.replicas,
+        }
     }
 
     pub(super) fn set_host_memory(&self, bytes: u64) {

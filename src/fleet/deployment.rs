@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     engine::ContainerId,
+    metrics,
     model::{AppId, Failure, Revision},
 };
 
@@ -37,6 +38,8 @@ pub struct Deployment {
     in_flight: Arc<InFlight>,
     /// How the app's invocations without a record ended.
     pub outcomes: Outcomes,
+    /// The app's requests, for the metrics.
+    pub requests: Arc<metrics::App>,
     events: Events,
     /// Wakes the driver.
     pub(super) wake: Arc<Notify>,
@@ -70,9 +73,10 @@ impl Deployment {
         capacity: Arc<Capacity>,
         revision: Revision,
         published: bool,
+        requests: Arc<metrics::App>,
     ) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
-        let events = Events::default();
+        let events = Events::new(config.metrics.clone());
         if published {
             events.object(&revision);
         }
@@ -82,6 +86,7 @@ impl Deployment {
             names: Names::of(&revision.app),
             in_flight: capacity.in_flight.counts(&revision.app.org),
             outcomes: Outcomes::default(),
+            requests,
             state: Mutex::new(State::new(
                 config.clone(),
                 capacity,

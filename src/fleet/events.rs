@@ -8,7 +8,10 @@ use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::model::{ReplicaId, Revision};
+use crate::{
+    metrics::Metrics,
+    model::{ReplicaId, Revision},
+};
 
 /// Events kept per app: some minutes of a busy one, and about 30 KB.
 const KEPT: usize = 256;
@@ -134,12 +137,14 @@ pub struct Event {
 }
 
 /// The record of one app; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Events(Arc<Record>);
 
 #[derive(Debug, Default)]
 struct Record {
     ring: Mutex<VecDeque<Event>>,
+    /// Where events are counted.
+    metrics: Arc<Metrics>,
     head: watch::Sender<Head>,
 }
 
@@ -153,6 +158,14 @@ struct Head {
 }
 
 impl Events {
+    /// An empty record, whose events are counted.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Record {
+            metrics,
+            ..Record::default()
+        }))
+    }
+
     pub(super) fn push(
         &self,
         kind: EventKind,
@@ -160,6 +173,7 @@ impl Events {
         version: u32,
         message: impl Into<String>,
     ) {
+        self.0.metrics.fleet.event(kind.as_str());
         let mut ring = self.0.ring.lock();
         let number = self.0.head.borrow().next;
         if ring.len() >= KEPT {
@@ -281,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_record_is_bounded_and_followers_hear_what_comes_later() {
-        let events = Events::default();
+        let events = Events::new(Arc::default());
         let push = |n: usize| events.push(EventKind::Scaled, None, 1, n.to_string());
         (0..KEPT + 10).for_each(push);
         assert_eq!(events.newest(usize::MAX).len(), KEPT);

@@ -74,7 +74,9 @@ impl Deployment {
             },
         };
         self.wake.notify_one();
-        match tokio::time::timeout_at(give_up_at, &mut entry.answer).await {
+        let answer = tokio::time::timeout_at(give_up_at, &mut entry.answer).await;
+        self.config.metrics.fleet.held_for(arrived.elapsed());
+        match answer {
             Ok(Ok(Ok(grant))) => {
                 let mut lease = Lease::new(self, grant);
                 // Cold only for requests that waited for this very start, not for a busy replica.

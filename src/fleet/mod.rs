@@ -94,7 +94,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use capacity::Bounds;
+pub use capacity::{Bounds, Held};
 pub use deployment::{Deployment, Names};
 pub use events::{Event, EventKind, Events, Follower};
 pub use hold::HoldLimiter;
@@ -111,6 +111,7 @@ pub use test_run::TestRun;
 use self::{capacity::Capacity, upstream::Connects};
 use crate::{
     engine::{Engine, Keychain},
+    metrics::Metrics,
     model::{AppId, Failure, Reason, Revision, Standby, stats::OutcomeCounts},
     vitals::Vitals,
 };
@@ -152,6 +153,8 @@ pub struct Config {
     pub keychain: Keychain,
     /// Records whether the fleet's tasks are alive.
     pub vitals: Vitals,
+    /// Where wakes, waits and requests are counted.
+    pub metrics: Arc<Metrics>,
     /// Becomes true once the containers of an earlier run are certainly this instance's.
     pub may_adopt: watch::Receiver<bool>,
     /// The depth of standby for replicas that are not needed.
@@ -254,6 +257,16 @@ impl Fleet {
         known.or_else(|| self.shared.candidates.read().get(id).cloned())
     }
 
+    /// The deployments of all published apps.
+    pub fn published(&self) -> Vec<Arc<Deployment>> {
+        self.shared.deployments.read().values().cloned().collect()
+    }
+
+    /// What replicas hold of the machine, and the bound on it.
+    pub fn capacity(&self) -> Held {
+        self.shared.capacity.held()
+    }
+
     /// Takes the counts, by app, of how invocations without a record ended since the last call.
     pub fn take_outcomes(&self) -> Vec<(AppId, OutcomeCounts)> {
         let map = self.shared.deployments.read();
@@ -305,7 +318,8 @@ impl Fleet {
 
     fn deployment(&self, revision: Revision, published: bool) -> Arc<Deployment> {
         let (config, capacity) = (self.shared.config.clone(), self.shared.capacity.clone());
-        Deployment::new(config, capacity, revision, published)
+        let requests = config.metrics.apps.of(&revision.app);
+        Deployment::new(config, capacity, revision, published, requests)
     }
 
     /// Whether replicas serve now that a revision could not keep, so that it has to start its own.
@@ -362,6 +376,7 @@ impl Fleet {
                 map.remove(id);
             }
         }
+        self.shared.config.metrics.apps.forget(id);
     }
 
     /// Whether the engine answers.

@@ -446,7 +446,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_start_is_told_when_its_outcome_changes_and_a_flapping_one_seldom() {
-        let (events, r) = (Events::default(), revision(1));
+        let (events, r) = (Events::new(Default::default()), revision(1));
         let id = ReplicaId::generate(ulid::Ulid::generate());
         let progress = Progress::new(r.app.clone(), id, 1, events.clone());
         progress.running(&r, 80);

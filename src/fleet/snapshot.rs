@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub in_flight: u32,
     /// Requests that wait for one.
     pub held: u32,
+    /// Executions that are accepted and were not sent to a replica yet.
+    pub backlog: u32,
     /// The last failure to start or death of a replica, and when it was.
     pub last_failure: Option<(Failure, SystemTime)>,
     /// Time since a request last arrived or ended; `None` when there was none in this run.

@@ -41,6 +41,8 @@ impl Fleet {
             self.shared.capacity.clone(),
             revision,
             true,
+            // Not counted as requests to the app.
+            Arc::default(),
         );
         let mut test_runs = self.shared.test_runs.write();
         test_runs.retain(|run| run.strong_count() > 0);

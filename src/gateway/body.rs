@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{GrpcTrailers, headers};
 use crate::{
     fleet::{Lease, upstream::Answer},
+    metrics::Surface,
     model::{Failure, Reason, stats::Outcome},
 };
 
@@ -56,8 +57,19 @@ struct Exchange {
     /// When the client got its last frame, while it has not asked for the next; `None` while it
     /// waits for one.
     given: Option<Instant>,
-    /// The status by which the answer is counted when it ends; `None` when it is counted elsewhere.
-    counted: Option<StatusCode>,
+    /// By what the answer is counted when it ends; `None` when it is counted elsewhere.
+    counted: Option<Counted>,
+}
+
+/// What an answer is counted by when it ends.
+#[derive(Clone, Copy)]
+pub(super) struct Counted {
+    /// How its request came.
+    pub(super) surface: Surface,
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// When its request arrived.
+    pub(super) began: Instant,
 }
 
 impl Exchange {
@@ -76,9 +88,13 @@ impl Exchange {
     }
 
     fn count(&self, lease: &Lease, outcome: impl FnOnce(StatusCode) -> Outcome) {
-        if let Some(status) = self.counted {
-            lease.deployment().outcomes.add(outcome(status));
-        }
+        let Some(counted) = self.counted else {
+            return;
+        };
+        let deployment = lease.deployment();
+        deployment.outcomes.add(outcome(counted.status));
+        let (status, took) = (counted.status.as_u16(), counted.began.elapsed());
+        deployment.requests.ended(counted.surface, status, took);
     }
 }
 
@@ -96,7 +112,7 @@ impl AppBody {
         incoming: Answer,
         lease: Lease,
         deadline: Instant,
-        counted: Option<StatusCode>,
+        counted: Option<Counted>,
         grpc: Option<GrpcTrailers>,
         stall: Duration,
     ) -> Self {

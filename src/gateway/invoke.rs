@@ -10,13 +10,20 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{GrpcTrailers, body::AppBody, headers, peer::Peer, relay};
+use super::{
+    GrpcTrailers,
+    body::{AppBody, Counted},
+    headers,
+    peer::Peer,
+    relay,
+};
 use crate::{
     backoff::Backoff,
     fleet::{
         ColdStart, Deployment, InFlightPermit, Lease, Replica,
         upstream::{self, Answer, BodyError, Error, Interim},
     },
+    metrics::Surface,
     model::{AppId, ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
 };
 
@@ -59,6 +66,8 @@ pub struct Client<'a> {
     pub grpc: Option<GrpcTrailers>,
     /// Where interim answers go, if the client takes them.
     pub interim: Option<&'a Peer>,
+    /// How the request came, for the metrics.
+    pub surface: Surface,
 }
 
 /// One attempt of an asynchronous execution. The execution's record counts its outcome.
@@ -88,12 +97,16 @@ pub fn invoke<'a>(
     let counted = invocation.attempt.is_none();
     // Only this future holds these; as the arguments of an `async fn` they would be in it twice.
     async move {
-        let answer = pin!(answer(&mut invocation, &mut request, &mut client)).await;
+        let began = Instant::now();
+        let answer = pin!(answer(&mut invocation, &mut request, &mut client, began)).await;
         if let Err(failure) = &answer
             && counted
         {
-            let outcomes = &invocation.deployment.outcomes;
-            outcomes.add(Outcome::of_failure(failure));
+            let deployment = invocation.deployment;
+            deployment.outcomes.add(Outcome::of_failure(failure));
+            let status = failure.reason.http_status();
+            let took = began.elapsed();
+            deployment.requests.ended(client.surface, status, took);
         }
         answer
     }
@@ -103,9 +116,9 @@ async fn answer(
     invocation: &mut Invocation<'_>,
     request: &mut Request<upstream::Body>,
     client: &mut Client<'_>,
+    began: Instant,
 ) -> Result<Response<AppBody>, Failure> {
     let deployment = invocation.deployment;
-    let began = Instant::now();
     let timeout = deployment.with_revision(|r| r.timeout);
     let execution = headers::execution_value(invocation.execution);
     let hops = headers::hops(request.headers());
@@ -155,6 +168,9 @@ async fn answer(
                 ),
             )
         })?;
+        let took = began.elapsed();
+        let status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        deployment.requests.ended(Surface::Url, status, took);
         return Ok(switch(response, client, lease, invocation));
     }
     let status = response.status();
@@ -181,7 +197,11 @@ async fn answer(
             incoming,
             lease,
             deadline,
-            counted.then_some(status),
+            counted.then_some(Counted {
+                surface: client.surface,
+                status,
+                began,
+            }),
             client.grpc,
             invocation.stall,
         ),

@@ -73,6 +73,7 @@ use crate::{
     config::Proxies,
     fleet::{Deployment, Fleet, upstream},
     identity::Verifier,
+    metrics::{Metrics, Surface},
     model::{AppId, ExecutionId, Failure, Reason, host},
 };
 
@@ -112,6 +113,8 @@ pub struct Gateway {
     pub trusted_proxies: Proxies,
     /// Renders a failure as the API does; the flag is whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
     /// Renders a failure for gRPC callers.
     pub grpc_trailers: GrpcTrailers,
 }
@@ -261,6 +264,7 @@ impl Gateway {
             upgrade,
             grpc: call.grpc.then_some(self.grpc_trailers),
             interim: hints.then_some(peer),
+            surface: Surface::Url,
         };
         Ok((request, client))
     }
@@ -280,6 +284,7 @@ impl Gateway {
                 response.map(Body::App)
             }
             Err(failure) => {
+                self.metrics.fleet.refused(failure.reason.as_str());
                 log_failure(call.route.deployment.id(), call.execution, &failure);
                 let mut response =
                     self.refused(&failure, call.caller_owns_app, call.execution, call.grpc);

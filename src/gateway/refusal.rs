@@ -58,7 +58,7 @@ impl Refuser {
 }
 
 /// Encodes an answer as HTTP/1.1, after which the connection closes.
-pub(super) async fn encode_http1(response: http::Response<axum::body::Body>) -> Bytes {
+pub async fn encode_http1(response: http::Response<axum::body::Body>) -> Bytes {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes());
     // The body is in memory and cannot fail.

@@ -52,6 +52,17 @@ impl Status {
         Status::TimedOut,
     ];
 
+    /// The status in lower case, as a label of metrics.
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+        }
+    }
+
     /// The status with this number in the store.
     pub fn from_number(n: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|s| *s as u32 == n)

@@ -16,8 +16,9 @@ use crate::{
     config::Config,
     engine::{self, Credentials, Engine as _, Keychain, docker::Docker},
     identity::{Identity, provider::Provider, system_clock},
+    metrics::Metrics,
     store::{
-        Store,
+        Ledger, Store,
         executions::{self, Executions},
         secrets::Secrets,
     },
@@ -33,10 +34,16 @@ pub(super) struct Stores {
     pub(super) store: Store,
     pub(super) executions: Executions,
     pub(super) secrets: Secrets,
+    pub(super) ledger: Ledger,
 }
 
 impl Stores {
-    fn open(config: &Config, data: &DataDir, vitals: &Vitals) -> Result<Self> {
+    fn open(
+        config: &Config,
+        data: &DataDir,
+        vitals: &Vitals,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self> {
         let identity = Identity::open(data.path(), &config.tokens, system_clock())?;
         let audit = Audit::start(data.path(), config.tokens.audit_max_bytes, vitals);
         let audit = audit.context("the audit log")?;
@@ -46,7 +53,7 @@ impl Stores {
         data.back_identity_up();
         let executions = Executions::open(
             data.path(),
-            executions_config(config, vitals, ledger),
+            executions_config(config, vitals, metrics, ledger.clone()),
             app_lookup(&store),
         )?;
         let secrets = Secrets::new(store.clone());
@@ -57,6 +64,7 @@ impl Stores {
             store,
             executions,
             secrets,
+            ledger,
         })
     }
 
@@ -71,6 +79,7 @@ impl Stores {
 /// The foundation of every other part.
 pub(super) struct Base {
     pub(super) vitals: Vitals,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) stores: Stores,
     pub(super) engine: Arc<Docker>,
     /// The restrictions on containers beyond the engine's own, in words.
@@ -94,9 +103,11 @@ impl Base {
         calls: Option<&Arc<AppCalls>>,
     ) -> Result<Self> {
         let vitals = Vitals::default();
-        let stores = Stores::open(&config, &data, &vitals)?;
+        let metrics = Arc::new(Metrics::new(config.metrics_apps_max));
+        let stores = Stores::open(&config, &data, &vitals, &metrics)?;
         let seal = parts::seal(&stores.secrets)?;
         let mut engine_config = engine_config(&config, &data, &stores.store, seal)?;
+        engine_config.metrics = metrics.clone();
         engine_config.attach = calls.map(AppCalls::attach);
         let restrictions = engine_config.restrictions();
         let engine = Arc::new(Docker::new(engine_config).context("docker_host")?);
@@ -109,6 +120,7 @@ impl Base {
         Ok(Self {
             keychain: keychain(&stores.secrets),
             vitals,
+            metrics,
             stores,
             engine,
             restrictions,

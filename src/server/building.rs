@@ -10,6 +10,7 @@ use crate::{
     },
     config::Config,
     engine::{BuildLimits, BuildNetwork},
+    metrics::Metrics,
     model::image_name::Naming,
     store::secrets::Secrets,
     vitals::Vitals,
@@ -22,7 +23,12 @@ const SCRATCH: &str = "builds";
 /// The folder for logs of builds, in the data directory.
 const LOGS: &str = "build-logs";
 
-pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Config {
+pub(super) fn config(
+    c: &Config,
+    data: &DataDir,
+    vitals: &Vitals,
+    metrics: &Arc<Metrics>,
+) -> builder::Config {
     builder::Config {
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
@@ -49,6 +55,7 @@ pub(super) fn config(c: &Config, data: &DataDir, vitals: &Vitals) -> builder::Co
         git_timeout: c.git_timeout,
         strict: c.strict,
         vitals: vitals.clone(),
+        metrics: metrics.clone(),
         runtimes: runtime::Settings {
             python: python::Settings {
                 image: c.python_base.clone(),

@@ -16,6 +16,7 @@ mod health;
 mod keeper;
 mod limits;
 mod machine;
+mod metrics;
 mod parts;
 mod platform;
 mod prune;

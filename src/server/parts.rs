@@ -15,6 +15,7 @@ use crate::{
     executor,
     fleet::{self, upstream::Connects},
     gateway, gc,
+    metrics::Metrics,
     model::{
         capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
         ulimit::Ulimits,
@@ -182,6 +183,7 @@ pub(super) fn fleet_config(
     keychain: Keychain,
     may_adopt: watch::Receiver<bool>,
     vitals: &Vitals,
+    metrics: &Arc<Metrics>,
     shares: &Shares,
 ) -> fleet::Config {
     fleet::Config {
@@ -203,6 +205,7 @@ pub(super) fn fleet_config(
         keychain,
         may_adopt,
         vitals: vitals.clone(),
+        metrics: metrics.clone(),
         standby: c.standby,
         standby_pause_for: c.standby_pause_for,
         bounds: fleet::Bounds {
@@ -313,7 +316,12 @@ fn stored_bytes(are_several: bool, volume: u64) -> u64 {
     }
 }
 
-pub(super) fn executions_config(c: &Config, vitals: &Vitals, ledger: Ledger) -> executions::Config {
+pub(super) fn executions_config(
+    c: &Config,
+    vitals: &Vitals,
+    metrics: &Arc<Metrics>,
+    ledger: Ledger,
+) -> executions::Config {
     executions::Config {
         queue_max: c.execution_queue_max,
         retention: c.execution_retention,
@@ -325,11 +333,16 @@ pub(super) fn executions_config(c: &Config, vitals: &Vitals, ledger: Ledger) -> 
         clock: Arc::new(clock::now),
         settled: Arc::new(clock::is_settled),
         vitals: vitals.clone(),
+        metrics: metrics.clone(),
         ledger,
     }
 }
 
-pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
+pub(super) fn executor_config(
+    c: &Config,
+    vitals: &Vitals,
+    metrics: &Arc<Metrics>,
+) -> executor::Config {
     executor::Config {
         per_app: c.execution_concurrency,
         overall: c.execution_max_running,
@@ -339,6 +352,7 @@ pub(super) fn executor_config(c: &Config, vitals: &Vitals) -> executor::Config {
         retry_initial: c.execution_retry_initial,
         retry_max: c.execution_retry_max,
         vitals: vitals.clone(),
+        metrics: metrics.clone(),
     }
 }
 

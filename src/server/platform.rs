@@ -53,6 +53,7 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
         keychain.clone(),
         may_adopt,
         &base.vitals,
+        &base.metrics,
         &base.shares,
     );
     let (fleet, starter) = Fleet::new(fleet_config, base.engine.clone());
@@ -108,7 +109,7 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
 
 fn builder(base: &Base, images: Images, blobs: Blobs) -> Result<Builder> {
     Builder::new(
-        building::config(&base.config, &base.data, &base.vitals),
+        building::config(&base.config, &base.data, &base.vitals, &base.metrics),
         base.engine.clone(),
         images,
         blobs,
@@ -133,6 +134,7 @@ fn gateway(base: &Base, routes: Arc<Routes>, fleet: Fleet) -> Gateway {
         half_closed_timeout: config.half_closed_timeout,
         max_hops: config.app_calls.max_hops,
         trusted_proxies: config.trusted_proxies.clone(),
+        metrics: base.metrics.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,
     }

@@ -12,6 +12,7 @@ use super::{
     data_dir, encryption,
     endpoints::Endpoints,
     keeper::{Keeper, LeaseEnd},
+    metrics::{Exposition, Open},
     parts::{executor_config, listener_limits, public_urls},
     platform::Platform,
     service_manager::Inherited,
@@ -44,6 +45,8 @@ pub(super) struct Sockets {
     http: TcpListener,
     grpc: TcpListener,
     https: Option<TcpListener>,
+    /// Shows metrics without a token.
+    metrics: Option<TcpListener>,
     bound: Bound,
 }
 
@@ -53,6 +56,7 @@ struct Bound {
     http: SocketAddr,
     grpc: SocketAddr,
     https: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
 }
 
 impl Sockets {
@@ -68,15 +72,21 @@ impl Sockets {
             Some(addr) => Some(bind(addr, "https_addr", from).await?),
             None => None,
         };
+        let metrics = match config.metrics_addr {
+            Some(addr) => Some(bind(addr, "metrics_addr", from).await?),
+            None => None,
+        };
         let bound = Bound {
             http: http.local_addr()?,
             grpc: grpc.local_addr()?,
             https: https.as_ref().map(TcpListener::local_addr).transpose()?,
+            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
         };
         Ok(Self {
             http,
             grpc,
             https,
+            metrics,
             bound,
         })
     }
@@ -120,7 +130,7 @@ impl Server {
     pub(super) async fn start(
         base: Base,
         platform: Platform,
-        sockets: Sockets,
+        mut sockets: Sockets,
         tls: Option<Tls>,
         starter: Starter<Docker>,
         calls: Option<Arc<AppCalls>>,
@@ -134,7 +144,9 @@ impl Server {
         let endpoints = Endpoints::new(&base, &platform, urls.clone(), stop.drain.clone()).await;
         let workers = Workers::start(base.config.http_threads, &base.vitals);
         let workers = Arc::new(workers.context("http_threads")?);
+        let exposition = Exposition::new(&base, &platform);
         let api = endpoints.router(&base, &platform, tls.clone());
+        let api = api.merge(exposition.router());
         let grpc = endpoints.into_grpc(&platform);
         let front = Front {
             gateway: platform.gateway.clone(),
@@ -155,10 +167,13 @@ impl Server {
             let work = serving.serve(calls, stop.clone());
             listening.spawn("the listeners for apps", work);
         }
+        if let Some(socket) = sockets.metrics.take() {
+            listening.plain("the listener for metrics", socket, Open(exposition));
+        }
         let listeners = listening.start(sockets, front, grpc, &urls, tls.as_ref());
         starter.begin();
         let executor = Executor::start(
-            executor_config(&base.config, &base.vitals),
+            executor_config(&base.config, &base.vitals, &base.metrics),
             base.stores.executions.clone(),
             platform.gateway.clone(),
         );
@@ -416,14 +431,20 @@ pub(super) fn identity_taken(base: &Base, lease: &Lease) -> anyhow::Error {
 /// Announces that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
 fn announce(base: &Base, bound: Bound, tls: Option<&Tls>) -> Result<()> {
     let (data, config) = (&base.data, &base.config);
-    let Bound { http, grpc, https } = bound;
+    let Bound {
+        http,
+        grpc,
+        https,
+        metrics,
+    } = bound;
     let tls = tls.zip(https);
     let tls = tls.map(|(tls, at)| encryption::for_clients(config, tls, data.path(), at));
     data.announce(http, grpc, tls, config)?;
     base.vitals.set_serving(true);
     print_ready(bound, data.path());
     let https = https.map(|addr| addr.to_string());
-    tracing::info!(%http, https, %grpc, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
+    let metrics = metrics.map(|addr| addr.to_string());
+    tracing::info!(%http, https, %grpc, metrics, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
     Ok(())
 }
 
@@ -438,6 +459,9 @@ fn print_ready(bound: Bound, data_dir: &Path) {
     });
     if let Some(https) = bound.https {
         line["https"] = https.to_string().into();
+    }
+    if let Some(metrics) = bound.metrics {
+        line["metrics"] = metrics.to_string().into();
     }
     let mut out = std::io::stdout().lock();
     // A closed stdout is no reason not to serve.

@@ -6,7 +6,10 @@
 //! only in memory: each start counts anew (`model::stored` for the catalog, `executions::stored`
 //! for the rest).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -40,6 +43,15 @@ impl Ledger {
     /// The bytes that an organization keeps.
     pub fn of(&self, org: &OrgName) -> u64 {
         self.inner.by_org.lock().get(org).copied().unwrap_or(0)
+    }
+
+    /// The bytes that each organization keeps.
+    pub fn all(&self) -> BTreeMap<OrgName, u64> {
+        let by_org = self.inner.by_org.lock();
+        by_org
+            .iter()
+            .map(|(org, bytes)| (org.clone(), *bytes))
+            .collect()
     }
 
     /// Checks whether this many more bytes fit the organization's bound.

@@ -83,6 +83,7 @@ async fn fill_and(data: &Path, before_closing: impl FnOnce()) -> ExecutionId {
         retention_interval: Duration::from_secs(3600),
         settled: Arc::new(|| true),
         vitals: ignite::vitals::Vitals::default(),
+        metrics: Arc::default(),
         clock: Arc::new(SystemTime::now),
         ledger: ignite::store::Ledger::default(),
     };

@@ -93,7 +93,7 @@ const TABLE: &[(&str, Who, &str)] = &[
 const ROUTES: &[(&str, StatusCode)] = &[
     ("/healthz", StatusCode::OK),
     ("/readyz", StatusCode::OK),
-    ("/metrics", StatusCode::NOT_FOUND),
+    ("/metrics", StatusCode::UNAUTHORIZED),
     ("/console", StatusCode::NOT_FOUND),
     ("/", StatusCode::NOT_FOUND),
     ("/v1/ignite", StatusCode::NOT_FOUND),

@@ -35,6 +35,7 @@ mod leaks;
 mod limits;
 mod manual;
 mod mcp;
+mod metrics;
 mod oidc_issuers;
 mod protocols;
 mod pruned;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bollard::{errors::Error as ClientError, query_parameters::RemoveContainerOptions};
 
+use tokio::time::Instant;
+
 use super::{ContainerId, Error, connect::Connector};
+use crate::metrics::{CallOutcome, Metrics};
 
 /// What every part of the implementation makes its calls with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -12,13 +15,16 @@ pub(super) struct Client {
     connector: Arc<Connector>,
     /// The limit of an ordinary call.
     limit: Duration,
+    /// Where calls are counted.
+    metrics: Arc<Metrics>,
 }
 
 impl Client {
-    pub(super) fn new(connector: Connector, limit: Duration) -> Self {
+    pub(super) fn new(connector: Connector, limit: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             connector: Arc::new(connector),
             limit,
+            metrics,
         }
     }
 
@@ -54,11 +60,20 @@ impl Client {
         F: Future<Output = Result<T, ClientError>>,
     {
         let client = self.connector.client()?;
-        match tokio::time::timeout(limit, f(client)).await {
+        let began = Instant::now();
+        let outcome = match tokio::time::timeout(limit, f(client)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(cause)) => Err(self.translate(call, limit, cause)),
             Err(_) => Err(Error::TimedOut { call, after: limit }),
-        }
+        };
+        let ended = match &outcome {
+            Ok(_) => CallOutcome::Ok,
+            Err(Error::TimedOut { .. }) => CallOutcome::TimedOut,
+            Err(Error::Unreachable { .. } | Error::NoDescriptors) => CallOutcome::Unreachable,
+            Err(_) => CallOutcome::Refused,
+        };
+        self.metrics.engine.ended(call, ended, began.elapsed());
+        outcome
     }
 
     /// Translates an error of the client into ours.

@@ -1,9 +1,12 @@
 //! The settings of the engine client, and where their defaults come from.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use super::{Attach, Freezer, Profile, PullRecord, Seal};
-use crate::model::{InstanceId, egress::Ceiling, ulimit::Ulimits};
+use crate::{
+    metrics::Metrics,
+    model::{InstanceId, egress::Ceiling, ulimit::Ulimits},
+};
 
 /// Most ordinary calls end within milliseconds; after a minute the engine is stuck.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -119,6 +122,8 @@ pub struct Config {
     pub pull_record: PullRecord,
     /// Limit of the health check.
     pub info_timeout: Duration,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Config {
@@ -152,6 +157,7 @@ impl Config {
             home_copy_files: DEFAULT_HOME_COPY_FILES,
             home_copy_bytes: DEFAULT_HOME_COPY_BYTES,
             use_docker_login: true,
+            metrics: Arc::default(),
             helper_timeout: super::DEFAULT_HELPER_TIMEOUT,
             attach: None,
             container_proxies: false,

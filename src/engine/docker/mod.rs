@@ -187,7 +187,11 @@ impl Docker {
         let with_builds = firewall.clone().filter(|_| config.build_egress.is_some());
         Ok(Self {
             chosen,
-            client: Client::new(Connector::new(address), config.call_timeout),
+            client: Client::new(
+                Connector::new(address),
+                config.call_timeout,
+                config.metrics.clone(),
+            ),
             facts: Mutex::default(),
             network: InstanceNetwork::default(),
             build_networks: with_builds.map(|firewall| Arc::new(BuildNetworks::new(firewall))),

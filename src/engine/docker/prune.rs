@@ -73,7 +73,11 @@ impl Pruner {
     /// When the address is bad.
     pub fn new(host: Option<&str>) -> Result<Self, Error> {
         let address = Address::find(host, |name| std::env::var(name).ok())?;
-        let client = Client::new(Connector::new(address), DEFAULT_CALL_TIMEOUT);
+        let client = Client::new(
+            Connector::new(address),
+            DEFAULT_CALL_TIMEOUT,
+            Default::default(),
+        );
         Ok(Self { client })
     }
 

@@ -253,6 +253,7 @@ async fn a_stuck_engine_times_out_and_an_absent_one_is_unreachable() {
     docker.client = Client::new(
         Connector::new(Address::find(docker.config.host.as_deref(), |_| None).expect("good")),
         Duration::from_millis(50),
+        Default::default(),
     );
     let id = ContainerId("c".into());
     assert!(matches!(

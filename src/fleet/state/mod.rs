@@ -281,6 +281,7 @@ impl State {
             desired,
             in_flight: self.in_flight,
             held: self.queue.len() as u32,
+            backlog: self.backlog,
             last_failure: self.last_failure.clone(),
             idle_for: self.last_request.map(|at| at.elapsed()),
             not_ready: self.slots.iter().find_map(Slot::not_ready),

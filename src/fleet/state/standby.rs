@@ -20,6 +20,7 @@ use super::{
 use crate::{
     engine::{Error, Prepared},
     fleet::{events::EventKind, ports::Suspicion, send_while_resuming::Thaw, start::Fault},
+    metrics::Depth,
     model::Standby,
 };
 
@@ -254,6 +255,7 @@ impl State {
                     other => other,
                 });
                 self.last_active = Instant::now();
+                self.config.metrics.fleet.woke(Depth::Paused, took);
                 let text = format!("awake after {took:.1?}");
                 self.events
                     .push(EventKind::ReplicaReady, Some(&slot.id), slot.version, text);

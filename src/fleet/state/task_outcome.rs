@@ -7,7 +7,12 @@ use tokio::time::Instant;
 use super::{State, phase::Phase};
 use crate::{
     engine::{Error, Prepared},
-    fleet::{events::EventKind, replica::Replica, start::Fault},
+    fleet::{
+        events::EventKind,
+        replica::{ColdStart, Replica},
+        start::Fault,
+    },
+    metrics::{self, Depth},
     model::{Failure, Reason},
 };
 
@@ -75,11 +80,12 @@ impl State {
         };
         let slot = &mut self.slots[at];
         let (cold, ready) = (replica.cold, replica.clone());
-        let Some(ended) = slot.advance(|phase| {
+        let Some((ended, was_prepared)) = slot.advance(|phase| {
             let Phase::Starting(starting) = phase else {
                 return (phase, None);
             };
             let ended = starting.has_ended();
+            let was_prepared = starting.was_prepared();
             let wanted = !starting.is_called_off() && !closed;
             let live = starting.ready(replica);
             let next = if wanted {
@@ -87,10 +93,13 @@ impl State {
             } else {
                 Phase::Draining(live.drain(Some(Instant::now())))
             };
-            (next, Some(ended))
+            (next, Some((ended, was_prepared)))
         }) else {
             return;
         };
+        if let Some(cold) = cold {
+            count_start(&self.config.metrics.fleet, cold, was_prepared);
+        }
         let generation = slot.generation;
         tracing::info!(app = %self.revision.app, replica = %ready.id, cold = ?cold, "The replica is ready");
         let took = cold.map_or_else(
@@ -193,5 +202,16 @@ impl State {
             "a replica stopped answering its health path",
         );
         self.note_failure(failure.with_detail(why));
+    }
+}
+
+fn count_start(fleet: &metrics::Fleet, cold: ColdStart, was_prepared: bool) {
+    let took = cold.create + cold.start + cold.ready;
+    if was_prepared {
+        fleet.woke(Depth::Prepared, took);
+        fleet.started(None, cold.start, cold.ready);
+    } else {
+        fleet.woke(Depth::Absent, took);
+        fleet.started(Some(cold.create), cold.start, cold.ready);
     }
 }

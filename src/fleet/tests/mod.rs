@@ -88,6 +88,7 @@ fn config() -> Config {
         reconcile_interval: secs(10),
         keychain: Default::default(),
         vitals: crate::vitals::Vitals::default(),
+        metrics: Default::default(),
         may_adopt: tokio::sync::watch::channel(true).1,
         standby: Standby::Absent,
         standby_pause_for: secs(600),

@@ -13,7 +13,7 @@ fn fixture(reserved: u32, max: u32) -> Arc<Deployment> {
     {
         let config = config();
         let capacity = crate::fleet::capacity::Capacity::new(config.bounds);
-        Deployment::new(Arc::new(config), capacity, r, true)
+        Deployment::new(Arc::new(config), capacity, r, true, Arc::default())
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::{
     super::db::sync_folder,
@@ -458,6 +459,7 @@ impl Committer {
         if batch.operations.is_empty() {
             return Ok(());
         }
+        let began = Instant::now();
         let written = batch
             .segments
             .values()
@@ -470,6 +472,11 @@ impl Committer {
             .and_then(|()| self.disk.append(&batch.operations));
         let healthy = &self.shared.healthy;
         healthy.store(written.is_ok(), Ordering::Relaxed);
+        let metrics = &self.shared.config.metrics.store;
+        match written {
+            Ok(()) => metrics.appended(batch.effects.len(), began.elapsed()),
+            Err(_) => metrics.failed(),
+        }
         written
     }
 }

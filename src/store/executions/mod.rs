@@ -85,6 +85,7 @@ use super::{
 };
 use crate::{
     clock::is_ahead,
+    metrics::Metrics,
     model::{
         AppId, ExecutionId, Failure, OrgName, Reason,
         execution::Change,
@@ -134,6 +135,8 @@ pub struct Config {
     pub settled: Settled,
     /// Where the threads report that they live.
     pub vitals: Vitals,
+    /// Where executions and writes are counted.
+    pub metrics: Arc<Metrics>,
     /// How many bytes each organization keeps in the store, and the bound on it.
     pub ledger: Ledger,
 }
@@ -312,6 +315,11 @@ impl Executions {
         let worker = retention::Worker::spawn(&executions).map_err(io)?;
         *executions.inner.retention.lock() = Some(worker);
         Ok(executions)
+    }
+
+    /// How many executions of an app have not ended.
+    pub fn unfinished(&self, app: &AppId) -> usize {
+        self.shared.live.count(app)
     }
 
     /// Hands `run` the executions to run: at once all unfinished ones, in the order of acceptance,

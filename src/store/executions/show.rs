@@ -21,6 +21,7 @@ fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
     Some(match effect {
         Effect::Accepted(live, unended, reply) => {
             let id = live.identity.id;
+            shared.config.metrics.executions.accepted();
             shared.live.insert(live.clone(), unended);
             shared.run(live);
             Answer::Submitted(reply, Ok(Submitted { id, known: false }))
@@ -32,6 +33,8 @@ fn done(shared: &Shared, effect: Effect) -> Option<Answer> {
             if state.status.is_terminal() {
                 // From here on it is read from disk; its watchers still hold it.
                 shared.live.remove(&live);
+                let executions = &shared.config.metrics.executions;
+                executions.ended(state.status.as_label());
             }
             live.show(state.clone());
             Answer::Changed(reply?, Ok(Ok(state)))

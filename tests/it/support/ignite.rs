@@ -163,6 +163,8 @@ pub(crate) struct Ready {
     pub(crate) grpc: SocketAddr,
     /// Where HTTPS is, if there is any.
     pub(crate) https: Option<SocketAddr>,
+    /// Where metrics are without a token, if anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// The server's process.
     pub(crate) pid: u32,
     /// Its data directory.

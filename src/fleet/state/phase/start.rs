@@ -137,6 +137,11 @@ impl Starting {
         self.ended
     }
 
+    /// Whether there was a container that only had to be started.
+    pub(in crate::fleet::state) fn was_prepared(&self) -> bool {
+        self.containers.holder.is_some()
+    }
+
     /// Its app is ready.
     pub(in crate::fleet::state) fn ready(self, replica: Arc<Replica>) -> Live {
         Live {

@@ -49,6 +49,7 @@ impl Bench {
             retention_interval: Duration::from_secs(3600),
             settled: Arc::new(|| true),
             vitals: Vitals::default(),
+            metrics: Default::default(),
             ledger: Ledger::default(),
             clock: Arc::new(move || {
                 UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::SeqCst))

@@ -179,6 +179,7 @@ fn open(folder: &Path) -> Result<Arc<Shared>, Error> {
         retention_interval: Duration::MAX,
         settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
+        metrics: Default::default(),
         ledger: crate::store::Ledger::default(),
         clock: Arc::new(SystemTime::now),
     };

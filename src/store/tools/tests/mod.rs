@@ -54,6 +54,7 @@ fn config() -> Config {
         retention_interval: Duration::from_secs(3600),
         settled: Arc::new(|| true),
         vitals: crate::vitals::Vitals::default(),
+        metrics: Default::default(),
         ledger: crate::store::Ledger::default(),
         clock: Arc::new(std::time::SystemTime::now),
     }
