@@ -37,4 +37,5 @@ pub mod server;
 pub mod store;
 pub mod test_runs;
 pub mod tls;
+pub mod trace;
 pub mod vitals;

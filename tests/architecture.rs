@@ -21,6 +21,7 @@ use syn::{
 const FLOORS: &[&str] = &[
     "model",
     "metrics",
+    "trace",
     "child",
     "clock",
     "connections",

@@ -24,6 +24,7 @@ use crate::{
     },
     parse_pool::Parsing,
     store::blobs::Blobs,
+    trace::Tracer,
     vitals::Vitals,
 };
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub instance: InstanceId,
     /// Where builds report liveness.
     pub vitals: Vitals,
+    /// Where traces go.
+    pub tracer: Tracer,
     /// Where builds are counted.
     pub metrics: Arc<Metrics>,
     /// The folder for source trees while they are built; emptied at the start.

@@ -7,10 +7,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
+    time::SystemTime,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
+use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -312,6 +314,8 @@ async fn run(
     record: Record,
 ) {
     let began = Instant::now();
+    let asked_at = SystemTime::now();
+    let begun_at = OnceLock::new();
     let work = async {
         let _turn = turn.acquire().await;
         if shared.limiter.is_full_for(&build.app.org) {
@@ -322,6 +326,7 @@ async fn run(
             // The build is cancelled, which drops this future.
             std::future::pending::<()>().await;
         }
+        let _ = begun_at.set(SystemTime::now());
         let steps = steps::run(&shared.env, &build);
         match tokio::time::timeout(shared.env.config.timeout, steps).await {
             Ok(outcome) => outcome,
@@ -376,6 +381,15 @@ async fn run(
     let as_counted = outcome.as_ref().err().map_or("OK", |f| f.reason.as_str());
     let metrics = &shared.env.config.metrics.builds;
     metrics.ended(as_counted, began.elapsed());
+    let ended_at = SystemTime::now();
+    let times = [asked_at, *begun_at.get().unwrap_or(&ended_at), ended_at];
+    let attributes = vec![
+        KeyValue::new("ignite.app", build.app.to_string()),
+        KeyValue::new("ignite.build.id", build.id.to_string()),
+    ];
+    let error = outcome.is_err().then(|| as_counted.to_owned());
+    let tracer = &shared.env.config.tracer;
+    tracer.build(format!("build {}", build.app), times, attributes, error);
     let end = State::Ended(outcome, now_ms());
     let filed = {
         let (build, end) = (build.clone(), end.clone());

@@ -110,6 +110,9 @@ impl Config {
         for problem in self.app_calls.problems() {
             problems.require(false, problem);
         }
+        for problem in self.otlp.problems() {
+            problems.require(false, &problem);
+        }
         for problem in self.tls.problems() {
             problems.require(false, problem);
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    ApiHosts, AppCalls, Config, Freezer, LogFormat, Proxies, Reach, Tls, Tokens,
+    ApiHosts, AppCalls, Config, Freezer, LogFormat, Otlp, Proxies, Reach, Tls, Tokens,
     check::MAX_HTTP_THREADS,
 };
 use crate::{
@@ -366,6 +366,7 @@ impl Config {
             log_level: "info".to_owned(),
             app_calls: AppCalls::default(),
             tokens: Tokens::default(),
+            otlp: Otlp::default(),
         }
     }
 }

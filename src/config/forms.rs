@@ -60,6 +60,26 @@ impl Form<Option<SocketAddr>> for MaybeListen {
     }
 }
 
+/// Text that may be secret: set, it is not shown.
+pub(super) struct Hidden;
+
+impl Form<Option<String>> for Hidden {
+    fn parse(raw: &str) -> Result<Option<String>, String> {
+        Ok(Some(raw.to_owned()))
+    }
+    fn show(value: &Option<String>) -> Option<toml::Value> {
+        let shown = value.as_ref()?;
+        Some(
+            if shown.is_empty() {
+                ""
+            } else {
+                "(set, and not shown)"
+            }
+            .into(),
+        )
+    }
+}
+
 /// A whole number, such as a count.
 pub(super) struct Count;
 

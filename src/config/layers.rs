@@ -6,9 +6,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use super::{
-    AppCalls, Config, Tls, Tokens,
+    AppCalls, Config, Otlp, Tls, Tokens,
     forms::{
-        Bytes, Count, Form, Listen, Maybe, MaybeBytes, MaybeListen, Path, Plain, Secs, Span, Switch,
+        Bytes, Count, Form, Hidden, Listen, Maybe, MaybeBytes, MaybeListen, Path, Plain, Secs,
+        Span, Switch,
     },
 };
 
@@ -309,6 +310,12 @@ settings! {
         failures_per_minute = "auth_failures_per_minute", "IGNITE_AUTH_FAILURES_PER_MINUTE", Count;
         secret_checks = "secret_checks", "IGNITE_SECRET_CHECKS", Count;
         audit_max_bytes = "audit_max_bytes", "IGNITE_AUDIT_MAX_BYTES", Bytes;
+    }
+    @otlp: Otlp {
+        endpoint = "otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", Maybe;
+        protocol = "otlp_protocol", "OTEL_EXPORTER_OTLP_PROTOCOL", Plain;
+        headers = "otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS", Hidden;
+        ratio = "trace_ratio", "OTEL_TRACES_SAMPLER_ARG", Plain;
     }
     @tls: Tls {
         mode = "tls", "IGNITE_TLS", Plain;

@@ -20,6 +20,7 @@ mod hosts;
 mod issuers;
 mod kinds;
 mod layers;
+mod otlp;
 mod proxies;
 mod serving;
 mod shares;
@@ -34,6 +35,7 @@ pub use hosts::ApiHosts;
 pub use issuers::{Issuer, Issuers};
 pub use kinds::{Freezer, IndexUrl, LogFormat, PublicUrl, Reach};
 pub use layers::{Flags, Invalid, Source, default_data_dir, process_env};
+pub use otlp::Otlp;
 pub use proxies::Proxies;
 pub use serving::{LocalTls, Serving};
 pub use tls::{Files, Tls, TlsMode};
@@ -510,4 +512,6 @@ pub struct Config {
     pub app_calls: AppCalls,
     /// How tokens are made and checked.
     pub tokens: Tokens,
+    /// Where traces go.
+    pub otlp: Otlp,
 }

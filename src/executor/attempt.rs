@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::{Leased, Permits, Running, Shared, Wait};
@@ -21,11 +22,12 @@ use crate::{
     },
     metrics::{AttemptOutcome, Metrics},
     model::{
-        Failure, Reason,
+        AppId, ExecutionId, Failure, Reason,
         execution::{Change, Completion, cause},
         host,
     },
     store::executions::{Live, LoadedRequest, StoredResult},
+    trace::RequestTrace,
 };
 
 /// Attempts that may break before the execution fails. A killed replica breaks the requests it
@@ -240,6 +242,10 @@ async fn attempt(
         Ok(loaded) => request(loaded, &host),
         Err(failure) => return Outcome::Ended(Completion::platform(&failure), None),
     };
+    let client = Client {
+        trace: traced(shared, &request, deployment.id(), id, number),
+        ..Client::default()
+    };
     let began = Instant::now();
     let replica = lease.replica().clone();
     let attempt = Attempt {
@@ -249,14 +255,7 @@ async fn attempt(
     };
     let answer = shared
         .gateway
-        .invoke(
-            &deployment,
-            None,
-            id,
-            request,
-            Client::default(),
-            Some(attempt),
-        )
+        .invoke(&deployment, None, id, request, client, Some(attempt))
         .await;
     let (head, mut body) = match answer {
         Ok(response) => response.into_parts(),
@@ -318,6 +317,28 @@ async fn attempt(
         }
         Err(e) => unsaved(&e),
     }
+}
+
+/// The trace of an attempt, which goes on from the acceptance of its execution.
+fn traced(
+    shared: &Shared,
+    request: &Request<upstream::Body>,
+    app: &AppId,
+    execution: ExecutionId,
+    number: u32,
+) -> Option<Box<RequestTrace>> {
+    let mut trace = shared.gateway.tracer.resume(request.headers())?;
+    let attributes = vec![
+        KeyValue::new("ignite.app", app.to_string()),
+        KeyValue::new("ignite.execution.id", execution.to_string()),
+    ];
+    trace.describe(
+        format!("attempt {number} of {app}"),
+        Instant::now(),
+        attributes,
+    );
+    trace.is_attempt(number);
+    Some(trace)
 }
 
 /// Classifies a failure by whether the app may have received the request.

@@ -23,7 +23,10 @@ use super::{
     state::{Arrival, Grant},
     upstream::{self, Answer, Interim, Pool},
 };
-use crate::model::{Failure, Reason};
+use crate::{
+    model::{Failure, Reason},
+    trace,
+};
 
 /// A request's entry in the queue, removed when the request is dropped.
 struct QueueEntry<'a> {
@@ -79,6 +82,7 @@ impl Deployment {
         match answer {
             Ok(Ok(Ok(grant))) => {
                 let mut lease = Lease::new(self, grant);
+                lease.held = true;
                 // Cold only for requests that waited for this very start, not for a busy replica.
                 lease.cold = lease
                     .replica
@@ -102,6 +106,8 @@ pub struct Lease {
     replica: Arc<Replica>,
     key: u64,
     cold: Option<ColdStart>,
+    /// The request waited for the replica.
+    held: bool,
     /// The mark of its age, while the request may take no longer than the app's timeout.
     age: Option<Mark>,
     /// The outcome of the replica's thaw, if it was being thawed when the lease was granted.
@@ -117,6 +123,7 @@ impl Lease {
             replica: grant.replica,
             key: grant.key,
             cold: None,
+            held: false,
             age: Some(grant.age),
             thaw: grant.thaw,
             in_flight: None,
@@ -165,6 +172,21 @@ impl Lease {
     /// How long the start took that this request waited for; `None` if it waited for none.
     pub fn cold(&self) -> Option<ColdStart> {
         self.cold
+    }
+
+    /// Whether the request waited for the replica.
+    pub fn was_held(&self) -> bool {
+        self.held
+    }
+
+    /// The start that this request waited for, as its trace shows it.
+    pub fn start(&self) -> Option<trace::Start> {
+        self.cold.map(|cold| trace::Start {
+            create: cold.create,
+            start: cold.start,
+            ready: cold.ready,
+            ready_at: self.replica.ready_at,
+        })
     }
 
     /// Whether the replica was frozen when the lease was granted.

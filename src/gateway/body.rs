@@ -25,6 +25,7 @@ use crate::{
     fleet::{Lease, upstream::Answer},
     metrics::Surface,
     model::{Failure, Reason, stats::Outcome},
+    trace::RequestTrace,
 };
 
 /// Any failure while a body is sent.
@@ -59,6 +60,8 @@ struct Exchange {
     given: Option<Instant>,
     /// By what the answer is counted when it ends; `None` when it is counted elsewhere.
     counted: Option<Counted>,
+    /// The request's trace, if it is recorded.
+    trace: Option<Box<RequestTrace>>,
 }
 
 /// What an answer is counted by when it ends.
@@ -78,12 +81,20 @@ impl Exchange {
         if let Some(lease) = self.held.take() {
             self.count(&lease, |status| Outcome::of_status(status.as_u16()));
         }
+        self.end_trace(None);
     }
 
     /// The answer did not end well. Drops the connection, so that the app stops sending.
     fn break_off(mut self, failure: &Failure) {
         if let Some(lease) = self.held.take() {
             self.count(&lease, |_| Outcome::of_failure(failure));
+        }
+        self.end_trace(Some(failure.reason.as_str()));
+    }
+
+    fn end_trace(&mut self, error: Option<&str>) {
+        if let Some(trace) = self.trace.take() {
+            trace.end(error);
         }
     }
 
@@ -94,7 +105,10 @@ impl Exchange {
         let deployment = lease.deployment();
         deployment.outcomes.add(outcome(counted.status));
         let (status, took) = (counted.status.as_u16(), counted.began.elapsed());
-        deployment.requests.ended(counted.surface, status, took);
+        let trace = self.trace.as_ref().map(|trace| trace.id());
+        deployment
+            .requests
+            .ended(counted.surface, status, took, trace);
     }
 }
 
@@ -115,12 +129,14 @@ impl AppBody {
         counted: Option<Counted>,
         grpc: Option<GrpcTrailers>,
         stall: Duration,
+        trace: Option<Box<RequestTrace>>,
     ) -> Self {
         let mut exchange = Exchange {
             incoming,
             held: Some(lease),
             given: None,
             counted,
+            trace,
         };
         if exchange.incoming.is_end_stream() {
             exchange.finish();

@@ -25,6 +25,7 @@ use crate::{
     },
     metrics::Surface,
     model::{AppId, ExecutionId, Failure, Reason, reach::Protocol, stats::Outcome},
+    trace::{RequestTrace, TRACEPARENT},
 };
 
 /// Most attempts to connect before the caller gets an error.
@@ -68,6 +69,8 @@ pub struct Client<'a> {
     pub interim: Option<&'a Peer>,
     /// How the request came, for the metrics.
     pub surface: Surface,
+    /// The request's trace, if it is recorded.
+    pub trace: Option<Box<RequestTrace>>,
 }
 
 /// One attempt of an asynchronous execution. The execution's record counts its outcome.
@@ -99,16 +102,33 @@ pub fn invoke<'a>(
     async move {
         let began = Instant::now();
         let answer = pin!(answer(&mut invocation, &mut request, &mut client, began)).await;
-        if let Err(failure) = &answer
-            && counted
-        {
-            let deployment = invocation.deployment;
-            deployment.outcomes.add(Outcome::of_failure(failure));
-            let status = failure.reason.http_status();
-            let took = began.elapsed();
-            deployment.requests.ended(client.surface, status, took);
+        if let Err(failure) = &answer {
+            failed(&invocation, &mut client, failure, began, counted);
         }
         answer
+    }
+}
+
+/// Counts and traces a request without an answer.
+fn failed(
+    invocation: &Invocation<'_>,
+    client: &mut Client<'_>,
+    failure: &Failure,
+    began: Instant,
+    counted: bool,
+) {
+    let status = failure.reason.http_status();
+    let trace = client.trace.take();
+    let id = trace.as_ref().map(|trace| trace.id());
+    if let Some(mut trace) = trace {
+        trace.answered(status);
+        trace.end(Some(failure.reason.as_str()));
+    }
+    if counted {
+        let deployment = invocation.deployment;
+        deployment.outcomes.add(Outcome::of_failure(failure));
+        let took = began.elapsed();
+        deployment.requests.ended(client.surface, status, took, id);
     }
 }
 
@@ -159,7 +179,7 @@ async fn answer(
 
     let cold = lease.cold();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = client.upgrade.take().ok_or_else(|| {
+        let upgrade = client.upgrade.take().ok_or_else(|| {
             Failure::new(
                 Reason::ReplicaBroke,
                 format!(
@@ -170,8 +190,14 @@ async fn answer(
         })?;
         let took = began.elapsed();
         let status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
-        deployment.requests.ended(Surface::Url, status, took);
-        return Ok(switch(response, client, lease, invocation));
+        let trace = client.trace.take();
+        let id = trace.as_ref().map(|trace| trace.id());
+        if let Some(mut trace) = trace {
+            trace.answered(status);
+            trace.end(None);
+        }
+        deployment.requests.ended(Surface::Url, status, took, id);
+        return Ok(switch(response, upgrade, lease, invocation));
     }
     let status = response.status();
     let (mut head, incoming) = response.into_parts();
@@ -191,6 +217,10 @@ async fn answer(
             head.headers.append(headers::SERVER_TIMING, timing);
         }
     }
+    let mut trace = client.trace.take();
+    if let Some(trace) = &mut trace {
+        trace.answered(status.as_u16());
+    }
     Ok(Response::from_parts(
         head,
         AppBody::new(
@@ -204,6 +234,7 @@ async fn answer(
             }),
             client.grpc,
             invocation.stall,
+            trace,
         ),
     ))
 }
@@ -212,7 +243,7 @@ async fn exchange(
     invocation: &mut Invocation<'_>,
     mut in_flight: Option<InFlightPermit>,
     request: &mut Request<upstream::Body>,
-    client: &Client<'_>,
+    client: &mut Client<'_>,
     give_up_at: Instant,
 ) -> Result<(Response<Answer>, Lease, Duration), Failure> {
     let interim = client.interim.map(|peer| peer as &dyn Interim);
@@ -230,6 +261,13 @@ async fn exchange(
             }
         };
         let waited = began.elapsed();
+        if let Some(trace) = &mut client.trace {
+            if lease.was_held() {
+                trace.held(began, lease.start());
+            }
+            let header = trace.forward(lease.replica().id.to_string());
+            request.headers_mut().insert(TRACEPARENT, header);
+        }
         // Read now: the owner may have changed port and protocol while the request was held.
         let (port, pool) = lease.replica().reached(invocation.port).ok_or_else(|| {
             let which = match invocation.port {

@@ -59,6 +59,8 @@ use std::{
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::{body::Incoming, upgrade};
+use opentelemetry::KeyValue;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -75,6 +77,7 @@ use crate::{
     identity::Verifier,
     metrics::{Metrics, Surface},
     model::{AppId, ExecutionId, Failure, Reason, host},
+    trace::{self, RequestTrace, Tracer},
 };
 
 pub use self::{
@@ -113,6 +116,8 @@ pub struct Gateway {
     pub trusted_proxies: Proxies,
     /// Renders a failure as the API does; the flag is whether the caller owns the app.
     pub render: fn(&Failure, bool) -> Response<axum::body::Body>,
+    /// Where traces go.
+    pub tracer: Tracer,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
     /// Renders a failure for gRPC callers.
@@ -132,6 +137,8 @@ struct Call {
     caller_owns_app: bool,
     grpc: bool,
     is_http1: bool,
+    /// Its trace, if it is recorded.
+    trace: Option<trace::Id>,
 }
 
 impl Gateway {
@@ -213,6 +220,7 @@ impl Gateway {
             caller_owns_app: false,
             grpc,
             is_http1: request.version() < Version::HTTP_2,
+            trace: None,
         };
         let (request, client) = match self.outbound(&mut call, request, peer) {
             Ok(outbound) => outbound,
@@ -233,6 +241,7 @@ impl Gateway {
         mut request: Request<Incoming>,
         peer: &'a Peer,
     ) -> Result<(Request<upstream::Body>, Client<'a>), Failure> {
+        let arrived = self.tracer.is_on().then(Instant::now);
         let Call { route, by_path, .. } = call;
         let caller = self.admit(&route.deployment, &mut request, peer, by_path.is_some())?;
         call.caller_owns_app = caller.is_some_and(|c| c.owns(&route.deployment.id().org));
@@ -260,11 +269,18 @@ impl Gateway {
             by_path.announce(request.headers_mut());
         }
         self.ensure_host(route, request.headers_mut());
+        let trace = arrived.and_then(|arrived| {
+            let trace = self.traced(route.deployment.id(), call.execution, &request, arrived)?;
+            trace.part("authenticate", arrived, Instant::now());
+            Some(trace)
+        });
+        call.trace = trace.as_ref().map(|trace| trace.id());
         let client = Client {
             upgrade,
             grpc: call.grpc.then_some(self.grpc_trailers),
             interim: hints.then_some(peer),
             surface: Surface::Url,
+            trace,
         };
         Ok((request, client))
     }
@@ -285,7 +301,7 @@ impl Gateway {
             }
             Err(failure) => {
                 self.metrics.fleet.refused(failure.reason.as_str());
-                log_failure(call.route.deployment.id(), call.execution, &failure);
+                log_failure(call, &failure);
                 let mut response =
                     self.refused(&failure, call.caller_owns_app, call.execution, call.grpc);
                 // Clients over their organization's share must not keep, idle, the connections that
@@ -318,6 +334,26 @@ impl Gateway {
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.hosts.base_domain)) {
             headers.insert(header::HOST, host);
         }
+    }
+
+    /// The trace of a request to an app that arrived at `began`, if it is recorded.
+    pub fn traced<B>(
+        &self,
+        app: &AppId,
+        execution: ExecutionId,
+        request: &Request<B>,
+        began: Instant,
+    ) -> Option<Box<RequestTrace>> {
+        let mut trace = self.tracer.begin(request.headers(), execution)?;
+        let method = request.method().as_str();
+        let attributes = vec![
+            KeyValue::new("http.request.method", method.to_owned()),
+            KeyValue::new("url.path", request.uri().path().to_owned()),
+            KeyValue::new("ignite.app", app.to_string()),
+            KeyValue::new("ignite.execution.id", execution.to_string()),
+        ];
+        trace.describe(format!("{method} {app}"), began, attributes);
+        Some(trace)
     }
 
     /// Sends a prepared request to an app; see [`invoke::invoke`].
@@ -359,11 +395,13 @@ fn close(response: &mut Response<Body>) {
     response.headers_mut().insert(header::CONNECTION, close);
 }
 
-fn log_failure(app: &AppId, execution: ExecutionId, failure: &Failure) {
+fn log_failure(call: &Call, failure: &Failure) {
+    let (app, execution) = (call.route.deployment.id(), call.execution);
+    let trace = call.trace.map(|id| format!("{id:032x}"));
     let reason = failure.reason.as_str();
     if failure.reason.http_status() >= 500 {
-        tracing::error!(%app, %execution, reason, "A request failed: {}", failure.text(true));
+        tracing::error!(%app, %execution, trace, reason, "A request failed: {}", failure.text(true));
     } else {
-        tracing::debug!(%app, %execution, reason, "A request was refused: {}", failure.text(true));
+        tracing::debug!(%app, %execution, trace, reason, "A request was refused: {}", failure.text(true));
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use super::instruments::{Counter, Histogram, REQUESTS};
+use super::instruments::{Counter, Durations, REQUESTS};
 use crate::model::{AppId, OrgName};
 
 /// The organization and the name of what apps beyond the bound share; no app can have this name.
@@ -48,29 +48,38 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 #[derive(Debug)]
 struct Requests {
     by_class: [Counter; CLASSES.len()],
-    durations: Histogram,
+    durations: Durations,
 }
 
 /// The requests of one app.
 #[derive(Debug, Default)]
 pub struct App {
+    is_traced: bool,
     /// Made at the first request: most of many apps are never called in a run.
     surfaces: [OnceLock<Box<Requests>>; Surface::ALL.len()],
 }
 
 impl App {
+    fn new(is_traced: bool) -> Arc<Self> {
+        Arc::new(Self {
+            is_traced,
+            ..Self::default()
+        })
+    }
+
     /// Counts a request that has ended, with the status that its client got and the time from its
-    /// arrival to the last byte of its answer, the wait for a replica included.
-    pub fn ended(&self, surface: Surface, status: u16, took: Duration) {
+    /// arrival to the last byte of its answer, the wait for a replica included. `trace` is the
+    /// request's trace, if it is recorded.
+    pub fn ended(&self, surface: Surface, status: u16, took: Duration, trace: Option<u128>) {
         let requests = self.surfaces[surface as usize].get_or_init(|| {
             Box::new(Requests {
                 by_class: Default::default(),
-                durations: Histogram::new(&REQUESTS),
+                durations: Durations::new(&REQUESTS, self.is_traced),
             })
         });
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
         requests.by_class[class].inc();
-        requests.durations.observe(took);
+        requests.durations.observe(took, trace);
     }
 
     fn used(&self) -> impl Iterator<Item = (Surface, &Requests)> {
@@ -83,6 +92,7 @@ impl App {
 #[derive(Debug)]
 pub struct Apps {
     most: usize,
+    is_traced: bool,
     named: Mutex<BTreeMap<AppId, Arc<App>>>,
     other: Arc<App>,
 }
@@ -92,11 +102,12 @@ impl Apps {
     /// a hundredth of what one Prometheus keeps with ease.
     pub const DEFAULT_MAX: usize = 200;
 
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize, is_traced: bool) -> Self {
         Self {
             most,
+            is_traced,
             named: Mutex::default(),
-            other: Arc::default(),
+            other: App::new(is_traced),
         }
     }
 
@@ -109,7 +120,9 @@ impl Apps {
         if named.len() >= self.most {
             return self.other.clone();
         }
-        named.entry(id.clone()).or_default().clone()
+        let app = App::new(self.is_traced);
+        named.insert(id.clone(), app.clone());
+        app
     }
 
     /// Gives up the name of an app that was deleted.
@@ -187,7 +200,7 @@ mod tests {
 
     #[test]
     fn apps_beyond_the_bound_share_a_name_until_one_is_deleted() {
-        let apps = Apps::new(2);
+        let apps = Apps::new(2, false);
         let [a, b, c] = ["a", "b", "c"].map(|name| apps.of(&id(name)));
         assert!(!Arc::ptr_eq(&a, &b));
         assert!(Arc::ptr_eq(&c, &apps.other));
@@ -201,7 +214,7 @@ mod tests {
     fn every_status_has_a_class() {
         let app = App::default();
         for status in [0, 101, 200, 404, 504, 999] {
-            app.ended(Surface::Url, status, Duration::ZERO);
+            app.ended(Surface::Url, status, Duration::ZERO, None);
         }
         let (_, requests) = app.used().next().expect("used");
         let counts = requests.by_class.each_ref().map(Counter::get);

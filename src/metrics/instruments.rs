@@ -3,12 +3,12 @@
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use prometheus_client::{
-    encoding::{MetricEncoder, NoLabelSet},
-    metrics::exemplar::Exemplar,
+    encoding::{EncodeMetric as _, MetricEncoder, NoLabelSet},
+    metrics::exemplar::{Exemplar, HistogramWithExemplars},
 };
 
 /// A number that only grows.
@@ -19,6 +19,11 @@ impl Counter {
     /// Adds one.
     pub fn inc(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds so many.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number.
@@ -34,7 +39,7 @@ impl Counter {
 /// The upper bounds of a histogram's buckets, in whole units, and the size of a unit in the base
 /// unit of the exposition.
 #[derive(Debug)]
-pub struct Scale {
+pub(super) struct Scale {
     bounds: &'static [u64],
     unit: f64,
 }
@@ -173,6 +178,45 @@ impl Histogram {
     }
 }
 
+/// Durations that may lead to traces.
+#[derive(Debug)]
+pub(super) enum Durations {
+    /// Nothing is traced.
+    Plain(Histogram),
+    /// The newest traced one of each bucket is named. The crate's histogram has a lock, which traces
+    /// can afford.
+    Traced(HistogramWithExemplars<[(&'static str, String); 1]>),
+}
+
+impl Durations {
+    pub(super) fn new(scale: &'static Scale, is_traced: bool) -> Self {
+        if is_traced {
+            let bounds = scale.bounds.iter().map(|bound| *bound as f64 * scale.unit);
+            Self::Traced(HistogramWithExemplars::new(bounds))
+        } else {
+            Self::Plain(Histogram::new(scale))
+        }
+    }
+
+    /// Counts a duration, and names its trace.
+    pub(super) fn observe(&self, took: Duration, trace: Option<u128>) {
+        match self {
+            Self::Plain(histogram) => histogram.observe(took),
+            Self::Traced(histogram) => {
+                let labels = trace.map(|id| [("trace_id", format!("{id:032x}"))]);
+                histogram.observe(took.as_secs_f64(), labels, Some(SystemTime::now()));
+            }
+        }
+    }
+
+    pub(super) fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(histogram) => histogram.encode(encoder),
+            Self::Traced(histogram) => histogram.encode(encoder),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +224,9 @@ mod tests {
     #[test]
     fn a_value_on_a_bound_belongs_below_it() {
         let histogram = Histogram::new(&SIZES);
-        [0, 1, 2, 3, 2000].map(|n| histogram.observe_units(n));
+        [0, 1, 2, 3, 2000]
+            .into_iter()
+            .for_each(|n| histogram.observe_units(n));
         let counts: Vec<_> = histogram
             .buckets
             .iter()

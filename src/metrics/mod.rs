@@ -16,6 +16,7 @@
 //! | `store.rs` | the journal's writes |
 //! | `engine.rs` | calls to the container engine |
 //! | `builds.rs` | builds |
+//! | `traces.rs` | spans on their way to the collector |
 
 mod apps;
 mod builds;
@@ -25,6 +26,7 @@ mod fleet;
 mod instruments;
 mod labels;
 mod store;
+mod traces;
 
 pub use self::{
     apps::{App, Apps, OTHER, Surface},
@@ -34,6 +36,7 @@ pub use self::{
     fleet::{Depth, Fleet},
     instruments::{Counter, Histogram},
     store::Store,
+    traces::Traces,
 };
 
 /// Every instrument of the process.
@@ -51,24 +54,28 @@ pub struct Metrics {
     pub engine: EngineCalls,
     /// Builds.
     pub builds: Builds,
+    /// Spans.
+    pub traces: Traces,
 }
 
 impl Metrics {
-    /// Instruments that name at most `apps_max` apps; the rest share one name.
-    pub fn new(apps_max: usize) -> Self {
+    /// Instruments that name at most `apps_max` apps; the rest share one name. With `is_traced` the
+    /// durations of requests lead to their traces.
+    pub fn new(apps_max: usize, is_traced: bool) -> Self {
         Self {
-            apps: Apps::new(apps_max),
+            apps: Apps::new(apps_max, is_traced),
             fleet: Fleet::default(),
             executions: Executions::default(),
             store: Store::default(),
             engine: EngineCalls::default(),
             builds: Builds::default(),
+            traces: Traces::default(),
         }
     }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(Apps::DEFAULT_MAX)
+        Self::new(Apps::DEFAULT_MAX, false)
     }
 }

@@ -10,6 +10,7 @@ use super::{
     keeper::Keeper,
     limits::Shares,
     parts::{self, engine_config, executions_config},
+    traces::Traces,
 };
 use crate::{
     audit::Audit,
@@ -22,6 +23,7 @@ use crate::{
         executions::{self, Executions},
         secrets::Secrets,
     },
+    trace::Tracer,
     vitals::Vitals,
 };
 
@@ -80,6 +82,8 @@ impl Stores {
 pub(super) struct Base {
     pub(super) vitals: Vitals,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
+    pub(super) exporting: Option<Traces>,
     pub(super) stores: Stores,
     pub(super) engine: Arc<Docker>,
     /// The restrictions on containers beyond the engine's own, in words.
@@ -103,7 +107,11 @@ impl Base {
         calls: Option<&Arc<AppCalls>>,
     ) -> Result<Self> {
         let vitals = Vitals::default();
-        let metrics = Arc::new(Metrics::new(config.metrics_apps_max));
+        let metrics = Arc::new(Metrics::new(
+            config.metrics_apps_max,
+            config.otlp.endpoint.is_some(),
+        ));
+        let (tracer, exporting) = Traces::start(&config, &data, &metrics, &vitals)?;
         let stores = Stores::open(&config, &data, &vitals, &metrics)?;
         let seal = parts::seal(&stores.secrets)?;
         let mut engine_config = engine_config(&config, &data, &stores.store, seal)?;
@@ -121,6 +129,8 @@ impl Base {
             keychain: keychain(&stores.secrets),
             vitals,
             metrics,
+            tracer,
+            exporting,
             stores,
             engine,
             restrictions,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{clamp, data_dir::DataDir};
+use super::{base::Base, clamp, data_dir::DataDir};
 use crate::{
     builder::{
         self, Admission, Limits, OpenArgs, SecretUse, Vault,
@@ -10,10 +10,8 @@ use crate::{
     },
     config::Config,
     engine::{BuildLimits, BuildNetwork},
-    metrics::Metrics,
     model::image_name::Naming,
     store::secrets::Secrets,
-    vitals::Vitals,
 };
 
 /// The folder for source trees, in the data directory, since that is the disk whose free space is
@@ -23,12 +21,8 @@ const SCRATCH: &str = "builds";
 /// The folder for logs of builds, in the data directory.
 const LOGS: &str = "build-logs";
 
-pub(super) fn config(
-    c: &Config,
-    data: &DataDir,
-    vitals: &Vitals,
-    metrics: &Arc<Metrics>,
-) -> builder::Config {
+pub(super) fn config(base: &Base) -> builder::Config {
+    let (c, data) = (&base.config, &base.data);
     builder::Config {
         instance: data.instance().clone(),
         scratch: data.path().join(SCRATCH),
@@ -54,8 +48,9 @@ pub(super) fn config(
         git_files: c.git_file_urls.unwrap_or_else(|| !c.trust.isolates_host()),
         git_timeout: c.git_timeout,
         strict: c.strict,
-        vitals: vitals.clone(),
-        metrics: metrics.clone(),
+        vitals: base.vitals.clone(),
+        tracer: base.tracer.clone(),
+        metrics: base.metrics.clone(),
         runtimes: runtime::Settings {
             python: python::Settings {
                 image: c.python_base.clone(),

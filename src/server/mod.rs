@@ -26,6 +26,7 @@ mod serving;
 mod serving_apps;
 mod signals;
 pub mod store;
+mod traces;
 
 use std::path::Path;
 

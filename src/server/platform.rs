@@ -109,7 +109,7 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
 
 fn builder(base: &Base, images: Images, blobs: Blobs) -> Result<Builder> {
     Builder::new(
-        building::config(&base.config, &base.data, &base.vitals, &base.metrics),
+        building::config(base),
         base.engine.clone(),
         images,
         blobs,
@@ -135,6 +135,7 @@ fn gateway(base: &Base, routes: Arc<Routes>, fleet: Fleet) -> Gateway {
         max_hops: config.app_calls.max_hops,
         trusted_proxies: config.trusted_proxies.clone(),
         metrics: base.metrics.clone(),
+        tracer: base.tracer.clone(),
         render: to_response,
         grpc_trailers: status::to_trailers,
     }

@@ -284,13 +284,16 @@ impl Server {
     }
 
     /// Ends what outlasts the apps: the identity's lease, the stores, the threads, the directory.
-    pub(super) async fn close(self, keeper: Keeper, teardown: Teardown) -> Base {
+    pub(super) async fn close(mut self, keeper: Keeper, teardown: Teardown) -> Base {
         if teardown.everything {
             self.platform.builder.remove_all_images().await;
         }
         keeper.stop(teardown.lease()).await;
         self.executor.count_the_last();
         self.base.stores.close();
+        if let Some(traces) = self.base.exporting.take() {
+            traces.finish().await;
+        }
         drop(self.workers);
         self.base.data.close(&self.base.config);
         self.base

@@ -83,6 +83,7 @@ mod shares;
 mod standby;
 mod test_runs;
 mod tls;
+mod traces;
 mod trust;
 mod versions;
 mod wrong_images;

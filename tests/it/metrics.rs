@@ -57,16 +57,33 @@ async fn what_happened_is_counted_and_what_is_is_shown() {
     let missing = app.get(&ignite, "/status/404").await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
     let called = json!({"organization_name": "acme", "app_name": "web", "http": {"path": "/"}});
-    ignite.ok(Via::Grpc, "InvokeAsync", &app.token, called).await;
+    ignite
+        .ok(Via::Grpc, "InvokeAsync", &app.token, called)
+        .await;
     let all = wait_for(
         &ignite,
         &[
-            (r#"ignite_requests_total{org="acme",app="web",surface="url",code="2xx"}"#, 1.0),
-            (r#"ignite_requests_total{org="acme",app="web",surface="url",code="4xx"}"#, 1.0),
-            (r#"ignite_request_duration_seconds_count{org="acme",app="web",surface="url"}"#, 2.0),
+            (
+                r#"ignite_requests_total{org="acme",app="web",surface="url",code="2xx"}"#,
+                1.0,
+            ),
+            (
+                r#"ignite_requests_total{org="acme",app="web",surface="url",code="4xx"}"#,
+                1.0,
+            ),
+            (
+                r#"ignite_request_duration_seconds_count{org="acme",app="web",surface="url"}"#,
+                2.0,
+            ),
             (r#"ignite_wake_duration_seconds_count{depth="absent"}"#, 1.0),
-            (r#"ignite_start_phase_duration_seconds_count{phase="create"}"#, 1.0),
-            (r#"ignite_replicas{org="acme",app="web",state="ready"}"#, 1.0),
+            (
+                r#"ignite_start_phase_duration_seconds_count{phase="create"}"#,
+                1.0,
+            ),
+            (
+                r#"ignite_replicas{org="acme",app="web",state="ready"}"#,
+                1.0,
+            ),
             (r#"ignite_requests_in_flight{org="acme",app="web"}"#, 0.0),
             (r#"ignite_events_total{kind="REPLICA_READY"}"#, 1.0),
             ("ignite_executions_accepted_total", 1.0),
@@ -87,7 +104,10 @@ async fn what_happened_is_counted_and_what_is_is_shown() {
         "process_resident_memory_bytes",
         "process_open_fds",
     ] {
-        assert!(all.get(at_least_one).is_some_and(|n| *n >= 1.0), "{at_least_one}: {all:#?}");
+        assert!(
+            all.get(at_least_one).is_some_and(|n| *n >= 1.0),
+            "{at_least_one}: {all:#?}"
+        );
     }
     let wake = all["ignite_wake_duration_seconds_sum{depth=\"absent\"}"];
     assert!(wake > 0.0, "{wake}");
@@ -102,18 +122,34 @@ async fn an_organization_sees_its_apps_and_nothing_of_others_or_the_machine() {
         let request = ignite.request(Method::GET, "/metrics");
         let open = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
         let request = request.header("accept", open);
-        let request = if token.is_empty() { request } else { request.token(token) };
+        let request = if token.is_empty() {
+            request
+        } else {
+            request.token(token)
+        };
         async { request.send().await.expect("an answer") }
     };
     let nobody = ask("").await;
     assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
     let own = ask(&app.token).await;
     assert_eq!(own.status, StatusCode::OK);
-    assert!(own.header("content-type").is_some_and(|k| k.starts_with("application/openmetrics-text")));
+    assert!(
+        own.header("content-type")
+            .is_some_and(|k| k.starts_with("application/openmetrics-text"))
+    );
     let own = own.text().await;
     assert!(own.ends_with("# EOF\n"), "{own}");
-    assert!(own.contains(r#"ignite_replicas{org="acme",app="web",state="ready"} 1"#), "{own}");
-    for of_the_machine in ["process_", "ignite_engine", "ignite_memory", "ignite_disk", "ignite_wake"] {
+    assert!(
+        own.contains(r#"ignite_replicas{org="acme",app="web",state="ready"} 1"#),
+        "{own}"
+    );
+    for of_the_machine in [
+        "process_",
+        "ignite_engine",
+        "ignite_memory",
+        "ignite_disk",
+        "ignite_wake",
+    ] {
         assert!(!own.contains(of_the_machine), "{own}");
     }
     let others = ask(&ignite.token("umbrella")).await.text().await;
@@ -123,7 +159,10 @@ async fn an_organization_sees_its_apps_and_nothing_of_others_or_the_machine() {
 
 #[tokio::test]
 async fn apps_beyond_the_bound_share_one_name() {
-    let ignite = with_listener().env("IGNITE_METRICS_APPS_MAX", "1").start().await;
+    let ignite = with_listener()
+        .env("IGNITE_METRICS_APPS_MAX", "1")
+        .start()
+        .await;
     let first = App::deploy(&ignite, "acme/first", json!({})).await;
     let second = App::deploy(&ignite, "acme/second", json!({})).await;
     for app in [&first, &second] {
@@ -132,9 +171,18 @@ async fn apps_beyond_the_bound_share_one_name() {
     let all = wait_for(
         &ignite,
         &[
-            (r#"ignite_requests_total{org="acme",app="first",surface="url",code="2xx"}"#, 1.0),
-            (r#"ignite_requests_total{org="_other",app="_other",surface="url",code="2xx"}"#, 1.0),
-            (r#"ignite_replicas{org="_other",app="_other",state="ready"}"#, 1.0),
+            (
+                r#"ignite_requests_total{org="acme",app="first",surface="url",code="2xx"}"#,
+                1.0,
+            ),
+            (
+                r#"ignite_requests_total{org="_other",app="_other",surface="url",code="2xx"}"#,
+                1.0,
+            ),
+            (
+                r#"ignite_replicas{org="_other",app="_other",state="ready"}"#,
+                1.0,
+            ),
             ("ignite_apps", 2.0),
         ],
     )
@@ -154,7 +202,9 @@ async fn the_listener_has_metrics_alone() {
     let ignite = with_listener().start().await;
     let addr = ignite.ready().metrics.expect("a listener");
     let at = |method, path| http::request(addr, method, path).send();
-    let other = at(Method::GET, "/v1/ignite/app/acme").await.expect("an answer");
+    let other = at(Method::GET, "/v1/ignite/app/acme")
+        .await
+        .expect("an answer");
     assert_eq!(other.status, StatusCode::NOT_FOUND);
     let posted = at(Method::POST, "/metrics").await.expect("an answer");
     assert_eq!(posted.status, StatusCode::METHOD_NOT_ALLOWED);

@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future, stream, stream::BoxStream};
+use opentelemetry::KeyValue;
 use sha2::{Digest as _, Sha256};
 use tonic::{Request, Status};
 
-use super::{Compute, Refusal, admitted, invoke::outbound};
+use super::{
+    Compute, Refusal, admitted,
+    invoke::{outbound, pass_trace},
+};
 use crate::{
     api::{
         convert::{self, Fields},
@@ -25,6 +29,7 @@ use crate::{
     store::executions::{
         Filter, Live, Record, StoredBody, StoredRequest, Submission, Update, Watcher,
     },
+    trace::TRACEPARENT,
 };
 
 /// The header that makes a repeated submit return the first id.
@@ -46,7 +51,9 @@ impl Compute {
         )?;
         let refuse = |f| Refusal(f, owner);
         let idempotency_key = idempotency_key(request.metadata().as_ref())?;
-        let outbound = outbound(request.into_inner(), self.limits)?;
+        let (metadata, _, envelope) = request.into_parts();
+        let mut outbound = outbound(envelope, self.limits)?;
+        pass_trace(outbound.headers_mut(), metadata.as_ref().get(&TRACEPARENT));
         if self.gateway.fleet.get(&app).is_none() {
             return Err(refuse(self.not_running(&app, owner)));
         }
@@ -71,7 +78,16 @@ impl Compute {
             let spooled = self.spooled(&body).await;
             spooled.map_err(|e| refuse(unwritable(&e)))?
         };
-        let headers = head.headers.iter();
+        let traced = self.gateway.tracer.accepted(
+            &head.headers,
+            format!("InvokeAsync {app}"),
+            vec![KeyValue::new("ignite.app", app.to_string())],
+        );
+        let mut headers = head.headers;
+        if let Some(traced) = &traced {
+            headers.insert(TRACEPARENT, traced.header());
+        }
+        let headers = headers.iter();
         let submission = Submission {
             app,
             submitters: caller.orgs.clone(),
@@ -87,6 +103,9 @@ impl Compute {
             },
         };
         let submitted = self.executions.submit(submission).await.map_err(refuse)?;
+        if let Some(traced) = traced.filter(|_| !submitted.known) {
+            traced.done(submitted.id);
+        }
         Ok(v1::InvokeAsyncResponse {
             execution_id: submitted.id.to_string(),
         })

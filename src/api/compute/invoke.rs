@@ -25,11 +25,11 @@ use crate::{
     fleet::upstream,
     gateway::{body::AppBody, headers, invoke::Client, unpublished},
     model::{AppId, ExecutionId, Failure, Reason, host, settings::check_path},
+    trace::TRACEPARENT,
 };
 
 /// A response with a Content-Length up to this is sent as one chunk.
 const ONE_CHUNK_BYTES: u64 = 1024 * 1024;
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Compute {
     pub(super) async fn start_invoke(
@@ -81,22 +81,17 @@ impl Compute {
         if let Ok(host) = HeaderValue::from_str(&format!("{label}.{}", self.urls.base_domain)) {
             outbound.headers_mut().insert(header::HOST, host);
         }
-        if let Some(trace) = trace
-            && !outbound.headers().contains_key(&TRACEPARENT)
-        {
-            outbound.headers_mut().insert(TRACEPARENT, trace.clone());
-        }
+        pass_trace(outbound.headers_mut(), trace);
         let execution = ExecutionId(ulid::Ulid::generate());
+        let client = Client {
+            trace: self
+                .gateway
+                .traced(app, execution, &outbound, Instant::now()),
+            ..Client::default()
+        };
         let response = self
             .gateway
-            .invoke(
-                &deployment,
-                None,
-                execution,
-                outbound,
-                Client::default(),
-                None,
-            )
+            .invoke(&deployment, None, execution, outbound, client, None)
             .await?;
         Ok((response, execution))
     }
@@ -113,6 +108,15 @@ impl Compute {
         } else {
             unpublished(app)
         }
+    }
+}
+
+/// Has the caller's trace go on in the app, unless the request in the envelope has a trace header.
+pub(super) fn pass_trace(headers: &mut HeaderMap, trace: Option<&HeaderValue>) {
+    if let Some(trace) = trace
+        && !headers.contains_key(&TRACEPARENT)
+    {
+        headers.insert(TRACEPARENT, trace.clone());
     }
 }
 

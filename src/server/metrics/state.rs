@@ -158,6 +158,7 @@ impl Sources {
         self.metrics.builds.encode(encoder)?;
         self.metrics.store.encode(encoder)?;
         self.metrics.engine.encode(encoder)?;
+        self.metrics.traces.encode(encoder)?;
         self.encode_machine(encoder)?;
         process::encode(encoder)
     }
