@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything slow that test.sh leaves out: the tests of the modules that scripts/slow-tests
-# names, most of them attacks against a real container engine, the demo, and the check of the crates.
+# names, most of them attacks against a real container engine, the JSON API against its own
+# description, the demo, and the check of the crates.
 # CI runs it after test.sh.
 #
 # TEST_LIMIT_SECS (2400) bounds it, so that a hanging test fails.
@@ -13,6 +14,7 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 mapfile -t slow <scripts/slow-tests
 timeout --kill-after=30 "${TEST_LIMIT_SECS:-2400}" \
     cargo test --workspace --locked -- --nocapture --test-threads=2 "${slow[@]}"
+./scripts/openapi.sh
 # The README's first steps, for real and measured.
 ./scripts/demo.sh
 printf '==> more: ok, %ss\n' "$SECONDS"

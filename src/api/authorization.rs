@@ -134,6 +134,11 @@ fn rule(path: &str) -> Option<&'static Rule> {
     BY_METHOD.get(method).copied()
 }
 
+/// What a call of this path needs; `None` for a path of no method of the contract.
+pub(super) fn need(path: &str) -> Option<Need> {
+    rule(path).map(|rule| rule.need)
+}
+
 /// What the services find in the extensions of a call that was let in.
 #[derive(Clone)]
 pub(super) struct Admitted {

@@ -12,7 +12,7 @@
 //! | `convert/` | Between the wire and the model |
 //! | `pages.rs` | Pages of lists, and their cursors |
 //! | `status.rs` | Failures as gRPC status and as HTTP response |
-//! | `json/` | The JSON gateway |
+//! | `json/` | The JSON gateway, and its description (OpenAPI) |
 //! | `grpc.rs` | The gRPC listener |
 //! | `admission.rs`, `anonymous.rs` | Calls with a token; the bounds on calls without one |
 //! | `limits.rs`, `buffers.rs` | Sizes of messages, and the memory for them |

@@ -85,7 +85,7 @@ pub use app::{App, Draft, ImageFacts, Pulled, Version};
 pub use build_args::BuildArgs;
 pub use code::{Blob, BuildId, CodeSource, ImageSource};
 pub use failure::{Code, Failure, FieldViolation, Reason};
-pub use id::{AppId, AppName, ExecutionId, InstanceId, OrgName, ReplicaId};
+pub use id::{AppId, AppName, ExecutionId, InstanceId, MAX_NAME_LEN, OrgName, ReplicaId};
 pub use platform::Platform;
 pub use revision::{Defaults, HealthCheck, Revision};
 pub use scaling::Scaling;

@@ -93,6 +93,7 @@ const TABLE: &[(&str, Who, &str)] = &[
 const ROUTES: &[(&str, StatusCode)] = &[
     ("/healthz", StatusCode::OK),
     ("/readyz", StatusCode::OK),
+    ("/openapi.json", StatusCode::OK),
     ("/metrics", StatusCode::UNAUTHORIZED),
     ("/console", StatusCode::NOT_FOUND),
     ("/", StatusCode::NOT_FOUND),

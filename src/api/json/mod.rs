@@ -14,9 +14,11 @@ mod diagnose;
 mod fields;
 mod invoke;
 mod offload;
+mod openapi;
 mod request;
 mod respond;
 mod route;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -53,8 +55,8 @@ use crate::{
     model::{Failure, Reason},
 };
 
-/// The routes of all annotated methods, served by `grpc`, and JSON errors for all other paths
-/// under `/v1`.
+/// The routes of all annotated methods, served by `grpc`, their description, and JSON errors for all
+/// other paths under `/v1`.
 ///
 /// `admit` checks a request's headers before its body is read, so that callers without a token
 /// cannot make the gateway buffer. The services decide what a caller may do, and check requests
@@ -76,7 +78,7 @@ pub fn router(
         admit,
         anonymous,
     });
-    let mut router = Router::new();
+    let mut router = openapi::router();
     for (path, bindings) in route::by_path(pool()) {
         let (gateway, bindings) = (gateway.clone(), Arc::new(bindings));
         router = router.route(
