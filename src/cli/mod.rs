@@ -19,6 +19,7 @@ mod configure;
 mod context;
 mod deploy;
 mod dev;
+mod docs;
 mod doctor;
 mod dodil;
 mod draft;
@@ -61,7 +62,8 @@ use crate::config::process_env;
     name = "ignite",
     version,
     propagate_version = true,
-    infer_subcommands = false
+    infer_subcommands = false,
+    after_help = "`ignite docs` has the manual."
 )]
 struct Cli {
     #[command(flatten)]
@@ -91,6 +93,8 @@ enum Command {
     Prune(serve::PruneArgs),
     /// Check that this machine and its container engine have what the platform needs.
     Doctor(doctor::Args),
+    /// Show the manual: a page, a setting, or a reason of a failure.
+    Docs(docs::Args),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
     #[command(subcommand)]
     Store(store::Command),
@@ -185,6 +189,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Token(command) => token::run(command, &global),
         Command::ServiceAccount(command) => service_account::run(command, &global),
         Command::Audit(args) => audit::run(args, &global),
+        Command::Docs(args) => docs::run(args, &global),
         Command::Ready(args) => ready::run(args, &global),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => configure::run(command, &global, &process_env),
@@ -369,6 +374,9 @@ mod tests {
             "ignite app host ls a",
             "ignite fn host remove a shop.example.com --ca-cert f",
             "ignite app deploy a --image-ref r --host a.example --host b.example",
+            "ignite docs",
+            "ignite docs storage -o json",
+            "ignite docs --search volume",
             "ignite doctor --set http_addr=127.0.0.1:0 --data-dir d -o json",
             "ignite prune",
             "ignite prune --after 1h --gone 0123456789ab --volumes 0123456789ac -o json",
@@ -388,6 +396,7 @@ mod tests {
         for line in [
             "ignite invoke a -p 1 --payload-file f",
             "ignite invoke a --wait",
+            "ignite docs storage --search volume",
             "ignite invoke a --idempotency-key k",
             "ignite invoke a --async --include",
             "ignite exec get 7",
