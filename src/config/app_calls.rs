@@ -8,9 +8,9 @@ pub struct AppCalls {
     /// `app_calls`, `IGNITE_APP_CALLS`: let apps call apps by their URLs, with a name server and
     /// listeners on the instance's bridge. Default `true`.
     pub enabled: bool,
-    /// `app_calls_via`, `IGNITE_APP_CALLS_VIA`: who listens on the bridge: `bridge` for this process,
-    /// `relay` for a container that the engine runs on its host, `auto` for a relay where this
-    /// process may not or cannot listen. Default `auto`.
+    /// `app_calls_via`, `IGNITE_APP_CALLS_VIA`: who listens on the bridge: `bridge` for `ignite`
+    /// itself, `relay` for a container that the engine runs on its host, `auto` for a relay where
+    /// `ignite` may not or cannot listen. Default `auto`.
     pub via: Via,
     /// `app_calls_http_port`, `IGNITE_APP_CALLS_HTTP_PORT`: port of app URLs on the bridge. Default
     /// 80.
@@ -27,11 +27,12 @@ pub struct AppCalls {
     /// `max_hops`, `IGNITE_MAX_HOPS`: most apps that a request may pass through, one calling the
     /// next; more end with 508. Default 16.
     pub max_hops: u32,
-    /// `app_calls_dns_servers`, `IGNITE_APP_CALLS_DNS_SERVERS`: name servers, with commas between,
-    /// that know all names but those of apps. Default: those of `/etc/resolv.conf`.
+    /// `app_calls_dns_servers`, `IGNITE_APP_CALLS_DNS_SERVERS`: name servers for apps' queries for
+    /// all other names, separated by commas, each with an optional port. Default: those of
+    /// `/etc/resolv.conf`.
     pub dns_servers: Option<DnsServers>,
     /// `app_calls_dns_queries`, `IGNITE_APP_CALLS_DNS_QUERIES`: most queries that wait for such a
-    /// server at a time, a quarter of them of one replica. Default 256.
+    /// server at a time, a quarter of them from one replica. Default 256.
     pub dns_queries: usize,
     /// `app_calls_dns_connections`, `IGNITE_APP_CALLS_DNS_CONNECTIONS`: most connections to the name
     /// server by TCP, a quarter of them from one replica. Default 64.

@@ -47,21 +47,23 @@ pub use tokens::{MAX_TOKEN_TTL, Tokens};
 /// the file's name with dashes; every setting can be given as `--set name=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 picks a
+    /// `http_addr`, `IGNITE_HTTP_ADDR`: where the JSON API and the app URLs listen. Port 0 takes a
     /// free one. Default `127.0.0.1:8080`.
     pub http_addr: SocketAddr,
     /// `grpc_addr`, `IGNITE_API_LISTEN_ADDR`: where gRPC listens. Default `127.0.0.1:50051`.
     pub grpc_addr: SocketAddr,
     /// The settings of TLS.
     pub tls: Tls,
-    /// `data_dir`, `IGNITE_DATA_DIR`: where the store, the signing key and the lock live.
-    /// Default `$XDG_DATA_HOME/ignite`, else `~/.local/share/ignite`.
+    /// `data_dir`, `IGNITE_DATA_DIR`: where the store, the signing key, the key of the secrets and
+    /// the lock live; only its owner may enter it (mode 700, which it is given). Default:
+    /// `$XDG_DATA_HOME/ignite`, else `~/.local/share/ignite`.
     pub data_dir: PathBuf,
     /// `base_domain`, `IGNITE_BASE_DOMAIN`: app URLs are `<label>.<base domain>`, in lower case.
     /// Default `ignite.localhost`.
     pub base_domain: String,
-    /// `public_url`, `IGNITE_PUBLIC_URL`: scheme and port that public URLs show, when a TLS proxy
-    /// stands before `ignite`, as `https://:443`. Default: `http` and the port that listens.
+    /// `public_url`, `IGNITE_PUBLIC_URL`: scheme and port that public URLs show when a TLS proxy
+    /// stands before `ignite`, as `https://:443`. Default: `https` with certificates, else `http`,
+    /// and the port that listens.
     pub public_url: Option<PublicUrl>,
     /// `ephemeral`, `IGNITE_EPHEMERAL`: keep nothing; containers, network and state are removed
     /// on exit. Default `false`.
@@ -76,12 +78,14 @@ pub struct Config {
     /// engine that shows others that this instance lives; it lasts for four. Default 15 s.
     pub lease_interval: Duration,
     /// `prune_after`, `IGNITE_PRUNE_AFTER`: how long ago the lease of an instance that cannot be
-    /// seen must have expired for `ignite prune` to consider it gone. Default 24 h.
+    /// seen must have expired for `ignite prune` to consider it gone (`--after`). Default 24 h.
     pub prune_after: Duration,
     /// `network`, `IGNITE_NETWORK`: one more network of the engine that every app joins, such as a
     /// database's; in a sandbox only. Default: none.
     pub network: Option<String>,
-    /// `reach`, `IGNITE_REACH`: how containers are reached. Default `auto`.
+    /// `reach`, `IGNITE_REACH`: how containers are reached: `direct` at their addresses, or through
+    /// `published` ports (in a sandbox only); `auto` finds out which works. A server in a container
+    /// joins the network of its apps by itself. Default `auto`.
     pub reach: Reach,
     /// `strict`, `IGNITE_STRICT`: refuse what the cloud platform would refuse (an image that runs
     /// as root, a health path that answers 401). Default `false`: run it and warn.
@@ -94,24 +98,29 @@ pub struct Config {
     /// addresses and networks, separated by commas, each with an optional port, and `public` for
     /// every public address. A sandbox restricts nothing. Default `none`.
     pub egress_allow: EgressAllow,
-    /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers. Default: the
-    /// engine's own, and with `trust` `tenants` the shipped one.
+    /// `seccomp`, `IGNITE_SECCOMP`: a file with the seccomp profile of containers (JSON, at most
+    /// 256 KiB); steps of builds have the engine's. Default: the engine's own, and with `trust`
+    /// `tenants` the shipped one.
     pub seccomp: Option<String>,
-    /// `ulimits`, `IGNITE_ULIMITS`: limits of each process of a container, such as
-    /// `nofile=1024:65536,core=0` (at first, and at most), or `none`. Default: none over the
-    /// engine's, and with `trust` `tenants` those of [`Ulimits::for_tenants`].
+    /// `ulimits`, `IGNITE_ULIMITS`: limits of each process of a container, separated by commas:
+    /// `name=value`, or `name=first:most`, such as `nofile=1024:65536,core=0`; `none` for the
+    /// engine's. An engine that may not raise its own limits starts nothing with higher ones.
+    /// Default: the engine's, and with `trust` `tenants` `core=0,nofile=16384`.
     pub ulimits: Option<Ulimits>,
     /// `runtime`, `IGNITE_RUNTIME`: the runtime of apps' containers, by its name in the engine,
-    /// such as `runsc`. Default: the engine's default.
+    /// such as `runsc`; one that the engine does not have ends the start. Default: the engine's
+    /// default.
     pub runtime: Option<String>,
     /// `allow_foreign_arch`, `IGNITE_ALLOW_FOREIGN_ARCH`: accept images for another processor than
     /// the engine's, which an engine with emulation (binfmt) runs. Default `false`: refuse them.
     pub allow_foreign_arch: bool,
-    /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`.
-    /// Default: the docker command's context, else the usual sockets of engines.
+    /// `docker_host`, `DOCKER_HOST`: the engine's address, `unix://…`, `tcp://…` or `https://…`
+    /// (with `DOCKER_CERT_PATH`, `DOCKER_TLS_VERIFY`). Default: the docker command's context, else
+    /// the usual sockets of engines.
     pub docker_host: Option<String>,
     /// `docker_config_auth`, `IGNITE_DOCKER_CONFIG_AUTH`: pull and build with the `docker login` of
-    /// the user who runs `ignite`, where an app names no secret. Default `true`.
+    /// the user who runs `ignite`, where an app names no secret; never with `trust` `tenants`.
+    /// Default `true`.
     pub docker_config_auth: bool,
     /// `credential_helper_timeout`, `IGNITE_CREDENTIAL_HELPER_TIMEOUT`: longest time for one
     /// question to a credential helper of the docker command. Default 10 s.
@@ -127,7 +136,7 @@ pub struct Config {
     /// replica. Default 600 s.
     pub cold_start_budget: Duration,
     /// `startup_timeout_secs`, `IGNITE_STARTUP_TIMEOUT_SECS`: longest time that a live container
-    /// may take to become ready. Default: the cold-start budget.
+    /// may take to become ready. Default: `cold_start_budget_secs`.
     pub startup_timeout: Duration,
     /// `min_scaledown_secs`, `IGNITE_MIN_SCALEDOWN_SECS`: floor under an app's
     /// `scaledown_period_secs`. Default 30 s.
@@ -140,26 +149,26 @@ pub struct Config {
     pub app_timeout: Duration,
     /// `hold_max_requests`, `IGNITE_HOLD_MAX_REQUESTS`: most requests held per app. Default 1000.
     pub hold_max_requests: usize,
-    /// `hold_max_bytes`, `IGNITE_HOLD_MAX_BYTES`: most bytes of bodies buffered for held requests
-    /// of one app. Default 64 MiB.
+    /// `hold_max_bytes`, `IGNITE_HOLD_MAX_BYTES`: most bytes of Invoke bodies buffered for held
+    /// requests of one app. Default 64 MiB.
     pub hold_max_bytes: u64,
     /// `hold_max_requests_total`, `IGNITE_HOLD_MAX_REQUESTS_TOTAL`: most requests held over all
-    /// apps. Default three quarters of the connections that apps may have, and never all of them:
-    /// see [`Config::held_requests`].
+    /// apps; whatever is set, a part of the connections is never held. Default: three quarters of
+    /// the connections that apps may have.
     pub hold_max_requests_total: Option<usize>,
-    /// `hold_max_requests_per_org`, `IGNITE_HOLD_MAX_REQUESTS_PER_ORG`: most of those of one
-    /// organization. Default three quarters of `hold_max_requests_total`.
+    /// `hold_max_requests_per_org`, `IGNITE_HOLD_MAX_REQUESTS_PER_ORG`: most requests held for apps
+    /// of one organization. Default: three quarters of `hold_max_requests_total`.
     pub hold_max_requests_per_org: Option<usize>,
-    /// `hold_max_bytes_total`, `IGNITE_HOLD_MAX_BYTES_TOTAL`: most bytes of bodies buffered for
-    /// held requests over all apps. Default half of `api_buffer_bytes`, at least two bodies of the
-    /// largest size.
+    /// `hold_max_bytes_total`, `IGNITE_HOLD_MAX_BYTES_TOTAL`: most bytes of Invoke bodies buffered
+    /// for held requests over all apps. Default: half of `api_buffer_bytes`, at least two bodies of
+    /// the largest size.
     pub hold_max_bytes_total: Option<u64>,
-    /// `hold_max_bytes_per_org`, `IGNITE_HOLD_MAX_BYTES_PER_ORG`: most of those of one
-    /// organization. Default three quarters of `hold_max_bytes_total`, at least one body of the
-    /// largest size.
+    /// `hold_max_bytes_per_org`, `IGNITE_HOLD_MAX_BYTES_PER_ORG`: most of those bytes for apps of
+    /// one organization. Default: three quarters of `hold_max_bytes_total`, at least one body of
+    /// the largest size.
     pub hold_max_bytes_per_org: Option<u64>,
     /// `max_body_bytes`, `IGNITE_MAX_BODY_BYTES`: largest body in an Invoke envelope, in bytes
-    /// before base64. Default 6 MiB.
+    /// before base64; bodies to app URLs stream. Default 6 MiB.
     pub max_body_bytes: u64,
     /// `http_threads`, `IGNITE_HTTP_THREADS`: threads for HTTP connections. Default: one per CPU.
     pub http_threads: usize,
@@ -196,12 +205,13 @@ pub struct Config {
     /// `home_copy_files`, `IGNITE_HOME_COPY_FILES`: most files, folders and links that an image may
     /// have in its home for every replica to get a copy; more are changed in place. Default 128.
     pub home_copy_files: u32,
-    /// `home_copy_bytes`, `IGNITE_HOME_COPY_BYTES`: most bytes of these. Default 8 MiB.
+    /// `home_copy_bytes`, `IGNITE_HOME_COPY_BYTES`: most bytes of these files. Default 8 MiB.
     pub home_copy_bytes: u64,
     /// `container_log_max_bytes`, `IGNITE_CONTAINER_LOG_MAX_BYTES`: size at which a container's
     /// log file is rotated. Default 10 MiB.
     pub container_log_max_bytes: u64,
-    /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: files kept per container. Default 3.
+    /// `container_log_files`, `IGNITE_CONTAINER_LOG_FILES`: log files kept per container. Default
+    /// 3.
     pub container_log_files: u32,
     /// `disk_quota_per_org`, `IGNITE_DISK_QUOTA_PER_ORG`: most bytes of disk that the volumes,
     /// containers and logs of one organization may use; 0 sets no bound. Default: none, and with
@@ -219,8 +229,9 @@ pub struct Config {
     /// kept, and an app with as many cannot be published again. Default 1000.
     pub versions_max_per_app: usize,
     /// `stored_bytes_per_org`, `IGNITE_STORED_BYTES_PER_ORG`: most bytes that an organization keeps
-    /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default half of
-    /// the data directory's volume, and with `trust` `tenants` a quarter of it and at most 10 GiB.
+    /// in the store: apps, versions, code, secrets and executions; 0 sets no bound. Default: half
+    /// of the data directory's volume, and with `trust` `tenants` a quarter of it and at most 10
+    /// GiB.
     pub stored_bytes_per_org: Option<u64>,
     /// `disk_interval`, `IGNITE_DISK_INTERVAL`: time between two measurements of organizations'
     /// disk use, where they have a quota. Default 30 s.
@@ -228,7 +239,8 @@ pub struct Config {
     /// `start_retry_initial`, `IGNITE_START_RETRY_INITIAL`: pause after the first failed start;
     /// it doubles with each further one. Default 500 ms.
     pub start_retry_initial: Duration,
-    /// `start_retry_max`, `IGNITE_START_RETRY_MAX`: longest pause of a crash loop. Default 30 s.
+    /// `start_retry_max`, `IGNITE_START_RETRY_MAX`: longest pause between starts that fail. Default
+    /// 30 s.
     pub start_retry_max: Duration,
     /// `readiness_poll_initial`, `IGNITE_READINESS_POLL_INITIAL`: pause after the first
     /// unanswered readiness probe; it doubles. Default 1 ms.
@@ -249,7 +261,7 @@ pub struct Config {
     /// run at once over all apps. Default 512.
     pub execution_max_running: usize,
     /// `execution_max_running_per_org`, `IGNITE_EXECUTION_MAX_RUNNING_PER_ORG`: most of those of
-    /// one organization. Default three quarters of `execution_max_running`.
+    /// one organization. Default: three quarters of `execution_max_running`.
     pub execution_max_running_per_org: Option<usize>,
     /// `max_result_bytes`, `IGNITE_MAX_RESULT_BYTES`: largest result of an asynchronous execution.
     /// Default 6 MiB.
@@ -257,9 +269,9 @@ pub struct Config {
     /// `execution_output_bytes`, `IGNITE_EXECUTION_OUTPUT_BYTES`: output of a running execution
     /// kept for late watchers. Default 1 MiB.
     pub execution_output_bytes: u64,
-    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: journal length at which the
-    /// databases of the executions are brought up to it; a start after a crash applies up to twice
-    /// as much. Default 64 MiB.
+    /// `execution_journal_bytes`, `IGNITE_EXECUTION_JOURNAL_BYTES`: length at which the journal of
+    /// the executions is applied to their databases; a start after a crash applies up to twice as
+    /// much. Default 64 MiB.
     pub execution_journal_bytes: u64,
     /// `execution_retry_initial`, `IGNITE_EXECUTION_RETRY_INITIAL`: pause after an execution could
     /// not be sent to its app; it doubles. Default 250 ms.
@@ -284,54 +296,61 @@ pub struct Config {
     /// `log_max_lines`, `IGNITE_LOG_MAX_LINES`: most lines of an app's log in one response, and
     /// most earlier lines when following it. Default 10,000.
     pub log_max_lines: usize,
-    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines. Default 8 MiB.
+    /// `log_max_bytes`, `IGNITE_LOG_MAX_BYTES`: most bytes of these lines; the newest are kept.
+    /// Default 8 MiB.
     pub log_max_bytes: u64,
     /// `test_max_running`, `IGNITE_TEST_MAX_RUNNING`: most concurrent tests of drafts and versions,
     /// each in a separate container; further ones wait. Default 4.
     pub test_max_running: usize,
     /// `test_max_running_per_org`, `IGNITE_TEST_MAX_RUNNING_PER_ORG`: most of those of one
-    /// organization. Default all but one.
+    /// organization. Default: all but one.
     pub test_max_running_per_org: Option<usize>,
     /// `max_code_bytes`, `IGNITE_MAX_CODE_BYTES`: largest archive or file of code. Default 50 MiB.
     pub max_code_bytes: u64,
     /// `code_max_unpacked_bytes`, `IGNITE_CODE_MAX_UNPACKED_BYTES`: most bytes of all files of an
     /// archive or repository. Default 512 MiB.
     pub code_max_unpacked_bytes: u64,
-    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most entries of a source tree. Default 50,000.
+    /// `code_max_files`, `IGNITE_CODE_MAX_FILES`: most files, folders and links of an archive or
+    /// repository. Default 50,000.
     pub code_max_files: usize,
     /// `code_max_ratio`, `IGNITE_CODE_MAX_RATIO`: most bytes that an archive unpacks to for each of
     /// its own. Default 200.
     pub code_max_ratio: u64,
-    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other. Default 100.
+    /// `code_max_depth`, `IGNITE_CODE_MAX_DEPTH`: most folders within each other in an archive or
+    /// repository; at most 500. Default 100.
     pub code_max_depth: usize,
     /// `code_max_path_bytes`, `IGNITE_CODE_MAX_PATH_BYTES`: longest path, and target of a link, in
-    /// an archive or repository. Default 1024.
+    /// an archive or repository; at most 3072. Default 1024.
     pub code_max_path_bytes: usize,
-    /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of a source tree. Default 10,000.
+    /// `code_max_links`, `IGNITE_CODE_MAX_LINKS`: most links of an archive or repository. Default
+    /// 10,000.
     pub code_max_links: usize,
     /// `build_concurrency`, `IGNITE_BUILD_CONCURRENCY`: most builds at once, over all apps; those
     /// of one app run one after another. Default 3.
     pub build_concurrency: usize,
     /// `build_concurrency_per_org`, `IGNITE_BUILD_CONCURRENCY_PER_ORG`: most of those of one
-    /// organization. Default all but one.
+    /// organization. Default: all but one.
     pub build_concurrency_per_org: Option<usize>,
     /// `build_queue_max`, `IGNITE_BUILD_QUEUE_MAX`: most waiting builds. Default 64.
     pub build_queue_max: usize,
     /// `build_queue_max_per_org`, `IGNITE_BUILD_QUEUE_MAX_PER_ORG`: most of those of one
-    /// organization. Default all but one.
+    /// organization. Default: all but one.
     pub build_queue_max_per_org: Option<usize>,
     /// `build_timeout_secs`, `IGNITE_BUILD_TIMEOUT_SECS`: longest build. Default 1800 s.
     pub build_timeout: Duration,
-    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of a build's log. Default 1 MiB.
+    /// `build_log_bytes`, `IGNITE_BUILD_LOG_BYTES`: most bytes of a build's log; the newest lines
+    /// are kept, on disk up to twice as much while the build runs. Default 1 MiB.
     pub build_log_bytes: u64,
-    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most logs of builds on disk. Default 200.
+    /// `build_logs_kept`, `IGNITE_BUILD_LOGS_KEPT`: most logs of builds on disk; above it, the
+    /// oldest of the organization with most is removed. Default 200.
     pub build_logs_kept: usize,
-    /// `build_logs_bytes`, `IGNITE_BUILD_LOGS_BYTES`: most bytes of them all. Default 64 MiB.
+    /// `build_logs_bytes`, `IGNITE_BUILD_LOGS_BYTES`: most bytes of all logs of builds, likewise.
+    /// Default 64 MiB.
     pub build_logs_bytes: u64,
     /// `build_network`, `IGNITE_BUILD_NETWORK`: the network of build steps that run commands, such
-    /// as `host` or `none`. Default: the engine's in a sandbox; elsewhere each running build has a
-    /// network behind rules (`build_egress`). Outside a sandbox it may be a network whose rules are
-    /// the operator's, but not the host's or the default one.
+    /// as `host` or `none`. Outside a sandbox it may be a network whose rules are the operator's,
+    /// but not the host's or the default one. Default: the engine's in a sandbox; elsewhere each
+    /// running build has a network behind rules (`build_egress`).
     pub build_network: Option<String>,
     /// `build_egress`, `IGNITE_BUILD_EGRESS`: what build steps may connect to with `trust` `team`
     /// and `tenants`, where `build_network` is unset: as `egress_allow`. Default `public`.
@@ -357,7 +376,8 @@ pub struct Config {
     /// disk, by `file://`. Default: in a sandbox only.
     pub git_file_urls: Option<bool>,
     /// `python_base`, `IGNITE_PYTHON_BASE`: the image that handlers in Python are built on; it has
-    /// `python3` (3.9 or later), pip and a shell. Default `python:3.12-slim`.
+    /// `python3` (3.9 or later), pip and a shell, and the packages that handlers find without a
+    /// list. Default `python:3.12-slim`.
     pub python_base: String,
     /// `deno_base`, `IGNITE_DENO_BASE`: the image that handlers in Deno are built on; it has `deno`
     /// (2 or later) and a shell. Default `denoland/deno:debian`.
@@ -375,14 +395,14 @@ pub struct Config {
     /// `go_base`, `IGNITE_GO_BASE`: the image that compiled Go is put into; the program needs
     /// nothing in it. Default `gcr.io/distroless/static-debian12`.
     pub go_base: String,
-    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, in pip's
-    /// form. Default: pip's own choice.
+    /// `pip_index_url`, `IGNITE_PIP_INDEX_URL`: the package index for `requirements.txt`, an
+    /// `http://` or `https://` URL. Default: pip's own choice.
     pub pip_index_url: Option<IndexUrl>,
     /// `git_timeout_secs`, `IGNITE_GIT_TIMEOUT_SECS`: longest fetch of a repository. Default 300 s.
     pub git_timeout: Duration,
     /// `standby`, `IGNITE_STANDBY`: what becomes of unneeded replicas: `pause` (frozen, later
-    /// prepared), `prepared` (their process ends, container and network are kept) or `none`.
-    /// Default `pause`.
+    /// prepared), `prepared` (the process ends, container and network are kept) or `none`. Default
+    /// `pause`.
     pub standby: Standby,
     /// `standby_pause_for`, `IGNITE_STANDBY_PAUSE_FOR`: how long a replica stays frozen before it
     /// is prepared. Default 10 min.
@@ -396,39 +416,43 @@ pub struct Config {
     /// `memory_budget`, `IGNITE_MEMORY_BUDGET`: most memory of all replicas together, running ones
     /// by their limit, frozen ones as measured. 0 means the memory of the engine's host. Default 0.
     pub memory_budget: u64,
-    /// `memory_budget_per_org`, `IGNITE_MEMORY_BUDGET_PER_ORG`: most of it for the replicas of one
-    /// organization. 0 sets no bound. Default none; three quarters with trust tenants.
+    /// `memory_budget_per_org`, `IGNITE_MEMORY_BUDGET_PER_ORG`: most of `memory_budget` for the
+    /// replicas of one organization. 0 sets no bound. Default: all; three quarters with `trust`
+    /// `tenants`.
     pub memory_budget_per_org: Option<u64>,
     /// `replica_budget`, `IGNITE_REPLICA_BUDGET`: most replicas of all apps that run at a time.
     /// 0 sets no bound. Default 0.
     pub replica_budget: u32,
     /// `replica_budget_per_org`, `IGNITE_REPLICA_BUDGET_PER_ORG`: most of those of one
-    /// organization. 0 sets no bound. Default none; three quarters of `replica_budget` with trust
-    /// tenants.
+    /// organization. 0 sets no bound. Default: all; three quarters with `trust` `tenants`.
     pub replica_budget_per_org: Option<u64>,
     /// `room_wait`, `IGNITE_ROOM_WAIT`: how long requests wait for capacity within these budgets
     /// before they are refused. Default 30 s.
     pub room_wait: Duration,
     /// `freezer`, `IGNITE_FREEZER`: what freezes containers: `engine`, `cgroup` (written directly,
-    /// faster) or `auto`, which writes cgroups where that is safe. Default `auto`.
+    /// faster) or `auto`, which writes cgroups where that is safe (v2). Default `auto`.
     pub freezer: Freezer,
     /// `liveness_interval`, `IGNITE_LIVENESS_INTERVAL`: time between liveness probes of a ready
     /// replica on its health path. 0 turns them off. Default 10 s.
     pub liveness_interval: Duration,
-    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for its answer. Default 5 s.
+    /// `liveness_timeout`, `IGNITE_LIVENESS_TIMEOUT`: longest wait for the answer to such a probe.
+    /// Default 5 s.
     pub liveness_timeout: Duration,
     /// `liveness_failures`, `IGNITE_LIVENESS_FAILURES`: failed probes in a row after which a
     /// replica is replaced. Default 3.
     pub liveness_failures: u32,
     /// `wrong_port_timeout`, `IGNITE_WRONG_PORT_TIMEOUT`: how long an app may listen on other ports
-    /// than the probed one before its start fails, where that failure is certain. 0 waits as long
-    /// as for any start, as `strict` does. Default 30 s.
+    /// than the probed one before a publish, or a start that is known to fail, ends. 0 waits as
+    /// long as for any start, as `strict` does. Default 30 s.
     pub wrong_port_timeout: Duration,
-    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to each listener; more
-    /// are refused with 503, in gRPC with GOAWAY. Default 16384.
+    /// `max_connections`, `IGNITE_MAX_CONNECTIONS`: most connections to each listener (HTTP, gRPC);
+    /// more are refused with 503, in gRPC with GOAWAY. Fewer where the limit of open files (`ulimit
+    /// -n`, raised to the hard limit) leaves no room for as many and for connections to replicas; a
+    /// warning in the log then names both numbers. Default 16384.
     pub max_connections: usize,
     /// `max_connections_per_ip`, `IGNITE_MAX_CONNECTIONS_PER_IP`: most connections from one address
-    /// outside `trusted_proxies`; 0 sets no bound. Default a quarter of the listener's.
+    /// to each listener; 0 sets no bound, and none holds for `trusted_proxies`. Default: a quarter
+    /// of the listener's.
     pub max_connections_per_ip: Option<usize>,
     /// `reserved_connections`, `IGNITE_RESERVED_CONNECTIONS`: the last connections to the HTTP
     /// listener, at most an eighth of them, which serve only the API and the health paths, so that
@@ -444,33 +468,34 @@ pub struct Config {
     /// HTTP/1.1 request to arrive. Default 60s.
     pub header_read_timeout: Duration,
     /// `keep_alive_timeout`, `IGNITE_KEEP_ALIVE_TIMEOUT`: a connection without a request is closed
-    /// after this, or half as much again. Default 60s.
+    /// after this, or half as much again; gRPC clients open the next by themselves. Default 60s.
     pub keep_alive_timeout: Duration,
-    /// `max_streams`, `IGNITE_MAX_STREAMS`: most requests at a time on one HTTP/2 connection.
-    /// Default 200.
+    /// `max_streams`, `IGNITE_MAX_STREAMS`: most requests at a time on one HTTP/2 connection, gRPC
+    /// calls too. Default 200.
     pub max_streams: u32,
     /// `max_in_flight_per_app`, `IGNITE_MAX_IN_FLIGHT_PER_APP`: most requests of one app in flight,
     /// held ones included; more are refused with 429. Default 16384.
     pub max_in_flight_per_app: usize,
     /// `max_in_flight_per_org`, `IGNITE_MAX_IN_FLIGHT_PER_ORG`: most requests of all apps of one
-    /// organization in flight. Default three quarters of the connections that apps may have.
+    /// organization in flight. Default: three quarters of the connections that apps may have.
     pub max_in_flight_per_org: Option<usize>,
     /// `max_request_body_bytes`, `IGNITE_MAX_REQUEST_BODY_BYTES`: largest body of a request to an
     /// app URL; 0 sets no bound, since bodies stream. Default 0.
     pub max_request_body_bytes: u64,
     /// `client_stall_timeout`, `IGNITE_CLIENT_STALL_TIMEOUT`: how long a client may read nothing of
-    /// a pending response, or send nothing of a body, before the exchange is cut off. A body to an
-    /// app of unknown length may pause once the app has begun its response; 0 waits as long as the
-    /// request may take. Default 60s.
+    /// a pending response, or send nothing of a body, before the exchange is cut off. A body of
+    /// unknown length to an app may pause once the app has begun its response. 0 waits as long as
+    /// the request may take. Default 60s.
     pub client_stall_timeout: Duration,
-    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: how long the other side of an
-    /// upgraded connection (WebSocket) may be silent once one side has ended; the connection closes
-    /// then. 0 sets no bound. Default 60s.
+    /// `half_closed_timeout`, `IGNITE_HALF_CLOSED_TIMEOUT`: how long the other side of an upgraded
+    /// connection (WebSocket) may be silent once one side has ended, before the connection is
+    /// closed. 0 sets no bound. Default 60s.
     pub half_closed_timeout: Duration,
     /// `api_buffer_bytes`, `IGNITE_API_BUFFER_BYTES`: most bytes of the messages of all running API
-    /// calls, as they arrive; at least one of the largest always fits. Default 256 MiB.
+    /// calls, as they arrive; more are refused with 429 before they are read, and one of the
+    /// largest always fits. Default 256 MiB.
     pub api_buffer_bytes: u64,
-    /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of them of one
+    /// `api_buffer_bytes_per_org`, `IGNITE_API_BUFFER_BYTES_PER_ORG`: most of those bytes of one
     /// organization, likewise. Default 128 MiB.
     pub api_buffer_bytes_per_org: u64,
     /// `mcp_message_bytes`, `IGNITE_MCP_MESSAGE_BYTES`: longest message of an MCP client. Default
@@ -481,8 +506,8 @@ pub struct Config {
     /// organization; others wait. Default 2.
     pub decode_concurrency: usize,
     /// `trusted_proxies`, `IGNITE_TRUSTED_PROXIES`: addresses and networks, separated by commas,
-    /// whose `X-Forwarded-*` headers are believed; `none` for no proxy. Default: this machine's
-    /// loopback addresses.
+    /// whose `X-Forwarded-*` headers are believed; `none` for no proxy. Default
+    /// `127.0.0.0/8,::1/128`.
     pub trusted_proxies: Proxies,
     /// `api_hosts`, `IGNITE_API_HOSTS`: host names, separated by commas, for which the API answers,
     /// such as that of a reverse proxy, beside addresses, `localhost`, names without a dot,
@@ -493,9 +518,10 @@ pub struct Config {
     /// all organizations share an origin there. Default `true`.
     pub app_paths: bool,
     /// `anonymous_streams`, `IGNITE_ANONYMOUS_STREAMS`: most calls at a time that need no token
-    /// (reflection, gRPC's health, the public catalog), a quarter for an address. Default 64.
+    /// (reflection, gRPC's health, the public catalog), a quarter of them from one address.
+    /// Default 64.
     pub anonymous_streams: usize,
-    /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: how long such a call may take.
+    /// `anonymous_stream_time`, `IGNITE_ANONYMOUS_STREAM_TIME`: longest time of such a call.
     /// Default 10 min.
     pub anonymous_stream_time: Duration,
     /// `metrics_addr`, `IGNITE_METRICS_ADDR`: a listener of its own for `/metrics`, which shows all
@@ -506,7 +532,9 @@ pub struct Config {
     pub metrics_apps_max: usize,
     /// `log_format`, `IGNITE_LOG_FORMAT`: `plain` or `json` lines on stderr. Default `plain`.
     pub log_format: LogFormat,
-    /// `log_level`, `IGNITE_LOG`: a level or a filter (`info,ignite::fleet=debug`). Default `info`.
+    /// `log_level`, `IGNITE_LOG`: a level, or a filter such as `info,ignite::fleet=debug`. Below
+    /// `info` only events of `ignite` itself are logged, since those of libraries contain headers
+    /// and bodies. Default `info`.
     pub log_level: String,
     /// How apps call apps.
     pub app_calls: AppCalls,

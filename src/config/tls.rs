@@ -24,30 +24,33 @@ pub struct Files(pub Vec<PathBuf>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// `tls`, `IGNITE_TLS`: `local` for certificates of a certificate authority that is made in the
-    /// data directory, `off` for those of `tls_cert` alone. Default `off`.
+    /// data directory, for hosts that `tls_cert` does not have; `off` for those of `tls_cert`
+    /// alone. Default `off`.
     pub mode: TlsMode,
-    /// `tls_cert`, `IGNITE_TLS_CERT`: files with chains of certificates in PEM, with commas between.
-    /// Clients get the first that has the name they ask for. Default: none.
+    /// `tls_cert`, `IGNITE_TLS_CERT`: files with chains of certificates in PEM, separated by commas
+    /// (a flag `--tls-cert` for each). Clients get the first that has the name they ask for.
+    /// Default: none.
     pub certificates: Option<Files>,
-    /// `tls_key`, `IGNITE_TLS_KEY`: the files of their private keys, in the same order.
+    /// `tls_key`, `IGNITE_TLS_KEY`: the files of their private keys, in the same order (a flag
+    /// `--tls-key` for each). Default: none.
     pub keys: Option<Files>,
     /// `https_addr`, `IGNITE_HTTPS_ADDR`: where HTTPS listens, once there are certificates. Port 0
     /// takes a free one. Default: the address of `http_addr`, at port 8443; at 443 when that is 80.
     pub https_addr: Option<SocketAddr>,
-    /// `http_redirect`, `IGNITE_HTTP_REDIRECT`: once there is HTTPS, plain HTTP only leads there, but
-    /// for `/healthz` and `/readyz`. Default `true`.
+    /// `http_redirect`, `IGNITE_HTTP_REDIRECT`: once there is HTTPS, plain HTTP only redirects
+    /// there, except for `/healthz` and `/readyz`. Default `true`.
     pub redirect: bool,
     /// `insecure_http`, `IGNITE_INSECURE_HTTP`: listen beyond this machine without TLS. Default
     /// `false`: such an address is refused.
     pub insecure_http: bool,
-    /// `tls_check_interval`, `IGNITE_TLS_CHECK_INTERVAL`: time between two looks at the files of
-    /// `tls_cert` and `tls_key`, which are read again when they have changed. Default 10 s.
+    /// `tls_check_interval`, `IGNITE_TLS_CHECK_INTERVAL`: time between two checks whether the files
+    /// of `tls_cert` and `tls_key` have changed and are to be read again. Default 10 s.
     pub check_interval: Duration,
     /// `tls_handshake_timeout`, `IGNITE_TLS_HANDSHAKE_TIMEOUT`: longest time for a new connection to
     /// get through its handshake. Default 10 s.
     pub handshake_timeout: Duration,
     /// `tls_handshakes`, `IGNITE_TLS_HANDSHAKES`: most handshakes at a time on each listener, a
-    /// quarter of them with one address; further ones wait. Default 256.
+    /// quarter of them with one address; others wait. Default 256.
     pub handshakes: usize,
     /// `tls_hosts_cached`, `IGNITE_TLS_HOSTS_CACHED`: most certificates that the local authority
     /// keeps for hosts that its wildcard does not cover. Default 1024.
