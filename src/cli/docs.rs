@@ -68,6 +68,8 @@ pages! {
     "install": "packages, containers, CI; upgrades, backup and restore",
     "tls": "certificates, host names, a proxy in front",
     "identity": "tokens, service accounts, issuers elsewhere, the audit log",
+    "metrics": "Prometheus, Grafana, alerts",
+    "traces": "OpenTelemetry",
     "data-directory": "copies, repair of the store, leftovers",
     "clock": "what happens when the clock is wrong",
     "engine": "how the container engine is found, its credentials and proxies",
