@@ -38,4 +38,5 @@ pub mod store;
 pub mod test_runs;
 pub mod tls;
 pub mod trace;
+pub mod tree_size;
 pub mod vitals;

@@ -26,6 +26,7 @@ const FLOORS: &[&str] = &[
     "clock",
     "connections",
     "atomic_file",
+    "tree_size",
     "backoff",
     "quota",
     "relay",

@@ -1,4 +1,4 @@
-//! The command line: `serve`, `token`, `prune` and `store` operate the platform, the rest uses it.
+//! The command line: `serve`, `token`, `prune`, `df` and `store` operate the platform, the rest uses it.
 //!
 //! Client commands use only the generated gRPC client. Data goes to stdout, notes for people go to
 //! stderr, and the exit code follows the gRPC status (`failure.rs`). `context/` determines where
@@ -19,6 +19,7 @@ mod configure;
 mod context;
 mod deploy;
 mod dev;
+mod df;
 mod docs;
 mod doctor;
 mod dodil;
@@ -93,6 +94,9 @@ enum Command {
     Prune(serve::PruneArgs),
     /// Check that this machine and its container engine have what the platform needs.
     Doctor(doctor::Args),
+    /// Say what this machine's instance takes of the disk, for each app where that is known, and what
+    /// frees it.
+    Df(df::Args),
     /// Show the manual: a page, a setting, or a reason of a failure.
     Docs(docs::Args),
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
@@ -185,6 +189,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Serve(args) => return serve::run(*args, global.config),
         Command::Prune(args) => return serve::prune(args, &global),
         Command::Doctor(args) => return doctor::run(args, &global),
+        Command::Df(args) => return df::run(args, &global),
         Command::Store(command) => return store::run(command, &global),
         Command::Token(command) => token::run(command, &global),
         Command::ServiceAccount(command) => service_account::run(command, &global),
@@ -365,6 +370,7 @@ mod tests {
             "ignite service-account delete ci --org o --yes",
             "ignite audit --org o --since 1h --limit 5 -o json",
             "ignite audit -f --limit 5",
+            "ignite df --data-dir d --docker-host h -o json",
             "ignite serve --http-addr 127.0.0.1:0 --set pids_limit=9 --ephemeral --dump-config --config f",
             "ignite serve --tls local --https-addr 127.0.0.1:0 --tls-cert a --tls-key b --tls-cert c --tls-key d --insecure-http",
             "ignite ca trust --data-dir d",

@@ -165,6 +165,23 @@ pub(super) fn time(ms: i64) -> String {
     }
 }
 
+/// Bytes for people, in binary units.
+pub(super) fn bytes(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = bytes as f64;
+    let mut unit = "B";
+    for next in units {
+        if scaled < 1024.0 {
+            break;
+        }
+        (scaled, unit) = (scaled / 1024.0, next);
+    }
+    if unit == "B" {
+        return format!("{bytes} B");
+    }
+    format!("{scaled:.1} {unit}")
+}
+
 /// The text, or `-` when there is none.
 pub(super) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
@@ -193,7 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn times_and_names_are_for_people() {
+    fn times_sizes_and_names_are_for_people() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (5 << 40, "5.0 TiB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
         assert_eq!(
             plain("DEPLOYMENT_STATE_SCALED_TO_ZERO", "DEPLOYMENT_STATE"),
             "scaled-to-zero"

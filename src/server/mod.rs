@@ -27,6 +27,7 @@ mod serving_apps;
 mod signals;
 pub mod store;
 mod traces;
+mod usage;
 
 use std::path::Path;
 
@@ -45,6 +46,7 @@ use crate::{clock, config::Config, engine::docker::Docker};
 pub use doctor::{Check, Diagnosis, Outcome, examine};
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
 pub use service_manager::Inherited;
+pub use usage::{Item as UsageItem, Kind as UsageKind, Usage, usage};
 
 /// Checks what the form of single settings cannot show, before anything is touched.
 ///

@@ -21,6 +21,7 @@ mod cli_documented;
 mod cli_executions;
 mod clients;
 mod dev;
+mod df;
 mod doctor;
 mod downgrade;
 mod edge;

@@ -119,11 +119,21 @@ pub(super) fn open(folder: &Path) -> bool {
 
 /// The folders of apps, in the form of the volumes that are bound to them.
 pub(super) fn list(config: &Config) -> Vec<Volume> {
+    let volume = |(app, since, _)| Volume {
+        name: volume_name(&config.instance, &app, since),
+        app,
+        since,
+    };
+    of_apps(&config.data_dir).into_iter().map(volume).collect()
+}
+
+/// The folders of apps in a data directory: the app, when it was created, and the path.
+pub fn of_apps(data_dir: &Path) -> Vec<(AppId, i64, PathBuf)> {
     let entries = |path: &Path| {
         let names = fs::read_dir(path).into_iter().flatten().flatten();
         names.filter_map(|e| e.file_name().into_string().ok())
     };
-    let root = config.data_dir.join(FOLDER);
+    let root = data_dir.join(FOLDER);
     let mut found = Vec::new();
     for org in entries(&root) {
         for folder in entries(&root.join(&org)) {
@@ -135,11 +145,7 @@ pub(super) fn list(config: &Config) -> Vec<Volume> {
                 Some((app, since.parse().ok()?))
             });
             if let Some((app, since)) = app {
-                found.push(Volume {
-                    name: volume_name(&config.instance, &app, since),
-                    app,
-                    since,
-                });
+                found.push((app, since, root.join(&org).join(&folder)));
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use super::{Error, archive, client::Client};
 
 /// The holder's repository on the engine; the tag is a digest of the program.
-const REPOSITORY: &str = "ignite-holder";
+pub(super) const REPOSITORY: &str = "ignite-holder";
 /// What the engine is asked to do for the image, as a verb.
 const IMPORT: &str = "import the holder's image";
 /// The path of the program in the image.
@@ -184,13 +184,16 @@ mod tests {
         assert!(program("riscv64").is_none());
     }
 
-    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[cfg(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
     #[test]
     fn the_program_runs_and_waits() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("hold");
-        std::fs::write(&path, program("x86_64").expect("known")).expect("written");
+        std::fs::write(&path, program(std::env::consts::ARCH).expect("known")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
         let mut child = std::process::Command::new(&path)
             .spawn()

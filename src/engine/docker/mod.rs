@@ -113,6 +113,7 @@ mod spec;
 mod standby;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod volumes;
 
 pub use attach::{Attach, Attached, AttachedNetwork, LABEL, Shown};
@@ -123,12 +124,14 @@ pub use config::{
     DEFAULT_START_TIMEOUT, Reach,
 };
 pub use firewall::Doors;
+pub use folders::of_apps as folders_of_apps;
 pub use freezer::Freezer;
 pub use instance_lease::{HeldLease, watch_for};
 pub use prune::{InstanceOfOthers, Pruner, Remains};
 pub use relay::{LastWords, RunningRelay};
 pub use seal::Seal;
 pub use seccomp::Profile;
+pub use usage::{EngineUsage, Used, UsedKind};
 
 /// A real engine. Share it behind an `Arc`; it connects on first use and again after a restart of
 /// the engine. Dropping it ends its running pulls.

@@ -81,6 +81,10 @@ impl Pruner {
         Ok(Self { client })
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Whether the engine is on this machine, judged by its address.
     pub fn is_local(&self) -> bool {
         self.client.connector().address().is_unix()

@@ -41,7 +41,7 @@ use super::{
 use crate::model::Platform;
 
 /// The repository of relays' images on the engine; the tag is a digest of the program.
-const REPOSITORY: &str = "ignite-relay";
+pub(super) const REPOSITORY: &str = "ignite-relay";
 const IMPORT: &str = "import the relay's image";
 const START: &str = "start the relay";
 /// Threads of the relay, and spare ones for the way engines start it.

@@ -141,12 +141,22 @@ fn write(name: &Path, instance: &InstanceId) -> Result<()> {
         .with_context(|| format!("cannot write {}", name.display()))
 }
 
+/// The id that a data directory has; `None` when it is damaged.
+///
+/// # Errors
+/// The file system's, also when there is none.
+pub(in crate::server) fn instance_of(path: &Path) -> std::io::Result<Option<InstanceId>> {
+    Ok(parsed(&fs::read(path.join(INSTANCE))?))
+}
+
+fn parsed(bytes: &[u8]) -> Option<InstanceId> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
 /// The id in a file; `None` when there is none, or it is damaged.
 fn read(name: &Path) -> Result<Option<InstanceId>> {
     match fs::read(name) {
-        Ok(bytes) => Ok(String::from_utf8(bytes)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())),
+        Ok(bytes) => Ok(parsed(&bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", name.display())),
     }

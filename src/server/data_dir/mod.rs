@@ -25,8 +25,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
-pub(super) use self::identity::refusal;
 use self::identity::{HOLDER, INSTANCE};
+pub(super) use self::identity::{instance_of, refusal};
 use super::machine;
 use crate::{
     atomic_file,
@@ -238,6 +238,16 @@ pub(super) fn inspect(
         Ok(()) if is_the_one => Directory::Free,
         Ok(()) | Err(TryLockError::Error(_)) => Directory::Unknown,
     }
+}
+
+/// Whether a server or a command on the store has a data directory locked.
+pub(super) fn is_in_use(data_dir: &Path) -> bool {
+    let Ok(file) = File::open(data_dir.join(LOCK)) else {
+        return false;
+    };
+    let held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    drop(Lock(file));
+    held
 }
 
 /// Whether the last stop of an instance left containers on purpose.

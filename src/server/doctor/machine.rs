@@ -1,7 +1,7 @@
 //! The checks of this machine: its ports, the data directory, and names.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     os::unix::fs::MetadataExt as _,
@@ -11,7 +11,10 @@ use std::{
 use rustix::fs::{Access, access, statvfs};
 
 use super::{Check, PATIENCE};
-use crate::config::{Config, Serving};
+use crate::{
+    config::{Config, Serving},
+    server::data_dir as directory,
+};
 
 /// Less free disk than this soon runs out: a few images take as much.
 const LITTLE_DISK: u64 = 2 << 30;
@@ -83,8 +86,7 @@ fn permissions(dir: &Path, there: &Path) -> Check {
             format!("chmod 700 {}", dir.display()),
         );
     }
-    let held = File::open(dir.join("lock")).is_ok_and(|lock| lock.try_lock_shared().is_err());
-    let who = if held {
+    let who = if directory::is_in_use(dir) {
         "in use by a server"
     } else {
         "not in use"

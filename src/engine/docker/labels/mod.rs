@@ -257,13 +257,18 @@ pub(super) fn of_container(config: &Config, owner: &Owner) -> Labels {
     labels
 }
 
+/// The app that a container or a volume is for.
+pub(super) fn app(labels: &Labels) -> Option<AppId> {
+    Some(AppId {
+        org: get(labels, ORG)?.parse().ok()?,
+        name: get(labels, APP)?.parse().ok()?,
+    })
+}
+
 fn owner(labels: &Labels) -> Option<Owner> {
     let get = |key: &str| get(labels, key);
     Some(Owner {
-        app: AppId {
-            org: get(ORG)?.parse().ok()?,
-            name: get(APP)?.parse().ok()?,
-        },
+        app: app(labels)?,
         replica: get(REPLICA)?.parse().ok()?,
         version: get(VERSION)?.parse().ok()?,
         config_hash: get(CONFIG_HASH)?.to_owned(),
@@ -320,11 +325,7 @@ pub(super) fn of_volume(config: &Config, app: &AppId, since: i64) -> Labels {
 /// removed with its container.
 pub(super) fn kept_for(labels: &Labels) -> Option<(AppId, i64)> {
     let since = get(labels, SINCE)?.parse().ok()?;
-    let app = AppId {
-        org: get(labels, ORG)?.parse().ok()?,
-        name: get(labels, APP)?.parse().ok()?,
-    };
-    Some((app, since))
+    Some((app(labels)?, since))
 }
 
 /// The labels of a lease.
