@@ -20,6 +20,7 @@ mod cli;
 mod cli_documented;
 mod cli_executions;
 mod clients;
+mod copies;
 mod dev;
 mod df;
 mod doctor;
