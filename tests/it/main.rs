@@ -16,6 +16,7 @@ mod build_network;
 mod builds;
 mod builds_cli;
 mod builds_git;
+mod ci_files;
 mod cli;
 mod cli_documented;
 mod cli_executions;

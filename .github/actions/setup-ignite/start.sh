@@ -26,7 +26,12 @@ export IGNITE_DATA_DIR="$home/data"
 # shellcheck disable=SC2086
 nohup "$home/bin/ignite" serve --ephemeral --http-addr 127.0.0.1:0 --grpc-addr 127.0.0.1:0 $ARGS \
     >"$home/ready.json" 2>"$home/log" &
-if ! "$home/bin/ignite" ready --wait 30s >/dev/null; then
+server=$!
+"$home/bin/ignite" ready --wait 30s >/dev/null &
+waiting=$!
+# Whichever ends first: a server that cannot start is not waited for.
+if ! wait -n "$server" "$waiting" || ! kill -0 "$server" 2>/dev/null; then
+    kill "$waiting" 2>/dev/null || true
     say "the server is not ready; its log:"
     tail -n 50 "$home/log" >&2
     exit 1
