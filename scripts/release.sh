@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes what a release consists of, for this machine's architecture, in target/dist: a static binary
-# in an archive, a Debian package with the systemd units, a container image as an archive, a
-# bill of materials (CycloneDX), and SHA256SUMS. Prints their paths.
+# Makes what a release consists of in target/dist, for this machine's architecture or that of TARGET
+# (see build-static.sh): a static binary in an archive, a Debian package with the systemd units, a
+# container image as an archive, a bill of materials (CycloneDX), and SHA256SUMS. Prints their paths.
 #
 # BINARY=path takes a static binary that is built already.
 set -euo pipefail
@@ -12,10 +12,11 @@ say() { printf 'release: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 version=$(sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
-machine=$(uname -m)
+machine=${TARGET:-$(uname -m)}
+machine=${machine%%-*}
 case "$machine" in
-    x86_64) debian=amd64 ;;
-    aarch64) debian=arm64 ;;
+    x86_64) debian=amd64 elf=X86-64 ;;
+    aarch64) debian=arm64 elf=AArch64 ;;
     *) die "no release is made for $machine; build with scripts/build-static.sh instead" ;;
 esac
 # The same files whenever they are made: the time is that of the commit.
@@ -24,6 +25,7 @@ export SOURCE_DATE_EPOCH
 
 binary=${BINARY:-$(./scripts/build-static.sh)}
 [ -x "$binary" ] || die "$binary is not there or not executable"
+readelf -hW "$binary" | grep -q "Machine:.*$elf" || die "$binary is not for $machine"
 dist=target/dist
 rm -rf "$dist"
 mkdir -p "$dist"
@@ -61,7 +63,7 @@ mkdir "$work/image"
 cp "$binary" "$work/image/ignite"
 cp "$roots" "$work/image/ca-certificates.crt"
 cp scripts/package/Dockerfile "$work/image/"
-docker build -q -t "$image" "$work/image" >&2
+docker build -q --platform "linux/$debian" -t "$image" "$work/image" >&2
 docker save "$image" | gzip -n >"$dist/ignite-$version-$machine-image.tar.gz"
 
 command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@0.5.9 >&2
