@@ -171,11 +171,11 @@ fn instance(data_dir: &Path) -> Result<InstanceId> {
 
 /// What is in the data directory: a row for each part, and one for each app's files.
 fn of_data_dir(path: &Path) -> Result<Vec<Item>> {
+    fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     let stop = AtomicBool::new(false);
-    let mut items = Vec::new();
     let mut whole = TreeSize::default();
     whole.add(path, &stop);
-    let mut known = (0, 0);
+    let mut items = Vec::new();
     for (name, kind) in PARTS {
         let folder = path.join(name);
         if folder.is_dir() {
@@ -185,22 +185,17 @@ fn of_data_dir(path: &Path) -> Result<Vec<Item>> {
     for (app, _, folder) in folders_of_apps(path) {
         items.push(row(Kind::Files, Some(&app), &folder, &stop));
     }
-    for item in &items {
-        known.0 += item.bytes.unwrap_or_default();
-        known.1 += item.count;
-    }
+    let known: u64 = items.iter().map(|item| item.count).sum();
     items.push(Item {
         kind: Kind::Other,
         app: None,
-        count: whole.inodes.saturating_sub(known.1),
+        count: whole.inodes.saturating_sub(known),
         // A server that runs writes between the walks.
-        bytes: Some(whole.bytes.saturating_sub(known.0)),
+        bytes: Some(whole.bytes.saturating_sub(sum(&items))),
         shared_bytes: None,
         partial: whole.partial,
         freed_by: freed_by(Kind::Other, None),
     });
-    // Said once for the whole.
-    fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(items)
 }
 
