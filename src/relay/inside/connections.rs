@@ -2,45 +2,16 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::net::TcpStream;
 
-use super::{Shared, pause, share::Permit};
+use super::Shared;
 use crate::relay::{Stream, wire::Purpose};
 
 /// Longest time to deliver what the server had sent before it closed a connection.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Carries every connection to a listener.
-pub(super) async fn accept(listener: TcpListener, shared: Shared) {
-    let mut tasks = JoinSet::new();
-    loop {
-        let (tcp, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    pause(&error).await;
-                    continue;
-                }
-            },
-            Some(_) = tasks.join_next() => continue,
-        };
-        // Whoever has too many is turned away; waiting, it would keep others from being accepted.
-        if let Some(permit) = shared.connections.take(peer.ip()) {
-            tasks.spawn(carry_or_drop(tcp, peer, shared.clone(), permit));
-        }
-    }
-}
-
-async fn carry_or_drop(tcp: TcpStream, peer: SocketAddr, shared: Shared, _permit: Permit) {
-    if let Err(error) = carry(tcp, peer, &shared).await {
-        tracing::trace!(%peer, %error, "A connection broke");
-    }
-}
-
-async fn carry(mut tcp: TcpStream, peer: SocketAddr, shared: &Shared) -> io::Result<()> {
+/// Carries one connection.
+pub(super) async fn carry(mut tcp: TcpStream, peer: SocketAddr, shared: Shared) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let at = tcp.local_addr()?;
     let (response, outgoing) = shared.open(&Purpose::Connection { peer, at }).await?;

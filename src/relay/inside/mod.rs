@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     task::JoinSet,
 };
 
@@ -98,11 +98,11 @@ where
         }
     });
     for listener in listeners {
-        tasks.spawn(connections::accept(listener, shared.clone()));
+        tasks.spawn(accept(listener, shared.clone(), connections::carry));
     }
     if let Some((udp, tcp)) = names {
         tasks.spawn(names::receive(udp, shared.clone()));
-        tasks.spawn(names::accept(tcp, shared.clone()));
+        tasks.spawn(accept(tcp, shared.clone(), names::converse));
     }
     drop(shared);
     tokio::select! {
@@ -126,6 +126,39 @@ async fn bind_udp(at: SocketAddr) -> io::Result<UdpSocket> {
 
 fn refused(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {what}: {error}"))
+}
+
+/// Accepts connections, and serves each in a task of its own. Whoever has too many is turned away;
+/// waiting, it would keep others from being accepted.
+async fn accept<F>(
+    listener: TcpListener,
+    shared: Shared,
+    serve: impl Fn(TcpStream, SocketAddr, Shared) -> F,
+) where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    loop {
+        let (tcp, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause(&error).await;
+                    continue;
+                }
+            },
+            Some(_) = tasks.join_next() => continue,
+        };
+        if let Some(permit) = shared.connections.take(peer.ip()) {
+            let served = serve(tcp, peer, shared.clone());
+            tasks.spawn(async move {
+                let _permit = permit;
+                if let Err(error) = served.await {
+                    tracing::trace!(%peer, %error, "A connection broke");
+                }
+            });
+        }
+    }
 }
 
 /// Waits after an accept that failed.

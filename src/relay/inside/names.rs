@@ -6,7 +6,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     task::JoinSet,
     time::timeout,
 };
@@ -72,47 +72,26 @@ async fn reply(
     }
 }
 
-/// Answers queries on connections.
-pub(super) async fn accept(listener: TcpListener, shared: Shared) {
-    let mut tasks = JoinSet::new();
+/// Answers the queries on a connection until it ends.
+pub(super) async fn converse(
+    mut tcp: TcpStream,
+    peer: SocketAddr,
+    shared: Shared,
+) -> io::Result<()> {
     loop {
-        let (tcp, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    pause(&error).await;
-                    continue;
-                }
-            },
-            Some(_) = tasks.join_next() => continue,
+        let query = timeout(SILENCE, read(&mut tcp)).await??;
+        let Some(_permit) = shared.queries.take(peer.ip()) else {
+            return Err(io::Error::other("it has too many queries"));
         };
-        if let Some(permit) = shared.connections.take(peer.ip()) {
-            tasks.spawn(converse(tcp, peer, shared.clone(), permit));
-        }
-    }
-}
-
-async fn converse(mut tcp: TcpStream, peer: SocketAddr, shared: Shared, _permit: Permit) {
-    let ended = async {
-        loop {
-            let query = timeout(SILENCE, read(&mut tcp)).await??;
-            let Some(_permit) = shared.queries.take(peer.ip()) else {
-                return Err(io::Error::other("it has too many queries"));
-            };
-            let asked = Asked {
-                peer,
-                at: tcp.local_addr()?,
-                over: Transport::Tcp,
-            };
-            let answer = ask(&shared, query, asked).await?;
-            let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-            let message = [&length.to_be_bytes(), &answer[..]].concat();
-            timeout(SILENCE, tcp.write_all(&message)).await??;
-        }
-    };
-    let ended: io::Result<()> = ended.await;
-    if let Err(error) = ended {
-        tracing::trace!(%peer, %error, "A connection that asked for names ended");
+        let asked = Asked {
+            peer,
+            at: tcp.local_addr()?,
+            over: Transport::Tcp,
+        };
+        let answer = ask(&shared, query, asked).await?;
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        let message = [&length.to_be_bytes(), &answer[..]].concat();
+        timeout(SILENCE, tcp.write_all(&message)).await??;
     }
 }
 
