@@ -13,6 +13,7 @@ const FILES: &[&str] = &[
     "dodil/ignite/local/v1/executions.proto",
     "dodil/ignite/local/v1/hosts.proto",
     "dodil/ignite/local/v1/scaling.proto",
+    "dodil/ignite/local/v1/versions.proto",
     "dodil/ignite/v1/compute.proto",
     "dodil/ignite/v1/secret.proto",
     "google/rpc/code.proto",

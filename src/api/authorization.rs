@@ -120,6 +120,7 @@ pub const RULES: &[Rule] = &[
     // It shows the value.
     changes("SecretService/GetSecret", GetSecret),
     reads("SecretService/ListSecrets", Of(ListSecrets)),
+    changes("VersionService/PruneVersions", DeployApp),
 ];
 
 /// The packages whose methods are in the table; reflection and gRPC's health are not.

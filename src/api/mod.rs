@@ -39,3 +39,4 @@ pub mod proto;
 pub mod scaling;
 pub mod secrets;
 pub mod status;
+pub mod versions;

@@ -58,11 +58,12 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract that clients call.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "dodil.ignite.local.v1.BuildService",
     "dodil.ignite.local.v1.ExecutionService",
     "dodil.ignite.local.v1.HostService",
     "dodil.ignite.local.v1.ScalingService",
+    "dodil.ignite.local.v1.VersionService",
     "dodil.ignite.v1.ComputeService",
     "dodil.ignite.v1.SecretService",
 ];

@@ -271,7 +271,7 @@ impl Shared {
         Err(Failure::new(
             Reason::StoreQuota,
             format!(
-                "app {} has {} versions, and {most} are the most (IGNITE_VERSIONS_MAX_PER_APP); none is dropped, since each can be returned to: publish to another app, delete this one and create it anew, or ask the operator for more",
+                "app {} has {} versions, and {most} are the most (IGNITE_VERSIONS_MAX_PER_APP); none is dropped by itself, since each can be returned to: remove old ones with PruneVersions (`ignite version prune`), or ask the operator for more",
                 app.id,
                 app.versions.len()
             ),

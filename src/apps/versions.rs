@@ -1,4 +1,4 @@
-//! Published versions: list, read, roll back.
+//! Published versions: list, read, roll back, remove.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Apps;
 use crate::{
     clock::now_ms,
-    model::{App, AppId, BuildArgs, CodeSource, Draft, Failure, Reason, Version},
+    model::{App, AppId, BuildArgs, CodeSource, Draft, Failure, Reason, Version, catalog::Catalog},
 };
 
 /// The code of a draft or of a version.
@@ -115,6 +115,58 @@ impl Apps {
         })
         .await
     }
+}
+
+impl Apps {
+    /// Removes all but the newest `keep` versions and the active one, with their code and images.
+    /// Returns the numbers of those that were removed, or with `dry_run` would be, and how many
+    /// versions there are then.
+    ///
+    /// # Errors
+    /// NOT_FOUND; INVALID_ARGUMENT for a `keep` of 0: the next version counts from the newest.
+    pub async fn prune(
+        &self,
+        id: AppId,
+        keep: u32,
+        dry_run: bool,
+    ) -> Result<(Vec<u32>, usize), Failure> {
+        if keep == 0 {
+            return Err(Failure::field(
+                "keep",
+                "is 0 or missing; keep at least 1 version",
+            ));
+        }
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        self.run_detached(move |s| async move {
+            // A publish or rollback that runs may be about to activate one of them.
+            let _deploying = s.deploy_locks.acquire(&id).await;
+            let before = s.get(&id)?;
+            let removed = superfluous(&before, keep);
+            let left = before.versions.len() - removed.len();
+            if dry_run || removed.is_empty() {
+                return Ok((removed, left));
+            }
+            let (of, gone) = (id.clone(), removed.clone());
+            let edit = move |app: &mut App| {
+                app.versions.retain(|v| !gone.contains(&v.number));
+                Ok(())
+            };
+            let change = move |c: &Catalog| Ok((vec![c.update(&of, edit)?], ()));
+            s.store.commit(change).await?;
+            s.collect(&before).await;
+            Ok((removed, left))
+        })
+        .await
+    }
+}
+
+/// The versions that are neither active nor among the newest `keep`, oldest first.
+fn superfluous(app: &App, keep: usize) -> Vec<u32> {
+    let older = app.versions.len().saturating_sub(keep);
+    let older = app.versions.iter().take(older).map(|v| v.number);
+    older
+        .filter(|number| *number != app.active_version)
+        .collect()
 }
 
 /// The app with a version and the settings of its publish, except for who may call it, and

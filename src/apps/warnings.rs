@@ -25,6 +25,7 @@ impl Shared {
         clamped
             .into_iter()
             .chain(self.fleet.never_fits(reserved, memory_mb))
+            .chain(settings.scaling.clamped(self.defaults.bounds))
             .chain(self.egress_warning(settings))
             .chain(lacks.map(|lack| lack.to_string()))
             .collect()

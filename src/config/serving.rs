@@ -32,6 +32,9 @@ pub struct Serving {
     /// How to check the server's certificate; `None` where it speaks without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<LocalTls>,
+    /// The container engine's address; `None` in files of an older `ignite`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
 }
 
 /// How a client on the server's own machine checks its certificate.
@@ -66,6 +69,7 @@ impl Serving {
             default_org: default_org.to_string(),
             plain: Some(plain),
             tls,
+            engine: None,
         }
     }
 

@@ -33,6 +33,7 @@ use crate::{
                 execution_service_server::ExecutionServiceServer,
                 host_service_server::HostServiceServer,
                 scaling_service_server::ScalingServiceServer,
+                version_service_server::VersionServiceServer,
             },
             v1::{
                 compute_service_server::ComputeServiceServer,
@@ -190,12 +191,14 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
     let scaling = Scaling::new(compute.clone());
     let builds = api::builds::Builds::new(compute.clone());
     let hosts = api::hosts::Hosts::new(compute.clone());
+    let versions = api::versions::Versions::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(SecretServiceServer::new(secrets))
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
         .add_service(BuildServiceServer::new(builds))
         .add_service(HostServiceServer::new(hosts))
+        .add_service(VersionServiceServer::new(versions))
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

@@ -12,11 +12,13 @@ mod data_dir;
 mod doctor;
 mod encryption;
 mod endpoints;
+mod greeting;
 mod health;
 mod keeper;
 mod limits;
 mod machine;
 mod metrics;
+mod operator;
 mod parts;
 mod platform;
 mod prune;
@@ -44,6 +46,7 @@ use self::{
 use crate::{clock, config::Config, engine::docker::Docker};
 
 pub use doctor::{Check, Diagnosis, Outcome, examine};
+pub use operator::operator;
 pub use prune::{Kept, Named, Pruned, State, Things, prune};
 pub use service_manager::Inherited;
 pub use usage::{Item as UsageItem, Kind as UsageKind, Usage, usage};

@@ -25,6 +25,8 @@ use crate::{
     vitals::Vitals,
 };
 
+/// What the key is for that seals the labels of containers.
+pub(super) const SEAL: &str = "labels of containers";
 /// Where the seccomp profile is, below the data directory.
 const SECCOMP_FILE: &str = "seccomp.json";
 
@@ -34,7 +36,7 @@ const SECCOMP_FILE: &str = "seccomp.json";
 /// # Errors
 /// When the system gives no random bytes.
 pub(super) fn seal(secrets: &Secrets) -> Result<docker::Seal> {
-    match secrets.derive("labels of containers") {
+    match secrets.derive(SEAL) {
         Ok(key) => Ok(docker::Seal::new(&key)),
         Err(error) => {
             tracing::warn!(%error, "Containers are sealed for this run only: after a crash the next run replaces them instead of adopting them");

@@ -1,6 +1,6 @@
 //! A running server, from its first connection until it has ended everything again.
 
-use std::{io::Write as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -11,6 +11,7 @@ use super::{
     base::Base,
     data_dir, encryption,
     endpoints::Endpoints,
+    greeting::{self, Greeting},
     keeper::{Keeper, LeaseEnd},
     metrics::{Exposition, Open},
     parts::{executor_config, listener_limits, public_urls},
@@ -177,7 +178,7 @@ impl Server {
             base.stores.executions.clone(),
             platform.gateway.clone(),
         );
-        announce(&base, bound, tls.as_ref())?;
+        announce(&base, bound, &urls, tls.as_ref())?;
         Ok(Self {
             executor,
             platform,
@@ -432,7 +433,7 @@ pub(super) fn identity_taken(base: &Base, lease: &Lease) -> anyhow::Error {
 }
 
 /// Announces that the server is ready: in `serve.json`, to health checks, on stdout and in the log.
-fn announce(base: &Base, bound: Bound, tls: Option<&Tls>) -> Result<()> {
+fn announce(base: &Base, bound: Bound, urls: &PublicUrls, tls: Option<&Tls>) -> Result<()> {
     let (data, config) = (&base.data, &base.config);
     let Bound {
         http,
@@ -442,31 +443,20 @@ fn announce(base: &Base, bound: Bound, tls: Option<&Tls>) -> Result<()> {
     } = bound;
     let tls = tls.zip(https);
     let tls = tls.map(|(tls, at)| encryption::for_clients(config, tls, data.path(), at));
-    data.announce(http, grpc, tls, config)?;
+    data.announce(http, grpc, tls, base.engine.address(), config)?;
     base.vitals.set_serving(true);
-    print_ready(bound, data.path());
+    greeting::print(&Greeting {
+        http,
+        grpc,
+        https,
+        metrics,
+        data_dir: data.path(),
+        engine: &base.engine.address(),
+        urls,
+        config,
+    });
     let https = https.map(|addr| addr.to_string());
     let metrics = metrics.map(|addr| addr.to_string());
     tracing::info!(%http, https, %grpc, metrics, data_dir = %data.path().display(), engine = base.engine.address(), engine_chosen_because = base.engine.chosen(), "Serving");
     Ok(())
-}
-
-/// Prints one line on stdout for programs that wait for it.
-fn print_ready(bound: Bound, data_dir: &Path) {
-    let mut line = serde_json::json!({
-        "event": "ready",
-        "http": bound.http.to_string(),
-        "grpc": bound.grpc.to_string(),
-        "pid": std::process::id(),
-        "data_dir": data_dir,
-    });
-    if let Some(https) = bound.https {
-        line["https"] = https.to_string().into();
-    }
-    if let Some(metrics) = bound.metrics {
-        line["metrics"] = metrics.to_string().into();
-    }
-    let mut out = std::io::stdout().lock();
-    // A closed stdout is no reason not to serve.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -273,6 +273,11 @@ fn stage(rows: &mut Rows, before: &Catalog, envs: &Envs, change: &Change) {
                     records::encode_version(&app.id, version, envs),
                 );
             }
+            let is_left = |n| app.versions.binary_search_by_key(&n, |v| v.number).is_ok();
+            let known = known.into_iter().flat_map(|k| &k.versions);
+            for version in known.filter(|v| !is_left(v.number)) {
+                rows.insert(keys::version(&app.id, version.number), None);
+            }
         }
         Change::Delete(id) => {
             rows.insert(keys::app(id), None);

@@ -54,6 +54,7 @@ fn served(fake: &Fake) -> tempfile::TempDir {
         default_org: "local".to_owned(),
         plain: None,
         tls: None,
+        engine: None,
     };
     serving.write(&data).expect("written");
     home

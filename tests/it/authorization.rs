@@ -87,6 +87,7 @@ const TABLE: &[(&str, Who, &str)] = &[
     ("SecretService/DeleteSecret", Own, "DeleteSecret"),
     ("SecretService/GetSecret", Own, "GetSecret"),
     ("SecretService/ListSecrets", Own, "ListSecrets"),
+    ("VersionService/PruneVersions", Members, "DeployApp"),
 ];
 
 /// Paths of the HTTP listener that belong to no method.

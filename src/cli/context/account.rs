@@ -325,6 +325,7 @@ mod tests {
             default_org: "mine".to_owned(),
             plain: None,
             tls: None,
+            engine: None,
         };
         let of = |named: Option<&str>, serving: Option<&Serving>, endpoint: Option<&str>| {
             let endpoint = endpoint.map(|e| e.parse().expect("a URL"));

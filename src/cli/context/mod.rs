@@ -350,6 +350,7 @@ mod tests {
             default_org: "mine".to_owned(),
             plain: None,
             tls: None,
+            engine: None,
         };
         serving.write(dir.path()).expect("written");
         let found = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
@@ -426,6 +427,7 @@ mod tests {
             default_org: "mine".to_owned(),
             plain: None,
             tls: Some(tls),
+            engine: None,
         };
         serving.write(dir.path()).expect("written");
         let vars = [("HOME", "/nowhere"), ("IGNITE_DATA_DIR", data)];

@@ -30,6 +30,7 @@
 //! | `home/`, `archive.rs` | The home directory in an image; tar archives of one entry |
 //! | `logs.rs`, `lines.rs` | Tails and streams of containers' logs |
 //! | `sockets.rs`, `pids.rs`, `disk.rs` | Open ports, refused processes, disk space |
+//! | `exec.rs` | A command in a replica, for the operator |
 //! | `instance_lease.rs`, `prune.rs` | Leases of instances; removal of what an instance left |
 
 use std::{
@@ -79,6 +80,7 @@ mod connect;
 mod create;
 mod disk;
 mod engine_volumes;
+pub mod exec;
 mod firewall;
 mod folders;
 mod freezer;

@@ -90,6 +90,24 @@ impl Scaling {
         }
     }
 
+    /// What the platform's cap and floor make of values that were asked for, one sentence each.
+    pub fn clamped(&self, bounds: Bounds) -> Vec<String> {
+        let mut all = Vec::new();
+        let (asked, cap) = (self.max_replicas, bounds.max_replicas_cap);
+        if asked > cap {
+            all.push(format!(
+                "max_replicas of {asked} is over the server's cap (max_replicas_cap), so the app gets at most {cap} replicas"
+            ));
+        }
+        let (asked, least) = (self.scaledown_period_secs, bounds.min_scaledown.as_secs());
+        if asked > 0 && u64::from(asked) < least {
+            all.push(format!(
+                "scaledown_period_secs of {asked} is below the server's least (min_scaledown_secs), so replicas stay {least} s"
+            ));
+        }
+        all
+    }
+
     /// Adds one violation for each field that is invalid for every app.
     pub fn check(&self, cap: u32, out: &mut Vec<FieldViolation>) {
         let mut bad = |field: &str, description: String| {

@@ -170,11 +170,12 @@ impl DataDir {
         http: SocketAddr,
         grpc: SocketAddr,
         tls: Option<LocalTls>,
+        engine: String,
         config: &Config,
     ) -> Result<()> {
-        Serving::new(http, grpc, &config.default_org, tls)
-            .write(&self.path)
-            .context("cannot write serve.json")
+        let mut serving = Serving::new(http, grpc, &config.default_org, tls);
+        serving.engine = Some(engine);
+        serving.write(&self.path).context("cannot write serve.json")
     }
 
     /// Records whether containers are left on purpose, which `ignite prune` then spares.

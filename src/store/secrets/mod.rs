@@ -44,12 +44,16 @@ impl Secrets {
         let key = self
             .key
             .open_or_create(args::has_sealed(&self.store.catalog()))?;
-        key.derive(context).ok_or_else(|| {
-            Failure::new(
-                Reason::Internal,
-                format!("no key for {context:?} can be derived"),
-            )
-        })
+        derived(key, context)
+    }
+
+    /// As [`Secrets::derive`], for a data directory that a server may use, whose key is there.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION when there is none that can be used.
+    pub fn derive_in(data_dir: &std::path::Path, context: &str) -> Result<[u8; 32], Failure> {
+        let file = KeyFile::new(data_dir);
+        derived(file.open()?, context)
     }
 
     /// Creates a secret or overwrites it; returns once it is durable.
@@ -299,6 +303,15 @@ fn open(key: &Key, secret: &Sealed) -> Result<Value, Failure> {
         username,
         password,
         server_address,
+    })
+}
+
+fn derived(key: &Key, context: &str) -> Result<[u8; 32], Failure> {
+    key.derive(context).ok_or_else(|| {
+        Failure::new(
+            Reason::Internal,
+            format!("no key for {context:?} can be derived"),
+        )
     })
 }
 
