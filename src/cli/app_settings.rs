@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 
-use super::Error;
+use super::{Error, variables::Variables};
 use crate::{api::proto::v1, model::AppId};
 
 /// The size of a replica.
@@ -89,9 +89,8 @@ pub(in crate::cli) struct Settings {
     /// A description for people.
     #[arg(long)]
     description: Option<String>,
-    /// A variable of the app's environment; repeatable. Replaces the whole environment.
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
-    env: Vec<(String, String)>,
+    #[command(flatten)]
+    env: Variables,
     /// Ask for no token on the app's URL (`=false` to ask again).
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     allow_unauthenticated: Option<bool>,
@@ -165,14 +164,7 @@ impl Schemas {
             schemas: self.clone(),
             ..Settings::default()
         };
-        settings.update(app)
-    }
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE, such as LOG_LEVEL=debug".to_owned()),
+        settings.update(app, &BTreeMap::new())
     }
 }
 
@@ -190,6 +182,11 @@ fn text_or_file(text: &str) -> Result<String, String> {
 }
 
 impl Settings {
+    /// Whether the environment is among the given settings: it is changed from what it is.
+    pub(in crate::cli) fn has_env(&self) -> bool {
+        !self.env.is_empty()
+    }
+
     fn tier(&self) -> Option<i32> {
         let tier = match self.tier? {
             Tier::Small => v1::ResourceTier::Small,
@@ -277,10 +274,6 @@ impl Settings {
         (scaling != v1::ScalingConfig::default()).then_some(scaling)
     }
 
-    fn env(&self) -> BTreeMap<String, String> {
-        self.env.iter().cloned().collect()
-    }
-
     fn ports(&self) -> Vec<u32> {
         self.ports.iter().copied().map(u32::from).collect()
     }
@@ -296,7 +289,7 @@ impl Settings {
             name: app.name.to_string(),
             resource_tier: self.tier().unwrap_or_default(),
             limits: self.limits(),
-            env: self.env(),
+            env: self.env.over(&BTreeMap::new())?.unwrap_or_default(),
             scaling: self.scaling(),
             ports: self.ports(),
             health_path: self.health_path.clone().unwrap_or_default(),
@@ -319,13 +312,15 @@ impl Settings {
         })
     }
 
-    /// The request that changes the given settings; `None` when none is given.
+    /// The request that changes the given settings; `None` when none is given. `env` is the
+    /// environment that variables are added to.
     ///
     /// # Errors
     /// [`Error::Usage`] for settings that do not go together.
     pub(in crate::cli) fn update(
         &self,
         app: &AppId,
+        env: &BTreeMap<String, String>,
     ) -> Result<Option<v1::UpdateAppConfigRequest>, Error> {
         self.check()?;
         let names = v1::UpdateAppConfigRequest {
@@ -333,10 +328,12 @@ impl Settings {
             app_name: app.name.to_string(),
             ..Default::default()
         };
+        let variables = self.env.over(env)?;
         let request = v1::UpdateAppConfigRequest {
             resource_tier: self.tier(),
             limits: self.limits(),
-            env: self.env(),
+            clear_env: variables.as_ref().is_some_and(BTreeMap::is_empty),
+            env: variables.unwrap_or_default(),
             scaling: self.scaling(),
             ports: self.ports(),
             health_path: self.health_path.clone(),

@@ -1,6 +1,9 @@
 //! Builds on the command line: start, follow, cancel.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use indicatif::ProgressBar;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +36,18 @@ pub(super) enum Lines {
     Hidden,
 }
 
+/// What Ctrl-C does to a build that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// It goes on: only following it ends.
+    Leaves,
+    /// It ends, with the command that started it.
+    Cancels,
+}
+
+/// Longest time that cancelling a build may delay the end of the command.
+const CANCEL_LIMIT: Duration = Duration::from_secs(2);
+
 /// Starts the build of the draft.
 pub(super) async fn start(
     session: &Session,
@@ -50,27 +65,42 @@ pub(super) async fn start(
 /// Follows a build to its end.
 ///
 /// # Errors
-/// [`Error::BuildFailed`], and the server's errors. Ctrl-C leaves the build running and says how to
-/// cancel it.
+/// [`Error::BuildFailed`], and the server's errors; [`Error::Interrupted`] after Ctrl-C.
 pub(super) async fn follow(
     context: &Context,
     session: &Session,
     app: &AppId,
     deploy_id: &str,
     lines: Lines,
+    on_interrupt: Interrupt,
 ) -> Result<(), Error> {
     // Before the first line is shown: from then on the user may interrupt.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
     tokio::select! {
         ended = listen(context, session, deploy_id, lines) => ended,
         _ = interrupt.recv() => {
-            note(&format!(
-                "\nthe build {deploy_id} continues; `ignite draft cancel {}:{}` ends it, `ignite draft compile-logs {}:{}` follows it again",
-                app.org, app.name, app.org, app.name
-            ));
+            interrupted(session, app, deploy_id, on_interrupt).await;
             Err(Error::Interrupted)
         }
     }
+}
+
+/// Says what becomes of the build.
+async fn interrupted(session: &Session, app: &AppId, deploy_id: &str, what: Interrupt) {
+    let (org, name) = (&app.org, &app.name);
+    if what == Interrupt::Leaves {
+        note(&format!(
+            "\nthe build {deploy_id} continues; `ignite draft cancel {org}:{name}` ends it, `ignite draft compile-logs {org}:{name}` follows it again"
+        ));
+        return;
+    }
+    let cancelled = tokio::time::timeout(CANCEL_LIMIT, cancel(session, app)).await;
+    note(&match cancelled {
+        Ok(Ok(_)) => format!("\nthe build {deploy_id} is cancelled"),
+        _ => {
+            format!("\nthe build {deploy_id} may go on; `ignite draft cancel {org}:{name}` ends it")
+        }
+    });
 }
 
 /// Reads a build's log to its end.

@@ -13,12 +13,13 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{Subcommand, ValueEnum};
+use comfy_table::Table;
 use serde_yaml_ng::{Mapping, Value};
 
 use super::{
     Error,
     context::{Global, check_endpoint, first_line},
-    failure::note,
+    failure::{note, unreadable},
     output::{Format, table},
     settings::{self, Names},
 };
@@ -61,6 +62,8 @@ pub(super) enum Key {
     Timeout,
     /// Connect without TLS.
     Debug,
+    /// A PEM file with the certificate authorities to trust instead of the system's.
+    CaCert,
 }
 
 impl Key {
@@ -72,6 +75,7 @@ impl Key {
             Key::Output => settings::OUTPUT,
             Key::Timeout => settings::TIMEOUT,
             Key::Debug => settings::DEBUG,
+            Key::CaCert => settings::CA_CERT,
         }
     }
 
@@ -87,12 +91,25 @@ impl Key {
             Key::Token if text.split('.').count() == 3 => {}
             Key::Token => {
                 return Err(refuse(
-                    "a token has three parts separated by dots".to_owned(),
+                    "a token has three parts separated by dots; `ignite token create` prints one"
+                        .to_owned(),
                 ));
             }
             Key::OrgId => drop(text.parse::<OrgName>().map_err(|e| refuse(e.to_string()))?),
-            Key::Output => drop(<Format as ValueEnum>::from_str(text, true).map_err(refuse)?),
+            Key::Output => {
+                let known = <Format as ValueEnum>::from_str(text, true);
+                let why = |_| {
+                    refuse(format!(
+                        "{text:?} is no format; write table, json, yaml or wide"
+                    ))
+                };
+                known.map_err(why)?;
+            }
             Key::Timeout => drop(parse_duration(text).map_err(refuse)?),
+            Key::CaCert => {
+                let unreadable = |e| unreadable("ca_cert:", Path::new(text), &e);
+                drop(fs::read(text).map_err(unreadable)?);
+            }
             Key::Debug => {
                 let on: bool = text
                     .parse()
@@ -107,6 +124,7 @@ impl Key {
 /// Runs one of the commands; needs no server.
 pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Result<(), Error> {
     let path = settings::path(global.config.as_deref(), vars).ok_or_else(no_home)?;
+    let context = context_in_use(&path, global, vars);
     match command {
         Command::Set { key, value } if value == "-" => {
             let value = first_line(io::stdin().lock()).map_err(|e| {
@@ -119,10 +137,10 @@ pub(super) fn run(command: Command, global: &Global, vars: &impl Source) -> Resu
                 let why = "stdin has nothing in its first line; to unset it give \"\"";
                 return Err(Error::Usage(format!("{}: {why}", key.name())));
             }
-            set(&path, key, &value)
+            set(&path, context?.as_deref(), key, &value)
         }
         Command::Set { key, value } => {
-            set(&path, key, &value)?;
+            set(&path, context?.as_deref(), key, &value)?;
             if key == Key::Token && !value.is_empty() {
                 note_seen("token");
             }
@@ -145,12 +163,37 @@ pub(super) fn no_home() -> Error {
     )
 }
 
+/// The context that a change is for: that of the command line, the environment or the file.
+///
+/// # Errors
+/// When there is none of that name, or the file cannot be read.
+pub(super) fn context_in_use(
+    path: &Path,
+    global: &Global,
+    vars: &impl Source,
+) -> Result<Option<String>, Error> {
+    let file = read(path)?;
+    let named = settings::context_named(global.context.as_deref(), vars);
+    let used = named.or_else(|| settings::current(&file));
+    let used = used.filter(|name| name != settings::DEFAULT_CONTEXT);
+    match used {
+        Some(name) if !settings::contexts(&file).contains_key(name.as_str()) => {
+            Err(settings::no_context(&name, &file))
+        }
+        used => Ok(used),
+    }
+}
+
 /// The name under which a key is written.
 fn written(names: Names) -> &'static str {
     names.last().copied().unwrap_or_default()
 }
 
-fn read(path: &Path) -> Result<Mapping, Error> {
+/// The file's content; empty if it does not exist.
+///
+/// # Errors
+/// When it cannot be understood.
+pub(super) fn read(path: &Path) -> Result<Mapping, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -161,14 +204,19 @@ fn read(path: &Path) -> Result<Mapping, Error> {
     Ok(map.unwrap_or_default())
 }
 
-fn set(path: &Path, key: Key, value: &str) -> Result<(), Error> {
+fn set(path: &Path, context: Option<&str>, key: Key, value: &str) -> Result<(), Error> {
     let (value, done) = match value {
         "" => (None, "unset"),
         value => (Some(key.check(value)?), "set"),
     };
     let is_unset = value.is_none();
-    let left = store(path, vec![(key.names(), value)])?;
-    note(&format!("{} is {done} in {}", key.name(), path.display()));
+    let left = store(path, context, vec![(key.names(), value)])?;
+    let of = context.map_or_else(String::new, |name| format!(" for the context {name}"));
+    note(&format!(
+        "{} is {done}{of} in {}",
+        key.name(),
+        path.display()
+    ));
     if is_unset && left {
         note(&format!(
             "`{}.{}` there is for all clients, and holds for this one, too",
@@ -180,44 +228,100 @@ fn set(path: &Path, key: Key, value: &str) -> Result<(), Error> {
 }
 
 /// Writes values into this client's section of the file, or takes them out of it, under each of
-/// their names and at the top level, too. Whether the section for all clients has one that was
-/// taken out.
+/// their names and at the top level, too; for a context only into its section. Whether the section
+/// for all clients has one that was taken out.
 ///
 /// # Errors
 /// When the file cannot be understood or written.
-pub(super) fn store(path: &Path, values: Vec<(Names, Option<Value>)>) -> Result<bool, Error> {
+pub(super) fn store(
+    path: &Path,
+    context: Option<&str>,
+    values: Vec<(Names, Option<Value>)>,
+) -> Result<bool, Error> {
     let mut file = read(path)?;
-    let mut own = match file.shift_remove(settings::OWN) {
-        None | Some(Value::Null) => Mapping::new(),
-        Some(Value::Mapping(own)) => own,
-        Some(_) => {
-            return Err(Error::Other(anyhow!(
-                "`{}` in {} is not a section with keys; mend it or remove it",
-                settings::OWN,
-                path.display()
-            )));
-        }
-    };
+    if let Some(context) = context {
+        edit_contexts(&mut file, path, |all| {
+            let mut keys = take_section(all, context, path)?;
+            for (names, value) in values {
+                replace(&mut keys, names, value);
+            }
+            all.insert(context.into(), keys.into());
+            Ok(())
+        })?;
+        write(path, &file)?;
+        return Ok(false);
+    }
+    let mut own = take_section(&mut file, settings::OWN, path)?;
     let mut left = false;
     for (names, value) in values {
         for name in names {
-            own.shift_remove(name);
             file.shift_remove(name);
         }
-        match value {
-            Some(value) => drop(own.insert(written(names).into(), value)),
-            None => {
-                let shared = file.get(settings::SHARED);
-                left |= names
-                    .iter()
-                    .any(|name| shared.is_some_and(|s| s.get(*name).is_some()));
-            }
-        }
+        let is_unset = value.is_none();
+        replace(&mut own, names, value);
+        let shared = file.get(settings::SHARED);
+        left |= is_unset
+            && names
+                .iter()
+                .any(|name| shared.is_some_and(|s| s.get(*name).is_some()));
     }
     if !own.is_empty() {
         file.insert(settings::OWN.into(), own.into());
     }
-    let text = serde_yaml_ng::to_string(&file).context("cannot write YAML")?;
+    write(path, &file)?;
+    Ok(left)
+}
+
+/// Sets a key under the name that is written, or takes it out.
+fn replace(keys: &mut Mapping, names: Names, value: Option<Value>) {
+    for name in names {
+        keys.shift_remove(name);
+    }
+    if let Some(value) = value {
+        keys.insert(written(names).into(), value);
+    }
+}
+
+/// Takes a section out of the file, or a new one.
+///
+/// # Errors
+/// When it is not a section.
+fn take_section(of: &mut Mapping, name: &str, path: &Path) -> Result<Mapping, Error> {
+    match of.shift_remove(name) {
+        None | Some(Value::Null) => Ok(Mapping::new()),
+        Some(Value::Mapping(own)) => Ok(own),
+        Some(_) => Err(Error::Other(anyhow!(
+            "`{name}` in {} is not a section with keys; mend it or remove it",
+            path.display()
+        ))),
+    }
+}
+
+/// Changes the contexts in a file.
+///
+/// # Errors
+/// Those of `edit`, and when the file is not as it should be.
+pub(super) fn edit_contexts(
+    file: &mut Mapping,
+    path: &Path,
+    edit: impl FnOnce(&mut Mapping) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut own = take_section(file, settings::OWN, path)?;
+    let mut all = take_section(&mut own, settings::CONTEXTS, path)?;
+    edit(&mut all)?;
+    if !all.is_empty() {
+        own.insert(settings::CONTEXTS.into(), all.into());
+    }
+    file.insert(settings::OWN.into(), own.into());
+    Ok(())
+}
+
+/// Replaces the file whole.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn write(path: &Path, file: &Mapping) -> Result<(), Error> {
+    let text = serde_yaml_ng::to_string(file).context("cannot write YAML")?;
     let dir = path
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())
@@ -233,7 +337,7 @@ pub(super) fn store(path: &Path, values: Vec<(Names, Option<Value>)>) -> Result<
         file.persist(path).map_err(|e| e.error)
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(left)
+    Ok(())
 }
 
 fn view(path: &Path, format: Format) -> Result<(), Error> {
@@ -244,22 +348,23 @@ fn view(path: &Path, format: Format) -> Result<(), Error> {
         return format.print_value(&map);
     }
     let mut shown = table(&[]);
-    let text = |v: &Value| serde_yaml_ng::to_string(v).map(|t| t.trim_end().to_owned());
-    for (key, value) in &map {
-        let key = text(key).unwrap_or_default();
-        let Value::Mapping(section) = value else {
-            shown.add_row([key, text(value).unwrap_or_default()]);
-            continue;
-        };
-        for (inner, value) in section {
-            let key = format!("{key}.{}", text(inner).unwrap_or_default());
-            shown.add_row([key, text(value).unwrap_or_default()]);
-        }
-    }
+    add_rows(&mut shown, "", &map);
     if map.is_empty() {
         Ok(())
     } else {
         super::output::columns(shown)
+    }
+}
+
+/// One row per key, with the names of the sections that it is in.
+fn add_rows(shown: &mut Table, prefix: &str, keys: &Mapping) {
+    let text = |v: &Value| serde_yaml_ng::to_string(v).map(|t| t.trim_end().to_owned());
+    for (key, value) in keys {
+        let key = format!("{prefix}{}", text(key).unwrap_or_default());
+        match value {
+            Value::Mapping(section) => add_rows(shown, &format!("{key}."), section),
+            value => drop(shown.add_row([key, text(value).unwrap_or_default()])),
+        }
     }
 }
 
@@ -291,12 +396,13 @@ mod tests {
         let path = dir.path().join("deep/config.yaml");
         fs::create_dir(dir.path().join("deep")).expect("made");
         fs::write(&path, "theirs: 1\norg: old\n").expect("written");
-        let set = |key, value| super::set(&path, key, value);
+        let set = |key, value| super::set(&path, None, key, value);
         set(Key::OrgId, "acme").unwrap_or_else(|e| panic!("{e:?}"));
         set(Key::Debug, "true").unwrap_or_else(|e| panic!("{e:?}"));
         set(Key::Token, "a.b.c").unwrap_or_else(|e| panic!("{e:?}"));
-        let read =
-            || Settings::load(Some(&path), &|_: &str| None).unwrap_or_else(|e| panic!("{e:?}"));
+        let read = || {
+            Settings::load(Some(&path), None, &|_: &str| None).unwrap_or_else(|e| panic!("{e:?}"))
+        };
         assert_eq!(
             (read().org.as_deref(), read().debug),
             (Some("acme"), Some(true))

@@ -17,7 +17,7 @@ use super::{
     context::Session,
     failure::{note, warn},
     id::AppArg,
-    output, publish,
+    output, publish, urls,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -27,12 +27,12 @@ pub(super) struct Args {
     /// The app, as org:app or app; created if it does not exist.
     id: AppArg,
     #[command(flatten)]
-    source: Source,
+    pub(super) source: Source,
     #[command(flatten)]
-    settings: Settings,
+    pub(super) settings: Settings,
     /// A host name for the app, beside those that it has; repeatable.
     #[arg(long = "host", value_name = "NAME")]
-    hosts: Vec<String>,
+    pub(super) hosts: Vec<String>,
     /// Show the build's log on stderr; an existing image has none.
     #[arg(long)]
     follow: bool,
@@ -46,36 +46,102 @@ pub(super) struct Args {
 /// URL on stdout.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id)?;
-    let session = context.connect(&app.org).await?;
-    let mut client = session.client();
     let begun = Instant::now();
-    // Read first, so that no app is created for code that cannot be read.
-    let save = args.source.save(&app)?;
+    // First, so that no app is created for code that cannot be read.
+    let save: v1::SaveDraftRequest = args.source.save(&app)?;
+    args.settings.create(&app)?;
+    let session = context.connect(&app.org).await?;
 
-    configure(&session, &app, &args.settings).await?;
-    // Before the code is built: a name that is taken costs no build.
-    let mut urls = Vec::new();
-    for host in args.hosts {
-        let added = hosts::add(&session, &app, host).await?;
-        urls.extend(added.host.map(|host| host.url));
-    }
-    step(
-        &format!("Saving the draft with {}", args.source.name()),
-        session.answer(client.save_draft(save)),
-    )
-    .await?;
-    let lines = if args.follow {
-        Lines::Beside
-    } else {
-        Lines::Hidden
+    let created = configure(&session, &app, &args.settings).await?;
+    let work = async {
+        // Before the code is built: a name that is taken costs no build.
+        let mut urls = Vec::new();
+        for host in args.hosts {
+            let added = hosts::add(&session, &app, host).await?;
+            urls.extend(added.host.map(|host| host.url));
+        }
+        self::save(&session, &args.source, save).await?;
+        let lines = if args.follow {
+            Lines::Beside
+        } else {
+            Lines::Hidden
+        };
+        let build = args.source.is_built().then_some(lines);
+        let published =
+            publish::build_and_publish(context, &session, &app, build, args.no_wait).await?;
+        Ok((published, urls))
     };
-    let build = args.source.is_built().then_some(lines);
-    let published =
-        publish::build_and_publish(context, &session, &app, build, args.no_wait).await?;
+    let (published, urls) = Box::pin(created.or_remove(&session, &app, work)).await?;
     for url in urls {
         note(&format!("also at {url}"));
     }
     report(context, &app, &published, begun.elapsed())
+}
+
+/// Whether a command has made the app that it publishes to.
+pub(super) struct Created(bool);
+
+impl Created {
+    /// The app was there before.
+    pub(super) fn before() -> Self {
+        Self(false)
+    }
+
+    /// Does the work that ends with a publish. If it fails, an app that was made for it and has no
+    /// version goes again: it would be an empty one, in the way of the next try with other settings.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(super) async fn or_remove<T>(
+        self,
+        session: &Session,
+        app: &AppId,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let failed = match work.await {
+            Err(error) if self.0 => error,
+            done => return done,
+        };
+        let is_empty = match session.app(app).await {
+            // A publish that was begun goes on at the server.
+            Ok(got) => got.app.is_some_and(|app| {
+                app.active_version == 0 && app.deployment_state() == v1::DeploymentState::Created
+            }),
+            Err(_) => false,
+        };
+        if is_empty {
+            match delete(session, app).await {
+                Ok(()) => note(&format!("{app} was made for this, and is removed again")),
+                Err(error) => note(&format!(
+                    "{app} stays without a version: {}",
+                    error.message()
+                )),
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// Saves code as the draft.
+pub(super) async fn save(
+    session: &Session,
+    source: &Source,
+    save: v1::SaveDraftRequest,
+) -> Result<(), Error> {
+    let mut client = session.client();
+    let saved = session.answer(client.save_draft(save));
+    step(&format!("Saving the draft with {}", source.name()), saved).await?;
+    Ok(())
+}
+
+/// Deletes an app.
+pub(super) async fn delete(session: &Session, app: &AppId) -> Result<(), Error> {
+    let request = v1::DeleteAppRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+    };
+    session.answer(session.client().delete_app(request)).await?;
+    Ok(())
 }
 
 /// Creates the app, or changes the given settings.
@@ -83,20 +149,41 @@ pub(super) async fn configure(
     session: &Session,
     app: &AppId,
     settings: &Settings,
+) -> Result<Created, Error> {
+    let meta = match session.app(app).await {
+        Err(e) if e.code() == Some(Code::NotFound) => {
+            return create(session, app, settings).await;
+        }
+        got => got?.app.unwrap_or_default(),
+    };
+    if let Some(update) = settings.update(app, &meta.env)? {
+        change(session, app, update).await?;
+    }
+    Ok(Created(false))
+}
+
+/// Creates the app.
+pub(super) async fn create(
+    session: &Session,
+    app: &AppId,
+    settings: &Settings,
+) -> Result<Created, Error> {
+    let mut client = session.client();
+    let created = session.answer(client.create_app(settings.create(app)?));
+    step(&format!("Creating {app}"), created).await?;
+    Ok(Created(true))
+}
+
+/// Changes settings, for a publish that follows.
+pub(super) async fn change(
+    session: &Session,
+    app: &AppId,
+    request: v1::UpdateAppConfigRequest,
 ) -> Result<(), Error> {
     let mut client = session.client();
-    let existing = match session.app(app).await {
-        Err(e) if e.code() == Some(Code::NotFound) => false,
-        got => got.map(|_| true)?,
-    };
-    if !existing {
-        let created = session.answer(client.create_app(settings.create(app)?));
-        step(&format!("Creating {app}"), created).await?;
-    } else if let Some(update) = settings.update(app)? {
-        let updated = session.answer(client.update_app_config(update));
-        let updated = step(&format!("Updating {app}"), updated).await?;
-        warn(&updated.warnings);
-    }
+    let updated = session.answer(client.update_app_config(request));
+    let updated = step(&format!("Updating {app}"), updated).await?;
+    warn(&updated.warnings);
     Ok(())
 }
 
@@ -129,7 +216,9 @@ pub(super) fn report(
             for url in more {
                 note(&format!("also at {url}"));
             }
-            output::line(first)
+            output::line(first)?;
+            urls::note_instead(context, app, first);
+            Ok(())
         }
     }
 }

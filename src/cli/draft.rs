@@ -7,14 +7,14 @@ use tonic::Code;
 use super::{
     Context, Error,
     app_settings::Schemas,
-    build::{self, Lines},
+    build::{self, Interrupt, Lines},
     code::Source,
     context::Session,
     failure::{note, warn},
     id::AppArg,
     invoke::Sent,
     output::{self, Format, plain, rows, time},
-    publish, test,
+    publish, test, urls,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -93,7 +93,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let started = build::start(&session, &app).await?;
             if follow {
                 let id = &started.deploy_id;
-                return build::follow(context, &session, &app, id, Lines::Data).await;
+                return build::follow(context, &session, &app, id, Lines::Data, Interrupt::Leaves)
+                    .await;
             }
             context.format.print("CompileDraftResponse", &started, |_| {
                 draft_table(started.draft.as_ref())
@@ -106,7 +107,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
                 Some(build) => build,
                 None => last_build(&session, &app).await?,
             };
-            build::follow(context, &session, &app, &build, Lines::Data).await
+            build::follow(
+                context,
+                &session,
+                &app,
+                &build,
+                Lines::Data,
+                Interrupt::Leaves,
+            )
+            .await
         }
         Command::Cancel { id } => {
             let app = context.app(id)?;
@@ -124,11 +133,14 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
             let published = publish::publish(context, &session, &app, no_wait).await?;
+            let table = |_| published_table(&published);
             context
                 .format
-                .print("PublishDraftResponse", &published, |_| {
-                    published_table(&published)
-                })
+                .print("PublishDraftResponse", &published, table)?;
+            if let Some(public) = published.public_urls.first() {
+                urls::note_instead(context, &app, public);
+            }
+            Ok(())
         }
     }
 }
@@ -136,9 +148,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
 /// Saves the code, then sets the schemas, which hold for the version that serves, too.
 async fn save(context: &Context, save: Save) -> Result<(), Error> {
     let app = context.app(save.id)?;
-    let session = context.connect(&app.org).await?;
     let request = save.source.save(&app)?;
     let update = save.schemas.update(&app)?;
+    let session = context.connect(&app.org).await?;
     if !save.dependencies.is_empty() {
         note(
             "warning: --dependency is not used: list packages in the code, in requirements.txt, deno.json, go.mod or Cargo.toml",

@@ -1,11 +1,20 @@
 //! How a command can fail, and the exit code for each failure.
 
-use std::{error::Error as _, fmt::Write as _, io, process::ExitCode, time::Duration};
+use std::{
+    error::Error as _,
+    fmt::Write as _,
+    io,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use prost::Message as _;
+use serde_json::{Value, json};
 use tonic::Code;
 
-use super::text;
+use super::{output::Format, text};
 use crate::api::proto::rpc;
 
 /// Why a command failed.
@@ -32,12 +41,38 @@ pub(super) enum Error {
     BuildFailed(String),
     /// A version did not become active, according to an event of the app; in words.
     PublishFailed(String),
+    /// A command in a replica ended with this code, and has said itself why.
+    Exit(u8),
     /// The user interrupted the command; a note has already said what continues.
     Interrupted,
     /// The reader of stdout has closed it.
     Closed,
     /// Any other failure, on this machine.
     Other(anyhow::Error),
+}
+
+/// Whether errors are for programs: one line of JSON on stderr.
+static FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
+/// Says in which format answers are asked for; errors follow it.
+pub(super) fn speak(format: Format) {
+    FOR_PROGRAMS.store(format.is_structured(), Ordering::Relaxed);
+}
+
+/// Whether errors are for programs.
+pub(super) fn is_for_programs() -> bool {
+    FOR_PROGRAMS.load(Ordering::Relaxed)
+}
+
+/// Prints the error of a command that ends with this code.
+pub(super) fn fatal(name: &str, code: u8, text: &str) -> ExitCode {
+    if is_for_programs() {
+        let error = json!({ "code": name, "message": text, "exitCode": code });
+        note(&json!({ "error": error }).to_string());
+    } else {
+        note(text);
+    }
+    ExitCode::from(code)
 }
 
 /// The command line is invalid: clap's own code, and that of InvalidArgument.
@@ -91,11 +126,17 @@ impl Error {
             | Error::BuildFailed(_)
             | Error::PublishFailed(_)
             | Error::Other(_) => 1,
+            Error::Exit(code) => *code,
             // The code by which shells report death by SIGINT.
             Error::Interrupted => 130,
             // A reader that closes the pipe has seen enough; this is not a failure.
             Error::Closed => 0,
         }
+    }
+
+    /// What happened, for people.
+    pub(super) fn message(&self) -> String {
+        self.text().unwrap_or_default()
     }
 
     fn text(&self) -> Option<String> {
@@ -117,16 +158,53 @@ impl Error {
                 text
             }
             Error::AppFailed(status) => format!("the app answered with status {status}"),
-            Error::Closed | Error::Interrupted => return None,
+            Error::Closed | Error::Interrupted | Error::Exit(_) => return None,
             Error::Other(e) => format!("{e:#}"),
         })
     }
 
     /// Says on stderr what happened.
     pub(super) fn print(&self) {
-        if let Some(text) = self.text() {
-            note(&format!("error: {text}"));
+        match self.text() {
+            Some(_) if is_for_programs() => {
+                note(&json!({ "error": self.for_programs() }).to_string());
+            }
+            Some(text) => note(&format!("error: {text}")),
+            None => {}
         }
+    }
+
+    /// What happened, for programs: the name of the gRPC status, or what comes nearest to it.
+    fn for_programs(&self) -> Value {
+        let code = match self {
+            Error::Usage(_) => "INVALID_ARGUMENT",
+            Error::Unreachable(_) => "UNAVAILABLE",
+            Error::TimedOut(_) => "DEADLINE_EXCEEDED",
+            Error::Api { status, .. } => code_name(status.code()),
+            Error::AppFailed(_) => "APP_FAILED",
+            Error::ExecutionFailed(_) => "EXECUTION_FAILED",
+            Error::BuildFailed(_) => "BUILD_FAILED",
+            Error::PublishFailed(_) => "PUBLISH_FAILED",
+            Error::Exit(_) | Error::Interrupted | Error::Closed | Error::Other(_) => "FAILED",
+        };
+        let mut all = json!({
+            "code": code,
+            "message": self.message(),
+            "exitCode": self.exit_code(),
+        });
+        match self {
+            Error::AppFailed(status) => all["httpStatus"] = (*status).into(),
+            Error::Api { status, hint } => {
+                all["message"] = status.message().into();
+                let details = Details::of(status);
+                all["reason"] = details.reason.into();
+                let field = |f: rpc::bad_request::FieldViolation| json!({ "field": f.field, "description": f.description });
+                all["fields"] = details.fields.into_iter().map(field).collect();
+                all["hint"] = hint.clone().unwrap_or_default().into();
+            }
+            _ => {}
+        }
+        all
     }
 
     /// Says on stderr what happened and returns the exit code.
@@ -149,6 +227,20 @@ impl From<anyhow::Error> for Error {
     fn from(e: anyhow::Error) -> Self {
         Error::Other(e)
     }
+}
+
+/// The error for a file that the command line names and that cannot be read.
+pub(super) fn unreadable(what: &str, file: &Path, error: &io::Error) -> Error {
+    let (shown, remedy) = (
+        file.display(),
+        match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file; check the path",
+            io::ErrorKind::PermissionDenied => "permission denied; have it readable for you",
+            io::ErrorKind::IsADirectory => "it is a folder; name a file in it",
+            _ => return Error::Usage(format!("{what} {} cannot be read: {error}", file.display())),
+        },
+    );
+    Error::Usage(format!("{what} {shown} cannot be read: {remedy}"))
 }
 
 /// Prints a line for people on stderr, with hidden characters escaped. A closed stderr is ignored.
@@ -179,30 +271,54 @@ fn describe(status: &tonic::Status) -> String {
         }
         source = cause.source();
     }
-    let Ok(details) = rpc::Status::decode(status.details()) else {
-        return text;
-    };
-    for any in details.details {
-        if any.type_url.ends_with("/google.rpc.ErrorInfo") {
-            if let Ok(info) = rpc::ErrorInfo::decode(any.value.as_ref()) {
-                let _ = write!(text, " ({})", info.reason);
-            }
-        } else if any.type_url.ends_with("/google.rpc.BadRequest")
-            && let Ok(bad) = rpc::BadRequest::decode(any.value.as_ref())
-        {
-            for wrong in bad.field_violations {
-                if !text.contains(&wrong.description) {
-                    let _ = write!(
-                        text,
-                        "\n  {}: {}",
-                        wrong.field,
-                        text::quoted(&wrong.description)
-                    );
-                }
-            }
+    let details = Details::of(status);
+    if !details.reason.is_empty() {
+        let _ = write!(text, " ({})", details.reason);
+    }
+    for wrong in details.fields {
+        if !text.contains(&wrong.description) {
+            let _ = write!(
+                text,
+                "\n  {}: {}",
+                wrong.field,
+                text::quoted(&wrong.description)
+            );
         }
     }
     text
+}
+
+/// The details of a status.
+#[derive(Default)]
+struct Details {
+    reason: String,
+    fields: Vec<rpc::bad_request::FieldViolation>,
+}
+
+impl Details {
+    fn of(status: &tonic::Status) -> Self {
+        let mut all = Self::default();
+        let Ok(details) = rpc::Status::decode(status.details()) else {
+            return all;
+        };
+        for any in details.details {
+            if any.type_url.ends_with("/google.rpc.ErrorInfo") {
+                if let Ok(info) = rpc::ErrorInfo::decode(any.value.as_ref()) {
+                    all.reason = info.reason;
+                }
+            } else if any.type_url.ends_with("/google.rpc.BadRequest")
+                && let Ok(bad) = rpc::BadRequest::decode(any.value.as_ref())
+            {
+                all.fields.extend(bad.field_violations);
+            }
+        }
+        all
+    }
+}
+
+/// The name of a code, as JSON over HTTP has it.
+fn code_name(code: Code) -> &'static str {
+    rpc::Code::try_from(i32::from(code)).map_or("UNKNOWN", |code| code.as_str_name())
 }
 
 #[cfg(test)]

@@ -1,9 +1,15 @@
 //! Following an execution to its end, and what the end means for the command.
 
-use super::{Context, Error, context::Session, failure::note};
+use super::{
+    Context, Error,
+    context::Session,
+    failure::note,
+    reconnect::{Reconnect, is_loss, is_lost},
+};
 use crate::api::proto::v1::{self, ExecutionStatus};
 
-/// Follows an execution to its end. `each` receives every update, including the last.
+/// Follows an execution to its end. `each` receives every update, including the last; with
+/// `across_restarts` also those of a server that was started again, which begin with its state.
 ///
 /// # Errors
 /// Those of the server and of `each`, and [`Error::TimedOut`] when `--timeout` was given. A failed
@@ -12,24 +18,48 @@ pub(super) async fn to_end(
     context: &Context,
     session: &Session,
     id: &str,
+    across_restarts: bool,
     mut each: impl FnMut(&v1::WatchExecutionResponse) -> Result<(), Error>,
 ) -> Result<v1::Execution, Error> {
     let request = v1::WatchExecutionRequest {
         execution_id: id.to_owned(),
     };
-    let mut updates = session
-        .answer(session.client().watch_execution(request))
+    let mut client = session.client();
+    let first = session
+        .answer(client.watch_execution(request.clone()))
         .await?;
     let follow = async {
-        while let Some(update) = updates.message().await.map_err(|s| session.refused(s))? {
-            each(&update)?;
-            if let Some(ended) = update.execution.filter(is_over) {
-                return Ok(ended);
+        let reconnect = Reconnect::new(context, context.org()?);
+        let mut updates = first;
+        loop {
+            match updates.message().await {
+                Ok(Some(update)) => {
+                    reconnect.is_well();
+                    each(&update)?;
+                    if let Some(ended) = update.execution.filter(is_over) {
+                        return Ok(ended);
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(status) if is_lost(&status) => {}
+                Err(status) => return Err(session.refused(status)),
             }
+            if !across_restarts {
+                return Err(Error::Other(anyhow::anyhow!(
+                    "the server fell silent before {id} ended; `ignite execution watch {id}` follows it again"
+                )));
+            }
+            updates = loop {
+                let again = reconnect.session().await?;
+                let mut client = again.client();
+                match again.answer(client.watch_execution(request.clone())).await {
+                    Ok(updates) => break updates,
+                    Err(error) if is_loss(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            };
         }
-        Err(Error::Other(anyhow::anyhow!(
-            "the server fell silent before {id} ended; `ignite execution watch {id}` follows it again"
-        )))
     };
     let Some(limit) = context.follow_limit else {
         return follow.await;

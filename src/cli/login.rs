@@ -33,6 +33,7 @@ pub(super) struct Args {
 /// organization is in use as far as the command line says so.
 pub(super) fn run(args: Args, global: Global, vars: &impl Source) -> Result<(), Error> {
     let path = settings::path(global.config.as_deref(), vars).ok_or_else(no_home)?;
+    let context = configure::context_in_use(&path, &global, vars)?;
     let mut values = Vec::new();
     if let Some(endpoint) = &global.api_endpoint {
         check_endpoint(endpoint)?;
@@ -76,8 +77,9 @@ pub(super) fn run(args: Args, global: Global, vars: &impl Source) -> Result<(), 
     if issuer.is_some() {
         values.push((settings::OIDC_URL, issuer.map(Value::String)));
     }
-    configure::store(&path, values)?;
-    note(&format!("{done} in {}", path.display()));
+    configure::store(&path, context.as_deref(), values)?;
+    let of = context.map_or_else(String::new, |name| format!(" for the context {name}"));
+    note(&format!("{done}{of} in {}", path.display()));
     if args.secret.is_some_and(|secret| secret.0 != "-") {
         note_seen("secret");
     }
@@ -119,13 +121,14 @@ fn log_in(
 ) -> Result<Option<String>, Error> {
     // A file that is not there yet is no fault here, and what it says of a caller is replaced.
     let settings = if path.exists() {
-        Settings::load(Some(path), vars)?
+        Settings::load(Some(path), global.context.as_deref(), vars)?
     } else {
         Settings::default()
     };
+    let vars = &|name: &str| settings.variable(name, vars);
     let place = Place::find(global, &settings, vars)?;
     let given = vars.get("DODIL_OIDC_URL").filter(|url| !url.is_empty());
-    let named = given.clone().or(settings.oidc_url);
+    let named = given.clone().or_else(|| settings.oidc_url.clone());
     let account: Account = place.account(pair, named.as_deref(), Some(path))?;
     block_on(account.log_in(global.timeout.unwrap_or(LIMIT)))?;
     let issuer = account.issuer();

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tonic::Code;
+
 use super::{
     Context, Error,
     context::Session,
     id::AppArg,
     output::{self, Format},
+    reconnect::{Newest, Reconnect, is_loss, is_lost},
     text,
 };
 use crate::{api::proto::v1, config::parse_duration, model::AppId};
@@ -119,35 +122,55 @@ pub(super) async fn follow_since(
     follow(context, session, request, since_ms).await
 }
 
+/// Prints lines as they arrive, also after the server was started again, until the app is gone.
 async fn follow(
     context: &Context,
     session: &Session,
-    request: v1::StreamAppLogsRequest,
+    mut request: v1::StreamAppLogsRequest,
     since_ms: i64,
 ) -> Result<(), Error> {
-    let format = context.format;
-    let mut lines = session
-        .answer(session.client().stream_app_logs(request))
+    let org = context.named_org(&request.organization_name)?;
+    let reconnect = Reconnect::new(context, org);
+    let mut client = session.client();
+    let opened = session
+        .answer(client.stream_app_logs(request.clone()))
         .await?;
     let follow = async {
-        while let Some(line) = lines.message().await.map_err(|s| session.refused(s))? {
-            if line.timestamp_ms < since_ms {
-                continue;
-            }
-            match format {
-                // One log line per line, as the HTTP gateway streams it.
-                Format::Json => output::line(
-                    &serde_json::to_string(&output::dynamic("LogLine", &line)?)
-                        .map_err(|e| Error::Other(e.into()))?,
-                )?,
-                Format::Yaml => {
-                    output::line("---")?;
-                    format.print_value(&output::dynamic("LogLine", &line)?)?;
+        let mut newest = Newest::new();
+        let (mut lines, mut later) = (opened, None::<Session>);
+        loop {
+            match lines.message().await {
+                Ok(Some(line)) => {
+                    reconnect.is_well();
+                    let is_new = line.timestamp_ms >= since_ms
+                        && newest.take(line.timestamp_ms, line.clone());
+                    if is_new {
+                        print_line(context.format, &line)?;
+                    }
+                    continue;
                 }
-                Format::Table | Format::Wide => output::line(&line_of(&line, format))?,
+                Ok(None) => {}
+                Err(status) if is_lost(&status) => {}
+                Err(status) => return Err(later.as_ref().unwrap_or(session).refused(status)),
             }
+            newest.gap();
+            // Everything that was missed.
+            request.tail = i32::MAX;
+            lines = loop {
+                let again = reconnect.session().await?;
+                let mut client = again.client();
+                let opened = again.answer(client.stream_app_logs(request.clone())).await;
+                match opened {
+                    Ok(lines) => {
+                        later = Some(again);
+                        break lines;
+                    }
+                    Err(error) if error.code() == Some(Code::NotFound) => return Ok(()),
+                    Err(error) if is_loss(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            };
         }
-        Ok(())
     };
     let Some(limit) = context.follow_limit else {
         return follow.await;
@@ -155,6 +178,21 @@ async fn follow(
     match tokio::time::timeout(limit, follow).await {
         Ok(ended) => ended,
         Err(_) => Err(Error::TimedOut(limit)),
+    }
+}
+
+fn print_line(format: Format, line: &v1::LogLine) -> Result<(), Error> {
+    match format {
+        // One log line per line, as the HTTP gateway streams it.
+        Format::Json => output::line(
+            &serde_json::to_string(&output::dynamic("LogLine", line)?)
+                .map_err(|e| Error::Other(e.into()))?,
+        ),
+        Format::Yaml => {
+            output::line("---")?;
+            format.print_value(&output::dynamic("LogLine", line)?)
+        }
+        Format::Table | Format::Wide => output::line(&line_of(line, format)),
     }
 }
 

@@ -11,12 +11,15 @@ use clap::{Parser, Subcommand};
 
 mod app;
 mod app_settings;
+mod apply;
 mod audit;
 mod build;
 mod ca;
 mod code;
 mod configure;
 mod context;
+mod contexts;
+mod curl;
 mod deploy;
 mod dev;
 mod df;
@@ -28,28 +31,39 @@ mod execution;
 mod failure;
 mod folder;
 mod follow;
+mod help;
 mod hidden;
 mod id;
 mod invoke;
 mod login;
 mod logs;
+mod open;
 mod output;
+mod overview;
 mod pages;
 mod parse;
 mod publish;
 mod ready;
+mod reconnect;
 mod relay;
 mod secret;
 mod serve;
 mod server_log;
 mod service_account;
 mod settings;
+mod shell;
 mod spinner;
+mod start;
+mod status;
 mod store;
 mod test;
 mod text;
 mod token;
+mod top;
+mod urls;
+mod variables;
 mod version;
+mod whoami;
 
 use context::{Context, Global};
 use failure::{Error, note};
@@ -70,7 +84,7 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,6 +121,13 @@ enum Command {
     /// The client's own configuration.
     #[command(subcommand)]
     Config(configure::Command),
+    /// Several servers, one of them in use.
+    #[command(subcommand)]
+    Context(contexts::Command),
+    /// Print completions for a shell.
+    Completion(shell::CompletionArgs),
+    /// Write the manual pages of all commands into a folder.
+    Man(shell::ManArgs),
     /// Store a token (given with --token or --token-file) or a service account for later commands;
     /// also --api-endpoint and --org.
     Login(login::Args),
@@ -145,6 +166,18 @@ enum Remote {
     /// Apps: create, configure, deploy, delete.
     #[command(subcommand, visible_aliases = ["function", "fn"])]
     App(app::Command),
+    /// Show the server, its engine, the apps and the executions on one screen.
+    Status,
+    /// Show apps and replicas, redrawn in place.
+    Top(top::Args),
+    /// Show who calls which server, and whether it takes them.
+    Whoami,
+    /// Open an app in a browser, and print its URL that works here.
+    Open(open::Args),
+    /// Run curl on an app, with your token.
+    Curl(curl::Args),
+    /// Create, change and publish the apps of a file.
+    Apply(apply::Args),
     /// Keep a folder live at one URL: build and publish it on each change, and show the app's log.
     Dev(Box<dev::Args>),
     /// The draft: the code that the next publish makes a version of.
@@ -172,12 +205,25 @@ pub fn main() -> ExitCode {
         return dodil::run(line);
     }
     let line: Cli = parsed(words);
-    run(line.global, line.command)
+    match line.command {
+        Some(command) => run(line.global, command),
+        None => ended(block_on(start::run(line.global, &process_env))),
+    }
 }
 
 /// The command line, or the end of the process with help or with what is wrong.
 fn parsed<T: CommandLine>(words: Vec<OsString>) -> T {
-    let (line, left_out) = parse::parse(words).unwrap_or_else(|error| error.exit());
+    if let Some(format) = parse::format_in(&words) {
+        failure::speak(format);
+    }
+    let (mut line, left_out) = parse::parse::<T>(words).unwrap_or_else(|error| {
+        if error.use_stderr() && failure::is_for_programs() {
+            Error::Usage(parse::in_short(&error)).print();
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    });
+    failure::speak(line.global().output.unwrap_or_default());
     for option in left_out {
         note(&format!("warning: {option} {}", app::NO_AUTONOMY));
     }
@@ -198,6 +244,9 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Ready(args) => ready::run(args, &global),
         Command::Ca(command) => ca::run(command),
         Command::Config(command) => configure::run(command, &global, &process_env),
+        Command::Context(command) => contexts::run(command, &global, &process_env),
+        Command::Completion(args) => shell::complete(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Relay(args) => relay::run(args),
         Command::Login(args) => login::run(args, global, &process_env),
         Command::Models(_) => Err(Error::Usage(NO_MODELS.to_owned())),
@@ -231,10 +280,17 @@ fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error>
 /// Runs a client command.
 fn client(global: Global, command: Remote) -> Result<(), Error> {
     let mut context = Context::new(global, &process_env)?;
+    failure::speak(context.format);
     block_on(async {
         context.log_in().await?;
         match command {
             Remote::App(command) => Box::pin(app::run(&context, command)).await,
+            Remote::Status => Box::pin(status::run(&context)).await,
+            Remote::Top(args) => Box::pin(top::run(&context, args)).await,
+            Remote::Whoami => Box::pin(whoami::run(&context)).await,
+            Remote::Open(args) => Box::pin(open::run(&context, args)).await,
+            Remote::Curl(args) => Box::pin(curl::run(&context, args)).await,
+            Remote::Apply(args) => Box::pin(apply::run(&context, args)).await,
             Remote::Dev(args) => Box::pin(dev::run(&context, *args)).await,
             Remote::Draft(command) => Box::pin(draft::run(&context, command)).await,
             Remote::Version(command) => Box::pin(version::run(&context, command)).await,
@@ -291,9 +347,9 @@ mod tests {
         ] {
             let (cli, found) = parsed(line).unwrap_or_else(|e| panic!("{line}: {e}"));
             assert_eq!(found, left_out, "{line}");
-            let Command::Remote(Remote::App(
+            let Some(Command::Remote(Remote::App(
                 app::Command::Create { id, .. } | app::Command::Update { id, .. },
-            )) = cli.command
+            ))) = cli.command
             else {
                 panic!("{line}");
             };

@@ -1,7 +1,8 @@
 //! Answers on stdout: tables for people, JSON and YAML for programs.
 //!
 //! JSON is the API's: the answer goes through the contract's descriptors, so names, enums and
-//! 64-bit numbers are spelled as the HTTP gateway spells them.
+//! 64-bit numbers are spelled as the HTTP gateway spells them. Unlike there, fields with their default
+//! are present.
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -10,8 +11,8 @@ use std::{
 
 use comfy_table::{Table, presets::NOTHING};
 use parking_lot::Mutex;
-use prost_reflect::DynamicMessage;
-use serde::Serialize;
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use serde::{Serialize, Serializer};
 
 use super::{
     Error,
@@ -64,9 +65,24 @@ impl Format {
     }
 }
 
-/// A message of the contract that serializes as proto3 JSON, in the contract's order. `name` is
-/// its name in `dodil.ignite.v1`, or its full name.
-pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
+/// A message of the contract as programs read it: proto3 JSON, in the contract's order, with its
+/// zeros and empty lists, so that no field that is asked for is missing.
+pub(super) struct Whole(DynamicMessage);
+
+impl Serialize for Whole {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let options = SerializeOptions::new().skip_default_fields(false);
+        self.0.serialize_with_options(serializer, &options)
+    }
+}
+
+/// A message of the contract for printing. `name` is its name in `dodil.ignite.v1`, or its full name.
+pub(super) fn dynamic<M: prost::Message>(name: &str, message: &M) -> Result<Whole, Error> {
+    sparse(name, message).map(Whole)
+}
+
+/// As [`dynamic`], without the fields that have their default.
+pub(super) fn sparse<M: prost::Message>(name: &str, message: &M) -> Result<DynamicMessage, Error> {
     // A name with a dot already includes its package.
     let full = if name.contains('.') {
         name.to_owned()
@@ -98,6 +114,13 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
+/// Writes text of this program to stdout, unchanged, and flushes.
+pub(super) fn script(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
 /// Prints one or more lines on stdout, with hidden characters escaped.
 pub(super) fn line(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
@@ -105,12 +128,90 @@ pub(super) fn line(text: &str) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-/// Prints a table on stdout without left padding.
-pub(super) fn columns(mut table: Table) -> Result<(), Error> {
+/// Prints a table on stdout without left padding; on a terminal that is too narrow for it, one row
+/// below the other.
+pub(super) fn columns(table: Table) -> Result<(), Error> {
+    let out = console::Term::stdout();
+    let width = out.size_checked().map(|(_, width)| usize::from(width));
+    let width = width.filter(|_| out.is_term());
+    let text = text_of(table.clone());
+    match width {
+        Some(width) if is_wider(&text, width) => line(&rows_apart(&table, width)),
+        _ => line(&text),
+    }
+}
+
+fn is_wider(text: &str, width: usize) -> bool {
+    text.lines()
+        .any(|line| console::measure_text_width(line) > width)
+}
+
+/// A table with one value on each line, beside its name: lines break between words only.
+fn rows_apart(table: &Table, width: usize) -> String {
+    let names: Vec<String> = table.header().map_or_else(Vec::new, |header| {
+        header.cell_iter().map(|cell| cell.content()).collect()
+    });
+    let mut blocks = Vec::new();
+    for row in table.row_iter() {
+        let mut cells = row.cell_iter().map(|cell| cell.content());
+        let pairs: Vec<(String, String)> = if names.is_empty() {
+            vec![(
+                cells.next().unwrap_or_default(),
+                cells.collect::<Vec<_>>().join("  "),
+            )]
+        } else {
+            names.iter().cloned().zip(cells).collect()
+        };
+        blocks.push(pairs);
+    }
+    let longest = |(name, _): &(String, String)| console::measure_text_width(name);
+    let indent = blocks
+        .iter()
+        .flatten()
+        .map(longest)
+        .max()
+        .unwrap_or_default()
+        + 2;
+    let block = |pairs: &Vec<(String, String)>| {
+        let lines: Vec<String> = pairs
+            .iter()
+            .map(|(name, value)| {
+                let value = broken(value, width.saturating_sub(indent).max(20));
+                let value = value.join(&format!("\n{:indent$}", ""));
+                format!("{name:indent$}{value}").trim_end().to_owned()
+            })
+            .collect();
+        lines.join("\n")
+    };
+    let all: Vec<String> = blocks.iter().map(block).collect();
+    // Rows with a name and a value each are a block already.
+    all.join(if names.is_empty() { "\n" } else { "\n\n" })
+}
+
+/// Lines of at most this width, unless a word alone is wider.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.last_mut().expect("there is a first line");
+        let with = console::measure_text_width(last) + 1 + console::measure_text_width(word);
+        if last.is_empty() {
+            last.push_str(word);
+        } else if with <= width {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+/// The lines of a table, without left padding.
+pub(super) fn text_of(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    line(&table.trim_fmt())
+    table.trim_fmt()
 }
 
 /// A table without borders, for reading and for `awk`.
@@ -203,10 +304,40 @@ mod tests {
         let message =
             dynamic("GetAppResponse", &v1::GetAppResponse { app: Some(app) }).expect("known");
         let value = serde_json::to_value(message).expect("json");
-        let expected = serde_json::json!({
-            "app": { "id": "acme/a", "resourceTier": "RESOURCE_TIER_SMALL", "createdAtMs": "7" }
-        });
-        assert_eq!(value, expected);
+        let app = &value["app"];
+        let text = |name: &str| app[name].as_str().map(str::to_owned);
+        assert_eq!(text("id").as_deref(), Some("acme/a"));
+        assert_eq!(text("resourceTier").as_deref(), Some("RESOURCE_TIER_SMALL"));
+        assert_eq!(text("createdAtMs").as_deref(), Some("7"));
+        // What has its default is there, too, and what was not set at all is not.
+        assert_eq!(text("description").as_deref(), Some(""));
+        assert_eq!(app["ports"], serde_json::json!([]));
+        assert_eq!(app["activeVersion"], 0);
+        assert_eq!(app.get("limits"), None);
+    }
+
+    #[test]
+    fn a_table_that_is_too_wide_has_its_rows_one_below_the_other() {
+        let mut wide = table(&["APP", "URL", "STATE"]);
+        let url = format!("http://{}.ignite.localhost:8080", "a".repeat(60));
+        wide.add_row([
+            "acme/a",
+            &url,
+            "scaled to zero since an hour ago and for reasons that fill a line",
+        ]);
+        wide.add_row(["acme/b", "-", "running"]);
+        assert!(is_wider(&text_of(wide.clone()), 80));
+        let text = rows_apart(&wide, 70);
+        let expected = format!(
+            "APP    acme/a\nURL    {url}\nSTATE  scaled to zero since an hour ago and for reasons that fill a\n       line\n\nAPP    acme/b\nURL    -\nSTATE  running"
+        );
+        // A word that is wider than the terminal stays whole.
+        assert_eq!(text, expected);
+        let named = rows(&[("name", "b".repeat(90)), ("other", "c".to_owned())]);
+        assert_eq!(
+            rows_apart(&named, 80),
+            format!("name   {}\nother  c", "b".repeat(90))
+        );
     }
 
     #[test]

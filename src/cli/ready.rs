@@ -60,6 +60,14 @@ pub(super) fn run(args: Args, global: &Global) -> Result<(), Error> {
 
 /// What `/readyz` answers if it says that everything works.
 async fn ask(data_dir: &Path) -> Result<Value, Error> {
+    match answer(data_dir).await? {
+        (StatusCode::OK, answer) => Ok(answer),
+        (status, answer) => Err(not_ready(&answer, status)),
+    }
+}
+
+/// What `/readyz` answers.
+pub(super) async fn answer(data_dir: &Path) -> Result<(StatusCode, Value), Error> {
     let serving = Serving::read(data_dir).ok_or_else(|| {
         Error::Unreachable(format!(
             "no server runs with the data directory {}; start it with `ignite serve`, or name another with --data-dir or IGNITE_DATA_DIR",
@@ -86,11 +94,7 @@ async fn ask(data_dir: &Path) -> Result<Value, Error> {
     let (status, body) = tokio::time::timeout(ANSWER, asked)
         .await
         .map_err(|_| unreachable(&format!("no answer within {ANSWER:?}")))??;
-    let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-    match status {
-        StatusCode::OK => Ok(answer),
-        _ => Err(not_ready(&answer, status)),
-    }
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
 }
 
 /// The checks that failed, in words.

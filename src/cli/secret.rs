@@ -88,17 +88,25 @@ struct Password {
 }
 
 impl Create {
-    fn request(self) -> Result<v1::CreateSecretRequest, Error> {
-        let kind = match (self.kind, &self.password.git_token) {
+    /// What it is for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a token of a registry.
+    fn kind(&self) -> Result<Type, Error> {
+        match (self.kind, &self.password.git_token) {
             (Some(Type::Registry), Some(_)) => {
-                return Err(Error::Usage(
+                Err(Error::Usage(
                     "--token is the token of a git secret; a registry's is given with --password or --password-stdin, and the token for the API before `secret`: `ignite --token T secret create …`"
                         .to_owned(),
-                ));
+                ))
             }
-            (None, Some(_)) => Type::Git,
-            (kind, _) => kind.unwrap_or(Type::Registry),
-        };
+            (None, Some(_)) => Ok(Type::Git),
+            (kind, _) => Ok(kind.unwrap_or(Type::Registry)),
+        }
+    }
+
+    fn request(self) -> Result<v1::CreateSecretRequest, Error> {
+        let kind = self.kind()?;
         let given = self.password.password;
         let token = self.password.git_token.filter(|token| token.0 != "-");
         let password = match given.or(token) {
@@ -132,6 +140,9 @@ impl Create {
 
 /// Runs one of the commands.
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error> {
+    if let Command::Create(create) = &command {
+        create.kind()?;
+    }
     // Resolved before a password is read.
     let session = context.connect(&context.org()?).await?;
     match command {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use super::{
     context::Global,
-    failure::note,
+    failure::{fatal, note},
     output,
     server_log::{self, SetFilter},
 };
@@ -204,8 +204,11 @@ pub(super) fn run(args: Args, file: Option<PathBuf>) -> ExitCode {
     let inherited = match inherit(&mut flags) {
         Ok(sockets) => sockets,
         Err(error) => {
-            note(&format!("ignite: {error:#}"));
-            return ExitCode::from(EXIT_BAD_CONFIG);
+            return fatal(
+                "INVALID_ARGUMENT",
+                EXIT_BAD_CONFIG,
+                &format!("ignite: {error:#}"),
+            );
         }
     };
     let (config, filter) = match load_with_filter(&flags, file.clone()) {
@@ -299,8 +302,11 @@ pub(super) fn load(flags: &Flags, file: Option<PathBuf>) -> Result<Config, ExitC
 /// As [`load`]; also returns the function that changes the log's filter.
 fn load_with_filter(flags: &Flags, file: Option<PathBuf>) -> Result<(Config, SetFilter), ExitCode> {
     let bad = |text: String| {
-        note(&format!("ignite: {text}"));
-        ExitCode::from(EXIT_BAD_CONFIG)
+        fatal(
+            "INVALID_ARGUMENT",
+            EXIT_BAD_CONFIG,
+            &format!("ignite: {text}"),
+        )
     };
     let config = Config::load(&process_env, file, flags).map_err(|e| bad(e.to_string()))?;
     let set = server_log::install(&config).map_err(|e| bad(format!("{e:#}")))?;
@@ -318,17 +324,17 @@ pub(super) fn block_on<T>(
     {
         Ok(runtime) => runtime,
         Err(e) => {
-            note(&format!("ignite: cannot start the async runtime: {e}"));
-            return ExitCode::FAILURE;
+            return fatal(
+                "FAILED",
+                1,
+                &format!("ignite: cannot start the async runtime: {e}"),
+            );
         }
     };
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     match outcome {
         Ok(value) => then(value),
-        Err(e) => {
-            note(&format!("ignite: {e:#}"));
-            ExitCode::FAILURE
-        }
+        Err(e) => fatal("FAILED", 1, &format!("ignite: {e:#}")),
     }
 }

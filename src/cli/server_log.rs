@@ -5,7 +5,7 @@
 
 use std::io;
 
-use tracing::{Level, Metadata, Subscriber};
+use tracing::{Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::filter_fn,
@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use super::text;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, process_env};
 
 /// The root of the event targets of this program.
 const OURS: &str = "ignite";
@@ -33,7 +33,9 @@ pub(super) type SetFilter = Box<dyn Fn(&str) -> anyhow::Result<()> + Send + Sync
 /// When the filter is invalid, or a subscriber is already installed.
 pub(super) fn install(config: &Config) -> anyhow::Result<SetFilter> {
     let (filter, handle) = reload::Layer::new(filter(&config.log_level)?);
-    let ansi = config.log_format == LogFormat::Plain && io::IsTerminal::is_terminal(&io::stderr());
+    let ansi = config.log_format == LogFormat::Plain
+        && io::IsTerminal::is_terminal(&io::stderr())
+        && process_env("NO_COLOR").is_none_or(|value| value.is_empty());
     let written = written(
         config.log_format,
         Lines {
@@ -70,6 +72,18 @@ where
 /// The filter of a level, or of a filter as it is written. The library that speaks MCP logs several
 /// lines for each message, which are left out unless the filter names it.
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    // A word alone would be taken for the name of a target, at its finest level.
+    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok() || part == OURS;
+    if let Some(word) = level
+        .split(',')
+        .map(str::trim)
+        .find(|p| is_word(p) && !is_level(p))
+    {
+        anyhow::bail!(
+            "the log level {word:?} is not valid: write off, error, warn, info, debug or trace, or a filter such as info,ignite::fleet=debug"
+        );
+    }
     let quieter = if level.contains(MCP_LIBRARY) {
         level.to_owned()
     } else {

@@ -134,7 +134,7 @@ fn export(config: &Config) -> Result<bool, Error> {
         let value = match item {
             Item::App(app) => app_json(*app)?,
             Item::Execution(execution, stored) => json!({
-                "execution": output::dynamic("Execution", &*execution)?,
+                "execution": output::sparse("Execution", &*execution)?,
                 "request": request_json(&stored),
             }),
         };
@@ -146,20 +146,20 @@ fn export(config: &Config) -> Result<bool, Error> {
 
 fn app_json(app: store::App) -> Result<Value, Error> {
     let mut value = json!({
-        "app": output::dynamic("AppMeta", &app.app)?,
+        "app": output::sparse("AppMeta", &app.app)?,
         "versions": app
             .versions
             .iter()
             .map(|(version, published)| {
                 Ok(json!({
-                    "version": output::dynamic("AppVersion", version)?,
-                    "app": output::dynamic("AppMeta", published)?,
+                    "version": output::sparse("AppVersion", version)?,
+                    "app": output::sparse("AppMeta", published)?,
                 }))
             })
             .collect::<Result<Vec<_>, Error>>()?,
     });
     if let Some(draft) = &app.draft {
-        value["draft"] = json!(output::dynamic("DraftInfo", draft)?);
+        value["draft"] = json!(output::sparse("DraftInfo", draft)?);
     }
     Ok(value)
 }

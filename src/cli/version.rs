@@ -17,7 +17,7 @@ use super::{
     output::{self, or_dash, plain, rows, table, time},
     pages, publish, test,
 };
-use crate::api::proto::v1;
+use crate::api::proto::{local::v1 as local, v1};
 
 /// What to do with versions.
 #[derive(Debug, Subcommand)]
@@ -61,6 +61,17 @@ pub(super) enum Command {
         number: u32,
         #[command(flatten)]
         sent: Sent,
+    },
+    /// Remove old versions with their code and images; the active one is always kept.
+    Prune {
+        /// The app, as org:app or app.
+        id: AppArg,
+        /// How many of the newest versions to keep.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// Only say which would be removed.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show the code of a version, or of the draft if no version is given.
     // `--version` is a version of the app here, not of this program.
@@ -118,6 +129,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             Box::pin(test::run(context, &app, Some(number), sent)).await
         }
+        Command::Prune { id, keep, dry_run } => prune(context, id, keep, dry_run).await,
         Command::Code {
             id,
             number,
@@ -170,6 +182,32 @@ async fn list(context: &Context, id: AppArg, limit: Option<u32>) -> Result<(), E
         .print("ListAppVersionsResponse", &all, |wide| {
             list_table(&all.versions, wide)
         })
+}
+
+async fn prune(context: &Context, id: AppArg, keep: u32, dry_run: bool) -> Result<(), Error> {
+    let app = context.app(id)?;
+    let session = context.connect(&app.org).await?;
+    let request = local::PruneVersionsRequest {
+        organization_name: app.org.to_string(),
+        app_name: app.name.to_string(),
+        keep,
+        dry_run,
+    };
+    let mut client = session.versions();
+    let pruned = session.answer(client.prune_versions(request)).await?;
+    let name = "dodil.ignite.local.v1.PruneVersionsResponse";
+    context.format.print(name, &pruned, |_| {
+        let numbers: Vec<String> = pruned.removed.iter().map(ToString::to_string).collect();
+        let what = if dry_run {
+            "would be removed"
+        } else {
+            "removed"
+        };
+        rows(&[
+            (what, numbers.join(", ")),
+            ("left", pruned.kept.to_string()),
+        ])
+    })
 }
 
 fn tier_name(version: &v1::AppVersion) -> String {

@@ -208,8 +208,11 @@ pub fn parse_duration(raw: &str) -> Result<Duration, String> {
     if whole(raw).is_some() {
         return Err(format!("{raw} has no unit; write {raw}ms or {raw}s"));
     }
-    let value = humantime::parse_duration(raw)
-        .map_err(|e| format!("{raw:?} is not a duration such as 250ms, 10s or 5m: {e}"))?;
+    let value = humantime::parse_duration(raw).map_err(|_| {
+        format!(
+            "{raw:?} is not a duration; write numbers with their units, such as 250ms, 10s or 1h30m"
+        )
+    })?;
     bounded(raw, value)
 }
 

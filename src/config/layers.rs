@@ -32,6 +32,12 @@ pub fn process_env(name: &str) -> Option<String> {
 }
 
 impl Config {
+    /// The variable of a setting, by its name in the file.
+    pub fn variable_of(name: &str) -> Option<&'static str> {
+        let found = SETTINGS.iter().find(|(setting, _)| *setting == name);
+        found.map(|(_, variable)| *variable)
+    }
+
     /// Whether the data directory is the default one.
     pub fn data_dir_is_default(&self) -> bool {
         default_data_dir(&process_env).is_some_and(|default| default == self.data_dir)

@@ -2,12 +2,15 @@
 //!
 //! These tests cover what the client sends, prints and exits with, not the server.
 
+mod commands;
+mod contexts;
 mod descriptors;
 mod executions;
 mod fake;
 mod login;
 mod store;
 mod vitals;
+mod wrong_inputs;
 
 use std::{
     path::Path,
@@ -145,11 +148,17 @@ fn answers_are_the_apis_json_or_a_table() {
     let home = served(&fake);
     let json = run(ignite(home.path(), &["app", "get", "there", "-o", "json"]));
     let value: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    let app = &value["app"];
+    assert_eq!(app["id"], "local/there");
+    assert_eq!(app["deploymentState"], "DEPLOYMENT_STATE_RUNNING");
     assert_eq!(
-        value,
-        serde_json::json!({ "app": {
-            "id": "local/there", "deploymentState": "DEPLOYMENT_STATE_RUNNING", "activeVersion": 3, "updatedAtMs": "1700000000000",
-        }})
+        (&app["activeVersion"], &app["updatedAtMs"]),
+        (&3.into(), &"1700000000000".into())
+    );
+    // Zeros and empty lists are there.
+    assert_eq!(
+        (&app["maxConcurrency"], &app["ports"]),
+        (&0.into(), &serde_json::json!([]))
     );
     let yaml = run(ignite(home.path(), &["app", "get", "there", "-o", "yaml"]));
     assert!(

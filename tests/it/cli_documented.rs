@@ -231,7 +231,7 @@ const LINES: &[Row<'_>] = &[
         0,
         &["id: acme/web"],
     ),
-    ("app get web --config HOME/none.yaml", 1, &["!none.yaml"]),
+    ("app get web --config HOME/none.yaml", 2, &["!none.yaml"]),
     // configuration
     ("config set org_id acme", 0, &["!org_id"]),
     (
@@ -391,7 +391,14 @@ async fn an_update_returns_once_requests_see_it_and_says_why_they_do_not() {
     assert_eq!(instance(&app.get_ok(&ignite, "/").await), before);
     ok(
         &ignite,
-        &["app", "update", "a", "--env", "PROBE_VERSION=mended"],
+        &[
+            "app",
+            "update",
+            "a",
+            "--clear-env",
+            "--env",
+            "PROBE_VERSION=mended",
+        ],
     );
     assert_eq!(app.version(&ignite).await, "mended");
 

@@ -20,6 +20,7 @@ mod ci_files;
 mod cli;
 mod cli_documented;
 mod cli_executions;
+mod cli_operator;
 mod clients;
 mod copies;
 mod dev;

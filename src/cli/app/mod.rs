@@ -16,10 +16,11 @@ use super::{
     id::AppArg,
     logs,
     output::rows,
-    pages, publish,
+    pages, publish, urls,
 };
 use crate::{api::proto::v1, config::parse_duration};
 
+mod exec;
 pub(super) mod hosts;
 mod replicas;
 mod scale;
@@ -130,6 +131,9 @@ pub(super) enum Command {
         #[arg(long = "within", default_value = "60s", value_parser = parse_duration)]
         limit: Duration,
     },
+    /// Run a command in a ready replica, on the machine that serves; `ignite exec APP -- COMMAND` is
+    /// the same. It keeps no replica awake.
+    Exec(exec::Args),
     /// Custom host names of an app, beside those below the base domain.
     #[command(subcommand, visible_alias = "hosts")]
     Host(hosts::Command),
@@ -182,9 +186,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             let app = context.app(id)?;
             let session = context.connect(&app.org).await?;
             let got = session.app(&app).await?;
-            context
-                .format
-                .print("GetAppResponse", &got, |_| app_table(got.app.as_ref()))
+            let table = |_| app_table(got.app.as_ref());
+            context.format.print("GetAppResponse", &got, table)?;
+            if let Some(public) = got.app.as_ref().and_then(|app| app.public_urls.first()) {
+                urls::note_instead(context, &app, public);
+            }
+            Ok(())
         }
         Command::List { limit } => list(context, limit).await,
         Command::Update {
@@ -222,6 +229,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
             depth,
             limit,
         } => scale::wait(context, id, replicas, depth, limit).await,
+        Command::Exec(args) => Box::pin(exec::run(context, args)).await,
         Command::Host(command) => Box::pin(hosts::run(context, command)).await,
         Command::Deploy(args) => Box::pin(deploy::run(context, *args)).await,
     }
@@ -229,8 +237,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
 
 async fn create(context: &Context, id: AppArg, settings: &Settings) -> Result<(), Error> {
     let app = context.app(id)?;
-    let session = context.connect(&app.org).await?;
     let mut request = settings.create(&app)?;
+    let session = context.connect(&app.org).await?;
     if request.storage_mode() == v1::StorageMode::Unspecified {
         // As the cloud's client has it.
         request.set_storage_mode(v1::StorageMode::Persistent);
@@ -248,12 +256,27 @@ async fn update(
     no_wait: bool,
 ) -> Result<(), Error> {
     let app = context.app(id)?;
-    let request = settings.update(&app)?.ok_or_else(|| {
+    let nothing = || {
         Error::Usage(
             "nothing to change; give at least one setting (`ignite app update --help`)".to_owned(),
         )
-    })?;
+    };
+    // What is wrong is told before a server is asked.
+    let known = settings.update(&app, &Default::default())?;
+    if !settings.has_env() {
+        known.ok_or_else(nothing)?;
+    }
     let session = context.connect(&app.org).await?;
+    let env = match settings.has_env() {
+        true => session.app(&app).await?.app.unwrap_or_default().env,
+        false => Default::default(),
+    };
+    let Some(request) = settings.update(&app, &env)? else {
+        // The variables are as they should be.
+        let got = session.app(&app).await?;
+        let table = |_| app_table(got.app.as_ref());
+        return context.format.print("GetAppResponse", &got, table);
+    };
     let updated = if no_wait {
         let mut client = session.client();
         let updated = session.answer(client.update_app_config(request)).await?;
@@ -306,7 +329,9 @@ async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
     }
     context
         .format
-        .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))
+        .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))?;
+    urls::note_list(context, &all.apps);
+    Ok(())
 }
 
 /// Asks on the terminal, if there is one; any answer but yes means no.

@@ -1,14 +1,22 @@
 //! `ignite app replicas` and `ignite app events`.
 
+use tonic::Code;
+
 use crate::{
     api::proto::v1,
     cli::{
         Context, Error,
+        context::Session,
         id::AppArg,
         output::{Format, dynamic, line, or_dash, table, time},
+        reconnect::{Newest, Reconnect, is_loss, is_lost},
         text,
     },
+    model::AppId,
 };
+
+/// How many events a server keeps of an app.
+const ALL_EVENTS: i32 = 256;
 
 /// Lists the replicas.
 pub(super) async fn list(context: &Context, id: AppArg) -> Result<(), Error> {
@@ -80,13 +88,52 @@ pub(super) async fn events(
         app_name: app.name.to_string(),
         tail: limit.into(),
     };
+    follow_events(context, &session, &app, request).await
+}
+
+/// Prints events as they happen, also after the server was started again, until the app is gone.
+async fn follow_events(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    mut request: v1::StreamAppEventsRequest,
+) -> Result<(), Error> {
+    let reconnect = Reconnect::new(context, app.org.clone());
+    let mut newest = Newest::new();
+    let mut client = session.client();
     let mut stream = session
-        .answer(session.client().stream_app_events(request))
+        .answer(client.stream_app_events(request.clone()))
         .await?;
-    while let Some(event) = stream.message().await.map_err(|s| session.refused(s))? {
-        print(context.format, &event)?;
+    loop {
+        match stream.message().await {
+            Ok(Some(event)) => {
+                reconnect.is_well();
+                if newest.take(event.timestamp_ms, event.clone()) {
+                    print(context.format, &event)?;
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(status) if is_lost(&status) => {}
+            Err(status) => return Err(session.refused(status)),
+        }
+        newest.gap();
+        // All that the server keeps.
+        request.tail = ALL_EVENTS;
+        stream = loop {
+            let again = reconnect.session().await?;
+            let mut client = again.client();
+            let opened = again
+                .answer(client.stream_app_events(request.clone()))
+                .await;
+            match opened {
+                Ok(stream) => break stream,
+                Err(error) if error.code() == Some(Code::NotFound) => return Ok(()),
+                Err(error) if is_loss(&error) => {}
+                Err(error) => return Err(error),
+            }
+        };
     }
-    Ok(())
 }
 
 fn print(format: Format, e: &v1::AppEvent) -> Result<(), Error> {

@@ -87,7 +87,7 @@ pub(in crate::cli) fn account_of_vars(
 }
 
 /// What a token says, unverified: only to save the user from saying it.
-pub(super) fn claims(token: &str) -> serde_json::Value {
+pub(in crate::cli) fn claims(token: &str) -> serde_json::Value {
     let part = token.split('.').nth(1).unwrap_or_default();
     let bytes = URL_SAFE_NO_PAD.decode(part).unwrap_or_default();
     serde_json::from_slice(&bytes).unwrap_or_default()

@@ -6,6 +6,9 @@
 //! | token | `--token`, `--token-file`, `DODIL_TOKEN`, `IGNITE_TOKEN`, file (a token, or a service account), minted when the endpoint is this machine's own, the service account of `DODIL_SA_ID` or `DODIL_SERVICE_ACCOUNT_ID` |
 //! | organization | the id, `--org-name`, `--org`, `IGNITE_ORG_NAME`, `IGNITE_ORG_ID`, file, the token's, `serve.json`, `IGNITE_DEFAULT_ORG`, `local` |
 //!
+//! `file` is the context in use, if there is one, else the keys outside of contexts; `--context`
+//! outranks the variables.
+//!
 //! The variables of a service account come last: whoever deploys an app that has one often has them
 //! set for the app's environment.
 
@@ -17,9 +20,9 @@ use std::{
 
 use http::Uri;
 
-use super::{Error, id::AppArg, output::Format, settings::Settings};
+use super::{Error, failure::unreadable, id::AppArg, output::Format, settings::Settings};
 use crate::{
-    config::{Source, parse_duration},
+    config::{Serving, Source, parse_duration},
     identity::{self, Mint, SigningKey},
     model::{AppId, OrgName, Scopes},
 };
@@ -31,10 +34,10 @@ mod roots;
 mod session;
 
 pub(super) use account::Account;
-pub(super) use credential::account_of_vars;
-use credential::{Credential, claims, no_key, org_of, org_with_id};
+use credential::{Credential, no_key, org_of, org_with_id};
+pub(super) use credential::{account_of_vars, claims};
 pub(super) use place::{Place, check_endpoint, data_dir, is_this_machine};
-pub(super) use session::Session;
+pub(super) use session::{Session, check_token};
 
 use roots::Roots;
 
@@ -87,6 +90,9 @@ pub(super) struct Global {
     /// The longest wait for an answer, such as 30s [default: 5m; none when following an execution].
     #[arg(long, global = true, value_parser = parse_duration)]
     pub(super) timeout: Option<Duration>,
+    /// The server to use, one of `ignite context list` [env: IGNITE_CONTEXT].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) context: Option<String>,
     /// The configuration: TOML for `serve` [env: IGNITE_CONFIG], else the client's config.yaml.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -118,7 +124,7 @@ impl Global {
             (None, Some(file)) => {
                 let name = file.display();
                 let token = std::fs::read_to_string(file)
-                    .map_err(|e| Error::Usage(format!("--token-file {name}: {e}")))?;
+                    .map_err(|e| unreadable("--token-file", file, &e))?;
                 (
                     token,
                     format!("--token-file {name}: there is no token in it"),
@@ -145,6 +151,12 @@ pub(super) struct Context {
     roots: Roots,
     org: Option<String>,
     fallback_org: String,
+    /// The name of the context in use.
+    name: Option<String>,
+    /// The server of this machine, if it is the endpoint's, and its data directory.
+    near: Option<(PathBuf, Serving)>,
+    /// The endpoint was found there, so it is looked for again: it may have changed with a restart.
+    is_found: bool,
 }
 
 impl Context {
@@ -153,7 +165,8 @@ impl Context {
     /// # Errors
     /// When one of them is invalid.
     pub(super) fn new(global: Global, vars: &impl Source) -> Result<Self, Error> {
-        let settings = Settings::load(global.config.as_deref(), vars)?;
+        let settings = Settings::load(global.config.as_deref(), global.context.as_deref(), vars)?;
+        let vars = &|name: &str| settings.variable(name, vars);
         let token = global.given_token()?;
         let var = |name: &str| vars.get(name).filter(|v| !v.is_empty());
         let place = Place::find(&global, &settings, vars)?;
@@ -182,6 +195,9 @@ impl Context {
             .or_else(|| var("IGNITE_DEFAULT_ORG"))
             .unwrap_or_else(|| DEFAULT_ORG.to_owned());
         let mut context = Self {
+            near: place.near(),
+            is_found: !place.is_named,
+            name: settings.context.clone(),
             format,
             follow_limit,
             timeout: follow_limit.unwrap_or(DEFAULT_TIMEOUT),
@@ -222,6 +238,25 @@ impl Context {
         }
     }
 
+    /// Where the API is now.
+    fn endpoint_now(&self) -> Uri {
+        let dir = self.near.as_ref().filter(|_| self.is_found);
+        let now = dir.and_then(|(dir, _)| Serving::read(dir));
+        let now = now.and_then(|serving| serving.grpc.parse().ok());
+        now.unwrap_or_else(|| self.endpoint.clone())
+    }
+
+    /// Where the API is.
+    pub(super) fn endpoint(&self) -> &Uri {
+        &self.endpoint
+    }
+
+    /// The data directory and the addresses of the endpoint's server, if it is on this machine.
+    pub(super) fn near(&self) -> Option<(&Path, &Serving)> {
+        let (dir, serving) = self.near.as_ref()?;
+        Some((dir, serving))
+    }
+
     /// Where the API is, and how the caller is known there; for people.
     pub(super) fn describe(&self) -> Vec<(&'static str, String)> {
         let how = match &self.credential {
@@ -231,11 +266,39 @@ impl Context {
             Credential::None(_) => "not at all".to_owned(),
         };
         let org = self.org.as_ref().unwrap_or(&self.fallback_org);
-        vec![
+        let mut all = vec![
             ("endpoint", self.endpoint.to_string()),
             ("organization", org.clone()),
             ("authenticated by", how),
-        ]
+        ];
+        if let Some(name) = &self.name {
+            all.insert(0, ("context", name.clone()));
+        }
+        all
+    }
+
+    /// A token to call with as a member of `org`, if there is one, and what to do if it is refused.
+    ///
+    /// # Errors
+    /// Why a service account gets none.
+    pub(super) async fn token(
+        &self,
+        org: &OrgName,
+    ) -> Result<(Option<String>, Option<String>), Error> {
+        Ok(match &self.credential {
+            Credential::Token(token) => (Some(token.clone()), None),
+            Credential::Account(account) => (Some(account.token(self.timeout).await?), None),
+            Credential::Own(dir) => match SigningKey::open(dir) {
+                Ok(keys) => (Some(owners_token(&keys, org, dir)), None),
+                Err(e) => (None, Some(no_key(&e))),
+            },
+            Credential::None(hint) => (None, Some(hint.clone())),
+        })
+    }
+
+    /// The certificate authorities that a client of HTTPS is to trust besides the system's.
+    pub(super) fn authorities(&self) -> &[PathBuf] {
+        self.roots.files()
     }
 
     /// The organization in use when an id names none.
@@ -249,6 +312,15 @@ impl Context {
                 "{e}; say which organization with --org, or as org:app"
             ))
         })
+    }
+
+    /// An organization whose name has been checked before.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is not a valid name.
+    pub(super) fn named_org(&self, name: &str) -> Result<OrgName, Error> {
+        name.parse()
+            .map_err(|e| Error::Usage(format!("the organization {name:?}: {e}")))
     }
 
     /// The app that an id on the command line means.
@@ -284,17 +356,9 @@ impl Context {
         org: &OrgName,
         at_least: Duration,
     ) -> Result<Session, Error> {
-        let (token, hint) = match &self.credential {
-            Credential::Token(token) => (Some(token.clone()), None),
-            Credential::Account(account) => (Some(account.token(self.timeout).await?), None),
-            Credential::Own(dir) => match SigningKey::open(dir) {
-                Ok(keys) => (Some(owners_token(&keys, org, dir)), None),
-                Err(e) => (None, Some(no_key(&e))),
-            },
-            Credential::None(hint) => (None, Some(hint.clone())),
-        };
+        let (token, hint) = self.token(org).await?;
         Session::open(
-            self.endpoint.clone(),
+            self.endpoint_now(),
             &self.roots,
             token,
             hint,
@@ -318,182 +382,4 @@ fn owners_token(keys: &SigningKey, org: &OrgName, data_dir: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
-    use super::*;
-    use crate::config::Serving;
-
-    fn context(global: Global, pairs: &[(&str, &str)]) -> Context {
-        let vars = |name: &str| {
-            pairs
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| (*v).to_owned())
-        };
-        Context::new(global, &vars).unwrap_or_else(|e| panic!("{e:?}"))
-    }
-
-    #[test]
-    fn the_server_of_this_machine_is_found_and_overridden() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let data = dir.path().to_str().expect("UTF-8");
-        let home = ("HOME", "/nowhere");
-        let none = context(Global::default(), &[home]);
-        assert_eq!(none.endpoint.to_string(), "http://127.0.0.1:50051/");
-        assert_eq!(none.org().expect("a name").as_str(), "local");
-
-        let serving = Serving {
-            http: "http://127.0.0.1:1".to_owned(),
-            grpc: "http://127.0.0.1:2".to_owned(),
-            pid: 1,
-            default_org: "mine".to_owned(),
-            plain: None,
-            tls: None,
-            engine: None,
-        };
-        serving.write(dir.path()).expect("written");
-        let found = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
-        assert_eq!(found.endpoint.to_string(), "http://127.0.0.1:2/");
-        assert_eq!(found.org().expect("a name").as_str(), "mine");
-        assert!(
-            matches!(&found.credential, Credential::None(why) if why.contains("none can be made"))
-        );
-        SigningKey::open_or_create(dir.path()).expect("a key");
-        let own = context(Global::default(), &[home, ("IGNITE_DATA_DIR", data)]);
-        assert!(matches!(&own.credential, Credential::Own(own) if own == dir.path()));
-        // What is in the environment for an app is not for who deploys it.
-        let account = [("DODIL_SA_ID", "cli-a"), ("DODIL_SA_SECRET", "s")];
-        let own = context(
-            Global::default(),
-            &[&[home, ("IGNITE_DATA_DIR", data)], &account[..]].concat(),
-        );
-        assert!(matches!(&own.credential, Credential::Own(_)));
-
-        let global = Global {
-            api_endpoint: Some("api.example.com".to_owned()),
-            ..Default::default()
-        };
-        let pairs = [
-            home,
-            ("IGNITE_DATA_DIR", data),
-            ("IGNITE_TOKEN", "t"),
-            ("DODIL_TOKEN", "d"),
-            ("IGNITE_ORG_NAME", "o"),
-        ];
-        let named = context(global, &pairs);
-        assert!(matches!(&named.credential, Credential::Token(t) if t == "d"));
-        assert_eq!(named.org().expect("a name").as_str(), "o");
-        let elsewhere = |more: &[(&str, &str)]| {
-            let global = Global {
-                api_endpoint: Some("rpc.dodil.io:443".to_owned()),
-                ..Default::default()
-            };
-            context(global, &[&[home, ("IGNITE_DATA_DIR", data)], more].concat()).credential
-        };
-        assert!(
-            matches!(elsewhere(&[]), Credential::None(_)),
-            "a token of this machine must not go elsewhere"
-        );
-        let other = [
-            ("DODIL_SERVICE_ACCOUNT_ID", "cli-b"),
-            ("DODIL_SERVICE_ACCOUNT_SECRET", "s"),
-        ];
-        for (more, id) in [(&[account, other].concat()[..], "cli-a"), (&other, "cli-b")] {
-            let Credential::Account(found) = elsewhere(more) else {
-                panic!("no account");
-            };
-            assert_eq!(found.id(), id);
-            assert_eq!(found.issuer().host(), Some("id.dodil.io"));
-        }
-        Serving::remove(dir.path()).expect("removed");
-        Serving::remove(dir.path()).expect("gone is success");
-    }
-
-    #[test]
-    fn a_server_of_this_machine_says_how_its_certificate_is_checked() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let data = dir.path().to_str().expect("UTF-8");
-        let ca = dir.path().join("tls/ca.pem");
-        let tls = crate::config::LocalTls {
-            https: "127.0.0.1:3".parse().expect("an address"),
-            ca: Some(ca.clone()),
-            name: None,
-        };
-        let serving = Serving {
-            http: "https://127.0.0.1:3".to_owned(),
-            grpc: "https://127.0.0.1:2".to_owned(),
-            pid: 1,
-            default_org: "mine".to_owned(),
-            plain: None,
-            tls: Some(tls),
-            engine: None,
-        };
-        serving.write(dir.path()).expect("written");
-        let vars = [("HOME", "/nowhere"), ("IGNITE_DATA_DIR", data)];
-        let to = |endpoint: Option<&str>, ca_cert: Option<&str>| {
-            let global = Global {
-                api_endpoint: endpoint.map(str::to_owned),
-                ca_cert: ca_cert.map(PathBuf::from),
-                ..Default::default()
-            };
-            let found = context(global, &vars);
-            (found.endpoint.to_string(), found.roots)
-        };
-        let its = Roots::new(None, None, Some(&serving));
-        for near in [None, Some("127.0.0.1:2"), Some("https://127.0.0.1:2")] {
-            let (endpoint, roots) = to(near, None);
-            assert_eq!(endpoint, "https://127.0.0.1:2/", "{near:?}");
-            assert_eq!(roots, its, "{near:?}");
-        }
-        let (_, elsewhere) = to(Some("api.example.com"), None);
-        assert_eq!(elsewhere, Roots::new(None, None, None));
-        std::fs::create_dir(dir.path().join("tls")).expect("made");
-        std::fs::write(&ca, "").expect("written");
-        let (_, elsewhere) = to(Some("api.example.com"), None);
-        assert_eq!(elsewhere, Roots::new(None, Some(dir.path()), None));
-        let (_, given) = to(Some("api.example.com"), Some("/f"));
-        assert_eq!(given, Roots::new(Some("/f".into()), None, None));
-    }
-
-    #[test]
-    fn a_token_is_taken_from_a_file() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("token");
-        let given = |text: &str| {
-            std::fs::write(&file, text).expect("written");
-            let global = Global {
-                token_file: Some(file.clone()),
-                ..Default::default()
-            };
-            global.given_token()
-        };
-        assert_eq!(
-            given(" t.o.k\n").expect("a token").as_deref(),
-            Some("t.o.k")
-        );
-        assert!(matches!(given("\n"), Err(Error::Usage(why)) if why.contains("no token in it")));
-    }
-
-    #[test]
-    fn a_tokens_organization_is_used_when_none_is_named() {
-        let payload = URL_SAFE_NO_PAD.encode(r#"{"organization":{"acme":{"id":"1"}}}"#);
-        let token = format!("a.{payload}.c");
-        let found = context(
-            Global::default(),
-            &[("HOME", "/nowhere"), ("IGNITE_TOKEN", &token)],
-        );
-        assert_eq!(found.org().expect("a name").as_str(), "acme");
-        assert_eq!(org_of(&claims("nonsense")), None);
-        // The cloud's configuration may have the organization's id.
-        let by_id = |org: &str| {
-            let pairs = [
-                ("HOME", "/nowhere"),
-                ("IGNITE_TOKEN", &token),
-                ("IGNITE_ORG_ID", org),
-            ];
-            context(Global::default(), &pairs).org().expect("a name")
-        };
-        assert_eq!((by_id("1").as_str(), by_id("2").as_str()), ("acme", "2"));
-    }
-}
+mod tests;

@@ -22,11 +22,13 @@ pub(in crate::cli) struct Place {
     /// How its certificate is checked.
     pub(super) roots: Roots,
     /// Somebody said so.
-    is_named: bool,
+    pub(super) is_named: bool,
     /// The data directory whose key may sign for this endpoint.
     pub(super) own: Option<PathBuf>,
     /// What a server on this machine has left; it may be another one than that of the endpoint.
     pub(super) serving: Option<Serving>,
+    /// The endpoint is that server's.
+    is_near: bool,
 }
 
 impl Place {
@@ -68,7 +70,8 @@ impl Place {
         let given = global
             .ca_cert
             .clone()
-            .or_else(|| var("IGNITE_CA_CERT").map(PathBuf::from));
+            .or_else(|| var("IGNITE_CA_CERT").map(PathBuf::from))
+            .or_else(|| settings.ca_cert.as_ref().map(PathBuf::from));
         let its = serving.as_ref().filter(|_| is_near);
         let roots = Roots::new(given, data_dir.as_deref(), its);
         Ok(Self {
@@ -77,7 +80,14 @@ impl Place {
             is_named: named.is_some(),
             own: data_dir.filter(|_| own),
             serving,
+            is_near,
         })
+    }
+
+    /// The data directory and the addresses of a server on this machine, if the endpoint is its.
+    pub(super) fn near(&self) -> Option<(PathBuf, Serving)> {
+        let near = self.own.clone().zip(self.serving.clone());
+        near.filter(|_| self.is_near)
     }
 
     /// A service account of this place, or of the issuer that is `named`.
@@ -122,7 +132,12 @@ fn endpoint(text: &str, no_tls: bool) -> Result<Uri, Error> {
     };
     let of = |scheme: &str| -> Result<Uri, Error> {
         let uri: Uri = format!("{scheme}://{bare}").parse().map_err(|_| refuse())?;
-        if uri.host().is_none_or(str::is_empty) || uri.path() != "/" || uri.query().is_some() {
+        let named = uri.authority().map_or("", http::uri::Authority::as_str);
+        let host = uri.host().unwrap_or_default();
+        // A port that is none would be left out.
+        let has_port = named.len() > host.len() && !named.ends_with(']');
+        let is_wrong_port = has_port && uri.port_u16().is_none();
+        if host.is_empty() || is_wrong_port || uri.path() != "/" || uri.query().is_some() {
             return Err(refuse());
         }
         Ok(uri)
@@ -176,7 +191,7 @@ mod tests {
         ] {
             assert_eq!(of(text, no_tls).ok().as_deref(), Some(expected), "{text}");
         }
-        for wrong in ["", "ftp://h", "http://", "h:1/path", "a b"] {
+        for wrong in ["", "ftp://h", "http://", "h:1/path", "a b", "h:99999", "h:"] {
             assert!(of(wrong, false).is_err(), "{wrong:?}");
         }
     }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 use super::Error;
 use crate::{
+    cli::failure::unreadable,
     config::{LocalTls, Serving},
     tls::authority,
 };
@@ -54,6 +54,11 @@ impl Roots {
         }
     }
 
+    /// The files with authorities.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// The same for tonic.
     ///
     /// # Errors
@@ -65,7 +70,7 @@ impl Roots {
         }
         for file in &self.files {
             let pem = std::fs::read(file)
-                .with_context(|| format!("cannot read the certificates in {}", file.display()))?;
+                .map_err(|e| unreadable("the file of certificates", file, &e))?;
             config = config.ca_certificate(Certificate::from_pem(pem));
         }
         if let Some(name) = &self.name {

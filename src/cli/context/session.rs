@@ -18,6 +18,7 @@ use crate::{
             build_service_client::BuildServiceClient,
             execution_service_client::ExecutionServiceClient,
             host_service_client::HostServiceClient, scaling_service_client::ScalingServiceClient,
+            version_service_client::VersionServiceClient,
         },
         v1::{
             self, compute_service_client::ComputeServiceClient,
@@ -32,6 +33,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Protobuf's own limit: the server bounds results, and lists and code can exceed tonic's default
 /// of 4 MiB.
 const MAX_ANSWER_BYTES: usize = i32::MAX as usize;
+/// What is said of something that cannot be a token.
+const NO_TOKEN: &str = "the token is empty or has characters that no token has: it is of letters, digits and -._~+/=; was something else copied with it?";
 /// A followed execution may be silent for hours; keep-alive pings detect a lost connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -46,6 +49,8 @@ pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channe
 pub(in crate::cli) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of what this platform does with host names beyond the contract.
 pub(in crate::cli) type Hosts = HostServiceClient<InterceptedService<Channel, Bearer>>;
+/// The client of what this platform does with versions beyond the contract.
+pub(in crate::cli) type Versions = VersionServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the organization's secrets.
 pub(in crate::cli) type Secrets = SecretServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -72,6 +77,7 @@ pub(in crate::cli) struct Session {
     scaling: Scaling,
     builds: Builds,
     hosts: Hosts,
+    versions: Versions,
     timeout: Duration,
     hint: Option<String>,
 }
@@ -84,16 +90,7 @@ impl Session {
         hint: Option<String>,
         timeout: Duration,
     ) -> Result<Self, Error> {
-        let bearer = token
-            .map(|token| MetadataValue::try_from(format!("Bearer {token}")))
-            .transpose()
-            .map_err(|_| {
-                Error::Usage("the token has characters that are not valid in a token".to_owned())
-            })?
-            .map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
+        let bearer = token.map(bearer).transpose()?;
         let mut target = Endpoint::from(endpoint.clone())
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Some(TCP_KEEPALIVE));
@@ -114,7 +111,8 @@ impl Session {
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         let scaling = ScalingServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let builds = BuildServiceClient::with_interceptor(channel.clone(), bearer.clone());
-        let hosts = HostServiceClient::with_interceptor(channel, bearer);
+        let hosts = HostServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let versions = VersionServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
             client,
             executions,
@@ -122,6 +120,7 @@ impl Session {
             scaling,
             builds,
             hosts,
+            versions,
             timeout,
             hint,
         })
@@ -155,6 +154,11 @@ impl Session {
     /// A handle for calls about replicas; cheap.
     pub(in crate::cli) fn scaling(&self) -> Scaling {
         self.scaling.clone()
+    }
+
+    /// A handle for calls about versions beyond the contract; cheap.
+    pub(in crate::cli) fn versions(&self) -> Versions {
+        self.versions.clone()
     }
 
     /// Waits for one answer, at most `--timeout`.
@@ -206,6 +210,26 @@ impl Session {
             hint,
         }
     }
+}
+
+fn bearer(token: String) -> Result<MetadataValue<Ascii>, Error> {
+    check_token(&token)?;
+    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| Error::Usage(NO_TOKEN.to_owned()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Checks that a token is of the characters of one (RFC 6750, 2.1).
+///
+/// # Errors
+/// [`Error::Usage`], without the token.
+pub(in crate::cli) fn check_token(token: &str) -> Result<(), Error> {
+    let is_valid = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    if !token.is_empty() && token.bytes().all(is_valid) {
+        return Ok(());
+    }
+    Err(Error::Usage(NO_TOKEN.to_owned()))
 }
 
 /// Explains in plain words why the server could not be reached.

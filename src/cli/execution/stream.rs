@@ -11,7 +11,7 @@ pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error>
     let (session, hint) = connect(context).await?;
     let id = id.to_string();
     let mut shown = 0;
-    let ended = follow::to_end(context, &session, &id, |update| {
+    let ended = follow::to_end(context, &session, &id, false, |update| {
         match &update.execution {
             None => {
                 shown += update.output_chunk.len();

@@ -13,7 +13,7 @@ use crate::{
 pub(super) async fn run(context: &Context, id: ExecutionId) -> Result<(), Error> {
     let (session, hint) = connect(context).await?;
     let format = context.format;
-    let ended = follow::to_end(context, &session, &id.to_string(), |update| {
+    let ended = follow::to_end(context, &session, &id.to_string(), true, |update| {
         let message = || output::dynamic("WatchExecutionResponse", update);
         match (format, &update.execution) {
             // One update per line, as the HTTP gateway streams it.

@@ -45,7 +45,7 @@ pub(super) async fn run(
     }
     // Printed before the wait, so that a user who interrupts it has the id.
     note(&format!("accepted as {id}"));
-    let ended = follow::to_end(context, session, id, |_| Ok(())).await?;
+    let ended = follow::to_end(context, session, id, true, |_| Ok(())).await?;
     let outcome = follow::outcome(&ended);
     if format.is_structured() {
         let answer = v1::GetExecutionResponse {

@@ -10,14 +10,13 @@ use std::{
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
-use prost_reflect::DynamicMessage;
 use serde::Serialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{
     Context, Error,
     context::Session,
-    failure::note,
+    failure::{note, unreadable},
     id::AppArg,
     output::{self, Format},
 };
@@ -121,8 +120,7 @@ impl Sent {
                 .read_to_end(&mut body)
                 .context("cannot read the body from stdin")?;
         } else {
-            body = std::fs::read(path)
-                .with_context(|| format!("cannot read the body from {}", path.display()))?;
+            body = std::fs::read(path).map_err(|e| unreadable("--payload-file", path, &e))?;
         }
         Ok(body)
     }
@@ -278,10 +276,10 @@ struct Whole {
 /// The printed form of [`Whole`].
 #[derive(Serialize)]
 struct Printed {
-    head: Option<DynamicMessage>,
+    head: Option<output::Whole>,
     /// Base64, as the API's JSON encodes bytes.
     body: String,
-    trailer: Option<DynamicMessage>,
+    trailer: Option<output::Whole>,
 }
 
 impl Whole {

@@ -11,6 +11,7 @@ pub(super) use update::update;
 
 use futures_util::future::LocalBoxFuture;
 use prost::Message as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Code, Response, Status};
 
 use self::{
@@ -19,7 +20,7 @@ use self::{
 };
 use super::{
     Context, Error,
-    build::{self, Lines},
+    build::{self, Interrupt, Lines},
     context::Session,
     failure::{note, warn},
 };
@@ -45,7 +46,8 @@ pub(super) async fn build_and_publish(
     if let Some(lines) = build {
         let started = build::start(session, app).await?;
         note(&format!("Building {app} ({}) …", started.deploy_id));
-        build::follow(context, session, app, &started.deploy_id, lines).await?;
+        let id = &started.deploy_id;
+        build::follow(context, session, app, id, lines, Interrupt::Cancels).await?;
     }
     publish(context, session, app, no_wait).await
 }
@@ -176,21 +178,30 @@ async fn within<T>(
     app: &AppId,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let Some(limit) = context.follow_limit else {
-        return work.await;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| Error::Other(e.into()))?;
+    let limit = context.follow_limit;
+    let over = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
     };
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        note(&format!(
-            "it continues; `ignite app events {}:{}` shows how it ends",
-            app.org, app.name
-        ));
-        Err(Error::TimedOut(limit))
-    })
+    let error = tokio::select! {
+        biased;
+        done = work => return done,
+        () = over => Error::TimedOut(limit.unwrap_or_default()),
+        _ = interrupt.recv() => Error::Interrupted,
+    };
+    note(&format!(
+        "\nit continues; `ignite app events {}:{}` shows how it ends",
+        app.org, app.name
+    ));
+    Err(error)
 }
 
 /// Whether the server itself answered: an error that only reports a broken connection carries no
 /// reason.
-fn is_answer(status: &Status) -> bool {
+pub(super) fn is_answer(status: &Status) -> bool {
     let broken = [
         Code::Unavailable,
         Code::Unknown,
