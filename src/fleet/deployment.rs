@@ -103,6 +103,11 @@ impl Deployment {
         })
     }
 
+    /// Lets a wrong port end each start early.
+    pub(super) fn check_starts(&self) {
+        self.state.lock().checks_starts = true;
+    }
+
     /// The app.
     pub fn id(&self) -> &AppId {
         &self.id

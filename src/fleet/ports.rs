@@ -18,6 +18,11 @@ const FIRST_CHECK: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Most ports that a message names.
 const NAMED: usize = 8;
+/// How long a development server on 127.0.0.1 is watched before a start ends for it, where that is
+/// shorter than the setting.
+const DEV_SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The ports of the development servers of frameworks: of Node's, Flask, Vite, Django and uvicorn.
+const DEV_PORTS: [u16; 6] = [3000, 4200, 5000, 5173, 8000, 8080];
 
 /// The ports on which an app listens instead of the one that is probed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +44,30 @@ impl WrongPort {
         matches!(exposed, [only] if self.listening.open.iter().eq([only]))
     }
 
+    /// Whether a framework's development server is all that listens: on 127.0.0.1, where its default
+    /// port or the wanted one is for nobody else.
+    fn is_dev_server(&self) -> bool {
+        let Self { wanted, listening } = self;
+        let known = |port: &u16| port == wanted || DEV_PORTS.contains(port);
+        listening.open.is_empty() && listening.loopback.iter().any(known)
+    }
+
+    /// How long it has to last before a start ends for it.
+    fn timeout(&self, config: Duration) -> Duration {
+        if self.is_dev_server() {
+            config.min(DEV_SERVER_TIMEOUT)
+        } else {
+            config
+        }
+    }
+
     /// The remedy to suggest.
     pub(super) fn remedy(&self) -> String {
         let wanted = self.wanted;
-        if self.listening.loopback.contains(&wanted) {
-            return format!("make the app listen on 0.0.0.0:{wanted} instead of 127.0.0.1");
+        if self.listening.open.is_empty() {
+            return format!(
+                "make the app listen on all addresses, 0.0.0.0, at $PORT ({wanted}): for Flask `flask run --host 0.0.0.0 --port $PORT`, for uvicorn and others options of the same names"
+            );
         }
         match self.listening.open.first() {
             Some(open) if self.listening.open.len() == 1 => format!(
@@ -71,14 +95,14 @@ impl fmt::Display for WrongPort {
         if listening.loopback.contains(wanted) {
             return write!(
                 f,
-                "the app listens on port {wanted} of 127.0.0.1 alone, which nobody outside its container reaches"
+                "the app listens on 127.0.0.1:{wanted} rather than on 0.0.0.0:{wanted}, and nobody outside its container reaches that"
             );
         }
         if listening.open.is_empty() {
             let ports = list(&listening.loopback);
             return write!(
                 f,
-                "the app listens on {ports} of 127.0.0.1 alone, and not on port {wanted}"
+                "the app listens on 127.0.0.1:{ports} rather than on 0.0.0.0:$PORT ({wanted}), and nobody outside its container reaches that"
             );
         }
         let ports = list(&listening.open);
@@ -126,7 +150,7 @@ pub(super) async fn watch<E: Engine>(
         }
         if let Some((wrong, since)) = &seen
             && !config.wrong_port_timeout.is_zero()
-            && since.elapsed() >= config.wrong_port_timeout
+            && since.elapsed() >= wrong.timeout(config.wrong_port_timeout)
             && suspicion.is_certain(wrong, exposed)
         {
             return wrong.clone();
@@ -157,11 +181,30 @@ mod tests {
         assert_eq!(other, "the app listens on 8080, and not on port 80");
         let loopback = says(&[9090], &[80]).expect("wrong");
         assert!(
-            loopback.contains("port 80 of 127.0.0.1 alone"),
+            loopback.contains("on 127.0.0.1:80 rather than on 0.0.0.0:80"),
             "{loopback}"
+        );
+        let flask = says(&[], &[5000]).expect("wrong");
+        assert!(
+            flask.contains("on 127.0.0.1:5000 rather than on 0.0.0.0:$PORT (80)"),
+            "{flask}"
         );
         let many: Vec<u16> = (1000..2000).collect();
         assert!(says(&many, &[]).expect("wrong").len() < 120);
+    }
+
+    #[test]
+    fn a_development_server_is_told_sooner_than_a_port_for_metrics() {
+        let all = Duration::from_secs(30);
+        let of = |open: &[u16], loopback: &[u16]| {
+            let wrong = WrongPort::of(80, listening(open, loopback)).expect("wrong");
+            wrong.timeout(all)
+        };
+        assert_eq!(of(&[], &[5000]), DEV_SERVER_TIMEOUT);
+        assert_eq!(of(&[], &[80]), DEV_SERVER_TIMEOUT);
+        // A debugger, and one beside a port for metrics.
+        assert_eq!(of(&[], &[9229]), all);
+        assert_eq!(of(&[9090], &[5000]), all);
     }
 
     #[test]

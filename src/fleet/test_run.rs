@@ -44,6 +44,7 @@ impl Fleet {
             // Not counted as requests to the app.
             Arc::default(),
         );
+        deployment.check_starts();
         let mut test_runs = self.shared.test_runs.write();
         test_runs.retain(|run| run.strong_count() > 0);
         test_runs.push(Arc::downgrade(&deployment));

@@ -111,7 +111,17 @@ async fn wrong<'a>() -> Vec<Wrong<'a>> {
             "loopback only",
             probe::image_with(&[("PROBE_HOST", "127.0.0.1")]).await,
             &[],
-            &["NOT_READY", "port 80 of 127.0.0.1 alone", "0.0.0.0:80"],
+            &["NOT_READY", "on 127.0.0.1:80 rather than on 0.0.0.0:80"],
+        ),
+        row(
+            "development server",
+            probe::image_with(&[("PROBE_HOST", "127.0.0.1"), ("PROBE_PORT", "5000")]).await,
+            &[],
+            &[
+                "NOT_READY",
+                "on 127.0.0.1:5000 rather than on 0.0.0.0:$PORT (80)",
+                "flask run --host 0.0.0.0",
+            ],
         ),
         row(
             "exits at start",
@@ -155,7 +165,7 @@ async fn wrong<'a>() -> Vec<Wrong<'a>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_ten_wrong_images_names_its_cause() {
+async fn each_of_eleven_wrong_images_names_its_cause() {
     let ignite = Arc::new(builder().start().await);
     let mut table = Vec::new();
 

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod later;
+mod waiting;
 
 /// What to send, and what to show of the answer.
 #[derive(Debug, clap::Args)]
@@ -206,14 +207,21 @@ async fn receive(
     request: v1::InvokeRequest,
 ) -> Result<i32, Error> {
     let mut client = session.client();
-    let mut frames = client
-        .invoke(request)
-        .await
-        .map_err(|s| session.refused(s))?
-        .into_inner();
+    let (org, name) = (request.organization_name.clone(), request.app_name.clone());
+    let begun = async {
+        let mut frames = client.invoke(request).await?.into_inner();
+        // The first frame is the head: until then a replica may be starting.
+        let first = frames.message().await?;
+        Ok((frames, first))
+    };
+    let (mut frames, mut next) = tokio::select! {
+        biased;
+        begun = begun => begun.map_err(|s| session.refused(s))?,
+        never = waiting::explain(session, &org, &name) => match never {},
+    };
     let structured = format.is_structured();
     let mut whole = Whole::default();
-    while let Some(message) = frames.message().await.map_err(|s| session.refused(s))? {
+    while let Some(message) = next {
         match message.frame {
             Some(Frame::Head(head)) => {
                 if include && !structured {
@@ -230,6 +238,7 @@ async fn receive(
             Some(Frame::Trailer(trailer)) => whole.trailer = Some(trailer),
             None => {}
         }
+        next = frames.message().await.map_err(|s| session.refused(s))?;
     }
     let Some(trailer) = &whole.trailer else {
         return Err(Error::Other(anyhow::anyhow!(

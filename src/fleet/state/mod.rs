@@ -155,6 +155,8 @@ pub(super) struct State {
     rest_at: Option<Standby>,
     /// The wrong port on which a failed start of this generation listened.
     wrong_port: Option<(u64, WrongPort)>,
+    /// Whoever waits for a start wants its verdict, and can fix the app: a test run.
+    pub(super) checks_starts: bool,
     /// The engine's refusal to freeze a replica of the app.
     no_pause: Refusal,
     /// The engine's refusal to prepare one.
@@ -209,6 +211,7 @@ impl State {
             asks: false,
             rest_at: None,
             wrong_port: None,
+            checks_starts: false,
             no_pause: Refusal::default(),
             no_prepare: Refusal::default(),
             warned_of_files: false,

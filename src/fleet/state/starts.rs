@@ -43,7 +43,7 @@ impl State {
         let pending = self.pending.as_ref().map(|p| p.generation);
         let before = self.wrong_port.as_ref();
         Suspicion {
-            checked: pending == Some(generation),
+            checked: self.checks_starts || pending == Some(generation),
             before: before
                 .filter(|(of, _)| *of == generation)
                 .map(|(_, wrong)| wrong.clone()),
