@@ -10,6 +10,7 @@ use prost::Message as _;
 
 const FILES: &[&str] = &[
     "dodil/ignite/local/v1/builds.proto",
+    "dodil/ignite/local/v1/dev.proto",
     "dodil/ignite/local/v1/executions.proto",
     "dodil/ignite/local/v1/hosts.proto",
     "dodil/ignite/local/v1/scaling.proto",

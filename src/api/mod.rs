@@ -25,6 +25,7 @@ pub mod buffers;
 pub mod builds;
 pub mod compute;
 mod convert;
+pub mod dev;
 mod elsewhere;
 pub mod executions;
 pub(crate) mod export;

@@ -60,6 +60,7 @@ pub fn pool() -> &'static DescriptorPool {
 /// The services of the contract that clients call.
 const SERVICES: [&str; 7] = [
     "dodil.ignite.local.v1.BuildService",
+    "dodil.ignite.local.v1.DevService",
     "dodil.ignite.local.v1.ExecutionService",
     "dodil.ignite.local.v1.HostService",
     "dodil.ignite.local.v1.ScalingService",

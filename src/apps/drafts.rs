@@ -187,23 +187,13 @@ impl Apps {
                 number: 0,
                 source: draft.source,
                 facts: facts(&image, &image_ref),
+                overlay: None,
                 image_ref,
                 image_id: image.id,
                 created_at_ms: now_ms(),
                 settings: app.settings.clone(),
             };
-            let next = move |app: &App| {
-                let mut next = app.clone();
-                next.active_version = app.versions.last().map_or(0, |v| v.number) + 1;
-                next.updated_at_ms = now_ms();
-                next.versions.push(Arc::new(Version {
-                    number: next.active_version,
-                    settings: app.settings.clone(),
-                    ..version.clone()
-                }));
-                next
-            };
-            let app = s.switch(&id, &claim, checked, next).await?;
+            let app = s.switch(&id, &claim, checked, version.as_next()).await?;
             let made = app.active().cloned();
             let version = made.ok_or_else(|| Failure::new(Reason::Internal, "the published version is missing"))?;
             warnings::add_new(&mut said, s.settings_warnings(&app.settings));
@@ -250,7 +240,7 @@ impl Shared {
     }
 
     /// The draft to publish, if the app may have one more version.
-    fn to_publish(&self, app: &App) -> Result<Draft, Failure> {
+    pub(super) fn to_publish(&self, app: &App) -> Result<Draft, Failure> {
         let draft = app.draft.clone().ok_or_else(|| {
             Failure::new(
                 Reason::FailedPrecondition,

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `mod.rs` | [`Apps`]: create, read, list, update, delete |
 //! | `drafts.rs` | Drafts: save, build, publish; collection of unused files and images |
+//! | `dev.rs` | What development sessions do: changed files without a build, versions that go |
 //! | `versions.rs` | Published versions: list, read, roll back |
 //! | `checks.rs` | Activation of a version once a replica of it is ready |
 //! | `locks.rs` | The locks of an app, and roll-outs of changed configurations |
@@ -17,6 +18,7 @@
 
 mod checks;
 mod claims;
+mod dev;
 mod drafts;
 mod hosts;
 mod locks;
@@ -55,6 +57,7 @@ use crate::{
     store::{Store, blobs::Blobs, executions::Executions, secrets::Secrets},
 };
 
+pub use dev::{Changes, DevRules};
 pub use drafts::{DraftView, Published};
 pub use most::Most;
 pub use versions::Code;
@@ -93,6 +96,8 @@ pub struct Parts {
     pub egress: Option<Ceiling>,
     /// Bounds on the numbers of apps and versions.
     pub most: Most,
+    /// What development sessions may do.
+    pub dev: DevRules,
 }
 
 struct Shared {
@@ -109,6 +114,7 @@ struct Shared {
     parsing: Parsing,
     egress: Option<Ceiling>,
     most: Most,
+    dev: DevRules,
     /// Held by operations that decide which version serves.
     deploy_locks: AppLocks,
     /// Held while a change is stored and applied.
@@ -149,6 +155,7 @@ impl Apps {
             parsing,
             egress,
             most,
+            dev,
         } = parts;
         let stopping = CancellationToken::new();
         let shared = Shared {
@@ -165,6 +172,7 @@ impl Apps {
             parsing,
             egress,
             most,
+            dev,
             deploy_locks: AppLocks::default(),
             commit_locks: AppLocks::default(),
             roll_outs: RollOuts::default(),

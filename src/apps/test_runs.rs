@@ -49,6 +49,7 @@ impl Apps {
                     image_ref,
                     image_id: image.id,
                     facts,
+                    overlay: None,
                     created_at_ms: draft.created_at_ms,
                     settings: app.settings.clone(),
                 };

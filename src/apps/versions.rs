@@ -169,6 +169,23 @@ fn superfluous(app: &App, keep: usize) -> Vec<u32> {
         .collect()
 }
 
+impl Version {
+    /// Makes this version an app's next and active one, under the settings that it has then.
+    pub(super) fn as_next(self) -> impl Fn(&App) -> App + Clone + Send + 'static {
+        move |app| {
+            let mut next = app.clone();
+            next.active_version = app.versions.last().map_or(0, |v| v.number) + 1;
+            next.updated_at_ms = now_ms();
+            next.versions.push(Arc::new(Version {
+                number: next.active_version,
+                settings: app.settings.clone(),
+                ..self.clone()
+            }));
+            next
+        }
+    }
+}
+
 /// The app with a version and the settings of its publish, except for who may call it, and
 /// whether it reaches the API: a rollback repairs an app; it must not reopen what was shut since.
 pub(super) fn restore(app: &App, version: &Version) -> App {
@@ -244,6 +261,7 @@ mod tests {
             image_ref: "a:1".into(),
             image_id: "sha256:1".into(),
             facts: Default::default(),
+            overlay: None,
             created_at_ms: 0,
             settings: published,
         });

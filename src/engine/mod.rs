@@ -18,6 +18,7 @@ use futures_util::stream::BoxStream;
 use crate::model::{
     AppId, Platform, ReplicaId,
     capability::Capabilities,
+    code::Overlay,
     egress::Egress,
     files::{Files, Home},
 };
@@ -321,6 +322,8 @@ pub struct ContainerSpec {
     pub owner: Owner,
     /// The image's content id or a reference that is on this machine.
     pub image: String,
+    /// Files that are laid over the image before it starts.
+    pub overlay: Option<Overlay>,
     /// The environment; `PORT` is set from `ports` by the engine, over anything given here.
     pub env: BTreeMap<String, String>,
     /// Capabilities of its processes.

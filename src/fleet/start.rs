@@ -220,6 +220,7 @@ pub(super) fn spec(config: &Config, id: &ReplicaId, revision: &Revision) -> Cont
             config_hash: revision.config_hash.clone(),
         },
         image: revision.image.clone(),
+        overlay: revision.overlay.clone(),
         env: revision.env.clone(),
         capabilities: revision.capabilities,
         egress: revision.egress.clone(),

@@ -286,6 +286,7 @@ mod tests {
                     image_ref: TAG.into(),
                     image_id: (*id).to_owned(),
                     facts: Default::default(),
+                    overlay: None,
                     created_at_ms: 0,
                     settings: Default::default(),
                 })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    code::{Built, CodeSource, ImageSource},
+    code::{Built, CodeSource, ImageSource, Overlay},
     files::Home,
     host,
     host_name::HostName,
@@ -68,6 +68,8 @@ pub struct Version {
     pub image_id: String,
     /// Facts about the image that the publish found.
     pub facts: ImageFacts,
+    /// What a development session changed of the image's files; `None` when the image has the code.
+    pub overlay: Option<Overlay>,
     /// When it was published, Unix milliseconds.
     pub created_at_ms: i64,
     /// The settings at publish.

@@ -3,7 +3,11 @@
 //! [`CodeSource`] is generic over how the bytes of code are held: inline in a request (`Bytes`), or
 //! in a file of the store ([`Blob`]). Everything else is the same.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -21,6 +25,29 @@ pub struct Blob {
     pub len: u64,
     /// Their SHA-256 in hex.
     pub sha256: String,
+}
+
+/// The folder of these files in the data directory.
+pub const CODE_FOLDER: &str = "code";
+/// The suffix of a file that no record names yet.
+pub const NEW_CODE: &str = ".new";
+
+impl Blob {
+    /// Where its file may be: under its name, or under that of a new one.
+    pub fn paths(&self, data_dir: &Path) -> [PathBuf; 2] {
+        let folder = data_dir.join(CODE_FOLDER);
+        let new = folder.join(format!("{}{NEW_CODE}", self.id));
+        [folder.join(&self.id), new]
+    }
+}
+
+/// Files that are laid over an image instead of being built into one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// The directory of the image that they are put into.
+    pub path: String,
+    /// The files, as .tar.gz.
+    pub files: Blob,
 }
 
 /// Where the code of a draft or version comes from.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{
     app::{App, Version},
     capability::Capabilities,
-    code::ImageSource,
+    code::{ImageSource, Overlay},
     egress::Egress,
     files::{self, Files, Home},
     hex,
@@ -60,6 +60,8 @@ pub struct Revision {
     pub image: String,
     /// The image to pull if this one was removed from this machine; `None` when it was built here.
     pub source: Option<ImageSource>,
+    /// Files that are laid over the image.
+    pub overlay: Option<Overlay>,
     /// The environment.
     pub env: BTreeMap<String, String>,
     /// Which parts of its file system are writable.
@@ -125,6 +127,7 @@ impl Revision {
             version: version.number,
             image: version.image_id.clone(),
             source: version.pull_source(),
+            overlay: version.overlay.clone(),
             env: s.env.clone(),
             cloud_incompatibilities: cloud_incompatibilities(s, version, &files, defaults),
             files,
@@ -231,6 +234,12 @@ impl Revision {
         }
         if !self.capabilities.is_empty() {
             put(&format!("capabilities {}", self.capabilities));
+        }
+        if let Some(overlay) = &self.overlay {
+            put(&format!(
+                "overlay {} {}",
+                overlay.path, overlay.files.sha256
+            ));
         }
         if self.egress != Egress::Unset {
             put(&format!("egress {}", self.egress));
@@ -341,6 +350,7 @@ mod tests {
             image_ref: "a:1".into(),
             image_id: "sha256:x".into(),
             facts: Default::default(),
+            overlay: None,
             created_at_ms: 0,
             settings: Settings::default(),
         };

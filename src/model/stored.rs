@@ -120,6 +120,10 @@ fn of_version(version: &Version) -> u64 {
         + len(&version.image_ref)
         + len(&facts.digest_ref)
         + len(&facts.home.path)
+        + version
+            .overlay
+            .as_ref()
+            .map_or(0, |o| len(&o.path) + o.files.len)
 }
 
 /// The bytes of a code file, unless the version before has the same one: a draft that is published
@@ -210,6 +214,7 @@ mod tests {
             image_ref: "image".to_owned(),
             image_id: String::new(),
             facts: Default::default(),
+            overlay: None,
             created_at_ms: 0,
             settings: app.settings.clone(),
         }))

@@ -29,7 +29,7 @@ use crate::{
         proto::{
             self,
             local::v1::{
-                build_service_server::BuildServiceServer,
+                build_service_server::BuildServiceServer, dev_service_server::DevServiceServer,
                 execution_service_server::ExecutionServiceServer,
                 host_service_server::HostServiceServer,
                 scaling_service_server::ScalingServiceServer,
@@ -190,6 +190,7 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
     let executions = api::executions::Executions::new(compute.clone());
     let scaling = Scaling::new(compute.clone());
     let builds = api::builds::Builds::new(compute.clone());
+    let dev = api::dev::Dev::new(compute.clone());
     let hosts = api::hosts::Hosts::new(compute.clone());
     let versions = api::versions::Versions::new(compute.clone());
     Routes::new(ComputeServiceServer::new(compute).max_decoding_message_size(limits.grpc_bytes()))
@@ -197,6 +198,7 @@ async fn services(compute: Compute, secrets: Secrets, limits: Limits) -> Routes 
         .add_service(ExecutionServiceServer::new(executions))
         .add_service(ScalingServiceServer::new(scaling))
         .add_service(BuildServiceServer::new(builds))
+        .add_service(DevServiceServer::new(dev).max_decoding_message_size(limits.grpc_bytes()))
         .add_service(HostServiceServer::new(hosts))
         .add_service(VersionServiceServer::new(versions))
         .add_service(health)

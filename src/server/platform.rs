@@ -15,6 +15,7 @@ use crate::{
     api::status::{self, to_response},
     apps::{self, Apps},
     builder::{Builder, Images, Rules},
+    config::Config,
     engine::docker::Docker,
     fleet::{Fleet, Starter},
     gateway::{Gateway, Routes},
@@ -86,6 +87,7 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
             versions_per_app: config.versions_max_per_app,
             hosts_per_app: config.hosts_max_per_app,
         },
+        dev: dev_rules(config),
     });
     let gc = GarbageCollector::start(
         gc_config(config, &base.vitals),
@@ -105,6 +107,15 @@ pub(super) fn assemble(base: &Base, may_adopt: watch::Receiver<bool>) -> Result<
         gc,
         starter,
     })
+}
+
+/// What development sessions may do: with one machine's owner alone, nearly everything.
+fn dev_rules(config: &Config) -> apps::DevRules {
+    let is_owners = !config.trust.isolates_host();
+    apps::DevRules {
+        syncs: is_owners && !config.strict,
+        opens: is_owners && config.exposed().is_none(),
+    }
 }
 
 fn builder(base: &Base, images: Images, blobs: Blobs) -> Result<Builder> {

@@ -19,13 +19,18 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::report::{Checked, Counts, Problem, Report};
-use crate::model::{App, Blob, Failure, Reason, catalog::Catalog, hex};
+use crate::model::{
+    App, Blob, Failure, Reason,
+    catalog::Catalog,
+    code::{CODE_FOLDER, NEW_CODE},
+    hex,
+};
 
 /// The folder in the data directory.
-pub(super) const FOLDER: &str = "code";
+pub(super) const FOLDER: &str = CODE_FOLDER;
 
 /// The suffix of a file that no record names yet.
-const NEW: &str = ".new";
+const NEW: &str = NEW_CODE;
 
 /// The code files of a data directory; clones share the folder.
 #[derive(Debug, Clone)]
@@ -203,14 +208,20 @@ fn read(folder: &Path, id: &str) -> io::Result<Vec<u8>> {
     fs::read(settled)
 }
 
-/// The ids of the files that an app's draft and versions name.
-pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
+/// The files that an app's draft and versions name.
+fn named(app: &App) -> impl Iterator<Item = &Blob> {
     let draft = app.draft.iter().map(|d| &d.source);
     let versions = app.versions.iter().map(|v| &v.source);
+    let overlays = app.versions.iter().filter_map(|v| v.overlay.as_ref());
     draft
         .chain(versions)
         .filter_map(|source| source.bytes())
-        .map(|blob| blob.id.as_str())
+        .chain(overlays.map(|overlay| &overlay.files))
+}
+
+/// The ids of the files that an app's draft and versions name.
+pub(super) fn names(app: &App) -> impl Iterator<Item = &str> {
+    named(app).map(|blob| blob.id.as_str())
 }
 
 /// Reads every file that a record names, and reports the files that no record names.
@@ -219,9 +230,7 @@ pub(super) fn check(data_dir: &Path, catalog: &Catalog, report: &mut Report) {
     let mut named = HashSet::new();
     let mut rows = Counts(vec![("files", 0)]);
     for app in catalog.iter() {
-        let sources = app.draft.iter().map(|d| &d.source);
-        let sources = sources.chain(app.versions.iter().map(|v| &v.source));
-        for blob in sources.filter_map(|source| source.bytes()) {
+        for blob in self::named(app) {
             // A version and the draft it was published from share a file.
             if !named.insert(blob.id.clone()) {
                 continue;

@@ -67,6 +67,7 @@ pub(super) fn full_app(id: &str) -> App {
         source,
         image_ref: "reg/a:1".into(),
         image_id: "sha256:1".into(),
+        overlay: None,
         facts: crate::model::ImageFacts {
             exposed_ports: vec![8080, 9090],
             user: Some(String::new()),

@@ -50,6 +50,7 @@ fn app() -> App {
             image_ref: "reg/a:1".into(),
             image_id: "sha256:1".into(),
             facts: Default::default(),
+            overlay: None,
             created_at_ms: 4,
             settings: settings.clone(),
         })],

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Compute {
-    pub(super) fn public_urls(&self, app: &App) -> Vec<String> {
+    pub(in crate::api) fn public_urls(&self, app: &App) -> Vec<String> {
         if app.active_version == 0 {
             return Vec::new();
         }

@@ -1,13 +1,22 @@
 //! Creates the container of a replica, after completing its spec.
 
-use std::{path::PathBuf, sync::atomic::Ordering};
+use std::{io, path::PathBuf, sync::atomic::Ordering};
 
-use bollard::models::ContainerCreateBody;
+use bollard::{body_full, models::ContainerCreateBody, query_parameters::UploadToContainerOptions};
 
 use super::{
-    ContainerId, ContainerSpec, Docker, Error, cli_config::Reaches, firewall::Mac, folders,
-    info::Facts, names, sealed, spec,
+    ContainerId, ContainerSpec, Docker, Error,
+    cli_config::Reaches,
+    client::{has_status, remove_container},
+    firewall::Mac,
+    folders,
+    info::Facts,
+    names, sealed, spec,
 };
+use crate::model::code::Overlay;
+
+/// What the engine is asked to do, as a verb.
+const PUT_FILES: &str = "put changed files into the container";
 
 impl Docker {
     pub(super) fn warn_of_what_the_engine_lacks(&self, spec: &ContainerSpec, facts: &Facts) {
@@ -44,7 +53,64 @@ impl Docker {
         attached.put_names(body.host_config.get_or_insert_default());
         attached.put_certificates(&mut body);
         let body = self.bind_volume(body, &spec, folder.as_deref());
-        self.create_admitted(name, body, &spec, false).await
+        let id = self.create_admitted(name, body, &spec, false).await?;
+        self.lay_over(&id, &spec).await?;
+        Ok(id)
+    }
+
+    /// Puts the changed files of a development session into a container that was just created; a
+    /// container that does not get them is removed.
+    pub(super) async fn lay_over(
+        &self,
+        id: &ContainerId,
+        spec: &ContainerSpec,
+    ) -> Result<(), Error> {
+        let Some(overlay) = &spec.overlay else {
+            return Ok(());
+        };
+        let put = self.put_files(id, overlay).await;
+        if put.is_err() {
+            if let Err(cause) = remove_container(&self.client, id).await {
+                tracing::warn!(container = %id, %cause, "An unfinished container was left behind");
+            }
+            self.forget_rules(id).await;
+        }
+        put
+    }
+
+    async fn put_files(&self, id: &ContainerId, overlay: &Overlay) -> Result<(), Error> {
+        let refused = |message: String| Error::Refused {
+            call: PUT_FILES,
+            status: 0,
+            message,
+        };
+        let mut read = Err(io::Error::from(io::ErrorKind::NotFound));
+        for path in overlay.files.paths(&self.config.data_dir) {
+            read = tokio::fs::read(path).await;
+            if read.is_ok() {
+                break;
+            }
+        }
+        let files = read.map_err(|e| refused(format!("the changed files cannot be read: {e}")))?;
+        let options = UploadToContainerOptions {
+            path: overlay.path.clone(),
+            ..UploadToContainerOptions::default()
+        };
+        let put = self
+            .client
+            .run(PUT_FILES, |docker| async move {
+                docker
+                    .upload_to_container(&id.0, Some(options), body_full(files.into()))
+                    .await
+            })
+            .await;
+        match put {
+            Err(err) if has_status(&err, 404) => Err(refused(format!(
+                "the image has no directory {}",
+                overlay.path
+            ))),
+            other => other,
+        }
     }
 
     /// Completes the spec with what only the engine's side knows: the content of the image's home,

@@ -182,6 +182,7 @@ impl Docker {
             attached.put_certificates(&mut body);
             let body = self.bind_volume(body, &spec, folder.as_deref());
             let container = self.create_named(name, body, None).await?;
+            self.lay_over(&container, &spec).await?;
             Ok((container, endpoints))
         };
         match made.await {

@@ -17,6 +17,7 @@ fn spec() -> ContainerSpec {
             config_hash: String::new(),
         },
         image: "app".into(),
+        overlay: None,
         env: BTreeMap::new(),
         capabilities: Default::default(),
         egress: Default::default(),

@@ -7,7 +7,7 @@ use prost::Message;
 use crate::model::{
     Blob, BuildArgs, CodeSource, ImageSource, Reason,
     build_args::SealedArgs,
-    code::{BuildError, Built, BuiltImage, Compile, FromCode, FromGit, Runtime},
+    code::{BuildError, Built, BuiltImage, Compile, FromCode, FromGit, Overlay, Runtime},
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -57,6 +57,14 @@ pub(super) struct BlobRecord {
     sha256: String,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OverlayRecord {
+    #[prost(string, tag = "1")]
+    path: String,
+    #[prost(message, optional, tag = "2")]
+    files: Option<BlobRecord>,
+}
+
 /// A build without a `reason` succeeded.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct BuiltRecord {
@@ -72,13 +80,43 @@ pub(super) struct BuiltRecord {
     message: String,
 }
 
+fn blob_record(blob: &Blob) -> BlobRecord {
+    BlobRecord {
+        id: blob.id.clone(),
+        len: blob.len,
+        sha256: blob.sha256.clone(),
+    }
+}
+
+fn blob(record: Option<BlobRecord>) -> Result<Blob, String> {
+    let blob = record.ok_or("the code names no file")?;
+    // It becomes a file name.
+    ulid::Ulid::from_string(&blob.id)
+        .map_err(|_| format!("the code's file is called {:?}", blob.id))?;
+    Ok(Blob {
+        id: blob.id,
+        len: blob.len,
+        sha256: blob.sha256,
+    })
+}
+
+pub(super) fn overlay_record(overlay: &Overlay) -> OverlayRecord {
+    OverlayRecord {
+        path: overlay.path.clone(),
+        files: Some(blob_record(&overlay.files)),
+    }
+}
+
+pub(super) fn overlay(record: OverlayRecord) -> Result<Overlay, String> {
+    Ok(Overlay {
+        path: record.path,
+        files: blob(record.files)?,
+    })
+}
+
 pub(super) fn source_record(source: &CodeSource) -> SourceRecord {
     let mut r = SourceRecord {
-        blob: source.bytes().map(|b| BlobRecord {
-            id: b.id.clone(),
-            len: b.len,
-            sha256: b.sha256.clone(),
-        }),
+        blob: source.bytes().map(blob_record),
         ..SourceRecord::default()
     };
     match source {
@@ -125,17 +163,6 @@ pub(super) fn source_record(source: &CodeSource) -> SourceRecord {
 }
 
 pub(super) fn source(r: SourceRecord) -> Result<CodeSource, String> {
-    let blob = |blob: Option<BlobRecord>| {
-        let blob = blob.ok_or("the code names no file")?;
-        // It becomes a file name.
-        ulid::Ulid::from_string(&blob.id)
-            .map_err(|_| format!("the code's file is called {:?}", blob.id))?;
-        Ok::<_, String>(Blob {
-            id: blob.id,
-            len: blob.len,
-            sha256: blob.sha256,
-        })
-    };
     Ok(match r.kind {
         0 => CodeSource::Prebuilt(ImageSource {
             image_ref: r.image_ref,

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use prost::Message;
 
 use self::{
-    code::{BuiltRecord, SourceRecord, built, built_record, source, source_record},
+    code::{
+        BuiltRecord, OverlayRecord, SourceRecord, built, built_record, overlay, overlay_record,
+        source, source_record,
+    },
     settings::{SettingsRecord, settings, settings_record},
 };
 use super::{env::Envs, keys};
@@ -68,6 +71,8 @@ struct VersionRecord {
     /// Empty in records that predate builds: the source names the image.
     #[prost(string, tag = "6")]
     image_ref: String,
+    #[prost(message, optional, tag = "7")]
+    overlay: Option<OverlayRecord>,
     #[prost(message, optional, tag = "20")]
     facts: Option<FactsRecord>,
 }
@@ -145,6 +150,7 @@ pub(super) fn encode_version(app: &AppId, v: &Version, envs: &Envs) -> Vec<u8> {
         created_at_ms: v.created_at_ms,
         settings: Some(settings_record(app, &v.settings, envs)),
         image_ref: v.image_ref.clone(),
+        overlay: v.overlay.as_ref().map(overlay_record),
         facts: Some(facts_record(&v.facts)),
     }
     .encode_to_vec()
@@ -301,6 +307,7 @@ fn version(app: &AppId, r: VersionRecord, envs: &Envs) -> Result<Version, String
         image_ref,
         image_id: r.image_id,
         facts: facts(r.facts.unwrap_or_default())?,
+        overlay: r.overlay.map(overlay).transpose()?,
         created_at_ms: r.created_at_ms,
         settings: settings(app, r.settings.unwrap_or_default(), envs)?,
     })

@@ -20,6 +20,9 @@ use crate::model::files::TMP;
 
 /// Engines refuse a limit under some 6 MB; the holder itself needs a page or two.
 const HOLDER_MEMORY: i64 = 16 << 20;
+/// Directories of programs, settings and data that are no links in usual images; those that an image
+/// lacks are passed over.
+const USUAL: [&str; 6] = ["/etc", "/mnt", "/opt", "/srv", "/usr", "/var"];
 /// One process, and spare ones for the way engines start it.
 const HOLDER_PIDS: i64 = 16;
 
@@ -86,8 +89,12 @@ pub(super) fn container(
             maximum_retry_count: None,
         }),
         log_config: log_config(config, traits.log),
-        readonly_rootfs: Some(spec.files.read_only && spec.files.changed_in_place().is_none()),
-        readonly_paths: spec.files.changed_in_place().map(read_only_paths),
+        readonly_rootfs: Some(
+            spec.files.read_only
+                && spec.files.changed_in_place().is_none()
+                && spec.overlay.is_none(),
+        ),
+        readonly_paths: protected(spec).map(|paths| read_only_paths(&paths)),
         tmpfs: tmpfs(spec),
         mounts: home(config, spec).map(|mount| vec![mount]),
         ..HostConfig::default()
@@ -179,6 +186,24 @@ fn ulimits(config: &Config) -> Option<Vec<ResourcesUlimits>> {
         hard: Some(limit.hard),
     });
     (!config.ulimits.is_empty()).then(|| limits.collect())
+}
+
+/// The paths that are mounted read-only where the root file system as a whole is not: around a home
+/// that is changed in place, and around files that are put into the container after its creation,
+/// which engines refuse for a read-only root file system.
+fn protected(spec: &ContainerSpec) -> Option<Vec<String>> {
+    let of_home = spec.files.changed_in_place();
+    let Some(overlay) = spec.overlay.as_ref().filter(|_| spec.files.read_only) else {
+        return of_home.map(<[String]>::to_vec);
+    };
+    let mut paths = match of_home {
+        Some(paths) => paths.to_vec(),
+        None => USUAL.map(str::to_owned).to_vec(),
+    };
+    if !paths.contains(&overlay.path) {
+        paths.push(overlay.path.clone());
+    }
+    Some(paths)
 }
 
 /// The paths that the engine mounts read-only by default, and the given ones.

@@ -33,6 +33,7 @@ pub(in crate::engine::docker) fn spec() -> ContainerSpec {
             config_hash: "abc".into(),
         },
         image: "sha256:1234".into(),
+        overlay: None,
         env: [
             ("A".to_owned(), "b=c".to_owned()),
             ("PORT".to_owned(), "1".to_owned()),
