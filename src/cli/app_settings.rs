@@ -48,7 +48,7 @@ pub(super) enum Init {
 }
 
 /// The settings of an app; a flag left out keeps the default, or the current value in an update.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(in crate::cli) struct Settings {
     /// The size of a replica.
     #[arg(short, long, value_enum, ignore_case = true)]
@@ -195,6 +195,11 @@ impl Settings {
             Tier::Xlarge => v1::ResourceTier::Xlarge,
         };
         Some(tier.into())
+    }
+
+    /// Asks for no token on the app's URL, unless the settings say something of it.
+    pub(super) fn open_unless_said(&mut self) {
+        self.allow_unauthenticated.get_or_insert(true);
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -149,9 +149,8 @@ async fn read(
                         .map_err(|e| Error::Other(e.into()))?,
                 )?;
             }
-            Lines::Data => progress.suspend(|| output::line(&said))?,
-            Lines::Beside if progress.is_hidden() => note(&said),
-            Lines::Beside => progress.println(&said),
+            Lines::Data => output::line(&said)?,
+            Lines::Beside => note(&said),
             Lines::Hidden => {
                 unseen.push_back(said);
                 if unseen.len() > TAIL {
@@ -170,9 +169,10 @@ async fn read(
         }
     }
     progress.finish_and_clear();
-    Err(Error::Other(anyhow::anyhow!(
+    Err(Error::Unreachable(
         "the server fell silent before the build ended; `ignite draft info` shows its state"
-    )))
+            .to_owned(),
+    ))
 }
 
 /// A line that says what is under way; hidden if stderr is not a terminal.

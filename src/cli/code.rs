@@ -8,12 +8,18 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{Error, failure::note, folder::Folder};
+use super::{
+    Error,
+    failure::note,
+    folder::Folder,
+    template::{self, Bases, Detected, Live},
+};
 use crate::{
     api::proto::v1,
     model::{
         AppId,
         code::{DEFAULT_DOCKERFILE, check_toolchain},
+        ignorefile,
     },
 };
 
@@ -130,6 +136,39 @@ pub(super) struct How {
     /// The secret for pulling the image or the base images of the Dockerfile.
     #[arg(long, value_name = "NAME", conflicts_with = "runtime")]
     registry_secret_ref: Option<String>,
+    #[command(flatten)]
+    bases: Bases,
+}
+
+/// Code to save.
+pub(super) struct Code {
+    /// The request that saves it.
+    pub(super) request: v1::SaveDraftRequest,
+    /// What a folder without a Dockerfile was found to be.
+    found: Option<String>,
+    /// Where the image has the code, if an interpreter reads it there.
+    pub(super) live: Option<Live>,
+}
+
+impl Code {
+    /// Says what the code was found to be.
+    pub(super) fn explain(&self) {
+        if let Some(found) = &self.found {
+            note(found);
+        }
+    }
+
+    /// The archive that is sent, if the code is one.
+    pub(super) fn archive(&self) -> Option<&[u8]> {
+        use v1::{code_source::Source, image_source::Source as Image};
+        match self.request.code.as_ref()?.source.as_ref()? {
+            Source::Compile(code) => Some(&code.source_code),
+            Source::Image(image) => match image.source.as_ref()? {
+                Image::FromCode(code) => Some(&code.archive),
+                _ => None,
+            },
+        }
+    }
 }
 
 fn argument(text: &str) -> Result<(String, String), String> {
@@ -177,13 +216,19 @@ impl Source {
     ///
     /// # Errors
     /// When the folder or file cannot be read, or cannot be sent as code.
-    pub(super) fn save(&self, app: &AppId) -> Result<v1::SaveDraftRequest, Error> {
-        Ok(v1::SaveDraftRequest {
-            organization_name: app.org.to_string(),
-            app_name: app.name.to_string(),
-            code: Some(v1::CodeSource {
-                source: Some(self.source()?),
-            }),
+    pub(super) fn save(&self, app: &AppId) -> Result<Code, Error> {
+        let mut found = Sent::default();
+        let source = self.source(&mut found)?;
+        Ok(Code {
+            request: v1::SaveDraftRequest {
+                organization_name: app.org.to_string(),
+                app_name: app.name.to_string(),
+                code: Some(v1::CodeSource {
+                    source: Some(source),
+                }),
+            },
+            found: found.found,
+            live: found.live,
         })
     }
 
@@ -193,15 +238,16 @@ impl Source {
         folder.changed_at().ok()
     }
 
-    fn source(&self) -> Result<v1::code_source::Source, Error> {
+    /// The code as it is sent; `sent` gets what was found out on the way.
+    fn source(&self, sent: &mut Sent) -> Result<v1::code_source::Source, Error> {
         use v1::image_source::Source as Image;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let how = &self.how;
         how.check()?;
         let image = if let Some(path) = &self.code {
-            let (archive, language) = read(path, how)?;
-            let archive = archive.into();
-            if let Some(language) = language {
+            *sent = read(path, how)?;
+            let archive = std::mem::take(&mut sent.bytes).into();
+            if let Some(language) = sent.language {
                 return Ok(v1::code_source::Source::Compile(v1::CompileSource {
                     runtime: Some(v1::Runtime {
                         runtime: Some(how.to_wire(language)),
@@ -246,6 +292,11 @@ impl How {
             {
                 "--rust-target, --toolchain and --target are for handlers in Rust; leave them out, or give --runtime rust"
             }
+            _ if self.bases.are_given()
+                && (self.runtime.is_some() || self.dockerfile_path.is_some()) =>
+            {
+                "--template, --base and --run-base are for a Dockerfile that is made from a template; leave them out, or leave out --runtime and --dockerfile-path"
+            }
             _ => return Ok(()),
         };
         Err(Error::Usage(wrong.to_owned()))
@@ -279,14 +330,57 @@ fn of_rustup(name: &str) -> Result<String, String> {
     check_toolchain(name).map(|()| name.to_owned())
 }
 
-/// The bytes to send for a path, and the language that they are in when the platform has a server
-/// for it: a folder is packed, an archive is taken as it is, and so is one source file.
-fn read(path: &Path, how: &How) -> Result<(Vec<u8>, Option<Language>), Error> {
+/// What is sent for a path.
+#[derive(Default)]
+struct Sent {
+    bytes: Vec<u8>,
+    /// The language, when the platform has a server for it.
+    language: Option<Language>,
+    found: Option<String>,
+    live: Option<Live>,
+}
+
+/// The bytes to send for a path: a folder is packed, an archive is taken as it is, and so is one
+/// source file.
+fn read(path: &Path, how: &How) -> Result<Sent, Error> {
     let cannot =
         |e: io::Error| Error::Usage(format!("the code {} cannot be read: {e}", path.display()));
     if fs::metadata(path).map_err(cannot)?.is_dir() {
         let folder = Folder::open(path, how.dockerfile()).map_err(Error::Usage)?;
-        return Ok((folder.pack().map_err(cannot)?, how.runtime));
+        let detected = match (how.runtime, &how.dockerfile_path) {
+            (None, None) => template::detect(path, &how.bases).map_err(Error::Usage)?,
+            _ => Detected::Dockerfile,
+        };
+        let mut more = Vec::new();
+        let mut sent = Sent {
+            language: how.runtime,
+            ..Sent::default()
+        };
+        match &detected {
+            Detected::Template(made) => {
+                more.push((DEFAULT_DOCKERFILE, made.dockerfile.as_str()));
+                if !path.join(ignorefile::NAME).exists() {
+                    more.push((ignorefile::NAME, template::IGNORED));
+                }
+                sent.found = Some(made.sentence());
+                sent.live = made.live;
+            }
+            Detected::Handler(why) if why == template::PYTHON_HANDLER => {
+                sent.live = Some(template::HANDLER_CODE);
+            }
+            Detected::Dockerfile if how.runtime == Some(Language::Python) => {
+                sent.live = Some(template::HANDLER_CODE);
+            }
+            Detected::Handler(_) | Detected::Dockerfile => {}
+        }
+        sent.bytes = folder.pack(&more).map_err(cannot)?;
+        return Ok(sent);
+    }
+    if how.bases.are_given() {
+        return Err(Error::Usage(format!(
+            "--template, --base and --run-base are for a folder without a Dockerfile, and {} is none",
+            path.display()
+        )));
     }
     let bytes = fs::read(path).map_err(cannot)?;
     let is_archive = bytes.starts_with(b"PK") || bytes.starts_with(&[0x1f, 0x8b]);
@@ -294,7 +388,11 @@ fn read(path: &Path, how: &How) -> Result<(Vec<u8>, Option<Language>), Error> {
     let by_name = || Language::of_file(path).filter(|_| !is_archive);
     let language = how.runtime.or_else(by_name);
     if is_archive || language.is_some() {
-        return Ok((bytes, language));
+        return Ok(Sent {
+            bytes,
+            language,
+            ..Sent::default()
+        });
     }
     Err(Error::Usage(format!(
         "{} is neither a folder nor a .zip nor a .tar.gz, nor a source file of a language with a runtime; give the folder that its Dockerfile is in, or --runtime for one source file",
@@ -326,8 +424,10 @@ mod tests {
         ] {
             fs::write(dir.path().join(name), content).expect("written");
         }
-        let source =
-            |path: &str, words: &str| Source::of_folder(dir.path().join(path), how(words)).source();
+        let source = |path: &str, words: &str| {
+            let source = Source::of_folder(dir.path().join(path), how(words));
+            source.source(&mut Sent::default())
+        };
         use v1::{code_source::Source as Wire, image_source::Source as Image};
         let language = |path: &str, words: &str| match source(path, words) {
             Ok(Wire::Compile(compile)) => compile.runtime.and_then(|r| r.runtime),

@@ -1,11 +1,11 @@
 //! `ignite app deploy`: from code or an image to a URL in one go.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
@@ -17,7 +17,9 @@ use super::{
     context::Session,
     failure::{note, warn},
     id::AppArg,
-    output, publish, urls,
+    output, publish,
+    spinner::spinner,
+    urls,
 };
 use crate::{api::proto::v1, model::AppId};
 
@@ -48,11 +50,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
     let app = context.app(args.id)?;
     let begun = Instant::now();
     // First, so that no app is created for code that cannot be read.
-    let save: v1::SaveDraftRequest = args.source.save(&app)?;
+    let code = args.source.save(&app)?;
+    code.explain();
     args.settings.create(&app)?;
     let session = context.connect(&app.org).await?;
 
-    let created = configure(&session, &app, &args.settings).await?;
+    let created = configure(&session, &app, &args.settings, &args.settings).await?;
     let work = async {
         // Before the code is built: a name that is taken costs no build.
         let mut urls = Vec::new();
@@ -60,7 +63,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
             let added = hosts::add(&session, &app, host).await?;
             urls.extend(added.host.map(|host| host.url));
         }
-        self::save(&session, &args.source, save).await?;
+        self::save(&session, &args.source, code.request).await?;
         let lines = if args.follow {
             Lines::Beside
         } else {
@@ -144,19 +147,20 @@ pub(super) async fn delete(session: &Session, app: &AppId) -> Result<(), Error> 
     Ok(())
 }
 
-/// Creates the app, or changes the given settings.
+/// Creates the app with the first settings, or changes what the second ones give.
 pub(super) async fn configure(
     session: &Session,
     app: &AppId,
-    settings: &Settings,
+    new: &Settings,
+    changed: &Settings,
 ) -> Result<Created, Error> {
     let meta = match session.app(app).await {
         Err(e) if e.code() == Some(Code::NotFound) => {
-            return create(session, app, settings).await;
+            return create(session, app, new).await;
         }
         got => got?.app.unwrap_or_default(),
     };
-    if let Some(update) = settings.update(app, &meta.env)? {
+    if let Some(update) = changed.update(app, &meta.env)? {
         change(session, app, update).await?;
     }
     Ok(Created(false))
@@ -224,36 +228,20 @@ pub(super) fn report(
 }
 
 /// Shows a step and its duration on stderr; a terminal also shows it while it runs.
-async fn step<T>(
-    what: &str,
-    mut work: impl Future<Output = Result<T, Error>> + Unpin,
-) -> Result<T, Error> {
+async fn step<T>(what: &str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let begun = Instant::now();
     let live = io::stderr().is_terminal();
-    let show = |end: &str| {
-        // A closed stderr must not fail the deploy.
-        let _ = write!(
-            io::stderr(),
-            "\r{what} … {:<7}{end}",
-            for_people(begun.elapsed())
-        );
-    };
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let spinner = spinner(what.to_owned(), live);
     if !live {
         note(&format!("{what} …"));
     }
-    loop {
-        tokio::select! {
-            done = &mut work => {
-                if live {
-                    show(if done.is_ok() { "\n" } else { ", failed\n" });
-                }
-                return done;
-            }
-            _ = tick.tick(), if live => show(""),
-        }
+    let done = work.await;
+    spinner.finish_and_clear();
+    if live {
+        let end = if done.is_ok() { "" } else { ", failed" };
+        note(&format!("{what} … {}{end}", for_people(begun.elapsed())));
     }
+    done
 }
 
 /// A duration for people: milliseconds up to a second, then tenths of a second.

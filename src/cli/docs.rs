@@ -45,6 +45,7 @@ macro_rules! pages {
 pages! {
     "apps": "what an image has to do, settings of an app, its URL",
     "code": "from a folder or a git repository to an app; `ignite dev`",
+    "dev": "from a folder without a Dockerfile to a URL; what `ignite dev` does",
     "python": "handlers in Python",
     "deno": "handlers in TypeScript and JavaScript",
     "rust": "handlers in Rust",

@@ -148,7 +148,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Error
 /// Saves the code, then sets the schemas, which hold for the version that serves, too.
 async fn save(context: &Context, save: Save) -> Result<(), Error> {
     let app = context.app(save.id)?;
-    let request = save.source.save(&app)?;
+    let code = save.source.save(&app)?;
+    code.explain();
     let update = save.schemas.update(&app)?;
     let session = context.connect(&app.org).await?;
     if !save.dependencies.is_empty() {
@@ -156,7 +157,9 @@ async fn save(context: &Context, save: Save) -> Result<(), Error> {
             "warning: --dependency is not used: list packages in the code, in requirements.txt, deno.json, go.mod or Cargo.toml",
         );
     }
-    let saved = session.answer(session.client().save_draft(request)).await?;
+    let saved = session
+        .answer(session.client().save_draft(code.request))
+        .await?;
     if let Some(update) = update {
         let mut client = session.client();
         let updated = session.answer(client.update_app_config(update));

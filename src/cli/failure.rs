@@ -14,7 +14,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{output::Format, text};
+use super::{output::Format, spinner::beside, text};
 use crate::api::proto::rpc;
 
 /// Why a command failed.
@@ -101,6 +101,17 @@ impl Error {
         match self {
             Error::Api { status, .. } => Some(status.code()),
             _ => None,
+        }
+    }
+
+    /// Whether the server is away, or going, so that the same call may succeed later.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Error::Unreachable(_) => true,
+            Error::Api { status, .. } => {
+                !is_answer(status) || reason(status).as_deref() == Some("SHUTTING_DOWN")
+            }
+            _ => false,
         }
     }
 
@@ -243,10 +254,32 @@ pub(super) fn unreadable(what: &str, file: &Path, error: &io::Error) -> Error {
     Error::Usage(format!("{what} {shown} cannot be read: {remedy}"))
 }
 
+/// Whether the server itself answered: an error that only reports a broken connection carries no
+/// reason.
+pub(super) fn is_answer(status: &tonic::Status) -> bool {
+    let broken = [
+        Code::Unavailable,
+        Code::Unknown,
+        Code::Internal,
+        Code::Cancelled,
+        Code::DeadlineExceeded,
+    ];
+    reason(status).is_some() || !broken.contains(&status.code())
+}
+
+/// The reason that the server gave for a failure.
+fn reason(status: &tonic::Status) -> Option<String> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let mut details = details.into_iter();
+    let info = details.find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    let info = rpc::ErrorInfo::decode(info.value.as_ref()).ok()?;
+    Some(info.reason)
+}
+
 /// Prints a line for people on stderr, with hidden characters escaped. A closed stderr is ignored.
 pub(super) fn note(line: &str) {
     use std::io::Write as _;
-    let _ = writeln!(io::stderr(), "{}", text::shown(line));
+    let _ = beside(|| writeln!(io::stderr(), "{}", text::shown(line)));
 }
 
 /// Shows the warnings of an answer.

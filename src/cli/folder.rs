@@ -45,13 +45,26 @@ impl Folder {
         })
     }
 
-    /// Packs the folder as .tar.gz. Equal folders give equal bytes.
-    pub(super) fn pack(&self) -> io::Result<Vec<u8>> {
+    /// Packs the folder as .tar.gz, with these files in place of its own. Equal folders give equal
+    /// bytes.
+    pub(super) fn pack(&self, more: &[(&str, &str)]) -> io::Result<Vec<u8>> {
         let gz = GzEncoder::new(Vec::new(), Compression::fast());
         let mut archive = tar::Builder::new(gz);
         self.walk(Path::new(""), &mut |path, meta| {
-            self.add(&mut archive, path, meta)
+            let replaced = more.iter().any(|(name, _)| path == Path::new(name));
+            if replaced {
+                Ok(())
+            } else {
+                self.add(&mut archive, path, meta)
+            }
         })?;
+        for (name, content) in more {
+            let mut header = tar::Header::new_gnu();
+            header.set_mtime(PACKED_AT);
+            header.set_mode(0o644);
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, name, content.as_bytes())?;
+        }
         archive.into_inner()?.finish()
     }
 
@@ -177,7 +190,7 @@ mod tests {
 
     fn pack(dir: &Path, dockerfile: Option<&str>) -> Vec<u8> {
         let folder = Folder::open(dir, dockerfile).expect("valid rules");
-        folder.pack().expect("packs")
+        folder.pack(&[]).expect("packs")
     }
 
     fn names(packed: &[u8]) -> Vec<String> {

@@ -34,6 +34,7 @@ mod follow;
 mod help;
 mod hidden;
 mod id;
+mod init;
 mod invoke;
 mod login;
 mod logs;
@@ -56,6 +57,7 @@ mod spinner;
 mod start;
 mod status;
 mod store;
+mod template;
 mod test;
 mod text;
 mod token;
@@ -116,6 +118,8 @@ enum Command {
     /// Check, compact, repair or export the store in the data directory, while no server uses it.
     #[command(subcommand)]
     Store(store::Command),
+    /// Say what a folder without a Dockerfile is, and show or write a Dockerfile for it.
+    Init(init::Args),
     #[command(flatten)]
     Remote(Remote),
     /// The client's own configuration.
@@ -243,6 +247,7 @@ fn run(global: Global, command: Command) -> ExitCode {
         Command::Docs(args) => docs::run(args, &global),
         Command::Ready(args) => ready::run(args, &global),
         Command::Ca(command) => ca::run(command),
+        Command::Init(args) => init::run(args, &global),
         Command::Config(command) => configure::run(command, &global, &process_env),
         Command::Context(command) => contexts::run(command, &global, &process_env),
         Command::Completion(args) => shell::complete(&args),
@@ -375,6 +380,9 @@ mod tests {
             "ignite app deploy a --code d --runtime rust --toolchain 1.90.0 --target x86_64-unknown-linux-musl",
             "ignite dev",
             "ignite dev fn --app acme:fn --runtime python --env A=b --allow-unauthenticated --tier small",
+            "ignite init --show",
+            "ignite init fn --write --base python:3.13-slim --template flask -o json",
+            "ignite dev . --closed --base python:3.13",
             "ignite dev . --dockerfile-path f --build-arg A=b --registry-secret-ref s",
             "ignite app delete a --yes",
             "ignite app logs a",

@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Error,
+    spinner::beside,
     text::{self, Pieces},
 };
 use crate::api::proto::{self, v1};
@@ -123,9 +124,11 @@ pub(super) fn script(bytes: &[u8]) -> Result<(), Error> {
 
 /// Prints one or more lines on stdout, with hidden characters escaped.
 pub(super) fn line(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", text::shown(text))?;
-    Ok(out.flush()?)
+    beside(|| {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", text::shown(text))?;
+        Ok(out.flush()?)
+    })
 }
 
 /// Prints a table on stdout without left padding; on a terminal that is too narrow for it, one row

@@ -4,7 +4,11 @@ use std::{cell::Cell, time::Duration};
 
 use tonic::{Code, Status};
 
-use super::{Context, Error, context::Session, failure::note, publish::is_answer};
+use super::{
+    Context, Error,
+    context::Session,
+    failure::{is_answer, note},
+};
 use crate::model::OrgName;
 
 /// Pause between two tries to reach the server.

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 /// The time between two frames.
 const TICK: Duration = Duration::from_millis(100);
+/// The newest spinner that draws.
+static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// A spinner with this message on stderr; one that is not `shown` draws nothing.
 pub(super) fn spinner(message: String, shown: bool) -> ProgressBar {
@@ -17,5 +20,15 @@ pub(super) fn spinner(message: String, shown: bool) -> ProgressBar {
         bar.set_style(style);
     }
     bar.enable_steady_tick(TICK);
+    *DRAWN.lock() = Some(bar.clone());
     bar
+}
+
+/// Prints whole lines while no spinner is on the screen, so that the two never share a line.
+pub(super) fn beside<T>(print: impl FnOnce() -> T) -> T {
+    let drawn = DRAWN.lock().clone();
+    match drawn {
+        Some(bar) if !bar.is_finished() => bar.suspend(print),
+        _ => print(),
+    }
 }

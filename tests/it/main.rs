@@ -28,6 +28,7 @@ mod df;
 mod doctor;
 mod downgrade;
 mod edge;
+mod examples;
 mod executions;
 mod grpc_on_http;
 mod hostile;

@@ -191,7 +191,7 @@ async fn compare(
         url: None,
     };
     // Read in any case: code that cannot be read is told before anything is changed.
-    let save = source.save(app)?;
+    let save = source.save(app)?.request;
     let meta = match session.app(app).await {
         Err(e) if e.code() == Some(Code::NotFound) => {
             settings.create(app)?;
@@ -330,7 +330,7 @@ async fn carry_out(
         if !republished {
             return Ok(None);
         }
-        deploy::save(session, &one.args.source, source.save(app)?).await?;
+        deploy::save(session, &one.args.source, source.save(app)?.request).await?;
         let build = source.is_built().then_some(Lines::Hidden);
         let published = publish::build_and_publish(context, session, app, build, false).await?;
         Ok(published.public_urls.first().cloned())

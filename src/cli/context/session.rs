@@ -15,7 +15,7 @@ use super::{super::Error, place::uses_tls, roots::Roots};
 use crate::{
     api::proto::{
         local::v1::{
-            build_service_client::BuildServiceClient,
+            build_service_client::BuildServiceClient, dev_service_client::DevServiceClient,
             execution_service_client::ExecutionServiceClient,
             host_service_client::HostServiceClient, scaling_service_client::ScalingServiceClient,
             version_service_client::VersionServiceClient,
@@ -47,6 +47,8 @@ pub(in crate::cli) type Executions = ExecutionServiceClient<InterceptedService<C
 pub(in crate::cli) type Scaling = ScalingServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of the calls for builds that this platform adds to the contract.
 pub(in crate::cli) type Builds = BuildServiceClient<InterceptedService<Channel, Bearer>>;
+/// The client of what this platform does for development sessions.
+pub(in crate::cli) type Dev = DevServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of what this platform does with host names beyond the contract.
 pub(in crate::cli) type Hosts = HostServiceClient<InterceptedService<Channel, Bearer>>;
 /// The client of what this platform does with versions beyond the contract.
@@ -76,6 +78,7 @@ pub(in crate::cli) struct Session {
     secrets: Secrets,
     scaling: Scaling,
     builds: Builds,
+    dev: Dev,
     hosts: Hosts,
     versions: Versions,
     timeout: Duration,
@@ -111,6 +114,7 @@ impl Session {
             .max_decoding_message_size(MAX_ANSWER_BYTES);
         let scaling = ScalingServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let builds = BuildServiceClient::with_interceptor(channel.clone(), bearer.clone());
+        let dev = DevServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let hosts = HostServiceClient::with_interceptor(channel.clone(), bearer.clone());
         let versions = VersionServiceClient::with_interceptor(channel, bearer);
         Ok(Self {
@@ -119,6 +123,7 @@ impl Session {
             secrets,
             scaling,
             builds,
+            dev,
             hosts,
             versions,
             timeout,
@@ -144,6 +149,11 @@ impl Session {
     /// A handle for calls about builds; cheap.
     pub(in crate::cli) fn builds(&self) -> Builds {
         self.builds.clone()
+    }
+
+    /// A handle for calls of development sessions; cheap.
+    pub(in crate::cli) fn dev(&self) -> Dev {
+        self.dev.clone()
     }
 
     /// A handle for calls about host names; cheap.

@@ -1,9 +1,19 @@
 //! `ignite dev`: keeps a folder live at one URL while its files change.
 //!
-//! Each change of the files to send starts a round: save, build, publish. A change during a round
-//! starts the next round at once, and saving the newer code cancels the older build. A failed round
-//! says why and leaves the live version in place. Files that are not sent and writes that change
+//! Each change of the files to send starts a round: save, build, publish. Where an interpreter reads
+//! the code, and the server allows it, changed files are laid over the image instead of a build
+//! (`round.rs`). A change during a round starts the next round at once, and saving the newer code
+//! cancels the older build. A failed round says why and leaves the live version in place; a round
+//! that finds no server is tried until there is one. Files that are not sent and writes that change
 //! nothing start no round.
+//!
+//! | File | Holds |
+//! | --- | --- |
+//! | `mod.rs` | The command, and the order of rounds |
+//! | `round.rs` | One round |
+//! | `files.rs` | Which files differ from those in the image |
+//! | `watch.rs` | Changes in the folder |
+//! | `url.rs` | The URL that can be opened from here |
 
 use std::{
     path::{Path, PathBuf},
@@ -20,23 +30,32 @@ use tokio::{
 use super::{
     Context, Error,
     app_settings::Settings,
-    build::{self, Lines},
-    code::{How, Source},
+    code::{Code, How, Source},
     deploy,
     failure::note,
     id::AppArg,
-    logs, publish,
+    logs, output,
 };
-use crate::{api::proto::v1, clock::now_ms, model::AppId};
+use crate::{
+    api::proto::{local::v1 as local, v1},
+    clock::now_ms,
+    model::AppId,
+};
 
+mod files;
+mod round;
+mod url;
 mod watch;
 
+use round::State;
 use watch::Watch;
 
 /// Delay before a broken log stream is opened again.
 const LOG_RETRY: Duration = Duration::from_secs(1);
-/// The longest time that cancelling a build may delay the exit.
-const CANCEL_LIMIT: Duration = Duration::from_secs(2);
+/// Delay before a round that found no server is tried again.
+const AWAY_RETRY: Duration = Duration::from_secs(1);
+/// The longest time that ending what is under way may delay the exit.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which folder becomes which app, and how.
 #[derive(Debug, clap::Args)]
@@ -47,6 +66,9 @@ pub(super) struct Args {
     /// The app, as org:app or app, created if it does not exist [default: the folder's name].
     #[arg(long, value_name = "ID")]
     app: Option<AppArg>,
+    /// Have a new app ask for a token, as apps do, where nobody but this machine reaches the server.
+    #[arg(long, conflicts_with = "allow_unauthenticated")]
+    closed: bool,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -70,6 +92,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         watch: Watch::on(&args.folder)?,
         source: Source::of_folder(args.folder, args.how),
         settings: args.settings,
+        closed: args.closed,
         live: OnceLock::new(),
         published: Notify::new(),
     };
@@ -80,7 +103,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         ended = dev.rounds() => return ended,
         ended = dev.logs() => return ended,
     }
-    dev.leave().await;
+    tokio::select! {
+        () = dev.leave() => {}
+        // Whoever asks twice does not want to wait.
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
     Ok(())
 }
 
@@ -104,6 +132,7 @@ struct Dev<'a> {
     watch: Watch,
     source: Source,
     settings: Settings,
+    closed: bool,
     /// When the app was first published, in Unix milliseconds: its log is followed from then on.
     live: OnceLock<i64>,
     published: Notify,
@@ -113,18 +142,36 @@ impl Dev<'_> {
     /// Runs rounds until stdout is closed; fails if the folder cannot be read at the start.
     async fn rounds(&self) -> Result<(), Error> {
         let mut code = self.source.save(&self.app)?;
-        let (mut configured, mut shown) = (false, false);
+        code.explain();
+        let mut state = State::default();
+        let (mut shown, mut away) = (false, false);
         loop {
             let begun = Instant::now();
             let seen = self.source.changed_at();
             let done = tokio::select! {
-                done = self.round(&code, &mut configured) => done,
+                done = self.round(&code, &mut state) => done,
                 newer = self.wait_for_newer(&code, None) => {
-                    note("Changed meanwhile; starting again");
+                    if !away {
+                        note("Changed meanwhile; starting again");
+                    }
                     code = newer;
                     continue;
                 }
             };
+            if let Err(error) = &done
+                && error.is_away()
+            {
+                if !away {
+                    error.print();
+                    note("Waiting for the server; what is saved meanwhile is made up");
+                }
+                away = true;
+                state.doubt();
+                sleep(AWAY_RETRY).await;
+                code = self.read_if_newer(&code, None).unwrap_or(code);
+                continue;
+            }
+            away = false;
             let failed = done.is_err();
             match done {
                 Ok(published) if shown => {
@@ -135,7 +182,7 @@ impl Dev<'_> {
                     // Only the first round's time counts.
                     let _ = self.live.set(now_ms());
                     self.published.notify_one();
-                    deploy::report(self.context, &self.app, &published, begun.elapsed())?;
+                    self.report(published, begun.elapsed()).await?;
                     shown = true;
                 }
                 Err(error) => {
@@ -152,30 +199,51 @@ impl Dev<'_> {
         }
     }
 
-    /// From the code to a published version.
-    async fn round(
+    /// Notes which version is live, and prints a URL that this machine can open.
+    async fn report(
         &self,
-        code: &v1::SaveDraftRequest,
-        configured: &mut bool,
-    ) -> Result<v1::PublishDraftResponse, Error> {
-        // A new connection each round: a token minted on this machine expires within a working day.
-        let session = self.context.connect(&self.app.org).await?;
-        if !*configured {
-            deploy::configure(&session, &self.app, &self.settings).await?;
-            *configured = true;
+        mut published: v1::PublishDraftResponse,
+        took: Duration,
+    ) -> Result<(), Error> {
+        if let Some(first) = published.public_urls.first_mut() {
+            let by_path = url::reachable(first, &self.app).await;
+            if by_path != *first {
+                note(&format!(
+                    "{first} does not resolve on this machine; so by path:"
+                ));
+                *first = by_path;
+            }
         }
-        let mut client = session.client();
-        session.answer(client.save_draft(code.clone())).await?;
-        let build = Some(Lines::Hidden);
-        publish::build_and_publish(self.context, &session, &self.app, build, false).await
+        deploy::report(self.context, &self.app, &published, took)?;
+        if matches!(
+            self.context.format,
+            output::Format::Table | output::Format::Wide
+        ) {
+            self.say_who_may_call().await;
+        }
+        Ok(())
+    }
+
+    /// Says whether the URL asks for a token.
+    async fn say_who_may_call(&self) {
+        let Ok(session) = self.context.connect(&self.app.org).await else {
+            return;
+        };
+        let open = session.app(&self.app).await.ok().and_then(|got| got.app);
+        let (org, name) = (&self.app.org, &self.app.name);
+        match open.map(|app| app.allow_unauthenticated) {
+            Some(true) => note(&format!(
+                "It asks for no token; `ignite app update {org}:{name} --allow-unauthenticated=false` closes it"
+            )),
+            Some(false) => note(&format!(
+                "It asks for a token; `ignite app update {org}:{name} --allow-unauthenticated` opens it, `ignite invoke {org}:{name}` brings one"
+            )),
+            None => {}
+        }
     }
 
     /// Waits until the code differs from this code or has been saved again.
-    async fn wait_for_newer(
-        &self,
-        code: &v1::SaveDraftRequest,
-        since: Option<SystemTime>,
-    ) -> v1::SaveDraftRequest {
+    async fn wait_for_newer(&self, code: &Code, since: Option<SystemTime>) -> Code {
         loop {
             self.watch.changed().await;
             if let Some(newer) = self.read_if_newer(code, since) {
@@ -184,15 +252,11 @@ impl Dev<'_> {
         }
     }
 
-    fn read_if_newer(
-        &self,
-        code: &v1::SaveDraftRequest,
-        since: Option<SystemTime>,
-    ) -> Option<v1::SaveDraftRequest> {
+    fn read_if_newer(&self, code: &Code, since: Option<SystemTime>) -> Option<Code> {
         match self.source.save(&self.app) {
             Ok(now) => {
                 let again = since.is_some_and(|since| self.source.changed_at() > Some(since));
-                (again || now != *code).then_some(now)
+                (again || now.request != code.request).then_some(now)
             }
             // A change is under way, perhaps of `.dockerignore`.
             Err(error) => {
@@ -218,19 +282,30 @@ impl Dev<'_> {
         }
     }
 
-    /// Cancels the build of the interrupted round.
+    /// Ends what the session has under way: build, publish and replicas.
     async fn leave(&self) {
         let app = &self.app;
         let (org, name) = (&app.org, &app.name);
         note(&format!(
-            "\n{app} stays as it is; `ignite app delete {org}:{name}` removes it"
+            "\n{app} stays published and starts when it is called; `ignite app delete {org}:{name}` removes it"
         ));
-        let cancel = async {
+        let end = async {
             let session = self.context.connect(org).await?;
-            build::cancel(&session, app).await
+            let (organization_name, app_name) = self.names();
+            let stop = local::StopDevRequest {
+                organization_name: organization_name.clone(),
+                app_name: app_name.clone(),
+            };
+            session.answer(session.dev().stop_dev(stop)).await?;
+            let idle = local::IdleAppRequest {
+                organization_name,
+                app_name,
+                depth: local::Depth::Absent.into(),
+            };
+            session.answer(session.scaling().idle_app(idle)).await
         };
-        // There may be no build, or no server.
-        let _ = timeout(CANCEL_LIMIT, cancel).await;
+        // There may be no server, or somebody may be calling the app.
+        let _ = timeout(LEAVE_LIMIT, end).await;
     }
 }
 

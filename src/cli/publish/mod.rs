@@ -10,9 +10,8 @@ mod watch;
 pub(super) use update::update;
 
 use futures_util::future::LocalBoxFuture;
-use prost::Message as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use self::{
     progress::Progress,
@@ -22,10 +21,10 @@ use super::{
     Context, Error,
     build::{self, Interrupt, Lines},
     context::Session,
-    failure::{note, warn},
+    failure::{is_answer, note, warn},
 };
 use crate::{
-    api::proto::{rpc, v1},
+    api::proto::{local::v1 as local, v1},
     model::AppId,
 };
 
@@ -75,6 +74,33 @@ pub(super) async fn publish(
     let what = format!("Publishing {app} (a missing image is pulled first)");
     let published = match follow(context, session, app, &what, call).await? {
         Ended::Answered(published) => published,
+        Ended::Active(version) => published_as(session, app, version).await?,
+    };
+    warn(&published.warnings);
+    Ok(published)
+}
+
+/// Publishes the draft by changed files and shows progress and warnings on stderr.
+///
+/// # Errors
+/// As for [`publish`].
+pub(super) async fn sync(
+    context: &Context,
+    session: &Session,
+    app: &AppId,
+    request: local::SyncDraftRequest,
+) -> Result<v1::PublishDraftResponse, Error> {
+    let call = || {
+        let (mut dev, request) = (session.dev(), request.clone());
+        Box::pin(async move { dev.sync_draft(request).await }) as Call<'_, local::SyncDraftResponse>
+    };
+    let what = format!("Syncing {app}");
+    let published = match follow(context, session, app, &what, call).await? {
+        Ended::Answered(done) => v1::PublishDraftResponse {
+            version: done.version,
+            public_urls: done.public_urls,
+            warnings: done.warnings,
+        },
         Ended::Active(version) => published_as(session, app, version).await?,
     };
     warn(&published.warnings);
@@ -197,20 +223,6 @@ async fn within<T>(
         app.org, app.name
     ));
     Err(error)
-}
-
-/// Whether the server itself answered: an error that only reports a broken connection carries no
-/// reason.
-pub(super) fn is_answer(status: &Status) -> bool {
-    let broken = [
-        Code::Unavailable,
-        Code::Unknown,
-        Code::Internal,
-        Code::Cancelled,
-        Code::DeadlineExceeded,
-    ];
-    let says_why = rpc::Status::decode(status.details()).is_ok_and(|s| !s.details.is_empty());
-    says_why || !broken.contains(&status.code())
 }
 
 /// How a publish ended, if the event says so.

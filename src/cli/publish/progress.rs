@@ -42,11 +42,7 @@ impl Progress {
     }
 
     pub(super) fn line(&self, line: &str) {
-        if self.bar.is_hidden() {
-            note(line)
-        } else {
-            self.bar.println(text::shown(line))
-        }
+        note(line);
     }
 
     pub(super) fn show(&self, seen: &Seen) {
