@@ -34,6 +34,8 @@ finish_python='RUN python3 -m compileall -q -j0 -x "lib2to3|/test|idlelib" /usr/
 
 make_web() {
     packages dash python3 python3-pip python3-flask python3-fastapi python3-uvicorn python3-django gunicorn
+    # Debian ships another version of Starlette with FastAPI than that asks for.
+    sed -i 's/^Requires-Dist: starlette.*/Requires-Dist: starlette/' "$root"/usr/lib/python3/dist-packages/fastapi-*info/METADATA
     # As the images of Python call it.
     ln -s python3 "$root/usr/bin/python"
     changes=('ENV PATH=/usr/sbin:/usr/bin' 'ENV LANG=C.UTF-8' 'ENV PIP_BREAK_SYSTEM_PACKAGES=1')

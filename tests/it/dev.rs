@@ -108,7 +108,7 @@ impl Drop for Dev {
 
 /// Opens a URL as a browser does, without a token.
 async fn open(url: &str) -> http::Answer {
-    let uri: http::Uri = url.parse().expect("a URL");
+    let uri: hyper::Uri = url.parse().expect("a URL");
     let host = uri.authority().expect("a host").to_string();
     let found = tokio::net::lookup_host(&host).await;
     let addr = found
@@ -177,7 +177,9 @@ async fn each_change_of_a_folder_is_live_and_what_fails_leaves_what_was() {
     // What it superseded goes; the code of the one that is left is what was saved last.
     eventually_ok(ROUND, || async {
         let versions = versions(&ignite, &app).await;
-        (versions == [2]).then_some(()).ok_or(versions)
+        (versions == [2])
+            .then_some(())
+            .ok_or_else(|| format!("{versions:?}"))
     })
     .await;
 

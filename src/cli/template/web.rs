@@ -145,11 +145,11 @@ pub(super) fn deno(files: &Files<'_>) -> Result<Option<Found>, String> {
             let command = if serves {
                 // Deno's server takes its address from there.
                 format!(
-                    "CMD DENO_SERVE_ADDRESS=tcp:0.0.0.0:$PORT exec deno run --cached-only --allow-net --allow-env --allow-read {entry}"
+                    "ENTRYPOINT DENO_SERVE_ADDRESS=tcp:0.0.0.0:$PORT exec deno run --cached-only --allow-net --allow-env --allow-read {entry}"
                 )
             } else {
                 format!(
-                    "CMD exec deno serve --cached-only --host 0.0.0.0 --port $PORT --allow-net --allow-env --allow-read {entry}"
+                    "ENTRYPOINT exec deno serve --cached-only --host 0.0.0.0 --port $PORT --allow-net --allow-env --allow-read {entry}"
                 )
             };
             let what = if serves {
@@ -162,12 +162,12 @@ pub(super) fn deno(files: &Files<'_>) -> Result<Option<Found>, String> {
                 None => format!("{entry} {what}"),
             };
             let steps = vec![
-                "ENTRYPOINT []".to_owned(),
                 "ENV DENO_DIR=/deno DENO_NO_UPDATE_CHECK=1".to_owned(),
                 "WORKDIR /app".to_owned(),
                 "COPY . .".to_owned(),
                 // Fetched now: a start must not depend on what others serve.
                 format!("RUN deno cache {entry}"),
+                // Deno's image has an entry point of its own.
                 command,
             ];
             Ok(Some(Found::Program(Program {
