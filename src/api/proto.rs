@@ -58,7 +58,7 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 /// The services of the contract that clients call.
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "dodil.ignite.local.v1.BuildService",
     "dodil.ignite.local.v1.DevService",
     "dodil.ignite.local.v1.ExecutionService",

@@ -160,6 +160,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "ignite app deploy web --image-ref nginx:1.27 --port 80 --allow-unauthenticated",
         ],
     ),
+    (
+        "init",
+        &[
+            "ignite init",
+            "ignite init ./hello --show",
+            "ignite init ./hello --write",
+        ],
+    ),
     ("dev", &["ignite dev", "ignite dev ./hello --app hello"]),
     ("draft save", &["ignite draft save hello --code ./hello"]),
     ("draft info", &["ignite draft info hello"]),

@@ -15,12 +15,15 @@ use crate::{
 /// # Errors
 /// When the directory is not a server's, its key cannot be read, or the engine's address is bad.
 pub fn operator(data_dir: &Path, engine: Option<&str>) -> Result<Operator> {
-    let instance = data_dir::instance_of(data_dir).ok_or_else(|| {
-        anyhow!(
-            "{} is not the data directory of a server",
-            data_dir.display()
-        )
-    })?;
+    let instance = data_dir::instance_of(data_dir)
+        .ok()
+        .flatten()
+        .ok_or_else(|| {
+            anyhow!(
+                "{} is not the data directory of a server",
+                data_dir.display()
+            )
+        })?;
     let key = Secrets::derive_in(data_dir, parts::SEAL).map_err(|_| {
         anyhow!(
             "the key in {} cannot be read, by which containers of the server are told from others; run this as the user that serves",

@@ -99,6 +99,7 @@ const LOCAL: &[&str] = &[
     "man",
     "login",
     "app exec",
+    "init",
     "dev",
 ];
 

@@ -132,11 +132,6 @@ pub(super) fn copy(path: &Path, instance: &InstanceId) -> Result<()> {
     }
 }
 
-/// The id of the instance that a directory belongs to; `None` when it has none.
-pub(in crate::server) fn instance_of(path: &Path) -> Option<InstanceId> {
-    read(&path.join(INSTANCE)).ok().flatten()
-}
-
 fn in_store(path: &Path) -> PathBuf {
     path.join(store::FOLDER).join(INSTANCE)
 }
