@@ -19,7 +19,7 @@ if [ -z "$bin" ]; then
     cargo build --workspace --locked --bin ignite --bin ignite-kit
     bin=target/debug
 fi
-venv=target/python-schemathesis
+venv=$PWD/target/python-schemathesis
 # Named in a file that is written last, so that an environment that was cut off is made anew.
 if [ "$(cat "$venv/made" 2>/dev/null)" != "$SCHEMATHESIS" ]; then
     python3 -m venv --clear "$venv" || die "python3 with venv is missing: apt-get install python3-venv"
@@ -75,7 +75,8 @@ run() {
     local config=$2
     printf '==> openapi: %s\n' "$1"
     shift 2
-    timeout --kill-after=30 "$seconds" "$venv/bin/schemathesis" --config-file "$config" \
+    # It keeps what it learns in the folder it runs in.
+    timeout --kill-after=30 "$seconds" env -C "$work" "$venv/bin/schemathesis" --config-file "$config" \
         run "http://$http/openapi.json" --checks "$checks" --max-examples "$examples" --continue-on-failure "$@"
 }
 
@@ -90,6 +91,10 @@ run() {
 END
 } >"$work/names.toml"
 run 'names that exist' "$work/names.toml" --exclude-operation-id DeleteApp --exclude-path-regex '/(stream|watch|wait)$'
-run 'any names' "$work/schemathesis.toml"
+{
+    cat "$work/schemathesis.toml"
+    echo '"path.app_name" = "missing"'
+} >"$work/missing.toml"
+run 'an app that does not exist' "$work/missing.toml"
 kill -0 "$server" || die "the server has ended"
 printf '==> openapi: ok, %ss\n' "$SECONDS"

@@ -30,8 +30,9 @@ fn lines_of(heading: &str) -> String {
     let (_, section) = MANUAL.split_once(heading).expect("the heading");
     let lines = section
         .lines()
-        .skip_while(|line| !line.starts_with("    "))
-        .map_while(|line| line.strip_prefix("    "));
+        .skip_while(|line| *line != "```sh")
+        .skip(1)
+        .take_while(|line| *line != "```");
     let lines: Vec<_> = lines
         .filter(|line| !line.starts_with("DATA=") && !line.starts_with("systemctl "))
         .collect();
