@@ -11,7 +11,7 @@ use super::{Error, failure::unreadable};
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What becomes of an environment.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Variables {
     /// Set a variable of the app's environment; repeatable. The others stay.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]

@@ -67,7 +67,11 @@ impl Operator {
     /// When the engine's address is bad.
     pub fn new(config: Config) -> Result<Self, Error> {
         let address = Address::find(config.host.as_deref(), |name| std::env::var(name).ok())?;
-        let client = Client::new(Connector::new(address), config.call_timeout);
+        let client = Client::new(
+            Connector::new(address),
+            config.call_timeout,
+            config.metrics.clone(),
+        );
         Ok(Self { client, config })
     }
 
