@@ -90,7 +90,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
 fn resolve(context: &Context, public: &str) -> Option<String> {
     let public: Uri = public.parse().ok()?;
     let server = match context.near() {
-        Some((_, serving)) => serving.http.clone(),
+        Some((_, serving)) => serving.http,
         None => context.endpoint().to_string(),
     };
     let at = urls::address(&server)?;

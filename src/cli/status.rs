@@ -165,7 +165,7 @@ impl Status {
                 .map(|warning| ("warning", warning)),
         );
         if let Some((dir, serving)) = context.near() {
-            all.push(("apps and JSON", serving.http.clone()));
+            all.push(("apps and JSON", serving.http));
             all.push(("data", dir.display().to_string()));
             all.push(("process", serving.pid.to_string()));
         }
@@ -216,9 +216,9 @@ impl Status {
                 "endpoint": context.endpoint().to_string(),
                 "version": self.health.version,
                 "status": self.health.status,
-                "http": near.map(|(_, serving)| &serving.http),
-                "dataDir": near.map(|(dir, _)| dir),
-                "pid": near.map(|(_, serving)| serving.pid),
+                "http": near.as_ref().map(|(_, serving)| &serving.http),
+                "dataDir": near.as_ref().map(|(dir, _)| dir),
+                "pid": near.as_ref().map(|(_, serving)| serving.pid),
             },
             "engine": self.health.engine,
             "ready": self.ready,

@@ -48,7 +48,7 @@ pub(super) fn port(uri: &Uri) -> u16 {
 /// the API's host with the port of the app's `public` URL.
 fn base(context: &Context, public: &str) -> Option<String> {
     if let Some((_, serving)) = context.near() {
-        return Some(serving.http.clone());
+        return Some(serving.http);
     }
     let public: Uri = public.parse().ok()?;
     let host = context.endpoint().host()?;

@@ -74,7 +74,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), Error> {
         ));
     }
     let replica = ready_replica(context, &app, args.replica.as_deref()).await?;
-    let host = args.docker_host.clone().or_else(|| serving.engine.clone());
+    let host = args.docker_host.clone().or(serving.engine);
     let operator = server::operator(dir, host.as_deref())?;
     let engine = |e: crate::engine::Error| Error::Other(anyhow::Error::new(e));
     let container = operator.container(&app, &replica).await.map_err(engine)?;

@@ -252,9 +252,10 @@ impl Context {
     }
 
     /// The data directory and the addresses of the endpoint's server, if it is on this machine.
-    pub(super) fn near(&self) -> Option<(&Path, &Serving)> {
+    pub(super) fn near(&self) -> Option<(&Path, Serving)> {
         let (dir, serving) = self.near.as_ref()?;
-        Some((dir, serving))
+        let now = Serving::read(dir).filter(|_| self.is_found);
+        Some((dir, now.unwrap_or_else(|| serving.clone())))
     }
 
     /// Where the API is, and how the caller is known there; for people.

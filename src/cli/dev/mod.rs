@@ -13,7 +13,6 @@
 //! | `round.rs` | One round |
 //! | `files.rs` | Which files differ from those in the image |
 //! | `watch.rs` | Changes in the folder |
-//! | `url.rs` | The URL that can be opened from here |
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +33,7 @@ use super::{
     deploy,
     failure::note,
     id::AppArg,
-    logs, output,
+    logs, output, urls,
 };
 use crate::{
     api::proto::{local::v1 as local, v1},
@@ -44,7 +43,6 @@ use crate::{
 
 mod files;
 mod round;
-mod url;
 mod watch;
 
 use round::State;
@@ -144,7 +142,7 @@ impl Dev<'_> {
         let mut code = self.source.save(&self.app)?;
         code.explain();
         let mut state = State::default();
-        let (mut shown, mut away) = (false, false);
+        let (mut shown, mut away) = (None, false);
         loop {
             let begun = Instant::now();
             let seen = self.source.changed_at();
@@ -174,7 +172,7 @@ impl Dev<'_> {
             away = false;
             let failed = done.is_err();
             match done {
-                Ok(published) if shown => {
+                Ok(published) if published.public_urls.first() == shown.as_ref() => {
                     deploy::note_live_version(&self.app, &published, begun.elapsed())
                 }
                 Ok(published) => {
@@ -182,8 +180,9 @@ impl Dev<'_> {
                     // Only the first round's time counts.
                     let _ = self.live.set(now_ms());
                     self.published.notify_one();
+                    // Again, where a server that was started anew has another port.
+                    shown = published.public_urls.first().cloned();
                     self.report(published, begun.elapsed()).await?;
-                    shown = true;
                 }
                 Err(error) => {
                     error.print();
@@ -205,14 +204,13 @@ impl Dev<'_> {
         mut published: v1::PublishDraftResponse,
         took: Duration,
     ) -> Result<(), Error> {
-        if let Some(first) = published.public_urls.first_mut() {
-            let by_path = url::reachable(first, &self.app).await;
-            if by_path != *first {
-                note(&format!(
-                    "{first} does not resolve on this machine; so by path:"
-                ));
-                *first = by_path;
-            }
+        if let Some(first) = published.public_urls.first_mut()
+            && let Some(by_path) = urls::instead(self.context, &self.app, first)
+        {
+            note(&format!(
+                "{first} does not resolve on this machine; so by path:"
+            ));
+            *first = by_path;
         }
         deploy::report(self.context, &self.app, &published, took)?;
         if matches!(
