@@ -6,6 +6,8 @@
 #     scripts/engines.sh up NAME               starts one and prints its DOCKER_HOST
 #     scripts/engines.sh run NAME CMD...       runs a command where that engine's containers are reachable
 #     scripts/engines.sh test NAME [FILTER...] runs the integration tests, or those that match, against it
+#     scripts/engines.sh try NAME [FILTER...]  the same for CI: brings it up, tests, and takes it down with
+#                                              its data; where this machine cannot run it, says why and succeeds
 #     scripts/engines.sh info NAME             what the engine says of itself, a line
 #     scripts/engines.sh table                 the results so far as a Markdown table
 #     scripts/engines.sh down NAME             stops it with all its containers; `clean NAME` drops its data, too
@@ -16,7 +18,8 @@
 # their data directories there.
 #
 # IGNITE_ENGINES (/var/lib/ignite-engines) has the roots, data, logs and results.
-# TEST_LIMIT_SECS (1800) bounds one `test`; TEST_THREADS (2) run side by side.
+# TEST_LIMIT_SECS (1800) bounds one `test`; TEST_THREADS (2) run side by side. UP_LIMIT_SECS (600)
+# bounds what `try` does before the tests.
 # ENGINES_MIRROR (http://deb.debian.org/debian) has Debian's packages.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,8 +29,8 @@ home=${IGNITE_ENGINES:-/var/lib/ignite-engines}
 mirror=${ENGINES_MIRROR:-http://deb.debian.org/debian}
 # The ordinary user of rootless engines, in the roots alone.
 user=engine uid=4242
-names=(docker-20.10-v2 docker-26.1 docker-26.1-containerd docker-26.1-rootless podman-4.3 podman-5.4
-    podman-5.4-rootless)
+names=(docker-20.10-v2 docker-26.1 docker-26.1-containerd docker-26.1-no-proxy docker-26.1-rootless
+    podman-4.3 podman-5.4 podman-5.4-rootless)
 
 say() { printf 'engines: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -59,25 +62,53 @@ answers() { curl -fsS -m 5 --unix-socket "$socket" http://engine/_ping >/dev/nul
 # === The roots ===
 
 ensure_root() {
-    [ -e "$root/.complete" ] && return
-    command -v debootstrap >/dev/null || die "needs debootstrap: apt-get install debootstrap"
-    say "installing Debian $suite with its engines into $root; takes some minutes"
-    if [ ! -e "$root/usr/bin/apt-get" ]; then
+    [ -e "$root/.complete-$kind" ] && return
+    if ! command -v debootstrap >/dev/null; then
+        say "installing debootstrap"
+        apt-get update -qq >&2
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >&2
+    fi
+    say "installing Debian $suite with $kind into $root; takes some minutes"
+    if [ ! -e "$root/.base" ]; then
         rm -rf "$root"
         mkdir -p "$root"
         debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirror" >&2
+        # Services must not start in the root: no init runs there.
+        printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+        chmod 755 "$root/usr/sbin/policy-rc.d"
+        touch "$root/.base"
     fi
-    local packages=(docker.io iptables nftables iproute2 procps podman crun netavark aardvark-dns uidmap
-        slirp4netns fuse-overlayfs rootlesskit catatonit golang-github-containers-common)
-    [ "$suite" = bookworm ] || packages+=(docker-cli containerd runc passt)
-    # Services must not start in the root: no init runs there.
-    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-    chmod 755 "$root/usr/sbin/policy-rc.d"
+    local packages=(iptables nftables iproute2 procps uidmap slirp4netns fuse-overlayfs)
+    case $kind in
+        docker) packages+=(docker.io rootlesskit) ;;
+        podman) packages+=(podman netavark aardvark-dns catatonit golang-github-containers-common) ;;
+    esac
+    case $suite-$kind in
+        bookworm-podman) packages+=(runc) ;;
+        trixie-docker) packages+=(docker-cli containerd runc) ;;
+        trixie-podman) packages+=(crun passt) ;;
+    esac
     chroot "$root" sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"' \
         sh "${packages[@]}" >&2
     chroot "$root" sh -c "id $user >/dev/null 2>&1 || useradd -u $uid -m $user"
     for file in subuid subgid; do echo "$user:200000:65536" >"$root/etc/$file"; done
-    touch "$root/.complete"
+    touch "$root/.complete-$kind"
+}
+
+# Says why this machine cannot run engines beside its own, if so.
+why_not() {
+    [ "$(id -u)" -eq 0 ] || { echo "this is not root"; return; }
+    local tool said probe
+    for tool in findmnt ip nsenter setsid unshare; do
+        command -v "$tool" >/dev/null || { echo "$tool is not installed"; return; }
+    done
+    command -v debootstrap >/dev/null || command -v apt-get >/dev/null \
+        || { echo "there is neither debootstrap nor apt-get to install it with"; return; }
+    said=$(cgroup2 2>&1) || { echo "${said#engines: }"; return; }
+    probe=$said/ignite-engines-probe
+    said=$(mkdir -p "$probe" 2>&1 && rmdir "$probe") || { echo "it may not make cgroups: $said"; return; }
+    said=$(unshare --mount --cgroup --net sh -c 'mount -t tmpfs probe /mnt && mount -t sysfs probe /mnt' 2>&1) \
+        || echo "it may not make namespaces and mount in them: $said"
 }
 
 # === Up and down ===
@@ -169,12 +200,12 @@ inside() {
     mknod -m 666 dev/net/tun c 10 200
     mount --rbind /tmp tmp
     mount -t tmpfs -o mode=755 run run
-    mkdir -p "run/user/$uid" ".$dir" var/lib/docker var/lib/containers
+    mkdir -p "run/user/$uid" ".$dir"
     chown "$uid:$uid" "run/user/$uid"
     mount --bind "$dir" ".$dir"
-    for part in docker containers; do
-        mkdir -p "$dir/data/$part"
-        mount --bind "$dir/data/$part" "var/lib/$part"
+    for part in var/lib/docker var/lib/containers etc/containers/networks; do
+        mkdir -p "$dir/data/$part" "$part"
+        mount --bind "$dir/data/$part" "$part"
     done
     mount --bind "$dir/home" "home/$user"
     cp -L /etc/resolv.conf etc/resolv.conf 2>/dev/null || true
@@ -194,6 +225,8 @@ daemon_docker() {
     local config=$dir/daemon.json
     case $name in
         *-containerd) echo '{"features": {"containerd-snapshotter": true}}' >"$config" ;;
+        # Published ports are the kernel's alone.
+        *-no-proxy) echo '{"userland-proxy": false}' >"$config" ;;
         *) echo '{}' >"$config" ;;
     esac
     if [ "$rootless" = no ]; then
@@ -207,16 +240,44 @@ daemon_docker() {
 
 daemon_podman() {
     local config=$dir/containers.conf
-    printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n[containers]\nlog_driver = "k8s-file"\n' >"$config"
+    printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n[network]\nnetwork_backend = "netavark"\n[containers]\nlog_driver = "k8s-file"\n' >"$config"
     # Podman limits processes by default, and starts nothing where there is no controller for that.
     grep -qw pids /sys/fs/cgroup/cgroup.controllers || echo 'pids_limit = 0' >>"$config"
-    # Nor does Podman 4 where it may not raise the limit of open files to its default.
-    [ "$(ulimit -Hn)" -ge 1048576 ] || echo "default_ulimits = [\"nofile=$(ulimit -Hn):$(ulimit -Hn)\", \"nproc=$(ulimit -Hu):$(ulimit -Hu)\"]" >>"$config"
+    # Builds raise the limit of open files to a default that this machine may not allow.
+    [ "$(ulimit -Hn)" -ge 1048576 ] || printf 'default_ulimits = ["nofile=%s:%s", "nproc=%s:%s"]\n' \
+        "$(ulimit -Hn)" "$(ulimit -Hn)" "$(ulimit -Hu)" "$(ulimit -Hu)" >>"$config"
+    if [ "$name" = podman-4.3 ]; then
+        lower_limits >"$dir/runc"
+        chmod 755 "$dir/runc"
+        sed -i '1a runtime = "runc"' "$config"
+        printf '[engine.runtimes]\nrunc = ["%s"]\n' "$dir/runc" >>"$config"
+    fi
     export CONTAINERS_CONF=$config
     if [ "$rootless" = no ]; then
         exec podman system service --time=0 "unix://$socket"
     fi
     as_user podman system service --time=0 "unix://$socket"
+}
+
+# A runtime for Podman 4, which raises the limits of files and processes of each container to the
+# kernel's whatever `containers.conf` says, and whose crun lifts that of locked memory, too: none of it
+# may be done where root lacks CAP_SYS_RESOURCE. Limits that are not above this machine's stay.
+lower_limits() {
+    printf '#!/bin/bash\nfiles=%s processes=%s\n' "$(ulimit -Hn)" "$(ulimit -Hu)"
+    cat <<'SH'
+for each in "$@"; do
+    if [ "${before:-}" = --bundle ] && [ -f "$each/config.json" ]; then
+        while IFS=: read -r kind most; do
+            said=$(grep -oP "\"type\":\"$kind\",\"hard\":\K[0-9]+" "$each/config.json") || continue
+            [ "$most" = unlimited ] || [ "$said" -le "$most" ] || sed -i -E \
+                "s/(\"type\":\"$kind\",\"hard\":)[0-9]+(,\"soft\":)[0-9]+/\1$most\2$most/" "$each/config.json"
+        done <<<"RLIMIT_NOFILE:$files
+RLIMIT_NPROC:$processes"
+    fi
+    before=$each
+done
+exec runc "$@"
+SH
 }
 
 as_user() {
@@ -242,15 +303,16 @@ tests() {
         | tee /dev/stderr | sed -n 's|.*Executable tests/it/main.rs (\(.*\))|\1|p' | sed "s|^[^/]|$here/&|"
 }
 
+# Fails when a test failed, or none ran to its end.
 run_tests() {
     up >/dev/null
-    local program began=$SECONDS results=$home/results
+    local program began=$SECONDS results=$home/results status=0
     program=$(tests)
     [ -x "$program" ] || die "the tests were not built"
     mkdir -p "$results"
     local log=$results/$name.log
     (cd "$here" && run timeout --kill-after=30 "${TEST_LIMIT_SECS:-1800}" \
-        "$program" --test-threads="${TEST_THREADS:-2}" "$@") >"$log" 2>&1 || true
+        "$program" --test-threads="${TEST_THREADS:-2}" "$@") >"$log" 2>&1 || status=$?
     # Later runs replace the outcomes of the tests that they ran.
     sed -nE 's/^test ([a-z0-9_:]+) \.\.\. (ok|FAILED|ignored).*/\1\t\2/p' "$log" \
         | sed 's/FAILED/failed/' >"$results/$name.new"
@@ -258,12 +320,36 @@ run_tests() {
     awk -F'\t' -v OFS='\t' '{ of[$1] = $2 } END { for (t in of) print t, of[t] }' \
         "$results/$name.tsv" "$results/$name.new" | sort >"$results/$name.all"
     mv "$results/$name.all" "$results/$name.tsv"
-    describe >"$results/$name.info"
-    grep -P '\tfailed$' "$results/$name.new" >&2 || true
+    describe | tee "$results/$name.info" || true
+    # Passed of run, by module.
+    awk -F'\t' '$2 != "ignored" { split($1, path, "::"); run[path[1]]++; ok[path[1]] += $2 == "ok" }
+        END { for (one in run) printf "%-18s %d/%d\n", one, ok[one], run[one] }' "$results/$name.new" | sort
+    if [ "$status" -ne 0 ]; then
+        sed -n '/^failures:/,$p' "$log" | tail -n 200 >&2
+        [ "$status" -ne 124 ] || say "the tests were ended after ${TEST_LIMIT_SECS:-1800} s"
+    fi
     printf '%s: %s passed, %s failed in %ss; log: %s\n' "$name" \
         "$(grep -c -P '\tok$' "$results/$name.new")" "$(grep -c -P '\tfailed$' "$results/$name.new")" \
         $((SECONDS - began)) "$log"
+    grep -q -P '\tok$' "$results/$name.new" || status=1
     rm "$results/$name.new"
+    return "$status"
+}
+
+try() {
+    local why
+    why=$(why_not)
+    if [ -n "$why" ]; then
+        say "no tests on $name, since this machine cannot run it beside its own engine: $why"
+        return
+    fi
+    trap clean EXIT
+    if ! timeout --kill-after=30 "${UP_LIMIT_SECS:-600}" bash "$0" up "$name" >/dev/null; then
+        say "no tests on $name, since it does not come up on this machine; the reason is above"
+        return
+    fi
+    say "$name is up after ${SECONDS}s"
+    run_tests "$@"
 }
 
 describe() {
@@ -316,7 +402,7 @@ case $command in
         done
         ;;
     table) table ;;
-    up | down | clean | inside | run | test | info)
+    up | down | clean | inside | run | test | try | info)
         choose "${1:-}"
         shift
         case $command in
