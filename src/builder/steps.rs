@@ -323,15 +323,18 @@ async fn listen(
     let mut no_network = None;
     while let Some(event) = events.next().await {
         match event {
-            Ok(BuildEvent::Output(text)) => {
+            Ok(BuildEvent::Step(begun)) => {
                 if let Some(plan) = plan {
-                    plan.check_step(&text).map_err(failed)?;
+                    plan.check_step(&begun).map_err(failed)?;
                 }
-                if let Some(line) = text.lines().find(|l| l.starts_with("Step ")) {
-                    step = line.to_owned();
-                }
-                build.log.output(&text);
+                let text = begun.to_string();
+                text.lines()
+                    .next()
+                    .unwrap_or_default()
+                    .clone_into(&mut step);
+                build.log.output(&format!("{text}\n"));
             }
+            Ok(BuildEvent::Output(text)) => build.log.output(&text),
             Ok(BuildEvent::Status(line)) => build.log.line(line),
             Ok(BuildEvent::NoNetwork(why)) => {
                 let line = format!("Steps of this build have no network: {why}");

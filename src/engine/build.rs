@@ -98,9 +98,36 @@ impl fmt::Debug for BuildRequest {
     }
 }
 
+/// The beginning of an instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildStep {
+    /// Which stage, from 1, of how many; `None` where the engine counts the instructions of the
+    /// whole file.
+    pub stage: Option<(usize, usize)>,
+    /// Which instruction, from 1.
+    pub number: usize,
+    /// How many there are, in the stage or in the file.
+    pub of: usize,
+    /// The instruction.
+    pub text: String,
+}
+
+impl fmt::Display for BuildStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Step {}/{}", self.number, self.of)?;
+        match self.stage {
+            Some((stage, of)) if of > 1 => write!(f, " of stage {stage}/{of}")?,
+            _ => {}
+        }
+        write!(f, " : {}", self.text)
+    }
+}
+
 /// One event of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
+    /// An instruction begins.
+    Step(BuildStep),
     /// Text of the log, not split into lines.
     Output(String),
     /// The progress of a pull, a line.

@@ -114,11 +114,12 @@ impl Error {
     }
 
     /// Whether the engine has no address range left for another network.
-    fn is_pool_used_up(&self) -> bool {
+    pub(super) fn is_pool_used_up(&self) -> bool {
         let Error::Refused { message, .. } = self else {
             return false;
         };
-        message.contains("address pool") || message.contains("predefined address pools")
+        // Docker's words, which differ by version, and Podman's.
+        message.contains("address pool") || message.contains("subnet pool")
     }
 
     /// The failure for callers: its reason, and a message that everyone may read. The engine's own
@@ -199,13 +200,19 @@ mod tests {
         let failure = Error::NoDescriptors.to_failure();
         assert_eq!(failure.reason, Reason::NoDescriptors);
         assert!(!failure.message.contains("DOCKER_HOST"), "{failure}");
-        let full = Error::Refused {
-            call: "create the network",
-            status: 404,
-            message: "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".into(),
-        };
-        let failure = full.to_start_failure();
-        assert!(failure.message.contains("ignite prune"), "{failure}");
+        for message in [
+            "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network",
+            "all predefined address pools have been fully subnetted",
+            "could not find free subnet from subnet pools",
+        ] {
+            let full = Error::Refused {
+                call: "create the network",
+                status: 404,
+                message: message.into(),
+            };
+            let failure = full.to_start_failure();
+            assert!(failure.message.contains("ignite prune"), "{failure}");
+        }
         let slow = Error::TimedOut {
             call: "read the container's log",
             after: Duration::from_secs(30),

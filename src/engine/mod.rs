@@ -35,7 +35,7 @@ mod pulled;
 
 pub use abilities::{Abilities, Lack, Limits};
 pub use build::{
-    BuildCache, BuildEvent, BuildLimits, BuildNetwork, BuildRequest, ImageBuilder, STAGE,
+    BuildCache, BuildEvent, BuildLimits, BuildNetwork, BuildRequest, BuildStep, ImageBuilder, STAGE,
 };
 pub use error::Error;
 pub use keychain::Keychain;

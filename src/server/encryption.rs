@@ -7,13 +7,11 @@ use anyhow::{Context as _, Result};
 use super::{Reload, machine, parts};
 use crate::{
     config::{Config, LocalTls, TlsMode},
-    engine::docker::Shown,
+    engine::docker::{FROM_CONTAINERS, Shown},
     gateway::{Gateway, INTERNAL_DOMAIN, secure::Secure},
     tls::{self, LocalConfig, Own, Protocol, Tls, TrustFiles, authority},
 };
 
-/// The name by which containers know the machine that they run on.
-const FROM_CONTAINERS: &str = "host.docker.internal";
 /// Where containers see the local authority's certificate.
 const SHOWN_AT: &str = "/run/ignite/certificates";
 
@@ -32,8 +30,8 @@ pub(super) fn open(config: &Config, data_dir: &Path) -> Result<Option<Tls>> {
             data_dir: data_dir.to_owned(),
             own: Own {
                 base_domain: config.base_domain.clone(),
-                names: [machine::name(), FROM_CONTAINERS.to_owned()]
-                    .into_iter()
+                names: std::iter::once(machine::name())
+                    .chain(FROM_CONTAINERS.map(str::to_owned))
                     .chain(names_for_apps(config))
                     .chain(config.api_hosts.names())
                     .collect(),

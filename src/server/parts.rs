@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use super::{clamp, data_dir::DataDir, limits::Shares, machine};
+use super::{clamp, data_dir::DataDir, limits::Shares, machine, prune};
 use crate::{
     api::{anonymous, buffers::Buffers, compute::PublicUrls},
     clock,
@@ -17,7 +18,7 @@ use crate::{
     gateway, gc,
     metrics::Metrics,
     model::{
-        capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
+        InstanceId, capability::Capabilities, egress::Ceiling, revision::Defaults, scaling::Bounds,
         ulimit::Ulimits,
     },
     store::{Ledger, Store, executions, secrets::Secrets},
@@ -111,7 +112,23 @@ pub(super) fn engine_config(
         home_copy_files: config.home_copy_files,
         home_copy_bytes: config.home_copy_bytes,
         pull_record: gc::pull_record(store),
+        free_ranges: Some(free_ranges(config, data.instance())),
         ..docker::Config::new(data.instance().clone(), data.path().to_owned(), seal)
+    })
+}
+
+/// Frees address ranges of instances that are gone.
+fn free_ranges(config: &Config, own: &InstanceId) -> docker::FreeRanges {
+    let (host, after) = (config.docker_host.clone(), config.prune_after);
+    let own = own.clone();
+    docker::FreeRanges::new(move || {
+        let (host, own) = (host.clone(), own.clone());
+        let freeing = async move { prune::free_ranges(host.as_deref(), &own, after).await };
+        let freed = freeing.unwrap_or_else(|cause| {
+            tracing::debug!(%cause, "No address range was freed");
+            0
+        });
+        freed.boxed()
     })
 }
 

@@ -8,8 +8,14 @@ use serde::Serialize;
 use super::{data_dir, machine};
 use crate::{
     config::Config,
-    engine::docker::{InstanceOfOthers, Pruner, Remains, watch_for},
-    model::instance_lease::{Directory, Liveness, Proof, liveness},
+    engine::{
+        Error,
+        docker::{InstanceOfOthers, Pruner, Remains, watch_for},
+    },
+    model::{
+        InstanceId,
+        instance_lease::{Directory, Liveness, Proof, liveness},
+    },
 };
 
 /// Instances that the user names for removal.
@@ -129,6 +135,63 @@ pub async fn prune(config: Config, named: Named) -> Result<Pruned> {
     }
     pruner.remove_relay_images().await;
     Ok(pruned)
+}
+
+/// What may be removed without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Freed {
+    Nothing,
+    /// Its networks, which its next start makes again.
+    Networks,
+    Everything,
+}
+
+/// Frees address ranges: removes the networks of instances that are gone and have no containers,
+/// and all that is left of ephemeral ones that were seen to have ended. Returns how many networks
+/// went. Nothing that a later start would use is touched, so that no one has to be asked.
+///
+/// # Errors
+/// When the engine does not answer.
+pub(super) async fn free_ranges(
+    host: Option<&str>,
+    own: &InstanceId,
+    after: Duration,
+) -> Result<usize, Error> {
+    let pruner = Pruner::new(host)?;
+    let found = pruner.find().await?;
+    let now = pruner.time().await?;
+    let mut freed = 0;
+    for remains in found.values().filter(|r| r.instance.id != own.as_str()) {
+        let instance = &remains.instance;
+        let outcome = judge(instance, now, after, pruner.is_local());
+        let failures = match may_be_freed(instance, outcome) {
+            Freed::Nothing => continue,
+            Freed::Networks => pruner.remove_networks(remains).await,
+            Freed::Everything => pruner.remove(remains, true).await,
+        };
+        for failure in &failures {
+            tracing::debug!(failure, "Freeing address ranges");
+        }
+        if failures.is_empty() {
+            tracing::info!(
+                instance = instance.id,
+                networks = instance.networks,
+                "Removed networks of an instance that is gone"
+            );
+            freed += instance.networks;
+        }
+    }
+    Ok(freed)
+}
+
+fn may_be_freed(instance: &InstanceOfOthers, outcome: Liveness) -> Freed {
+    match outcome {
+        Liveness::Gone(_) if instance.networks == 0 => Freed::Nothing,
+        Liveness::Gone(Proof::Ended) if is_ephemeral(instance) => Freed::Everything,
+        // A start after a crash adopts containers.
+        Liveness::Gone(_) if instance.containers == 0 => Freed::Networks,
+        _ => Freed::Nothing,
+    }
 }
 
 async fn apply(
@@ -310,5 +373,53 @@ impl Pruned {
             format!("kept {}: {}{remedy}", k.things.text(), k.why)
         });
         removed.chain(kept).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::instance_lease::{Holder, Lease};
+
+    #[test]
+    fn only_what_no_later_start_would_use_is_freed_without_being_asked() {
+        let lease = |ephemeral| Lease {
+            token: "t".to_owned(),
+            expires_at: 0,
+            beat_secs: 15,
+            left: false,
+            ephemeral,
+            holder: Holder::default(),
+        };
+        let instance = |networks, containers, ephemeral| InstanceOfOthers {
+            networks,
+            containers,
+            leases: vec![lease(ephemeral)],
+            ..InstanceOfOthers::default()
+        };
+        let ended = || Liveness::Gone(Proof::Ended);
+        let expired = || Liveness::Gone(Proof::Expired(Duration::from_secs(86_400)));
+        for (instance, outcome, expected) in [
+            (instance(1, 0, false), ended(), Freed::Networks),
+            (instance(1, 0, false), expired(), Freed::Networks),
+            (instance(1, 2, false), ended(), Freed::Nothing),
+            (instance(1, 2, true), ended(), Freed::Everything),
+            (instance(1, 2, true), expired(), Freed::Nothing),
+            (instance(0, 2, true), ended(), Freed::Nothing),
+            (instance(1, 0, false), Liveness::Left, Freed::Nothing),
+            (
+                instance(1, 0, true),
+                Liveness::InDoubt(String::new()),
+                Freed::Nothing,
+            ),
+            (
+                instance(1, 0, true),
+                Liveness::Runs(String::new()),
+                Freed::Nothing,
+            ),
+        ] {
+            let told = format!("{instance:?}: {outcome:?}");
+            assert_eq!(may_be_freed(&instance, outcome), expected, "{told}");
+        }
     }
 }

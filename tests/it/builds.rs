@@ -277,7 +277,7 @@ async fn failing_step_is_reported(ignite: &Ignite, app: &App) {
             9,
             400,
             "BUILD_FAILED",
-            &["failed at \"Step 5/", "/none", "---> Running in"],
+            &["failed at \"Step 5/", "/none", "Step 4/"],
         )
     };
     for via in BOTH {

@@ -147,4 +147,18 @@ async fn an_engine_without_an_address_range_left_is_not_ready_until_one_is_free(
         .await
         .expect("removed");
     assert_eq!(check("network", &ignite, StatusCode::OK).await, "ok");
+
+    // The network of an instance that was killed makes room for the next one's, and the other way
+    // round: the first makes its own again.
+    let _guard = engine::PruneGuard::no_prune().await;
+    let mut killed = ignite;
+    killed.kill9();
+    let mut next = Ignite::builder()
+        .env("DOCKER_HOST", engine.docker_host())
+        .start()
+        .await;
+    assert_eq!(check("network", &next, StatusCode::OK).await, "ok");
+    next.kill9();
+    killed.start().await;
+    assert_eq!(check("network", &killed, StatusCode::OK).await, "ok");
 }

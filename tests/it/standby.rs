@@ -48,6 +48,12 @@ async fn happened(app: &App, ignite: &Ignite, kind: &str, times: usize) {
     .await;
 }
 
+/// Whether a container keeps the network of another one.
+fn is_holder(c: &bollard::models::ContainerSummary) -> bool {
+    let names = c.names.iter().flatten();
+    names.into_iter().any(|name| name.ends_with("-net"))
+}
+
 /// What the engine says of each container.
 async fn states(ignite: &Ignite) -> Vec<String> {
     let mut states: Vec<_> = ignite
@@ -219,7 +225,10 @@ async fn a_wake_that_fails_falls_through_within_the_held_request() {
     let app = deploy(&ignite, "acme/lost").await;
     app.get_ok(&ignite, "/").await;
     wait_for(&app, &ignite, "prepared").await;
-    for c in ignite.containers().await {
+    // Podman removes no container in whose network another one is.
+    let mut all = ignite.containers().await;
+    all.sort_by_key(is_holder);
+    for c in all {
         let remove = bollard::query_parameters::RemoveContainerOptionsBuilder::new()
             .force(true)
             .build();
@@ -293,10 +302,6 @@ async fn a_replica_of_which_the_holder_is_gone_has_no_network_and_is_replaced_at
     let settings = json!({ "scaling": { "scaledownPeriodSecs": 600 } });
     app.update(&ignite, settings).await;
     let first = instance(&app.get_ok(&ignite, "/").await);
-    let is_holder = |c: &bollard::models::ContainerSummary| {
-        let names = c.names.iter().flatten();
-        names.into_iter().any(|name| name.ends_with("-net"))
-    };
     let all = ignite.containers().await;
     let holder = all.into_iter().find(is_holder).expect("it was prepared");
     // Requests in flight, which no packet tells of the end: one that waits, one that reads.

@@ -126,28 +126,6 @@ fn triggers_of_a_base_count_as_what_stands_in_the_file() {
     assert_eq!(plan.urls[0].place, "ONBUILD of \"y\"");
 }
 
-#[test]
-fn an_engine_that_reads_otherwise_is_noticed() {
-    let plan = read("ARG A\nfrom x\nRUN echo a\n");
-    for fine in [
-        "Step 1/3 : ARG A",
-        "Step 2/3 : FROM x",
-        " ---> 1",
-        "Step up",
-        "Step 3/3 : RUN echo a",
-    ] {
-        assert_eq!(plan.check_step(fine), Ok(()), "{fine}");
-    }
-    for bad in [
-        "Step 1/4 : ARG A",
-        "Step 3/3 : FROM beef",
-        "Step 4/3 : RUN a",
-        "Step 0/3 : RUN a",
-    ] {
-        assert!(plan.check_step(bad).is_err(), "{bad}");
-    }
-}
-
 proptest! {
     /// A prefix of an id is found however the line that names it is laid out.
     #[test]

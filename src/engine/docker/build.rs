@@ -17,8 +17,8 @@ use std::{
 use bollard::{
     auth::DockerCredentials,
     body_full, body_try_stream,
-    models::{BuildInfo, ImageSummary},
-    query_parameters::{BuildImageOptions, ListImagesOptions, RemoveImageOptions},
+    models::BuildInfo,
+    query_parameters::{BuildImageOptions, RemoveImageOptions},
 };
 use futures_util::{
     FutureExt as _, StreamExt as _,
@@ -31,11 +31,13 @@ use tokio::sync::mpsc;
 use super::{
     Config, Docker, Error, archive, build_limits,
     build_network::{BuildNetworks, PooledNetwork},
+    build_steps::Announcements,
     cli_config::{CliConfig, Reaches},
     client::{Client, gone_is_fine},
     image::for_engine,
+    image_list::list,
     labels::{BUILT_BY, BUILT_IN},
-    lost_layers,
+    lost_layers, no_builder,
 };
 use crate::engine::{
     BuildCache, BuildEvent, BuildNetwork, BuildRequest, Credentials, ImageBuilder, STAGE,
@@ -135,7 +137,7 @@ fn build(
     let reading = async move {
         if let Err(error) = run.to_the_end(docker, request).await {
             // If this fails, the reader has gone.
-            let _ = events.send(Err(error)).await;
+            let _ = events.send(Err(no_builder::recognized(error))).await;
         }
     };
     // The reader drives the connection: dropped with the stream, it closes.
@@ -198,14 +200,15 @@ impl Run {
             BuildCache::Of(images) => options.cachefrom = Some(images),
         }
         let mut answer = docker.build_image(options, Some(credentials), Some(context));
+        let mut announcements = Announcements::default();
         while let Some(info) = answer.next().await {
             let event = match info {
-                Ok(info) => read(info).map(Ok),
-                Err(cause) => Some(Err(self.client.translate(
+                Ok(info) => read(info).map(|event| Ok(announcements.read(event))),
+                Err(cause) => Some(Err(no_builder::recognized(self.client.translate(
                     "build the image",
                     self.client.limit(),
                     cause,
-                ))),
+                )))),
             };
             if let Some(event) = event.map(lost_layers::recognized)
                 && self.events.send(event).await.is_err()
@@ -410,19 +413,4 @@ pub(super) async fn all(client: &Client) -> Result<BTreeMap<String, BuiltImages>
         all.insert(id.clone(), BuiltImages { data_dir, tags });
     }
     Ok(all)
-}
-
-async fn list(client: &Client, filters: &[(&str, String)]) -> Result<Vec<ImageSummary>, Error> {
-    let filters = filters
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), vec![value.clone()]));
-    let options = ListImagesOptions {
-        filters: Some(filters.collect()),
-        ..ListImagesOptions::default()
-    };
-    client
-        .run("list images", |docker| async move {
-            docker.list_images(Some(options)).await
-        })
-        .await
 }

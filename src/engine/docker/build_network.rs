@@ -19,7 +19,7 @@ use super::{
     Config, Error,
     client::{Client, has_status},
     firewall::{self, Firewall},
-    labels, network,
+    labels, network, ranges,
 };
 use crate::model::InstanceId;
 
@@ -167,11 +167,8 @@ async fn create(
         labels: Some(labels::of_instance(config)),
         ..NetworkCreateRequest::default()
     };
-    let made = client
-        .run(CALL, |docker| async move {
-            docker.create_network(request).await
-        })
-        .await?;
+    let free = config.free_ranges.clone();
+    let made = ranges::create_network(client, free, CALL, request).await?;
     tracing::info!(network = name, "Created a network for builds");
     Ok(made.id)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use super::{Attach, Freezer, Profile, PullRecord, Seal};
+use super::{Attach, FreeRanges, Freezer, Profile, PullRecord, Seal};
 use crate::{
     metrics::Metrics,
     model::{InstanceId, egress::Ceiling, ulimit::Ulimits},
@@ -110,6 +110,8 @@ pub struct Config {
     pub helper_timeout: Duration,
     /// Says what containers get to call apps by their URLs; `None` gives them nothing.
     pub attach: Option<Attach>,
+    /// Frees address ranges when the engine has none left for a network; `None` frees none.
+    pub free_ranges: Option<FreeRanges>,
     /// Give containers the proxies that the docker command gives them.
     pub container_proxies: bool,
     /// Limit of one ordinary engine call; a stop may take the grace on top.
@@ -160,6 +162,7 @@ impl Config {
             metrics: Arc::default(),
             helper_timeout: super::DEFAULT_HELPER_TIMEOUT,
             attach: None,
+            free_ranges: None,
             container_proxies: false,
             call_timeout: DEFAULT_CALL_TIMEOUT,
             start_timeout: DEFAULT_START_TIMEOUT,

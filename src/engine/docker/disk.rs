@@ -22,6 +22,7 @@ use super::{
     Docker, Error, folders,
     info::LogDriver,
     labels::{self, Origin, Role},
+    states,
 };
 use crate::{engine::DiskUse, model::AppId, tree_size::TreeSize};
 
@@ -52,7 +53,7 @@ impl Docker {
         let containers = self
             .client
             .run_within("measure containers", limit, |docker| async move {
-                docker.list_containers(Some(options)).await
+                states::in_dockers_words(docker.list_containers(Some(options)).await)
             })
             .await?;
         let filters = labels::filter(&self.config.instance);

@@ -45,13 +45,18 @@ pub(super) struct Cgroup {
     v2: bool,
 }
 
-/// Whether a cgroup's path is that of the container itself.
-pub(super) fn is_own(id: &ContainerId, path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let named = name == id.0
-        || name == format!("docker-{}.scope", id.0)
-        || name == format!("libpod-{}.scope", id.0);
-    named && !path.contains("..")
+/// The path of a container's own cgroup, when a process in the cgroup at `path` is of it.
+pub(super) fn own_path<'a>(id: &ContainerId, path: &'a str) -> Option<&'a str> {
+    // Below the scope that systemd makes for it, crun makes one more.
+    let own = match path.strip_suffix("/container") {
+        Some(scope) if scope.ends_with(".scope") => scope,
+        _ => path,
+    };
+    let name = own.rsplit('/').next().unwrap_or_default();
+    let bare = name.strip_suffix(".scope").unwrap_or(name);
+    let engine = bare.strip_suffix(id.0.as_str())?;
+    let named = matches!(engine, "" | "docker-" | "libpod-");
+    (named && !path.contains("..")).then_some(own)
 }
 
 impl Cgroup {
@@ -75,10 +80,10 @@ impl Cgroup {
         });
         let mut found = None;
         for (controllers, path) in lines {
-            if !is_own(id, path) {
+            let Some(own) = own_path(id, path) else {
                 continue;
-            }
-            let below = path.trim_start_matches('/');
+            };
+            let below = own.trim_start_matches('/');
             if controllers.split(',').any(|c| c == "freezer") {
                 return Some(Self {
                     dir: root.join("freezer").join(below),
@@ -176,13 +181,28 @@ mod tests {
         let of = |table: &str| Cgroup::parse(&id, table, root).map(|c| (c.dir, c.v2));
         let v1 = "9:memory:/docker/abc\n4:freezer:/docker/abc\n0::/docker/abc\n";
         assert_eq!(of(v1), Some(("/r/freezer/docker/abc".into(), false)));
-        let v2 = "0::/system.slice/docker-abc.scope\n";
-        let dir = "/r/system.slice/docker-abc.scope".into();
-        assert_eq!(of(v2), Some((dir, true)));
+        for (path, own) in [
+            ("/docker/abc", "/docker/abc"),
+            (
+                "/system.slice/docker-abc.scope",
+                "/system.slice/docker-abc.scope",
+            ),
+            ("/libpod_parent/libpod-abc", "/libpod_parent/libpod-abc"),
+            (
+                "/machine.slice/libpod-abc.scope/container",
+                "/machine.slice/libpod-abc.scope",
+            ),
+        ] {
+            let dir = PathBuf::from(format!("/r{own}"));
+            assert_eq!(of(&format!("0::{path}\n")), Some((dir, true)), "{path}");
+        }
         for other in [
             "0::/\n",
             "4:freezer:/\n",
             "4:freezer:/docker/abcd\n",
+            "0::/libpod_parent/libpod-abc/sub\n",
+            "0::/libpod_parent/libpod-conmon-abc\n",
+            "0::/docker/abc/container\n",
             "0::/../abc\n",
             "",
         ] {

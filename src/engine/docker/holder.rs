@@ -7,14 +7,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use bollard::{body_full, query_parameters::CreateImageOptions};
-use futures_util::StreamExt as _;
+use futures_util::stream;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 use tokio::sync::OnceCell;
 
-use super::{Error, archive, client::Client};
+use super::{Error, archive, client::Client, own_image::OwnImage};
 
 /// The holder's repository on the engine; the tag is a digest of the program.
 pub(super) const REPOSITORY: &str = "ignite-holder";
@@ -89,35 +88,16 @@ async fn find_or_import(client: &Client, architecture: &str) -> Result<String, E
     })?;
     let digest = Sha256::digest(&program);
     let tag: String = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
-    let reference = format!("{REPOSITORY}:{tag}");
-    let known = client
-        .run("find the holder's image", |docker| {
-            let reference = reference.clone();
-            async move { docker.inspect_image(&reference).await }
-        })
-        .await;
-    if known.is_ok() {
-        return Ok(reference);
-    }
-    let options = CreateImageOptions {
-        from_src: Some("-".to_owned()),
-        repo: Some(REPOSITORY.to_owned()),
-        tag: Some(tag),
-        ..CreateImageOptions::default()
+    let image = OwnImage {
+        repository: REPOSITORY,
+        tag,
+        call: IMPORT,
     };
     let path = Path::new(PROGRAM.trim_start_matches('/'));
     let archive = archive::of_one(IMPORT, EntryType::Regular, path, 0o755, &program)?;
-    client
-        .run(IMPORT, |docker| async move {
-            let body = body_full(archive.into());
-            let mut progress = docker.create_image(Some(options), Some(body), None);
-            while let Some(step) = progress.next().await {
-                step?;
-            }
-            Ok(())
-        })
-        .await?;
-    Ok(reference)
+    let archive = stream::iter([Ok(archive.into())]);
+    image.ensure(client, client.limit(), archive).await?;
+    Ok(image.reference())
 }
 
 /// The program for an architecture as `uname -m` names it.

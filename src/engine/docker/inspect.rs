@@ -8,7 +8,7 @@ use super::{
     Container, ContainerId, ContainerState, Docker, Endpoints, Error,
     client::or_gone,
     labels::{self, Claims, Origin},
-    read,
+    read, states,
 };
 use crate::{backoff::Backoff, engine::Engine as _};
 
@@ -26,7 +26,7 @@ impl Docker {
         let answer = self
             .client
             .run("inspect the container", |docker| async move {
-                docker.inspect_container(&id.0, None).await
+                states::in_dockers_words(docker.inspect_container(&id.0, None).await)
             })
             .await;
         let answer = or_gone(answer, id)?;

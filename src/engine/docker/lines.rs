@@ -18,6 +18,7 @@ use super::{ContainerId, Error, LogLine, LogQuery, LogStream, client::Client};
 /// Longest line in bytes; the rest is dropped, and a mark says so.
 const MAX_LINE: usize = 64 * 1024;
 const CALL: &str = "read the container's log";
+const SECOND_NS: i64 = 1_000_000_000;
 
 /// The lines of a container that match `ask`.
 pub(super) fn read(
@@ -54,8 +55,15 @@ pub(super) fn read(
             future::ready(Some(stream::iter(items)))
         })
         .flatten()
-        .try_filter(move |line| future::ready(line.at_ns >= since_ns))
+        .try_filter(move |line| future::ready(is_since(line.at_ns, since_ns)))
         .boxed()
+}
+
+/// Whether a line is of this time or later. Podman says whole seconds only: a line of the same second
+/// counts then, as it may be later.
+fn is_since(at_ns: i64, since_ns: i64) -> bool {
+    let is_whole = at_ns % SECOND_NS == 0;
+    at_ns >= since_ns || is_whole && at_ns / SECOND_NS == since_ns / SECOND_NS
 }
 
 fn translate(client: &Client, id: &ContainerId, cause: ClientError) -> Error {
@@ -161,6 +169,20 @@ pub(super) fn parse_time(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_an_engine_that_says_whole_seconds_is_not_lost() {
+        let since = 7 * SECOND_NS + 500_000_000;
+        for (at, is) in [
+            (since, true),
+            (since - 1, false),
+            (7 * SECOND_NS, true),
+            (6 * SECOND_NS, false),
+            (8 * SECOND_NS, true),
+        ] {
+            assert_eq!(is_since(at, since), is, "{at}");
+        }
+    }
 
     fn out(text: &str) -> LogOutput {
         LogOutput::StdOut {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::{
     Container, ContainerId, Docker, Error,
     labels::{self, Claims, Origin},
-    read,
+    read, states,
 };
 use crate::{engine::Engine as _, model::AppId};
 
@@ -43,7 +43,7 @@ impl Docker {
         let answer = self
             .client
             .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
+                states::in_dockers_words(docker.list_containers(Some(options)).await)
             })
             .await?;
         let attached = self.attached().await?;
@@ -112,7 +112,7 @@ impl Docker {
         let running = self
             .client
             .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
+                states::in_dockers_words(docker.list_containers(Some(options)).await)
             })
             .await?;
         let network = self.network_name();

@@ -6,13 +6,15 @@ use crate::engine::{BuildEvent, Error};
 
 /// How the engine says that an image or a layer, which it names by its id, is not there any more.
 /// Images that a Dockerfile names are pulled, and missing in other words.
-const WORDS: [&str; 6] = [
+const WORDS: [&str; 7] = [
     "unknown parent image ID sha256:",
     "No such image: sha256:",
     "unable to find image \"sha256:",
     "failed to get layer sha256:",
     "failed to get digest sha256:",
     "layer does not exist",
+    // Podman removes the container of a running step together with its image.
+    "identifier is not a container",
 ];
 /// The beginning of the failure of a step's own command, which is quoted in it.
 const COMMAND: &str = "The command '";
@@ -53,6 +55,7 @@ mod tests {
             format!(
                 "failed to get digest {id}: open /var/lib/docker/image/x: no such file or directory"
             ),
+            "deleting build container \"0\": identifier is not a container: building at STEP \"ADD a b\": checking on destination".to_owned(),
         ] {
             assert!(is_why(&lost), "{lost}");
         }

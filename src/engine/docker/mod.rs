@@ -19,11 +19,11 @@
 //! | `info.rs` | The engine's description, and its traits |
 //! | `spec/`, `create.rs`, `sealed.rs` | From a spec to a created container |
 //! | `labels/`, `seal.rs`, `names.rs` | Labels, their seal, names |
-//! | `inspect.rs`, `listing.rs`, `read.rs` | Containers as the engine reports them |
+//! | `inspect.rs`, `listing.rs`, `read.rs`, `states.rs` | Containers as the engine reports them |
 //! | `standby.rs`, `freezer.rs`, `holder.rs` | Frozen and prepared containers |
-//! | `image.rs` | Images: found or pulled |
-//! | `build.rs`, `build_limits.rs`, `build_network.rs` | Builds |
-//! | `network.rs`, `isolation.rs`, `firewall/` | The instance's network, and the rules around it |
+//! | `image.rs`, `image_list.rs`, `own_image.rs` | Images: found or pulled; listed; imported from this program |
+//! | `build.rs`, `build_*.rs`, `lost_layers.rs`, `no_builder.rs` | Builds |
+//! | `network.rs`, `ranges.rs`, `isolation.rs`, `firewall/` | The instance's network, its addresses, and the rules around it |
 //! | `seccomp.rs` | The seccomp profile |
 //! | `relay.rs`, `program.rs` | The relay's container, and this program as its image |
 //! | `volumes.rs`, `engine_volumes.rs`, `folders.rs` | Volumes of apps |
@@ -73,6 +73,7 @@ mod attach;
 mod build;
 mod build_limits;
 mod build_network;
+mod build_steps;
 mod cli_config;
 mod client;
 mod config;
@@ -87,6 +88,7 @@ mod freezer;
 mod holder;
 mod home;
 mod image;
+mod image_list;
 mod info;
 mod inspect;
 mod instance_lease;
@@ -99,10 +101,13 @@ mod logs;
 mod lost_layers;
 mod names;
 mod network;
+mod no_builder;
 mod own_container;
+mod own_image;
 mod pids;
 mod program;
 mod prune;
+mod ranges;
 mod raw;
 mod read;
 mod relay;
@@ -113,6 +118,7 @@ mod single_flight;
 mod sockets;
 mod spec;
 mod standby;
+mod states;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -129,7 +135,9 @@ pub use firewall::Doors;
 pub use folders::of_apps as folders_of_apps;
 pub use freezer::Freezer;
 pub use instance_lease::{HeldLease, watch_for};
+pub use names::FROM_CONTAINERS;
 pub use prune::{InstanceOfOthers, Pruner, Remains};
+pub use ranges::FreeRanges;
 pub use relay::{LastWords, RunningRelay};
 pub use seal::Seal;
 pub use seccomp::Profile;

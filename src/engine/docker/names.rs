@@ -6,6 +6,9 @@
 use super::{Config, Owner};
 use crate::model::{AppId, InstanceId};
 
+/// The names by which containers know the engine's host: Docker Desktop's and Podman's.
+pub const FROM_CONTAINERS: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
+
 /// The name of the network of an instance.
 pub(super) fn network_name(config: &Config) -> String {
     let [open, isolated] = network_names(&config.instance);

@@ -23,6 +23,7 @@ use super::{
     firewall::{self, Admitted, Firewall, Mac},
     labels::{self, Origin, Role},
     names::{network_name, network_names},
+    ranges, states,
 };
 use crate::model::{InstanceId, egress::Egress};
 
@@ -361,7 +362,7 @@ async fn admitted(client: &Client, config: &Config) -> Result<Vec<Admitted>, Err
     };
     let found = client
         .run("list containers", |docker| async move {
-            docker.list_containers(Some(options)).await
+            states::in_dockers_words(docker.list_containers(Some(options)).await)
         })
         .await?;
     let known = found
@@ -432,13 +433,9 @@ async fn find_or_create(
         ..NetworkCreateRequest::default()
     };
     // Whoever asked may be gone before the engine has finished, which a stop has to wait for.
-    let asking = client.clone();
+    let (asking, free) = (client.clone(), config.free_ranges.clone());
     let making = tokio::spawn(async move {
-        let made = asking
-            .run("create the network", |docker| async move {
-                docker.create_network(request).await
-            })
-            .await;
+        let made = ranges::create_network(&asking, free, "create the network", request).await;
         drop(turn);
         made
     });

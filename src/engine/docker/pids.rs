@@ -10,7 +10,7 @@ use std::{
 
 use moka::sync::Cache;
 
-use super::{ContainerId, freezer::is_own};
+use super::{ContainerId, freezer::own_path};
 
 /// Most containers whose files are remembered: more than one machine runs.
 const KEPT: u64 = 4096;
@@ -70,10 +70,10 @@ fn parse(id: &ContainerId, table: &str, root: &Path) -> Option<PathBuf> {
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
             continue;
         };
-        if !is_own(id, path) {
+        let Some(own) = own_path(id, path) else {
             continue;
-        }
-        let below = path.trim_start_matches('/');
+        };
+        let below = own.trim_start_matches('/');
         if controllers.split(',').any(|c| c == "pids") {
             return Some(root.join("pids").join(below).join("pids.events"));
         }

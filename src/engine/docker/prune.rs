@@ -17,7 +17,7 @@ use bollard::query_parameters::ListContainersOptions;
 
 use super::{
     Address, Client, Connector, ContainerId, DEFAULT_CALL_TIMEOUT, Error, build, engine_volumes,
-    instance_lease, isolation, labels, network, relay, remove_container, standby,
+    instance_lease, isolation, labels, network, relay, remove_container, standby, states,
 };
 use crate::model::{InstanceId, instance_lease::Lease};
 
@@ -119,32 +119,22 @@ impl Pruner {
         let client = &self.client;
         let mut failures = Vec::new();
         let id = &remains.instance.id;
-        let mut note = |kind: &str, name: &str, outcome: Result<(), Error>| {
-            if let Err(cause) = outcome {
-                failures.push(format!("{kind} {name} of instance {id} stays: {cause}"));
-            }
-        };
+        // Podman removes no container in whose network another one is, so some need a second turn.
+        let mut left = Vec::new();
         for container in &remains.containers {
             standby::thaw_orphan(client, container).await;
+            if remove_container(client, container).await.is_err() {
+                left.push(container);
+            }
+        }
+        for container in left {
             let outcome = remove_container(client, container).await;
-            note("container", &container.to_string(), outcome);
+            failures.extend(failure("container", &container.0, id, outcome));
         }
-        let mut are_gone = true;
-        for name in &remains.networks {
-            let outcome = network::remove(client, name).await;
-            are_gone &= outcome.is_ok();
-            note("network", name, outcome);
-        }
-        // A container that is still on a network, such as the step of a build that is being ended,
-        // keeps the rules in place.
-        if let Ok(instance) = id.parse::<InstanceId>()
-            && remains.has_rules
-            && are_gone
-            && self.is_local()
-        {
-            let outcome = isolation::remove_rules_of(&instance).await;
-            note("table", &format!("ignite_{id}"), outcome);
-        }
+        failures.extend(self.remove_networks(remains).await);
+        let mut note = |kind, name: &str, outcome| {
+            failures.extend(failure(kind, name, id, outcome));
+        };
         let kept = remains.kept_volumes.iter().filter(|_| files);
         for name in remains.volumes.iter().chain(kept).chain(&remains.leases) {
             note("volume", name, engine_volumes::remove(client, name).await);
@@ -154,6 +144,34 @@ impl Pruner {
         }
         failures
     }
+
+    /// Removes an instance's networks, and its rules once none is left. Returns what could not be
+    /// removed, one sentence each.
+    pub async fn remove_networks(&self, remains: &Remains) -> Vec<String> {
+        let mut failures = Vec::new();
+        let id = &remains.instance.id;
+        for name in &remains.networks {
+            let outcome = network::remove(&self.client, name).await;
+            failures.extend(failure("network", name, id, outcome));
+        }
+        // A container that is still on a network, such as the step of a build that is being ended,
+        // keeps the rules in place.
+        if let Ok(instance) = id.parse::<InstanceId>()
+            && remains.has_rules
+            && failures.is_empty()
+            && self.is_local()
+        {
+            let outcome = isolation::remove_rules_of(&instance).await;
+            failures.extend(failure("table", &format!("ignite_{id}"), id, outcome));
+        }
+        failures
+    }
+}
+
+/// A sentence about what could not be removed.
+fn failure(kind: &str, name: &str, id: &str, outcome: Result<(), Error>) -> Option<String> {
+    let cause = outcome.err()?;
+    Some(format!("{kind} {name} of instance {id} stays: {cause}"))
 }
 
 impl InstanceOfOthers {
@@ -177,7 +195,7 @@ async fn find_all(client: &Client) -> Result<BTreeMap<String, Remains>, Error> {
     // Leases are listed last, so that an instance that starts meanwhile is seen to be alive.
     let containers = client
         .run("list containers", |docker| async move {
-            docker.list_containers(Some(options)).await
+            states::in_dockers_words(docker.list_containers(Some(options)).await)
         })
         .await?;
     let networks = network::list(client, instance_lease::all()).await?;

@@ -12,15 +12,12 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use bollard::{
-    body_try_stream,
     container::LogOutput,
     models::{
         ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
         RestartPolicyNameEnum,
     },
-    query_parameters::{
-        AttachContainerOptions, CreateImageOptions, ListContainersOptions, ListImagesOptions,
-    },
+    query_parameters::{AttachContainerOptions, ListContainersOptions},
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
@@ -32,13 +29,14 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::{
     ContainerId, Docker, Error,
     client::{Client, remove_container},
-    image,
+    image, image_list,
     labels::{self, Origin, Role},
     names,
+    own_image::OwnImage,
     program::Program,
-    sealed, spec,
+    sealed, spec, states,
 };
-use crate::model::Platform;
+use crate::{engine::Limits, model::Platform};
 
 /// The repository of relays' images on the engine; the tag is a digest of the program.
 pub(super) const REPOSITORY: &str = "ignite-relay";
@@ -103,7 +101,7 @@ impl Docker {
         let program = program.await.map_err(io::Error::other);
         let program = program.flatten().map_err(|cause| refused(&cause))?;
         let image = self.ensure_relay_image(&program).await?;
-        let mut body = container(image, memory, sockets);
+        let mut body = container(image, memory, sockets, facts.traits().limits);
         body.entrypoint = Some(program.command);
         body.cmd = Some(arguments);
         body.labels = Some(labels::of_relay(&self.config, self.homes.run_id()));
@@ -145,7 +143,7 @@ impl Docker {
         let found = self
             .client
             .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
+                states::in_dockers_words(docker.list_containers(Some(options)).await)
             })
             .await?;
         for container in found {
@@ -206,39 +204,21 @@ impl Docker {
     /// The image with this program, imported unless the engine has it. Images with other programs
     /// that no container uses are removed.
     async fn ensure_relay_image(&self, program: &Program) -> Result<String, Error> {
-        let reference = format!("{REPOSITORY}:{}", program.digest);
-        let known = self
-            .client
-            .run("find the relay's image", |docker| {
-                let reference = reference.clone();
-                async move { docker.inspect_image(&reference).await }
-            })
-            .await;
-        if known.is_ok() {
-            return Ok(reference);
-        }
-        let options = CreateImageOptions {
-            from_src: Some("-".to_owned()),
-            repo: Some(REPOSITORY.to_owned()),
-            tag: Some(program.digest.clone()),
-            ..CreateImageOptions::default()
+        let image = OwnImage {
+            repository: REPOSITORY,
+            tag: program.digest.clone(),
+            call: IMPORT,
         };
+        let reference = image.reference();
         let archive = archive(program.files.clone());
-        self.client
-            .run_within(IMPORT, self.config.pull_timeout, |docker| async move {
-                let body = body_try_stream(archive);
-                let mut progress = docker.create_image(Some(options), Some(body), None);
-                while let Some(step) = progress.next().await {
-                    step?;
-                }
-                Ok(())
-            })
-            .await?;
-        tracing::info!(
-            image = reference,
-            "Imported this program as the relay's image"
-        );
-        remove_unused(&self.client, Some(&reference)).await;
+        let limit = self.config.pull_timeout;
+        if image.ensure(&self.client, limit, archive).await? {
+            tracing::info!(
+                image = reference,
+                "Imported this program as the relay's image"
+            );
+            remove_unused(&self.client, Some(&reference)).await;
+        }
         Ok(reference)
     }
 }
@@ -246,15 +226,7 @@ impl Docker {
 /// Removes the images of relays that no container uses, except for this one. Failures are left to
 /// the next time.
 pub(super) async fn remove_unused(client: &Client, except: Option<&str>) {
-    let options = ListImagesOptions {
-        filters: Some([("reference".to_owned(), vec![REPOSITORY.to_owned()])].into()),
-        ..ListImagesOptions::default()
-    };
-    let found = client
-        .run("list images", |docker| async move {
-            docker.list_images(Some(options)).await
-        })
-        .await;
+    let found = image_list::list(client, &[("reference", REPOSITORY.to_owned())]).await;
     let tags = found
         .into_iter()
         .flatten()
@@ -286,14 +258,15 @@ fn refused(cause: &impl ToString) -> Error {
 }
 
 /// The relay's container, but for its program, labels and security options.
-fn container(image: String, memory: u64, sockets: usize) -> ContainerCreateBody {
+fn container(image: String, memory: u64, sockets: usize, limits: Limits) -> ContainerCreateBody {
     let memory = i64::try_from(memory).unwrap_or(i64::MAX);
     let descriptors = i64::try_from(sockets).map_or(i64::MAX, |n| n.saturating_add(OWN_FILES));
     let host = HostConfig {
         network_mode: Some("host".to_owned()),
-        memory: Some(memory),
-        memory_swap: Some(memory),
-        pids_limit: Some(PIDS),
+        // A limit that the engine cannot set would keep the relay from starting.
+        memory: limits.memory.then_some(memory),
+        memory_swap: (limits.memory && limits.swap).then_some(memory),
+        pids_limit: Some(if limits.pids { PIDS } else { 0 }),
         ulimits: Some(vec![ResourcesUlimits {
             name: Some("nofile".to_owned()),
             soft: Some(descriptors),
@@ -392,8 +365,18 @@ mod tests {
 
     #[test]
     fn the_relay_has_no_right_but_to_bind_ports() {
-        let body = container("i".to_owned(), 64 << 20, 100);
+        let of = |limits| container("i".to_owned(), 64 << 20, 100, limits);
+        let none = Limits {
+            memory: false,
+            swap: false,
+            cpu: false,
+            pids: false,
+        };
+        let unlimited = of(none).host_config.expect("set");
+        assert_eq!((unlimited.memory, unlimited.pids_limit), (None, Some(0)));
+        let body = of(Limits::ALL);
         let host = body.host_config.expect("set");
+        assert_eq!((host.memory, host.pids_limit), (Some(64 << 20), Some(PIDS)));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
         assert_eq!(host.cap_add, Some(vec!["NET_BIND_SERVICE".to_owned()]));
         assert_eq!(host.readonly_rootfs, Some(true));

@@ -13,7 +13,7 @@ use std::{
 
 use bollard::models::ContainerInspectResponse;
 
-use super::{ContainerId, Docker, Error, Listening};
+use super::{ContainerId, Docker, Error, Listening, states};
 
 /// Most bytes of a socket table that are read. Listening sockets come first in it, 150 bytes each.
 const TABLE_BYTES: u64 = 256 << 10;
@@ -28,7 +28,7 @@ impl Docker {
         let answer = self
             .client
             .run("inspect the container", |docker| async move {
-                docker.inspect_container(&id.0, None).await
+                states::in_dockers_words(docker.inspect_container(&id.0, None).await)
             })
             .await;
         let answer = super::or_gone(answer, id)?;

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use super::{
     Container, ContainerId, ContainerSpec, ContainerState, Docker, Error, Prepared,
     freezer::{self, Cgroup},
-    info, names, network, or_gone, spec,
+    info, names, network, or_gone, spec, states,
 };
 use crate::engine::Engine as _;
 
@@ -128,7 +128,7 @@ impl Docker {
         let answer = self
             .client
             .run("inspect the container", |docker| async move {
-                docker.inspect_container(&id.0, None).await
+                states::in_dockers_words(docker.inspect_container(&id.0, None).await)
             })
             .await;
         Ok(or_gone(answer, id)?.state.and_then(|s| s.pid).unwrap_or(0))
@@ -290,7 +290,7 @@ fn refused(call: &'static str, cause: &std::io::Error) -> Error {
 pub(super) async fn thaw_orphan(client: &super::client::Client, id: &ContainerId) {
     let answer = client
         .run("inspect the container", |docker| async move {
-            docker.inspect_container(&id.0, None).await
+            states::in_dockers_words(docker.inspect_container(&id.0, None).await)
         })
         .await;
     let pid = answer

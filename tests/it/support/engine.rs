@@ -4,12 +4,17 @@
 use std::{
     collections::HashMap,
     fs::File,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use bollard::{Docker, models::EventMessage, query_parameters::EventsOptionsBuilder};
+use bollard::{
+    Docker,
+    models::{EventMessage, EventMessageTypeEnum, VolumeCreateRequest},
+    query_parameters::{EventsOptionsBuilder, RemoveVolumeOptions},
+};
 use futures_util::TryStreamExt;
 use ignite_kit::owned;
+use tokio::time::timeout;
 
 use super::{app::ENGINE_LIMIT, eventually_ok, ignite::Ignite};
 
@@ -22,33 +27,51 @@ pub(crate) async fn docker() -> Docker {
 
 /// How many containers have ever been created for this server, including removed ones.
 pub(crate) async fn created(ignite: &Ignite) -> usize {
-    let until = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is past 1970");
-    let label = format!("{}={}", owned::DATA_DIR_LABEL, ignite.data_dir().display());
-    let filters = HashMap::from([
-        ("type", vec!["container".to_owned()]),
-        ("event", vec!["create".to_owned()]),
-        ("label", vec![label]),
-    ]);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let docker = docker().await;
+    // Engines differ in what "until now" is, and Podman may leave out the last events before it; so
+    // events are read until one that comes after all of them.
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let last = format!("ignite-it-events-{}-{n}", std::process::id());
+    let volume = VolumeCreateRequest {
+        name: Some(last.clone()),
+        ..VolumeCreateRequest::default()
+    };
+    docker.create_volume(volume).await.expect("a volume");
+    // Podman has types of events that the library does not know.
+    let filters = HashMap::from([("type", vec!["container", "volume"])]);
     let options = EventsOptionsBuilder::new()
         .since("0")
-        .until(&format!("{}.{:09}", until.as_secs(), until.subsec_nanos()))
         .filters(&filters)
         .build();
-    let events: Vec<_> = docker()
-        .await
+    let is_last = |event: &EventMessage| {
+        let actor = event.actor.as_ref();
+        let name = actor.and_then(|a| a.attributes.as_ref()?.get("name"));
+        event.typ == Some(EventMessageTypeEnum::VOLUME)
+            && (name == Some(&last) || actor.and_then(|a| a.id.as_ref()) == Some(&last))
+    };
+    let events = docker
         .events(Some(options))
-        .try_collect()
+        .try_take_while(|event| std::future::ready(Ok(!is_last(event))));
+    let events: Result<Vec<_>, _> = timeout(ENGINE_LIMIT, events.try_collect())
         .await
         .expect("the engine tells its events");
+    let removed = docker
+        .remove_volume(&last, None::<RemoveVolumeOptions>)
+        .await;
+    removed.expect("the volume is removed");
+    let data_dir = ignite.data_dir().display().to_string();
     // Containers that are only inspected belong to no app.
-    let of_app = |event: &&EventMessage| {
+    let is_of_app = |event: &&EventMessage| {
         let labels = event.actor.as_ref().and_then(|a| a.attributes.as_ref());
-        let app = labels.and_then(|l| l.get("io.dodil.ignite.app"));
-        app.is_some_and(|app| !app.is_empty())
+        let label = |name| labels.and_then(|l| l.get(name)).filter(|v| !v.is_empty());
+        event.typ == Some(EventMessageTypeEnum::CONTAINER)
+            && event.action.as_deref() == Some("create")
+            && label(owned::DATA_DIR_LABEL) == Some(&data_dir)
+            && label("io.dodil.ignite.app").is_some()
     };
-    events.iter().filter(of_app).count()
+    let events = events.expect("the engine tells its events");
+    events.iter().filter(is_of_app).count()
 }
 
 /// The ids of a server's running containers.

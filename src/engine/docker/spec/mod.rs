@@ -14,7 +14,7 @@ use super::{
     Config, ContainerId, ContainerSpec,
     info::{EngineTraits, LogDriver},
     labels,
-    names::{network_name, volume_name},
+    names::{FROM_CONTAINERS, network_name, volume_name},
 };
 use crate::model::files::TMP;
 
@@ -70,7 +70,12 @@ pub(super) fn container(
         }),
         network_mode: Some(network_name(config)),
         port_bindings: bindings,
-        extra_hosts: Some(vec!["host.docker.internal:host-gateway".into()]),
+        // Whatever the engine calls its host by itself, both names work on every engine.
+        extra_hosts: Some(
+            FROM_CONTAINERS
+                .map(|name| format!("{name}:host-gateway"))
+                .into(),
+        ),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: (!spec.capabilities.is_empty())
             .then(|| spec.capabilities.names().map(str::to_owned).collect()),

@@ -101,7 +101,10 @@ fn limits_and_hardening_are_in_every_container() {
     );
     assert_eq!(
         host.extra_hosts,
-        Some(vec!["host.docker.internal:host-gateway".to_owned()])
+        Some(vec![
+            "host.docker.internal:host-gateway".to_owned(),
+            "host.containers.internal:host-gateway".to_owned(),
+        ])
     );
     assert_eq!(host.port_bindings, None);
     assert_eq!(host.readonly_rootfs, Some(true));
