@@ -14,7 +14,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{output::Format, spinner::beside, text};
+use super::{spinner::beside, text};
 use crate::api::proto::rpc;
 
 /// Why a command failed.
@@ -54,9 +54,9 @@ pub(super) enum Error {
 /// Whether errors are for programs: one line of JSON on stderr.
 static FOR_PROGRAMS: AtomicBool = AtomicBool::new(false);
 
-/// Says in which format answers are asked for; errors follow it.
-pub(super) fn speak(format: Format) {
-    FOR_PROGRAMS.store(format.is_structured(), Ordering::Relaxed);
+/// Says whether answers are asked for in a format for programs; errors follow it.
+pub(super) fn speak(to_programs: bool) {
+    FOR_PROGRAMS.store(to_programs, Ordering::Relaxed);
 }
 
 /// Whether errors are for programs.

@@ -1,5 +1,9 @@
 //! Following an execution to its end, and what the end means for the command.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{
     Context, Error,
     context::Session,
@@ -7,6 +11,11 @@ use super::{
     reconnect::{Reconnect, is_loss, is_lost},
 };
 use crate::api::proto::v1::{self, ExecutionStatus};
+
+/// A stream that ends sooner says nothing new.
+const SHORT: Duration = Duration::from_secs(1);
+/// Most of such streams in a row.
+const MOST_SHORT: u32 = 3;
 
 /// Follows an execution to its end. `each` receives every update, including the last; with
 /// `across_restarts` also those of a server that was started again, which begin with its state.
@@ -30,7 +39,7 @@ pub(super) async fn to_end(
         .await?;
     let follow = async {
         let reconnect = Reconnect::new(context, context.org()?);
-        let mut updates = first;
+        let (mut updates, mut connected, mut short) = (first, Instant::now(), 0);
         loop {
             match updates.message().await {
                 Ok(Some(update)) => {
@@ -41,11 +50,13 @@ pub(super) async fn to_end(
                     }
                     continue;
                 }
-                Ok(None) => {}
+                // A server that stops ends its streams in order, but not again and again.
+                Ok(None) if connected.elapsed() < SHORT => short += 1,
+                Ok(None) => short = 0,
                 Err(status) if is_lost(&status) => {}
                 Err(status) => return Err(session.refused(status)),
             }
-            if !across_restarts {
+            if !across_restarts || short >= MOST_SHORT {
                 return Err(Error::Other(anyhow::anyhow!(
                     "the server fell silent before {id} ended; `ignite execution watch {id}` follows it again"
                 )));
@@ -59,6 +70,7 @@ pub(super) async fn to_end(
                     Err(error) => return Err(error),
                 }
             };
+            connected = Instant::now();
         }
     };
     let Some(limit) = context.follow_limit else {

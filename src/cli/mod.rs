@@ -218,7 +218,7 @@ pub fn main() -> ExitCode {
 /// The command line, or the end of the process with help or with what is wrong.
 fn parsed<T: CommandLine>(words: Vec<OsString>) -> T {
     if let Some(format) = parse::format_in(&words) {
-        failure::speak(format);
+        failure::speak(format.is_structured());
     }
     let (mut line, left_out) = parse::parse::<T>(words).unwrap_or_else(|error| {
         if error.use_stderr() && failure::is_for_programs() {
@@ -227,7 +227,7 @@ fn parsed<T: CommandLine>(words: Vec<OsString>) -> T {
         }
         error.exit()
     });
-    failure::speak(line.global().output.unwrap_or_default());
+    failure::speak(line.global().output.unwrap_or_default().is_structured());
     for option in left_out {
         note(&format!("warning: {option} {}", app::NO_AUTONOMY));
     }
@@ -285,7 +285,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error>
 /// Runs a client command.
 fn client(global: Global, command: Remote) -> Result<(), Error> {
     let mut context = Context::new(global, &process_env)?;
-    failure::speak(context.format);
+    failure::speak(context.format.is_structured());
     block_on(async {
         context.log_in().await?;
         match command {

@@ -111,9 +111,10 @@ impl Tracer {
         if parent.as_ref().is_some_and(|parent| !parent.is_sampled) {
             return None;
         }
-        let trace = parent
-            .as_ref()
-            .map_or(TraceId::from(fresh.0.0), |p| p.trace);
+        let trace = match &parent {
+            Some(parent) => parent.trace,
+            None => TraceId::from(fresh.0.0),
+        };
         if parent.is_none() && !shared.samples(trace) {
             return None;
         }

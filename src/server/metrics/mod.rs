@@ -4,6 +4,7 @@
 //! is the machine's, which organizations share. A listener of its own (`metrics_addr`) shows all of
 //! it to whoever reaches it, without a token.
 
+mod gauges;
 mod process;
 mod state;
 

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::state::gauge;
+use super::gauges::gauge;
 
 /// What the kernel says of this process.
 struct Process {

@@ -8,12 +8,15 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{MetricType, gauge::ConstGauge, info::Info},
+    encoding::{DescriptorEncoder, EncodeMetric as _},
+    metrics::{MetricType, info::Info},
     registry::Unit,
 };
 
-use super::process;
+use super::{
+    gauges::{gauge, gauges},
+    process,
+};
 use crate::{
     builder::Builder,
     connections::Connections,
@@ -305,34 +308,4 @@ fn volume(directory: &Path) -> Option<(u64, u64)> {
     let volume = rustix::fs::statvfs(directory).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(volume.f_frsize);
     Some((bytes(volume.f_bavail), bytes(volume.f_blocks)))
-}
-
-/// Writes a gauge without labels.
-pub(super) fn gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    family: (&str, &str),
-    unit: Option<&Unit>,
-    value: u64,
-) -> fmt::Result {
-    let none: [(&str, &str); 0] = [];
-    gauges(encoder, family, unit, [(none, value)])
-}
-
-/// Writes a family of gauges.
-fn gauges<L: EncodeLabelSet>(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
-    unit: Option<&Unit>,
-    rows: impl IntoIterator<Item = (L, u64)>,
-) -> fmt::Result {
-    let mut rows = rows.into_iter().peekable();
-    if rows.peek().is_none() {
-        return Ok(());
-    }
-    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-    for (labels, value) in rows {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
 }
