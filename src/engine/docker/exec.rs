@@ -17,6 +17,7 @@ use tokio::io::AsyncWrite;
 use super::{
     Address, Client, Config, Connector, ContainerId, Error,
     labels::{self, Origin},
+    states,
 };
 use crate::model::AppId;
 
@@ -91,7 +92,7 @@ impl Operator {
         let running = self
             .client
             .run("list containers", |docker| async move {
-                docker.list_containers(Some(options)).await
+                states::in_dockers_words(docker.list_containers(Some(options)).await)
             })
             .await?;
         Ok(running.into_iter().find_map(|found| {

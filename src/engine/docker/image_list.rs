@@ -40,10 +40,15 @@ pub(super) async fn list(
         }
         tokio::time::sleep(backoff.next_wait()).await;
     };
+    name_as_given(&mut images);
+    Ok(images)
+}
+
+/// Gives listed images the names that they were given.
+pub(super) fn name_as_given(images: &mut [ImageSummary]) {
     for tag in images.iter_mut().flat_map(|image| &mut image.repo_tags) {
         *tag = given(tag).to_owned();
     }
-    Ok(images)
 }
 
 /// Whether a list failed over an image that went meanwhile: on Docker with containerd's store, or on

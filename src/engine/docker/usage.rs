@@ -14,7 +14,9 @@ use bollard::{
     query_parameters::{ListContainersOptions, ListImagesOptions, ListVolumesOptions},
 };
 
-use super::{DEFAULT_START_TIMEOUT, Error, Pruner, disk, folders, holder, labels, relay};
+use super::{
+    DEFAULT_START_TIMEOUT, Error, Pruner, disk, folders, holder, image_list, labels, relay, states,
+};
 use crate::{
     model::{AppId, InstanceId},
     tree_size::TreeSize,
@@ -99,7 +101,9 @@ impl Pruner {
             .run_within(
                 "measure containers",
                 DEFAULT_START_TIMEOUT,
-                |docker| async move { docker.list_containers(Some(options)).await },
+                |docker| async move {
+                    states::in_dockers_words(docker.list_containers(Some(options)).await)
+                },
             )
             .await?;
         found.retain(|container| {
@@ -117,13 +121,16 @@ impl Pruner {
             shared_size: true,
             ..ListImagesOptions::default()
         };
-        self.client()
+        let mut images = self
+            .client()
             .run_within(
                 "measure images",
                 DEFAULT_START_TIMEOUT,
                 |docker| async move { docker.list_images(Some(options)).await },
             )
-            .await
+            .await?;
+        image_list::name_as_given(&mut images);
+        Ok(images)
     }
 
     async fn own_volumes(&self, instance: &InstanceId) -> Result<Vec<Volume>, Error> {
