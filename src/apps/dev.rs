@@ -128,7 +128,7 @@ impl Apps {
                 created_at_ms: now_ms(),
                 settings: app.settings.clone(),
             };
-            let app = s.switch(&id, &claim, true, version.as_next()).await?;
+            let app = s.switch(&id, &claim, true, version.into_next()).await?;
             file.keep();
             let version = app.active().cloned().ok_or_else(|| {
                 Failure::new(Reason::Internal, "the published version is missing")

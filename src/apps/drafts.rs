@@ -193,7 +193,7 @@ impl Apps {
                 created_at_ms: now_ms(),
                 settings: app.settings.clone(),
             };
-            let app = s.switch(&id, &claim, checked, version.as_next()).await?;
+            let app = s.switch(&id, &claim, checked, version.into_next()).await?;
             let made = app.active().cloned();
             let version = made.ok_or_else(|| Failure::new(Reason::Internal, "the published version is missing"))?;
             warnings::add_new(&mut said, s.settings_warnings(&app.settings));

@@ -171,7 +171,7 @@ fn superfluous(app: &App, keep: usize) -> Vec<u32> {
 
 impl Version {
     /// Makes this version an app's next and active one, under the settings that it has then.
-    pub(super) fn as_next(self) -> impl Fn(&App) -> App + Clone + Send + 'static {
+    pub(super) fn into_next(self) -> impl Fn(&App) -> App + Clone + Send + 'static {
         move |app| {
             let mut next = app.clone();
             next.active_version = app.versions.last().map_or(0, |v| v.number) + 1;

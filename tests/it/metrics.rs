@@ -187,7 +187,10 @@ async fn apps_beyond_the_bound_share_one_name() {
         ],
     )
     .await;
-    assert!(!all.keys().any(|name| name.contains("second")), "{all:#?}");
+    assert!(
+        !all.keys().any(|name| name.contains(r#"app="second""#)),
+        "{all:#?}"
+    );
     // The name of a deleted app is free for another one.
     let (status, answer) = first.api(&ignite, Method::DELETE, "", Value::Null).await;
     assert_eq!(status, StatusCode::OK, "{answer}");

@@ -211,7 +211,7 @@ fn app(files: &Files<'_>, class: &str) -> Option<App> {
         // Flask's own convention; gunicorn calls it.
         let makes = class == "Flask" && text.contains("Flask(");
         if makes && text.lines().any(|line| line.starts_with("def create_app(")) {
-            factory.get_or_insert(App {
+            factory.get_or_insert_with(|| App {
                 file,
                 name: "create_app".to_owned(),
                 is_factory: true,

@@ -39,7 +39,9 @@ fn refused(files: &[(&str, &str)], words: &[&str]) {
 fn each_kind_is_known_by_its_files_and_obeys_the_contract() {
     let go = "package main\n\nfunc main() {\n}\n";
     let rust = "[package]\nname = \"hello\"\n";
-    let cases: &[(&[(&str, &str)], Kind, &str, &str)] = &[
+    /// Files, what they are, words of the explanation, words of the Dockerfile.
+    type Case<'a> = (&'a [(&'a str, &'a str)], Kind, &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
         (
             &[("requirements.txt", "Flask>=3\n"), ("app.py", FLASK)],
             Kind::Flask,
