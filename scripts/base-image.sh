@@ -82,7 +82,7 @@ make_rust() {
     } >"$work/handler/Cargo.toml"
     # The example's crates, too.
     (cd "$work/handler" && cargo vendor -q --no-delete --versioned-dirs \
-        --sync "$here/../fixtures/examples/rust/Cargo.toml" "$root/vendor" >/dev/null)
+        --sync "$(realpath "$here/../fixtures/examples/rust/Cargo.toml")" "$root/vendor" >/dev/null)
     printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "/vendor"\n[net]\noffline = true\n' \
         >"$home/config.toml"
     changes=('ENV PATH=/usr/local/cargo/bin:/usr/bin' 'ENV CARGO_HOME=/usr/local/cargo'
