@@ -179,12 +179,9 @@ async fn each_of_eleven_wrong_images_names_its_cause() {
             ended.err
         );
         says(wrong.row, &ended.err, wrong.words);
-        assert_eq!(
-            app.figure(&ignite, "activeVersion").await,
-            0,
-            "{}",
-            wrong.row
-        );
+        // The app that was made for it is gone again.
+        let (status, _) = app.api(&ignite, Method::GET, "", Value::Null).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{}", wrong.row);
         table.push((wrong.row, "deploy fails", ended.took));
     }
 
