@@ -69,7 +69,15 @@ printf 'FROM %s\n' "$image" >"$work/code/Dockerfile"
         curl -s -o /dev/null -H "Authorization: Bearer $token" "http://$http/_app/acme/web/"
         curl -s -o /dev/null -H "Authorization: Bearer $token" "http://$http/_app/acme/web/status/404"
         curl -s -o /dev/null "http://$http/_app/acme/web/"
-        "$ignite" --org acme invoke worker --async --detach >/dev/null 2>&1 || true
+        "$ignite" --org acme invoke worker --async >/dev/null
+    done
+) &
+pids+=($!)
+(
+    # Requests that wait for a start.
+    while :; do
+        "$ignite" --org acme app idle built --depth absent >/dev/null
+        curl -s -o /dev/null -H "Authorization: Bearer $token" "http://$http/_app/acme/built/"
     done
 ) &
 pids+=($!)
