@@ -2,7 +2,7 @@
 # The checks that CI runs first: format, lints with warnings denied, unit and integration tests
 # against a real container engine. Prints how long each step took.
 #
-# TEST_LIMIT_SECS (1200) bounds the test run, so that a hanging test fails.
+# TEST_LIMIT_SECS (1500) bounds the test run, so that a hanging test fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
@@ -28,7 +28,7 @@ step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step build cargo test --workspace --locked --no-run
 # Slow tests are left to test-more.sh.
 mapfile -t slow < <(sed 's/^/--skip=/' scripts/slow-tests)
-step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1200}" cargo test --workspace --locked -- "${slow[@]}"
+step tests timeout --kill-after=30 "${TEST_LIMIT_SECS:-1500}" cargo test --workspace --locked -- "${slow[@]}"
 # A dockerd of its own, restarted under the platform, a disk that fills up, and rules in the kernel
 # that keep apps from the host: all of these need root.
 if [ "$(id -u)" -eq 0 ] && command -v dockerd >/dev/null; then
