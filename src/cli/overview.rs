@@ -24,8 +24,20 @@ pub(super) struct Seen {
 /// # Errors
 /// The server's.
 pub(super) async fn apps(session: &Session, org: &OrgName) -> Result<Vec<v1::AppMeta>, Error> {
+    Ok(list(session, org, None).await?.apps)
+}
+
+/// The apps of an organization, at most `limit`, and the cursor of those after them.
+///
+/// # Errors
+/// The server's.
+pub(super) async fn list(
+    session: &Session,
+    org: &OrgName,
+    limit: Option<u32>,
+) -> Result<v1::ListAppsResponse, Error> {
     let mut all = v1::ListAppsResponse::default();
-    while let Some(limit) = pages::next_limit(None, all.apps.len()) {
+    while let Some(limit) = pages::next_limit(limit, all.apps.len()) {
         let request = v1::ListAppsRequest {
             organization_name: org.to_string(),
             limit,
@@ -38,7 +50,7 @@ pub(super) async fn apps(session: &Session, org: &OrgName) -> Result<Vec<v1::App
             break;
         }
     }
-    Ok(all.apps)
+    Ok(all)
 }
 
 /// The state and the replicas of each app; one that is deleted meanwhile is left out.

@@ -16,7 +16,7 @@ use super::{
     id::AppArg,
     logs,
     output::rows,
-    pages, publish, urls,
+    overview, publish, urls,
 };
 use crate::{api::proto::v1, config::parse_duration};
 
@@ -313,20 +313,7 @@ async fn delete(context: &Context, id: AppArg, yes: bool) -> Result<(), Error> {
 async fn list(context: &Context, limit: Option<u32>) -> Result<(), Error> {
     let org = context.org()?;
     let session = context.connect(&org).await?;
-    let mut all = v1::ListAppsResponse::default();
-    while let Some(limit) = pages::next_limit(limit, all.apps.len()) {
-        let request = v1::ListAppsRequest {
-            organization_name: org.to_string(),
-            limit,
-            cursor: std::mem::take(&mut all.next_cursor),
-        };
-        let page = session.answer(session.client().list_apps(request)).await?;
-        all.apps.extend(page.apps);
-        all.next_cursor = page.next_cursor;
-        if all.next_cursor.is_empty() {
-            break;
-        }
-    }
+    let all = overview::list(&session, &org, limit).await?;
     context
         .format
         .print("ListAppsResponse", &all, |wide| list_table(&all.apps, wide))?;

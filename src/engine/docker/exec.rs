@@ -8,7 +8,6 @@ use std::pin::Pin;
 use bollard::{
     container::LogOutput,
     exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults},
-    query_parameters::ListContainersOptions,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -17,7 +16,7 @@ use tokio::io::AsyncWrite;
 use super::{
     Address, Client, Config, Connector, ContainerId, Error,
     labels::{self, Origin},
-    states,
+    listing,
 };
 use crate::model::AppId;
 
@@ -85,16 +84,7 @@ impl Operator {
         app: &AppId,
         replica: &str,
     ) -> Result<Option<ContainerId>, Error> {
-        let options = ListContainersOptions {
-            filters: Some(labels::filter(&self.config.instance)),
-            ..ListContainersOptions::default()
-        };
-        let running = self
-            .client
-            .run("list containers", |docker| async move {
-                states::in_dockers_words(docker.list_containers(Some(options)).await)
-            })
-            .await?;
+        let running = listing::running(&self.client, &self.config).await?;
         Ok(running.into_iter().find_map(|found| {
             let names = found.names.unwrap_or_default();
             let Origin::Ours(claims) = labels::origin(&self.config, &names, &found.labels?) else {

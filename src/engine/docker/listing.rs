@@ -7,11 +7,30 @@ use futures_util::future;
 use parking_lot::Mutex;
 
 use super::{
-    Container, ContainerId, Docker, Error,
+    Client, Config, Container, ContainerId, Docker, Error,
     labels::{self, Claims, Origin},
     read, states,
 };
 use crate::{engine::Engine as _, model::AppId};
+
+/// The running containers with the instance's label, proven or not.
+///
+/// # Errors
+/// When the engine does not answer.
+pub(super) async fn running(
+    client: &Client,
+    config: &Config,
+) -> Result<Vec<ContainerSummary>, Error> {
+    let options = ListContainersOptions {
+        filters: Some(labels::filter(&config.instance)),
+        ..ListContainersOptions::default()
+    };
+    client
+        .run("list containers", |docker| async move {
+            states::in_dockers_words(docker.list_containers(Some(options)).await)
+        })
+        .await
+}
 
 /// The containers with this instance's label but without proof that the log has named already.
 #[derive(Debug, Default)]
@@ -105,16 +124,7 @@ impl Docker {
     /// # Errors
     /// When the engine does not answer.
     pub async fn app_at(&self, address: IpAddr) -> Result<Option<AppId>, Error> {
-        let options = ListContainersOptions {
-            filters: Some(labels::filter(&self.config.instance)),
-            ..ListContainersOptions::default()
-        };
-        let running = self
-            .client
-            .run("list containers", |docker| async move {
-                states::in_dockers_words(docker.list_containers(Some(options)).await)
-            })
-            .await?;
+        let running = running(&self.client, &self.config).await?;
         let network = self.network_name();
         Ok(running.into_iter().find_map(|found| {
             let networks = found.network_settings?.networks?;
