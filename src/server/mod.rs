@@ -126,6 +126,9 @@ fn warn_of_exposure(config: &Config) {
     if let Some(addr) = config.exposed() {
         tracing::warn!(%addr, trust = %config.trust, "Listening beyond this machine, and anyone who may deploy reaches this host, its private networks and every image on its engine; set --trust team where one organization deploys, --trust tenants where several do");
     }
+    if let Some(addr) = config.metrics_addr.filter(|addr| !addr.ip().is_loopback()) {
+        tracing::warn!(%addr, "metrics_addr is reachable from other machines and asks for no token: whoever reaches it sees the names and the traffic of all apps; set it to a loopback address, or to one of a private network");
+    }
 }
 
 fn clamp(bytes: u64) -> usize {

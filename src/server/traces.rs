@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::data_dir::DataDir;
 use crate::{
@@ -20,7 +19,7 @@ const LAST: Duration = Duration::from_secs(5);
 /// Sends spans while the server runs.
 pub(super) struct Traces {
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Traces {
@@ -47,7 +46,7 @@ impl Traces {
         let (tracer, exporting) = Tracer::start(&settings, metrics)?;
         let stop = CancellationToken::new();
         let run = vitals.watch("the exporter of traces", exporting.run(stop.clone()));
-        let task = tokio::spawn(run);
+        let task = AbortOnDropHandle::new(tokio::spawn(run));
         Ok((tracer, Some(Self { stop, task })))
     }
 
