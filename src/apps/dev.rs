@@ -28,7 +28,7 @@ pub struct DevRules {
     pub opens: bool,
 }
 
-/// Changed files, and the version whose image they are laid over.
+/// Changed files, and the version over whose image they are laid.
 #[derive(Debug, Clone)]
 pub struct Changes {
     /// The version.
